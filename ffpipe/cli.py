@@ -1,0 +1,209 @@
+"""The command line: options are the fields of the config, by their dotted names.
+
+Every wrong request ends as one line on stderr and exit status 2; a failed run as one line and 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from ffpipe.config import Config, Leaf, leaves, override
+from ffpipe.errors import RunFailed, UserError, nearest
+from ffpipe.recipes import RECIPES, get_recipe
+
+SHORT = {
+    "engine": "execution.engine",
+    "stages": "execution.stages",
+    "chunk": "execution.chunk",
+    "epochs": "training.epochs",
+    "seed": "training.seed",
+    "device": "execution.device",
+    "run-dir": "execution.run_dir",
+    "data-dir": "execution.data_dir",
+    "train-limit": "training.data.train_limit",
+    "snapshot-steps": "execution.snapshot_steps",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises UserError where it would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _dispatch(sys.argv[1:] if arguments is None else list(arguments))
+    except UserError as error:
+        print(f"ffpipe: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except RunFailed as error:
+        print(f"ffpipe: the run failed: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("ffpipe: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, `head` say, has gone
+        sys.stderr.close()
+        return 1
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser = _parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        _refuse(parser, options.command, unknown[0])
+    command = COMMANDS[options.command]
+    command(options)
+    return 0
+
+
+def _refuse(parser: argparse.ArgumentParser, command: str, given: str) -> NoReturn:
+    if not given.startswith("-"):
+        raise UserError(f"unexpected argument {given!r}; see ffpipe {command} --help")
+    known = [o for o in _known_options(command)]
+    raise UserError(f"unknown option {given.split('=')[0]!r}; {nearest(given.split('=')[0], known)}")
+
+
+def _known_options(command: str) -> list[str]:
+    fixed = {"evaluate": ["--split", "--data-dir"], "predict": ["--readout"]}
+    if command == "train":
+        return [f"--{name}" for name in SHORT] + [_option(leaf) for leaf in _settable()]
+    return [*fixed.get(command, []), "--help"]
+
+
+def _settable() -> list[Leaf]:
+    return [leaf for leaf in leaves() if leaf.name != "recipe"]
+
+
+def _option(leaf: Leaf) -> str:
+    return "--" + leaf.name.replace("_", "-")
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="ffpipe", description="Train Forward-Forward networks through a pipeline.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"ffpipe {version('ffpipe')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train a recipe", allow_abbrev=False)
+    train.add_argument("recipe", nargs="?", default="digits", help="a name from `ffpipe recipes`, or a config.toml")
+    short = train.add_argument_group("short options")
+    group = train.add_argument_group("every field of the config")
+    by_name = {leaf.name: leaf for leaf in _settable()}
+    for name, field in SHORT.items():
+        _add_field(short, f"--{name}", by_name[field])
+    for leaf in by_name.values():
+        _add_field(group, _option(leaf), leaf)
+
+    evaluate = commands.add_parser("evaluate", help="test a run again", allow_abbrev=False)
+    evaluate.add_argument("run", help="folder of a run")
+    evaluate.add_argument("--split", default="test", help="test, validation or train")
+    evaluate.add_argument("--data-dir", default="", help="folder with local copies of the data")
+
+    predict = commands.add_parser("predict", help="classify images", allow_abbrev=False)
+    predict.add_argument("run", help="folder of a run")
+    predict.add_argument("images", nargs="+", help="PNG, JPEG or .npy files")
+    predict.add_argument("--readout", help="softmax (the default where there is a head) or goodness")
+
+    export = commands.add_parser("export", help="write the weights as one safetensors file", allow_abbrev=False)
+    export.add_argument("run", help="folder of a run")
+    export.add_argument("out", help="new .safetensors file")
+
+    commands.add_parser("recipes", help="list the recipes", allow_abbrev=False)
+    return parser
+
+
+def _add_field(group: Any, option: str, leaf: Leaf) -> None:
+    many = leaf.is_sequence or leaf.is_mapping
+    group.add_argument(
+        option,
+        dest=leaf.name,
+        nargs="+" if many else None,
+        default=argparse.SUPPRESS,
+        metavar="NAME=VALUE" if leaf.is_mapping else leaf.path[-1].upper(),
+        help=leaf.description.replace("%", "%%"),
+    )
+
+
+def _config(options: argparse.Namespace) -> Config:
+    name = options.recipe
+    config = Config.read(Path(name)) if name.endswith(".toml") else get_recipe(name)
+    given = {leaf.name: _value(leaf, vars(options)[leaf.name]) for leaf in _settable() if leaf.name in vars(options)}
+    return override(config, given, where="options")
+
+
+def _value(leaf: Leaf, given: Any) -> Any:
+    """The tree's form of what argparse collected: strings, lists of them, or a table."""
+    if leaf.is_mapping:
+        pairs = [text.partition("=") for text in given]
+        bad = next((name for name, equals, _ in pairs if not equals), None)
+        if bad is not None:
+            raise UserError(f"{_option(leaf)} takes NAME=VALUE, not {bad!r}")
+        return {name: value for name, _, value in pairs}
+    if leaf.is_sequence:
+        return [part for text in given for part in text.split(",") if part] if leaf.path[-1] == "dims" else given
+    return given
+
+
+def _train(options: argparse.Namespace) -> None:
+    from ffpipe.run import train
+    from ffpipe.telemetry.view import make_view
+
+    train(_config(options), make_view(Console()))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from ffpipe.inference import evaluate
+
+    errors = evaluate(options.run, options.split, options.data_dir)
+    softmax = "" if errors.softmax is None else f", {errors.softmax:.2%} by softmax"
+    print(f"{options.split} error: {errors.goodness:.2%} by goodness{softmax} ({errors.examples:,} examples)")
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from ffpipe.inference import predict
+
+    for prediction in predict(options.run, options.images, options.readout):
+        print(f"{prediction.path}: {prediction.label}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from ffpipe.inference import export
+
+    print(f"wrote {export(options.run, options.out)}")
+
+
+def _recipes(options: argparse.Namespace) -> None:
+    table = Table("recipe", "what it is", box=None, pad_edge=False)
+    for name, recipe in RECIPES.items():
+        table.add_row(name, " ".join((recipe.__doc__ or "").split("\n\n")[0].split()))
+    Console().print(table)
+
+
+COMMANDS = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "export": _export,
+    "recipes": _recipes,
+}

@@ -1,0 +1,343 @@
+"""What a run is: `training` says what is computed, `execution` says how.
+
+Nothing under `execution` changes one bit of the final weights on the same kind of device. Both halves
+are plain frozen dataclasses: a recipe is a function that returns a `Config`, a run folder keeps one as
+`config.toml`, and the command line overrides fields by their dotted names. Types and ranges stand in
+the annotations, rules between fields in `check`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import tomli_w
+import torch
+from msgspec import Meta
+
+from ffpipe.errors import UserError, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where the examples come from and how they are split."""
+
+    source: Annotated[
+        Literal["digits", "mnist", "idx", "npz", "parquet"],
+        Meta(description="digits and mnist are known sets; idx, npz and parquet read the files named in train and test"),
+    ] = "digits"
+    train: Annotated[
+        tuple[str, ...],
+        Meta(description="training files: idx takes IMAGES LABELS, npz one file, parquet one file or more"),
+    ] = ()
+    test: Annotated[
+        tuple[str, ...], Meta(description="test files, in the form of train; none: test_count examples are set aside")
+    ] = ()
+    image_column: Annotated[str, Meta(description="parquet: column of the images; empty: the only image column")] = ""
+    label_column: Annotated[str, Meta(description="parquet: column of the labels")] = "label"
+    classes: Annotated[
+        int, Meta(ge=0, description="number of classes; 0: that of the known set, else the largest training label + 1")
+    ] = 0
+    validation: Annotated[int, Meta(ge=0, description="examples set aside from the training set for validation")] = 0
+    test_count: Annotated[int, Meta(ge=0, description="examples set aside for the test where the set has none")] = 0
+    split_seed: Annotated[
+        int, Meta(ge=-1, description="shuffles the training set before it is split; -1: the order of the file")
+    ] = 0
+    train_limit: Annotated[int, Meta(ge=0, description="use only the first N training examples; 0: all")] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """How a gradient becomes an update. One instance a layer."""
+
+    kind: Annotated[
+        str, Meta(description="'averaging' (Hinton's exponential averaging) or the name of a torch.optim class")
+    ] = "averaging"
+    learning_rate: Annotated[float, Meta(gt=0)] = 0.01
+    averaging: Annotated[
+        float, Meta(ge=0, lt=1, description="share of the old average kept at each step (kind 'averaging')")
+    ] = 0.9
+    weight_decay: Annotated[float, Meta(ge=0, description="of the weights, not of the biases")] = 0.0
+    options: Annotated[
+        dict[str, float | bool], Meta(description="further keyword arguments of the torch.optim class, as NAME=VALUE")
+    ] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What is computed. Every field may change the weights."""
+
+    dims: Annotated[
+        tuple[Annotated[int, Meta(ge=1)], ...],
+        Meta(min_length=2, description="input features (labels appended not counted), then the width of each layer"),
+    ] = (64, 500, 500)
+    epochs: Annotated[int, Meta(ge=1)] = 10
+    batch_size: Annotated[int, Meta(ge=1, description="examples in a minibatch")] = 100
+    seed: Annotated[int, Meta(ge=0)] = 1
+    precision: Annotated[Literal["float32", "float64"], Meta(description="of weights and products")] = "float32"
+    labels: Annotated[
+        Literal["overlay", "append"], Meta(description="labels replace the first features, or follow the last one")
+    ] = "overlay"
+    label_strength: Annotated[float, Meta(gt=0, description="value of a label's feature")] = 1.0
+    normalization: Annotated[
+        Literal["rms", "l2"], Meta(description="rows are divided by their root mean square or by their L2 norm")
+    ] = "rms"
+    goodness: Annotated[Literal["sum", "mean"], Meta(description="of the squared activities of a layer")] = "sum"
+    objective: Annotated[
+        Literal["hinton", "softplus"],
+        Meta(description="hinton: half the logistic loss of (goodness - threshold); softplus: the whole of it"),
+    ] = "hinton"
+    threshold: Annotated[
+        float | None, Meta(description="of the goodness; none given: the layer's width for sum, 1 for mean")
+    ] = None
+    temperature: Annotated[float, Meta(gt=0, description="divides (goodness - threshold)")] = 1.0
+    peer: Annotated[float, Meta(ge=0, description="strength of peer normalisation; 0: off")] = 0.03
+    peer_averaging: Annotated[float, Meta(ge=0, lt=1, description="share of the old mean activity kept")] = 0.9
+    optimizer: Annotated[Optimizer, Meta(description="of the layers")] = field(default_factory=Optimizer)
+    schedule: Annotated[
+        Literal["constant", "hinton"],
+        Meta(description="hinton: learning rates constant for half the epochs, then linearly towards zero"),
+    ] = "hinton"
+    negatives: Annotated[
+        Literal["random", "fixed", "hard"],
+        Meta(description="wrong labels: drawn each time, drawn once, or drawn from the head's predictions"),
+    ] = "hard"
+    negative_lag: Annotated[
+        int,
+        Meta(ge=0, description="hard negatives: minibatches between a prediction and its use; 0: Hinton's lock step"),
+    ] = 48
+    head: Annotated[bool, Meta(description="train the softmax head")] = True
+    head_from: Annotated[int, Meta(ge=0, description="first layer that the head sees; 1 leaves the first out")] = 1
+    head_optimizer: Annotated[Optimizer, Meta(description="of the head")] = field(
+        default_factory=lambda: Optimizer(learning_rate=0.1, weight_decay=0.003)
+    )
+    goodness_from: Annotated[
+        int, Meta(ge=0, description="first layer whose goodness counts in classification; 1 leaves the first out")
+    ] = 1
+    data: Data = field(default_factory=Data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How it is computed. No field changes the weights."""
+
+    engine: Annotated[
+        Literal["ray", "local"], Meta(description="ray: one actor a stage; local: one process, the reference")
+    ] = "ray"
+    stages: Annotated[int, Meta(ge=0, description="0: as many as layers and CPUs allow")] = 0
+    chunk: Annotated[int, Meta(ge=0, description="minibatches in one message; 0: chosen")] = 0
+    window: Annotated[int, Meta(ge=0, description="minibatches in flight at most; 0: chosen")] = 0
+    window_bytes: Annotated[
+        int, Meta(ge=1 << 20, description="bytes in flight at most, for a window that is chosen")
+    ] = 512 << 20
+    device: Annotated[Literal["cpu", "cuda"], Meta(description="of every stage")] = "cpu"
+    cpus: Annotated[float, Meta(ge=0, description="CPUs of each stage; 0: one, or a share where there are fewer")] = 0.0
+    gpus: Annotated[float, Meta(ge=0, description="GPUs of each stage; 0: one where device is cuda")] = 0.0
+    resources: Annotated[
+        dict[str, float], Meta(description="custom Ray resources of each stage, as NAME=AMOUNT")
+    ] = field(default_factory=dict)
+    start_timeout: Annotated[float, Meta(gt=0, description="seconds to wait for the stages to be placed")] = 30.0
+    evaluate_every: Annotated[
+        int, Meta(ge=0, description="epochs between evaluations on the validation split; 0: none")
+    ] = 0
+    log_steps: Annotated[int, Meta(ge=0, description="steps between rows of metrics.parquet; 0: an epoch")] = 0
+    snapshot_steps: Annotated[int, Meta(ge=0, description="steps between snapshots; 0: only at the end")] = 0
+    keep_snapshots: Annotated[int, Meta(ge=1, description="newest snapshots kept")] = 2
+    run_dir: Annotated[str, Meta(description="folder of the run, made new; empty: runs/RECIPE-TIMESTAMP")] = ""
+    data_dir: Annotated[str, Meta(description="folder with local copies of the data; empty: $FFPIPE_DATA")] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All that is needed to run again."""
+
+    recipe: Annotated[str, Meta(description="name of the recipe that it started from")] = "custom"
+    training: Training = field(default_factory=Training)
+    execution: Execution = field(default_factory=Execution)
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(_without_none(dataclasses.asdict(self)))
+
+    @staticmethod
+    def from_toml(text: str, *, where: str) -> Config:
+        """Read and check a config. Raises UserError naming `where`, the field and what it may be."""
+        try:
+            tree = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(f"{where} is no valid TOML: {error}") from None
+        return from_tree(tree, where=where)
+
+    @staticmethod
+    def read(path: Path) -> Config:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read {path}: {error}") from None
+        return Config.from_toml(text, where=str(path))
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One settable field: its dotted path, annotation and meaning."""
+
+    path: tuple[str, ...]
+    annotation: Any
+    description: str
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
+
+    @property
+    def is_sequence(self) -> bool:
+        return typing.get_origin(self.annotation) is tuple
+
+    @property
+    def is_mapping(self) -> bool:
+        return typing.get_origin(self.annotation) is dict
+
+
+def leaves(cls: type = Config, prefix: tuple[str, ...] = ()) -> list[Leaf]:
+    """Every settable field below `cls`, in order of declaration."""
+    found = []
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        annotation, description = hint, ""
+        if typing.get_origin(hint) is Annotated:
+            annotation, *metas = typing.get_args(hint)
+            description = next((m.description for m in metas if isinstance(m, Meta) and m.description), "")
+        if dataclasses.is_dataclass(annotation):
+            found += leaves(typing.cast(type, annotation), (*prefix, name))
+        else:
+            found.append(Leaf((*prefix, name), annotation, description))
+    return found
+
+
+def from_tree(tree: Mapping[str, Any], *, where: str, strict: bool = True) -> Config:
+    """A checked Config from nested mappings. With strict=False strings are converted ("50" to 50).
+
+    Raises UserError: an unknown field (with the nearest right one), a wrong type, a value out of range.
+    """
+    _refuse_unknown(tree, Config, where)
+    try:
+        config = msgspec.convert(tree, Config, strict=strict)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{where}: {_plain(error)}") from None
+    check(config)
+    return config
+
+
+def override(config: Config, values: Mapping[str, Any], *, where: str = "options") -> Config:
+    """`config` with fields replaced by dotted name; values may be strings. Raises UserError as `from_tree`."""
+    tree = _without_none(dataclasses.asdict(config))
+    names = {leaf.name for leaf in leaves()}
+    for name, value in values.items():
+        if name not in names:
+            raise UserError(f"{where}: unknown field {name!r}; {nearest(name, sorted(names))}")
+        *folders, last = name.split(".")
+        branch = tree
+        for folder in folders:
+            branch = branch[folder]
+        branch[last] = value
+    return from_tree(tree, where=where, strict=False)
+
+
+def check(config: Config) -> None:
+    """The rules between fields that need no data and no cluster. Raises UserError."""
+    training, execution = config.training, config.execution
+    layers = len(training.dims) - 1
+    if training.threshold is not None and not abs(training.threshold) < float("inf"):
+        raise UserError(f"training.threshold is {training.threshold}; give a finite number")
+    for name, start in (("head_from", training.head_from), ("goodness_from", training.goodness_from)):
+        if start >= layers:
+            raise UserError(
+                f"training.{name} is {start}, but training.dims gives {layers} layer(s), counted from 0: "
+                f"give 0 to {layers - 1}"
+            )
+    for name, optimizer in (("optimizer", training.optimizer), ("head_optimizer", training.head_optimizer)):
+        _check_optimizer(f"training.{name}", optimizer)
+    if training.negatives == "hard" and not training.head:
+        raise UserError("training.negatives 'hard' draws from the head's predictions: set training.head true")
+    if execution.stages > layers:
+        raise UserError(f"execution.stages is {execution.stages}, but there are {layers} layers: give 1 to {layers}")
+    if training.negatives == "hard":
+        _check_lag(training.negative_lag, execution)
+    if execution.window and execution.chunk > execution.window:
+        raise UserError(
+            f"execution.chunk is {execution.chunk}, more than execution.window {execution.window}: "
+            f"give a chunk of at most {execution.window}"
+        )
+    if execution.device == "cpu" and execution.gpus:
+        raise UserError(f"execution.gpus is {execution.gpus} with execution.device 'cpu': give --device cuda")
+    if execution.evaluate_every and not training.data.validation:
+        raise UserError("execution.evaluate_every needs a validation split: set training.data.validation")
+
+
+def _check_lag(lag: int, execution: Execution) -> None:
+    longest = max(lag, 1)
+    for name, value in (("chunk", execution.chunk), ("window", execution.window)):
+        if value > longest:
+            raise UserError(
+                f"execution.{name} is {value}, but hard negatives with training.negative_lag {lag} allow at most "
+                f"{longest}: give a smaller {name} or a larger lag"
+            )
+
+
+def _check_optimizer(name: str, optimizer: Optimizer) -> None:
+    if optimizer.kind == "averaging":
+        if optimizer.options:
+            raise UserError(f"{name}.options are for torch.optim classes; 'averaging' takes none")
+        return
+    classes = sorted(
+        n
+        for n, c in vars(torch.optim).items()
+        if isinstance(c, type) and issubclass(c, torch.optim.Optimizer) and c not in _UNSUPPORTED_OPTIMIZERS
+    )
+    if optimizer.kind not in classes:
+        raise UserError(
+            f"{name}.kind is {optimizer.kind!r}; {nearest(optimizer.kind, ['averaging', *classes])}"
+        )
+    cls = getattr(torch.optim, optimizer.kind)
+    try:
+        cls(
+            [torch.nn.Parameter(torch.zeros(2, 2))],
+            **{"lr": optimizer.learning_rate, "weight_decay": optimizer.weight_decay, **optimizer.options},
+        )
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name} does not fit torch.optim.{optimizer.kind}: {error}") from None
+
+
+# These need a closure, sparse gradients, or (Muon) refuse the biases.
+_UNSUPPORTED_OPTIMIZERS = {
+    torch.optim.Optimizer,
+    torch.optim.LBFGS,
+    torch.optim.SparseAdam,
+    getattr(torch.optim, "Muon", torch.optim.LBFGS),
+}
+
+
+def _refuse_unknown(tree: Mapping[str, Any], cls: type, where: str, prefix: str = "") -> None:
+    hints = typing.get_type_hints(cls)
+    for name, value in tree.items():
+        if name not in hints:
+            raise UserError(f"{where}: unknown field {prefix + str(name)!r}; {nearest(str(name), hints)}")
+        if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
+            _refuse_unknown(value, typing.cast(type, hints[name]), where, f"{prefix}{name}.")
+
+
+def _without_none(tree: dict[str, Any]) -> dict[str, Any]:
+    """TOML has no null: a field that is None is left out and comes back as its default, None."""
+    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in tree.items() if v is not None}
+
+
+def _plain(error: msgspec.ValidationError) -> str:
+    """msgspec's "Expected `int` >= 1 - at `$.training.epochs`" as "training.epochs: expected int >= 1"."""
+    text, _, path = str(error).partition(" - at ")
+    text = text[:1].lower() + text[1:]
+    place = path.strip("`").removeprefix("$.")
+    return f"{place}: {text}".replace("`", "") if place else text.replace("`", "")

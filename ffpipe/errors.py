@@ -1,0 +1,25 @@
+"""The two ways in which a request can end badly; the command line turns them into exit statuses."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """The request was wrong (exit status 2): one line saying what, where, and what would be right."""
+
+
+class RunFailed(Exception):
+    """The request was right and the run failed all the same (exit status 1)."""
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """A closing phrase for an unknown name: the nearest right one, or else all of them.
+
+    >>> nearest("mnits", ["digits", "mnist"])
+    "did you mean 'mnist'?"
+    """
+    allowed = list(allowed)
+    close = difflib.get_close_matches(given, allowed, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(allowed)}"

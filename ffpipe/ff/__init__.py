@@ -1,0 +1,1 @@
+"""The Forward-Forward algorithm in torch: what one layer, the head and the source of minibatches compute. No Ray here."""

@@ -1,0 +1,95 @@
+"""A trained network as a plain torch module: images in, class scores out. It needs no Ray and no run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ffpipe.config import Training
+from ffpipe.ff.labels import LabelCode
+from ffpipe.ff.layer import DTYPES
+from ffpipe.ff.rows import normalize_rows_, row_scale
+
+LayerWeights = tuple[Tensor, Tensor]
+
+
+class Network(nn.Module):
+    """The layers and the head of a finished run.
+
+    readout: "softmax" gives the head's logits in one pass, "goodness" the goodness under every label,
+    summed over the layers from `training.goodness_from` on. The largest score is the answer in both.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        shape: Sequence[int],
+        classes: int,
+        layers: Sequence[LayerWeights],
+        head: Mapping[str, Tensor] | None,
+        readout: str,
+    ) -> None:
+        super().__init__()
+        self.training_config = training
+        self.shape = tuple(shape)
+        self.classes = classes
+        self.readout = readout
+        self.features = training.dims[0]
+        self._labels = LabelCode(training.labels, self.features, classes, training.label_strength)
+        self._dtype = DTYPES[training.precision]
+        for index, (weight, bias) in enumerate(layers):
+            self.register_buffer(f"layer{index}_weight", weight)
+            self.register_buffer(f"layer{index}_bias", bias)
+        for index in self._head_layers if head is not None else ():
+            assert head is not None
+            self.register_buffer(f"head{index}_weight", head[f"weight.{index}"])
+        self.has_head = head is not None
+
+    @property
+    def _head_layers(self) -> range:
+        return range(self.training_config.head_from, len(self.training_config.dims) - 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores (n, classes) of images (n, features) or (n, *shape): floats as in training (0 to 1), or uint8."""
+        return self.softmax_scores(images) if self.readout == "softmax" else self.goodness_scores(images)
+
+    @torch.no_grad()
+    def softmax_scores(self, images: Tensor) -> Tensor:
+        """The head's logits (n, classes), from one pass under the neutral label."""
+        if not self.has_head:
+            raise ValueError("this network has no softmax head; read it by goodness")
+        rows = normalize_rows_(self._labels.neutral(self._rows(images)), self.training_config.normalization)
+        logits = rows.new_zeros(len(rows), self.classes)
+        for index, rows, _ in self._layers(rows):
+            if index in self._head_layers:
+                logits.addmm_(rows, self.get_buffer(f"head{index}_weight"))
+        return logits
+
+    @torch.no_grad()
+    def goodness_scores(self, images: Tensor) -> Tensor:
+        """The goodness (n, classes) accumulated under every label."""
+        images = self._rows(images)
+        rows = normalize_rows_(self._labels.every_label(images), self.training_config.normalization)
+        total = rows.new_zeros(len(rows))
+        for index, _, goodness in self._layers(rows):
+            if index >= self.training_config.goodness_from:
+                total += goodness
+        return total.view(len(images), self.classes)
+
+    def _layers(self, rows: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Index, normalised activities and goodness of each layer in turn."""
+        for index, width in enumerate(self.training_config.dims[1:]):
+            activity = torch.addmm(self.get_buffer(f"layer{index}_bias"), rows, self.get_buffer(f"layer{index}_weight"))
+            activity.relu_()
+            squares = torch.linalg.vecdot(activity, activity)
+            goodness = squares if self.training_config.goodness == "sum" else squares / width
+            rows = activity.mul_(row_scale(squares, width, self.training_config.normalization))
+            yield index, rows, goodness
+
+    def _rows(self, images: Tensor) -> Tensor:
+        if tuple(images.shape[1:]) not in {(self.features,), self.shape}:
+            raise ValueError(f"images are {tuple(images.shape)}; give (n, {self.features}) or (n, *{self.shape})")
+        rows = images.reshape(len(images), self.features).to(self.get_buffer("layer0_weight").device)
+        return rows.to(self._dtype) / 255 if images.dtype == torch.uint8 else rows.to(self._dtype)

@@ -1,0 +1,69 @@
+"""The source: turns training examples into the rows that the first layer trains on.
+
+A minibatch is one array of B rows for each role: positive (right label), negative (wrong label) and,
+where a head is trained, neutral rows. Neutral rows may belong to a later minibatch (`lead` steps ahead),
+so that the head's prediction for it is back by the time its negatives are drawn.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ffpipe.config import Training
+from ffpipe.data.examples import Examples
+from ffpipe.data.sampler import Sampler
+from ffpipe.ff.labels import LabelCode
+from ffpipe.ff.layer import DTYPES
+from ffpipe.ff.negatives import make_negatives
+from ffpipe.ff.rows import normalize_rows_
+
+class Source:
+    """Makes the rows of any step or evaluation batch; a function of the config, the data and the predictions."""
+
+    def __init__(self, training: Training, train: Examples) -> None:
+        self.train = train
+        self.batch = training.batch_size
+        self.sampler = Sampler(len(train), training.batch_size, training.seed)
+        self.labels = LabelCode(training.labels, train.features, train.classes, training.label_strength)
+        self.lead = training.negative_lag if training.negatives == "hard" else 0
+        self._negatives = make_negatives(training.negatives, training.seed, train.classes, len(train))
+        self._normalization = training.normalization
+        self._dtype = DTYPES[training.precision]
+
+    def pairs(self, step: int, prediction: NDArray[np.float32] | None, out: Tensor) -> None:
+        """Positive rows of minibatch `step` into out[:B], negative ones into out[B:2B]; out is (2B, width).
+
+        prediction: the head's probabilities (B, classes) for this minibatch, where hard negatives have them.
+        """
+        rows = self.sampler.rows(step)
+        images = self._images(self.train, rows)
+        right = self.train.labels(rows)
+        wrong = self._negatives(step, rows, right, prediction)
+        self.labels.write(out[: self.batch], images, torch.from_numpy(right))
+        self.labels.write(out[self.batch :], images, torch.from_numpy(wrong))
+        normalize_rows_(out, self._normalization)
+
+    def neutral(self, step: int, out: Tensor) -> Tensor:
+        """Neutral rows of minibatch `step` into out (B, width); returns their labels (B,) int64."""
+        rows = self.sampler.rows(step)
+        self.labels.write(out, self._images(self.train, rows), None)
+        normalize_rows_(out, self._normalization)
+        return torch.from_numpy(self.train.labels(rows))
+
+    def evaluation(self, split: Examples, first: int, count: int, *, head: bool) -> tuple[Tensor, Tensor]:
+        """Rows first .. first + count - 1 of a split under every label and, for the head, the neutral one.
+
+        Returns (count * classes [+ count], width) normalised rows and (count,) int64 labels.
+        """
+        rows = np.arange(first, first + count)
+        images = self._images(split, rows)
+        parts = [self.labels.every_label(images)]
+        if head:
+            parts.append(self.labels.neutral(images))
+        return normalize_rows_(torch.cat(parts), self._normalization), torch.from_numpy(split.labels(rows))
+
+    def _images(self, split: Examples, rows: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(split.images(rows)).to(self._dtype)

@@ -1,0 +1,1 @@
+"""The pipeline: which work may run when, what a stage does with it, and the engines that run it."""

@@ -1,0 +1,96 @@
+"""The Ray cluster: joined at RAY_ADDRESS where that is set, else one of our own on loopback, taken down after.
+
+Our own cluster listens on 127.0.0.1 alone, asks for a token on every call, has no dashboard, reports no
+usage, and keeps its files in a temporary folder that is removed with it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+
+# Ray reads all of these when it is imported, so a program that has imported it has made its own choice.
+if "ray" not in sys.modules and not os.environ.get("RAY_ADDRESS"):
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # With this off, Ray takes the loopback address for its own.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # Keep the variable that names the GPUs as it is for actors that ask for none; the other way is deprecated.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+
+from ffpipe.errors import RunFailed, UserError
+
+
+class Cluster:
+    """A connection to Ray, made on construction.
+
+    Raises UserError where RAY_ADDRESS does not answer, RunFailed where Ray does not start.
+    """
+
+    def __init__(self) -> None:
+        self._owned = False
+        self._folder: str | None = None
+        if ray.is_initialized():
+            return
+        address = os.environ.get("RAY_ADDRESS")
+        self._owned = True
+        if address:
+            self._join(address)
+        else:
+            self._start()
+
+    def resources(self) -> dict[str, float]:
+        """What the whole cluster has, by name (CPU, GPU, custom ones)."""
+        return dict(ray.cluster_resources())
+
+    def available(self) -> dict[str, float]:
+        """What nobody uses at the moment."""
+        return dict(ray.available_resources())
+
+    def close(self) -> None:
+        """Leave the cluster; take it down and remove its files if it is our own."""
+        if self._owned:
+            ray.shutdown()
+            self._owned = False
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    @staticmethod
+    def _join(address: str) -> None:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"RAY_ADDRESS is {address!r}, but no Ray cluster can be joined there ({_first_line(error)}): "
+                "start one there, or unset RAY_ADDRESS to have one started here"
+            ) from None
+
+    def _start(self) -> None:
+        self._folder = tempfile.mkdtemp(prefix="ffpipe-ray-")
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                _node_ip_address="127.0.0.1",
+                _temp_dir=self._folder,
+            )
+        except BaseException as error:
+            self.close()
+            if isinstance(error, (RuntimeError, ConnectionError, TimeoutError)):
+                raise RunFailed(f"Ray could not be started: {_first_line(error)}") from error
+            raise
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

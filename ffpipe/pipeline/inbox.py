@@ -1,0 +1,59 @@
+"""Where a stage's messages arrive: put back in order, and complete before they are handed out.
+
+The last stage gets, for one item, the rows from the stage before and features from any stage; whatever
+the order of arrival, `take` returns the parts of item 0, 1, 2, ... in turn.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Part:
+    """One sender's share of a message: rows, labels and goodness (or None), and features by layer."""
+
+    arrays: tuple[Any, Any, Any]
+    features: dict[int, Any]
+
+
+class Closed(Exception):
+    """The inbox was closed while somebody waited."""
+
+
+class Inbox:
+    """Messages by sequence number. senders: indices of the stages that send a part of every message."""
+
+    def __init__(self, senders: Collection[int]) -> None:
+        self._senders = frozenset(senders)
+        self._parts: dict[int, dict[int, Part]] = {}
+        self._next = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def put(self, sequence: int, sender: int, part: Part) -> None:
+        """Raises ValueError for a part that was there already or that nobody waits for."""
+        with self._changed:
+            arrived = self._parts.setdefault(sequence, {})
+            if sequence < self._next or sender not in self._senders or sender in arrived:
+                raise ValueError(f"message {sequence} from stage {sender} is unexpected; next is {self._next}")
+            arrived[sender] = part
+            self._changed.notify_all()
+
+    def take(self) -> dict[int, Part]:
+        """The next message, by sender; waits for it. Raises Closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self._parts.get(self._next, ())) == len(self._senders))
+            if self._closed:
+                raise Closed
+            self._next += 1
+            return self._parts.pop(self._next - 1)
+
+    def close(self) -> None:
+        """Wake up whoever waits; for the end of a run that failed."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()

@@ -1,0 +1,142 @@
+"""A job: everything an engine needs to run a config, worked out once, before anything starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from ffpipe import checkpoint
+from ffpipe.config import Config
+from ffpipe.data.sampler import Sampler
+from ffpipe.data.splits import Splits, load_splits
+from ffpipe.errors import UserError
+from ffpipe.ff.head import Head
+from ffpipe.ff.labels import LabelCode
+from ffpipe.ff.layer import DTYPES, Layer
+from ffpipe.pipeline.partition import layer_costs, partition
+from ffpipe.pipeline.schedule import Plan, choose_chunk, choose_window
+from ffpipe.pipeline.stage import StageSpec
+from ffpipe.telemetry.report import StageReport, WrittenFile
+
+OnReport = Callable[[StageReport], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A config with its data at hand and every size worked out; plain data but for `splits`."""
+
+    config: Config
+    splits: Splits
+    width: int
+    steps_per_epoch: int
+
+    @property
+    def layers(self) -> int:
+        return len(self.config.training.dims) - 1
+
+    @property
+    def steps(self) -> int:
+        return self.steps_per_epoch * self.config.training.epochs
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A job cut into stages: what `execution` comes to."""
+
+    stages: tuple[StageSpec, ...]
+    plan: Plan
+    window: int
+
+
+class Engine(Protocol):
+    """An order in which the cells of the grid (stage, item) are worked."""
+
+    def stages(self, job: Job) -> int:
+        """How many stages there will be. Raises UserError where what is asked for cannot be had."""
+
+    def run(self, job: Job, layout: Layout, checkpoints: Path, on_report: OnReport) -> None:
+        """Work the whole plan, calling on_report with every report. Raises RunFailed."""
+
+    def close(self) -> None:
+        """Take down what the engine started."""
+
+
+def make_job(config: Config) -> Job:
+    """Load the data of a checked config and hold the config against it. Raises UserError."""
+    training = config.training
+    data_dir = config.execution.data_dir or os.environ.get("FFPIPE_DATA", "")
+    splits = load_splits(training.data, data_dir)
+    features, classes = splits.features, splits.classes
+    if training.dims[0] != features:
+        raise UserError(
+            f"training.dims starts with {training.dims[0]}, but an image of {training.data.source!r} has "
+            f"{features} features: give {' '.join(map(str, (features, *training.dims[1:])))}"
+        )
+    if classes < 2:
+        raise UserError(f"training.data has {classes} class: negatives need at least 2")
+    if training.labels == "overlay" and classes > features:
+        raise UserError(f"{classes} labels do not fit over {features} features: set training.labels append")
+    sampler = Sampler(len(splits.train), training.batch_size, training.seed)
+    width = LabelCode(training.labels, features, classes, training.label_strength).width
+    config = replace(config, execution=replace(config.execution, data_dir=data_dir and str(Path(data_dir).absolute())))
+    return Job(config, splits, width, sampler.steps_per_epoch)
+
+
+def make_layout(job: Job, stages: int) -> Layout:
+    """Cut a job into `stages` stages and size its chunks and window."""
+    training, execution = job.config.training, job.config.execution
+    hard = training.negatives == "hard"
+    lockstep = hard and training.negative_lag == 0
+    widths = (job.width, *training.dims[1:])
+    roles = 3 if training.head else 2
+    minibatch_bytes = roles * training.batch_size * max(widths) * DTYPES[training.precision].itemsize
+    lag = training.negative_lag if hard else None
+    window = execution.window or choose_window(stages, execution.chunk, lag, minibatch_bytes, execution.window_bytes)
+    chunk = 1 if lockstep else execution.chunk or choose_chunk(stages, window)
+    plan = Plan(
+        steps=job.steps,
+        chunk=chunk,
+        lockstep=lockstep,
+        evaluations={"validation": execution.evaluate_every * job.steps_per_epoch, "test": 0},
+        sizes={"validation": len(job.splits.validation), "test": len(job.splits.test)},
+        evaluation_batch=max(1, chunk * roles * training.batch_size // (job.splits.classes + 1)),
+        snapshot_steps=execution.snapshot_steps,
+    )
+    specs = tuple(
+        StageSpec(
+            index=index,
+            stages=stages,
+            layers=layers,
+            training=training,
+            width=job.width,
+            classes=job.splits.classes,
+            steps_per_epoch=job.steps_per_epoch,
+            log_steps=execution.log_steps or job.steps_per_epoch,
+            device=execution.device,
+        )
+        for index, layers in enumerate(partition(layer_costs(widths), stages))
+    )
+    return Layout(specs, plan, window)
+
+
+def write_layers(
+    checkpoints: Path, step: int, layers: list[Layer], head: Head | None, owed: dict[str, Tensor]
+) -> list[WrittenFile]:
+    """A stage's part of a snapshot: a file for each layer, and the head's with the predictions still owed."""
+    folder = checkpoint.snapshot_folder(checkpoints, step)
+    written = [
+        checkpoint.write_tensors(
+            folder, step, checkpoint.layer_file(layer.index), layer.state(), checkpoint.weights_digest(layer.weights())
+        )
+        for layer in layers
+    ]
+    if head is not None:
+        state = {**head.state(), **owed}
+        digest = checkpoint.weights_digest(head.weights())
+        written.append(checkpoint.write_tensors(folder, step, checkpoint.HEAD, state, digest))
+    return written

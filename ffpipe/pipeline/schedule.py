@@ -1,0 +1,166 @@
+"""The schedule as data: the messages of a run in their one order, and when the source may let the next one go.
+
+Every stage handles the same items in the same order, so a stage's state is a function of the items
+before it. A chunk is cut wherever a marker stands:
+
+    steps      0 . . . . 5 . . . . 10                      chunk = 4, evaluate every 5 steps
+    items      Train 0-4, Train 4-5, Evaluate 5, Train 5-9, Train 9-10, Evaluate 10, Snapshot 10
+
+Nothing here knows Ray, torch or time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Train:
+    """Minibatches first .. first + count - 1, one update of every layer for each."""
+
+    first: int
+    count: int
+
+    @property
+    def end(self) -> int:
+        return self.first + self.count
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Lock step only: the neutral rows of minibatch `step`, ahead of its pairs; the head trains on them."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Examples first .. first + count - 1 of a split with the weights after `step`; `last` of that evaluation."""
+
+    step: int
+    split: str
+    first: int
+    count: int
+    last: bool
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Write every layer as it is after `step`."""
+
+    step: int
+
+
+Item = Train | Predict | Evaluate | Snapshot
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All items of a run, as a function of its sizes.
+
+    steps: of the whole run. chunk: minibatches in a Train item at most. lockstep: whether each minibatch
+    waits for its own prediction. evaluations: split -> steps between evaluations (0: at the end only).
+    sizes: split -> examples. evaluation_batch: examples in one Evaluate item. snapshot_steps: 0 for the end only.
+    """
+
+    steps: int
+    chunk: int
+    lockstep: bool
+    evaluations: dict[str, int]
+    sizes: dict[str, int]
+    evaluation_batch: int
+    snapshot_steps: int
+
+    def items(self, start: int = 0) -> Iterator[Item]:
+        """The items from step `start` (the step of a snapshot) to the end, in order."""
+        step = start
+        while step < self.steps:
+            stop = self._next_marker(step)
+            if self.lockstep:
+                yield Predict(step)
+                yield Train(step, 1)
+                step += 1
+            else:
+                count = min(self.chunk, stop - step)
+                yield Train(step, count)
+                step += count
+            if step == stop:
+                yield from self._markers(step)
+
+    def weight(self, item: Item) -> int:
+        """What an item counts for in the window, in minibatches."""
+        if isinstance(item, Train):
+            return item.count
+        return self.chunk if isinstance(item, Evaluate) else 1
+
+    def _next_marker(self, step: int) -> int:
+        every = [n for n in (*self.evaluations.values(), self.snapshot_steps) if n]
+        return min([self.steps, *((step // n + 1) * n for n in every)])
+
+    def _markers(self, step: int) -> Iterator[Item]:
+        last = step == self.steps
+        if last or (self.snapshot_steps and step % self.snapshot_steps == 0):
+            yield Snapshot(step)
+        for split, every in self.evaluations.items():
+            if self.sizes[split] and (last if not every else step % every == 0 or last):
+                yield from self._evaluation(step, split)
+
+    def _evaluation(self, step: int, split: str) -> Iterator[Item]:
+        size = self.sizes[split]
+        for first in range(0, size, self.evaluation_batch):
+            count = min(self.evaluation_batch, size - first)
+            yield Evaluate(step, split, first, count, last=first + count == size)
+
+
+class Flow:
+    """How far the source may run ahead of the last stage: at most `window` minibatches' worth of messages.
+
+    That one rule bounds memory and serves hard negatives too: with a window of at most `negative_lag`,
+    the predictions that a minibatch needs have come back whenever it may leave. A message that is larger
+    than the window goes alone.
+    """
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self._flying: deque[int] = deque()
+        self._load = 0
+
+    def may_send(self, weight: int) -> bool:
+        """Whether a message worth `weight` minibatches may leave now."""
+        return not self._flying or self._load + weight <= self.window
+
+    def sent(self, weight: int) -> None:
+        self._flying.append(weight)
+        self._load += weight
+
+    def done(self) -> None:
+        """The last stage is through with the oldest message in flight."""
+        self._load -= self._flying.popleft()
+
+    @property
+    def idle(self) -> bool:
+        return not self._flying
+
+
+# Past eight minibatches a message the cost of the call no longer shows, while filling the pipeline takes longer.
+LARGEST_CHUNK = 8
+
+
+def choose_window(stages: int, chunk: int, lag: int | None, minibatch_bytes: int, window_bytes: int) -> int:
+    """Minibatches in flight where none are given: two chunks a stage and two more, within lag and bytes.
+
+    chunk: the one asked for, 0 for none. lag: `negative_lag` for hard negatives, else None.
+    """
+    wanted = (2 * stages + 2) * (chunk or LARGEST_CHUNK)
+    room = max(1, window_bytes // max(1, minibatch_bytes))
+    if lag is not None:
+        wanted = min(wanted, max(lag, 1))
+    return max(1, min(wanted, room), chunk)
+
+
+def choose_chunk(stages: int, window: int) -> int:
+    """Minibatches in a message where none are given: small enough that the window holds one for each stage
+    and one on its way into each."""
+    return max(1, min(LARGEST_CHUNK, window // (2 * stages)))

@@ -1,0 +1,232 @@
+"""One stage: a contiguous group of layers, and what it does with each item of the schedule.
+
+The first stage also holds the source, the last one the head and the predictions still owed to the
+source. A stage is called with one item at a time, in order; who calls it, and on what machine, it does
+not know.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ffpipe.config import Training
+from ffpipe.ff.head import Head
+from ffpipe.ff.layer import Layer
+from ffpipe.ff.rates import rate_factor
+from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Snapshot, Train
+from ffpipe.pipeline.streams import Features, Streams
+from ffpipe.telemetry.metrics import LayerMeter
+from ffpipe.telemetry.report import Evaluation, StageReport, WrittenFile
+
+WriteSnapshot = Callable[[int, list[Layer], Head | None, dict[str, Tensor]], list[WrittenFile]]
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """What a stage is made from: plain data that can be sent to any host.
+
+    layers: of the whole network, counted from 0. width: features of an input row of layer 0, with labels.
+    """
+
+    index: int
+    stages: int
+    layers: range
+    training: Training
+    width: int
+    classes: int
+    steps_per_epoch: int
+    log_steps: int
+    device: str
+
+    @property
+    def is_last(self) -> bool:
+        return self.index == self.stages - 1
+
+    @property
+    def features(self) -> range:
+        """Layers here that the head sees and that do not reach the last stage as the rows of a message."""
+        if not self.training.head:
+            return range(0)
+        stop = self.layers.stop - (self.index == self.stages - 2)
+        return range(max(self.layers.start, self.training.head_from), stop)
+
+
+class Stage:
+    """Layers `spec.layers`; the head too where it is the last stage."""
+
+    def __init__(self, spec: StageSpec, write_snapshot: WriteSnapshot) -> None:
+        self.spec = spec
+        self.device = torch.device(spec.device)
+        training = spec.training
+        widths = (spec.width, *training.dims[1:])
+        self.layers = [Layer(i, widths[i], widths[i + 1], training, self.device) for i in spec.layers]
+        self.head = Head(training, spec.classes, self.device) if training.head and spec.is_last else None
+        self.owed: dict[int, NDArray[np.float32]] = {}
+        self.step = 0
+        self._write_snapshot = write_snapshot
+        self._tally = [0, 0, 0]  # examples, errors by goodness, errors by softmax
+        self._meters = [LayerMeter(i, spec.log_steps, training.batch_size) for i in spec.layers]
+        self._head_meter = LayerMeter(-1, spec.log_steps, training.batch_size)
+        self._report = StageReport(spec.index, tuple(spec.layers))
+
+    def handle(self, item: Item, streams: Streams | None) -> Streams | None:
+        """Do one item. Returns what the next stage gets with it (None after the last, and with a snapshot)."""
+        match item:
+            case Train():
+                assert streams is not None
+                return self._train(item, streams)
+            case Predict():
+                assert streams is not None
+                return self._predict(item, streams)
+            case Evaluate():
+                assert streams is not None
+                return self._evaluate(item, streams)
+            case Snapshot():
+                self._report.files += self._write_snapshot(item.step, self.layers, self.head, self._owed_state(item.step))
+                return None
+
+    def predictions(self, item: Item) -> dict[int, NDArray[np.float32]]:
+        """What the head made of the neutral rows of this item, by minibatch; the source needs it back."""
+        if self.head is None or self.spec.training.negatives != "hard":
+            return {}
+        match item:
+            case Train() if self._lead:
+                return {s + self._lead: self.owed[s + self._lead] for s in range(item.first, item.end)}
+            case Predict():
+                return {item.step: self.owed[item.step]}
+        return {}
+
+    def report(self) -> StageReport:
+        """What happened since the last call."""
+        report, self._report = self._report, StageReport(self.spec.index, tuple(self.spec.layers))
+        for meter in (*self._meters, self._head_meter):
+            report.rows += meter.drain()
+        report.step = self.step
+        report.peak_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return report
+
+    @property
+    def _lead(self) -> int:
+        return self.spec.training.negative_lag if self.spec.training.negatives == "hard" else 0
+
+    def _factor(self, step: int) -> float:
+        training = self.spec.training
+        return rate_factor(training.schedule, step // self.spec.steps_per_epoch, training.epochs)
+
+    def _train(self, item: Train, streams: Streams) -> Streams | None:
+        rows, pairs = streams.rows, self.spec.training.batch_size
+        seen = self._features_in(streams)
+        for layer, meter in zip(self.layers, self._meters, strict=True):
+            out = rows.new_empty(*rows.shape[:2], layer.width)
+            for minibatch in range(item.count):
+                step = item.first + minibatch
+                meter.add(step, *layer.step(rows[minibatch], pairs, self._factor(step), out[minibatch]))
+            rows = out
+            self._keep_features(seen, layer.index, rows, 2 * pairs)
+        if self.head is not None and streams.labels is not None:
+            for minibatch in range(item.count):
+                step = item.first + minibatch
+                self._step_head(step, step + self._lead, seen, minibatch, streams.labels)
+        self.step = item.end
+        return self._pass_on(rows, streams, seen)
+
+    def _predict(self, item: Predict, streams: Streams) -> Streams | None:
+        rows, seen = streams.rows, self._features_in(streams)
+        for layer in self.layers:
+            rows = self._forward(layer, rows)[0]
+            self._keep_features(seen, layer.index, rows, 0)
+        if self.head is not None:
+            assert streams.labels is not None
+            self._step_head(item.step, item.step, seen, 0, streams.labels)
+        return self._pass_on(rows, streams, seen)
+
+    def _step_head(self, step: int, predicted: int, seen: Features, minibatch: int, labels: Tensor) -> None:
+        """The head's step `step`, on the neutral rows of minibatch `predicted`."""
+        assert self.head is not None
+        activities = [seen[layer][minibatch] for layer in self.head.layers]
+        made = self.head.step(activities, labels[minibatch], self._factor(step))
+        self._head_meter.add(step, made.loss, made.errors)
+        if self.spec.training.negatives == "hard":
+            self.owed[predicted] = made.probabilities.float().cpu().numpy()
+            self.owed.pop(predicted - max(self._lead, 1), None)
+
+    def _evaluate(self, item: Evaluate, streams: Streams) -> Streams | None:
+        rows, goodness, seen = streams.rows, streams.goodness, self._features_in(streams)
+        labelled = 0 if goodness is None else len(goodness)
+        for layer in self.layers:
+            rows, of_layer = self._forward(layer, rows)
+            if goodness is not None and layer.index >= self.spec.training.goodness_from:
+                goodness = goodness + of_layer[:labelled]
+            self._keep_features(seen, layer.index, rows, labelled)
+        if self.spec.is_last:
+            self._count(item, goodness, seen, streams.labels)
+            return None
+        return self._pass_on(rows, Streams(rows, streams.labels, goodness), seen)
+
+    def _count(self, item: Evaluate, goodness: Tensor | None, seen: Features, labels: Tensor | None) -> None:
+        """Add one batch to the tally of the evaluation, and close it with its last batch."""
+        assert labels is not None
+        self._tally[0] += item.count
+        if goodness is not None:
+            self._tally[1] += int((goodness.view(item.count, -1).argmax(1) != labels[0]).sum())
+        if self.head is not None:
+            logits = self.head.logits([seen[layer][0] for layer in self.head.layers])
+            self._tally[2] += int((logits.argmax(1) != labels[0]).sum())
+        if item.last:
+            examples, by_goodness, by_softmax = self._tally
+            self._tally = [0, 0, 0]
+            self._report.evaluations.append(
+                Evaluation(
+                    item.step,
+                    item.split,
+                    examples,
+                    None if goodness is None else by_goodness / examples,
+                    None if self.head is None else by_softmax / examples,
+                )
+            )
+
+    def _forward(self, layer: Layer, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """rows (1, n, features) through one layer: normalised activities (1, n, width) and goodness (n,)."""
+        out = rows.new_empty(1, rows.shape[1], layer.width)
+        return out, layer.forward(rows[0], out[0])
+
+    def _features_in(self, streams: Streams) -> Features:
+        """The head's features that came with a message; the last layer of the stage before is its rows."""
+        seen = dict(streams.features)
+        before = self.spec.layers.start - 1
+        training = self.spec.training
+        if self.spec.is_last and training.head and before >= training.head_from:
+            neutral = 0 if streams.labels is None else streams.labels.shape[1]
+            seen[before] = streams.rows[:, streams.rows.shape[1] - neutral :]
+        return seen
+
+    def _keep_features(self, seen: Features, layer: int, rows: Tensor, first_neutral: int) -> None:
+        """Keep the neutral rows of a layer for the head, where there are any."""
+        if layer in self.spec.features and rows.shape[1] > first_neutral:
+            neutral = rows[:, first_neutral:]
+            seen[layer] = neutral if self.spec.is_last else neutral.contiguous()
+
+    def _pass_on(self, rows: Tensor, streams: Streams, seen: Features) -> Streams | None:
+        return None if self.spec.is_last else Streams(rows, streams.labels, streams.goodness, seen)
+
+    def _owed_state(self, step: int) -> dict[str, Tensor]:
+        """Predictions made for minibatches from `step` on, for a checkpoint."""
+        return {f"prediction.{s}": torch.from_numpy(p) for s, p in sorted(self.owed.items()) if s >= step}
+
+    def restore(self, step: int, layers: dict[int, dict[str, Tensor]], head: dict[str, Tensor] | None) -> None:
+        """Continue after `step` from the states of these layers and, in the last stage, of the head."""
+        for layer in self.layers:
+            layer.load(layers[layer.index])
+        if self.head is not None and head is not None:
+            self.head.load({k: v for k, v in head.items() if not k.startswith("prediction.")})
+            self.owed = {
+                int(k.removeprefix("prediction.")): v.numpy() for k, v in head.items() if k.startswith("prediction.")
+            }
+        self.step = step

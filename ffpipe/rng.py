@@ -1,0 +1,20 @@
+"""Stateless randomness: every random number is a function of (seed, purpose, index), never of what ran before."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+
+def generator(seed: int, purpose: str, *index: int) -> np.random.Generator:
+    """A fresh counter-based generator for one purpose at one place.
+
+    seed: the run's seed. purpose: what the numbers are for ("order", "negatives", "weights").
+    index: where they are used (an epoch, a step, a layer). Equal arguments give equal streams on
+    every host; different ones give independent streams (the key is a 128-bit hash).
+    """
+    text = "/".join([str(seed), purpose, *map(str, index)])
+    digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+    key = np.frombuffer(digest, dtype="<u8")
+    return np.random.Generator(np.random.Philox(key=key))

@@ -1,0 +1,1 @@
+"""What a run tells: metrics by layer, reports by stage, the live table."""

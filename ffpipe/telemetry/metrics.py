@@ -1,0 +1,58 @@
+"""Metrics by layer: summed where they arise, written as metrics.parquet at the end of a log interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from ffpipe.telemetry.report import LayerRow
+
+SCHEMA = pa.schema(
+    [("step", pa.int64()), ("epoch", pa.float64()), ("layer", pa.int32()), ("loss", pa.float64()),
+     ("pair_errors", pa.float64())]
+)  # fmt: skip
+
+
+class LayerMeter:
+    """Sums one layer's losses on its own device and makes a row of them every `log_steps` steps."""
+
+    def __init__(self, layer: int, log_steps: int, batch: int) -> None:
+        self.layer = layer
+        self.log_steps = log_steps
+        self.batch = batch
+        self._sums: Tensor | None = None
+        self._steps = 0
+        self._rows: list[LayerRow] = []
+
+    def add(self, step: int, loss: Tensor, errors: Tensor) -> None:
+        """loss, errors: sums over minibatch `step`, 0-dimensional."""
+        here = torch.stack([loss.double(), errors.double()])
+        self._sums = here if self._sums is None else self._sums.add_(here)
+        self._steps += 1
+        if (step + 1) % self.log_steps == 0:
+            mean_loss, mean_errors = (self._sums / (self._steps * self.batch)).tolist()
+            self._rows.append(LayerRow(step + 1, self.layer, mean_loss, mean_errors))
+            self._sums, self._steps = None, 0
+
+    def drain(self) -> list[LayerRow]:
+        """Rows finished since the last call."""
+        rows, self._rows = self._rows, []
+        return rows
+
+
+def write_metrics(path: Path, rows: Sequence[LayerRow], steps_per_epoch: int) -> None:
+    """metrics.parquet: one row per layer and log point, the head as layer -1, in order of step and layer."""
+    ordered = sorted(rows, key=lambda r: (r.step, r.layer))
+    columns = {
+        "step": [r.step for r in ordered],
+        "epoch": [r.step / steps_per_epoch for r in ordered],
+        "layer": [r.layer for r in ordered],
+        "loss": [r.loss for r in ordered],
+        "pair_errors": [r.pair_errors for r in ordered],
+    }
+    pq.write_table(pa.table(columns, schema=SCHEMA), path)

@@ -1,0 +1,57 @@
+"""What a stage tells the driver: plain data, small, sent often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """Means over the steps of one log interval that ends after `step`; one row of metrics.parquet.
+
+    layer: its index from 0, or -1 for the head. pair_errors: share of pairs whose negative row had the
+    higher goodness (head: share of neutral rows that it got wrong).
+    """
+
+    step: int
+    layer: int
+    loss: float
+    pair_errors: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Errors of the network after `step` on one split, as fractions; None for a read-out that does not exist."""
+
+    step: int
+    split: str
+    examples: int
+    error_goodness: float | None
+    error_softmax: float | None
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """One file of a snapshot: its SHA-256 and size, and the digest of the weights in it."""
+
+    step: int
+    name: str
+    sha256: str
+    size: int
+    weights_sha256: str
+
+
+@dataclass
+class StageReport:
+    """What happened in one stage since its last report, and where it stands."""
+
+    stage: int
+    layers: tuple[int, ...]
+    step: int = 0
+    seconds: float = 0.0  # since the stage began to run
+    train_seconds: float = 0.0  # of those, until the end of its latest training item
+    busy_seconds: float = 0.0  # of `seconds`, those in which it computed
+    peak_rss_bytes: int = 0
+    rows: list[LayerRow] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    files: list[WrittenFile] = field(default_factory=list)
