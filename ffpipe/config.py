@@ -9,6 +9,7 @@ the annotations, rules between fields in `check`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -251,8 +252,7 @@ def check(config: Config) -> None:
     """The rules between fields that need no data and no cluster. Raises UserError."""
     training, execution = config.training, config.execution
     layers = len(training.dims) - 1
-    if training.threshold is not None and not abs(training.threshold) < float("inf"):
-        raise UserError(f"training.threshold is {training.threshold}; give a finite number")
+    _check_finite(dataclasses.asdict(config))
     for name, start in (("head_from", training.head_from), ("goodness_from", training.goodness_from)):
         if start >= layers:
             raise UserError(
@@ -276,6 +276,14 @@ def check(config: Config) -> None:
         raise UserError(f"execution.gpus is {execution.gpus} with execution.device 'cpu': give --device cuda")
     if execution.evaluate_every and not training.data.validation:
         raise UserError("execution.evaluate_every needs a validation split: set training.data.validation")
+
+
+def _check_finite(tree: Mapping[str, Any], prefix: str = "") -> None:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            _check_finite(value, f"{prefix}{name}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{prefix}{name} is {value}: give a finite number")
 
 
 def _check_lag(lag: int, execution: Execution) -> None:
@@ -337,7 +345,10 @@ def _without_none(tree: dict[str, Any]) -> dict[str, Any]:
 
 def _plain(error: msgspec.ValidationError) -> str:
     """msgspec's "Expected `int` >= 1 - at `$.training.epochs`" as "training.epochs: expected int >= 1"."""
-    text, _, path = str(error).partition(" - at ")
+    text, _, path = str(error).replace("`", "").partition(" - at ")
     text = text[:1].lower() + text[1:]
-    place = path.strip("`").removeprefix("$.")
-    return f"{place}: {text}".replace("`", "") if place else text.replace("`", "")
+    place = path.removeprefix("$.")
+    choices = next((typing.get_args(leaf.annotation) for leaf in leaves() if leaf.name == place), ())
+    if text.startswith("invalid enum value"):
+        text += f"; give {' or '.join(repr(choice) for choice in choices)}"
+    return f"{place}: {text}" if place else text

@@ -18,7 +18,7 @@ def digits() -> Config:
         recipe="digits",
         training=Training(
             dims=(64, 500, 500, 500),
-            epochs=40,
+            epochs=60,
             batch_size=50,
             labels="append",
             optimizer=Optimizer(learning_rate=0.01, weight_decay=0.001),

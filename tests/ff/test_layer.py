@@ -1,0 +1,201 @@
+"""The closed-form step against autograd, and 50 steps of a network against the slow reference."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import softplus
+
+from ffpipe.config import Optimizer, Training
+from ffpipe.data.splits import load_splits
+from ffpipe.ff.layer import Layer, initial_weight
+from ffpipe.pipeline.feed import Feed
+from ffpipe.pipeline.schedule import Plan
+from ffpipe.pipeline.stage import Stage, StageSpec
+from ffpipe.recipes import digits
+from ffpipe.rng import generator
+
+CPU = torch.device("cpu")
+BATCH, FAN_IN, WIDTH = 7, 11, 9
+
+
+def rows(seed: int = 0, n: int = 3 * BATCH) -> torch.Tensor:
+    return torch.randn(n, FAN_IN, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def autograd_loss(layer: Layer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, training: Training) -> torch.Tensor:
+    """The objective of one minibatch, written with the operations that autograd knows."""
+    total = x[: 2 * BATCH] @ weight + bias
+    activity = torch.relu(total)
+    squares = activity.pow(2)
+    goodness = squares.sum(1) if training.goodness == "sum" else squares.mean(1)
+    threshold = training.threshold
+    if threshold is None:
+        threshold = WIDTH if training.goodness == "sum" else 1.0
+    weigh = 0.5 if training.objective == "hinton" else 1.0
+    margin = (goodness - threshold) / training.temperature
+    loss = weigh * (softplus(-margin[:BATCH]) + softplus(margin[BATCH:])).sum() / BATCH
+    if training.peer:
+        keep = training.peer_averaging
+        mean = keep * layer.mean_activity + (1 - keep) * activity[:BATCH].detach().mean(0)
+        pull = training.peer * (mean - mean.mean())  # a gradient by the total input that no function has
+        loss = loss + (total[:BATCH] * pull).sum() / BATCH
+    return loss
+
+
+@pytest.mark.parametrize("objective", ["hinton", "softplus"])
+@pytest.mark.parametrize("goodness", ["sum", "mean"])
+@pytest.mark.parametrize("peer", [0.0, 0.03])
+@pytest.mark.parametrize(("threshold", "temperature"), [(None, 1.0), (1.5, 0.7)])
+def test_closed_form_step_is_the_gradient_of_the_objective(
+    objective: Any, goodness: Any, peer: float, threshold: float | None, temperature: float
+) -> None:
+    training = Training(
+        objective=objective,
+        goodness=goodness,
+        peer=peer,
+        threshold=threshold,
+        temperature=temperature,
+        precision="float64",
+        optimizer=Optimizer(kind="SGD", learning_rate=1.0),
+    )
+    layer = Layer(0, FAN_IN, WIDTH, training, CPU)
+    layer.bias += 0.1
+    weight, bias = layer.weight.clone().requires_grad_(), layer.bias.clone().requires_grad_()
+    x = rows()
+    autograd_loss(layer, x, weight, bias, training).backward()
+    before = weight.detach().clone(), bias.detach().clone()
+    layer.step(x, BATCH, 1.0, torch.empty(len(x), WIDTH, dtype=torch.float64))
+    assert weight.grad is not None
+    assert bias.grad is not None
+    assert relative(before[0] - layer.weight, weight.grad) < 1e-10
+    assert relative(before[1] - layer.bias, bias.grad) < 1e-10
+
+
+def relative(given: torch.Tensor, right: torch.Tensor) -> float:
+    assert right.norm() > 1e-3
+    return float((given - right).norm() / right.norm())
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "NAdam", "Adadelta"])
+def test_any_torch_optimiser_does_with_a_layer_what_it_does_under_autograd(kind: str) -> None:
+    training = Training(precision="float64", peer=0.0, optimizer=Optimizer(kind=kind, learning_rate=0.03))
+    layer = Layer(0, FAN_IN, WIDTH, training, CPU)
+    weight, bias = torch.nn.Parameter(layer.weight.clone()), torch.nn.Parameter(layer.bias.clone())
+    theirs = getattr(torch.optim, kind)([weight, bias], lr=0.03, weight_decay=0.0)
+    for step in range(5):
+        x = rows(step)
+        theirs.zero_grad()
+        autograd_loss(layer, x, weight, bias, training).backward()
+        layer.step(x, BATCH, 1.0, torch.empty(len(x), WIDTH, dtype=torch.float64))
+        theirs.step()
+    # Not 1e-10: these divide by running root mean squares, which makes more of a rounding where they are small.
+    assert relative(layer.weight, weight.detach()) < 1e-8
+    assert relative(layer.bias, bias.detach()) < 1e-8
+
+
+@pytest.mark.parametrize("kind", ["averaging", "SGD", "Adam", "Adagrad"])
+def test_a_layer_goes_on_from_its_state_to_the_bit(kind: str) -> None:
+    training = Training(optimizer=Optimizer(kind=kind))
+    layer, copy = Layer(0, FAN_IN, WIDTH, training, CPU), Layer(0, FAN_IN, WIDTH, training, CPU)
+
+    def step(which: Layer, seed: int) -> None:
+        which.step(rows(seed).float(), BATCH, 1.0, torch.empty(3 * BATCH, WIDTH))
+
+    for seed in range(4):
+        step(layer, seed)
+    copy.load({name: tensor.clone() for name, tensor in layer.state().items()})
+    for seed in range(4, 8):
+        step(layer, seed)
+        step(copy, seed)
+    for name, tensor in layer.state().items():
+        assert torch.equal(tensor, copy.state()[name]), name
+
+
+def test_what_leaves_a_layer_is_normalised_detached_and_from_before_the_update() -> None:
+    layer = Layer(0, FAN_IN, WIDTH, Training(precision="float64"), CPU)
+    x = rows()
+    expected = torch.relu(x @ layer.weight + layer.bias)
+    out = torch.empty(len(x), WIDTH, dtype=torch.float64)
+    layer.step(x, BATCH, 1.0, out)
+    torch.testing.assert_close(out, expected / expected.pow(2).mean(1, keepdim=True).sqrt(), rtol=1e-12, atol=0)
+    assert not out.requires_grad
+
+
+def test_a_row_of_zeros_stays_zero() -> None:
+    layer = Layer(0, FAN_IN, WIDTH, Training(), CPU)
+    layer.bias.fill_(-100.0)
+    out = torch.empty(2, WIDTH)
+    assert layer.forward(rows(n=2).float(), out).tolist() == [0.0, 0.0]
+    assert not out.any()
+
+
+def reference() -> Any:
+    """tests/reference.py; tests are no package, so it is loaded by its path."""
+    spec = importlib.util.spec_from_file_location("reference", Path(__file__).parents[1] / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["reference"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("lag", [0, 6])
+def test_fifty_steps_agree_with_the_slow_program(lag: int) -> None:
+    slow = reference()
+    steps, batch = 50, 4
+    recipe = digits().training
+    training = replace(
+        recipe,
+        dims=(64, 12, 10, 8),
+        epochs=2,
+        batch_size=batch,
+        labels="overlay",
+        precision="float64",
+        schedule="constant",
+        negative_lag=lag,
+        data=replace(recipe.data, train_limit=batch * 40),
+    )
+    splits = load_splits(training.data)
+    specs = [
+        StageSpec(i, 3, range(i, i + 1), training, 64, splits.classes, 40, 40, "cpu") for i in range(3)
+    ]
+    stages = [Stage(spec, lambda *_: []) for spec in specs]
+    feed = Feed(training, splits, CPU)
+    plan = Plan(steps, 3 if lag else 1, lag == 0, {}, {}, 1, 0)
+    for item in plan.items():
+        streams = feed.streams(item)
+        for stage in stages:
+            streams = stage.handle(item, streams)
+        feed.predictions(stages[-1].predictions(item))
+
+    weights = [initial_weight(training.seed, i, *training.dims[i : i + 2]).double().numpy() for i in range(3)]
+    network = slow.SlowNetwork(weights, splits.classes)
+
+    def batches(step: int) -> tuple[Any, Any]:
+        rows = feed.source.sampler.rows(step)
+        return splits.train.images(rows), splits.train.labels(rows)
+
+    def random_wrong(step: int, right: Any) -> Any:
+        offset = generator(training.seed, "negatives", step).integers(1, splits.classes, size=batch)
+        return (right + offset) % splits.classes
+
+    slow.train_slowly(
+        network, batches, lambda step: generator(training.seed, "negatives", step).random(batch), random_wrong, steps, lag
+    )
+    for i, stage in enumerate(stages):
+        np.testing.assert_allclose(stage.layers[0].weight.numpy(), network.weights[i], rtol=1e-8, atol=1e-10)
+        np.testing.assert_allclose(stage.layers[0].bias.numpy(), network.biases[i], rtol=1e-8, atol=1e-10)
+    assert stages[-1].head is not None
+    for i, weight in network.head.items():
+        theirs = stages[-1].head.weights()[f"weight.{i}"].numpy()
+        assert np.abs(weight).max() > 1e-3
+        np.testing.assert_allclose(theirs, weight, rtol=1e-8, atol=1e-10)

@@ -1,0 +1,52 @@
+"""Messages come out in order and whole, whatever the order in which their parts arrive."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ffpipe.pipeline.inbox import Closed, Inbox, Part
+
+PART = Part((None, None, None), {})
+
+
+@given(st.permutations([(sequence, sender) for sequence in range(5) for sender in (0, 2)]))
+def test_any_order_of_arrival(arrivals: list[tuple[int, int]]) -> None:
+    inbox = Inbox([0, 2])
+    for sequence, sender in arrivals:
+        inbox.put(sequence, sender, Part((sequence, None, None), {}))
+    for sequence in range(5):
+        parts = inbox.take()
+        assert {sender: part.arrays[0] for sender, part in parts.items()} == {0: sequence, 2: sequence}
+
+
+@pytest.mark.parametrize(("sequence", "sender"), [(0, 0), (1, 0), (1, 7)])
+def test_a_part_that_came_before_or_that_nobody_waits_for(sequence: int, sender: int) -> None:
+    inbox = Inbox([0])
+    inbox.put(0, 0, PART)
+    inbox.take()
+    inbox.put(1, 0, PART)
+    with pytest.raises(ValueError, match="unexpected"):
+        inbox.put(sequence, sender, PART)
+
+
+def test_take_waits_for_the_part_and_close_wakes_it() -> None:
+    inbox = Inbox([0])
+    outcome: list[object] = []
+
+    def take() -> None:
+        try:
+            while True:
+                outcome.append(inbox.take())
+        except Closed:
+            outcome.append("closed")
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    inbox.put(0, 0, PART)
+    inbox.close()
+    thread.join(timeout=10)
+    assert outcome[-1] == "closed"

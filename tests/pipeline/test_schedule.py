@@ -1,0 +1,134 @@
+"""The order of items, drawn as literal lists, and its invariants over all sizes."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ffpipe.pipeline.schedule import (
+    Evaluate,
+    Flow,
+    Plan,
+    Predict,
+    Snapshot,
+    Train,
+    choose_chunk,
+    choose_window,
+)
+
+PLAN = Plan(
+    steps=10,
+    chunk=4,
+    lockstep=False,
+    evaluations={"validation": 5, "test": 0},
+    sizes={"validation": 3, "test": 2},
+    evaluation_batch=2,
+    snapshot_steps=0,
+)
+
+
+def test_the_table_in_the_module() -> None:
+    assert list(PLAN.items()) == [
+        Train(0, 4),
+        Train(4, 1),
+        Evaluate(5, "validation", 0, 2, last=False),
+        Evaluate(5, "validation", 2, 1, last=True),
+        Train(5, 4),
+        Train(9, 1),
+        Snapshot(10),
+        Evaluate(10, "validation", 0, 2, last=False),
+        Evaluate(10, "validation", 2, 1, last=True),
+        Evaluate(10, "test", 0, 2, last=True),
+    ]
+
+
+def test_lock_step_predicts_each_minibatch_before_it_trains_on_it() -> None:
+    plan = replace(PLAN, steps=2, chunk=1, lockstep=True, sizes={"validation": 0, "test": 0})
+    assert list(plan.items()) == [Predict(0), Train(0, 1), Predict(1), Train(1, 1), Snapshot(2)]
+
+
+plans = st.builds(
+    Plan,
+    steps=st.integers(1, 40),
+    chunk=st.integers(1, 9),
+    lockstep=st.booleans(),
+    evaluations=st.fixed_dictionaries({"validation": st.integers(0, 12), "test": st.just(0)}),
+    sizes=st.fixed_dictionaries({"validation": st.integers(0, 7), "test": st.integers(0, 7)}),
+    evaluation_batch=st.integers(1, 5),
+    snapshot_steps=st.integers(0, 12),
+)
+
+
+@given(plans)
+def test_every_step_is_trained_once_and_markers_see_exactly_their_step(plan: Plan) -> None:
+    trained, snapshots = 0, []
+    for item in plan.items():
+        match item:
+            case Train():
+                assert item.first == trained
+                assert 1 <= item.count <= plan.chunk
+                trained = item.end
+            case Predict():
+                assert item.step == trained
+            case Evaluate():
+                assert item.step == trained
+            case Snapshot():
+                assert item.step == trained
+                snapshots.append(item.step)
+    every = plan.snapshot_steps
+    assert trained == plan.steps
+    assert snapshots == sorted({s for s in range(1, plan.steps) if every and s % every == 0} | {plan.steps})
+
+
+@given(plans)
+def test_an_evaluation_covers_its_split_once(plan: Plan) -> None:
+    seen: dict[tuple[int, str], list[int]] = {}
+    for item in plan.items():
+        if isinstance(item, Evaluate):
+            examples = seen.setdefault((item.step, item.split), [])
+            assert item.first == len(examples)
+            examples += range(item.first, item.first + item.count)
+            assert item.last == (len(examples) == plan.sizes[item.split])
+    assert all(len(examples) == plan.sizes[split] for (_, split), examples in seen.items())
+    assert [step for step, split in seen if split == "test"] == ([plan.steps] if plan.sizes["test"] else [])
+
+
+@given(plans)
+def test_from_a_snapshot_on_the_items_are_those_of_the_whole_run(plan: Plan) -> None:
+    items = list(plan.items())
+    for snapshot in [item for item in items if isinstance(item, Snapshot) and item.step < plan.steps]:
+        after = items[items.index(snapshot) + 1 :]
+        resumed = list(plan.items(snapshot.step))
+        steps = [item for item in after if isinstance(item, (Train, Predict, Snapshot))]
+        assert [item for item in resumed if isinstance(item, (Train, Predict, Snapshot))] == steps
+
+
+@given(st.integers(1, 20), st.lists(st.integers(1, 9), max_size=60), st.randoms(use_true_random=False))
+def test_the_window_is_never_exceeded_and_never_stops_for_ever(window: int, weights: list[int], random: object) -> None:
+    flow, flying, waiting = Flow(window), deque[int](), deque(weights)
+    while waiting or flying:
+        may = bool(waiting) and flow.may_send(waiting[0])
+        assert may or flying, "nothing flies and nothing may leave"
+        if may and (not flying or random.random() < 0.6):  # type: ignore[attr-defined]  # hypothesis' Random
+            flow.sent(waiting[0])
+            flying.append(waiting.popleft())
+            assert sum(flying) <= window or len(flying) == 1
+        else:
+            flow.done()
+            flying.popleft()
+    assert flow.idle
+
+
+@given(st.integers(1, 32), st.integers(0, 8), st.none() | st.integers(0, 300), st.integers(1, 1 << 24))
+def test_chosen_sizes_keep_to_lag_and_bytes(stages: int, chunk: int, lag: int | None, minibatch: int) -> None:
+    if lag is not None and chunk > max(lag, 1):
+        return  # refused with the config
+    window = choose_window(stages, chunk, lag, minibatch, 64 << 20)
+    assert window >= 1
+    if lag is not None:
+        assert window <= max(lag, 1)
+    assert window * minibatch <= (64 << 20) or window in (1, chunk)
+    assert 1 <= choose_chunk(stages, window) <= window

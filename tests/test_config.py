@@ -1,0 +1,93 @@
+"""Configs come back from TOML as they were, and a wrong one is refused in one line that says what would be right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ffpipe.config import Config, Optimizer, Training, check, leaves, override
+from ffpipe.errors import UserError
+from ffpipe.recipes import RECIPES, get_recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_survives_toml_and_says_what_it_is(name: str) -> None:
+    config = get_recipe(name)
+    assert Config.from_toml(config.to_toml(), where="config.toml") == config
+    assert config.recipe == name
+    assert "Expected" in (RECIPES[name].__doc__ or "")
+
+
+def test_every_field_is_documented() -> None:
+    known = {"epochs", "seed", "learning_rate", "weight_decay"}
+    assert not [leaf.name for leaf in leaves() if not leaf.description and leaf.path[-1] not in known]
+
+
+WRONG = [
+    ("training.bach_size", "50", "did you mean 'training.batch_size'"),
+    ("training.batch_size", "0", "training.batch_size: expected int >= 1"),
+    ("training.batch_size", "many", "training.batch_size: expected int, got str"),
+    ("training.epochs", "1.5", "training.epochs: expected int"),
+    ("training.dims", ["784"], "training.dims: expected"),
+    ("training.dims", ["784", "0"], "training.dims[1]: expected int >= 1"),
+    ("training.negatives", "hardest", "'hard'"),
+    ("training.threshold", "nan", "finite"),
+    ("training.optimizer.learning_rate", "nan", "learning_rate"),
+    ("training.optimizer.learning_rate", "inf", "learning_rate"),
+    ("training.optimizer.kind", "Adamm", "did you mean 'Adam'"),
+    ("training.optimizer.kind", "LBFGS", "training.optimizer.kind is 'LBFGS'"),
+    ("training.head_from", "3", "give 0 to 2"),
+    ("training.goodness_from", "9", "give 0 to 2"),
+    ("training.head", "false", "set training.head true"),
+    ("execution.stages", "4", "give 1 to 3"),
+    ("execution.chunk", "49", "allow at most 48"),
+    ("execution.window", "49", "allow at most 48"),
+    ("execution.engine", "spark", "'ray'"),
+    ("execution.gpus", "1", "--device cuda"),
+    ("execution.evaluate_every", "1", "training.data.validation"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "says"), WRONG)
+def test_what_is_refused(field: str, value: object, says: str) -> None:
+    with pytest.raises(UserError) as error:
+        override(get_recipe("mnist"), {field: value})
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_chunk_larger_than_the_window() -> None:
+    with pytest.raises(UserError, match="at most 4"):
+        override(get_recipe("mnist"), {"execution.chunk": 5, "execution.window": 4})
+
+
+def test_options_of_an_optimiser_are_tried_on_it() -> None:
+    with pytest.raises(UserError, match=r"does not fit torch\.optim\.Adam"):
+        check(Config(training=Training(optimizer=Optimizer(kind="Adam", options={"momentum": 0.9}))))
+    check(Config(training=Training(optimizer=Optimizer(kind="SGD", options={"momentum": 0.9, "nesterov": True}))))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("training = 3", "training: expected object"),
+        ("[training]\nepoch = 3", "did you mean 'epochs'"),
+        ("[training]\nepochs = '3'", "training.epochs: expected int, got str"),
+        ("[training", "no valid TOML"),
+    ],
+)
+def test_a_file_is_refused_by_its_name(text: str, says: str) -> None:
+    with pytest.raises(UserError) as error:
+        Config.from_toml(text, where="some/config.toml")
+    assert "some/config.toml" in str(error.value)
+    assert says in str(error.value)
+
+
+def test_overrides_convert_strings_and_leave_the_rest() -> None:
+    config = get_recipe("digits")
+    changed = override(config, {"training.dims": ["64", "30", "20"], "training.optimizer.learning_rate": "0.5"})
+    expected = replace(
+        config.training, dims=(64, 30, 20), optimizer=replace(config.training.optimizer, learning_rate=0.5)
+    )
+    assert changed == replace(config, training=expected)

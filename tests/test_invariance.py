@@ -1,0 +1,111 @@
+"""The promise: nothing under `execution` changes one bit of the weights.
+
+Every row trains the same network in another way and must end with the same digest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ffpipe import Config, override, recipe, train
+
+BY_CHUNK = {
+    "1 stage, chunk 1": {"stages": 1, "chunk": 1},
+    "1 stage": {"stages": 1},
+    "2 stages, chunk 1": {"stages": 2, "chunk": 1},
+    "2 stages, chunk 3": {"stages": 2, "chunk": 3},
+    "2 stages": {"stages": 2},
+    "3 stages, chunk 1, window 1": {"stages": 3, "chunk": 1, "window": 1},
+    "3 stages, chunk 3, window 10": {"stages": 3, "chunk": 3, "window": 10},
+    "3 stages": {"stages": 3},
+    "3 stages, evaluating and saving": {"stages": 3, "evaluate_every": 1, "snapshot_steps": 7, "log_steps": 3},
+}
+
+
+def digits_run() -> Config:
+    """Three layers, so that features of a layer in the middle travel to the head past another stage."""
+    return override(recipe("digits"), {"training.epochs": 2, "training.dims": [64, 90, 70, 50], "training.seed": 3})
+
+
+def digest(config: Config, run_dir: Path, **execution: Any) -> str:
+    execution = {"evaluate_every": 0, "stages": 0, **execution}
+    return train(replace(config, execution=replace(config.execution, run_dir=str(run_dir), **execution))).weights_sha256
+
+
+@pytest.fixture(scope="module")
+def digits_digest(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return digest(digits_run(), tmp_path_factory.mktemp("digits") / "run", engine="local", chunk=1)
+
+
+@pytest.mark.parametrize("execution", BY_CHUNK.values(), ids=BY_CHUNK.keys())
+@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.usefixtures("cluster")
+def test_digits_with_hard_negatives(engine: str, execution: dict[str, Any], digits_digest: str, tmp_path: Path) -> None:
+    assert digest(digits_run(), tmp_path / "run", engine=engine, **execution) == digits_digest
+
+
+@pytest.mark.parametrize("training", [{"negative_lag": 0}, {"negatives": "random"}, {"negatives": "fixed", "head": False}])
+@pytest.mark.usefixtures("cluster")
+def test_lock_step_and_other_negatives(training: dict[str, Any], tmp_path: Path) -> None:
+    config = digits_run()
+    config = replace(config, training=replace(config.training, **training))
+    local = digest(config, tmp_path / "local", engine="local")
+    assert digest(config, tmp_path / "ray", engine="ray", stages=3, evaluate_every=1) == local
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_softplus_objective_with_adam(tmp_path: Path) -> None:
+    fields = {
+        "training.objective": "softplus",
+        "training.goodness": "mean",
+        "training.normalization": "l2",
+        "training.peer": 0,
+        "training.optimizer.kind": "Adam",
+        "training.head_optimizer.kind": "Adam",
+    }
+    config = override(digits_run(), fields)
+    local = digest(config, tmp_path / "local", engine="local")
+    assert digest(config, tmp_path / "ray", engine="ray", stages=3, chunk=2) == local
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_slice_of_mnist(mnist_folder: str, tmp_path: Path) -> None:
+    fields = {
+        "training.data.train_limit": 1500,
+        "training.data.validation": 200,
+        "training.dims": [784, 200, 200, 200],
+        "training.epochs": 2,
+        "training.negative_lag": 5,
+        "execution.data_dir": mnist_folder,
+    }
+    config = override(recipe("mnist"), fields)
+    local = digest(config, tmp_path / "local", engine="local")
+    rows = [{"stages": 1}, {"stages": 2}, {"stages": 3, "chunk": 1}, {"stages": 3, "chunk": 3, "evaluate_every": 1}]
+    for index, execution in enumerate(rows):
+        assert digest(config, tmp_path / f"ray{index}", engine="ray", **execution) == local, execution
+
+
+def test_threads_do_not_matter(digits_digest: str, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            assert digest(digits_run(), tmp_path / str(count), engine="local") == digits_digest
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_another_seed_is_another_network(digits_digest: str, tmp_path: Path) -> None:
+    assert digest(override(digits_run(), {"training.seed": 4}), tmp_path / "run", engine="local") != digits_digest
+
+
+@pytest.mark.parametrize("field", [{"negative_lag": 12}, {"epochs": 3}, {"batch_size": 49}, {"peer": 0.0}])
+def test_what_training_says_does_matter(field: dict[str, Any], digits_digest: str, tmp_path: Path) -> None:
+    config = digits_run()
+    config = replace(config, training=replace(config.training, **field))
+    assert digest(config, tmp_path / "run", engine="local") != digits_digest
