@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 
@@ -138,8 +139,8 @@ def export(run: str | Path, out: str | Path) -> Path:
     try:
         safetensors.torch.save_file(tensors, temporary, metadata)
         os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"cannot write {path}: {error}") from None
     finally:
         temporary.unlink(missing_ok=True)
     return path

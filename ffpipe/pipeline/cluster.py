@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 
@@ -26,6 +27,11 @@ if "ray" not in sys.modules and not os.environ.get("RAY_ADDRESS"):
 import ray
 
 from ffpipe.errors import RunFailed, UserError
+
+
+CONNECT_SECONDS = 10.0
+# Ray adds "/ffpipe-ray-XXXXXXXX/session_YYYY-MM-DD_HH-MM-SS_XXXXXX_PPPPPPP/sockets/plasma_store".
+LONGEST_FOLDER = 24
 
 
 class Cluster:
@@ -66,15 +72,16 @@ class Cluster:
     @staticmethod
     def _join(address: str) -> None:
         try:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"RAY_ADDRESS is {address!r}, but no Ray cluster can be joined there ({_first_line(error)}): "
                 "start one there, or unset RAY_ADDRESS to have one started here"
             ) from None
 
     def _start(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="ffpipe-ray-")
+        self._folder = tempfile.mkdtemp(prefix="ffpipe-ray-", dir=_short_folder())
         try:
             ray.init(
                 address="local",
@@ -89,6 +96,21 @@ class Cluster:
             if isinstance(error, (RuntimeError, ConnectionError, TimeoutError)):
                 raise RunFailed(f"Ray could not be started: {_first_line(error)}") from error
             raise
+
+
+def _knock(address: str) -> None:
+    """Raise at once what Ray would take minutes to find: nobody listens there. "auto" and the like pass."""
+    host, colon, port = address.rpartition(":")
+    if "://" in address:
+        raise ValueError("give HOST:PORT; a Ray Client address does not let stages talk to each other")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+
+
+def _short_folder() -> str:
+    """Where temporary files go, unless that is too long for the path of a Unix socket in it (107 bytes)."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= LONGEST_FOLDER else "/tmp"
 
 
 def _first_line(error: BaseException) -> str:

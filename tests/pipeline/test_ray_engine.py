@@ -1,0 +1,83 @@
+"""What only real actors can show: failures end the run with a reason, and nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from ffpipe import RunFailed, UserError, override, recipe, train
+from ffpipe.config import Config
+from ffpipe.telemetry.report import StageReport
+from ffpipe.telemetry.view import QuietView
+
+
+def config(run_dir: Path, **fields: Any) -> Config:
+    quick = {"training.epochs": 400, "training.dims": [64, 60, 50], "execution.run_dir": str(run_dir)}
+    return override(recipe("digits"), {**quick, **fields})
+
+
+class KillOnFirstReport(QuietView):
+    """Sends a signal to one stage's process as soon as the run is seen to move."""
+
+    def __init__(self, stage: int) -> None:
+        self.stage = stage
+        self.sent = threading.Event()
+
+    def report(self, report: StageReport) -> None:
+        if report.step and not self.sent.is_set():
+            self.sent.set()
+            os.kill(stage_processes()[self.stage], signal.SIGKILL)
+
+
+def stage_processes() -> list[int]:
+    """Process ids of the actors on this host that belong to this process's cluster, in order of creation."""
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            try:
+                if (path / "cmdline").read_bytes().startswith(b"ray::StageActor"):
+                    found.append(int(path.name))
+            except OSError:
+                continue
+    return sorted(found)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+@pytest.mark.usefixtures("cluster")
+def test_a_stage_that_dies_ends_the_run_with_its_name(stage: int, tmp_path: Path) -> None:
+    view = KillOnFirstReport(stage)
+    with pytest.raises(RunFailed, match="stage . "):
+        train(config(tmp_path / "run"), view)
+    assert view.sent.is_set()
+    deadline = time.monotonic() + 20
+    while stage_processes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert stage_processes() == []
+
+
+@pytest.mark.usefixtures("cluster")
+def test_stages_that_cannot_be_placed_in_time_say_what_is_free(tmp_path: Path) -> None:
+    total = ray.cluster_resources()["CPU"]
+
+    @ray.remote
+    class Squatter:
+        def ping(self) -> None: ...
+
+    squatter = Squatter.options(num_cpus=total).remote()  # type: ignore[attr-defined]  # ray types actors as functions
+    ray.get(squatter.ping.remote())
+    asked = config(tmp_path / "run")
+    asked = replace(asked, execution=replace(asked.execution, start_timeout=2.0))
+    try:
+        with pytest.raises(UserError, match="could not be placed within 2 s; free are 0 CPU"):
+            train(asked)
+    finally:
+        ray.kill(squatter)
+    assert not (tmp_path / "run").exists()

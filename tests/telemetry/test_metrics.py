@@ -1,0 +1,29 @@
+"""Rows of metrics are means over log intervals, however the steps came in chunks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+
+from ffpipe.telemetry.metrics import LayerMeter, write_metrics
+from ffpipe.telemetry.report import LayerRow
+
+
+def test_a_row_is_the_mean_over_the_examples_of_its_interval() -> None:
+    meter = LayerMeter(2, log_steps=3, batch=10)
+    for step, (loss, errors) in enumerate([(10.0, 1), (20.0, 2), (30.0, 3), (99.0, 9)]):
+        meter.add(step, torch.tensor(loss), torch.tensor(errors))
+    assert meter.drain() == [LayerRow(3, 2, 2.0, 0.2)]
+    assert meter.drain() == []
+
+
+def test_the_file_is_in_order_of_step_and_layer(tmp_path: Path) -> None:
+    rows = [LayerRow(20, 1, 0.5, 0.1), LayerRow(10, -1, 0.7, 0.3), LayerRow(20, 0, 0.6, 0.2)]
+    write_metrics(tmp_path / "metrics.parquet", rows, steps_per_epoch=10)
+    table = pq.read_table(tmp_path / "metrics.parquet")
+    assert table.column_names == ["step", "epoch", "layer", "loss", "pair_errors"]
+    assert table["step"].to_pylist() == [10, 20, 20]
+    assert table["layer"].to_pylist() == [-1, 0, 1]
+    assert table["epoch"].to_pylist() == [1.0, 2.0, 2.0]

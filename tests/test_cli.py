@@ -1,0 +1,296 @@
+"""The command as a person meets it: wrong input first."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from ffpipe.cli import main
+
+QUICK = ["--engine", "local", "--epochs", "1", "--training.dims", "64", "100", "80", "--execution.stages", "1"]
+
+
+def ffpipe(*arguments: str, cwd: Path, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "ffpipe", *arguments],
+        cwd=cwd,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["train", *QUICK, "--epochs", "12", "--run-dir", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, and no data folder from outside."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FFPIPE_DATA", raising=False)
+    return tmp_path
+
+
+def refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit status 2 and one line on stderr that holds `says`."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert says in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "mnits"], "did you mean 'mnist'"),
+        (["train", "--training.batch-sizes", "5"], "did you mean '--training.batch-size'"),
+        (["train", "--stage", "5"], "did you mean '--stages'"),
+        (["train", "digits", "mnist"], "unexpected argument 'mnist'"),
+        (["trian"], "trian"),
+        ([], "COMMAND"),
+        (["train", "--epochs"], "--epochs"),
+        (["train", "--epochs", "0"], "training.epochs: expected int >= 1"),
+        (["train", "--epochs", "ten"], "training.epochs: expected int"),
+        (["train", "--seed", "-1"], "training.seed"),
+        (["train", "--engine", "spark"], "'ray' or 'local'"),
+        (["train", "--device", "tpu"], "'cpu' or 'cuda'"),
+        (["train", "--training.dims", "65", "30", "20"], "64 features: give 64 30 20"),
+        (["train", "--stages", "4"], "execution.stages is 4, but there are 3 layers"),
+        (["train", "--chunk", "25"], "allow at most 24"),
+        (["train", "--execution.window", "25"], "allow at most 24"),
+        (["train", "--training.batch-size", "1500"], "1400 training examples"),
+        (["train", "--training.data.test-count", "1797"], "training.data"),
+        (["train", "--training.data.classes", "9"], "classes"),
+        (["train", "--training.labels", "overlay", "--training.data.source", "idx"], "training.data.train"),
+        (["train", "--execution.resources", "tpu"], "NAME=VALUE"),
+        (["train", "absent.toml"], "absent.toml"),
+        (["train", "mnist", "--data-dir", "nowhere"], "nowhere"),
+        (["evaluate", "nowhere"], "nowhere is no folder"),
+        (["evaluate", "."], "is no run"),
+        (["predict", ".", "a.png"], "is no run"),
+        (["export", ".", "out.safetensors"], "is no run"),
+    ],
+)
+def test_one_line_and_status_2(
+    arguments: list[str], says: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(arguments, says, capsys)
+    assert list(here.iterdir()) == []
+
+
+def test_a_run_folder_that_exists(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "mine").mkdir()
+    refused(["train", "--run-dir", "mine"], "exists", capsys)
+    assert list((here / "mine").iterdir()) == []
+
+
+def write_npz(path: Path, images: np.ndarray, labels: np.ndarray) -> list[str]:
+    """A data set as a file, and the options that train on it."""
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    features = int(np.prod(images.shape[1:]))
+    data = ["--training.data.source", "npz", "--training.data.train", str(path), "--training.data.validation", "0"]
+    counts = ["--training.data.test-count", "0", "--training.batch-size", "10", "--training.negative-lag", "3"]
+    dims = ["--engine", "local", "--stages", "1", "--epochs", "1", "--execution.evaluate-every", "0"]
+    return ["train", *data, *counts, *dims, "--training.dims", str(features), "12", "10"]
+
+
+def some_images() -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(1)
+    return random.random((60, 4, 4), dtype=np.float32), np.arange(60) % 3
+
+
+def test_own_data_from_npz_trains(here: Path) -> None:
+    assert main([*write_npz(here / "mine.npz", *some_images()), "--run-dir", "run"]) == 0
+    assert json.loads((here / "run" / "summary.json").read_text())["steps"] == 6
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [("label", "label"), ("nan", "NaN"), ("inf", "inf"), ("count", "59"), ("cut", "mine.npz"), ("absent", "mine.npz")],
+)
+def test_spoilt_data(spoil: str, says: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, labels = some_images()
+    if spoil == "label":
+        labels = labels.copy()
+        labels[7] = -1
+    if spoil in ("nan", "inf"):
+        images[5, 2, 2] = float(spoil)
+    if spoil == "count":
+        labels = labels[:-1]
+    path = here / "mine.npz"
+    arguments = write_npz(path, images, labels)
+    if spoil == "cut":
+        path.write_bytes(path.read_bytes()[:-400])
+    if spoil == "absent":
+        path.unlink()
+    before = sorted(here.iterdir())
+    refused(arguments, says, capsys)
+    assert sorted(here.iterdir()) == before
+
+
+def test_a_truncated_copy_of_mnist_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = here / "mnist"
+    folder.mkdir()
+    data = struct.pack(">IIII", 2051, 60_000, 28, 28) + bytes(1000)
+    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
+        (folder / f"{name}.gz").write_bytes(gzip.compress(data))
+    refused(["train", "mnist", "--data-dir", str(here)], "train-images-idx3-ubyte.gz", capsys)
+
+
+def test_a_download_that_no_mirror_answers(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("FFPIPE_CACHE", str(here / "cache"))
+    monkeypatch.setenv("FFPIPE_MNIST_MIRRORS", f"http://127.0.0.1:{port}/")
+    refused(["train", "mnist"], f"http://127.0.0.1:{port}/", capsys)
+    assert not [path for path in (here / "cache").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--execution.cpus", "64"], "need 128 CPU"),
+        (["--device", "cuda"], "GPU"),
+        (["--execution.resources", "tpu=1"], "tpu"),
+    ],
+)
+@pytest.mark.usefixtures("cluster")
+def test_more_than_the_cluster_has(
+    options: list[str], says: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = time.monotonic()
+    refused(["train", *options], says, capsys)
+    assert time.monotonic() - started < 30
+    assert list(here.iterdir()) == []
+
+
+def test_a_ray_address_where_nobody_is(here: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    done = ffpipe("train", cwd=here, RAY_ADDRESS=f"127.0.0.1:{port}")
+    assert done.returncode == 2
+    assert "RAY_ADDRESS" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(here.iterdir()) == []
+
+
+def test_what_a_run_leaves(run: Path) -> None:
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.toml", "metrics.parquet", "summary.json"]
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["recipe"] == "digits"
+    assert summary["engine"] == "local"
+    assert summary["epochs"] == 12
+    assert summary["steps"] == 12 * 28
+    assert summary["recoveries"] == 0
+    assert 0 < summary["test_error_goodness"] < 0.5
+    assert 0 < summary["test_error_softmax"] < 0.5
+    assert len(summary["weights_sha256"]) == 64
+    assert len(summary["peak_rss_bytes"]) == summary["stages"] == 1
+    assert set(summary["versions"]) == {"python", "torch", "ray", "ffpipe"}
+    metrics = pq.read_table(run / "metrics.parquet").to_pylist()
+    assert [(row["step"], row["layer"]) for row in metrics] == [(28 * e, i) for e in range(1, 13) for i in (-1, 0, 1)]
+    assert metrics[-1]["loss"] < metrics[1]["loss"]
+
+
+def test_evaluate_says_what_training_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    assert main(["evaluate", str(run)]) == 0
+    line = capsys.readouterr().out
+    assert f"{summary['test_error_goodness']:.2%} by goodness" in line
+    assert f"{summary['test_error_softmax']:.2%} by softmax" in line
+
+
+def test_the_config_of_a_run_runs_again_to_the_bit(run: Path, here: Path) -> None:
+    assert main(["train", str(run / "config.toml"), "--run-dir", "again"]) == 0
+    first, second = (json.loads((f / "summary.json").read_text()) for f in (run, here / "again"))
+    assert first["weights_sha256"] == second["weights_sha256"]
+
+
+def test_predict_reads_png_jpeg_and_npy(run: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pixels = (np.arange(64).reshape(8, 8) * 4).astype(np.uint8)
+    Image.fromarray(pixels).save(here / "a.png")
+    Image.fromarray(pixels).save(here / "b.jpg", quality=100)
+    np.save(here / "c.npy", pixels)
+    assert main(["predict", str(run), "a.png", "b.jpg", "c.npy"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["a.png", "b.jpg", "c.npy"]
+    assert all(0 <= int(line.split(":")[1]) <= 9 for line in lines)
+
+
+def test_predict_refuses_another_size(run: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(np.zeros((9, 8), dtype=np.uint8)).save(here / "a.png")
+    refused(["predict", str(run), "a.png"], "a.png", capsys)
+    refused(["predict", str(run), "absent.png"], "absent.png", capsys)
+    (here / "bad.png").write_bytes(b"not an image")
+    refused(["predict", str(run), "bad.png"], "bad.png", capsys)
+
+
+def test_export_refuses_a_file_that_exists(run: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(run), "out.safetensors"]) == 0
+    refused(["export", str(run), "out.safetensors"], "exists", capsys)
+    refused(["export", str(run), "absent/out.safetensors"], "absent", capsys)
+    assert [path.name for path in here.iterdir()] == ["out.safetensors"]
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    out = capsys.readouterr().out
+    assert "digits" in out
+    assert "mnist" in out
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["predict"], ["export"], ["recipes"]])
+def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    assert "usage: ffpipe" in capsys.readouterr().out
+
+
+def test_the_main_job_from_a_shell_leaves_nothing_running(here: Path) -> None:
+    """Two Ray stages on real data, plain lines, and afterwards no process and no temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="ff-", dir="/tmp") as temporary:  # short enough for Ray's sockets
+        done = ffpipe("train", "--epochs", "3", "--run-dir", "run", cwd=here, TMPDIR=temporary)
+        assert list(Path(temporary).iterdir()) == []
+        left = [p.name for p in Path("/proc").iterdir() if p.name.isdigit() and temporary.encode() in command_line(p)]
+    assert left == []
+    assert done.returncode == 0, done.stderr
+    assert "engine ray, 2 stage(s)" in done.stdout
+    assert "test error:" in done.stdout
+    assert f"run folder: {here / 'run'}" in done.stdout
+    summary = json.loads((here / "run" / "summary.json").read_text())
+    assert summary["engine"] == "ray"
+    assert len(summary["peak_rss_bytes"]) == 2
+
+
+def command_line(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:  # it has ended meanwhile
+        return b""

@@ -1,0 +1,111 @@
+"""The trained network as a torch module, and its exported weights in layers that somebody else wrote."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+import ffpipe
+from ffpipe.data.splits import load_splits
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> ffpipe.Result:
+    fields = {
+        "training.epochs": 6,
+        "training.dims": [64, 60, 50, 40],
+        "execution.engine": "local",
+        "execution.run_dir": str(tmp_path_factory.mktemp("runs") / "run"),
+    }
+    return ffpipe.train(ffpipe.override(ffpipe.recipe("digits"), fields))
+
+
+@pytest.fixture(scope="module")
+def test_split() -> tuple[torch.Tensor, torch.Tensor]:
+    split = load_splits(ffpipe.recipe("digits").training.data).test
+    rows = np.arange(len(split))
+    return torch.from_numpy(split.images(rows)), torch.from_numpy(split.labels(rows))
+
+
+def test_both_read_outs_have_the_error_of_the_run(
+    run: ffpipe.Result, test_split: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    images, labels = test_split
+    for readout, error in (("softmax", run.test_error_softmax), ("goodness", run.test_error_goodness)):
+        network = ffpipe.load(run.run_dir, readout)
+        assert isinstance(network, torch.nn.Module)
+        scores = network(images)
+        assert scores.shape == (len(images), 10)
+        assert int((scores.argmax(1) != labels).sum()) / len(labels) == error
+    assert torch.equal(ffpipe.load(run.run_dir)(images), ffpipe.load(run.run_dir, "softmax")(images))
+
+
+def test_images_may_keep_their_shape_or_be_bytes(
+    run: ffpipe.Result, test_split: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    network, images = ffpipe.load(run.run_dir), test_split[0][:5]
+    assert torch.equal(network(images.view(5, 8, 8)), network(images))
+    pixels = (images * 255).round().to(torch.uint8)
+    torch.testing.assert_close(network(pixels), network(pixels / 255))
+    with pytest.raises(ValueError, match="give"):
+        network(images[:, :-1])
+
+
+def test_loading_needs_no_ray(run: ffpipe.Result) -> None:
+    code = f"import sys, ffpipe; ffpipe.load({str(run.run_dir)!r}); assert 'ray' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_exported_weights_make_the_same_scores_in_plain_linear_layers(
+    run: ffpipe.Result, test_split: tuple[torch.Tensor, torch.Tensor], tmp_path: Path
+) -> None:
+    path = ffpipe.export(run.run_dir, tmp_path / "weights.safetensors")
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+        assert file.metadata()["shape"] == "8 8"
+        assert file.metadata()["classes"] == "10"
+    rows = torch.cat([test_split[0], torch.full((len(test_split[0]), 10), 0.1)], 1)
+    logits = torch.zeros(len(rows), 10)
+    for layer in range(3):
+        rows = rows / rows.pow(2).mean(1, keepdim=True).sqrt()
+        rows = torch.relu(torch.nn.functional.linear(rows, tensors[f"layer{layer}.weight"], tensors[f"layer{layer}.bias"]))
+        if layer:
+            unit = rows / rows.pow(2).mean(1, keepdim=True).sqrt()
+            logits += torch.nn.functional.linear(unit, tensors[f"head{layer}.weight"])
+    torch.testing.assert_close(logits, ffpipe.load(run.run_dir)(test_split[0]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "absent", "manifest"])
+def test_a_damaged_snapshot_is_refused_by_the_name_of_the_file(run: ffpipe.Result, harm: str, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    for path in run.run_dir.rglob("*"):
+        if path.is_file():
+            target = copy / path.relative_to(run.run_dir)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    name = "manifest.json" if harm == "manifest" else "layer-001.safetensors"
+    path = next(copy.glob(f"checkpoints/*/{name}"))
+    data = bytearray(path.read_bytes())
+    if harm == "absent":
+        path.unlink()
+    elif harm == "flip":
+        data[-9] ^= 1
+        path.write_bytes(data)
+    else:
+        path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ffpipe.UserError, match=name):
+        ffpipe.load(copy)
+
+
+def test_wrong_questions(run: ffpipe.Result) -> None:
+    with pytest.raises(ffpipe.UserError, match="'softmax' or 'goodness'"):
+        ffpipe.load(run.run_dir, "energy")
+    with pytest.raises(ffpipe.UserError, match="test, validation, train"):
+        ffpipe.evaluate(run.run_dir, "tests")
+    assert ffpipe.evaluate(run.run_dir, "validation").examples == 97
