@@ -1,10 +1,10 @@
 """ffpipe trains Forward-Forward networks through a pipeline with no backward pass.
 
-    import ffpipe
+import ffpipe
 
-    result = ffpipe.train(ffpipe.recipe("digits"))
-    network = ffpipe.load(result.run_dir)          # a torch.nn.Module
-    scores = network(images)                       # (n, classes)
+result = ffpipe.train(ffpipe.recipe("digits"))
+network = ffpipe.load(result.run_dir)          # a torch.nn.Module
+scores = network(images)                       # (n, classes)
 """
 
 from ffpipe.config import Config, Data, Execution, Optimizer, Training, override

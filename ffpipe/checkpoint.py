@@ -73,7 +73,7 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     for name, tensor in weights.items():
         array = tensor.detach().cpu().contiguous().numpy()
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(memoryview(array).cast("B"))
+        digest.update(array.data)
     return digest.hexdigest()
 
 
@@ -128,13 +128,17 @@ def read_tensors(folder: Path, manifest: Manifest, name: str, shapes: Mapping[st
     path = folder / name
     entry = manifest.files.get(name)
     if entry is None:
-        raise UserError(f"checkpoint {folder} has no {name}: its manifest lists {', '.join(manifest.files) or 'no file'}")
+        raise UserError(
+            f"checkpoint {folder} has no {name}: its manifest lists {', '.join(manifest.files) or 'no file'}"
+        )
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"checkpoint file {path} cannot be read: {error.strerror}") from None
     if len(data) != entry.size or hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise UserError(f"checkpoint file {path} was altered: it has {len(data)} bytes of {entry.size} and another SHA-256")
+        raise UserError(
+            f"checkpoint file {path} was altered: it has {len(data)} bytes of {entry.size} and another SHA-256"
+        )
     try:
         state = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
@@ -143,7 +147,9 @@ def read_tensors(folder: Path, manifest: Manifest, name: str, shapes: Mapping[st
         if tensor not in state:
             raise UserError(f"checkpoint file {path} lacks the tensor {tensor!r}")
         if tuple(state[tensor].shape) != tuple(shape):
-            raise UserError(f"checkpoint file {path}: {tensor!r} is {tuple(state[tensor].shape)}, expected {tuple(shape)}")
+            raise UserError(
+                f"checkpoint file {path}: {tensor!r} is {tuple(state[tensor].shape)}, expected {tuple(shape)}"
+            )
     return state
 
 

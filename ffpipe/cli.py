@@ -81,7 +81,7 @@ def _dispatch(arguments: list[str]) -> int:
 def _refuse(parser: argparse.ArgumentParser, command: str, given: str) -> NoReturn:
     if not given.startswith("-"):
         raise UserError(f"unexpected argument {given!r}; see ffpipe {command} --help")
-    known = [o for o in _known_options(command)]
+    known = list(_known_options(command))
     raise UserError(f"unknown option {given.split('=')[0]!r}; {nearest(given.split('=')[0], known)}")
 
 

@@ -31,7 +31,9 @@ class Data:
 
     source: Annotated[
         Literal["digits", "mnist", "idx", "npz", "parquet"],
-        Meta(description="digits and mnist are known sets; idx, npz and parquet read the files named in train and test"),
+        Meta(
+            description="digits and mnist are known sets; idx, npz and parquet read the files named in train and test"
+        ),
     ] = "digits"
     train: Annotated[
         tuple[str, ...],
@@ -140,9 +142,9 @@ class Execution:
     device: Annotated[Literal["cpu", "cuda"], Meta(description="of every stage")] = "cpu"
     cpus: Annotated[float, Meta(ge=0, description="CPUs of each stage; 0: one, or a share where there are fewer")] = 0.0
     gpus: Annotated[float, Meta(ge=0, description="GPUs of each stage; 0: one where device is cuda")] = 0.0
-    resources: Annotated[
-        dict[str, float], Meta(description="custom Ray resources of each stage, as NAME=AMOUNT")
-    ] = field(default_factory=dict)
+    resources: Annotated[dict[str, float], Meta(description="custom Ray resources of each stage, as NAME=AMOUNT")] = (
+        field(default_factory=dict)
+    )
     start_timeout: Annotated[float, Meta(gt=0, description="seconds to wait for the stages to be placed")] = 30.0
     evaluate_every: Annotated[
         int, Meta(ge=0, description="epochs between evaluations on the validation split; 0: none")
@@ -307,9 +309,7 @@ def _check_optimizer(name: str, optimizer: Optimizer) -> None:
         if isinstance(c, type) and issubclass(c, torch.optim.Optimizer) and c not in _UNSUPPORTED_OPTIMIZERS
     )
     if optimizer.kind not in classes:
-        raise UserError(
-            f"{name}.kind is {optimizer.kind!r}; {nearest(optimizer.kind, ['averaging', *classes])}"
-        )
+        raise UserError(f"{name}.kind is {optimizer.kind!r}; {nearest(optimizer.kind, ['averaging', *classes])}")
     cls = getattr(torch.optim, optimizer.kind)
     try:
         cls(

@@ -109,8 +109,7 @@ def predict(run: str | Path, images: Sequence[str | Path], readout: str | None =
     pixels = [read_image(path, network.shape) for path in images]
     scores = network(torch.from_numpy(np.stack(pixels)))
     return [
-        Prediction(str(path), int(row.argmax()), tuple(row.tolist()))
-        for path, row in zip(images, scores, strict=True)
+        Prediction(str(path), int(row.argmax()), tuple(row.tolist())) for path, row in zip(images, scores, strict=True)
     ]
 
 

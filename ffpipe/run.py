@@ -14,6 +14,7 @@ from ffpipe.config import Config, check
 from ffpipe.errors import RunFailed, UserError
 from ffpipe.pipeline.job import Engine, Job, Layout, make_job, make_layout
 from ffpipe.pipeline.local import LocalEngine
+from ffpipe.pipeline.ray_settings import prepare_ray
 from ffpipe.runs import RunFolder, check_new, new_run
 from ffpipe.telemetry.metrics import write_metrics
 from ffpipe.telemetry.report import Evaluation, LayerRow, StageReport, WrittenFile
@@ -57,6 +58,7 @@ def make_engine(name: str) -> Engine:
     """The engine called "local" or "ray". Ray is imported only where it is used."""
     if name == "local":
         return LocalEngine()
+    prepare_ray()
     from ffpipe.pipeline.ray_engine import RayEngine
 
     return RayEngine()

@@ -1,6 +1,6 @@
 """A run folder: what `ffpipe train` writes and everything after training reads.
 
-    config.toml  metrics.parquet  summary.json  checkpoints/
+config.toml  metrics.parquet  summary.json  checkpoints/
 """
 
 from __future__ import annotations

@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from ffpipe.pipeline.ray_settings import prepare_ray
+
+os.environ.pop("RAY_ADDRESS", None)
+prepare_ray()  # before any test imports Ray
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -16,7 +21,6 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Prepared data goes to a folder of this session, shared with the processes that it starts."""
     patch = pytest.MonkeyPatch()
     patch.setenv("FFPIPE_CACHE", str(tmp_path_factory.mktemp("cache")))
-    patch.delenv("RAY_ADDRESS", raising=False)
     yield
     patch.undo()
 

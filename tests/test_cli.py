@@ -95,9 +95,7 @@ def refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str])
         (["export", ".", "out.safetensors"], "is no run"),
     ],
 )
-def test_one_line_and_status_2(
-    arguments: list[str], says: str, here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_line_and_status_2(arguments: list[str], says: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused(arguments, says, capsys)
     assert list(here.iterdir()) == []
 
@@ -156,12 +154,19 @@ def test_a_truncated_copy_of_mnist_is_named(here: Path, capsys: pytest.CaptureFi
     folder = here / "mnist"
     folder.mkdir()
     data = struct.pack(">IIII", 2051, 60_000, 28, 28) + bytes(1000)
-    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
+    for name in (
+        "train-images-idx3-ubyte",
+        "train-labels-idx1-ubyte",
+        "t10k-images-idx3-ubyte",
+        "t10k-labels-idx1-ubyte",
+    ):
         (folder / f"{name}.gz").write_bytes(gzip.compress(data))
     refused(["train", "mnist", "--data-dir", str(here)], "train-images-idx3-ubyte.gz", capsys)
 
 
-def test_a_download_that_no_mirror_answers(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_that_no_mirror_answers(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -201,7 +206,12 @@ def test_a_ray_address_where_nobody_is(here: Path) -> None:
 
 
 def test_what_a_run_leaves(run: Path) -> None:
-    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.toml", "metrics.parquet", "summary.json"]
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoints",
+        "config.toml",
+        "metrics.parquet",
+        "summary.json",
+    ]
     summary = json.loads((run / "summary.json").read_text())
     assert summary["recipe"] == "digits"
     assert summary["engine"] == "local"

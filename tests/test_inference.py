@@ -74,7 +74,9 @@ def test_exported_weights_make_the_same_scores_in_plain_linear_layers(
     logits = torch.zeros(len(rows), 10)
     for layer in range(3):
         rows = rows / rows.pow(2).mean(1, keepdim=True).sqrt()
-        rows = torch.relu(torch.nn.functional.linear(rows, tensors[f"layer{layer}.weight"], tensors[f"layer{layer}.bias"]))
+        rows = torch.relu(
+            torch.nn.functional.linear(rows, tensors[f"layer{layer}.weight"], tensors[f"layer{layer}.bias"])
+        )
         if layer:
             unit = rows / rows.pow(2).mean(1, keepdim=True).sqrt()
             logits += torch.nn.functional.linear(unit, tensors[f"head{layer}.weight"])

@@ -49,7 +49,9 @@ def test_digits_with_hard_negatives(engine: str, execution: dict[str, Any], digi
     assert digest(digits_run(), tmp_path / "run", engine=engine, **execution) == digits_digest
 
 
-@pytest.mark.parametrize("training", [{"negative_lag": 0}, {"negatives": "random"}, {"negatives": "fixed", "head": False}])
+@pytest.mark.parametrize(
+    "training", [{"negative_lag": 0}, {"negatives": "random"}, {"negatives": "fixed", "head": False}]
+)
 @pytest.mark.usefixtures("cluster")
 def test_lock_step_and_other_negatives(training: dict[str, Any], tmp_path: Path) -> None:
     config = digits_run()

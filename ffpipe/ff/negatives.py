@@ -34,7 +34,8 @@ class RandomNegatives:
 
     def __call__(self, step: int, rows: Labels, labels: Labels, predictions: Probabilities | None) -> Labels:
         offset = generator(self.seed, "negatives", step).integers(1, self.classes, size=len(labels))
-        return (labels + offset) % self.classes
+        wrong: Labels = (labels + offset) % self.classes
+        return wrong
 
 
 class FixedNegatives:
@@ -45,7 +46,8 @@ class FixedNegatives:
         self.offset = generator(seed, "fixed negatives").integers(1, classes, size=examples)
 
     def __call__(self, step: int, rows: Labels, labels: Labels, predictions: Probabilities | None) -> Labels:
-        return (labels + self.offset[rows]) % self.classes
+        wrong: Labels = (labels + self.offset[rows]) % self.classes
+        return wrong
 
 
 class HardNegatives:
@@ -66,7 +68,7 @@ class HardNegatives:
         ladder = np.cumsum(chances, axis=1)
         draw = generator(self.seed, "negatives", step).random(len(labels)) * ladder[:, -1]
         chosen = (draw[:, None] < ladder).argmax(axis=1)
-        return chosen.astype(np.int64)
+        return np.asarray(chosen, dtype=np.int64)
 
 
 def make_negatives(rule: str, seed: int, classes: int, examples: int) -> Negatives:

@@ -62,9 +62,9 @@ class Network(nn.Module):
             raise ValueError("this network has no softmax head; read it by goodness")
         rows = normalize_rows_(self._labels.neutral(self._rows(images)), self.training_config.normalization)
         logits = rows.new_zeros(len(rows), self.classes)
-        for index, rows, _ in self._layers(rows):
+        for index, activities, _ in self._layers(rows):
             if index in self._head_layers:
-                logits.addmm_(rows, self.get_buffer(f"head{index}_weight"))
+                logits.addmm_(activities, self.get_buffer(f"head{index}_weight"))
         return logits
 
     @torch.no_grad()

@@ -20,6 +20,7 @@ from ffpipe.ff.layer import DTYPES
 from ffpipe.ff.negatives import make_negatives
 from ffpipe.ff.rows import normalize_rows_
 
+
 class Source:
     """Makes the rows of any step or evaluation batch; a function of the config, the data and the predictions."""
 

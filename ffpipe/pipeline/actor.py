@@ -38,6 +38,8 @@ from ffpipe.pipeline.streams import Streams
 from ffpipe.telemetry.clock import StageClock
 from ffpipe.telemetry.report import StageReport
 
+# Messages, and questions of the driver, are taken while `run` works.
+CONCURRENCY = {"inbox": 1, "control": 1}
 REPORT_SECONDS = 0.5
 # Two messages may wait to be published while the next is computed; more would only hold memory.
 PUBLISH_AHEAD = 2
@@ -56,7 +58,6 @@ class ActorSetup:
     senders: tuple[int, ...]
 
 
-@ray.remote(concurrency_groups={"inbox": 1, "control": 1})
 class StageActor:
     """One stage of the pipeline. Made, connected, run once, killed."""
 
@@ -101,7 +102,7 @@ class StageActor:
     @ray.method(concurrency_group="control")
     def report(self) -> list[StageReport]:
         """Reports since the last call."""
-        return [self.reports.popleft() for _ in range(len(self.reports))]
+        return self._drain()
 
     def run(self) -> list[StageReport]:
         """Work all items of the plan. Returns the reports that nobody has fetched."""
@@ -123,7 +124,7 @@ class StageActor:
         finally:
             publisher.stop()
         self._report()
-        return self.report()
+        return self._drain()
 
     def _items(self) -> Iterator[tuple[Item, Streams | None]]:
         for item in self.setup.plan.items():
@@ -152,6 +153,9 @@ class StageActor:
             self.returns.done(predictions)
         else:
             self.first.returned.remote(predictions)
+
+    def _drain(self) -> list[StageReport]:
+        return [self.reports.popleft() for _ in range(len(self.reports))]
 
     def _report(self) -> None:
         self.reports.append(self.clock.stamp(self.stage.report()))

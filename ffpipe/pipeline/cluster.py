@@ -1,33 +1,20 @@
 """The Ray cluster: joined at RAY_ADDRESS where that is set, else one of our own on loopback, taken down after.
 
 Our own cluster listens on 127.0.0.1 alone, asks for a token on every call, has no dashboard, reports no
-usage, and keeps its files in a temporary folder that is removed with it.
+usage (ray_settings.py), and keeps its files in a temporary folder that is removed with it.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import secrets
 import shutil
 import socket
-import sys
 import tempfile
-
-# Ray reads all of these when it is imported, so a program that has imported it has made its own choice.
-if "ray" not in sys.modules and not os.environ.get("RAY_ADDRESS"):
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # With this off, Ray takes the loopback address for its own.
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    if "RAY_AUTH_MODE" not in os.environ:
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    # Keep the variable that names the GPUs as it is for actors that ask for none; the other way is deprecated.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 
 from ffpipe.errors import RunFailed, UserError
-
 
 CONNECT_SECONDS = 10.0
 # Ray adds "/ffpipe-ray-XXXXXXXX/session_YYYY-MM-DD_HH-MM-SS_XXXXXX_PPPPPPP/sockets/plasma_store".
@@ -73,7 +60,7 @@ class Cluster:
     def _join(address: str) -> None:
         try:
             _knock(address)
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"RAY_ADDRESS is {address!r}, but no Ray cluster can be joined there ({_first_line(error)}): "
@@ -87,7 +74,7 @@ class Cluster:
                 address="local",
                 include_dashboard=False,
                 log_to_driver=False,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
                 _node_ip_address="127.0.0.1",
                 _temp_dir=self._folder,
             )

@@ -51,4 +51,3 @@ class LocalEngine:
     def _report(stages: list[Stage], clocks: list[StageClock], on_report: OnReport) -> None:
         for stage, clock in zip(stages, clocks, strict=True):
             on_report(clock.stamp(stage.report()))
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 
 def partition(costs: Sequence[float], stages: int) -> list[range]:
@@ -35,9 +35,9 @@ def partition(costs: Sequence[float], stages: int) -> list[range]:
     for groups in range(stages, 0, -1):
         ends.append(cut[groups][ends[-1]])
     ends.reverse()
-    return [range(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+    return [range(a, b) for a, b in pairwise(ends)]
 
 
 def layer_costs(dims: Sequence[int]) -> list[float]:
     """Multiply-adds of a layer's step for each example: what the cut balances when nothing was measured."""
-    return [float(a * b) for a, b in zip(dims, dims[1:], strict=False)]
+    return [float(a * b) for a, b in pairwise(dims)]

@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from ffpipe.errors import RunFailed, UserError
+from ffpipe.pipeline.actor import CONCURRENCY, ActorSetup, StageActor, senders
 from ffpipe.pipeline.cluster import Cluster
 from ffpipe.pipeline.job import Job, Layout, OnReport
-
-import ray  # after the cluster module, which sets what Ray reads on import
-from ffpipe.pipeline.actor import ActorSetup, StageActor, senders
 
 POLL_SECONDS = 0.5
 
@@ -44,6 +44,9 @@ class RayEngine:
         demand = _demand(job, len(layout.stages), self.cluster.resources())
         cpus, gpus = demand.pop("CPU", 0.0), demand.pop("GPU", 0.0)
         options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "resources": demand}
+        # No restarts: a fresh actor would go on from the weights of step 0 and nobody would notice.
+        options |= {"max_restarts": 0, "max_task_retries": 0}
+        remote: Any = ray.remote(concurrency_groups=CONCURRENCY)(StageActor)  # type: ignore[call-overload]  # no hint
         actors = []
         try:
             for spec in layout.stages:
@@ -56,8 +59,7 @@ class RayEngine:
                     threads=max(1, int(cpus)),
                     senders=senders(layout.stages, spec.index),
                 )
-                # No restarts: a fresh actor would go on from the weights of step 0 and nobody would notice.
-                actors.append(StageActor.options(max_restarts=0, max_task_retries=0, **options).remote(setup))
+                actors.append(remote.options(**options).remote(setup))
             self._place(actors, job, len(actors), {"CPU": cpus, "GPU": gpus, **demand})
             self._listen(actors, layout, on_report)
         finally:

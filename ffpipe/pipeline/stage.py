@@ -89,7 +89,9 @@ class Stage:
                 assert streams is not None
                 return self._evaluate(item, streams)
             case Snapshot():
-                self._report.files += self._write_snapshot(item.step, self.layers, self.head, self._owed_state(item.step))
+                self._report.files += self._write_snapshot(
+                    item.step, self.layers, self.head, self._owed_state(item.step)
+                )
                 return None
 
     def predictions(self, item: Item) -> dict[int, NDArray[np.float32]]:

@@ -100,7 +100,8 @@ class LiveView:
         self._live.start()
 
     def report(self, report: StageReport) -> None:
-        assert self._progress is not None and self._live is not None
+        assert self._progress is not None
+        assert self._live is not None
         self._progress.take(report)
         for line in _evaluation_lines(self._progress.job, report):
             self._live.console.print(line)

@@ -30,7 +30,9 @@ def rows(seed: int = 0, n: int = 3 * BATCH) -> torch.Tensor:
     return torch.randn(n, FAN_IN, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def autograd_loss(layer: Layer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, training: Training) -> torch.Tensor:
+def autograd_loss(
+    layer: Layer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, training: Training
+) -> torch.Tensor:
     """The objective of one minibatch, written with the operations that autograd knows."""
     total = x[: 2 * BATCH] @ weight + bias
     activity = torch.relu(total)
@@ -165,9 +167,7 @@ def test_fifty_steps_agree_with_the_slow_program(lag: int) -> None:
         data=replace(recipe.data, train_limit=batch * 40),
     )
     splits = load_splits(training.data)
-    specs = [
-        StageSpec(i, 3, range(i, i + 1), training, 64, splits.classes, 40, 40, "cpu") for i in range(3)
-    ]
+    specs = [StageSpec(i, 3, range(i, i + 1), training, 64, splits.classes, 40, 40, "cpu") for i in range(3)]
     stages = [Stage(spec, lambda *_: []) for spec in specs]
     feed = Feed(training, splits, CPU)
     plan = Plan(steps, 3 if lag else 1, lag == 0, {}, {}, 1, 0)
@@ -189,7 +189,12 @@ def test_fifty_steps_agree_with_the_slow_program(lag: int) -> None:
         return (right + offset) % splits.classes
 
     slow.train_slowly(
-        network, batches, lambda step: generator(training.seed, "negatives", step).random(batch), random_wrong, steps, lag
+        network,
+        batches,
+        lambda step: generator(training.seed, "negatives", step).random(batch),
+        random_wrong,
+        steps,
+        lag,
     )
     for i, stage in enumerate(stages):
         np.testing.assert_allclose(stage.layers[0].weight.numpy(), network.weights[i], rtol=1e-8, atol=1e-10)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -54,13 +56,65 @@ def stage_processes() -> list[int]:
 @pytest.mark.usefixtures("cluster")
 def test_a_stage_that_dies_ends_the_run_with_its_name(stage: int, tmp_path: Path) -> None:
     view = KillOnFirstReport(stage)
-    with pytest.raises(RunFailed, match="stage . "):
+    with pytest.raises(RunFailed, match=r"stage \d"):
         train(config(tmp_path / "run"), view)
     assert view.sent.is_set()
     deadline = time.monotonic() + 20
     while stage_processes() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert stage_processes() == []
+
+
+@pytest.mark.usefixtures("cluster")
+def test_our_own_cluster_listens_on_loopback_alone() -> None:
+    """Every socket on which Ray's processes of this session listen."""
+    sockets = ray_sockets()
+    listening = {}
+    for line in [
+        *Path("/proc/net/tcp").read_text().splitlines()[1:],
+        *Path("/proc/net/tcp6").read_text().splitlines()[1:],
+    ]:
+        fields = line.split()
+        if fields[3] == "0A" and fields[9] in sockets:
+            listening[fields[9]] = fields[1].split(":")[0]
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+    assert len(listening) >= 4
+    assert set(listening.values()) <= loopback
+
+
+def ray_sockets() -> set[str]:
+    """Inodes of the sockets of Ray's servers and workers on this host."""
+    found = set()
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        try:
+            command = (process / "cmdline").read_bytes()
+            if b"ffpipe-ray-" not in command and not command.startswith(b"ray::"):
+                continue
+            for handle in (process / "fd").iterdir():
+                target = os.readlink(handle)
+                if target.startswith("socket:["):
+                    found.add(target[8:-1])
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
+
+
+def test_a_client_without_the_token_is_refused(cluster: None) -> None:
+    address = ray.get_runtime_context().gcs_address
+    code = f"import ray; ray.init(address={address!r}, log_to_driver=False)"
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**bare, "HOME": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "token" in done.stderr.lower()
 
 
 @pytest.mark.usefixtures("cluster")

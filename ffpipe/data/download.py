@@ -1,0 +1,216 @@
+"""One gzipped file from the first of several mirrors that hands out the right bytes, in bounded time.
+
+A download that was cut off is continued, also from another mirror: the MD5 of the whole decides. This module must
+not know which files there are or what they hold.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from ffpipe.data.gzipped import md5
+from ffpipe.data.source import reason
+from ffpipe.errors import UserError
+
+# What gzip may add to bytes that it cannot compress; more than the file's size and this is another file.
+_GZIP_OVERHEAD = 1 << 16
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A gzipped file that mirrors hold under `name`. md5 (hexadecimal) and size (bytes): of what is in it."""
+
+    name: str
+    md5: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a mirror may take.
+
+    timeout: seconds between two bytes; twice that until the answer starts. floor: bytes a second on average, once
+    `grace` seconds have passed. report: seconds between two lines of progress.
+    """
+
+    timeout: float = 20.0
+    grace: float = 20.0
+    floor: float = 20_000.0
+    report: float = 2.0
+
+
+class _MirrorFailed(Exception):
+    """This mirror will not do; the text is a reason for a list of them."""
+
+
+def fetch(
+    remote: Remote, folder: Path, mirrors: Sequence[str], patience: Patience, progress: Callable[[str], None]
+) -> Path:
+    """The file in `folder`, downloaded unless it is there and right. Its MD5 has been checked.
+
+    mirrors: base URLs, tried in turn. progress: takes lines of text. Of several processes one downloads and the
+    others wait. Raises UserError with every mirror's reason if none will do, and if `folder` cannot be written.
+    """
+    target, part = folder / remote.name, folder / f"{remote.name}.part"
+    failures = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone_in(folder):
+            if target.exists() and not _flaw(target, remote):
+                return target
+            for mirror in mirrors:
+                url = f"{mirror.rstrip('/')}/{remote.name}"
+                try:
+                    _download(url, part, remote, patience, progress)
+                except _MirrorFailed as failure:
+                    failures.append(f"{url}: {failure}")
+                else:
+                    part.replace(target)
+                    return target
+    except OSError as error:  # those of the network have become _MirrorFailed
+        raise UserError(f"cannot write {target}: {reason(error)}; FFPIPE_CACHE names another folder") from None
+    raise UserError(
+        f"cannot download {remote.name} from any mirror ({'; '.join(failures)}): "
+        "give a folder with a local copy as --data-dir or FFPIPE_DATA"
+    )
+
+
+def _download(url: str, part: Path, remote: Remote, patience: Patience, progress: Callable[[str], None]) -> None:
+    """Make `part` the right file. Raises _MirrorFailed, leaving of `part` what may be continued."""
+    while True:
+        start = part.stat().st_size if part.exists() else 0
+        progress(f"{'continuing' if start else 'downloading'} {url}")
+        _receive(url, start, part, remote, patience, progress)
+        flaw = _flaw(part, remote)
+        if not flaw:
+            return
+        part.unlink()
+        if not start:
+            raise _MirrorFailed(f"wrong bytes: {flaw}")
+        # What there was may be of another version of the file, or of another mirror's: once more from the start.
+
+
+def _receive(
+    url: str, start: int, part: Path, remote: Remote, patience: Patience, progress: Callable[[str], None]
+) -> None:
+    response, start = _request(url, start, patience)
+    with closing(response), part.open("ab") as file:
+        file.truncate(start)
+        total = "?" if response.length is None else f"{(start + response.length) / 1e6:.1f}"
+        done, told = start, time.monotonic()
+        for piece in _pieces(response, patience):
+            file.write(piece)
+            done += len(piece)
+            if done > remote.size + _GZIP_OVERHEAD:
+                return  # of another file, as its MD5 will tell
+            if time.monotonic() - told >= patience.report:
+                told = time.monotonic()
+                progress(f"{remote.name}: {done / 1e6:.1f} of {total} MB")
+
+
+def _flaw(path: Path, remote: Remote) -> str:
+    """What is wrong with a file that should be `remote`; empty if nothing is."""
+    try:
+        found = md5(path, remote.size)
+    except UserError as error:
+        return str(error)
+    return "" if found == remote.md5 else f"the MD5 of the content is {found}, expected {remote.md5}"
+
+
+def _request(url: str, start: int, patience: Patience) -> tuple[HTTPResponse, int]:
+    """The answer and the byte that it starts at: `start`, or 0 where the server cannot continue there."""
+    with _network():
+        try:
+            response = _ask(url, start, patience)
+        except HTTPError as error:
+            error.close()
+            if not start or error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise
+            return _ask(url, 0, patience), 0
+        if response.status != HTTPStatus.PARTIAL_CONTENT:
+            return response, 0
+        if response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            return response, start
+        response.close()
+        return _ask(url, 0, patience), 0
+
+
+def _ask(url: str, start: int, patience: Patience) -> HTTPResponse:
+    """The answer to a request for the bytes from `start` on.
+
+    Asked in a thread, because the timeout of urlopen counts from byte to byte and does not cover name look-up.
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ValueError("not an http or https address")
+    answers: queue.SimpleQueue[HTTPResponse | Exception] = queue.SimpleQueue()
+    headers = {"User-Agent": "ffpipe"} | ({"Range": f"bytes={start}-"} if start else {})
+
+    def ask() -> None:
+        try:
+            answers.put(urlopen(Request(url, headers=headers), timeout=patience.timeout))
+        except Exception as error:  # raised below, in the thread that waits
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=2 * patience.timeout)
+    except queue.Empty:
+        raise TimeoutError(f"no answer in {2 * patience.timeout:g} seconds") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _pieces(response: HTTPResponse, patience: Patience) -> Iterator[bytes]:
+    """The body. Raises _MirrorFailed: cut short, silent, or slower than patience allows."""
+    expected, got, begun = response.length, 0, time.monotonic()
+    while expected is None or got < expected:
+        with _network():
+            piece = response.read1(1 << 16)
+        if not piece:
+            break
+        got += len(piece)
+        yield piece
+        seconds = time.monotonic() - begun
+        if seconds > patience.grace and got < patience.floor * seconds:
+            raise _MirrorFailed(f"too slow: {got} bytes in {seconds:.0f} seconds")
+    if expected is not None and got < expected:
+        raise _MirrorFailed(f"cut short after {got} of {expected} bytes")
+
+
+@contextmanager
+def _network() -> Iterator[None]:
+    """What goes wrong between here and a mirror is a reason to try the next one."""
+    try:
+        yield
+    except HTTPError as error:
+        raise _MirrorFailed(f"HTTP {error.code} {error.reason}") from None
+    except (OSError, HTTPException, ValueError) as error:
+        cause = error.reason if isinstance(error, URLError) else error
+        raise _MirrorFailed(reason(cause) if isinstance(cause, BaseException) else cause) from None
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is within this block for the same folder."""
+    import fcntl  # here, because Windows has none and can still do all but download
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems cannot lock; then MD5s have to do
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,115 @@
+"""The IDX format of MNIST: a big-endian header, then numbers; raw or gzipped, read in blocks.
+
+It must not know which files are which set or where they are kept: it is given one file of images and one of labels.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from gzip import GzipFile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ffpipe.data import source
+from ffpipe.data.gzipped import opened
+from ffpipe.data.source import Contents, Part
+from ffpipe.errors import UserError
+
+_DTYPES: dict[int, np.dtype[Any]] = {
+    0x08: np.dtype(np.uint8),
+    0x09: np.dtype(np.int8),
+    0x0B: np.dtype(">i2"),
+    0x0C: np.dtype(">i4"),
+    0x0D: np.dtype(">f4"),
+    0x0E: np.dtype(">f8"),
+}
+_MOST_DIMENSIONS = 8
+
+# Deflate codes at most 258 bytes in 2 bits: a gzip file that should hold more than this many times its size is damaged.
+_DEFLATE_RATIO = 1032
+
+
+@dataclass(frozen=True)
+class Header:
+    """dtype: of the numbers in the file, big endian. dims: of the whole array, examples first."""
+
+    dtype: np.dtype[Any]
+    dims: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.dims[1:]) * self.dtype.itemsize
+
+    @property
+    def file_bytes(self) -> int:
+        return 4 + 4 * len(self.dims) + self.dims[0] * self.row_bytes
+
+
+def part(images: Path, labels: Path, field: str) -> Part:
+    """The part in one file of images and one of labels. field: names the setting in messages."""
+    identity = (source.file_identity(images, field), source.file_identity(labels, field))
+    return Part("idx", ("idx", identity), lambda: contents(images.expanduser(), labels.expanduser()))
+
+
+def contents(images: Path, labels: Path) -> Contents:
+    """Read both headers and the labels. Raises UserError: unreadable, damaged, or not images and their labels."""
+    header, label_header = read_header(images), read_header(labels)
+    if len(header.dims) < 2:
+        raise UserError(f"{images}: expected images, 2 dimensions or more; it has {header.dims} (labels come second)")
+    shape = source.check_shape(header.dims[1:], str(images))
+    if len(label_header.dims) != 1:
+        raise UserError(f"{labels}: expected labels, 1 dimension; it has {label_header.dims} (images come first)")
+    if header.dims[0] != label_header.dims[0]:
+        raise UserError(f"{images} has {header.dims[0]} images, but {labels} has {label_header.dims[0]} labels")
+    pieces = list(_blocks(labels, label_header))
+    numbers = np.concatenate(pieces)[:, 0] if pieces else np.empty(0, np.int64)
+    dtype, divisor = source.stored_as(header.dtype)
+    return Contents(
+        where=f"{images} and {labels}",
+        shape=shape,
+        dtype=dtype,
+        divisor=divisor,
+        labels=source.integer_labels(numbers, str(labels)),
+        blocks=lambda: (source.cast(block) for block in _blocks(images, header)),
+    )
+
+
+def read_header(path: Path) -> Header:
+    """The header, checked against the file's length. Raises UserError."""
+    with opened(path) as stream:
+        header = _header(stream, path)
+        size = path.stat().st_size
+        if isinstance(stream, GzipFile):
+            if header.file_bytes > size * _DEFLATE_RATIO:
+                raise UserError(f"{path}: its header tells of {header.dims}, more than a file of {size} bytes can hold")
+        elif header.file_bytes != size:
+            raise UserError(f"{path}: its header tells of {header.file_bytes} bytes, but it has {size}")
+    return header
+
+
+def _header(stream: BinaryIO, path: Path) -> Header:
+    magic = stream.read(4)
+    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _DTYPES or not 1 <= magic[3] <= _MOST_DIMENSIONS:
+        raise UserError(
+            f"{path}: not an IDX file: it starts with {magic.hex(' ') or 'nothing'}, expected like 00 00 08 03"
+        )
+    dims = stream.read(4 * magic[3])
+    if len(dims) < 4 * magic[3]:
+        raise UserError(f"{path}: it ends within its header")
+    return Header(_DTYPES[magic[2]], struct.unpack(f">{magic[3]}I", dims))
+
+
+def _blocks(path: Path, header: Header) -> Iterator[NDArray[Any]]:
+    """Arrays (n, numbers in a row) in the file's dtype."""
+    with opened(path) as stream:
+        if _header(stream, path) != header:
+            raise UserError(f"{path}: it changed while it was read")
+        width = math.prod(header.dims[1:])
+        for piece in source.read_rows(stream, header.dims[0], header.row_bytes):
+            yield np.frombuffer(piece, header.dtype).reshape(-1, width)

@@ -1,0 +1,47 @@
+"""Which training examples make the minibatch of a step: a function of the seed and the step, and of nothing else.
+
+It must not know the examples, only how many there are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ffpipe import rng
+from ffpipe.errors import UserError
+
+# With hard negatives the source looks ahead of the step by training.negative_lag, so two epochs are in use at once.
+_EPOCHS_KEPT = 2
+
+
+class Sampler:
+    """Every epoch is a fresh shuffle cut into minibatches; what is left over at its end is left out.
+
+    steps_per_epoch: floor(examples / batch_size).
+    """
+
+    def __init__(self, examples: int, batch_size: int, seed: int) -> None:
+        """Raises UserError where there are not enough examples for one minibatch."""
+        if batch_size > examples:
+            raise UserError(
+                f"training.batch_size is {batch_size}, but there are {examples} training examples: give 1 to {examples}"
+            )
+        self.steps_per_epoch = examples // batch_size
+        self._examples = examples
+        self._batch_size = batch_size
+        self._seed = seed
+        self._orders: dict[int, NDArray[np.int64]] = {}
+
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """The training examples of minibatch `step` (from 0), int64 (batch_size,), without repeats."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        start = position * self._batch_size
+        return self._order(epoch)[start : start + self._batch_size].copy()
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        if epoch not in self._orders:
+            if len(self._orders) == _EPOCHS_KEPT:
+                del self._orders[next(iter(self._orders))]  # the one made first
+            self._orders[epoch] = rng.generator(self._seed, "order", epoch).permutation(self._examples)
+        return self._orders[epoch]

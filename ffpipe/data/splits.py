@@ -1,0 +1,136 @@
+"""From a request (`training.data`) to the three splits: which source, which rows, and whether the parts fit together.
+
+It must not know a file format; whatever is wrong with a request is said here or by the source, in one line.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ffpipe import rng
+from ffpipe.config import Data
+from ffpipe.data import cache, digits, idx, mnist, npz, parquet
+from ffpipe.data.arrow import Stored
+from ffpipe.data.examples import Examples
+from ffpipe.data.source import Part
+from ffpipe.errors import UserError
+
+_KNOWN_CLASSES = {"digits": digits.CLASSES, "mnist": mnist.CLASSES}
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Three splits of the same shape and classes; `validation` may be empty."""
+
+    train: Examples
+    validation: Examples
+    test: Examples
+
+    @property
+    def features(self) -> int:
+        return self.train.features
+
+    @property
+    def classes(self) -> int:
+        return self.train.classes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.train.shape
+
+
+def _to_terminal(line: str) -> None:
+    """Say it to a person who waits; a log keeps stderr for what went wrong."""
+    if sys.stderr.isatty():
+        print(line, file=sys.stderr, flush=True)
+
+
+def load_splits(data: Data, data_dir: str = "", *, progress: Callable[[str], None] = _to_terminal) -> Splits:
+    """Find, convert where needed, and split.
+
+    data_dir: folder with local copies of known sets; empty: $FFPIPE_DATA. progress: takes a line of text now and
+    then while something is downloaded. The same request on the same files gives the same splits in every process.
+    Raises UserError: one line saying what is wrong, where, and what was expected.
+    """
+    train_part, test_part = _parts(data, data_dir, progress)
+    if test_part is None and not data.test_count:
+        raise UserError(
+            f"training.data.source {data.source!r} has no test part here: set training.data.test_count to the number "
+            "of examples to set aside"
+            + ("" if data.source in _KNOWN_CLASSES else ", or name files in training.data.test")
+        )
+    if test_part is not None and data.test_count:
+        raise UserError(
+            f"training.data.test_count is {data.test_count}, but the source has a test part of its own: set it to 0"
+        )
+    stored = cache.stored(train_part, data.classes or _KNOWN_CLASSES.get(data.source, 0))
+    train, validation, set_aside = _split(len(stored), data)
+    if test_part is None:
+        test = Examples(stored, set_aside)
+    else:
+        test = Examples(_fitting(cache.stored(test_part, stored.classes), stored))
+    return Splits(train=Examples(stored, train), validation=Examples(stored, validation), test=test)
+
+
+def _parts(data: Data, data_dir: str, progress: Callable[[str], None]) -> tuple[Part, Part | None]:
+    """The training part, and the test part if the source has one."""
+    if data.source in _KNOWN_CLASSES:
+        for field, files in (("train", data.train), ("test", data.test)):
+            if files:
+                raise UserError(
+                    f"training.data.{field} names files, but training.data.source {data.source!r} reads none: leave it "
+                    "empty, or set training.data.source to idx, npz or parquet"
+                )
+        return (digits.part(), None) if data.source == "digits" else mnist.parts(data_dir, progress)
+    if not data.train:
+        raise UserError(
+            f"training.data.train is empty, but training.data.source {data.source!r} reads files: name them"
+        )
+    train = _part_of_files("train", data.train, data)
+    if data.test:
+        return train, _part_of_files("test", data.test, data)
+    return train, npz.keras_test(Path(data.train[0]), "training.data.train") if data.source == "npz" else None
+
+
+def _part_of_files(role: Literal["train", "test"], names: tuple[str, ...], data: Data) -> Part:
+    field, paths = f"training.data.{role}", [Path(name) for name in names]
+    if data.source == "parquet":
+        return parquet.part(paths, data.image_column, data.label_column, field)
+    if data.source == "idx":
+        if len(paths) != 2:
+            raise UserError(f"{field} names {len(paths)} file(s), but idx takes two: IMAGES LABELS")
+        return idx.part(paths[0], paths[1], field)
+    if len(paths) != 1:
+        raise UserError(f"{field} names {len(paths)} files, but npz takes one")
+    return npz.part(paths[0], role, field)
+
+
+def _split(count: int, data: Data) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the training part for train, validation and (where the source has none) test."""
+    aside = data.test_count + data.validation
+    if aside >= count:
+        raise UserError(
+            f"training.data.test_count {data.test_count} and training.data.validation {data.validation} set aside "
+            f"{aside} examples, but there are {count}: at least one has to be left for training"
+        )
+    shuffled = data.split_seed != -1
+    order = rng.generator(data.split_seed, "split").permutation(count) if shuffled else np.arange(count)
+    rest, validation, test = np.split(order, [count - aside, count - data.test_count])
+    return rest[: data.train_limit or None], validation, test
+
+
+def _fitting(test: Stored, train: Stored) -> Stored:
+    """The test part, or a UserError where a network for the training part cannot read it."""
+    if (test.shape, test.dtype) != (train.shape, train.dtype):
+        raise UserError(
+            f"the test images are {test.dtype} of shape {test.shape}, but the training images are {train.dtype} of "
+            f"shape {train.shape} (bytes are scaled to [0, 1], other numbers are not): expected the same of both"
+        )
+    return test

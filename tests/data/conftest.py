@@ -1,0 +1,62 @@
+"""An own cache for every test, no data folder but the one a test sets, and the real data where there are any."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+_CODES = {"uint8": 0x08, "int8": 0x09, "int16": 0x0B, "int32": 0x0C, "float32": 0x0D, "float64": 0x0E}
+_REAL = Path(os.environ.get("FFPIPE_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    for variable in ("FFPIPE_DATA", "FFPIPE_MNIST_MIRRORS", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("FFPIPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def idx_bytes() -> Callable[[np.ndarray], bytes]:
+    """An array as an IDX file."""
+
+    def encode(array: np.ndarray) -> bytes:
+        header = struct.pack(f">HBB{array.ndim}I", 0, _CODES[array.dtype.name], array.ndim, *array.shape)
+        return header + array.astype(array.dtype.newbyteorder(">")).tobytes()
+
+    return encode
+
+
+@contextmanager
+def _read_or_refused(refusal: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except refusal as error:
+        if "\n" in str(error):
+            pytest.fail(f"more than one line: {error}")
+
+
+@pytest.fixture(scope="session")
+def read_or_refused() -> Callable[[type[Exception]], AbstractContextManager[None]]:
+    """A block that either succeeds or raises the given exception, of one line."""
+    return _read_or_refused
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Callable[[str], Path]:
+    """A folder of real data by name; skips where there is none."""
+
+    def find(name: str) -> Path:
+        if not (_REAL / name).is_dir():
+            pytest.skip(f"needs {name}/ in the folder that FFPIPE_DATA names, or in ../shared/data")
+        return _REAL / name
+
+    return find

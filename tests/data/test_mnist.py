@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.server
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ffpipe.data import cache, mnist
+from ffpipe.data.download import Patience, Remote
+from ffpipe.data.source import Part
+from ffpipe.errors import UserError
+
+RNG = np.random.default_rng(0)
+ARRAYS = {
+    "train-images-idx3-ubyte": RNG.integers(0, 256, (20, 4, 4), np.uint8),
+    "train-labels-idx1-ubyte": RNG.integers(0, 10, 20, np.uint8),
+    "t10k-images-idx3-ubyte": RNG.integers(0, 256, (6, 4, 4), np.uint8),
+    "t10k-labels-idx1-ubyte": RNG.integers(0, 10, 6, np.uint8),
+}
+
+
+def silent(line: str) -> None:
+    pass
+
+
+@pytest.fixture
+def plain(idx_bytes: Callable[[NDArray[Any]], bytes]) -> dict[str, bytes]:
+    return {name: idx_bytes(array) for name, array in ARRAYS.items()}
+
+
+@pytest.fixture
+def files(plain: dict[str, bytes]) -> mnist.Files:
+    """A table like that of MNIST, of small files."""
+    remotes = [Remote(f"{name}.gz", hashlib.md5(data).hexdigest(), len(data)) for name, data in plain.items()]
+    return {"train": (remotes[0], remotes[1]), "test": (remotes[2], remotes[3])}
+
+
+def check(parts: tuple[Part, Part]) -> None:
+    for part, (images, labels) in zip(
+        parts, (("train-images", "train-labels"), ("t10k-images", "t10k-labels")), strict=True
+    ):
+        stored = cache.stored(part, 10)
+        rows = np.arange(len(stored))
+        np.testing.assert_array_equal(stored.images(rows), ARRAYS[f"{images}-idx3-ubyte"].reshape(-1, 16))
+        np.testing.assert_array_equal(stored.labels(rows), ARRAYS[f"{labels}-idx1-ubyte"])
+
+
+@pytest.mark.parametrize("below", ["", "mnist"])
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("dotted", [False, True])
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_local_copies(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plain: dict[str, bytes],
+    files: mnist.Files,
+    below: str,
+    zipped: bool,
+    dotted: bool,
+    by_variable: bool,
+) -> None:
+    folder = tmp_path / "data" / below
+    folder.mkdir(parents=True)
+    for name, data in plain.items():
+        name = (name.replace("-idx", ".idx") if dotted else name) + (".gz" if zipped else "")
+        (folder / name).write_bytes(gzip.compress(data) if zipped else data)
+    given = str(tmp_path / "data")
+    if by_variable:
+        monkeypatch.setenv("FFPIPE_DATA", given)
+    check(mnist.parts("" if by_variable else given, silent, files))
+
+
+@pytest.mark.parametrize(("by_variable", "setting"), [(False, r"execution\.data_dir"), (True, "FFPIPE_DATA")])
+def test_a_folder_that_lacks_a_file(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plain: dict[str, bytes],
+    files: mnist.Files,
+    by_variable: bool,
+    setting: str,
+) -> None:
+    monkeypatch.setenv("FFPIPE_DATA", str(tmp_path) if by_variable else "/elsewhere")
+    for name in list(plain)[:3]:
+        (tmp_path / name).write_bytes(plain[name])
+    with pytest.raises(UserError, match=rf"{setting} is {tmp_path}, .*t10k-labels-idx1-ubyte is not there: looked in"):
+        mnist.parts("" if by_variable else str(tmp_path), silent, files)
+
+
+def test_another_set_in_the_same_format(tmp_path: Path, plain: dict[str, bytes], files: mnist.Files) -> None:
+    for name, data in plain.items():
+        (tmp_path / name).write_bytes(data)
+    changed = bytes([*plain["train-labels-idx1-ubyte"][:-1], 3])
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(changed)
+    train, test = mnist.parts(str(tmp_path), silent, files)
+    with pytest.raises(UserError) as caught:
+        cache.stored(train, 10)
+    for what in ("train-labels", hashlib.md5(changed).hexdigest(), files["train"][1].md5, "--training.data.source idx"):
+        assert what in str(caught.value)
+    assert len(cache.stored(test, 10)) == 6
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, plain: dict[str, bytes]) -> Iterator[tuple[str, list[str]]]:
+    """Serves the stand-ins; returns the base URL and the paths that were asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(tmp_path / "served"))
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            super().do_GET()
+
+    (tmp_path / "served").mkdir()
+    for name, data in plain.items():
+        (tmp_path / "served" / f"{name}.gz").write_bytes(gzip.compress(data))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_downloaded_on_first_use(
+    monkeypatch: pytest.MonkeyPatch, cache_folder: Path, files: mnist.Files, mirror: tuple[str, list[str]]
+) -> None:
+    url, asked = mirror
+    monkeypatch.setenv("FFPIPE_MNIST_MIRRORS", f"{url}/nothing , {url}/")
+    lines: list[str] = []
+    parts = mnist.parts("", lines.append, files, Patience(timeout=5))
+    assert asked == []
+    check(parts)
+    names = [remote.name for part in files.values() for remote in part]
+    assert asked == [path for name in names for path in (f"/nothing/{name}", f"/{name}")]
+    assert sorted(path.name for path in (cache_folder / "downloads").iterdir()) == sorted(names)
+    assert any("train-images" in line for line in lines)
+    check(mnist.parts("", lines.append, files))
+    assert len(asked) == 2 * len(names)
+
+
+def test_mirrors(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mnist.mirrors() == mnist.MIRRORS
+    monkeypatch.setenv("FFPIPE_MNIST_MIRRORS", " ,")
+    assert mnist.mirrors() == mnist.MIRRORS
+    monkeypatch.setenv("FFPIPE_MNIST_MIRRORS", "http://a/, http://b")
+    assert mnist.mirrors() == ("http://a/", "http://b")
+
+
+def test_the_real_set(real_data: Callable[[str], Path]) -> None:
+    """The MD5s and sizes in the table are those of the real files: conversion checks them."""
+    train, test = (cache.stored(part, 10) for part in mnist.parts(str(real_data("mnist").parent), silent))
+    assert (len(train), len(test), train.shape, train.divisor) == (60_000, 10_000, (28, 28), 255)
+    assert train.labels(np.arange(5)).tolist() == [5, 0, 4, 1, 9]
+    assert np.bincount(test.labels(np.arange(10_000))).tolist() == [
+        980,
+        1135,
+        1032,
+        1010,
+        982,
+        892,
+        958,
+        1028,
+        974,
+        1009,
+    ]

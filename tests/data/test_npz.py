@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ffpipe.data import npz, source
+from ffpipe.errors import UserError
+
+Write = Callable[..., Path]
+Guard = Callable[[type[Exception]], AbstractContextManager[None]]
+
+IMAGES = np.arange(4 * 3 * 3, dtype=np.uint8).reshape(4, 3, 3)
+LABELS = np.array([0, 1, 2, 1])
+
+
+def everything(part: source.Part | None) -> tuple[np.ndarray, np.ndarray]:
+    assert part
+    contents = part.open()
+    return np.concatenate(list(contents.blocks())).reshape(-1, *contents.shape), contents.labels
+
+
+def npy(array: np.ndarray, version: tuple[int, int] | None = None) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array, version=version)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def write(tmp_path_factory: pytest.TempPathFactory) -> Write:
+    """Writes an archive of arrays, or of the bytes of .npy files."""
+    path = tmp_path_factory.mktemp("npz") / "set.npz"
+
+    def save(compression: int = zipfile.ZIP_DEFLATED, /, **members: np.ndarray | bytes) -> Path:
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            for name, member in members.items():
+                archive.writestr(f"{name}.npy", member if isinstance(member, bytes) else npy(member))
+        return path
+
+    return save
+
+
+@pytest.mark.parametrize("names", [("x_train", "y_train"), ("images", "labels"), ("x", "y")])
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_layouts(write: Write, names: tuple[str, str], compression: int) -> None:
+    path = write(compression, **dict(zip(names, (IMAGES, LABELS), strict=True)))
+    images, labels = everything(npz.part(path, "train", "training.data.train"))
+    np.testing.assert_array_equal(images, IMAGES)
+    np.testing.assert_array_equal(labels, LABELS)
+
+
+def test_what_numpy_saves(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "set.npz", x=IMAGES, y=LABELS)
+    images, _ = everything(npz.part(tmp_path / "set.npz", "train", "training.data.train"))
+    np.testing.assert_array_equal(images, IMAGES)
+
+
+def test_keras_archive_brings_its_test_part(write: Write) -> None:
+    path = write(x_train=IMAGES, y_train=LABELS, x_test=IMAGES[:2] + 1, y_test=LABELS[:2])
+    images, labels = everything(npz.keras_test(path, "training.data.train"))
+    np.testing.assert_array_equal(images, IMAGES[:2] + 1)
+    np.testing.assert_array_equal(labels, LABELS[:2])
+    assert everything(npz.part(path, "test", "training.data.test"))[0].shape == (2, 3, 3)
+
+
+def test_other_archives_bring_none(write: Write) -> None:
+    assert npz.keras_test(write(x=IMAGES, y=LABELS), "training.data.train") is None
+
+
+@pytest.mark.parametrize("dtype", ["<u2", ">i4", "<i8", "<f2", ">f4", "<f8"])
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+def test_numbers_other_than_bytes_become_float32_as_they_are(
+    write: Write, monkeypatch: pytest.MonkeyPatch, dtype: Any, version: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(source, "BLOCK_BYTES", 100)  # several blocks
+    part = npz.part(write(x=npy(IMAGES.astype(dtype), version), y=LABELS), "train", "training.data.train")
+    images, _ = everything(part)
+    assert images.dtype == np.float32
+    assert part.open().divisor == 1
+    np.testing.assert_array_equal(images, IMAGES)
+
+
+def test_labels_in_a_column(write: Write) -> None:
+    _, labels = everything(npz.part(write(x=IMAGES, y=LABELS[:, None].astype(np.uint8)), "train", "f"))
+    np.testing.assert_array_equal(labels, LABELS)
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (pytest.fail, ("unpickled",))
+
+
+HUGE = npy(np.zeros((2, 3), np.uint8)).replace(b"(2, 3), }    ", b"(2, 99999), }")
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"a": IMAGES}, r"expected the arrays \(x_train, y_train\) or .*; it has a"),
+        ({}, "it has none"),
+        ({"x": np.asfortranarray(IMAGES), "y": LABELS}, "x is in Fortran order"),
+        ({"x": np.array([None, 1, 2, 3]), "y": LABELS}, "x holds object"),
+        ({"x": pickle.dumps(Bomb()), "y": LABELS}, "magic string"),
+        ({"x": IMAGES, "y": np.array([Bomb()] * 4)[:0].astype(object)}, "y holds object"),
+        ({"x": IMAGES.astype(complex), "y": LABELS}, "x holds complex128"),
+        ({"x": IMAGES > 3, "y": LABELS}, "x holds bool"),
+        ({"x": IMAGES, "y": LABELS.astype(float)}, "y: labels are float64"),
+        ({"x": IMAGES, "y": np.full(4, 1 << 63, np.uint64)}, "is no class number"),
+        ({"x": IMAGES, "y": LABELS[:3]}, "expected as many labels as images"),
+        ({"x": IMAGES, "y": np.eye(4, dtype=int)}, "expected one label an image"),
+        ({"x": IMAGES, "y": np.array(3)}, "expected as many labels as images"),
+        ({"x": LABELS, "y": LABELS}, r"expected \(examples, ...\)"),
+        ({"x": np.zeros((4, 0), np.uint8), "y": LABELS}, "values an image"),
+        ({"x": HUGE, "y": LABELS[:2]}, "it is damaged"),
+        ({"x": npy(IMAGES) + b"\0", "y": LABELS}, "it is damaged"),
+        ({"x": npy(IMAGES)[:-1], "y": LABELS}, "it is damaged"),
+        ({"x": npy(IMAGES).replace(b"(4, 3, 3)", b"(4,-3,-3)"), "y": LABELS}, "shape"),
+        ({"x": b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(9000), "y": LABELS}, "header that cannot be read"),
+        ({"x": b"\x93NUMPY\x03\x00" + npy(IMAGES)[8:], "y": LABELS}, "format version"),
+    ],
+)
+def test_what_is_refused(write: Write, members: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        everything(npz.part(write(**members), "train", "training.data.train"))
+    assert "\n" not in str(caught.value)
+
+
+def test_not_a_zip(tmp_path: Path) -> None:
+    (tmp_path / "set.npz").write_bytes(b"no zip")
+    with pytest.raises(UserError, match=r"set\.npz: cannot be read: File is not a zip file"):
+        npz.part(tmp_path / "set.npz", "train", "training.data.train")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_truncated_anywhere(write: Write, compression: int) -> None:
+    path = write(compression, x=IMAGES, y=LABELS)
+    whole = path.read_bytes()
+    for end in range(len(whole)):
+        path.write_bytes(whole[:end])
+        with pytest.raises(UserError):
+            everything(npz.part(path, "train", "training.data.train"))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # NumPy on headers that it takes for those of Python 2
+@settings(max_examples=250, deadline=None)
+@given(data=st.data(), compression=st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))
+def test_damaged_archives_give_user_errors_or_are_read(
+    read_or_refused: Guard,
+    write: Write,
+    data: st.DataObject,
+    compression: int,
+) -> None:
+    path = write(compression, x=IMAGES, y=LABELS)
+    damaged = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(damaged)
+    with read_or_refused(UserError):
+        images, labels = everything(npz.part(path, "train", "training.data.train"))
+        assert len(images) == len(labels)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@settings(max_examples=250, deadline=None)
+@given(data=st.data())
+def test_damaged_headers_within_sound_archives(
+    read_or_refused: Guard,
+    write: Write,
+    data: st.DataObject,
+) -> None:
+    """The CRC of the zip does not help here: the damage is in what was archived."""
+    damaged = bytearray(npy(IMAGES))
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, 127))] = data.draw(st.integers(0, 255))
+    with read_or_refused(UserError):
+        images, labels = everything(npz.part(write(x=bytes(damaged), y=LABELS), "train", "training.data.train"))
+        assert len(images) == len(labels)

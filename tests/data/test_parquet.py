@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ffpipe.data import parquet
+from ffpipe.errors import UserError
+
+Write = Callable[..., Path]
+Guard = Callable[[type[Exception]], AbstractContextManager[None]]
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), np.uint8)
+LABELS = [0, 1, 2, 2, 1, 0]
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def png(pixels: np.ndarray, form: str = "PNG") -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, form)
+    return stream.getvalue()
+
+
+PNGS = [png(pixels) for pixels in PICTURES]
+
+
+def hugging_face(encoded: Sequence[bytes | None], labels: Sequence[int | None] = LABELS) -> pa.Table:
+    rows = [{"bytes": each, "path": f"{i}.png"} for i, each in enumerate(encoded)]
+    return pa.table({"img": pa.array(rows, STRUCT), "label": labels})
+
+
+def everything(*paths: Path, image: str = "", label: str = "label") -> tuple[np.ndarray, np.ndarray]:
+    contents = parquet.part(paths, image, label, "training.data.train").open()
+    blocks = list(contents.blocks())
+    assert all(block.dtype == contents.dtype for block in blocks)
+    return np.concatenate(blocks).reshape(-1, *contents.shape), contents.labels
+
+
+@pytest.fixture(scope="module")
+def write(tmp_path_factory: pytest.TempPathFactory) -> Write:
+    folder = tmp_path_factory.mktemp("parquet")
+
+    def save(table: pa.Table, name: str = "set.parquet", **options: Any) -> Path:
+        pq.write_table(table, folder / name, **options)
+        return folder / name
+
+    return save
+
+
+@pytest.mark.parametrize("row_group_size", [1, 4, 100])
+def test_hugging_face_pictures(write: Write, row_group_size: int) -> None:
+    images, labels = everything(write(hugging_face(PNGS), row_group_size=row_group_size))
+    np.testing.assert_array_equal(images, PICTURES)
+    np.testing.assert_array_equal(labels, LABELS)
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+def test_plain_column_of_pictures(write: Write, kind: Any) -> None:
+    images, _ = everything(write(pa.table({"png": pa.array(PNGS, kind), "label": LABELS})))
+    np.testing.assert_array_equal(images, PICTURES)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("kind", [pa.list_, pa.large_list, lambda values: pa.list_(values, 60)])
+def test_lists_of_numbers(write: Write, dtype: Any, kind: Any) -> None:
+    numbers = PICTURES.reshape(6, -1).astype(dtype)
+    column = pa.array(list(numbers), kind(pa.from_numpy_dtype(dtype)))
+    path = write(pa.table({"pixels": column, "label": pa.array(LABELS, pa.int8())}))
+    images, labels = everything(path)
+    np.testing.assert_array_equal(images, numbers)
+    assert images.dtype == (np.uint8 if dtype == np.uint8 else np.float32)
+    assert labels.dtype == np.int64
+
+
+def test_several_files_in_their_order(write: Write) -> None:
+    first = write(hugging_face(PNGS[:2], LABELS[:2]), "1.parquet")
+    second = write(hugging_face(PNGS[2:], LABELS[2:]), "2.parquet")
+    images, labels = everything(first, second)
+    np.testing.assert_array_equal(images, PICTURES)
+    np.testing.assert_array_equal(labels, LABELS)
+    images, _ = everything(second, first)
+    np.testing.assert_array_equal(images[:4], PICTURES[2:])
+
+
+@pytest.mark.parametrize("block_bytes", [1, 150, 1 << 20])
+def test_rows_are_read_some_at_a_time(write: Write, monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
+    """As many as fit decoded: zeros take next to no bytes in a file."""
+    monkeypatch.setattr(parquet, "BLOCK_BYTES", block_bytes)
+    zeros = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(300, np.uint8)), 50)
+    for column in (zeros, pa.array(PNGS)):
+        contents = parquet.part([write(pa.table({"image": column, "label": LABELS}))], "", "label", "f").open()
+        blocks = list(contents.blocks())
+        assert sum(map(len, blocks)) == 6
+        assert all(len(block) == 1 or block.nbytes <= block_bytes for block in blocks)
+
+
+def two_columns() -> pa.Table:
+    return hugging_face(PNGS).append_column("mask", pa.array(PNGS)).append_column("name", pa.array(["a"] * 6))
+
+
+def test_the_column_that_is_asked_for(write: Write) -> None:
+    path = write(two_columns().rename_columns(["img", "digit", "mask", "name"]))
+    np.testing.assert_array_equal(everything(path, image="mask", label="digit")[0], PICTURES)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({}, r"training\.data\.image_column has to name the column of images; there are: img, mask"),
+        ({"image": "imgs"}, r"training\.data\.image_column is 'imgs', .* did you mean 'img'\?"),
+        ({"image": "name"}, "the column 'name' is string; expected"),
+        ({"image": "label"}, "the column 'label' is int64; expected"),
+        ({"image": "img", "label": "labels"}, r"training\.data\.label_column is 'labels', .* did you mean 'label'\?"),
+        ({"image": "img", "label": "name"}, "the label column 'name' is string; expected integers"),
+    ],
+)
+def test_columns_that_do_not_fit(write: Write, columns: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        everything(write(two_columns()), **columns)
+
+
+def lists(*rows: list[int | None] | None) -> pa.Table:
+    return pa.table({"pixels": pa.array(rows, pa.list_(pa.uint8())), "label": [0] * len(rows)})
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (pa.table({"name": ["a"], "label": [0]}), "none of name, label can hold any"),
+        (hugging_face(PNGS)[:0], "there are no examples"),
+        (hugging_face([*PNGS[:5], None]), "'img' is null at row 5"),
+        (hugging_face(PNGS, [0, 1, None, 0, 0, 0]), "'label' is null at row 2"),
+        (hugging_face([*PNGS[:5], b"text"]), "row 5 cannot be decoded: it is no PNG or JPEG"),
+        (hugging_face([*PNGS[:5], png(PICTURES[0, :3])]), r"row 5 has shape \(3, 5, 3\), but the first .*\(4, 5, 3\)"),
+        (hugging_face([*PNGS[:5], png(PICTURES[0, :, :, 0])]), r"row 5 has shape \(4, 5\), but the first"),
+        (lists([1, 2], [3]), "row 1 of 'pixels' has 1 numbers, but that at row 0 has 2"),
+        (lists([1, 2], [3, None]), "row 1 of 'pixels' holds a null"),
+        (lists([1, 2], None), "'pixels' is null at row 1"),
+        (lists([], []), "values an image"),
+    ],
+)
+def test_what_is_refused(write: Write, table: pa.Table, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        everything(write(table))
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_do_not_fit_together(write: Write) -> None:
+    first = write(lists([1, 2]), "1.parquet")
+    with pytest.raises(UserError, match=r"2\.parquet: its images are in the column 'img' \(struct.*in 'pixels' \(list"):
+        everything(first, write(hugging_face(PNGS), "2.parquet"))
+    with pytest.raises(UserError, match=r"2\.parquet: the image at row 0 has shape \(3,\), but the first of all has"):
+        everything(first, write(lists([1, 2, 3]), "2.parquet"))
+
+
+def test_not_a_parquet_file(tmp_path: Path) -> None:
+    (tmp_path / "set.parquet").write_bytes(b"text")
+    with pytest.raises(UserError, match=r"set\.parquet: cannot be read"):
+        everything(tmp_path / "set.parquet")
+
+
+def test_truncated(write: Write) -> None:
+    path = write(hugging_face(PNGS), "truncated.parquet")
+    whole = path.read_bytes()
+    for end in range(0, len(whole), 7):
+        path.write_bytes(whole[:end])
+        with pytest.raises(UserError):
+            everything(path)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), encoded=st.booleans())
+def test_damaged_files_give_user_errors_or_are_read(
+    read_or_refused: Guard,
+    write: Write,
+    data: st.DataObject,
+    encoded: Any,
+) -> None:
+    path = write(hugging_face(PNGS) if encoded else lists([1, 2], [3, 4]), "damaged.parquet")
+    damaged = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(damaged)
+    with read_or_refused(UserError):
+        images, labels = everything(path)
+        assert len(images)
+        assert len(labels)
+
+
+def test_real_cifar10(real_data: Callable[[str], Path]) -> None:
+    contents = parquet.part([real_data("cifar10") / "test.parquet"], "", "label", "training.data.test").open()
+    assert contents.shape == (32, 32, 3)
+    assert np.bincount(contents.labels).tolist() == [1000] * 10
+    assert sum(len(block) for block in contents.blocks()) == 10_000
