@@ -149,7 +149,9 @@ class Execution:
     evaluate_every: Annotated[
         int, Meta(ge=0, description="epochs between evaluations on the validation split; 0: none")
     ] = 0
-    log_steps: Annotated[int, Meta(ge=0, description="steps between rows of metrics.parquet; 0: an epoch")] = 0
+    log_steps: Annotated[
+        int, Meta(ge=0, description="steps between rows of metrics.parquet; 0: an epoch, at most 100")
+    ] = 0
     snapshot_steps: Annotated[int, Meta(ge=0, description="steps between snapshots; 0: only at the end")] = 0
     keep_snapshots: Annotated[int, Meta(ge=1, description="newest snapshots kept")] = 2
     run_dir: Annotated[str, Meta(description="folder of the run, made new; empty: runs/RECIPE-TIMESTAMP")] = ""

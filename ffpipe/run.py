@@ -68,12 +68,15 @@ def _run(job: Job, layout: Layout, engine: Engine, folder: RunFolder, view: View
     log = RunLog(job, layout, folder, view)
     view.start(job, layout, folder.path)
     try:
-        engine.run(job, layout, folder.checkpoints, log.take)
-    finally:
-        view.stop()
-        write_metrics(folder.metrics, log.rows, job.steps_per_epoch)
-    summary = log.summary()
-    folder.write_summary(summary)
+        try:
+            engine.run(job, layout, folder.checkpoints, log.take)
+        finally:
+            view.stop()
+            write_metrics(folder.metrics, log.rows, job.steps_per_epoch)
+        summary = log.summary()
+        folder.write_summary(summary)
+    except OSError as error:
+        raise RunFailed(f"{error.filename or folder.path}: {error.strerror or error}") from error
     result = Result(
         folder.path,
         summary["test_error_goodness"],

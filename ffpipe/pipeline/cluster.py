@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 
 import ray
 
@@ -34,10 +36,14 @@ class Cluster:
             return
         address = os.environ.get("RAY_ADDRESS")
         self._owned = True
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         if address:
             self._join(address)
         else:
             self._start()
+        # Ray puts its own handler in place of the program's, one that exits without taking anything down.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
 
     def resources(self) -> dict[str, float]:
         """What the whole cluster has, by name (CPU, GPU, custom ones)."""

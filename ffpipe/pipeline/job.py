@@ -23,6 +23,9 @@ from ffpipe.pipeline.schedule import Plan, choose_chunk, choose_window
 from ffpipe.pipeline.stage import StageSpec
 from ffpipe.telemetry.report import StageReport, WrittenFile
 
+# A person who watches sees a loss within seconds, and a row costs nothing at this rate.
+LOG_STEPS = 100
+
 OnReport = Callable[[StageReport], None]
 
 
@@ -115,8 +118,9 @@ def make_layout(job: Job, stages: int) -> Layout:
             training=training,
             width=job.width,
             classes=job.splits.classes,
+            steps=job.steps,
             steps_per_epoch=job.steps_per_epoch,
-            log_steps=execution.log_steps or job.steps_per_epoch,
+            log_steps=execution.log_steps or min(job.steps_per_epoch, LOG_STEPS),
             device=execution.device,
         )
         for index, layers in enumerate(partition(layer_costs(widths), stages))

@@ -41,6 +41,7 @@ class StageSpec:
     training: Training
     width: int
     classes: int
+    steps: int
     steps_per_epoch: int
     log_steps: int
     device: str
@@ -72,8 +73,8 @@ class Stage:
         self.step = 0
         self._write_snapshot = write_snapshot
         self._tally = [0, 0, 0]  # examples, errors by goodness, errors by softmax
-        self._meters = [LayerMeter(i, spec.log_steps, training.batch_size) for i in spec.layers]
-        self._head_meter = LayerMeter(-1, spec.log_steps, training.batch_size)
+        self._meters = [LayerMeter(i, spec.log_steps, spec.steps, training.batch_size) for i in spec.layers]
+        self._head_meter = LayerMeter(-1, spec.log_steps, spec.steps, training.batch_size)
         self._report = StageReport(spec.index, tuple(spec.layers))
 
     def handle(self, item: Item, streams: Streams | None) -> Streams | None:

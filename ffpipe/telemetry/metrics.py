@@ -19,11 +19,13 @@ SCHEMA = pa.schema(
 
 
 class LayerMeter:
-    """Sums one layer's losses on its own device and makes a row of them every `log_steps` steps."""
+    """Sums one layer's losses on its own device and makes a row of them every `log_steps` steps and after the
+    last of `steps`."""
 
-    def __init__(self, layer: int, log_steps: int, batch: int) -> None:
+    def __init__(self, layer: int, log_steps: int, steps: int, batch: int) -> None:
         self.layer = layer
         self.log_steps = log_steps
+        self.steps = steps
         self.batch = batch
         self._sums: Tensor | None = None
         self._steps = 0
@@ -34,7 +36,7 @@ class LayerMeter:
         here = torch.stack([loss.double(), errors.double()])
         self._sums = here if self._sums is None else self._sums.add_(here)
         self._steps += 1
-        if (step + 1) % self.log_steps == 0:
+        if (step + 1) % self.log_steps == 0 or step + 1 == self.steps:
             mean_loss, mean_errors = (self._sums / (self._steps * self.batch)).tolist()
             self._rows.append(LayerRow(step + 1, self.layer, mean_loss, mean_errors))
             self._sums, self._steps = None, 0

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -99,6 +100,47 @@ def ray_sockets() -> set[str]:
         except OSError:  # it has ended meanwhile
             continue
     return found
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_run_joins_the_cluster_at_ray_address_and_leaves_it_up(tmp_path: Path) -> None:
+    address = ray.get_runtime_context().gcs_address
+    nodes = ray.nodes()
+    options = ["--epochs", "2", "--run-dir", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-m", "ffpipe", "train", *options],
+        env={**os.environ, "RAY_ADDRESS": address},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [node["NodeID"] for node in ray.nodes() if node["Alive"]] == [node["NodeID"] for node in nodes]
+    assert stage_processes() == []
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_takes_everything_down(signal_number: int, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="ff-", dir="/tmp") as temporary:  # short enough for Ray's sockets
+        options = ["--epochs", "4000", "--run-dir", str(tmp_path / "run")]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ffpipe", "train", *options],
+            env={**os.environ, "TMPDIR": temporary},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("after epoch"):
+            assert process.poll() is None
+        process.send_signal(signal_number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert errors.strip().splitlines()[-1].startswith("ffpipe: interrupted")
+        assert "Traceback" not in errors
+        assert list(Path(temporary).iterdir()) == []
+    assert stage_processes() == []
 
 
 def test_a_client_without_the_token_is_refused(cluster: None) -> None:

@@ -12,11 +12,13 @@ from ffpipe.telemetry.report import LayerRow
 
 
 def test_a_row_is_the_mean_over_the_examples_of_its_interval() -> None:
-    meter = LayerMeter(2, log_steps=3, batch=10)
+    meter = LayerMeter(2, log_steps=3, steps=5, batch=10)
     for step, (loss, errors) in enumerate([(10.0, 1), (20.0, 2), (30.0, 3), (99.0, 9)]):
         meter.add(step, torch.tensor(loss), torch.tensor(errors))
     assert meter.drain() == [LayerRow(3, 2, 2.0, 0.2)]
     assert meter.drain() == []
+    meter.add(4, torch.tensor(1.0), torch.tensor(1))
+    assert meter.drain() == [LayerRow(5, 2, 5.0, 0.5)], "the last step closes its interval"
 
 
 def test_the_file_is_in_order_of_step_and_layer(tmp_path: Path) -> None:
