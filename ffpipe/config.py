@@ -252,6 +252,11 @@ def override(config: Config, values: Mapping[str, Any], *, where: str = "options
     return from_tree(tree, where=where, strict=False)
 
 
+def checked(config: Config, *, where: str = "config") -> Config:
+    """A config that was put together in Python, held against types, ranges and rules. Raises UserError."""
+    return from_tree(_without_none(dataclasses.asdict(config)), where=where)
+
+
 def check(config: Config) -> None:
     """The rules between fields that need no data and no cluster. Raises UserError."""
     training, execution = config.training, config.execution

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ffpipe import checkpoint
-from ffpipe.config import Config, check
+from ffpipe.config import Config, checked
 from ffpipe.errors import RunFailed, UserError
 from ffpipe.pipeline.job import Engine, Job, Layout, make_job, make_layout
 from ffpipe.pipeline.local import LocalEngine
@@ -38,7 +38,7 @@ def train(config: Config, view: View | None = None) -> Result:
     Writes the run folder and returns what is in it. Raises UserError, before anything is written, where
     the config asks for what cannot be; RunFailed where the run broke off.
     """
-    check(config)
+    config = checked(config)
     check_new(config)
     job = make_job(config)
     engine = make_engine(config.execution.engine)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ffpipe.config import Config, Optimizer, Training, check, leaves, override
+from ffpipe.config import Config, Optimizer, Training, check, checked, leaves, override
 from ffpipe.errors import UserError
 from ffpipe.recipes import RECIPES, get_recipe
 
@@ -82,6 +82,14 @@ def test_a_file_is_refused_by_its_name(text: str, says: str) -> None:
         Config.from_toml(text, where="some/config.toml")
     assert "some/config.toml" in str(error.value)
     assert says in str(error.value)
+
+
+def test_a_config_made_in_python_is_held_to_the_same_ranges() -> None:
+    with pytest.raises(UserError, match="batch_size: expected int >= 1"):
+        checked(Config(training=Training(batch_size=0)))
+    with pytest.raises(UserError, match="epochs: expected int, got str"):
+        checked(Config(training=Training(epochs="3")))  # type: ignore[arg-type]  # what is tested
+    assert checked(get_recipe("mnist")) == get_recipe("mnist")
 
 
 def test_overrides_convert_strings_and_leave_the_rest() -> None:

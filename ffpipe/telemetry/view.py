@@ -57,7 +57,7 @@ class Progress:
             self.rows[row.layer] = row
         if report.stage == len(self.layers) - 1:
             self.step = report.step
-            self._marks = [*self._marks[-20:], (time.monotonic(), report.step)]
+            self._marks = [*self._marks[-20:], (report.seconds, report.step)]
 
     @property
     def epoch(self) -> int:
@@ -66,7 +66,7 @@ class Progress:
 
     @property
     def examples_per_second(self) -> float:
-        """Over the last reports."""
+        """Over the last reports, by the last stage's clock."""
         if len(self._marks) < 2 or self._marks[-1][0] <= self._marks[0][0]:
             return 0.0
         (begun, first), (ended, last) = self._marks[0], self._marks[-1]
