@@ -1,0 +1,139 @@
+"""Seconds a minibatch of one layer: our step, its two matrix products alone, and the plain autograd version.
+
+    python scripts/bench_layer.py [--widths 500 1000 2000 4000] [--rounds 7] [--threads 1]
+
+All do the same work on the same rows: B positive, B negative and B neutral rows (the head's) through a
+square layer of that width, an update from the positive and negative ones, and normalised activities of all
+three for the next layer. Rounds are interleaved; a figure is the median of its rounds. Last comes one line
+of JSON, in which `efficiency` is the products' share of our step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from ffpipe.config import Optimizer, Training
+from ffpipe.ff.layer import DTYPES, Layer
+
+BATCH = 100
+CPU = torch.device("cpu")
+
+
+def our_step(width: int, precision: str) -> Callable[[], None]:
+    training = Training(precision=precision, optimizer=Optimizer(weight_decay=0.001))  # type: ignore[arg-type]  # str
+    layer = Layer(0, width, width, training, CPU)
+    rows = unit_rows(width, DTYPES[precision])
+    out = torch.empty_like(rows)
+    return lambda: void(layer.step(rows, BATCH, 1.0, out))
+
+
+def products(width: int, precision: str) -> Callable[[], None]:
+    """The forward product over all rows, and the gradient's over the rows that are trained on."""
+    dtype = torch.bfloat16 if precision == "bfloat16" else DTYPES[precision]
+    rows, weight = unit_rows(width, dtype), torch.randn(width, width, dtype=dtype)
+    out, delta, average = torch.empty(len(rows), width, dtype=dtype), unit_rows(width, dtype), torch.zeros_like(weight)
+
+    def run() -> None:
+        torch.mm(rows, weight, out=out)
+        average.addmm_(rows[: 2 * BATCH].t(), delta[: 2 * BATCH], beta=0.9, alpha=0.001)
+
+    return run
+
+
+def autograd(width: int, precision: str) -> Callable[[], None]:
+    """As people write it: a pass for each role, loss.backward(), torch.optim.SGD with momentum, a pass to hand on."""
+    linear = torch.nn.Linear(width, width)
+    optimizer = torch.optim.SGD(linear.parameters(), lr=0.01, momentum=0.9, weight_decay=0.001)
+    positive, negative, neutral = unit_rows(width, torch.float32).split(BATCH)
+    amp = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+
+    def activity(rows: Tensor) -> Tensor:
+        return torch.relu(linear(rows))
+
+    def hand_on(rows: Tensor) -> Tensor:
+        return rows / (rows.pow(2).mean(1, keepdim=True).sqrt() + 1e-8)
+
+    def run() -> None:
+        with amp:
+            h_positive, h_negative = activity(positive), activity(negative)
+            loss = softplus(width - h_positive.float().pow(2).sum(1)) + softplus(h_negative.float().pow(2).sum(1) - width)
+        optimizer.zero_grad()
+        loss.mean().backward()
+        optimizer.step()
+        with torch.no_grad(), amp:
+            for rows in (h_positive, h_negative, activity(neutral)):
+                hand_on(rows)
+
+    return run
+
+
+def unit_rows(width: int, dtype: torch.dtype) -> Tensor:
+    rows = torch.randn(3 * BATCH, width, generator=torch.Generator().manual_seed(1)).abs_()
+    return (rows / rows.pow(2).mean(1, keepdim=True).sqrt()).to(dtype)
+
+
+def void(result: object) -> None:
+    """Drop a result."""
+
+
+def measure(runs: dict[str, Callable[[], None]], rounds: int, seconds: float) -> dict[str, float]:
+    """Median seconds a call of each, in interleaved rounds of about `seconds` each."""
+    calls, times = {}, {name: list[float]() for name in runs}
+    for name, run in runs.items():
+        run()
+        started = time.perf_counter()
+        run()
+        calls[name] = max(3, int(seconds / (time.perf_counter() - started)))
+    for _ in range(rounds):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            for _ in range(calls[name]):
+                run()
+            times[name].append((time.perf_counter() - started) / calls[name])
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--widths", type=int, nargs="+", default=[500, 1000, 2000, 4000])
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of one round of one contender")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    table = Table("precision", "width", "our step", "two products", "autograd", "ours / products", "autograd / ours")
+    rows = []
+    for precision in options.precisions:
+        for width in options.widths:
+            runs = {"ours": our_step, "products": products, "autograd": autograd}
+            made = {name: make(width, precision) for name, make in runs.items()}
+            seconds = measure(made, options.rounds, options.seconds)
+            over, gain = seconds["ours"] / seconds["products"], seconds["autograd"] / seconds["ours"]
+            cells = [f"{seconds[name] * 1e3:.2f} ms" for name in runs]
+            table.add_row(precision, str(width), *cells, f"{over:.3f}", f"{gain:.2f}")
+            rows.append(
+                {
+                    "precision": precision,
+                    "width": width,
+                    "seconds": seconds,
+                    "efficiency": 1 / over,
+                    "autograd_over_ours": gain,
+                }
+            )
+    Console().print(table)
+    print(json.dumps({"benchmark": "layer", "batch": BATCH, "threads": options.threads, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
