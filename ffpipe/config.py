@@ -83,7 +83,10 @@ class Training:
     epochs: Annotated[int, Meta(ge=1)] = 10
     batch_size: Annotated[int, Meta(ge=1, description="examples in a minibatch")] = 100
     seed: Annotated[int, Meta(ge=0)] = 1
-    precision: Annotated[Literal["float32", "float64"], Meta(description="of weights and products")] = "float32"
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float64"],
+        Meta(description="of weights and products; bfloat16: products and streams, with weights and sums in float32"),
+    ] = "float32"
     labels: Annotated[
         Literal["overlay", "append"], Meta(description="labels replace the first features, or follow the last one")
     ] = "overlay"

@@ -46,6 +46,22 @@ def test_both_read_outs_have_the_error_of_the_run(
     assert torch.equal(ffpipe.load(run.run_dir)(images), ffpipe.load(run.run_dir, "softmax")(images))
 
 
+def test_bfloat16_is_read_with_the_products_it_was_trained_with(
+    tmp_path: Path, test_split: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    fields = {
+        "training.epochs": 6,
+        "training.dims": [64, 60, 50, 40],
+        "training.precision": "bfloat16",
+        "execution.engine": "local",
+        "execution.run_dir": str(tmp_path / "run"),
+    }
+    run = ffpipe.train(ffpipe.override(ffpipe.recipe("digits"), fields))
+    for readout, error in (("softmax", run.test_error_softmax), ("goodness", run.test_error_goodness)):
+        scores = ffpipe.load(run.run_dir, readout)(test_split[0])
+        assert int((scores.argmax(1) != test_split[1]).sum()) / len(scores) == error
+
+
 def test_images_may_keep_their_shape_or_be_bytes(
     run: ffpipe.Result, test_split: tuple[torch.Tensor, torch.Tensor]
 ) -> None:

@@ -75,6 +75,16 @@ def test_the_softplus_objective_with_adam(tmp_path: Path) -> None:
     assert digest(config, tmp_path / "ray", engine="ray", stages=3, chunk=2) == local
 
 
+@pytest.mark.parametrize("optimizer", ["averaging", "Adam"])
+@pytest.mark.usefixtures("cluster")
+def test_bfloat16_has_a_digest_of_its_own(optimizer: str, digits_digest: str, tmp_path: Path) -> None:
+    config = override(digits_run(), {"training.precision": "bfloat16", "training.optimizer.kind": optimizer})
+    local = digest(config, tmp_path / "local", engine="local", chunk=1)
+    assert local != digits_digest
+    assert digest(config, tmp_path / "two", engine="ray", stages=2, evaluate_every=1) == local
+    assert digest(config, tmp_path / "three", engine="ray", stages=3, chunk=3) == local
+
+
 @pytest.mark.usefixtures("cluster")
 def test_a_slice_of_mnist(mnist_folder: str, tmp_path: Path) -> None:
     fields = {

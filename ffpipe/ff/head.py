@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ffpipe.config import Training
-from ffpipe.ff.layer import DTYPES
+from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.updates import make_update
 
 
@@ -30,13 +30,14 @@ class Head:
     """Weights S_l (width, classes) for each layer from `training.head_from` on; they start at zero."""
 
     def __init__(self, training: Training, classes: int, device: torch.device) -> None:
-        dtype = DTYPES[training.precision]
+        dtype = PRECISIONS[training.precision].weights
         self.layers = range(training.head_from, len(training.dims) - 1)
         self._weights = [torch.zeros(training.dims[i + 1], classes, dtype=dtype, device=device) for i in self.layers]
-        self._updates = [make_update(weight, None, training.head_optimizer) for weight in self._weights]
+        self._updates = [make_update(weight, None, training.head_optimizer, weight) for weight in self._weights]
 
     def logits(self, activities: Sequence[Tensor]) -> Tensor:
         """activities: the normalised (n, width) of each of its layers, in their order. Returns (n, classes)."""
+        activities = self._wide(activities)
         logits = torch.mm(activities[0], self._weights[0])
         for activity, weight in zip(activities[1:], self._weights[1:], strict=True):
             logits.addmm_(activity, weight)
@@ -44,6 +45,7 @@ class Head:
 
     def step(self, activities: Sequence[Tensor], labels: Tensor, factor: float) -> HeadStep:
         """One step of softmax regression on labels (B,); factor: on the learning rate."""
+        activities = self._wide(activities)
         log_probabilities = torch.log_softmax(self.logits(activities), dim=1)
         probabilities = log_probabilities.exp()
         loss = -log_probabilities.gather(1, labels.unsqueeze(1)).sum()
@@ -53,6 +55,10 @@ class Head:
         for activity, update in zip(activities, self._updates, strict=True):
             update.step(activity, delta, len(labels), factor)
         return HeadStep(probabilities, loss, errors)
+
+    def _wide(self, activities: Sequence[Tensor]) -> list[Tensor]:
+        """In the format of the weights: the head is too small for another to pay."""
+        return [activity.to(self._weights[0].dtype) for activity in activities]
 
     def weights(self) -> dict[str, Tensor]:
         """S_l by layer, in layer order."""

@@ -4,7 +4,7 @@
 
 With a loss L(g_pos, g_neg) the derivative by the total input is (dL/dg) (dg/dh) = (dL/dg) 2 h [/ width],
 already zero where relu is; so a step is one product forward over all rows and one for the gradient.
-A layer knows nothing of stages, chunks or other layers.
+A layer knows nothing of stages, chunks or other layers. Its large buffers are made once.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from torch import Tensor
 
 from ffpipe.config import Training
 from ffpipe.ff.objectives import make_objective
+from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.rows import row_scale
 from ffpipe.ff.updates import make_update
 from ffpipe.rng import generator
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class StepLoss(NamedTuple):
@@ -38,29 +37,41 @@ class Layer:
     """
 
     def __init__(self, index: int, fan_in: int, width: int, training: Training, device: torch.device) -> None:
-        dtype = DTYPES[training.precision]
+        dtype, products = PRECISIONS[training.precision]
         self.index = index
         self.width = width
         self.weight = initial_weight(training.seed, index, fan_in, width).to(device=device, dtype=dtype)
         self.bias = torch.zeros(width, dtype=dtype, device=device)
         # 0.5 is where Hinton's program starts the running mean.
         self.mean_activity = torch.full((width,), 0.5, dtype=dtype, device=device)
-        self.update = make_update(self.weight, self.bias, training.optimizer)
+        # In bfloat16 the products read a rounded copy of the weight, which every update renews.
+        self._factor = self.weight if products == dtype else self.weight.to(products)
+        self.update = make_update(self.weight, self.bias, training.optimizer, self._factor)
         self._training = training
         self._objective = make_objective(
             training.objective, training.goodness, width, training.threshold, training.temperature
         )
         self._goodness_factor = 1.0 if training.goodness == "sum" else 1.0 / width
         self._activity = torch.empty(0, width, dtype=dtype, device=device)
+        self._product = self._activity if products == dtype else self._activity.to(products)
 
     def _activate(self, rows: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
         """Activities h (n, width), valid until the next call, and their goodness (n,); normalised into `out`."""
-        if len(self._activity) < len(rows):
-            self._activity = self._activity.new_empty(len(rows), self.width)
-        activity = torch.addmm(self.bias, rows, self.weight, out=self._activity[: len(rows)]).relu_()
+        activity = self._total(rows).relu_()
         squares = torch.linalg.vecdot(activity, activity)
         torch.mul(activity, row_scale(squares, self.width, self._training.normalization), out=out)
         return activity, squares * self._goodness_factor
+
+    def _total(self, rows: Tensor) -> Tensor:
+        """rows W + b, in a buffer that the next call uses again."""
+        if len(self._activity) < len(rows):
+            self._activity = self._activity.new_empty(len(rows), self.width)
+            self._product = self._product.new_empty(len(rows), self.width)
+        activity = self._activity[: len(rows)]
+        if self._factor is self.weight:
+            return torch.addmm(self.bias, rows, self.weight, out=activity)
+        product = torch.mm(rows, self._factor, out=self._product[: len(rows)])
+        return torch.add(product, self.bias, out=activity)
 
     def forward(self, rows: Tensor, out: Tensor) -> Tensor:
         """Normalised activities of rows (n, fan_in) into out (n, width); returns their goodness (n,)."""
@@ -105,6 +116,7 @@ class Layer:
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""
         self.weight.copy_(state["weight"])
+        self._factor.copy_(self.weight)
         self.bias.copy_(state["bias"])
         self.mean_activity.copy_(state["mean_activity"])
         prefix = "optimizer."

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ffpipe.config import Training
 from ffpipe.ff.labels import LabelCode
-from ffpipe.ff.layer import DTYPES
+from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.rows import normalize_rows_, row_scale
 
 LayerWeights = tuple[Tensor, Tensor]
@@ -38,7 +38,7 @@ class Network(nn.Module):
         self.readout = readout
         self.features = training.dims[0]
         self._labels = LabelCode(training.labels, self.features, classes, training.label_strength)
-        self._dtype = DTYPES[training.precision]
+        self._dtype, self._products = PRECISIONS[training.precision]
         for index, (weight, bias) in enumerate(layers):
             self.register_buffer(f"layer{index}_weight", weight)
             self.register_buffer(f"layer{index}_bias", bias)
@@ -81,11 +81,15 @@ class Network(nn.Module):
     def _layers(self, rows: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Index, normalised activities and goodness of each layer in turn."""
         for index, width in enumerate(self.training_config.dims[1:]):
-            activity = torch.addmm(self.get_buffer(f"layer{index}_bias"), rows, self.get_buffer(f"layer{index}_weight"))
-            activity.relu_()
+            weight, bias = self.get_buffer(f"layer{index}_weight"), self.get_buffer(f"layer{index}_bias")
+            if self._products == self._dtype:
+                activity = torch.addmm(bias, rows, weight).relu_()
+            else:
+                activity = torch.add(torch.mm(rows.to(self._products), weight.to(self._products)), bias).relu_()
             squares = torch.linalg.vecdot(activity, activity)
             goodness = squares if self.training_config.goodness == "sum" else squares / width
-            rows = activity.mul_(row_scale(squares, width, self.training_config.normalization))
+            scale = row_scale(squares, width, self.training_config.normalization)
+            rows = activity.mul_(scale).to(self._products).to(self._dtype)
             yield index, rows, goodness
 
     def _rows(self, images: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from ffpipe.config import Training
 from ffpipe.data.examples import Examples
 from ffpipe.data.sampler import Sampler
 from ffpipe.ff.labels import LabelCode
-from ffpipe.ff.layer import DTYPES
 from ffpipe.ff.negatives import make_negatives
+from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.rows import normalize_rows_
 
 
@@ -32,7 +32,7 @@ class Source:
         self.lead = training.negative_lag if training.negatives == "hard" else 0
         self._negatives = make_negatives(training.negatives, training.seed, train.classes, len(train))
         self._normalization = training.normalization
-        self._dtype = DTYPES[training.precision]
+        self._dtype = PRECISIONS[training.precision].weights
 
     def pairs(self, step: int, prediction: NDArray[np.float32] | None, out: Tensor) -> None:
         """Positive rows of minibatch `step` into out[:B], negative ones into out[B:2B]; out is (2B, width).

@@ -34,7 +34,7 @@ from ffpipe.pipeline.inbox import Inbox, Part
 from ffpipe.pipeline.job import write_layers
 from ffpipe.pipeline.schedule import Flow, Item, Plan, Train
 from ffpipe.pipeline.stage import Stage, StageSpec
-from ffpipe.pipeline.streams import Streams
+from ffpipe.pipeline.streams import Streams, to_array, to_tensor
 from ffpipe.telemetry.clock import StageClock
 from ffpipe.telemetry.report import StageReport
 
@@ -144,7 +144,9 @@ class StageActor:
         streams = Streams.from_arrays(*arrays, self.stage.device)
         for part in parts.values():
             for layer, array in part.features.items():
-                streams.features[layer] = torch.from_numpy(array).to(self.stage.device)
+                feature = to_tensor(array, self.stage.device)
+                assert feature is not None
+                streams.features[layer] = feature
         return streams
 
     def _finish(self, item: Item) -> None:
@@ -226,7 +228,7 @@ class _Publisher:
         arrays: tuple[Any, Any, Any] = (None, None, None)
         if streams is not None:
             layers = tuple(streams.features)
-            features = [tensor.cpu().numpy() for tensor in streams.features.values()]
+            features = [to_array(tensor) for tensor in streams.features.values()]
             arrays = streams.to_arrays()
         if index == self._actor.spec.stages - 2:
             actor.next.push.remote(sequence, index, *arrays, layers, *features)

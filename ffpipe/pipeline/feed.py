@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ffpipe.config import Training
 from ffpipe.data.examples import Examples
 from ffpipe.data.splits import Splits
-from ffpipe.ff.layer import DTYPES
+from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.source import Source
 from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Train
 from ffpipe.pipeline.streams import Streams
@@ -25,7 +25,7 @@ class Feed:
         self._splits: dict[str, Examples] = {"validation": splits.validation, "test": splits.test}
         self._training = training
         self._device = device
-        self._dtype = DTYPES[training.precision]
+        self._dtype, self._products = PRECISIONS[training.precision]
         self._predictions: dict[int, NDArray[np.float32]] = {}
 
     def predictions(self, made: Mapping[int, NDArray[np.float32]]) -> None:
@@ -72,7 +72,7 @@ class Feed:
     def _send(self, streams: Streams) -> Streams:
         labels, goodness = streams.labels, streams.goodness
         return Streams(
-            streams.rows.to(self._device),
+            streams.rows.to(self._device, self._products),
             None if labels is None else labels.to(self._device),
             None if goodness is None else goodness.to(self._device),
         )

@@ -17,7 +17,8 @@ from ffpipe.data.splits import Splits, load_splits
 from ffpipe.errors import UserError
 from ffpipe.ff.head import Head
 from ffpipe.ff.labels import LabelCode
-from ffpipe.ff.layer import DTYPES, Layer
+from ffpipe.ff.layer import Layer
+from ffpipe.ff.precision import PRECISIONS
 from ffpipe.pipeline.partition import layer_costs, partition
 from ffpipe.pipeline.schedule import Plan, choose_chunk, choose_window
 from ffpipe.pipeline.stage import StageSpec
@@ -97,7 +98,7 @@ def make_layout(job: Job, stages: int) -> Layout:
     lockstep = hard and training.negative_lag == 0
     widths = (job.width, *training.dims[1:])
     roles = 3 if training.head else 2
-    minibatch_bytes = roles * training.batch_size * max(widths) * DTYPES[training.precision].itemsize
+    minibatch_bytes = roles * training.batch_size * max(widths) * PRECISIONS[training.precision].products.itemsize
     lag = training.negative_lag if hard else None
     window = execution.window or choose_window(stages, execution.chunk, lag, minibatch_bytes, execution.window_bytes)
     chunk = 1 if lockstep else execution.chunk or choose_chunk(stages, window)

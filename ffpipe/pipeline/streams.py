@@ -29,18 +29,32 @@ class Streams:
     features: Features = field(default_factory=dict)
 
     def to_arrays(self) -> tuple[Any, Any, Any]:
-        """rows, labels, goodness as NumPy arrays (or None) in host memory, without their features."""
-        return _array(self.rows), _array(self.labels), _array(self.goodness)
+        """rows, labels, goodness as NumPy arrays (or None) in host memory, without the features."""
+        return to_array(self.rows), to_array(self.labels), to_array(self.goodness)
 
     @staticmethod
     def from_arrays(rows: Any, labels: Any, goodness: Any, device: torch.device) -> Streams:
         """The reverse of `to_arrays`. The arrays may be read-only: nobody writes into a stream."""
-        return Streams(
-            torch.from_numpy(rows).to(device),
-            None if labels is None else torch.from_numpy(labels).to(device),
-            None if goodness is None else torch.from_numpy(goodness).to(device),
-        )
+        tensor = to_tensor(rows, device)
+        assert tensor is not None
+        return Streams(tensor, to_tensor(labels, device), to_tensor(goodness, device))
 
 
-def _array(tensor: Tensor | None) -> Any:
-    return None if tensor is None else tensor.cpu().numpy()
+# NumPy has no bfloat16: its bits travel as this type, which no stream uses for itself.
+BFLOAT16_BITS = torch.int16
+
+
+def to_array(tensor: Tensor | None) -> Any:
+    """A tensor as a NumPy array in host memory; None stays None."""
+    if tensor is None:
+        return None
+    tensor = tensor.cpu()
+    return tensor.view(BFLOAT16_BITS).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+def to_tensor(array: Any, device: torch.device) -> Tensor | None:
+    """The reverse of `to_array`."""
+    if array is None:
+        return None
+    tensor = torch.from_numpy(array).to(device)
+    return tensor.view(torch.bfloat16) if tensor.dtype == BFLOAT16_BITS else tensor
