@@ -7,11 +7,15 @@ network = ffpipe.load(result.run_dir)          # a torch.nn.Module
 scores = network(images)                       # (n, classes)
 """
 
-from ffpipe.config import Config, Data, Execution, Optimizer, Training, override
-from ffpipe.errors import RunFailed, UserError
-from ffpipe.inference import evaluate, export, load, predict
-from ffpipe.recipes import get_recipe as recipe
-from ffpipe.run import Result, train
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ffpipe.config import Config, Data, Execution, Optimizer, Training, override
+    from ffpipe.errors import RunFailed, UserError
+    from ffpipe.inference import evaluate, export, load, predict
+    from ffpipe.recipes import get_recipe as recipe
+    from ffpipe.run import Result, train
 
 __all__ = [
     "Config",
@@ -30,3 +34,19 @@ __all__ = [
     "recipe",
     "train",
 ]
+
+# Imported on first use: torch takes a second, and a stage's process should answer before that.
+_HOMES = {
+    **dict.fromkeys(["Config", "Data", "Execution", "Optimizer", "Training", "override"], "config"),
+    **dict.fromkeys(["RunFailed", "UserError"], "errors"),
+    **dict.fromkeys(["evaluate", "export", "load", "predict"], "inference"),
+    **dict.fromkeys(["Result", "train"], "run"),
+    "recipe": "recipes",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ffpipe' has no attribute {name!r}")
+    home = import_module(f"ffpipe.{_HOMES[name]}")
+    return getattr(home, "get_recipe" if name == "recipe" else name)

@@ -155,6 +155,7 @@ class Execution:
     log_steps: Annotated[
         int, Meta(ge=0, description="steps between rows of metrics.parquet; 0: an epoch, at most 100")
     ] = 0
+    trace: Annotated[bool, Meta(description="write trace.json, a Chrome trace of what every stage did when")] = False
     snapshot_steps: Annotated[int, Meta(ge=0, description="steps between snapshots; 0: only at the end")] = 0
     keep_snapshots: Annotated[int, Meta(ge=1, description="newest snapshots kept")] = 2
     run_dir: Annotated[str, Meta(description="folder of the run, made new; empty: runs/RECIPE-TIMESTAMP")] = ""

@@ -12,12 +12,13 @@ from typing import Any
 from ffpipe import checkpoint
 from ffpipe.config import Config, checked
 from ffpipe.errors import RunFailed, UserError
-from ffpipe.pipeline.job import Engine, Job, Layout, make_job, make_layout
+from ffpipe.pipeline.job import Engine, Job, Layout, make_job
 from ffpipe.pipeline.local import LocalEngine
 from ffpipe.pipeline.ray_settings import prepare_ray
 from ffpipe.runs import RunFolder, check_new, new_run
 from ffpipe.telemetry.metrics import write_metrics
 from ffpipe.telemetry.report import Evaluation, LayerRow, StageReport, WrittenFile
+from ffpipe.telemetry.spans import TraceFile
 from ffpipe.telemetry.view import QuietView, View
 
 
@@ -43,7 +44,7 @@ def train(config: Config, view: View | None = None) -> Result:
     job = make_job(config)
     engine = make_engine(config.execution.engine)
     try:
-        layout = make_layout(job, engine.stages(job))
+        layout = engine.layout(job)
         folder = new_run(config)
         try:
             return _run(job, layout, engine, folder, view or QuietView())
@@ -72,6 +73,7 @@ def _run(job: Job, layout: Layout, engine: Engine, folder: RunFolder, view: View
             engine.run(job, layout, folder.checkpoints, log.take)
         finally:
             view.stop()
+            log.close()
             write_metrics(folder.metrics, log.rows, job.steps_per_epoch)
         summary = log.summary()
         folder.write_summary(summary)
@@ -101,6 +103,7 @@ class RunLog:
         self._files: dict[int, list[WrittenFile]] = {}
         self._newest: checkpoint.Manifest | None = None
         self._latest: dict[int, StageReport] = {}
+        self._trace = TraceFile(folder.trace) if job.config.execution.trace else None
 
     def take(self, report: StageReport) -> None:
         """One report of one stage."""
@@ -109,7 +112,15 @@ class RunLog:
         self.evaluations += report.evaluations
         for file in report.files:
             self._file(file)
+        if self._trace is not None:
+            name = f"stage {report.stage}: layers {', '.join(map(str, report.layers))}"
+            self._trace.add(report.stage, name, report.spans)
         self._view.report(report)
+
+    def close(self) -> None:
+        """Finish the trace."""
+        if self._trace is not None:
+            self._trace.close()
 
     def _file(self, file: WrittenFile) -> None:
         """A snapshot is whole when every layer and the head have written their file."""
@@ -146,7 +157,10 @@ class RunLog:
             "weights_sha256": self._newest.weights_sha256,
             "recoveries": 0,
             "peak_rss_bytes": [stage.peak_rss_bytes for stage in stages],
-            "busy_share": [stage.busy_seconds / max(stage.seconds, 1e-9) for stage in stages],
+            "efficiency": max(stage.busy_share for stage in stages),
+            "time_shares": [
+                {kind: seconds / stage.seconds for kind, seconds in stage.seconds_by_kind.items()} for stage in stages
+            ],
             "evaluations": [
                 {
                     "step": e.step,

@@ -1,6 +1,6 @@
 """A run folder: what `ffpipe train` writes and everything after training reads.
 
-config.toml  metrics.parquet  summary.json  checkpoints/
+config.toml  metrics.parquet  summary.json  checkpoints/  and, if asked for, trace.json
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ class RunFolder:
     @property
     def summary(self) -> Path:
         return self.path / "summary.json"
+
+    @property
+    def trace(self) -> Path:
+        return self.path / "trace.json"
 
     @property
     def checkpoints(self) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +19,7 @@ from ffpipe.ff.head import Head
 from ffpipe.ff.labels import LabelCode
 from ffpipe.ff.layer import Layer
 from ffpipe.ff.precision import PRECISIONS
+from ffpipe.pipeline.calibrate import Costs
 from ffpipe.pipeline.partition import layer_costs, partition
 from ffpipe.pipeline.schedule import Plan, choose_chunk, choose_window
 from ffpipe.pipeline.stage import StageSpec
@@ -44,6 +45,13 @@ class Job:
         return len(self.config.training.dims) - 1
 
     @property
+    def minibatch_bytes(self) -> int:
+        """Of the largest streams of one minibatch between two layers."""
+        training = self.config.training
+        rows = (3 if training.head else 2) * training.batch_size
+        return rows * max(self.width, *training.dims[1:]) * PRECISIONS[training.precision].products.itemsize
+
+    @property
     def steps(self) -> int:
         return self.steps_per_epoch * self.config.training.epochs
 
@@ -57,11 +65,19 @@ class Layout:
     window: int
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What stages found out about themselves: costs of all layers on each one's device, and seconds a message."""
+
+    costs: Sequence[Costs]
+    message_seconds: float
+
+
 class Engine(Protocol):
     """An order in which the cells of the grid (stage, item) are worked."""
 
-    def stages(self, job: Job) -> int:
-        """How many stages there will be. Raises UserError where what is asked for cannot be had."""
+    def layout(self, job: Job) -> Layout:
+        """Cut the job into stages. Raises UserError where what is asked for cannot be had."""
 
     def run(self, job: Job, layout: Layout, checkpoints: Path, on_report: OnReport) -> None:
         """Work the whole plan, calling on_report with every report. Raises RunFailed."""
@@ -91,21 +107,20 @@ def make_job(config: Config) -> Job:
     return Job(config, splits, width, sampler.steps_per_epoch)
 
 
-def make_layout(job: Job, stages: int) -> Layout:
-    """Cut a job into `stages` stages and size its chunks and window."""
+def make_layout(job: Job, stages: int, measured: Measured | None = None) -> Layout:
+    """Cut a job into `stages` stages and size its chunks and window, by what was measured if anything was."""
     training, execution = job.config.training, job.config.execution
-    hard = training.negatives == "hard"
-    lockstep = hard and training.negative_lag == 0
-    widths = (job.width, *training.dims[1:])
+    lag = training.negative_lag if training.negatives == "hard" else None
+    layers, step_seconds, message_seconds = _cut(job, stages, measured)
+    room = max(1, execution.window or execution.window_bytes // job.minibatch_bytes)
+    room = room if lag is None else min(room, max(lag, 1))
+    chunk = execution.chunk or choose_chunk(stages, room, step_seconds, message_seconds)
+    window = execution.window or choose_window(stages, chunk, lag, job.minibatch_bytes, execution.window_bytes)
     roles = 3 if training.head else 2
-    minibatch_bytes = roles * training.batch_size * max(widths) * PRECISIONS[training.precision].products.itemsize
-    lag = training.negative_lag if hard else None
-    window = execution.window or choose_window(stages, execution.chunk, lag, minibatch_bytes, execution.window_bytes)
-    chunk = 1 if lockstep else execution.chunk or choose_chunk(stages, window)
     plan = Plan(
         steps=job.steps,
         chunk=chunk,
-        lockstep=lockstep,
+        lockstep=lag == 0,
         evaluations={"validation": execution.evaluate_every * job.steps_per_epoch, "test": 0},
         sizes={"validation": len(job.splits.validation), "test": len(job.splits.test)},
         evaluation_batch=max(1, chunk * roles * training.batch_size // (job.splits.classes + 1)),
@@ -115,7 +130,7 @@ def make_layout(job: Job, stages: int) -> Layout:
         StageSpec(
             index=index,
             stages=stages,
-            layers=layers,
+            layers=of_stage,
             training=training,
             width=job.width,
             classes=job.splits.classes,
@@ -124,9 +139,21 @@ def make_layout(job: Job, stages: int) -> Layout:
             log_steps=execution.log_steps or min(job.steps_per_epoch, LOG_STEPS),
             device=execution.device,
         )
-        for index, layers in enumerate(partition(layer_costs(widths), stages))
+        for index, of_stage in enumerate(layers)
     )
     return Layout(specs, plan, window)
+
+
+def _cut(job: Job, stages: int, measured: Measured | None) -> tuple[list[range], float, float]:
+    """Layers of each stage, seconds a minibatch of the slowest, seconds a message."""
+    if measured is None:
+        costs = layer_costs((job.width, *job.config.training.dims[1:]))
+        return partition([costs] * stages), 0.0, 0.0
+    seconds = [costs.layers for costs in measured.costs]
+    extra = [0.0] * (stages - 1) + [measured.costs[-1].head]
+    layers = partition(seconds, extra)
+    slowest = max(sum(seconds[s][i] for i in group) + extra[s] for s, group in enumerate(layers))
+    return layers, slowest, measured.message_seconds
 
 
 def write_layers(

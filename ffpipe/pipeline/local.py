@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from pathlib import Path
 
@@ -10,10 +9,10 @@ import torch
 
 from ffpipe.errors import UserError
 from ffpipe.pipeline.feed import Feed
-from ffpipe.pipeline.job import Job, Layout, OnReport, write_layers
+from ffpipe.pipeline.job import Job, Layout, OnReport, make_layout, write_layers
 from ffpipe.pipeline.schedule import Train
 from ffpipe.pipeline.stage import Stage
-from ffpipe.telemetry.clock import StageClock
+from ffpipe.telemetry.spans import Spans
 
 REPORT_SECONDS = 0.5
 
@@ -21,33 +20,43 @@ REPORT_SECONDS = 0.5
 class LocalEngine:
     """Every stage in this process."""
 
-    def stages(self, job: Job) -> int:
+    def layout(self, job: Job) -> Layout:
         execution = job.config.execution
         if execution.device == "cuda" and not torch.cuda.is_available():
             raise UserError("execution.device is 'cuda', but torch finds no GPU here: give --device cpu")
-        return execution.stages or 1
+        return make_layout(job, execution.stages or 1)
 
     def run(self, job: Job, layout: Layout, checkpoints: Path, on_report: OnReport) -> None:
         write = partial(write_layers, checkpoints)
         stages = [Stage(spec, write) for spec in layout.stages]
         feed = Feed(job.config.training, job.splits, stages[0].device)
-        clocks = [StageClock() for _ in stages]
-        reported = time.monotonic()
+        spans = [Spans(keep=job.config.execution.trace) for _ in stages]
+        trained = (0.0, 0.0)
+        reported = 0.0
         for item in layout.plan.items():
-            streams = feed.streams(item)
-            for stage, clock in zip(stages, clocks, strict=True):
-                with clock.busy(training=isinstance(item, Train)):
+            begun = spans[0].elapsed
+            with spans[0].span("compute", label=str(item)):
+                streams = feed.streams(item)
+            for stage, of_stage in zip(stages, spans, strict=True):
+                with of_stage.span("compute", label=str(item)):
                     streams = stage.handle(item, streams)
             feed.predictions(stages[-1].predictions(item))
-            if time.monotonic() - reported > REPORT_SECONDS:
-                self._report(stages, clocks, on_report)
-                reported = time.monotonic()
-        self._report(stages, clocks, on_report)
+            if isinstance(item, Train):
+                trained = (trained[0] or begun, spans[0].elapsed)
+            if spans[0].elapsed - reported > REPORT_SECONDS:
+                self._report(stages, spans, trained, on_report)
+                reported = spans[0].elapsed
+        self._report(stages, spans, trained, on_report)
 
     def close(self) -> None:
         """Nothing was started."""
 
     @staticmethod
-    def _report(stages: list[Stage], clocks: list[StageClock], on_report: OnReport) -> None:
-        for stage, clock in zip(stages, clocks, strict=True):
-            on_report(clock.stamp(stage.report()))
+    def _report(stages: list[Stage], spans: list[Spans], trained: tuple[float, float], on_report: OnReport) -> None:
+        for stage, of_stage in zip(stages, spans, strict=True):
+            report = stage.report()
+            report.seconds = of_stage.elapsed
+            report.train_began, report.train_seconds = trained
+            report.seconds_by_kind = dict(of_stage.totals)
+            report.spans = of_stage.drain()
+            on_report(report)

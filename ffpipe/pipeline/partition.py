@@ -1,4 +1,4 @@
-"""Cutting layers into stages: contiguous groups whose costliest is as cheap as contiguous cuts allow."""
+"""Cutting layers into stages: contiguous groups whose slowest is as fast as contiguous cuts allow."""
 
 from __future__ import annotations
 
@@ -6,36 +6,38 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 
-def partition(costs: Sequence[float], stages: int) -> list[range]:
-    """Cut layers with these costs into `stages` non-empty contiguous groups.
+def partition(seconds: Sequence[Sequence[float]], extra: Sequence[float] | None = None) -> list[range]:
+    """Cut layers into one non-empty contiguous group a stage.
 
-    The largest sum of a group is minimal; among such cuts the later stages get the spare layers last.
-    Raises ValueError where there are more stages than layers.
+    seconds[stage][layer]: what the layer costs on the device of that stage. extra[stage]: what the stage costs
+    beside its layers (the source, the head). The costliest stage is as cheap as it can be. Raises ValueError
+    where there are more stages than layers.
 
-    >>> partition([1, 1, 1, 3], 2)
+    >>> partition([[1, 1, 1, 3], [1, 1, 1, 3]])
     [range(0, 3), range(3, 4)]
     """
-    layers = len(costs)
+    stages, layers = len(seconds), len(seconds[0]) if seconds else 0
     if not 1 <= stages <= layers:
         raise ValueError(f"cannot cut {layers} layers into {stages} stages")
-    total = [0.0, *accumulate(costs)]
-    # best[k][n]: the least possible largest group when the first n layers make k groups; cut[k][n]: its last cut.
-    best = [[0.0] + [float("inf")] * layers]
-    cut = [[0] * (layers + 1)]
-    for groups in range(1, stages + 1):
-        row, cuts = [float("inf")] * (layers + 1), [0] * (layers + 1)
-        for n in range(groups, layers + 1):
-            for k in range(groups - 1, n):
-                worst = max(best[groups - 1][k], total[n] - total[k])
+    extra = extra or [0.0] * stages
+    # best[n]: the least possible costliest stage when the stages so far take the first n layers; cuts: where the
+    # last of them begins.
+    best = [0.0] + [float("inf")] * layers
+    cuts: list[list[int]] = []
+    for stage in range(stages):
+        total = [0.0, *accumulate(seconds[stage])]
+        row, cut = [float("inf")] * (layers + 1), [0] * (layers + 1)
+        for n in range(stage + 1, layers + 1):
+            for k in range(stage, n):
+                worst = max(best[k], total[n] - total[k] + extra[stage])
                 if worst < row[n]:
-                    row[n], cuts[n] = worst, k
-        best.append(row)
-        cut.append(cuts)
+                    row[n], cut[n] = worst, k
+        best = row
+        cuts.append(cut)
     ends = [layers]
-    for groups in range(stages, 0, -1):
-        ends.append(cut[groups][ends[-1]])
-    ends.reverse()
-    return [range(a, b) for a, b in pairwise(ends)]
+    for cut in reversed(cuts):
+        ends.append(cut[ends[-1]])
+    return [range(a, b) for a, b in pairwise(reversed(ends))]
 
 
 def layer_costs(dims: Sequence[int]) -> list[float]:

@@ -1,4 +1,4 @@
-"""The Ray engine, driver side: places one actor a stage, starts them, listens to their reports.
+"""The Ray engine, driver side: places one actor a stage, has them measured, starts them, listens to their reports.
 
 It touches no activation: actors push to each other (actor.py).
 """
@@ -6,6 +6,7 @@ It touches no activation: actors push to each other (actor.py).
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -13,66 +14,78 @@ from typing import Any
 import ray
 
 from ffpipe.errors import RunFailed, UserError
-from ffpipe.pipeline.actor import CONCURRENCY, ActorSetup, StageActor, senders
+from ffpipe.pipeline.actor import CONCURRENCY, StageActor
 from ffpipe.pipeline.cluster import Cluster
-from ffpipe.pipeline.job import Job, Layout, OnReport
+from ffpipe.pipeline.job import Job, Layout, Measured, OnReport, make_layout
+from ffpipe.pipeline.worker import Parts, WorkerSetup, senders
 
 POLL_SECONDS = 0.5
+# To import torch and time a few steps, when all stages of a host do it at once on few cores.
+SECONDS_A_STAGE_TO_BEGIN = 10.0
 
 
 class RayEngine:
-    """Every stage in an actor of its own."""
+    """Every stage in an actor of its own. parts: what workers make their stage and feed with."""
 
-    def __init__(self) -> None:
+    def __init__(self, parts: Parts | None = None) -> None:
+        self._parts = parts or Parts()
+        self._actors: list[Any] = []
+        self._threads = 1
         self.cluster = Cluster()
 
-    def stages(self, job: Job) -> int:
-        """min(layers, CPUs) where not given. Raises UserError where the cluster is too small for what is."""
+    def layout(self, job: Job) -> Layout:
+        """Place the actors, min(layers, CPUs) of them where not given, and cut the network to what they measure.
+
+        Raises UserError where the cluster is too small for what was asked, or stays busy.
+        """
         execution = job.config.execution
         have = self.cluster.resources()
         stages = execution.stages or max(1, min(job.layers, int(have.get("CPU", 0))))
-        for name, each in _demand(job, stages, have).items():
+        demand = _demand(job, stages, have)
+        for name, each in demand.items():
             if each * stages > have.get(name, 0.0) + 1e-6:
                 raise UserError(
                     f"{stages} stage(s) of {each:g} {name} each need {each * stages:g} {name}, the cluster has "
                     f"{have.get(name, 0.0):g}: ask for fewer stages or less for each "
                     f"({_fields(name)}), or join a larger cluster with RAY_ADDRESS"
                 )
-        return stages
+        self._threads = max(1, int(demand["CPU"]))
+        self._place(stages, demand, execution.start_timeout)
+        return make_layout(job, stages, self.measure(job))
 
     def run(self, job: Job, layout: Layout, checkpoints: Path, on_report: OnReport) -> None:
-        demand = _demand(job, len(layout.stages), self.cluster.resources())
-        cpus, gpus = demand.pop("CPU", 0.0), demand.pop("GPU", 0.0)
-        options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "resources": demand}
-        # No restarts: a fresh actor would go on from the weights of step 0 and nobody would notice.
-        options |= {"max_restarts": 0, "max_task_retries": 0}
-        remote: Any = ray.remote(concurrency_groups=CONCURRENCY)(StageActor)  # type: ignore[call-overload]  # no hint
-        actors = []
-        try:
-            for spec in layout.stages:
-                setup = ActorSetup(
-                    spec=spec,
-                    plan=layout.plan,
-                    window=layout.window,
-                    config=job.config,
-                    checkpoints=checkpoints,
-                    threads=max(1, int(cpus)),
-                    senders=senders(layout.stages, spec.index),
-                )
-                actors.append(remote.options(**options).remote(setup))
-            self._place(actors, job, len(actors), {"CPU": cpus, "GPU": gpus, **demand})
-            self._listen(actors, layout, on_report)
-        finally:
-            for actor in actors:
-                ray.kill(actor)
+        setups = [
+            WorkerSetup(spec, layout.plan, layout.window, job.config, checkpoints, senders(layout.stages, spec.index))
+            for spec in layout.stages
+        ]
+        self._ask(
+            [
+                actor.set_up.remote(setup, self._parts, self._actors, self._threads)
+                for actor, setup in zip(self._actors, setups, strict=True)
+            ]
+        )
+        self._listen(layout, on_report)
 
     def close(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
         self.cluster.close()
 
-    def _place(self, actors: list[Any], job: Job, stages: int, demand: dict[str, float]) -> None:
-        timeout = job.config.execution.start_timeout
+    def _place(self, stages: int, demand: dict[str, float], timeout: float) -> None:
+        custom = {name: each for name, each in demand.items() if name not in ("CPU", "GPU")}
+        options = {
+            "num_cpus": demand["CPU"],
+            "num_gpus": demand.get("GPU", 0.0),
+            "resources": custom,
+            # No restarts: a fresh actor would go on from the weights of step 0 and nobody would notice.
+            "max_restarts": 0,
+            "max_task_retries": 0,
+        }
+        remote: Any = ray.remote(concurrency_groups=CONCURRENCY)(StageActor)  # type: ignore[call-overload]  # no hint
+        self._actors = [remote.options(**options).remote() for _ in range(stages)]
         try:
-            ray.get([actor.connect.remote(actors) for actor in actors], timeout=timeout)
+            ray.get([actor.ping.remote() for actor in self._actors], timeout=timeout)
         except ray.exceptions.GetTimeoutError:
             asked = ", ".join(f"{each:g} {name}" for name, each in demand.items() if each)
             free = self.cluster.available()
@@ -84,17 +97,37 @@ class RayEngine:
         except ray.exceptions.RayError as error:
             raise RunFailed(_reason("a stage could not start", error)) from error
 
-    def _listen(self, actors: list[Any], layout: Layout, on_report: OnReport) -> None:
+    def measure(self, job: Job) -> Measured:
+        """Costs of every layer on every stage's device, and of a message between neighbours."""
+        training = job.config.training
+        arguments = (training, job.width, job.splits.classes, job.config.execution.device, self._threads)
+        costs = self._ask([actor.measure.remote(*arguments) for actor in self._actors])
+        return Measured(costs, self.message_seconds(job.minibatch_bytes))
+
+    def message_seconds(self, size: int) -> float:
+        """What a message of `size` bytes takes between neighbours."""
+        pairs = list(zip(self._actors, self._actors[1:], strict=False))
+        trips = [self._ask([a.round_trip.remote(b, size)])[0] for a, b in pairs[:MEASURED_EDGES]]
+        return statistics.median(trips) if trips else 0.0
+
+    def _ask(self, refs: list[Any]) -> list[Any]:
+        """Results of calls before the run. Raises RunFailed where one fails or does not answer."""
+        try:
+            results: list[Any] = ray.get(refs, timeout=30.0 + SECONDS_A_STAGE_TO_BEGIN * len(self._actors))
+        except ray.exceptions.RayError as error:  # a timeout is one
+            raise RunFailed(_reason("a stage could not begin", error)) from error
+        return results
+
+    def _listen(self, layout: Layout, on_report: OnReport) -> None:
         """Fetch reports until every stage has worked the whole plan. Raises RunFailed with the first failure."""
-        running = {actor.run.remote(): index for index, actor in enumerate(actors)}
+        running = {actor.run.remote(): index for index, actor in enumerate(self._actors)}
         while running:
             done, _ = ray.wait(list(running), timeout=POLL_SECONDS)
             for ref in done:
-                index = running.pop(ref)
-                self._fetch(ref, layout, index, on_report)
+                self._fetch(ref, layout, running.pop(ref), on_report)
             started = time.monotonic()
             for index in sorted(running.values()):
-                self._fetch(actors[index].report.remote(), layout, index, on_report)
+                self._fetch(self._actors[index].report.remote(), layout, index, on_report)
             if not done:
                 time.sleep(max(0.0, started + POLL_SECONDS / 2 - time.monotonic()))
 
@@ -109,6 +142,10 @@ class RayEngine:
             ) from error
         for report in reports:
             on_report(report)
+
+
+# Neighbours whose link is timed; on one host they are all alike, and each costs a few milliseconds.
+MEASURED_EDGES = 4
 
 
 def _demand(job: Job, stages: int, have: dict[str, float]) -> dict[str, float]:

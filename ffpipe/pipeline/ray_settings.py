@@ -21,5 +21,8 @@ def prepare_ray() -> None:
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # Ray runs workers at a lower priority than its own processes. Stages are what this cluster is for: at equal
+    # priority two stages on two cores came 1 % nearer to their bound.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # Leave the variable that names the GPUs alone for actors that ask for none; the other way is deprecated.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

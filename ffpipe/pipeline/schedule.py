@@ -11,6 +11,7 @@ Nothing here knows Ray, torch or time.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -144,23 +145,32 @@ class Flow:
         return not self._flying
 
 
-# Past eight minibatches a message the cost of the call no longer shows, while filling the pipeline takes longer.
+# What a message may cost beside the work in it, and what is as much as one should hold: filling and draining
+# the pipeline takes a chunk a stage.
+MESSAGE_SHARE = 0.03
 LARGEST_CHUNK = 8
 
 
 def choose_window(stages: int, chunk: int, lag: int | None, minibatch_bytes: int, window_bytes: int) -> int:
-    """Minibatches in flight where none are given: two chunks a stage and two more, within lag and bytes.
+    """Minibatches in flight where none are given: a chunk for each stage and four more, within lag and bytes.
 
-    chunk: the one asked for, 0 for none. lag: `negative_lag` for hard negatives, else None.
+    Four are enough that a late message holds nobody up; what is beyond only takes memory.
+
+    chunk: the one wanted. lag: `negative_lag` for hard negatives, else None.
     """
-    wanted = (2 * stages + 2) * (chunk or LARGEST_CHUNK)
     room = max(1, window_bytes // max(1, minibatch_bytes))
-    if lag is not None:
-        wanted = min(wanted, max(lag, 1))
-    return max(1, min(wanted, room), chunk)
+    wanted = min((stages + 4) * chunk, room)
+    return max(1, wanted if lag is None else min(wanted, max(lag, 1)), chunk)
 
 
-def choose_chunk(stages: int, window: int) -> int:
-    """Minibatches in a message where none are given: small enough that the window holds one for each stage
-    and one on its way into each."""
-    return max(1, min(LARGEST_CHUNK, window // (2 * stages)))
+def choose_chunk(stages: int, room: int | None, step_seconds: float, message_seconds: float) -> int:
+    """Minibatches in a message where none are given.
+
+    Enough that a message costs at most MESSAGE_SHARE of the work in it, but so few that the room in the
+    window (None: as much as one likes) holds one for each stage, one on its way, and one coming back.
+    step_seconds: the slowest stage's, for a minibatch. message_seconds: for one minibatch, end to end.
+    """
+    affordable = MESSAGE_SHARE * step_seconds
+    enough = LARGEST_CHUNK if message_seconds >= LARGEST_CHUNK * affordable else math.ceil(message_seconds / affordable)
+    fits = LARGEST_CHUNK if room is None else room // (stages + 2) if stages > 1 else room
+    return max(1, min(enough, fits, LARGEST_CHUNK))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ffpipe.telemetry.spans import Kind, Span
+
 
 @dataclass(frozen=True)
 class LayerRow:
@@ -49,9 +51,16 @@ class StageReport:
     layers: tuple[int, ...]
     step: int = 0
     seconds: float = 0.0  # since the stage began to run
-    train_seconds: float = 0.0  # of those, until the end of its latest training item
-    busy_seconds: float = 0.0  # of `seconds`, those in which it computed
+    train_began: float = 0.0  # of those, when its first training item began
+    train_seconds: float = 0.0  # and when its latest one ended
+    seconds_by_kind: dict[Kind, float] = field(default_factory=dict)
     peak_rss_bytes: int = 0
     rows: list[LayerRow] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     files: list[WrittenFile] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+
+    @property
+    def busy_share(self) -> float:
+        """The share of its seconds in which the stage computed."""
+        return self.seconds_by_kind.get("compute", 0.0) / self.seconds if self.seconds else 0.0

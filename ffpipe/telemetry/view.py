@@ -51,8 +51,7 @@ class Progress:
         self._marks: list[tuple[float, int]] = []
 
     def take(self, report: StageReport) -> None:
-        if report.seconds:
-            self.busy[report.stage] = report.busy_seconds / report.seconds
+        self.busy[report.stage] = report.busy_share
         for row in report.rows:
             self.rows[row.layer] = row
         if report.stage == len(self.layers) - 1:

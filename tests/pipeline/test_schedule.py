@@ -122,13 +122,19 @@ def test_the_window_is_never_exceeded_and_never_stops_for_ever(window: int, weig
     assert flow.idle
 
 
-@given(st.integers(1, 32), st.integers(0, 8), st.none() | st.integers(0, 300), st.integers(1, 1 << 24))
-def test_chosen_sizes_keep_to_lag_and_bytes(stages: int, chunk: int, lag: int | None, minibatch: int) -> None:
-    if lag is not None and chunk > max(lag, 1):
-        return  # refused with the config
+@given(st.integers(1, 32), st.none() | st.integers(0, 300), st.integers(1, 1 << 24), st.floats(0, 1), st.floats(0, 1))
+def test_chosen_sizes_keep_to_lag_and_bytes(
+    stages: int, lag: int | None, minibatch: int, step_seconds: float, message_seconds: float
+) -> None:
+    room = max(1, (64 << 20) // minibatch)
+    room = room if lag is None else min(room, max(lag, 1))
+    chunk = choose_chunk(stages, room, step_seconds, message_seconds)
     window = choose_window(stages, chunk, lag, minibatch, 64 << 20)
-    assert window >= 1
-    if lag is not None:
-        assert window <= max(lag, 1)
-    assert window * minibatch <= (64 << 20) or window in (1, chunk)
-    assert 1 <= choose_chunk(stages, window) <= window
+    assert 1 <= chunk <= window <= room
+
+
+def test_a_chunk_is_as_long_as_its_message_costs() -> None:
+    assert choose_chunk(2, None, step_seconds=0.020, message_seconds=0.003) == 5
+    assert choose_chunk(2, None, step_seconds=0.200, message_seconds=0.003) == 1
+    assert choose_chunk(2, None, step_seconds=0.001, message_seconds=0.003) == 8
+    assert choose_chunk(16, 48, step_seconds=0.001, message_seconds=0.003) == 2

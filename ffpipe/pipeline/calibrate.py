@@ -1,0 +1,70 @@
+"""What a stage's work costs on this device: measured in a moment, so that cuts and chunks fit the machine.
+
+The figures decide where the network is cut and how much goes into a message; neither changes a bit of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ffpipe.config import Training
+from ffpipe.ff.head import Head
+from ffpipe.ff.layer import Layer
+from ffpipe.ff.precision import PRECISIONS
+
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds a minibatch on one device: of each layer's step and of the head's."""
+
+    layers: tuple[float, ...]
+    head: float
+
+
+def measure_costs(training: Training, width: int, classes: int, device: torch.device) -> Costs:
+    """Time a few steps of each layer of another shape. width: features of an input row with its label."""
+    widths = (width, *training.dims[1:])
+    shapes = list(itertools.pairwise(widths))
+    seconds = {shape: _layer_seconds(training, *shape, device) for shape in set(shapes)}
+    head = _head_seconds(training, classes, device) if training.head else 0.0
+    return Costs(tuple(seconds[shape] for shape in shapes), head)
+
+
+def _layer_seconds(training: Training, fan_in: int, width: int, device: torch.device) -> float:
+    layer = Layer(0, fan_in, width, training, device)
+    roles = 3 if training.head else 2
+    rows = torch.ones(roles * training.batch_size, fan_in, dtype=PRECISIONS[training.precision].products, device=device)
+    out = rows.new_empty(len(rows), width)
+    return _median_seconds(lambda: layer.step(rows, training.batch_size, 1.0, out), device)
+
+
+def _head_seconds(training: Training, classes: int, device: torch.device) -> float:
+    head = Head(training, classes, device)
+    dtype = PRECISIONS[training.precision].products
+    seen = [torch.ones(training.batch_size, training.dims[i + 1], dtype=dtype, device=device) for i in head.layers]
+    labels = torch.zeros(training.batch_size, dtype=torch.int64, device=device)
+    return _median_seconds(lambda: head.step(seen, labels, 1.0), device)
+
+
+def _median_seconds(step: Callable[[], object], device: torch.device) -> float:
+    times = []
+    for _ in range(1 + STEPS):
+        _wait(device)
+        started = time.perf_counter()
+        step()
+        _wait(device)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,267 @@
+"""A worker runs one stage: takes messages in order, computes, publishes from a second thread.
+
+    [1] first stage: the window allows an item -> the feed makes its streams -> the stage handles them
+    [2] publisher thread: rows to the next stage, features for the head straight to the last one
+    [3] inbox of the next stage: ordered and complete -> the stage handles them -> [2]
+    [4] last stage: "done" and the head's predictions back to the first one -> [1]
+
+It knows its neighbours as `Links` and nothing of Ray.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from ffpipe.config import Config
+from ffpipe.data.splits import load_splits
+from ffpipe.pipeline.feed import Feed
+from ffpipe.pipeline.inbox import Inbox, Part
+from ffpipe.pipeline.job import write_layers
+from ffpipe.pipeline.links import Links, Predictions
+from ffpipe.pipeline.schedule import Flow, Item, Plan, Train
+from ffpipe.pipeline.stage import Stage, StageSpec
+from ffpipe.pipeline.streams import Streams, to_array, to_tensor
+from ffpipe.telemetry.report import StageReport
+from ffpipe.telemetry.spans import Spans
+
+REPORT_SECONDS = 0.5
+# One message may wait to be published while the next is computed; more would only hold memory.
+PUBLISH_AHEAD = 1
+
+
+class AnyStage(Protocol):
+    """What a worker needs of a stage; `Stage`, or one whose layers take a set time."""
+
+    device: torch.device
+
+    def handle(self, item: Item, streams: Streams | None) -> Streams | None: ...
+
+    def predictions(self, item: Item) -> Predictions: ...
+
+    def report(self) -> StageReport: ...
+
+
+class AnyFeed(Protocol):
+    """What a worker needs of a feed."""
+
+    def predictions(self, made: Predictions) -> None: ...
+
+    def streams(self, item: Item) -> Streams | None: ...
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """What a worker is made from."""
+
+    spec: StageSpec
+    plan: Plan
+    window: int
+    config: Config
+    checkpoints: Path
+    senders: tuple[int, ...]
+
+
+def make_stage(setup: WorkerSetup) -> AnyStage:
+    """The stage of a real network."""
+    return Stage(setup.spec, partial(write_layers, setup.checkpoints))
+
+
+def make_feed(setup: WorkerSetup) -> AnyFeed:
+    """The feed from the data of the config."""
+    config = setup.config
+    splits = load_splits(config.training.data, config.execution.data_dir)
+    return Feed(config.training, splits, torch.device(setup.spec.device))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a worker makes its stage and its feed with."""
+
+    stage: Callable[[WorkerSetup], AnyStage] = make_stage
+    feed: Callable[[WorkerSetup], AnyFeed] = make_feed
+
+
+class Worker:
+    """One stage with its inbox, window and publisher. `push` and `returned` may be called from any thread."""
+
+    def __init__(self, setup: WorkerSetup, parts: Parts, links: Links) -> None:
+        self.setup = setup
+        self.spec = setup.spec
+        self.stage = parts.stage(setup)
+        self.feed = parts.feed(setup) if self.spec.index == 0 else None
+        self.links = links
+        self.inbox = Inbox(setup.senders)
+        self.returns = _Returns(setup.window)
+        self._reports: deque[StageReport] = deque()
+        self._spans = Spans(keep=False)
+        self._trained = (0.0, 0.0)  # when the first training item began and the latest ended
+
+    def push(self, sequence: int, sender: int, part: Part) -> None:
+        """A part of message `sequence` from stage `sender`."""
+        self.inbox.put(sequence, sender, part)
+
+    def returned(self, predictions: Predictions) -> None:
+        """The last stage is through with the oldest item in flight; for the first stage."""
+        self.returns.done(predictions)
+
+    def drain(self) -> list[StageReport]:
+        """Reports since the last call."""
+        return [self._reports.popleft() for _ in range(len(self._reports))]
+
+    def run(self) -> list[StageReport]:
+        """Work all items of the plan. Returns the reports that nobody has drained."""
+        self._spans = Spans(keep=self.setup.config.execution.trace)
+        publisher = _Publisher(self._send, self._spans)
+        reported = 0.0
+        try:
+            for sequence, item in enumerate(self.setup.plan.items()):
+                self._work(sequence, item, publisher)
+                if self._spans.elapsed - reported > REPORT_SECONDS:
+                    self._report()
+                    reported = self._spans.elapsed
+            publisher.close()
+        finally:
+            publisher.stop()
+        self._report()
+        return self.drain()
+
+    def _work(self, sequence: int, item: Item, publisher: _Publisher) -> None:
+        if self.feed is not None:
+            with self._spans.span("credit"):
+                back = self.returns.wait_to_send(self.setup.plan.weight(item))
+            parts = {}
+        else:
+            with self._spans.span("input"):
+                parts = self.inbox.take()
+        begun = self._spans.elapsed
+        with self._spans.span("compute", label=str(item)):
+            if self.feed is not None:
+                self.feed.predictions(back)
+                streams = self.feed.streams(item)
+            else:
+                streams = self._joined(parts)
+            out = self.stage.handle(item, streams)
+        if isinstance(item, Train):
+            self._trained = (self._trained[0] or begun, self._spans.elapsed)
+        if not self.spec.is_last:
+            with self._spans.span("blocked"):
+                publisher.publish(sequence, item, out)
+        elif self.feed is not None:
+            self.returns.done(self.stage.predictions(item))
+        else:
+            self.links.to_first(self.stage.predictions(item))
+
+    def _joined(self, parts: dict[int, Part]) -> Streams | None:
+        """One message from its parts; the rows come from the stage before."""
+        arrays = parts[self.spec.index - 1].arrays
+        if arrays[0] is None:
+            return None
+        streams = Streams.from_arrays(*arrays, self.stage.device)
+        for part in parts.values():
+            for layer, array in part.features.items():
+                feature = to_tensor(array, self.stage.device)
+                assert feature is not None
+                streams.features[layer] = feature
+        return streams
+
+    def _send(self, sequence: int, streams: Streams | None) -> None:
+        """Publish one result; called from the publisher's thread."""
+        arrays, features = (None, None, None), {}
+        if streams is not None:
+            arrays = streams.to_arrays()
+            features = {layer: to_array(tensor) for layer, tensor in streams.features.items()}
+        if self.spec.index == self.spec.stages - 2:
+            self.links.to_next(sequence, Part(arrays, features))
+            return
+        self.links.to_next(sequence, Part(arrays, {}))
+        if self.spec.features:
+            self.links.to_last(sequence, Part((None, None, None), features))
+
+    def _report(self) -> None:
+        report = self.stage.report()
+        report.seconds = self._spans.elapsed
+        report.train_began, report.train_seconds = self._trained
+        report.seconds_by_kind = dict(self._spans.totals)
+        report.spans = self._spans.drain()
+        self._reports.append(report)
+
+
+class _Returns:
+    """The first stage's window, and the predictions that came back, shared between two threads."""
+
+    def __init__(self, window: int) -> None:
+        self._flow = Flow(window)
+        self._predictions: Predictions = {}
+        self._changed = threading.Condition()
+
+    def wait_to_send(self, weight: int) -> Predictions:
+        """Wait until an item of this weight may leave, count it as sent; returns what came back meanwhile."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._flow.may_send(weight))
+            self._flow.sent(weight)
+            back, self._predictions = self._predictions, {}
+            return back
+
+    def done(self, predictions: Predictions) -> None:
+        with self._changed:
+            self._flow.done()
+            self._predictions.update(predictions)
+            self._changed.notify_all()
+
+
+class _Publisher:
+    """Sends a stage's results from a thread of its own, so that the stage computes while they travel."""
+
+    def __init__(self, send: Callable[[int, Streams | None], None], spans: Spans) -> None:
+        self._send = send
+        self._spans = spans
+        self._queue: queue.Queue[tuple[int, Item, Streams | None] | None] = queue.Queue(PUBLISH_AHEAD)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def publish(self, sequence: int, item: Item, streams: Streams | None) -> None:
+        """Queue one message; waits while one is queued. Raises what went wrong with an earlier one."""
+        if self._error is not None:
+            raise self._error
+        self._queue.put((sequence, item, streams))
+
+    def close(self) -> None:
+        """Wait until everything is sent."""
+        self.stop()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self._queue.put(None)
+
+    def _work(self) -> None:
+        for sequence, item, streams in self._messages():
+            if self._error is None:
+                try:
+                    with self._spans.span("publish", label=str(item)):
+                        self._send(sequence, streams)
+                except BaseException as error:  # handed to the stage's own thread, which raises it
+                    self._error = error
+
+    def _messages(self) -> Iterator[tuple[int, Item, Streams | None]]:
+        while (message := self._queue.get()) is not None:
+            yield message
+
+
+def senders(specs: tuple[StageSpec, ...], index: int) -> tuple[int, ...]:
+    """Which stages send stage `index` a part of every message: the one before, and the last gets features too."""
+    before = {index - 1} if index else set()
+    others = {spec.index for spec in specs[:-2] if spec.features} if specs[index].is_last else set()
+    return tuple(sorted(before | others))

@@ -1,0 +1,98 @@
+"""Where a stage's seconds go: spans of work and of waiting, summed always and kept one by one for a trace.
+
+compute  on an item (and, in the first stage, making its rows)
+input    waiting for the next message
+credit   waiting until the window lets the next item leave (first stage)
+publish  handing results over, in a thread of its own beside the others
+blocked  waiting until that thread takes the next result
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+Kind = Literal["compute", "input", "credit", "publish", "blocked"]
+KINDS: tuple[Kind, ...] = ("compute", "input", "credit", "publish", "blocked")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Seconds since the epoch, and seconds."""
+
+    kind: Kind
+    label: str
+    start: float
+    seconds: float
+
+
+class Spans:
+    """The spans of one stage. keep: whether each is kept until it is drained, or summed alone."""
+
+    def __init__(self, keep: bool) -> None:
+        self.totals: dict[Kind, float] = dict.fromkeys(KINDS, 0.0)
+        self._keep = keep
+        self._kept: list[Span] = []
+        self._began = time.perf_counter()
+        self._epoch = time.time() - self._began
+
+    @contextmanager
+    def span(self, kind: Kind, label: str = "") -> Iterator[None]:
+        """Around what is done or waited for. Threads may use different kinds at the same time."""
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        self.totals[kind] += seconds
+        if self._keep:
+            self._kept.append(Span(kind, label, self._epoch + start, seconds))
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the stage began to run."""
+        return time.perf_counter() - self._began
+
+    def drain(self) -> list[Span]:
+        """What was kept since the last call."""
+        kept, self._kept = self._kept, []
+        return kept
+
+
+class TraceFile:
+    """A Chrome trace (the JSON array form, which Perfetto and chrome://tracing open), written as spans come in."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: IO[str] = path.open("w", encoding="utf-8")
+        self._first = True
+        self._named: set[int] = set()
+        self._file.write("[\n")
+
+    def add(self, stage: int, name: str, spans: list[Span]) -> None:
+        """Spans of one stage: a process in the trace, with publishing as its second thread."""
+        if stage not in self._named:
+            self._named.add(stage)
+            self._write({"ph": "M", "name": "process_name", "pid": stage, "args": {"name": name}})
+        for span in spans:
+            self._write(
+                {
+                    "ph": "X",
+                    "name": f"{span.kind} {span.label}".strip(),
+                    "cat": span.kind,
+                    "pid": stage,
+                    "tid": 1 if span.kind == "publish" else 0,
+                    "ts": round(span.start * 1e6, 1),
+                    "dur": round(span.seconds * 1e6, 1),
+                }
+            )
+
+    def close(self) -> None:
+        self._file.write("\n]\n")
+        self._file.close()
+
+    def _write(self, event: dict[str, object]) -> None:
+        self._file.write(("" if self._first else ",\n") + json.dumps(event))
+        self._first = False

@@ -1,0 +1,227 @@
+"""Examples a second of N Ray stages, beside what the same stages reach with nothing between them.
+
+    python scripts/bench_pipeline.py [--width 1000] [--layers 4] [--stages 2] [--steps 400] [--rounds 5]
+
+Contenders, in interleaved rounds of `--steps` minibatches of 100 (a figure is the median of its rounds):
+
+    ray hard, ray random   the pipeline, with hard and with random negatives, the head trained in both
+    bound                  the same stages in as many processes at the same time on the same cores, fed from their
+                           own memory, nothing sent: no pipeline of these stages can be faster
+    local 1, local all     the local engine in one process, with one thread and with all
+
+Rates are of the last stage in steady state, without filling. Last comes one line of JSON; `efficiency` is the
+share of the bound that the pipeline reaches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ffpipe.config import Config, Data, Execution, Optimizer, Training
+from ffpipe.pipeline.job import Layout, make_job
+from ffpipe.pipeline.local import LocalEngine
+from ffpipe.pipeline.ray_settings import prepare_ray
+from ffpipe.pipeline.schedule import Train
+from ffpipe.pipeline.stage import Stage, StageSpec
+from ffpipe.pipeline.streams import Streams
+from ffpipe.telemetry.report import StageReport
+
+BATCH, FEATURES, CLASSES = 100, 784, 10
+
+
+def make_config(options: argparse.Namespace, data: Path, negatives: str, stages: int) -> Config:
+    return Config(
+        training=Training(
+            dims=(FEATURES, *[options.width] * options.layers),
+            epochs=1,
+            batch_size=BATCH,
+            precision=options.precision,
+            optimizer=Optimizer(weight_decay=0.001),
+            negatives=negatives,  # type: ignore[arg-type]  # str
+            negative_lag=options.lag,
+            data=Data(source="npz", train=(str(data),), test_count=1),
+        ),
+        execution=Execution(stages=stages, chunk=options.chunk),
+    )
+
+
+def write_data(path: Path, steps: int) -> None:
+    """Random bytes in the size of MNIST's images: what is learned does not matter here."""
+    random = np.random.default_rng(1)
+    images = random.integers(0, 256, (steps * BATCH + 1, 28, 28), dtype=np.uint8)
+    np.savez(path, images=images, labels=random.integers(0, CLASSES, len(images)))
+
+
+def last_stage_rate(reports: list[StageReport]) -> float:
+    """Examples a second between the first and the last training item of the last stage."""
+    last = max(reports, key=lambda report: (report.stage, report.seconds))
+    return last.step * BATCH / (last.train_seconds - last.train_began)
+
+
+def run_engine(engine: Any, config: Config) -> tuple[float, list[StageReport], Layout]:
+    job = make_job(config)
+    reports: list[StageReport] = []
+    with tempfile.TemporaryDirectory() as folder:
+        layout = engine.layout(job)
+        layout = replace(layout, plan=replace(layout.plan, sizes={"validation": 0, "test": 0}))
+        engine.run(job, layout, Path(folder), reports.append)
+    return last_stage_rate(reports), reports, layout
+
+
+def run_ray(config: Config) -> tuple[float, list[StageReport], Layout]:
+    from ffpipe.pipeline.ray_engine import RayEngine
+
+    engine = RayEngine()
+    try:
+        return run_engine(engine, config)
+    finally:
+        engine.close()
+
+
+def run_local(config: Config, threads: int) -> float:
+    torch.set_num_threads(threads)
+    return run_engine(LocalEngine(), config)[0]
+
+
+def bound_stage(spec: StageSpec, steps: int, chunk: int, ready: Any, go: Any, out: Any) -> None:
+    """One process: a stage that trains on the same chunk again and again."""
+    torch.set_num_threads(1)
+    stage = Stage(spec, lambda *_: [])
+    training = spec.training
+    fan_in = (spec.width, *training.dims[1:])[spec.layers.start]
+    dtype = torch.bfloat16 if training.precision == "bfloat16" else torch.float32
+    rows = torch.rand(chunk, 3 * BATCH, fan_in).to(dtype)
+    labels = torch.randint(0, CLASSES, (chunk, BATCH))
+    features = {}
+    if spec.is_last:
+        before = range(training.head_from, spec.layers.start - 1)
+        features = {i: torch.rand(chunk, BATCH, training.dims[i + 1]).to(dtype) for i in before}
+    streams = Streams(rows, labels, None, features)
+    stage.handle(Train(0, chunk), streams)
+    ready.release()
+    go.wait()
+    started = time.perf_counter()
+    done = 0
+    while done < steps:
+        stage.handle(Train(done, chunk), streams)
+        done += chunk
+    out.put(done * BATCH / (time.perf_counter() - started))
+
+
+def run_bound(layout: Layout, steps: int) -> float:
+    """The slowest of the stages when all run at once."""
+    context = get_context("spawn")
+    ready, go, out = context.Semaphore(0), context.Event(), context.Queue()
+    arguments = (steps, layout.plan.chunk, ready, go, out)
+    processes = [context.Process(target=bound_stage, args=(spec, *arguments)) for spec in layout.stages]
+    for process in processes:
+        process.start()
+    for _ in processes:
+        ready.acquire()
+    go.set()
+    rates: list[float] = [out.get() for _ in processes]
+    for process in processes:
+        process.join()
+    return min(rates)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--width", type=int, default=1000)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--stages", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--chunk", type=int, default=0)
+    parser.add_argument("--lag", type=int, default=48)
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--without", nargs="*", default=[], help="contenders to leave out")
+    options = parser.parse_args()
+    prepare_ray()
+    import ray
+
+    rates: dict[str, list[float]] = {}
+    shares: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data.npz"
+        write_data(data, options.steps)
+        hard, random = (make_config(options, data, rule, options.stages) for rule in ("hard", "random"))
+        layout: Layout | None = None
+
+        def through_ray(name: str, config: Config) -> float:
+            nonlocal layout
+            rate, reports, layout = run_ray(config)
+            final = {report.stage: report for report in reports}
+            shares[name] = [
+                {kind: round(s / final[i].seconds, 4) for kind, s in final[i].seconds_by_kind.items()}
+                for i in sorted(final)
+            ]
+            return rate
+
+        def bound() -> float:
+            assert layout is not None
+            return run_bound(layout, options.steps)
+
+        contenders: dict[str, Callable[[], float]] = {
+            "ray hard": lambda: through_ray("ray hard", hard),
+            "bound": bound,
+            "ray random": lambda: through_ray("ray random", random),
+            "local 1": lambda: run_local(hard, 1),
+            "local all": lambda: run_local(hard, os.cpu_count() or 1),
+        }
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=40)
+        for _ in range(options.rounds):
+            for name, run in contenders.items():
+                if name not in options.without:
+                    rates.setdefault(name, []).append(run())
+        ray.shutdown()
+    assert layout is not None
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    table = Table("contender", "examples/s (median)", "least", "most", "of the bound")
+    for name, values in rates.items():
+        cells = (f"{medians[name]:,.0f}", f"{min(values):,.0f}", f"{max(values):,.0f}")
+        table.add_row(name, *cells, f"{medians[name] / medians['bound']:.3f}")
+    console = Console(width=110)
+    console.print(table)
+    # Neighbours in one round share the machine's mood, so ratios are of pairs.
+    pairs = zip(rates["ray hard"], rates["bound"], strict=True)
+    efficiency = statistics.median(a / b for a, b in pairs)
+    cut = " | ".join(f"{s.layers.start}-{s.layers.stop - 1}" for s in layout.stages)
+    console.print(f"stages {cut}, chunk {layout.plan.chunk}, window {layout.window}")
+    console.print(f"time of each stage: {shares['ray hard']}")
+    result = {
+        "benchmark": "pipeline",
+        "width": options.width,
+        "layers": options.layers,
+        "stages": options.stages,
+        "precision": options.precision,
+        "chunk": layout.plan.chunk,
+        "examples_per_second": medians,
+        "efficiency": efficiency,
+    }
+    if "ray random" in rates:
+        hard_over_random = zip(rates["ray hard"], rates["ray random"], strict=True)
+        result["hard_over_random"] = statistics.median(a / b for a, b in hard_over_random)
+    if "local 1" in rates:
+        local_over_ray = zip(rates["ray hard"], rates["local 1"], strict=True)
+        result["epoch_over_local_1"] = statistics.median(b / a for a, b in local_over_ray)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
