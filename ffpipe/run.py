@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +40,7 @@ def train(config: Config, view: View | None = None) -> Result:
     Writes the run folder and returns what is in it. Raises UserError, before anything is written, where
     the config asks for what cannot be; RunFailed where the run broke off.
     """
+    asked_at = time.time()
     config = checked(config)
     check_new(config)
     job = make_job(config)
@@ -47,7 +49,7 @@ def train(config: Config, view: View | None = None) -> Result:
         layout = engine.layout(job)
         folder = new_run(config)
         try:
-            return _run(job, layout, engine, folder, view or QuietView())
+            return _run(asked_at, job, layout, engine, folder, view or QuietView())
         except UserError:
             shutil.rmtree(folder.path)
             raise
@@ -65,8 +67,8 @@ def make_engine(name: str) -> Engine:
     return RayEngine()
 
 
-def _run(job: Job, layout: Layout, engine: Engine, folder: RunFolder, view: View) -> Result:
-    log = RunLog(job, layout, folder, view)
+def _run(asked_at: float, job: Job, layout: Layout, engine: Engine, folder: RunFolder, view: View) -> Result:
+    log = RunLog(asked_at, job, layout, folder, view)
     view.start(job, layout, folder.path)
     try:
         try:
@@ -93,9 +95,10 @@ def _run(job: Job, layout: Layout, engine: Engine, folder: RunFolder, view: View
 class RunLog:
     """Collects the stages' reports: metrics, evaluations, and snapshots, which it makes whole."""
 
-    def __init__(self, job: Job, layout: Layout, folder: RunFolder, view: View) -> None:
+    def __init__(self, asked_at: float, job: Job, layout: Layout, folder: RunFolder, view: View) -> None:
         self.rows: list[LayerRow] = []
         self.evaluations: list[Evaluation] = []
+        self._asked_at = asked_at
         self._job = job
         self._layout = layout
         self._folder = folder
@@ -150,6 +153,7 @@ class RunLog:
             "window": self._layout.window,
             "steps": self._job.steps,
             "epochs": training.epochs,
+            "start_seconds": stages[0].began_at + stages[0].train_began - self._asked_at,
             "train_seconds": seconds,
             "examples_per_second": self._job.steps * training.batch_size / seconds,
             "test_error_goodness": test.error_goodness if test else None,

@@ -55,7 +55,7 @@ class LocalEngine:
     def _report(stages: list[Stage], spans: list[Spans], trained: tuple[float, float], on_report: OnReport) -> None:
         for stage, of_stage in zip(stages, spans, strict=True):
             report = stage.report()
-            report.seconds = of_stage.elapsed
+            report.began_at, report.seconds = of_stage.began_at, of_stage.elapsed
             report.train_began, report.train_seconds = trained
             report.seconds_by_kind = dict(of_stage.totals)
             report.spans = of_stage.drain()

@@ -188,7 +188,7 @@ class Worker:
 
     def _report(self) -> None:
         report = self.stage.report()
-        report.seconds = self._spans.elapsed
+        report.began_at, report.seconds = self._spans.began_at, self._spans.elapsed
         report.train_began, report.train_seconds = self._trained
         report.seconds_by_kind = dict(self._spans.totals)
         report.spans = self._spans.drain()

@@ -50,6 +50,7 @@ class StageReport:
     stage: int
     layers: tuple[int, ...]
     step: int = 0
+    began_at: float = 0.0  # when the stage began to run, in seconds since the epoch
     seconds: float = 0.0  # since the stage began to run
     train_began: float = 0.0  # of those, when its first training item began
     train_seconds: float = 0.0  # and when its latest one ended

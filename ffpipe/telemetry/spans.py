@@ -52,6 +52,11 @@ class Spans:
             self._kept.append(Span(kind, label, self._epoch + start, seconds))
 
     @property
+    def began_at(self) -> float:
+        """When the stage began to run, in seconds since the epoch."""
+        return self._epoch + self._began
+
+    @property
     def elapsed(self) -> float:
         """Seconds since the stage began to run."""
         return time.perf_counter() - self._began

@@ -1,0 +1,82 @@
+"""Whether a long run grows: private memory of the driver and of every stage, chunk by chunk.
+
+    python scripts/bench_flat_memory.py [--chunks 2500]
+
+Trains the digits through two Ray stages with one minibatch a message and prints resident anonymous memory (Linux,
+/proc) after 500 chunks and at the end; `growth` in the last line, of JSON, is the largest increase in bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ffpipe import override, recipe, train
+from ffpipe.telemetry.report import StageReport
+from ffpipe.telemetry.view import QuietView
+
+WARM = 500  # chunks after which buffers and caches have their size
+
+
+def anonymous_bytes(process: int) -> int:
+    """Memory that is the process's own: no files, no shared memory."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
+
+
+class Watch(QuietView):
+    """Reads everybody's memory with each report of the last stage."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, list[tuple[int, int]]] = {}
+
+    def report(self, report: StageReport) -> None:
+        if report.stage != 1 or not report.step:
+            return
+        processes = {"driver": os.getpid(), **stage_processes()}
+        for name, process in processes.items():
+            self.seen.setdefault(name, []).append((report.step, anonymous_bytes(process)))
+
+
+def stage_processes() -> dict[str, int]:
+    """Process ids of the stages by name, in the order in which they were started."""
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            try:
+                if (path / "cmdline").read_bytes().startswith(b"ray::StageActor"):
+                    found.append(int(path.name))
+            except OSError:
+                continue
+    return {f"process {index}": process for index, process in enumerate(sorted(found))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--chunks", type=int, default=2500)
+    options = parser.parse_args()
+    watch = Watch()
+    with tempfile.TemporaryDirectory() as folder:
+        fields = {"training.epochs": options.chunks // 28 + 1, "execution.chunk": 1, "execution.evaluate_every": 0}
+        config = override(recipe("digits"), fields)
+        train(replace(config, execution=replace(config.execution, run_dir=f"{folder}/run")), watch)
+    table = Table("process", f"MB after {WARM} chunks", "MB at the end", "chunks")
+    growth = 0
+    for name, seen in watch.seen.items():
+        warm = next(size for step, size in seen if step >= WARM)
+        last, end = seen[-1]
+        growth = max(growth, end - warm)
+        table.add_row(name, f"{warm / 1e6:.1f}", f"{end / 1e6:.1f}", str(last))
+    Console().print(table)
+    print(json.dumps({"benchmark": "flat_memory", "chunks": options.chunks, "growth": growth}))
+
+
+if __name__ == "__main__":
+    main()

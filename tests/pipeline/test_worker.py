@@ -1,0 +1,129 @@
+"""Workers without Ray: three stages in threads, whose messages arrive late and out of order, make the bits of one."""
+
+from __future__ import annotations
+
+import random
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ffpipe import override, recipe
+from ffpipe.pipeline.inbox import Part
+from ffpipe.pipeline.job import Job, Layout, make_job, make_layout
+from ffpipe.pipeline.links import Predictions
+from ffpipe.pipeline.worker import Parts, Worker, WorkerSetup, make_feed, make_stage, senders
+from ffpipe.telemetry.report import StageReport
+
+FIELDS = {"training.epochs": 1, "training.dims": [64, 40, 30, 20, 10], "training.negative_lag": 9}
+
+
+class ThreadLinks:
+    """Delivers each message from a thread of its own, after a wait that depends on chance."""
+
+    def __init__(self, index: int, workers: list[Worker], chance: random.Random) -> None:
+        self.index = index
+        self.workers = workers
+        self.chance = chance
+
+    def to_next(self, sequence: int, part: Part) -> None:
+        self._later(lambda: self.workers[self.index + 1].push(sequence, self.index, part))
+
+    def to_last(self, sequence: int, part: Part) -> None:
+        self._later(lambda: self.workers[-1].push(sequence, self.index, part))
+
+    def to_first(self, predictions: Predictions) -> None:
+        self.workers[0].returned(predictions)
+
+    def _later(self, deliver: Any) -> None:
+        threading.Timer(self.chance.random() / 200, deliver).start()
+
+
+def job(**fields: Any) -> Job:
+    return make_job(override(recipe("digits"), {**FIELDS, **fields}))
+
+
+def run_workers(job: Job, layout: Layout, folder: Path, seed: int) -> tuple[list[Worker], list[StageReport]]:
+    """The workers after their run, and the last report of each."""
+    workers: list[Worker] = []
+    chance = random.Random(seed)
+    for spec in layout.stages:
+        setup = WorkerSetup(spec, layout.plan, layout.window, job.config, folder, senders(layout.stages, spec.index))
+        workers.append(Worker(setup, Parts(), ThreadLinks(spec.index, workers, chance)))
+    reports: dict[int, StageReport] = {}
+
+    def run(worker: Worker) -> None:
+        reports[worker.spec.index] = worker.run()[-1]
+
+    threads = [threading.Thread(target=run, args=(worker,), daemon=True) for worker in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    return workers, [reports[index] for index in range(len(workers))]
+
+
+def weights(workers: list[Worker]) -> dict[str, torch.Tensor]:
+    return {
+        f"{layer.index}.{name}": tensor
+        for worker in workers
+        for layer in worker.stage.layers  # type: ignore[attr-defined]  # real stages here
+        for name, tensor in layer.weights().items()
+    }
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"training.negative_lag": 0}, {"execution.evaluate_every": 1}, {"execution.chunk": 2}]
+)
+def test_any_order_of_arrival_makes_the_same_weights(fields: dict[str, Any], tmp_path: Path) -> None:
+    one = job(**{**fields, "execution.stages": 1})
+    expected = weights(run_workers(one, make_layout(one, 1), tmp_path / "one", 0)[0])
+    four = job(**{**fields, "execution.stages": 4})
+    for seed in range(2):
+        found = weights(run_workers(four, make_layout(four, 4), tmp_path / str(seed), seed)[0])
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_where_the_seconds_went_adds_up(tmp_path: Path) -> None:
+    two = job(**{"execution.stages": 2, "execution.trace": True})
+    _, reports = run_workers(two, make_layout(two, 2), tmp_path, 0)
+    for report in reports:
+        own_thread = sum(seconds for kind, seconds in report.seconds_by_kind.items() if kind != "publish")
+        assert 0.9 * report.seconds < own_thread <= report.seconds
+        assert 0 < report.busy_share <= 1
+        assert {span.kind for span in report.spans} <= set(report.seconds_by_kind)
+
+
+def test_a_stage_that_raises_ends_its_run_with_that_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = job(**{"execution.stages": 1})
+    layout = make_layout(one, 1)
+
+    class Broken(Exception):
+        pass
+
+    def broken_stage(setup: WorkerSetup) -> Any:
+        stage = make_stage(setup)
+
+        def handle(*_: Any) -> None:
+            raise Broken
+
+        monkeypatch.setattr(stage, "handle", handle)
+        return stage
+
+    setup = WorkerSetup(layout.stages[0], layout.plan, layout.window, one.config, tmp_path, ())
+    with pytest.raises(Broken):
+        Worker(setup, Parts(broken_stage, make_feed), ThreadLinks(0, [], random.Random(0))).run()
+
+
+def test_senders_are_the_stage_before_and_those_with_features_for_the_head() -> None:
+    four = job(**{"execution.stages": 4})
+    specs = make_layout(four, 4).stages
+    assert [senders(specs, index) for index in range(4)] == [(), (0,), (1,), (1, 2)]
+    headless = replace(four.config.training, head=False, negatives="random")
+    specs = tuple(replace(spec, training=headless) for spec in specs)
+    assert [senders(specs, index) for index in range(4)] == [(), (0,), (1,), (2,)]

@@ -1,0 +1,47 @@
+"""Spans add up, and a trace is what Perfetto reads: a JSON array of events with times in microseconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ffpipe import override, recipe, train
+from ffpipe.telemetry.spans import Span, Spans, TraceFile
+
+
+def test_totals_are_always_kept_and_spans_when_asked() -> None:
+    for keep in (False, True):
+        spans = Spans(keep)
+        for label in ("a", "b"):
+            with spans.span("compute", label):
+                pass
+        kept = spans.drain()
+        assert [span.label for span in kept] == (["a", "b"] if keep else [])
+        assert spans.drain() == []
+        assert spans.totals["compute"] > 0
+        assert spans.totals["input"] == 0
+        assert spans.elapsed >= spans.totals["compute"]
+
+
+def test_a_trace_file_is_an_array_of_events(tmp_path: Path) -> None:
+    trace = TraceFile(tmp_path / "trace.json")
+    trace.add(0, "stage 0", [Span("compute", "Train", 100.0, 0.25)])
+    trace.add(0, "stage 0", [Span("publish", "", 100.25, 0.5)])
+    trace.close()
+    events = json.loads((tmp_path / "trace.json").read_text())
+    assert [event["ph"] for event in events] == ["M", "X", "X"]
+    assert events[1] == {
+        "ph": "X", "name": "compute Train", "cat": "compute", "pid": 0, "tid": 0, "ts": 100e6, "dur": 0.25e6,
+    }  # fmt: skip
+    assert events[2]["tid"] == 1
+
+
+def test_a_run_writes_one_when_asked(tmp_path: Path) -> None:
+    fields = {"training.epochs": 2, "training.dims": [64, 30, 20], "execution.engine": "local"}
+    more = {"execution.trace": "true", "execution.run_dir": str(tmp_path / "run")}
+    summary = train(override(recipe("digits"), {**fields, **more})).summary
+    events = json.loads((tmp_path / "run" / "trace.json").read_text())
+    assert {event["pid"] for event in events} == {0, 1}
+    assert len(summary["time_shares"]) == 2
+    assert 0 < summary["efficiency"] <= 1
+    assert 0 < summary["start_seconds"] < 60
