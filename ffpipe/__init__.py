@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ffpipe.config import Config, Data, Execution, Optimizer, Training, override
-    from ffpipe.errors import RunFailed, UserError
+    from ffpipe.errors import Interrupted, RunFailed, UserError
     from ffpipe.inference import evaluate, export, load, predict
     from ffpipe.recipes import get_recipe as recipe
-    from ffpipe.run import Result, train
+    from ffpipe.run import Interrupt, Result, resume, train
 
 __all__ = [
     "Config",
     "Data",
     "Execution",
+    "Interrupt",
+    "Interrupted",
     "Optimizer",
     "Result",
     "RunFailed",
@@ -32,15 +34,16 @@ __all__ = [
     "override",
     "predict",
     "recipe",
+    "resume",
     "train",
 ]
 
 # Imported on first use: torch takes a second, and a stage's process should answer before that.
 _HOMES = {
     **dict.fromkeys(["Config", "Data", "Execution", "Optimizer", "Training", "override"], "config"),
-    **dict.fromkeys(["RunFailed", "UserError"], "errors"),
+    **dict.fromkeys(["Interrupted", "RunFailed", "UserError"], "errors"),
     **dict.fromkeys(["evaluate", "export", "load", "predict"], "inference"),
-    **dict.fromkeys(["Result", "train"], "run"),
+    **dict.fromkeys(["Interrupt", "Result", "resume", "train"], "run"),
     "recipe": "recipes",
 }
 

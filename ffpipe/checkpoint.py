@@ -1,4 +1,4 @@
-"""Snapshots on disk: one safetensors file a layer, one for the head, and a manifest that is written last.
+"""Snapshots: one safetensors file a layer, one for the head, and a manifest that is written last.
 
     checkpoints/step-00001400/layer-000.safetensors ... head.safetensors manifest.json
 
@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -24,26 +21,32 @@ from msgspec import Meta
 from torch import Tensor
 
 from ffpipe.errors import UserError
+from ffpipe.store import Store
 from ffpipe.telemetry.report import WrittenFile
 
 FORMAT = 1
 HEAD = "head.safetensors"
+MANIFEST = "manifest.json"
+# A manifest lists a file a layer; this is room for thousands.
+LARGEST_MANIFEST = 16 << 20
+
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
 class FileEntry:
     """What the manifest knows of one file."""
 
-    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Sha256
     size: Annotated[int, Meta(ge=0)]
-    weights_sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    weights_sha256: Sha256
 
 
 @dataclass(frozen=True)
 class Input:
     """What the network takes: the shape of an image, the width of a row with its label, the classes."""
 
-    shape: tuple[int, ...]
+    shape: tuple[Annotated[int, Meta(ge=1)], ...]
     width: Annotated[int, Meta(ge=1)]
     classes: Annotated[int, Meta(ge=2)]
 
@@ -55,7 +58,7 @@ class Manifest:
     format: int
     step: Annotated[int, Meta(ge=0)]
     input: Input
-    weights_sha256: str
+    weights_sha256: Sha256
     files: dict[str, FileEntry]
 
 
@@ -63,8 +66,9 @@ def layer_file(index: int) -> str:
     return f"layer-{index:03d}.safetensors"
 
 
-def snapshot_folder(checkpoints: Path, step: int) -> Path:
-    return checkpoints / f"step-{step:08d}"
+def folder_of(step: int) -> str:
+    """Name of the folder of a step's snapshot."""
+    return f"step-{step:08d}"
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
@@ -83,83 +87,92 @@ def combined_digest(files: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(files[name] for name in ordered).encode()).hexdigest()
 
 
-def write_tensors(folder: Path, step: int, name: str, state: Mapping[str, Tensor], weights: str) -> WrittenFile:
-    """Write one file of a snapshot; whole or not at all. weights: the digest of the weights in it."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_tensors(store: Store, step: int, name: str, state: Mapping[str, Tensor], weights: str) -> WrittenFile:
+    """Write one file of a snapshot; whole or not at all. weights: the digest of the weights in it. Raises OSError."""
     data = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in state.items()})
-    _write_whole(folder / name, data)
+    store.write(f"{folder_of(step)}/{name}", data)
     return WrittenFile(step, name, hashlib.sha256(data).hexdigest(), len(data), weights)
 
 
-def write_manifest(checkpoints: Path, step: int, files: Sequence[WrittenFile], takes: Input, keep: int) -> Manifest:
-    """Make a snapshot whole, then remove all but the `keep` newest whole ones."""
+def write_manifest(store: Store, step: int, files: Sequence[WrittenFile], takes: Input, keep: int) -> Manifest:
+    """Make a snapshot whole, then remove all but the `keep` newest whole ones. Raises OSError."""
     entries = {f.name: FileEntry(f.sha256, f.size, f.weights_sha256) for f in sorted(files, key=lambda f: f.name)}
     digest = combined_digest({f.name: f.weights_sha256 for f in files})
     manifest = Manifest(FORMAT, step, takes, digest, entries)
-    folder = snapshot_folder(checkpoints, step)
-    _write_whole(folder / "manifest.json", json.dumps(asdict(manifest), indent=1).encode())
-    for old in whole_snapshots(checkpoints)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    store.write(f"{folder_of(step)}/{MANIFEST}", json.dumps(asdict(manifest), indent=1).encode())
+    for old in whole_snapshots(store)[:-keep]:
+        remove(store, old)
     return manifest
 
 
-def whole_snapshots(checkpoints: Path) -> list[Path]:
+def remove(store: Store, folder: str) -> None:
+    """Remove a snapshot: its manifest first, so that what is left of it is none."""
+    store.remove(f"{folder}/{MANIFEST}")
+    store.remove_folder(folder)
+
+
+def whole_snapshots(store: Store) -> list[str]:
     """Folders of snapshots that have a manifest, oldest first."""
-    return sorted(path.parent for path in checkpoints.glob("step-*/manifest.json"))
+    return [folder for folder in store.folders("step-") if store.exists(f"{folder}/{MANIFEST}")]
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(store: Store, folder: str) -> Manifest:
     """Raises UserError naming the file and what is wrong with it."""
-    path = folder / "manifest.json"
+    path = f"{folder}/{MANIFEST}"
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise UserError(f"checkpoint {path} cannot be read: {error}") from None
+        manifest = msgspec.json.decode(store.read(path, LARGEST_MANIFEST), type=Manifest)
+    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+        raise UserError(f"checkpoint {store.place(path)} cannot be read: {error}") from None
     if manifest.format != FORMAT:
-        raise UserError(f"checkpoint {path} has format {manifest.format}; this ffpipe reads format {FORMAT}")
+        raise UserError(
+            f"checkpoint {store.place(path)} has format {manifest.format}; this ffpipe reads format {FORMAT}"
+        )
     return manifest
 
 
-def read_tensors(folder: Path, manifest: Manifest, name: str, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+def read_tensors(
+    store: Store, folder: str, manifest: Manifest, name: str, shapes: Mapping[str, Sequence[int]]
+) -> dict[str, Tensor]:
     """The tensors of one file, checked against the manifest and against the shapes that must be in it.
 
     Raises UserError naming the file: absent, altered, a tensor missing or of another shape.
     """
-    path = folder / name
-    entry = manifest.files.get(name)
-    if entry is None:
-        raise UserError(
-            f"checkpoint {folder} has no {name}: its manifest lists {', '.join(manifest.files) or 'no file'}"
-        )
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"checkpoint file {path} cannot be read: {error.strerror}") from None
-    if len(data) != entry.size or hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise UserError(
-            f"checkpoint file {path} was altered: it has {len(data)} bytes of {entry.size} and another SHA-256"
-        )
+    place = store.place(f"{folder}/{name}")
+    data = _checked_bytes(store, folder, manifest, name)
     try:
         state = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
-        raise UserError(f"checkpoint file {path} is no safetensors file: {error}") from None
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"checkpoint file {place} is no safetensors file: {error}") from None
     for tensor, shape in shapes.items():
         if tensor not in state:
-            raise UserError(f"checkpoint file {path} lacks the tensor {tensor!r}")
+            raise UserError(f"checkpoint file {place} lacks the tensor {tensor!r}")
         if tuple(state[tensor].shape) != tuple(shape):
             raise UserError(
-                f"checkpoint file {path}: {tensor!r} is {tuple(state[tensor].shape)}, expected {tuple(shape)}"
+                f"checkpoint file {place}: {tensor!r} is {tuple(state[tensor].shape)}, expected {tuple(shape)}"
             )
     return state
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _checked_bytes(store: Store, folder: str, manifest: Manifest, name: str) -> bytes:
+    place = store.place(f"{folder}/{name}")
+    entry = manifest.files.get(name)
+    if entry is None:
+        listed = ", ".join(manifest.files) or "no file"
+        raise UserError(f"checkpoint {store.place(folder)} has no {name}: its manifest lists {listed}")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        data = store.read(f"{folder}/{name}", entry.size)
+    except OSError as error:
+        raise UserError(f"checkpoint file {place} cannot be read: {error}") from None
+    if len(data) != entry.size:
+        raise UserError(f"checkpoint file {place} was cut: it has {len(data)} bytes of {entry.size}")
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise UserError(f"checkpoint file {place} was altered: its SHA-256 is not that of the manifest")
+    return data
+
+
+def verify(store: Store, folder: str, layers: int, *, head: bool) -> Manifest:
+    """Read every file of a snapshot once. Raises UserError naming the first that is wrong or missing."""
+    manifest = read_manifest(store, folder)
+    for name in [*(layer_file(i) for i in range(layers)), *([HEAD] if head else [])]:
+        _checked_bytes(store, folder, manifest, name)
+    return manifest

@@ -8,17 +8,21 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 from rich.table import Table
 
 from ffpipe.config import Config, Leaf, leaves, override
-from ffpipe.errors import RunFailed, UserError, nearest
+from ffpipe.errors import Interrupted, RunFailed, UserError, nearest
 from ffpipe.recipes import RECIPES, get_recipe
+
+if TYPE_CHECKING:
+    from ffpipe.run import Interrupt
 
 SHORT = {
     "engine": "execution.engine",
@@ -34,6 +38,9 @@ SHORT = {
 }
 
 
+RESUME_SHORT = ("engine", "stages", "chunk", "epochs", "device", "data-dir", "snapshot-steps")
+
+
 class Parser(argparse.ArgumentParser):
     """argparse that raises UserError where it would print its usage and exit."""
 
@@ -43,7 +50,6 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         return _dispatch(sys.argv[1:] if arguments is None else list(arguments))
     except UserError as error:
@@ -52,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunFailed as error:
         print(f"ffpipe: the run failed: {_one_line(error)}", file=sys.stderr)
         return 1
+    except Interrupted as error:
+        print(f"ffpipe: interrupted; {_one_line(error)}", file=sys.stderr)
+        return 130
     except KeyboardInterrupt:
         print("ffpipe: interrupted", file=sys.stderr)
         return 130
@@ -60,8 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _interrupt(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+@contextmanager
+def _interrupts(interrupt: Interrupt) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask the run to end."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: interrupt.request()) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _one_line(error: Exception) -> str:
@@ -89,6 +106,9 @@ def _known_options(command: str) -> list[str]:
     fixed = {"evaluate": ["--split", "--data-dir"], "predict": ["--readout"]}
     if command == "train":
         return [f"--{name}" for name in SHORT] + [_option(leaf) for leaf in _settable()]
+    if command == "resume":
+        execution = [_option(leaf) for leaf in _settable() if leaf.path[0] == "execution"]
+        return [f"--{name}" for name in RESUME_SHORT] + execution
     return [*fixed.get(command, []), "--help"]
 
 
@@ -114,6 +134,14 @@ def _parser() -> Parser:
         _add_field(short, f"--{name}", by_name[field])
     for leaf in by_name.values():
         _add_field(group, _option(leaf), leaf)
+
+    resume = commands.add_parser("resume", help="go on with a run, finished or broken off", allow_abbrev=False)
+    resume.add_argument("run", help="folder of a run")
+    for name in RESUME_SHORT:
+        _add_field(resume, f"--{name}", by_name[SHORT[name]])
+    for leaf in by_name.values():
+        if leaf.path[0] == "execution":
+            _add_field(resume, _option(leaf), leaf)
 
     evaluate = commands.add_parser("evaluate", help="test a run again", allow_abbrev=False)
     evaluate.add_argument("run", help="folder of a run")
@@ -148,8 +176,12 @@ def _add_field(group: Any, option: str, leaf: Leaf) -> None:
 def _config(options: argparse.Namespace) -> Config:
     name = options.recipe
     config = Config.read(Path(name)) if name.endswith(".toml") else get_recipe(name)
-    given = {leaf.name: _value(leaf, vars(options)[leaf.name]) for leaf in _settable() if leaf.name in vars(options)}
-    return override(config, given, where="options")
+    return override(config, _given(options), where="options")
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields that were set on the command line."""
+    return {leaf.name: _value(leaf, vars(options)[leaf.name]) for leaf in _settable() if leaf.name in vars(options)}
 
 
 def _value(leaf: Leaf, given: Any) -> Any:
@@ -166,10 +198,21 @@ def _value(leaf: Leaf, given: Any) -> Any:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from ffpipe.run import train
+    from ffpipe.run import Interrupt, train
     from ffpipe.telemetry.view import make_view
 
-    train(_config(options), make_view(Console()))
+    interrupt = Interrupt()
+    with _interrupts(interrupt):
+        train(_config(options), make_view(Console()), interrupt)
+
+
+def _resume(options: argparse.Namespace) -> None:
+    from ffpipe.run import Interrupt, resume
+    from ffpipe.telemetry.view import make_view
+
+    interrupt = Interrupt()
+    with _interrupts(interrupt):
+        resume(options.run, _given(options), make_view(Console()), interrupt)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -202,6 +245,7 @@ def _recipes(options: argparse.Namespace) -> None:
 
 COMMANDS = {
     "train": _train,
+    "resume": _resume,
     "evaluate": _evaluate,
     "predict": _predict,
     "export": _export,

@@ -157,6 +157,17 @@ class Execution:
     ] = 0
     trace: Annotated[bool, Meta(description="write trace.json, a Chrome trace of what every stage did when")] = False
     snapshot_steps: Annotated[int, Meta(ge=0, description="steps between snapshots; 0: only at the end")] = 0
+    snapshot_seconds: Annotated[float, Meta(ge=0, description="seconds between snapshots, beside those; 0: none")] = 0.0
+    checkpoints: Annotated[
+        str, Meta(description="where snapshots go, a path or a URI such as s3://bucket/run; empty: the run folder")
+    ] = ""
+    stage_timeout: Annotated[float, Meta(gt=0, description="seconds after which a silent stage is taken for lost")] = (
+        60.0
+    )
+    attempts: Annotated[int, Meta(ge=0, description="recoveries in a row from the same step before giving up")] = 3
+    back_off: Annotated[
+        float, Meta(ge=0, description="seconds to wait before a recovery, doubled each time in a row")
+    ] = 1.0
     keep_snapshots: Annotated[int, Meta(ge=1, description="newest snapshots kept")] = 2
     run_dir: Annotated[str, Meta(description="folder of the run, made new; empty: runs/RECIPE-TIMESTAMP")] = ""
     data_dir: Annotated[str, Meta(description="folder with local copies of the data; empty: $FFPIPE_DATA")] = ""

@@ -1,4 +1,4 @@
-"""The two ways in which a request can end badly; the command line turns them into exit statuses."""
+"""The ways in which a request can end badly; the command line turns them into exit statuses."""
 
 from __future__ import annotations
 
@@ -12,6 +12,18 @@ class UserError(Exception):
 
 class RunFailed(Exception):
     """The request was right and the run failed all the same (exit status 1)."""
+
+
+class StageLost(RunFailed):
+    """A stage, its host or the way to it is gone; what it knew is in the last whole snapshot."""
+
+
+class Diverged(RunFailed):
+    """A loss is not finite. It would be again, so nothing is tried again."""
+
+
+class Interrupted(Exception):
+    """Somebody asked the run to end, and it has saved what it had (exit status 130)."""
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:

@@ -54,18 +54,19 @@ def load(run: str | Path, readout: str | None = None) -> Network:
         raise UserError(f"readout is {readout!r}: give 'softmax' or 'goodness'")
     if readout == "softmax" and not training.head:
         raise UserError(f"run {run} trained no softmax head: give readout 'goodness'")
-    snapshot = folder.newest_snapshot()
-    manifest = checkpoint.read_manifest(snapshot)
+    store = folder.store(config)
+    snapshot = folder.newest_snapshot(store)
+    manifest = checkpoint.read_manifest(store, snapshot)
     layers: list[LayerWeights] = []
     fan_ins = (manifest.input.width, *training.dims[1:])
     for index, (fan_in, width) in enumerate(zip(fan_ins, training.dims[1:], strict=False)):
         shapes = {"weight": (fan_in, width), "bias": (width,)}
-        state = checkpoint.read_tensors(snapshot, manifest, checkpoint.layer_file(index), shapes)
+        state = checkpoint.read_tensors(store, snapshot, manifest, checkpoint.layer_file(index), shapes)
         layers.append((state["weight"], state["bias"]))
     head = None
     if training.head:
         widths = {f"weight.{i}": (training.dims[i + 1], manifest.input.classes) for i in head_layers(training)}
-        head = checkpoint.read_tensors(snapshot, manifest, checkpoint.HEAD, widths)
+        head = checkpoint.read_tensors(store, snapshot, manifest, checkpoint.HEAD, widths)
     readout = readout or ("softmax" if training.head else "goodness")
     return Network(training, manifest.input.shape, manifest.input.classes, layers, head, readout).eval()
 

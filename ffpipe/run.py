@@ -1,25 +1,24 @@
-"""One run from config to result: check, lay out, start the engine, keep what the stages report."""
+"""One run from config to result: check, lay out, start the engine, recover, keep what the stages report."""
 
 from __future__ import annotations
 
-import platform
 import shutil
 import time
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ffpipe import checkpoint
-from ffpipe.config import Config, checked
-from ffpipe.errors import RunFailed, UserError
-from ffpipe.pipeline.job import Engine, Job, Layout, make_job
+from ffpipe.config import Config, checked, override
+from ffpipe.errors import Diverged, Interrupted, RunFailed, StageLost, UserError
+from ffpipe.pipeline.job import Engine, Job, Layout, Start, make_job
 from ffpipe.pipeline.local import LocalEngine
 from ffpipe.pipeline.ray_settings import prepare_ray
-from ffpipe.runs import RunFolder, check_new, new_run
-from ffpipe.telemetry.metrics import write_metrics
-from ffpipe.telemetry.report import Evaluation, LayerRow, StageReport, WrittenFile
-from ffpipe.telemetry.spans import TraceFile
+from ffpipe.pipeline.recovery import GiveUp, Recovery
+from ffpipe.runlog import Past, RecoveryNote, RunLog, read_past
+from ffpipe.runs import RunFolder, check_new, new_run, open_run
+from ffpipe.store import Store
 from ffpipe.telemetry.view import QuietView, View
 
 
@@ -34,11 +33,30 @@ class Result:
     summary: dict[str, Any]
 
 
-def train(config: Config, view: View | None = None) -> Result:
+class Interrupt:
+    """A wish that the run end: the first lets it save, the second does not wait. Safe in a signal handler."""
+
+    def __init__(self) -> None:
+        self.wished = False
+        self._tell: Callable[[], None] | None = None
+
+    def request(self) -> None:
+        """Raises KeyboardInterrupt where there is nothing to save, or the second time."""
+        if self.wished or self._tell is None:
+            raise KeyboardInterrupt
+        self.wished = True
+        self._tell()
+
+    def goes_to(self, tell: Callable[[], None] | None) -> None:
+        """Who is to be told; None: nobody can save anything."""
+        self._tell = tell
+
+
+def train(config: Config, view: View | None = None, interrupt: Interrupt | None = None) -> Result:
     """Do what `ffpipe train` does with this config.
 
     Writes the run folder and returns what is in it. Raises UserError, before anything is written, where
-    the config asks for what cannot be; RunFailed where the run broke off.
+    the config asks for what cannot be; RunFailed where the run broke off; Interrupted where it was asked to.
     """
     asked_at = time.time()
     config = checked(config)
@@ -47,14 +65,59 @@ def train(config: Config, view: View | None = None) -> Result:
     engine = make_engine(config.execution.engine)
     try:
         layout = engine.layout(job)
-        folder = new_run(config)
+        folder = new_run(job.config)
         try:
-            return _run(asked_at, job, layout, engine, folder, view or QuietView())
+            with folder.lock():
+                log = RunLog(job, folder, folder.store(config), view or QuietView(), Past(), asked_at)
+                return Run(job, engine, folder, log, view or QuietView(), interrupt or Interrupt()).go(layout)
         except UserError:
             shutil.rmtree(folder.path)
             raise
     finally:
         engine.close()
+
+
+def resume(
+    run: str | Path,
+    changes: dict[str, Any] | None = None,
+    view: View | None = None,
+    interrupt: Interrupt | None = None,
+) -> Result:
+    """Go on with a run, finished or broken off, from its newest whole snapshot, or from the start where it has none.
+
+    changes: fields by dotted name (`execution.*`, and `training.epochs`). Raises UserError where the folder is no
+    run, where another process works on it, or where another field of `training` would change.
+    """
+    asked_at = time.time()
+    view = view or QuietView()
+    folder, before = open_run(run)
+    config = override(before, changes or {})
+    if replace(config.training, epochs=before.training.epochs) != before.training:
+        raise UserError("a run goes on with what it began with: of training only training.epochs can be changed")
+    with folder.lock():
+        job = make_job(config)
+        store = folder.store(config)
+        snapshot = newest_whole(store, job, view)
+        if snapshot and snapshot.step > job.steps:
+            raise UserError(f"run {run} is at step {snapshot.step}, past the end of {config.training.epochs} epochs")
+        engine = make_engine(config.execution.engine)
+        try:
+            layout = engine.layout(job)
+            folder.write_config(job.config)
+            log = RunLog(job, folder, store, view, read_past(folder, snapshot), asked_at)
+            return Run(job, engine, folder, log, view, interrupt or Interrupt()).go(layout)
+        finally:
+            engine.close()
+
+
+def newest_whole(store: Store, job: Job, view: View) -> checkpoint.Manifest | None:
+    """The newest snapshot of which every file is what its manifest says; damaged ones are named and passed over."""
+    for folder in reversed(checkpoint.whole_snapshots(store)):
+        try:
+            return checkpoint.verify(store, folder, job.layers, head=job.config.training.head)
+        except UserError as error:
+            view.note(f"warning: {error}; trying the snapshot before it")
+    return None
 
 
 def make_engine(name: str) -> Engine:
@@ -67,117 +130,88 @@ def make_engine(name: str) -> Engine:
     return RayEngine()
 
 
-def _run(asked_at: float, job: Job, layout: Layout, engine: Engine, folder: RunFolder, view: View) -> Result:
-    log = RunLog(asked_at, job, layout, folder, view)
-    view.start(job, layout, folder.path)
-    try:
+class Run:
+    """Works a job to its end, from one whole snapshot to the next if need be."""
+
+    def __init__(
+        self, job: Job, engine: Engine, folder: RunFolder, log: RunLog, view: View, interrupt: Interrupt
+    ) -> None:
+        self.job = job
+        self.engine = engine
+        self.folder = folder
+        self.log = log
+        self.view = view
+        self.interrupt = interrupt
+        self.store = folder.store(job.config)
+
+    def go(self, layout: Layout) -> Result:
+        """Raises RunFailed, Interrupted."""
+        self.view.start(self.job, layout, self.folder.path)
+        status = "failed"
         try:
-            engine.run(job, layout, folder.checkpoints, log.take)
+            self._work(layout)
+            newest = self.log.newest
+            if newest is not None and newest.step == self.job.steps and not self._unfinished():
+                status = "finished"
+            elif self.interrupt.wished:
+                status = "interrupted"
+            else:
+                raise RunFailed(f"the last snapshot, of step {self.job.steps}, could not be written; {self._rescue()}")
+        except OSError as error:
+            raise RunFailed(f"{error.filename or self.folder.path}: {error.strerror or error}") from error
         finally:
-            view.stop()
-            log.close()
-            write_metrics(folder.metrics, log.rows, job.steps_per_epoch)
-        summary = log.summary()
-        folder.write_summary(summary)
-    except OSError as error:
-        raise RunFailed(f"{error.filename or folder.path}: {error.strerror or error}") from error
-    result = Result(
-        folder.path,
-        summary["test_error_goodness"],
-        summary["test_error_softmax"],
-        summary["weights_sha256"],
-        summary,
-    )
-    view.finish(result.run_dir, result.test_error_goodness, result.test_error_softmax, summary["train_seconds"])
-    return result
+            self.interrupt.goes_to(None)
+            self.view.stop()
+            summary = self.log.close(status)
+        if status == "interrupted":
+            raise Interrupted(f"saved after step {summary['steps']}; go on with: ffpipe resume {self.folder.path}")
+        result = Result(
+            self.folder.path,
+            summary["test_error_goodness"],
+            summary["test_error_softmax"],
+            summary["weights_sha256"],
+            summary,
+        )
+        self.view.finish(
+            result.run_dir, result.test_error_goodness, result.test_error_softmax, summary["train_seconds"]
+        )
+        return result
 
+    def _work(self, layout: Layout) -> None:
+        """The plan, with recoveries."""
+        execution = self.job.config.execution
+        recovery = Recovery(execution.attempts, execution.back_off)
+        while True:
+            start = self._start()
+            self.log.begin(layout)
+            self.interrupt.goes_to(self.engine.interrupt)
+            try:
+                self.engine.run(self.job, layout, self.store, start, self.log.take)
+                return
+            except Diverged as error:
+                raise Diverged(f"{error}; {self._rescue()}") from error
+            except RunFailed as error:
+                reached = self.log.step
+                decision = recovery.failed("lost" if isinstance(error, StageLost) else "error", self._start().step)
+                if isinstance(decision, GiveUp) or self.interrupt.wished:
+                    why = decision.why if isinstance(decision, GiveUp) else "the run was to end"
+                    raise RunFailed(f"{error} ({why}); {self._rescue()}") from error
+                time.sleep(decision.wait)
+                layout = self.engine.layout_again(self.job)
+                step = self._start().step
+                self.log.recovered(RecoveryNote(str(error), step, max(0, reached - step), len(layout.stages)))
 
-class RunLog:
-    """Collects the stages' reports: metrics, evaluations, and snapshots, which it makes whole."""
+    def _start(self) -> Start:
+        newest = self.log.newest
+        return Start(newest.step, checkpoint.folder_of(newest.step)) if newest else Start()
 
-    def __init__(self, asked_at: float, job: Job, layout: Layout, folder: RunFolder, view: View) -> None:
-        self.rows: list[LayerRow] = []
-        self.evaluations: list[Evaluation] = []
-        self._asked_at = asked_at
-        self._job = job
-        self._layout = layout
-        self._folder = folder
-        self._view = view
-        self._files: dict[int, list[WrittenFile]] = {}
-        self._newest: checkpoint.Manifest | None = None
-        self._latest: dict[int, StageReport] = {}
-        self._trace = TraceFile(folder.trace) if job.config.execution.trace else None
+    def _unfinished(self) -> bool:
+        """Whether an interrupt came between the last snapshot and the evaluation after it."""
+        return self.interrupt.wished and not self.log.tested
 
-    def take(self, report: StageReport) -> None:
-        """One report of one stage."""
-        self._latest[report.stage] = report
-        self.rows += report.rows
-        self.evaluations += report.evaluations
-        for file in report.files:
-            self._file(file)
-        if self._trace is not None:
-            name = f"stage {report.stage}: layers {', '.join(map(str, report.layers))}"
-            self._trace.add(report.stage, name, report.spans)
-        self._view.report(report)
-
-    def close(self) -> None:
-        """Finish the trace."""
-        if self._trace is not None:
-            self._trace.close()
-
-    def _file(self, file: WrittenFile) -> None:
-        """A snapshot is whole when every layer and the head have written their file."""
-        files = self._files.setdefault(file.step, [])
-        files.append(file)
-        training = self._job.config.training
-        if len(files) == self._job.layers + training.head:
-            takes = checkpoint.Input(self._job.splits.shape, self._job.width, self._job.splits.classes)
-            keep = self._job.config.execution.keep_snapshots
-            self._newest = checkpoint.write_manifest(self._folder.checkpoints, file.step, files, takes, keep)
-            del self._files[file.step]
-
-    def summary(self) -> dict[str, Any]:
-        """summary.json. Raises RunFailed where the run ended without its last snapshot."""
-        if self._newest is None or self._newest.step != self._job.steps:
-            raise RunFailed(f"the run ended without its last snapshot, of step {self._job.steps}")
-        training = self._job.config.training
-        test = next((e for e in reversed(self.evaluations) if e.split == "test"), None)
-        stages = [self._latest[index] for index in sorted(self._latest)]
-        seconds = max(stage.train_seconds for stage in stages)
-        return {
-            "recipe": self._job.config.recipe,
-            "engine": self._job.config.execution.engine,
-            "stages": len(self._layout.stages),
-            "stage_layers": [list(spec.layers) for spec in self._layout.stages],
-            "chunk": self._layout.plan.chunk,
-            "window": self._layout.window,
-            "steps": self._job.steps,
-            "epochs": training.epochs,
-            "start_seconds": stages[0].began_at + stages[0].train_began - self._asked_at,
-            "train_seconds": seconds,
-            "examples_per_second": self._job.steps * training.batch_size / seconds,
-            "test_error_goodness": test.error_goodness if test else None,
-            "test_error_softmax": test.error_softmax if test else None,
-            "weights_sha256": self._newest.weights_sha256,
-            "recoveries": 0,
-            "peak_rss_bytes": [stage.peak_rss_bytes for stage in stages],
-            "efficiency": max(stage.busy_share for stage in stages),
-            "time_shares": [
-                {kind: seconds / stage.seconds for kind, seconds in stage.seconds_by_kind.items()} for stage in stages
-            ],
-            "evaluations": [
-                {
-                    "step": e.step,
-                    "split": e.split,
-                    "error_goodness": e.error_goodness,
-                    "error_softmax": e.error_softmax,
-                }
-                for e in self.evaluations
-            ],
-            "versions": {
-                "python": platform.python_version(),
-                "torch": version("torch"),
-                "ray": version("ray"),
-                "ffpipe": version("ffpipe"),
-            },
-        }
+    def _rescue(self) -> str:
+        newest = self.log.newest
+        if newest is None:
+            return "there is no snapshot to go on from"
+        place = self.store.place(checkpoint.folder_of(newest.step))
+        return f"what there was after step {newest.step} is in {place}; go on with: ffpipe resume {self.folder.path}"

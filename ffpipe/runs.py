@@ -5,16 +5,31 @@ config.toml  metrics.parquet  summary.json  checkpoints/  and, if asked for, tra
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ffpipe import checkpoint
 from ffpipe.config import Config
 from ffpipe.errors import UserError
+from ffpipe.store import Store
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The part of summary.json that is read again."""
+
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    recovery_notes: list[dict[str, Any]] = field(default_factory=list)
+    train_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -39,16 +54,39 @@ class RunFolder:
     def trace(self) -> Path:
         return self.path / "trace.json"
 
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+    def store(self, config: Config) -> Store:
+        """Where its snapshots are."""
+        return Store(config.execution.checkpoints or str(self.path / "checkpoints"))
 
-    def newest_snapshot(self) -> Path:
-        """Folder of the newest whole snapshot. Raises UserError where there is none."""
-        whole = checkpoint.whole_snapshots(self.checkpoints)
+    def newest_snapshot(self, store: Store) -> str:
+        """Name of the newest whole snapshot's folder. Raises UserError where there is none."""
+        whole = checkpoint.whole_snapshots(store)
         if not whole:
-            raise UserError(f"run {self.path} has no whole snapshot in {self.checkpoints}: it never finished")
+            raise UserError(f"run {self.path} has no whole snapshot in {store.root}: it never came so far")
         return whole[-1]
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run against other trainers; a process that dies holds nothing. Raises UserError."""
+        with self.config.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"another process is training run {self.path}: wait for it, or end it") from None
+            yield
+
+    def write_config(self, config: Config) -> None:
+        """config.toml, in place: the lock is on this very file."""
+        # A copy of the run starts from this file, so it must not name the folder that is taken.
+        kept = replace(config, execution=replace(config.execution, run_dir=""))
+        self.config.write_text(kept.to_toml(), encoding="utf-8")
+
+    def read_summary(self) -> Summary:
+        """What a run that goes on needs of summary.json; empty where that is absent or damaged."""
+        try:
+            return msgspec.json.decode(self.summary.read_bytes(), type=Summary)
+        except (OSError, msgspec.MsgspecError):
+            return Summary()
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Whole or not at all."""
@@ -71,10 +109,7 @@ def new_run(config: Config) -> RunFolder:
     except OSError as error:
         raise UserError(f"run folder {path} cannot be made ({error.strerror}): give another with --run-dir") from None
     folder = RunFolder(path)
-    folder.checkpoints.mkdir()
-    # A copy of the run starts from this file, so it must not name the folder that is taken.
-    kept = replace(config, execution=replace(config.execution, run_dir=""))
-    folder.config.write_text(kept.to_toml(), encoding="utf-8")
+    folder.write_config(config)
     return folder
 
 

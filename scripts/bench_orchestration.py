@@ -29,12 +29,14 @@ from rich.table import Table
 from ffpipe.config import Config, Execution, Training
 from ffpipe.data.splits import Splits
 from ffpipe.pipeline.calibrate import Costs
-from ffpipe.pipeline.job import Job, Layout, Measured, make_layout
+from ffpipe.pipeline.job import Job, Layout, Measured, Start, make_layout
 from ffpipe.pipeline.links import Predictions
 from ffpipe.pipeline.ray_settings import prepare_ray
+from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Item, Train
 from ffpipe.pipeline.streams import Streams
 from ffpipe.pipeline.worker import Parts, WorkerSetup
+from ffpipe.store import Store
 from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.spans import TraceFile
 
@@ -49,7 +51,7 @@ class SetTimeStage:
 
     device = torch.device("cpu")
 
-    def __init__(self, setup: WorkerSetup, seconds: float) -> None:
+    def __init__(self, setup: WorkerSetup, saver: Saver, seconds: float) -> None:
         self.setup = setup
         self.seconds = seconds
         self.step = 0
@@ -125,7 +127,7 @@ def run(engine: SetTimeEngine, job: Job, layout: Layout, trace: Path | None) -> 
     reports: list[StageReport] = []
     began, worked = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        engine.run(job, layout, Path(folder), reports.append)
+        engine.run(job, layout, Store(folder), Start(), reports.append)
     driver = (time.process_time() - worked) / (time.perf_counter() - began)
     final = {report.stage: report for report in sorted(reports, key=lambda r: r.seconds)}
     if trace is not None:

@@ -34,12 +34,13 @@ from rich.console import Console
 from rich.table import Table
 
 from ffpipe.config import Config, Data, Execution, Optimizer, Training
-from ffpipe.pipeline.job import Layout, make_job
+from ffpipe.pipeline.job import Layout, Start, make_job
 from ffpipe.pipeline.local import LocalEngine
 from ffpipe.pipeline.ray_settings import prepare_ray
 from ffpipe.pipeline.schedule import Train
 from ffpipe.pipeline.stage import Stage, StageSpec
 from ffpipe.pipeline.streams import Streams
+from ffpipe.store import Store
 from ffpipe.telemetry.report import StageReport
 
 BATCH, FEATURES, CLASSES = 100, 784, 10
@@ -85,7 +86,7 @@ def run_engine(engine: Any, config: Config) -> tuple[float, list[StageReport], L
     with tempfile.TemporaryDirectory() as folder:
         layout = engine.layout(job)
         layout = replace(layout, plan=replace(layout.plan, sizes={"validation": 0, "test": 0}))
-        engine.run(job, layout, Path(folder), reports.append)
+        engine.run(job, layout, Store(folder), Start(), reports.append)
     return last_stage_rate(reports), reports, layout
 
 
@@ -107,7 +108,7 @@ def run_local(config: Config, threads: int) -> tuple[float, list[StageReport], L
 def bound_stage(spec: StageSpec, steps: int, chunk: int, ready: Any, go: Any, out: Any) -> None:
     """One process: a stage that trains on the same chunk again and again."""
     torch.set_num_threads(1)
-    stage = Stage(spec, lambda *_: [])
+    stage = Stage(spec, lambda *_: None)
     training = spec.training
     fan_in = (spec.width, *training.dims[1:])[spec.layers.start]
     dtype = torch.bfloat16 if training.precision == "bfloat16" else torch.float32

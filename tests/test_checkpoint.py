@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from ffpipe import checkpoint
 from ffpipe.checkpoint import Input
 from ffpipe.errors import UserError
+from ffpipe.store import Store
 from ffpipe.telemetry.report import WrittenFile
 
 TAKES = Input(shape=(2, 2), width=4, classes=2)
@@ -18,37 +20,53 @@ STATE = {"weight": torch.arange(8.0).view(4, 2), "bias": torch.zeros(2)}
 SHAPES = {"weight": (4, 2), "bias": (2,)}
 
 
-def write(checkpoints: Path, step: int, name: str) -> WrittenFile:
-    folder = checkpoint.snapshot_folder(checkpoints, step)
-    return checkpoint.write_tensors(folder, step, name, STATE, checkpoint.weights_digest(STATE))
+def write(store: Store, step: int, name: str) -> WrittenFile:
+    return checkpoint.write_tensors(store, step, name, STATE, checkpoint.weights_digest(STATE))
 
 
-def whole(checkpoints: Path, step: int, keep: int = 2) -> Path:
-    files = [write(checkpoints, step, name) for name in ("layer-000.safetensors", "head.safetensors")]
-    checkpoint.write_manifest(checkpoints, step, files, TAKES, keep)
-    return checkpoint.snapshot_folder(checkpoints, step)
+def whole(store: Store, step: int, keep: int = 2) -> str:
+    files = [write(store, step, name) for name in ("layer-000.safetensors", "head.safetensors")]
+    checkpoint.write_manifest(store, step, files, TAKES, keep)
+    return checkpoint.folder_of(step)
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
-    folder = whole(tmp_path, 30)
-    manifest = checkpoint.read_manifest(folder)
+@pytest.fixture(params=["path", "uri"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """The same folder by its path and by a URI that pyarrow.fs resolves."""
+    return Store(str(tmp_path) if request.param == "path" else tmp_path.as_uri())
+
+
+def test_what_was_written_is_read(store: Store, tmp_path: Path) -> None:
+    folder = whole(store, 30)
+    manifest = checkpoint.read_manifest(store, folder)
     assert manifest.step == 30
     assert manifest.input == TAKES
-    state = checkpoint.read_tensors(folder, manifest, "layer-000.safetensors", SHAPES)
+    state = checkpoint.read_tensors(store, folder, manifest, "layer-000.safetensors", SHAPES)
     assert all(torch.equal(state[name], STATE[name]) for name in STATE)
-    assert not [path for path in folder.iterdir() if path.suffix == ".tmp"]
+    names = ["head.safetensors", "layer-000.safetensors", "manifest.json"]
+    assert sorted(path.name for path in (tmp_path / folder).iterdir()) == names
 
 
-def test_without_a_manifest_there_is_no_snapshot(tmp_path: Path) -> None:
-    write(tmp_path, 30, "layer-000.safetensors")
-    assert checkpoint.whole_snapshots(tmp_path) == []
+def test_a_store_can_be_sent_to_another_process(store: Store) -> None:
+    whole(store, 30)
+    assert checkpoint.whole_snapshots(pickle.loads(pickle.dumps(store))) == ["step-00000030"]
 
 
-def test_the_newest_are_kept_and_an_unfinished_one_is_left_alone(tmp_path: Path) -> None:
-    write(tmp_path, 35, "layer-000.safetensors")
+def test_a_place_of_no_known_kind() -> None:
+    with pytest.raises(UserError, match="carrier-pigeon://coop is no place"):
+        Store("carrier-pigeon://coop")
+
+
+def test_without_a_manifest_there_is_no_snapshot(store: Store) -> None:
+    write(store, 30, "layer-000.safetensors")
+    assert checkpoint.whole_snapshots(store) == []
+
+
+def test_the_newest_are_kept_and_an_unfinished_one_is_left_alone(store: Store, tmp_path: Path) -> None:
+    write(store, 35, "layer-000.safetensors")
     for step in (10, 20, 30, 40):
-        whole(tmp_path, step)
-    assert [path.name for path in checkpoint.whole_snapshots(tmp_path)] == ["step-00000030", "step-00000040"]
+        whole(store, step)
+    assert checkpoint.whole_snapshots(store) == ["step-00000030", "step-00000040"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000030", "step-00000035", "step-00000040"]
 
 
@@ -78,16 +96,31 @@ def test_any_change_of_the_weights_changes_the_digest(change: str) -> None:
     ("shapes", "says"),
     [({"weight": (4, 3)}, r"'weight' is \(4, 2\), expected \(4, 3\)"), ({"scale": (2,)}, "lacks the tensor 'scale'")],
 )
-def test_tensors_that_do_not_fit(shapes: dict[str, tuple[int, ...]], says: str, tmp_path: Path) -> None:
-    folder = whole(tmp_path, 30)
+def test_tensors_that_do_not_fit(shapes: dict[str, tuple[int, ...]], says: str, store: Store) -> None:
+    folder = whole(store, 30)
+    manifest = checkpoint.read_manifest(store, folder)
     with pytest.raises(UserError, match=says):
-        checkpoint.read_tensors(folder, checkpoint.read_manifest(folder), "layer-000.safetensors", shapes)
+        checkpoint.read_tensors(store, folder, manifest, "layer-000.safetensors", shapes)
 
 
-def test_a_file_that_the_manifest_does_not_list(tmp_path: Path) -> None:
-    folder = whole(tmp_path, 30)
+def test_a_file_that_the_manifest_does_not_list(store: Store) -> None:
+    folder = whole(store, 30)
     with pytest.raises(UserError, match=r"layer-001\.safetensors"):
-        checkpoint.read_tensors(folder, checkpoint.read_manifest(folder), "layer-001.safetensors", SHAPES)
+        checkpoint.verify(store, folder, layers=2, head=True)
+
+
+@pytest.mark.parametrize(("harm", "says"), [("flip", "altered"), ("cut", "cut"), ("longer", "cut"), ("absent", "read")])
+def test_a_file_that_was_touched_is_named(harm: str, says: str, store: Store, tmp_path: Path) -> None:
+    folder = whole(store, 30)
+    assert checkpoint.verify(store, folder, layers=1, head=True).step == 30
+    path = tmp_path / folder / "layer-000.safetensors"
+    data = path.read_bytes()
+    path.unlink()
+    if harm != "absent":
+        changed = {"flip": data[:-1] + bytes([data[-1] ^ 1]), "cut": data[:-1], "longer": data + b"0"}
+        path.write_bytes(changed[harm])
+    with pytest.raises(UserError, match=rf"layer-000\.safetensors .*{says}"):
+        checkpoint.verify(store, folder, layers=1, head=True)
 
 
 @pytest.mark.parametrize(
@@ -99,9 +132,9 @@ def test_a_file_that_the_manifest_does_not_list(tmp_path: Path) -> None:
         ({"input": {"shape": [2, 2], "width": 0, "classes": 2}}, "width"),
     ],
 )
-def test_a_manifest_that_cannot_be(spoil: dict[str, object], says: str, tmp_path: Path) -> None:
-    folder = whole(tmp_path, 30)
-    path = folder / "manifest.json"
+def test_a_manifest_that_cannot_be(spoil: dict[str, object], says: str, store: Store, tmp_path: Path) -> None:
+    folder = whole(store, 30)
+    path = tmp_path / folder / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **spoil}))
     with pytest.raises(UserError, match=says):
-        checkpoint.read_manifest(folder)
+        checkpoint.read_manifest(store, folder)

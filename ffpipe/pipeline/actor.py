@@ -7,6 +7,7 @@ answers at once.
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ffpipe.pipeline.calibrate import Costs
     from ffpipe.pipeline.inbox import Part
     from ffpipe.pipeline.links import Links, Predictions
+    from ffpipe.pipeline.schedule import Item
     from ffpipe.pipeline.worker import Parts, WorkerSetup
     from ffpipe.telemetry.report import StageReport
 
@@ -71,7 +73,7 @@ class StageActor:
         self.worker = Worker(setup, parts, _ray_links(setup.spec.index, actors))
 
     @ray.method(concurrency_group="inbox")
-    def push(self, sequence: int, sender: int, layers: tuple[int, ...], *arrays: Any) -> None:
+    def push(self, sequence: int, sender: int, item: Item, layers: tuple[int, ...], *arrays: Any) -> None:
         """A part of message `sequence` from stage `sender`: rows, labels, goodness, then features of `layers`.
 
         Arrays are arguments of their own because those, and no arrays inside others, go by the object store.
@@ -79,12 +81,22 @@ class StageActor:
         from ffpipe.pipeline.inbox import Part
 
         features = dict(zip(layers, arrays[3:], strict=True))
-        self.worker.push(sequence, sender, Part((arrays[0], arrays[1], arrays[2]), features))
+        self.worker.push(sequence, sender, Part(item, (arrays[0], arrays[1], arrays[2]), features))
 
     @ray.method(concurrency_group="inbox")
     def returned(self, predictions: Predictions) -> None:
         """The last stage is through with the oldest item in flight."""
         self.worker.returned(predictions)
+
+    @ray.method(concurrency_group="control")
+    def interrupt(self) -> None:
+        """Save and end the run after the chunk in hand; called on the first stage."""
+        self.worker.interrupt()
+
+    @ray.method(concurrency_group="control")
+    def process(self) -> tuple[str, int]:
+        """Which host this is (Ray's node id), and which process."""
+        return ray.get_runtime_context().get_node_id(), os.getpid()
 
     @ray.method(concurrency_group="control")
     def report(self) -> list[StageReport]:
@@ -117,7 +129,7 @@ class RayLinks:
 
     def _push(self, actor: Any, sequence: int, part: Part) -> None:
         layers = tuple(part.features)
-        actor.push.remote(sequence, self._index, layers, *part.arrays, *part.features.values())
+        actor.push.remote(sequence, self._index, part.item, layers, *part.arrays, *part.features.values())
 
 
 def _ray_links(index: int, actors: list[Any]) -> Links:

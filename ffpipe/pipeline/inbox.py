@@ -11,11 +11,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from ffpipe.pipeline.schedule import Item
+
 
 @dataclass(frozen=True)
 class Part:
     """One sender's share of a message: rows, labels and goodness (or None), and features by layer."""
 
+    item: Item
     arrays: tuple[Any, Any, Any]
     features: dict[int, Any]
 

@@ -8,22 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from torch import Tensor
-
-from ffpipe import checkpoint
 from ffpipe.config import Config
 from ffpipe.data.sampler import Sampler
 from ffpipe.data.splits import Splits, load_splits
 from ffpipe.errors import UserError
-from ffpipe.ff.head import Head
 from ffpipe.ff.labels import LabelCode
-from ffpipe.ff.layer import Layer
 from ffpipe.ff.precision import PRECISIONS
 from ffpipe.pipeline.calibrate import Costs
 from ffpipe.pipeline.partition import layer_costs, partition
 from ffpipe.pipeline.schedule import Plan, choose_chunk, choose_window
 from ffpipe.pipeline.stage import StageSpec
-from ffpipe.telemetry.report import StageReport, WrittenFile
+from ffpipe.store import Store
+from ffpipe.telemetry.report import StageReport
 
 # A person who watches sees a loss within seconds, and a row costs nothing at this rate.
 LOG_STEPS = 100
@@ -73,14 +69,31 @@ class Measured:
     message_seconds: float
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins: at step 0, or after the step of a whole snapshot."""
+
+    step: int = 0
+    folder: str = ""
+
+
 class Engine(Protocol):
     """An order in which the cells of the grid (stage, item) are worked."""
 
     def layout(self, job: Job) -> Layout:
         """Cut the job into stages. Raises UserError where what is asked for cannot be had."""
 
-    def run(self, job: Job, layout: Layout, checkpoints: Path, on_report: OnReport) -> None:
-        """Work the whole plan, calling on_report with every report. Raises RunFailed."""
+    def layout_again(self, job: Job) -> Layout:
+        """Discard the stages and cut the job anew to what is left. Raises RunFailed where nothing is."""
+
+    def run(self, job: Job, layout: Layout, store: Store, start: Start, on_report: OnReport) -> None:
+        """Work the plan from `start`, calling on_report with every report.
+
+        Raises StageLost where a stage or its host is gone, RunFailed where the program itself failed.
+        """
+
+    def interrupt(self) -> None:
+        """Finish the chunk in hand, write a snapshot, and let `run` return; may be called from a signal handler."""
 
     def close(self) -> None:
         """Take down what the engine started."""
@@ -88,9 +101,9 @@ class Engine(Protocol):
 
 def make_job(config: Config) -> Job:
     """Load the data of a checked config and hold the config against it. Raises UserError."""
+    config = _with_whole_paths(config)
     training = config.training
-    data_dir = config.execution.data_dir or os.environ.get("FFPIPE_DATA", "")
-    splits = load_splits(training.data, data_dir)
+    splits = load_splits(training.data, config.execution.data_dir)
     features, classes = splits.features, splits.classes
     if training.dims[0] != features:
         raise UserError(
@@ -103,8 +116,19 @@ def make_job(config: Config) -> Job:
         raise UserError(f"{classes} labels do not fit over {features} features: set training.labels append")
     sampler = Sampler(len(splits.train), training.batch_size, training.seed)
     width = LabelCode(training.labels, features, classes, training.label_strength).width
-    config = replace(config, execution=replace(config.execution, data_dir=data_dir and str(Path(data_dir).absolute())))
     return Job(config, splits, width, sampler.steps_per_epoch)
+
+
+def _with_whole_paths(config: Config) -> Config:
+    """Files named from the root, so that other processes, and a later one elsewhere, find the same."""
+    data, data_dir = config.training.data, config.execution.data_dir or os.environ.get("FFPIPE_DATA", "")
+    data = replace(
+        data,
+        train=tuple(str(Path(name).absolute()) for name in data.train),
+        test=tuple(str(Path(name).absolute()) for name in data.test),
+    )
+    execution = replace(config.execution, data_dir=data_dir and str(Path(data_dir).absolute()))
+    return replace(config, training=replace(config.training, data=data), execution=execution)
 
 
 def make_layout(job: Job, stages: int, measured: Measured | None = None) -> Layout:
@@ -154,21 +178,3 @@ def _cut(job: Job, stages: int, measured: Measured | None) -> tuple[list[range],
     layers = partition(seconds, extra)
     slowest = max(sum(seconds[s][i] for i in group) + extra[s] for s, group in enumerate(layers))
     return layers, slowest, measured.message_seconds
-
-
-def write_layers(
-    checkpoints: Path, step: int, layers: list[Layer], head: Head | None, owed: dict[str, Tensor]
-) -> list[WrittenFile]:
-    """A stage's part of a snapshot: a file for each layer, and the head's with the predictions still owed."""
-    folder = checkpoint.snapshot_folder(checkpoints, step)
-    written = [
-        checkpoint.write_tensors(
-            folder, step, checkpoint.layer_file(layer.index), layer.state(), checkpoint.weights_digest(layer.weights())
-        )
-        for layer in layers
-    ]
-    if head is not None:
-        state = {**head.state(), **owed}
-        digest = checkpoint.weights_digest(head.weights())
-        written.append(checkpoint.write_tensors(folder, step, checkpoint.HEAD, state, digest))
-    return written

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
+import time
 
 import torch
 
 from ffpipe.errors import UserError
-from ffpipe.pipeline.feed import Feed
-from ffpipe.pipeline.job import Job, Layout, OnReport, make_layout, write_layers
-from ffpipe.pipeline.schedule import Train
-from ffpipe.pipeline.stage import Stage
+from ffpipe.pipeline.job import Job, Layout, OnReport, Start, make_layout
+from ffpipe.pipeline.saver import Saver
+from ffpipe.pipeline.schedule import Course, Train
+from ffpipe.pipeline.worker import AnyStage, WorkerSetup, make_feed, make_stage
+from ffpipe.store import Store
 from ffpipe.telemetry.spans import Spans
 
 REPORT_SECONDS = 0.5
@@ -20,20 +20,28 @@ REPORT_SECONDS = 0.5
 class LocalEngine:
     """Every stage in this process."""
 
+    def __init__(self) -> None:
+        self._course: Course | None = None
+
     def layout(self, job: Job) -> Layout:
         execution = job.config.execution
         if execution.device == "cuda" and not torch.cuda.is_available():
             raise UserError("execution.device is 'cuda', but torch finds no GPU here: give --device cpu")
         return make_layout(job, execution.stages or 1)
 
-    def run(self, job: Job, layout: Layout, checkpoints: Path, on_report: OnReport) -> None:
-        write = partial(write_layers, checkpoints)
-        stages = [Stage(spec, write) for spec in layout.stages]
-        feed = Feed(job.config.training, job.splits, stages[0].device)
+    def layout_again(self, job: Job) -> Layout:
+        return self.layout(job)
+
+    def run(self, job: Job, layout: Layout, store: Store, start: Start, on_report: OnReport) -> None:
+        setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start, ()) for spec in layout.stages]
+        savers = [Saver(store) for _ in setups]
+        stages = [make_stage(setup, saver) for setup, saver in zip(setups, savers, strict=True)]
+        feed = make_feed(setups[0])
+        self._course = Course(layout.plan, start.step, job.config.execution.snapshot_seconds, time.monotonic)
         spans = [Spans(keep=job.config.execution.trace) for _ in stages]
         trained = (0.0, 0.0)
         reported = 0.0
-        for item in layout.plan.items():
+        for item in self._course:
             begun = spans[0].elapsed
             with spans[0].span("compute", label=str(item)):
                 streams = feed.streams(item)
@@ -44,19 +52,32 @@ class LocalEngine:
             if isinstance(item, Train):
                 trained = (trained[0] or begun, spans[0].elapsed)
             if spans[0].elapsed - reported > REPORT_SECONDS:
-                self._report(stages, spans, trained, on_report)
+                self._report(stages, savers, spans, trained, on_report)
                 reported = spans[0].elapsed
-        self._report(stages, spans, trained, on_report)
+        for saver in savers:
+            saver.wait()
+        self._report(stages, savers, spans, trained, on_report)
+
+    def interrupt(self) -> None:
+        if self._course is not None:
+            self._course.interrupt()
 
     def close(self) -> None:
         """Nothing was started."""
 
     @staticmethod
-    def _report(stages: list[Stage], spans: list[Spans], trained: tuple[float, float], on_report: OnReport) -> None:
-        for stage, of_stage in zip(stages, spans, strict=True):
+    def _report(
+        stages: list[AnyStage],
+        savers: list[Saver],
+        spans: list[Spans],
+        trained: tuple[float, float],
+        on_report: OnReport,
+    ) -> None:
+        for stage, saver, of_stage in zip(stages, savers, spans, strict=True):
             report = stage.report()
             report.began_at, report.seconds = of_stage.began_at, of_stage.elapsed
             report.train_began, report.train_seconds = trained
             report.seconds_by_kind = dict(of_stage.totals)
             report.spans = of_stage.drain()
+            report.files, report.failures = saver.drain()
             on_report(report)

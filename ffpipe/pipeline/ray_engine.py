@@ -5,19 +5,22 @@ It touches no activation: actors push to each other (actor.py).
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+import signal
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import ray
 
-from ffpipe.errors import RunFailed, UserError
+from ffpipe.errors import Diverged, RunFailed, StageLost, UserError
 from ffpipe.pipeline.actor import CONCURRENCY, StageActor
 from ffpipe.pipeline.cluster import Cluster
-from ffpipe.pipeline.job import Job, Layout, Measured, OnReport, make_layout
+from ffpipe.pipeline.job import Job, Layout, Measured, OnReport, Start, make_layout
 from ffpipe.pipeline.worker import Parts, WorkerSetup, senders
+from ffpipe.store import Store
 
 POLL_SECONDS = 0.5
 # To import torch and time a few steps, when all stages of a host do it at once on few cores.
@@ -30,7 +33,9 @@ class RayEngine:
     def __init__(self, parts: Parts | None = None) -> None:
         self._parts = parts or Parts()
         self._actors: list[Any] = []
+        self._processes: list[tuple[str, int]] = []
         self._threads = 1
+        self._interrupted = False
         self.cluster = Cluster()
 
     def layout(self, job: Job) -> Layout:
@@ -53,9 +58,26 @@ class RayEngine:
         self._place(stages, demand, execution.start_timeout)
         return make_layout(job, stages, self.measure(job))
 
-    def run(self, job: Job, layout: Layout, checkpoints: Path, on_report: OnReport) -> None:
+    def layout_again(self, job: Job) -> Layout:
+        """On as many stages as before if they find room, else on fewer."""
+        wanted = max(1, len(self._actors))
+        self.release()
+        execution = job.config.execution
+        for stages in range(wanted, 0, -1):
+            have = self.cluster.resources()
+            demand = _demand(job, stages, have)
+            if any(each * stages > have.get(name, 0.0) + 1e-6 for name, each in demand.items()):
+                continue
+            try:
+                self._place(stages, demand, execution.start_timeout)
+                return make_layout(job, stages, self.measure(job))
+            except (UserError, StageLost):
+                self.release()
+        raise RunFailed("no stage finds room in what is left of the cluster")
+
+    def run(self, job: Job, layout: Layout, store: Store, start: Start, on_report: OnReport) -> None:
         setups = [
-            WorkerSetup(spec, layout.plan, layout.window, job.config, checkpoints, senders(layout.stages, spec.index))
+            WorkerSetup(spec, layout.plan, layout.window, job.config, store, start, senders(layout.stages, spec.index))
             for spec in layout.stages
         ]
         self._ask(
@@ -64,12 +86,25 @@ class RayEngine:
                 for actor, setup in zip(self._actors, setups, strict=True)
             ]
         )
-        self._listen(layout, on_report)
+        self._listen(job.config.execution.stage_timeout, layout, on_report)
+
+    def interrupt(self) -> None:
+        self._interrupted = True  # the first stage is told when we listen next: Ray is not called in a signal handler
+
+    def release(self) -> None:
+        """Discard all stages, the dead and the living, those that answer and those that do not."""
+        for actor, (node, process) in zip(self._actors, self._processes, strict=False):
+            ray.kill(actor)
+            # A process that was stopped cannot obey Ray; here it can be ended all the same.
+            if node == ray.get_runtime_context().get_node_id():
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(process, signal.SIGKILL)
+        for actor in self._actors[len(self._processes) :]:
+            ray.kill(actor)
+        self._actors, self._processes = [], []
 
     def close(self) -> None:
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors = []
+        self.release()
         self.cluster.close()
 
     def _place(self, stages: int, demand: dict[str, float], timeout: float) -> None:
@@ -86,16 +121,18 @@ class RayEngine:
         self._actors = [remote.options(**options).remote() for _ in range(stages)]
         try:
             ray.get([actor.ping.remote() for actor in self._actors], timeout=timeout)
+            self._processes = ray.get([actor.process.remote() for actor in self._actors], timeout=timeout)
         except ray.exceptions.GetTimeoutError:
             asked = ", ".join(f"{each:g} {name}" for name, each in demand.items() if each)
             free = self.cluster.available()
             there = ", ".join(f"{free.get(name, 0.0):g} {name}" for name, each in demand.items() if each)
+            self.release()
             raise UserError(
                 f"{stages} stage(s) of {asked} each could not be placed within {timeout:g} s; free are {there}: "
                 "wait for others to finish, ask for less, or raise --execution.start-timeout"
             ) from None
         except ray.exceptions.RayError as error:
-            raise RunFailed(_reason("a stage could not start", error)) from error
+            raise StageLost(_reason("a stage could not start", error)) from error
 
     def measure(self, job: Job) -> Measured:
         """Costs of every layer on every stage's device, and of a message between neighbours."""
@@ -111,37 +148,49 @@ class RayEngine:
         return statistics.median(trips) if trips else 0.0
 
     def _ask(self, refs: list[Any]) -> list[Any]:
-        """Results of calls before the run. Raises RunFailed where one fails or does not answer."""
+        """Results of calls before the run. Raises StageLost where a stage dies or does not answer, else RunFailed."""
         try:
             results: list[Any] = ray.get(refs, timeout=30.0 + SECONDS_A_STAGE_TO_BEGIN * len(self._actors))
-        except ray.exceptions.RayError as error:  # a timeout is one
-            raise RunFailed(_reason("a stage could not begin", error)) from error
+        except ray.exceptions.RayError as error:
+            raise _failure("a stage could not begin", error) from error
         return results
 
-    def _listen(self, layout: Layout, on_report: OnReport) -> None:
-        """Fetch reports until every stage has worked the whole plan. Raises RunFailed with the first failure."""
+    def _listen(self, timeout: float, layout: Layout, on_report: OnReport) -> None:
+        """Fetch reports until every stage has worked the whole plan. Raises with the first failure.
+
+        A failure of the program itself goes before the loss of a stage, which may be its consequence.
+        """
         running = {actor.run.remote(): index for index, actor in enumerate(self._actors)}
+        told = False
         while running:
+            if self._interrupted and not told:
+                told = True
+                self._actors[0].interrupt.remote()
             done, _ = ray.wait(list(running), timeout=POLL_SECONDS)
             for ref in done:
-                self._fetch(ref, layout, running.pop(ref), on_report)
+                self._fetch([ref], [running.pop(ref)], layout, timeout, on_report)
             started = time.monotonic()
-            for index in sorted(running.values()):
-                self._fetch(self._actors[index].report.remote(), layout, index, on_report)
+            indices = sorted(running.values())
+            asked = [self._actors[index].report.remote() for index in indices]
+            self._fetch(asked, indices, layout, timeout, on_report)
             if not done:
                 time.sleep(max(0.0, started + POLL_SECONDS / 2 - time.monotonic()))
 
     @staticmethod
-    def _fetch(ref: Any, layout: Layout, index: int, on_report: OnReport) -> None:
-        layers = layout.stages[index].layers
-        try:
-            reports = ray.get(ref, timeout=60.0)
-        except ray.exceptions.RayError as error:
-            raise RunFailed(
-                _reason(f"stage {index} (layers {layers.start} to {layers.stop - 1}) failed", error)
-            ) from error
-        for report in reports:
-            on_report(report)
+    def _fetch(refs: list[Any], indices: list[int], layout: Layout, timeout: float, on_report: OnReport) -> None:
+        """Reports of these stages. Every one has the same time to answer, asked at once."""
+        deadline = time.monotonic() + timeout
+        for ref, index in zip(refs, indices, strict=True):
+            layers = layout.stages[index].layers
+            what = f"stage {index} (layers {layers.start} to {layers.stop - 1})"
+            try:
+                reports = ray.get(ref, timeout=max(0.1, deadline - time.monotonic()))
+            except ray.exceptions.GetTimeoutError:
+                raise StageLost(f"{what} did not answer for {timeout:g} s") from None
+            except ray.exceptions.RayError as error:
+                raise _failure(f"{what} failed", error) from error
+            for report in reports:
+                on_report(report)
 
 
 # Neighbours whose link is timed; on one host they are all alike, and each costs a few milliseconds.
@@ -161,6 +210,15 @@ def _demand(job: Job, stages: int, have: dict[str, float]) -> dict[str, float]:
 
 def _fields(resource: str) -> str:
     return {"CPU": "--execution.cpus", "GPU": "--execution.gpus"}.get(resource, "--execution.resources")
+
+
+def _failure(what: str, error: BaseException) -> RunFailed:
+    """StageLost where a process, a host or a message is gone; RunFailed with its own words where the program raised."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, Diverged):
+        return Diverged(str(cause))
+    own = isinstance(error, ray.exceptions.RayTaskError) and not isinstance(error.cause, ray.exceptions.RayError)
+    return RunFailed(_reason(what, error)) if own else StageLost(_reason(what, error))
 
 
 def _reason(what: str, error: BaseException) -> str:

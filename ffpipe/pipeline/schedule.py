@@ -4,7 +4,7 @@ Every stage handles the same items in the same order, so a stage's state is a fu
 before it. A chunk is cut wherever a marker stands:
 
     steps      0 . . . . 5 . . . . 10                      chunk = 4, evaluate every 5 steps
-    items      Train 0-4, Train 4-5, Evaluate 5, Train 5-9, Train 9-10, Evaluate 10, Snapshot 10
+    items      Train 0-4, Train 4-5, Evaluate 5, Train 5-9, Train 9-10, Snapshot 10, Evaluate 10, Stop 10
 
 Nothing here knows Ray, torch or time.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 
@@ -54,7 +54,14 @@ class Snapshot:
     step: int
 
 
-Item = Train | Predict | Evaluate | Snapshot
+@dataclass(frozen=True)
+class Stop:
+    """The end, after `step`: of the plan, or of a run that was interrupted. The last item of every run."""
+
+    step: int
+
+
+Item = Train | Predict | Evaluate | Snapshot | Stop
 
 
 @dataclass(frozen=True)
@@ -75,8 +82,14 @@ class Plan:
     snapshot_steps: int
 
     def items(self, start: int = 0) -> Iterator[Item]:
-        """The items from step `start` (the step of a snapshot) to the end, in order."""
+        """The items from step `start` to the end, in order.
+
+        With a start they are those that follow the snapshot of that step, so that a run that goes on from it
+        does what the run that wrote it would have done.
+        """
         step = start
+        if start:
+            yield from self._evaluations(start)
         while step < self.steps:
             stop = self._next_marker(step)
             if self.lockstep:
@@ -88,7 +101,10 @@ class Plan:
                 yield Train(step, count)
                 step += count
             if step == stop:
-                yield from self._markers(step)
+                if self._saves_at(step):
+                    yield Snapshot(step)
+                yield from self._evaluations(step)
+        yield Stop(step)
 
     def weight(self, item: Item) -> int:
         """What an item counts for in the window, in minibatches."""
@@ -100,12 +116,13 @@ class Plan:
         every = [n for n in (*self.evaluations.values(), self.snapshot_steps) if n]
         return min([self.steps, *((step // n + 1) * n for n in every)])
 
-    def _markers(self, step: int) -> Iterator[Item]:
-        last = step == self.steps
-        if last or (self.snapshot_steps and step % self.snapshot_steps == 0):
-            yield Snapshot(step)
+    def _saves_at(self, step: int) -> bool:
+        return step == self.steps or bool(self.snapshot_steps and step % self.snapshot_steps == 0)
+
+    def _evaluations(self, step: int) -> Iterator[Item]:
         for split, every in self.evaluations.items():
-            if self.sizes[split] and (last if not every else step % every == 0 or last):
+            due = step == self.steps or bool(every and step % every == 0)
+            if due and self.sizes[split]:
                 yield from self._evaluation(step, split)
 
     def _evaluation(self, step: int, split: str) -> Iterator[Item]:
@@ -113,6 +130,61 @@ class Plan:
         for first in range(0, size, self.evaluation_batch):
             count = min(self.evaluation_batch, size - first)
             yield Evaluate(step, split, first, count, last=first + count == size)
+
+
+class Course:
+    """The items as they leave the source: those of a plan, and in between what the moment asks for.
+
+    Between two Train items it may put a snapshot, when `snapshot_seconds` have passed since the last one (0: never),
+    and after `interrupt` a snapshot and the end. Neither changes what is computed.
+    """
+
+    def __init__(self, plan: Plan, start: int, snapshot_seconds: float, now: Callable[[], float]) -> None:
+        self._items = plan.items(start)
+        self._seconds = snapshot_seconds
+        self._now = now
+        self._saved_at = now()
+        self._saved_step = start
+        self._step = start
+        self._between = True
+        self._interrupted = False
+        self._ahead: deque[Item] = deque()
+        self._over = False
+
+    def interrupt(self) -> None:
+        """End the run at the next step at which it can go on; may be called from another thread."""
+        self._interrupted = True
+
+    def __iter__(self) -> Iterator[Item]:
+        return self
+
+    def __next__(self) -> Item:
+        if self._over:
+            raise StopIteration
+        if not self._ahead:
+            self._refill()
+        item = self._ahead.popleft()
+        match item:
+            case Train():
+                self._step = item.end
+            case Snapshot():
+                self._saved_step, self._saved_at = item.step, self._now()
+            case Stop():
+                self._over = True
+        self._between = not isinstance(item, Predict)
+        return item
+
+    def _refill(self) -> None:
+        if self._interrupted and self._between:
+            if self._saved_step != self._step:
+                self._ahead.append(Snapshot(self._step))
+            self._ahead.append(Stop(self._step))
+            return
+        item = next(self._items)
+        due = self._seconds and self._now() - self._saved_at >= self._seconds
+        if due and self._between and self._saved_step != self._step and isinstance(item, (Train, Predict)):
+            self._ahead.append(Snapshot(self._step))
+        self._ahead.append(item)
 
 
 class Flow:

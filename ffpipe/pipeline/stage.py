@@ -8,7 +8,7 @@ not know.
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,16 +16,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ffpipe import checkpoint
 from ffpipe.config import Training
+from ffpipe.errors import Diverged
 from ffpipe.ff.head import Head
 from ffpipe.ff.layer import Layer
 from ffpipe.ff.rates import rate_factor
-from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Snapshot, Train
+from ffpipe.pipeline.saver import Saved, State
+from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Snapshot, Stop, Train
 from ffpipe.pipeline.streams import Features, Streams
 from ffpipe.telemetry.metrics import LayerMeter
-from ffpipe.telemetry.report import Evaluation, StageReport, WrittenFile
+from ffpipe.telemetry.report import Evaluation, StageReport
 
-WriteSnapshot = Callable[[int, list[Layer], Head | None, dict[str, Tensor]], list[WrittenFile]]
+Save = Callable[[int, Mapping[str, Saved]], None]
+PREDICTION = "prediction."
+METER = "meter"
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class StageSpec:
 class Stage:
     """Layers `spec.layers`; the head too where it is the last stage."""
 
-    def __init__(self, spec: StageSpec, write_snapshot: WriteSnapshot) -> None:
+    def __init__(self, spec: StageSpec, save: Save) -> None:
         self.spec = spec
         self.device = torch.device(spec.device)
         training = spec.training
@@ -71,7 +76,7 @@ class Stage:
         self.head = Head(training, spec.classes, self.device) if training.head and spec.is_last else None
         self.owed: dict[int, NDArray[np.float32]] = {}
         self.step = 0
-        self._write_snapshot = write_snapshot
+        self._save = save
         self._tally = [0, 0, 0]  # examples, errors by goodness, errors by softmax
         self._meters = [LayerMeter(i, spec.log_steps, spec.steps, training.batch_size) for i in spec.layers]
         self._head_meter = LayerMeter(-1, spec.log_steps, spec.steps, training.batch_size)
@@ -90,9 +95,9 @@ class Stage:
                 assert streams is not None
                 return self._evaluate(item, streams)
             case Snapshot():
-                self._report.files += self._write_snapshot(
-                    item.step, self.layers, self.head, self._owed_state(item.step)
-                )
+                self._save(item.step, self._files(item.step))
+                return None
+            case Stop():
                 return None
 
     def predictions(self, item: Item) -> dict[int, NDArray[np.float32]]:
@@ -128,15 +133,21 @@ class Stage:
         seen = self._features_in(streams)
         for layer, meter in zip(self.layers, self._meters, strict=True):
             out = rows.new_empty(*rows.shape[:2], layer.width)
+            losses = []
             for minibatch in range(item.count):
                 step = item.first + minibatch
-                meter.add(step, *layer.step(rows[minibatch], pairs, self._factor(step), out[minibatch]))
+                made = layer.step(rows[minibatch], pairs, self._factor(step), out[minibatch])
+                meter.add(step, *made)
+                losses.append(made.loss)
+            _refuse_infinite(f"layer {layer.index}", item.first, losses)
             rows = out
             self._keep_features(seen, layer.index, rows, 2 * pairs)
         if self.head is not None and streams.labels is not None:
-            for minibatch in range(item.count):
-                step = item.first + minibatch
+            losses = [
                 self._step_head(step, step + self._lead, seen, minibatch, streams.labels)
+                for minibatch, step in enumerate(range(item.first, item.end))
+            ]
+            _refuse_infinite("the head", item.first, losses)
         self.step = item.end
         return self._pass_on(rows, streams, seen)
 
@@ -147,11 +158,12 @@ class Stage:
             self._keep_features(seen, layer.index, rows, 0)
         if self.head is not None:
             assert streams.labels is not None
-            self._step_head(item.step, item.step, seen, 0, streams.labels)
+            loss = self._step_head(item.step, item.step, seen, 0, streams.labels)
+            _refuse_infinite("the head", item.step, [loss])
         return self._pass_on(rows, streams, seen)
 
-    def _step_head(self, step: int, predicted: int, seen: Features, minibatch: int, labels: Tensor) -> None:
-        """The head's step `step`, on the neutral rows of minibatch `predicted`."""
+    def _step_head(self, step: int, predicted: int, seen: Features, minibatch: int, labels: Tensor) -> Tensor:
+        """The head's step `step`, on the neutral rows of minibatch `predicted`; returns its loss."""
         assert self.head is not None
         activities = [seen[layer][minibatch] for layer in self.head.layers]
         made = self.head.step(activities, labels[minibatch], self._factor(step))
@@ -159,6 +171,7 @@ class Stage:
         if self.spec.training.negatives == "hard":
             self.owed[predicted] = made.probabilities.float().cpu().numpy()
             self.owed.pop(predicted - max(self._lead, 1), None)
+        return made.loss
 
     def _evaluate(self, item: Evaluate, streams: Streams) -> Streams | None:
         rows, goodness, seen = streams.rows, streams.goodness, self._features_in(streams)
@@ -219,17 +232,49 @@ class Stage:
     def _pass_on(self, rows: Tensor, streams: Streams, seen: Features) -> Streams | None:
         return None if self.spec.is_last else Streams(rows, streams.labels, streams.goodness, seen)
 
-    def _owed_state(self, step: int) -> dict[str, Tensor]:
-        """Predictions made for minibatches from `step` on, for a checkpoint."""
-        return {f"prediction.{s}": torch.from_numpy(p) for s, p in sorted(self.owed.items()) if s >= step}
+    def _files(self, step: int) -> dict[str, Saved]:
+        """What a snapshot after `step` keeps of this stage, by file."""
+        files = {}
+        for layer, meter in zip(self.layers, self._meters, strict=True):
+            state = {**layer.state(), METER: meter.state()}
+            files[checkpoint.layer_file(layer.index)] = Saved(state, tuple(layer.weights()))
+        if self.head is not None:
+            owed = {f"{PREDICTION}{s}": torch.from_numpy(p) for s, p in sorted(self.owed.items()) if s >= step}
+            state = {**self.head.state(), METER: self._head_meter.state(), **owed}
+            files[checkpoint.HEAD] = Saved(state, tuple(self.head.weights()))
+        return files
 
-    def restore(self, step: int, layers: dict[int, dict[str, Tensor]], head: dict[str, Tensor] | None) -> None:
-        """Continue after `step` from the states of these layers and, in the last stage, of the head."""
-        for layer in self.layers:
-            layer.load(layers[layer.index])
-        if self.head is not None and head is not None:
-            self.head.load({k: v for k, v in head.items() if not k.startswith("prediction.")})
-            self.owed = {
-                int(k.removeprefix("prediction.")): v.numpy() for k, v in head.items() if k.startswith("prediction.")
-            }
+    def shapes(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """What must be in each file that the stage goes on from: tensors and their shapes."""
+        return {
+            name: {key: tuple(saved.state[key].shape) for key in (*saved.weights, METER)}
+            for name, saved in self._files(self.step).items()
+        }
+
+    def restore(self, step: int, files: Mapping[str, State]) -> None:
+        """Go on after `step` from what `_files` gave, by file. Raises KeyError where a tensor is missing."""
+        for layer, meter in zip(self.layers, self._meters, strict=True):
+            state = files[checkpoint.layer_file(layer.index)]
+            layer.load(state)
+            meter.load(state[METER])
+        if self.head is not None:
+            state = files[checkpoint.HEAD]
+            self.head.load(state)
+            self._head_meter.load(state[METER])
+            self.owed = owed_predictions(state)
         self.step = step
+
+
+def _refuse_infinite(who: str, first: int, losses: list[Tensor]) -> None:
+    """losses: of the minibatches from `first` on. One look a chunk, so that a GPU is not waited for at each step."""
+    finite = torch.isfinite(torch.stack(losses)).tolist()
+    if not all(finite):
+        step = first + finite.index(False)
+        raise Diverged(f"the loss of {who} is {losses[step - first].item()} at step {step}: try a lower learning rate")
+
+
+def owed_predictions(head: State) -> dict[int, NDArray[np.float32]]:
+    """The predictions in the head's file that the source has not used yet, by minibatch."""
+    return {
+        int(key.removeprefix(PREDICTION)): value.numpy() for key, value in head.items() if key.startswith(PREDICTION)
+    }

@@ -10,26 +10,29 @@ It knows its neighbours as `Links` and nothing of Ray.
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from ffpipe import checkpoint
 from ffpipe.config import Config
 from ffpipe.data.splits import load_splits
 from ffpipe.pipeline.feed import Feed
 from ffpipe.pipeline.inbox import Inbox, Part
-from ffpipe.pipeline.job import write_layers
+from ffpipe.pipeline.job import Start
 from ffpipe.pipeline.links import Links, Predictions
-from ffpipe.pipeline.schedule import Flow, Item, Plan, Train
-from ffpipe.pipeline.stage import Stage, StageSpec
+from ffpipe.pipeline.saver import Saver
+from ffpipe.pipeline.schedule import Course, Flow, Item, Plan, Stop, Train
+from ffpipe.pipeline.stage import Stage, StageSpec, owed_predictions
 from ffpipe.pipeline.streams import Streams, to_array, to_tensor
+from ffpipe.store import Store
 from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.spans import Spans
 
@@ -66,27 +69,42 @@ class WorkerSetup:
     plan: Plan
     window: int
     config: Config
-    checkpoints: Path
+    store: Store
+    start: Start
     senders: tuple[int, ...]
 
 
-def make_stage(setup: WorkerSetup) -> AnyStage:
-    """The stage of a real network."""
-    return Stage(setup.spec, partial(write_layers, setup.checkpoints))
+def make_stage(setup: WorkerSetup, saver: Saver) -> AnyStage:
+    """The stage of a real network, as it was after the snapshot that the run starts from."""
+    stage = Stage(setup.spec, saver.save)
+    if setup.start.folder:
+        store, folder = setup.store, setup.start.folder
+        manifest = checkpoint.read_manifest(store, folder)
+        shapes = stage.shapes()
+        stage.restore(
+            setup.start.step,
+            {name: checkpoint.read_tensors(store, folder, manifest, name, shapes[name]) for name in shapes},
+        )
+    return stage
 
 
 def make_feed(setup: WorkerSetup) -> AnyFeed:
-    """The feed from the data of the config."""
+    """The feed from the data of the config, with the predictions that the snapshot owed it."""
     config = setup.config
     splits = load_splits(config.training.data, config.execution.data_dir)
-    return Feed(config.training, splits, torch.device(setup.spec.device))
+    feed = Feed(config.training, splits, torch.device(setup.spec.device))
+    if setup.start.folder and config.training.head:
+        store, folder = setup.store, setup.start.folder
+        manifest = checkpoint.read_manifest(store, folder)
+        feed.predictions(owed_predictions(checkpoint.read_tensors(store, folder, manifest, checkpoint.HEAD, {})))
+    return feed
 
 
 @dataclass(frozen=True)
 class Parts:
     """What a worker makes its stage and its feed with."""
 
-    stage: Callable[[WorkerSetup], AnyStage] = make_stage
+    stage: Callable[[WorkerSetup, Saver], AnyStage] = make_stage
     feed: Callable[[WorkerSetup], AnyFeed] = make_feed
 
 
@@ -96,11 +114,14 @@ class Worker:
     def __init__(self, setup: WorkerSetup, parts: Parts, links: Links) -> None:
         self.setup = setup
         self.spec = setup.spec
-        self.stage = parts.stage(setup)
+        self.saver = Saver(setup.store)
+        self.stage = parts.stage(setup, self.saver)
         self.feed = parts.feed(setup) if self.spec.index == 0 else None
         self.links = links
         self.inbox = Inbox(setup.senders)
         self.returns = _Returns(setup.window)
+        seconds = setup.config.execution.snapshot_seconds
+        self._course = Course(setup.plan, setup.start.step, seconds, time.monotonic)
         self._reports: deque[StageReport] = deque()
         self._spans = Spans(keep=False)
         self._trained = (0.0, 0.0)  # when the first training item began and the latest ended
@@ -113,6 +134,10 @@ class Worker:
         """The last stage is through with the oldest item in flight; for the first stage."""
         self.returns.done(predictions)
 
+    def interrupt(self) -> None:
+        """Save and end the run after the chunk in hand; for the first stage."""
+        self._course.interrupt()
+
     def drain(self) -> list[StageReport]:
         """Reports since the last call."""
         return [self._reports.popleft() for _ in range(len(self._reports))]
@@ -123,25 +148,31 @@ class Worker:
         publisher = _Publisher(self._send, self._spans)
         reported = 0.0
         try:
-            for sequence, item in enumerate(self.setup.plan.items()):
-                self._work(sequence, item, publisher)
+            for sequence in itertools.count():
+                item = self._work(sequence, publisher)
+                if isinstance(item, Stop):
+                    break
                 if self._spans.elapsed - reported > REPORT_SECONDS:
                     self._report()
                     reported = self._spans.elapsed
             publisher.close()
         finally:
             publisher.stop()
+            self.saver.wait()
         self._report()
         return self.drain()
 
-    def _work(self, sequence: int, item: Item, publisher: _Publisher) -> None:
+    def _work(self, sequence: int, publisher: _Publisher) -> Item:
+        """Do the next item: the first stage's own choice, or the one that arrives."""
         if self.feed is not None:
+            item = next(self._course)
             with self._spans.span("credit"):
                 back = self.returns.wait_to_send(self.setup.plan.weight(item))
             parts = {}
         else:
             with self._spans.span("input"):
                 parts = self.inbox.take()
+            item = parts[self.spec.index - 1].item
         begun = self._spans.elapsed
         with self._spans.span("compute", label=str(item)):
             if self.feed is not None:
@@ -159,6 +190,7 @@ class Worker:
             self.returns.done(self.stage.predictions(item))
         else:
             self.links.to_first(self.stage.predictions(item))
+        return item
 
     def _joined(self, parts: dict[int, Part]) -> Streams | None:
         """One message from its parts; the rows come from the stage before."""
@@ -173,18 +205,18 @@ class Worker:
                 streams.features[layer] = feature
         return streams
 
-    def _send(self, sequence: int, streams: Streams | None) -> None:
+    def _send(self, sequence: int, item: Item, streams: Streams | None) -> None:
         """Publish one result; called from the publisher's thread."""
         arrays, features = (None, None, None), {}
         if streams is not None:
             arrays = streams.to_arrays()
             features = {layer: to_array(tensor) for layer, tensor in streams.features.items()}
         if self.spec.index == self.spec.stages - 2:
-            self.links.to_next(sequence, Part(arrays, features))
+            self.links.to_next(sequence, Part(item, arrays, features))
             return
-        self.links.to_next(sequence, Part(arrays, {}))
+        self.links.to_next(sequence, Part(item, arrays, {}))
         if self.spec.features:
-            self.links.to_last(sequence, Part((None, None, None), features))
+            self.links.to_last(sequence, Part(item, (None, None, None), features))
 
     def _report(self) -> None:
         report = self.stage.report()
@@ -192,6 +224,7 @@ class Worker:
         report.train_began, report.train_seconds = self._trained
         report.seconds_by_kind = dict(self._spans.totals)
         report.spans = self._spans.drain()
+        report.files, report.failures = self.saver.drain()
         self._reports.append(report)
 
 
@@ -221,7 +254,7 @@ class _Returns:
 class _Publisher:
     """Sends a stage's results from a thread of its own, so that the stage computes while they travel."""
 
-    def __init__(self, send: Callable[[int, Streams | None], None], spans: Spans) -> None:
+    def __init__(self, send: Callable[[int, Item, Streams | None], None], spans: Spans) -> None:
         self._send = send
         self._spans = spans
         self._queue: queue.Queue[tuple[int, Item, Streams | None] | None] = queue.Queue(PUBLISH_AHEAD)
@@ -251,7 +284,7 @@ class _Publisher:
             if self._error is None:
                 try:
                     with self._spans.span("publish", label=str(item)):
-                        self._send(sequence, streams)
+                        self._send(sequence, item, streams)
                 except BaseException as error:  # handed to the stage's own thread, which raises it
                     self._error = error
 

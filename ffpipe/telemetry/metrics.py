@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,12 +35,22 @@ class LayerMeter:
     def add(self, step: int, loss: Tensor, errors: Tensor) -> None:
         """loss, errors: sums over minibatch `step`, 0-dimensional."""
         here = torch.stack([loss.double(), errors.double()])
-        self._sums = here if self._sums is None else self._sums.add_(here)
+        self._sums = here if self._sums is None else self._sums.to(here.device).add_(here)
         self._steps += 1
         if (step + 1) % self.log_steps == 0 or step + 1 == self.steps:
             mean_loss, mean_errors = (self._sums / (self._steps * self.batch)).tolist()
             self._rows.append(LayerRow(step + 1, self.layer, mean_loss, mean_errors))
             self._sums, self._steps = None, 0
+
+    def state(self) -> Tensor:
+        """Sums and steps of the interval that is open, (3,) float64: a snapshot keeps them."""
+        sums = torch.zeros(2, dtype=torch.float64) if self._sums is None else self._sums.cpu()
+        return torch.cat([sums, torch.tensor([float(self._steps)], dtype=torch.float64)])
+
+    def load(self, state: Tensor) -> None:
+        """Go on with the interval that `state` returned."""
+        self._steps = int(state[2])
+        self._sums = state[:2].clone() if self._steps else None
 
     def drain(self) -> list[LayerRow]:
         """Rows finished since the last call."""
@@ -57,4 +68,16 @@ def write_metrics(path: Path, rows: Sequence[LayerRow], steps_per_epoch: int) ->
         "loss": [r.loss for r in ordered],
         "pair_errors": [r.pair_errors for r in ordered],
     }
-    pq.write_table(pa.table(columns, schema=SCHEMA), path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    pq.write_table(pa.table(columns, schema=SCHEMA), temporary)
+    os.replace(temporary, path)
+
+
+def read_metrics(path: Path) -> list[LayerRow]:
+    """The rows of a metrics.parquet; none where it is absent or damaged, since no weight depends on them."""
+    try:
+        table = pq.read_table(path, schema=SCHEMA, memory_map=False)
+        rows = table.drop_columns(["epoch"]).to_pylist()
+    except (OSError, pa.ArrowException):
+        return []
+    return [LayerRow(**row) for row in rows]

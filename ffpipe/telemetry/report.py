@@ -59,6 +59,7 @@ class StageReport:
     rows: list[LayerRow] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     files: list[WrittenFile] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)  # files of a snapshot that could not be written, and why
     spans: list[Span] = field(default_factory=list)
 
     @property

@@ -22,6 +22,9 @@ class View(Protocol):
 
     def report(self, report: StageReport) -> None: ...
 
+    def note(self, text: str) -> None:
+        """Something that a person should know: a warning, a recovery."""
+
     def stop(self) -> None: ...
 
     def finish(self, run_dir: Path, goodness: float | None, softmax: float | None, seconds: float) -> None: ...
@@ -29,6 +32,8 @@ class View(Protocol):
 
 class QuietView:
     """Shows nothing; for use from Python."""
+
+    def note(self, text: str) -> None: ...
 
     def start(self, job: Job, layout: Layout, run_dir: Path) -> None: ...
 
@@ -106,6 +111,9 @@ class LiveView:
             self._live.console.print(line)
         self._live.update(self._draw())
 
+    def note(self, text: str) -> None:
+        (self._live.console if self._live else self.console).print(text, soft_wrap=True, highlight=False, markup=False)
+
     def stop(self) -> None:
         if self._live is not None:
             self._live.stop()
@@ -151,13 +159,16 @@ class PlainView:
             self._printed = time.monotonic()
             self._line(self._progress.headline())
 
+    def note(self, text: str) -> None:
+        self._line(text)
+
     def stop(self) -> None: ...
 
     def finish(self, run_dir: Path, goodness: float | None, softmax: float | None, seconds: float) -> None:
         _print_end(self.console, run_dir, goodness, softmax, seconds)
 
     def _line(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, highlight=False)
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def make_view(console: Console) -> View:

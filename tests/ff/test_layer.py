@@ -168,7 +168,7 @@ def test_fifty_steps_agree_with_the_slow_program(lag: int) -> None:
     )
     splits = load_splits(training.data)
     specs = [StageSpec(i, 3, range(i, i + 1), training, 64, splits.classes, steps, 40, 40, "cpu") for i in range(3)]
-    stages = [Stage(spec, lambda *_: []) for spec in specs]
+    stages = [Stage(spec, lambda *_: None) for spec in specs]
     feed = Feed(training, splits, CPU)
     plan = Plan(steps, 3 if lag else 1, lag == 0, {}, {}, 1, 0)
     for item in plan.items():

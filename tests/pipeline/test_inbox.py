@@ -9,15 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ffpipe.pipeline.inbox import Closed, Inbox, Part
+from ffpipe.pipeline.schedule import Train
 
-PART = Part((None, None, None), {})
+ITEM = Train(0, 1)
+PART = Part(ITEM, (None, None, None), {})
 
 
 @given(st.permutations([(sequence, sender) for sequence in range(5) for sender in (0, 2)]))
 def test_any_order_of_arrival(arrivals: list[tuple[int, int]]) -> None:
     inbox = Inbox([0, 2])
     for sequence, sender in arrivals:
-        inbox.put(sequence, sender, Part((sequence, None, None), {}))
+        inbox.put(sequence, sender, Part(ITEM, (sequence, None, None), {}))
     for sequence in range(5):
         parts = inbox.take()
         assert {sender: part.arrays[0] for sender, part in parts.items()} == {0: sequence, 2: sequence}

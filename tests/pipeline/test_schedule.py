@@ -9,11 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ffpipe.pipeline.schedule import (
+    Course,
     Evaluate,
     Flow,
+    Item,
     Plan,
     Predict,
     Snapshot,
+    Stop,
     Train,
     choose_chunk,
     choose_window,
@@ -42,12 +45,13 @@ def test_the_table_in_the_module() -> None:
         Evaluate(10, "validation", 0, 2, last=False),
         Evaluate(10, "validation", 2, 1, last=True),
         Evaluate(10, "test", 0, 2, last=True),
+        Stop(10),
     ]
 
 
 def test_lock_step_predicts_each_minibatch_before_it_trains_on_it() -> None:
     plan = replace(PLAN, steps=2, chunk=1, lockstep=True, sizes={"validation": 0, "test": 0})
-    assert list(plan.items()) == [Predict(0), Train(0, 1), Predict(1), Train(1, 1), Snapshot(2)]
+    assert list(plan.items()) == [Predict(0), Train(0, 1), Predict(1), Train(1, 1), Snapshot(2), Stop(2)]
 
 
 plans = st.builds(
@@ -99,11 +103,47 @@ def test_an_evaluation_covers_its_split_once(plan: Plan) -> None:
 @given(plans)
 def test_from_a_snapshot_on_the_items_are_those_of_the_whole_run(plan: Plan) -> None:
     items = list(plan.items())
-    for snapshot in [item for item in items if isinstance(item, Snapshot) and item.step < plan.steps]:
-        after = items[items.index(snapshot) + 1 :]
-        resumed = list(plan.items(snapshot.step))
-        steps = [item for item in after if isinstance(item, (Train, Predict, Snapshot))]
-        assert [item for item in resumed if isinstance(item, (Train, Predict, Snapshot))] == steps
+    for index, item in enumerate(items):
+        if isinstance(item, Snapshot):
+            assert list(plan.items(item.step)) == items[index + 1 :]
+
+
+@given(plans, st.data())
+def test_a_course_adds_snapshots_and_an_end_but_trains_the_same(plan: Plan, data: st.DataObject) -> None:
+    """Whatever the clock says and whenever it is interrupted, and go on as often as you like."""
+    clock = iter(data.draw(st.lists(st.floats(0, 3), min_size=20, max_size=20)))
+    now = [0.0]
+
+    def tick() -> float:
+        now[0] += next(clock, 1.0)
+        return now[0]
+
+    done: list[Item] = []
+    start = 0
+    for _ in range(100):
+        course = Course(plan, start, snapshot_seconds=data.draw(st.sampled_from([0.0, 2.0])), now=tick)
+        stop_after = data.draw(st.integers(0, 90))
+        here: list[Item] = []
+        for index, item in enumerate(course):
+            if index == stop_after:
+                course.interrupt()
+            here.append(item)
+        end = here[-1]
+        assert isinstance(end, Stop)
+        assert next(course, None) is None
+        saved = [item.step for item in here if isinstance(item, Snapshot)]
+        if end.step > start:
+            assert saved
+            assert saved[-1] == end.step, "an end leaves nothing unsaved"
+        assert saved == sorted(set(saved))
+        done += [item for item in here if isinstance(item, (Train, Predict))]
+        start = end.step
+        if start == plan.steps:
+            break
+    steps = [step for item in done if isinstance(item, Train) for step in range(item.first, item.end)]
+    assert steps == list(range(start))
+    if plan.lockstep:
+        assert [item.step for item in done if isinstance(item, Predict)] == steps
 
 
 @given(st.integers(1, 20), st.lists(st.integers(1, 9), max_size=60), st.randoms(use_true_random=False))

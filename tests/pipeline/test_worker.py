@@ -13,9 +13,11 @@ import torch
 
 from ffpipe import override, recipe
 from ffpipe.pipeline.inbox import Part
-from ffpipe.pipeline.job import Job, Layout, make_job, make_layout
+from ffpipe.pipeline.job import Job, Layout, Start, make_job, make_layout
 from ffpipe.pipeline.links import Predictions
+from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.worker import Parts, Worker, WorkerSetup, make_feed, make_stage, senders
+from ffpipe.store import Store
 from ffpipe.telemetry.report import StageReport
 
 FIELDS = {"training.epochs": 1, "training.dims": [64, 40, 30, 20, 10], "training.negative_lag": 9}
@@ -51,7 +53,9 @@ def run_workers(job: Job, layout: Layout, folder: Path, seed: int) -> tuple[list
     workers: list[Worker] = []
     chance = random.Random(seed)
     for spec in layout.stages:
-        setup = WorkerSetup(spec, layout.plan, layout.window, job.config, folder, senders(layout.stages, spec.index))
+        store = Store(str(folder))
+        before = senders(layout.stages, spec.index)
+        setup = WorkerSetup(spec, layout.plan, layout.window, job.config, store, Start(), before)
         workers.append(Worker(setup, Parts(), ThreadLinks(spec.index, workers, chance)))
     reports: dict[int, StageReport] = {}
 
@@ -106,8 +110,8 @@ def test_a_stage_that_raises_ends_its_run_with_that_error(tmp_path: Path, monkey
     class Broken(Exception):
         pass
 
-    def broken_stage(setup: WorkerSetup) -> Any:
-        stage = make_stage(setup)
+    def broken_stage(setup: WorkerSetup, saver: Saver) -> Any:
+        stage = make_stage(setup, saver)
 
         def handle(*_: Any) -> None:
             raise Broken
@@ -115,7 +119,7 @@ def test_a_stage_that_raises_ends_its_run_with_that_error(tmp_path: Path, monkey
         monkeypatch.setattr(stage, "handle", handle)
         return stage
 
-    setup = WorkerSetup(layout.stages[0], layout.plan, layout.window, one.config, tmp_path, ())
+    setup = WorkerSetup(layout.stages[0], layout.plan, 9, one.config, Store(str(tmp_path)), Start(), ())
     with pytest.raises(Broken):
         Worker(setup, Parts(broken_stage, make_feed), ThreadLinks(0, [], random.Random(0))).run()
 

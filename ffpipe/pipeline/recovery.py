@@ -1,0 +1,51 @@
+"""Whether to go on after a failure: a state machine on plain data, without Ray, clocks or files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["lost", "error"]
+
+
+@dataclass(frozen=True)
+class Again:
+    """Build the stages anew after `wait` seconds and go on from the last whole snapshot."""
+
+    wait: float
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """End the run, and why nothing more is tried."""
+
+    why: str
+
+
+class Recovery:
+    """Decides after each failure. A snapshot newer than the last start is progress, and progress forgives.
+
+    attempts: recoveries in a row from the same step. back_off: seconds before the first of them, doubled for each
+    further one. A stage that was lost may be lost to chance; an error that the program raised itself is given
+    one more chance only, since the same step would most likely raise it again.
+    """
+
+    def __init__(self, attempts: int, back_off: float) -> None:
+        self._attempts = attempts
+        self._back_off = back_off
+        self._step = -1
+        self._failures = 0
+        self._errors = 0
+
+    def failed(self, kind: Kind, snapshot: int) -> Again | GiveUp:
+        """kind: what happened. snapshot: step of the last whole snapshot, 0 for none."""
+        if snapshot != self._step:
+            self._step, self._failures, self._errors = snapshot, 0, 0
+        self._failures += 1
+        self._errors += kind == "error"
+        if self._errors > 1:
+            return GiveUp(f"the same error came twice after step {snapshot}")
+        if self._failures > self._attempts:
+            tried = f"{self._attempts} recoveries in a row after step {snapshot}"
+            return GiveUp(f"{tried} came to nothing" if self._attempts else "execution.attempts is 0")
+        return Again(self._back_off * 2.0 ** (self._failures - 1))

@@ -1,0 +1,68 @@
+"""Writes a stage's part of each snapshot from a thread of its own, so that training goes on meanwhile.
+
+The state is copied when the marker passes; what is written is that of its step, whatever happens after.
+One snapshot is written at a time: the next marker waits, which bounds the memory that copies take.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ffpipe import checkpoint
+from ffpipe.store import Store
+from ffpipe.telemetry.report import WrittenFile
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What one file holds, and which of it are the weights that a run is judged by."""
+
+    state: State
+    weights: tuple[str, ...]
+
+
+class Saver:
+    """One stage's files of each snapshot in a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._written: deque[WrittenFile] = deque()
+        self._failures: deque[str] = deque()
+        self._thread: threading.Thread | None = None
+
+    def save(self, step: int, files: Mapping[str, Saved]) -> None:
+        """Copy what is to be written, by file name, and begin; waits for the snapshot before."""
+        self.wait()
+        copies = {name: Saved(_copy(saved.state), saved.weights) for name, saved in files.items()}
+        self._thread = threading.Thread(target=self._write, args=(step, copies), daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until nothing is being written."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def drain(self) -> tuple[list[WrittenFile], list[str]]:
+        """Files written, and what could not be written and why, since the last call."""
+        files = [self._written.popleft() for _ in range(len(self._written))]
+        return files, [self._failures.popleft() for _ in range(len(self._failures))]
+
+    def _write(self, step: int, files: Mapping[str, Saved]) -> None:
+        for name, saved in files.items():
+            digest = checkpoint.weights_digest({key: saved.state[key] for key in saved.weights})
+            try:
+                self._written.append(checkpoint.write_tensors(self._store, step, name, saved.state, digest))
+            except OSError as error:
+                place = self._store.place(f"{checkpoint.folder_of(step)}/{name}")
+                self._failures.append(f"{place}: {error.strerror or error}")
+
+
+def _copy(state: State) -> State:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}

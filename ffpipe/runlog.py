@@ -1,0 +1,179 @@
+"""What a run has to show: collects the stages' reports and keeps the run folder up to date with every snapshot."""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from ffpipe import checkpoint
+from ffpipe.pipeline.job import Job, Layout
+from ffpipe.runs import RunFolder
+from ffpipe.store import Store
+from ffpipe.telemetry.metrics import read_metrics, write_metrics
+from ffpipe.telemetry.report import Evaluation, LayerRow, StageReport, WrittenFile
+from ffpipe.telemetry.spans import TraceFile
+from ffpipe.telemetry.view import View
+
+
+@dataclass(frozen=True)
+class RecoveryNote:
+    """One recovery: what happened, where the run went on, and how many steps of work were lost."""
+
+    reason: str
+    from_step: int
+    lost_steps: int
+    stages: int
+
+
+@dataclass
+class Past:
+    """What a run that goes on has behind it."""
+
+    rows: list[LayerRow] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    recoveries: list[RecoveryNote] = field(default_factory=list)
+    train_seconds: float = 0.0
+    snapshot: checkpoint.Manifest | None = None
+
+
+class RunLog:
+    """Metrics, evaluations, recoveries, and snapshots, which it makes whole."""
+
+    def __init__(self, job: Job, folder: RunFolder, store: Store, view: View, past: Past, asked_at: float) -> None:
+        self.newest = past.snapshot
+        self._past = past
+        self._job = job
+        self._folder = folder
+        self._store = store
+        self._view = view
+        self._asked_at = asked_at
+        self._layout: Layout | None = None
+        self._files: dict[int, list[WrittenFile]] = {}
+        self._latest: dict[int, StageReport] = {}
+        self._trace = TraceFile(folder.trace) if job.config.execution.trace else None
+
+    @property
+    def step(self) -> int:
+        """As far as any stage has been heard to be."""
+        return max((report.step for report in self._latest.values()), default=0)
+
+    @property
+    def tested(self) -> bool:
+        """Whether the test after the last step was made."""
+        return any(e.split == "test" and e.step == self._job.steps for e in self._past.evaluations)
+
+    def begin(self, layout: Layout) -> None:
+        """The stages are new; what was not saved did not happen."""
+        step = self.newest.step if self.newest else 0
+        past = self._past
+        past.train_seconds += max((r.train_seconds for r in self._latest.values()), default=0.0)
+        past.rows = [row for row in past.rows if row.step <= step]
+        # Those of the very step of the snapshot come after it and are made again.
+        past.evaluations = [evaluation for evaluation in past.evaluations if evaluation.step < step]
+        self._layout, self._latest, self._files = layout, {}, {}
+
+    def recovered(self, note: RecoveryNote) -> None:
+        self._past.recoveries.append(note)
+        self._view.note(f"{note.reason}; going on after step {note.from_step} with {note.stages} stage(s)")
+
+    def take(self, report: StageReport) -> None:
+        """One report of one stage."""
+        self._latest[report.stage] = report
+        self._past.rows += report.rows
+        self._past.evaluations += report.evaluations
+        for failure in report.failures:
+            self._view.note(f"warning: a snapshot could not be written: {failure}; training goes on")
+        for file in report.files:
+            self._file(file)
+        if self._trace is not None:
+            name = f"stage {report.stage}: layers {', '.join(map(str, report.layers))}"
+            self._trace.add(report.stage, name, report.spans)
+        self._view.report(report)
+
+    def close(self, status: str) -> dict[str, Any]:
+        """Finish the trace, write metrics and summary; returns the summary."""
+        if self._trace is not None:
+            self._trace.close()
+        return self._write(status)
+
+    def _file(self, file: WrittenFile) -> None:
+        """A snapshot is whole when every layer and the head have written their file."""
+        files = self._files.setdefault(file.step, [])
+        files.append(file)
+        execution = self._job.config.execution
+        if len(files) < self._job.layers + self._job.config.training.head:
+            return
+        del self._files[file.step]
+        takes = checkpoint.Input(self._job.splits.shape, self._job.width, self._job.splits.classes)
+        try:
+            self.newest = checkpoint.write_manifest(self._store, file.step, files, takes, execution.keep_snapshots)
+            self._write("running")
+        except OSError as error:
+            reason = error.strerror or error
+            self._view.note(f"warning: snapshot of step {file.step} could not be made whole: {reason}")
+
+    def _write(self, status: str) -> dict[str, Any]:
+        write_metrics(self._folder.metrics, self._past.rows, self._job.steps_per_epoch)
+        summary = self._summary(status)
+        self._folder.write_summary(summary)
+        return summary
+
+    def _summary(self, status: str) -> dict[str, Any]:
+        training = self._job.config.training
+        done = status == "finished"
+        tests = [e for e in self._past.evaluations if e.split == "test"]
+        stages = [self._latest[index] for index in sorted(self._latest)]
+        here = max((stage.train_seconds for stage in stages), default=0.0)
+        seconds = self._past.train_seconds + here
+        step = self.newest.step if self.newest else 0
+        first = stages[0] if stages else None
+        return {
+            "recipe": self._job.config.recipe,
+            "status": status,
+            "engine": self._job.config.execution.engine,
+            "stages": len(self._layout.stages) if self._layout else 0,
+            "stage_layers": [list(spec.layers) for spec in self._layout.stages] if self._layout else [],
+            "chunk": self._layout.plan.chunk if self._layout else 0,
+            "window": self._layout.window if self._layout else 0,
+            "steps": step,
+            "epochs": training.epochs,
+            "start_seconds": first.began_at + first.train_began - self._asked_at if first else None,
+            "train_seconds": seconds,
+            "examples_per_second": step * training.batch_size / seconds if seconds else None,
+            "test_error_goodness": tests[-1].error_goodness if tests and done else None,
+            "test_error_softmax": tests[-1].error_softmax if tests and done else None,
+            "weights_sha256": self.newest.weights_sha256 if self.newest else None,
+            "recoveries": len(self._past.recoveries),
+            "recovery_notes": [asdict(note) for note in self._past.recoveries],
+            "peak_rss_bytes": [stage.peak_rss_bytes for stage in stages],
+            "efficiency": max((stage.busy_share for stage in stages), default=None),
+            "time_shares": [
+                {kind: s / stage.seconds for kind, s in stage.seconds_by_kind.items()}
+                for stage in stages
+                if stage.seconds
+            ],
+            "evaluations": [asdict(evaluation) for evaluation in self._past.evaluations],
+            "written_at": time.time(),
+            "versions": {
+                "python": platform.python_version(),
+                "torch": version("torch"),
+                "ray": version("ray"),
+                "ffpipe": version("ffpipe"),
+            },
+        }
+
+
+def read_past(folder: RunFolder, snapshot: checkpoint.Manifest | None) -> Past:
+    """What is known of a run up to a snapshot. A summary or metrics that cannot be read are left out."""
+    summary = folder.read_summary()
+    step = snapshot.step if snapshot else 0
+    return Past(
+        rows=[row for row in read_metrics(folder.metrics) if row.step <= step],
+        evaluations=[Evaluation(**values) for values in summary.evaluations if values["step"] < step],
+        recoveries=[RecoveryNote(**values) for values in summary.recovery_notes],
+        train_seconds=summary.train_seconds,
+        snapshot=snapshot,
+    )

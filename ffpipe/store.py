@@ -1,0 +1,90 @@
+"""A folder of files, on this machine or anywhere that pyarrow.fs reaches (s3://, gs://, hdfs://).
+
+Files are written whole or not at all and read up to a bound. What is in them it does not know.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+from pyarrow import fs
+
+from ffpipe.errors import UserError
+
+
+class Store:
+    """root: a path, or a URI that pyarrow.fs knows. Plain data: it can be sent to any process.
+
+    Raises UserError where the URI is of no known kind.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root if "://" in root else str(Path(root).absolute())
+        self._connect()
+
+    def _connect(self) -> None:
+        if "://" not in self.root:
+            self._files, self._base = fs.LocalFileSystem(), self.root
+            return
+        try:
+            self._files, self._base = fs.FileSystem.from_uri(self.root)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            raise UserError(f"{self.root} is no place for checkpoints: {str(error).splitlines()[0]}") from None
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        return Store, (self.root,)
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self._files, fs.LocalFileSystem)
+
+    def place(self, name: str) -> str:
+        """The whole name of a file, for messages."""
+        return f"{self.root}/{name}"
+
+    def write(self, name: str, data: bytes) -> None:
+        """Whole or not at all: on a file system by renaming, in an object store by its nature. Raises OSError."""
+        path = self._path(name)
+        self._files.create_dir(str(PurePosixPath(path).parent), recursive=True)
+        if not self.is_local:
+            with self._files.open_output_stream(path) as stream:
+                stream.write(data)
+            return
+        temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def read(self, name: str, most: int) -> bytes:
+        """Raises OSError where it is absent; reads one byte more than `most` at the most."""
+        with self._files.open_input_stream(self._path(name)) as stream:
+            data: bytes = stream.read(most + 1)
+            return data
+
+    def exists(self, name: str) -> bool:
+        return bool(self._files.get_file_info(self._path(name)).type == fs.FileType.File)
+
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders in the root that begin so, in order."""
+        found = self._files.get_file_info(fs.FileSelector(self._base, allow_not_found=True))
+        return sorted(i.base_name for i in found if i.type == fs.FileType.Directory and i.base_name.startswith(prefix))
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        if self.exists(name):
+            self._files.delete_file(self._path(name))
+
+    def remove_folder(self, name: str) -> None:
+        """Remove a folder and all in it, if it is there."""
+        if self._files.get_file_info(self._path(name)).type == fs.FileType.Directory:
+            self._files.delete_dir(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self._base}/{name}"
