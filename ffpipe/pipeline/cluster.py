@@ -13,14 +13,15 @@ import signal
 import socket
 import tempfile
 import threading
+from pathlib import Path
 
 import ray
 
 from ffpipe.errors import RunFailed, UserError
 
 CONNECT_SECONDS = 10.0
-# Ray adds "/ffpipe-ray-XXXXXXXX/session_YYYY-MM-DD_HH-MM-SS_XXXXXX_PPPPPPP/sockets/plasma_store".
-LONGEST_FOLDER = 24
+# What follows it is "/ffpipe-PPPPPPP-XXXXXXXX/session_YYYY-MM-DD_HH-MM-SS_XXXXXX_PPPPPPP/sockets/plasma_store".
+LONGEST_FOLDER = 20
 
 
 class Cluster:
@@ -74,7 +75,9 @@ class Cluster:
             ) from None
 
     def _start(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="ffpipe-ray-", dir=_short_folder())
+        folder = Path(_short_folder())
+        sweep(folder)
+        self._folder = tempfile.mkdtemp(prefix=f"ffpipe-{os.getpid()}-", dir=folder)
         try:
             ray.init(
                 address="local",
@@ -98,6 +101,24 @@ def _knock(address: str) -> None:
         raise ValueError("give HOST:PORT; a Ray Client address does not let stages talk to each other")
     if colon and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what clusters of ours left in a folder for temporary files whose process was killed."""
+    for left in folder.glob("ffpipe-*-*"):
+        owner = left.name.split("-")[1]
+        if owner.isdigit() and not _alive(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def _short_folder() -> str:

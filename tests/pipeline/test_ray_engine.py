@@ -61,7 +61,7 @@ def ray_sockets() -> set[str]:
             continue
         try:
             command = (process / "cmdline").read_bytes()
-            if b"ffpipe-ray-" not in command and not command.startswith(b"ray::"):
+            if b"/ffpipe-" not in command and not command.startswith(b"ray::"):
                 continue
             for handle in (process / "fd").iterdir():
                 target = os.readlink(handle)
