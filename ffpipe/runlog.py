@@ -109,8 +109,10 @@ class RunLog:
         del self._files[file.step]
         takes = checkpoint.Input(self._job.splits.shape, self._job.width, self._job.splits.classes)
         try:
-            self.newest = checkpoint.write_manifest(self._store, file.step, files, takes, execution.keep_snapshots)
+            # Before the manifest: whoever goes on from this snapshot finds what was known when it was made.
             self._write("running")
+            self.newest = checkpoint.write_manifest(self._store, file.step, files, takes, execution.keep_snapshots)
+            self._folder.write_summary(self._summary("running"))
         except OSError as error:
             reason = error.strerror or error
             self._view.note(f"warning: snapshot of step {file.step} could not be made whole: {reason}")

@@ -46,16 +46,18 @@ class Watch(QuietView):
 
 
 def stage_processes() -> dict[str, int]:
-    """Process ids of the stages by name, in the order in which they were started."""
-    found = []
+    """Process ids of this process's stages by name: grandchildren, whose parents are Ray's own processes."""
+    parents, stages = {}, []
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
             try:
+                parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
                 if (path / "cmdline").read_bytes().startswith(b"ray::StageActor"):
-                    found.append(int(path.name))
+                    stages.append(int(path.name))
             except OSError:
                 continue
-    return {f"process {index}": process for index, process in enumerate(sorted(found))}
+    own = sorted(process for process in stages if parents.get(parents[process]) == os.getpid())
+    return {f"process {index}": process for index, process in enumerate(own)}
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from processes import stage_processes
 
 from ffpipe import Config, Interrupt, Interrupted, Result, RunFailed, UserError, override, recipe, resume, train
 from ffpipe.cli import main
@@ -25,13 +26,13 @@ from ffpipe.store import Store
 from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.view import QuietView
 
-STEPS = 28 * 30
+STEPS = 28 * 60
 
 
 def config(run_dir: Path, **fields: Any) -> Config:
-    """Three layers, hard negatives, 840 steps, a snapshot every 50."""
+    """Three layers, hard negatives, 1,680 steps, a snapshot every 50."""
     plain = {
-        "training.epochs": 30,
+        "training.epochs": 60,
         "training.dims": [64, 90, 70, 50],
         "execution.snapshot_steps": 50,
         "execution.evaluate_every": 7,
@@ -76,19 +77,6 @@ class Disturb(QuietView):
 
     def note(self, text: str) -> None:
         self.notes.append(text)
-
-
-def stage_processes() -> list[int]:
-    """Stages on this host that run, in order of their start."""
-    found = []
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            try:
-                if (path / "cmdline").read_bytes().startswith(b"ray::StageActor"):
-                    found.append(int(path.name))
-            except OSError:  # it has ended meanwhile
-                continue
-    return sorted(found)
 
 
 def signal_stage(index: int, number: int) -> Callable[[], None]:
@@ -269,13 +257,13 @@ def test_a_disk_that_is_full_for_a_while(undisturbed: Result, tmp_path: Path, mo
 def test_a_disk_that_is_full_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    FullDisk(monkeypatch, lambda name: int(name[5:13]) > 700)
+    FullDisk(monkeypatch, lambda name: int(name[5:13]) > 1500)
     path = tmp_path / "config.toml"
     path.write_text(config(tmp_path / "run", **{"execution.engine": "local"}).to_toml())
     assert main(["train", str(path)]) == 1
     error = capsys.readouterr().err
     assert "could not be written" in error
-    assert "step-00000700" in error
+    assert "step-00001500" in error
     assert f"ffpipe resume {tmp_path / 'run'}" in error
 
 

@@ -16,6 +16,7 @@ import threading
 from pathlib import Path
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address
 
 from ffpipe.errors import RunFailed, UserError
 
@@ -95,7 +96,11 @@ class Cluster:
 
 
 def _knock(address: str) -> None:
-    """Raise at once what Ray would take minutes to find: nobody listens there. "auto" and the like pass."""
+    """Raise at once what Ray would take minutes to find: nobody listens there."""
+    if address == "auto":
+        address = canonicalize_bootstrap_address(address) or ""
+        if not address:
+            raise ValueError("no cluster is running on this host")
     host, colon, port = address.rpartition(":")
     if "://" in address:
         raise ValueError("give HOST:PORT; a Ray Client address does not let stages talk to each other")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from reference import SlowNetwork, train_slowly
 from torch.nn.functional import softplus
 
 from ffpipe.config import Optimizer, Training
@@ -139,20 +137,8 @@ def test_a_row_of_zeros_stays_zero() -> None:
     assert not out.any()
 
 
-def reference() -> Any:
-    """tests/reference.py; tests are no package, so it is loaded by its path."""
-    spec = importlib.util.spec_from_file_location("reference", Path(__file__).parents[1] / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["reference"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("lag", [0, 6])
 def test_fifty_steps_agree_with_the_slow_program(lag: int) -> None:
-    slow = reference()
     steps, batch = 50, 4
     recipe = digits().training
     training = replace(
@@ -178,7 +164,7 @@ def test_fifty_steps_agree_with_the_slow_program(lag: int) -> None:
         feed.predictions(stages[-1].predictions(item))
 
     weights = [initial_weight(training.seed, i, *training.dims[i : i + 2]).double().numpy() for i in range(3)]
-    network = slow.SlowNetwork(weights, splits.classes)
+    network = SlowNetwork(weights, splits.classes)
 
     def batches(step: int) -> tuple[Any, Any]:
         rows = feed.source.sampler.rows(step)
@@ -188,7 +174,7 @@ def test_fifty_steps_agree_with_the_slow_program(lag: int) -> None:
         offset = generator(training.seed, "negatives", step).integers(1, splits.classes, size=batch)
         return (right + offset) % splits.classes
 
-    slow.train_slowly(
+    train_slowly(
         network,
         batches,
         lambda step: generator(training.seed, "negatives", step).random(batch),

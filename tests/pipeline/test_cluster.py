@@ -23,7 +23,9 @@ def test_only_what_a_dead_process_left_is_swept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
 
 
-@pytest.mark.parametrize(("address", "says"), [("ray://127.0.0.1:10001", "HOST:PORT"), ("127.0.0.1:1", "refused")])
+@pytest.mark.parametrize(
+    ("address", "says"), [("ray://127.0.0.1:10001", "HOST:PORT"), ("127.0.0.1:1", "refused"), ("nonsense", "nonsense")]
+)
 def test_an_address_that_cannot_be_joined(address: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         Cluster._join(address)

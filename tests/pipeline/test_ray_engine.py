@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import ray
+from processes import stage_processes
 
 from ffpipe import UserError, override, recipe, train
 from ffpipe.config import Config
@@ -21,19 +22,6 @@ from ffpipe.config import Config
 def config(run_dir: Path, **fields: Any) -> Config:
     quick = {"training.epochs": 400, "training.dims": [64, 60, 50], "execution.run_dir": str(run_dir)}
     return override(recipe("digits"), {**quick, **fields})
-
-
-def stage_processes() -> list[int]:
-    """Process ids of the actors on this host that belong to this process's cluster, in order of creation."""
-    found = []
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            try:
-                if (path / "cmdline").read_bytes().startswith(b"ray::StageActor"):
-                    found.append(int(path.name))
-            except OSError:
-                continue
-    return sorted(found)
 
 
 @pytest.mark.usefixtures("cluster")
