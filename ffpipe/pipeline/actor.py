@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import ray
@@ -27,6 +28,23 @@ if TYPE_CHECKING:
 # Messages, and questions of the driver, are taken while `run` works.
 CONCURRENCY = {"inbox": 1, "control": 1}
 ROUND_TRIPS = 5
+
+
+class Process(NamedTuple):
+    """A process on a host: Ray's node id, process id, and when it began, since ids are used again."""
+
+    node: str
+    id: int
+    began: int
+
+
+def start_ticks(process: int) -> int:
+    """When a process of this host began, in the kernel's ticks; 0 where that cannot be known."""
+    try:
+        # After the name in brackets, which may hold anything, it is the twentieth field.
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 class StageActor:
@@ -94,9 +112,9 @@ class StageActor:
         self.worker.interrupt()
 
     @ray.method(concurrency_group="control")
-    def process(self) -> tuple[str, int]:
-        """Which host this is (Ray's node id), and which process."""
-        return ray.get_runtime_context().get_node_id(), os.getpid()
+    def process(self) -> Process:
+        """Where this stage runs."""
+        return Process(ray.get_runtime_context().get_node_id(), os.getpid(), start_ticks(os.getpid()))
 
     @ray.method(concurrency_group="control")
     def report(self) -> list[StageReport]:

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 
 from ffpipe.errors import Diverged, RunFailed, StageLost, UserError
-from ffpipe.pipeline.actor import CONCURRENCY, StageActor
+from ffpipe.pipeline.actor import CONCURRENCY, Process, StageActor, start_ticks
 from ffpipe.pipeline.cluster import Cluster
 from ffpipe.pipeline.job import Job, Layout, Measured, OnReport, Start, make_layout
 from ffpipe.pipeline.worker import Parts, WorkerSetup, senders
@@ -33,7 +33,7 @@ class RayEngine:
     def __init__(self, parts: Parts | None = None) -> None:
         self._parts = parts or Parts()
         self._actors: list[Any] = []
-        self._processes: list[tuple[str, int]] = []
+        self._processes: list[Process] = []
         self._threads = 1
         self._interrupted = False
         self.cluster = Cluster()
@@ -93,14 +93,14 @@ class RayEngine:
 
     def release(self) -> None:
         """Discard all stages, the dead and the living, those that answer and those that do not."""
-        for actor, (node, process) in zip(self._actors, self._processes, strict=False):
+        for actor in self._actors:
             ray.kill(actor)
-            # A process that was stopped cannot obey Ray; here it can be ended all the same.
-            if node == ray.get_runtime_context().get_node_id():
+        here = ray.get_runtime_context().get_node_id() if self._processes else ""
+        for process in self._processes:
+            # One that was stopped cannot obey Ray; on this host it can be ended all the same.
+            if process.node == here and process.began and start_ticks(process.id) == process.began:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(process, signal.SIGKILL)
-        for actor in self._actors[len(self._processes) :]:
-            ray.kill(actor)
+                    os.kill(process.id, signal.SIGKILL)
         self._actors, self._processes = [], []
 
     def close(self) -> None:
