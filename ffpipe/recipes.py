@@ -9,7 +9,7 @@ from ffpipe.errors import UserError, nearest
 
 
 def digits() -> Config:
-    """UCI handwritten digits, shipped with the package: 64-500-500, two stages, hard negatives.
+    """UCI handwritten digits, shipped with the package: 64-500-500-500, two stages, hard negatives.
 
     1,400 training, 97 validation and 300 test images of 8 x 8. Expected: at least 97 % right by goodness
     and by softmax (three nearest neighbours give 98.9 %), in well under a minute on two cores.
