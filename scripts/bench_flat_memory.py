@@ -15,6 +15,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from own_stages import own_stages
 from rich.console import Console
 from rich.table import Table
 
@@ -40,24 +41,9 @@ class Watch(QuietView):
     def report(self, report: StageReport) -> None:
         if report.stage != 1 or not report.step:
             return
-        processes = {"driver": os.getpid(), **stage_processes()}
+        processes = {"driver": os.getpid()} | {f"stage process {i}": p for i, p in enumerate(own_stages())}
         for name, process in processes.items():
             self.seen.setdefault(name, []).append((report.step, anonymous_bytes(process)))
-
-
-def stage_processes() -> dict[str, int]:
-    """Process ids of this process's stages by name: grandchildren, whose parents are Ray's own processes."""
-    parents, stages = {}, []
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            try:
-                parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-                if (path / "cmdline").read_bytes().startswith(b"ray::StageActor"):
-                    stages.append(int(path.name))
-            except OSError:
-                continue
-    own = sorted(process for process in stages if parents.get(parents[process]) == os.getpid())
-    return {f"process {index}": process for index, process in enumerate(own)}
 
 
 def main() -> None:

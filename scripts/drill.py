@@ -33,6 +33,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from own_stages import own_stages
 from rich.console import Console
 from rich.table import Table
 
@@ -121,20 +122,6 @@ class Breaker(QuietView):
     def _note(self, fault: Fault) -> None:
         with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(fault)) + "\n")
-
-
-def own_stages() -> list[int]:
-    """Stages of this process: grandchildren, whose parents are Ray's own processes."""
-    parents, stages = {}, []
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            try:
-                parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-                if (path / "cmdline").read_bytes().startswith(b"ray::StageActor"):
-                    stages.append(int(path.name))
-            except OSError:
-                continue
-    return sorted(process for process in stages if parents.get(parents[process]) == os.getpid())
 
 
 def child(folder: Path, stages: int, programme: str, log: Path) -> None:
