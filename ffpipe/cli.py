@@ -219,8 +219,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     from ffpipe.inference import evaluate
 
     errors = evaluate(options.run, options.split, options.data_dir)
-    softmax = "" if errors.softmax is None else f", {errors.softmax:.2%} by softmax"
-    print(f"{options.split} error: {errors.goodness:.2%} by goodness{softmax} ({errors.examples:,} examples)")
+    by = {"goodness": errors.goodness, "softmax": errors.softmax}
+    said = ", ".join(f"{error:.2%} by {readout}" for readout, error in by.items() if error is not None)
+    print(f"{options.split} error: {said} ({errors.examples:,} examples)")
 
 
 def _predict(options: argparse.Namespace) -> None:

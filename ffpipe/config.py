@@ -53,6 +53,10 @@ class Data:
         int, Meta(ge=-1, description="shuffles the training set before it is split; -1: the order of the file")
     ] = 0
     train_limit: Annotated[int, Meta(ge=0, description="use only the first N training examples; 0: all")] = 0
+    positive_classes: Annotated[
+        int,
+        Meta(ge=0, description="the first N classes alone are to be told apart, the rest are negatives; 0: all"),
+    ] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +92,8 @@ class Training:
         Meta(description="of weights and products; bfloat16: products and streams, with weights and sums in float32"),
     ] = "float32"
     labels: Annotated[
-        Literal["overlay", "append"], Meta(description="labels replace the first features, or follow the last one")
+        Literal["overlay", "append", "none"],
+        Meta(description="labels replace the first features, or follow the last one, or stay out: the image alone"),
     ] = "overlay"
     label_strength: Annotated[float, Meta(gt=0, description="value of a label's feature")] = 1.0
     normalization: Annotated[
@@ -96,13 +101,31 @@ class Training:
     ] = "rms"
     goodness: Annotated[Literal["sum", "mean"], Meta(description="of the squared activities of a layer")] = "sum"
     objective: Annotated[
-        Literal["hinton", "softplus"],
-        Meta(description="hinton: half the logistic loss of (goodness - threshold); softplus: the whole of it"),
+        Literal["hinton", "softplus", "symba"],
+        Meta(
+            description="hinton: half the logistic loss of (goodness - threshold); softplus: the whole of it; "
+            "symba: that of (positive goodness - negative goodness)"
+        ),
     ] = "hinton"
     threshold: Annotated[
         float | None, Meta(description="of the goodness; none given: the layer's width for sum, 1 for mean")
     ] = None
-    temperature: Annotated[float, Meta(gt=0, description="divides (goodness - threshold)")] = 1.0
+    temperature: Annotated[
+        float, Meta(gt=0, description="divides what the objective takes the logistic loss of; symba: 1 / alpha")
+    ] = 1.0
+    initialization: Annotated[
+        Literal["normal", "glorot"],
+        Meta(description="of the weights: normal deviates over sqrt(fan-in), or uniform as Glorot and Bengio have it"),
+    ] = "normal"
+    dropout: Annotated[float, Meta(ge=0, lt=1, description="share of a layer's activities dropped in training")] = 0.0
+    local_steps: Annotated[int, Meta(ge=1, description="updates that a layer makes on each minibatch")] = 1
+    phases: Annotated[
+        Literal["together", "apart"],
+        Meta(description="one update for positive and negative rows together, or first one for the positive"),
+    ] = "together"
+    hand_on: Annotated[
+        Literal["before", "after"], Meta(description="activities go on from before a layer's update or from after it")
+    ] = "before"
     peer: Annotated[float, Meta(ge=0, description="strength of peer normalisation; 0: off")] = 0.03
     peer_averaging: Annotated[float, Meta(ge=0, lt=1, description="share of the old mean activity kept")] = 0.9
     optimizer: Annotated[Optimizer, Meta(description="of the layers")] = field(default_factory=Optimizer)
@@ -111,13 +134,23 @@ class Training:
         Meta(description="hinton: learning rates constant for half the epochs, then linearly towards zero"),
     ] = "hinton"
     negatives: Annotated[
-        Literal["random", "fixed", "hard"],
-        Meta(description="wrong labels: drawn each time, drawn once, or drawn from the head's predictions"),
+        Literal["random", "fixed", "shuffled", "hard", "adaptive", "hybrid", "others"],
+        Meta(
+            description="wrong labels: drawn each time (random) or once (fixed), the minibatch's own in another "
+            "order (shuffled), drawn from the head's predictions (hard), what it believes in most (adaptive); or other "
+            "images: two mixed under a mask (hybrid), classes beyond data.positive_classes (others)"
+        ),
     ] = "hard"
     negative_lag: Annotated[
         int,
-        Meta(ge=0, description="hard negatives: minibatches between a prediction and its use; 0: Hinton's lock step"),
+        Meta(
+            ge=0,
+            description="minibatches between a prediction and the negatives it makes; 0: Hinton's lock step",
+        ),
     ] = 48
+    jitter: Annotated[
+        int, Meta(ge=0, description="pixels by which training images are shifted at most, anew at each step")
+    ] = 0
     head: Annotated[bool, Meta(description="train the softmax head")] = True
     head_from: Annotated[int, Meta(ge=0, description="first layer that the head sees; 1 leaves the first out")] = 1
     head_optimizer: Annotated[Optimizer, Meta(description="of the head")] = field(
@@ -127,6 +160,21 @@ class Training:
         int, Meta(ge=0, description="first layer whose goodness counts in classification; 1 leaves the first out")
     ] = 1
     data: Data = field(default_factory=Data)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether rows carry a label, so that goodness can be read under each."""
+        return self.labels != "none"
+
+    @property
+    def roles(self) -> int:
+        """Streams of a minibatch: positive, negative and, for the head of rows with labels, neutral ones."""
+        return 3 if self.head and self.labelled else 2
+
+    @property
+    def lookahead(self) -> int | None:
+        """How many minibatches ahead the head must predict; None where negatives do not ask it."""
+        return self.negative_lag if self.negatives in ("hard", "adaptive") else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,12 +333,11 @@ def check(config: Config) -> None:
             )
     for name, optimizer in (("optimizer", training.optimizer), ("head_optimizer", training.head_optimizer)):
         _check_optimizer(f"training.{name}", optimizer)
-    if training.negatives == "hard" and not training.head:
-        raise UserError("training.negatives 'hard' draws from the head's predictions: set training.head true")
+    _check_rule(training)
     if execution.stages > layers:
         raise UserError(f"execution.stages is {execution.stages}, but there are {layers} layers: give 1 to {layers}")
-    if training.negatives == "hard":
-        _check_lag(training.negative_lag, execution)
+    if training.lookahead is not None:
+        _check_lag(training.lookahead, execution)
     if execution.window and execution.chunk > execution.window:
         raise UserError(
             f"execution.chunk is {execution.chunk}, more than execution.window {execution.window}: "
@@ -310,12 +357,37 @@ def _check_finite(tree: Mapping[str, Any], prefix: str = "") -> None:
             raise UserError(f"{prefix}{name} is {value}: give a finite number")
 
 
+def _check_rule(training: Training) -> None:
+    """What labels, negatives and objective ask of each other."""
+    negatives = training.negatives
+    if training.lookahead is not None and not training.head:
+        raise UserError(f"training.negatives {negatives!r} come from the head's predictions: set training.head true")
+    if (negatives == "others") != bool(training.data.positive_classes):
+        raise UserError(
+            f"training.negatives is {negatives!r} and training.data.positive_classes {training.data.positive_classes}: "
+            "'others' takes its images from the classes beyond the positive ones, so give both or neither"
+        )
+    if training.labelled and negatives == "hybrid":
+        raise UserError(
+            "training.negatives 'hybrid' mixes two images, so there is no one label: set training.labels none"
+        )
+    if not training.labelled and negatives not in ("hybrid", "others"):
+        raise UserError(
+            f"training.negatives {negatives!r} are wrong labels, but training.labels is 'none': "
+            "set training.negatives hybrid, or training.labels overlay"
+        )
+    if not training.labelled and not training.head:
+        raise UserError("training.labels 'none' leaves only the head to tell classes apart: set training.head true")
+    if training.phases == "apart" and training.objective == "symba":
+        raise UserError("training.objective 'symba' compares each pair: set training.phases together")
+
+
 def _check_lag(lag: int, execution: Execution) -> None:
     longest = max(lag, 1)
     for name, value in (("chunk", execution.chunk), ("window", execution.window)):
         if value > longest:
             raise UserError(
-                f"execution.{name} is {value}, but hard negatives with training.negative_lag {lag} allow at most "
+                f"execution.{name} is {value}, but negatives with training.negative_lag {lag} allow at most "
                 f"{longest}: give a smaller {name} or a larger lag"
             )
 

@@ -26,10 +26,10 @@ ROWS_AT_ONCE = 4096
 
 
 class Errors(NamedTuple):
-    """Fractions of a split that each read-out got wrong; None where there is no head."""
+    """Fractions of a split that each read-out got wrong; None where there is no label in the rows, or no head."""
 
     examples: int
-    goodness: float
+    goodness: float | None
     softmax: float | None
 
 
@@ -54,6 +54,8 @@ def load(run: str | Path, readout: str | None = None) -> Network:
         raise UserError(f"readout is {readout!r}: give 'softmax' or 'goodness'")
     if readout == "softmax" and not training.head:
         raise UserError(f"run {run} trained no softmax head: give readout 'goodness'")
+    if readout == "goodness" and not training.labelled:
+        raise UserError(f"run {run} was trained without labels in its rows: give readout 'softmax'")
     store = folder.store(config)
     snapshot = folder.newest_snapshot(store)
     manifest = checkpoint.read_manifest(store, snapshot)
@@ -97,11 +99,13 @@ def evaluate(run: str | Path, split: str = "test", data_dir: str = "") -> Errors
     for first in range(0, len(examples), size):
         rows = np.arange(first, min(first + size, len(examples)))
         images, labels = torch.from_numpy(examples.images(rows)), torch.from_numpy(examples.labels(rows))
-        wrong[0] += int((network.goodness_scores(images).argmax(1) != labels).sum())
+        if config.training.labelled:
+            wrong[0] += int((network.goodness_scores(images).argmax(1) != labels).sum())
         if network.has_head:
             wrong[1] += int((network.softmax_scores(images).argmax(1) != labels).sum())
     count = len(examples)
-    return Errors(count, wrong[0] / count, wrong[1] / count if network.has_head else None)
+    goodness = wrong[0] / count if config.training.labelled else None
+    return Errors(count, goodness, wrong[1] / count if network.has_head else None)
 
 
 def predict(run: str | Path, images: Sequence[str | Path], readout: str | None = None) -> list[Prediction]:

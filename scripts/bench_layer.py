@@ -35,7 +35,7 @@ def our_step(width: int, precision: str) -> Callable[[], None]:
     layer = Layer(0, width, width, training, CPU)
     rows = unit_rows(width, PRECISIONS[precision].products)
     out = torch.empty_like(rows)
-    return lambda: void(layer.step(rows, BATCH, 1.0, out))
+    return lambda: void(layer.step(0, rows, BATCH, 1.0, out))
 
 
 def products(width: int, precision: str) -> Callable[[], None]:

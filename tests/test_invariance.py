@@ -60,6 +60,24 @@ def test_lock_step_and_other_negatives(training: dict[str, Any], tmp_path: Path)
     assert digest(config, tmp_path / "ray", engine="ray", stages=3, evaluate_every=1) == local
 
 
+OTHER_RULES: dict[str, dict[str, Any]] = {
+    "adaptive": {"negatives": "adaptive", "jitter": 1, "dropout": 0.1},
+    "local steps": {"negatives": "shuffled", "local_steps": 3, "hand_on": "after", "initialization": "glorot"},
+    "without labels": {"negatives": "hybrid", "labels": "none", "objective": "symba", "goodness": "mean"},
+    "other digits": {"negatives": "others", "labels": "none", "phases": "apart", "data.positive_classes": 5},
+    "other digits with labels": {"negatives": "others", "dropout": 0.2, "phases": "apart", "data.positive_classes": 5},
+}
+
+
+@pytest.mark.parametrize("training", OTHER_RULES.values(), ids=OTHER_RULES.keys())
+@pytest.mark.usefixtures("cluster")
+def test_other_rules(training: dict[str, Any], tmp_path: Path) -> None:
+    config = override(digits_run(), {f"training.{name}": value for name, value in training.items()})
+    local = digest(config, tmp_path / "local", engine="local", chunk=1)
+    assert digest(config, tmp_path / "two", engine="ray", stages=2, evaluate_every=1, snapshot_steps=7) == local
+    assert digest(config, tmp_path / "three", engine="ray", stages=3, chunk=3) == local
+
+
 @pytest.mark.usefixtures("cluster")
 def test_the_softplus_objective_with_adam(tmp_path: Path) -> None:
     fields = {

@@ -20,12 +20,15 @@ class Examples:
     e.g. (28, 28) or (32, 32, 3).
     """
 
-    def __init__(self, stored: Stored, order: NDArray[np.int64] | None = None) -> None:
-        """order: int64 (n,), the row of `stored` behind each example; None: all rows as they are stored."""
+    def __init__(self, stored: Stored, order: NDArray[np.int64] | None = None, classes: int = 0) -> None:
+        """order: int64 (n,), the row of `stored` behind each example; None: all rows as they are stored.
+
+        classes: where they are fewer than those of `stored`, whose rows then hold no others; 0: the same.
+        """
         self._stored = stored
         self._order = order
         self.features: int = stored.features
-        self.classes: int = stored.classes
+        self.classes: int = classes or stored.classes
         self.shape: tuple[int, ...] = stored.shape
 
     def __len__(self) -> int:

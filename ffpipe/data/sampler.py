@@ -21,8 +21,8 @@ class Sampler:
     steps_per_epoch: floor(examples / batch_size).
     """
 
-    def __init__(self, examples: int, batch_size: int, seed: int) -> None:
-        """Raises UserError where there are not enough examples for one minibatch."""
+    def __init__(self, examples: int, batch_size: int, seed: int, purpose: str = "order") -> None:
+        """purpose: of the randomness (rng.py). Raises UserError where there are too few examples for one minibatch."""
         if batch_size > examples:
             raise UserError(
                 f"training.batch_size is {batch_size}, but there are {examples} training examples: give 1 to {examples}"
@@ -31,6 +31,7 @@ class Sampler:
         self._examples = examples
         self._batch_size = batch_size
         self._seed = seed
+        self._purpose = purpose
         self._orders: dict[int, NDArray[np.int64]] = {}
 
     def rows(self, step: int) -> NDArray[np.int64]:
@@ -43,5 +44,5 @@ class Sampler:
         if epoch not in self._orders:
             if len(self._orders) == _EPOCHS_KEPT:
                 del self._orders[next(iter(self._orders))]  # the one made first
-            self._orders[epoch] = rng.generator(self._seed, "order", epoch).permutation(self._examples)
+            self._orders[epoch] = rng.generator(self._seed, self._purpose, epoch).permutation(self._examples)
         return self._orders[epoch]

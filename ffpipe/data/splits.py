@@ -27,11 +27,15 @@ _KNOWN_CLASSES = {"digits": digits.CLASSES, "mnist": mnist.CLASSES}
 
 @dataclass(frozen=True)
 class Splits:
-    """Three splits of the same shape and classes; `validation` may be empty."""
+    """Three splits of the same shape and classes; `validation` may be empty.
+
+    others: training images of the classes beyond `data.positive_classes`, for negative data; else empty.
+    """
 
     train: Examples
     validation: Examples
     test: Examples
+    others: Examples
 
     @property
     def features(self) -> int:
@@ -73,10 +77,32 @@ def load_splits(data: Data, data_dir: str = "", *, progress: Callable[[str], Non
     stored = cache.stored(train_part, data.classes or _KNOWN_CLASSES.get(data.source, 0))
     train, validation, set_aside = _split(len(stored), data)
     if test_part is None:
-        test = Examples(stored, set_aside)
+        test_stored = stored
     else:
-        test = Examples(_fitting(cache.stored(test_part, stored.classes), stored))
-    return Splits(train=Examples(stored, train), validation=Examples(stored, validation), test=test)
+        test_stored = _fitting(cache.stored(test_part, stored.classes), stored)
+        set_aside = np.arange(len(test_stored))
+    return _by_class(stored, test_stored, (train, validation, set_aside), data.positive_classes)
+
+
+def _by_class(
+    stored: Stored, test_stored: Stored, rows: tuple[NDArray[np.int64], ...], positive_classes: int
+) -> Splits:
+    """The splits from the rows of train, validation and test; of the positive classes alone where there are such."""
+    train, validation, test = rows
+    if not positive_classes:
+        nothing = Examples(stored, np.arange(0))
+        return Splits(Examples(stored, train), Examples(stored, validation), Examples(test_stored, test), nothing)
+    if not 2 <= positive_classes < stored.classes:
+        raise UserError(
+            f"training.data.positive_classes is {positive_classes}, but there are {stored.classes} classes: "
+            f"give 2 to {stored.classes - 1}, or 0 for all"
+        )
+
+    def of(source: Stored, chosen: NDArray[np.int64]) -> Examples:
+        return Examples(source, chosen[source.labels(chosen) < positive_classes], positive_classes)
+
+    beyond = train[stored.labels(train) >= positive_classes]
+    return Splits(of(stored, train), of(stored, validation), of(test_stored, test), Examples(stored, beyond))
 
 
 def _parts(data: Data, data_dir: str, progress: Callable[[str], None]) -> tuple[Part, Part | None]:

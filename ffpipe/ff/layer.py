@@ -24,10 +24,10 @@ from ffpipe.rng import generator
 
 
 class StepLoss(NamedTuple):
-    """What a step saw before its update: sums over the pairs of the minibatch, as 0-dimensional tensors."""
+    """Sums over the pairs of the minibatch, as 0-dimensional tensors, each as its update found it."""
 
-    loss: Tensor
-    pair_errors: Tensor  # pairs whose negative row had the higher goodness
+    loss: Tensor  # the mean over local steps
+    pair_errors: Tensor  # pairs whose negative row had the higher goodness; at the first local step
 
 
 class Layer:
@@ -40,7 +40,8 @@ class Layer:
         dtype, products = PRECISIONS[training.precision]
         self.index = index
         self.width = width
-        self.weight = initial_weight(training.seed, index, fan_in, width).to(device=device, dtype=dtype)
+        weight = initial_weight(training.seed, index, fan_in, width, training.initialization)
+        self.weight = weight.to(device=device, dtype=dtype)
         self.bias = torch.zeros(width, dtype=dtype, device=device)
         # 0.5 is where Hinton's program starts the running mean.
         self.mean_activity = torch.full((width,), 0.5, dtype=dtype, device=device)
@@ -52,14 +53,24 @@ class Layer:
             training.objective, training.goodness, width, training.threshold, training.temperature
         )
         self._goodness_factor = 1.0 if training.goodness == "sum" else 1.0 / width
+        # d(goodness)/d(activity before dropout) is this times the activity after it.
+        self._slope_factor = 2.0 * self._goodness_factor / (1.0 - training.dropout)
+        self._update = self._update_together if training.phases == "together" else self._update_apart
         self._activity = torch.empty(0, width, dtype=dtype, device=device)
         self._product = self._activity if products == dtype else self._activity.to(products)
 
-    def _activate(self, rows: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-        """Activities h (n, width), valid until the next call, and their goodness (n,); normalised into `out`."""
+    def _activate(self, rows: Tensor, out: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Activities h (n, width), valid until the next call, and their goodness (n,); normalised into `out`.
+
+        kept: (n, width), factors of dropout, which come after the normalisation and before the goodness.
+        """
         activity = self._total(rows).relu_()
         squares = torch.linalg.vecdot(activity, activity)
         torch.mul(activity, row_scale(squares, self.width, self._training.normalization), out=out)
+        if kept is not None:
+            out *= kept.to(out.dtype)
+            activity *= kept
+            squares = torch.linalg.vecdot(activity, activity)
         return activity, squares * self._goodness_factor
 
     def _total(self, rows: Tensor) -> Tensor:
@@ -77,22 +88,63 @@ class Layer:
         """Normalised activities of rows (n, fan_in) into out (n, width); returns their goodness (n,)."""
         return self._activate(rows, out)[1]
 
-    def step(self, rows: Tensor, pairs: int, factor: float, out: Tensor) -> StepLoss:
+    def step(self, step: int, rows: Tensor, pairs: int, factor: float, out: Tensor) -> StepLoss:
         """Train on rows[:pairs] as positive and rows[pairs:2*pairs] as negative data; only pass on the rest.
 
-        rows: (n, fan_in), normalised; out: (n, width) gets the normalised activities from before the
-        update; factor: on the learning rate.
+        step: of the run. rows: (n, fan_in), normalised; out: (n, width) gets the normalised activities from before
+        or after the updates (`training.hand_on`); factor: on the learning rate.
         """
-        activity, goodness = self._activate(rows, out)
-        slope = self._objective(goodness[:pairs], goodness[pairs : 2 * pairs])
-        pair_errors = (goodness[pairs : 2 * pairs] > goodness[:pairs]).sum()
+        kept = self._kept(step, len(rows))
+        first = self._update(rows, pairs, factor, out, kept)
+        loss, spare = first.loss, out if self._training.hand_on == "after" else None
+        for _ in range(1, self._training.local_steps):
+            spare = torch.empty_like(out) if spare is None else spare
+            loss = loss + self._update(rows, pairs, factor, spare, kept).loss
+        if self._training.hand_on == "after":
+            self._activate(rows, out, kept)
+        return StepLoss(loss / self._training.local_steps, first.pair_errors)
+
+    def _update_together(self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None) -> StepLoss:
+        """One update on positive and negative rows."""
+        activity, goodness = self._activate(rows, out, kept)
+        positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
+        slope = self._objective(positive, negative)
+        pair_errors = (negative > positive).sum()
         pull = self._peer_pull(activity[:pairs]) if self._training.peer else None
         delta = activity[: 2 * pairs]
-        delta *= torch.cat([slope.positive, slope.negative]).mul_(2.0 * self._goodness_factor).unsqueeze_(1)
+        delta *= torch.cat([slope.positive, slope.negative]).mul_(self._slope_factor).unsqueeze_(1)
         if pull is not None:
             delta[:pairs] += pull
         self.update.step(rows[: 2 * pairs], delta, pairs, factor)
         return StepLoss(slope.loss.sum(), pair_errors)
+
+    def _update_apart(self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None) -> StepLoss:
+        """One update on the positive rows, then with the new weights one on the negative rows; the rows that only
+        pass go with these."""
+        of_positive, of_rest = (None, None) if kept is None else (kept[:pairs], kept[pairs:])
+        delta, positive = self._activate(rows[:pairs], out[:pairs], of_positive)
+        pull = self._peer_pull(delta) if self._training.peer else None
+        delta *= self._objective(positive, positive).positive.mul_(self._slope_factor).unsqueeze_(1)
+        if pull is not None:
+            delta += pull
+        self.update.step(rows[:pairs], delta, pairs, factor)
+        activity, goodness = self._activate(rows[pairs:], out[pairs:], of_rest)
+        negative = goodness[:pairs]
+        slope = self._objective(positive, negative)
+        delta = activity[:pairs]
+        delta *= slope.negative.mul_(self._slope_factor).unsqueeze_(1)
+        self.update.step(rows[pairs : 2 * pairs], delta, pairs, factor)
+        return StepLoss(slope.loss.sum(), (negative > positive).sum())
+
+    def _kept(self, step: int, rows: int) -> Tensor | None:
+        """What dropout makes of each activity of a step (rows, width): 0, or 1 / (1 - dropout)."""
+        dropout = self._training.dropout
+        if not dropout:
+            return None
+        chance = generator(self._training.seed, "dropout", self.index, step)
+        drawn = chance.integers(0, 1 << 16, size=(rows, self.width), dtype=np.uint16)
+        kept = torch.from_numpy(drawn >= round(dropout * (1 << 16)))
+        return kept.to(device=self.weight.device, dtype=self.weight.dtype).div_(1.0 - dropout)
 
     def _peer_pull(self, positive: Tensor) -> Tensor:
         """Peer normalisation (Hinton's program): a pull of each unit's mean activity to that of its layer.
@@ -123,7 +175,15 @@ class Layer:
         self.update.load({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
 
-def initial_weight(seed: int, index: int, fan_in: int, width: int) -> Tensor:
-    """Normal deviates over sqrt(fan_in) (Hinton's program), a function of the seed and the layer: (fan_in, width)."""
-    deviates = generator(seed, "weights", index).standard_normal((fan_in, width), dtype=np.float32)
+def initial_weight(seed: int, index: int, fan_in: int, width: int, kind: str = "normal") -> Tensor:
+    """A function of the seed and the layer: (fan_in, width) float32.
+
+    kind "normal": deviates over sqrt(fan_in) (Hinton's program). "glorot": uniform within
+    sqrt(6 / (fan_in + width)) (Glorot and Bengio 2010, equation 16; the start of a Keras layer).
+    """
+    chance = generator(seed, "weights", index)
+    if kind == "glorot":
+        limit = np.float32(np.sqrt(6.0 / (fan_in + width)))
+        return torch.from_numpy((chance.random((fan_in, width), dtype=np.float32) * 2 - 1) * limit)
+    deviates = chance.standard_normal((fan_in, width), dtype=np.float32)
     return torch.from_numpy(deviates / np.float32(np.sqrt(fan_in)))

@@ -70,6 +70,8 @@ class Network(nn.Module):
     @torch.no_grad()
     def goodness_scores(self, images: Tensor) -> Tensor:
         """The goodness (n, classes) accumulated under every label."""
+        if not self.training_config.labelled:
+            raise ValueError("this network was trained without labels in its rows; read it by softmax")
         images = self._rows(images)
         rows = normalize_rows_(self._labels.every_label(images), self.training_config.normalization)
         total = rows.new_zeros(len(rows))

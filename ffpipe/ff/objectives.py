@@ -52,8 +52,25 @@ class ThresholdObjective:
         )
 
 
+class SymmetricObjective:
+    """softplus(-(g_pos - g_neg) / T): no threshold, and each pair counts by how little it is told apart.
+
+    SymBa (Lee and Song, arXiv 2303.08418), where 1 / T is called alpha.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+
+    def __call__(self, positive: Tensor, negative: Tensor) -> Slope:
+        behind = (negative - positive) / self.temperature
+        slope = torch.sigmoid(behind).div_(self.temperature)
+        return Slope(loss=softplus(behind), positive=-slope, negative=slope)
+
+
 def make_objective(kind: str, goodness: str, width: int, threshold: float | None, temperature: float) -> Objective:
     """The objective of a layer of `width` units; without a threshold it is what a mean square of 1 gives."""
+    if kind == "symba":
+        return SymmetricObjective(temperature)
     if threshold is None:
         threshold = float(width) if goodness == "sum" else 1.0
     return ThresholdObjective(threshold, temperature, weight=0.5 if kind == "hinton" else 1.0)

@@ -40,10 +40,11 @@ def measure_costs(training: Training, width: int, classes: int, device: torch.de
 
 def _layer_seconds(training: Training, fan_in: int, width: int, device: torch.device) -> float:
     layer = Layer(0, fan_in, width, training, device)
-    roles = 3 if training.head else 2
-    rows = torch.ones(roles * training.batch_size, fan_in, dtype=PRECISIONS[training.precision].products, device=device)
+    rows = torch.ones(
+        training.roles * training.batch_size, fan_in, dtype=PRECISIONS[training.precision].products, device=device
+    )
     out = rows.new_empty(len(rows), width)
-    return _median_seconds(lambda: layer.step(rows, training.batch_size, 1.0, out), device)
+    return _median_seconds(lambda: layer.step(0, rows, training.batch_size, 1.0, out), device)
 
 
 def _head_seconds(training: Training, classes: int, device: torch.device) -> float:

@@ -21,7 +21,7 @@ class Feed:
     """Makes the streams of an item, from the data and from the predictions that have come back."""
 
     def __init__(self, training: Training, splits: Splits, device: torch.device) -> None:
-        self.source = Source(training, splits.train)
+        self.source = Source(training, splits)
         self._splits: dict[str, Examples] = {"validation": splits.validation, "test": splits.test}
         self._training = training
         self._device = device
@@ -43,29 +43,31 @@ class Feed:
                 labels = self.source.neutral(item.step, rows[0])
                 return self._send(Streams(rows, labels.unsqueeze(0)))
             case Evaluate():
-                rows, labels = self.source.evaluation(
-                    self._splits[item.split], item.first, item.count, head=self._training.head
-                )
-                goodness = torch.zeros(item.count * self.source.labels.classes, dtype=self._dtype)
+                rows, labels = self.source.evaluation(self._splits[item.split], item.first, item.count)
+                of_labels = torch.zeros(item.count * self.source.labels.classes, dtype=self._dtype)
+                goodness = of_labels if self._training.labelled else None
                 return self._send(Streams(rows.unsqueeze(0), labels.unsqueeze(0), goodness))
         return None
 
     def _train(self, item: Train) -> Streams:
+        """The head's rows are the neutral ones, or where there are no labels the positive ones."""
         training, batch = self._training, self.source.batch
-        neutral = training.head and not (training.negatives == "hard" and training.negative_lag == 0)
-        roles = 3 if neutral else 2
-        rows = torch.empty(item.count, roles * batch, self.source.labels.width, dtype=self._dtype)
-        labels = torch.empty(item.count, batch, dtype=torch.int64) if neutral else None
+        lockstep = training.lookahead == 0
+        rows = torch.empty(
+            item.count, (2 if lockstep else training.roles) * batch, self.source.labels.width, dtype=self._dtype
+        )
+        labels = torch.empty(item.count, batch, dtype=torch.int64) if training.head and not lockstep else None
         for minibatch, step in enumerate(range(item.first, item.end)):
-            self.source.pairs(step, self._prediction(step), rows[minibatch, : 2 * batch])
+            right = self.source.pairs(step, self._prediction(step), rows[minibatch, : 2 * batch])
             if labels is not None:
-                labels[minibatch] = self.source.neutral(step + self.source.lead, rows[minibatch, 2 * batch :])
+                neutral = rows[minibatch, 2 * batch :]
+                labels[minibatch] = self.source.neutral(step + self.source.lead, neutral) if len(neutral) else right
         return self._send(Streams(rows, labels))
 
     def _prediction(self, step: int) -> NDArray[np.float32] | None:
         """The prediction for a minibatch; None where the rule is not to draw from one."""
-        training = self._training
-        if training.negatives != "hard" or step < training.negative_lag:
+        lag = self._training.lookahead
+        if lag is None or step < lag:
             return None
         return self._predictions.pop(step)
 

@@ -44,7 +44,7 @@ class Job:
     def minibatch_bytes(self) -> int:
         """Of the largest streams of one minibatch between two layers."""
         training = self.config.training
-        rows = (3 if training.head else 2) * training.batch_size
+        rows = training.roles * training.batch_size
         return rows * max(self.width, *training.dims[1:]) * PRECISIONS[training.precision].products.itemsize
 
     @property
@@ -114,7 +114,13 @@ def make_job(config: Config) -> Job:
         raise UserError(f"training.data has {classes} class: negatives need at least 2")
     if training.labels == "overlay" and classes > features:
         raise UserError(f"{classes} labels do not fit over {features} features: set training.labels append")
+    if training.jitter and len(splits.shape) < 2:
+        raise UserError(f"training.jitter shifts pixels, but an example has the shape {splits.shape}: set it to 0")
+    if training.negatives == "hybrid" and len(splits.shape) < 2:
+        raise UserError(f"training.negatives 'hybrid' mixes images, but an example has the shape {splits.shape}")
     sampler = Sampler(len(splits.train), training.batch_size, training.seed)
+    if training.negatives == "others":
+        Sampler(len(splits.others), training.batch_size, training.seed)
     width = LabelCode(training.labels, features, classes, training.label_strength).width
     return Job(config, splits, width, sampler.steps_per_epoch)
 
@@ -134,20 +140,20 @@ def _with_whole_paths(config: Config) -> Config:
 def make_layout(job: Job, stages: int, measured: Measured | None = None) -> Layout:
     """Cut a job into `stages` stages and size its chunks and window, by what was measured if anything was."""
     training, execution = job.config.training, job.config.execution
-    lag = training.negative_lag if training.negatives == "hard" else None
+    lag = training.lookahead
     layers, step_seconds, message_seconds = _cut(job, stages, measured)
     room = max(1, execution.window or execution.window_bytes // job.minibatch_bytes)
     room = room if lag is None else min(room, max(lag, 1))
     chunk = execution.chunk or choose_chunk(stages, room, step_seconds, message_seconds)
     window = execution.window or choose_window(stages, chunk, lag, job.minibatch_bytes, execution.window_bytes)
-    roles = 3 if training.head else 2
+    rows_of_image = job.splits.classes * training.labelled + training.head
     plan = Plan(
         steps=job.steps,
         chunk=chunk,
         lockstep=lag == 0,
         evaluations={"validation": execution.evaluate_every * job.steps_per_epoch, "test": 0},
         sizes={"validation": len(job.splits.validation), "test": len(job.splits.test)},
-        evaluation_batch=max(1, chunk * roles * training.batch_size // (job.splits.classes + 1)),
+        evaluation_batch=max(1, chunk * training.roles * training.batch_size // rows_of_image),
         snapshot_steps=execution.snapshot_steps,
     )
     specs = tuple(

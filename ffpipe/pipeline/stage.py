@@ -102,7 +102,7 @@ class Stage:
 
     def predictions(self, item: Item) -> dict[int, NDArray[np.float32]]:
         """What the head made of the neutral rows of this item, by minibatch; the source needs it back."""
-        if self.head is None or self.spec.training.negatives != "hard":
+        if self.head is None or self.spec.training.lookahead is None:
             return {}
         match item:
             case Train() if self._lead:
@@ -122,7 +122,7 @@ class Stage:
 
     @property
     def _lead(self) -> int:
-        return self.spec.training.negative_lag if self.spec.training.negatives == "hard" else 0
+        return self.spec.training.lookahead or 0
 
     def _factor(self, step: int) -> float:
         training = self.spec.training
@@ -136,12 +136,12 @@ class Stage:
             losses = []
             for minibatch in range(item.count):
                 step = item.first + minibatch
-                made = layer.step(rows[minibatch], pairs, self._factor(step), out[minibatch])
+                made = layer.step(step, rows[minibatch], pairs, self._factor(step), out[minibatch])
                 meter.add(step, *made)
                 losses.append(made.loss)
             _refuse_infinite(f"layer {layer.index}", item.first, losses)
             rows = out
-            self._keep_features(seen, layer.index, rows, 2 * pairs)
+            self._keep_features(seen, layer.index, rows, streams.labels)
         if self.head is not None and streams.labels is not None:
             losses = [
                 self._step_head(step, step + self._lead, seen, minibatch, streams.labels)
@@ -155,7 +155,7 @@ class Stage:
         rows, seen = streams.rows, self._features_in(streams)
         for layer in self.layers:
             rows = self._forward(layer, rows)[0]
-            self._keep_features(seen, layer.index, rows, 0)
+            self._keep_features(seen, layer.index, rows, streams.labels)
         if self.head is not None:
             assert streams.labels is not None
             loss = self._step_head(item.step, item.step, seen, 0, streams.labels)
@@ -168,7 +168,7 @@ class Stage:
         activities = [seen[layer][minibatch] for layer in self.head.layers]
         made = self.head.step(activities, labels[minibatch], self._factor(step))
         self._head_meter.add(step, made.loss, made.errors)
-        if self.spec.training.negatives == "hard":
+        if self.spec.training.lookahead is not None:
             self.owed[predicted] = made.probabilities.float().cpu().numpy()
             self.owed.pop(predicted - max(self._lead, 1), None)
         return made.loss
@@ -180,7 +180,7 @@ class Stage:
             rows, of_layer = self._forward(layer, rows)
             if goodness is not None and layer.index >= self.spec.training.goodness_from:
                 goodness = goodness + of_layer[:labelled]
-            self._keep_features(seen, layer.index, rows, labelled)
+            self._keep_features(seen, layer.index, rows, streams.labels)
         if self.spec.is_last:
             self._count(item, goodness, seen, streams.labels)
             return None
@@ -217,17 +217,21 @@ class Stage:
         """The head's features that came with a message; the last layer of the stage before is its rows."""
         seen = dict(streams.features)
         before = self.spec.layers.start - 1
-        training = self.spec.training
-        if self.spec.is_last and training.head and before >= training.head_from:
-            neutral = 0 if streams.labels is None else streams.labels.shape[1]
-            seen[before] = streams.rows[:, streams.rows.shape[1] - neutral :]
+        if self.spec.is_last and before >= self.spec.training.head_from and streams.labels is not None:
+            seen[before] = self._head_rows(streams.rows, streams.labels)
         return seen
 
-    def _keep_features(self, seen: Features, layer: int, rows: Tensor, first_neutral: int) -> None:
-        """Keep the neutral rows of a layer for the head, where there are any."""
-        if layer in self.spec.features and rows.shape[1] > first_neutral:
-            neutral = rows[:, first_neutral:]
-            seen[layer] = neutral if self.spec.is_last else neutral.contiguous()
+    def _keep_features(self, seen: Features, layer: int, rows: Tensor, labels: Tensor | None) -> None:
+        """Keep what the head is to see of a layer, where the message has something for it."""
+        if layer in self.spec.features and labels is not None:
+            features = self._head_rows(rows, labels)
+            seen[layer] = features if self.spec.is_last else features.contiguous()
+
+    def _head_rows(self, rows: Tensor, labels: Tensor) -> Tensor:
+        """Those of rows (minibatches, n, width) that labels (minibatches, B) are of: neutral ones come last; where
+        rows carry no labels, the positive ones, or in an evaluation all, come first."""
+        count = labels.shape[1]
+        return rows[:, rows.shape[1] - count :] if self.spec.training.labelled else rows[:, :count]
 
     def _pass_on(self, rows: Tensor, streams: Streams, seen: Features) -> Streams | None:
         return None if self.spec.is_last else Streams(rows, streams.labels, streams.goodness, seen)

@@ -72,7 +72,7 @@ def test_closed_form_step_is_the_gradient_of_the_objective(
     x = rows()
     autograd_loss(layer, x, weight, bias, training).backward()
     before = weight.detach().clone(), bias.detach().clone()
-    layer.step(x, BATCH, 1.0, torch.empty(len(x), WIDTH, dtype=torch.float64))
+    layer.step(0, x, BATCH, 1.0, torch.empty(len(x), WIDTH, dtype=torch.float64))
     assert weight.grad is not None
     assert bias.grad is not None
     assert relative(before[0] - layer.weight, weight.grad) < 1e-10
@@ -94,7 +94,7 @@ def test_any_torch_optimiser_does_with_a_layer_what_it_does_under_autograd(kind:
         x = rows(step)
         theirs.zero_grad()
         autograd_loss(layer, x, weight, bias, training).backward()
-        layer.step(x, BATCH, 1.0, torch.empty(len(x), WIDTH, dtype=torch.float64))
+        layer.step(0, x, BATCH, 1.0, torch.empty(len(x), WIDTH, dtype=torch.float64))
         theirs.step()
     # Not 1e-10: these divide by running root mean squares, which makes more of a rounding where they are small.
     assert relative(layer.weight, weight.detach()) < 1e-8
@@ -107,7 +107,7 @@ def test_a_layer_goes_on_from_its_state_to_the_bit(kind: str) -> None:
     layer, copy = Layer(0, FAN_IN, WIDTH, training, CPU), Layer(0, FAN_IN, WIDTH, training, CPU)
 
     def step(which: Layer, seed: int) -> None:
-        which.step(rows(seed).float(), BATCH, 1.0, torch.empty(3 * BATCH, WIDTH))
+        which.step(seed, rows(seed).float(), BATCH, 1.0, torch.empty(3 * BATCH, WIDTH))
 
     for seed in range(4):
         step(layer, seed)
@@ -124,7 +124,7 @@ def test_what_leaves_a_layer_is_normalised_detached_and_from_before_the_update()
     x = rows()
     expected = torch.relu(x @ layer.weight + layer.bias)
     out = torch.empty(len(x), WIDTH, dtype=torch.float64)
-    layer.step(x, BATCH, 1.0, out)
+    layer.step(0, x, BATCH, 1.0, out)
     torch.testing.assert_close(out, expected / expected.pow(2).mean(1, keepdim=True).sqrt(), rtol=1e-12, atol=0)
     assert not out.requires_grad
 
@@ -163,7 +163,9 @@ def test_fifty_steps_agree_with_the_slow_program(lag: int) -> None:
             streams = stage.handle(item, streams)
         feed.predictions(stages[-1].predictions(item))
 
-    weights = [initial_weight(training.seed, i, *training.dims[i : i + 2]).double().numpy() for i in range(3)]
+    weights = [
+        initial_weight(training.seed, i, training.dims[i], training.dims[i + 1]).double().numpy() for i in range(3)
+    ]
     network = SlowNetwork(weights, splits.classes)
 
     def batches(step: int) -> tuple[Any, Any]:

@@ -1,0 +1,153 @@
+"""What a layer may do with a minibatch beside one joint update: each against autograd written out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from ffpipe.config import Optimizer, Training
+from ffpipe.ff.layer import Layer, initial_weight
+from ffpipe.ff.objectives import SymmetricObjective
+from ffpipe.rng import generator
+
+BATCH, FAN_IN, WIDTH, RATE = 6, 11, 9, 0.3
+ROWS = torch.randn(3 * BATCH, FAN_IN, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def make_layer(**fields: Any) -> Layer:
+    """Plain gradient descent in float64 on softplus(goodness - 2), without peer normalisation."""
+    plain: dict[str, Any] = {
+        "precision": "float64",
+        "normalization": "l2",
+        "objective": "softplus",
+        "threshold": 2.0,
+        "peer": 0.0,
+        "optimizer": Optimizer(kind="SGD", learning_rate=RATE),
+    }
+    return Layer(0, FAN_IN, WIDTH, Training(**{**plain, **fields}), torch.device("cpu"))
+
+
+class ByHand:
+    """The same layer, its gradients by autograd. kept: factors of dropout."""
+
+    def __init__(self, layer: Layer, kept: Tensor | None = None) -> None:
+        self.weight = layer.weight.clone().requires_grad_()
+        self.bias = layer.bias.clone().requires_grad_()
+        self.kept = torch.ones(3 * BATCH, WIDTH, dtype=torch.float64) if kept is None else kept
+
+    def activity(self, which: slice) -> Tensor:
+        return torch.relu(ROWS[which] @ self.weight + self.bias)
+
+    def goodness(self, which: slice) -> Tensor:
+        return (self.activity(which) * self.kept[which]).pow(2).sum(1)
+
+    def handed_on(self, which: slice = slice(None)) -> Tensor:
+        activity = self.activity(which).detach()
+        handed: Tensor = activity / activity.norm(dim=1, keepdim=True).clamp_min(1e-20) * self.kept[which]
+        return handed
+
+    def descend(self, loss: Tensor) -> None:
+        by_weight, by_bias = torch.autograd.grad(loss, [self.weight, self.bias])
+        with torch.no_grad():
+            self.weight -= RATE * by_weight
+            self.bias -= RATE * by_bias
+
+    def descend_together(self) -> float:
+        positive, negative = self.goodness(POSITIVE), self.goodness(NEGATIVE)
+        loss = (softplus(2.0 - positive) + softplus(negative - 2.0)).sum() / BATCH
+        self.descend(loss)
+        return float(loss)
+
+
+POSITIVE, NEGATIVE, REST = slice(0, BATCH), slice(BATCH, 2 * BATCH), slice(BATCH, None)
+
+
+def close(layer: Layer, hand: ByHand) -> None:
+    torch.testing.assert_close(layer.weight, hand.weight.detach(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(layer.bias, hand.bias.detach(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("hand_on", ["before", "after"])
+@pytest.mark.parametrize("local_steps", [1, 4])
+def test_local_steps_and_what_goes_on_to_the_next_layer(local_steps: int, hand_on: Any) -> None:
+    layer = make_layer(local_steps=local_steps, hand_on=hand_on)
+    hand = ByHand(layer)
+    before = hand.handed_on()
+    losses = [hand.descend_together() for _ in range(local_steps)]
+    out = torch.empty(3 * BATCH, WIDTH, dtype=torch.float64)
+    made = layer.step(0, ROWS, BATCH, 1.0, out)
+    close(layer, hand)
+    torch.testing.assert_close(out, before if hand_on == "before" else hand.handed_on())
+    assert float(made.loss) == pytest.approx(BATCH * sum(losses) / local_steps)
+
+
+@pytest.mark.parametrize("hand_on", ["before", "after"])
+def test_two_phases_update_after_the_positive_pass_and_again_after_the_negative_one(hand_on: Any) -> None:
+    layer = make_layer(phases="apart", hand_on=hand_on)
+    hand = ByHand(layer)
+    positive_on = hand.handed_on(POSITIVE)
+    positive = softplus(2.0 - hand.goodness(POSITIVE)).sum() / BATCH
+    hand.descend(positive)
+    rest_on = hand.handed_on(REST)
+    negative = softplus(hand.goodness(NEGATIVE) - 2.0).sum() / BATCH
+    hand.descend(negative)
+    out = torch.empty(3 * BATCH, WIDTH, dtype=torch.float64)
+    made = layer.step(0, ROWS, BATCH, 1.0, out)
+    close(layer, hand)
+    expected = torch.cat([positive_on, rest_on]) if hand_on == "before" else hand.handed_on()
+    torch.testing.assert_close(out, expected)
+    assert float(made.loss) == pytest.approx(BATCH * float(positive + negative))
+
+
+def drawn_factors(step: int) -> Tensor:
+    drawn = generator(1, "dropout", 0, step).integers(0, 1 << 16, size=(3 * BATCH, WIDTH), dtype=np.uint16)
+    return torch.from_numpy(drawn >= (1 << 14)).double() / 0.75
+
+
+@pytest.mark.parametrize("phases", ["together", "apart"])
+def test_dropout_takes_part_in_goodness_gradient_and_what_goes_on(phases: Any) -> None:
+    layer = make_layer(dropout=0.25, phases=phases)
+    hand = ByHand(layer, drawn_factors(5))
+    assert 0.1 < (hand.kept == 0).double().mean() < 0.4
+    before = hand.handed_on()
+    if phases == "together":
+        hand.descend_together()
+    else:
+        hand.descend(softplus(2.0 - hand.goodness(POSITIVE)).sum() / BATCH)
+        before[REST] = hand.handed_on(REST)
+        hand.descend(softplus(hand.goodness(NEGATIVE) - 2.0).sum() / BATCH)
+    out = torch.empty(3 * BATCH, WIDTH, dtype=torch.float64)
+    layer.step(5, ROWS, BATCH, 1.0, out)
+    close(layer, hand)
+    torch.testing.assert_close(out, before)
+
+
+def test_dropout_is_for_training_alone() -> None:
+    layer, plain = make_layer(dropout=0.5), make_layer()
+    out, expected = (torch.empty(3 * BATCH, WIDTH, dtype=torch.float64) for _ in range(2))
+    assert torch.equal(layer.forward(ROWS, out), plain.forward(ROWS, expected))
+    assert torch.equal(out, expected)
+
+
+def test_the_symmetric_objective_is_the_gradient_of_what_it_says() -> None:
+    positive, negative = (torch.randn(8, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    slope = SymmetricObjective(temperature=0.25)(positive.detach(), negative.detach())
+    loss = softplus(-4.0 * (positive - negative))
+    torch.testing.assert_close(slope.loss, loss.detach())
+    by_positive, by_negative = torch.autograd.grad(loss.sum(), [positive, negative])
+    torch.testing.assert_close(slope.positive, by_positive)
+    torch.testing.assert_close(slope.negative, by_negative)
+
+
+def test_initial_weights() -> None:
+    normal, glorot = (initial_weight(1, 0, 300, 200, kind) for kind in ("normal", "glorot"))
+    assert float(normal.std()) == pytest.approx(300**-0.5, rel=0.02)
+    limit = (6 / 500) ** 0.5
+    assert float(glorot.abs().max()) == pytest.approx(limit, rel=0.001)
+    assert float(glorot.std()) == pytest.approx(limit / 3**0.5, rel=0.01)
+    assert not torch.equal(glorot, initial_weight(1, 1, 300, 200, "glorot"))
