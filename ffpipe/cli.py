@@ -105,7 +105,7 @@ def _refuse(parser: argparse.ArgumentParser, command: str, given: str) -> NoRetu
 def _known_options(command: str) -> list[str]:
     fixed = {"evaluate": ["--split", "--data-dir"], "predict": ["--readout"]}
     if command == "train":
-        return [f"--{name}" for name in SHORT] + [_option(leaf) for leaf in _settable()]
+        return ["--backprop", *(f"--{name}" for name in SHORT), *map(_option, _settable())]
     if command == "resume":
         execution = [_option(leaf) for leaf in _settable() if leaf.path[0] == "execution"]
         return [f"--{name}" for name in RESUME_SHORT] + execution
@@ -127,6 +127,9 @@ def _parser() -> Parser:
 
     train = commands.add_parser("train", help="train a recipe", allow_abbrev=False)
     train.add_argument("recipe", nargs="?", default="digits", help="a name from `ffpipe recipes`, or a config.toml")
+    train.add_argument(
+        "--backprop", action="store_true", help="train the same architecture by backpropagation, as a yardstick"
+    )
     short = train.add_argument_group("short options")
     group = train.add_argument_group("every field of the config")
     by_name = {leaf.name: leaf for leaf in _settable()}
@@ -201,6 +204,11 @@ def _train(options: argparse.Namespace) -> None:
     from ffpipe.run import Interrupt, train
     from ffpipe.telemetry.view import make_view
 
+    if options.backprop:
+        from ffpipe.backprop import train_backprop
+
+        train_backprop(_config(options), lambda line: Console().print(line, soft_wrap=True, highlight=False))
+        return
     interrupt = Interrupt()
     with _interrupts(interrupt):
         train(_config(options), make_view(Console()), interrupt)

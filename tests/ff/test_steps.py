@@ -61,7 +61,7 @@ class ByHand:
         positive, negative = self.goodness(POSITIVE), self.goodness(NEGATIVE)
         loss = (softplus(2.0 - positive) + softplus(negative - 2.0)).sum() / BATCH
         self.descend(loss)
-        return float(loss)
+        return float(loss.detach())
 
 
 POSITIVE, NEGATIVE, REST = slice(0, BATCH), slice(BATCH, 2 * BATCH), slice(BATCH, None)
@@ -101,7 +101,7 @@ def test_two_phases_update_after_the_positive_pass_and_again_after_the_negative_
     close(layer, hand)
     expected = torch.cat([positive_on, rest_on]) if hand_on == "before" else hand.handed_on()
     torch.testing.assert_close(out, expected)
-    assert float(made.loss) == pytest.approx(BATCH * float(positive + negative))
+    assert float(made.loss) == pytest.approx(BATCH * float((positive + negative).detach()))
 
 
 def drawn_factors(step: int) -> Tensor:

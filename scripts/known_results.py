@@ -1,0 +1,94 @@
+"""What is known of Forward-Forward training on MNIST, row by row, and how each row is run here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    published: as its source gives it. ours: which figures of a run are compared: "goodness", "softmax" (test
+    errors) or "losses" (the running mean of the training loss after each epoch). fields: on top of the recipe.
+    seeds: run unless others are asked for. backprop: the yardstick and not the trainer.
+    """
+
+    name: str
+    recipe: str
+    setting: str
+    published: str
+    ours: tuple[str, ...]
+    seeds: tuple[int, ...] = (1, 2, 3)
+    fields: dict[str, Any] = field(default_factory=dict)
+    backprop: bool = False
+
+
+def _lag(lag: int) -> Row:
+    fields = {"training.negative_lag": lag, "training.epochs": 60, "execution.evaluate_every": 1}
+    return Row(f"lag-{lag}", "hinton", f"`hinton`, 60 epochs, negative_lag {lag}", "-", BOTH, (1,), fields)
+
+
+BOTH = ("goodness", "softmax")
+SOFTMAX = ("softmax",)
+
+ROWS = {
+    row.name: row
+    for row in (
+        Row(
+            "hinton",
+            "hinton",
+            "784-1000-1000-1000, 50,000 examples, 125 epochs",
+            "1.44 / 1.47 (MATLAB), 1.33 / 1.38 (NumPy), 1.30 / 1.45 (JAX)",
+            BOTH,
+        ),
+        Row("hinton-exact", "hinton-exact", "the same in lock step", "the same", BOTH),
+        Row("paper-supervised", "paper-supervised", "4 x 2000, 60 epochs", "1.36 by goodness", BOTH, (1,)),
+        Row("paper-unsupervised", "paper-unsupervised", "4 x 2000, no labels, 100 epochs", "1.37", SOFTMAX, (1,)),
+        Row(
+            "augmented",
+            "augmented",
+            "3 x 1000, shifted images, 200 epochs",
+            "0.64 (4 x 2000, 500 epochs), 0.69-0.71 (Rust)",
+            BOTH,
+            (1,),
+        ),
+        Row("keras", "keras", "784-500-500, read by goodness", "2.44", ("goodness",)),
+        Row(
+            "keras-exact",
+            "keras-exact",
+            "the Keras example to the letter, 3 epochs",
+            "losses 0.7247, 0.7089, 0.6978",
+            ("losses",),
+            (1,),
+            {"training.epochs": 3, "execution.log_steps": 1},
+        ),
+        Row(
+            "five-digits-unsupervised",
+            "five-digits-unsupervised",
+            "digits 0-4 against 5-9, 4 x 500, 200 epochs",
+            "1.56 (98.44 % accuracy)",
+            SOFTMAX,
+        ),
+        Row(
+            "five-digits-supervised",
+            "five-digits-supervised",
+            "the same with labels",
+            "4.24 (95.76 % accuracy)",
+            BOTH,
+        ),
+        Row(
+            "five-digits-backprop",
+            "five-digits-unsupervised",
+            "the same network by backpropagation",
+            "-",
+            SOFTMAX,
+            backprop=True,
+        ),
+        Row("pff", "pff", "784-2000 x 4, Adam, adaptive negatives", "1.48 (98.52 % accuracy)", BOTH, (1,)),
+        Row("symba", "symba", "784-1000-1000-1000, SymBa's objective, 10 epochs", "-", BOTH, (1,)),
+        Row("hinton-backprop", "hinton", "`hinton`'s network by backpropagation", "-", SOFTMAX, (1,), backprop=True),
+        *map(_lag, (0, 16, 48, 64, 256)),
+    )
+}
