@@ -182,7 +182,11 @@ class Execution:
     """How it is computed. No field changes the weights."""
 
     engine: Annotated[
-        Literal["ray", "local"], Meta(description="ray: one actor a stage; local: one process, the reference")
+        Literal["ray", "local", "layerwise"],
+        Meta(
+            description="ray: one actor a stage; local: one process, the reference; layerwise: one process, one stage "
+            "in memory at a time"
+        ),
     ] = "ray"
     stages: Annotated[int, Meta(ge=0, description="0: as many as layers and CPUs allow")] = 0
     chunk: Annotated[int, Meta(ge=0, description="minibatches in one message; 0: chosen")] = 0
@@ -190,6 +194,15 @@ class Execution:
     window_bytes: Annotated[
         int, Meta(ge=1 << 20, description="bytes in flight at most, for a window that is chosen")
     ] = 512 << 20
+    chapter: Annotated[
+        int, Meta(ge=0, description="engine layerwise: minibatches that a stage works before the next one; 0: chosen")
+    ] = 0
+    spool: Annotated[
+        str, Meta(description="engine layerwise: folder for activations and parked stages; empty: the run folder")
+    ] = ""
+    spool_compression: Annotated[
+        Literal["none", "lz4", "zstd"], Meta(description="engine layerwise: of activations on disk; loses nothing")
+    ] = "none"
     device: Annotated[Literal["cpu", "cuda"], Meta(description="of every stage")] = "cpu"
     cpus: Annotated[float, Meta(ge=0, description="CPUs of each stage; 0: one, or a share where there are fewer")] = 0.0
     gpus: Annotated[float, Meta(ge=0, description="GPUs of each stage; 0: one where device is cuda")] = 0.0
@@ -384,7 +397,7 @@ def _check_rule(training: Training) -> None:
 
 def _check_lag(lag: int, execution: Execution) -> None:
     longest = max(lag, 1)
-    for name, value in (("chunk", execution.chunk), ("window", execution.window)):
+    for name, value in (("chunk", execution.chunk), ("window", execution.window), ("chapter", execution.chapter)):
         if value > longest:
             raise UserError(
                 f"execution.{name} is {value}, but negatives with training.negative_lag {lag} allow at most "

@@ -13,6 +13,7 @@ from ffpipe import checkpoint
 from ffpipe.config import Config, checked, override
 from ffpipe.errors import Diverged, Interrupted, RunFailed, StageLost, UserError
 from ffpipe.pipeline.job import Engine, Job, Layout, Start, make_job
+from ffpipe.pipeline.layerwise import LayerwiseEngine
 from ffpipe.pipeline.local import LocalEngine
 from ffpipe.pipeline.ray_settings import prepare_ray
 from ffpipe.pipeline.recovery import GiveUp, Recovery
@@ -121,9 +122,9 @@ def newest_whole(store: Store, job: Job, view: View) -> checkpoint.Manifest | No
 
 
 def make_engine(name: str) -> Engine:
-    """The engine called "local" or "ray". Ray is imported only where it is used."""
-    if name == "local":
-        return LocalEngine()
+    """The engine called "local", "layerwise" or "ray". Ray is imported only where it is used."""
+    if name != "ray":
+        return LocalEngine() if name == "local" else LayerwiseEngine()
     prepare_ray()
     from ffpipe.pipeline.ray_engine import RayEngine
 
@@ -186,7 +187,7 @@ class Run:
             self.log.begin(layout)
             self.interrupt.goes_to(self.engine.interrupt)
             try:
-                self.engine.run(self.job, layout, self.store, start, self.log.take)
+                self.engine.run(self.job, layout, self.store, start, self.folder.path, self.log.take)
                 return
             except Diverged as error:
                 raise Diverged(f"{error}; {self._rescue()}") from error

@@ -127,7 +127,7 @@ def run(engine: SetTimeEngine, job: Job, layout: Layout, trace: Path | None) -> 
     reports: list[StageReport] = []
     began, worked = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        engine.run(job, layout, Store(folder), Start(), reports.append)
+        engine.run(job, layout, Store(folder), Start(), Path(folder), reports.append)
     driver = (time.process_time() - worked) / (time.perf_counter() - began)
     final = {report.stage: report for report in sorted(reports, key=lambda r: r.seconds)}
     if trace is not None:

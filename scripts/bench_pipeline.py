@@ -86,7 +86,7 @@ def run_engine(engine: Any, config: Config) -> tuple[float, list[StageReport], L
     with tempfile.TemporaryDirectory() as folder:
         layout = engine.layout(job)
         layout = replace(layout, plan=replace(layout.plan, sizes={"validation": 0, "test": 0}))
-        engine.run(job, layout, Store(folder), Start(), reports.append)
+        engine.run(job, layout, Store(folder), Start(), Path(folder), reports.append)
     return last_stage_rate(reports), reports, layout
 
 

@@ -49,6 +49,21 @@ def test_digits_with_hard_negatives(engine: str, execution: dict[str, Any], digi
     assert digest(digits_run(), tmp_path / "run", engine=engine, **execution) == digits_digest
 
 
+CHAPTERS: dict[str, dict[str, Any]] = {
+    "a chapter of the engine's choosing": {},
+    "chapters of 1": {"chapter": 1},
+    "chapters of 7, chunks of 3": {"chapter": 7, "chunk": 3, "evaluate_every": 1, "snapshot_steps": 5},
+    "two stages": {"stages": 2, "chapter": 20, "spool_compression": "lz4"},
+    "one stage": {"stages": 1, "spool_compression": "zstd"},
+}
+
+
+@pytest.mark.parametrize("execution", CHAPTERS.values(), ids=CHAPTERS.keys())
+def test_layerwise_with_hard_negatives(execution: dict[str, Any], digits_digest: str, tmp_path: Path) -> None:
+    assert digest(digits_run(), tmp_path / "run", engine="layerwise", **execution) == digits_digest
+    assert not list((tmp_path / "run").glob("ffpipe-spool-*"))
+
+
 @pytest.mark.parametrize(
     "training", [{"negative_lag": 0}, {"negatives": "random"}, {"negatives": "fixed", "head": False}]
 )
@@ -58,6 +73,7 @@ def test_lock_step_and_other_negatives(training: dict[str, Any], tmp_path: Path)
     config = replace(config, training=replace(config.training, **training))
     local = digest(config, tmp_path / "local", engine="local")
     assert digest(config, tmp_path / "ray", engine="ray", stages=3, evaluate_every=1) == local
+    assert digest(config, tmp_path / "layerwise", engine="layerwise", evaluate_every=1) == local
 
 
 OTHER_RULES: dict[str, dict[str, Any]] = {
@@ -76,6 +92,7 @@ def test_other_rules(training: dict[str, Any], tmp_path: Path) -> None:
     local = digest(config, tmp_path / "local", engine="local", chunk=1)
     assert digest(config, tmp_path / "two", engine="ray", stages=2, evaluate_every=1, snapshot_steps=7) == local
     assert digest(config, tmp_path / "three", engine="ray", stages=3, chunk=3) == local
+    assert digest(config, tmp_path / "layerwise", engine="layerwise", chapter=11) == local
 
 
 @pytest.mark.usefixtures("cluster")
@@ -91,6 +108,7 @@ def test_the_softplus_objective_with_adam(tmp_path: Path) -> None:
     config = override(digits_run(), fields)
     local = digest(config, tmp_path / "local", engine="local")
     assert digest(config, tmp_path / "ray", engine="ray", stages=3, chunk=2) == local
+    assert digest(config, tmp_path / "layerwise", engine="layerwise", chapter=5) == local
 
 
 @pytest.mark.parametrize("optimizer", ["averaging", "Adam"])
@@ -101,6 +119,7 @@ def test_bfloat16_has_a_digest_of_its_own(optimizer: str, digits_digest: str, tm
     assert local != digits_digest
     assert digest(config, tmp_path / "two", engine="ray", stages=2, evaluate_every=1) == local
     assert digest(config, tmp_path / "three", engine="ray", stages=3, chunk=3) == local
+    assert digest(config, tmp_path / "layerwise", engine="layerwise", chapter=10, evaluate_every=1) == local
 
 
 @pytest.mark.usefixtures("cluster")

@@ -80,3 +80,7 @@ class Head:
         for i, update in zip(self.layers, self._updates, strict=True):
             prefix = f"optimizer.{i}."
             update.load({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+
+    def scratch(self) -> list[Tensor]:
+        """Tensors beside `state` that hold nothing between steps."""
+        return [tensor for update in self._updates for tensor in update.scratch()]

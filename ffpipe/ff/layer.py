@@ -41,7 +41,7 @@ class Layer:
         self.index = index
         self.width = width
         weight = initial_weight(training.seed, index, fan_in, width, training.initialization)
-        self.weight = weight.to(device=device, dtype=dtype)
+        self.weight = weight.to(device=device, dtype=dtype, copy=True)  # so that the memory is torch's own
         self.bias = torch.zeros(width, dtype=dtype, device=device)
         # 0.5 is where Hinton's program starts the running mean.
         self.mean_activity = torch.full((width,), 0.5, dtype=dtype, device=device)
@@ -173,6 +173,16 @@ class Layer:
         self.mean_activity.copy_(state["mean_activity"])
         prefix = "optimizer."
         self.update.load({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+
+    def scratch(self) -> list[Tensor]:
+        """Tensors beside `state` that hold nothing between steps, or what `renew` makes."""
+        own = [self._activity, *([] if self._factor is self.weight else [self._product, self._factor])]
+        return [*own, *self.update.scratch()]
+
+    def renew(self) -> None:
+        """Make the rounded copy of the weight, where there is one."""
+        if self._factor is not self.weight:
+            self._factor.copy_(self.weight)
 
 
 def initial_weight(seed: int, index: int, fan_in: int, width: int, kind: str = "normal") -> Tensor:

@@ -27,6 +27,9 @@ class Update(Protocol):
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""
 
+    def scratch(self) -> list[Tensor]:
+        """Tensors that hold nothing between steps; each has a storage of its own."""
+
 
 class Averaging:
     """Momentum by exponential averaging, as in Hinton's program (ffnew.m).
@@ -65,6 +68,9 @@ class Averaging:
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
 
+    def scratch(self) -> list[Tensor]:
+        return []
+
 
 class MixedAveraging(Averaging):
     """Averaging where the gradient's product is made in another format than the weight's.
@@ -95,6 +101,9 @@ class MixedAveraging(Averaging):
             average.mul_(self.settings.averaging).add_(gradient, alpha=share)
             weight.mul_(1.0 - rate * self.settings.weight_decay).add_(average, alpha=-rate)
             self._factor[block].copy_(weight)
+
+    def scratch(self) -> list[Tensor]:
+        return [self._product, self._gradient, self._delta]
 
 
 class TorchUpdate:
@@ -144,6 +153,10 @@ class TorchUpdate:
             self.optimizer.state[parameter] = {
                 key.removeprefix(prefix): value.clone() for key, value in state.items() if key.startswith(prefix)
             }
+
+    def scratch(self) -> list[Tensor]:
+        grads = [parameter.grad for parameter in self._parameters().values() if parameter.grad is not None]
+        return grads if self._product is self.weight.grad else [*grads, self._product]
 
 
 def make_update(weight: Tensor, bias: Tensor | None, settings: Optimizer, factor: Tensor) -> Update:

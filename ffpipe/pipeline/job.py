@@ -86,8 +86,10 @@ class Engine(Protocol):
     def layout_again(self, job: Job) -> Layout:
         """Discard the stages and cut the job anew to what is left. Raises RunFailed where nothing is."""
 
-    def run(self, job: Job, layout: Layout, store: Store, start: Start, on_report: OnReport) -> None:
+    def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
         """Work the plan from `start`, calling on_report with every report.
+
+        scratch: a folder of the run, for files that do not outlast this call.
 
         Raises StageLost where a stage or its host is gone, RunFailed where the program itself failed.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import torch
 
@@ -10,7 +11,8 @@ from ffpipe.errors import UserError
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start, make_layout
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Course, Train
-from ffpipe.pipeline.worker import AnyStage, WorkerSetup, make_feed, make_stage
+from ffpipe.pipeline.stage import Stage
+from ffpipe.pipeline.worker import WorkerSetup, make_feed, make_stage
 from ffpipe.store import Store
 from ffpipe.telemetry.spans import Spans
 
@@ -32,7 +34,7 @@ class LocalEngine:
     def layout_again(self, job: Job) -> Layout:
         return self.layout(job)
 
-    def run(self, job: Job, layout: Layout, store: Store, start: Start, on_report: OnReport) -> None:
+    def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
         setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start, ()) for spec in layout.stages]
         savers = [Saver(store) for _ in setups]
         stages = [make_stage(setup, saver) for setup, saver in zip(setups, savers, strict=True)]
@@ -67,7 +69,7 @@ class LocalEngine:
 
     @staticmethod
     def _report(
-        stages: list[AnyStage],
+        stages: list[Stage],
         savers: list[Saver],
         spans: list[Spans],
         trained: tuple[float, float],

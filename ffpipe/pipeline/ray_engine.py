@@ -11,6 +11,7 @@ import os
 import signal
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -75,7 +76,7 @@ class RayEngine:
                 self.release()
         raise RunFailed("no stage finds room in what is left of the cluster")
 
-    def run(self, job: Job, layout: Layout, store: Store, start: Start, on_report: OnReport) -> None:
+    def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
         setups = [
             WorkerSetup(spec, layout.plan, layout.window, job.config, store, start, senders(layout.stages, spec.index))
             for spec in layout.stages

@@ -31,6 +31,8 @@ from ffpipe.telemetry.report import Evaluation, StageReport
 Save = Callable[[int, Mapping[str, Saved]], None]
 PREDICTION = "prediction."
 METER = "meter"
+# Smaller tensors stay where they are: they are not worth a place in a file.
+PARKED_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -247,6 +249,22 @@ class Stage:
             state = {**self.head.state(), METER: self._head_meter.state(), **owed}
             files[checkpoint.HEAD] = Saved(state, tuple(self.head.weights()))
         return files
+
+    def kept(self) -> list[Tensor]:
+        """Large tensors whose contents make the stage what it is (parking.py)."""
+        return [tensor for part in self._parts() for tensor in part.state().values() if tensor.nbytes >= PARKED_BYTES]
+
+    def scratch(self) -> list[Tensor]:
+        """Large tensors whose contents can be made anew."""
+        return [tensor for part in self._parts() for tensor in part.scratch()]
+
+    def renew(self) -> None:
+        """Make what `scratch` lost."""
+        for layer in self.layers:
+            layer.renew()
+
+    def _parts(self) -> list[Layer | Head]:
+        return [*self.layers, *([self.head] if self.head else [])]
 
     def shapes(self) -> dict[str, dict[str, tuple[int, ...]]]:
         """What must be in each file that the stage goes on from: tensors and their shapes."""

@@ -74,7 +74,7 @@ class WorkerSetup:
     senders: tuple[int, ...]
 
 
-def make_stage(setup: WorkerSetup, saver: Saver) -> AnyStage:
+def make_stage(setup: WorkerSetup, saver: Saver) -> Stage:
     """The stage of a real network, as it was after the snapshot that the run starts from."""
     stage = Stage(setup.spec, saver.save)
     if setup.start.folder:

@@ -1,0 +1,208 @@
+"""The layerwise engine: along a row of the grid for a chapter of items, then the next row; one stage in memory.
+
+    chapter      items 0 .. n-1            items n .. m-1
+    stage 0      [1] ------------>  [4] ------------>
+    stage 1      [2] ------------>  [5] ------------>      [1], [2], ...: the order of the rows; between two rows
+    stage 2      [3] ------------>  [6] ------------>      activations lie in a spool, the other stages are parked
+
+What a stage hands on is from the step at which it was made, so the weights are the bits of every other order.
+A chapter is bounded as a window is: with hard negatives it is no longer than the lag.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ffpipe.errors import RunFailed, UserError
+from ffpipe.pipeline.job import Job, Layout, OnReport, Start, make_layout
+from ffpipe.pipeline.leftovers import sweep
+from ffpipe.pipeline.parking import Slip, fetch, park
+from ffpipe.pipeline.saver import Saver
+from ffpipe.pipeline.schedule import Course, Flow, Item, Stop, Train
+from ffpipe.pipeline.spool import Arrays, SpoolReader, SpoolWriter, features, join, without_features
+from ffpipe.pipeline.stage import Stage
+from ffpipe.pipeline.streams import Streams
+from ffpipe.pipeline.worker import WorkerSetup, make_feed, make_stage, senders
+from ffpipe.store import Store
+from ffpipe.telemetry.spans import Spans
+
+# Minibatches in a chapter where neither negatives nor the disk bound it: so many that parking a stage and fetching
+# it again is a small part of the work in between.
+CHAPTER = 256
+# Minibatches handled at once; more would only hold memory.
+CHUNK = 4
+PREFIX = "ffpipe-spool"
+
+
+class LayerwiseEngine:
+    """Every stage in this process, one at a time in memory."""
+
+    def __init__(self) -> None:
+        self._course: Course | None = None
+        self._interrupted = False
+
+    def layout(self, job: Job) -> Layout:
+        """One layer a stage where nothing else is asked for. The window of the layout is the chapter."""
+        execution = job.config.execution
+        if execution.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("execution.device is 'cuda', but torch finds no GPU here: give --device cpu")
+        longest = max(1, CHAPTER if (lag := job.config.training.lookahead) is None else lag)
+        chapter = execution.chapter or min(longest, CHAPTER)
+        execution = replace(execution, window=chapter, chunk=execution.chunk or min(CHUNK, chapter))
+        job = replace(job, config=replace(job.config, execution=execution))
+        return make_layout(job, execution.stages or job.layers)
+
+    def layout_again(self, job: Job) -> Layout:
+        return self.layout(job)
+
+    def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
+        """Raises StageLost where a file of the spool is damaged, RunFailed where there is no room for it."""
+        self._course = Course(layout.plan, start.step, job.config.execution.snapshot_seconds, time.monotonic)
+        if self._interrupted:
+            self._course.interrupt()
+        with _folder(Path(job.config.execution.spool or scratch)) as place:
+            try:
+                rows = _Rows(job, layout, store, start, place, on_report)
+                while not rows.over:
+                    rows.work_chapter(self._course)
+                rows.finish()
+            except OSError as error:
+                raise RunFailed(
+                    f"the spool in {place.parent} cannot be written ({error.strerror or error}): make room, or give "
+                    "another place with --execution.spool or a shorter --execution.chapter"
+                ) from error
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        if self._course is not None:
+            self._course.interrupt()
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+class _Rows:
+    """The rows of one run, chapter by chapter."""
+
+    def __init__(self, job: Job, layout: Layout, store: Store, start: Start, place: Path, on_report: OnReport) -> None:
+        setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start, ()) for spec in layout.stages]
+        self._place = place
+        self._plan = layout.plan
+        self._room = layout.window
+        compression = job.config.execution.spool_compression
+        self._compression = None if compression == "none" else compression
+        self._on_report = on_report
+        self._saver = Saver(store)
+        self._spans = [Spans(keep=job.config.execution.trace) for _ in setups]
+        self._trained = [(0.0, 0.0)] * len(setups)
+        self._senders = [senders(layout.stages, index) for index in range(len(setups))]
+        self._feed = make_feed(setups[0])
+        self._stages: list[Stage] = []
+        self._slips: list[Slip] = []
+        for setup in setups:
+            stage = make_stage(setup, self._saver)
+            self._slips.append(park(stage, self._parked(setup.spec.index)))
+            self._stages.append(stage)
+        self.over = False
+
+    def work_chapter(self, course: Course) -> None:
+        """One chapter, all rows. The first row takes items as they come, so that an interrupt ends the chapter."""
+        chapter: list[Item] = []
+        for index, stage in enumerate(self._stages):
+            with self._spans[index].span("input"):
+                fetch(stage, self._slips[index])
+            items = self._taken(course, chapter) if index == 0 else iter(chapter)
+            self._work_row(index, stage, items)
+            with self._spans[index].span("blocked"):
+                self._slips[index] = park(stage, self._parked(index))
+            self._report(index, stage)
+
+    def finish(self) -> None:
+        """Wait for the last snapshot, and report it."""
+        self._saver.wait()
+        self._report(len(self._stages) - 1, self._stages[-1])
+
+    def _taken(self, course: Course, chapter: list[Item]) -> Iterator[Item]:
+        """Items for one chapter, put down in `chapter` as they are taken: as many as may be in flight at once."""
+        flow = Flow(self._room)
+        for item in course:
+            flow.sent(self._plan.weight(item))
+            chapter.append(item)
+            yield item
+            if isinstance(item, Stop):
+                self.over = True
+                return
+            if not flow.may_send(self._plan.chunk):
+                return
+
+    def _work_row(self, index: int, stage: Stage, items: Iterable[Item]) -> None:
+        """One stage through the chapter: reads what others left for it, leaves what others need."""
+        last = len(self._stages) - 1
+        spans = self._spans[index]
+        with contextlib.ExitStack() as files:
+            readers = [files.enter_context(SpoolReader(self._spooled(s, index))) for s in self._senders[index]]
+            on, straight = None, None
+            if index < last:
+                on = files.enter_context(SpoolWriter(self._spooled(index, index + 1), self._compression))
+            if stage.spec.features and index < last - 1:
+                straight = files.enter_context(SpoolWriter(self._spooled(index, last), self._compression))
+            for message, item in enumerate(items):
+                with spans.span("input"):
+                    streams = self._streams(message, item, readers, stage)
+                begun = spans.elapsed
+                with spans.span("compute", label=str(item)):
+                    out = stage.handle(item, streams)
+                if isinstance(item, Train):
+                    self._trained[index] = (self._trained[index][0] or begun, spans.elapsed)
+                if index == last:
+                    self._feed.predictions(stage.predictions(item))
+                if out is not None and on is not None:
+                    with spans.span("publish"):
+                        on.write(message, without_features(out) | ({} if straight else features(out)))
+                        if straight is not None:
+                            straight.write(message, features(out))
+
+    def _streams(self, message: int, item: Item, readers: Sequence[SpoolReader], stage: Stage) -> Streams | None:
+        if not readers:
+            return self._feed.streams(item)
+        arrays: Arrays = {}
+        for reader in readers:
+            arrays |= reader.read(message)
+        return join(arrays, stage.device)
+
+    def _spooled(self, sender: int, receiver: int) -> Path:
+        return self._place / f"from-{sender:03d}-to-{receiver:03d}.arrow"
+
+    def _parked(self, index: int) -> Path:
+        return self._place / f"stage-{index:03d}.parked"
+
+    def _report(self, index: int, stage: Stage) -> None:
+        report = stage.report()
+        spans = self._spans[index]
+        report.began_at, report.seconds = spans.began_at, spans.elapsed
+        report.train_began, report.train_seconds = self._trained[index]
+        report.seconds_by_kind = dict(spans.totals)
+        report.spans = spans.drain()
+        report.files, report.failures = self._saver.drain()
+        self._on_report(report)
+
+
+@contextlib.contextmanager
+def _folder(inside: Path) -> Iterator[Path]:
+    """A folder for the spool, removed with all in it. What a killed run left is swept first."""
+    sweep(inside, PREFIX)
+    inside.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-{os.getpid()}-", dir=inside))
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)

@@ -1,0 +1,145 @@
+"""Streams on disk between two stages: memory-mapped Arrow IPC, read in the order in which they were written.
+
+One file holds what one stage hands to a later one during a chapter, a record batch for each array. Every array has a
+checksum with its place and shape in it, so that nothing is trained on wrong bytes. What has been read is deleted.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from ffpipe.errors import StageLost
+from ffpipe.pipeline.streams import Streams, to_array, to_tensor
+
+SCHEMA = pa.schema(
+    [("message", pa.int64()), ("name", pa.string()), ("dtype", pa.string()), ("shape", pa.list_(pa.int64())),
+     ("checksum", pa.uint32()), ("data", pa.large_binary())]
+)  # fmt: skip
+
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class SpoolWriter:
+    """Writes one file. compression: None, "lz4" or "zstd", none of which loses anything."""
+
+    def __init__(self, path: Path, compression: str | None) -> None:
+        self._file = pa.OSFile(str(path), "wb")
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        self._writer = pa.ipc.new_file(self._file, SCHEMA, options=options)
+
+    def write(self, message: int, arrays: Arrays) -> None:
+        """Messages in rising order. Raises OSError where there is no room."""
+        for name, array in arrays.items():
+            self._write(message, name, np.ascontiguousarray(array))
+
+    def _write(self, message: int, name: str, array: NDArray[Any]) -> None:
+        dtype, shape = array.dtype.str, list(array.shape)
+        offsets = pa.py_buffer(np.array([0, array.nbytes], dtype=np.int64))
+        data = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(array)])
+        checksum = _checksum(message, name, dtype, shape, array)
+        columns = [[message], [name], [dtype], [shape], [checksum]]
+        known = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=False)]
+        self._writer.write_batch(pa.record_batch([*known, data], schema=SCHEMA))
+
+    def __enter__(self) -> SpoolWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Raises OSError where there is no room for the end."""
+        with self._file:
+            self._writer.close()
+
+
+class SpoolReader:
+    """Reads one file, message by message; arrays that are not compressed are read in place."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises StageLost where the file is absent, cut, or none."""
+        self.path = path
+        try:
+            self._map = pa.memory_map(str(path))
+            self._reader = pa.ipc.open_file(self._map)
+        except (OSError, pa.ArrowException) as error:
+            raise StageLost(f"spool file {path} cannot be read: {_line(error)}") from None
+        self._next = 0
+
+    def read(self, message: int) -> Arrays:
+        """The arrays of a message by name; none where nothing was written of it.
+
+        Messages are asked for in rising order. Raises StageLost where the bytes are not those that were written.
+        """
+        found = {}
+        for here, name, array in self._arrays():
+            if here != message:
+                break
+            found[name] = array
+            self._next += 1
+        return found
+
+    def _arrays(self) -> Iterator[tuple[int, str, Any]]:
+        while self._next < self._reader.num_record_batches:
+            try:
+                batch = self._reader.get_batch(self._next)
+                batch.validate(full=True)
+                message, name, dtype, shape, checksum = (column[0].as_py() for column in batch.columns[:5])
+                array = np.frombuffer(batch.column("data")[0].as_buffer(), np.dtype(dtype)).reshape(shape)
+            except (OSError, pa.ArrowException, ValueError, TypeError, IndexError) as error:
+                raise StageLost(f"spool file {self.path} was altered: {_line(error)}") from None
+            if _checksum(message, name, dtype, shape, array) != checksum:
+                raise StageLost(f"spool file {self.path} was altered: the checksum of message {message} differs")
+            yield message, name, array
+
+    def __enter__(self) -> SpoolReader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Delete the file: what has been read is needed no more."""
+        self._map.close()
+        self.path.unlink(missing_ok=True)
+
+
+def without_features(streams: Streams) -> Arrays:
+    """What goes to the next stage whoever it is."""
+    arrays = zip(("rows", "labels", "goodness"), streams.to_arrays(), strict=True)
+    return {name: array for name, array in arrays if array is not None}
+
+
+def features(streams: Streams) -> Arrays:
+    """What goes to the last stage, for the head."""
+    return {f"features.{layer}": to_array(tensor) for layer, tensor in streams.features.items()}
+
+
+def join(arrays: Arrays, device: torch.device) -> Streams | None:
+    """One message from all of its arrays; None where it has no rows."""
+    if "rows" not in arrays:
+        return None
+    with warnings.catch_warnings():
+        # They are read-only, and so are streams by contract.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
+        streams = Streams.from_arrays(arrays["rows"], arrays.get("labels"), arrays.get("goodness"), device)
+        for name, array in arrays.items():
+            kind, _, layer = name.partition(".")
+            if kind == "features":
+                feature = to_tensor(array, device)
+                assert feature is not None
+                streams.features[int(layer)] = feature
+    return streams
+
+
+def _checksum(message: int, name: str, dtype: str, shape: list[int], array: NDArray[Any]) -> int:
+    header = zlib.crc32(f"{message} {name} {dtype} {shape}".encode())
+    return zlib.crc32(array.reshape(-1).view(np.uint8).data, header) if array.size else header
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

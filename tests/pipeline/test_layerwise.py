@@ -1,0 +1,128 @@
+"""The layerwise engine when the disk is full, a file is damaged, or a run before was killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ffpipe import Config, Interrupt, Interrupted, Result, RunFailed, UserError, override, recipe, resume, train
+from ffpipe.pipeline import layerwise
+from ffpipe.pipeline.leftovers import sweep
+from ffpipe.telemetry.report import StageReport
+from ffpipe.telemetry.view import QuietView
+
+
+def config(run_dir: Path, **fields: Any) -> Config:
+    plain = {
+        "training.epochs": 3,
+        "training.dims": [64, 90, 70, 50],
+        "execution.engine": "layerwise",
+        "execution.chapter": 12,
+        "execution.snapshot_steps": 20,
+        "execution.back_off": 0,
+        "execution.run_dir": str(run_dir),
+    }
+    return override(recipe("digits"), {**plain, **fields})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return train(config(tmp_path_factory.mktemp("run") / "run", **{"execution.engine": "local"}))
+
+
+class At(QuietView):
+    """Does something once, at a step."""
+
+    def __init__(self, step: int, what: Callable[[], None]) -> None:
+        self.step, self.what, self.notes = step, what, list[str]()
+
+    def report(self, report: StageReport) -> None:
+        if self.what is not None and report.step >= self.step:
+            what, self.what = self.what, lambda: None
+            what()
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def spooled(run: Path, pattern: str) -> Path:
+    return next(path for path in run.glob(f"ffpipe-spool-*/{pattern}") if path.stat().st_size)
+
+
+@pytest.mark.parametrize("pattern", ["from-000-to-001.arrow", "stage-001.parked", "stage-000.parked"])
+def test_a_damaged_file_means_once_more_from_the_snapshot(pattern: str, undisturbed: Result, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def damage() -> None:
+        path = spooled(run, pattern)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+
+    view = At(30, damage)
+    result = train(config(run), view)
+    assert result.weights_sha256 == undisturbed.weights_sha256
+    assert result.summary["recoveries"] == 1
+    assert "altered" in result.summary["recovery_notes"][0]["reason"]
+    assert not list(run.glob("ffpipe-spool-*"))
+
+
+def test_interrupted_and_resumed_by_another_engine_and_back(undisturbed: Result, tmp_path: Path) -> None:
+    interrupt = Interrupt()
+    with pytest.raises(Interrupted):
+        train(config(tmp_path / "run"), At(12, interrupt.request), interrupt)
+    interrupt = Interrupt()
+    with pytest.raises(Interrupted):
+        resume(tmp_path / "run", {"execution.engine": "local"}, At(50, interrupt.request), interrupt)
+    result = resume(tmp_path / "run", {"execution.engine": "layerwise", "execution.stages": 2})
+    assert result.weights_sha256 == undisturbed.weights_sha256
+    assert result.test_error_goodness == undisturbed.test_error_goodness
+
+
+def test_no_room_for_the_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(layerwise.SpoolWriter, "write", full)
+    with pytest.raises(RunFailed, match=r"spool .*No space left on device.*--execution\.spool"):
+        train(config(tmp_path / "run"))
+    assert not list((tmp_path / "run").glob("ffpipe-spool-*"))
+
+
+def test_a_spool_that_cannot_be_written_is_found_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"execution\.spool"):
+        train(config(tmp_path / "run", **{"execution.spool": str(tmp_path / "file")}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_killed_run_leaves_a_spool_that_the_next_one_removes(undisturbed: Result, tmp_path: Path) -> None:
+    path, run = tmp_path / "config.toml", tmp_path / "run"
+    path.write_text(config(run, **{"execution.spool": str(tmp_path)}).to_toml())
+    process = subprocess.Popen([sys.executable, "-m", "ffpipe", "train", str(path)], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((run / "checkpoints").glob("*/manifest.json")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(tmp_path.glob("ffpipe-spool-*"))
+    assert resume(run).weights_sha256 == undisturbed.weights_sha256
+    assert not list(tmp_path.glob("ffpipe-spool-*"))
+
+
+def test_sweep_touches_no_folder_of_a_living_process(tmp_path: Path) -> None:
+    (tmp_path / f"x-{os.getpid()}-a").mkdir()
+    (tmp_path / "x-4194305-a").mkdir()  # above the largest process id
+    (tmp_path / "x-word-a").mkdir()
+    sweep(tmp_path, "x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f"x-{os.getpid()}-a", "x-word-a"])

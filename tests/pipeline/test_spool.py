@@ -1,0 +1,107 @@
+"""What is read from a spool is what was written, or an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ffpipe.errors import StageLost
+from ffpipe.pipeline.spool import SpoolReader, SpoolWriter, features, join, without_features
+from ffpipe.pipeline.streams import Streams
+
+CPU = torch.device("cpu")
+
+
+def message(seed: int, dtype: torch.dtype = torch.float32) -> Streams:
+    chance = torch.Generator().manual_seed(seed)
+    rows = torch.randn(3, 6, 40, generator=chance).to(dtype)
+    return Streams(rows, torch.arange(6).reshape(3, 2), torch.randn(4, generator=chance), {2: rows[:, 4:].contiguous()})
+
+
+def write(path: Path, messages: dict[int, Streams], compression: str | None = None) -> None:
+    with SpoolWriter(path, compression) as writer:
+        for number, streams in messages.items():
+            writer.write(number, without_features(streams) | features(streams))
+
+
+@pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_messages_come_back_to_the_bit_in_order_and_their_file_goes(
+    dtype: torch.dtype, compression: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "spool.arrow"
+    written = {number: message(number, dtype) for number in (0, 1, 3)}
+    write(path, written, compression)
+    with SpoolReader(path) as reader:
+        for number in range(5):
+            read = join(reader.read(number), CPU)
+            if number not in written:
+                assert read is None
+                continue
+            assert read is not None
+            for name in ("rows", "labels", "goodness"):
+                assert torch.equal(getattr(read, name), getattr(written[number], name))
+                assert getattr(read, name).dtype == getattr(written[number], name).dtype
+            assert torch.equal(read.features[2], written[number].features[2])
+        del read
+    assert not path.exists()
+
+
+def test_what_may_be_absent_is_absent(tmp_path: Path) -> None:
+    write(tmp_path / "spool", {0: Streams(torch.zeros(1, 2, 3))})
+    with SpoolReader(tmp_path / "spool") as reader:
+        read = join(reader.read(0), CPU)
+    assert read is not None
+    assert read.labels is None
+    assert read.goodness is None
+    assert not read.features
+
+
+def test_every_flipped_byte_is_seen_or_of_no_consequence(tmp_path: Path) -> None:
+    """Padding may differ; what is read is either what was written or refused."""
+    path = tmp_path / "spool"
+    written = {0: message(0), 1: message(1)}
+    write(path, written)
+    whole = path.read_bytes()
+    refused = 0
+    chance = np.random.default_rng(0)
+    for place in chance.choice(len(whole), size=400, replace=False):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(chance.integers(8))
+        path.write_bytes(damaged)
+        try:
+            with SpoolReader(path) as reader:
+                for number, streams in written.items():
+                    read = join(reader.read(number), CPU)
+                    assert read is not None
+                    assert torch.equal(read.rows, streams.rows)
+                    assert read.labels is not None
+                    assert torch.equal(read.labels, streams.labels)  # type: ignore[arg-type]  # it has labels
+        except StageLost as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 200
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_a_file_that_was_cut_is_refused(share: float, tmp_path: Path) -> None:
+    path = tmp_path / "spool"
+    write(path, {0: message(0)})
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(StageLost, match="cannot be read"):
+        SpoolReader(path)
+
+
+def test_a_file_that_is_absent_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StageLost, match="cannot be read"):
+        SpoolReader(tmp_path / "none")
+
+
+def test_no_room(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left on device"), SpoolWriter(Path("/dev/full"), None) as writer:
+        for number in range(100):
+            writer.write(number, without_features(message(number)))
