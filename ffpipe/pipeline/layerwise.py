@@ -55,6 +55,8 @@ class LayerwiseEngine:
         execution = job.config.execution
         if execution.device == "cuda" and not torch.cuda.is_available():
             raise UserError("execution.device is 'cuda', but torch finds no GPU here: give --device cpu")
+        if execution.spool:
+            _check_folder(Path(execution.spool))
         longest = max(1, CHAPTER if (lag := job.config.training.lookahead) is None else lag)
         chapter = execution.chapter or min(longest, CHAPTER)
         execution = replace(execution, window=chapter, chunk=execution.chunk or min(CHUNK, chapter))
@@ -194,6 +196,15 @@ class _Rows:
         report.spans = spans.drain()
         report.files, report.failures = self._saver.drain()
         self._on_report(report)
+
+
+def _check_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"execution.spool {path} cannot be written ({reason}): give a folder with room") from None
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from ffpipe import Config, Interrupt, Interrupted, Result, RunFailed, UserError, override, recipe, resume, train
-from ffpipe.pipeline import layerwise
 from ffpipe.pipeline.leftovers import sweep
+from ffpipe.pipeline.spool import SpoolWriter
 from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.view import QuietView
 
@@ -91,7 +91,7 @@ def test_no_room_for_the_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(layerwise.SpoolWriter, "write", full)
+    monkeypatch.setattr(SpoolWriter, "write", full)
     with pytest.raises(RunFailed, match=r"spool .*No space left on device.*--execution\.spool"):
         train(config(tmp_path / "run"))
     assert not list((tmp_path / "run").glob("ffpipe-spool-*"))

@@ -80,8 +80,7 @@ def test_every_flipped_byte_is_seen_or_of_no_consequence(tmp_path: Path) -> None
                     assert torch.equal(read.rows, streams.rows)
                     assert read.labels is not None
                     assert torch.equal(read.labels, streams.labels)  # type: ignore[arg-type]  # it has labels
-        except StageLost as error:
-            assert str(path) in str(error)
+        except StageLost:
             refused += 1
     assert refused > 200
 
@@ -101,7 +100,6 @@ def test_a_file_that_is_absent_is_refused(tmp_path: Path) -> None:
         SpoolReader(tmp_path / "none")
 
 
-def test_no_room(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No space left on device"), SpoolWriter(Path("/dev/full"), None) as writer:
-        for number in range(100):
-            writer.write(number, without_features(message(number)))
+def test_no_room() -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        write(Path("/dev/full"), {number: message(number) for number in range(100)})
