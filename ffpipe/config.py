@@ -24,6 +24,9 @@ from msgspec import Meta
 
 from ffpipe.errors import UserError, nearest
 
+# Ray starts with no less.
+LEAST_OBJECT_STORE = 75 << 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
@@ -216,6 +219,9 @@ class Execution:
     log_steps: Annotated[
         int, Meta(ge=0, description="steps between rows of metrics.parquet; 0: an epoch, at most 100")
     ] = 0
+    object_store_bytes: Annotated[
+        int, Meta(ge=0, description="of Ray's object store, where ffpipe starts Ray itself; 0: Ray's choice")
+    ] = 0
     trace: Annotated[bool, Meta(description="write trace.json, a Chrome trace of what every stage did when")] = False
     snapshot_steps: Annotated[int, Meta(ge=0, description="steps between snapshots; 0: only at the end")] = 0
     snapshot_seconds: Annotated[float, Meta(ge=0, description="seconds between snapshots, beside those; 0: none")] = 0.0
@@ -355,6 +361,11 @@ def check(config: Config) -> None:
         raise UserError(
             f"execution.chunk is {execution.chunk}, more than execution.window {execution.window}: "
             f"give a chunk of at most {execution.window}"
+        )
+    if 0 < execution.object_store_bytes < LEAST_OBJECT_STORE:
+        raise UserError(
+            f"execution.object_store_bytes is {execution.object_store_bytes}, but Ray's least object store has "
+            f"{LEAST_OBJECT_STORE}: give that or more, or 0 for Ray's choice"
         )
     if execution.device == "cpu" and execution.gpus:
         raise UserError(f"execution.gpus is {execution.gpus} with execution.device 'cpu': give --device cuda")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ffpipe import checkpoint
-from ffpipe.config import Config, checked, override
+from ffpipe.config import Config, Execution, checked, override
 from ffpipe.errors import Diverged, Interrupted, RunFailed, StageLost, UserError
 from ffpipe.pipeline.job import Engine, Job, Layout, Start, make_job
 from ffpipe.pipeline.layerwise import LayerwiseEngine
@@ -63,7 +63,7 @@ def train(config: Config, view: View | None = None, interrupt: Interrupt | None 
     config = checked(config)
     check_new(config)
     job = make_job(config)
-    engine = make_engine(config.execution.engine)
+    engine = make_engine(config.execution)
     try:
         layout = engine.layout(job)
         folder = new_run(job.config)
@@ -101,7 +101,7 @@ def resume(
         snapshot = newest_whole(store, job, view)
         if snapshot and snapshot.step > job.steps:
             raise UserError(f"run {run} is at step {snapshot.step}, past the end of {config.training.epochs} epochs")
-        engine = make_engine(config.execution.engine)
+        engine = make_engine(config.execution)
         try:
             layout = engine.layout(job)
             folder.write_config(job.config)
@@ -121,14 +121,14 @@ def newest_whole(store: Store, job: Job, view: View) -> checkpoint.Manifest | No
     return None
 
 
-def make_engine(name: str) -> Engine:
-    """The engine called "local", "layerwise" or "ray". Ray is imported only where it is used."""
-    if name != "ray":
-        return LocalEngine() if name == "local" else LayerwiseEngine()
+def make_engine(execution: Execution) -> Engine:
+    """The engine that was asked for. Ray is imported only where it is used."""
+    if execution.engine != "ray":
+        return LocalEngine() if execution.engine == "local" else LayerwiseEngine()
     prepare_ray()
     from ffpipe.pipeline.ray_engine import RayEngine
 
-    return RayEngine()
+    return RayEngine(object_store_bytes=execution.object_store_bytes)
 
 
 class Run:
@@ -148,6 +148,8 @@ class Run:
     def go(self, layout: Layout) -> Result:
         """Raises RunFailed, Interrupted."""
         self.view.start(self.job, layout, self.folder.path)
+        for note in layout.notes:
+            self.view.note(note)
         status = "failed"
         try:
             self._work(layout)

@@ -3,7 +3,8 @@
     python scripts/bench_flat_memory.py [--chunks 2500]
 
 Trains the digits through two Ray stages with one minibatch a message and prints resident anonymous memory (Linux,
-/proc) after 500 chunks and at the end; `growth` in the last line, of JSON, is the largest increase in bytes.
+/proc) after 500 chunks and at the end; `growth` in the last line, of JSON, is the largest increase in bytes. Exit
+status 1 where Ray spilled anything or kept it beside the object store.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from object_store_use import StoreLog
 from own_stages import own_stages
 from rich.console import Console
 from rich.table import Table
@@ -35,8 +38,13 @@ def anonymous_bytes(process: int) -> int:
 class Watch(QuietView):
     """Reads everybody's memory with each report of the last stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: StoreLog) -> None:
+        self.log = log
         self.seen: dict[str, list[tuple[int, int]]] = {}
+        self.store: dict[str, int] = {}
+
+    def stop(self) -> None:
+        self.store = self.log.read()
 
     def report(self, report: StageReport) -> None:
         if report.stage != 1 or not report.step:
@@ -50,8 +58,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--chunks", type=int, default=2500)
     options = parser.parse_args()
-    watch = Watch()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="ff-", dir="/tmp") as folder:
+        watch = Watch(StoreLog(folder))
         fields = {"training.epochs": options.chunks // 28 + 1, "execution.chunk": 1, "execution.evaluate_every": 0}
         config = override(recipe("digits"), fields)
         train(replace(config, execution=replace(config.execution, run_dir=f"{folder}/run")), watch)
@@ -63,7 +71,8 @@ def main() -> None:
         growth = max(growth, end - warm)
         table.add_row(name, f"{warm / 1e6:.1f}", f"{end / 1e6:.1f}", str(last))
     Console().print(table)
-    print(json.dumps({"benchmark": "flat_memory", "chunks": options.chunks, "growth": growth}))
+    print(json.dumps({"benchmark": "flat_memory", "chunks": options.chunks, "growth": growth, "store": watch.store}))
+    sys.exit(1 if watch.store["spills"] or watch.store["files_beside"] else 0)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ WRONG = [
     ("execution.stages", "4", "give 1 to 3"),
     ("execution.chunk", "49", "allow at most 48"),
     ("execution.window", "49", "allow at most 48"),
+    ("execution.object_store_bytes", "1000", "give that or more, or 0"),
     ("execution.engine", "spark", "'ray'"),
     ("execution.gpus", "1", "--device cuda"),
     ("execution.evaluate_every", "1", "training.data.validation"),

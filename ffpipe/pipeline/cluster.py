@@ -7,20 +7,25 @@ usage (ray_settings.py), and keeps its files in a temporary folder that is remov
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from pathlib import Path
 
 import ray
 from ray._private.services import canonicalize_bootstrap_address
+from ray._private.utils import estimate_available_memory, resolve_object_store_memory
 
+from ffpipe.config import LEAST_OBJECT_STORE
 from ffpipe.errors import RunFailed, UserError
 
 CONNECT_SECONDS = 10.0
+SHARED_MEMORY = "/dev/shm"
 # What follows it is "/ffpipe-PPPPPPP-XXXXXXXX/session_YYYY-MM-DD_HH-MM-SS_XXXXXX_PPPPPPP/sockets/plasma_store".
 LONGEST_FOLDER = 20
 
@@ -28,10 +33,14 @@ LONGEST_FOLDER = 20
 class Cluster:
     """A connection to Ray, made on construction.
 
-    Raises UserError where RAY_ADDRESS does not answer, RunFailed where Ray does not start.
+    Raises UserError where RAY_ADDRESS does not answer or where there is no room for the object store that was asked
+    for, RunFailed where Ray does not start.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, object_store_bytes: int = 0) -> None:
+        """object_store_bytes: of a cluster of our own; 0: as Ray chooses."""
+        self._on_disk = False
+        self._shared = shared_memory()
         self._owned = False
         self._folder: str | None = None
         if ray.is_initialized():
@@ -42,7 +51,7 @@ class Cluster:
         if address:
             self._join(address)
         else:
-            self._start()
+            self._start(own_store_bytes(object_store_bytes, _default_store_bytes(), self._shared))
         # Ray puts its own handler in place of the program's, one that exits without taking anything down.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
@@ -54,6 +63,28 @@ class Cluster:
     def available(self) -> dict[str, float]:
         """What nobody uses at the moment."""
         return dict(ray.available_resources())
+
+    def stores(self) -> dict[str, int]:
+        """Bytes of the object store of each node, by its id."""
+        alive = (node for node in ray.nodes() if node["Alive"])
+        return {node["NodeID"]: int(node["Resources"].get("object_store_memory", 0)) for node in alive}
+
+    def larger_store(self, size: int) -> str:
+        """How to come by an object store of so many bytes, for messages."""
+        if self._folder is None:
+            return f"a cluster whose nodes have one of that size (ray start --object-store-memory {size})"
+        docker = f", after giving /dev/shm more (docker run {_shm_size(size)})" if self._shared < size else ""
+        return f"--execution.object-store-bytes {size}{docker}"
+
+    def notes(self, size: int) -> tuple[str, ...]:
+        """What a person should know before a run that needs an object store of so many bytes."""
+        if not self._on_disk:
+            return ()
+        least = max(size, LEAST_OBJECT_STORE)
+        return (
+            f"warning: /dev/shm has {self._shared / 1e6:.0f} MB free, too little for Ray's object store, which is "
+            f"on disk and slower now: give it more (docker run {_shm_size(least)})",
+        )
 
     def close(self) -> None:
         """Leave the cluster; take it down and remove its files if it is our own."""
@@ -75,8 +106,9 @@ class Cluster:
                 "start one there, or unset RAY_ADDRESS to have one started here"
             ) from None
 
-    def _start(self) -> None:
+    def _start(self, object_store_bytes: int) -> None:
         folder = Path(_short_folder())
+        self._on_disk = object_store_bytes > self._shared
         sweep(folder)
         self._folder = tempfile.mkdtemp(prefix=f"ffpipe-{os.getpid()}-", dir=folder)
         try:
@@ -86,13 +118,48 @@ class Cluster:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 _node_ip_address="127.0.0.1",
+                object_store_memory=object_store_bytes,
                 _temp_dir=self._folder,
             )
         except BaseException as error:
             self.close()
-            if isinstance(error, (RuntimeError, ConnectionError, TimeoutError)):
+            if isinstance(error, (RuntimeError, ConnectionError, TimeoutError, ValueError)):
                 raise RunFailed(f"Ray could not be started: {_first_line(error)}") from error
             raise
+
+
+def shared_memory() -> int:
+    """Bytes free in /dev/shm, where object stores are kept; no limit where there is none, as on macOS."""
+    try:
+        return shutil.disk_usage(SHARED_MEMORY).free
+    except FileNotFoundError:
+        return sys.maxsize
+
+
+def own_store_bytes(asked: int, default: int, shared: int) -> int:
+    """Size of the object store of a cluster of our own. Raises UserError where there is no room for what was asked.
+
+    Ray keeps a store on disk where /dev/shm has no room for the whole of it. Ours is made so large that it has,
+    unless there is no room for the least that Ray starts with.
+    """
+    if asked > shared:
+        raise UserError(
+            f"execution.object_store_bytes is {asked}, but /dev/shm has {shared} bytes free: give at most that, "
+            f"or make /dev/shm larger (docker run {_shm_size(asked)})"
+        )
+    # As in Ray, a little is left to others.
+    fits = int(shared * 0.95)
+    return asked or (min(default, fits) if fits >= LEAST_OBJECT_STORE else default)
+
+
+def _default_store_bytes() -> int:
+    """What Ray would choose."""
+    return int(resolve_object_store_memory(estimate_available_memory()))
+
+
+def _shm_size(store: int) -> str:
+    """Docker's option for a /dev/shm with room for a store of so many bytes."""
+    return f"--shm-size={math.ceil(store / 0.95 / 1e6) * 10**6}"
 
 
 def _knock(address: str) -> None:

@@ -15,6 +15,7 @@ from ffpipe.errors import UserError
 from ffpipe.ff.labels import LabelCode
 from ffpipe.ff.precision import PRECISIONS
 from ffpipe.pipeline.calibrate import Costs
+from ffpipe.pipeline.footprint import Room, fitting, refuse_unfit
 from ffpipe.pipeline.partition import layer_costs, partition
 from ffpipe.pipeline.schedule import Plan, choose_chunk, choose_window
 from ffpipe.pipeline.stage import StageSpec
@@ -54,11 +55,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Layout:
-    """A job cut into stages: what `execution` comes to."""
+    """A job cut into stages: what `execution` comes to. notes: what a person should know of it."""
 
     stages: tuple[StageSpec, ...]
     plan: Plan
     window: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,15 +141,23 @@ def _with_whole_paths(config: Config) -> Config:
     return replace(config, training=replace(config.training, data=data), execution=execution)
 
 
-def make_layout(job: Job, stages: int, measured: Measured | None = None) -> Layout:
-    """Cut a job into `stages` stages and size its chunks and window, by what was measured if anything was."""
+def make_layout(job: Job, stages: int, measured: Measured | None = None, room: Room | None = None) -> Layout:
+    """Cut a job into `stages` stages and size its chunks and window: by what was measured, and to the room there is.
+
+    Raises UserError where the chunk or window that was asked for, or a single minibatch, does not fit.
+    """
     training, execution = job.config.training, job.config.execution
     lag = training.lookahead
     layers, step_seconds, message_seconds = _cut(job, stages, measured)
-    room = max(1, execution.window or execution.window_bytes // job.minibatch_bytes)
-    room = room if lag is None else min(room, max(lag, 1))
-    chunk = execution.chunk or choose_chunk(stages, room, step_seconds, message_seconds)
+    specs = _specs(job, layers)
+    if room is not None:
+        refuse_unfit(specs, room, execution.window, execution.chunk)
+    fits = None if room is None else fitting(specs, room)
+    most = max(1, execution.window or execution.window_bytes // job.minibatch_bytes)
+    most = min(n for n in (most, None if lag is None else max(lag, 1), fits) if n is not None)
+    chunk = execution.chunk or choose_chunk(stages, most, step_seconds, message_seconds)
     window = execution.window or choose_window(stages, chunk, lag, job.minibatch_bytes, execution.window_bytes)
+    window = window if fits is None else min(window, fits)
     rows_of_image = job.splits.classes * training.labelled + training.head
     plan = Plan(
         steps=job.steps,
@@ -158,10 +168,16 @@ def make_layout(job: Job, stages: int, measured: Measured | None = None) -> Layo
         evaluation_batch=max(1, chunk * training.roles * training.batch_size // rows_of_image),
         snapshot_steps=execution.snapshot_steps,
     )
-    specs = tuple(
+    return Layout(specs, plan, window)
+
+
+def _specs(job: Job, layers: list[range]) -> tuple[StageSpec, ...]:
+    """layers: of each stage."""
+    training, execution = job.config.training, job.config.execution
+    return tuple(
         StageSpec(
             index=index,
-            stages=stages,
+            stages=len(layers),
             layers=of_stage,
             training=training,
             width=job.width,
@@ -173,7 +189,6 @@ def make_layout(job: Job, stages: int, measured: Measured | None = None) -> Layo
         )
         for index, of_stage in enumerate(layers)
     )
-    return Layout(specs, plan, window)
 
 
 def _cut(job: Job, stages: int, measured: Measured | None) -> tuple[list[range], float, float]:

@@ -11,6 +11,7 @@ import os
 import signal
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import ray
 from ffpipe.errors import Diverged, RunFailed, StageLost, UserError
 from ffpipe.pipeline.actor import CONCURRENCY, Process, StageActor, start_ticks
 from ffpipe.pipeline.cluster import Cluster
+from ffpipe.pipeline.footprint import Room, least_store
 from ffpipe.pipeline.job import Job, Layout, Measured, OnReport, Start, make_layout
 from ffpipe.pipeline.worker import Parts, WorkerSetup, senders
 from ffpipe.store import Store
@@ -29,15 +31,18 @@ SECONDS_A_STAGE_TO_BEGIN = 10.0
 
 
 class RayEngine:
-    """Every stage in an actor of its own. parts: what workers make their stage and feed with."""
+    """Every stage in an actor of its own. parts: what workers make their stage and feed with.
 
-    def __init__(self, parts: Parts | None = None) -> None:
+    object_store_bytes: of a cluster of our own; 0: as Ray chooses.
+    """
+
+    def __init__(self, parts: Parts | None = None, object_store_bytes: int = 0) -> None:
         self._parts = parts or Parts()
         self._actors: list[Any] = []
         self._processes: list[Process] = []
         self._threads = 1
         self._interrupted = False
-        self.cluster = Cluster()
+        self.cluster = Cluster(object_store_bytes)
 
     def layout(self, job: Job) -> Layout:
         """Place the actors, min(layers, CPUs) of them where not given, and cut the network to what they measure.
@@ -57,11 +62,11 @@ class RayEngine:
                 )
         self._threads = max(1, int(demand["CPU"]))
         self._place(stages, demand, execution.start_timeout)
-        return make_layout(job, stages, self.measure(job))
+        return self._make_layout(job)
 
     def layout_again(self, job: Job) -> Layout:
         """On as many stages as before if they find room, else on fewer."""
-        wanted = max(1, len(self._actors))
+        wanted, why = max(1, len(self._actors)), ""
         self.release()
         execution = job.config.execution
         for stages in range(wanted, 0, -1):
@@ -71,10 +76,11 @@ class RayEngine:
                 continue
             try:
                 self._place(stages, demand, execution.start_timeout)
-                return make_layout(job, stages, self.measure(job))
-            except (UserError, StageLost):
+                return self._make_layout(job)
+            except (UserError, StageLost) as error:
                 self.release()
-        raise RunFailed("no stage finds room in what is left of the cluster")
+                why = f" ({error})"
+        raise RunFailed(f"no stage finds room in what is left of the cluster{why}")
 
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
         setups = [
@@ -135,6 +141,13 @@ class RayEngine:
         except ray.exceptions.RayError as error:
             raise StageLost(_reason("a stage could not start", error)) from error
 
+    def _make_layout(self, job: Job) -> Layout:
+        """For the stages that were placed."""
+        nodes = tuple(process.node for process in self._processes)
+        room = Room(nodes, self.cluster.stores(), self.cluster.larger_store)
+        layout = make_layout(job, len(nodes), self.measure(job), room)
+        return replace(layout, notes=self.cluster.notes(least_store(layout.stages, nodes, layout.window)))
+
     def measure(self, job: Job) -> Measured:
         """Costs of every layer on every stage's device, and of a message between neighbours."""
         training = job.config.training
@@ -143,10 +156,11 @@ class RayEngine:
         return Measured(costs, self.message_seconds(job.minibatch_bytes))
 
     def message_seconds(self, size: int) -> float:
-        """What a message of `size` bytes takes between neighbours."""
+        """What a message of `size` bytes takes between neighbours; one of less is sent where the stores are small."""
+        sent = min(size, min(self.cluster.stores().values()) // 8)
         pairs = list(zip(self._actors, self._actors[1:], strict=False))
-        trips = [self._ask([a.round_trip.remote(b, size)])[0] for a, b in pairs[:MEASURED_EDGES]]
-        return statistics.median(trips) if trips else 0.0
+        trips = [self._ask([a.round_trip.remote(b, sent)])[0] for a, b in pairs[:MEASURED_EDGES]]
+        return statistics.median(trips) * size / sent if trips else 0.0
 
     def _ask(self, refs: list[Any]) -> list[Any]:
         """Results of calls before the run. Raises StageLost where a stage dies or does not answer, else RunFailed."""

@@ -181,6 +181,8 @@ class Worker:
             else:
                 streams = self._joined(parts)
             out = self.stage.handle(item, streams)
+        # What came in leaves the object store before what goes out enters it (footprint.py).
+        parts, streams = {}, None
         if isinstance(item, Train):
             self._trained = (self._trained[0] or begun, self._spans.elapsed)
         if not self.spec.is_last:

@@ -1,0 +1,147 @@
+"""Bytes in the object store as tables, worked out by hand: 2 B rows to train on, B neutral ones, 4 bytes a number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ffpipe import Training, UserError, override, recipe
+from ffpipe.pipeline.footprint import USABLE, Room, evaluated, fitting, footprints, refuse_unfit
+from ffpipe.pipeline.job import Job, Measured, make_job, make_layout
+from ffpipe.pipeline.stage import StageSpec
+
+DIMS = [64, 1000, 2000, 500, 300]
+MB = 10**6
+# Of a minibatch of 100: labels in two messages, sums of goodness of the 28 images that are evaluated in its place.
+LABELS, SCORES = 2 * 100 * 8, 2 * 28 * 8 + 28 * 10 * 4
+
+
+def job(**fields: Any) -> Job:
+    plain = {"training.dims": DIMS, "training.batch_size": 100, "training.negatives": "random"}
+    return make_job(override(recipe("digits"), {**plain, **fields}))
+
+
+def specs(stages: int, **fields: Any) -> tuple[StageSpec, ...]:
+    return make_layout(job(**fields), stages).stages
+
+
+def each(stages: int, nodes: str, **fields: Any) -> dict[str, int]:
+    return {node: f.each for node, f in footprints(specs(stages, **fields), nodes).items()}
+
+
+def test_a_single_stage_sends_nothing() -> None:
+    assert footprints(specs(1), "a") == {}
+    assert fitting(specs(1), Room("a", {"a": 0}, str)) is None
+
+
+def test_the_widest_edge_counts() -> None:
+    """Cut after the second layer of 2000; the head sees layers 1 to 3, and the second is the rows themselves."""
+    assert [list(spec.layers) for spec in specs(2)] == [[0, 1], [2, 3]]
+    assert each(2, "aa") == {"a": 308 * 2000 * 4 + SCORES}  # 28 images under 10 labels and the neutral one: 308 rows
+    assert each(2, "aa", **{"training.head": False}) == {"a": 200 * 2000 * 4}
+
+
+def test_features_for_the_head_wait_beside_the_rows() -> None:
+    """One layer a stage. What the head sees of layer 1, 2000 wide, goes past stage 2, beside rows 2000 and 500 wide."""
+    wide, features = 300 * 2000 * 4 + LABELS, 100 * 2000 * 4
+    assert each(4, "aaaa") == {"a": wide + features}
+    only_rows = {"a": 308 * 1000 * 4 + SCORES, "c": 308 * 2000 * 4 + SCORES}
+    assert each(4, "abcd") == {**only_rows, "b": wide + features, "d": 300 * 500 * 4 + features + LABELS}
+
+
+@pytest.mark.parametrize(
+    ("fields", "rows", "number"),
+    [
+        ({"training.precision": "bfloat16"}, 308, 2),
+        ({"training.precision": "float64"}, 308, 8),
+        ({"training.batch_size": 2}, 11, 4),  # an evaluation has a message of one image at least
+    ],
+)
+def test_the_bytes_of_a_number_and_small_batches(fields: dict[str, Any], rows: int, number: int) -> None:
+    rest = each(2, "aa", **fields)["a"] - rows * 2000 * number
+    assert 0 <= rest <= 28 * 10 * 8 + 2 * 28 * 8
+
+
+def test_hard_negatives_bring_predictions_back() -> None:
+    lag = 48
+    hard = footprints(specs(2, **{"training.negatives": "hard", "training.negative_lag": lag}), "ab")
+    random = footprints(specs(2), "ab")
+    assert {node: f.fixed for node, f in hard.items()} == {"a": lag * 100 * 10 * 4, "b": lag * 100 * 10 * 4}
+    assert all(hard[node].each == random[node].each + 100 * 10 * 4 for node in "ab")
+
+
+def test_in_lock_step_neutral_rows_go_alone() -> None:
+    """Neither the pairs nor the neutral rows have both; the evaluation is the largest message."""
+    assert each(2, "aa", **{"training.negatives": "hard", "training.negative_lag": 0}) == {
+        "a": 308 * 2000 * 4 + SCORES + 100 * 10 * 4
+    }
+
+
+def test_a_footprint_and_the_store_it_fits_in() -> None:
+    footprint = footprints(specs(2), "aa")["a"]
+    for window in (1, 7, 100):
+        capacity = footprint.capacity(window)
+        assert capacity % MB == 0
+        assert footprint.held(window) <= capacity * USABLE
+        assert window <= footprint.most(capacity) < window + 2
+        assert footprint.most(int(footprint.held(window) / USABLE) - MB) < window
+
+
+def test_images_evaluated_in_the_place_of_a_minibatch() -> None:
+    cases = [Training(), Training(head=False, negatives="random"), Training(batch_size=1)]
+    assert [evaluated(training, 10) for training in cases] == [28, 20, 1]
+    assert evaluated(Training(labels="none", negatives="hybrid"), 10) == 200
+
+
+def larger(size: int) -> str:
+    return f"a store of {size}"
+
+
+@pytest.mark.parametrize(
+    ("window", "chunk", "capacity", "says"),
+    [
+        (20, 0, 10 * MB, "must have 66 MB for that and has 10 MB: give --execution.window 3, or a store of 66000000"),
+        (20, 5, 10 * MB, "give --execution.window 3 --execution.chunk 3, or a store of 66000000"),
+        (0, 5, 10 * MB, "give --execution.chunk 3, or a store of 17000000"),
+        (0, 0, 3 * MB, "1 minibatch.* must have 4 MB for that and has 3 MB: give --stages 1, or a store of 4000000"),
+        (20, 0, 66 * MB, ""),
+        (3, 3, 10 * MB, ""),
+        (0, 0, 10 * MB, ""),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_would(window: int, chunk: int, capacity: int, says: str) -> None:
+    room = Room("ab", {"a": 10**12, "b": capacity}, larger)
+    cut = specs(2)
+    if not says:
+        refuse_unfit(cut, room, window, chunk)
+        return
+    with pytest.raises(UserError, match=says):
+        refuse_unfit(cut, room, window, chunk)
+
+
+def test_a_window_that_is_chosen_fits() -> None:
+    asked = job(**{"training.negatives": "hard", "training.negative_lag": 48})
+    free = make_layout(asked, 2, room=Room("aa", {"a": 10**12}, larger))
+    assert free == make_layout(asked, 2)
+    for capacity in (70 * MB, 30 * MB, 10 * MB, 5 * MB):
+        room = Room("aa", {"a": capacity}, larger)
+        layout = make_layout(asked, 2, room=room)
+        fits = fitting(layout.stages, room)
+        assert fits is not None
+        assert 1 <= layout.plan.chunk <= layout.window <= fits
+        assert layout.window == min(free.window, fits) or layout.plan.chunk < free.plan.chunk
+
+
+def test_where_messages_are_dear_the_chunk_shrinks_with_the_store() -> None:
+    asked = job()
+    costs = replace(make_measured(asked), message_seconds=1.0)
+    sizes = [make_layout(asked, 2, costs, Room("aa", {"a": c * MB}, larger)) for c in (1000, 30, 5)]
+    assert [(layout.plan.chunk, layout.window) for layout in sizes] == [(8, 48), (2, 9), (1, 1)]
+
+
+def make_measured(job: Job) -> Measured:
+    from ffpipe.pipeline.calibrate import Costs
+
+    return Measured([Costs((0.01,) * job.layers, 0.0)] * 2, 0.0)
