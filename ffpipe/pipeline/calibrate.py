@@ -9,7 +9,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,6 +19,8 @@ from ffpipe.ff.layer import Layer
 from ffpipe.ff.precision import PRECISIONS
 
 STEPS = 3
+# Costs of larger minibatches are in proportion; to measure them in full could take minutes.
+LARGEST_BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -31,20 +33,23 @@ class Costs:
 
 def measure_costs(training: Training, width: int, classes: int, device: torch.device) -> Costs:
     """Time a few steps of each layer of another shape. width: features of an input row with its label."""
+    batch = min(training.batch_size, LARGEST_BATCH)
+    scale = training.batch_size / batch
+    training = replace(training, batch_size=batch)
     widths = (width, *training.dims[1:])
     shapes = list(itertools.pairwise(widths))
     seconds = {shape: _layer_seconds(training, *shape, device) for shape in set(shapes)}
     head = _head_seconds(training, classes, device) if training.head else 0.0
-    return Costs(tuple(seconds[shape] for shape in shapes), head)
+    return Costs(tuple(seconds[shape] * scale for shape in shapes), head * scale)
 
 
 def _layer_seconds(training: Training, fan_in: int, width: int, device: torch.device) -> float:
-    layer = Layer(0, fan_in, width, training, device)
+    layer = Layer(0, fan_in, width, replace(training, local_steps=1), device)
     rows = torch.ones(
         training.roles * training.batch_size, fan_in, dtype=PRECISIONS[training.precision].products, device=device
     )
     out = rows.new_empty(len(rows), width)
-    return _median_seconds(lambda: layer.step(0, rows, training.batch_size, 1.0, out), device)
+    return training.local_steps * _median_seconds(lambda: layer.step(0, rows, training.batch_size, 1.0, out), device)
 
 
 def _head_seconds(training: Training, classes: int, device: torch.device) -> float:
