@@ -47,7 +47,7 @@ class RayEngine:
     def layout(self, job: Job) -> Layout:
         """Place the actors, min(layers, CPUs) of them where not given, and cut the network to what they measure.
 
-        Raises UserError where the cluster is too small for what was asked, or stays busy.
+        Raises UserError where the cluster or its object stores are too small for what was asked, or it stays busy.
         """
         execution = job.config.execution
         have = self.cluster.resources()
@@ -145,6 +145,8 @@ class RayEngine:
         """For the stages that were placed."""
         nodes = tuple(process.node for process in self._processes)
         room = Room(nodes, self.cluster.stores(), self.cluster.larger_store)
+        if not room.capacities.keys() >= set(nodes):
+            raise StageLost("the host of a stage is gone")
         layout = make_layout(job, len(nodes), self.measure(job), room)
         return replace(layout, notes=self.cluster.notes(least_store(layout.stages, nodes, layout.window)))
 
@@ -157,7 +159,7 @@ class RayEngine:
 
     def message_seconds(self, size: int) -> float:
         """What a message of `size` bytes takes between neighbours; one of less is sent where the stores are small."""
-        sent = min(size, min(self.cluster.stores().values()) // 8)
+        sent = max(1, min(size, *(store // 8 for store in self.cluster.stores().values())))
         pairs = list(zip(self._actors, self._actors[1:], strict=False))
         trips = [self._ask([a.round_trip.remote(b, sent)])[0] for a, b in pairs[:MEASURED_EDGES]]
         return statistics.median(trips) * size / sent if trips else 0.0
