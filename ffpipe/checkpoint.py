@@ -95,13 +95,21 @@ def write_tensors(store: Store, step: int, name: str, state: Mapping[str, Tensor
 
 
 def write_manifest(store: Store, step: int, files: Sequence[WrittenFile], takes: Input, keep: int) -> Manifest:
-    """Make a snapshot whole, then remove all but the `keep` newest whole ones. Raises OSError."""
+    """Make a snapshot whole, then remove all but the `keep` newest whole ones. Raises OSError.
+
+    What writers that were killed left goes too: every stage is past this step, so nobody writes there any more.
+    """
     entries = {f.name: FileEntry(f.sha256, f.size, f.weights_sha256) for f in sorted(files, key=lambda f: f.name)}
     digest = combined_digest({f.name: f.weights_sha256 for f in files})
     manifest = Manifest(FORMAT, step, takes, digest, entries)
     store.write(f"{folder_of(step)}/{MANIFEST}", json.dumps(asdict(manifest), indent=1).encode())
-    for old in whole_snapshots(store)[:-keep]:
-        remove(store, old)
+    # Later ones were found damaged, and are written again when the run comes there.
+    behind = [folder for folder in store.folders("step-") if folder <= folder_of(step)]
+    kept = [folder for folder in whole_snapshots(store) if folder in behind][-keep:]
+    for old in behind:
+        if old not in kept:
+            remove(store, old)
+    store.remove_temporary(folder_of(step))
     return manifest
 
 

@@ -34,8 +34,10 @@ class Cluster:
     def __init__(self) -> None:
         self._owned = False
         self._folder: str | None = None
-        if ray.is_initialized():
-            return
+        if not ray.is_initialized():
+            self._attach()
+
+    def _attach(self) -> None:
         address = os.environ.get("RAY_ADDRESS")
         self._owned = True
         on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -54,6 +56,21 @@ class Cluster:
     def available(self) -> dict[str, float]:
         """What nobody uses at the moment."""
         return dict(ray.available_resources())
+
+    def attached(self) -> bool:
+        """Whether the node that this process is attached to is alive, as far as Ray has noticed."""
+        here = ray.get_runtime_context().get_node_id()
+        return any(node["NodeID"] == here and node["Alive"] for node in ray.nodes())
+
+    def attach_again(self) -> None:
+        """Join by another node of the cluster, or start one anew, after that node has died. Raises RunFailed."""
+        if not self._owned:
+            raise RunFailed("the Ray node that this program is attached to has died")
+        self.close()
+        try:
+            self._attach()
+        except UserError as error:
+            raise RunFailed(str(error)) from error
 
     def close(self) -> None:
         """Leave the cluster; take it down and remove its files if it is our own."""
