@@ -104,8 +104,13 @@ def write_manifest(store: Store, step: int, files: Sequence[WrittenFile], takes:
 
 
 def prune(store: Store, keep: int) -> None:
-    """Remove what is older than the `keep` newest whole snapshots, whole or not. Raises OSError."""
+    """Remove what is older than the `keep` newest whole snapshots, whole or not, and what killed writers left in these.
+
+    Raises OSError.
+    """
     kept = whole_snapshots(store)[-keep:]
+    for folder in kept:
+        store.remove_temporary(folder)
     for folder in store.folders("step-"):
         if kept and folder < kept[0]:
             remove(store, folder)

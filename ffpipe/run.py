@@ -67,16 +67,16 @@ def train(config: Config, view: View | None = None, interrupt: Interrupt | None 
     try:
         layout = engine.layout(job)
         folder = new_run(job.config)
-        try:
-            with folder.lock():
+        with folder.lock():
+            try:
                 store = folder.store(config)
                 if checkpoint.whole_snapshots(store):
                     raise UserError(f"{store.root} holds the snapshots of another run: give another place for these")
                 log = RunLog(job, folder, store, view or QuietView(), Past(), asked_at)
-                return Run(job, engine, folder, log, view or QuietView(), interrupt or Interrupt()).go(layout)
-        except UserError:
-            shutil.rmtree(folder.path)
-            raise
+            except UserError:
+                shutil.rmtree(folder.path)
+                raise
+            return Run(job, engine, folder, log, view or QuietView(), interrupt or Interrupt()).go(layout)
     finally:
         engine.close()
 
@@ -210,7 +210,10 @@ class Run:
                     why = decision.why if isinstance(decision, GiveUp) else "the run was to end"
                     raise RunFailed(f"{error} ({why}); {self._rescue()}") from error
                 time.sleep(decision.wait)
-                layout = self.engine.layout_again(self.job)
+                try:
+                    layout = self.engine.layout_again(self.job)
+                except RunFailed as nowhere:
+                    raise RunFailed(f"{error}; {nowhere}; {self._rescue()}") from nowhere
                 self.log.newest = newest_whole(self.store, self.job, self.view)
                 step = self._start().step
                 self.log.recovered(RecoveryNote(str(error), step, max(0, reached - step), len(layout.stages)))

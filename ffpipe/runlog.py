@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,7 @@ from ffpipe.pipeline.job import Job, Layout
 from ffpipe.runs import RunFolder
 from ffpipe.store import Store
 from ffpipe.telemetry.metrics import read_metrics, write_metrics
-from ffpipe.telemetry.report import Evaluation, LayerRow, StageReport, WrittenFile
+from ffpipe.telemetry.report import Evaluation, FailedFile, LayerRow, StageReport, WrittenFile
 from ffpipe.telemetry.spans import TraceFile
 from ffpipe.telemetry.view import View
 
@@ -51,7 +52,7 @@ class RunLog:
         self._view = view
         self._asked_at = asked_at
         self._layout: Layout | None = None
-        self._files: dict[int, list[WrittenFile]] = {}
+        self._files: dict[int, list[WrittenFile | FailedFile]] = {}
         self._latest: dict[int, StageReport] = {}
         self._trace = TraceFile(folder.trace) if job.config.execution.trace else None
 
@@ -87,8 +88,10 @@ class RunLog:
         self._past.rows += report.rows
         self._past.evaluations += report.evaluations
         for failure in report.failures:
-            self._view.note(f"warning: a snapshot could not be written: {failure}; training goes on")
-        for file in report.files:
+            why = f"{failure.place}: {failure.reason}"
+            self._view.note(f"warning: a snapshot could not be written: {why}; training goes on")
+        files: list[WrittenFile | FailedFile] = [*report.files, *report.failures]
+        for file in files:
             self._file(file)
         if self._trace is not None:
             name = f"stage {report.stage}: layers {', '.join(map(str, report.layers))}"
@@ -101,27 +104,42 @@ class RunLog:
             self._trace.close()
         return self._write(status)
 
-    def _file(self, file: WrittenFile) -> None:
-        """A snapshot is whole when every layer and the head have written their file."""
+    def _file(self, file: WrittenFile | FailedFile) -> None:
+        """A snapshot is whole when every layer and the head have written their file.
+
+        One that can't become whole is removed when nobody writes to it any more: on a full disk that makes room.
+        """
         files = self._files.setdefault(file.step, [])
         files.append(file)
         if len(files) < self._job.layers + self._job.config.training.head:
             return
         del self._files[file.step]
+        written = [each for each in files if isinstance(each, WrittenFile)]
+        if len(written) < len(files):
+            self._discard(file.step)
+            return
         takes = checkpoint.Input(self._job.splits.shape, self._job.width, self._job.splits.classes)
         try:
             # Before the manifest: whoever goes on from this snapshot finds what was known when it was made.
             self._write("running")
-            self.newest = checkpoint.write_manifest(self._store, file.step, files, takes)
+            self.newest = checkpoint.write_manifest(self._store, file.step, written, takes)
         except OSError as error:
             reason = error.strerror or error
             self._view.note(f"warning: snapshot of step {file.step} could not be made whole: {reason}")
+            self._discard(file.step)
             return
         try:
             self._folder.write_summary(self._summary("running"))
             checkpoint.prune(self._store, self._job.config.execution.keep_snapshots)
         except OSError as error:
             self._view.note(f"warning: {error.filename or self._store.root}: {error.strerror or error}")
+
+    def _discard(self, step: int) -> None:
+        """Remove what there is of a snapshot that did not become whole."""
+        folder = checkpoint.folder_of(step)
+        with contextlib.suppress(OSError):
+            if folder not in checkpoint.whole_snapshots(self._store):
+                checkpoint.remove(self._store, folder)
 
     def _write(self, status: str) -> dict[str, Any]:
         write_metrics(self._folder.metrics, self._past.rows, self._job.steps_per_epoch)

@@ -90,7 +90,7 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Whole or not at all."""
-        temporary = self.path / f".summary.{os.getpid()}.tmp"
+        temporary = self.path / ".summary.tmp"  # one name, so that what a killed process left is written over
         temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         os.replace(temporary, self.summary)
 

@@ -86,5 +86,11 @@ class Store:
         if self._files.get_file_info(self._path(name)).type == fs.FileType.Directory:
             self._files.delete_dir(self._path(name))
 
+    def remove_temporary(self, name: str) -> None:
+        """Remove what writers that were killed left of files in a folder."""
+        if self.is_local:
+            for left in Path(self._path(name)).glob(".*.tmp"):
+                left.unlink(missing_ok=True)
+
     def _path(self, name: str) -> str:
         return f"{self._base}/{name}"

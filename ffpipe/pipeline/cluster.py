@@ -23,9 +23,11 @@ from ray._private.utils import estimate_available_memory, resolve_object_store_m
 
 from ffpipe.config import LEAST_OBJECT_STORE
 from ffpipe.errors import RunFailed, UserError
+from ffpipe.pipeline.leftovers import sweep
 
 CONNECT_SECONDS = 10.0
 SHARED_MEMORY = "/dev/shm"
+PREFIX = "ffpipe"
 # What follows it is "/ffpipe-PPPPPPP-XXXXXXXX/session_YYYY-MM-DD_HH-MM-SS_XXXXXX_PPPPPPP/sockets/plasma_store".
 LONGEST_FOLDER = 20
 
@@ -39,19 +41,22 @@ class Cluster:
 
     def __init__(self, object_store_bytes: int = 0) -> None:
         """object_store_bytes: of a cluster of our own; 0: as Ray chooses."""
+        self._asked_bytes = object_store_bytes
         self._on_disk = False
         self._shared = shared_memory()
         self._owned = False
         self._folder: str | None = None
-        if ray.is_initialized():
-            return
+        if not ray.is_initialized():
+            self._attach()
+
+    def _attach(self) -> None:
         address = os.environ.get("RAY_ADDRESS")
         self._owned = True
         on_sigterm = signal.getsignal(signal.SIGTERM)
         if address:
             self._join(address)
         else:
-            self._start(own_store_bytes(object_store_bytes, _default_store_bytes(), self._shared))
+            self._start(own_store_bytes(self._asked_bytes, _default_store_bytes(), self._shared))
         # Ray puts its own handler in place of the program's, one that exits without taking anything down.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
@@ -86,6 +91,21 @@ class Cluster:
             f"on disk and slower now: give it more (docker run {_shm_size(least)})",
         )
 
+    def attached(self) -> bool:
+        """Whether the node that this process is attached to is alive, as far as Ray has noticed."""
+        here = ray.get_runtime_context().get_node_id()
+        return any(node["NodeID"] == here and node["Alive"] for node in ray.nodes())
+
+    def attach_again(self) -> None:
+        """Join by another node of the cluster, or start one anew, after that node has died. Raises RunFailed."""
+        if not self._owned:
+            raise RunFailed("the Ray node that this program is attached to has died")
+        self.close()
+        try:
+            self._attach()
+        except UserError as error:
+            raise RunFailed(str(error)) from error
+
     def close(self) -> None:
         """Leave the cluster; take it down and remove its files if it is our own."""
         if self._owned:
@@ -109,8 +129,8 @@ class Cluster:
     def _start(self, object_store_bytes: int) -> None:
         folder = Path(_short_folder())
         self._on_disk = object_store_bytes > self._shared
-        sweep(folder)
-        self._folder = tempfile.mkdtemp(prefix=f"ffpipe-{os.getpid()}-", dir=folder)
+        sweep(folder, PREFIX)
+        self._folder = tempfile.mkdtemp(prefix=f"{PREFIX}-{os.getpid()}-", dir=folder)
         try:
             ray.init(
                 address="local",
@@ -173,24 +193,6 @@ def _knock(address: str) -> None:
         raise ValueError("give HOST:PORT; a Ray Client address does not let stages talk to each other")
     if colon and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-
-
-def sweep(folder: Path) -> None:
-    """Remove what clusters of ours left in a folder for temporary files whose process was killed."""
-    for left in folder.glob("ffpipe-*-*"):
-        owner = left.name.split("-")[1]
-        if owner.isdigit() and not _alive(int(owner)):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
 
 
 def _short_folder() -> str:

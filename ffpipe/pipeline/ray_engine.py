@@ -53,34 +53,43 @@ class RayEngine:
         have = self.cluster.resources()
         stages = execution.stages or max(1, min(job.layers, int(have.get("CPU", 0))))
         demand = _demand(job, stages, have)
-        for name, each in demand.items():
-            if each * stages > have.get(name, 0.0) + 1e-6:
-                raise UserError(
-                    f"{stages} stage(s) of {each:g} {name} each need {each * stages:g} {name}, the cluster has "
-                    f"{have.get(name, 0.0):g}: ask for fewer stages or less for each "
-                    f"({_fields(name)}), or join a larger cluster with RAY_ADDRESS"
-                )
+        for name in _short_of(stages, demand, have):
+            raise UserError(
+                f"{stages} stage(s) of {demand[name]:g} {name} each need {demand[name] * stages:g} {name}, the cluster "
+                f"has {have.get(name, 0.0):g}: ask for fewer stages or less for each "
+                f"({_fields(name)}), or join a larger cluster with RAY_ADDRESS"
+            )
         self._threads = max(1, int(demand["CPU"]))
         self._place(stages, demand, execution.start_timeout)
         return self._make_layout(job)
 
     def layout_again(self, job: Job) -> Layout:
         """On as many stages as before if they find room, else on fewer."""
-        wanted, why = max(1, len(self._actors)), ""
+        wanted = max(1, len(self._actors))
         self.release()
-        execution = job.config.execution
+        layout = self._fit(job, wanted)
+        if layout is None and not self.cluster.attached():
+            self.cluster.attach_again()
+            layout = self._fit(job, wanted)
+        if layout is None:
+            raise RunFailed("no stage finds room in what is left of the cluster")
+        return layout
+
+    def _fit(self, job: Job, wanted: int) -> Layout | None:
+        """A layout on `wanted` stages or as many as find room; None where none does."""
         for stages in range(wanted, 0, -1):
             have = self.cluster.resources()
             demand = _demand(job, stages, have)
-            if any(each * stages > have.get(name, 0.0) + 1e-6 for name, each in demand.items()):
+            if not self.cluster.attached():
+                return None
+            if _short_of(stages, demand, have):
                 continue
             try:
-                self._place(stages, demand, execution.start_timeout)
+                self._place(stages, demand, job.config.execution.start_timeout)
                 return self._make_layout(job)
-            except (UserError, StageLost) as error:
+            except (UserError, StageLost):
                 self.release()
-                why = f" ({error})"
-        raise RunFailed(f"no stage finds room in what is left of the cluster{why}")
+        return None
 
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
         setups = [
@@ -126,8 +135,9 @@ class RayEngine:
         }
         remote: Any = ray.remote(concurrency_groups=CONCURRENCY)(StageActor)  # type: ignore[call-overload]  # no hint
         self._actors = [remote.options(**options).remote() for _ in range(stages)]
+        pings = [actor.ping.remote() for actor in self._actors]
         try:
-            ray.get([actor.ping.remote() for actor in self._actors], timeout=timeout)
+            self._wait_for_places(pings, stages, demand, timeout)
             self._processes = ray.get([actor.process.remote() for actor in self._actors], timeout=timeout)
         except ray.exceptions.GetTimeoutError:
             asked = ", ".join(f"{each:g} {name}" for name, each in demand.items() if each)
@@ -149,6 +159,19 @@ class RayEngine:
             raise StageLost("the host of a stage is gone")
         layout = make_layout(job, len(nodes), self.measure(job), room)
         return replace(layout, notes=self.cluster.notes(least_store(layout.stages, nodes, layout.window)))
+
+    def _wait_for_places(self, pings: list[Any], stages: int, demand: dict[str, float], timeout: float) -> None:
+        """Raises GetTimeoutError, StageLost, and what a dead stage answers.
+
+        Ray takes a node for alive until it has missed a few calls, places stages on it, and then waits in silence.
+        """
+        deadline = time.monotonic() + timeout
+        while len(ray.wait(pings, num_returns=stages, timeout=POLL_SECONDS)[0]) < stages:
+            if not self.cluster.attached() or _short_of(stages, demand, self.cluster.resources()):
+                raise StageLost("a node of the cluster has died")
+            if time.monotonic() > deadline:
+                raise ray.exceptions.GetTimeoutError
+        ray.get(pings)
 
     def measure(self, job: Job) -> Measured:
         """Costs of every layer on every stage's device, and of a message between neighbours."""
@@ -223,6 +246,11 @@ def _demand(job: Job, stages: int, have: dict[str, float]) -> dict[str, float]:
         cpus = 1.0 if stages <= total else math.floor(total / stages * 1e4) / 1e4
     gpus = execution.gpus or (1.0 if execution.device == "cuda" else 0.0)
     return {"CPU": cpus, **({"GPU": gpus} if gpus else {}), **execution.resources}
+
+
+def _short_of(stages: int, demand: dict[str, float], have: dict[str, float]) -> list[str]:
+    """Resources of which a cluster that has these is too small for so many stages."""
+    return [name for name, each in demand.items() if each * stages > have.get(name, 0.0) + 1e-6]
 
 
 def _fields(resource: str) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ffpipe import checkpoint
 from ffpipe.store import Store
-from ffpipe.telemetry.report import WrittenFile
+from ffpipe.telemetry.report import FailedFile, WrittenFile
 
 State = dict[str, Tensor]
 
@@ -34,7 +34,7 @@ class Saver:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._written: deque[WrittenFile] = deque()
-        self._failures: deque[str] = deque()
+        self._failures: deque[FailedFile] = deque()
         self._thread: threading.Thread | None = None
 
     def save(self, step: int, files: Mapping[str, Saved]) -> None:
@@ -49,7 +49,7 @@ class Saver:
         if self._thread is not None:
             self._thread.join()
 
-    def drain(self) -> tuple[list[WrittenFile], list[str]]:
+    def drain(self) -> tuple[list[WrittenFile], list[FailedFile]]:
         """Files written, and what could not be written and why, since the last call."""
         files = [self._written.popleft() for _ in range(len(self._written))]
         return files, [self._failures.popleft() for _ in range(len(self._failures))]
@@ -61,7 +61,7 @@ class Saver:
                 self._written.append(checkpoint.write_tensors(self._store, step, name, saved.state, digest))
             except OSError as error:
                 place = self._store.place(f"{checkpoint.folder_of(step)}/{name}")
-                self._failures.append(f"{place}: {error.strerror or error}")
+                self._failures.append(FailedFile(step, place, error.strerror or str(error)))
 
 
 def _copy(state: State) -> State:

@@ -68,7 +68,7 @@ def write_metrics(path: Path, rows: Sequence[LayerRow], steps_per_epoch: int) ->
         "loss": [r.loss for r in ordered],
         "pair_errors": [r.pair_errors for r in ordered],
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     pq.write_table(pa.table(columns, schema=SCHEMA), temporary)
     os.replace(temporary, path)
 

@@ -43,6 +43,15 @@ class WrittenFile:
     weights_sha256: str
 
 
+@dataclass(frozen=True)
+class FailedFile:
+    """One file of a snapshot that could not be written: where, and why."""
+
+    step: int
+    place: str
+    reason: str
+
+
 @dataclass
 class StageReport:
     """What happened in one stage since its last report, and where it stands."""
@@ -59,7 +68,7 @@ class StageReport:
     rows: list[LayerRow] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     files: list[WrittenFile] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)  # files of a snapshot that could not be written, and why
+    failures: list[FailedFile] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
 
     @property

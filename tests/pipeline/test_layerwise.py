@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from typing import Any
 import pytest
 
 from ffpipe import Config, Interrupt, Interrupted, Result, RunFailed, UserError, override, recipe, resume, train
-from ffpipe.pipeline.leftovers import sweep
 from ffpipe.pipeline.spool import SpoolWriter
 from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.view import QuietView
@@ -118,11 +116,3 @@ def test_a_killed_run_leaves_a_spool_that_the_next_one_removes(undisturbed: Resu
     assert list(tmp_path.glob("ffpipe-spool-*"))
     assert resume(run).weights_sha256 == undisturbed.weights_sha256
     assert not list(tmp_path.glob("ffpipe-spool-*"))
-
-
-def test_sweep_touches_no_folder_of_a_living_process(tmp_path: Path) -> None:
-    (tmp_path / f"x-{os.getpid()}-a").mkdir()
-    (tmp_path / "x-4194305-a").mkdir()  # above the largest process id
-    (tmp_path / "x-word-a").mkdir()
-    sweep(tmp_path, "x")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f"x-{os.getpid()}-a", "x-word-a"])
