@@ -26,6 +26,18 @@ class Interrupted(Exception):
     """Somebody asked the run to end, and it has saved what it had (exit status 130)."""
 
 
+# A message quotes what a file holds, which may be anything.
+LONGEST_LINE = 2000
+
+
+def one_line(error: BaseException | str) -> str:
+    """A message as one line for a terminal: control characters escaped, the middle of an endless one left out."""
+    line = " ".join(str(error).split())
+    if len(line) > LONGEST_LINE:
+        line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """A closing phrase for an unknown name: the nearest right one, or else all of them.
 
