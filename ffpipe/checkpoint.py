@@ -143,7 +143,7 @@ def read_manifest(store: Store, folder: str) -> Manifest:
     path = f"{folder}/{MANIFEST}"
     try:
         manifest = msgspec.json.decode(store.read(path, LARGEST_MANIFEST), type=Manifest)
-    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"checkpoint {store.place(path)} cannot be read: {error}") from None
     if manifest.format != FORMAT:
         raise UserError(
