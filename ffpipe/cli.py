@@ -67,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, `head` say, has gone
         sys.stderr.close()
         return 1
+    except OSError as error:  # a folder that cannot be written, a disk that is full
+        print(f"ffpipe: {one_line(error)}", file=sys.stderr)
+        return 1
 
 
 @contextmanager

@@ -35,7 +35,8 @@ MOST_LAYERS = 1000  # files of layers are numbered with three digits
 MOST_LAG = 1 << 16  # a snapshot keeps a prediction for each
 MOST_SECONDS = 1_000_000
 # Our keys have four parts. The time that tomllib takes for one grows with the square of their number.
-_DEEP_KEY = re.compile(r"""(?:^|[\[{,])[ \t]*(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){8}""", re.MULTILINE)
+_PART = r"""(?:[\w-]++|"(?:\\.|[^"\\\n])*+"|'[^'\n]*+')[ \t]*+"""
+_DEEP_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*+(?:{_PART}\.[ \t]*+){{8}}", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ def read_whole(path: Path, most: int) -> bytes:
     """The bytes of a file of at most `most`. Raises UserError; FileNotFoundError where there is none."""
     try:
         # A named pipe that nobody writes to would hold a plain open for ever.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise UserError(f"cannot read {path}: it is no regular file")
             data = file.read(most + 1)

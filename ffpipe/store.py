@@ -80,7 +80,9 @@ class Store:
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders in the root that begin so, in order. Raises OSError where the root is no folder."""
         found = self._files.get_file_info(fs.FileSelector(self._base, allow_not_found=True))
-        return sorted(i.base_name for i in found if i.type == fs.FileType.Directory and i.base_name.startswith(prefix))
+        folders = [i for i in found if i.type == fs.FileType.Directory and i.base_name.startswith(prefix)]
+        # Old folders are removed, but not what a link in a stranger's run points to.
+        return sorted(i.base_name for i in folders if not (self.is_local and os.path.islink(i.path)))
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
