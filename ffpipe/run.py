@@ -12,7 +12,7 @@ from typing import Any
 from ffpipe import checkpoint
 from ffpipe.config import Config, checked, override
 from ffpipe.contents import snapshot_contents
-from ffpipe.errors import Diverged, Interrupted, RunFailed, StageLost, UserError, one_line
+from ffpipe.errors import Diverged, Interrupted, RunFailed, StageLost, UserError
 from ffpipe.pipeline.job import Engine, Job, Layout, Start, make_job
 from ffpipe.pipeline.local import LocalEngine
 from ffpipe.pipeline.ray_settings import prepare_ray
@@ -118,7 +118,7 @@ def newest_whole(store: Store, job: Job, view: View) -> checkpoint.Manifest | No
         try:
             return verified(store, folder, job)
         except UserError as error:
-            view.note(f"warning: {one_line(error)}; trying the snapshot before it")
+            view.note(f"warning: {error}; trying the snapshot before it")
     return None
 
 

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ffpipe import checkpoint
-from ffpipe.errors import UserError, one_line
+from ffpipe.errors import UserError
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.runs import RunFolder
 from ffpipe.store import Store
@@ -165,5 +165,5 @@ def read_past(folder: RunFolder, snapshot: checkpoint.Manifest | None, view: Vie
         return folder.read_past()
     except UserError as error:
         if snapshot is not None:
-            view.note(f"warning: {one_line(error)}; metrics and evaluations up to step {snapshot.step} are lost")
+            view.note(f"warning: {error}; metrics and evaluations up to step {snapshot.step} are lost")
         return Past()

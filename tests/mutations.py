@@ -116,11 +116,11 @@ def by_tensors(data: bytes, chance: random.Random) -> bytes:
                 shapes = ((0,), (), (1,), tensor.shape[::-1], (1, *tensor.shape), (0, 10**9))
                 state[name] = torch.zeros(chance.choice(shapes), dtype=tensor.dtype)
             case "dtype":
-                state[name] = tensor.to(chance.choice(dtypes))
+                state[name] = (tensor.real if tensor.is_complex() else tensor).to(chance.choice(dtypes))
             case "value":
-                state[name] = torch.full_like(tensor, chance.choice((-1, 0, 1, 2**40, -(2**62))))
-                if tensor.is_floating_point():
-                    state[name].fill_(chance.choice((float("nan"), float("inf"), -1.0, 1e38)))
+                numbers = (-1, 0, 1, 2**40, -(2**62)) if tensor.dtype == torch.int64 else (0, 1)
+                floats = (float("nan"), float("inf"), -1.0, 1e38)
+                state[name] = torch.full_like(tensor, chance.choice(floats if tensor.is_floating_point() else numbers))
             case _:
                 pass
     return safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})

@@ -23,7 +23,7 @@ from strangers import HEAD, LAYER, MANIFEST, MORE_BYTES, Notes, bounded, fresh, 
 
 import ffpipe
 from ffpipe.config import Config
-from ffpipe.errors import Diverged, UserError, one_line
+from ffpipe.errors import Diverged, UserError
 from ffpipe.pipeline.job import Job, Start, make_job
 from ffpipe.pipeline.local import LocalEngine
 from ffpipe.run import verified
@@ -44,7 +44,7 @@ def well(ask: Callable[[], object]) -> str:
         with bounded():
             ask()
     except (UserError, Diverged) as error:
-        return one_line(error)
+        return str(error)
     return ""
 
 
