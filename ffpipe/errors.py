@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-
 # A message quotes what a file holds, which may be anything.
 LONGEST_LINE = 2000
 

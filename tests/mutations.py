@@ -119,7 +119,7 @@ def by_tensors(data: bytes, chance: random.Random) -> bytes:
                 state[name] = (tensor.real if tensor.is_complex() else tensor).to(chance.choice(dtypes))
             case "value":
                 numbers = (-1, 0, 1, 2**40, -(2**62)) if tensor.dtype == torch.int64 else (0, 1)
-                floats = (float("nan"), float("inf"), -1.0, 1e38)
+                floats = (float("nan"), float("inf"), -1.0, 6e4)
                 state[name] = torch.full_like(tensor, chance.choice(floats if tensor.is_floating_point() else numbers))
             case _:
                 pass
