@@ -34,10 +34,10 @@ from ffpipe.config import Config
 from ffpipe.pipeline.job import Job, Layout, Measured, OnReport, Start, make_job
 from ffpipe.pipeline.ray_settings import prepare_ray
 from ffpipe.run import Interrupt, Run
-from ffpipe.runlog import Past, RunLog
+from ffpipe.runlog import RunLog
 from ffpipe.runs import new_run
 from ffpipe.store import Store
-from ffpipe.telemetry.report import StageReport
+from ffpipe.telemetry.report import Past, StageReport
 from ffpipe.telemetry.view import QuietView
 
 prepare_ray()
@@ -143,7 +143,7 @@ def train(config: Config, kills: int) -> tuple[float, list[Kill]]:
         layout = engine.layout(job)
         folder = new_run(job.config)
         with folder.lock():
-            log = RunLog(job, folder, folder.store(config), view, Past(), time.time())
+            log = RunLog(job, folder, folder.store(config), view, Past(), None, time.time())
             Run(job, engine, folder, log, view, Interrupt()).go(layout)
     finally:
         engine.close()

@@ -24,7 +24,7 @@ from ffpipe.pipeline.job import Job
 from ffpipe.run import Result, resume, train
 from ffpipe.runs import RunFolder
 from ffpipe.store import Store
-from ffpipe.telemetry.report import LayerRow
+from ffpipe.telemetry.report import LayerRow, Past
 from ffpipe.telemetry.view import QuietView
 
 
@@ -41,6 +41,7 @@ class Notes(QuietView):
 real_prune = checkpoint.prune
 real_remove, real_remove_folder = Store.remove, Store.remove_folder
 real_write_summary = RunFolder.write_summary
+real_write_past = RunFolder.write_past
 
 
 @contextmanager
@@ -60,6 +61,10 @@ def simulated(world: World) -> Iterator[None]:
         world.write("driver", "summary.json")
         real_write_summary(folder, summary)
 
+    def write_past(folder: RunFolder, past: Past) -> None:
+        world.write("driver", "past.json")
+        real_write_past(folder, past)
+
     def prune(store: Store, keep: int) -> None:
         real_prune(store, keep)
         assert len(checkpoint.whole_snapshots(store)) <= keep == world.config.execution.keep_snapshots
@@ -71,9 +76,9 @@ def simulated(world: World) -> Iterator[None]:
         "ffpipe.store.Store.remove": lambda s, name: world.remove(s, name, lambda: real_remove(s, name)),
         "ffpipe.store.Store.remove_folder": lambda s, name: world.remove(s, name, lambda: real_remove_folder(s, name)),
         "ffpipe.runlog.write_metrics": write_metrics,
-        "ffpipe.runlog.read_metrics": lambda _: list(world.rows),
         "ffpipe.runlog.version": lambda _: "0",
         "ffpipe.runs.RunFolder.write_summary": write_summary,
+        "ffpipe.runs.RunFolder.write_past": write_past,
         "ffpipe.run.make_engine": lambda _: SimEngine(world),
         "ffpipe.run.make_job": lambda c: Job(c, splits(c.training), 1, c.training.data.train_limit),
         "ffpipe.run.time": SimpleNamespace(time=lambda: 0.0, sleep=world.sleep),
