@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ffpipe import checkpoint
+from ffpipe.checkpoint import HEAD, Contents, Input, Kept, layer_file
 from ffpipe.config import Training
+from ffpipe.contents import PREDICTION
 from ffpipe.data.examples import Examples
 from ffpipe.data.splits import Splits
 from ffpipe.ff.head import HeadStep
 from ffpipe.ff.layer import StepLoss
+from ffpipe.telemetry.metrics import METER, METER_STEPS
 from ffpipe.telemetry.report import Evaluation, LayerRow
 
 CLASSES = 2
@@ -55,7 +58,20 @@ class Few:
 def splits(training: Training) -> Splits:
     """As many training examples as a config says, 3 to validate where it wants any, and 5 to test."""
     counts = (training.data.train_limit, 3 if training.data.validation else 0, 5)
-    return Splits(*(cast(Examples, Few(count)) for count in counts))
+    return Splits(*(cast(Examples, Few(count)) for count in (*counts, 0)))
+
+
+def chain_contents(training: Training, takes: Input, step: int) -> dict[str, Contents]:
+    """In the place of contents.snapshot_contents."""
+    lag = training.lookahead or 0
+    chain = {
+        "weight": Kept((2,), torch.int64),
+        METER: Kept((2,), torch.float64),
+        METER_STEPS: Kept((), torch.int64, largest=step),
+    }
+    owed = {f"{PREDICTION}{s}": Kept((1, CLASSES), torch.float32) for s in range(max(step, lag), step + lag)}
+    files: dict[str, Contents] = {layer_file(index): chain for index in range(len(training.dims) - 1)}
+    return files | ({HEAD: chain | owed} if training.head else {})
 
 
 class ChainLayer:
@@ -72,7 +88,7 @@ class ChainLayer:
         out[:, 0] = torch.tensor([mix(OUT, chain, value) for value in values])
         return torch.tensor([float(small(mix(GOODNESS, chain, value))) for value in values])
 
-    def step(self, rows: Tensor, pairs: int, factor: float, out: Tensor) -> StepLoss:
+    def step(self, step: int, rows: Tensor, pairs: int, factor: float, out: Tensor) -> StepLoss:
         self.forward(rows, out)
         chain = mix(STEP, int(self.weight[1]), *_ints(rows[: 2 * pairs]))
         self.weight += torch.tensor([1, chain - int(self.weight[1])])  # in place, as a real one
@@ -129,24 +145,26 @@ class ChainSource:
 
     batch = 1
 
-    def __init__(self, training: Training, train: Examples) -> None:
-        self.lead = training.negative_lag if training.negatives == "hard" else 0
+    def __init__(self, training: Training, splits: Splits) -> None:
+        self.lead = training.lookahead or 0
+        self._head = training.head
         self.labels = Labels()
         self._expected = Model.of(training)
 
-    def pairs(self, step: int, prediction: NDArray[np.float32] | None, out: Tensor) -> None:
+    def pairs(self, step: int, prediction: NDArray[np.float32] | None, out: Tensor) -> Tensor:
         belief = 0 if prediction is None else int(prediction[0, 0])
         assert belief == self._expected.beliefs[step], f"minibatch {step} got another prediction than its own"
         out[:, 0] = torch.tensor([mix(POSITIVE, step), mix(NEGATIVE, step, belief)])
+        return torch.tensor([step % CLASSES])
 
     def neutral(self, step: int, out: Tensor) -> Tensor:
         out[0, 0] = mix(NEUTRAL, step)
         return torch.tensor([step % CLASSES])
 
-    def evaluation(self, split: Examples, first: int, count: int, *, head: bool) -> tuple[Tensor, Tensor]:
+    def evaluation(self, split: Examples, first: int, count: int) -> tuple[Tensor, Tensor]:
         examples = range(first, first + count)
         rows = [example_row(len(split), i, label) for i in examples for label in range(CLASSES)]
-        rows += [example_row(len(split), i, CLASSES) for i in examples] if head else []
+        rows += [example_row(len(split), i, CLASSES) for i in examples] if self._head else []
         return torch.tensor(rows, dtype=torch.float32).unsqueeze(1), torch.tensor([i % CLASSES for i in examples])
 
 
@@ -168,7 +186,7 @@ class Model:
     def __init__(self, training: Training) -> None:
         self.training = training
         self.steps = training.epochs * training.data.train_limit
-        self.lag = training.negative_lag if training.negatives == "hard" else None
+        self.lag = training.lookahead
         self.layers = [[mix(index) for index in range(len(training.dims) - 1)]]
         self.head = [mix(-1)]
         self.beliefs = [0] * (self.steps + (self.lag or 0))

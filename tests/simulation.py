@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from chains import ChainHead, ChainLayer, ChainSource, splits
+from chains import ChainHead, ChainLayer, ChainSource, chain_contents, splits
 from simengine import HeldCourse, SaverThread, SimEngine, real_write
 from world import DriverDied, Fault, World
 
@@ -79,6 +79,8 @@ def simulated(world: World) -> Iterator[None]:
         "ffpipe.runlog.version": lambda _: "0",
         "ffpipe.runs.RunFolder.write_summary": write_summary,
         "ffpipe.runs.RunFolder.write_past": write_past,
+        "ffpipe.run.snapshot_contents": chain_contents,
+        "ffpipe.pipeline.worker.snapshot_contents": chain_contents,
         "ffpipe.run.make_engine": lambda _: SimEngine(world),
         "ffpipe.run.make_job": lambda c: Job(c, splits(c.training), 1, c.training.data.train_limit),
         "ffpipe.run.time": SimpleNamespace(time=lambda: 0.0, sleep=world.sleep),
