@@ -35,7 +35,7 @@ LARGEST_MANIFEST = 1 << 20
 # What the header of a safetensors file takes at most beside the tensors: a constant, and so much for each.
 HEADER_BYTES = 4096
 ENTRY_BYTES = 512
-FOLDER = re.compile(r"step-\d{8}")
+FOLDER = re.compile("step-[0-9]{8}")
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 

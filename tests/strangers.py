@@ -16,7 +16,7 @@ from ffpipe.telemetry.view import QuietView
 
 # Beyond what the process has when a case begins. A case may train a small network.
 MORE_BYTES = 512 << 20
-SECONDS = 20.0
+SECONDS = 30.0
 LAYER, HEAD, MANIFEST = "layer-001.safetensors", "head.safetensors", "manifest.json"
 
 

@@ -154,7 +154,7 @@ def make_job(config: Config) -> Job:
             f"give at most {MOST_STEPS // job.steps_per_epoch}"
         )
     # What hosts of a cluster that is joined have, is theirs to say.
-    if config.execution.engine == "local" or "RAY_ADDRESS" not in os.environ:
+    if config.execution.engine == "local" or not os.environ.get("RAY_ADDRESS"):
         refuse_beyond_host(job.least_bytes, "this config", "give smaller training.dims, training.batch_size or window")
     return job
 
