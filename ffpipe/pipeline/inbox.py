@@ -23,10 +23,6 @@ class Part:
     features: dict[int, Any]
 
 
-class Closed(Exception):
-    """The inbox was closed while somebody waited."""
-
-
 class Inbox:
     """Messages by sequence number. senders: indices of the stages that send a part of every message."""
 
@@ -34,7 +30,6 @@ class Inbox:
         self._senders = frozenset(senders)
         self._parts: dict[int, dict[int, Part]] = {}
         self._next = 0
-        self._closed = False
         self._changed = threading.Condition()
 
     def put(self, sequence: int, sender: int, part: Part) -> None:
@@ -46,17 +41,14 @@ class Inbox:
             arrived[sender] = part
             self._changed.notify_all()
 
+    @property
+    def ready(self) -> bool:
+        """Whether the next message is complete."""
+        return len(self._parts.get(self._next, ())) == len(self._senders)
+
     def take(self) -> dict[int, Part]:
-        """The next message, by sender; waits for it. Raises Closed."""
+        """The next message, by sender; waits for it."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._parts.get(self._next, ())) == len(self._senders))
-            if self._closed:
-                raise Closed
+            self._changed.wait_for(lambda: self.ready)
             self._next += 1
             return self._parts.pop(self._next - 1)
-
-    def close(self) -> None:
-        """Wake up whoever waits; for the end of a run that failed."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()

@@ -212,10 +212,6 @@ class Flow:
         """The last stage is through with the oldest message in flight."""
         self._load -= self._flying.popleft()
 
-    @property
-    def idle(self) -> bool:
-        return not self._flying
-
 
 # What a message may cost beside the work in it, and what is as much as one should hold: filling and draining
 # the pipeline takes a chunk a stage.

@@ -40,6 +40,9 @@ REPORT_SECONDS = 0.5
 # One message may wait to be published while the next is computed; more would only hold memory.
 PUBLISH_AHEAD = 1
 
+# Takes the result of one item: its sequence number, the item, and what the next stage gets with it.
+Publish = Callable[[int, Item, Streams | None], None]
+
 
 class AnyStage(Protocol):
     """What a worker needs of a stage; `Stage`, or one whose layers take a set time."""
@@ -121,7 +124,7 @@ class Worker:
         self.inbox = Inbox(setup.senders)
         self.returns = _Returns(setup.window)
         seconds = setup.config.execution.snapshot_seconds
-        self._course = Course(setup.plan, setup.start.step, seconds, time.monotonic)
+        self.course = Course(setup.plan, setup.start.step, seconds, time.monotonic)
         self._reports: deque[StageReport] = deque()
         self._spans = Spans(keep=False)
         self._trained = (0.0, 0.0)  # when the first training item began and the latest ended
@@ -136,7 +139,7 @@ class Worker:
 
     def interrupt(self) -> None:
         """Save and end the run after the chunk in hand; for the first stage."""
-        self._course.interrupt()
+        self.course.interrupt()
 
     def drain(self) -> list[StageReport]:
         """Reports since the last call."""
@@ -145,27 +148,27 @@ class Worker:
     def run(self) -> list[StageReport]:
         """Work all items of the plan. Returns the reports that nobody has drained."""
         self._spans = Spans(keep=self.setup.config.execution.trace)
-        publisher = _Publisher(self._send, self._spans)
+        publisher = _Publisher(self.send, self._spans)
         reported = 0.0
         try:
             for sequence in itertools.count():
-                item = self._work(sequence, publisher)
+                item = self.work(sequence, publisher.publish)
                 if isinstance(item, Stop):
                     break
                 if self._spans.elapsed - reported > REPORT_SECONDS:
-                    self._report()
+                    self.report()
                     reported = self._spans.elapsed
             publisher.close()
         finally:
             publisher.stop()
             self.saver.wait()
-        self._report()
+        self.report()
         return self.drain()
 
-    def _work(self, sequence: int, publisher: _Publisher) -> Item:
-        """Do the next item: the first stage's own choice, or the one that arrives."""
+    def work(self, sequence: int, publish: Publish) -> Item:
+        """Do the next item, the first stage's own choice or the one that arrives; waits until it may."""
         if self.feed is not None:
-            item = next(self._course)
+            item = next(self.course)
             with self._spans.span("credit"):
                 back = self.returns.wait_to_send(self.setup.plan.weight(item))
             parts = {}
@@ -185,7 +188,7 @@ class Worker:
             self._trained = (self._trained[0] or begun, self._spans.elapsed)
         if not self.spec.is_last:
             with self._spans.span("blocked"):
-                publisher.publish(sequence, item, out)
+                publish(sequence, item, out)
         elif self.feed is not None:
             self.returns.done(self.stage.predictions(item))
         else:
@@ -205,7 +208,7 @@ class Worker:
                 streams.features[layer] = feature
         return streams
 
-    def _send(self, sequence: int, item: Item, streams: Streams | None) -> None:
+    def send(self, sequence: int, item: Item, streams: Streams | None) -> None:
         """Publish one result; called from the publisher's thread."""
         arrays, features = (None, None, None), {}
         if streams is not None:
@@ -218,7 +221,8 @@ class Worker:
         if self.spec.features:
             self.links.to_last(sequence, Part(item, (None, None, None), features))
 
-    def _report(self) -> None:
+    def report(self) -> None:
+        """Put what happened since the last time where `drain` finds it."""
         report = self.stage.report()
         report.began_at, report.seconds = self._spans.began_at, self._spans.elapsed
         report.train_began, report.train_seconds = self._trained
@@ -232,21 +236,21 @@ class _Returns:
     """The first stage's window, and the predictions that came back, shared between two threads."""
 
     def __init__(self, window: int) -> None:
-        self._flow = Flow(window)
+        self.flow = Flow(window)
         self._predictions: Predictions = {}
         self._changed = threading.Condition()
 
     def wait_to_send(self, weight: int) -> Predictions:
         """Wait until an item of this weight may leave, count it as sent; returns what came back meanwhile."""
         with self._changed:
-            self._changed.wait_for(lambda: self._flow.may_send(weight))
-            self._flow.sent(weight)
+            self._changed.wait_for(lambda: self.flow.may_send(weight))
+            self.flow.sent(weight)
             back, self._predictions = self._predictions, {}
             return back
 
     def done(self, predictions: Predictions) -> None:
         with self._changed:
-            self._flow.done()
+            self.flow.done()
             self._predictions.update(predictions)
             self._changed.notify_all()
 
@@ -254,7 +258,7 @@ class _Returns:
 class _Publisher:
     """Sends a stage's results from a thread of its own, so that the stage computes while they travel."""
 
-    def __init__(self, send: Callable[[int, Item, Streams | None], None], spans: Spans) -> None:
+    def __init__(self, send: Publish, spans: Spans) -> None:
         self._send = send
         self._spans = spans
         self._queue: queue.Queue[tuple[int, Item, Streams | None] | None] = queue.Queue(PUBLISH_AHEAD)

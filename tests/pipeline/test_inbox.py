@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffpipe.pipeline.inbox import Closed, Inbox, Part
+from ffpipe.pipeline.inbox import Inbox, Part
 from ffpipe.pipeline.schedule import Train
 
 ITEM = Train(0, 1)
@@ -35,20 +35,13 @@ def test_a_part_that_came_before_or_that_nobody_waits_for(sequence: int, sender:
         inbox.put(sequence, sender, PART)
 
 
-def test_take_waits_for_the_part_and_close_wakes_it() -> None:
-    inbox = Inbox([0])
-    outcome: list[object] = []
-
-    def take() -> None:
-        try:
-            while True:
-                outcome.append(inbox.take())
-        except Closed:
-            outcome.append("closed")
-
-    thread = threading.Thread(target=take)
+def test_take_waits_for_every_part() -> None:
+    inbox = Inbox([0, 2])
+    taken: list[object] = []
+    thread = threading.Thread(target=lambda: taken.append(inbox.take()), daemon=True)
     thread.start()
+    inbox.put(0, 2, PART)
+    assert not inbox.ready
     inbox.put(0, 0, PART)
-    inbox.close()
     thread.join(timeout=10)
-    assert outcome[-1] == "closed"
+    assert taken == [{0: PART, 2: PART}]
