@@ -94,15 +94,28 @@ def write_tensors(store: Store, step: int, name: str, state: Mapping[str, Tensor
     return WrittenFile(step, name, hashlib.sha256(data).hexdigest(), len(data), weights)
 
 
-def write_manifest(store: Store, step: int, files: Sequence[WrittenFile], takes: Input, keep: int) -> Manifest:
-    """Make a snapshot whole, then remove all but the `keep` newest whole ones. Raises OSError."""
+def write_manifest(store: Store, step: int, files: Sequence[WrittenFile], takes: Input) -> Manifest:
+    """Make a snapshot whole. Raises OSError."""
     entries = {f.name: FileEntry(f.sha256, f.size, f.weights_sha256) for f in sorted(files, key=lambda f: f.name)}
     digest = combined_digest({f.name: f.weights_sha256 for f in files})
     manifest = Manifest(FORMAT, step, takes, digest, entries)
     store.write(f"{folder_of(step)}/{MANIFEST}", json.dumps(asdict(manifest), indent=1).encode())
-    for old in whole_snapshots(store)[:-keep]:
-        remove(store, old)
     return manifest
+
+
+def prune(store: Store, keep: int) -> None:
+    """Remove what is older than the `keep` newest whole snapshots, whole or not. Raises OSError."""
+    kept = whole_snapshots(store)[-keep:]
+    for folder in store.folders("step-"):
+        if kept and folder < kept[0]:
+            remove(store, folder)
+
+
+def forget_after(store: Store, step: int) -> None:
+    """Remove the whole snapshots after a step: a run that goes on from there comes by them again. Raises OSError."""
+    for folder in whole_snapshots(store):
+        if folder > folder_of(step):
+            remove(store, folder)
 
 
 def remove(store: Store, folder: str) -> None:

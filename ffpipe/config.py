@@ -9,6 +9,7 @@ the annotations, rules between fields in `check`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import tomllib
 import typing
@@ -223,10 +224,16 @@ class Leaf:
         return typing.get_origin(self.annotation) is dict
 
 
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Annotations by field; evaluating them takes a millisecond."""
+    return typing.get_type_hints(cls, include_extras=True)
+
+
 def leaves(cls: type = Config, prefix: tuple[str, ...] = ()) -> list[Leaf]:
     """Every settable field below `cls`, in order of declaration."""
     found = []
-    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+    for name, hint in _hints(cls).items():
         annotation, description = hint, ""
         if typing.get_origin(hint) is Annotated:
             annotation, *metas = typing.get_args(hint)
@@ -352,7 +359,7 @@ _UNSUPPORTED_OPTIMIZERS = {
 
 
 def _refuse_unknown(tree: Mapping[str, Any], cls: type, where: str, prefix: str = "") -> None:
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for name, value in tree.items():
         if name not in hints:
             raise UserError(f"{where}: unknown field {prefix + str(name)!r}; {nearest(str(name), hints)}")

@@ -68,7 +68,10 @@ def train(config: Config, view: View | None = None, interrupt: Interrupt | None 
         folder = new_run(job.config)
         try:
             with folder.lock():
-                log = RunLog(job, folder, folder.store(config), view or QuietView(), Past(), asked_at)
+                store = folder.store(config)
+                if checkpoint.whole_snapshots(store):
+                    raise UserError(f"{store.root} holds the snapshots of another run: give another place for these")
+                log = RunLog(job, folder, store, view or QuietView(), Past(), asked_at)
                 return Run(job, engine, folder, log, view or QuietView(), interrupt or Interrupt()).go(layout)
         except UserError:
             shutil.rmtree(folder.path)
@@ -146,23 +149,11 @@ class Run:
 
     def go(self, layout: Layout) -> Result:
         """Raises RunFailed, Interrupted."""
-        self.view.start(self.job, layout, self.folder.path)
-        status = "failed"
         try:
-            self._work(layout)
-            newest = self.log.newest
-            if newest is not None and newest.step == self.job.steps and not self._unfinished():
-                status = "finished"
-            elif self.interrupt.wished:
-                status = "interrupted"
-            else:
-                raise RunFailed(f"the last snapshot, of step {self.job.steps}, could not be written; {self._rescue()}")
+            status, summary = self._to_its_end(layout)
         except OSError as error:
-            raise RunFailed(f"{error.filename or self.folder.path}: {error.strerror or error}") from error
-        finally:
-            self.interrupt.goes_to(None)
-            self.view.stop()
-            summary = self.log.close(status)
+            why = f"{error.filename or self.folder.path}: {error.strerror or error}"
+            raise RunFailed(f"{why}; {self._rescue()}") from error
         if status == "interrupted":
             raise Interrupted(f"saved after step {summary['steps']}; go on with: ffpipe resume {self.folder.path}")
         result = Result(
@@ -176,6 +167,25 @@ class Run:
             result.run_dir, result.test_error_goodness, result.test_error_softmax, summary["train_seconds"]
         )
         return result
+
+    def _to_its_end(self, layout: Layout) -> tuple[str, dict[str, Any]]:
+        """Status and summary, which is written however the run ends."""
+        self.view.start(self.job, layout, self.folder.path)
+        status = "failed"
+        try:
+            self._work(layout)
+            newest = self.log.newest
+            if newest is not None and newest.step == self.job.steps and not self._unfinished():
+                status = "finished"
+            elif self.interrupt.wished:
+                status = "interrupted"
+            else:
+                raise RunFailed(f"the last snapshot, of step {self.job.steps}, could not be written; {self._rescue()}")
+        finally:
+            self.interrupt.goes_to(None)
+            self.view.stop()
+            summary = self.log.close(status)
+        return status, summary
 
     def _work(self, layout: Layout) -> None:
         """The plan, with recoveries."""
@@ -198,6 +208,7 @@ class Run:
                     raise RunFailed(f"{error} ({why}); {self._rescue()}") from error
                 time.sleep(decision.wait)
                 layout = self.engine.layout_again(self.job)
+                self.log.newest = newest_whole(self.store, self.job, self.view)
                 step = self._start().step
                 self.log.recovered(RecoveryNote(str(error), step, max(0, reached - step), len(layout.stages)))
 

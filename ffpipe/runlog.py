@@ -68,6 +68,8 @@ class RunLog:
     def begin(self, layout: Layout) -> None:
         """The stages are new; what was not saved did not happen."""
         step = self.newest.step if self.newest else 0
+        # Damaged, or we would go on from them. Written over in part they could seem whole again, without their metrics.
+        checkpoint.forget_after(self._store, step)
         past = self._past
         past.train_seconds += max((r.train_seconds for r in self._latest.values()), default=0.0)
         past.rows = [row for row in past.rows if row.step <= step]
@@ -103,7 +105,6 @@ class RunLog:
         """A snapshot is whole when every layer and the head have written their file."""
         files = self._files.setdefault(file.step, [])
         files.append(file)
-        execution = self._job.config.execution
         if len(files) < self._job.layers + self._job.config.training.head:
             return
         del self._files[file.step]
@@ -111,11 +112,16 @@ class RunLog:
         try:
             # Before the manifest: whoever goes on from this snapshot finds what was known when it was made.
             self._write("running")
-            self.newest = checkpoint.write_manifest(self._store, file.step, files, takes, execution.keep_snapshots)
-            self._folder.write_summary(self._summary("running"))
+            self.newest = checkpoint.write_manifest(self._store, file.step, files, takes)
         except OSError as error:
             reason = error.strerror or error
             self._view.note(f"warning: snapshot of step {file.step} could not be made whole: {reason}")
+            return
+        try:
+            self._folder.write_summary(self._summary("running"))
+            checkpoint.prune(self._store, self._job.config.execution.keep_snapshots)
+        except OSError as error:
+            self._view.note(f"warning: {error.filename or self._store.root}: {error.strerror or error}")
 
     def _write(self, status: str) -> dict[str, Any]:
         write_metrics(self._folder.metrics, self._past.rows, self._job.steps_per_epoch)

@@ -26,7 +26,8 @@ def write(store: Store, step: int, name: str) -> WrittenFile:
 
 def whole(store: Store, step: int, keep: int = 2) -> str:
     files = [write(store, step, name) for name in ("layer-000.safetensors", "head.safetensors")]
-    checkpoint.write_manifest(store, step, files, TAKES, keep)
+    checkpoint.write_manifest(store, step, files, TAKES)
+    checkpoint.prune(store, keep)
     return checkpoint.folder_of(step)
 
 
@@ -62,12 +63,21 @@ def test_without_a_manifest_there_is_no_snapshot(store: Store) -> None:
     assert checkpoint.whole_snapshots(store) == []
 
 
-def test_the_newest_are_kept_and_an_unfinished_one_is_left_alone(store: Store, tmp_path: Path) -> None:
-    write(store, 35, "layer-000.safetensors")
+def test_the_newest_are_kept_and_what_never_became_whole_goes_with_the_older_ones(store: Store, tmp_path: Path) -> None:
+    for step in (15, 35):
+        write(store, step, "layer-000.safetensors")
     for step in (10, 20, 30, 40):
         whole(store, step)
     assert checkpoint.whole_snapshots(store) == ["step-00000030", "step-00000040"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000030", "step-00000035", "step-00000040"]
+
+
+def test_what_comes_after_a_step_is_forgotten_but_not_what_is_in_the_making(store: Store, tmp_path: Path) -> None:
+    for step in (10, 20, 30):
+        whole(store, step, keep=3)
+    write(store, 25, "layer-000.safetensors")
+    checkpoint.forget_after(store, 10)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010", "step-00000025"]
 
 
 def test_the_digest_is_of_the_weights_in_layer_order_whoever_reports_first() -> None:

@@ -22,6 +22,7 @@ from processes import stage_processes
 
 from ffpipe import Config, Interrupt, Interrupted, Result, RunFailed, UserError, override, recipe, resume, train
 from ffpipe.cli import main
+from ffpipe.pipeline.worker import AnyFeed, WorkerSetup, make_feed
 from ffpipe.store import Store
 from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.view import QuietView
@@ -133,6 +134,18 @@ def test_an_interrupt_saves_and_another_engine_goes_on(engine: str, undisturbed:
     assert summary["test_error_goodness"] is None
     other = {"ray": "local", "local": "ray"}[engine]
     same(resume(tmp_path / "run", {"execution.engine": other, "execution.stages": 2}), undisturbed)
+
+
+def test_an_interrupt_while_the_stages_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt = Interrupt()
+
+    def interrupted(setup: WorkerSetup) -> AnyFeed:
+        interrupt.request()
+        return make_feed(setup)
+
+    monkeypatch.setattr("ffpipe.pipeline.local.make_feed", interrupted)
+    with pytest.raises(Interrupted, match="saved after step 0"):
+        train(config(tmp_path / "run", **{"execution.engine": "local"}), interrupt=interrupt)
 
 
 def test_a_second_interrupt_does_not_wait() -> None:
@@ -280,6 +293,9 @@ def test_checkpoints_elsewhere(undisturbed: Result, tmp_path: Path) -> None:
     same(train(asked), undisturbed)
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert len(list((tmp_path / "elsewhere").glob("*/manifest.json"))) == asked.execution.keep_snapshots
+    with pytest.raises(UserError, match="holds the snapshots of another run"):
+        train(config(tmp_path / "other", **{"execution.engine": "local", "execution.checkpoints": place}))
+    assert not (tmp_path / "other").exists()
     same(resume(tmp_path / "run"), undisturbed)
 
 

@@ -22,6 +22,7 @@ class LocalEngine:
 
     def __init__(self) -> None:
         self._course: Course | None = None
+        self._interrupted = False
 
     def layout(self, job: Job) -> Layout:
         execution = job.config.execution
@@ -38,6 +39,8 @@ class LocalEngine:
         stages = [make_stage(setup, saver) for setup, saver in zip(setups, savers, strict=True)]
         feed = make_feed(setups[0])
         self._course = Course(layout.plan, start.step, job.config.execution.snapshot_seconds, time.monotonic)
+        if self._interrupted:  # before there was a course to tell
+            self._course.interrupt()
         spans = [Spans(keep=job.config.execution.trace) for _ in stages]
         trained = (0.0, 0.0)
         reported = 0.0
@@ -59,6 +62,7 @@ class LocalEngine:
         self._report(stages, savers, spans, trained, on_report)
 
     def interrupt(self) -> None:
+        self._interrupted = True
         if self._course is not None:
             self._course.interrupt()
 

@@ -170,9 +170,9 @@ class RayEngine:
             for ref in done:
                 self._fetch([ref], [running.pop(ref)], layout, timeout, on_report)
             started = time.monotonic()
-            indices = sorted(running.values())
-            asked = [self._actors[index].report.remote() for index in indices]
-            self._fetch(asked, indices, layout, timeout, on_report)
+            # Those that are through as well: what one had sent and nobody had fetched yet is lost with it.
+            asked = [actor.report.remote() for actor in self._actors if running]
+            self._fetch(asked, list(range(len(asked))), layout, timeout, on_report)
             if not done:
                 time.sleep(max(0.0, started + POLL_SECONDS / 2 - time.monotonic()))
 

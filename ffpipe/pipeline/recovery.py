@@ -39,13 +39,13 @@ class Recovery:
 
     def failed(self, kind: Kind, snapshot: int) -> Again | GiveUp:
         """kind: what happened. snapshot: step of the last whole snapshot, 0 for none."""
-        if snapshot != self._step:
+        if snapshot > self._step:
             self._step, self._failures, self._errors = snapshot, 0, 0
         self._failures += 1
         self._errors += kind == "error"
         if self._errors > 1:
-            return GiveUp(f"the same error came twice after step {snapshot}")
+            return GiveUp(f"the same error came twice after step {self._step}")
         if self._failures > self._attempts:
-            tried = f"{self._attempts} recoveries in a row after step {snapshot}"
+            tried = f"{self._attempts} recoveries in a row after step {self._step}"
             return GiveUp(f"{tried} came to nothing" if self._attempts else "execution.attempts is 0")
         return Again(self._back_off * 2.0 ** (self._failures - 1))
