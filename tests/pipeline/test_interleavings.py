@@ -1,0 +1,146 @@
+"""Whatever order things happen in and whatever breaks, a run is the undisturbed one in the end (simulation.py)."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+from unittest import mock
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from simulation import play
+from world import Fault, Kind, World
+
+from ffpipe.config import Config, override
+from ffpipe.pipeline.inbox import Inbox, Part
+from ffpipe.pipeline.job import Layout
+from ffpipe.pipeline.recovery import Again
+from ffpipe.runlog import RunLog
+
+
+@dataclass(frozen=True)
+class Story:
+    """A config by its fields, how each process works it, what chance says, and what breaks."""
+
+    config: dict[str, Any]
+    ways: list[dict[str, Any]]
+    chances: bytes
+    faults: list[Fault]
+
+    def play(self) -> World:
+        with tempfile.TemporaryDirectory() as folder:
+            return play(override(Config(), self.config), self.ways, self.chances, self.faults, Path(folder, "run"))
+
+
+@st.composite
+def ways(draw: st.DrawFn, layers: int, most: int) -> dict[str, Any]:
+    """Fields of `execution` that may change from one process to the next. most: minibatches in flight."""
+    window = draw(st.integers(0, most))
+    return {
+        "execution.stages": draw(st.integers(0, layers)),
+        "execution.window": window,
+        "execution.chunk": draw(st.integers(0, window or most)),
+        "execution.snapshot_steps": draw(st.integers(0, 6)),
+        "execution.snapshot_seconds": draw(st.sampled_from([0, 40, 120])),
+        "execution.keep_snapshots": draw(st.integers(1, 3)),
+        "execution.attempts": draw(st.integers(0, 3)),
+    }
+
+
+faults = st.builds(Fault, st.integers(0, 120), st.sampled_from(get_args(Kind)), st.integers(0, 60), st.integers(0, 20))
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> Story:
+    layers = draw(st.integers(1, 4))
+    hard, lag, validation = draw(st.booleans()), draw(st.integers(0, 6)), draw(st.integers(0, 1))
+    config = {
+        "training.dims": [1] * (layers + 1),
+        "training.epochs": draw(st.integers(1, 3)),
+        "training.batch_size": 1,
+        "training.negatives": "hard" if hard else "random",
+        "training.negative_lag": lag,
+        "training.head": hard or draw(st.booleans()),
+        "training.head_from": draw(st.integers(0, layers - 1)),
+        "training.goodness_from": draw(st.integers(0, layers - 1)),
+        "training.data.train_limit": draw(st.integers(1, 8)),
+        "training.data.validation": validation,
+        "execution.evaluate_every": validation and draw(st.integers(0, 2)),
+        "execution.log_steps": draw(st.integers(1, 5)),
+    }
+    drawn = st.lists(ways(layers, max(lag, 1) if hard else 9), min_size=1, max_size=3)
+    chances, broken = st.binary(min_size=200, max_size=200), st.lists(faults, min_size=1, max_size=8)
+    return Story(config, draw(drawn), draw(chances), draw(broken))
+
+
+@given(stories())
+@settings(deadline=None)
+def test_whatever_happens_the_run_is_the_undisturbed_one(story: Story) -> None:
+    story.play()
+
+
+def test_a_recovery_names_a_damaged_snapshot_and_uses_the_one_before() -> None:
+    """Whenever it is damaged; a stage dies right after."""
+    config = {
+        "training.dims": [1, 1, 1],
+        "training.batch_size": 1,
+        "training.epochs": 2,
+        "training.data.train_limit": 6,
+        "execution.log_steps": 2,
+    }
+    ways = [{"execution.snapshot_steps": 2, "execution.chunk": 1}]
+    notes: list[str] = []
+    for after in range(20, 80, 5):
+        faults = [Fault(after, "damage"), Fault(0, "kill", 1)]
+        notes += Story(config, ways, bytes(range(200)), faults).play().notes
+    named = [index for index, note in enumerate(notes) if "was altered" in note and "trying the snapshot" in note]
+    assert named
+    assert all("going on after step" in notes[index + 1] for index in named)
+
+
+class Hasty(Inbox):
+    """Hands out what is complete, whether it is its turn or not."""
+
+    @property
+    def ready(self) -> bool:
+        return any(len(parts) == len(self._senders) for parts in self._parts.values())
+
+    def take(self) -> dict[int, Part]:
+        whole = next(sequence for sequence, parts in self._parts.items() if len(parts) == len(self._senders))
+        return self._parts.pop(whole)
+
+
+def keep_all(log: RunLog, layout: Layout) -> None:
+    """Begin as if what was not saved had happened."""
+    log._layout, log._latest, log._files = layout, {}, {}
+
+
+MISTAKES: dict[str, tuple[str, Any]] = {
+    "a snapshot of a later moment": ("ffpipe.pipeline.saver._copy", lambda state: state),
+    "messages out of turn": ("ffpipe.pipeline.worker.Inbox", Hasty),
+    "no window": ("ffpipe.pipeline.schedule.Flow.may_send", lambda flow, weight: True),
+    "predictions forgotten": ("ffpipe.pipeline.worker.owed_predictions", lambda head: {}),
+    "no giving up": ("ffpipe.pipeline.recovery.Recovery.failed", lambda recovery, kind, step: Again(1.0)),
+    "rows kept that were not saved": ("ffpipe.runlog.RunLog.begin", keep_all),
+    "old snapshots kept": ("simulation.real_prune", lambda store, keep: None),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_noticed(mistake: str) -> None:
+    """The simulation can fail, and does within a few stories."""
+
+    @given(stories())
+    @settings(
+        max_examples=500, deadline=None, derandomize=True, database=None, phases=[Phase.generate], print_blob=False,
+        report_multiple_bugs=False,
+    )  # fmt: skip
+    def play(story: Story) -> None:
+        with mock.patch(*MISTAKES[mistake]):
+            story.play()
+
+    with pytest.raises((AssertionError, KeyError, ValueError)):
+        play()

@@ -1,0 +1,128 @@
+"""A run in one thread, without Ray, clocks or waiting: every order of events and every fault is chosen from outside.
+
+Real are the controller (run.py, runlog.py, recovery.py), the workers, the saver, snapshots and files. Simulated are
+the arithmetic (chains.py), the network and the processes (simengine.py), time, and who dies when (world.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+from chains import ChainHead, ChainLayer, ChainSource, splits
+from simengine import HeldCourse, SaverThread, SimEngine, real_write
+from world import DriverDied, Fault, World
+
+from ffpipe import checkpoint
+from ffpipe.config import Config, override
+from ffpipe.errors import Diverged, Interrupted, RunFailed
+from ffpipe.pipeline.job import Job
+from ffpipe.run import Result, resume, train
+from ffpipe.runs import RunFolder
+from ffpipe.store import Store
+from ffpipe.telemetry.report import LayerRow
+from ffpipe.telemetry.view import QuietView
+
+
+class Notes(QuietView):
+    """Keeps what a person would have been told."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def note(self, text: str) -> None:
+        self._world.notes.append(text)
+
+
+real_prune = checkpoint.prune
+real_remove, real_remove_folder = Store.remove, Store.remove_folder
+real_write_summary = RunFolder.write_summary
+
+
+@contextmanager
+def simulated(world: World) -> Iterator[None]:
+    """Everything that a run would take from outside comes from this world."""
+
+    def write(store: Store, name: str, data: bytes) -> None:
+        world.write("driver", name)
+        real_write(store, name, data)
+        world.written(store, name)
+
+    def write_metrics(_: Path, rows: list[LayerRow], steps_per_epoch: int) -> None:
+        world.write("driver", "metrics.parquet")
+        world.rows = sorted(rows, key=lambda row: (row.step, row.layer))
+
+    def write_summary(folder: RunFolder, summary: dict[str, Any]) -> None:
+        world.write("driver", "summary.json")
+        real_write_summary(folder, summary)
+
+    def prune(store: Store, keep: int) -> None:
+        real_prune(store, keep)
+        assert len(checkpoint.whole_snapshots(store)) <= keep == world.config.execution.keep_snapshots
+
+    patches = {
+        "ffpipe.checkpoint.prune": prune,
+        "os.fsync": lambda _: None,
+        "ffpipe.store.Store.write": write,
+        "ffpipe.store.Store.remove": lambda s, name: world.remove(s, name, lambda: real_remove(s, name)),
+        "ffpipe.store.Store.remove_folder": lambda s, name: world.remove(s, name, lambda: real_remove_folder(s, name)),
+        "ffpipe.runlog.write_metrics": write_metrics,
+        "ffpipe.runlog.read_metrics": lambda _: list(world.rows),
+        "ffpipe.runlog.version": lambda _: "0",
+        "ffpipe.runs.RunFolder.write_summary": write_summary,
+        "ffpipe.run.make_engine": lambda _: SimEngine(world),
+        "ffpipe.run.make_job": lambda c: Job(c, splits(c.training), 1, c.training.data.train_limit),
+        "ffpipe.run.time": SimpleNamespace(time=lambda: 0.0, sleep=world.sleep),
+        "ffpipe.pipeline.worker.time": SimpleNamespace(monotonic=lambda: float(world.moments)),
+        "ffpipe.pipeline.worker.Course": HeldCourse,
+        "ffpipe.pipeline.worker.load_splits": lambda data, _: splits(world.config.training),
+        "ffpipe.pipeline.saver.threading": SimpleNamespace(
+            Thread=lambda target, args, daemon: SaverThread(world, target, args)
+        ),
+        "ffpipe.pipeline.stage.Layer": ChainLayer,
+        "ffpipe.pipeline.stage.Head": ChainHead,
+        "ffpipe.pipeline.feed.Source": ChainSource,
+    }
+    with ExitStack() as stack:
+        for place, what in patches.items():
+            stack.enter_context(mock.patch(place, what))
+        yield
+
+
+def play(config: Config, changes: list[dict[str, Any]], chances: bytes, faults: list[Fault], folder: Path) -> World:
+    """A run from its start to its end, resumed with one after the other of these changes as often as it breaks off."""
+    world = World(chances, faults, folder)
+    config = override(config, {"execution.run_dir": str(folder)})
+    with simulated(world):
+        for process in range(len(faults) + 1):
+            change = changes[process % len(changes)]
+            result = _process(world, config if process == 0 else None, change)
+            if result is not None:
+                world.check_finished(result)
+                return world
+    raise AssertionError("the run broke off more often than there were faults")
+
+
+def _process(world: World, first: Config | None, change: dict[str, Any]) -> Result | None:
+    """One process that trains: what came out of it, or nothing where it ended for a reason that it may end for."""
+    world.begin(override(first or world.config, change))
+    view = Notes(world)
+    try:
+        if first:
+            return train(world.config, view, world.interrupt)
+        return resume(world.folder.path, change, view, world.interrupt)
+    except DriverDied:
+        assert world.dead
+    except Interrupted:
+        assert world.interrupt.wished
+    except KeyboardInterrupt:
+        pass  # the second one, or there was nothing to save
+    except Diverged:
+        assert world.diverged
+    except RunFailed:
+        world.check_gave_up()
+    return None

@@ -1,0 +1,257 @@
+"""Where a simulated run happens: chance, time, disk and faults, and what must hold whatever they do.
+
+Time is a count of moments: every tick of the engine and every write to disk is one. Faults come due by that count.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import safetensors.torch
+import torch
+from chains import Model
+
+from ffpipe import checkpoint
+from ffpipe.config import Config
+from ffpipe.errors import Diverged, RunFailed
+from ffpipe.pipeline.job import Start
+from ffpipe.run import Interrupt, Result
+from ffpipe.runs import RunFolder
+from ffpipe.store import Store
+from ffpipe.telemetry.report import LayerRow
+
+if TYPE_CHECKING:
+    from simengine import Peer, SimEngine
+
+# The longest run that the tests draw takes a fifth of it.
+MOST_MOMENTS = 20_000
+
+Kind = Literal["kill", "silence", "error", "diverge", "driver", "interrupt", "full", "stuck", "room", "damage"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that goes wrong `after` moments after the fault before it. a, b: which stage, file and the like.
+
+    kill: stages, by the bits of a. silence, error, diverge: stage a. driver: its process is killed. interrupt: as by
+    Ctrl-C. full: no room on disk for a moments, for stages, the driver or both. stuck: a removals of a snapshot fail.
+    room: only a stages find room from now on. damage: file b of the a-th newest snapshot.
+    """
+
+    after: int
+    kind: Kind
+    a: int = 0
+    b: int = 0
+
+
+class DriverDied(BaseException):
+    """The driver's process is gone: nothing that it would still do happens."""
+
+
+class StageDied(BaseException):
+    """The stage that works is gone."""
+
+
+class World:
+    """Chance, time, disk and faults of one story, and what must hold whatever they do."""
+
+    def __init__(self, chances: bytes, faults: list[Fault], folder: Path) -> None:
+        self.folder = RunFolder(folder)
+        self.moments = 0
+        self.late: list[Callable[[], None]] = []  # writes of stages that were given up, but live
+        self.working: Peer | None = None
+        self.notes: list[str] = []
+        self.rows: list[LayerRow] = []  # of metrics.parquet
+        self._chances = chances
+        self._draws = 0
+        self._faults = deque(faults)
+        self._due = faults[0].after if faults else 0
+        self._damaged: set[str] = set()
+
+    def begin(self, config: Config) -> None:
+        """A process of its own begins to work on the run."""
+        self.config = config
+        self.model = Model.of(config.training)
+        self.interrupt = Interrupt()
+        self.engine: SimEngine | None = None
+        self.dead = False
+        self.diverged = False
+        self.room = 4
+        self.no_room = False
+        self.newest = 0
+        self.failures: list[tuple[str, int]] = []
+        self.verdict = "again"
+        self.waited: float | None = None
+        self.refused: set[str] = set()
+        self._full = {"stage": 0, "driver": 0}
+        self._stuck = 0
+
+    def choose(self, options: int) -> int:
+        """One of so many; the chances are used over and over, never twice in the same way."""
+        turn, place = divmod(self._draws, len(self._chances))
+        self._draws += 1
+        return (self._chances[place] + turn * (place + 1)) % options
+
+    # Time and faults
+
+    def moment(self, who: Literal["stage", "driver"] = "driver") -> None:
+        """Faults may strike now."""
+        self.moments += 1
+        assert self.moments < MOST_MOMENTS, "the run does not end"
+        while self._faults and self.moments >= self._due:
+            fault = self._faults.popleft()
+            self._due = self.moments + (self._faults[0].after if self._faults else 0)
+            self._strike(fault)
+        if self.dead and who == "driver":
+            raise DriverDied
+
+    def _strike(self, fault: Fault) -> None:
+        peers = self.engine.peers if self.engine else []
+        one = peers[fault.a % len(peers)] if peers else None
+        match fault.kind:
+            case "kill":
+                for peer in peers:
+                    if fault.a >> peer.index & 1:
+                        peer.die()
+            case "silence" if one and not one.gone:
+                one.silent = True
+            case "error" if one:
+                one.error = RunFailed(f"stage {one.index} failed")
+            case "diverge" if one:
+                one.error, self.diverged = Diverged(f"the loss of stage {one.index} is nan"), True
+            case "driver":
+                self.dead = True
+            case "interrupt":
+                self.interrupt.request()
+            case "full":
+                for index, who in enumerate(("stage", "driver")):
+                    if fault.b % 3 != index:
+                        self._full[who] = self.moments + fault.a
+            case "stuck":
+                self._stuck = fault.a % 4
+            case "room":
+                self.room = fault.a % 5
+            case "damage":
+                self._damage(fault)
+
+    def _damage(self, fault: Fault) -> None:
+        store = self.folder.store(self.config)
+        whole = checkpoint.whole_snapshots(store)
+        if not whole:
+            return
+        folder = whole[-1 - fault.a % len(whole)]
+        paths = sorted(Path(store.root, folder).glob("[!.]*"))
+        path = paths[fault.b % len(paths)]
+        data = path.read_bytes()
+        match fault.a // 4 % 3:
+            case 0 if path.name != checkpoint.MANIFEST:
+                path.write_bytes(data[:-1] + bytes([data[-1] ^ 4]))
+            case 1:
+                path.unlink()
+            case _:
+                path.write_bytes(data[: len(data) // 3])
+        self._damaged.add(folder)
+
+    # Disk
+
+    def write(self, who: Literal["stage", "driver"], name: str) -> None:
+        """Before something is written. Raises OSError where there is no room."""
+        self.moment(who)
+        if self.moments < self._full[who]:
+            self.refused.add(name.split("/")[0] if who == "stage" or "/" in name else "")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+
+    def write_late(self) -> None:
+        self.late.pop(0)()
+
+    def remove(self, store: Store, name: str, work: Callable[[], None]) -> None:
+        """Remove a file or a folder: never the newest good snapshot, unless a newer was whole and is damaged since."""
+        self.moment()
+        if self._stuck:
+            self._stuck -= 1
+            self.refused.add("")
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), name)
+        best = max(self.good(store), default=-1)
+        work()
+        assert best in (-1, *self.good(store)) or best < self.newest, "the newest good snapshot was removed"
+
+    def good(self, store: Store) -> list[int]:
+        """Steps of the whole snapshots that nobody has damaged."""
+        return [int(f.removeprefix("step-")) for f in checkpoint.whole_snapshots(store) if f not in self._damaged]
+
+    def written(self, store: Store, name: str) -> None:
+        """The driver has written a file of a snapshot: a manifest."""
+        folder = name.split("/")[0]
+        self.newest = int(folder.removeprefix("step-"))
+        self._damaged.discard(folder)
+        self.check_snapshot(store, self.newest)
+
+    # What must hold
+
+    def check_snapshot(self, store: Store, step: int) -> None:
+        """Every file is of this very step, and what the run had to show until then is on disk."""
+        folder = Path(store.root, checkpoint.folder_of(step))
+        found = {path.name: safetensors.torch.load(path.read_bytes()) for path in folder.glob("*.safetensors")}
+        assert {name: state["weight"].tolist() for name, state in found.items()} == self.model.weights(step)
+        of_head = found.get(checkpoint.HEAD, {})
+        owed = {int(k.split(".")[1]): int(v[0, 0]) for k, v in of_head.items() if k.startswith("prediction.")}
+        assert owed == self.model.owed(step)
+        execution = self.config.execution
+        rows = [row for row in self.model.rows(execution.log_steps) if row.step <= step]
+        assert [row for row in self.rows if row.step <= step] == rows
+        evaluations = json.loads(self.folder.summary.read_text())["evaluations"]
+        expected = [vars(e) for e in self.model.evaluations(execution.evaluate_every) if e.step < step]
+        assert [e for e in evaluations if e["step"] < step] == expected
+
+    def check_finished(self, result: Result) -> None:
+        """The run is the undisturbed one: weights, every row of metrics, every evaluation, none twice."""
+        steps, execution = self.model.steps, self.config.execution
+        digests = {
+            name: checkpoint.weights_digest({"weight": torch.tensor(weight)})
+            for name, weight in self.model.weights(steps).items()
+        }
+        evaluations = self.model.evaluations(execution.evaluate_every)
+        assert result.weights_sha256 == checkpoint.combined_digest(digests)
+        assert result.summary["steps"] == steps
+        assert result.summary["status"] == "finished"
+        assert result.summary["evaluations"] == [vars(e) for e in evaluations]
+        assert result.test_error_goodness == evaluations[-1].error_goodness
+        assert result.test_error_softmax == evaluations[-1].error_softmax
+        assert self.rows == self.model.rows(execution.log_steps)
+
+    def started(self, start: Start, store: Store) -> None:
+        """Stages begin from here: never behind a good snapshot."""
+        assert self.verdict == "again"
+        assert start.step >= max(self.good(store), default=0)
+        self.newest = start.step
+
+    def failed(self, kind: str) -> None:
+        """What Recovery promises, told from all failures of this process."""
+        execution = self.config.execution
+        best = max((step for _, step in self.failures), default=-1)
+        self.failures = [*(self.failures if self.newest <= best else []), (kind, max(best, self.newest))]
+        errors = sum(kind == "error" for kind, _ in self.failures)
+        over = errors > 1 or len(self.failures) > execution.attempts or self.interrupt.wished
+        self.verdict = "give up" if over else "again"
+        self.waited = None
+
+    def sleep(self, seconds: float) -> None:
+        self.waited = seconds
+        self.moment()
+
+    def check_recovery(self) -> None:
+        """The stages are discarded to be built anew."""
+        assert self.verdict == "again"
+        assert self.waited == self.config.execution.back_off * 2 ** (len(self.failures) - 1)
+
+    def check_gave_up(self) -> None:
+        """A run may fail for these reasons alone."""
+        last = checkpoint.folder_of(self.model.steps)
+        assert self.verdict == "give up" or self.no_room or {last, ""} & self.refused
