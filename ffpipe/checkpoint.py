@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
-import safetensors
 import safetensors.torch
+import torch
 from msgspec import Meta
 from torch import Tensor
 
+from ffpipe.config import MOST_UNITS
 from ffpipe.errors import UserError
 from ffpipe.store import Store
 from ffpipe.telemetry.report import WrittenFile
@@ -27,8 +30,12 @@ from ffpipe.telemetry.report import WrittenFile
 FORMAT = 1
 HEAD = "head.safetensors"
 MANIFEST = "manifest.json"
-# A manifest lists a file a layer; this is room for thousands.
-LARGEST_MANIFEST = 16 << 20
+# A manifest lists a file a layer; this is room for more than there can be.
+LARGEST_MANIFEST = 1 << 20
+# What the header of a safetensors file takes at most beside the tensors: a constant, and so much for each.
+HEADER_BYTES = 4096
+ENTRY_BYTES = 512
+FOLDER = re.compile("step-[0-9]{8}")
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -46,9 +53,9 @@ class FileEntry:
 class Input:
     """What the network takes: the shape of an image, the width of a row with its label, the classes."""
 
-    shape: tuple[Annotated[int, Meta(ge=1)], ...]
-    width: Annotated[int, Meta(ge=1)]
-    classes: Annotated[int, Meta(ge=2)]
+    shape: Annotated[tuple[Annotated[int, Meta(ge=1, le=MOST_UNITS)], ...], Meta(min_length=1, max_length=32)]
+    width: Annotated[int, Meta(ge=1, le=2 * MOST_UNITS)]
+    classes: Annotated[int, Meta(ge=2, le=MOST_UNITS)]
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,17 @@ class Manifest:
     input: Input
     weights_sha256: Sha256
     files: dict[str, FileEntry]
+
+
+class Kept(NamedTuple):
+    """What a tensor of a file has to be. largest: what its values may be, from 0 on; None: anything."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    largest: int | None = None
+
+
+Contents = Mapping[str, Kept]
 
 
 def layer_file(index: int) -> str:
@@ -112,8 +130,12 @@ def remove(store: Store, folder: str) -> None:
 
 
 def whole_snapshots(store: Store) -> list[str]:
-    """Folders of snapshots that have a manifest, oldest first."""
-    return [folder for folder in store.folders("step-") if store.exists(f"{folder}/{MANIFEST}")]
+    """Folders of snapshots that have a manifest, oldest first. Raises UserError where the store cannot be read."""
+    try:
+        folders = [folder for folder in store.folders("step-") if FOLDER.fullmatch(folder)]
+        return [folder for folder in folders if store.exists(f"{folder}/{MANIFEST}")]
+    except OSError as error:
+        raise UserError(f"{store.root}, the place of the snapshots, cannot be read: {error}") from None
 
 
 def read_manifest(store: Store, folder: str) -> Manifest:
@@ -121,46 +143,60 @@ def read_manifest(store: Store, folder: str) -> Manifest:
     path = f"{folder}/{MANIFEST}"
     try:
         manifest = msgspec.json.decode(store.read(path, LARGEST_MANIFEST), type=Manifest)
-    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"checkpoint {store.place(path)} cannot be read: {error}") from None
     if manifest.format != FORMAT:
         raise UserError(
             f"checkpoint {store.place(path)} has format {manifest.format}; this ffpipe reads format {FORMAT}"
         )
+    if folder_of(manifest.step) != folder:
+        raise UserError(f"checkpoint {store.place(path)} is of step {manifest.step}, which is not that of its folder")
     return manifest
 
 
-def read_tensors(
-    store: Store, folder: str, manifest: Manifest, name: str, shapes: Mapping[str, Sequence[int]]
-) -> dict[str, Tensor]:
-    """The tensors of one file, checked against the manifest and against the shapes that must be in it.
+def read_tensors(store: Store, folder: str, manifest: Manifest, name: str, contents: Contents) -> dict[str, Tensor]:
+    """The tensors of one file, checked against the manifest and against what must be in it, no less and no more.
 
-    Raises UserError naming the file: absent, altered, a tensor missing or of another shape.
+    Raises UserError naming the file: absent, altered, a tensor that is missing, not expected, or of another kind.
+    Whoever wrote the file may have written the manifest too: nothing in either is believed before it is checked.
     """
     place = store.place(f"{folder}/{name}")
-    data = _checked_bytes(store, folder, manifest, name)
+    data = _checked_bytes(store, folder, manifest, name, _most_bytes(contents))
     try:
         state = safetensors.torch.load(data)
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+    except Exception as error:  # as many ways to fail as a header that lies has
         raise UserError(f"checkpoint file {place} is no safetensors file: {error}") from None
-    for tensor, shape in shapes.items():
-        if tensor not in state:
-            raise UserError(f"checkpoint file {place} lacks the tensor {tensor!r}")
-        if tuple(state[tensor].shape) != tuple(shape):
+    if missing := sorted(contents.keys() - state.keys()):
+        raise UserError(f"checkpoint file {place} lacks the tensor {missing[0]!r}")
+    if more := sorted(state.keys() - contents.keys()):
+        raise UserError(f"checkpoint file {place} has the tensor {more[0]!r}, which no run of this config writes")
+    for tensor, kept in contents.items():
+        found = state[tensor]
+        if (tuple(found.shape), found.dtype) != (kept.shape, kept.dtype):
             raise UserError(
-                f"checkpoint file {place}: {tensor!r} is {tuple(state[tensor].shape)}, expected {tuple(shape)}"
+                f"checkpoint file {place}: {tensor!r} is {found.dtype} {tuple(found.shape)}, "
+                f"expected {kept.dtype} {kept.shape}"
             )
+        if kept.largest is not None and not ((found >= 0) & (found <= kept.largest)).all():
+            raise UserError(f"checkpoint file {place}: {tensor!r} is {found.tolist()}, expected 0 to {kept.largest}")
     return state
 
 
-def _checked_bytes(store: Store, folder: str, manifest: Manifest, name: str) -> bytes:
+def _most_bytes(contents: Contents) -> int:
+    """What a file of these tensors may have."""
+    return HEADER_BYTES + sum(
+        ENTRY_BYTES + len(name) + math.prod(kept.shape) * kept.dtype.itemsize for name, kept in contents.items()
+    )
+
+
+def _checked_bytes(store: Store, folder: str, manifest: Manifest, name: str, most: int) -> bytes:
     place = store.place(f"{folder}/{name}")
     entry = manifest.files.get(name)
     if entry is None:
         listed = ", ".join(manifest.files) or "no file"
         raise UserError(f"checkpoint {store.place(folder)} has no {name}: its manifest lists {listed}")
     try:
-        data = store.read(f"{folder}/{name}", entry.size)
+        data = store.read(f"{folder}/{name}", most)
     except OSError as error:
         raise UserError(f"checkpoint file {place} cannot be read: {error}") from None
     if len(data) != entry.size:
@@ -168,11 +204,3 @@ def _checked_bytes(store: Store, folder: str, manifest: Manifest, name: str) -> 
     if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise UserError(f"checkpoint file {place} was altered: its SHA-256 is not that of the manifest")
     return data
-
-
-def verify(store: Store, folder: str, layers: int, *, head: bool) -> Manifest:
-    """Read every file of a snapshot once. Raises UserError naming the first that is wrong or missing."""
-    manifest = read_manifest(store, folder)
-    for name in [*(layer_file(i) for i in range(layers)), *([HEAD] if head else [])]:
-        _checked_bytes(store, folder, manifest, name)
-    return manifest

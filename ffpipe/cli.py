@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ffpipe.config import Config, Leaf, leaves, override
-from ffpipe.errors import Interrupted, RunFailed, UserError, nearest
+from ffpipe.errors import Interrupted, RunFailed, UserError, nearest, one_line
 from ffpipe.recipes import RECIPES, get_recipe
 
 if TYPE_CHECKING:
@@ -53,19 +53,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(sys.argv[1:] if arguments is None else list(arguments))
     except UserError as error:
-        print(f"ffpipe: {_one_line(error)}", file=sys.stderr)
+        print(f"ffpipe: {one_line(error)}", file=sys.stderr)
         return 2
     except RunFailed as error:
-        print(f"ffpipe: the run failed: {_one_line(error)}", file=sys.stderr)
+        print(f"ffpipe: the run failed: {one_line(error)}", file=sys.stderr)
         return 1
     except Interrupted as error:
-        print(f"ffpipe: interrupted; {_one_line(error)}", file=sys.stderr)
+        print(f"ffpipe: interrupted; {one_line(error)}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
         print("ffpipe: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, `head` say, has gone
         sys.stderr.close()
+        return 1
+    except OSError as error:  # a folder that cannot be written, a disk that is full
+        print(f"ffpipe: {one_line(error)}", file=sys.stderr)
         return 1
 
 
@@ -79,10 +82,6 @@ def _interrupts(interrupt: Interrupt) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _dispatch(arguments: list[str]) -> int:

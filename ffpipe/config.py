@@ -9,7 +9,7 @@ the annotations, rules between fields in `check`.
 from __future__ import annotations
 
 import dataclasses
-import math
+import re
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -23,6 +23,20 @@ import torch
 from msgspec import Meta
 
 from ffpipe.errors import UserError, nearest
+from ffpipe.files import read_whole
+
+# A config may come from a stranger. These bounds are far beyond what can be trained, and within what can be counted,
+# allocated for and named.
+LARGEST_FILE = 256 << 10
+LARGEST_INTEGER = 2**53
+LARGEST_FLOAT = torch.finfo(torch.float32).max
+MOST_UNITS = 1 << 24  # of a layer, features of an image, classes
+MOST_LAYERS = 1000  # files of layers are numbered with three digits
+MOST_LAG = 1 << 16  # a snapshot keeps a prediction for each
+MOST_SECONDS = 1_000_000
+# Our keys have four parts. The time that tomllib takes for one grows with the square of their number.
+_PART = r"""(?:[\w-]++|"(?:\\.|[^"\\\n])*+"|'[^'\n]*+')[ \t]*+"""
+_DEEP_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*+(?:{_PART}\.[ \t]*+){{8}}", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +59,12 @@ class Data:
     image_column: Annotated[str, Meta(description="parquet: column of the images; empty: the only image column")] = ""
     label_column: Annotated[str, Meta(description="parquet: column of the labels")] = "label"
     classes: Annotated[
-        int, Meta(ge=0, description="number of classes; 0: that of the known set, else the largest training label + 1")
+        int,
+        Meta(
+            ge=0,
+            le=MOST_UNITS,
+            description="number of classes; 0: that of the known set, else the largest training label + 1",
+        ),
     ] = 0
     validation: Annotated[int, Meta(ge=0, description="examples set aside from the training set for validation")] = 0
     test_count: Annotated[int, Meta(ge=0, description="examples set aside for the test where the set has none")] = 0
@@ -77,8 +96,12 @@ class Training:
     """What is computed. Every field may change the weights."""
 
     dims: Annotated[
-        tuple[Annotated[int, Meta(ge=1)], ...],
-        Meta(min_length=2, description="input features (labels appended not counted), then the width of each layer"),
+        tuple[Annotated[int, Meta(ge=1, le=MOST_UNITS)], ...],
+        Meta(
+            min_length=2,
+            max_length=MOST_LAYERS + 1,
+            description="input features (labels appended not counted), then the width of each layer",
+        ),
     ] = (64, 500, 500)
     epochs: Annotated[int, Meta(ge=1)] = 10
     batch_size: Annotated[int, Meta(ge=1, description="examples in a minibatch")] = 100
@@ -116,7 +139,11 @@ class Training:
     ] = "hard"
     negative_lag: Annotated[
         int,
-        Meta(ge=0, description="hard negatives: minibatches between a prediction and its use; 0: Hinton's lock step"),
+        Meta(
+            ge=0,
+            le=MOST_LAG,
+            description="hard negatives: minibatches between a prediction and its use; 0: Hinton's lock step",
+        ),
     ] = 48
     head: Annotated[bool, Meta(description="train the softmax head")] = True
     head_from: Annotated[int, Meta(ge=0, description="first layer that the head sees; 1 leaves the first out")] = 1
@@ -127,6 +154,11 @@ class Training:
         int, Meta(ge=0, description="first layer whose goodness counts in classification; 1 leaves the first out")
     ] = 1
     data: Data = field(default_factory=Data)
+
+    @property
+    def head_layers(self) -> range:
+        """Layers that the head sees."""
+        return range(self.head_from, len(self.dims) - 1) if self.head else range(0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,10 +177,12 @@ class Execution:
     device: Annotated[Literal["cpu", "cuda"], Meta(description="of every stage")] = "cpu"
     cpus: Annotated[float, Meta(ge=0, description="CPUs of each stage; 0: one, or a share where there are fewer")] = 0.0
     gpus: Annotated[float, Meta(ge=0, description="GPUs of each stage; 0: one where device is cuda")] = 0.0
-    resources: Annotated[dict[str, float], Meta(description="custom Ray resources of each stage, as NAME=AMOUNT")] = (
-        field(default_factory=dict)
-    )
-    start_timeout: Annotated[float, Meta(gt=0, description="seconds to wait for the stages to be placed")] = 30.0
+    resources: Annotated[
+        dict[str, Annotated[float, Meta(ge=0)]], Meta(description="custom Ray resources of each stage, as NAME=AMOUNT")
+    ] = field(default_factory=dict)
+    start_timeout: Annotated[
+        float, Meta(gt=0, le=MOST_SECONDS, description="seconds to wait for the stages to be placed")
+    ] = 30.0
     evaluate_every: Annotated[
         int, Meta(ge=0, description="epochs between evaluations on the validation split; 0: none")
     ] = 0
@@ -161,12 +195,14 @@ class Execution:
     checkpoints: Annotated[
         str, Meta(description="where snapshots go, a path or a URI such as s3://bucket/run; empty: the run folder")
     ] = ""
-    stage_timeout: Annotated[float, Meta(gt=0, description="seconds after which a silent stage is taken for lost")] = (
-        60.0
-    )
-    attempts: Annotated[int, Meta(ge=0, description="recoveries in a row from the same step before giving up")] = 3
+    stage_timeout: Annotated[
+        float, Meta(gt=0, le=MOST_SECONDS, description="seconds after which a silent stage is taken for lost")
+    ] = 60.0
+    attempts: Annotated[
+        int, Meta(ge=0, le=100, description="recoveries in a row from the same step before giving up")
+    ] = 3
     back_off: Annotated[
-        float, Meta(ge=0, description="seconds to wait before a recovery, doubled each time in a row")
+        float, Meta(ge=0, le=3600, description="seconds to wait before a recovery, doubled each time in a row")
     ] = 1.0
     keep_snapshots: Annotated[int, Meta(ge=1, description="newest snapshots kept")] = 2
     run_dir: Annotated[str, Meta(description="folder of the run, made new; empty: runs/RECIPE-TIMESTAMP")] = ""
@@ -177,7 +213,9 @@ class Execution:
 class Config:
     """All that is needed to run again."""
 
-    recipe: Annotated[str, Meta(description="name of the recipe that it started from")] = "custom"
+    recipe: Annotated[
+        str, Meta(pattern=r"^[A-Za-z0-9][\w.-]{0,63}\Z", description="name of the recipe that it started from")
+    ] = "custom"
     training: Training = field(default_factory=Training)
     execution: Execution = field(default_factory=Execution)
 
@@ -187,17 +225,20 @@ class Config:
     @staticmethod
     def from_toml(text: str, *, where: str) -> Config:
         """Read and check a config. Raises UserError naming `where`, the field and what it may be."""
+        if _DEEP_KEY.search(text):
+            raise UserError(f"{where} is no config: it has a key of more than 8 parts")
         try:
             tree = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        # Beside its own errors: arrays in arrays without end, integers of thousands of digits, impossible dates.
+        except (ValueError, RecursionError, OverflowError) as error:
             raise UserError(f"{where} is no valid TOML: {error}") from None
         return from_tree(tree, where=where)
 
     @staticmethod
     def read(path: Path) -> Config:
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_whole(path, LARGEST_FILE).decode("utf-8")
+        except (FileNotFoundError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read {path}: {error}") from None
         return Config.from_toml(text, where=str(path))
 
@@ -248,7 +289,10 @@ def from_tree(tree: Mapping[str, Any], *, where: str, strict: bool = True) -> Co
         config = msgspec.convert(tree, Config, strict=strict)
     except msgspec.ValidationError as error:
         raise UserError(f"{where}: {_plain(error)}") from None
-    check(config)
+    try:
+        check(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     return config
 
 
@@ -276,7 +320,7 @@ def check(config: Config) -> None:
     """The rules between fields that need no data and no cluster. Raises UserError."""
     training, execution = config.training, config.execution
     layers = len(training.dims) - 1
-    _check_finite(dataclasses.asdict(config))
+    _check_values(dataclasses.asdict(config))
     for name, start in (("head_from", training.head_from), ("goodness_from", training.goodness_from)):
         if start >= layers:
             raise UserError(
@@ -285,6 +329,8 @@ def check(config: Config) -> None:
             )
     for name, optimizer in (("optimizer", training.optimizer), ("head_optimizer", training.head_optimizer)):
         _check_optimizer(f"training.{name}", optimizer)
+    if taken := {"CPU", "GPU", "memory", "object_store_memory"} & set(execution.resources):
+        raise UserError(f"execution.resources names {min(taken)!r}, which is no custom resource of Ray: leave it out")
     if training.negatives == "hard" and not training.head:
         raise UserError("training.negatives 'hard' draws from the head's predictions: set training.head true")
     if execution.stages > layers:
@@ -302,12 +348,21 @@ def check(config: Config) -> None:
         raise UserError("execution.evaluate_every needs a validation split: set training.data.validation")
 
 
-def _check_finite(tree: Mapping[str, Any], prefix: str = "") -> None:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            _check_finite(value, f"{prefix}{name}.")
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{prefix}{name} is {value}: give a finite number")
+def _check_values(value: Any, name: str = "") -> None:
+    """What holds for every field: numbers that can be counted with and text that can be a path."""
+    match value:
+        case Mapping():
+            for key, inner in value.items():
+                _check_values(inner, f"{name}.{key}" if name else str(key))
+        case list() | tuple():
+            for index, inner in enumerate(value):
+                _check_values(inner, f"{name}[{index}]")
+        case int() if abs(value) > LARGEST_INTEGER:
+            raise UserError(f"{name} is beyond {LARGEST_INTEGER}: give a smaller number")
+        case float() if not abs(value) <= LARGEST_FLOAT:
+            raise UserError(f"{name} is {value}: give a finite number, at most {LARGEST_FLOAT:.3g}")
+        case str() if "\0" in value:
+            raise UserError(f"{name} holds the character NUL: leave it out")
 
 
 def _check_lag(lag: int, execution: Execution) -> None:
@@ -333,12 +388,13 @@ def _check_optimizer(name: str, optimizer: Optimizer) -> None:
     if optimizer.kind not in classes:
         raise UserError(f"{name}.kind is {optimizer.kind!r}; {nearest(optimizer.kind, ['averaging', *classes])}")
     cls = getattr(torch.optim, optimizer.kind)
+    weight = torch.nn.Parameter(torch.zeros(2, 2))
+    weight.grad = torch.zeros(2, 2)
     try:
         cls(
-            [torch.nn.Parameter(torch.zeros(2, 2))],
-            **{"lr": optimizer.learning_rate, "weight_decay": optimizer.weight_decay, **optimizer.options},
-        )
-    except (TypeError, ValueError, RuntimeError) as error:
+            [weight], **{"lr": optimizer.learning_rate, "weight_decay": optimizer.weight_decay, **optimizer.options}
+        ).step()
+    except Exception as error:  # torch's optimisers have as many ways to refuse an option as there are of them
         raise UserError(f"{name} does not fit torch.optim.{optimizer.kind}: {error}") from None
 
 

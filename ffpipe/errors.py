@@ -5,9 +5,23 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# A message quotes what a file holds, which may be anything.
+LONGEST_LINE = 2000
+
+
+def one_line(message: object) -> str:
+    """A message as one line for a terminal: control characters escaped, the middle of an endless one left out."""
+    line = " ".join(str(message).split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
+    half = (LONGEST_LINE - 5) // 2
+    return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
+
 
 class UserError(Exception):
     """The request was wrong (exit status 2): one line saying what, where, and what would be right."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class RunFailed(Exception):

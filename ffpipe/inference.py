@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +17,14 @@ import torch
 
 from ffpipe import checkpoint
 from ffpipe.config import Training
+from ffpipe.contents import snapshot_contents
 from ffpipe.data.images import read_image
 from ffpipe.data.splits import load_splits
 from ffpipe.errors import UserError
+from ffpipe.ff.labels import LabelCode
 from ffpipe.ff.network import LayerWeights, Network
+from ffpipe.ff.precision import PRECISIONS
+from ffpipe.memory import refuse_beyond_host
 from ffpipe.runs import open_run
 
 # Rows that pass through the network at once; bounds the memory of an evaluation.
@@ -57,22 +63,33 @@ def load(run: str | Path, readout: str | None = None) -> Network:
     store = folder.store(config)
     snapshot = folder.newest_snapshot(store)
     manifest = checkpoint.read_manifest(store, snapshot)
+    takes = manifest.input
+    _check_input(training, takes, store.place(snapshot))
     layers: list[LayerWeights] = []
-    fan_ins = (manifest.input.width, *training.dims[1:])
-    for index, (fan_in, width) in enumerate(zip(fan_ins, training.dims[1:], strict=False)):
-        shapes = {"weight": (fan_in, width), "bias": (width,)}
-        state = checkpoint.read_tensors(store, snapshot, manifest, checkpoint.layer_file(index), shapes)
-        layers.append((state["weight"], state["bias"]))
     head = None
-    if training.head:
-        widths = {f"weight.{i}": (training.dims[i + 1], manifest.input.classes) for i in head_layers(training)}
-        head = checkpoint.read_tensors(store, snapshot, manifest, checkpoint.HEAD, widths)
+    for name, contents in snapshot_contents(training, takes, manifest.step).items():
+        state = checkpoint.read_tensors(store, snapshot, manifest, name, contents)
+        if name == checkpoint.HEAD:
+            head = state
+        else:
+            layers.append((state["weight"], state["bias"]))
     readout = readout or ("softmax" if training.head else "goodness")
-    return Network(training, manifest.input.shape, manifest.input.classes, layers, head, readout).eval()
+    return Network(training, takes.shape, takes.classes, layers, head, readout).eval()
 
 
-def head_layers(training: Training) -> range:
-    return range(training.head_from, len(training.dims) - 1)
+def _check_input(training: Training, takes: checkpoint.Input, where: str) -> None:
+    """Raises UserError where a manifest tells of a network that the config does not make, or that does not fit here."""
+    features = training.dims[0]
+    width = LabelCode(training.labels, features, takes.classes, training.label_strength).width
+    if math.prod(takes.shape) != features or takes.width != width or takes.classes > width:
+        raise UserError(
+            f"checkpoint {where} is of a network for {takes}, but the config has {features} features "
+            f"and labels {training.labels!r}"
+        )
+    rows = (takes.classes + 1) * max(width, *training.dims[1:])
+    weights = sum(a * b for a, b in pairwise((width, *training.dims[1:])))
+    needed = (rows + weights) * PRECISIONS[training.precision].weights.itemsize
+    refuse_beyond_host(needed, f"the network in {where}", "use a larger one")
 
 
 def evaluate(run: str | Path, split: str = "test", data_dir: str = "") -> Errors:

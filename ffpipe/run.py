@@ -11,14 +11,16 @@ from typing import Any
 
 from ffpipe import checkpoint
 from ffpipe.config import Config, checked, override
+from ffpipe.contents import snapshot_contents
 from ffpipe.errors import Diverged, Interrupted, RunFailed, StageLost, UserError
 from ffpipe.pipeline.job import Engine, Job, Layout, Start, make_job
 from ffpipe.pipeline.local import LocalEngine
 from ffpipe.pipeline.ray_settings import prepare_ray
 from ffpipe.pipeline.recovery import GiveUp, Recovery
-from ffpipe.runlog import Past, RecoveryNote, RunLog, read_past
+from ffpipe.runlog import RunLog, read_past
 from ffpipe.runs import RunFolder, check_new, new_run, open_run
 from ffpipe.store import Store
+from ffpipe.telemetry.report import Past, RecoveryNote
 from ffpipe.telemetry.view import QuietView, View
 
 
@@ -68,7 +70,7 @@ def train(config: Config, view: View | None = None, interrupt: Interrupt | None 
         folder = new_run(job.config)
         try:
             with folder.lock():
-                log = RunLog(job, folder, folder.store(config), view or QuietView(), Past(), asked_at)
+                log = RunLog(job, folder, folder.store(config), view or QuietView(), Past(), None, asked_at)
                 return Run(job, engine, folder, log, view or QuietView(), interrupt or Interrupt()).go(layout)
         except UserError:
             shutil.rmtree(folder.path)
@@ -104,20 +106,30 @@ def resume(
         try:
             layout = engine.layout(job)
             folder.write_config(job.config)
-            log = RunLog(job, folder, store, view, read_past(folder, snapshot), asked_at)
+            log = RunLog(job, folder, store, view, read_past(folder, snapshot, view), snapshot, asked_at)
             return Run(job, engine, folder, log, view, interrupt or Interrupt()).go(layout)
         finally:
             engine.close()
 
 
 def newest_whole(store: Store, job: Job, view: View) -> checkpoint.Manifest | None:
-    """The newest snapshot of which every file is what its manifest says; damaged ones are named and passed over."""
+    """The newest snapshot of which every file is what this job writes; damaged ones are named and passed over."""
     for folder in reversed(checkpoint.whole_snapshots(store)):
         try:
-            return checkpoint.verify(store, folder, job.layers, head=job.config.training.head)
+            return verified(store, folder, job)
         except UserError as error:
             view.note(f"warning: {error}; trying the snapshot before it")
     return None
+
+
+def verified(store: Store, folder: str, job: Job) -> checkpoint.Manifest:
+    """Read every file of a snapshot once. Raises UserError naming the first that is wrong or missing."""
+    manifest = checkpoint.read_manifest(store, folder)
+    if manifest.input != job.input:
+        raise UserError(f"checkpoint {store.place(folder)} is of a network for {manifest.input}, not for {job.input}")
+    for name, contents in snapshot_contents(job.config.training, manifest.input, manifest.step).items():
+        checkpoint.read_tensors(store, folder, manifest, name, contents)
+    return manifest
 
 
 def make_engine(name: str) -> Engine:

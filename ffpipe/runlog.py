@@ -4,46 +4,35 @@ from __future__ import annotations
 
 import platform
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
 from ffpipe import checkpoint
+from ffpipe.errors import UserError
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.runs import RunFolder
 from ffpipe.store import Store
-from ffpipe.telemetry.metrics import read_metrics, write_metrics
-from ffpipe.telemetry.report import Evaluation, LayerRow, StageReport, WrittenFile
+from ffpipe.telemetry.metrics import write_metrics
+from ffpipe.telemetry.report import Past, RecoveryNote, StageReport, WrittenFile
 from ffpipe.telemetry.spans import TraceFile
 from ffpipe.telemetry.view import View
-
-
-@dataclass(frozen=True)
-class RecoveryNote:
-    """One recovery: what happened, where the run went on, and how many steps of work were lost."""
-
-    reason: str
-    from_step: int
-    lost_steps: int
-    stages: int
-
-
-@dataclass
-class Past:
-    """What a run that goes on has behind it."""
-
-    rows: list[LayerRow] = field(default_factory=list)
-    evaluations: list[Evaluation] = field(default_factory=list)
-    recoveries: list[RecoveryNote] = field(default_factory=list)
-    train_seconds: float = 0.0
-    snapshot: checkpoint.Manifest | None = None
 
 
 class RunLog:
     """Metrics, evaluations, recoveries, and snapshots, which it makes whole."""
 
-    def __init__(self, job: Job, folder: RunFolder, store: Store, view: View, past: Past, asked_at: float) -> None:
-        self.newest = past.snapshot
+    def __init__(
+        self,
+        job: Job,
+        folder: RunFolder,
+        store: Store,
+        view: View,
+        past: Past,
+        newest: checkpoint.Manifest | None,
+        asked_at: float,
+    ) -> None:
+        self.newest = newest
         self._past = past
         self._job = job
         self._folder = folder
@@ -107,11 +96,12 @@ class RunLog:
         if len(files) < self._job.layers + self._job.config.training.head:
             return
         del self._files[file.step]
-        takes = checkpoint.Input(self._job.splits.shape, self._job.width, self._job.splits.classes)
         try:
             # Before the manifest: whoever goes on from this snapshot finds what was known when it was made.
             self._write("running")
-            self.newest = checkpoint.write_manifest(self._store, file.step, files, takes, execution.keep_snapshots)
+            self.newest = checkpoint.write_manifest(
+                self._store, file.step, files, self._job.input, execution.keep_snapshots
+            )
             self._folder.write_summary(self._summary("running"))
         except OSError as error:
             reason = error.strerror or error
@@ -120,6 +110,7 @@ class RunLog:
     def _write(self, status: str) -> dict[str, Any]:
         write_metrics(self._folder.metrics, self._past.rows, self._job.steps_per_epoch)
         summary = self._summary(status)
+        self._folder.write_past(replace(self._past, train_seconds=summary["train_seconds"]))
         self._folder.write_summary(summary)
         return summary
 
@@ -168,14 +159,11 @@ class RunLog:
         }
 
 
-def read_past(folder: RunFolder, snapshot: checkpoint.Manifest | None) -> Past:
-    """What is known of a run up to a snapshot. A summary or metrics that cannot be read are left out."""
-    summary = folder.read_summary()
-    step = snapshot.step if snapshot else 0
-    return Past(
-        rows=[row for row in read_metrics(folder.metrics) if row.step <= step],
-        evaluations=[Evaluation(**values) for values in summary.evaluations if values["step"] < step],
-        recoveries=[RecoveryNote(**values) for values in summary.recovery_notes],
-        train_seconds=summary.train_seconds,
-        snapshot=snapshot,
-    )
+def read_past(folder: RunFolder, snapshot: checkpoint.Manifest | None, view: View) -> Past:
+    """What a run has behind it; what cannot be read is lost, which changes no weight, and said."""
+    try:
+        return folder.read_past()
+    except UserError as error:
+        if snapshot is not None:
+            view.note(f"warning: {error}; metrics and evaluations up to step {snapshot.step} are lost")
+        return Past()

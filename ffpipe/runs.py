@@ -1,6 +1,9 @@
 """A run folder: what `ffpipe train` writes and everything after training reads.
 
-config.toml  metrics.parquet  summary.json  checkpoints/  and, if asked for, trace.json
+config.toml  metrics.parquet  summary.json  past.json  checkpoints/  and, if asked for, trace.json
+
+metrics.parquet and summary.json are for people and are never read back; a run that goes on reads past.json, which
+can be parsed in bounded memory, as a damaged Parquet file cannot.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +23,12 @@ import msgspec
 from ffpipe import checkpoint
 from ffpipe.config import Config
 from ffpipe.errors import UserError
+from ffpipe.files import read_whole
 from ffpipe.store import Store
+from ffpipe.telemetry.report import Past
 
-
-@dataclass(frozen=True)
-class Summary:
-    """The part of summary.json that is read again."""
-
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
-    recovery_notes: list[dict[str, Any]] = field(default_factory=list)
-    train_seconds: float = 0.0
+# Room for about a million rows of metrics.
+LARGEST_PAST = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,10 @@ class RunFolder:
     @property
     def summary(self) -> Path:
         return self.path / "summary.json"
+
+    @property
+    def past(self) -> Path:
+        return self.path / "past.json"
 
     @property
     def trace(self) -> Path:
@@ -81,18 +84,26 @@ class RunFolder:
         kept = replace(config, execution=replace(config.execution, run_dir=""))
         self.config.write_text(kept.to_toml(), encoding="utf-8")
 
-    def read_summary(self) -> Summary:
-        """What a run that goes on needs of summary.json; empty where that is absent or damaged."""
+    def read_past(self) -> Past:
+        """What a run that goes on has behind it. Raises UserError where the file is absent or damaged."""
         try:
-            return msgspec.json.decode(self.summary.read_bytes(), type=Summary)
-        except (OSError, msgspec.MsgspecError):
-            return Summary()
+            return msgspec.json.decode(read_whole(self.past, LARGEST_PAST), type=Past)
+        except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise UserError(f"cannot read {self.past}: {error}") from None
+
+    def write_past(self, past: Past) -> None:
+        """Whole or not at all."""
+        self._replace(self.past, msgspec.json.encode(past))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Whole or not at all."""
-        temporary = self.path / f".summary.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, self.summary)
+        self._replace(self.summary, (json.dumps(summary, indent=2) + "\n").encode())
+
+    @staticmethod
+    def _replace(path: Path, data: bytes) -> None:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
 
 
 def new_run(config: Config) -> RunFolder:
@@ -116,15 +127,15 @@ def new_run(config: Config) -> RunFolder:
 def check_new(config: Config) -> None:
     """Refuse a run folder that exists, before anything is started."""
     asked = config.execution.run_dir
-    if asked and Path(asked).exists():
+    if asked and os.path.exists(asked):
         raise UserError(f"run folder {Path(asked).absolute()} exists: give a new one with --run-dir, or remove it")
 
 
 def open_run(path: str | Path) -> tuple[RunFolder, Config]:
     """An existing run and its config. Raises UserError where the folder is none."""
     folder = RunFolder(Path(path))
-    if not folder.path.is_dir():
+    if not os.path.isdir(path):
         raise UserError(f"{path} is no folder: give the folder of a run, as `ffpipe train` printed it")
-    if not folder.config.is_file():
+    if not os.path.isfile(folder.config):
         raise UserError(f"{path} is no run: it has no config.toml")
     return folder, Config.read(folder.config)

@@ -63,18 +63,26 @@ class Store:
             temporary.unlink(missing_ok=True)
 
     def read(self, name: str, most: int) -> bytes:
-        """Raises OSError where it is absent; reads one byte more than `most` at the most."""
+        """Raises OSError where it is absent, no regular file, or of more than `most` bytes."""
+        info = self._files.get_file_info(self._path(name))
+        # Asked before it is opened: a named pipe would make us wait, and `read` allocates all that it is asked for.
+        if info.type != fs.FileType.File:
+            raise OSError("there is no such file")
+        if info.size > most:
+            raise OSError(f"it has {info.size:,} bytes, more than {most:,}")
         with self._files.open_input_stream(self._path(name)) as stream:
-            data: bytes = stream.read(most + 1)
+            data: bytes = stream.read(info.size)
             return data
 
     def exists(self, name: str) -> bool:
         return bool(self._files.get_file_info(self._path(name)).type == fs.FileType.File)
 
     def folders(self, prefix: str) -> list[str]:
-        """Names of the folders in the root that begin so, in order."""
+        """Names of the folders in the root that begin so, in order. Raises OSError where the root is no folder."""
         found = self._files.get_file_info(fs.FileSelector(self._base, allow_not_found=True))
-        return sorted(i.base_name for i in found if i.type == fs.FileType.Directory and i.base_name.startswith(prefix))
+        folders = [i for i in found if i.type == fs.FileType.Directory and i.base_name.startswith(prefix)]
+        # Old folders are removed, but not what a link in a stranger's run points to.
+        return sorted(i.base_name for i in folders if not (self.is_local and os.path.islink(i.path)))
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from ffpipe import checkpoint
-from ffpipe.checkpoint import Input
+from ffpipe.checkpoint import Contents, Input, Kept
 from ffpipe.errors import UserError
 from ffpipe.store import Store
 from ffpipe.telemetry.report import WrittenFile
 
 TAKES = Input(shape=(2, 2), width=4, classes=2)
 STATE = {"weight": torch.arange(8.0).view(4, 2), "bias": torch.zeros(2)}
-SHAPES = {"weight": (4, 2), "bias": (2,)}
+CONTENTS = {"weight": Kept((4, 2), torch.float32), "bias": Kept((2,), torch.float32, largest=9)}
 
 
 def write(store: Store, step: int, name: str) -> WrittenFile:
@@ -41,7 +41,7 @@ def test_what_was_written_is_read(store: Store, tmp_path: Path) -> None:
     manifest = checkpoint.read_manifest(store, folder)
     assert manifest.step == 30
     assert manifest.input == TAKES
-    state = checkpoint.read_tensors(store, folder, manifest, "layer-000.safetensors", SHAPES)
+    state = checkpoint.read_tensors(store, folder, manifest, "layer-000.safetensors", CONTENTS)
     assert all(torch.equal(state[name], STATE[name]) for name in STATE)
     names = ["head.safetensors", "layer-000.safetensors", "manifest.json"]
     assert sorted(path.name for path in (tmp_path / folder).iterdir()) == names
@@ -93,26 +93,34 @@ def test_any_change_of_the_weights_changes_the_digest(change: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shapes", "says"),
-    [({"weight": (4, 3)}, r"'weight' is \(4, 2\), expected \(4, 3\)"), ({"scale": (2,)}, "lacks the tensor 'scale'")],
+    ("contents", "says"),
+    [
+        (CONTENTS | {"weight": Kept((4, 3), torch.float32)}, r"'weight' is .*\(4, 2\), expected .*\(4, 3\)"),
+        (CONTENTS | {"weight": Kept((4, 2), torch.float64)}, "'weight' is torch.float32 .*, expected torch.float64"),
+        (CONTENTS | {"weight": Kept((4, 2), torch.float32, largest=6)}, "'weight' is .*7.0.*, expected 0 to 6"),
+        (CONTENTS | {"scale": Kept((2,), torch.float32)}, "lacks the tensor 'scale'"),
+        ({"bias": CONTENTS["bias"]}, "has the tensor 'weight', which no run"),
+    ],
 )
-def test_tensors_that_do_not_fit(shapes: dict[str, tuple[int, ...]], says: str, store: Store) -> None:
+def test_tensors_that_do_not_fit(contents: Contents, says: str, store: Store) -> None:
     folder = whole(store, 30)
     manifest = checkpoint.read_manifest(store, folder)
     with pytest.raises(UserError, match=says):
-        checkpoint.read_tensors(store, folder, manifest, "layer-000.safetensors", shapes)
+        checkpoint.read_tensors(store, folder, manifest, "layer-000.safetensors", contents)
 
 
 def test_a_file_that_the_manifest_does_not_list(store: Store) -> None:
     folder = whole(store, 30)
     with pytest.raises(UserError, match=r"layer-001\.safetensors"):
-        checkpoint.verify(store, folder, layers=2, head=True)
+        checkpoint.read_tensors(
+            store, folder, checkpoint.read_manifest(store, folder), "layer-001.safetensors", CONTENTS
+        )
 
 
 @pytest.mark.parametrize(("harm", "says"), [("flip", "altered"), ("cut", "cut"), ("longer", "cut"), ("absent", "read")])
 def test_a_file_that_was_touched_is_named(harm: str, says: str, store: Store, tmp_path: Path) -> None:
     folder = whole(store, 30)
-    assert checkpoint.verify(store, folder, layers=1, head=True).step == 30
+    manifest = checkpoint.read_manifest(store, folder)
     path = tmp_path / folder / "layer-000.safetensors"
     data = path.read_bytes()
     path.unlink()
@@ -120,7 +128,7 @@ def test_a_file_that_was_touched_is_named(harm: str, says: str, store: Store, tm
         changed = {"flip": data[:-1] + bytes([data[-1] ^ 1]), "cut": data[:-1], "longer": data + b"0"}
         path.write_bytes(changed[harm])
     with pytest.raises(UserError, match=rf"layer-000\.safetensors .*{says}"):
-        checkpoint.verify(store, folder, layers=1, head=True)
+        checkpoint.read_tensors(store, folder, manifest, "layer-000.safetensors", CONTENTS)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +136,7 @@ def test_a_file_that_was_touched_is_named(harm: str, says: str, store: Store, tm
     [
         ({"format": 99}, "format 99"),
         ({"step": -1}, "step"),
+        ({"step": 31}, "is of step 31, which is not that of its folder"),
         ({"files": 3}, "files"),
         ({"input": {"shape": [2, 2], "width": 0, "classes": 2}}, "width"),
     ],

@@ -210,6 +210,7 @@ def test_what_a_run_leaves(run: Path) -> None:
         "checkpoints",
         "config.toml",
         "metrics.parquet",
+        "past.json",
         "summary.json",
     ]
     summary = json.loads((run / "summary.json").read_text())

@@ -31,7 +31,7 @@ class Head:
 
     def __init__(self, training: Training, classes: int, device: torch.device) -> None:
         dtype = PRECISIONS[training.precision].weights
-        self.layers = range(training.head_from, len(training.dims) - 1)
+        self.layers = training.head_layers
         self._weights = [torch.zeros(training.dims[i + 1], classes, dtype=dtype, device=device) for i in self.layers]
         self._updates = [make_update(weight, None, training.head_optimizer, weight) for weight in self._weights]
 

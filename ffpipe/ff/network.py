@@ -42,14 +42,10 @@ class Network(nn.Module):
         for index, (weight, bias) in enumerate(layers):
             self.register_buffer(f"layer{index}_weight", weight)
             self.register_buffer(f"layer{index}_bias", bias)
-        for index in self._head_layers if head is not None else ():
+        for index in training.head_layers if head is not None else ():
             assert head is not None
             self.register_buffer(f"head{index}_weight", head[f"weight.{index}"])
         self.has_head = head is not None
-
-    @property
-    def _head_layers(self) -> range:
-        return range(self.training_config.head_from, len(self.training_config.dims) - 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores (n, classes) of images (n, features) or (n, *shape): floats as in training (0 to 1), or uint8."""
@@ -63,7 +59,7 @@ class Network(nn.Module):
         rows = normalize_rows_(self._labels.neutral(self._rows(images)), self.training_config.normalization)
         logits = rows.new_zeros(len(rows), self.classes)
         for index, activities, _ in self._layers(rows):
-            if index in self._head_layers:
+            if index in self.training_config.head_layers:
                 logits.addmm_(activities, self.get_buffer(f"head{index}_weight"))
         return logits
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
+from ffpipe.checkpoint import Input
 from ffpipe.config import Config
 from ffpipe.data.sampler import Sampler
 from ffpipe.data.splits import Splits, load_splits
 from ffpipe.errors import UserError
 from ffpipe.ff.labels import LabelCode
 from ffpipe.ff.precision import PRECISIONS
+from ffpipe.memory import refuse_beyond_host
 from ffpipe.pipeline.calibrate import Costs
 from ffpipe.pipeline.partition import layer_costs, partition
 from ffpipe.pipeline.schedule import Plan, choose_chunk, choose_window
 from ffpipe.pipeline.stage import StageSpec
 from ffpipe.store import Store
-from ffpipe.telemetry.report import StageReport
+from ffpipe.telemetry.report import MOST_STEPS, StageReport
 
 # A person who watches sees a loss within seconds, and a row costs nothing at this rate.
 LOG_STEPS = 100
@@ -50,6 +53,24 @@ class Job:
     @property
     def steps(self) -> int:
         return self.steps_per_epoch * self.config.training.epochs
+
+    @property
+    def input(self) -> Input:
+        return Input(self.splits.shape, self.width, self.splits.classes)
+
+    @property
+    def least_bytes(self) -> int:
+        """What must be held at once, be it in one process: the weights and as much again for their optimisers, the
+        predictions that wait, and messages of the size asked for or an example under every label."""
+        training, execution = self.config.training, self.config.execution
+        dtypes, classes = PRECISIONS[training.precision], self.splits.classes
+        widths = (self.width, *training.dims[1:])
+        head = sum(training.dims[i + 1] for i in training.head_layers) * classes
+        weights = sum(a * b for a, b in pairwise(widths)) + head
+        waiting = training.head * min(training.negative_lag, self.steps) * training.batch_size * classes * 4
+        messages = min(max(execution.chunk, execution.window, 1), self.steps) * self.minibatch_bytes
+        tested = (classes + 1) * max(widths) * dtypes.products.itemsize
+        return 2 * weights * dtypes.weights.itemsize + waiting + max(messages, tested)
 
 
 @dataclass(frozen=True)
@@ -116,7 +137,16 @@ def make_job(config: Config) -> Job:
         raise UserError(f"{classes} labels do not fit over {features} features: set training.labels append")
     sampler = Sampler(len(splits.train), training.batch_size, training.seed)
     width = LabelCode(training.labels, features, classes, training.label_strength).width
-    return Job(config, splits, width, sampler.steps_per_epoch)
+    job = Job(config, splits, width, sampler.steps_per_epoch)
+    if job.steps > MOST_STEPS:
+        raise UserError(
+            f"training.epochs is {training.epochs} of {job.steps_per_epoch} steps each, more than {MOST_STEPS:,}: "
+            f"give at most {MOST_STEPS // job.steps_per_epoch}"
+        )
+    # What hosts of a cluster that is joined have, is theirs to say.
+    if config.execution.engine == "local" or not os.environ.get("RAY_ADDRESS"):
+        refuse_beyond_host(job.least_bytes, "this config", "give smaller training.dims, training.batch_size or window")
+    return job
 
 
 def _with_whole_paths(config: Config) -> Config:

@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from ffpipe.errors import UserError
+from ffpipe.errors import RunFailed, UserError
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start, make_layout
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Course, Train
@@ -33,6 +33,14 @@ class LocalEngine:
         return self.layout(job)
 
     def run(self, job: Job, layout: Layout, store: Store, start: Start, on_report: OnReport) -> None:
+        try:
+            self._run(job, layout, store, start, on_report)
+        # No memory, or numbers beyond what can be counted with: the run fails as it does where stages are actors.
+        except (MemoryError, ArithmeticError, RuntimeError) as error:
+            reason = next(iter(str(error).splitlines()), "")
+            raise RunFailed(f"a stage failed: {type(error).__name__}: {reason}") from error
+
+    def _run(self, job: Job, layout: Layout, store: Store, start: Start, on_report: OnReport) -> None:
         setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start, ()) for spec in layout.stages]
         savers = [Saver(store) for _ in setups]
         stages = [make_stage(setup, saver) for setup, saver in zip(setups, savers, strict=True)]

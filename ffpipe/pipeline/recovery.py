@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["lost", "error"]
+LONGEST_WAIT = 3600.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -48,4 +49,4 @@ class Recovery:
         if self._failures > self._attempts:
             tried = f"{self._attempts} recoveries in a row after step {snapshot}"
             return GiveUp(f"{tried} came to nothing" if self._attempts else "execution.attempts is 0")
-        return Again(self._back_off * 2.0 ** (self._failures - 1))
+        return Again(min(self._back_off * 2.0 ** (self._failures - 1), LONGEST_WAIT))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ffpipe import checkpoint
 from ffpipe.config import Training
+from ffpipe.contents import PREDICTION
 from ffpipe.errors import Diverged
 from ffpipe.ff.head import Head
 from ffpipe.ff.layer import Layer
@@ -29,8 +30,6 @@ from ffpipe.telemetry.metrics import LayerMeter
 from ffpipe.telemetry.report import Evaluation, StageReport
 
 Save = Callable[[int, Mapping[str, Saved]], None]
-PREDICTION = "prediction."
-METER = "meter"
 
 
 @dataclass(frozen=True)
@@ -236,31 +235,29 @@ class Stage:
         """What a snapshot after `step` keeps of this stage, by file."""
         files = {}
         for layer, meter in zip(self.layers, self._meters, strict=True):
-            state = {**layer.state(), METER: meter.state()}
+            state = {**layer.state(), **meter.state()}
             files[checkpoint.layer_file(layer.index)] = Saved(state, tuple(layer.weights()))
         if self.head is not None:
             owed = {f"{PREDICTION}{s}": torch.from_numpy(p) for s, p in sorted(self.owed.items()) if s >= step}
-            state = {**self.head.state(), METER: self._head_meter.state(), **owed}
+            state = {**self.head.state(), **self._head_meter.state(), **owed}
             files[checkpoint.HEAD] = Saved(state, tuple(self.head.weights()))
         return files
 
-    def shapes(self) -> dict[str, dict[str, tuple[int, ...]]]:
-        """What must be in each file that the stage goes on from: tensors and their shapes."""
-        return {
-            name: {key: tuple(saved.state[key].shape) for key in (*saved.weights, METER)}
-            for name, saved in self._files(self.step).items()
-        }
+    @property
+    def files(self) -> list[str]:
+        """Names of its files in a snapshot."""
+        return [checkpoint.layer_file(i) for i in self.spec.layers] + ([checkpoint.HEAD] if self.head else [])
 
     def restore(self, step: int, files: Mapping[str, State]) -> None:
-        """Go on after `step` from what `_files` gave, by file. Raises KeyError where a tensor is missing."""
+        """Go on after `step` from what `_files` gave, by file; the tensors are those of contents.py."""
         for layer, meter in zip(self.layers, self._meters, strict=True):
             state = files[checkpoint.layer_file(layer.index)]
             layer.load(state)
-            meter.load(state[METER])
+            meter.load(state)
         if self.head is not None:
             state = files[checkpoint.HEAD]
             self.head.load(state)
-            self._head_meter.load(state[METER])
+            self._head_meter.load(state)
             self.owed = owed_predictions(state)
         self.step = step
 

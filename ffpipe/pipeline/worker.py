@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,12 +23,13 @@ import torch
 
 from ffpipe import checkpoint
 from ffpipe.config import Config
+from ffpipe.contents import snapshot_contents
 from ffpipe.data.splits import load_splits
 from ffpipe.pipeline.feed import Feed
 from ffpipe.pipeline.inbox import Inbox, Part
 from ffpipe.pipeline.job import Start
 from ffpipe.pipeline.links import Links, Predictions
-from ffpipe.pipeline.saver import Saver
+from ffpipe.pipeline.saver import Saver, State
 from ffpipe.pipeline.schedule import Course, Flow, Item, Plan, Stop, Train
 from ffpipe.pipeline.stage import Stage, StageSpec, owed_predictions
 from ffpipe.pipeline.streams import Streams, to_array, to_tensor
@@ -78,13 +79,7 @@ def make_stage(setup: WorkerSetup, saver: Saver) -> AnyStage:
     """The stage of a real network, as it was after the snapshot that the run starts from."""
     stage = Stage(setup.spec, saver.save)
     if setup.start.folder:
-        store, folder = setup.store, setup.start.folder
-        manifest = checkpoint.read_manifest(store, folder)
-        shapes = stage.shapes()
-        stage.restore(
-            setup.start.step,
-            {name: checkpoint.read_tensors(store, folder, manifest, name, shapes[name]) for name in shapes},
-        )
+        stage.restore(setup.start.step, _read(setup, stage.files))
     return stage
 
 
@@ -94,10 +89,16 @@ def make_feed(setup: WorkerSetup) -> AnyFeed:
     splits = load_splits(config.training.data, config.execution.data_dir)
     feed = Feed(config.training, splits, torch.device(setup.spec.device))
     if setup.start.folder and config.training.head:
-        store, folder = setup.store, setup.start.folder
-        manifest = checkpoint.read_manifest(store, folder)
-        feed.predictions(owed_predictions(checkpoint.read_tensors(store, folder, manifest, checkpoint.HEAD, {})))
+        feed.predictions(owed_predictions(_read(setup, [checkpoint.HEAD])[checkpoint.HEAD]))
     return feed
+
+
+def _read(setup: WorkerSetup, names: Iterable[str]) -> dict[str, State]:
+    """Files of the snapshot that the run starts from."""
+    store, folder = setup.store, setup.start.folder
+    manifest = checkpoint.read_manifest(store, folder)
+    contents = snapshot_contents(setup.spec.training, manifest.input, manifest.step)
+    return {name: checkpoint.read_tensors(store, folder, manifest, name, contents[name]) for name in names}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +17,9 @@ SCHEMA = pa.schema(
     [("step", pa.int64()), ("epoch", pa.float64()), ("layer", pa.int32()), ("loss", pa.float64()),
      ("pair_errors", pa.float64())]
 )  # fmt: skip
+# Names of what a snapshot keeps.
+METER = "meter"
+METER_STEPS = "meter_steps"
 
 
 class LayerMeter:
@@ -42,15 +45,15 @@ class LayerMeter:
             self._rows.append(LayerRow(step + 1, self.layer, mean_loss, mean_errors))
             self._sums, self._steps = None, 0
 
-    def state(self) -> Tensor:
-        """Sums and steps of the interval that is open, (3,) float64: a snapshot keeps them."""
+    def state(self) -> dict[str, Tensor]:
+        """Sums (2,) float64 and steps () int64 of the interval that is open: a snapshot keeps them."""
         sums = torch.zeros(2, dtype=torch.float64) if self._sums is None else self._sums.cpu()
-        return torch.cat([sums, torch.tensor([float(self._steps)], dtype=torch.float64)])
+        return {METER: sums, METER_STEPS: torch.tensor(self._steps)}
 
-    def load(self, state: Tensor) -> None:
+    def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on with the interval that `state` returned."""
-        self._steps = int(state[2])
-        self._sums = state[:2].clone() if self._steps else None
+        self._steps = int(state[METER_STEPS])
+        self._sums = state[METER].clone() if self._steps else None
 
     def drain(self) -> list[LayerRow]:
         """Rows finished since the last call."""
@@ -71,13 +74,3 @@ def write_metrics(path: Path, rows: Sequence[LayerRow], steps_per_epoch: int) ->
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     pq.write_table(pa.table(columns, schema=SCHEMA), temporary)
     os.replace(temporary, path)
-
-
-def read_metrics(path: Path) -> list[LayerRow]:
-    """The rows of a metrics.parquet; none where it is absent or damaged, since no weight depends on them."""
-    try:
-        table = pq.read_table(path, schema=SCHEMA, memory_map=False)
-        rows = table.drop_columns(["epoch"]).to_pylist()
-    except (OSError, pa.ArrowException):
-        return []
-    return [LayerRow(**row) for row in rows]

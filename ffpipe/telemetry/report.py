@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from msgspec import Meta
+
+from ffpipe.config import LARGEST_INTEGER, MOST_LAYERS
 from ffpipe.telemetry.spans import Kind, Span
+
+# Snapshots count steps with eight digits. Those of the classes below that a run reads back are held to their ranges.
+MOST_STEPS = 99_999_999
+Steps = Annotated[int, Meta(ge=0, le=MOST_STEPS)]
 
 
 @dataclass(frozen=True)
@@ -15,8 +23,8 @@ class LayerRow:
     higher goodness (head: share of neutral rows that it got wrong).
     """
 
-    step: int
-    layer: int
+    step: Steps
+    layer: Annotated[int, Meta(ge=-1, le=MOST_LAYERS)]
     loss: float
     pair_errors: float
 
@@ -25,11 +33,31 @@ class LayerRow:
 class Evaluation:
     """Errors of the network after `step` on one split, as fractions; None for a read-out that does not exist."""
 
-    step: int
+    step: Steps
     split: str
-    examples: int
+    examples: Annotated[int, Meta(ge=1, le=LARGEST_INTEGER)]
     error_goodness: float | None
     error_softmax: float | None
+
+
+@dataclass(frozen=True)
+class RecoveryNote:
+    """One recovery: what happened, where the run went on, and how many steps of work were lost."""
+
+    reason: str
+    from_step: Steps
+    lost_steps: Steps
+    stages: Annotated[int, Meta(ge=1, le=MOST_LAYERS)]
+
+
+@dataclass
+class Past:
+    """What a run has behind it; past.json keeps it for who goes on."""
+
+    rows: list[LayerRow] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    recoveries: list[RecoveryNote] = field(default_factory=list)
+    train_seconds: Annotated[float, Meta(ge=0)] = 0.0
 
 
 @dataclass(frozen=True)

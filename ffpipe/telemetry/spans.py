@@ -71,6 +71,8 @@ class TraceFile:
     """A Chrome trace (the JSON array form, which Perfetto and chrome://tracing open), written as spans come in."""
 
     def __init__(self, path: Path) -> None:
+        # What is there may be a link to a file that is not ours to write.
+        path.unlink(missing_ok=True)
         self._file: IO[str] = path.open("w", encoding="utf-8")
         self._first = True
         self._named: set[int] = set()

@@ -206,7 +206,7 @@ def _print_end(console: Console, run_dir: Path, goodness: float | None, softmax:
         f"run folder: {run_dir}",
     ]
     for line in lines:
-        console.print(line, soft_wrap=True, highlight=False)
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _percent(fraction: float | None) -> str:

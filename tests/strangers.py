@@ -1,0 +1,89 @@
+"""A small run folder to damage, and the bounds within which what came of it must be read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ffpipe
+from ffpipe.telemetry.view import QuietView
+
+# Beyond what the process has when a case begins. A case may train a small network.
+MORE_BYTES = 512 << 20
+SECONDS = 30.0
+LAYER, HEAD, MANIFEST = "layer-001.safetensors", "head.safetensors", "manifest.json"
+
+
+def make_run(folder: Path) -> Path:
+    """A finished run of 28 steps with snapshots of steps 20 and 28."""
+    fields = {
+        "training.epochs": 1,
+        "training.dims": [64, 20, 20, 20],
+        "training.data.validation": 0,
+        "training.data.test_count": 30,
+        "training.data.train_limit": 1400,
+        "training.head_optimizer.kind": "Adam",
+        "training.negative_lag": 3,
+        "execution.engine": "local",
+        "execution.stages": 1,
+        "execution.evaluate_every": 0,
+        "execution.snapshot_steps": 20,
+        "execution.back_off": 0,
+        "execution.run_dir": str(folder),
+    }
+    ffpipe.train(ffpipe.override(ffpipe.recipe("digits"), fields))
+    return folder
+
+
+def fresh(run: Path, to: Path) -> Path:
+    """A copy of the run in place of what is there."""
+    shutil.rmtree(to, ignore_errors=True)
+    return Path(shutil.copytree(run, to))
+
+
+def newest(run: Path) -> Path:
+    return max(run.glob("checkpoints/*"))
+
+
+class Notes(QuietView):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """No more than MORE_BYTES and SECONDS for what is within."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"more than {SECONDS} s")
+
+    status = Path("/proc/self/status").read_text().split("VmData:")[1]
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    before = signal.signal(signal.SIGALRM, late)
+    resource.setrlimit(resource.RLIMIT_DATA, (int(status.split()[0]) * 1024 + MORE_BYTES, hard))
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+        signal.signal(signal.SIGALRM, before)
+
+
+def sign(path: Path) -> None:
+    """Make the manifest agree with a file."""
+    manifest = path.with_name(MANIFEST)
+    tree, data = json.loads(manifest.read_text()), path.read_bytes()
+    tree["files"][path.name] |= {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    manifest.write_text(json.dumps(tree))
