@@ -63,11 +63,13 @@ ON_OWN_CLUSTER = (
 # Those of one run, in their order.
 ON_RAYLETS = (("raylet", "driver's raylet", "raylet, no room"), ("raylet", "head", "raylet, no room"))
 ON_SMALL_DISK = ("disk full", "disk full at the end")
-# Ray notices a dead node after five missed calls, one each three seconds; and gives a dead GCS a minute to come back.
+# Ray takes a node for dead after five missed calls, one each three seconds, gives a dead GCS a minute to come back, and
+# actors whose owner has died half a minute to end. Nobody waits for that here.
 QUICK_RAY = {
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+    "RAY_actor_graceful_shutdown_timeout_ms": "2000",
 }
 
 

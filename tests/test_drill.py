@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-
 from pathlib import Path
 
 DRILL = Path(__file__).resolve().parent.parent / "scripts" / "drill.py"
