@@ -73,6 +73,9 @@ QUICK_RAY = {
 }
 
 
+LOG_TAIL = 8000
+
+
 def deal(chance: random.Random, turn: int) -> list[Hand]:
     """One round: every kind of fault once."""
     own = list(ON_OWN_CLUSTER)
@@ -125,13 +128,16 @@ def main() -> None:
         expected = undisturbed(Path(place) / "undisturbed")
         with small_disk(Path(place) / "disk") as disk:
             for index, hand in enumerate(hands):
-                outcome = Work(hand, Path(place) / str(index), Path(temporary), disk).go(expected)
+                work = Work(hand, Path(place) / str(index), Path(temporary), disk)
+                outcome = work.go(expected)
                 outcomes.append(outcome)
                 verdict = "; ".join(outcome.wrong) or "same digest, nothing left"
                 what, resumes = ", ".join(outcome.happened), ", ".join(outcome.resumes)
                 row = (hand.place, what, str(len(outcome.happened)), resumes, f"{outcome.seconds:.0f}", verdict)
                 table.add_row(str(index), *row)
                 print(index, *row, sep=" | ", file=sys.stderr)
+                if outcome.wrong:
+                    print(hand, work.log.read_text()[-LOG_TAIL:], sep="\n", file=sys.stderr)
     Console(width=160).print(table)
     kinds = Counter(kind for outcome in outcomes for kind in outcome.happened)
     result = {
