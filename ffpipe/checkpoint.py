@@ -122,16 +122,16 @@ def write_manifest(store: Store, step: int, files: Sequence[WrittenFile], takes:
 
 
 def prune(store: Store, keep: int) -> None:
-    """Remove what is older than the `keep` newest whole snapshots, whole or not, and what killed writers left in these.
+    """Remove all but the `keep` newest whole snapshots, and what killed writers left in these. Raises OSError.
 
-    Raises OSError.
+    One that never became whole goes when a later one is: every stage is past it then, so nobody writes there any more.
     """
     kept = whole_snapshots(store)[-keep:]
+    for folder in store.folders(FOLDER):
+        if kept and folder < kept[-1] and folder not in kept:
+            remove(store, folder)
     for folder in kept:
         store.remove_temporary(folder)
-    for folder in store.folders("step-"):
-        if kept and folder < kept[0]:
-            remove(store, folder)
 
 
 def forget_after(store: Store, step: int) -> None:

@@ -63,12 +63,17 @@ ON_OWN_CLUSTER = (
 # Those of one run, in their order.
 ON_RAYLETS = (("raylet", "driver's raylet", "raylet, no room"), ("raylet", "head", "raylet, no room"))
 ON_SMALL_DISK = ("disk full", "disk full at the end")
-# Ray notices a dead node after five missed calls, one each three seconds; and gives a dead GCS a minute to come back.
+# Ray takes a node for dead after five missed calls, one each three seconds, gives a dead GCS a minute to come back, and
+# actors whose owner has died half a minute to end. Nobody waits for that here.
 QUICK_RAY = {
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+    "RAY_actor_graceful_shutdown_timeout_ms": "2000",
 }
+
+
+LOG_TAIL = 8000
 
 
 def deal(chance: random.Random, turn: int) -> list[Hand]:
@@ -123,13 +128,16 @@ def main() -> None:
         expected = undisturbed(Path(place) / "undisturbed")
         with small_disk(Path(place) / "disk") as disk:
             for index, hand in enumerate(hands):
-                outcome = Work(hand, Path(place) / str(index), Path(temporary), disk).go(expected)
+                work = Work(hand, Path(place) / str(index), Path(temporary), disk)
+                outcome = work.go(expected)
                 outcomes.append(outcome)
                 verdict = "; ".join(outcome.wrong) or "same digest, nothing left"
                 what, resumes = ", ".join(outcome.happened), ", ".join(outcome.resumes)
                 row = (hand.place, what, str(len(outcome.happened)), resumes, f"{outcome.seconds:.0f}", verdict)
                 table.add_row(str(index), *row)
                 print(index, *row, sep=" | ", file=sys.stderr)
+                if outcome.wrong:
+                    print(hand, work.log.read_text()[-LOG_TAIL:], sep="\n", file=sys.stderr)
     Console(width=160).print(table)
     kinds = Counter(kind for outcome in outcomes for kind in outcome.happened)
     result = {

@@ -90,7 +90,7 @@ def descendants(among: Callable[[bytes], bool]) -> dict[int, bytes]:
     return found
 
 
-def stages_left(seconds: float = 30.0) -> list[str]:
+def stages_left(seconds: float = 60.0) -> list[str]:
     """Stages of this process's descendants that are there after `seconds`, if they need so long to end."""
     return _left(lambda command: command.startswith(b"ray::StageActor"), seconds)
 
@@ -99,7 +99,10 @@ def _left(among: Callable[[bytes], bool], seconds: float) -> list[str]:
     deadline = time.monotonic() + seconds
     while (left := descendants(among)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    return [f"process {process} ({command.decode()[:80]})" for process, command in left.items()]
+    return [
+        f"process {process} ({command.replace(bytes(1), b' ').decode().strip()[:80]})"
+        for process, command in left.items()
+    ]
 
 
 def temporary_files(run: Path) -> list[str]:
@@ -108,7 +111,7 @@ def temporary_files(run: Path) -> list[str]:
     return [str(path) for path in (*run.rglob("*.tmp"), *snapshots)]
 
 
-def leftovers(temporary: Path, shared_memory: bool, seconds: float = 30.0) -> list[str]:
+def leftovers(temporary: Path, shared_memory: bool, seconds: float = 60.0) -> list[str]:
     """Processes, temporary files and shared memory that are there after `seconds`, if they need so long to end.
 
     temporary: where processes of this drill put such files. shared_memory: whether nobody else's can be there.

@@ -63,13 +63,22 @@ def test_without_a_manifest_there_is_no_snapshot(store: Store) -> None:
     assert checkpoint.whole_snapshots(store) == []
 
 
-def test_the_newest_are_kept_and_what_never_became_whole_goes_with_the_older_ones(store: Store, tmp_path: Path) -> None:
-    for step in (15, 35):
+def test_the_newest_are_kept_and_an_unfinished_one_goes_when_the_run_is_past_it(store: Store, tmp_path: Path) -> None:
+    for step in (35, 45):
         write(store, step, "layer-000.safetensors")
     for step in (10, 20, 30, 40):
         whole(store, step)
     assert checkpoint.whole_snapshots(store) == ["step-00000030", "step-00000040"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000030", "step-00000035", "step-00000040"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000030", "step-00000040", "step-00000045"]
+
+
+def test_what_a_killed_writer_left_is_removed(store: Store, tmp_path: Path) -> None:
+    files = [write(store, 10, name) for name in ("layer-000.safetensors", "head.safetensors")]
+    (tmp_path / "step-00000010" / ".head.safetensors.99999.tmp").write_bytes(b"half")
+    checkpoint.write_manifest(store, 10, files, TAKES)
+    checkpoint.prune(store, 2)
+    names = ["head.safetensors", "layer-000.safetensors", "manifest.json"]
+    assert sorted(path.name for path in (tmp_path / "step-00000010").iterdir()) == names
 
 
 def test_what_comes_after_a_step_is_forgotten_but_not_what_is_in_the_making(store: Store, tmp_path: Path) -> None:
