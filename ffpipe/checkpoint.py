@@ -127,7 +127,7 @@ def prune(store: Store, keep: int) -> None:
     One that never became whole goes when a later one is: every stage is past it then, so nobody writes there any more.
     """
     kept = whole_snapshots(store)[-keep:]
-    for folder in store.folders(FOLDER):
+    for folder in store.folders("step-"):
         if kept and folder < kept[-1] and folder not in kept:
             remove(store, folder)
     for folder in kept:
