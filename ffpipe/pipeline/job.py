@@ -61,13 +61,15 @@ class Job:
 
     @property
     def least_bytes(self) -> int:
-        """What must be held at once, be it in one process: the weights and as much again for their optimisers, the
-        predictions that wait, and messages of the size asked for or an example under every label."""
+        """What must be held at once, be it in one process: the weights (layerwise: of one layer) and as much again for
+        their optimisers, the predictions that wait, and messages of the size asked for or an example under every
+        label."""
         training, execution = self.config.training, self.config.execution
         dtypes, classes = PRECISIONS[training.precision], self.splits.classes
         widths = (self.width, *training.dims[1:])
         head = sum(training.dims[i + 1] for i in training.head_layers) * classes
-        weights = sum(a * b for a, b in pairwise(widths)) + head
+        of_layers = [a * b for a, b in pairwise(widths)]
+        weights = (max(of_layers) if execution.engine == "layerwise" else sum(of_layers)) + head
         waiting = training.head * min(training.negative_lag, self.steps) * training.batch_size * classes * 4
         messages = min(max(execution.chunk, execution.window, 1), self.steps) * self.minibatch_bytes
         tested = (classes + 1) * max(widths) * dtypes.products.itemsize
@@ -154,7 +156,7 @@ def make_job(config: Config) -> Job:
             f"give at most {MOST_STEPS // job.steps_per_epoch}"
         )
     # What hosts of a cluster that is joined have, is theirs to say.
-    if config.execution.engine == "local" or not os.environ.get("RAY_ADDRESS"):
+    if config.execution.engine != "ray" or not os.environ.get("RAY_ADDRESS"):
         refuse_beyond_host(job.least_bytes, "this config", "give smaller training.dims, training.batch_size or window")
     return job
 
