@@ -49,7 +49,7 @@ from collections import Counter
 from pathlib import Path
 
 from drill_faults import Fault
-from drill_host import adopt_orphans, small_disk
+from drill_host import small_disk
 from drill_work import LAYERS, STEPS, Hand, Work, undisturbed
 from rich.console import Console
 from rich.table import Table
@@ -116,7 +116,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by way of every `finally`
-    adopt_orphans()
     chance = random.Random(options.seed)
     hands = [hand for turn in range(options.rounds) for hand in deal(chance, turn)]
     table = Table("run", "on", "what happened", "faults", "resumed on", "seconds", "verdict")

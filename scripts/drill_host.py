@@ -8,22 +8,16 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ffpipe.pipeline.leftovers import sweep
 
-PR_SET_CHILD_SUBREAPER = 36
 CLONE_NEWNS = 0x20000
 DISK_SIZE = "24m"  # all snapshots of a run find room, should the driver be late to remove old ones
 SHARED_MEMORY = Path("/dev/shm")
-
-
-def adopt_orphans() -> None:
-    """Let every process that this one's descendants leave behind become its own child, whatever it is called."""
-    if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-        raise SystemExit("the drill needs Linux")
+SECONDS_TO_END = 60.0
 
 
 @contextmanager
@@ -66,43 +60,27 @@ def _mount(folder: Path) -> str:
     return ""
 
 
-def descendants(among: Callable[[bytes], bool]) -> dict[int, bytes]:
-    """Processes that this one has started, or they in turn, with such a command line; buries those that have ended."""
-    parents = {}
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            with contextlib.suppress(OSError):  # it has ended meanwhile
-                state, parent = (path / "stat").read_text().rpartition(")")[2].split()[:2]
-                if state == "Z" and int(parent) == os.getpid():
-                    os.waitpid(int(path.name), 0)
-                elif state != "Z":
-                    parents[int(path.name)] = int(parent)
-    found = {}
-    for process in parents:
-        ancestor = parents[process]
-        while ancestor in parents and ancestor != os.getpid():
-            ancestor = parents[ancestor]
-        if ancestor == os.getpid():
-            with contextlib.suppress(OSError):
-                command = Path(f"/proc/{process}/cmdline").read_bytes()
-                if among(command):
-                    found[process] = command
-    return found
+def stages_left(temporary: Path) -> list[str]:
+    """Stages that are still there when they have had time to end."""
+    return _left(temporary, b"ray::StageActor")
 
 
-def stages_left(seconds: float = 60.0) -> list[str]:
-    """Stages of this process's descendants that are there after `seconds`, if they need so long to end."""
-    return _left(lambda command: command.startswith(b"ray::StageActor"), seconds)
-
-
-def _left(among: Callable[[bytes], bool], seconds: float) -> list[str]:
-    deadline = time.monotonic() + seconds
-    while (left := descendants(among)) and time.monotonic() < deadline:
+def _left(temporary: Path, title: bytes = b"") -> list[str]:
+    deadline = time.monotonic() + SECONDS_TO_END
+    while (left := _processes(temporary, title)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    return [
-        f"process {process} ({command.replace(bytes(1), b' ').decode().strip()[:80]})"
-        for process, command in left.items()
-    ]
+    return left
+
+
+def _processes(temporary: Path, title: bytes) -> list[str]:
+    """Processes with this folder for temporary files that call themselves so; whoever their parents are by now."""
+    found, mark = [], f"TMPDIR={temporary}".encode()
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            command = (path / "cmdline").read_bytes()
+            if command.startswith(title) and mark in (path / "environ").read_bytes().split(bytes(1)):
+                found.append(f"process {path.name} ({command.replace(bytes(1), b' ').decode().strip()[:80]})")
+    return found
 
 
 def temporary_files(run: Path) -> list[str]:
@@ -111,12 +89,12 @@ def temporary_files(run: Path) -> list[str]:
     return [str(path) for path in (*run.rglob("*.tmp"), *snapshots)]
 
 
-def leftovers(temporary: Path, shared_memory: bool, seconds: float = 60.0) -> list[str]:
-    """Processes, temporary files and shared memory that are there after `seconds`, if they need so long to end.
+def leftovers(temporary: Path, shared_memory: bool) -> list[str]:
+    """Processes, temporary files and shared memory that are still there when they have had time to end.
 
     temporary: where processes of this drill put such files. shared_memory: whether nobody else's can be there.
     """
-    processes = _left(lambda command: True, seconds)
+    processes = _left(temporary)
     sweep(temporary, "ffpipe")  # as the next cluster to start would, after a driver that was killed
     files = [str(path) for path in temporary.iterdir()]
     segments = [str(path) for path in SHARED_MEMORY.iterdir()] if shared_memory else []

@@ -111,7 +111,8 @@ class BreakingStage:
             "driver's raylet": lambda: _kill_ray(int(told("attached"))),
             "head": lambda: _kill_ray(int(told("gcs")), int(told("attached"))),
             "driver": lambda: _kill(int(told("driver"))),
-            **dict.fromkeys(("disk full", "disk full at the end"), self._fill),
+            "disk full": self._fill,
+            "disk full at the end": self._fill_for_good,
         }
 
     def _die_before_renaming(self, index: int) -> None:
@@ -123,11 +124,19 @@ class BreakingStage:
 
         os.fsync = fsync  # type: ignore[assignment]  # in this process, whose last act it is
 
+    def _fill_for_good(self) -> None:
+        """The bound too, since the driver makes room by removing what can't become a whole snapshot."""
+        self._fill()
+        self._bound()
+
+    def _bound(self) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, resource.RLIM_INFINITY))
+
     def _fill(self) -> None:
         self.saver.wait()
         disk = self.programme.told("disk")
         if not disk:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, resource.RLIM_INFINITY))
+            self._bound()
             return
         with open(Path(disk) / "filler", "wb", buffering=0) as file:
             for size in (1 << 16, 1 << 12, 1):

@@ -192,7 +192,7 @@ class Work:
                 self.programme.tell("gcs", gcs)
                 try:
                     yield {"RAY_ADDRESS": address}
-                    self.outcome.wrong += [f"{stage} was left in the cluster" for stage in stages_left()]
+                    self.outcome.wrong += [f"{stage} was left in the cluster" for stage in stages_left(self.temporary)]
                 finally:
                     cluster.stdin.close()
                     cluster.wait(PROCESS_DEADLINE)

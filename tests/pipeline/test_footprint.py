@@ -40,7 +40,8 @@ def test_the_widest_edge_counts() -> None:
     """Cut after the second layer of 2000; the head sees layers 1 to 3, and the second is the rows themselves."""
     assert [list(spec.layers) for spec in specs(2)] == [[0, 1], [2, 3]]
     assert each(2, "aa") == {"a": 308 * 2000 * 4 + SCORES}  # 28 images under 10 labels and the neutral one: 308 rows
-    assert each(2, "aa", **{"training.head": False}) == {"a": 200 * 2000 * 4}
+    # 20 images under 10 labels are as many rows as a minibatch, and have labels and goodness beside them.
+    assert each(2, "aa", **{"training.head": False}) == {"a": 200 * 2000 * 4 + 2 * 20 * 8 + 200 * 4}
 
 
 def test_features_for_the_head_wait_beside_the_rows() -> None:
