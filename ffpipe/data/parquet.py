@@ -209,9 +209,14 @@ def _refuse_null(values: pa.Array, path: Path, column: str, start: int) -> None:
 def _read(path: Path, column: str, leaf: str, rows: int) -> Iterator[pa.Array]:
     """The values of one column, or of what `leaf` names below it, at most `rows` at a time and never none."""
     with _opened(path) as file:
+        count = 0
         for batch in file.iter_batches(batch_size=rows, columns=[leaf], use_threads=False):
             if len(batch):
+                count += len(batch)
                 yield batch.column(column)
+        # A damaged page may end the column early without a word.
+        if count != file.metadata.num_rows:
+            raise UserError(f"{path}: the column {column!r} has {count} values of {file.metadata.num_rows}")
 
 
 @contextmanager
