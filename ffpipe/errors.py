@@ -24,6 +24,10 @@ class UserError(Exception):
         super().__init__(one_line(message))
 
 
+class Unreachable(UserError):
+    """Files cannot be read at the moment, which says nothing of what is in them."""
+
+
 class RunFailed(Exception):
     """The request was right and the run failed all the same (exit status 1)."""
 

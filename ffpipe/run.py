@@ -12,7 +12,7 @@ from typing import Any
 from ffpipe import checkpoint
 from ffpipe.config import Config, Execution, checked, override
 from ffpipe.contents import snapshot_contents
-from ffpipe.errors import Diverged, Interrupted, RunFailed, StageLost, UserError
+from ffpipe.errors import Diverged, Interrupted, RunFailed, StageLost, Unreachable, UserError
 from ffpipe.pipeline.job import Engine, Job, Layout, Start, make_job
 from ffpipe.pipeline.layerwise import LayerwiseEngine
 from ffpipe.pipeline.local import LocalEngine
@@ -117,10 +117,15 @@ def resume(
 
 
 def newest_whole(store: Store, job: Job, view: View) -> checkpoint.Manifest | None:
-    """The newest snapshot of which every file is what this job writes; damaged ones are named and passed over."""
+    """The newest snapshot of which every file is what this job writes; damaged ones are named and passed over.
+
+    Raises Unreachable where that cannot be known.
+    """
     for folder in reversed(checkpoint.whole_snapshots(store)):
         try:
             return verified(store, folder, job)
+        except Unreachable:
+            raise
         except UserError as error:
             view.note(f"warning: {error}; trying the snapshot before it")
     return None
@@ -226,7 +231,10 @@ class Run:
                     layout = self.engine.layout_again(self.job)
                 except RunFailed as nowhere:
                     raise RunFailed(f"{error}; {nowhere}; {self._rescue()}") from nowhere
-                self.log.newest = newest_whole(self.store, self.job, self.view)
+                try:
+                    self.log.newest = newest_whole(self.store, self.job, self.view)
+                except Unreachable as unknown:
+                    raise RunFailed(f"{error}; {unknown}; {self._rescue()}") from unknown
                 step = self._start().step
                 self.log.recovered(RecoveryNote(str(error), step, max(0, reached - step), len(layout.stages)))
 

@@ -11,7 +11,11 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 from pyarrow import fs
 
-from ffpipe.errors import UserError
+from ffpipe.errors import Unreachable, UserError
+
+
+class Refused(OSError):
+    """A file that is not what was asked for."""
 
 
 class Store:
@@ -63,13 +67,23 @@ class Store:
             temporary.unlink(missing_ok=True)
 
     def read(self, name: str, most: int) -> bytes:
-        """Raises OSError where it is absent, no regular file, or of more than `most` bytes."""
+        """Raises OSError where it is absent, no regular file, or of more than `most` bytes, and Unreachable where that
+        cannot be known: a disk or a network that fails for a while must not be taken for damage."""
+        try:
+            return self._read(name, most)
+        except (Refused, FileNotFoundError):
+            raise
+        except OSError as error:
+            reason = (str(error).splitlines() or ["no reason given"])[0]
+            raise Unreachable(f"{self.place(name)} cannot be reached ({reason}): try again when it can") from None
+
+    def _read(self, name: str, most: int) -> bytes:
         info = self._files.get_file_info(self._path(name))
         # Asked before it is opened: a named pipe would make us wait, and `read` allocates all that it is asked for.
         if info.type != fs.FileType.File:
-            raise OSError("there is no such file")
+            raise Refused("there is no such file")
         if info.size > most:
-            raise OSError(f"it has {info.size:,} bytes, more than {most:,}")
+            raise Refused(f"it has {info.size:,} bytes, more than {most:,}")
         with self._files.open_input_stream(self._path(name)) as stream:
             data: bytes = stream.read(info.size)
             return data

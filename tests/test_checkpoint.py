@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
 from ffpipe import checkpoint
 from ffpipe.checkpoint import Contents, Input, Kept
-from ffpipe.errors import UserError
+from ffpipe.errors import Unreachable, UserError
 from ffpipe.store import Store
 from ffpipe.telemetry.report import WrittenFile
 
@@ -166,3 +167,14 @@ def test_a_manifest_that_cannot_be(spoil: dict[str, object], says: str, store: S
     path.write_text(json.dumps({**json.loads(path.read_text()), **spoil}))
     with pytest.raises(UserError, match=says):
         checkpoint.read_manifest(store, folder)
+
+
+def test_a_place_that_cannot_be_reached_is_not_taken_for_a_damaged_file(store: Store, tmp_path: Path) -> None:
+    whole(store, 10)
+    with pytest.MonkeyPatch.context() as patch:
+        failing = mock.Mock()
+        failing.get_file_info.side_effect = OSError("the network is down")
+        patch.setattr(store, "_files", failing)
+        with pytest.raises(Unreachable, match=r"manifest\.json cannot be reached .the network is down.: try again"):
+            checkpoint.read_manifest(store, "step-00000010")
+    assert checkpoint.read_manifest(store, "step-00000010").step == 10

@@ -57,6 +57,9 @@ class Cluster:
             self._join(address)
         else:
             self._start(own_store_bytes(self._asked_bytes, _default_store_bytes(), self._shared))
+        # Whatever log_to_driver says, Ray writes a thousand characters on every stage that dies to the program's
+        # output, in the middle of a live table; the run says it in one line.
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
         # Ray puts its own handler in place of the program's, one that exits without taking anything down.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
