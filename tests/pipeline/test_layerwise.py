@@ -73,16 +73,21 @@ def test_a_damaged_file_means_once_more_from_the_snapshot(pattern: str, undistur
     assert not list(run.glob("ffpipe-spool-*"))
 
 
-def test_interrupted_and_resumed_by_another_engine_and_back(undisturbed: Result, tmp_path: Path) -> None:
+def test_interrupted_and_resumed_by_another_engine(undisturbed: Result, tmp_path: Path) -> None:
     interrupt = Interrupt()
     with pytest.raises(Interrupted):
         train(config(tmp_path / "run"), At(12, interrupt.request), interrupt)
-    interrupt = Interrupt()
-    with pytest.raises(Interrupted):
-        resume(tmp_path / "run", {"execution.engine": "local"}, At(50, interrupt.request), interrupt)
-    result = resume(tmp_path / "run", {"execution.engine": "layerwise", "execution.stages": 2})
+    result = resume(tmp_path / "run", {"execution.engine": "local"})
     assert result.weights_sha256 == undisturbed.weights_sha256
     assert result.test_error_goodness == undisturbed.test_error_goodness
+
+
+def test_it_goes_on_with_what_another_engine_began(tmp_path: Path) -> None:
+    constant = {"training.schedule": "constant"}
+    whole = train(config(tmp_path / "whole", **constant))
+    train(config(tmp_path / "run", **constant, **{"training.epochs": 1, "execution.engine": "local"}))
+    changes = {"training.epochs": 3, "execution.engine": "layerwise", "execution.stages": 2}
+    assert resume(tmp_path / "run", changes).weights_sha256 == whole.weights_sha256
 
 
 def test_no_room_for_the_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
