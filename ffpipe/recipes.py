@@ -186,7 +186,8 @@ def keras_exact() -> Config:
             goodness_from=0,
             data=Data(source="mnist", split_seed=-1),
         ),
-        execution=Execution(stages=2, snapshot_steps=10),
+        # A minibatch is the whole training set: room for one on each stage and one on its way.
+        execution=Execution(stages=2, window=3, snapshot_steps=10),
     )
 
 

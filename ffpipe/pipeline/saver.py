@@ -56,12 +56,13 @@ class Saver:
 
     def _write(self, step: int, files: Mapping[str, Saved]) -> None:
         for name, saved in files.items():
-            digest = checkpoint.weights_digest({key: saved.state[key] for key in saved.weights})
             try:
+                digest = checkpoint.weights_digest({key: saved.state[key] for key in saved.weights})
                 self._written.append(checkpoint.write_tensors(self._store, step, name, saved.state, digest))
-            except OSError as error:
+            except Exception as error:  # whatever it is, this thread has nobody else to tell
                 place = self._store.place(f"{checkpoint.folder_of(step)}/{name}")
-                self._failures.append(FailedFile(step, place, error.strerror or str(error)))
+                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                self._failures.append(FailedFile(step, place, reason))
 
 
 def _copy(state: State) -> State:

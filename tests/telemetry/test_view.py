@@ -32,7 +32,7 @@ def test_elsewhere_there_are_plain_lines(tmp_path: Path) -> None:
     text = shown(False, tmp_path)
     assert "\x1b" not in text
     assert "│" not in text
-    lines = text.splitlines()
+    lines = [line for line in text.splitlines() if not line.startswith("epoch ")]  # a slow run says where it is
     assert lines[0].startswith("digits: 64-40-30, 1,400 training examples")
     assert lines[1].startswith("after epoch 5: validation error")
     assert lines[-1] == f"run folder: {tmp_path / 'run'}"
