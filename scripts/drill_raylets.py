@@ -10,8 +10,11 @@ environment (ffpipe/pipeline/ray_settings.py).
 from __future__ import annotations
 
 import os
+import select
 import sys
 from typing import Any
+
+SECONDS_A_LOOK = 0.2
 
 
 def main() -> None:
@@ -25,7 +28,9 @@ def main() -> None:
     ]
     cluster.wait_for_nodes(timeout=120)
     print(cluster.address, _process(nodes[0], "raylet"), _process(nodes[0], "gcs_server"), flush=True)
-    sys.stdin.read()
+    while not select.select([sys.stdin], [], [], SECONDS_A_LOOK)[0]:
+        for node in nodes:
+            node.dead_processes()  # buries them, as `ray start` would: workers take a raylet that is not for alive
     cluster.shutdown()
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import torch
 from drill_faults import Fault, Programme
 from drill_host import leftovers, stages_left, temporary_files
 
@@ -77,6 +78,7 @@ def make_config(run: Path, hand: Hand, checkpoints: str) -> Config:
 
 def undisturbed(run: Path) -> Result:
     """The run that all others must equal, as plain sequential code."""
+    torch.set_num_threads(1)  # more would wait for each other on a busy host
     return train(override(make_config(run, Hand("own", 1, []), ""), {"execution.engine": "local"}))
 
 
