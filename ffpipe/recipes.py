@@ -252,7 +252,7 @@ def symba() -> Config:
     """The symmetric objective of SymBa (arXiv 2303.08418), which has no threshold: 784-1000-1000-1000, hard negatives.
 
     softplus(-alpha (positive goodness - negative goodness)), alpha 4 on the mean of squares.
-    Expected: 4 % by softmax after 10 epochs; goodness, which no threshold holds to a scale, says little (scripts/results/LOG.md).
+    Expected: 4 % by softmax after 10 epochs; goodness, which no threshold holds to a scale, says little.
     """
     config = mnist()
     training = replace(config.training, objective="symba", goodness="mean", temperature=0.25)
