@@ -62,10 +62,10 @@ def hinton() -> Config:
             epochs=125,
             batch_size=100,
             precision="bfloat16",
-            optimizer=Optimizer(learning_rate=0.01, weight_decay=0.001),
+            optimizer=Optimizer(learning_rate=0.01, weight_decay=0.0015),
             data=Data(source="mnist", split_seed=-1, validation=10_000),
         ),
-        execution=Execution(stages=2, evaluate_every=5, snapshot_steps=2_500),
+        execution=Execution(stages=2, evaluate_every=2, snapshot_steps=2_500),
     )
 
 
