@@ -14,6 +14,7 @@ from ffpipe.checkpoint import Contents, Kept
 from ffpipe.config import Optimizer, Training
 from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.updates import make_update
+from ffpipe.ff.workspace import Workspace
 from ffpipe.telemetry.metrics import METER, METER_STEPS
 
 OPTIMIZER = "optimizer."
@@ -63,7 +64,8 @@ def _update(
     step: how many it has made.
     """
     weight = torch.zeros(2, 3, dtype=dtype)
-    update = make_update(weight, weight.new_zeros(3) if bias else None, settings, weight)
+    workspace = Workspace(weight.device)
+    update = make_update(weight, weight.new_zeros(3) if bias else None, settings, weight, workspace)
     update.step(weight.new_zeros(1, 2), weight.new_zeros(1, 3), 1, 1.0)
     sizes = {1: 1, 2: shape[0], 3: shape[1]}
     return {

@@ -25,6 +25,7 @@ from torch.nn.functional import softplus
 from ffpipe.config import Optimizer, Training
 from ffpipe.ff.layer import Layer
 from ffpipe.ff.precision import PRECISIONS
+from ffpipe.ff.workspace import Workspace
 
 BATCH = 100
 CPU = torch.device("cpu")
@@ -32,7 +33,7 @@ CPU = torch.device("cpu")
 
 def our_step(width: int, precision: str) -> Callable[[], None]:
     training = Training(precision=precision, optimizer=Optimizer(weight_decay=0.001))  # type: ignore[arg-type]  # str
-    layer = Layer(0, width, width, training, CPU)
+    layer = Layer(0, width, width, training, Workspace(CPU))
     rows = unit_rows(width, PRECISIONS[precision].products)
     out = torch.empty_like(rows)
     return lambda: void(layer.step(0, rows, BATCH, 1.0, out))

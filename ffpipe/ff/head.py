@@ -16,6 +16,7 @@ from torch import Tensor
 from ffpipe.config import Training
 from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.updates import make_update
+from ffpipe.ff.workspace import Workspace
 
 
 class HeadStep(NamedTuple):
@@ -29,11 +30,12 @@ class HeadStep(NamedTuple):
 class Head:
     """Weights S_l (width, classes) for each layer from `training.head_from` on; they start at zero."""
 
-    def __init__(self, training: Training, classes: int, device: torch.device) -> None:
-        dtype = PRECISIONS[training.precision].weights
+    def __init__(self, training: Training, classes: int, workspace: Workspace) -> None:
+        dtype, device = PRECISIONS[training.precision].weights, workspace.device
         self.layers = training.head_layers
         self._weights = [torch.zeros(training.dims[i + 1], classes, dtype=dtype, device=device) for i in self.layers]
-        self._updates = [make_update(weight, None, training.head_optimizer, weight) for weight in self._weights]
+        settings = training.head_optimizer
+        self._updates = [make_update(weight, None, settings, weight, workspace) for weight in self._weights]
 
     def logits(self, activities: Sequence[Tensor]) -> Tensor:
         """activities: the normalised (n, width) of each of its layers, in their order. Returns (n, classes)."""
@@ -80,7 +82,3 @@ class Head:
         for i, update in zip(self.layers, self._updates, strict=True):
             prefix = f"optimizer.{i}."
             update.load({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-
-    def scratch(self) -> list[Tensor]:
-        """Tensors beside `state` that hold nothing between steps."""
-        return [tensor for update in self._updates for tensor in update.scratch()]

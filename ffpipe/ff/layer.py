@@ -4,7 +4,7 @@
 
 With a loss L(g_pos, g_neg) the derivative by the total input is (dL/dg) (dg/dh) = (dL/dg) 2 h [/ width],
 already zero where relu is; so a step is one product forward over all rows and one for the gradient.
-A layer knows nothing of stages, chunks or other layers. Its large buffers are made once.
+A layer knows nothing of stages, chunks or other layers. Its large buffers are those of a workspace.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ffpipe.ff.objectives import make_objective
 from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.rows import row_scale
 from ffpipe.ff.updates import make_update
+from ffpipe.ff.workspace import Workspace
 from ffpipe.rng import generator
 
 
@@ -36,7 +37,9 @@ class Layer:
     weight: (fan_in, width); bias: (width,); mean_activity: (width,), running mean over positive rows.
     """
 
-    def __init__(self, index: int, fan_in: int, width: int, training: Training, device: torch.device) -> None:
+    def __init__(self, index: int, fan_in: int, width: int, training: Training, workspace: Workspace) -> None:
+        """workspace: on the device of the layer; others may use it when this one does not compute."""
+        device = workspace.device
         dtype, products = PRECISIONS[training.precision]
         self.index = index
         self.width = width
@@ -47,7 +50,8 @@ class Layer:
         self.mean_activity = torch.full((width,), 0.5, dtype=dtype, device=device)
         # In bfloat16 the products read a rounded copy of the weight, which every update renews.
         self._factor = self.weight if products == dtype else self.weight.to(products)
-        self.update = make_update(self.weight, self.bias, training.optimizer, self._factor)
+        self.update = make_update(self.weight, self.bias, training.optimizer, self._factor, workspace)
+        self._workspace = workspace
         self._training = training
         self._objective = make_objective(
             training.objective, training.goodness, width, training.threshold, training.temperature
@@ -56,8 +60,6 @@ class Layer:
         # d(goodness)/d(activity before dropout) is this times the activity after it.
         self._slope_factor = 2.0 * self._goodness_factor / (1.0 - training.dropout)
         self._update = self._update_together if training.phases == "together" else self._update_apart
-        self._activity = torch.empty(0, width, dtype=dtype, device=device)
-        self._product = self._activity if products == dtype else self._activity.to(products)
 
     def _activate(self, rows: Tensor, out: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Activities h (n, width), valid until the next call, and their goodness (n,); normalised into `out`.
@@ -75,13 +77,11 @@ class Layer:
 
     def _total(self, rows: Tensor) -> Tensor:
         """rows W + b, in a buffer that the next call uses again."""
-        if len(self._activity) < len(rows):
-            self._activity = self._activity.new_empty(len(rows), self.width)
-            self._product = self._product.new_empty(len(rows), self.width)
-        activity = self._activity[: len(rows)]
+        shape = (len(rows), self.width)
+        activity = self._workspace.take("activity", shape, self.weight.dtype)
         if self._factor is self.weight:
             return torch.addmm(self.bias, rows, self.weight, out=activity)
-        product = torch.mm(rows, self._factor, out=self._product[: len(rows)])
+        product = torch.mm(rows, self._factor, out=self._workspace.take("product", shape, self._factor.dtype))
         return torch.add(product, self.bias, out=activity)
 
     def forward(self, rows: Tensor, out: Tensor) -> Tensor:
@@ -175,9 +175,8 @@ class Layer:
         self.update.load({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
     def scratch(self) -> list[Tensor]:
-        """Tensors beside `state` that hold nothing between steps, or what `renew` makes."""
-        own = [self._activity, *([] if self._factor is self.weight else [self._product, self._factor])]
-        return [*own, *self.update.scratch()]
+        """Tensors beside `state` that `renew` makes."""
+        return [] if self._factor is self.weight else [self._factor]
 
     def renew(self) -> None:
         """Make the rounded copy of the weight, where there is one."""

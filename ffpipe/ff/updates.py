@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ffpipe.config import Optimizer
+from ffpipe.ff.workspace import Workspace
 
 
 class Update(Protocol):
@@ -26,9 +27,6 @@ class Update(Protocol):
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""
-
-    def scratch(self) -> list[Tensor]:
-        """Tensors that hold nothing between steps; each has a storage of its own."""
 
 
 class Averaging:
@@ -68,9 +66,6 @@ class Averaging:
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
 
-    def scratch(self) -> list[Tensor]:
-        return []
-
 
 class MixedAveraging(Averaging):
     """Averaging where the gradient's product is made in another format than the weight's.
@@ -82,59 +77,59 @@ class MixedAveraging(Averaging):
     # Rows in a block. At widths 1000 to 4000, 256 was the best of 32 to 512, or within 5 % of it.
     BLOCK = 256
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, settings: Optimizer, factor: Tensor) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, settings: Optimizer, factor: Tensor, workspace: Workspace
+    ) -> None:
         super().__init__(weight, bias, settings)
         self._factor = factor
-        self._product = factor.new_empty(self.BLOCK, weight.shape[1])
-        self._gradient = weight.new_empty(self.BLOCK, weight.shape[1])
-        self._delta = factor.new_empty(0, weight.shape[1])
+        self._workspace = workspace
 
     def _step_weight(self, rows: Tensor, delta: Tensor, share: float, rate: float) -> None:
-        if len(self._delta) != len(delta):
-            self._delta = self._delta.new_empty(delta.shape)
-        rounded = self._delta.copy_(delta)
+        take, products = self._workspace.take, self._factor.dtype
+        rounded = take("delta", tuple(delta.shape), products).copy_(delta)
         for first in range(0, len(self.weight), self.BLOCK):
             block = slice(first, first + self.BLOCK)
             average, weight = self.weight_average[block], self.weight[block]
-            product = torch.mm(rows[:, block].t(), rounded, out=self._product[: len(weight)])
-            gradient = self._gradient[: len(weight)].copy_(product)
+            shape = tuple(weight.shape)
+            product = torch.mm(rows[:, block].t(), rounded, out=take("gradient", shape, products))
+            gradient = take("gradient", shape, weight.dtype).copy_(product)
             average.mul_(self.settings.averaging).add_(gradient, alpha=share)
             weight.mul_(1.0 - rate * self.settings.weight_decay).add_(average, alpha=-rate)
             self._factor[block].copy_(weight)
-
-    def scratch(self) -> list[Tensor]:
-        return [self._product, self._gradient, self._delta]
 
 
 class TorchUpdate:
     """Any optimiser of torch.optim, one instance a layer; weight decay is of the weights alone."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, settings: Optimizer, factor: Tensor) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, settings: Optimizer, factor: Tensor, workspace: Workspace
+    ) -> None:
         self.rate = settings.learning_rate
         self.weight = torch.nn.Parameter(weight, requires_grad=False)
-        self.weight.grad = torch.zeros_like(weight)
         self._factor = factor
-        self._product = self.weight.grad if factor is weight else torch.empty_like(factor)
+        self._workspace = workspace
         groups: list[dict[str, Any]] = [{"params": [self.weight], "weight_decay": settings.weight_decay}]
         self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
         if self.bias is not None:
-            self.bias.grad = torch.zeros_like(self.bias)
             groups.append({"params": [self.bias], "weight_decay": 0.0})
         cls = getattr(torch.optim, settings.kind)
         self.optimizer: torch.optim.Optimizer = cls(groups, lr=self.rate, **settings.options)
 
     def step(self, rows: Tensor, delta: Tensor, examples: int, factor: float) -> None:
-        assert self.weight.grad is not None
-        product = torch.mm(rows.t(), delta.to(rows.dtype), out=self._product)
-        if product is not self.weight.grad:
-            self.weight.grad.copy_(product)
-        self.weight.grad.div_(examples)
-        if self.bias is not None and self.bias.grad is not None:
-            torch.sum(delta, 0, out=self.bias.grad).div_(examples)
+        take, shape = self._workspace.take, tuple(self.weight.shape)
+        gradient = take("gradient", shape, self.weight.dtype)
+        product = torch.mm(rows.t(), delta.to(rows.dtype), out=take("gradient", shape, self._factor.dtype))
+        if product.dtype != gradient.dtype:
+            gradient.copy_(product)
+        self.weight.grad = gradient.div_(examples)
+        if self.bias is not None:
+            self.bias.grad = torch.sum(delta, 0).div_(examples)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * factor
         self.optimizer.step()
-        if product is not self.weight.grad:
+        for parameter in self._parameters().values():
+            parameter.grad = None  # what it was is the next layer's workspace
+        if product.dtype != gradient.dtype:
             self._factor.copy_(self.weight)
 
     def _parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -154,16 +149,16 @@ class TorchUpdate:
                 key.removeprefix(prefix): value.clone() for key, value in state.items() if key.startswith(prefix)
             }
 
-    def scratch(self) -> list[Tensor]:
-        grads = [parameter.grad for parameter in self._parameters().values() if parameter.grad is not None]
-        return grads if self._product is self.weight.grad else [*grads, self._product]
 
-
-def make_update(weight: Tensor, bias: Tensor | None, settings: Optimizer, factor: Tensor) -> Update:
+def make_update(
+    weight: Tensor, bias: Tensor | None, settings: Optimizer, factor: Tensor, workspace: Workspace
+) -> Update:
     """The update that `training.optimizer` or `training.head_optimizer` asks for.
 
     factor: what products read: `weight` itself, or a copy of it in another format, which every step renews.
     """
     if settings.kind != "averaging":
-        return TorchUpdate(weight, bias, settings, factor)
-    return Averaging(weight, bias, settings) if factor is weight else MixedAveraging(weight, bias, settings, factor)
+        return TorchUpdate(weight, bias, settings, factor, workspace)
+    if factor is weight:
+        return Averaging(weight, bias, settings)
+    return MixedAveraging(weight, bias, settings, factor, workspace)

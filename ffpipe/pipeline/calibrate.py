@@ -17,6 +17,7 @@ from ffpipe.config import Training
 from ffpipe.ff.head import Head
 from ffpipe.ff.layer import Layer
 from ffpipe.ff.precision import PRECISIONS
+from ffpipe.ff.workspace import Workspace
 
 STEPS = 3
 # Costs of larger minibatches are in proportion; to measure them in full could take minutes.
@@ -44,7 +45,7 @@ def measure_costs(training: Training, width: int, classes: int, device: torch.de
 
 
 def _layer_seconds(training: Training, fan_in: int, width: int, device: torch.device) -> float:
-    layer = Layer(0, fan_in, width, replace(training, local_steps=1), device)
+    layer = Layer(0, fan_in, width, replace(training, local_steps=1), Workspace(device))
     rows = torch.ones(
         training.roles * training.batch_size, fan_in, dtype=PRECISIONS[training.precision].products, device=device
     )
@@ -53,7 +54,7 @@ def _layer_seconds(training: Training, fan_in: int, width: int, device: torch.de
 
 
 def _head_seconds(training: Training, classes: int, device: torch.device) -> float:
-    head = Head(training, classes, device)
+    head = Head(training, classes, Workspace(device))
     dtype = PRECISIONS[training.precision].products
     seen = [torch.ones(training.batch_size, training.dims[i + 1], dtype=dtype, device=device) for i in head.layers]
     labels = torch.zeros(training.batch_size, dtype=torch.int64, device=device)

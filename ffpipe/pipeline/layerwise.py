@@ -23,11 +23,12 @@ from pathlib import Path
 import torch
 
 from ffpipe.errors import RunFailed, UserError
+from ffpipe.ff.workspace import Workspace
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start, make_layout
 from ffpipe.pipeline.leftovers import sweep
-from ffpipe.pipeline.parking import Slip, fetch, park
+from ffpipe.pipeline.parking import Slip, fetch, leave, park
 from ffpipe.pipeline.saver import Saver
-from ffpipe.pipeline.schedule import Course, Flow, Item, Stop, Train
+from ffpipe.pipeline.schedule import Course, Flow, Item, Predict, Stop, Train
 from ffpipe.pipeline.spool import Arrays, SpoolReader, SpoolWriter, features, join, without_features
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.streams import Streams
@@ -110,8 +111,9 @@ class _Rows:
         self._feed = make_feed(setups[0])
         self._stages: list[Stage] = []
         self._slips: list[Slip] = []
+        workspace = Workspace(torch.device(job.config.execution.device))
         for setup in setups:
-            stage = make_stage(setup, self._saver)
+            stage = make_stage(setup, self._saver, workspace)
             self._slips.append(park(stage, self._parked(setup.spec.index)))
             self._stages.append(stage)
         self.over = False
@@ -125,7 +127,10 @@ class _Rows:
             items = self._taken(course, chapter) if index == 0 else iter(chapter)
             self._work_row(index, stage, items)
             with self._spans[index].span("blocked"):
-                self._slips[index] = park(stage, self._parked(index))
+                if any(isinstance(item, (Train, Predict)) for item in chapter):
+                    self._slips[index] = park(stage, self._parked(index))
+                else:
+                    leave(stage)
             self._report(index, stage)
 
     def finish(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ffpipe.errors import RunFailed, UserError
+from ffpipe.ff.workspace import Workspace
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start, make_layout
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Course, Train
@@ -46,7 +47,8 @@ class LocalEngine:
     def _run(self, job: Job, layout: Layout, store: Store, start: Start, on_report: OnReport) -> None:
         setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start, ()) for spec in layout.stages]
         savers = [Saver(store) for _ in setups]
-        stages = [make_stage(setup, saver) for setup, saver in zip(setups, savers, strict=True)]
+        workspace = Workspace(torch.device(job.config.execution.device))
+        stages = [make_stage(setup, saver, workspace) for setup, saver in zip(setups, savers, strict=True)]
         feed = make_feed(setups[0])
         self._course = Course(layout.plan, start.step, job.config.execution.snapshot_seconds, time.monotonic)
         if self._interrupted:  # before there was a course to tell

@@ -53,9 +53,14 @@ def park(stage: Parkable, path: Path) -> Slip:
             file.write(data)
     sizes = tuple(tensor.untyped_storage().nbytes() for tensor in kept)
     of_scratch = tuple(tensor.untyped_storage().nbytes() for tensor in scratch)
-    for tensor in (*kept, *scratch):
-        tensor.untyped_storage().resize_(0)
+    leave(stage)
     return Slip(path, sizes, tuple(checksums), of_scratch)
+
+
+def leave(stage: Parkable) -> None:
+    """Free a stage that is as it was when it was parked: its file is still good."""
+    for tensor in (*stage.kept(), *stage.scratch()):
+        tensor.untyped_storage().resize_(0)
 
 
 def fetch(stage: Parkable, slip: Slip) -> None:

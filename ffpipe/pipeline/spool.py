@@ -6,6 +6,7 @@ checksum with its place and shape in it, so that nothing is trained on wrong byt
 
 from __future__ import annotations
 
+import mmap
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -67,29 +68,32 @@ class SpoolReader:
         """Raises StageLost where the file is absent, cut, or none."""
         self.path = path
         try:
-            self._map = pa.memory_map(str(path))
-            self._reader = pa.ipc.open_file(self._map)
-        except (OSError, pa.ArrowException) as error:
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(self._map)))
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise StageLost(f"spool file {path} cannot be read: {_line(error)}") from None
-        self._next = 0
+        self._arrays = self._verified()
+        self._ahead = next(self._arrays, None)
 
     def read(self, message: int) -> Arrays:
         """The arrays of a message by name; none where nothing was written of it.
 
-        Messages are asked for in rising order. Raises StageLost where the bytes are not those that were written.
+        Messages are asked for in rising order, each when those before are done with: their pages are given back.
+        Raises StageLost where the bytes are not those that were written.
         """
+        self._map.madvise(mmap.MADV_DONTNEED)
         found = {}
-        for here, name, array in self._arrays():
-            if here != message:
-                break
-            found[name] = array
-            self._next += 1
+        while self._ahead is not None and self._ahead[0] == message:
+            _, name, found[name] = self._ahead
+            self._ahead = next(self._arrays, None)
         return found
 
-    def _arrays(self) -> Iterator[tuple[int, str, Any]]:
-        while self._next < self._reader.num_record_batches:
+    def _verified(self) -> Iterator[tuple[int, str, NDArray[Any]]]:
+        """Message, name and array of each record batch."""
+        for number in range(self._reader.num_record_batches):
             try:
-                batch = self._reader.get_batch(self._next)
+                batch = self._reader.get_batch(number)
                 batch.validate(full=True)
                 message, name, dtype, shape, checksum = (column[0].as_py() for column in batch.columns[:5])
                 array = np.frombuffer(batch.column("data")[0].as_buffer(), np.dtype(dtype)).reshape(shape)
@@ -103,8 +107,7 @@ class SpoolReader:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Delete the file: what has been read is needed no more."""
-        self._map.close()
+        """Delete the file: what has been read is needed no more. The map goes with the last array that lies in it."""
         self.path.unlink(missing_ok=True)
 
 

@@ -23,6 +23,7 @@ from ffpipe.errors import Diverged
 from ffpipe.ff.head import Head
 from ffpipe.ff.layer import Layer
 from ffpipe.ff.rates import rate_factor
+from ffpipe.ff.workspace import Workspace
 from ffpipe.pipeline.saver import Saved, State
 from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Snapshot, Stop, Train
 from ffpipe.pipeline.streams import Features, Streams
@@ -68,13 +69,15 @@ class StageSpec:
 class Stage:
     """Layers `spec.layers`; the head too where it is the last stage."""
 
-    def __init__(self, spec: StageSpec, save: Save) -> None:
+    def __init__(self, spec: StageSpec, save: Save, workspace: Workspace | None = None) -> None:
+        """workspace: where others compute in turn with this one; None: one of its own."""
         self.spec = spec
         self.device = torch.device(spec.device)
+        self.workspace = workspace or Workspace(self.device)
         training = spec.training
         widths = (spec.width, *training.dims[1:])
-        self.layers = [Layer(i, widths[i], widths[i + 1], training, self.device) for i in spec.layers]
-        self.head = Head(training, spec.classes, self.device) if training.head and spec.is_last else None
+        self.layers = [Layer(i, widths[i], widths[i + 1], training, self.workspace) for i in spec.layers]
+        self.head = Head(training, spec.classes, self.workspace) if training.head and spec.is_last else None
         self.owed: dict[int, NDArray[np.float32]] = {}
         self.step = 0
         self._save = save
@@ -212,7 +215,9 @@ class Stage:
     def _forward(self, layer: Layer, rows: Tensor) -> tuple[Tensor, Tensor]:
         """rows (1, n, features) through one layer: normalised activities (1, n, width) and goodness (n,)."""
         out = rows.new_empty(1, rows.shape[1], layer.width)
-        return out, layer.forward(rows[0], out[0])
+        block = self.spec.training.roles * self.spec.training.batch_size  # no larger buffers than training has
+        goodness = [layer.forward(r, o) for r, o in zip(rows[0].split(block), out[0].split(block), strict=True)]
+        return out, torch.cat(goodness)
 
     def _features_in(self, streams: Streams) -> Features:
         """The head's features that came with a message; the last layer of the stage before is its rows."""
@@ -255,7 +260,7 @@ class Stage:
 
     def scratch(self) -> list[Tensor]:
         """Large tensors whose contents can be made anew."""
-        return [tensor for part in self._parts() for tensor in part.scratch()]
+        return [tensor for layer in self.layers for tensor in layer.scratch()]
 
     def renew(self) -> None:
         """Make what `scratch` lost."""

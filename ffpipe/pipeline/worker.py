@@ -25,6 +25,7 @@ from ffpipe import checkpoint
 from ffpipe.config import Config
 from ffpipe.contents import snapshot_contents
 from ffpipe.data.splits import load_splits
+from ffpipe.ff.workspace import Workspace
 from ffpipe.pipeline.feed import Feed
 from ffpipe.pipeline.inbox import Inbox, Part
 from ffpipe.pipeline.job import Start
@@ -78,9 +79,12 @@ class WorkerSetup:
     senders: tuple[int, ...]
 
 
-def make_stage(setup: WorkerSetup, saver: Saver) -> Stage:
-    """The stage of a real network, as it was after the snapshot that the run starts from."""
-    stage = Stage(setup.spec, saver.save)
+def make_stage(setup: WorkerSetup, saver: Saver, workspace: Workspace | None = None) -> Stage:
+    """The stage of a real network, as it was after the snapshot that the run starts from.
+
+    workspace: of those that compute in turn with it.
+    """
+    stage = Stage(setup.spec, saver.save, workspace)
     if setup.start.folder:
         stage.restore(setup.start.step, _read(setup, stage.files))
     return stage

@@ -6,6 +6,7 @@ import torch
 
 from ffpipe.config import Optimizer, Training
 from ffpipe.ff.head import Head
+from ffpipe.ff.workspace import Workspace
 
 TRAINING = Training(
     dims=(6, 5, 4, 3),
@@ -18,7 +19,7 @@ def test_one_step_is_the_gradient_of_softmax_regression() -> None:
     random = torch.Generator().manual_seed(3)
     seen = [torch.randn(8, width, dtype=torch.float64, generator=random) for width in (4, 3)]
     labels = torch.tensor([0, 1, 2, 1, 0, 2, 2, 1])
-    head = Head(TRAINING, 3, torch.device("cpu"))
+    head = Head(TRAINING, 3, Workspace(torch.device("cpu")))
     for _ in range(3):
         weights = [weight.clone().requires_grad_() for weight in head.weights().values()]
         logits = seen[0] @ weights[0] + seen[1] @ weights[1]
@@ -34,4 +35,4 @@ def test_one_step_is_the_gradient_of_softmax_regression() -> None:
 
 
 def test_it_leaves_out_the_layers_before_head_from() -> None:
-    assert list(Head(TRAINING, 3, torch.device("cpu")).weights()) == ["weight.1", "weight.2"]
+    assert list(Head(TRAINING, 3, Workspace(torch.device("cpu"))).weights()) == ["weight.1", "weight.2"]

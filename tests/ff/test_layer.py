@@ -14,6 +14,7 @@ from torch.nn.functional import softplus
 from ffpipe.config import Optimizer, Training
 from ffpipe.data.splits import load_splits
 from ffpipe.ff.layer import Layer, initial_weight
+from ffpipe.ff.workspace import Workspace
 from ffpipe.pipeline.feed import Feed
 from ffpipe.pipeline.schedule import Plan
 from ffpipe.pipeline.stage import Stage, StageSpec
@@ -66,7 +67,7 @@ def test_closed_form_step_is_the_gradient_of_the_objective(
         precision="float64",
         optimizer=Optimizer(kind="SGD", learning_rate=1.0),
     )
-    layer = Layer(0, FAN_IN, WIDTH, training, CPU)
+    layer = Layer(0, FAN_IN, WIDTH, training, Workspace(CPU))
     layer.bias += 0.1
     weight, bias = layer.weight.clone().requires_grad_(), layer.bias.clone().requires_grad_()
     x = rows()
@@ -87,7 +88,7 @@ def relative(given: torch.Tensor, right: torch.Tensor) -> float:
 @pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "NAdam", "Adadelta"])
 def test_any_torch_optimiser_does_with_a_layer_what_it_does_under_autograd(kind: str) -> None:
     training = Training(precision="float64", peer=0.0, optimizer=Optimizer(kind=kind, learning_rate=0.03))
-    layer = Layer(0, FAN_IN, WIDTH, training, CPU)
+    layer = Layer(0, FAN_IN, WIDTH, training, Workspace(CPU))
     weight, bias = torch.nn.Parameter(layer.weight.clone()), torch.nn.Parameter(layer.bias.clone())
     theirs = getattr(torch.optim, kind)([weight, bias], lr=0.03, weight_decay=0.0)
     for step in range(5):
@@ -104,7 +105,7 @@ def test_any_torch_optimiser_does_with_a_layer_what_it_does_under_autograd(kind:
 @pytest.mark.parametrize("kind", ["averaging", "SGD", "Adam", "Adagrad"])
 def test_a_layer_goes_on_from_its_state_to_the_bit(kind: str) -> None:
     training = Training(optimizer=Optimizer(kind=kind))
-    layer, copy = Layer(0, FAN_IN, WIDTH, training, CPU), Layer(0, FAN_IN, WIDTH, training, CPU)
+    layer, copy = Layer(0, FAN_IN, WIDTH, training, Workspace(CPU)), Layer(0, FAN_IN, WIDTH, training, Workspace(CPU))
 
     def step(which: Layer, seed: int) -> None:
         which.step(seed, rows(seed).float(), BATCH, 1.0, torch.empty(3 * BATCH, WIDTH))
@@ -120,7 +121,7 @@ def test_a_layer_goes_on_from_its_state_to_the_bit(kind: str) -> None:
 
 
 def test_what_leaves_a_layer_is_normalised_detached_and_from_before_the_update() -> None:
-    layer = Layer(0, FAN_IN, WIDTH, Training(precision="float64"), CPU)
+    layer = Layer(0, FAN_IN, WIDTH, Training(precision="float64"), Workspace(CPU))
     x = rows()
     expected = torch.relu(x @ layer.weight + layer.bias)
     out = torch.empty(len(x), WIDTH, dtype=torch.float64)
@@ -130,7 +131,7 @@ def test_what_leaves_a_layer_is_normalised_detached_and_from_before_the_update()
 
 
 def test_a_row_of_zeros_stays_zero() -> None:
-    layer = Layer(0, FAN_IN, WIDTH, Training(), CPU)
+    layer = Layer(0, FAN_IN, WIDTH, Training(), Workspace(CPU))
     layer.bias.fill_(-100.0)
     out = torch.empty(2, WIDTH)
     assert layer.forward(rows(n=2).float(), out).tolist() == [0.0, 0.0]

@@ -13,6 +13,7 @@ from torch.nn.functional import softplus
 from ffpipe.config import Optimizer, Training
 from ffpipe.ff.layer import Layer, initial_weight
 from ffpipe.ff.objectives import SymmetricObjective
+from ffpipe.ff.workspace import Workspace
 from ffpipe.rng import generator
 
 BATCH, FAN_IN, WIDTH, RATE = 6, 11, 9, 0.3
@@ -29,7 +30,7 @@ def make_layer(**fields: Any) -> Layer:
         "peer": 0.0,
         "optimizer": Optimizer(kind="SGD", learning_rate=RATE),
     }
-    return Layer(0, FAN_IN, WIDTH, Training(**{**plain, **fields}), torch.device("cpu"))
+    return Layer(0, FAN_IN, WIDTH, Training(**{**plain, **fields}), Workspace(torch.device("cpu")))
 
 
 class ByHand:

@@ -11,7 +11,7 @@ import torch
 from ffpipe import Training
 from ffpipe.config import Optimizer
 from ffpipe.errors import StageLost
-from ffpipe.pipeline.parking import fetch, park
+from ffpipe.pipeline.parking import fetch, leave, park
 from ffpipe.pipeline.schedule import Train
 from ffpipe.pipeline.stage import Stage, StageSpec
 from ffpipe.pipeline.streams import Streams
@@ -26,7 +26,7 @@ def make_stage(**fields: Any) -> Stage:
 
 def work(stage: Stage, first: int) -> None:
     chance = torch.Generator().manual_seed(first)
-    rows = torch.randn(2, 3 * BATCH, 20, generator=chance).to(stage.layers[0].scratch()[0].dtype)
+    rows = torch.randn(2, 3 * BATCH, 20, generator=chance).to(stage.layers[0].weight.dtype)
     if stage.spec.training.precision == "bfloat16":
         rows = rows.to(torch.bfloat16)
     labels = torch.randint(0, 10, (2, BATCH), generator=chance)
@@ -51,6 +51,17 @@ def test_parked_and_fetched_it_goes_on_as_if_it_had_not_been(kind: str, precisio
     for mine, theirs in zip(parked.kept(), other.kept(), strict=True):
         assert torch.equal(mine, theirs)
     assert parked.layers[0].update.state().keys() == other.layers[0].update.state().keys()
+
+
+def test_a_stage_that_did_not_change_is_left_and_comes_back_from_the_same_file(tmp_path: Path) -> None:
+    stage, other = make_stage(), make_stage()
+    slip = park(stage, tmp_path / "stage")
+    for _ in range(2):
+        fetch(stage, slip)
+        leave(stage)
+        assert bytes_held(stage) == 0
+    fetch(stage, slip)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(stage.kept(), other.kept(), strict=True))
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "absent"])
