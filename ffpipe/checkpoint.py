@@ -26,6 +26,7 @@ from ffpipe.config import MOST_UNITS
 from ffpipe.errors import UserError
 from ffpipe.store import Store
 from ffpipe.telemetry.report import WrittenFile
+from ffpipe.tensorfile import pieces
 
 FORMAT = 1
 HEAD = "head.safetensors"
@@ -107,9 +108,15 @@ def combined_digest(files: Mapping[str, str]) -> str:
 
 def write_tensors(store: Store, step: int, name: str, state: Mapping[str, Tensor], weights: str) -> WrittenFile:
     """Write one file of a snapshot; whole or not at all. weights: the digest of the weights in it. Raises OSError."""
-    data = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in state.items()})
-    store.write(f"{folder_of(step)}/{name}", data)
-    return WrittenFile(step, name, hashlib.sha256(data).hexdigest(), len(data), weights)
+    digest, sizes = hashlib.sha256(), []
+
+    def seen(piece: bytes | memoryview) -> bytes | memoryview:
+        digest.update(piece)
+        sizes.append(len(piece))
+        return piece
+
+    store.write(f"{folder_of(step)}/{name}", map(seen, pieces(state)))
+    return WrittenFile(step, name, digest.hexdigest(), sum(sizes), weights)
 
 
 def write_manifest(store: Store, step: int, files: Sequence[WrittenFile], takes: Input) -> Manifest:
@@ -117,7 +124,7 @@ def write_manifest(store: Store, step: int, files: Sequence[WrittenFile], takes:
     entries = {f.name: FileEntry(f.sha256, f.size, f.weights_sha256) for f in sorted(files, key=lambda f: f.name)}
     digest = combined_digest({f.name: f.weights_sha256 for f in files})
     manifest = Manifest(FORMAT, step, takes, digest, entries)
-    store.write(f"{folder_of(step)}/{MANIFEST}", json.dumps(asdict(manifest), indent=1).encode())
+    store.write(f"{folder_of(step)}/{MANIFEST}", [json.dumps(asdict(manifest), indent=1).encode()])
     return manifest
 
 

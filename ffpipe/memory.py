@@ -3,16 +3,63 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
+from pathlib import Path
 
 from ffpipe.errors import UserError
 
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+SIZE = r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?i?B)"
+
 
 def host_bytes() -> int:
-    """The host's memory, or this process's own limit where that is lower."""
+    """The host's memory, or the limit of this process or of its control group where that is lower."""
     limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([physical, *(limit for limit in limits if limit != resource.RLIM_INFINITY)])
+    return min([physical, *_group_limits(), *(limit for limit in limits if limit != resource.RLIM_INFINITY)])
+
+
+def _group_limits(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Of the control groups that this process is in: of version 1, whose memory has a tree of its own, and 2."""
+    found = []
+    try:
+        lines = groups.read_text().splitlines()
+    except OSError:  # a system without control groups
+        return []
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        folder, file = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
+        # In a container the group's own folder may be the root of what can be seen.
+        for place in (root / folder / name.lstrip("/"), root / folder):
+            try:
+                found.append(int((place / file).read_text()))
+            except (OSError, ValueError):  # not here, or "max"
+                continue
+    return found
+
+
+def process_bytes() -> int:
+    """What this process has in memory now."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # macOS, where only the most that it ever had is known
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "2GiB", "800 MB". Raises ValueError."""
+    found = re.fullmatch(SIZE, text)
+    if not found:
+        raise ValueError(f"{text!r} is no size such as 2GiB or 800MB")
+    return int(float(found[1]) * UNITS[found[2].upper()])
+
+
+def say_size(size: int) -> str:
+    """2.0 GiB, 512 MiB."""
+    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
 
 
 def refuse_beyond_host(needed: int, what: str, instead: str) -> None:

@@ -6,12 +6,16 @@ Files are written whole or not at all and read up to a bound. What is in them it
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 from pyarrow import fs
 
 from ffpipe.errors import Unreachable, UserError
+
+# What a file is written from, one after the other.
+Pieces = Iterable[bytes | memoryview]
 
 
 class Refused(OSError):
@@ -48,18 +52,19 @@ class Store:
         """The whole name of a file, for messages."""
         return f"{self.root}/{name}"
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, pieces: Pieces) -> None:
         """Whole or not at all: on a file system by renaming, in an object store by its nature. Raises OSError."""
         path = self._path(name)
         self._files.create_dir(str(PurePosixPath(path).parent), recursive=True)
         if not self.is_local:
             with self._files.open_output_stream(path) as stream:
-                stream.write(data)
+                for piece in pieces:
+                    stream.write(piece)
             return
         temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")
         try:
             with open(temporary, "wb") as file:
-                file.write(data)
+                file.writelines(pieces)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

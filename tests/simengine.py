@@ -23,7 +23,7 @@ from ffpipe.pipeline.job import Job, Layout, Measured, OnReport, Start, make_lay
 from ffpipe.pipeline.links import Predictions
 from ffpipe.pipeline.schedule import Course, Item, Stop, Train
 from ffpipe.pipeline.worker import PUBLISH_AHEAD, Parts, Worker, WorkerSetup, senders
-from ffpipe.store import Store
+from ffpipe.store import Pieces, Store
 
 real_write = Store.write
 
@@ -53,7 +53,7 @@ class StageStore(Store):
         self._world = world
         self._peer = peer
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: Pieces) -> None:
         self._world.write("stage", name)
         if self._peer.gone:
             raise StageDied

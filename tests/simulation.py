@@ -23,7 +23,7 @@ from ffpipe.errors import Diverged, Interrupted, RunFailed
 from ffpipe.pipeline.job import Job
 from ffpipe.run import Result, resume, train
 from ffpipe.runs import RunFolder
-from ffpipe.store import Store
+from ffpipe.store import Pieces, Store
 from ffpipe.telemetry.report import LayerRow, Past
 from ffpipe.telemetry.view import QuietView
 
@@ -48,7 +48,7 @@ real_write_past = RunFolder.write_past
 def simulated(world: World) -> Iterator[None]:
     """Everything that a run would take from outside comes from this world."""
 
-    def write(store: Store, name: str, data: bytes) -> None:
+    def write(store: Store, name: str, data: Pieces) -> None:
         world.write("driver", name)
         real_write(store, name, data)
         world.written(store, name)

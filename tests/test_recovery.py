@@ -21,7 +21,7 @@ from processes import stage_processes
 from ffpipe import Config, Interrupt, Interrupted, Result, RunFailed, UserError, override, recipe, resume, train
 from ffpipe.cli import main
 from ffpipe.pipeline.worker import AnyFeed, WorkerSetup, make_feed
-from ffpipe.store import Store
+from ffpipe.store import Pieces, Store
 from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.view import QuietView
 
@@ -238,7 +238,7 @@ class FullDisk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, full: Callable[[str], bool]) -> None:
         write = Store.write
 
-        def maybe(store: Store, name: str, data: bytes) -> None:
+        def maybe(store: Store, name: str, data: Pieces) -> None:
             if full(name):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
             write(store, name, data)

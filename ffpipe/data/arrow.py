@@ -93,6 +93,11 @@ class Stored:
         _require(sum(sizes) == header["count"], "count")
         self.dtype = self._images[0].dtype
 
+    @property
+    def nbytes(self) -> int:
+        """Of images and labels on disk, all of which may come to lie in memory while there is room."""
+        return sum(part.nbytes for part in (*self._images, *self._labels))
+
     def __len__(self) -> int:
         return self._rows * (len(self._labels) - 1) + len(self._labels[-1])
 

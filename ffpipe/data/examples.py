@@ -31,6 +31,11 @@ class Examples:
         self.classes: int = classes or stored.classes
         self.shape: tuple[int, ...] = stored.shape
 
+    @property
+    def stored(self) -> Stored:
+        """The file behind the view."""
+        return self._stored
+
     def __len__(self) -> int:
         return len(self._stored) if self._order is None else len(self._order)
 

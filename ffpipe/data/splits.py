@@ -38,6 +38,12 @@ class Splits:
     others: Examples
 
     @property
+    def stored_bytes(self) -> int:
+        """Of the files behind the splits."""
+        parts = (self.train, self.validation, self.test, self.others)
+        return sum(stored.nbytes for stored in {id(part.stored): part.stored for part in parts}.values())
+
+    @property
     def features(self) -> int:
         return self.train.features
 

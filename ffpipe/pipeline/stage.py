@@ -270,19 +270,14 @@ class Stage:
     def _parts(self) -> list[Layer | Head]:
         return [*self.layers, *([self.head] if self.head else [])]
 
-    @property
-    def files(self) -> list[str]:
-        """Names of its files in a snapshot."""
-        return [checkpoint.layer_file(i) for i in self.spec.layers] + ([checkpoint.HEAD] if self.head else [])
-
-    def restore(self, step: int, files: Mapping[str, State]) -> None:
-        """Go on after `step` from what `_files` gave, by file; the tensors are those of contents.py."""
+    def restore(self, step: int, read: Callable[[str], State]) -> None:
+        """Go on after `step` from what `_files` gave, read file by file; the tensors are those of contents.py."""
         for layer, meter in zip(self.layers, self._meters, strict=True):
-            state = files[checkpoint.layer_file(layer.index)]
+            state = read(checkpoint.layer_file(layer.index))
             layer.load(state)
             meter.load(state)
         if self.head is not None:
-            state = files[checkpoint.HEAD]
+            state = read(checkpoint.HEAD)
             self.head.load(state)
             self._head_meter.load(state)
             self.owed = owed_predictions(state)

@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -86,7 +86,7 @@ def make_stage(setup: WorkerSetup, saver: Saver, workspace: Workspace | None = N
     """
     stage = Stage(setup.spec, saver.save, workspace)
     if setup.start.folder:
-        stage.restore(setup.start.step, _read(setup, stage.files))
+        stage.restore(setup.start.step, _reader(setup))
     return stage
 
 
@@ -96,16 +96,16 @@ def make_feed(setup: WorkerSetup) -> AnyFeed:
     splits = load_splits(config.training.data, config.execution.data_dir)
     feed = Feed(config.training, splits, torch.device(setup.spec.device))
     if setup.start.folder and config.training.head:
-        feed.predictions(owed_predictions(_read(setup, [checkpoint.HEAD])[checkpoint.HEAD]))
+        feed.predictions(owed_predictions(_reader(setup)(checkpoint.HEAD)))
     return feed
 
 
-def _read(setup: WorkerSetup, names: Iterable[str]) -> dict[str, State]:
-    """Files of the snapshot that the run starts from."""
+def _reader(setup: WorkerSetup) -> Callable[[str], State]:
+    """Reads a file of the snapshot that the run starts from."""
     store, folder = setup.store, setup.start.folder
     manifest = checkpoint.read_manifest(store, folder)
     contents = snapshot_contents(setup.spec.training, manifest.input, manifest.step)
-    return {name: checkpoint.read_tensors(store, folder, manifest, name, contents[name]) for name in names}
+    return lambda name: checkpoint.read_tensors(store, folder, manifest, name, contents[name])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,168 @@
+"""What a stage takes of memory, as arithmetic on the sizes of a config: nothing is made, measured or started here.
+
+    parameters   weights, biases, running means; in bfloat16 the rounded copies that products read
+    optimizer    what it keeps between steps
+    buffers      what a step computes in: one set for all layers of a process
+    messages     the streams that a stage reads, makes and is about to send
+    snapshot     the copy that is written while training goes on, or a file that is read at a resume
+
+Messages that wait between two stages are not in a stage: they are in Ray's object store (footprint.py) or on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from itertools import pairwise
+
+from ffpipe import checkpoint
+from ffpipe.checkpoint import Contents
+from ffpipe.config import Training
+from ffpipe.contents import OPTIMIZER, snapshot_contents
+from ffpipe.ff.precision import PRECISIONS
+from ffpipe.ff.updates import MixedAveraging
+from ffpipe.pipeline.stage import StageSpec
+from ffpipe.tensorfile import Entry
+
+# Of a result on its way to the next actor: one waits to be published and one is being published (worker.py).
+ON_THEIR_WAY = 2
+# What an optimiser of torch makes of the size of a weight during a step, if it is not fused.
+TEMPORARIES = 2
+# Of a file that is read: its bytes, and the tensors made from them.
+READ_TWICE = 2
+
+
+@dataclass(frozen=True)
+class Holding:
+    """Bytes that a process holds for its stage, at the worst moment of each kind."""
+
+    parameters: int
+    optimizer: int
+    buffers: int
+    messages: int
+    snapshot: int
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the bytes of every stage of a run follow from. takes: shape, row width and classes of the network's input.
+
+    step: at which state is counted: optimisers have some only after their first.
+    """
+
+    training: Training
+    takes: checkpoint.Input
+    chunk: int
+    step: int = 1
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Features of a row before each layer, and after the last."""
+        return (self.takes.width, *self.training.dims[1:])
+
+    @property
+    def rows(self) -> int:
+        """Of a minibatch, which is what a layer computes at once."""
+        return self.training.roles * self.training.batch_size
+
+    @property
+    def rows_of_message(self) -> int:
+        """Of the largest: a chunk, or one image of an evaluation under every label."""
+        return max(self.chunk * self.rows, self.takes.classes * self.training.labelled + self.training.head)
+
+    def contents(self) -> Mapping[str, Contents]:
+        """What the files of a snapshot hold."""
+        return snapshot_contents(self.training, self.takes, self.step)
+
+
+def sizes(spec: StageSpec, shape: tuple[int, ...], chunk: int) -> Sizes:
+    """Of the run that a stage belongs to. shape: of an image."""
+    return Sizes(spec.training, checkpoint.Input(shape, spec.width, spec.classes), chunk)
+
+
+def holding(of: Sizes, layers: range, *, sends: bool, receives: bool) -> Holding:
+    """Of a process with these layers.
+
+    sends, receives: whether messages go to, and come from, other processes or the disk. Those that come lie in shared
+    memory or in a file.
+    """
+    training, last = of.training, layers.stop == len(of.widths) - 1
+    contents = of.contents()
+    files = [checkpoint.layer_file(i) for i in layers] + ([checkpoint.HEAD] if training.head and last else [])
+    state = {name: file_bytes(contents[name]) for name in files}
+    optimizer = sum(file_bytes(_of_optimizer(contents[name])) for name in files)
+    messages = _streams(of, layers, last=last, receives=receives) + (_leaving(of, layers) if sends else 0)
+    return Holding(
+        parameters=sum(state.values()) - optimizer + _rounded(of, layers),
+        optimizer=optimizer,
+        buffers=_buffers(of, layers),
+        messages=messages + (0 if receives else _source(of)),
+        snapshot=max(sum(state.values()), READ_TWICE * max(state.values())),
+    )
+
+
+def file_bytes(contents: Contents) -> int:
+    """Of the tensors of a file of a snapshot."""
+    return sum(Entry(kept.dtype, kept.shape).size for kept in contents.values())
+
+
+def _of_optimizer(contents: Contents) -> Contents:
+    return {name: kept for name, kept in contents.items() if name.startswith(OPTIMIZER)}
+
+
+def _rounded(of: Sizes, layers: range) -> int:
+    """Copies of the weights in the format of the products, where that is another."""
+    dtypes = PRECISIONS[of.training.precision]
+    if dtypes.products == dtypes.weights:
+        return 0
+    return sum(of.widths[i] * of.widths[i + 1] for i in layers) * dtypes.products.itemsize
+
+
+def _buffers(of: Sizes, layers: range) -> int:
+    """The workspace, and what comes and goes within one step of the largest layer."""
+    training = of.training
+    weight, product = (dtype.itemsize for dtype in PRECISIONS[training.precision])
+    mixed = weight != product
+    widest = max(of.widths[i + 1] for i in layers)
+    largest = max(of.widths[i] * of.widths[i + 1] for i in layers)
+    taken = of.rows * widest * (weight + product * mixed)
+    if training.dropout:
+        taken += of.rows * widest * (weight + 2 + 1)
+    if training.local_steps > 1 and training.hand_on == "before":
+        taken += of.rows * widest * product
+    if training.optimizer.kind != "averaging":
+        fused = bool(training.optimizer.options.get("fused"))
+        return taken + largest * (weight * (1 + (0 if fused else TEMPORARIES)) + product * mixed)
+    if mixed:
+        taken += 2 * training.batch_size * widest * product + MixedAveraging.BLOCK * widest * (weight + product)
+    return taken
+
+
+def _streams(of: Sizes, layers: range, *, last: bool, receives: bool) -> int:
+    """Activations of the largest message: the input, and two layers' outputs side by side; those that the head of the
+    last stage sees, all at once."""
+    row = [width * PRECISIONS[of.training.precision].products.itemsize * of.rows_of_message for width in of.widths]
+    entry = 0 if receives else row[layers.start]
+    outputs = [row[i + 1] for i in layers]
+    seen = [row[i + 1] for i in layers if last and i in of.training.head_layers]
+    beside = max((a + b for a, b in pairwise(outputs)), default=outputs[0])
+    return entry + max(beside, sum(seen) + (outputs[-1] if not seen else 0))
+
+
+def _leaving(of: Sizes, layers: range) -> int:
+    """Results that wait to be sent: rows, and features for the head."""
+    training, product = of.training, PRECISIONS[of.training.precision].products.itemsize
+    rows = of.rows_of_message * of.widths[layers.stop]
+    seen = sum(of.widths[i + 1] for i in layers if i in training.head_layers) * of.chunk * training.batch_size
+    return ON_THEIR_WAY * (rows + seen) * product
+
+
+def _source(of: Sizes) -> int:
+    """Images on their way into the first message, and its rows before they are in the format of the products."""
+    weight, product = (dtype.itemsize for dtype in PRECISIONS[of.training.precision])
+    rows = of.rows_of_message * of.takes.width * weight
+    return rows + (rows if weight != product else 0) + 3 * of.training.batch_size * of.training.dims[0] * 4

@@ -1,0 +1,134 @@
+"""What a run will take, before it is started: bytes of each stage, of the object store and of the disk.
+
+resident = the process (Python, torch, Ray) + the data, for who feeds + what the stage holds (account.py)
+           + the object store, whose pages come to lie in every process that reads and writes there
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+import torch
+
+from ffpipe.config import Config, checked
+from ffpipe.ff.precision import PRECISIONS
+from ffpipe.memory import process_bytes
+from ffpipe.pipeline.account import Holding, file_bytes, holding, sizes
+from ffpipe.pipeline.calibrate import measure_costs
+from ffpipe.pipeline.footprint import footprints
+from ffpipe.pipeline.job import Job, Layout, make_job, make_layout
+from ffpipe.pipeline.ray_settings import prepare_ray
+from ffpipe.pipeline.stage import StageSpec
+
+# Sizes of a network of which nothing but its code takes memory.
+SMALL = 16
+# The one node of a machine, for the arithmetic of object stores.
+HERE = "here"
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """Bytes of one stage. process: without ffpipe's tensors. data: mapped files, which go first where memory is short.
+
+    store: of the object store of its host.
+    """
+
+    layers: range
+    process: int
+    data: int
+    holding: Holding
+    store: int
+
+    @property
+    def resident(self) -> int:
+        return self.process + self.data + self.holding.total + self.store
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of a run. disk: what the layerwise engine has there at most."""
+
+    layout: Layout
+    stages: tuple[StageEstimate, ...]
+    disk: int
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest process of the run."""
+        return max(stage.resident for stage in self.stages)
+
+
+def estimate(config: Config) -> Estimate:
+    """Of a config, on this machine. Raises UserError."""
+    process = bare_process(config)
+    job = make_job(checked(config))
+    return estimate_layout(job, draft_layout(job), process)
+
+
+def bare_process(config: Config) -> int:
+    """Bytes of a process that has loaded what a stage needs and used it once on next to nothing, as this one then has."""
+    if config.execution.engine == "ray":
+        prepare_ray()
+        import ray  # noqa: F401  # for its size
+
+    small = replace(config.training, dims=(SMALL, SMALL), batch_size=SMALL, head_from=0)
+    measure_costs(small, SMALL, SMALL, torch.device(config.execution.device))
+    return process_bytes()
+
+
+def draft_layout(job: Job) -> Layout:
+    """As the engine would cut the job if it measured nothing."""
+    execution = job.config.execution
+    if execution.engine == "layerwise":
+        from ffpipe.pipeline.layerwise import LayerwiseEngine
+
+        return LayerwiseEngine().layout(job)
+    stages = execution.stages or (1 if execution.engine == "local" else min(job.layers, os.cpu_count() or 1))
+    return make_layout(job, stages)
+
+
+def estimate_layout(job: Job, layout: Layout, process: int) -> Estimate:
+    """process: bytes of a bare one."""
+    engine, data = job.config.execution.engine, job.splits.stored_bytes
+    specs = layout.stages
+    of = sizes(specs[0], job.splits.shape, layout.plan.chunk)
+    if engine == "ray":
+        stores = footprints(specs, [HERE] * len(specs))
+        store = stores[HERE].held(layout.window) if stores else 0
+        stages = tuple(
+            StageEstimate(
+                spec.layers,
+                process,
+                0 if spec.index else data,
+                holding(of, spec.layers, sends=not spec.is_last, receives=spec.index > 0),
+                store,
+            )
+            for spec in specs
+        )
+        return Estimate(layout, stages, 0)
+    if engine == "local":
+        everything = range(job.layers)
+        held = holding(of, everything, sends=False, receives=False)
+        return Estimate(layout, (StageEstimate(everything, process, data, held, 0),), 0)
+    stages = tuple(
+        StageEstimate(spec.layers, process, data, holding(of, spec.layers, sends=False, receives=spec.index > 0), 0)
+        for spec in specs
+    )
+    return Estimate(layout, stages, _disk(job, layout))
+
+
+def _disk(job: Job, layout: Layout) -> int:
+    """Parked stages, and what of a chapter lies between two of them, with what the head is still to see."""
+    training, specs = job.config.training, layout.stages
+    of = sizes(specs[0], job.splits.shape, layout.plan.chunk)
+    parked = sum(file_bytes(contents) for contents in of.contents().values())
+    product = PRECISIONS[training.precision].products.itemsize
+    rows = [of.rows * of.widths[spec.layers.stop] * product for spec in specs[:-1]]
+    between = max((a + b for a, b in zip(rows, [*rows[1:], 0], strict=True)), default=0)
+    waiting = sum(_features(spec, of.widths) for spec in specs[:-1]) * training.batch_size * product
+    return parked + layout.window * (between + waiting)
+
+
+def _features(spec: StageSpec, widths: tuple[int, ...]) -> int:
+    return sum(widths[i + 1] for i in spec.features)

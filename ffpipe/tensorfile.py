@@ -1,0 +1,74 @@
+"""safetensors files piece by piece, so that nobody holds a whole file beside the tensors that go into it.
+
+    8 bytes (little endian): length of the header | header, JSON | the tensors' bytes, one after the other
+
+The format: https://huggingface.co/docs/safetensors. Files are read by the safetensors library, which does not write so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+ALIGNMENT = 8
+
+
+class Entry(NamedTuple):
+    """What the header tells of a tensor."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+def entries(state: Mapping[str, Tensor]) -> dict[str, Entry]:
+    """Of tensors by name."""
+    return {name: Entry(tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()}
+
+
+def order(of: Mapping[str, Entry]) -> list[str]:
+    """Names as their tensors follow each other: by falling alignment, so that each begins where it may."""
+    return sorted(of, key=lambda name: (-of[name].dtype.itemsize, name))
+
+
+def header(of: Mapping[str, Entry], metadata: Mapping[str, str] | None = None) -> bytes:
+    """What comes before the tensors, which then have to follow in `order`."""
+    told: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in order(of):
+        start, end = end, end + of[name].size
+        told[name] = {"dtype": DTYPES[of[name].dtype], "shape": of[name].shape, "data_offsets": (start, end)}
+    text = json.dumps(told, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def data(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, in place where it is contiguous and on the CPU."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def pieces(state: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """A whole file of these tensors."""
+    of = entries(state)
+    yield header(of)
+    for name in order(of):
+        yield data(state[name])

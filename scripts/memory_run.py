@@ -1,0 +1,153 @@
+"""One measured run of scripts/bench_memory.py, in a process of its own: a config of sizes in, one line of JSON out.
+
+The data are the digits shipped with the package: what is trained on does not change what memory it takes.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint_sequential
+
+from ffpipe import override, recipe, train
+from ffpipe.backprop import Mlp
+from ffpipe.config import Config, Training
+from ffpipe.memory import process_bytes
+from ffpipe.pipeline.plan import estimate
+
+FEATURES, CLASSES = 64, 10
+# Of the optimiser of both: SGD with momentum keeps one number a weight, as Hinton's averaging does.
+LEARNING_RATE, MOMENTUM = 0.001, 0.9
+MICRO_BATCHES = 4
+
+
+def main() -> None:
+    wanted: dict[str, Any] = json.loads(sys.argv[1])
+    kind = wanted.pop("kind")
+    made = backprop(kind, **wanted) if kind in STEPS else forward_forward(kind, **wanted)
+    print(json.dumps(made))
+
+
+def dims(depth: int, width: int) -> list[int]:
+    return [FEATURES, *[width] * depth]
+
+
+def forward_forward(engine: str, depth: int, width: int, batch: int, steps: int, stages: int = 0) -> dict[str, Any]:
+    """`steps` steps through an engine. The head sees the last three layers, however many there are."""
+    with tempfile.TemporaryDirectory(prefix="ff-", dir="/tmp") as folder:
+        config = _config(engine, depth, width, batch, steps, stages, folder)
+        planned = estimate(config)
+        result = train(config)
+    summary = result.summary
+    peaks = summary["peak_rss_bytes"]
+    return {
+        "peak": max(peaks),
+        "sum": sum(peaks) if engine == "ray" else max(peaks),
+        "predicted": planned.largest,
+        "examples_per_second": summary["examples_per_second"],
+        "weights_sha256": result.weights_sha256,
+    }
+
+
+def _config(engine: str, depth: int, width: int, batch: int, steps: int, stages: int, folder: str) -> Config:
+    epochs = max(1, round(steps / (1400 // batch)))
+    fields = {
+        "training.dims": dims(depth, width),
+        "training.batch_size": batch,
+        "training.epochs": epochs,
+        "training.negatives": "random",
+        "training.head_from": max(0, depth - 3),
+        "training.data.validation": 0,
+        "execution.engine": engine,
+        "execution.stages": stages,
+        "execution.evaluate_every": 0,
+        "execution.run_dir": f"{folder}/run",
+    }
+    return override(recipe("digits"), fields)
+
+
+def backprop(kind: str, depth: int, width: int, batch: int, steps: int) -> dict[str, Any]:
+    """`steps` steps of backpropagation through the same layers and a softmax layer."""
+    _ready(kind)
+    before = process_bytes()
+    training = Training(dims=tuple(dims(depth, width)), batch_size=batch, peer=0.0)
+    network = Mlp(training, CLASSES)
+    optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+    images, labels = torch.rand(batch, FEATURES), torch.randint(0, CLASSES, (batch,))
+    step = STEPS[kind]
+    step(network, optimizer, images, labels)
+    started = time.perf_counter()
+    for _ in range(1, steps):
+        step(network, optimizer, images, labels)
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    predicted = before + predicted_backprop(kind, depth, width, batch)
+    rate = (steps - 1) * batch / seconds
+    return {"peak": peak, "sum": peak, "predicted": predicted, "examples_per_second": rate}
+
+
+def _ready(kind: str) -> None:
+    """Load, and use once on next to nothing, what a step needs."""
+    network = Mlp(Training(dims=(FEATURES, 8, 8), peer=0.0), CLASSES)
+    optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+    STEPS[kind](network, optimizer, torch.rand(8, FEATURES), torch.randint(0, CLASSES, (8,)))
+
+
+def plain(network: Mlp, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
+    optimizer.zero_grad()
+    cross_entropy(network(images), labels).backward()
+    optimizer.step()
+
+
+def checkpointed(network: Mlp, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
+    """Only the inputs of sqrt(depth) segments are kept, the rest is computed again (Chen et al., arXiv 1604.06174)."""
+    optimizer.zero_grad()
+    hidden = [nn.Sequential(layer, nn.ReLU()) for layer in network.layers[:-1]]
+    rows = images.requires_grad_()
+    rows = checkpoint_sequential(hidden, _segments(len(hidden)), rows, use_reentrant=False)
+    cross_entropy(network.layers[-1](rows), labels).backward()
+    optimizer.step()
+
+
+def accumulated(network: Mlp, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
+    """The batch in micro-batches whose gradients are summed."""
+    optimizer.zero_grad()
+    for some, of_some in zip(images.chunk(MICRO_BATCHES), labels.chunk(MICRO_BATCHES), strict=True):
+        (cross_entropy(network(some), of_some) / MICRO_BATCHES).backward()
+    optimizer.step()
+
+
+STEPS: dict[str, Callable[[Mlp, torch.optim.Optimizer, Tensor, Tensor], None]] = {
+    "backprop": plain,
+    "checkpointing": checkpointed,
+    "accumulation": accumulated,
+}
+
+
+def _segments(depth: int) -> int:
+    return max(1, int(depth**0.5))
+
+
+def predicted_backprop(kind: str, depth: int, width: int, batch: int) -> int:
+    """Weights, their gradients and momenta; each layer's output, which its successor and its ReLU keep; three rows of
+    activations on the way (a product before its ReLU, two derivatives)."""
+    weights = FEATURES * width + (depth - 1) * width * width + width * CLASSES
+    rows = batch // MICRO_BATCHES if kind == "accumulation" else batch
+    kept = depth
+    if kind == "checkpointing":
+        segments = _segments(depth)
+        kept = segments + -(-depth // segments)
+    return 4 * (3 * weights + (kept + 3) * rows * width)
+
+
+if __name__ == "__main__":
+    main()
