@@ -35,10 +35,13 @@ SHORT = {
     "data-dir": "execution.data_dir",
     "train-limit": "training.data.train_limit",
     "snapshot-steps": "execution.snapshot_steps",
+    "memory-budget": "execution.memory_budget",
 }
 
 
-RESUME_SHORT = ("engine", "stages", "chunk", "epochs", "device", "data-dir", "snapshot-steps")
+# Columns that a table of a plan needs.
+WIDE = 132
+RESUME_SHORT = ("engine", "stages", "chunk", "epochs", "device", "data-dir", "snapshot-steps", "memory-budget")
 
 
 class Parser(argparse.ArgumentParser):
@@ -103,8 +106,9 @@ def _refuse(parser: argparse.ArgumentParser, command: str, given: str) -> NoRetu
 
 def _known_options(command: str) -> list[str]:
     fixed = {"evaluate": ["--split", "--data-dir"], "predict": ["--readout"]}
-    if command == "train":
-        return ["--backprop", *(f"--{name}" for name in SHORT), *map(_option, _settable())]
+    if command in ("train", "plan"):
+        own = ["--backprop"] if command == "train" else []
+        return [*own, *(f"--{name}" for name in SHORT), *map(_option, _settable())]
     if command == "resume":
         execution = [_option(leaf) for leaf in _settable() if leaf.path[0] == "execution"]
         return [f"--{name}" for name in RESUME_SHORT] + execution
@@ -125,20 +129,14 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     train = commands.add_parser("train", help="train a recipe", allow_abbrev=False)
-    train.add_argument("recipe", nargs="?", default="digits", help="a name from `ffpipe recipes`, or a config.toml")
     train.add_argument(
         "--backprop", action="store_true", help="train the same architecture by backpropagation, as a yardstick"
     )
-    short = train.add_argument_group("short options")
-    group = train.add_argument_group("every field of the config")
-    by_name = {leaf.name: leaf for leaf in _settable()}
-    for name, field in SHORT.items():
-        _add_field(short, f"--{name}", by_name[field])
-    for leaf in by_name.values():
-        _add_field(group, _option(leaf), leaf)
+    _add_config(train)
 
     resume = commands.add_parser("resume", help="go on with a run, finished or broken off", allow_abbrev=False)
     resume.add_argument("run", help="folder of a run")
+    by_name = {leaf.name: leaf for leaf in _settable()}
     for name in RESUME_SHORT:
         _add_field(resume, f"--{name}", by_name[SHORT[name]])
     for leaf in by_name.values():
@@ -159,8 +157,23 @@ def _parser() -> Parser:
     export.add_argument("run", help="folder of a run")
     export.add_argument("out", help="new .safetensors file")
 
+    plan = commands.add_parser("plan", help="what a run would take of memory, disk and time", allow_abbrev=False)
+    _add_config(plan)
+
     commands.add_parser("recipes", help="list the recipes", allow_abbrev=False)
     return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    """A recipe and every field that it sets."""
+    parser.add_argument("recipe", nargs="?", default="digits", help="a name from `ffpipe recipes`, or a config.toml")
+    short = parser.add_argument_group("short options")
+    group = parser.add_argument_group("every field of the config")
+    by_name = {leaf.name: leaf for leaf in _settable()}
+    for name, field in SHORT.items():
+        _add_field(short, f"--{name}", by_name[field])
+    for leaf in by_name.values():
+        _add_field(group, _option(leaf), leaf)
 
 
 def _add_field(group: Any, option: str, leaf: Leaf) -> None:
@@ -244,6 +257,26 @@ def _export(options: argparse.Namespace) -> None:
     print(f"wrote {export(options.run, options.out)}")
 
 
+def _plan(options: argparse.Namespace) -> None:
+    import torch
+
+    from ffpipe.pipeline import tell
+    from ffpipe.pipeline.calibrate import measure_costs
+    from ffpipe.run import planned
+
+    job, estimate, notes = planned(_config(options))
+    console = Console(width=max(Console().width, WIDE))
+    console.print(tell.table_of(estimate))
+    for line in (*tell.lines_of(job, estimate), *notes):
+        print(line)
+    device = torch.device(job.config.execution.device)
+    threads = torch.get_num_threads()
+    if job.config.execution.engine == "ray":  # a stage has a core
+        torch.set_num_threads(1)
+    costs = measure_costs(job.config.training, job.width, job.splits.classes, device)
+    print(f"time, from steps measured here: {tell.time_of(job, estimate, costs, threads)}")
+
+
 def _recipes(options: argparse.Namespace) -> None:
     table = Table("recipe", "what it is", box=None, pad_edge=False)
     for name, recipe in RECIPES.items():
@@ -257,5 +290,6 @@ COMMANDS = {
     "evaluate": _evaluate,
     "predict": _predict,
     "export": _export,
+    "plan": _plan,
     "recipes": _recipes,
 }

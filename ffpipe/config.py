@@ -25,6 +25,7 @@ from msgspec import Meta
 
 from ffpipe.errors import UserError, nearest
 from ffpipe.files import read_whole
+from ffpipe.memory import parse_size
 
 # A config may come from a stranger. These bounds are far beyond what can be trained, and within what can be counted,
 # allocated for and named.
@@ -241,6 +242,13 @@ class Execution:
     spool_compression: Annotated[
         Literal["none", "lz4", "zstd"], Meta(description="engine layerwise: of activations on disk; loses nothing")
     ] = "none"
+    memory_budget: Annotated[
+        str,
+        Meta(
+            description="of each stage, as 2GiB or 800MB, on the host or on its GPU; engine, stages, chunk and window "
+            "are chosen to fit; empty: none",
+        ),
+    ] = ""
     device: Annotated[Literal["cpu", "cuda"], Meta(description="of every stage")] = "cpu"
     cpus: Annotated[float, Meta(ge=0, description="CPUs of each stage; 0: one, or a share where there are fewer")] = 0.0
     gpus: Annotated[float, Meta(ge=0, description="GPUs of each stage; 0: one where device is cuda")] = 0.0
@@ -408,6 +416,11 @@ def check(config: Config) -> None:
     _check_rule(training)
     if taken := {"CPU", "GPU", "memory", "object_store_memory"} & set(execution.resources):
         raise UserError(f"execution.resources names {min(taken)!r}, which is no custom resource of Ray: leave it out")
+    if execution.memory_budget:
+        try:
+            parse_size(execution.memory_budget)
+        except ValueError as error:
+            raise UserError(f"execution.memory_budget is {error}") from None
     if execution.stages > layers:
         raise UserError(f"execution.stages is {execution.stages}, but there are {layers} layers: give 1 to {layers}")
     if training.lookahead is not None:

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
+from torch import Tensor
 
-from ffpipe import checkpoint
-from ffpipe.config import Training
+from ffpipe import checkpoint, tensorfile
+from ffpipe.config import Config, Training
 from ffpipe.contents import snapshot_contents
 from ffpipe.data.images import read_image
 from ffpipe.data.splits import load_splits
 from ffpipe.errors import UserError
 from ffpipe.ff.labels import LabelCode
-from ffpipe.ff.network import LayerWeights, Network
+from ffpipe.ff.network import LayerWeights, Network, StreamedNetwork
 from ffpipe.ff.precision import PRECISIONS
-from ffpipe.memory import refuse_beyond_host
+from ffpipe.memory import host_bytes, refuse_beyond_host
 from ffpipe.runs import open_run
+from ffpipe.store import Store
+from ffpipe.tensorfile import Entry
 
 # Rows that pass through the network at once; bounds the memory of an evaluation.
 ROWS_AT_ONCE = 4096
+# Of memory, what weights may take that are loaded for an evaluation, or rows where weights are not.
+LOADED_SHARE = 0.25
 
 
 class Errors(NamedTuple):
@@ -52,35 +57,93 @@ def load(run: str | Path, readout: str | None = None) -> Network:
     """The network of a run's newest snapshot, as a torch module in evaluation mode on the CPU.
 
     readout: "softmax" (the default where a head was trained) or "goodness". Raises UserError where the
-    folder is no run, has no whole snapshot, or a file of it is damaged.
+    folder is no run, has no whole snapshot, a file of it is damaged, or all of it does not fit into memory.
     """
-    folder, config = open_run(run)
-    training = config.training
-    if readout not in (None, "softmax", "goodness"):
-        raise UserError(f"readout is {readout!r}: give 'softmax' or 'goodness'")
-    if readout == "softmax" and not training.head:
-        raise UserError(f"run {run} trained no softmax head: give readout 'goodness'")
-    if readout == "goodness" and not training.labelled:
-        raise UserError(f"run {run} was trained without labels in its rows: give readout 'softmax'")
-    store = folder.store(config)
-    snapshot = folder.newest_snapshot(store)
-    manifest = checkpoint.read_manifest(store, snapshot)
-    takes = manifest.input
-    _check_input(training, takes, store.place(snapshot))
-    layers: list[LayerWeights] = []
-    head = None
-    for name, contents in snapshot_contents(training, takes, manifest.step).items():
-        state = checkpoint.read_tensors(store, snapshot, manifest, name, contents)
-        if name == checkpoint.HEAD:
-            head = state
-        else:
-            layers.append((state["weight"], state["bias"]))
-    readout = readout or ("softmax" if training.head else "goodness")
-    return Network(training, takes.shape, takes.classes, layers, head, readout).eval()
+    saved = Saved.of(run, readout)
+    refuse_beyond_host(saved.bytes_of_weights, f"the network in {saved.where}", "use a larger one")
+    layers = [saved.layer(index) for index in range(saved.layers)]
+    training, takes = saved.config.training, saved.manifest.input
+    return Network(training, takes.shape, takes.classes, layers, saved.head(), saved.readout).eval()
+
+
+def open_network(run: str | Path, readout: str | None = None) -> Network:
+    """The same, whatever its size: where it would take more than a share of memory, layers are read one at a time."""
+    saved = Saved.of(run, readout)
+    if saved.bytes_of_weights <= host_bytes() * LOADED_SHARE:
+        return load(run, readout)
+    training, takes = saved.config.training, saved.manifest.input
+    return StreamedNetwork(training, takes.shape, takes.classes, saved.layer, saved.head(), saved.readout).eval()
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A run's newest snapshot, read file by file as they are asked for. Every file is checked whenever it is read."""
+
+    config: Config
+    store: Store
+    folder: str
+    manifest: checkpoint.Manifest
+    readout: str
+
+    @staticmethod
+    def of(run: str | Path, readout: str | None = None) -> Saved:
+        """Raises UserError."""
+        folder, config = open_run(run)
+        training = config.training
+        if readout not in (None, "softmax", "goodness"):
+            raise UserError(f"readout is {readout!r}: give 'softmax' or 'goodness'")
+        if readout == "softmax" and not training.head:
+            raise UserError(f"run {run} trained no softmax head: give readout 'goodness'")
+        if readout == "goodness" and not training.labelled:
+            raise UserError(f"run {run} was trained without labels in its rows: give readout 'softmax'")
+        store = folder.store(config)
+        snapshot = folder.newest_snapshot(store)
+        manifest = checkpoint.read_manifest(store, snapshot)
+        _check_input(training, manifest.input, store.place(snapshot))
+        return Saved(config, store, snapshot, manifest, readout or ("softmax" if training.head else "goodness"))
+
+    @property
+    def where(self) -> str:
+        return self.store.place(self.folder)
+
+    @property
+    def layers(self) -> int:
+        return len(self.config.training.dims) - 1
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Features of a row before each layer, and after the last."""
+        return (self.manifest.input.width, *self.config.training.dims[1:])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return PRECISIONS[self.config.training.precision].weights
+
+    @property
+    def bytes_of_weights(self) -> int:
+        return sum(a * b for a, b in pairwise(self.widths)) * self.dtype.itemsize
+
+    def layer(self, index: int) -> LayerWeights:
+        """Weight (fan_in, width) and bias (width,)."""
+        state = self._read(checkpoint.layer_file(index))
+        return state["weight"], state["bias"]
+
+    def head(self) -> dict[str, Tensor] | None:
+        """weight.INDEX (width, classes) of each layer that the head sees; None where there is no head."""
+        return self._read(checkpoint.HEAD) if self.config.training.head else None
+
+    def _read(self, name: str) -> dict[str, Tensor]:
+        return checkpoint.read_tensors(self.store, self.folder, self.manifest, name, self._contents[name])
+
+    @cached_property
+    def _contents(self) -> Mapping[str, checkpoint.Contents]:
+        return snapshot_contents(self.config.training, self.manifest.input, self.manifest.step)
 
 
 def _check_input(training: Training, takes: checkpoint.Input, where: str) -> None:
-    """Raises UserError where a manifest tells of a network that the config does not make, or that does not fit here."""
+    """Raises UserError where a manifest tells of a network that the config does not make, or no layer of which fits
+    here."""
     features = training.dims[0]
     width = LabelCode(training.labels, features, takes.classes, training.label_strength).width
     if math.prod(takes.shape) != features or takes.width != width or takes.classes > width:
@@ -89,14 +152,14 @@ def _check_input(training: Training, takes: checkpoint.Input, where: str) -> Non
             f"and labels {training.labels!r}"
         )
     rows = (takes.classes + 1) * max(width, *training.dims[1:])
-    weights = sum(a * b for a, b in pairwise((width, *training.dims[1:])))
-    needed = (rows + weights) * PRECISIONS[training.precision].weights.itemsize
+    largest = max(a * b for a, b in pairwise((width, *training.dims[1:])))
+    needed = (rows + largest) * PRECISIONS[training.precision].weights.itemsize
     refuse_beyond_host(needed, f"the network in {where}", "use a larger one")
 
 
 def evaluate(run: str | Path, split: str = "test", data_dir: str = "") -> Errors:
     """Both errors of a run on its "test", "validation" or "train" split. Raises UserError."""
-    network = load(run)
+    network = open_network(run)
     _, config = open_run(run)
     data_dir = data_dir or config.execution.data_dir or os.environ.get("FFPIPE_DATA", "")
     splits = load_splits(config.training.data, data_dir)
@@ -112,7 +175,7 @@ def evaluate(run: str | Path, split: str = "test", data_dir: str = "") -> Errors
             f"run {run} was trained on {network.features} and {network.classes}"
         )
     wrong = [0, 0]
-    size = max(1, ROWS_AT_ONCE // network.classes)
+    size = max(1, _rows_at_once(network) // network.classes)
     for first in range(0, len(examples), size):
         rows = np.arange(first, min(first + size, len(examples)))
         images, labels = torch.from_numpy(examples.images(rows)), torch.from_numpy(examples.labels(rows))
@@ -127,7 +190,7 @@ def evaluate(run: str | Path, split: str = "test", data_dir: str = "") -> Errors
 
 def predict(run: str | Path, images: Sequence[str | Path], readout: str | None = None) -> list[Prediction]:
     """Classify PNG, JPEG or .npy images of the size that the run was trained on. Raises UserError."""
-    network = load(run, readout)
+    network = open_network(run, readout)
     pixels = [read_image(path, network.shape) for path in images]
     scores = network(torch.from_numpy(np.stack(pixels)))
     return [
@@ -141,27 +204,54 @@ def export(run: str | Path, out: str | Path) -> Path:
 
     Raises UserError where `out` exists or can't be written.
     """
-    network = load(run)
-    _, config = open_run(run)
+    saved = Saved.of(run)
+    takes, widths = saved.manifest.input, saved.widths
     path = Path(out)
     if path.exists():
         raise UserError(f"{path} exists: give a new file")
-    tensors = {}
-    for name, buffer in network.named_buffers():
-        place, kind = name.split("_")
-        tensors[f"{place}.{kind}"] = buffer.t().contiguous() if kind == "weight" else buffer
+    of = {}
+    for index in range(saved.layers):
+        of[f"layer{index}.weight"] = Entry(saved.dtype, (widths[index + 1], widths[index]))
+        of[f"layer{index}.bias"] = Entry(saved.dtype, (widths[index + 1],))
+    for index in saved.config.training.head_layers:
+        of[f"head{index}.weight"] = Entry(saved.dtype, (takes.classes, widths[index + 1]))
     metadata = {
         "format": "ffpipe",
-        "config": config.to_toml(),
-        "shape": " ".join(map(str, network.shape)),
-        "classes": str(network.classes),
+        "config": saved.config.to_toml(),
+        "shape": " ".join(map(str, takes.shape)),
+        "classes": str(takes.classes),
     }
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        safetensors.torch.save_file(tensors, temporary, metadata)
+        with temporary.open("wb") as file:
+            file.write(tensorfile.header(of, metadata))
+            for tensor in _exported(saved, tensorfile.order(of)):
+                file.write(tensorfile.data(tensor))
         os.replace(temporary, path)
-    except (OSError, safetensors.SafetensorError) as error:
+    except OSError as error:
         raise UserError(f"cannot write {path}: {error}") from None
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def _exported(saved: Saved, names: Sequence[str]) -> Iterator[Tensor]:
+    """The tensors by their names in an exported file; a layer's file is read once where its names follow each other."""
+    head = saved.head() or {}
+    layer = functools.lru_cache(maxsize=1)(saved.layer)
+    for name in names:
+        place, kind = name.split(".")
+        if place.startswith("head"):
+            yield head[f"weight.{place.removeprefix('head')}"].t()
+        else:
+            weight, bias = layer(int(place.removeprefix("layer")))
+            yield weight.t() if kind == "weight" else bias
+
+
+def _rows_at_once(network: Network) -> int:
+    """Rows that pass through the network at once."""
+    if not isinstance(network, StreamedNetwork):
+        return ROWS_AT_ONCE
+    # As many as a share of memory holds: what goes into a layer and comes out of it, and a copy on the way.
+    widest = max(network.training_config.dims)
+    return max(ROWS_AT_ONCE, int(host_bytes() * LOADED_SHARE) // (3 * widest * 8))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import re
 import resource
@@ -9,6 +11,9 @@ from pathlib import Path
 
 from ffpipe.errors import UserError
 
+# From malloc.h of glibc.
+M_MMAP_THRESHOLD = -3
+LARGE_BLOCK = 1 << 20
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 SIZE = r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?i?B)"
 
@@ -41,6 +46,16 @@ def _group_limits(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/
     return found
 
 
+def give_back_at_once() -> None:
+    """Have large blocks go back to the system when they are freed, as tensors are on glibc only while they are few.
+
+    By itself its allocator learns from a freed block of up to 32 MiB to keep blocks of that size, and peaks of one
+    moment then stay for good. Does nothing where the C library has no such switch.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+
+
 def process_bytes() -> int:
     """What this process has in memory now."""
     try:
@@ -53,7 +68,7 @@ def parse_size(text: str) -> int:
     """Bytes of "2GiB", "800 MB". Raises ValueError."""
     found = re.fullmatch(SIZE, text)
     if not found:
-        raise ValueError(f"{text!r} is no size such as 2GiB or 800MB")
+        raise ValueError(f"{text!r}, which is no size such as 2GiB or 800MB")
     return int(float(found[1]) * UNITS[found[2].upper()])
 
 

@@ -13,9 +13,11 @@ from ffpipe import checkpoint
 from ffpipe.config import Config, Execution, checked, override
 from ffpipe.contents import snapshot_contents
 from ffpipe.errors import Diverged, Interrupted, RunFailed, StageLost, Unreachable, UserError
+from ffpipe.pipeline.budget import within_budget
 from ffpipe.pipeline.job import Engine, Job, Layout, Start, make_job
 from ffpipe.pipeline.layerwise import LayerwiseEngine
 from ffpipe.pipeline.local import LocalEngine
+from ffpipe.pipeline.plan import Estimate, bare_process, draft_layout, estimate_layout
 from ffpipe.pipeline.ray_settings import prepare_ray
 from ffpipe.pipeline.recovery import GiveUp, Recovery
 from ffpipe.runlog import RunLog, read_past
@@ -64,10 +66,10 @@ def train(config: Config, view: View | None = None, interrupt: Interrupt | None 
     asked_at = time.time()
     config = checked(config)
     check_new(config)
-    job = make_job(config)
-    engine = make_engine(config.execution)
+    job, notes = _make_job(config)
+    engine = make_engine(job.config.execution)
     try:
-        layout = engine.layout(job)
+        layout = _noted(engine.layout(job), notes)
         folder = new_run(job.config)
         with folder.lock():
             try:
@@ -101,19 +103,40 @@ def resume(
     if replace(config.training, epochs=before.training.epochs) != before.training:
         raise UserError("a run goes on with what it began with: of training only training.epochs can be changed")
     with folder.lock():
-        job = make_job(config)
+        job, notes = _make_job(config)
         store = folder.store(config)
         snapshot = newest_whole(store, job, view)
         if snapshot and snapshot.step > job.steps:
             raise UserError(f"run {run} is at step {snapshot.step}, past the end of {config.training.epochs} epochs")
-        engine = make_engine(config.execution)
+        engine = make_engine(job.config.execution)
         try:
-            layout = engine.layout(job)
+            layout = _noted(engine.layout(job), notes)
             folder.write_config(job.config)
             log = RunLog(job, folder, store, view, read_past(folder, snapshot, view), snapshot, asked_at)
             return Run(job, engine, folder, log, view, interrupt or Interrupt()).go(layout)
         finally:
             engine.close()
+
+
+def _make_job(config: Config) -> tuple[Job, tuple[str, ...]]:
+    """The job, within its budget, and what a person should know of that."""
+    process = bare_process(config) if config.execution.memory_budget else 0
+    return within_budget(make_job(config), process)
+
+
+def planned(config: Config) -> tuple[Job, Estimate, tuple[str, ...]]:
+    """What a run of this config would take, and what was chosen for its budget. Nothing is written or started.
+
+    Raises UserError as `train` would.
+    """
+    config = checked(config)
+    process = bare_process(config)
+    job, notes = within_budget(make_job(config), process)
+    return job, estimate_layout(job, draft_layout(job), process), notes
+
+
+def _noted(layout: Layout, notes: tuple[str, ...]) -> Layout:
+    return replace(layout, notes=(*notes, *layout.notes))
 
 
 def newest_whole(store: Store, job: Job, view: View) -> checkpoint.Manifest | None:

@@ -22,7 +22,7 @@ from ffpipe import override, recipe, train
 from ffpipe.backprop import Mlp
 from ffpipe.config import Config, Training
 from ffpipe.memory import process_bytes
-from ffpipe.pipeline.plan import estimate
+from ffpipe.run import planned as plan
 
 FEATURES, CLASSES = 64, 10
 # Of the optimiser of both: SGD with momentum keeps one number a weight, as Hinton's averaging does.
@@ -45,7 +45,7 @@ def forward_forward(engine: str, depth: int, width: int, batch: int, steps: int,
     """`steps` steps through an engine. The head sees the last three layers, however many there are."""
     with tempfile.TemporaryDirectory(prefix="ff-", dir="/tmp") as folder:
         config = _config(engine, depth, width, batch, steps, stages, folder)
-        planned = estimate(config)
+        _, planned, _ = plan(config)
         result = train(config)
     summary = result.summary
     peaks = summary["peak_rss_bytes"]

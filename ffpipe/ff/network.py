@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -78,8 +78,8 @@ class Network(nn.Module):
 
     def _layers(self, rows: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Index, normalised activities and goodness of each layer in turn."""
-        for index, width in enumerate(self.training_config.dims[1:]):
-            weight, bias = self.get_buffer(f"layer{index}_weight"), self.get_buffer(f"layer{index}_bias")
+        for index, (weight, bias) in enumerate(self._weights()):
+            width = len(bias)
             if self._products == self._dtype:
                 activity = torch.addmm(bias, rows, weight).relu_()
             else:
@@ -90,8 +90,36 @@ class Network(nn.Module):
             rows = activity.mul_(scale).to(self._products).to(self._dtype)
             yield index, rows, goodness
 
+    def _weights(self) -> Iterator[LayerWeights]:
+        """Of each layer in turn."""
+        for index in range(len(self.training_config.dims) - 1):
+            yield self.get_buffer(f"layer{index}_weight"), self.get_buffer(f"layer{index}_bias")
+
     def _rows(self, images: Tensor) -> Tensor:
         if tuple(images.shape[1:]) not in {(self.features,), self.shape}:
             raise ValueError(f"images are {tuple(images.shape)}; give (n, {self.features}) or (n, *{self.shape})")
-        rows = images.reshape(len(images), self.features).to(self.get_buffer("layer0_weight").device)
+        device = next((buffer.device for buffer in self.buffers()), images.device)
+        rows = images.reshape(len(images), self.features).to(device)
         return rows.to(self._dtype) / 255 if images.dtype == torch.uint8 else rows.to(self._dtype)
+
+
+class StreamedNetwork(Network):
+    """A network whose layers do not fit into memory together: each is read when it is its turn, on the CPU.
+
+    read: gives layer `index`. Many rows at once make up for it.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        shape: Sequence[int],
+        classes: int,
+        read: Callable[[int], LayerWeights],
+        head: Mapping[str, Tensor] | None,
+        readout: str,
+    ) -> None:
+        super().__init__(training, shape, classes, (), head, readout)
+        self._read = read
+
+    def _weights(self) -> Iterator[LayerWeights]:
+        yield from map(self._read, range(len(self.training_config.dims) - 1))

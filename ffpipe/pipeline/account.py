@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from itertools import pairwise
 
 from ffpipe import checkpoint
@@ -74,6 +75,7 @@ class Sizes:
         """Of the largest: a chunk, or one image of an evaluation under every label."""
         return max(self.chunk * self.rows, self.takes.classes * self.training.labelled + self.training.head)
 
+    @cached_property
     def contents(self) -> Mapping[str, Contents]:
         """What the files of a snapshot hold."""
         return snapshot_contents(self.training, self.takes, self.step)
@@ -91,7 +93,7 @@ def holding(of: Sizes, layers: range, *, sends: bool, receives: bool) -> Holding
     memory or in a file.
     """
     training, last = of.training, layers.stop == len(of.widths) - 1
-    contents = of.contents()
+    contents = of.contents
     files = [checkpoint.layer_file(i) for i in layers] + ([checkpoint.HEAD] if training.head and last else [])
     state = {name: file_bytes(contents[name]) for name in files}
     optimizer = sum(file_bytes(_of_optimizer(contents[name])) for name in files)

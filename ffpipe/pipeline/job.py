@@ -20,7 +20,7 @@ from ffpipe.memory import refuse_beyond_host
 from ffpipe.pipeline.calibrate import Costs
 from ffpipe.pipeline.footprint import Room, fitting, refuse_unfit
 from ffpipe.pipeline.partition import layer_costs, partition
-from ffpipe.pipeline.schedule import Plan, choose_chunk, choose_window
+from ffpipe.pipeline.schedule import LARGEST_CHUNK, Plan, choose_chunk, choose_window
 from ffpipe.pipeline.stage import StageSpec
 from ffpipe.store import Store
 from ffpipe.telemetry.report import MOST_STEPS, StageReport
@@ -29,16 +29,26 @@ from ffpipe.telemetry.report import MOST_STEPS, StageReport
 LOG_STEPS = 100
 
 OnReport = Callable[[StageReport], None]
+Fits = Callable[[range, int], bool]
+
+
+def always(layers: range, chunk: int) -> bool:
+    """Whatever the layers."""
+    return True
 
 
 @dataclass(frozen=True)
 class Job:
-    """A config with its data at hand and every size worked out; plain data but for `splits`."""
+    """A config with its data at hand and every size worked out; plain data but for `splits`.
+
+    fits: whether there is memory for a stage of these layers, with messages of so many minibatches.
+    """
 
     config: Config
     splits: Splits
     width: int
     steps_per_epoch: int
+    fits: Fits = always
 
     @property
     def layers(self) -> int:
@@ -180,7 +190,10 @@ def make_layout(job: Job, stages: int, measured: Measured | None = None, room: R
     """
     training, execution = job.config.training, job.config.execution
     lag = training.lookahead
-    layers, step_seconds, message_seconds = _cut(job, stages, measured)
+    try:
+        layers, step_seconds, message_seconds = _cut(job, stages, measured)
+    except ValueError as error:
+        raise UserError(f"{error}: give more stages or a larger execution.memory_budget") from None
     specs = _specs(job, layers)
     if room is not None:
         refuse_unfit(specs, room, execution.window, execution.chunk)
@@ -225,11 +238,12 @@ def _specs(job: Job, layers: list[range]) -> tuple[StageSpec, ...]:
 
 def _cut(job: Job, stages: int, measured: Measured | None) -> tuple[list[range], float, float]:
     """Layers of each stage, seconds a minibatch of the slowest, seconds a message."""
+    chunk = job.config.execution.chunk or LARGEST_CHUNK
     if measured is None:
         costs = layer_costs((job.width, *job.config.training.dims[1:]))
-        return partition([costs] * stages), 0.0, 0.0
+        return partition([costs] * stages, None, lambda layers: job.fits(layers, chunk)), 0.0, 0.0
     seconds = [costs.layers for costs in measured.costs]
     extra = [0.0] * (stages - 1) + [measured.costs[-1].head]
-    layers = partition(seconds, extra)
+    layers = partition(seconds, extra, lambda layers: job.fits(layers, chunk))
     slowest = max(sum(seconds[s][i] for i in group) + extra[s] for s, group in enumerate(layers))
     return layers, slowest, measured.message_seconds

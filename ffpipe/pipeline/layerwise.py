@@ -24,6 +24,7 @@ import torch
 
 from ffpipe.errors import RunFailed, UserError
 from ffpipe.ff.workspace import Workspace
+from ffpipe.memory import give_back_at_once
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start, make_layout
 from ffpipe.pipeline.leftovers import sweep
 from ffpipe.pipeline.parking import Slip, fetch, leave, park
@@ -69,6 +70,7 @@ class LayerwiseEngine:
 
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
         """Raises StageLost where a file of the spool is damaged, RunFailed where there is no room for it."""
+        give_back_at_once()
         self._course = Course(layout.plan, start.step, job.config.execution.snapshot_seconds, time.monotonic)
         if self._interrupted:
             self._course.interrupt()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 
 
-def partition(seconds: Sequence[Sequence[float]], extra: Sequence[float] | None = None) -> list[range]:
+def partition(
+    seconds: Sequence[Sequence[float]],
+    extra: Sequence[float] | None = None,
+    fits: Callable[[range], bool] = lambda layers: True,
+) -> list[range]:
     """Cut layers into one non-empty contiguous group a stage.
 
     seconds[stage][layer]: what the layer costs on the device of that stage. extra[stage]: what the stage costs
-    beside its layers (the source, the head). The costliest stage is as cheap as it can be. Raises ValueError
-    where there are more stages than layers.
+    beside its layers (the source, the head). fits: whether a stage may have these layers. The costliest stage is as
+    cheap as it can be. Raises ValueError where there are more stages than layers, or no cut of which every stage fits.
 
     >>> partition([[1, 1, 1, 3], [1, 1, 1, 3]])
     [range(0, 3), range(3, 4)]
@@ -30,10 +34,12 @@ def partition(seconds: Sequence[Sequence[float]], extra: Sequence[float] | None 
         for n in range(stage + 1, layers + 1):
             for k in range(stage, n):
                 worst = max(best[k], total[n] - total[k] + extra[stage])
-                if worst < row[n]:
+                if worst < row[n] and fits(range(k, n)):
                     row[n], cut[n] = worst, k
         best = row
         cuts.append(cut)
+    if best[layers] == float("inf"):
+        raise ValueError(f"no cut of {layers} layers into {stages} stages fits")
     ends = [layers]
     for cut in reversed(cuts):
         ends.append(cut[ends[-1]])

@@ -11,18 +11,21 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ffpipe.config import Config, checked
+from ffpipe.config import Config
 from ffpipe.ff.precision import PRECISIONS
 from ffpipe.memory import process_bytes
-from ffpipe.pipeline.account import Holding, file_bytes, holding, sizes
+from ffpipe.pipeline.account import Holding, Sizes, file_bytes, holding, sizes
 from ffpipe.pipeline.calibrate import measure_costs
 from ffpipe.pipeline.footprint import footprints
-from ffpipe.pipeline.job import Job, Layout, make_job, make_layout
+from ffpipe.pipeline.job import Job, Layout, make_layout
+from ffpipe.pipeline.layerwise import LayerwiseEngine
 from ffpipe.pipeline.ray_settings import prepare_ray
 from ffpipe.pipeline.stage import StageSpec
 
 # Sizes of a network of which nothing but its code takes memory.
 SMALL = 16
+# What a process came to have beyond that in a run of a network of 16 units: threads, logs, Parquet, Ray's connections.
+ENGINE_BYTES = {"local": 8 << 20, "layerwise": 16 << 20, "ray": 24 << 20}
 # The one node of a machine, for the arithmetic of object stores.
 HERE = "here"
 
@@ -59,70 +62,55 @@ class Estimate:
         return max(stage.resident for stage in self.stages)
 
 
-def estimate(config: Config) -> Estimate:
-    """Of a config, on this machine. Raises UserError."""
-    process = bare_process(config)
-    job = make_job(checked(config))
-    return estimate_layout(job, draft_layout(job), process)
-
-
 def bare_process(config: Config) -> int:
-    """Bytes of a process that has loaded what a stage needs and used it once on next to nothing, as this one then has."""
+    """Bytes of a process that has loaded what a stage needs and used it once on next to nothing, as this one has."""
     if config.execution.engine == "ray":
         prepare_ray()
         import ray  # noqa: F401  # for its size
 
     small = replace(config.training, dims=(SMALL, SMALL), batch_size=SMALL, head_from=0)
     measure_costs(small, SMALL, SMALL, torch.device(config.execution.device))
-    return process_bytes()
+    return process_bytes() + ENGINE_BYTES[config.execution.engine]
+
+
+def stages_here(job: Job) -> int:
+    """Stages of a Ray run on this machine alone, where their number is not given."""
+    return job.config.execution.stages or min(job.layers, os.cpu_count() or 1)
 
 
 def draft_layout(job: Job) -> Layout:
-    """As the engine would cut the job if it measured nothing."""
+    """As the engine would cut the job if it measured nothing: with the largest chunk that it may come to."""
     execution = job.config.execution
     if execution.engine == "layerwise":
-        from ffpipe.pipeline.layerwise import LayerwiseEngine
-
         return LayerwiseEngine().layout(job)
-    stages = execution.stages or (1 if execution.engine == "local" else min(job.layers, os.cpu_count() or 1))
-    return make_layout(job, stages)
+    return make_layout(job, execution.stages or 1 if execution.engine == "local" else stages_here(job))
 
 
 def estimate_layout(job: Job, layout: Layout, process: int) -> Estimate:
     """process: bytes of a bare one."""
-    engine, data = job.config.execution.engine, job.splits.stored_bytes
-    specs = layout.stages
+    engine, specs = job.config.execution.engine, layout.stages
     of = sizes(specs[0], job.splits.shape, layout.plan.chunk)
-    if engine == "ray":
-        stores = footprints(specs, [HERE] * len(specs))
-        store = stores[HERE].held(layout.window) if stores else 0
-        stages = tuple(
-            StageEstimate(
-                spec.layers,
-                process,
-                0 if spec.index else data,
-                holding(of, spec.layers, sends=not spec.is_last, receives=spec.index > 0),
-                store,
-            )
-            for spec in specs
-        )
-        return Estimate(layout, stages, 0)
-    if engine == "local":
-        everything = range(job.layers)
-        held = holding(of, everything, sends=False, receives=False)
-        return Estimate(layout, (StageEstimate(everything, process, data, held, 0),), 0)
-    stages = tuple(
-        StageEstimate(spec.layers, process, data, holding(of, spec.layers, sends=False, receives=spec.index > 0), 0)
-        for spec in specs
-    )
-    return Estimate(layout, stages, _disk(job, layout))
+    stores = footprints(specs, [HERE] * len(specs)) if engine == "ray" else {}
+    store = stores[HERE].held(layout.window) if stores else 0
+    # The local engine has all stages in one process.
+    groups = [range(job.layers)] if engine == "local" else [spec.layers for spec in specs]
+    stages = tuple(estimate_stage(job, of, layers, process, store) for layers in groups)
+    return Estimate(layout, stages, _disk(job, layout) if engine == "layerwise" else 0)
+
+
+def estimate_stage(job: Job, of: Sizes, layers: range, process: int, store: int) -> StageEstimate:
+    """Of a process with these layers."""
+    engine = job.config.execution.engine
+    sends = engine == "ray" and layers.stop < job.layers
+    data = 0 if engine == "ray" and layers.start else job.splits.stored_bytes
+    return StageEstimate(layers, process, data, holding(of, layers, sends=sends, receives=layers.start > 0), store)
 
 
 def _disk(job: Job, layout: Layout) -> int:
     """Parked stages, and what of a chapter lies between two of them, with what the head is still to see."""
     training, specs = job.config.training, layout.stages
     of = sizes(specs[0], job.splits.shape, layout.plan.chunk)
-    parked = sum(file_bytes(contents) for contents in of.contents().values())
+    parked = sum(file_bytes(contents) for contents in of.contents.values())
     product = PRECISIONS[training.precision].products.itemsize
     rows = [of.rows * of.widths[spec.layers.stop] * product for spec in specs[:-1]]
     between = max((a + b for a, b in zip(rows, [*rows[1:], 0], strict=True)), default=0)

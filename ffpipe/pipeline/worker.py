@@ -26,6 +26,7 @@ from ffpipe.config import Config
 from ffpipe.contents import snapshot_contents
 from ffpipe.data.splits import load_splits
 from ffpipe.ff.workspace import Workspace
+from ffpipe.memory import give_back_at_once
 from ffpipe.pipeline.feed import Feed
 from ffpipe.pipeline.inbox import Inbox, Part
 from ffpipe.pipeline.job import Start
@@ -84,6 +85,8 @@ def make_stage(setup: WorkerSetup, saver: Saver, workspace: Workspace | None = N
 
     workspace: of those that compute in turn with it.
     """
+    if setup.config.execution.memory_budget:
+        give_back_at_once()
     stage = Stage(setup.spec, saver.save, workspace)
     if setup.start.folder:
         stage.restore(setup.start.step, _reader(setup))
