@@ -131,7 +131,8 @@ def _buffers(of: Sizes, layers: range) -> int:
     mixed = weight != product
     widest = max(of.widths[i + 1] for i in layers)
     largest = max(of.widths[i] * of.widths[i + 1] for i in layers)
-    taken = of.rows * widest * (weight + product * mixed)
+    # Activities, the products that torch.linalg.vecdot sums, and in bfloat16 what they were rounded from.
+    taken = of.rows * widest * (2 * weight + product * mixed)
     if training.dropout:
         taken += of.rows * widest * (weight + 2 + 1)
     if training.local_steps > 1 and training.hand_on == "before":

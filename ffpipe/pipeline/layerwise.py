@@ -22,9 +22,12 @@ from pathlib import Path
 
 import torch
 
+from ffpipe.config import Execution
 from ffpipe.errors import RunFailed, UserError
 from ffpipe.ff.workspace import Workspace
-from ffpipe.memory import give_back_at_once
+from ffpipe.memory import give_back_at_once, say_size
+from ffpipe.pipeline.account import sizes
+from ffpipe.pipeline.chapters import SHARE, disk_bytes, longest_chapter
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start, make_layout
 from ffpipe.pipeline.leftovers import sweep
 from ffpipe.pipeline.parking import Slip, fetch, leave, park
@@ -53,7 +56,7 @@ class LayerwiseEngine:
         self._interrupted = False
 
     def layout(self, job: Job) -> Layout:
-        """One layer a stage where nothing else is asked for. The window of the layout is the chapter."""
+        """In chapters as long as lag and disk allow, where no length is given."""
         execution = job.config.execution
         if execution.device == "cuda" and not torch.cuda.is_available():
             raise UserError("execution.device is 'cuda', but torch finds no GPU here: give --device cpu")
@@ -61,9 +64,20 @@ class LayerwiseEngine:
             _check_folder(Path(execution.spool))
         longest = max(1, CHAPTER if (lag := job.config.training.lookahead) is None else lag)
         chapter = execution.chapter or min(longest, CHAPTER)
-        execution = replace(execution, window=chapter, chunk=execution.chunk or min(CHUNK, chapter))
-        job = replace(job, config=replace(job.config, execution=execution))
-        return make_layout(job, execution.stages or job.layers)
+        layout = _in_chapters(job, chapter)
+        of = sizes(layout.stages[0], job.splits.shape, layout.plan.chunk)
+        place, free = _room(execution)
+        fits = longest_chapter(layout.stages, of, free)
+        if fits is None or chapter <= fits:
+            return layout
+        if execution.chapter or not fits:
+            need = disk_bytes(layout.stages, of, execution.chapter or 1) / SHARE
+            shorter = f" or --execution.chapter {fits}" if fits else ""
+            raise UserError(
+                f"{place} has {say_size(free)} free, but a chapter of {execution.chapter or 1} minibatches needs "
+                f"{say_size(int(need))}: give another place with --execution.spool{shorter}"
+            )
+        return _in_chapters(job, fits)
 
     def layout_again(self, job: Job) -> Layout:
         return self.layout(job)
@@ -203,6 +217,22 @@ class _Rows:
         report.spans = spans.drain()
         report.files, report.failures = self._saver.drain()
         self._on_report(report)
+
+
+def _in_chapters(job: Job, chapter: int) -> Layout:
+    """One layer a stage where nothing else is asked for. The window of the layout is the chapter."""
+    execution = job.config.execution
+    execution = replace(execution, window=chapter, chunk=execution.chunk or min(CHUNK, chapter))
+    job = replace(job, config=replace(job.config, execution=execution))
+    return make_layout(job, execution.stages or job.layers)
+
+
+def _room(execution: Execution) -> tuple[Path, int]:
+    """The folder on whose disk the spool will be, as far as it exists yet, and the bytes free there."""
+    place = Path(execution.spool or execution.run_dir or "runs").absolute()
+    while not place.is_dir():
+        place = place.parent
+    return place, shutil.disk_usage(place).free
 
 
 def _check_folder(path: Path) -> None:

@@ -12,15 +12,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from ffpipe.config import Config
-from ffpipe.ff.precision import PRECISIONS
 from ffpipe.memory import process_bytes
-from ffpipe.pipeline.account import Holding, Sizes, file_bytes, holding, sizes
+from ffpipe.pipeline.account import Holding, Sizes, holding, sizes
 from ffpipe.pipeline.calibrate import measure_costs
+from ffpipe.pipeline.chapters import disk_bytes
 from ffpipe.pipeline.footprint import footprints
 from ffpipe.pipeline.job import Job, Layout, make_layout
 from ffpipe.pipeline.layerwise import LayerwiseEngine
 from ffpipe.pipeline.ray_settings import prepare_ray
-from ffpipe.pipeline.stage import StageSpec
 
 # Sizes of a network of which nothing but its code takes memory.
 SMALL = 16
@@ -95,7 +94,7 @@ def estimate_layout(job: Job, layout: Layout, process: int) -> Estimate:
     # The local engine has all stages in one process.
     groups = [range(job.layers)] if engine == "local" else [spec.layers for spec in specs]
     stages = tuple(estimate_stage(job, of, layers, process, store) for layers in groups)
-    return Estimate(layout, stages, _disk(job, layout) if engine == "layerwise" else 0)
+    return Estimate(layout, stages, disk_bytes(specs, of, layout.window) if engine == "layerwise" else 0)
 
 
 def estimate_stage(job: Job, of: Sizes, layers: range, process: int, store: int) -> StageEstimate:
@@ -104,19 +103,3 @@ def estimate_stage(job: Job, of: Sizes, layers: range, process: int, store: int)
     sends = engine == "ray" and layers.stop < job.layers
     data = 0 if engine == "ray" and layers.start else job.splits.stored_bytes
     return StageEstimate(layers, process, data, holding(of, layers, sends=sends, receives=layers.start > 0), store)
-
-
-def _disk(job: Job, layout: Layout) -> int:
-    """Parked stages, and what of a chapter lies between two of them, with what the head is still to see."""
-    training, specs = job.config.training, layout.stages
-    of = sizes(specs[0], job.splits.shape, layout.plan.chunk)
-    parked = sum(file_bytes(contents) for contents in of.contents.values())
-    product = PRECISIONS[training.precision].products.itemsize
-    rows = [of.rows * of.widths[spec.layers.stop] * product for spec in specs[:-1]]
-    between = max((a + b for a, b in zip(rows, [*rows[1:], 0], strict=True)), default=0)
-    waiting = sum(_features(spec, of.widths) for spec in specs[:-1]) * training.batch_size * product
-    return parked + layout.window * (between + waiting)
-
-
-def _features(spec: StageSpec, widths: tuple[int, ...]) -> int:
-    return sum(widths[i + 1] for i in spec.features)

@@ -1,0 +1,173 @@
+"""Memory and speed against depth, width and batch size: backpropagation, and this trainer by its engines.
+
+    python scripts/bench_memory.py [PART...]     parts: depth-1000, depth-2000, batch, stages, tensors; all by default
+
+depth-WIDTH  peak resident memory of the largest process, and examples a second, at 2 to 64 layers, batch 100
+batch        the same at 8 layers of 1000 with batches of 100, 400 and 1200
+stages       one layer a stage, 2 to 16 stages: the peak of one stage
+tensors      exact bytes of the tensors of one stage at 2 to 64 layers, as torch's allocator counts them
+
+Every row is a run in a process of its own (memory_run.py) on one thread a process, with what arithmetic had predicted
+beside what was measured. Rows that were run are kept in scripts/results/memory.json and not run again; the last line
+is JSON, the plot scripts/results/memory.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from memory_tensors import stage_tensors
+from rich.console import Console
+from rich.table import Table
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt  # after the choice of a backend that needs no screen
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "memory.json"
+PLOT = HERE / "results" / "memory.png"
+DEPTHS = (2, 4, 8, 16, 32, 64)
+BATCHES = (100, 400, 1200)
+STEPS = 14
+# Ways to train, and what they are called in the table.
+WAYS: dict[str, dict[str, Any]] = {
+    "backpropagation": {"kind": "backprop"},
+    "... checkpointing": {"kind": "checkpointing"},
+    "... accumulation": {"kind": "accumulation"},
+    "streaming, 1 stage": {"kind": "ray", "stages": 1},
+    "streaming, 2 stages": {"kind": "ray", "stages": 2},
+    "streaming, 4 stages": {"kind": "ray", "stages": 4},
+    "layerwise": {"kind": "layerwise"},
+}
+
+Run = dict[str, Any]
+
+
+def runs(part: str) -> Iterator[tuple[str, Run]]:
+    """Way and sizes of the rows of a part."""
+    if part.startswith("depth-"):
+        for depth in DEPTHS:
+            for way, fixed in WAYS.items():
+                if fixed.get("stages", 1) <= depth:
+                    yield way, fixed | {"depth": depth, "width": int(part.removeprefix("depth-")), "batch": 100}
+    elif part == "batch":
+        for batch in BATCHES:
+            for way, fixed in WAYS.items():
+                yield way, fixed | {"depth": 8, "width": 1000, "batch": batch}
+    elif part == "stages":
+        for depth in DEPTHS[:4]:
+            yield "one layer a stage", {"kind": "ray", "stages": depth, "depth": depth, "width": 1000, "batch": 100}
+
+
+def measure(run: Run, known: dict[str, Any]) -> dict[str, Any]:
+    """One run, or what is known of it. Exits where it fails."""
+    key = json.dumps(run, sort_keys=True)
+    if key not in known:
+        steps = max(2, STEPS * 100 // run["batch"])
+        command = [sys.executable, str(HERE / "memory_run.py"), json.dumps(run | {"steps": steps})]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
+        if done.returncode:
+            sys.exit(f"{key}: {done.stderr.strip().splitlines()[-1:]}")
+        known[key] = json.loads(done.stdout.splitlines()[-1])
+        _keep(known)
+    found: dict[str, Any] = known[key]
+    return found
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def _keep(known: dict[str, Any]) -> None:
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def table_of(part: str, known: dict[str, Any]) -> tuple[Table, list[dict[str, Any]]]:
+    table = Table(
+        "depth", "width", "batch", "way", "peak MB", "predicted MB", "off", "sum MB", "examples/s", title=part
+    )
+    rows = []
+    for way, run in runs(part):
+        found = measure(run, known)
+        off = found["predicted"] / found["peak"] - 1
+        rows.append(run | found | {"way": way, "off": off})
+        sizes = [f"{found[name] / 1e6:,.0f}" for name in ("peak", "predicted")]
+        cells = [str(run[name]) for name in ("depth", "width", "batch")]
+        rate = f"{found['examples_per_second']:,.0f}"
+        table.add_row(*cells, way, *sizes, f"{off:+.1%}", f"{found['sum'] / 1e6:,.0f}", rate)
+    return table, rows
+
+
+def tensor_table() -> tuple[Table, dict[str, Any]]:
+    table = Table("layers", "middle stage MB", "predicted", "last stage MB", "predicted", title="tensors, width 1000")
+    found: dict[str, Any] = {}
+    for depth in DEPTHS:
+        found[str(depth)] = of = stage_tensors(depth, 1000, 100, 4)
+        cells = [f"{size / 1e6:.2f}" for name in ("middle", "last") for size in of[name]]
+        table.add_row(str(depth), *cells)
+    return table, found
+
+
+def spread(sizes: list[int]) -> float:
+    """How far the largest is above the smallest."""
+    return max(sizes) / min(sizes) - 1 if sizes else 0.0
+
+
+def plot(rows: list[dict[str, Any]], width: int) -> None:
+    """Peak of the largest process against depth."""
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for way in WAYS:
+        points = [(row["depth"], row["peak"] / 2**20) for row in rows if row["way"] == way and row["width"] == width]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker="o", label=way)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(DEPTHS, [str(depth) for depth in DEPTHS])
+    axes.set_xlabel(f"layers of {width} units, batch 100")
+    axes.set_ylabel("peak of the largest process, MiB resident")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(PLOT, dpi=110)
+
+
+def main() -> None:
+    parts = ("depth-1000", "depth-2000", "batch", "stages", "tensors")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}")
+    options = parser.parse_args()
+    if unknown := [part for part in options.parts if part not in parts]:
+        parser.error(f"unknown part {unknown[0]!r}; there are {', '.join(parts)}")
+    known: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    told: dict[str, Any] = {"benchmark": "memory"}
+    every: list[dict[str, Any]] = []
+    for part in options.parts or parts:
+        if part == "tensors":
+            table, told["tensors"] = tensor_table()
+        else:
+            table, rows = table_of(part, known)
+            every += rows
+        Console(width=120).print(table)
+    depths = [row for row in every if row["batch"] == 100]
+    told["worst_prediction"] = max((abs(row["off"]) for row in every), default=None)
+    for way in ("layerwise", "one layer a stage"):
+        told[f"growth of {way}"] = {
+            str(width): spread([row["peak"] for row in depths if row["way"] == way and row["width"] == width])
+            for width in sorted({row["width"] for row in depths if row["way"] == way})
+        }
+    if any(row["width"] == 1000 for row in depths):
+        plot(depths, 1000)
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

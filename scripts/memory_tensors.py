@@ -1,0 +1,64 @@
+"""Bytes of tensors, exactly, as torch's own allocator counts them: the peak of a piece of work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from ffpipe import override, recipe
+from ffpipe.pipeline.account import holding, sizes
+from ffpipe.pipeline.job import make_job, make_layout
+from ffpipe.pipeline.schedule import Train
+from ffpipe.pipeline.stage import Stage
+from ffpipe.pipeline.streams import Streams
+
+MESSAGES = 3
+
+
+def peak_bytes(work: Callable[[], None]) -> int:
+    """The most that was allocated at once, beyond what was before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work()
+    assert profiled.profiler is not None
+    events = profiled.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    held = most = 0
+    for _, change in changes:
+        held += change
+        most = max(most, held)
+    return most
+
+
+def stage_tensors(depth: int, width: int, batch: int, chunk: int) -> dict[str, tuple[int, int]]:
+    """Peak and predicted bytes of the tensors of a stage of one layer, in the middle and at the end of such a depth."""
+    fields = {
+        "training.dims": [64, *[width] * depth],
+        "training.batch_size": batch,
+        "training.negatives": "random",
+        "training.head_from": max(0, depth - 3),
+        "training.data.validation": 0,
+        "execution.evaluate_every": 0,
+        "execution.stages": depth,
+        "execution.chunk": chunk,
+    }
+    job = make_job(override(recipe("digits"), fields))
+    layout = make_layout(job, depth)
+    found = {}
+    for name, spec in (("middle", layout.stages[depth // 2 - 1]), ("last", layout.stages[-1])):
+        of = sizes(spec, job.splits.shape, chunk)
+        fan_in = of.widths[spec.layers.start]
+        rows = torch.rand(chunk, of.rows, fan_in)
+        labels = torch.zeros(chunk, batch, dtype=torch.int64)
+        seen = [i for s in layout.stages[:-2] for i in s.features] if spec.is_last else []
+        features = {i: torch.rand(chunk, batch, of.widths[i + 1]) for i in seen}
+
+        def work() -> None:
+            stage = Stage(spec, lambda *_: None)  # noqa: B023  # called at once
+            for message in range(MESSAGES):
+                stage.handle(Train(message * chunk, chunk), Streams(rows, labels, None, dict(features)))  # noqa: B023
+
+        held = holding(of, spec.layers, sends=False, receives=True)
+        found[name] = (peak_bytes(work), held.total - held.snapshot)
+    return found
