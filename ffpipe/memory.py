@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import os
 import re
 import resource
@@ -54,6 +55,18 @@ def give_back_at_once() -> None:
     """
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+
+
+def unmap(address: int, size: int) -> None:
+    """Take the pages of shared memory or of a file out of this process; they come back when they are read.
+
+    Never for memory of its own, whose contents would be lost. Does nothing where there is no such call.
+    """
+    page = os.sysconf("SC_PAGE_SIZE")
+    start, end = -(-address // page) * page, (address + size) // page * page
+    if end > start:
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
 def process_bytes() -> int:

@@ -25,6 +25,8 @@ from ffpipe.memory import process_bytes
 from ffpipe.run import planned as plan
 
 FEATURES, CLASSES = 64, 10
+# Fixed, since the Ray engine would choose it by what it measures, and what a stage takes goes with it.
+CHUNK = 2
 # Of the optimiser of both: SGD with momentum keeps one number a weight, as Hinton's averaging does.
 LEARNING_RATE, MOMENTUM = 0.001, 0.9
 MICRO_BATCHES = 4
@@ -68,6 +70,7 @@ def _config(engine: str, depth: int, width: int, batch: int, steps: int, stages:
         "training.head_from": max(0, depth - 3),
         "training.data.validation": 0,
         "execution.engine": engine,
+        "execution.chunk": CHUNK,
         "execution.stages": stages,
         "execution.evaluate_every": 0,
         "execution.run_dir": f"{folder}/run",

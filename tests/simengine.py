@@ -8,7 +8,7 @@ stages are asked for reports, die, fall silent or raise.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -97,6 +97,9 @@ class Peer:
 
     def to_first(self, predictions: Predictions) -> None:
         self.engine.post(self.index, 0, lambda to: to.worker.returned(predictions))
+
+    def read(self, parts: Iterable[Part]) -> None:
+        """Nothing lies in shared memory here."""
 
     def die(self) -> None:
         """With all that it was about to send, and what of it was on its way, as chance will have it."""

@@ -107,6 +107,18 @@ def holding(of: Sizes, layers: range, *, sends: bool, receives: bool) -> Holding
     )
 
 
+def mapped(of: Sizes, layers: range, seen: range) -> int:
+    """Bytes of the messages in the object store that a process has in sight: the one it reads, the one it writes.
+
+    seen: layers whose features come or go past the neighbours.
+    """
+    product = PRECISIONS[of.training.precision].products.itemsize
+    ends = [layers.start] if layers.start else []
+    ends += [layers.stop] if layers.stop < len(of.widths) - 1 else []
+    rows = sum(of.rows_of_message * of.widths[end] for end in ends)
+    return (rows + sum(of.widths[i + 1] for i in seen) * of.chunk * of.training.batch_size) * product
+
+
 def file_bytes(contents: Contents) -> int:
     """Of the tensors of a file of a snapshot."""
     return sum(Entry(kept.dtype, kept.shape).size for kept in contents.values())

@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import ray
+
+from ffpipe.memory import unmap
 
 if TYPE_CHECKING:
     from ffpipe.config import Training
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from ffpipe.telemetry.report import StageReport
 
 # Messages, and questions of the driver, are taken while `run` works.
+# Arrays of this size are in the object store and nowhere else: Ray keeps arguments of up to 100 KB with the call.
+LARGE = 1 << 20
 CONCURRENCY = {"inbox": 1, "control": 1}
 ROUND_TRIPS = 5
 
@@ -145,9 +150,29 @@ class RayLinks:
     def to_first(self, predictions: Predictions) -> None:
         self._first.returned.remote(predictions)
 
+    def read(self, parts: Iterable[Part]) -> None:
+        for part in parts:
+            for array in (*part.arrays, *part.features.values()):
+                _unmap(array)
+
     def _push(self, actor: Any, sequence: int, part: Part) -> None:
-        layers = tuple(part.features)
-        actor.push.remote(sequence, self._index, part.item, layers, *part.arrays, *part.features.values())
+        arrays = [_stored(array) for array in (*part.arrays, *part.features.values())]
+        actor.push.remote(sequence, self._index, part.item, tuple(part.features), *arrays)
+
+
+def _stored(array: Any) -> Any:
+    """A large array by its place in the object store. Its pages there are not kept in sight of this process, in which
+    they would add up to the whole store: every message lies elsewhere."""
+    if array is None or array.nbytes < LARGE:
+        return array
+    ref = ray.put(array)
+    _unmap(ray.get(ref))
+    return ref
+
+
+def _unmap(array: Any) -> None:
+    if array is not None and array.nbytes >= LARGE:
+        unmap(array.ctypes.data, array.nbytes)
 
 
 def _ray_links(index: int, actors: list[Any]) -> Links:

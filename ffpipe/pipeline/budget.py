@@ -69,8 +69,7 @@ def within_budget(job: Job, process: int) -> tuple[Job, tuple[str, ...]]:
 
 
 def _fits(job: Job, choice: Choice, process: int, budget: int) -> Fits:
-    """Whether a stage of these layers keeps to the budget beside a store as large as that of the choice."""
-    store = max(stage.store for stage in choice.takes.stages)
+    """Whether a stage of these layers keeps to the budget."""
     first = choice.takes.layout.stages[0]
 
     of = functools.cache(lambda chunk: sizes(first, job.splits.shape, chunk))
@@ -79,7 +78,7 @@ def _fits(job: Job, choice: Choice, process: int, budget: int) -> Fits:
     def fits(layers: range, chunk: int) -> bool:
         if job.config.execution.engine == "local":  # all stages are in one process, however it is cut
             return True
-        stage = estimate_stage(job, of(chunk), layers, process, store)
+        stage = estimate_stage(job, of(chunk), layers, process)
         return (stage.holding.total if first.device == "cuda" else stage.resident) <= budget * SAFE
 
     return fits

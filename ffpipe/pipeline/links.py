@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,9 @@ class Links(Protocol):
     def to_first(self, predictions: Predictions) -> None:
         """The last stage is through with the oldest item in flight."""
 
+    def read(self, parts: Iterable[Part]) -> None:
+        """The parts of a message will not be read again."""
+
 
 class NoLinks:
     """For a single stage: nobody is there."""
@@ -36,3 +40,6 @@ class NoLinks:
 
     def to_first(self, predictions: Any) -> None:
         raise AssertionError("a single stage is the first one")
+
+    def read(self, parts: Iterable[Part]) -> None:
+        assert not list(parts)

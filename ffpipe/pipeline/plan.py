@@ -1,7 +1,9 @@
 """What a run will take, before it is started: bytes of each stage, of the object store and of the disk.
 
-resident = the process (Python, torch, Ray) + the data, for who feeds + what the stage holds (account.py)
-           + the object store, whose pages come to lie in every process that reads and writes there
+    resident = the process (Python, torch, Ray) + the data, for who feeds + what the stage holds (account.py)
+               + the messages in the object store that it reads and writes
+
+The object store as a whole is the host's, and not in any stage (footprint.py).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import torch
 
 from ffpipe.config import Config
 from ffpipe.memory import process_bytes
-from ffpipe.pipeline.account import Holding, Sizes, holding, sizes
+from ffpipe.pipeline.account import Holding, Sizes, holding, mapped, sizes
 from ffpipe.pipeline.calibrate import measure_costs
 from ffpipe.pipeline.chapters import disk_bytes
 from ffpipe.pipeline.footprint import footprints
@@ -33,26 +35,27 @@ HERE = "here"
 class StageEstimate:
     """Bytes of one stage. process: without ffpipe's tensors. data: mapped files, which go first where memory is short.
 
-    store: of the object store of its host.
+    mapped: of the object store, in sight of the process.
     """
 
     layers: range
     process: int
     data: int
     holding: Holding
-    store: int
+    mapped: int
 
     @property
     def resident(self) -> int:
-        return self.process + self.data + self.holding.total + self.store
+        return self.process + self.data + self.holding.total + self.mapped
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a run. disk: what the layerwise engine has there at most."""
+    """Of a run. store: of the object store of a host that has all stages. disk: of the layerwise engine, at most."""
 
     layout: Layout
     stages: tuple[StageEstimate, ...]
+    store: int
     disk: int
 
     @property
@@ -93,13 +96,20 @@ def estimate_layout(job: Job, layout: Layout, process: int) -> Estimate:
     store = stores[HERE].held(layout.window) if stores else 0
     # The local engine has all stages in one process.
     groups = [range(job.layers)] if engine == "local" else [spec.layers for spec in specs]
-    stages = tuple(estimate_stage(job, of, layers, process, store) for layers in groups)
-    return Estimate(layout, stages, disk_bytes(specs, of, layout.window) if engine == "layerwise" else 0)
+    stages = tuple(estimate_stage(job, of, layers, process) for layers in groups)
+    return Estimate(layout, stages, store, disk_bytes(specs, of, layout.window) if engine == "layerwise" else 0)
 
 
-def estimate_stage(job: Job, of: Sizes, layers: range, process: int, store: int) -> StageEstimate:
+def estimate_stage(job: Job, of: Sizes, layers: range, process: int) -> StageEstimate:
     """Of a process with these layers."""
-    engine = job.config.execution.engine
-    sends = engine == "ray" and layers.stop < job.layers
-    data = 0 if engine == "ray" and layers.start else job.splits.stored_bytes
-    return StageEstimate(layers, process, data, holding(of, layers, sends=sends, receives=layers.start > 0), store)
+    ray, last = job.config.execution.engine == "ray", layers.stop == job.layers
+    data = 0 if ray and layers.start else job.splits.stored_bytes
+    seen = job.config.training.head_layers
+    past = range(seen.start, layers.start) if last else range(max(seen.start, layers.start), layers.stop)
+    return StageEstimate(
+        layers,
+        process,
+        data,
+        holding(of, layers, sends=ray and not last, receives=layers.start > 0),
+        mapped(of, layers, past) if ray else 0,
+    )

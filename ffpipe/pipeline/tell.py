@@ -9,7 +9,7 @@ from ffpipe.pipeline.calibrate import Costs
 from ffpipe.pipeline.job import Job
 from ffpipe.pipeline.plan import Estimate, StageEstimate
 
-COLUMNS = ("process", "data", "parameters", "optimizer", "buffers", "messages", "snapshot", "store", "in all")
+COLUMNS = ("process", "data", "parameters", "optimizer", "buffers", "messages", "snapshot", "mapped", "in all")
 
 
 def table_of(estimate: Estimate) -> Table:
@@ -25,7 +25,7 @@ def table_of(estimate: Estimate) -> Table:
 def _sizes(stage: StageEstimate) -> tuple[int, ...]:
     held = stage.holding
     kinds = (held.parameters, held.optimizer, held.buffers, held.messages, held.snapshot)
-    return (stage.process, stage.data, *kinds, stage.store, stage.resident)
+    return (stage.process, stage.data, *kinds, stage.mapped, stage.resident)
 
 
 def lines_of(job: Job, estimate: Estimate) -> list[str]:
@@ -36,8 +36,8 @@ def lines_of(job: Job, estimate: Estimate) -> list[str]:
         f"engine {engine}, {len(layout.stages)} stage(s), chunk {layout.plan.chunk}, {inflight} {layout.window}",
         f"largest process: {say_size(estimate.largest)}",
     ]
-    if engine == "ray" and len(layout.stages) > 1:
-        lines.append(f"object store, shared by the stages of a host: {say_size(estimate.stages[0].store)}")
+    if estimate.store:
+        lines.append(f"object store, if one host has all stages: {say_size(estimate.store)}")
     if estimate.disk:
         lines.append(f"disk for parked stages and activations: {say_size(estimate.disk)}")
     return lines

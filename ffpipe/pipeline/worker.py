@@ -193,6 +193,7 @@ class Worker:
                 streams = self._joined(parts)
             out = self.stage.handle(item, streams)
         # What came in leaves the object store before what goes out enters it (footprint.py).
+        self.links.read(parts.values())
         parts, streams = {}, None
         if isinstance(item, Train):
             self._trained = (self._trained[0] or begun, self._spans.elapsed)

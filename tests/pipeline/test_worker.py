@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -40,6 +41,9 @@ class ThreadLinks:
 
     def to_first(self, predictions: Predictions) -> None:
         self.workers[0].returned(predictions)
+
+    def read(self, parts: Iterable[Part]) -> None:
+        """Nothing lies in shared memory here."""
 
     def _later(self, deliver: Any) -> None:
         threading.Timer(self.chance.random() / 200, deliver).start()
