@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import resource
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -28,6 +27,7 @@ from ffpipe.ff.jitter import jittered
 from ffpipe.ff.layer import initial_weight
 from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.rates import rate_factor
+from ffpipe.memory import peak_bytes
 from ffpipe.pipeline.job import Job, make_job
 from ffpipe.run import Result
 from ffpipe.runs import check_new, new_run
@@ -85,7 +85,7 @@ def train_backprop(config: Config, say: Callable[[str], None] = lambda line: Non
         "test_error_softmax": error,
         "weights_sha256": digest,
         "recoveries": 0,
-        "peak_rss_bytes": [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024],
+        "peak_rss_bytes": [peak_bytes()],
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "ray", "ffpipe")},

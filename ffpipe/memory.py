@@ -74,7 +74,16 @@ def process_bytes() -> int:
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:  # macOS, where only the most that it ever had is known
+        return peak_bytes()
+
+
+def peak_bytes() -> int:
+    """The most that this process ever had in memory. What getrusage gives begins with what its parent had."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:  # macOS, which counts in bytes
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
 
 
 def parse_size(text: str) -> int:

@@ -6,7 +6,6 @@ The data are the digits shipped with the package: what is trained on does not ch
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ from torch.utils.checkpoint import checkpoint_sequential
 from ffpipe import override, recipe, train
 from ffpipe.backprop import Mlp
 from ffpipe.config import Config, Training
-from ffpipe.memory import process_bytes
+from ffpipe.memory import peak_bytes, process_bytes
 from ffpipe.run import planned as plan
 
 FEATURES, CLASSES = 64, 10
@@ -92,7 +91,7 @@ def backprop(kind: str, depth: int, width: int, batch: int, steps: int) -> dict[
     for _ in range(1, steps):
         step(network, optimizer, images, labels)
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_bytes()
     predicted = before + predicted_backprop(kind, depth, width, batch)
     rate = (steps - 1) * batch / seconds
     return {"peak": peak, "sum": peak, "predicted": predicted, "examples_per_second": rate}

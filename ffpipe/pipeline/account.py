@@ -18,7 +18,7 @@ from itertools import pairwise
 
 from ffpipe import checkpoint
 from ffpipe.checkpoint import Contents
-from ffpipe.config import Training
+from ffpipe.config import Optimizer, Training
 from ffpipe.contents import OPTIMIZER, snapshot_contents
 from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.updates import MixedAveraging
@@ -27,7 +27,7 @@ from ffpipe.tensorfile import Entry
 
 # Of a result on its way to the next actor: one waits to be published and one is being published (worker.py).
 ON_THEIR_WAY = 2
-# What an optimiser of torch makes of the size of a weight during a step, if it is not fused.
+# Most of torch's optimisers, if they are not fused: a square root, and a quotient.
 TEMPORARIES = 2
 # Of a file that is read: its bytes, and the tensors made from them.
 READ_TWICE = 2
@@ -150,11 +150,17 @@ def _buffers(of: Sizes, layers: range) -> int:
     if training.local_steps > 1 and training.hand_on == "before":
         taken += of.rows * widest * product
     if training.optimizer.kind != "averaging":
-        fused = bool(training.optimizer.options.get("fused"))
-        return taken + largest * (weight * (1 + (0 if fused else TEMPORARIES)) + product * mixed)
+        return taken + largest * (weight * (1 + _temporaries(training.optimizer)) + product * mixed)
     if mixed:
         taken += 2 * training.batch_size * widest * product + MixedAveraging.BLOCK * widest * (weight + product)
     return taken
+
+
+def _temporaries(settings: Optimizer) -> int:
+    """What an optimiser of torch makes during a step, in tensors of the size of a weight."""
+    if settings.options.get("fused"):
+        return 0
+    return int(settings.weight_decay > 0) if settings.kind == "SGD" else TEMPORARIES
 
 
 def _streams(of: Sizes, layers: range, *, last: bool, receives: bool) -> int:

@@ -7,7 +7,6 @@ not know.
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -24,6 +23,7 @@ from ffpipe.ff.head import Head
 from ffpipe.ff.layer import Layer
 from ffpipe.ff.rates import rate_factor
 from ffpipe.ff.workspace import Workspace
+from ffpipe.memory import peak_bytes
 from ffpipe.pipeline.saver import Saved, State
 from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Snapshot, Stop, Train
 from ffpipe.pipeline.streams import Features, Streams
@@ -121,7 +121,7 @@ class Stage:
         for meter in (*self._meters, self._head_meter):
             report.rows += meter.drain()
         report.step = self.step
-        report.peak_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        report.peak_rss_bytes = peak_bytes()
         return report
 
     @property

@@ -1,0 +1,119 @@
+"""A run within a memory budget: what is chosen, what is refused, and that what was promised is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ffpipe import override, recipe
+from ffpipe.cli import main
+from ffpipe.config import Config
+from ffpipe.errors import UserError
+from ffpipe.memory import parse_size, say_size
+from ffpipe.pipeline.budget import within_budget
+from ffpipe.pipeline.job import make_job
+
+MIB = 1 << 20
+# Bytes of a bare process, in tests that start none.
+PROCESS = 300 * MIB
+
+
+def config(**fields: Any) -> Config:
+    sizes = {"training.dims": [64, 1500, 1500, 1500, 1500], "training.epochs": 1}
+    return override(recipe("digits"), sizes | {f"execution.{name}": value for name, value in fields.items()})
+
+
+def chosen(budget: int, **fields: Any) -> tuple[Any, str]:
+    job, notes = within_budget(make_job(config(memory_budget=f"{budget}MiB", **fields)), PROCESS)
+    return job.config.execution, notes[0]
+
+
+def least(**fields: Any) -> int:
+    """MiB of the nearest budget that would do, as the refusal of a smaller one names it."""
+    with pytest.raises(UserError, match="give --memory-budget") as refused:
+        chosen(301, **fields)
+    found = re.search(r"--memory-budget (\d+)MiB", str(refused.value))
+    assert found
+    return int(found[1])
+
+
+def test_a_large_budget_changes_nothing() -> None:
+    execution, note = chosen(4000)
+    assert execution == config(memory_budget="4000MiB").execution
+    assert "nothing had to be changed" in note
+
+
+def test_the_nearest_budget_that_would_do_does() -> None:
+    for fields in ({}, {"engine": "local"}, {"engine": "layerwise", "stages": 2}, {"stages": 4, "chunk": 2}):
+        enough = least(**fields)
+        chosen(enough, **fields)
+        with pytest.raises(UserError):
+            chosen(enough - 20, **fields)
+
+
+def test_less_memory_is_met_by_smaller_messages_then_by_one_layer_at_a_time() -> None:
+    told = [chosen(budget, engine="local", stages=0)[0] for budget in range(800, least(engine="local", stages=0), -10)]
+    engines = [execution.engine for execution in told]
+    assert engines == sorted(engines, reverse=True)  # local, then layerwise
+    assert {"local", "layerwise"} == set(engines)
+
+
+def test_what_was_asked_for_is_kept() -> None:
+    execution, _ = chosen(least(engine="layerwise", stages=2, chunk=3), engine="layerwise", stages=2, chunk=3)
+    assert (execution.engine, execution.stages, execution.chunk) == ("layerwise", 2, 3)
+
+
+@pytest.mark.parametrize("engine", ["ray", "local", "layerwise"])
+def test_a_run_keeps_to_its_budget_and_to_its_weights(engine: str, tmp_path: Path) -> None:
+    """In a process of its own, since the peak of a process is that of all it ever did."""
+    digests = set()
+    for number, budget in enumerate(("2GiB", "480MiB", "420MiB")):
+        folder = tmp_path / str(number)
+        sizes = ["--training.dims", "64,1000,1000,1000,1000", "--epochs", "1", "--stages", "0"]
+        command = [sys.executable, "-m", "ffpipe", "train", "digits", *sizes, "--engine", engine]
+        command += ["--memory-budget", budget, "--run-dir", str(folder)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=180, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+        assert done.returncode == 0, done.stderr
+        summary = json.loads((folder / "summary.json").read_text())
+        assert max(summary["peak_rss_bytes"]) <= parse_size(budget), done.stdout
+        digests.add(summary["weights_sha256"])
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("budget", ["2", "GiB", "-1GiB", "2 gigs", "1e9B"])
+def test_a_budget_that_is_no_size(budget: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    status = main(["train", "digits", f"--memory-budget={budget}", "--run-dir", str(tmp_path / "run")])
+    error = capsys.readouterr().err
+    assert status == 2
+    assert error.count("\n") == 1
+    assert "execution.memory_budget is" in error
+    assert "such as 2GiB" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_that_no_run_keeps_to_is_refused_before_anything_is_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["train", "digits", "--memory-budget=10MiB", "--run-dir", str(tmp_path / "run")]) == 2
+    assert "give --memory-budget" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("2GiB", 2 << 30), ("1.5 GB", 1_500_000_000), ("800MB", 800_000_000), ("7B", 7)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+def test_sizes_as_they_are_said() -> None:
+    assert [say_size(size) for size in (3 * MIB, 5 << 30)] == ["3 MiB", "5.00 GiB"]
