@@ -11,8 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ffpipe.config import Config, Data, Execution, Optimizer, Training, override
+    from ffpipe.config import Config, Data, Execution, Optimizer, Training
     from ffpipe.errors import Interrupted, RunFailed, UserError
+    from ffpipe.fields import override
     from ffpipe.inference import evaluate, export, load, predict
     from ffpipe.recipes import get_recipe as recipe
     from ffpipe.run import Interrupt, Result, resume, train
@@ -40,10 +41,11 @@ __all__ = [
 
 # Imported on first use: torch takes a second, and a stage's process should answer before that.
 _HOMES = {
-    **dict.fromkeys(["Config", "Data", "Execution", "Optimizer", "Training", "override"], "config"),
+    **dict.fromkeys(["Config", "Data", "Execution", "Optimizer", "Training"], "config"),
     **dict.fromkeys(["Interrupted", "RunFailed", "UserError"], "errors"),
     **dict.fromkeys(["evaluate", "export", "load", "predict"], "inference"),
     **dict.fromkeys(["Interrupt", "Result", "resume", "train"], "run"),
+    "override": "fields",
     "recipe": "recipes",
 }
 

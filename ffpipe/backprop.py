@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ffpipe.config import Config, Training, checked
+from ffpipe.config import Config, Training
 from ffpipe.data.examples import Examples
 from ffpipe.data.sampler import Sampler
 from ffpipe.errors import Diverged, UserError
@@ -27,6 +27,7 @@ from ffpipe.ff.jitter import jittered
 from ffpipe.ff.layer import initial_weight
 from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.rates import rate_factor
+from ffpipe.fields import checked
 from ffpipe.memory import peak_bytes
 from ffpipe.pipeline.job import Job, make_job
 from ffpipe.run import Result

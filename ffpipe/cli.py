@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
-from ffpipe.config import Config, Leaf, leaves, override
+from ffpipe.config import Config
 from ffpipe.errors import Interrupted, RunFailed, UserError, nearest, one_line
+from ffpipe.fields import Leaf, leaves, override, read_config
 from ffpipe.recipes import RECIPES, get_recipe
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ def _add_field(group: Any, option: str, leaf: Leaf) -> None:
 
 def _config(options: argparse.Namespace) -> Config:
     name = options.recipe
-    config = Config.read(Path(name)) if name.endswith(".toml") else get_recipe(name)
+    config = read_config(Path(name)) if name.endswith(".toml") else get_recipe(name)
     return override(config, _given(options), where="options")
 
 

@@ -3,42 +3,26 @@
 Nothing under `execution` changes one bit of the final weights on the same kind of device. Both halves
 are plain frozen dataclasses: a recipe is a function that returns a `Config`, a run folder keeps one as
 `config.toml`, and the command line overrides fields by their dotted names. Types and ranges stand in
-the annotations, rules between fields in `check`.
+the annotations, rules between fields in rules.py; what comes
+from outside is read in fields.py.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import re
-import tomllib
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import msgspec
-import tomli_w
 import torch
 from msgspec import Meta
 
-from ffpipe.errors import UserError, nearest
-from ffpipe.files import read_whole
-from ffpipe.memory import parse_size
-
-# A config may come from a stranger. These bounds are far beyond what can be trained, and within what can be counted,
-# allocated for and named.
-LARGEST_FILE = 256 << 10
+# Bounds far beyond what can be trained, and within what can be counted, allocated for and named, since a config may
+# come from a stranger.
 LARGEST_INTEGER = 2**53
 LARGEST_FLOAT = torch.finfo(torch.float32).max
 MOST_UNITS = 1 << 24  # of a layer, features of an image, classes
 MOST_LAYERS = 1000  # files of layers are numbered with three digits
 MOST_LAG = 1 << 16  # a snapshot keeps a prediction for each
 MOST_SECONDS = 1_000_000
-# Our keys have four parts. The time that tomllib takes for one grows with the square of their number.
-_PART = r"""(?:[\w-]++|"(?:\\.|[^"\\\n])*+"|'[^'\n]*+')[ \t]*+"""
-_DEEP_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*+(?:{_PART}\.[ \t]*+){{8}}", re.MULTILINE)
 
 # Ray starts with no less.
 LEAST_OBJECT_STORE = 75 << 20
@@ -296,255 +280,3 @@ class Config:
     ] = "custom"
     training: Training = field(default_factory=Training)
     execution: Execution = field(default_factory=Execution)
-
-    def to_toml(self) -> str:
-        return tomli_w.dumps(_without_none(dataclasses.asdict(self)))
-
-    @staticmethod
-    def from_toml(text: str, *, where: str) -> Config:
-        """Read and check a config. Raises UserError naming `where`, the field and what it may be."""
-        if _DEEP_KEY.search(text):
-            raise UserError(f"{where} is no config: it has a key of more than 8 parts")
-        try:
-            tree = tomllib.loads(text)
-        # Beside its own errors: arrays in arrays without end, integers of thousands of digits, impossible dates.
-        except (ValueError, RecursionError, OverflowError) as error:
-            raise UserError(f"{where} is no valid TOML: {error}") from None
-        return from_tree(tree, where=where)
-
-    @staticmethod
-    def read(path: Path) -> Config:
-        try:
-            text = read_whole(path, LARGEST_FILE).decode("utf-8")
-        except (FileNotFoundError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read {path}: {error}") from None
-        return Config.from_toml(text, where=str(path))
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """One settable field: its dotted path, annotation and meaning."""
-
-    path: tuple[str, ...]
-    annotation: Any
-    description: str
-
-    @property
-    def name(self) -> str:
-        return ".".join(self.path)
-
-    @property
-    def is_sequence(self) -> bool:
-        return typing.get_origin(self.annotation) is tuple
-
-    @property
-    def is_mapping(self) -> bool:
-        return typing.get_origin(self.annotation) is dict
-
-
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    """Annotations by field; evaluating them takes a millisecond."""
-    return typing.get_type_hints(cls, include_extras=True)
-
-
-def leaves(cls: type = Config, prefix: tuple[str, ...] = ()) -> list[Leaf]:
-    """Every settable field below `cls`, in order of declaration."""
-    found = []
-    for name, hint in _hints(cls).items():
-        annotation, description = hint, ""
-        if typing.get_origin(hint) is Annotated:
-            annotation, *metas = typing.get_args(hint)
-            description = next((m.description for m in metas if isinstance(m, Meta) and m.description), "")
-        if dataclasses.is_dataclass(annotation):
-            found += leaves(typing.cast(type, annotation), (*prefix, name))
-        else:
-            found.append(Leaf((*prefix, name), annotation, description))
-    return found
-
-
-def from_tree(tree: Mapping[str, Any], *, where: str, strict: bool = True) -> Config:
-    """A checked Config from nested mappings. With strict=False strings are converted ("50" to 50).
-
-    Raises UserError: an unknown field (with the nearest right one), a wrong type, a value out of range.
-    """
-    _refuse_unknown(tree, Config, where)
-    try:
-        config = msgspec.convert(tree, Config, strict=strict)
-    except msgspec.ValidationError as error:
-        raise UserError(f"{where}: {_plain(error)}") from None
-    try:
-        check(config)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    return config
-
-
-def override(config: Config, values: Mapping[str, Any], *, where: str = "options") -> Config:
-    """`config` with fields replaced by dotted name; values may be strings. Raises UserError as `from_tree`."""
-    tree = _without_none(dataclasses.asdict(config))
-    names = {leaf.name for leaf in leaves()}
-    for name, value in values.items():
-        if name not in names:
-            raise UserError(f"{where}: unknown field {name!r}; {nearest(name, sorted(names))}")
-        *folders, last = name.split(".")
-        branch = tree
-        for folder in folders:
-            branch = branch[folder]
-        branch[last] = value
-    return from_tree(tree, where=where, strict=False)
-
-
-def checked(config: Config, *, where: str = "config") -> Config:
-    """A config that was put together in Python, held against types, ranges and rules. Raises UserError."""
-    return from_tree(_without_none(dataclasses.asdict(config)), where=where)
-
-
-def check(config: Config) -> None:
-    """The rules between fields that need no data and no cluster. Raises UserError."""
-    training, execution = config.training, config.execution
-    layers = len(training.dims) - 1
-    _check_values(dataclasses.asdict(config))
-    for name, start in (("head_from", training.head_from), ("goodness_from", training.goodness_from)):
-        if start >= layers:
-            raise UserError(
-                f"training.{name} is {start}, but training.dims gives {layers} layer(s), counted from 0: "
-                f"give 0 to {layers - 1}"
-            )
-    for name, optimizer in (("optimizer", training.optimizer), ("head_optimizer", training.head_optimizer)):
-        _check_optimizer(f"training.{name}", optimizer)
-    _check_rule(training)
-    if taken := {"CPU", "GPU", "memory", "object_store_memory"} & set(execution.resources):
-        raise UserError(f"execution.resources names {min(taken)!r}, which is no custom resource of Ray: leave it out")
-    if execution.memory_budget:
-        try:
-            parse_size(execution.memory_budget)
-        except ValueError as error:
-            raise UserError(f"execution.memory_budget is {error}") from None
-    if execution.stages > layers:
-        raise UserError(f"execution.stages is {execution.stages}, but there are {layers} layers: give 1 to {layers}")
-    if training.lookahead is not None:
-        _check_lag(training.lookahead, execution)
-    if execution.window and execution.chunk > execution.window:
-        raise UserError(
-            f"execution.chunk is {execution.chunk}, more than execution.window {execution.window}: "
-            f"give a chunk of at most {execution.window}"
-        )
-    if 0 < execution.object_store_bytes < LEAST_OBJECT_STORE:
-        raise UserError(
-            f"execution.object_store_bytes is {execution.object_store_bytes}, but Ray's least object store has "
-            f"{LEAST_OBJECT_STORE}: give that or more, or 0 for Ray's choice"
-        )
-    if execution.device == "cpu" and execution.gpus:
-        raise UserError(f"execution.gpus is {execution.gpus} with execution.device 'cpu': give --device cuda")
-    if execution.evaluate_every and not training.data.validation:
-        raise UserError("execution.evaluate_every needs a validation split: set training.data.validation")
-
-
-def _check_values(value: Any, name: str = "") -> None:
-    """What holds for every field: numbers that can be counted with and text that can be a path."""
-    match value:
-        case Mapping():
-            for key, inner in value.items():
-                _check_values(inner, f"{name}.{key}" if name else str(key))
-        case list() | tuple():
-            for index, inner in enumerate(value):
-                _check_values(inner, f"{name}[{index}]")
-        case int() if abs(value) > LARGEST_INTEGER:
-            raise UserError(f"{name} is beyond {LARGEST_INTEGER}: give a smaller number")
-        case float() if not abs(value) <= LARGEST_FLOAT:
-            raise UserError(f"{name} is {value}: give a finite number, at most {LARGEST_FLOAT:.3g}")
-        case str() if "\0" in value:
-            raise UserError(f"{name} holds the character NUL: leave it out")
-
-
-def _check_rule(training: Training) -> None:
-    """What labels, negatives and objective ask of each other."""
-    negatives = training.negatives
-    if training.lookahead is not None and not training.head:
-        raise UserError(f"training.negatives {negatives!r} come from the head's predictions: set training.head true")
-    if (negatives == "others") != bool(training.data.positive_classes):
-        raise UserError(
-            f"training.negatives is {negatives!r} and training.data.positive_classes {training.data.positive_classes}: "
-            "'others' takes its images from the classes beyond the positive ones, so give both or neither"
-        )
-    if training.labelled and negatives == "hybrid":
-        raise UserError(
-            "training.negatives 'hybrid' mixes two images, so there is no one label: set training.labels none"
-        )
-    if not training.labelled and negatives not in ("hybrid", "others"):
-        raise UserError(
-            f"training.negatives {negatives!r} are wrong labels, but training.labels is 'none': "
-            "set training.negatives hybrid, or training.labels overlay"
-        )
-    if not training.labelled and not training.head:
-        raise UserError("training.labels 'none' leaves only the head to tell classes apart: set training.head true")
-    if training.phases == "apart" and training.objective == "symba":
-        raise UserError("training.objective 'symba' compares each pair: set training.phases together")
-
-
-def _check_lag(lag: int, execution: Execution) -> None:
-    longest = max(lag, 1)
-    for name, value in (("chunk", execution.chunk), ("window", execution.window), ("chapter", execution.chapter)):
-        if value > longest:
-            raise UserError(
-                f"execution.{name} is {value}, but negatives with training.negative_lag {lag} allow at most "
-                f"{longest}: give a smaller {name} or a larger lag"
-            )
-
-
-def _check_optimizer(name: str, optimizer: Optimizer) -> None:
-    if optimizer.kind == "averaging":
-        if optimizer.options:
-            raise UserError(f"{name}.options are for torch.optim classes; 'averaging' takes none")
-        return
-    classes = sorted(
-        n
-        for n, c in vars(torch.optim).items()
-        if isinstance(c, type) and issubclass(c, torch.optim.Optimizer) and c not in _UNSUPPORTED_OPTIMIZERS
-    )
-    if optimizer.kind not in classes:
-        raise UserError(f"{name}.kind is {optimizer.kind!r}; {nearest(optimizer.kind, ['averaging', *classes])}")
-    cls = getattr(torch.optim, optimizer.kind)
-    weight = torch.nn.Parameter(torch.zeros(2, 2))
-    weight.grad = torch.zeros(2, 2)
-    try:
-        cls(
-            [weight], **{"lr": optimizer.learning_rate, "weight_decay": optimizer.weight_decay, **optimizer.options}
-        ).step()
-    except Exception as error:  # torch's optimisers have as many ways to refuse an option as there are of them
-        raise UserError(f"{name} does not fit torch.optim.{optimizer.kind}: {error}") from None
-
-
-# These need a closure, sparse gradients, or (Muon) refuse the biases.
-_UNSUPPORTED_OPTIMIZERS = {
-    torch.optim.Optimizer,
-    torch.optim.LBFGS,
-    torch.optim.SparseAdam,
-    getattr(torch.optim, "Muon", torch.optim.LBFGS),
-}
-
-
-def _refuse_unknown(tree: Mapping[str, Any], cls: type, where: str, prefix: str = "") -> None:
-    hints = _hints(cls)
-    for name, value in tree.items():
-        if name not in hints:
-            raise UserError(f"{where}: unknown field {prefix + str(name)!r}; {nearest(str(name), hints)}")
-        if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
-            _refuse_unknown(value, typing.cast(type, hints[name]), where, f"{prefix}{name}.")
-
-
-def _without_none(tree: dict[str, Any]) -> dict[str, Any]:
-    """TOML has no null: a field that is None is left out and comes back as its default, None."""
-    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in tree.items() if v is not None}
-
-
-def _plain(error: msgspec.ValidationError) -> str:
-    """msgspec's "Expected `int` >= 1 - at `$.training.epochs`" as "training.epochs: expected int >= 1"."""
-    text, _, path = str(error).replace("`", "").partition(" - at ")
-    text = text[:1].lower() + text[1:]
-    place = path.removeprefix("$.")
-    choices = next((typing.get_args(leaf.annotation) for leaf in leaves() if leaf.name == place), ())
-    if text.startswith("invalid enum value"):
-        text += f"; give {' or '.join(repr(choice) for choice in choices)}"
-    return f"{place}: {text}" if place else text

@@ -25,6 +25,7 @@ from ffpipe.errors import UserError
 from ffpipe.ff.labels import LabelCode
 from ffpipe.ff.network import LayerWeights, Network, StreamedNetwork
 from ffpipe.ff.precision import PRECISIONS
+from ffpipe.fields import to_toml
 from ffpipe.memory import host_bytes, refuse_beyond_host
 from ffpipe.runs import open_run
 from ffpipe.store import Store
@@ -217,7 +218,7 @@ def export(run: str | Path, out: str | Path) -> Path:
         of[f"head{index}.weight"] = Entry(saved.dtype, (takes.classes, widths[index + 1]))
     metadata = {
         "format": "ffpipe",
-        "config": saved.config.to_toml(),
+        "config": to_toml(saved.config),
         "shape": " ".join(map(str, takes.shape)),
         "classes": str(takes.classes),
     }

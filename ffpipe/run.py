@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ffpipe import checkpoint
-from ffpipe.config import Config, Execution, checked, override
+from ffpipe.config import Config, Execution
 from ffpipe.contents import snapshot_contents
 from ffpipe.errors import Diverged, Interrupted, RunFailed, StageLost, Unreachable, UserError
+from ffpipe.fields import checked, override
 from ffpipe.pipeline.budget import within_budget
 from ffpipe.pipeline.job import Engine, Job, Layout, Start, make_job
 from ffpipe.pipeline.layerwise import LayerwiseEngine

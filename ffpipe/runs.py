@@ -23,6 +23,7 @@ import msgspec
 from ffpipe import checkpoint
 from ffpipe.config import Config
 from ffpipe.errors import UserError
+from ffpipe.fields import read_config, to_toml
 from ffpipe.files import read_whole
 from ffpipe.store import Store
 from ffpipe.telemetry.report import Past
@@ -82,7 +83,7 @@ class RunFolder:
         """config.toml, in place: the lock is on this very file."""
         # A copy of the run starts from this file, so it must not name the folder that is taken.
         kept = replace(config, execution=replace(config.execution, run_dir=""))
-        self.config.write_text(kept.to_toml(), encoding="utf-8")
+        self.config.write_text(to_toml(kept), encoding="utf-8")
 
     def read_past(self) -> Past:
         """What a run that goes on has behind it. Raises UserError where the file is absent or damaged."""
@@ -138,4 +139,4 @@ def open_run(path: str | Path) -> tuple[RunFolder, Config]:
         raise UserError(f"{path} is no folder: give the folder of a run, as `ffpipe train` printed it")
     if not os.path.isfile(folder.config):
         raise UserError(f"{path} is no run: it has no config.toml")
-    return folder, Config.read(folder.config)
+    return folder, read_config(folder.config)

@@ -22,6 +22,7 @@ from drill_faults import Fault, Programme
 from drill_host import leftovers, stages_left, temporary_files
 
 from ffpipe import Config, Result, override, recipe, train
+from ffpipe.fields import to_toml
 
 HERE = Path(__file__).resolve().parent
 EPOCHS, STEPS_PER_EPOCH, LAYERS = 60, 28, 3
@@ -95,7 +96,8 @@ class Work:
         self.mounted = bool(disk)
         self.disk = disk if hand.place == "disk" else ""
         self.checkpoints = Path(self.disk) / folder.name if self.disk else self.run / "checkpoints"
-        self.config.write_text(make_config(self.run, hand, str(self.checkpoints) if self.disk else "").to_toml())
+        made = make_config(self.run, hand, str(self.checkpoints) if self.disk else "")
+        self.config.write_text(to_toml(made))
         self.programme = Programme(folder / "programme")
         self.programme.write(hand.faults)
         self.programme.tell("disk", self.disk)

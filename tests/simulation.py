@@ -18,8 +18,9 @@ from simengine import HeldCourse, SaverThread, SimEngine, real_write
 from world import DriverDied, Fault, World
 
 from ffpipe import checkpoint
-from ffpipe.config import Config, override
+from ffpipe.config import Config
 from ffpipe.errors import Diverged, Interrupted, RunFailed
+from ffpipe.fields import override
 from ffpipe.pipeline.job import Job
 from ffpipe.run import Result, resume, train
 from ffpipe.runs import RunFolder

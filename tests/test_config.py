@@ -6,15 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from ffpipe.config import Config, Optimizer, Training, check, checked, leaves, override
+from ffpipe.config import Config, Optimizer, Training
 from ffpipe.errors import UserError
+from ffpipe.fields import checked, from_toml, leaves, override, to_toml
 from ffpipe.recipes import RECIPES, get_recipe
+from ffpipe.rules import check
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_survives_toml_and_says_what_it_is(name: str) -> None:
     config = get_recipe(name)
-    assert Config.from_toml(config.to_toml(), where="config.toml") == config
+    assert from_toml(to_toml(config), where="config.toml") == config
     assert config.recipe == name
     assert "Expected" in (RECIPES[name].__doc__ or "")
 
@@ -80,7 +82,7 @@ def test_options_of_an_optimiser_are_tried_on_it() -> None:
 )
 def test_a_file_is_refused_by_its_name(text: str, says: str) -> None:
     with pytest.raises(UserError) as error:
-        Config.from_toml(text, where="some/config.toml")
+        from_toml(text, where="some/config.toml")
     assert "some/config.toml" in str(error.value)
     assert says in str(error.value)
 

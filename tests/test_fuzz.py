@@ -22,8 +22,8 @@ from mutations import by_bytes, by_structure, by_tensors
 from strangers import HEAD, LAYER, MANIFEST, MORE_BYTES, Notes, bounded, fresh, make_run, newest, sign
 
 import ffpipe
-from ffpipe.config import Config
 from ffpipe.errors import Diverged, UserError
+from ffpipe.fields import from_toml, read_config, to_toml
 from ffpipe.pipeline.job import Job, Start, make_job
 from ffpipe.pipeline.local import LocalEngine
 from ffpipe.run import verified
@@ -52,7 +52,7 @@ def read_by_all(run: Path) -> None:
     """As `load` and as `resume` read the newest snapshot; what is accepted is gone on from."""
     well(lambda: ffpipe.load(run))
     folder, config = open_run(run)
-    job = job_of(config.to_toml())
+    job = job_of(to_toml(config))
     if not well(lambda: verified(folder.store(config), newest(run).name, job)):
         view = Notes()
         well(lambda: ffpipe.resume(run, view=view))
@@ -61,7 +61,7 @@ def read_by_all(run: Path) -> None:
 
 @cache
 def job_of(text: str) -> Job:
-    return make_job(Config.from_toml(text, where="config.toml"))
+    return make_job(from_toml(text, where="config.toml"))
 
 
 def ask_config(run: Path, data: bytes) -> None:
@@ -70,7 +70,7 @@ def ask_config(run: Path, data: bytes) -> None:
     path.write_bytes(data)
     engine = LocalEngine()
     jobs = []
-    if not well(lambda: jobs.append(make_job(Config.read(path)))):
+    if not well(lambda: jobs.append(make_job(read_config(path)))):
         job, store = jobs[0], Store(str(run / "elsewhere"))
         layouts = []
         # What is larger is no small network, and may be what somebody wants.

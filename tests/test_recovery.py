@@ -20,6 +20,7 @@ from processes import stage_processes
 
 from ffpipe import Config, Interrupt, Interrupted, Result, RunFailed, UserError, override, recipe, resume, train
 from ffpipe.cli import main
+from ffpipe.fields import to_toml
 from ffpipe.pipeline.worker import AnyFeed, WorkerSetup, make_feed
 from ffpipe.store import Pieces, Store
 from ffpipe.telemetry.report import StageReport
@@ -269,7 +270,7 @@ def test_a_disk_that_is_full_at_the_end(
 ) -> None:
     FullDisk(monkeypatch, lambda name: int(name[5:13]) > 1500)
     path = tmp_path / "config.toml"
-    path.write_text(config(tmp_path / "run", **{"execution.engine": "local"}).to_toml())
+    path.write_text(to_toml(config(tmp_path / "run", **{"execution.engine": "local"})))
     assert main(["train", str(path)]) == 1
     error = capsys.readouterr().err
     assert "could not be written" in error

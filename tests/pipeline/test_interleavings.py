@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from simulation import play
 from world import Fault, Kind, World
 
-from ffpipe.config import Config, override
+from ffpipe.config import Config
+from ffpipe.fields import override
 from ffpipe.pipeline.inbox import Inbox, Part
 from ffpipe.pipeline.job import Layout
 from ffpipe.pipeline.recovery import Again

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from ffpipe import Config, Interrupt, Interrupted, Result, RunFailed, UserError, override, recipe, resume, train
+from ffpipe.fields import to_toml
 from ffpipe.pipeline.spool import SpoolWriter
 from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.view import QuietView
@@ -109,7 +110,7 @@ def test_a_spool_that_cannot_be_written_is_found_before_training(tmp_path: Path)
 
 def test_a_killed_run_leaves_a_spool_that_the_next_one_removes(undisturbed: Result, tmp_path: Path) -> None:
     path, run = tmp_path / "config.toml", tmp_path / "run"
-    path.write_text(config(run, **{"execution.spool": str(tmp_path)}).to_toml())
+    path.write_text(to_toml(config(run, **{"execution.spool": str(tmp_path)})))
     process = subprocess.Popen([sys.executable, "-m", "ffpipe", "train", str(path)], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not list((run / "checkpoints").glob("*/manifest.json")):

@@ -1,0 +1,138 @@
+"""The rules between the fields of a config that need no data and no cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ffpipe.config import LARGEST_FLOAT, LARGEST_INTEGER, LEAST_OBJECT_STORE, Config, Execution, Optimizer, Training
+from ffpipe.errors import UserError, nearest
+from ffpipe.memory import parse_size
+
+
+def check(config: Config) -> None:
+    """The rules between fields that need no data and no cluster. Raises UserError."""
+    training, execution = config.training, config.execution
+    layers = len(training.dims) - 1
+    _check_values(dataclasses.asdict(config))
+    for name, start in (("head_from", training.head_from), ("goodness_from", training.goodness_from)):
+        if start >= layers:
+            raise UserError(
+                f"training.{name} is {start}, but training.dims gives {layers} layer(s), counted from 0: "
+                f"give 0 to {layers - 1}"
+            )
+    for name, optimizer in (("optimizer", training.optimizer), ("head_optimizer", training.head_optimizer)):
+        _check_optimizer(f"training.{name}", optimizer)
+    _check_rule(training)
+    if taken := {"CPU", "GPU", "memory", "object_store_memory"} & set(execution.resources):
+        raise UserError(f"execution.resources names {min(taken)!r}, which is no custom resource of Ray: leave it out")
+    if execution.memory_budget:
+        try:
+            parse_size(execution.memory_budget)
+        except ValueError as error:
+            raise UserError(f"execution.memory_budget is {error}") from None
+    if execution.stages > layers:
+        raise UserError(f"execution.stages is {execution.stages}, but there are {layers} layers: give 1 to {layers}")
+    if training.lookahead is not None:
+        _check_lag(training.lookahead, execution)
+    if execution.window and execution.chunk > execution.window:
+        raise UserError(
+            f"execution.chunk is {execution.chunk}, more than execution.window {execution.window}: "
+            f"give a chunk of at most {execution.window}"
+        )
+    if 0 < execution.object_store_bytes < LEAST_OBJECT_STORE:
+        raise UserError(
+            f"execution.object_store_bytes is {execution.object_store_bytes}, but Ray's least object store has "
+            f"{LEAST_OBJECT_STORE}: give that or more, or 0 for Ray's choice"
+        )
+    if execution.device == "cpu" and execution.gpus:
+        raise UserError(f"execution.gpus is {execution.gpus} with execution.device 'cpu': give --device cuda")
+    if execution.evaluate_every and not training.data.validation:
+        raise UserError("execution.evaluate_every needs a validation split: set training.data.validation")
+
+
+def _check_values(value: Any, name: str = "") -> None:
+    """What holds for every field: numbers that can be counted with and text that can be a path."""
+    match value:
+        case Mapping():
+            for key, inner in value.items():
+                _check_values(inner, f"{name}.{key}" if name else str(key))
+        case list() | tuple():
+            for index, inner in enumerate(value):
+                _check_values(inner, f"{name}[{index}]")
+        case int() if abs(value) > LARGEST_INTEGER:
+            raise UserError(f"{name} is beyond {LARGEST_INTEGER}: give a smaller number")
+        case float() if not abs(value) <= LARGEST_FLOAT:
+            raise UserError(f"{name} is {value}: give a finite number, at most {LARGEST_FLOAT:.3g}")
+        case str() if "\0" in value:
+            raise UserError(f"{name} holds the character NUL: leave it out")
+
+
+def _check_rule(training: Training) -> None:
+    """What labels, negatives and objective ask of each other."""
+    negatives = training.negatives
+    if training.lookahead is not None and not training.head:
+        raise UserError(f"training.negatives {negatives!r} come from the head's predictions: set training.head true")
+    if (negatives == "others") != bool(training.data.positive_classes):
+        raise UserError(
+            f"training.negatives is {negatives!r} and training.data.positive_classes {training.data.positive_classes}: "
+            "'others' takes its images from the classes beyond the positive ones, so give both or neither"
+        )
+    if training.labelled and negatives == "hybrid":
+        raise UserError(
+            "training.negatives 'hybrid' mixes two images, so there is no one label: set training.labels none"
+        )
+    if not training.labelled and negatives not in ("hybrid", "others"):
+        raise UserError(
+            f"training.negatives {negatives!r} are wrong labels, but training.labels is 'none': "
+            "set training.negatives hybrid, or training.labels overlay"
+        )
+    if not training.labelled and not training.head:
+        raise UserError("training.labels 'none' leaves only the head to tell classes apart: set training.head true")
+    if training.phases == "apart" and training.objective == "symba":
+        raise UserError("training.objective 'symba' compares each pair: set training.phases together")
+
+
+def _check_lag(lag: int, execution: Execution) -> None:
+    longest = max(lag, 1)
+    for name, value in (("chunk", execution.chunk), ("window", execution.window), ("chapter", execution.chapter)):
+        if value > longest:
+            raise UserError(
+                f"execution.{name} is {value}, but negatives with training.negative_lag {lag} allow at most "
+                f"{longest}: give a smaller {name} or a larger lag"
+            )
+
+
+def _check_optimizer(name: str, optimizer: Optimizer) -> None:
+    if optimizer.kind == "averaging":
+        if optimizer.options:
+            raise UserError(f"{name}.options are for torch.optim classes; 'averaging' takes none")
+        return
+    classes = sorted(
+        n
+        for n, c in vars(torch.optim).items()
+        if isinstance(c, type) and issubclass(c, torch.optim.Optimizer) and c not in _UNSUPPORTED_OPTIMIZERS
+    )
+    if optimizer.kind not in classes:
+        raise UserError(f"{name}.kind is {optimizer.kind!r}; {nearest(optimizer.kind, ['averaging', *classes])}")
+    cls = getattr(torch.optim, optimizer.kind)
+    weight = torch.nn.Parameter(torch.zeros(2, 2))
+    weight.grad = torch.zeros(2, 2)
+    try:
+        cls(
+            [weight], **{"lr": optimizer.learning_rate, "weight_decay": optimizer.weight_decay, **optimizer.options}
+        ).step()
+    except Exception as error:  # torch's optimisers have as many ways to refuse an option as there are of them
+        raise UserError(f"{name} does not fit torch.optim.{optimizer.kind}: {error}") from None
+
+
+# These need a closure, sparse gradients, or (Muon) refuse the biases.
+_UNSUPPORTED_OPTIMIZERS = {
+    torch.optim.Optimizer,
+    torch.optim.LBFGS,
+    torch.optim.SparseAdam,
+    getattr(torch.optim, "Muon", torch.optim.LBFGS),
+}
