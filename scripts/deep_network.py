@@ -63,8 +63,8 @@ class Deep:
         self.folder = folder
         self.layers = layers
         dims = ",".join(["784", *[str(width)] * layers])
-        self.fields = ["--training.dims", dims, "--training.head-from", str(layers - 3), "--epochs", "1"]
-        self.fields += ["--train-limit", str(examples), "--snapshot-steps", "0", "--execution.stages", "0"]
+        self.train = ["train", "paper-unsupervised", "--training.dims", dims, "--training.head-from", str(layers - 3)]
+        self.train += ["--epochs", "1", "--train-limit", str(examples), "--snapshot-steps", "0", "--stages", "0"]
         self.table = Table("what", "within", "it took at most", "status", "seconds", "came out")
         self.digests: list[str] = []
         self.as_expected: list[bool] = []
@@ -72,9 +72,7 @@ class Deep:
 
     def layerwise(self, limit: int) -> None:
         run = self.folder / "layerwise"
-        took = self._do(
-            "train, layerwise", limit, ["train", "paper-unsupervised", *self.fields, *_into(run, "layerwise")]
-        )
+        took = self._do("train, layerwise", limit, [*self.train, *_into(run, "layerwise")])
         summary = _summary(run)
         self.digests.append(summary.get("weights_sha256", "none"))
         self.told |= {"layerwise": took | {"test_error": summary.get("test_error_softmax")}}
@@ -92,14 +90,12 @@ class Deep:
     def backprop(self, limit: int) -> None:
         """It is to fail: its weights alone are more than the limit."""
         run = self.folder / "backprop"
-        command = ["train", "paper-unsupervised", *self.fields, *_into(run, "layerwise"), "--backprop"]
+        command = [*self.train, *_into(run, "layerwise"), "--backprop"]
         self.told["backprop"] = self._do("train, backpropagation", limit, command, fails=True)
 
     def local(self) -> None:
         run = self.folder / "local"
-        self.told["local"] = self._do(
-            "train, local", HOST, ["train", "paper-unsupervised", *self.fields, *_into(run, "local")]
-        )
+        self.told["local"] = self._do("train, local", HOST, [*self.train, *_into(run, "local")])
         self.digests.append(_summary(run).get("weights_sha256", "nothing"))
 
     def _do(self, what: str, limit: int, command: list[str], *, fails: bool = False) -> dict[str, Any]:
