@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -24,3 +25,22 @@ class Workspace:
             buffer = self._buffers[name, dtype] = torch.empty(0, dtype=dtype, device=self.device)
             buffer = self._buffers[name, dtype] = torch.empty(size, dtype=dtype, device=self.device)
         return buffer[:size].view(shape)
+
+
+class Outputs:
+    """What a stage's last layer writes into: fresh memory, since whoever gets it may keep it."""
+
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A contiguous tensor with whatever is in it."""
+        return torch.empty(shape, dtype=dtype, device=device)
+
+
+class OutputsInTurn(Outputs):
+    """A few buffers in turn, where those before the last one have been put away whenever one is taken."""
+
+    def __init__(self, workspace: Workspace, turns: int) -> None:
+        self._workspace = workspace
+        self._turns = itertools.cycle(range(turns))
+
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        return self._workspace.take(f"output {next(self._turns)}", shape, dtype)

@@ -24,7 +24,7 @@ import torch
 
 from ffpipe.config import Execution
 from ffpipe.errors import RunFailed, UserError
-from ffpipe.ff.workspace import Workspace
+from ffpipe.ff.workspace import OutputsInTurn, Workspace
 from ffpipe.memory import give_back_at_once, say_size
 from ffpipe.pipeline.account import sizes
 from ffpipe.pipeline.chapters import SHARE, disk_bytes, longest_chapter
@@ -33,7 +33,7 @@ from ffpipe.pipeline.leftovers import sweep
 from ffpipe.pipeline.parking import Slip, fetch, leave, park
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Course, Flow, Item, Predict, Stop, Train
-from ffpipe.pipeline.spool import Arrays, SpoolReader, SpoolWriter, features, join, without_features
+from ffpipe.pipeline.spool import Arrays, SpoolReader, SpoolWriter, Used, features, join, without_features
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.streams import Streams
 from ffpipe.pipeline.worker import WorkerSetup, make_feed, make_stage, senders
@@ -46,6 +46,8 @@ CHAPTER = 256
 # Minibatches handled at once; more would only hold memory.
 CHUNK = 4
 PREFIX = "ffpipe-spool"
+# Results at once: each is on disk before the next one is computed.
+OUTPUTS = 1
 
 
 class LayerwiseEngine:
@@ -119,6 +121,7 @@ class _Rows:
         self._room = layout.window
         compression = job.config.execution.spool_compression
         self._compression = None if compression == "none" else compression
+        self._used = Used()
         self._on_report = on_report
         self._saver = Saver(store)
         self._spans = [Spans(keep=job.config.execution.trace) for _ in setups]
@@ -128,8 +131,9 @@ class _Rows:
         self._stages: list[Stage] = []
         self._slips: list[Slip] = []
         workspace = Workspace(torch.device(job.config.execution.device))
+        outputs = OutputsInTurn(workspace, OUTPUTS)
         for setup in setups:
-            stage = make_stage(setup, self._saver, workspace)
+            stage = make_stage(setup, self._saver, workspace, outputs)
             self._slips.append(park(stage, self._parked(setup.spec.index)))
             self._stages.append(stage)
         self.over = False
@@ -172,12 +176,14 @@ class _Rows:
         last = len(self._stages) - 1
         spans = self._spans[index]
         with contextlib.ExitStack() as files:
-            readers = [files.enter_context(SpoolReader(self._spooled(s, index))) for s in self._senders[index]]
+            readers = [
+                files.enter_context(SpoolReader(self._spooled(s, index), self._used)) for s in self._senders[index]
+            ]
             on, straight = None, None
             if index < last:
-                on = files.enter_context(SpoolWriter(self._spooled(index, index + 1), self._compression))
+                on = files.enter_context(SpoolWriter(self._spooled(index, index + 1), self._compression, self._used))
             if stage.spec.features and index < last - 1:
-                straight = files.enter_context(SpoolWriter(self._spooled(index, last), self._compression))
+                straight = files.enter_context(SpoolWriter(self._spooled(index, last), self._compression, self._used))
             for message, item in enumerate(items):
                 with spans.span("input"):
                     streams = self._streams(message, item, readers, stage)

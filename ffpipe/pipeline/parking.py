@@ -6,7 +6,6 @@ Tensors keep their identity (an optimiser holds on to them) and lose their stora
 from __future__ import annotations
 
 import ctypes
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from xxhash import xxh3_64_intdigest
 
 from ffpipe.errors import StageLost
 
@@ -45,12 +45,14 @@ def park(stage: Parkable, path: Path) -> Slip:
     """Write what is kept and free all of it. Raises OSError; nothing is freed then."""
     kept, scratch = stage.kept(), stage.scratch()
     checksums = []
-    with path.open("wb") as file:
+    # What is there is written over: new pages cost a file system several times what its own do.
+    with path.open("r+b" if path.exists() else "wb") as file:
         for tensor in kept:
             host = tensor.detach().cpu()
             data = _bytes(host)
-            checksums.append(zlib.crc32(data))
+            checksums.append(xxh3_64_intdigest(data))
             file.write(data)
+        file.truncate()
     sizes = tuple(tensor.untyped_storage().nbytes() for tensor in kept)
     of_scratch = tuple(tensor.untyped_storage().nbytes() for tensor in scratch)
     leave(stage)
@@ -73,7 +75,7 @@ def fetch(stage: Parkable, slip: Slip) -> None:
             for tensor, checksum in zip(kept, slip.checksums, strict=True):
                 host = tensor if tensor.device.type == "cpu" else torch.empty_like(tensor, device="cpu")
                 data = _bytes(host)
-                if file.readinto(data) != len(data) or zlib.crc32(data) != checksum:
+                if file.readinto(data) != len(data) or xxh3_64_intdigest(data) != checksum:
                     raise StageLost(f"parked stage {slip.path} was cut or altered")
                 if host is not tensor:
                     tensor.copy_(host)

@@ -7,36 +7,58 @@ checksum with its place and shape in it, so that nothing is trained on wrong byt
 from __future__ import annotations
 
 import mmap
+import os
 import warnings
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from xxhash import xxh3_64
 
 from ffpipe.errors import StageLost
 from ffpipe.pipeline.streams import Streams, to_array, to_tensor
 
 SCHEMA = pa.schema(
     [("message", pa.int64()), ("name", pa.string()), ("dtype", pa.string()), ("shape", pa.list_(pa.int64())),
-     ("checksum", pa.uint32()), ("data", pa.large_binary())]
+     ("checksum", pa.uint64()), ("data", pa.large_binary())]
 )  # fmt: skip
 
 
 Arrays = dict[str, NDArray[Any]]
 
 
-class SpoolWriter:
-    """Writes one file. compression: None, "lz4" or "zstd", none of which loses anything."""
+class Used:
+    """Files that have been read, to be written over: new pages cost a file system several times what its own do."""
 
-    def __init__(self, path: Path, compression: str | None) -> None:
-        self._file = pa.OSFile(str(path), "wb")
+    def __init__(self) -> None:
+        self._paths: list[Path] = []
+
+    def put(self, path: Path) -> None:
+        """Nobody reads this file any more."""
+        self._paths.append(path)
+
+    def take(self, path: Path) -> IO[bytes]:
+        """A file of this name to write, one that is there already if there is one. Raises OSError."""
+        if not self._paths:
+            return path.open("wb")
+        os.replace(self._paths.pop(), path)
+        return path.open("r+b")
+
+
+class SpoolWriter:
+    """Writes one file.
+
+    compression: None, "lz4" or "zstd", none of which loses anything. used: where its file may come from.
+    """
+
+    def __init__(self, path: Path, compression: str | None, used: Used | None = None) -> None:
+        self._file = (used or Used()).take(path)
         options = pa.ipc.IpcWriteOptions(compression=compression)
-        self._writer = pa.ipc.new_file(self._file, SCHEMA, options=options)
+        self._writer = pa.ipc.new_file(pa.PythonFile(self._file, "w"), SCHEMA, options=options)
 
     def write(self, message: int, arrays: Arrays) -> None:
         """Messages in rising order. Raises OSError where there is no room."""
@@ -59,14 +81,19 @@ class SpoolWriter:
         """Raises OSError where there is no room for the end."""
         with self._file:
             self._writer.close()
+            self._file.truncate()
 
 
 class SpoolReader:
-    """Reads one file, message by message; arrays that are not compressed are read in place."""
+    """Reads one file, message by message; arrays that are not compressed are read in place.
 
-    def __init__(self, path: Path) -> None:
+    used: where the file goes when it has been read; None: it is deleted.
+    """
+
+    def __init__(self, path: Path, used: Used | None = None) -> None:
         """Raises StageLost where the file is absent, cut, or none."""
         self.path = path
+        self._used = used
         try:
             with path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -107,8 +134,11 @@ class SpoolReader:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Delete the file: what has been read is needed no more. The map goes with the last array that lies in it."""
-        self.path.unlink(missing_ok=True)
+        """What has been read is needed no more. The map goes with the last array that lies in it."""
+        if self._used is None:
+            self.path.unlink(missing_ok=True)
+        else:
+            self._used.put(self.path)
 
 
 def without_features(streams: Streams) -> Arrays:
@@ -140,8 +170,10 @@ def join(arrays: Arrays, device: torch.device) -> Streams | None:
 
 
 def _checksum(message: int, name: str, dtype: str, shape: list[int], array: NDArray[Any]) -> int:
-    header = zlib.crc32(f"{message} {name} {dtype} {shape}".encode())
-    return zlib.crc32(array.reshape(-1).view(np.uint8).data, header) if array.size else header
+    """XXH3, at memory's speed: it is to find damage, not a forger."""
+    found = xxh3_64(f"{message} {name} {dtype} {shape}".encode())
+    found.update(array.reshape(-1).view(np.uint8).data)
+    return found.intdigest()
 
 
 def _line(error: BaseException) -> str:

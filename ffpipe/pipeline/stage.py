@@ -22,7 +22,7 @@ from ffpipe.errors import Diverged
 from ffpipe.ff.head import Head
 from ffpipe.ff.layer import Layer
 from ffpipe.ff.rates import rate_factor
-from ffpipe.ff.workspace import Workspace
+from ffpipe.ff.workspace import Outputs, Workspace
 from ffpipe.memory import peak_bytes
 from ffpipe.pipeline.saver import Saved, State
 from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Snapshot, Stop, Train
@@ -69,9 +69,12 @@ class StageSpec:
 class Stage:
     """Layers `spec.layers`; the head too where it is the last stage."""
 
-    def __init__(self, spec: StageSpec, save: Save, workspace: Workspace | None = None) -> None:
+    def __init__(
+        self, spec: StageSpec, save: Save, workspace: Workspace | None = None, outputs: Outputs | None = None
+    ) -> None:
         """workspace: where others compute in turn with this one; None: one of its own."""
         self.spec = spec
+        self._outputs = outputs or Outputs()
         self.device = torch.device(spec.device)
         self.workspace = workspace or Workspace(self.device)
         training = spec.training
@@ -136,7 +139,7 @@ class Stage:
         rows, pairs = streams.rows, self.spec.training.batch_size
         seen = self._features_in(streams)
         for layer, meter in zip(self.layers, self._meters, strict=True):
-            out = rows.new_empty(*rows.shape[:2], layer.width)
+            out = self._output(layer, rows)
             losses = []
             for minibatch in range(item.count):
                 step = item.first + minibatch
@@ -214,10 +217,16 @@ class Stage:
 
     def _forward(self, layer: Layer, rows: Tensor) -> tuple[Tensor, Tensor]:
         """rows (1, n, features) through one layer: normalised activities (1, n, width) and goodness (n,)."""
-        out = rows.new_empty(1, rows.shape[1], layer.width)
+        out = self._output(layer, rows)
         block = self.spec.training.roles * self.spec.training.batch_size  # no larger buffers than training has
         goodness = [layer.forward(r, o) for r, o in zip(rows[0].split(block), out[0].split(block), strict=True)]
         return out, torch.cat(goodness)
+
+    def _output(self, layer: Layer, rows: Tensor) -> Tensor:
+        """Memory for what a layer makes of rows (minibatches, n, features)."""
+        shape = (*rows.shape[:2], layer.width)
+        last = layer.index == self.spec.layers[-1]
+        return (self._outputs if last else Outputs()).take(shape, rows.dtype, rows.device)
 
     def _features_in(self, streams: Streams) -> Features:
         """The head's features that came with a message; the last layer of the stage before is its rows."""

@@ -25,7 +25,7 @@ from ffpipe import checkpoint
 from ffpipe.config import Config
 from ffpipe.contents import snapshot_contents
 from ffpipe.data.splits import load_splits
-from ffpipe.ff.workspace import Workspace
+from ffpipe.ff.workspace import Outputs, Workspace
 from ffpipe.memory import give_back_at_once
 from ffpipe.pipeline.feed import Feed
 from ffpipe.pipeline.inbox import Inbox, Part
@@ -80,14 +80,16 @@ class WorkerSetup:
     senders: tuple[int, ...]
 
 
-def make_stage(setup: WorkerSetup, saver: Saver, workspace: Workspace | None = None) -> Stage:
+def make_stage(
+    setup: WorkerSetup, saver: Saver, workspace: Workspace | None = None, outputs: Outputs | None = None
+) -> Stage:
     """The stage of a real network, as it was after the snapshot that the run starts from.
 
-    workspace: of those that compute in turn with it.
+    workspace, outputs: of those that compute in turn with it.
     """
     if setup.config.execution.memory_budget:
         give_back_at_once()
-    stage = Stage(setup.spec, saver.save, workspace)
+    stage = Stage(setup.spec, saver.save, workspace, outputs)
     if setup.start.folder:
         stage.restore(setup.start.step, _reader(setup))
     return stage
