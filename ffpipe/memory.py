@@ -14,7 +14,7 @@ from ffpipe.errors import UserError
 
 # From malloc.h of glibc.
 M_MMAP_THRESHOLD = -3
-LARGE_BLOCK = 1 << 20
+LARGE_BLOCK = 3 << 20
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 SIZE = r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?i?B)"
 

@@ -13,6 +13,7 @@ from ffpipe.data.examples import Examples
 from ffpipe.data.splits import Splits
 from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.source import Source
+from ffpipe.ff.workspace import Workspace
 from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Train
 from ffpipe.pipeline.streams import Streams
 
@@ -26,6 +27,7 @@ class Feed:
         self._training = training
         self._device = device
         self._dtype, self._products = PRECISIONS[training.precision]
+        self._workspace = Workspace(torch.device("cpu"))
         self._predictions: dict[int, NDArray[np.float32]] = {}
 
     def predictions(self, made: Mapping[int, NDArray[np.float32]]) -> None:
@@ -33,8 +35,8 @@ class Feed:
         self._predictions.update(made)
 
     def streams(self, item: Item) -> Streams | None:
-        """What the first stage gets with this item. Raises KeyError if its predictions are not back: the
-        window lets no such item leave."""
+        """What the first stage gets with this item, good until the next. Raises KeyError if its predictions are not
+        back: the window lets no such item leave."""
         match item:
             case Train():
                 return self._train(item)
@@ -53,9 +55,8 @@ class Feed:
         """The head's rows are the neutral ones, or where there are no labels the positive ones."""
         training, batch = self._training, self.source.batch
         lockstep = training.lookahead == 0
-        rows = torch.empty(
-            item.count, (2 if lockstep else training.roles) * batch, self.source.labels.width, dtype=self._dtype
-        )
+        roles = 2 if lockstep else training.roles
+        rows = self._workspace.take("rows", (item.count, roles * batch, self.source.labels.width), self._dtype)
         labels = torch.empty(item.count, batch, dtype=torch.int64) if training.head and not lockstep else None
         for minibatch, step in enumerate(range(item.first, item.end)):
             right = self.source.pairs(step, self._prediction(step), rows[minibatch, : 2 * batch])

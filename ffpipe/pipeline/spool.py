@@ -6,6 +6,7 @@ checksum with its place and shape in it, so that nothing is trained on wrong byt
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import warnings
@@ -97,7 +98,9 @@ class SpoolReader:
         try:
             with path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(self._map)))
+            buffer = pa.py_buffer(self._map)
+            self._address = buffer.address
+            self._reader = pa.ipc.open_file(pa.BufferReader(buffer))
         except (OSError, ValueError, pa.ArrowException) as error:
             raise StageLost(f"spool file {path} cannot be read: {_line(error)}") from None
         self._arrays = self._verified()
@@ -109,12 +112,20 @@ class SpoolReader:
         Messages are asked for in rising order, each when those before are done with: their pages are given back.
         Raises StageLost where the bytes are not those that were written.
         """
-        self._map.madvise(mmap.MADV_DONTNEED)
-        found = {}
+        found: Arrays = {}
+        if self._ahead is None or self._ahead[0] != message:
+            return found
+        self._give_back(self._ahead[2])
         while self._ahead is not None and self._ahead[0] == message:
             _, name, found[name] = self._ahead
             self._ahead = next(self._arrays, None)
         return found
+
+    def _give_back(self, array: NDArray[Any]) -> None:
+        """The pages before those of this array, which have been read."""
+        behind = (array.ctypes.data - self._address) // mmap.PAGESIZE * mmap.PAGESIZE
+        if 0 < behind < len(self._map):  # what was compressed does not lie in the file
+            self._map.madvise(mmap.MADV_DONTNEED, 0, behind)
 
     def _verified(self) -> Iterator[tuple[int, str, NDArray[Any]]]:
         """Message, name and array of each record batch."""
@@ -123,8 +134,10 @@ class SpoolReader:
                 batch = self._reader.get_batch(number)
                 batch.validate(full=True)
                 message, name, dtype, shape, checksum = (column[0].as_py() for column in batch.columns[:5])
-                array = np.frombuffer(batch.column("data")[0].as_buffer(), np.dtype(dtype)).reshape(shape)
-            except (OSError, pa.ArrowException, ValueError, TypeError, IndexError) as error:
+                # The buffer itself: what a scalar or a list of one gives is a copy.
+                data = batch.column("data").buffers()[2]
+                array = np.frombuffer(data, np.dtype(dtype), math.prod(shape)).reshape(shape)
+            except (OSError, pa.ArrowException, ValueError, TypeError, IndexError, OverflowError) as error:
                 raise StageLost(f"spool file {self.path} was altered: {_line(error)}") from None
             if _checksum(message, name, dtype, shape, array) != checksum:
                 raise StageLost(f"spool file {self.path} was altered: the checksum of message {message} differs")
