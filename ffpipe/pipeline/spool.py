@@ -6,6 +6,7 @@ checksum with its place and shape in it, so that nothing is trained on wrong byt
 
 from __future__ import annotations
 
+import itertools
 import math
 import mmap
 import os
@@ -37,10 +38,13 @@ class Used:
 
     def __init__(self) -> None:
         self._paths: list[Path] = []
+        self._numbers = itertools.count()
 
     def put(self, path: Path) -> None:
-        """Nobody reads this file any more."""
-        self._paths.append(path)
+        """Nobody reads this file any more. It gives up its name, which the next chapter uses again."""
+        used = path.with_name(f"used-{next(self._numbers)}")
+        os.replace(path, used)
+        self._paths.append(used)
 
     def take(self, path: Path) -> IO[bytes]:
         """A file of this name to write, one that is there already if there is one. Raises OSError."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ffpipe.errors import StageLost
-from ffpipe.pipeline.spool import SpoolReader, SpoolWriter, features, join, without_features
+from ffpipe.pipeline.spool import SpoolReader, SpoolWriter, Used, features, join, without_features
 from ffpipe.pipeline.streams import Streams
 
 CPU = torch.device("cpu")
@@ -103,3 +103,28 @@ def test_a_file_that_is_absent_is_refused(tmp_path: Path) -> None:
 def test_no_room() -> None:
     with pytest.raises(OSError, match="No space left on device"):
         write(Path("/dev/full"), {number: message(number) for number in range(100)})
+
+
+def test_a_file_that_was_read_is_written_over_and_no_other_is(tmp_path: Path) -> None:
+    """The same names come again, chapter by chapter, and in each there are files that others still are to read."""
+    used, waiting = Used(), tmp_path / "straight"
+    for chapter in range(4):
+        with SpoolWriter(waiting, None, used) as writer:
+            writer.write(0, without_features(message(100 + chapter)))
+        for row in range(3):
+            path = tmp_path / f"row-{row}"
+            with SpoolWriter(path, None, used) as writer:
+                for number in range(1 + row):  # shorter and longer than what is written over
+                    writer.write(number, without_features(message(10 * chapter + row + number)))
+            with SpoolReader(path, used) as reader:
+                for number in range(1 + row):
+                    read = join(reader.read(number), CPU)
+                    assert read is not None
+                    assert torch.equal(read.rows, message(10 * chapter + row + number).rows)
+                del read
+        with SpoolReader(waiting, used) as reader:
+            read = join(reader.read(0), CPU)
+            assert read is not None
+            assert torch.equal(read.rows, message(100 + chapter).rows)
+            del read
+    assert len(list(tmp_path.iterdir())) == 2
