@@ -12,7 +12,7 @@ from typing import Any
 from ffpipe import checkpoint
 from ffpipe.config import Config, Execution, checked, override
 from ffpipe.contents import snapshot_contents
-from ffpipe.errors import Diverged, Interrupted, RunFailed, StageLost, Unreachable, UserError
+from ffpipe.errors import ClusterLost, Diverged, Interrupted, RunFailed, StageLost, Unreachable, UserError
 from ffpipe.pipeline.job import Engine, Job, Layout, Start, make_job
 from ffpipe.pipeline.layerwise import LayerwiseEngine
 from ffpipe.pipeline.local import LocalEngine
@@ -218,8 +218,8 @@ class Run:
             try:
                 self.engine.run(self.job, layout, self.store, start, self.folder.path, self.log.take)
                 return
-            except Diverged as error:
-                raise Diverged(f"{error}; {self._rescue()}") from error
+            except (Diverged, ClusterLost) as error:
+                raise type(error)(f"{error}; {self._rescue()}") from error
             except RunFailed as error:
                 reached = self.log.step
                 decision = recovery.failed("lost" if isinstance(error, StageLost) else "error", self._start().step)

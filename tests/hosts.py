@@ -14,18 +14,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import pytest
+
 NETWORK = "10.77.0"
 SHARED_MEMORY = "400m"
-SECONDS_TO_END = 10.0
+TOOLS = ("unshare", "nsenter", "ip", "tc", "ss", "ps", "hostname")
 # The first process of a pid namespace is the parent of orphans. It ignores their end, so none stays a zombie.
 LIVE = 'echo ready; trap "" CHLD; exec cat'
 
@@ -106,7 +110,9 @@ class Host(Namespace):
 
     def start(self, *command: str, env: Mapping[str, str], log: IO[str]) -> subprocess.Popen[str]:
         """Start a command; what it says goes to `log`."""
-        return subprocess.Popen(self.command(*command), env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return subprocess.Popen(
+            self.command(*command), env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, text=True
+        )
 
     def processes(self, title: str = "") -> list[str]:
         """Command lines of what runs in the host and begins so, but for the process that keeps it up."""
@@ -117,17 +123,24 @@ class Host(Namespace):
     def listeners(self) -> list[Listener]:
         """Every TCP socket that listens."""
         found = []
-        for line in self.run("ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes").stdout.splitlines():
+        for line in self.run(
+            "ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes"
+        ).stdout.splitlines():
             _, _, _, local, _, *process = line.split()
             address, _, port = local.rpartition(":")
             found.append(Listener(address.partition("%")[0], int(port), " ".join(process)))
         return found
 
-    def limit(self, rate: str) -> None:
+    @contextmanager
+    def limited(self, rate: str) -> Iterator[None]:
         """Bound the host's link in both directions, in tc's words: 100mbit."""
-        bucket = ("root", "tbf", "rate", rate, "burst", "256kb", "latency", "400ms")
-        for place, device in ((self, "eth0"), (self._switch, self._port)):
-            place.checked("tc", "qdisc", "replace", "dev", device, *bucket)
+        ends: tuple[tuple[Host | Switch, str], ...] = ((self, "eth0"), (self._switch, self._port))
+        for place, device in ends:
+            bucket = ("tbf", "rate", rate, "burst", "256kb", "latency", "400ms")
+            place.checked("tc", "qdisc", "replace", "dev", device, "root", *bucket)
+        yield
+        for place, device in ends:
+            place.checked("tc", "qdisc", "delete", "dev", device, "root")
 
     def cut_off(self) -> None:
         self._switch.checked("ip", "link", "set", self._port, "down")
@@ -181,9 +194,24 @@ def make_hosts(count: int, folder: Path) -> Iterator[list[Host]]:
             namespace.end()
 
 
-def wait_for(what: str, true: object, seconds: float = 60.0) -> None:
+@contextmanager
+def hosts_or_skip(folder: Path, count: int = 3) -> Iterator[list[Host]]:
+    """make_hosts, or a skip that says what is missing here."""
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if sys.platform != "linux" or missing:
+        pytest.skip(f"hosts are made of Linux's namespaces by means of {', '.join(TOOLS)}; not here: {missing}")
+    if os.geteuid() != 0:
+        pytest.skip("hosts are made of network namespaces, which takes root")
+    with ExitStack() as stack:
+        try:
+            hosts = stack.enter_context(make_hosts(count, folder))
+        except NotAllowed as error:
+            pytest.skip(f"hosts are made of network namespaces, which are not allowed here: {error}")
+        yield hosts
+
+
+def wait_for(what: str, true: Callable[[], bool], seconds: float = 60.0) -> None:
     """Look again and again until `true()`. Raises AssertionError after so long."""
-    assert callable(true)
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"after {seconds:g} s still not so: {what}"

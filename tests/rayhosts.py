@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +38,7 @@ class RayHosts:
     def __init__(self, hosts: Sequence[Host], folder: Path) -> None:
         """folder: for Ray's files; its path must be short, since sockets are there."""
         self.hosts = list(hosts)
+        folder.mkdir(exist_ok=True)
         self.folder = folder
         head = hosts[0]
         self.address = f"{head.address}:{PORT}"
@@ -70,7 +69,7 @@ class RayHosts:
     @contextmanager
     def command(self, host: Host, *arguments: str) -> Iterator[Program]:
         """An `ffpipe` command that runs on a host."""
-        program = Program(host, arguments, self.environment, self.folder)
+        program = Program(host, arguments, self.environment, self.folder / "ffpipe.log")
         try:
             yield program
         finally:
@@ -80,10 +79,11 @@ class RayHosts:
 class Program:
     """`ffpipe` with these arguments on a host."""
 
-    def __init__(self, host: Host, arguments: Sequence[str], environment: dict[str, str], folder: Path) -> None:
-        self._log = tempfile.NamedTemporaryFile("w", dir=folder, prefix="ffpipe-", suffix=".log", delete=False)
-        command = (sys.executable, "-m", "ffpipe", *arguments)
-        self._process = host.start(*command, env=environment, log=self._log)
+    def __init__(self, host: Host, arguments: Sequence[str], environment: dict[str, str], log: Path) -> None:
+        self._log = log
+        with log.open("w") as file:
+            command = (sys.executable, "-m", "ffpipe", *arguments)
+            self._process = host.start(*command, env=environment, log=file)
 
     def wait(self, seconds: float = SECONDS_TO_TRAIN) -> int:
         return self._process.wait(seconds)
@@ -95,12 +95,11 @@ class Program:
     @property
     def text(self) -> str:
         """What it has said."""
-        return Path(self._log.name).read_text()
+        return self._log.read_text()
 
     def end(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._log.close()
 
 
 def summary(run: Path) -> dict[str, Any]:
