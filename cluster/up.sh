@@ -27,7 +27,7 @@ done
 
 umask 077
 mkdir -p "$state"
-printf '%s\n' "${hosts[@]}" >"$state/hosts"
+: >"$state/hosts"
 od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$state/token"
 
 give_up() { # whatever was started is stopped again
@@ -61,6 +61,7 @@ address=${addresses[0]:-$(there "$head" address.sh "${head#*@}" </dev/null)} ||
     give_up "what is the address of $head? give it: cluster/up.sh $head=ADDRESS ..."
 
 start() { # HOST OWN_ADDRESS [HEAD_ADDRESS]
+    echo "$1" >>"$state/hosts"
     there "$1" start.sh "${FFPIPE_BIN:-venv}" "$FFPIPE_PORT" "${2:--}" "${3:--}" "${ray_words[@]}" <"$state/token" ||
         give_up "Ray could not be started on $1"
 }

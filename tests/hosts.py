@@ -7,7 +7,7 @@
 A host is a process with namespaces of its own (network, process ids, mounts, name). Nothing of it has a name on the
 machine: it lasts as long as that process, and the process as long as its standard input, which the test run holds. So
 a run that is killed leaves neither process nor cable. The machine's other interfaces are not touched. Files are
-shared, as on hosts with a shared file system, but for /dev/shm.
+shared, as on hosts with a shared file system, but for /dev/shm and a folder named "disk".
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NETWORK = "10.77.0"
 SHARED_MEMORY = "400m"
 TOOLS = ("unshare", "nsenter", "ip", "tc", "ss", "ps", "hostname")
 # The first process of a pid namespace is the parent of orphans. It ignores their end, so none stays a zombie.
-LIVE = 'echo ready; trap "" CHLD; exec cat'
+LIVE = "echo ready; exec env --ignore-signal=CHLD cat"
 
 
 class NotAllowed(Exception):
@@ -85,12 +85,12 @@ class Namespace:
 class Host(Namespace):
     """One host on a switch."""
 
-    def __init__(self, name: str, address: str, switch: Switch, names: Path) -> None:
-        """names: a file such as /etc/hosts, and there in this host."""
+    def __init__(self, name: str, address: str, switch: Switch, names: Path, disk: Path) -> None:
+        """names: a file such as /etc/hosts, and there in this host. disk: where it has a disk of its own."""
         super().__init__(
             ("--net", "--pid", "--mount", "--uts", "--mount-proc"),
             f"hostname {name}; ip link set lo up; mount --bind {names} /etc/hosts; "
-            f"mount -t tmpfs -o size={SHARED_MEMORY} {name} /dev/shm",
+            f"mount -t tmpfs -o size={SHARED_MEMORY} {name} /dev/shm; mount -t tmpfs {name} {disk}",
         )
         self.name, self.address = name, address
         self._switch, self._port = switch, f"port-{name}"
@@ -180,13 +180,15 @@ def make_hosts(count: int, folder: Path) -> Iterator[list[Host]]:
     names = folder / "hosts"
     lines = [f"{NETWORK}.{number} host{number}" for number in range(1, count + 1)]
     names.write_text("\n".join(("127.0.0.1 localhost", *lines)) + "\n")
+    disk = folder / "disk"
+    disk.mkdir()
     made: list[Namespace] = []
     try:
         switch = Switch()
         made.append(switch)
         hosts = []
         for number in range(1, count + 1):
-            hosts.append(Host(f"host{number}", f"{NETWORK}.{number}", switch, names))
+            hosts.append(Host(f"host{number}", f"{NETWORK}.{number}", switch, names, disk))
             made.append(hosts[-1])
         yield hosts
     finally:

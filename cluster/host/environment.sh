@@ -8,6 +8,8 @@ case $bin in
     venv) bin=$folder/venv/bin ;;
 esac
 temporary=$(cat "$folder/temporary" 2>/dev/null || true)
+# Others' temporary files go there too, and with it.
+[ -z "$temporary" ] || export TMPDIR="$temporary"
 unset RAY_ADDRESS RAY_AUTH_TOKEN
 export PATH="$bin:$PATH" PYTHONPATH="$folder/package"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/token" RAY_USAGE_STATS_ENABLED=0

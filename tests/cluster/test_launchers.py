@@ -25,9 +25,7 @@ def launcher_environment(hosts: list[Host], folder: Path) -> dict[str, str]:
     """For the launchers: hosts are reached by entering their namespaces, and have this Python's environment."""
     reach = folder / "reach"
     cases = "".join(f'{host.name}) set -- {" ".join(host.command())} "$@" ;;\n' for host in hosts)
-    reach.write_text(
-        f'#!/bin/sh\nhost=$1; shift; cd "$TMPDIR"\ncase $host in\n{cases}*) exit 255 ;;\nesac\nexec "$@"\n'
-    )
+    reach.write_text(f'#!/bin/sh\nhost=$1; shift; cd {folder}\ncase $host in\n{cases}*) exit 255 ;;\nesac\nexec "$@"\n')
     reach.chmod(0o755)
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONPATH"))}
     return plain | {
@@ -37,7 +35,7 @@ def launcher_environment(hosts: list[Host], folder: Path) -> dict[str, str]:
         "FFPIPE_PORT": str(PORT),
         "FFPIPE_RAY": "--num-cpus=1 --num-gpus=0 --object-store-memory=150000000",
         "XDG_STATE_HOME": str(folder / "state"),
-        "TMPDIR": str(folder),
+        "TMPDIR": str(folder / "disk"),
         "OMP_NUM_THREADS": "1",
     }
 
@@ -91,7 +89,7 @@ def test_up_train_down(hosts: list[Host], short_folder: Path) -> None:
         # The runs stay; nothing of Ray does.
         left = {path.name for path in (short_folder / "remote" / host.name).iterdir()}
         assert left <= {"package", "ray.log", "runs", ".cache"}
-    assert not list(short_folder.glob("ffpipe-*"))
+        assert host.run("ls", str(short_folder / "disk")).stdout == ""
     assert launch("down.sh", env=env).returncode == 2
 
 
