@@ -91,7 +91,7 @@ def test_a_run_over_three_nodes(name: str, hosts: list[Host], short_folder: Path
         env=env,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
@@ -105,7 +105,7 @@ def test_a_run_over_three_nodes(name: str, hosts: list[Host], short_folder: Path
 def test_a_run_that_fails_says_so_and_leaves_nothing(hosts: list[Host], short_folder: Path) -> None:
     env = slurm(hosts, short_folder)
     command = ["bash", "cluster/slurm/shared-nodes.sbatch", "train", "nonsense"]
-    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode != 0
     assert "nonsense" in done.stdout
     assert all(host.processes() == [] for host in hosts)
