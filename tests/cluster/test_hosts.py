@@ -73,7 +73,9 @@ def test_a_cable_that_is_out_for_five_seconds(whole_ray_hosts: RayHosts, digest:
 
 
 @pytest.mark.parametrize(
-    ("loss", "before", "after"), [(Host.end, 2, 2), (Host.end, 3, 2), (Host.lose_power, 3, 2)], ids=str
+    ("loss", "before", "after"),
+    [(Host.end, 2, 2), (Host.end, 3, 2), (Host.lose_power, 3, 2)],
+    ids=["one to spare", "none to spare", "without power"],
 )
 def test_a_host_that_is_lost(
     loss: Callable[[Host], None], before: int, after: int, ray_hosts: RayHosts, digest: str, tmp_path: Path
