@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from hosts import Host, hosts_or_skip, wait_for
-from rayhosts import RayHosts, summary, wait_for_step
+from rayhosts import Program, RayHosts, summary, token_environment, wait_for_step
 
 from ffpipe import override, recipe, train
 
@@ -113,6 +113,23 @@ def test_the_head_host_is_lost_and_the_run_goes_on_elsewhere(
         with anew.command(hosts[0], "resume", str(run)) as program:
             assert program.wait() == 0, program.text
     finished(run, digest, 3)
+
+
+def test_a_cluster_of_our_own_listens_on_loopback_alone(hosts: list[Host], short_folder: Path) -> None:
+    """On a host that others could reach."""
+    environment = {name: value for name, value in token_environment().items() if not name.startswith("RAY_")}
+    environment["TMPDIR"] = str(short_folder / "disk")
+    run = short_folder / "run"
+    program = Program(hosts[0], arguments(run, 1), environment, short_folder / "log")
+    try:
+        wait_for_step(run, 40, program)
+        listeners = hosts[0].listeners()
+        assert listeners
+        assert [each for each in listeners if not each.is_local] == []
+        assert program.wait() == 0, program.text
+    finally:
+        program.end()
+    wait_for("its Ray has ended", lambda: not hosts[0].processes(), 20.0)
 
 
 def test_hosts_end_with_the_process_that_made_them(hosts: list[Host], tmp_path: Path) -> None:
