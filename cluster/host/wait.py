@@ -6,16 +6,31 @@ python wait.py ADDRESS COUNT SECONDS
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 import time
 
 import ray
 
 
+def answers(host: str, port: int) -> bool:
+    """Whether a head is there; Ray itself would wait for it only so long, and say much meanwhile."""
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
 def main() -> None:
     address, count, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     deadline = time.monotonic() + seconds
+    host, _, port = address.rpartition(":")
+    while not answers(host, int(port)):
+        if time.monotonic() > deadline:
+            sys.exit(f"nothing answers at {address} after {seconds:g} s")
+        time.sleep(0.5)
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     while (joined := sum(node["Alive"] for node in ray.nodes())) < count:
         if time.monotonic() > deadline:
             sys.exit(f"{joined} of {count} hosts have joined after {seconds:g} s")
