@@ -58,6 +58,17 @@ def test_shell(path: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize("name", ["symmetric", "shared-nodes"])
+def test_what_sbatch_reads(name: str) -> None:
+    """It stops at the first command, in silence."""
+    lines = (CLUSTER / "slurm" / f"{name}.sbatch").read_text().splitlines()
+    first = next(number for number, line in enumerate(lines) if line and not line.startswith("#"))
+    options = [line.split()[1] for line in lines[:first] if line.startswith("#SBATCH ")]
+    assert len(options) == sum(line.startswith("#SBATCH") for line in lines)
+    assert "--ntasks-per-node=1" in options
+    assert ("--exclusive" in options) == (name == "symmetric")
+
+
 def test_dockerfile() -> None:
     done = subprocess.run(
         [tool("hadolint"), str(CLUSTER / "kuberay" / "Dockerfile")], capture_output=True, text=True, check=False
