@@ -79,7 +79,7 @@ def test_up_train_down(hosts: list[Host], short_folder: Path) -> None:
         strange = [each for each in host.listeners() if not is_named(each, head=number == 0)]
         assert not strange
     assert any(each.port == PORT + 9 and each.is_local for each in hosts[0].listeners())
-    refuses_strangers(hosts[1], f"{hosts[0].address}:{PORT}", short_folder)
+    refuses_strangers(hosts, short_folder)
 
     down = launch("down.sh", env=env)
     assert down.returncode == 0, down.stdout + down.stderr
@@ -93,11 +93,15 @@ def test_up_train_down(hosts: list[Host], short_folder: Path) -> None:
     assert launch("down.sh", env=env).returncode == 2
 
 
-def refuses_strangers(host: Host, address: str, home: Path) -> None:
-    """Without the token there is no way into the cluster."""
+def refuses_strangers(hosts: list[Host], home: Path) -> None:
+    """Without the token there is no way into the cluster, nor to its jobs."""
     environment = {name: value for name, value in token_environment().items() if not name.startswith("RAY_AUTH")}
-    environment |= {"RAY_ADDRESS": address, "HOME": str(home)}  # Ray looks for a token there
-    done = host.run("ffpipe", "train", "digits", "--run-dir", str(home / "stranger"), env=environment)
+    environment["HOME"] = str(home)  # Ray looks for a token there
+    listed = hosts[0].run("ray", "job", "list", f"--address=http://127.0.0.1:{PORT + 9}", env=environment)
+    assert listed.returncode != 0
+    assert "Authentication" in listed.stdout + listed.stderr
+    environment["RAY_ADDRESS"] = f"{hosts[0].address}:{PORT}"
+    done = hosts[1].run("ffpipe", "train", "digits", "--run-dir", str(home / "stranger"), env=environment)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "no Ray cluster can be joined there" in done.stderr.splitlines()[-1]
     assert not (home / "stranger").exists()
