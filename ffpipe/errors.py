@@ -36,6 +36,10 @@ class StageLost(RunFailed):
     """A stage, its host or the way to it is gone; what it knew is in the last whole snapshot."""
 
 
+class ClusterLost(RunFailed):
+    """The head node of the cluster is gone, and with it all that the cluster knew. Nothing can be tried again there."""
+
+
 class Diverged(RunFailed):
     """A loss is not finite. It would be again, so nothing is tried again."""
 

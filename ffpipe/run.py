@@ -12,7 +12,7 @@ from typing import Any
 from ffpipe import checkpoint
 from ffpipe.config import Config, Execution
 from ffpipe.contents import snapshot_contents
-from ffpipe.errors import Diverged, Interrupted, RunFailed, StageLost, Unreachable, UserError
+from ffpipe.errors import ClusterLost, Diverged, Interrupted, RunFailed, StageLost, Unreachable, UserError
 from ffpipe.fields import checked, override
 from ffpipe.pipeline.budget import within_budget
 from ffpipe.pipeline.job import Engine, Job, Layout, Start, make_job
@@ -242,8 +242,8 @@ class Run:
             try:
                 self.engine.run(self.job, layout, self.store, start, self.folder.path, self.log.take)
                 return
-            except Diverged as error:
-                raise Diverged(f"{error}; {self._rescue()}") from error
+            except (Diverged, ClusterLost) as error:
+                raise type(error)(f"{error}; {self._rescue()}") from error
             except RunFailed as error:
                 reached = self.log.step
                 decision = recovery.failed("lost" if isinstance(error, StageLost) else "error", self._start().step)

@@ -11,7 +11,6 @@ import math
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -23,6 +22,7 @@ from ray._private.utils import estimate_available_memory, resolve_object_store_m
 
 from ffpipe.config import LEAST_OBJECT_STORE
 from ffpipe.errors import RunFailed, UserError
+from ffpipe.pipeline.headwatch import HeadWatch, knock
 from ffpipe.pipeline.leftovers import sweep
 
 CONNECT_SECONDS = 10.0
@@ -48,6 +48,7 @@ class Cluster:
         self._folder: str | None = None
         if not ray.is_initialized():
             self._attach()
+        self.head = self._watch()
 
     def _attach(self) -> None:
         address = os.environ.get("RAY_ADDRESS")
@@ -108,6 +109,11 @@ class Cluster:
             self._attach()
         except UserError as error:
             raise RunFailed(str(error)) from error
+        self.head = self._watch()
+
+    @staticmethod
+    def _watch() -> HeadWatch:
+        return HeadWatch(ray.get_runtime_context().gcs_address)
 
     def close(self) -> None:
         """Leave the cluster; take it down and remove its files if it is our own."""
@@ -191,11 +197,11 @@ def _knock(address: str) -> None:
         address = canonicalize_bootstrap_address(address) or ""
         if not address:
             raise ValueError("no cluster is running on this host")
-    host, colon, port = address.rpartition(":")
+    _, colon, port = address.rpartition(":")
     if "://" in address:
         raise ValueError("give HOST:PORT; a Ray Client address does not let stages talk to each other")
     if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+        knock(address, CONNECT_SECONDS)
 
 
 def _short_folder() -> str:

@@ -66,6 +66,7 @@ class RayEngine:
     def layout_again(self, job: Job) -> Layout:
         """On as many stages as before if they find room, else on fewer."""
         wanted = max(1, len(self._actors))
+        self.cluster.head.wait()
         self.release()
         layout = self._fit(job, wanted)
         if layout is None and not self.cluster.attached():
@@ -96,13 +97,17 @@ class RayEngine:
             WorkerSetup(spec, layout.plan, layout.window, job.config, store, start, senders(layout.stages, spec.index))
             for spec in layout.stages
         ]
-        self._ask(
-            [
-                actor.set_up.remote(setup, self._parts, self._actors, self._threads)
-                for actor, setup in zip(self._actors, setups, strict=True)
-            ]
-        )
-        self._listen(job.config.execution.stage_timeout, layout, on_report)
+        try:
+            self._ask(
+                [
+                    actor.set_up.remote(setup, self._parts, self._actors, self._threads)
+                    for actor, setup in zip(self._actors, setups, strict=True)
+                ]
+            )
+            self._listen(job.config.execution.stage_timeout, layout, on_report)
+        except StageLost:
+            self.cluster.head.wait()  # a stage that was lost with the head node cannot be replaced
+            raise
 
     def interrupt(self) -> None:
         self._interrupted = True  # the first stage is told when we listen next: Ray is not called in a signal handler
@@ -167,6 +172,7 @@ class RayEngine:
         """
         deadline = time.monotonic() + timeout
         while len(ray.wait(pings, num_returns=stages, timeout=POLL_SECONDS)[0]) < stages:
+            self.cluster.head.wait()
             if not self.cluster.attached() or _short_of(stages, demand, self.cluster.resources()):
                 raise StageLost("a node of the cluster has died")
             if time.monotonic() > deadline:
@@ -190,10 +196,22 @@ class RayEngine:
     def _ask(self, refs: list[Any]) -> list[Any]:
         """Results of calls before the run. Raises StageLost where a stage dies or does not answer, else RunFailed."""
         try:
-            results: list[Any] = ray.get(refs, timeout=30.0 + SECONDS_A_STAGE_TO_BEGIN * len(self._actors))
+            results = self._get(refs, time.monotonic() + 30.0 + SECONDS_A_STAGE_TO_BEGIN * len(self._actors))
         except ray.exceptions.RayError as error:
             raise _failure("a stage could not begin", error) from error
         return results
+
+    def _get(self, refs: list[Any], deadline: float) -> list[Any]:
+        """What ray.get gives and raises, with an eye on the head node while it waits."""
+        while True:
+            try:
+                results: list[Any] = ray.get(refs, timeout=min(POLL_SECONDS, max(0.1, deadline - time.monotonic())))
+            except ray.exceptions.GetTimeoutError:
+                if time.monotonic() >= deadline:
+                    raise
+                self.cluster.head.look()
+            else:
+                return results
 
     def _listen(self, timeout: float, layout: Layout, on_report: OnReport) -> None:
         """Fetch reports until every stage has worked the whole plan. Raises with the first failure.
@@ -206,6 +224,7 @@ class RayEngine:
             if self._interrupted and not told:
                 told = True
                 self._actors[0].interrupt.remote()
+            self.cluster.head.look()
             done, _ = ray.wait(list(running), timeout=POLL_SECONDS)
             for ref in done:
                 self._fetch([ref], [running.pop(ref)], layout, timeout, on_report)
@@ -216,15 +235,14 @@ class RayEngine:
             if not done:
                 time.sleep(max(0.0, started + POLL_SECONDS / 2 - time.monotonic()))
 
-    @staticmethod
-    def _fetch(refs: list[Any], indices: list[int], layout: Layout, timeout: float, on_report: OnReport) -> None:
+    def _fetch(self, refs: list[Any], indices: list[int], layout: Layout, timeout: float, on_report: OnReport) -> None:
         """Reports of these stages. Every one has the same time to answer, asked at once."""
         deadline = time.monotonic() + timeout
         for ref, index in zip(refs, indices, strict=True):
             layers = layout.stages[index].layers
             what = f"stage {index} (layers {layers.start} to {layers.stop - 1})"
             try:
-                reports = ray.get(ref, timeout=max(0.1, deadline - time.monotonic()))
+                reports = self._get([ref], deadline)[0]
             except ray.exceptions.GetTimeoutError:
                 raise StageLost(f"{what} did not answer for {timeout:g} s") from None
             except ray.exceptions.RayError as error:

@@ -1,0 +1,45 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034  # some are for the scripts that source this
+# What up.sh, submit.sh and down.sh share. A cluster that is up has a folder on this
+# machine: its token, and its hosts by line.
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=settings.sh
+source "$here/settings.sh"
+
+refuse() { # what is wrong and what would be right
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
+    exit 2
+}
+
+fail() {
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
+    exit 1
+}
+
+[[ $FFPIPE_PORT =~ ^[1-9][0-9]{3,4}$ && $FFPIPE_PORT -ge 1024 && $FFPIPE_PORT -le 64000 ]] ||
+    refuse "FFPIPE_PORT is '$FFPIPE_PORT': give a number from 1024 to 64000"
+[[ $FFPIPE_FOLDER =~ ^[A-Za-z0-9._/-]+$ ]] ||
+    refuse "FFPIPE_FOLDER is '$FFPIPE_FOLDER': give a path of letters, digits, and . _ / -"
+read -r -a ssh <<<"$FFPIPE_SSH"
+read -r -a pip_words <<<"$FFPIPE_PIP"
+read -r -a ray_words <<<"$FFPIPE_RAY"
+command -v "${ssh[0]-}" >/dev/null ||
+    refuse "FFPIPE_SSH is '$FFPIPE_SSH': give a command that is there, such as ssh"
+
+state=${XDG_STATE_HOME:-$HOME/.local/state}/ffpipe/cluster-$FFPIPE_PORT
+
+# Words for other hosts are plain ones: ssh puts them through a shell, `docker exec` does not.
+reach() { # HOST COMMAND...
+    "${ssh[@]}" "$@"
+}
+
+folder_of() { # HOST: its own, since hosts may share their home folders
+    printf '%s/%s' "$FFPIPE_FOLDER" "${1//@/-}"
+}
+
+there() { # HOST SCRIPT [WORD...]: run a script of cluster/host on a host, in its folder
+    local host=$1 script=$2
+    shift 2
+    reach "$host" sh "$(folder_of "$host")/package/cluster/host/$script" "$(folder_of "$host")" "$@"
+}

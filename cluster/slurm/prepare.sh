@@ -1,0 +1,35 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034,SC2154  # for and from the script that sources this
+# What both jobs need: the environment with ffpipe, a token, the nodes, the head's address, ports and a folder.
+
+if [[ ! -x $venv/bin/ffpipe ]]; then
+    # torch comes first and by its exact version, as in the Makefile.
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet -c constraints.txt "$(grep '^torch==' constraints.txt)"
+    "$venv/bin/pip" install --quiet -c constraints.txt '.[cluster]'
+fi
+export PATH="$venv/bin:$PATH"
+
+RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED=0
+unset RAY_ADDRESS
+
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+address=$(srun --overlap --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" hostname --ip-address)
+address=${address%% *}
+# A hundred ports for each of four hundred jobs that may meet on a node.
+port=$((20000 + SLURM_JOB_ID % 400 * 100))
+# Short, since the paths of sockets are in it, and on each node's own disk.
+temporary=${TMPDIR:-/tmp}/ffpipe-$SLURM_JOB_ID
+
+everywhere() {
+    srun --overlap --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 "$@"
+}
+
+clean() {
+    everywhere rm -rf "$temporary" || true
+}
+
+# Not if it is there: then it is somebody else's.
+everywhere mkdir -m 700 "$temporary"
+export TMPDIR=$temporary

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Run an ffpipe command as a job on the head host of a cluster that up.sh has started, and show what it says.
+#
+#     cluster/submit.sh train mnist --stages 3
+#
+# Paths are the head host's; runs go to runs/ in the folder of settings.sh there. The job goes on without this script.
+set -euo pipefail
+# shellcheck source=common.sh
+source "$(dirname "$0")/common.sh"
+
+(($# > 0)) || refuse "give what ffpipe is to do: cluster/submit.sh train digits"
+[[ -e $state ]] || refuse "no cluster of port $FFPIPE_PORT is up: cluster/up.sh HEAD WORKER... first"
+head=$(head -n 1 "$state/hosts")
+# By standard input, since words of any kind come unharmed through it.
+printf '%s\0' "$@" | there "$head" submit.sh "${FFPIPE_BIN:-venv}" "$FFPIPE_PORT"

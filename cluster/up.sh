@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Start a Ray cluster for ffpipe on hosts that ssh (or what settings.sh names) reaches.
+#
+#     cluster/up.sh HEAD[=ADDRESS] WORKER[=ADDRESS]...
+#
+# ADDRESS is under what the others reach a host; without it, the head's is looked up by its name, a worker's found by
+# Ray. Puts this checkout on every host and installs it there with the versions of constraints.txt.
+# What happens on a host is in cluster/host; cluster/down.sh takes everything down again.
+set -euo pipefail
+# shellcheck source=common.sh
+source "$(dirname "$0")/common.sh"
+
+SECONDS_TO_JOIN=300
+
+(($# > 0)) || refuse "give the hosts: cluster/up.sh HEAD WORKER..."
+hosts=()
+addresses=()
+for given in "$@"; do
+    [[ $given =~ ^[A-Za-z0-9._@-]+(=[A-Za-z0-9.:-]+)?$ && $given != -* ]] ||
+        refuse "'$given' is no host: give a name that '$FFPIPE_SSH' knows, and =ADDRESS where it is needed"
+    host=${given%%=*}
+    [[ " ${hosts[*]-} " != *" $host "* ]] || refuse "$host is given twice"
+    hosts+=("$host")
+    addresses+=("$([[ $given == *=* ]] && printf '%s' "${given#*=}" || printf '')")
+done
+[[ ! -e $state ]] || refuse "a cluster of port $FFPIPE_PORT is up on $(paste -sd ' ' "$state/hosts"): cluster/down.sh first"
+
+umask 077
+mkdir -p "$state"
+: >"$state/hosts"
+od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$state/token"
+
+give_up() { # whatever was started is stopped again
+    trap - EXIT
+    "$here/down.sh" >&2 || true
+    fail "$1"
+}
+trap 'give_up "broken off"' EXIT
+
+put() { # HOST: the package, and what it needs
+    local folder
+    folder=$(folder_of "$1")
+    reach "$1" mkdir -p "$folder/package" </dev/null &&
+        tar -C "$here/.." -czf - --exclude=__pycache__ \
+            pyproject.toml constraints.txt README.md LICENSE ffpipe cluster |
+        reach "$1" tar -C "$folder/package" -xzf - &&
+        { [[ -n $FFPIPE_BIN ]] || there "$1" install.sh "$FFPIPE_PYTHON" "${pip_words[@]}" </dev/null; }
+}
+
+putting=()
+for host in "${hosts[@]}"; do
+    put "$host" &
+    putting+=($!)
+done
+for number in "${!hosts[@]}"; do
+    wait "${putting[number]}" || give_up "ffpipe could not be put on ${hosts[number]}"
+done
+
+head=${hosts[0]}
+address=${addresses[0]:-$(there "$head" address.sh "${head#*@}" </dev/null)} ||
+    give_up "what is the address of $head? give it: cluster/up.sh $head=ADDRESS ..."
+
+start() { # HOST OWN_ADDRESS [HEAD_ADDRESS]
+    echo "$1" >>"$state/hosts"
+    there "$1" start.sh "${FFPIPE_BIN:-venv}" "$FFPIPE_PORT" "${2:--}" "${3:--}" "${ray_words[@]}" <"$state/token" ||
+        give_up "Ray could not be started on $1"
+}
+
+start "$head" "$address"
+for number in "${!hosts[@]}"; do
+    ((number == 0)) || start "${hosts[number]}" "${addresses[number]}" "$address:$FFPIPE_PORT"
+done
+there "$head" wait.sh "${FFPIPE_BIN:-venv}" "$address:$FFPIPE_PORT" "${#hosts[@]}" "$SECONDS_TO_JOIN" </dev/null ||
+    give_up "not every host has joined"
+trap - EXIT
+echo "train:      cluster/submit.sh train digits --stages ${#hosts[@]}"
+echo "take down:  cluster/down.sh"

@@ -1,0 +1,141 @@
+"""cluster/up.sh, submit.sh and down.sh against three hosts, and what they refuse."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hosts import Host, Listener, wait_for
+from rayhosts import token_environment
+
+from ffpipe import override, recipe, train
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CLUSTER = REPOSITORY / "cluster"
+PORT = 7000
+OWN_PORTS = range(PORT, PORT + 10)
+WORKER_PORTS = range(PORT + 100, PORT + 1100)
+
+
+def launcher_environment(hosts: list[Host], folder: Path) -> dict[str, str]:
+    """For the launchers: hosts are reached by entering their namespaces, and have this Python's environment."""
+    reach = folder / "reach"
+    cases = "".join(f'{host.name}) set -- {" ".join(host.command())} "$@" ;;\n' for host in hosts)
+    reach.write_text(f'#!/bin/sh\nhost=$1; shift; cd {folder}\ncase $host in\n{cases}*) exit 255 ;;\nesac\nexec "$@"\n')
+    reach.chmod(0o755)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONPATH"))}
+    return plain | {
+        "FFPIPE_SSH": str(reach),
+        "FFPIPE_FOLDER": str(folder / "remote"),
+        "FFPIPE_BIN": str(Path(sys.executable).parent),
+        "FFPIPE_PORT": str(PORT),
+        "FFPIPE_RAY": "--num-cpus=1 --num-gpus=0 --object-store-memory=150000000",
+        "XDG_STATE_HOME": str(folder / "state"),
+        "TMPDIR": str(folder / "disk"),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def launch(script: str, *words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [str(CLUSTER / script), *words]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=400, check=False)
+
+
+def is_named(listener: Listener, head: bool) -> bool:
+    """Whether cluster/README.md says that there is such a listener."""
+    if listener.is_local:
+        return True
+    of_head = {PORT, PORT + 7, PORT + 8}
+    everywhere = set(range(PORT + 1, PORT + 7)) | set(WORKER_PORTS)
+    return listener.port in (everywhere | of_head if head else everywhere)
+
+
+@pytest.mark.long
+def test_up_train_down(hosts: list[Host], short_folder: Path) -> None:
+    env = launcher_environment(hosts, short_folder)
+    fields = {"training.epochs": 10, "execution.engine": "local", "execution.run_dir": str(short_folder / "local")}
+    digest = train(override(recipe("digits"), fields)).weights_sha256
+
+    up = launch("up.sh", "host1", "host2", "host3", env=env)
+    assert up.returncode == 0, up.stdout + up.stderr
+    assert f"3 host(s) at {hosts[0].address}:{PORT}: 3 CPU, 0 GPU" in up.stdout
+    again = launch("up.sh", "host1", env=env)
+    assert again.returncode == 2
+    assert "cluster/down.sh first" in again.stderr
+
+    options = ("--epochs", "10", "--stages", "3", "--execution.cpus", "1", "--run-dir", "runs/the one")
+    job = launch("submit.sh", "train", "digits", *options, env=env)
+    assert job.returncode == 0, job.stdout + job.stderr
+    run = short_folder / "remote" / "host1" / "runs" / "the one"
+    assert f'"weights_sha256": "{digest}"' in (run / "summary.json").read_text()
+    wrong = launch("submit.sh", "train", "nonsense", env=env)
+    assert wrong.returncode == 1
+    assert "ffpipe: " in wrong.stdout
+
+    for number, host in enumerate(hosts):
+        strange = [each for each in host.listeners() if not is_named(each, head=number == 0)]
+        assert not strange
+    assert any(each.port == PORT + 9 and each.is_local for each in hosts[0].listeners())
+    refuses_strangers(hosts, short_folder)
+
+    down = launch("down.sh", env=env)
+    assert down.returncode == 0, down.stdout + down.stderr
+    for host in hosts:
+        assert host.processes() == []
+        assert host.listeners() == []
+        # The runs stay; nothing of Ray does.
+        left = {path.name for path in (short_folder / "remote" / host.name).iterdir()}
+        assert left <= {"package", "ray.log", "runs", ".cache"}
+        assert host.run("ls", str(short_folder / "disk")).stdout == ""
+    assert launch("down.sh", env=env).returncode == 2
+
+
+def refuses_strangers(hosts: list[Host], home: Path) -> None:
+    """Without the token there is no way into the cluster, nor to its jobs."""
+    environment = {name: value for name, value in token_environment().items() if not name.startswith("RAY_AUTH")}
+    environment["HOME"] = str(home)  # Ray looks for a token there
+    listed = hosts[0].run("ray", "job", "list", f"--address=http://127.0.0.1:{PORT + 9}", env=environment)
+    assert listed.returncode != 0
+    assert "Authentication" in listed.stdout + listed.stderr
+    environment["RAY_ADDRESS"] = f"{hosts[0].address}:{PORT}"
+    done = hosts[1].run("ffpipe", "train", "digits", "--run-dir", str(home / "stranger"), env=environment)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "no Ray cluster can be joined there" in done.stderr.splitlines()[-1]
+    assert not (home / "stranger").exists()
+
+
+@pytest.mark.long
+def test_a_host_that_cannot_be_reached_leaves_nothing(hosts: list[Host], short_folder: Path) -> None:
+    env = launcher_environment(hosts, short_folder)
+    up = launch("up.sh", "host1", "host9", env=env)
+    assert up.returncode == 1
+    assert "host9" in up.stderr
+    assert all(host.processes() == [] for host in hosts)
+    wait_for("no state is left", lambda: not list((short_folder / "state").glob("ffpipe/*")), 5.0)
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "changed", "says"),
+    [
+        ("up.sh", [], {}, "give the hosts: cluster/up.sh HEAD WORKER..."),
+        ("up.sh", ["a", "b;c"], {}, "'b;c' is no host"),
+        ("up.sh", ["a", "-oProxyCommand=x"], {}, "is no host"),
+        ("up.sh", ["a", "a"], {}, "a is given twice"),
+        ("up.sh", ["a"], {"FFPIPE_PORT": "80"}, "give a number from 1024"),
+        ("up.sh", ["a"], {"FFPIPE_FOLDER": "a b"}, "FFPIPE_FOLDER is 'a b'"),
+        ("up.sh", ["a"], {"FFPIPE_SSH": "no-such-command"}, "FFPIPE_SSH is 'no-such-command'"),
+        ("submit.sh", [], {}, "give what ffpipe is to do"),
+        ("submit.sh", ["train"], {}, "cluster/up.sh HEAD WORKER... first"),
+        ("down.sh", [], {}, "no cluster of port"),
+        ("down.sh", ["--all"], {}, "'--all' is not known"),
+    ],
+)
+def test_wrong_requests(script: str, words: list[str], changed: dict[str, str], says: str, tmp_path: Path) -> None:
+    done = launch(script, *words, env={**os.environ, "XDG_STATE_HOME": str(tmp_path), **changed})
+    assert done.returncode == 2
+    assert re.fullmatch(rf"{re.escape(script)}: [^\n]*{re.escape(says)}[^\n]*\n", done.stderr)
+    assert list(tmp_path.iterdir()) == []

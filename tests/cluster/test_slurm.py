@@ -1,0 +1,117 @@
+"""The sbatch files, run with a srun and a scontrol that stand for SLURM's over three hosts."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hosts import Host, wait_for
+from rayhosts import summary
+
+from ffpipe import override, recipe, train
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+JOB = 4242
+# Runs a command on the nodes asked for, all at once; SIGTERM goes to what it has started there, as with SLURM's.
+SRUN = """#!/usr/bin/env bash
+nodes=(host1 host2 host3)
+while [[ ${1-} == --* ]]; do
+    case $1 in
+        --nodelist=*) IFS=, read -r -a nodes <<<"${1#*=}" ;;
+        --overlap | --nodes=* | --ntasks=* | --ntasks-per-node=*) ;;
+        *) echo "srun: what is $1?" >&2; exit 2 ;;
+    esac
+    shift
+done
+steps=() status=0
+for node in "${nodes[@]}"; do
+    "$STUBS/reach" "$node" sh -c 'echo $$ >"$0"; exec "$@"' "$STUBS/$$.$node" "$@" &
+    steps+=($!)
+done
+end() {
+    for node in "${nodes[@]}"; do
+        "$STUBS/reach" "$node" sh -c 'kill "$(cat "$0")"' "$STUBS/$$.$node"
+    done
+}
+trap end TERM
+for step in "${steps[@]}"; do
+    wait "$step" || status=$?
+    while kill -0 "$step" 2>/dev/null; do wait "$step" || status=$?; done
+done
+exit "$status"
+"""
+SCONTROL = """#!/bin/sh
+[ "$*" = "show hostnames host[1-3]" ] || exit 2
+printf '%s\\n' host1 host2 host3
+"""
+
+
+def stub(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def slurm(hosts: list[Host], folder: Path) -> dict[str, str]:
+    """The environment of a batch job whose nodes are these hosts."""
+    stubs = folder / "stubs"
+    stubs.mkdir()
+    stub(stubs / "srun", SRUN)
+    stub(stubs / "scontrol", SCONTROL)
+    cases = "".join(f'{host.name}) set -- {" ".join(host.command())} "$@" ;;\n' for host in hosts)
+    stub(stubs / "reach", f'#!/bin/sh\nhost=$1; shift\ncase $host in\n{cases}esac\nexec "$@"\n')
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SLURM_"))}
+    return plain | {
+        "PATH": f"{stubs}:{os.environ['PATH']}",
+        "PYTHONPATH": str(REPOSITORY),
+        "STUBS": str(stubs),
+        "TMPDIR": str(folder / "disk"),
+        "SLURM_JOB_ID": str(JOB),
+        "SLURM_JOB_NUM_NODES": "3",
+        "SLURM_JOB_NODELIST": "host[1-3]",
+        "FFPIPE_VENV": str(Path(sys.executable).parent.parent),
+        "FFPIPE_RAY": "--num-cpus=1 --num-gpus=0 --object-store-memory=150000000",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def nothing_left(hosts: list[Host], disk: str) -> None:
+    """SLURM ends what a step leaves behind; here it must end by itself."""
+    wait_for("nothing runs any more", lambda: not any(host.processes() for host in hosts), 15.0)
+    assert [host.run("ls", disk).stdout for host in hosts] == [""] * len(hosts)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["symmetric", "shared-nodes"])
+def test_a_run_over_three_nodes(name: str, hosts: list[Host], short_folder: Path, tmp_path: Path) -> None:
+    fields = {"training.epochs": 10, "execution.engine": "local", "execution.run_dir": str(tmp_path / "local")}
+    digest = train(override(recipe("digits"), fields)).weights_sha256
+    env = slurm(hosts, short_folder)
+    script = f"cluster/slurm/{name}.sbatch"
+    options = ("--epochs", "10", "--stages", "3", "--execution.cpus", "1", "--run-dir", str(tmp_path / "run"))
+    done = subprocess.run(
+        ["bash", script, "train", "digits", *options],
+        cwd=REPOSITORY,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert summary(tmp_path / "run")["weights_sha256"] == digest
+    assert summary(tmp_path / "run")["stages"] == 3
+    nothing_left(hosts, env["TMPDIR"])
+
+
+@pytest.mark.long
+def test_a_run_that_fails_says_so_and_leaves_nothing(hosts: list[Host], short_folder: Path) -> None:
+    env = slurm(hosts, short_folder)
+    command = ["bash", "cluster/slurm/shared-nodes.sbatch", "train", "nonsense"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode != 0
+    assert "nonsense" in done.stdout
+    nothing_left(hosts, env["TMPDIR"])

@@ -1,0 +1,84 @@
+"""The head node is given up when it has been silent for long, and not before; no Ray here."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from ffpipe.errors import ClusterLost
+from ffpipe.pipeline.headwatch import EVERY, PATIENCE, HeadWatch, knock
+
+
+class Door:
+    """A head node, and the time, which passes as one sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.open = True
+        self.knocks = 0
+
+    def knock(self, address: str) -> None:
+        self.knocks += 1
+        if not self.open:
+            raise ConnectionRefusedError
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def watch(self) -> HeadWatch:
+        return HeadWatch("10.0.0.1:6379", self.knock, lambda: self.now, self.sleep)
+
+
+def test_it_knocks_now_and_then() -> None:
+    door = Door()
+    watch = door.watch()
+    for _ in range(100):
+        watch.look()
+        door.now += EVERY / 10
+    assert door.knocks == 9
+
+
+def test_a_silence_that_ends_in_time_is_forgiven() -> None:
+    door = Door()
+    watch = door.watch()
+    for _ in range(3):
+        door.open = False
+        for _ in range(int(PATIENCE / EVERY) - 1):
+            door.now += EVERY
+            watch.look()
+        door.open = True
+        door.now += EVERY
+        watch.look()
+
+
+def test_a_long_one_is_not() -> None:
+    door = Door()
+    watch = door.watch()
+    door.open = False
+    with pytest.raises(ClusterLost, match=r"10\.0\.0\.1:6379\) has not answered for 30 s: start a cluster"):
+        watch.wait()
+    assert PATIENCE <= door.now < PATIENCE + EVERY
+    with pytest.raises(ClusterLost):
+        watch.wait()
+
+
+def test_waiting_ends_when_it_answers() -> None:
+    door = Door()
+
+    def sleep(seconds: float) -> None:
+        door.now += seconds
+        door.open = door.now > PATIENCE / 2
+
+    watch = HeadWatch("10.0.0.1:6379", door.knock, lambda: door.now, sleep)
+    door.open = False
+    watch.wait()
+    assert PATIENCE / 2 < door.now < PATIENCE
+
+
+def test_knocking() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        knock(address)
+    with pytest.raises(OSError, match="refused"):
+        knock(address)
