@@ -12,7 +12,9 @@ import torch
 from safetensors import safe_open
 
 import ffpipe
+from ffpipe import inference
 from ffpipe.data.splits import load_splits
+from ffpipe.ff.network import StreamedNetwork
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +129,19 @@ def test_wrong_questions(run: ffpipe.Result) -> None:
     with pytest.raises(ffpipe.UserError, match="test, validation, train"):
         ffpipe.evaluate(run.run_dir, "tests")
     assert ffpipe.evaluate(run.run_dir, "validation").examples == 97
+
+
+def test_a_network_larger_than_memory_is_read_a_layer_at_a_time(
+    run: ffpipe.Result, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    image = tmp_path / "image.npy"
+    np.save(image, np.random.default_rng(1).random((8, 8), dtype=np.float32))
+    loaded = {readout: ffpipe.predict(run.run_dir, [image], readout) for readout in ("softmax", "goodness")}
+    whole = ffpipe.evaluate(run.run_dir)
+    monkeypatch.setattr("ffpipe.inference.LOADED_SHARE", 0.0)
+    network = inference.open_network(run.run_dir)
+    assert isinstance(network, StreamedNetwork)
+    assert not [name for name, _ in network.named_buffers() if name.startswith("layer")]
+    assert ffpipe.evaluate(run.run_dir) == whole
+    for readout, predictions in loaded.items():
+        assert ffpipe.predict(run.run_dir, [image], readout) == predictions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 
 from ffpipe import Config, Interrupt, Interrupted, Result, RunFailed, UserError, override, recipe, resume, train
 from ffpipe.fields import to_toml
+from ffpipe.pipeline.job import make_job
+from ffpipe.pipeline.layerwise import LayerwiseEngine
 from ffpipe.pipeline.spool import SpoolWriter
 from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.view import QuietView
@@ -122,3 +125,17 @@ def test_a_killed_run_leaves_a_spool_that_the_next_one_removes(undisturbed: Resu
     assert list(tmp_path.glob("ffpipe-spool-*"))
     assert resume(run).weights_sha256 == undisturbed.weights_sha256
     assert not list(tmp_path.glob("ffpipe-spool-*"))
+
+
+def test_chapters_are_no_longer_than_the_disk_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2_000_000))
+    fields = {"execution.chapter": 0, "training.negatives": "random"}
+    job = make_job(config(tmp_path / "run", **fields))
+    assert 1 <= LayerwiseEngine().layout(job).window < 30
+    # What was given is kept, or refused.
+    with pytest.raises(UserError, match=r"needs .*: give another place with --execution.spool or --execution.chapter"):
+        LayerwiseEngine().layout(make_job(config(tmp_path / "run", **fields | {"execution.chapter": 200})))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(UserError, match=r"has 0 MiB free, but a chapter of 1 minibatches needs"):
+        LayerwiseEngine().layout(job)

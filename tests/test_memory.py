@@ -1,0 +1,49 @@
+"""What a host has, as its control groups tell, and memory that is given back."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ffpipe import memory
+
+
+@pytest.mark.parametrize(
+    ("line", "file", "text", "found"),
+    [
+        ("4:memory:/jobs/mine", "memory/jobs/mine/memory.limit_in_bytes", "1610612736", [1610612736]),
+        ("4:memory:/jobs/mine", "memory/memory.limit_in_bytes", "700", [700]),  # as a container sees its own group
+        ("0::/jobs/mine", "jobs/mine/memory.max", "800", [800]),
+        ("0::/jobs/mine", "jobs/mine/memory.max", "max", []),
+        ("5:devices:/jobs/mine", "devices/jobs/mine/memory.max", "800", []),
+    ],
+)
+def test_limits_of_control_groups(line: str, file: str, text: str, found: list[int], tmp_path: Path) -> None:
+    groups, limit = tmp_path / "cgroup", tmp_path / "fs" / file
+    groups.write_text(line + "\n")
+    limit.parent.mkdir(parents=True)
+    limit.write_text(text + "\n")
+    assert memory._group_limits(groups, tmp_path / "fs") == found
+
+
+def test_a_system_without_control_groups(tmp_path: Path) -> None:
+    assert memory._group_limits(tmp_path / "none", tmp_path) == []
+    assert memory.host_bytes() > 0
+
+
+def test_pages_taken_out_of_a_process_come_back_as_they_were(tmp_path: Path) -> None:
+    path, size = tmp_path / "file", 20 * mmap.PAGESIZE
+    path.write_bytes(bytes(range(256)) * (size // 256))
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    array = np.frombuffer(mapped, dtype=np.uint8)[100:]
+    before = array.copy()
+    memory.unmap(array.ctypes.data, array.nbytes)
+    assert (array == before).all()
+
+
+def test_a_peak_is_at_least_what_there_is() -> None:
+    assert memory.peak_bytes() >= memory.process_bytes() > 0
