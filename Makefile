@@ -1,5 +1,6 @@
 # make train   set everything up and train the default recipe
 # make test    set everything up and run the tests
+# make test-long   those of launchers and lost hosts: a quarter of an hour (Linux, root)
 # make lint    ruff and mypy
 
 PYTHON ?= python3
@@ -7,13 +8,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test lint format clean
+.PHONY: train test test-long lint format clean
 
 train: $(READY)
 	$(BIN)/ffpipe train $(ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-long: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,cluster]'
+	$(BIN)/python -m pytest -m long $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
