@@ -164,7 +164,7 @@ def main() -> None:
             str(width): spread([row["peak"] for row in depths if row["way"] == way and row["width"] == width])
             for width in sorted({row["width"] for row in depths if row["way"] == way})
         }
-    if any(row["width"] == 1000 for row in depths):
+    if any(row["width"] == 1000 and row["way"] in WAYS for row in depths):
         plot(depths, 1000)
     print(json.dumps(told))
 
