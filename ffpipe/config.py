@@ -229,8 +229,8 @@ class Execution:
     memory_budget: Annotated[
         str,
         Meta(
-            description="of each stage, as 2GiB or 800MB, on the host or on its GPU; engine, stages, chunk and window "
-            "are chosen to fit; empty: none",
+            description="of each stage, as 2GiB or 800MB, on the host or on its GPU; engine, stages and chunk are "
+            "chosen to fit, and the window for them; empty: none",
         ),
     ] = ""
     device: Annotated[Literal["cpu", "cuda"], Meta(description="of every stage")] = "cpu"

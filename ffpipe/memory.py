@@ -15,8 +15,9 @@ from ffpipe.errors import UserError
 # From malloc.h of glibc.
 M_MMAP_THRESHOLD = -3
 LARGE_BLOCK = 3 << 20
-UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-SIZE = r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?i?B)"
+UNITS = {name: 1000**n for n, name in enumerate(("B", "kB", "MB", "GB", "TB"))}
+UNITS |= {name: 1024**n for n, name in enumerate(("B", "KiB", "MiB", "GiB", "TiB"))}
+SIZE = r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)"
 
 
 def host_bytes() -> int:
@@ -89,9 +90,10 @@ def peak_bytes() -> int:
 def parse_size(text: str) -> int:
     """Bytes of "2GiB", "800 MB". Raises ValueError."""
     found = re.fullmatch(SIZE, text)
-    if not found:
+    unit = {name.upper(): size for name, size in UNITS.items()}.get(found[2].upper()) if found else None
+    if not found or unit is None:
         raise ValueError(f"{text!r}, which is no size such as 2GiB or 800MB")
-    return int(float(found[1]) * UNITS[found[2].upper()])
+    return int(float(found[1]) * unit)
 
 
 def say_size(size: int) -> str:

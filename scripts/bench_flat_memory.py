@@ -17,6 +17,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from arguments import positive
 from object_store_use import StoreLog
 from own_stages import own_stages
 from rich.console import Console
@@ -56,7 +57,7 @@ class Watch(QuietView):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--chunks", type=int, default=2500)
+    parser.add_argument("--chunks", type=positive, default=2500)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ff-", dir="/tmp") as folder:
         watch = Watch(StoreLog(folder))

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from arguments import positive
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -116,11 +117,11 @@ def measure(runs: dict[str, Callable[[], None]], rounds: int, seconds: float) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--widths", type=int, nargs="+", default=[500, 1000, 2000, 4000])
+    parser.add_argument("--widths", type=positive, nargs="+", default=[500, 1000, 2000, 4000])
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=positive, default=7)
     parser.add_argument("--seconds", type=float, default=0.5, help="of one round of one contender")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=positive, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     table = Table(

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 
+from arguments import positive
 from rich.console import Console
 from rich.table import Table
 
@@ -55,11 +56,11 @@ def seconds(engine: str, width: int, depth: int, epochs: int, negatives: str, th
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--widths", type=int, nargs="+", default=[1000, 2000])
-    parser.add_argument("--depth", type=int, default=6)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--widths", type=positive, nargs="+", default=[1000, 2000])
+    parser.add_argument("--depth", type=positive, default=6)
+    parser.add_argument("--epochs", type=positive, default=20)
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--threads", type=positive, nargs="+", default=[1, 2])
     options = parser.parse_args()
     table = Table("width", "threads", "negatives", "local examples/s", "layerwise examples/s", "share")
     shares = {}

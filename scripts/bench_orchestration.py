@@ -23,6 +23,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from arguments import positive
 from rich.console import Console
 from rich.table import Table
 
@@ -147,10 +148,10 @@ def run(engine: SetTimeEngine, job: Job, layout: Layout, trace: Path | None) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--stages", type=int, nargs="+", default=[2, 4, 8, 16, 32])
+    parser.add_argument("--stages", type=positive, nargs="+", default=[2, 4, 8, 16, 32])
     parser.add_argument("--milliseconds", type=float, default=20.0)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=positive, default=300)
+    parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--lag", type=int, default=128)
     parser.add_argument("--chunk", type=int, default=0)
     parser.add_argument("--trace", type=Path, help="write the last run of each number of stages here, as FILE-N.json")

@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from arguments import positive
 from rich.console import Console
 from rich.table import Table
 
@@ -149,11 +150,11 @@ def run_bound(layout: Layout, steps: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--width", type=int, default=1000)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--stages", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--width", type=positive, default=1000)
+    parser.add_argument("--layers", type=positive, default=4)
+    parser.add_argument("--stages", type=positive, default=2)
+    parser.add_argument("--steps", type=positive, default=500)
+    parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--chunk", type=int, default=0)
     parser.add_argument("--lag", type=int, default=48)
     parser.add_argument("--precision", default="float32")

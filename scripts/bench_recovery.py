@@ -26,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from arguments import positive
 from bench_pipeline import BATCH, make_config, write_data
 from rich.console import Console
 from rich.table import Table
@@ -155,10 +156,10 @@ def train(config: Config, kills: int) -> tuple[float, list[Kill]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--width", type=int, default=1000)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=1050, help=f"of a round, in multiples of {STEPS_PER_EPOCH}")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--width", type=positive, default=1000)
+    parser.add_argument("--layers", type=positive, default=4)
+    parser.add_argument("--steps", type=positive, default=1050, help=f"of a round, in multiples of {STEPS_PER_EPOCH}")
+    parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--kills", type=int, default=6)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:

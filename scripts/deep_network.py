@@ -21,25 +21,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from arguments import positive, size
 from memory_group import MemoryGroup
 from rich.console import Console
 from rich.table import Table
 from safetensors import safe_open
 
-from ffpipe.memory import parse_size, say_size
+from ffpipe.memory import say_size
 
 HOST = 1 << 50  # no limit
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--layers", type=int, default=100)
-    parser.add_argument("--width", type=int, default=2000)
-    parser.add_argument("--examples", type=int, default=10_000)
-    parser.add_argument("--limit", default="1.5GiB")
+    parser.add_argument("--layers", type=positive, default=100)
+    parser.add_argument("--width", type=positive, default=2000)
+    parser.add_argument("--examples", type=positive, default=10_000)
+    parser.add_argument("--limit", type=size, default=size("1.5GiB"), metavar="SIZE")
     parser.add_argument("--folder", default="runs", help="where run folders go, and are removed from")
     options = parser.parse_args()
-    limit = parse_size(options.limit)
+    limit = options.limit
     Path(options.folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="deep-", dir=options.folder) as folder:
         deep = Deep(options.layers, options.width, options.examples, Path(folder).absolute())
@@ -63,7 +64,8 @@ class Deep:
         self.folder = folder
         self.layers = layers
         dims = ",".join(["784", *[str(width)] * layers])
-        self.train = ["train", "paper-unsupervised", "--training.dims", dims, "--training.head-from", str(layers - 3)]
+        head_from = str(max(0, layers - 3))
+        self.train = ["train", "paper-unsupervised", "--training.dims", dims, "--training.head-from", head_from]
         self.train += ["--epochs", "1", "--train-limit", str(examples), "--snapshot-steps", "0", "--stages", "0"]
         self.table = Table("what", "within", "it took at most", "status", "seconds", "came out")
         self.digests: list[str] = []

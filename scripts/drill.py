@@ -48,6 +48,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from arguments import positive
 from drill_faults import Fault
 from drill_host import small_disk
 from drill_work import LAYERS, STEPS, Hand, Work, undisturbed
@@ -112,7 +113,7 @@ def draw(kind: str, chance: random.Random) -> Fault:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=positive, default=6)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by way of every `finally`

@@ -92,3 +92,5 @@ ROWS = {
         *map(_lag, (16, 64, 256)),
     )
 }
+# Rows that differ in `negative_lag` alone.
+LAGS = {"hinton-exact": 0, "lag-16": 16, "hinton": 48, "lag-64": 64, "lag-256": 256}

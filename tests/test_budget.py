@@ -109,10 +109,16 @@ def test_a_budget_that_no_run_keeps_to_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("2GiB", 2 << 30), ("1.5 GB", 1_500_000_000), ("800MB", 800_000_000), ("7B", 7)]
+    ("text", "size"), [("2GiB", 2 << 30), ("1.5 GB", 1_500_000_000), ("800MB", 800_000_000), ("7B", 7), ("1TB", 10**12)]
 )
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "2", "GiB", "2XB", "-1GiB", "1e9B", "2 GiB "])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(ValueError, match="no size such as"):
+        parse_size(text)
 
 
 def test_sizes_as_they_are_said() -> None:

@@ -96,3 +96,16 @@ def test_the_running_mean_of_losses(reproduce: Any, tmp_path: Path) -> None:
     rows = [LayerRow(step, layer, float(step + layer), 0.0) for step in (1, 2) for layer in (-1, 0, 1)]
     write_metrics(tmp_path / "metrics.parquet", rows, 1)
     assert reproduce.running_losses(tmp_path / "metrics.parquet") == [1.5, 2.0]
+
+
+def test_the_table_of_lags_has_them_in_order(reproduce: Any) -> None:
+    def result(goodness: float, epochs: float | None) -> dict[str, Any]:
+        return {"1": {"goodness": goodness, "softmax": 0.02, "epochs_to_2_percent": epochs, "seconds": 90.0}}
+
+    figures = {"hinton": result(0.0139, 28.0), "lag-256": result(0.03, None), "keras": result(0.01, 1.0)}
+    assert reproduce.lines_of_lags(figures) == [
+        ["48", "1.39 / 2.00", "28", "1.5 min"],
+        ["256", "3.00 / 2.00", "-", "1.5 min"],
+    ]
+    reproduce.write_table({"hinton": {"1": figures["hinton"]["1"] | {"losses": None}}})
+    assert "| 48 | 1.39 / 2.00 | 28 | 1.5 min |\n" in reproduce.README.read_text()

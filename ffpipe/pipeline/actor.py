@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from ffpipe.pipeline.worker import Parts, WorkerSetup
     from ffpipe.telemetry.report import StageReport
 
-# Messages, and questions of the driver, are taken while `run` works.
 # Arrays of this size are in the object store and nowhere else: Ray keeps arguments of up to 100 KB with the call.
 LARGE = 1 << 20
+# Messages, and questions of the driver, are taken while `run` works.
 CONCURRENCY = {"inbox": 1, "control": 1}
 ROUND_TRIPS = 5
 

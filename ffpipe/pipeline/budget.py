@@ -1,4 +1,4 @@
-"""A run within `execution.memory_budget`: which engine, stages, chunk and window keep every process below it.
+"""A run within `execution.memory_budget`: which engine, stages and chunk keep every process below it.
 
 Nothing chosen here changes a bit of the weights. What the request itself fixes stays as it is.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from ffpipe.config import Execution
 from ffpipe.errors import UserError
 from ffpipe.memory import parse_size, say_size
-from ffpipe.pipeline.account import sizes
+from ffpipe.pipeline.account import Sizes
 from ffpipe.pipeline.job import Fits, Job
 from ffpipe.pipeline.layerwise import CHUNK
 from ffpipe.pipeline.plan import Estimate, draft_layout, estimate_layout, estimate_stage, stages_here
@@ -54,7 +54,7 @@ def within_budget(job: Job, process: int) -> tuple[Job, tuple[str, ...]]:
     for tried in _ways(job):
         candidate = replace(job, config=replace(job.config, execution=tried))
         choice = Choice(tried, estimate_layout(candidate, draft_layout(candidate), process))
-        candidate = replace(candidate, fits=_fits(candidate, choice, process, budget))
+        candidate = replace(candidate, fits=_fits(candidate, process, budget))
         with contextlib.suppress(UserError):  # no cut of which every stage fits
             choice = Choice(tried, estimate_layout(candidate, draft_layout(candidate), process))
             if choice.needs <= budget * SAFE:
@@ -68,18 +68,17 @@ def within_budget(job: Job, process: int) -> tuple[Job, tuple[str, ...]]:
     )
 
 
-def _fits(job: Job, choice: Choice, process: int, budget: int) -> Fits:
+def _fits(job: Job, process: int, budget: int) -> Fits:
     """Whether a stage of these layers keeps to the budget."""
-    first = choice.takes.layout.stages[0]
-
-    of = functools.cache(lambda chunk: sizes(first, job.splits.shape, chunk))
+    execution = job.config.execution
+    of = functools.cache(lambda chunk: Sizes(job.config.training, job.input, chunk))
 
     @functools.cache
     def fits(layers: range, chunk: int) -> bool:
-        if job.config.execution.engine == "local":  # all stages are in one process, however it is cut
+        if execution.engine == "local":  # all stages are in one process, however it is cut
             return True
         stage = estimate_stage(job, of(chunk), layers, process)
-        return (stage.holding.total if first.device == "cuda" else stage.resident) <= budget * SAFE
+        return (stage.holding.total if execution.device == "cuda" else stage.resident) <= budget * SAFE
 
     return fits
 
@@ -92,9 +91,6 @@ def _ways(job: Job) -> Iterator[Execution]:
         for stages in [execution.stages] if execution.stages else range(stages_here(job), layers + 1):
             for chunk in _halved(execution.chunk, LARGEST_CHUNK, job):
                 yield replace(execution, stages=stages, chunk=chunk)
-                for window in (stages * chunk, chunk):
-                    if not execution.window and window <= _longest(job):
-                        yield replace(execution, stages=stages, chunk=chunk, window=window)
     if execution.engine == "local":
         for chunk in _halved(execution.chunk, LARGEST_CHUNK, job):
             yield replace(execution, chunk=chunk)
@@ -119,7 +115,7 @@ def _longest(job: Job) -> int:
 
 def _words(before: Execution, choice: Choice, budget: int) -> tuple[str, ...]:
     after = choice.execution
-    names = ("engine", "stages", "chunk", "window")
+    names = ("engine", "stages", "chunk")
     chosen = [(name, getattr(after, name)) for name in names if getattr(after, name) != getattr(before, name)]
     changed = [f"{name} {value}" for name, value in chosen if value]
     what = f"chosen for it: {', '.join(changed)}" if changed else "nothing had to be changed for it"

@@ -1,0 +1,22 @@
+"""Types of the scripts' command lines: what is out of range is refused in one line, with exit status 2."""
+
+from __future__ import annotations
+
+import argparse
+
+from ffpipe.memory import parse_size
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def size(text: str) -> int:
+    """Bytes, as 1.5GiB."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
