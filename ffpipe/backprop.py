@@ -49,7 +49,7 @@ def train_backprop(config: Config, say: Callable[[str], None] = lambda line: Non
     config = checked(config)
     check_new(config)
     job = make_job(config)
-    device = torch.device(config.execution.device)
+    device = torch.device(config.execution.first_device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("execution.device is 'cuda', but torch finds no GPU here: give --device cpu")
     training = job.config.training

@@ -6,6 +6,7 @@ Every wrong request ends as one line on stderr and exit status 2; a failed run a
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -207,10 +208,18 @@ def _value(leaf: Leaf, given: Any) -> Any:
         bad = next((name for name, equals, _ in pairs if not equals), None)
         if bad is not None:
             raise UserError(f"{_option(leaf)} takes NAME=VALUE, not {bad!r}")
-        return {name: value for name, _, value in pairs}
+        return {name: _one_or_more(value) for name, _, value in pairs}
+    if leaf.may_be_single and leaf.is_sequence and len(given) == 1:
+        return given[0]
     if leaf.is_sequence:
         return [part for text in given for part in text.split(",") if part] if leaf.path[-1] == "dims" else given
     return given
+
+
+def _one_or_more(text: str) -> str | list[str]:
+    """A value, or those between commas; commas in brackets, as in in(a,b), part nothing."""
+    parts = re.split(r",(?![^(]*\))", text)
+    return parts if len(parts) > 1 else text
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -270,7 +279,7 @@ def _plan(options: argparse.Namespace) -> None:
     console.print(tell.table_of(estimate))
     for line in (*tell.lines_of(job, estimate), *notes):
         print(line)
-    device = torch.device(job.config.execution.device)
+    device = torch.device(job.config.execution.first_device)
     threads = torch.get_num_threads()
     if job.config.execution.engine == "ray":  # a stage has a core
         torch.set_num_threads(1)

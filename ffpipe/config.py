@@ -27,6 +27,9 @@ MOST_SECONDS = 1_000_000
 # Ray starts with no less.
 LEAST_OBJECT_STORE = 75 << 20
 
+Device = Literal["cpu", "cuda"]
+Amount = Annotated[float, Meta(ge=0)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
@@ -233,12 +236,46 @@ class Execution:
             "chosen to fit, and the window for them; empty: none",
         ),
     ] = ""
-    device: Annotated[Literal["cpu", "cuda"], Meta(description="of every stage")] = "cpu"
-    cpus: Annotated[float, Meta(ge=0, description="CPUs of each stage; 0: one, or a share where there are fewer")] = 0.0
-    gpus: Annotated[float, Meta(ge=0, description="GPUs of each stage; 0: one where device is cuda")] = 0.0
+    device: Annotated[
+        Device | tuple[Device, ...], Meta(description="of every stage; engine ray: or one for each, as: cuda cuda cpu")
+    ] = "cpu"
+    placement: Annotated[
+        Literal["pack", "spread", "one-host-each"],
+        Meta(description="engine ray: stages on few hosts, over as many as there are, or no two on one"),
+    ] = "pack"
+    cpus: Annotated[
+        Amount | tuple[Amount, ...],
+        Meta(description="CPUs of each stage, one number or one a stage; 0: one, or a share where there are fewer"),
+    ] = 0.0
+    gpus: Annotated[
+        Amount | tuple[Amount, ...],
+        Meta(description="GPUs of each stage, one number or one a stage; 0: one where its device is cuda"),
+    ] = 0.0
+    memory: Annotated[
+        str | tuple[str, ...],
+        Meta(
+            description="memory that each stage asks of its host, as 4GiB, one size or one a stage; Ray only counts "
+            "it; empty: none"
+        ),
+    ] = ""
     resources: Annotated[
-        dict[str, Annotated[float, Meta(ge=0)]], Meta(description="custom Ray resources of each stage, as NAME=AMOUNT")
+        dict[str, Amount | tuple[Amount, ...]],
+        Meta(description="custom Ray resources of each stage, as NAME=AMOUNT, or NAME=0,1,1 with one a stage"),
     ] = field(default_factory=dict)
+    labels: Annotated[
+        dict[str, str | tuple[str, ...]],
+        Meta(
+            description="labels that the host of each stage must have, as NAME=VALUE, !VALUE or in(A,B); or "
+            "NAME=A,B,A with one a stage"
+        ),
+    ] = field(default_factory=dict)
+    data_from: Annotated[
+        Literal["host", "driver"],
+        Meta(
+            description="host: the host of the first stage finds the data at the same path, its own copy or a shared "
+            "one; driver: they are sent to it"
+        ),
+    ] = "host"
     start_timeout: Annotated[
         float, Meta(gt=0, le=MOST_SECONDS, description="seconds to wait for the stages to be placed")
     ] = 30.0
@@ -269,6 +306,17 @@ class Execution:
     keep_snapshots: Annotated[int, Meta(ge=1, description="newest snapshots kept")] = 2
     run_dir: Annotated[str, Meta(description="folder of the run, made new; empty: runs/RECIPE-TIMESTAMP")] = ""
     data_dir: Annotated[str, Meta(description="folder with local copies of the data; empty: $FFPIPE_DATA")] = ""
+
+    @property
+    def first_device(self) -> Device:
+        """Of the first stage, and of all where they are alike."""
+        return self.device if isinstance(self.device, str) else self.device[0]
+
+    @property
+    def listed(self) -> int:
+        """How many stages the fields with one value a stage speak of; 0 where there is no such field."""
+        fields = (self.device, self.cpus, self.gpus, self.memory, *self.resources.values(), *self.labels.values())
+        return max((len(each) for each in fields if isinstance(each, tuple)), default=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import re
 import tomllib
+import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,11 +68,28 @@ class Leaf:
 
     @property
     def is_sequence(self) -> bool:
-        return typing.get_origin(self.annotation) is tuple
+        return any(typing.get_origin(kind) is tuple for kind in self._kinds)
+
+    @property
+    def may_be_single(self) -> bool:
+        """Whether a value need not be in a list."""
+        return len(self._kinds) > 1
 
     @property
     def is_mapping(self) -> bool:
         return typing.get_origin(self.annotation) is dict
+
+    @property
+    def _kinds(self) -> tuple[Any, ...]:
+        """The alternatives of a union, or the one annotation that there is."""
+        union = typing.get_origin(self.annotation) in (types.UnionType, typing.Union)
+        return typing.get_args(self.annotation) if union else (self.annotation,)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that it may be, where it is one of a few."""
+        literal = next((kind for kind in self._kinds if typing.get_origin(kind) is typing.Literal), None)
+        return typing.get_args(literal)
 
 
 @functools.cache
@@ -151,7 +169,8 @@ def _plain(error: msgspec.ValidationError) -> str:
     text, _, path = str(error).replace("`", "").partition(" - at ")
     text = text[:1].lower() + text[1:]
     place = path.removeprefix("$.")
-    choices = next((typing.get_args(leaf.annotation) for leaf in leaves() if leaf.name == place), ())
+    text = text.replace(" | array", " or a list of them")
+    choices = next((leaf.choices for leaf in leaves() if leaf.name == place.partition("[")[0]), ())
     if text.startswith("invalid enum value"):
         text += f"; give {' or '.join(repr(choice) for choice in choices)}"
     return f"{place}: {text}" if place else text

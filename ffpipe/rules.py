@@ -11,6 +11,7 @@ import torch
 from ffpipe.config import LARGEST_FLOAT, LARGEST_INTEGER, LEAST_OBJECT_STORE, Config, Execution, Optimizer, Training
 from ffpipe.errors import UserError, nearest
 from ffpipe.memory import parse_size
+from ffpipe.pipeline.placement import SELECTOR, of_stage
 
 
 def check(config: Config) -> None:
@@ -29,13 +30,11 @@ def check(config: Config) -> None:
     _check_rule(training)
     if taken := {"CPU", "GPU", "memory", "object_store_memory"} & set(execution.resources):
         raise UserError(f"execution.resources names {min(taken)!r}, which is no custom resource of Ray: leave it out")
-    if execution.memory_budget:
-        try:
-            parse_size(execution.memory_budget)
-        except ValueError as error:
-            raise UserError(f"execution.memory_budget is {error}") from None
-    if execution.stages > layers:
-        raise UserError(f"execution.stages is {execution.stages}, but there are {layers} layers: give 1 to {layers}")
+    _check_size("memory_budget", execution.memory_budget)
+    stages = execution.stages or execution.listed
+    if stages > layers:
+        raise UserError(f"execution.stages is {stages}, but there are {layers} layers: give 1 to {layers}")
+    _check_places(execution)
     if training.lookahead is not None:
         _check_lag(training.lookahead, execution)
     if execution.window and execution.chunk > execution.window:
@@ -48,10 +47,46 @@ def check(config: Config) -> None:
             f"execution.object_store_bytes is {execution.object_store_bytes}, but Ray's least object store has "
             f"{LEAST_OBJECT_STORE}: give that or more, or 0 for Ray's choice"
         )
-    if execution.device == "cpu" and execution.gpus:
-        raise UserError(f"execution.gpus is {execution.gpus} with execution.device 'cpu': give --device cuda")
     if execution.evaluate_every and not training.data.validation:
         raise UserError("execution.evaluate_every needs a validation split: set training.data.validation")
+
+
+def _check_places(execution: Execution) -> None:
+    """What is given for each stage: as much of everything, and all of it such as can be asked for."""
+    fields: dict[str, Any] = {name: getattr(execution, name) for name in ("device", "cpus", "gpus", "memory")}
+    fields |= {f"resources.{name}": each for name, each in execution.resources.items()}
+    fields |= {f"labels.{name}": each for name, each in execution.labels.items()}
+    stages = execution.stages or execution.listed
+    for name, each in fields.items():
+        if isinstance(each, tuple) and len(each) != stages:
+            raise UserError(
+                f"execution.{name} has values for {len(each)} stage(s), but there are {stages}: give one for each, or "
+                "one for all"
+            )
+    if isinstance(execution.device, tuple) and execution.engine != "ray":
+        raise UserError(
+            f"execution.device names {len(execution.device)} devices, but engine {execution.engine!r} is one process: "
+            "give one device, or --engine ray"
+        )
+    for index in range(execution.listed or 1):
+        device, gpus = of_stage(execution.device, index), of_stage(execution.gpus, index)
+        if device == "cpu" and gpus:
+            raise UserError(f"execution.gpus is {gpus:g} with execution.device 'cpu': give --device cuda")
+        _check_size("memory", of_stage(execution.memory, index))
+        for name, value in execution.labels.items():
+            selector = of_stage(value, index)
+            if selector and not SELECTOR.fullmatch(selector):
+                raise UserError(
+                    f"execution.labels has {selector!r} for {name!r}: give a label's value, !VALUE, in(A,B) or !in(A,B)"
+                )
+
+
+def _check_size(name: str, text: str) -> None:
+    if text:
+        try:
+            parse_size(text)
+        except ValueError as error:
+            raise UserError(f"execution.{name} is {error}") from None
 
 
 def _check_values(value: Any, name: str = "") -> None:

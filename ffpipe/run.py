@@ -77,6 +77,7 @@ def train(config: Config, view: View | None = None, interrupt: Interrupt | None 
                 store = folder.store(config)
                 if checkpoint.whole_snapshots(store):
                     raise UserError(f"{store.root} holds the snapshots of another run: give another place for these")
+                engine.check_store(store)
                 log = RunLog(job, folder, store, view or QuietView(), Past(), None, asked_at)
             except UserError:
                 shutil.rmtree(folder.path)
@@ -112,6 +113,7 @@ def resume(
         engine = make_engine(job.config.execution)
         try:
             layout = _noted(engine.layout(job), notes)
+            engine.check_store(store)
             folder.write_config(job.config)
             log = RunLog(job, folder, store, view, read_past(folder, snapshot, view), snapshot, asked_at)
             return Run(job, engine, folder, log, view, interrupt or Interrupt()).go(layout)
@@ -253,7 +255,8 @@ class Run:
                 time.sleep(decision.wait)
                 try:
                     layout = self.engine.layout_again(self.job)
-                except RunFailed as nowhere:
+                    self.engine.check_store(self.store)
+                except (RunFailed, UserError) as nowhere:
                     raise RunFailed(f"{error}; {nowhere}; {self._rescue()}") from nowhere
                 try:
                     self.log.newest = newest_whole(self.store, self.job, self.view)

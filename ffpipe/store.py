@@ -5,6 +5,7 @@ Files are written whole or not at all and read up to a bound. What is in them it
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -112,6 +113,12 @@ class Store:
         """Remove a folder and all in it, if it is there."""
         if self._files.get_file_info(self._path(name)).type == fs.FileType.Directory:
             self._files.delete_dir(self._path(name))
+
+    def remove_empty(self) -> None:
+        """Remove the root if it is a folder with nothing in it."""
+        if self.is_local:
+            with contextlib.suppress(OSError):
+                os.rmdir(self._base)
 
     def remove_temporary(self, name: str) -> None:
         """Remove what writers that were killed left of files in a folder."""

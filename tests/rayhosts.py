@@ -42,7 +42,8 @@ class RayHosts:
         self.folder = folder
         head = hosts[0]
         self.address = f"{head.address}:{PORT}"
-        self._own = token_environment()
+        # On a disk of its own, as hosts have that share nothing but a folder for runs.
+        self._own = token_environment() | {"FFPIPE_CACHE": str(folder / "disk" / "cache")}
         self._start([head], ("--head", f"--port={PORT}", "--include-dashboard=false"))
         self._start(hosts[1:], (f"--address={self.address}",))
 
@@ -56,7 +57,8 @@ class RayHosts:
         with log.open("a") as file:
             started = []
             for host in hosts:
-                options = (f"--node-ip-address={host.address}", "--num-cpus=1", "--num-gpus=0")
+                named = (f"--node-ip-address={host.address}", f"--labels=host={host.name}")
+                options = (*named, "--num-cpus=1", "--num-gpus=0")
                 room = (f"--object-store-memory={STORE_BYTES}", f"--temp-dir={self.folder / host.name}")
                 started.append(host.start("ray", "start", *how, *options, *room, env=self._own, log=file))
             statuses = [process.wait(SECONDS_TO_START) for process in started]

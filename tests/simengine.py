@@ -194,6 +194,9 @@ class SimEngine:
             raise RunFailed("no stage finds room in what is left of the cluster")
         return self._cut(job, min(before, self.world.room))
 
+    def check_store(self, store: Store) -> None:
+        """All is on this host."""
+
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
         self.world.engine = self
         self.world.started(start, store)

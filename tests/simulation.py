@@ -87,7 +87,7 @@ def simulated(world: World) -> Iterator[None]:
         "ffpipe.run.time": SimpleNamespace(time=lambda: 0.0, sleep=world.sleep),
         "ffpipe.pipeline.worker.time": SimpleNamespace(monotonic=lambda: float(world.moments)),
         "ffpipe.pipeline.worker.Course": HeldCourse,
-        "ffpipe.pipeline.worker.load_splits": lambda data, _: splits(world.config.training),
+        "ffpipe.pipeline.supply.load_splits": lambda data, _: splits(world.config.training),
         "ffpipe.pipeline.saver.threading": SimpleNamespace(
             Thread=lambda target, args, daemon: SaverThread(world, target, args)
         ),

@@ -15,12 +15,15 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from xxhash import xxh3_128
 
 from ffpipe.data.source import BLOCK_BYTES, Contents, check_labels
 from ffpipe.errors import UserError
 
 FORMAT = 1
 _KEY = b"ffpipe"
+# Images that a fingerprint reads; all of a large set would take minutes.
+SAMPLE = 1000
 
 
 class BadFile(Exception):
@@ -77,6 +80,7 @@ class Stored:
         self.divisor: int = header["divisor"]
         self.classes: int = header["classes"]
         self.features = math.prod(self.shape)
+        self.path = path
         self._images: list[NDArray[Any]] = []
         self._labels: list[NDArray[np.int64]] = []
         for number in range(reader.num_record_batches):
@@ -97,6 +101,15 @@ class Stored:
     def nbytes(self) -> int:
         """Of images and labels on disk, all of which may come to lie in memory while there is room."""
         return sum(part.nbytes for part in (*self._images, *self._labels))
+
+    @property
+    def fingerprint(self) -> str:
+        """Of sizes, all labels, and a number of images from everywhere: other data have another."""
+        hashed = xxh3_128(repr((len(self), self.shape, self.divisor, self.classes, str(self.dtype))).encode())
+        for labels in self._labels:
+            hashed.update(labels.data)
+        hashed.update(self.images(np.linspace(0, len(self) - 1, min(SAMPLE, len(self)), dtype=np.int64)).data)
+        return hashed.hexdigest()
 
     def __len__(self) -> int:
         return self._rows * (len(self._labels) - 1) + len(self._labels[-1])

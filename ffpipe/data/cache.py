@@ -9,9 +9,12 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ffpipe.data import arrow
 from ffpipe.data.source import Part, derived_classes, reason
@@ -46,6 +49,44 @@ def stored(part: Part, classes: int = 0) -> arrow.Stored:
     with _replacing(path) as sink:
         arrow.write(sink, contents, classes or derived_classes(contents.labels, contents.where))
     return arrow.Stored(path)
+
+
+def has(name: str) -> bool:
+    """Whether there is a whole canonical file of this name."""
+    try:
+        arrow.Stored(folder() / name)
+    except arrow.BadFile:
+        return False
+    return True
+
+
+def open_stored(name: str) -> arrow.Stored:
+    """A canonical file that is there. Raises UserError."""
+    try:
+        return arrow.Stored(folder() / name)
+    except arrow.BadFile as error:
+        raise UserError(f"the cache has lost what was sent there: {error}") from None
+
+
+class Incoming:
+    """A canonical file that comes in pieces from elsewhere; in its place once it is whole."""
+
+    def __init__(self, name: str) -> None:
+        """Raises UserError where the cache folder cannot be written, as do the others."""
+        if Path(name).name != name:
+            raise UserError(f"{name!r} is no name of a file in the cache")
+        self._stack = ExitStack()
+        self._sink = self._stack.enter_context(_replacing(folder() / name))
+
+    def write(self, piece: NDArray[np.uint8]) -> None:
+        try:
+            self._sink.write(piece.data)
+        except OSError as error:
+            self._stack.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def close(self) -> None:
+        self._stack.close()
 
 
 @contextmanager

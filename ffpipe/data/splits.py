@@ -6,7 +6,7 @@ It must not know a file format; whatever is wrong with a request is said here or
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -40,8 +40,22 @@ class Splits:
     @property
     def stored_bytes(self) -> int:
         """Of the files behind the splits."""
-        parts = (self.train, self.validation, self.test, self.others)
-        return sum(stored.nbytes for stored in {id(part.stored): part.stored for part in parts}.values())
+        return sum(stored.nbytes for stored in self._stored)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The canonical files behind the splits: of the training part, and of the test part where it has its own."""
+        return tuple(stored.path for stored in self._stored)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data as a whole: the same files give the same, on any host."""
+        return " ".join(stored.fingerprint for stored in self._stored)
+
+    @property
+    def _stored(self) -> tuple[Stored, ...]:
+        train, test = self.train.stored, self.test.stored
+        return (train,) if test.path == train.path else (train, test)
 
     @property
     def features(self) -> int:
@@ -81,13 +95,19 @@ def load_splits(data: Data, data_dir: str = "", *, progress: Callable[[str], Non
             f"training.data.test_count is {data.test_count}, but the source has a test part of its own: set it to 0"
         )
     stored = cache.stored(train_part, data.classes or _KNOWN_CLASSES.get(data.source, 0))
-    train, validation, set_aside = _split(len(stored), data)
-    if test_part is None:
-        test_stored = stored
-    else:
-        test_stored = _fitting(cache.stored(test_part, stored.classes), stored)
-        set_aside = np.arange(len(test_stored))
-    return _by_class(stored, test_stored, (train, validation, set_aside), data.positive_classes)
+    test = [] if test_part is None else [_fitting(cache.stored(test_part, stored.classes), stored)]
+    return split(data, [stored, *test])
+
+
+def split(data: Data, stored: Sequence[Stored]) -> Splits:
+    """The splits of canonical files: of the training part, and of the test part where the source has one.
+
+    Raises UserError.
+    """
+    train, validation, set_aside = _split(len(stored[0]), data)
+    if len(stored) > 1:
+        set_aside = np.arange(len(stored[-1]))
+    return _by_class(stored[0], stored[-1], (train, validation, set_aside), data.positive_classes)
 
 
 def _by_class(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ffpipe.pipeline.links import Links, Predictions
     from ffpipe.pipeline.schedule import Item
     from ffpipe.pipeline.worker import Parts, WorkerSetup
+    from ffpipe.store import Store
     from ffpipe.telemetry.report import StageReport
 
 # Arrays of this size are in the object store and nowhere else: Ray keeps arguments of up to 100 KB with the call.
@@ -57,6 +58,7 @@ class StageActor:
 
     def __init__(self) -> None:
         self.worker: Any = None
+        self._shelf: Any = None
 
     def ping(self) -> None:
         """Answer as soon as the actor has been placed."""
@@ -83,6 +85,26 @@ class StageActor:
     @ray.method(concurrency_group="inbox")
     def receive(self, array: Any) -> None:
         """The other end of `round_trip`."""
+
+    @ray.method(concurrency_group="control")
+    def reaches(self, store: Store, mark: str) -> str:
+        """What keeps this host from the snapshots, in words; empty: nothing. mark: a file that the driver wrote."""
+        try:
+            if not store.exists(mark):
+                return "does not see"
+            own = f"{mark}-{os.getpid()}"
+            store.write(own, [b""])
+            store.remove(own)
+        except OSError as error:
+            return f"cannot write to ({error.strerror or error})"
+        return ""
+
+    def shelf(self, method: str, *arguments: Any) -> Any:
+        """Call a method of this host's shelf (supply.py)."""
+        from ffpipe.pipeline.supply import Shelf
+
+        self._shelf = self._shelf or Shelf()
+        return getattr(self._shelf, method)(*arguments)
 
     def set_up(self, setup: WorkerSetup, parts: Parts, actors: list[Any], threads: int) -> None:
         """Make the worker; all of them exist once this returns everywhere."""

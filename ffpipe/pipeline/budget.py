@@ -36,7 +36,7 @@ class Choice:
     @property
     def needs(self) -> int:
         """Bytes of the largest stage: of its process, or of what it has on its GPU."""
-        if self.execution.device == "cuda":
+        if self.execution.first_device == "cuda":
             return max(stage.holding.total for stage in self.takes.stages)
         return self.takes.largest
 
@@ -78,7 +78,7 @@ def _fits(job: Job, process: int, budget: int) -> Fits:
         if execution.engine == "local":  # all stages are in one process, however it is cut
             return True
         stage = estimate_stage(job, of(chunk), layers, process)
-        return (stage.holding.total if execution.device == "cuda" else stage.resident) <= budget * SAFE
+        return (stage.holding.total if execution.first_device == "cuda" else stage.resident) <= budget * SAFE
 
     return fits
 
@@ -88,12 +88,15 @@ def _ways(job: Job) -> Iterator[Execution]:
     execution, layers = job.config.execution, job.layers
     yield execution
     if execution.engine == "ray":
-        for stages in [execution.stages] if execution.stages else range(stages_here(job), layers + 1):
+        given = execution.stages or execution.listed
+        for stages in [given] if given else range(stages_here(job), layers + 1):
             for chunk in _halved(execution.chunk, LARGEST_CHUNK, job):
                 yield replace(execution, stages=stages, chunk=chunk)
     if execution.engine == "local":
         for chunk in _halved(execution.chunk, LARGEST_CHUNK, job):
             yield replace(execution, chunk=chunk)
+    if isinstance(execution.device, tuple):
+        return
     stages = execution.stages if execution.engine == "layerwise" else 0
     window = execution.window if execution.engine == "layerwise" else 0
     for chunk in _halved(execution.chunk, CHUNK, job):

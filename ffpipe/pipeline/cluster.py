@@ -24,6 +24,7 @@ from ffpipe.config import LEAST_OBJECT_STORE
 from ffpipe.errors import RunFailed, UserError
 from ffpipe.pipeline.headwatch import HeadWatch, knock
 from ffpipe.pipeline.leftovers import sweep
+from ffpipe.pipeline.placement import Host
 
 CONNECT_SECONDS = 10.0
 SHARED_MEMORY = "/dev/shm"
@@ -65,9 +66,14 @@ class Cluster:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
 
-    def resources(self) -> dict[str, float]:
-        """What the whole cluster has, by name (CPU, GPU, custom ones)."""
-        return dict(ray.cluster_resources())
+    def hosts(self) -> list[Host]:
+        """The nodes that are alive, as far as Ray has noticed."""
+        alive = (node for node in ray.nodes() if node["Alive"])
+        return [Host(node["NodeManagerAddress"], node["Resources"], node.get("Labels") or {}) for node in alive]
+
+    def address(self, node: str) -> str:
+        """Of the host of a node, by its id."""
+        return next((str(n["NodeManagerAddress"]) for n in ray.nodes() if n["NodeID"] == node), node)
 
     def available(self) -> dict[str, float]:
         """What nobody uses at the moment."""

@@ -38,6 +38,13 @@ class HeadWatch:
         self._knock, self._clock, self._sleep = knock, clock, sleep
         self._looked = self._answered = clock()
 
+    def answers(self) -> bool:
+        """Whether it does, at this moment."""
+        try:
+            return self._answers()
+        except ClusterLost:
+            return False
+
     def look(self) -> None:
         """Knock if it is time to; returns at once if not. Raises ClusterLost."""
         if self._clock() - self._looked >= EVERY:

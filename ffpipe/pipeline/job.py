@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ffpipe.checkpoint import Input
-from ffpipe.config import Config
+from ffpipe.config import Config, Device
 from ffpipe.data.sampler import Sampler
 from ffpipe.data.splits import Splits, load_splits
 from ffpipe.errors import UserError
@@ -20,6 +20,7 @@ from ffpipe.memory import refuse_beyond_host
 from ffpipe.pipeline.calibrate import Costs
 from ffpipe.pipeline.footprint import Room, fitting, refuse_unfit
 from ffpipe.pipeline.partition import layer_costs, partition
+from ffpipe.pipeline.placement import of_stage
 from ffpipe.pipeline.schedule import LARGEST_CHUNK, Plan, choose_chunk, choose_window
 from ffpipe.pipeline.stage import StageSpec
 from ffpipe.store import Store
@@ -121,6 +122,9 @@ class Engine(Protocol):
     def layout_again(self, job: Job) -> Layout:
         """Discard the stages and cut the job anew to what is left. Raises RunFailed where nothing is."""
 
+    def check_store(self, store: Store) -> None:
+        """See to it that the hosts of all stages reach the snapshots. Raises UserError naming one that does not."""
+
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
         """Work the plan from `start`, calling on_report with every report.
 
@@ -183,8 +187,16 @@ def _with_whole_paths(config: Config) -> Config:
     return replace(config, training=replace(config.training, data=data), execution=execution)
 
 
-def make_layout(job: Job, stages: int, measured: Measured | None = None, room: Room | None = None) -> Layout:
+def make_layout(
+    job: Job,
+    stages: int,
+    measured: Measured | None = None,
+    room: Room | None = None,
+    devices: Sequence[Device] | None = None,
+) -> Layout:
     """Cut a job into `stages` stages and size its chunks and window: by what was measured, and to the room there is.
+
+    devices: of the stages; None: as the config has them.
 
     Raises UserError where the chunk or window that was asked for, or a single minibatch, does not fit.
     """
@@ -194,7 +206,7 @@ def make_layout(job: Job, stages: int, measured: Measured | None = None, room: R
         layers, step_seconds, message_seconds = _cut(job, stages, measured)
     except ValueError as error:
         raise UserError(f"{error}: give more stages or a larger execution.memory_budget") from None
-    specs = _specs(job, layers)
+    specs = _specs(job, layers, devices or [of_stage(execution.device, index) for index in range(stages)])
     if room is not None:
         refuse_unfit(specs, room, execution.window, execution.chunk)
     fits = None if room is None else fitting(specs, room)
@@ -216,8 +228,8 @@ def make_layout(job: Job, stages: int, measured: Measured | None = None, room: R
     return Layout(specs, plan, window)
 
 
-def _specs(job: Job, layers: list[range]) -> tuple[StageSpec, ...]:
-    """layers: of each stage."""
+def _specs(job: Job, layers: list[range], devices: Sequence[Device]) -> tuple[StageSpec, ...]:
+    """layers, devices: of each stage."""
     training, execution = job.config.training, job.config.execution
     return tuple(
         StageSpec(
@@ -230,7 +242,7 @@ def _specs(job: Job, layers: list[range]) -> tuple[StageSpec, ...]:
             steps=job.steps,
             steps_per_epoch=job.steps_per_epoch,
             log_steps=execution.log_steps or min(job.steps_per_epoch, LOG_STEPS),
-            device=execution.device,
+            device=devices[index],
         )
         for index, of_stage in enumerate(layers)
     )

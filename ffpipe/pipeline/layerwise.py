@@ -60,7 +60,7 @@ class LayerwiseEngine:
     def layout(self, job: Job) -> Layout:
         """In chapters as long as lag and disk allow, where no length is given."""
         execution = job.config.execution
-        if execution.device == "cuda" and not torch.cuda.is_available():
+        if execution.first_device == "cuda" and not torch.cuda.is_available():
             raise UserError("execution.device is 'cuda', but torch finds no GPU here: give --device cpu")
         if execution.spool:
             _check_folder(Path(execution.spool))
@@ -83,6 +83,9 @@ class LayerwiseEngine:
 
     def layout_again(self, job: Job) -> Layout:
         return self.layout(job)
+
+    def check_store(self, store: Store) -> None:
+        """All is on this host."""
 
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
         """Raises StageLost where a file of the spool is damaged, RunFailed where there is no room for it."""
@@ -130,7 +133,7 @@ class _Rows:
         self._feed = make_feed(setups[0])
         self._stages: list[Stage] = []
         self._slips: list[Slip] = []
-        workspace = Workspace(torch.device(job.config.execution.device))
+        workspace = Workspace(torch.device(job.config.execution.first_device))
         outputs = OutputsInTurn(workspace, OUTPUTS)
         for setup in setups:
             stage = make_stage(setup, self._saver, workspace, outputs)

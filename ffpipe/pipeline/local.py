@@ -29,12 +29,15 @@ class LocalEngine:
 
     def layout(self, job: Job) -> Layout:
         execution = job.config.execution
-        if execution.device == "cuda" and not torch.cuda.is_available():
+        if execution.first_device == "cuda" and not torch.cuda.is_available():
             raise UserError("execution.device is 'cuda', but torch finds no GPU here: give --device cpu")
         return make_layout(job, execution.stages or 1)
 
     def layout_again(self, job: Job) -> Layout:
         return self.layout(job)
+
+    def check_store(self, store: Store) -> None:
+        """All is on this host."""
 
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
         try:
@@ -47,7 +50,7 @@ class LocalEngine:
     def _run(self, job: Job, layout: Layout, store: Store, start: Start, on_report: OnReport) -> None:
         setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start, ()) for spec in layout.stages]
         savers = [Saver(store) for _ in setups]
-        workspace = Workspace(torch.device(job.config.execution.device))
+        workspace = Workspace(torch.device(job.config.execution.first_device))
         stages = [make_stage(setup, saver, workspace) for setup, saver in zip(setups, savers, strict=True)]
         feed = make_feed(setups[0])
         self._course = Course(layout.plan, start.step, job.config.execution.snapshot_seconds, time.monotonic)

@@ -71,13 +71,14 @@ def bare_process(config: Config) -> int:
         import ray  # noqa: F401  # for its size
 
     small = replace(config.training, dims=(SMALL, SMALL), batch_size=SMALL, head_from=0)
-    measure_costs(small, SMALL, SMALL, torch.device(config.execution.device))
+    measure_costs(small, SMALL, SMALL, torch.device(config.execution.first_device))
     return process_bytes() + ENGINE_BYTES[config.execution.engine]
 
 
 def stages_here(job: Job) -> int:
     """Stages of a Ray run on this machine alone, where their number is not given."""
-    return job.config.execution.stages or min(job.layers, os.cpu_count() or 1)
+    execution = job.config.execution
+    return execution.stages or execution.listed or min(job.layers, os.cpu_count() or 1)
 
 
 def draft_layout(job: Job) -> Layout:

@@ -24,7 +24,6 @@ import torch
 from ffpipe import checkpoint
 from ffpipe.config import Config
 from ffpipe.contents import snapshot_contents
-from ffpipe.data.splits import load_splits
 from ffpipe.ff.workspace import Outputs, Workspace
 from ffpipe.memory import give_back_at_once
 from ffpipe.pipeline.feed import Feed
@@ -35,6 +34,7 @@ from ffpipe.pipeline.saver import Saver, State
 from ffpipe.pipeline.schedule import Course, Flow, Item, Plan, Stop, Train
 from ffpipe.pipeline.stage import Stage, StageSpec, owed_predictions
 from ffpipe.pipeline.streams import Streams, to_array, to_tensor
+from ffpipe.pipeline.supply import splits_of
 from ffpipe.store import Store
 from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.spans import Spans
@@ -69,7 +69,7 @@ class AnyFeed(Protocol):
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker is made from."""
+    """What a worker is made from. data_files: what was sent to the first stage's host for it (supply.py)."""
 
     spec: StageSpec
     plan: Plan
@@ -78,6 +78,7 @@ class WorkerSetup:
     store: Store
     start: Start
     senders: tuple[int, ...]
+    data_files: tuple[str, ...] = ()
 
 
 def make_stage(
@@ -98,7 +99,7 @@ def make_stage(
 def make_feed(setup: WorkerSetup) -> AnyFeed:
     """The feed from the data of the config, with the predictions that the snapshot owed it."""
     config = setup.config
-    splits = load_splits(config.training.data, config.execution.data_dir)
+    splits = splits_of(config.training.data, config.execution.data_dir, setup.data_files)
     feed = Feed(config.training, splits, torch.device(setup.spec.device))
     if setup.start.folder and config.training.head:
         feed.predictions(owed_predictions(_reader(setup)(checkpoint.HEAD)))

@@ -1,0 +1,121 @@
+"""The first stage's host has the data that the driver has, or the run is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ffpipe import UserError, override, recipe
+from ffpipe.data import cache
+from ffpipe.pipeline import supply
+from ffpipe.pipeline.job import Job, make_job
+from ffpipe.pipeline.supply import Found, Shelf, splits_of
+
+
+def job_of(file: Path, **fields: Any) -> Job:
+    data = {"training.data.source": "npz", "training.data.train": [str(file)], "training.data.test_count": 50}
+    return make_job(override(recipe("digits"), {**data, "training.dims": [4, 8, 8], **fields}))
+
+
+def write(file: Path, seed: int) -> None:
+    """400 images of four bytes, and their labels."""
+    random = np.random.default_rng(seed)
+    np.savez(file, images=random.integers(0, 256, (400, 4), dtype=np.uint8), labels=np.arange(400) % 3)
+
+
+class OtherHost:
+    """A shelf whose cache is another folder."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self._monkeypatch = folder, monkeypatch
+        self.shelf = Shelf()
+        self.calls: list[str] = []
+
+    def __call__(self, method: str, *arguments: Any) -> Any:
+        self.calls.append(method)
+        with self._monkeypatch.context() as there:
+            there.setenv("FFPIPE_CACHE", str(self.folder))
+            return getattr(self.shelf, method)(*arguments)
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FFPIPE_CACHE", str(tmp_path / "here"))
+    write(tmp_path / "data.npz", 1)
+    return tmp_path / "data.npz"
+
+
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OtherHost:
+    return OtherHost(tmp_path / "there", monkeypatch)
+
+
+def test_data_that_the_driver_sends_are_the_same_and_are_sent_once(
+    file: Path, there: OtherHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supply, "PIECE_BYTES", 1000)
+    job = job_of(file, **{"execution.data_from": "driver"})
+    names = supply.supply(job, there, "10.0.0.2")
+    assert there.calls.count("take") > 2
+    assert list(names) == [path.name for path in there.folder.iterdir()]
+    sent = len(there.calls)
+    assert supply.supply(job, there, "10.0.0.2") == names
+    assert there.calls[sent:] == ["has"]
+    file.unlink()
+    monkeypatch.setenv("FFPIPE_CACHE", str(there.folder))
+    got, had = splits_of(job.config.training.data, "", names), job.splits
+    rows = np.arange(len(had.train))
+    assert (got.train.images(rows) == had.train.images(rows)).all()
+    assert (got.test.labels(np.arange(len(had.test))) == had.test.labels(np.arange(len(had.test)))).all()
+
+
+def test_a_host_with_its_own_copy_is_sent_nothing(file: Path, there: OtherHost) -> None:
+    assert supply.supply(job_of(file), there, "10.0.0.2") == ()
+    assert there.calls == ["find"]
+
+
+def test_a_host_without_data_is_refused(file: Path, there: OtherHost) -> None:
+    job = job_of(file)
+    file.unlink()
+    with pytest.raises(UserError, match=r"10\.0\.0\.2, which has not the data .* --execution\.data-from driver"):
+        supply.supply(job, there, "10.0.0.2")
+
+
+def test_a_host_with_other_data_is_refused(file: Path, there: OtherHost) -> None:
+    job = job_of(file)
+    write(file, 2)
+    with pytest.raises(UserError, match="whose data are not those of this host"):
+        supply.supply(job, there, "10.0.0.2")
+
+
+def test_a_fingerprint_tells_labels_and_images_apart(file: Path) -> None:
+    first = job_of(file).splits.fingerprint
+    assert job_of(file).splits.fingerprint == first
+    with np.load(file) as arrays:
+        images, labels = arrays["images"], arrays["labels"]
+    np.savez(file, images=images, labels=np.roll(labels, 1))
+    assert job_of(file).splits.fingerprint != first
+    np.savez(file, images=images[::-1], labels=labels)
+    assert job_of(file).splits.fingerprint != first
+
+
+def test_files_that_are_cut_short_or_misnamed(file: Path, there: OtherHost) -> None:
+    job = job_of(file)
+    name = job.splits.files[0].name
+    there("take", name, np.zeros(100, dtype=np.uint8), True)
+    assert not there("has", name)
+    with pytest.raises(UserError, match="no name of a file"):
+        there("take", "../elsewhere", np.zeros(1, dtype=np.uint8), True)
+    with pytest.raises(UserError, match="has lost what was sent"):
+        cache.open_stored("nothing.arrow")
+
+
+def test_what_a_host_says_of_data_that_are_not_there(file: Path) -> None:
+    data = job_of(file).config.training.data
+    found = Shelf().find(replace(data, train=("nowhere.npz",)), "")
+    assert found == Found(problem=found.problem)
+    assert "nowhere.npz" in found.problem
