@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
+from ffpipe import plan_command
 from ffpipe.config import Config
 from ffpipe.errors import Interrupted, RunFailed, UserError, nearest, one_line
 from ffpipe.fields import Leaf, leaves, override, read_config
@@ -41,8 +42,6 @@ SHORT = {
 }
 
 
-# Columns that a table of a plan needs.
-WIDE = 132
 RESUME_SHORT = ("engine", "stages", "chunk", "epochs", "device", "data-dir", "snapshot-steps", "memory-budget")
 
 
@@ -109,7 +108,7 @@ def _refuse(parser: argparse.ArgumentParser, command: str, given: str) -> NoRetu
 def _known_options(command: str) -> list[str]:
     fixed = {"evaluate": ["--split", "--data-dir"], "predict": ["--readout"]}
     if command in ("train", "plan"):
-        own = ["--backprop"] if command == "train" else []
+        own = ["--backprop"] if command == "train" else list(plan_command.OPTIONS)
         return [*own, *(f"--{name}" for name in SHORT), *map(_option, _settable())]
     if command == "resume":
         execution = [_option(leaf) for leaf in _settable() if leaf.path[0] == "execution"]
@@ -159,21 +158,25 @@ def _parser() -> Parser:
     export.add_argument("run", help="folder of a run")
     export.add_argument("out", help="new .safetensors file")
 
-    plan = commands.add_parser("plan", help="what a run would take of memory, disk and time", allow_abbrev=False)
-    _add_config(plan)
+    plan = commands.add_parser(
+        "plan", help="what a run would take of memory, disk, network and time", allow_abbrev=False
+    )
+    _add_config(plan, but=("stages",))
+    plan_command.add_options(plan)
 
     commands.add_parser("recipes", help="list the recipes", allow_abbrev=False)
     return parser
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    """A recipe and every field that it sets."""
+def _add_config(parser: argparse.ArgumentParser, but: Sequence[str] = ()) -> None:
+    """A recipe and every field that it sets. but: short options that the command has a meaning of its own for."""
     parser.add_argument("recipe", nargs="?", default="digits", help="a name from `ffpipe recipes`, or a config.toml")
     short = parser.add_argument_group("short options")
     group = parser.add_argument_group("every field of the config")
     by_name = {leaf.name: leaf for leaf in _settable()}
     for name, field in SHORT.items():
-        _add_field(short, f"--{name}", by_name[field])
+        if name not in but:
+            _add_field(short, f"--{name}", by_name[field])
     for leaf in by_name.values():
         _add_field(group, _option(leaf), leaf)
 
@@ -268,23 +271,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    import torch
-
-    from ffpipe.pipeline import tell
-    from ffpipe.pipeline.calibrate import measure_costs
-    from ffpipe.run import planned
-
-    job, estimate, notes = planned(_config(options))
-    console = Console(width=max(Console().width, WIDE))
-    console.print(tell.table_of(estimate))
-    for line in (*tell.lines_of(job, estimate), *notes):
-        print(line)
-    device = torch.device(job.config.execution.first_device)
-    threads = torch.get_num_threads()
-    if job.config.execution.engine == "ray":  # a stage has a core
-        torch.set_num_threads(1)
-    costs = measure_costs(job.config.training, job.width, job.splits.classes, device)
-    print(f"time, from steps measured here: {tell.time_of(job, estimate, costs, threads)}")
+    plan_command.run(_config(options), plan_command.request_of(options))
 
 
 def _recipes(options: argparse.Namespace) -> None:

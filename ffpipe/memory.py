@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import mmap
 import os
-import re
 import resource
 from pathlib import Path
 
@@ -15,9 +14,6 @@ from ffpipe.errors import UserError
 # From malloc.h of glibc.
 M_MMAP_THRESHOLD = -3
 LARGE_BLOCK = 3 << 20
-UNITS = {name: 1000**n for n, name in enumerate(("B", "kB", "MB", "GB", "TB"))}
-UNITS |= {name: 1024**n for n, name in enumerate(("B", "KiB", "MiB", "GiB", "TiB"))}
-SIZE = r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)"
 
 
 def host_bytes() -> int:
@@ -85,20 +81,6 @@ def peak_bytes() -> int:
     except OSError:  # macOS, which counts in bytes
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
-
-
-def parse_size(text: str) -> int:
-    """Bytes of "2GiB", "800 MB". Raises ValueError."""
-    found = re.fullmatch(SIZE, text)
-    unit = {name.upper(): size for name, size in UNITS.items()}.get(found[2].upper()) if found else None
-    if not found or unit is None:
-        raise ValueError(f"{text!r}, which is no size such as 2GiB or 800MB")
-    return int(float(found[1]) * unit)
-
-
-def say_size(size: int) -> str:
-    """2.0 GiB, 512 MiB."""
-    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
 
 
 def refuse_beyond_host(needed: int, what: str, instead: str) -> None:

@@ -10,8 +10,8 @@ import torch
 
 from ffpipe.config import LARGEST_FLOAT, LARGEST_INTEGER, LEAST_OBJECT_STORE, Config, Execution, Optimizer, Training
 from ffpipe.errors import UserError, nearest
-from ffpipe.memory import parse_size
 from ffpipe.pipeline.placement import SELECTOR, of_stage
+from ffpipe.units import parse_size
 
 
 def check(config: Config) -> None:

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors import safe_open
 
-from ffpipe.memory import say_size
+from ffpipe.units import say_size
 
 HOST = 1 << 50  # no limit
 

@@ -16,9 +16,9 @@ from ffpipe import override, recipe
 from ffpipe.cli import main
 from ffpipe.config import Config
 from ffpipe.errors import UserError
-from ffpipe.memory import parse_size, say_size
 from ffpipe.pipeline.budget import within_budget
 from ffpipe.pipeline.job import make_job
+from ffpipe.units import parse_size
 
 MIB = 1 << 20
 # Bytes of a bare process, in tests that start none.
@@ -106,20 +106,3 @@ def test_a_budget_that_no_run_keeps_to_is_refused_before_anything_is_written(
     assert main(["train", "digits", "--memory-budget=10MiB", "--run-dir", str(tmp_path / "run")]) == 2
     assert "give --memory-budget" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("2GiB", 2 << 30), ("1.5 GB", 1_500_000_000), ("800MB", 800_000_000), ("7B", 7), ("1TB", 10**12)]
-)
-def test_sizes(text: str, size: int) -> None:
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "2", "GiB", "2XB", "-1GiB", "1e9B", "2 GiB "])
-def test_no_sizes(text: str) -> None:
-    with pytest.raises(ValueError, match="no size such as"):
-        parse_size(text)
-
-
-def test_sizes_as_they_are_said() -> None:
-    assert [say_size(size) for size in (3 * MIB, 5 << 30)] == ["3 MiB", "5.00 GiB"]

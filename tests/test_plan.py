@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ffpipe.cli import main
+from ffpipe.plan_command import parse_stages
 
 
 @pytest.mark.parametrize("engine", ["ray", "local", "layerwise"])
@@ -16,8 +17,10 @@ def test_a_plan_has_a_row_for_each_process_and_the_time(
     monkeypatch.chdir(tmp_path)
     assert main(["plan", "digits", "--engine", engine, "--stages", "3"]) == 0
     said = capsys.readouterr().out
-    rows = [line for line in said.splitlines() if "MiB" in line and "│" in line]
+    memory, _, forecast = said.partition("largest process")
+    rows = [line for line in memory.splitlines() if "MiB" in line and "│" in line]
     assert len(rows) == (1 if engine == "local" else 3)
+    assert ("│ 3      │ 0 | 1 | 2" in forecast) == (engine == "ray")
     assert f"engine {engine}, 3 stage(s)" in said
     assert "examples/s" in said
     assert ("disk for parked stages" in said) == (engine == "layerwise")
@@ -35,3 +38,53 @@ def test_a_plan_refuses_what_a_run_would(capsys: pytest.CaptureFixture[str]) -> 
     assert "execution.stages is 9" in capsys.readouterr().err
     assert main(["plan", "digits", "--backprop"]) == 2
     assert "unknown option" in capsys.readouterr().err
+
+
+def test_a_forecast_has_a_row_for_each_number_of_stages(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--stages", "1,2,3,...,9", "--flops", "1GFLOPS", "--link", "10Gbit"]
+    assert main(["plan", "digits", *options]) == 0
+    said = capsys.readouterr().out
+    rows = [line for line in said.splitlines() if "Gbit/s" in line or "Mbit/s (" in line]
+    assert [row.split("│")[1].strip() for row in rows if row.startswith("│ ") and row[2] != " "] == ["1", "2", "3"]
+    assert "not 4, 5, 6, 7, 8, 9 stages: there are 3 layers" in said
+    assert "from the speed that was given, 1 stage(s) a host, 10.00 Gbit/s and 0.1 ms between hosts" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--stages", "1,2,...,8"], "give three numbers before the dots"),
+        (["--stages", "1,2,4,..."], "give three numbers before the dots"),
+        (["--stages", "x"], "give a whole number from 1"),
+        (["--stages", "1,,2"], "give whole numbers"),
+        (["--stages", "8,16"], "there are 3 layers: give 1 to 3"),
+        (["--stages", "1,2", "--engine", "local"], "engine 'local' is one process"),
+        (["--link", "10"], "no rate such as 10Gbit"),
+        (["--link", "0Gbit"], "more than nothing"),
+        (["--latency", "5us"], "give --link too"),
+        (["--flops", "fast"], "no speed such as 60TFLOPS"),
+        (["--device", "cuda"], "give its speed, as --flops"),
+        (["--cores", "0"], "give a whole number from 1"),
+    ],
+)
+def test_a_forecast_of_what_cannot_be(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "digits", *options]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "stages"),
+    [
+        ("", ()),
+        ("4", (4,)),
+        ("3,1,3", (3, 1)),
+        ("1,2,4,...,16", (1, 2, 4, 8, 16)),
+        ("1,3,9,…,100", (1, 3, 9, 27, 81, 100)),
+        ("2,4,6,...,10", (2, 4, 6, 8, 10)),
+        ("1,2,3,...,6", (1, 2, 3, 4, 5, 6)),
+    ],
+)
+def test_numbers_of_stages(text: str, stages: tuple[int, ...]) -> None:
+    assert parse_stages(text) == stages

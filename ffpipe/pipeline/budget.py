@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 
 from ffpipe.config import Execution
 from ffpipe.errors import UserError
-from ffpipe.memory import parse_size, say_size
 from ffpipe.pipeline.account import Sizes
 from ffpipe.pipeline.job import Fits, Job
 from ffpipe.pipeline.layerwise import CHUNK
 from ffpipe.pipeline.plan import Estimate, draft_layout, estimate_layout, estimate_stage, stages_here
 from ffpipe.pipeline.schedule import LARGEST_CHUNK
+from ffpipe.units import parse_size, say_size
 
 # Of a budget, what a choice may come to by arithmetic: allocators keep a little that nobody has asked for.
 SAFE = 0.95

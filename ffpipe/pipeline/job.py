@@ -29,6 +29,9 @@ from ffpipe.telemetry.report import MOST_STEPS, StageReport
 # A person who watches sees a loss within seconds, and a row costs nothing at this rate.
 LOG_STEPS = 100
 
+# Neighbours whose link is timed; on one host they are all alike, and each costs a few milliseconds.
+MEASURED_EDGES = 4
+
 OnReport = Callable[[StageReport], None]
 Fits = Callable[[range, int], bool]
 

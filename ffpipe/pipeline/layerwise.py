@@ -25,7 +25,7 @@ import torch
 from ffpipe.config import Execution
 from ffpipe.errors import RunFailed, UserError
 from ffpipe.ff.workspace import OutputsInTurn, Workspace
-from ffpipe.memory import give_back_at_once, say_size
+from ffpipe.memory import give_back_at_once
 from ffpipe.pipeline.account import sizes
 from ffpipe.pipeline.chapters import SHARE, disk_bytes, longest_chapter
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start, make_layout
@@ -39,6 +39,7 @@ from ffpipe.pipeline.streams import Streams
 from ffpipe.pipeline.worker import WorkerSetup, make_feed, make_stage, senders
 from ffpipe.store import Store
 from ffpipe.telemetry.spans import Spans
+from ffpipe.units import say_size
 
 # Minibatches in a chapter where neither negatives nor the disk bound it: so many that parking a stage and fetching
 # it again is a small part of the work in between.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ffpipe.config import Device, Execution
-from ffpipe.memory import parse_size, say_size
+from ffpipe.units import parse_size, say_size
 
 # What an amount may be short of by rounding.
 ROUNDING = 1e-6

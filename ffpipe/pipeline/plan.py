@@ -71,7 +71,9 @@ def bare_process(config: Config) -> int:
         import ray  # noqa: F401  # for its size
 
     small = replace(config.training, dims=(SMALL, SMALL), batch_size=SMALL, head_from=0)
-    measure_costs(small, SMALL, SMALL, torch.device(config.execution.first_device))
+    # A plan may be for devices that are elsewhere.
+    device = config.execution.first_device if torch.cuda.is_available() else "cpu"
+    measure_costs(small, SMALL, SMALL, torch.device(device))
     return process_bytes() + ENGINE_BYTES[config.execution.engine]
 
 

@@ -18,7 +18,7 @@ from ffpipe.errors import RunFailed, StageLost, UserError
 from ffpipe.pipeline.cluster import Cluster
 from ffpipe.pipeline.crew import POLL_SECONDS, Crew, failure
 from ffpipe.pipeline.footprint import Room, least_store
-from ffpipe.pipeline.job import Job, Layout, Measured, OnReport, Start, make_layout
+from ffpipe.pipeline.job import MEASURED_EDGES, Job, Layout, Measured, OnReport, Start, make_layout
 from ffpipe.pipeline.placement import fewer, places_of, shortage, threads_of
 from ffpipe.pipeline.supply import supply
 from ffpipe.pipeline.worker import Parts, WorkerSetup, senders
@@ -212,7 +212,3 @@ class RayEngine:
                 raise failure(f"{what} failed", error) from error
             for report in reports:
                 on_report(report)
-
-
-# Neighbours whose link is timed; on one host they are all alike, and each costs a few milliseconds.
-MEASURED_EDGES = 4

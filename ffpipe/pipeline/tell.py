@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
+
 from rich.table import Table
 
-from ffpipe.memory import say_size
 from ffpipe.pipeline.calibrate import Costs
-from ffpipe.pipeline.job import Job
+from ffpipe.pipeline.forecast import Ground, Outlook
+from ffpipe.pipeline.job import Job, Layout
 from ffpipe.pipeline.plan import Estimate, StageEstimate
+from ffpipe.units import say_rate, say_seconds, say_size
 
 COLUMNS = ("process", "data", "parameters", "optimizer", "buffers", "messages", "snapshot", "mapped", "in all")
 
@@ -43,14 +48,43 @@ def lines_of(job: Job, estimate: Estimate) -> list[str]:
     return lines
 
 
-def time_of(job: Job, estimate: Estimate, costs: Costs, cores: int) -> str:
-    """Seconds of training from what was measured for a step of each layer on this machine, by one core."""
-    stages = [sum(costs.layers[i] for i in spec.layers) for spec in estimate.layout.stages]
-    stages[-1] += costs.head
-    side_by_side = job.config.execution.engine == "ray"
-    # Stages share the cores that there are.
-    step = max(max(stages), sum(stages) / cores) if side_by_side else sum(stages)
-    slowest = stages.index(max(stages))
-    where = f", the slowest stage is {slowest}" if side_by_side and len(stages) > 1 else ""
+def time_of(job: Job, estimate: Estimate, costs: Costs) -> str:
+    """Of training in one process, where one layer is worked after the other."""
+    step = sum(costs.layers) + costs.head
     rate = job.config.training.batch_size / step
-    return f"{job.steps * step:,.0f} s for {job.steps:,} steps ({rate:,.0f} examples/s{where}), evaluations not counted"
+    return f"{say_seconds(job.steps * step)} for {job.steps:,} steps ({rate:,.0f} examples/s), evaluations not counted"
+
+
+def table_of_outlooks(job: Job, rows: Sequence[tuple[Outlook, Estimate]], link: float | None) -> Table:
+    """A row for each number of stages. link: bytes a second, where stages are on several hosts."""
+    table = Table("stages", "layers of each", "chunk", "window", "examples/s", "speed-up", "efficiency", "time")
+    for name in ("largest stage", *(["out of a host"] if link else []), "bottleneck"):
+        table.add_column(name)
+    for outlook, estimate in rows:
+        plan = outlook.layout.plan
+        rate = job.config.training.batch_size / outlook.steady_seconds
+        times = outlook.one_stage_seconds / outlook.steady_seconds
+        cells = [str(outlook.stages), _cut(outlook.layout), str(plan.chunk), str(outlook.layout.window)]
+        cells += [f"{rate:,.0f}", f"{times:.2f}", f"{outlook.efficiency:.3f}", say_seconds(outlook.seconds)]
+        cells += [say_size(estimate.largest)]
+        cells += [f"{say_rate(outlook.link_rate)} ({outlook.link_rate / link:.0%})"] if link else []
+        table.add_row(*cells, outlook.bottleneck)
+    return table
+
+
+def words_of(ground: Ground) -> str:
+    """What a forecast stands on."""
+    wires = ground.wires
+    where = f"{ground.stages_per_host} stage(s) a host" if ground.stages_per_host else "all stages on one host"
+    if wires.link < math.inf:
+        where += f", {say_rate(wires.link)} and {say_seconds(wires.latency)} between hosts"
+    whose = f"{ground.cores:g} core(s) of it for layers and messages" if ground.computes else "a device for each stage"
+    return f"{where}, {whose}, {say_seconds(2 * wires.call + wires.item)} of a core a message"
+
+
+def _cut(layout: Layout) -> str:
+    """0-1 | 2, or how many stages in a row have how many layers."""
+    groups = [spec.layers for spec in layout.stages]
+    if len(groups) <= 4:
+        return " | ".join(str(g[0]) if len(g) == 1 else f"{g[0]}-{g[-1]}" for g in groups)
+    return ", ".join(f"{len(list(run))} x {size}" for size, run in itertools.groupby(len(group) for group in groups))

@@ -1,0 +1,196 @@
+"""`ffpipe plan`: what a run would take of memory, disk, network and time, on one number of stages or on several."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from ffpipe.config import Config
+from ffpipe.errors import UserError
+from ffpipe.fields import override
+from ffpipe.units import parse_flops, parse_rate, parse_seconds
+
+if TYPE_CHECKING:
+    from ffpipe.pipeline.calibrate import Costs
+    from ffpipe.pipeline.forecast import Ground, Outlook
+    from ffpipe.pipeline.job import Job
+    from ffpipe.pipeline.plan import Estimate
+
+# Columns that its tables need.
+WIDE = 150
+MOST_STAGES = 4096
+
+
+@dataclass(frozen=True)
+class Request:
+    """Options of its own. stages: none where the config says how many."""
+
+    stages: tuple[int, ...]
+    link: float | None
+    latency: float | None
+    flops: float | None
+    stages_per_host: int
+    cores: float
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Beside those of the config."""
+    group = parser.add_argument_group("the forecast (engine ray)")
+    group.add_argument("--stages", default="", help="one number, or several: 1,2,4 or 1,2,4,...,128")
+    group.add_argument("--link", default="", help="rate of each host's network, as 10Gbit; none: all on one host")
+    group.add_argument("--latency", default="", help="between hosts, as 50us; none: 100us")
+    group.add_argument("--flops", default="", help="speed of a stage's processor, as 60TFLOPS; none: measured here")
+    group.add_argument("--stages-per-host", default="", help="none: 1 with --link, else all")
+    group.add_argument("--cores", default="", help="of a host, for messages and for layers on CPUs; none: as here")
+
+
+OPTIONS = ("--stages", "--link", "--latency", "--flops", "--stages-per-host", "--cores")
+
+
+def request_of(options: argparse.Namespace) -> Request:
+    """Raises UserError."""
+    link = _parsed("--link", options.link, parse_rate)
+    latency = _parsed("--latency", options.latency, parse_seconds)
+    flops = _parsed("--flops", options.flops, parse_flops)
+    per_host = _whole("--stages-per-host", options.stages_per_host) or (1 if link else 0)
+    cores = _whole("--cores", options.cores) or os.cpu_count() or 1
+    if latency is not None and not link:
+        raise UserError("--latency is that between hosts: give --link too")
+    return Request(parse_stages(options.stages), link, latency, flops, per_host, cores)
+
+
+def run(config: Config, request: Request) -> None:
+    """Print the plan."""
+    import torch
+
+    from ffpipe.pipeline import tell
+    from ffpipe.pipeline.forecast import costs_at
+    from ffpipe.run import planned
+
+    console = Console(width=max(Console().width, WIDE))
+    several = len(request.stages) > 1
+    if request.stages:
+        config = override(config, {"execution.stages": 0 if several else request.stages[0]})
+    if several and config.execution.engine != "ray":
+        raise UserError(f"--stages has several numbers, but engine {config.execution.engine!r} is one process")
+    if request.flops is None and config.execution.first_device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device is cuda, but torch finds no GPU to measure on: give its speed, as --flops 60TFLOPS")
+    job, estimate, notes = planned(config)
+    training, ray = job.config.training, job.config.execution.engine == "ray"
+    if not several:
+        console.print(tell.table_of(estimate))
+        for line in (*tell.lines_of(job, estimate), *notes):
+            print(line)
+    if request.flops is not None:
+        costs, origin = costs_at(request.flops, training, job.width, job.splits.classes), "the speed that was given"
+    else:
+        costs, origin = _measured(job), "steps measured here"
+    if not ray:
+        print(f"time, from {origin}: {tell.time_of(job, estimate, costs)}")
+        return
+    ground = _ground(job, costs, request)
+    counts = request.stages or (len(estimate.layout.stages),)
+    process = estimate.stages[0].process
+    rows = [_row(job, count, ground, process) for count in counts if count <= job.layers]
+    if not rows:
+        raise UserError(f"--stages begins with {counts[0]}, but there are {job.layers} layers: give 1 to {job.layers}")
+    console.print(tell.table_of_outlooks(job, rows, ground.wires.link if request.link else None))
+    beyond = [str(count) for count in counts if count > job.layers]
+    if beyond:
+        print(f"not {', '.join(beyond)} stages: there are {job.layers} layers (--training.dims)")
+    print(f"from {origin}, {tell.words_of(ground)}; evaluations and snapshots are not counted")
+
+
+def _row(job: Job, stages: int, ground: Ground, process: int) -> tuple[Outlook, Estimate]:
+    """What so many stages would do, and take of memory."""
+    from ffpipe.pipeline.forecast import forecast
+    from ffpipe.pipeline.plan import estimate_layout
+
+    outlook = forecast(job, stages, ground)
+    return outlook, estimate_layout(job, outlook.layout, process)
+
+
+def _measured(job: Job) -> Costs:
+    """Of a step of each layer, on the device of the first stage; where stages have a core each, on one."""
+    import torch
+
+    from ffpipe.pipeline.calibrate import measure_costs
+
+    execution = job.config.execution
+    threads = torch.get_num_threads()
+    if execution.engine == "ray":
+        torch.set_num_threads(1)
+    try:
+        return measure_costs(job.config.training, job.width, job.splits.classes, torch.device(execution.first_device))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _ground(job: Job, costs: Costs, request: Request) -> Ground:
+    from ffpipe.pipeline import forecast
+    from ffpipe.pipeline.simulate import Wires
+
+    latency = forecast.LATENCY if request.latency is None else request.latency
+    link = math.inf if request.link is None else request.link
+    wires = Wires(forecast.ITEM_SECONDS, forecast.CALL_SECONDS, forecast.COPY_RATE, link, latency)
+    # A speed that is given is that of a device of the stage's own.
+    computes = job.config.execution.first_device == "cpu" and request.flops is None
+    return forecast.Ground(costs, wires, request.stages_per_host, request.cores, computes)
+
+
+def parse_stages(text: str) -> tuple[int, ...]:
+    """Of "1,2,4,...,32": by equal factors or in equal steps, as the three numbers before the dots say.
+
+    >>> parse_stages("1,2,4,...,16"), parse_stages("2,4,6,...,10"), parse_stages("")
+    ((1, 2, 4, 8, 16), (2, 4, 6, 8, 10), ())
+
+    Raises UserError.
+    """
+    found: list[int] = []
+    parts = [part.strip() for part in text.split(",")] if text else []
+    for index, part in enumerate(parts):
+        if part in ("...", "…"):
+            if index < 3 or index + 2 != len(parts):
+                raise UserError(f"--stages is {text!r}: give three numbers before the dots and one after them")
+            found += _between(found[-3], found[-2], found[-1], _whole("--stages", parts[-1]))
+        elif count := _whole("--stages", part):
+            found.append(count)
+        else:
+            raise UserError(f"--stages is {text!r}: give whole numbers from 1 on, as 1,2,4 or 1,2,4,...,128")
+    return tuple(dict.fromkeys(found))
+
+
+def _between(first: int, before: int, last: int, end: int) -> list[int]:
+    """What comes after these two, up to the end: by a factor where `first` has it too, else in steps."""
+    by_factor = last % before == 0 and before % first == 0 and last // before == before // first > 1
+    factor, step = (last // before, 0) if by_factor else (1, max(1, last - before))
+    found = []
+    while (last := last * factor + step) < end:
+        found.append(last)
+    return found
+
+
+def _whole(option: str, text: str) -> int:
+    """0 where none is given."""
+    if text and (not text.isdecimal() or not 1 <= int(text) <= MOST_STAGES):
+        raise UserError(f"{option} has {text!r}: give a whole number from 1 to {MOST_STAGES}")
+    return int(text or 0)
+
+
+def _parsed(option: str, text: str, parse: Callable[[str], float]) -> float | None:
+    """None where none is given."""
+    if not text:
+        return None
+    try:
+        value = parse(text)
+    except ValueError as error:
+        raise UserError(f"{option} is {error}") from None
+    if not value > 0 and option != "--latency":
+        raise UserError(f"{option} is {text!r}: give more than nothing")
+    return value

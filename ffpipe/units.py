@@ -1,0 +1,65 @@
+"""Amounts as people write them: 2GiB, 10Gbit, 50us, 60TFLOPS."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+NUMBER = r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z/]+)"
+SIZES = {name: 1000.0**n for n, name in enumerate(("B", "kB", "MB", "GB", "TB"))}
+SIZES |= {name: 1024.0**n for n, name in enumerate(("B", "KiB", "MiB", "GiB", "TiB"))}
+# Bytes a second: of networks, which are sold by the bit, and of whatever is measured in bytes.
+RATES = {f"{prefix}bit": 1000.0**n / 8 for n, prefix in enumerate(("", "k", "M", "G", "T"))}
+RATES |= {f"{name}/s": size for name, size in (SIZES | RATES).items()}
+TIMES = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
+FLOPS = {f"{prefix}FLOPS": 1000.0**n for n, prefix in enumerate(("", "k", "M", "G", "T", "P"))}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "2GiB", "800 MB". Raises ValueError, as do the others."""
+    return int(_parse(text, SIZES, "size such as 2GiB or 800MB"))
+
+
+def parse_rate(text: str) -> float:
+    """Bytes a second of "10Gbit", "1.2 GB/s"."""
+    return _parse(text, RATES, "rate such as 10Gbit or 1GB/s")
+
+
+def parse_seconds(text: str) -> float:
+    """Of "50us", "1.5 ms"."""
+    return _parse(text, TIMES, "time such as 50us or 2ms")
+
+
+def parse_flops(text: str) -> float:
+    """Floating point operations a second of "60TFLOPS"."""
+    return _parse(text, FLOPS, "speed such as 60TFLOPS or 90GFLOPS")
+
+
+def say_size(size: int) -> str:
+    """2.0 GiB, 512 MiB."""
+    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
+
+
+def say_rate(rate: float) -> str:
+    """Bytes a second as networks are sold: 1.25 Gbit/s, 80 Mbit/s."""
+    bits = rate * 8
+    return f"{bits / 1e9:,.2f} Gbit/s" if bits >= 1e9 else f"{bits / 1e6:,.0f} Mbit/s"
+
+
+def say_seconds(seconds: float) -> str:
+    """1.5 ms, 12 s, 2 h 5 min."""
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    if seconds < 600:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def _parse(text: str, units: Mapping[str, float], what: str) -> float:
+    """An amount in one of these units, in whatever case they are written."""
+    found = re.fullmatch(NUMBER, text)
+    unit = {name.lower(): each for name, each in units.items()}.get(found[2].lower()) if found else None
+    if not found or unit is None:
+        raise ValueError(f"{text!r}, which is no {what}")
+    return float(found[1]) * unit

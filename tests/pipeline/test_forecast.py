@@ -1,0 +1,95 @@
+"""From a config to loads, and from loads to what a run would do."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ffpipe import override, recipe
+from ffpipe.pipeline.calibrate import Costs
+from ffpipe.pipeline.forecast import Ground, costs_at, forecast, load_of
+from ffpipe.pipeline.job import Job, make_job, make_layout
+from ffpipe.pipeline.schedule import Predict, Train
+from ffpipe.pipeline.simulate import Wires
+
+FREE = Wires(item=0.0, call=0.0, copy=math.inf, link=math.inf, latency=0.0)
+
+
+def job_of(**fields: Any) -> Job:
+    quick = {"training.dims": [64, 50, 40, 30, 20], "training.epochs": 100, "execution.stages": 0}
+    return make_job(override(recipe("digits"), quick | fields))
+
+
+def ground_of(seconds: float, wires: Wires = FREE, **changes: Any) -> Ground:
+    return replace(Ground(Costs((seconds,) * 4, 0.0), wires, 0, 64.0, False), **changes)
+
+
+def test_equal_layers_and_free_messages_scale_with_the_stages() -> None:
+    for stages in (1, 2, 4):
+        found = forecast(job_of(), stages, ground_of(0.02))
+        assert found.stages == stages
+        assert found.steady_seconds == pytest.approx(0.08 / stages)
+        assert found.efficiency == pytest.approx(1.0)
+        assert found.bottleneck.startswith("stage ")
+    assert found.one_stage_seconds == pytest.approx(0.08)
+
+
+def test_what_bounds_a_run_is_named() -> None:
+    training = {"training.negatives": "random"}
+    slow_link = ground_of(1e-6, replace(FREE, link=1e6), stages_per_host=1)
+    assert forecast(job_of(**training), 4, slow_link).bottleneck == "the network of host 1"
+    one_core = ground_of(0.02, cores=1.0, computes=True)
+    found = forecast(job_of(**training), 4, one_core)
+    assert found.bottleneck == "the processors of host 0"
+    assert found.efficiency == pytest.approx(0.25, rel=0.01)
+    far = ground_of(0.001, replace(FREE, latency=0.5), stages_per_host=1)
+    assert "predictions on their way back" in forecast(job_of(), 4, far).bottleneck
+    assert "messages (window" in forecast(job_of(**training), 4, far).bottleneck
+
+
+def test_the_whole_run_is_filling_steady_work_and_draining() -> None:
+    job = job_of(**{"execution.chunk": 2, "training.negatives": "random"})
+    found = forecast(job, 4, ground_of(0.02))
+    # The first chunk reaches the end after four stages; from then on a chunk comes every 40 ms.
+    assert found.seconds == pytest.approx((job.steps + 3 * 2) * 0.02)
+
+
+def test_lock_step_takes_turns() -> None:
+    job = job_of(**{"training.negative_lag": 0})
+    found = forecast(job, 4, ground_of(0.02))
+    # Neutral rows ahead and pairs after them, each through all stages, one at a time.
+    assert found.steady_seconds == pytest.approx(0.08)
+
+
+def test_the_network_carries_what_the_stages_send() -> None:
+    job = job_of(**{"execution.chunk": 1})
+    found = forecast(job, 4, ground_of(0.02, replace(FREE, link=1e9), stages_per_host=1))
+    rows, features = 3 * 50 * 40 * 4, 50 * 40 * 4
+    # The second layer's rows go on, and past the next stage its features for the head.
+    sent = max(3 * 50 * 50 * 4, rows + features)
+    assert found.link_rate == pytest.approx(sent / 0.02, rel=0.02)
+
+
+def test_loads_of_stages() -> None:
+    job = job_of()
+    specs = make_layout(job, 4).stages
+    loads = [load_of(spec, specs, Costs((1.0, 2.0, 3.0, 4.0), 0.5)) for spec in specs]
+    assert [load.seconds(Train(0, 2)) for load in loads] == [2.0, 4.0, 6.0, 9.0]
+    assert [load.rows(Train(0, 2)) for load in loads] == [2 * 3 * 50 * n * 4 for n in (50, 40, 30, 0)]
+    assert [load.features(Train(0, 2)) for load in loads] == [0, 2 * 50 * 40 * 4, 0, 0]
+    assert [load.senders for load in loads] == [(), (0,), (1,), (1, 2)]
+    exact = job_of(**{"training.negative_lag": 0})
+    specs = make_layout(exact, 4).stages
+    ahead = load_of(specs[1], specs, Costs((1.0,) * 4, 0.0))
+    assert ahead.seconds(Predict(0)) + ahead.seconds(Train(0, 1)) == pytest.approx(1.0)
+    assert (ahead.features(Predict(0)), ahead.features(Train(0, 1))) == (50 * 40 * 4, 0)
+
+
+def test_costs_at_a_speed_that_is_given() -> None:
+    training = job_of().config.training
+    costs = costs_at(1e9, training, 74, 10)
+    assert costs.layers[0] == pytest.approx(2 * 5 * 50 * 74 * 50 / 1e9)
+    assert costs.head == pytest.approx(4 * 50 * (40 + 30 + 20) * 10 / 1e9)
