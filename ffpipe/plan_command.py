@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,12 +86,18 @@ def run(config: Config, request: Request) -> None:
         console.print(tell.table_of(estimate))
         for line in (*tell.lines_of(job, estimate), *notes):
             print(line)
-    if request.flops is not None:
-        costs, origin = costs_at(request.flops, training, job.width, job.splits.classes), "the speed that was given"
-    else:
-        costs, origin = _measured(job), "steps measured here"
+    known: dict[int, Costs] = {}
+
+    def costs(copies: int) -> Costs:
+        if request.flops is not None:
+            return costs_at(request.flops, training, job.width, job.splits.classes)
+        if copies not in known:
+            known[copies] = _measured(job, copies)
+        return known[copies]
+
+    origin = "steps measured here" if request.flops is None else "the speed that was given"
     if not ray:
-        print(f"time, from {origin}: {tell.time_of(job, estimate, costs)}")
+        print(f"time, from {origin}: {tell.time_of(job, estimate, costs(1))}")
         return
     ground = _ground(job, costs, request)
     counts = request.stages or (len(estimate.layout.stages),)
@@ -100,11 +105,11 @@ def run(config: Config, request: Request) -> None:
     rows = [_row(job, count, ground, process) for count in counts if count <= job.layers]
     if not rows:
         raise UserError(f"--stages begins with {counts[0]}, but there are {job.layers} layers: give 1 to {job.layers}")
-    console.print(tell.table_of_outlooks(job, rows, ground.wires.link if request.link else None))
+    console.print(tell.table_of_outlooks(job, rows, request.link))
     beyond = [str(count) for count in counts if count > job.layers]
     if beyond:
         print(f"not {', '.join(beyond)} stages: there are {job.layers} layers (--training.dims)")
-    print(f"from {origin}, {tell.words_of(ground)}; evaluations and snapshots are not counted")
+    print(f"from {origin}, {tell.words_of(ground, request.link)}; evaluations and snapshots are not counted")
 
 
 def _row(job: Job, stages: int, ground: Ground, process: int) -> tuple[Outlook, Estimate]:
@@ -116,31 +121,24 @@ def _row(job: Job, stages: int, ground: Ground, process: int) -> tuple[Outlook, 
     return outlook, estimate_layout(job, outlook.layout, process)
 
 
-def _measured(job: Job) -> Costs:
-    """Of a step of each layer, on the device of the first stage; where stages have a core each, on one."""
+def _measured(job: Job, copies: int) -> Costs:
+    """Of a step of each layer on the device of the first stage; where stages have a core each, on so many at once."""
     import torch
 
-    from ffpipe.pipeline.calibrate import measure_costs
+    from ffpipe.pipeline.calibrate import measure_costs, measure_side_by_side
 
-    execution = job.config.execution
-    threads = torch.get_num_threads()
-    if execution.engine == "ray":
-        torch.set_num_threads(1)
-    try:
-        return measure_costs(job.config.training, job.width, job.splits.classes, torch.device(execution.first_device))
-    finally:
-        torch.set_num_threads(threads)
+    training, execution = job.config.training, job.config.execution
+    if execution.engine == "ray" and execution.first_device == "cpu":
+        return measure_side_by_side(training, job.width, job.splits.classes, copies)
+    return measure_costs(training, job.width, job.splits.classes, torch.device(execution.first_device))
 
 
-def _ground(job: Job, costs: Costs, request: Request) -> Ground:
+def _ground(job: Job, costs: Callable[[int], Costs], request: Request) -> Ground:
     from ffpipe.pipeline import forecast
-    from ffpipe.pipeline.simulate import Wires
 
-    latency = forecast.LATENCY if request.latency is None else request.latency
-    link = math.inf if request.link is None else request.link
-    wires = Wires(forecast.ITEM_SECONDS, forecast.CALL_SECONDS, forecast.COPY_RATE, link, latency)
     # A speed that is given is that of a device of the stage's own.
     computes = job.config.execution.first_device == "cpu" and request.flops is None
+    wires = forecast.wires_of(request.link, request.latency)
     return forecast.Ground(costs, wires, request.stages_per_host, request.cores, computes)
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
@@ -42,6 +44,25 @@ def measure_costs(training: Training, width: int, classes: int, device: torch.de
     seconds = {shape: _layer_seconds(training, *shape, device) for shape in set(shapes)}
     head = _head_seconds(training, classes, device) if training.head else 0.0
     return Costs(tuple(seconds[shape] * scale for shape in shapes), head * scale)
+
+
+def measure_side_by_side(training: Training, width: int, classes: int, copies: int) -> Costs:
+    """The same on so many cores of this host at once, each on one thread: they share caches, memory and clock."""
+    threads = torch.get_num_threads()
+    together = threading.Barrier(copies)
+
+    def measure() -> Costs:
+        torch.set_num_threads(1)
+        together.wait()
+        return measure_costs(training, width, classes, torch.device("cpu"))
+
+    try:
+        with ThreadPoolExecutor(copies) as pool:
+            made = [future.result() for future in [pool.submit(measure) for _ in range(copies)]]
+    finally:
+        torch.set_num_threads(threads)
+    layers = zip(*(costs.layers for costs in made), strict=True)
+    return Costs(tuple(map(statistics.median, layers)), statistics.median(costs.head for costs in made))
 
 
 def _layer_seconds(training: Training, fan_in: int, width: int, device: torch.device) -> float:

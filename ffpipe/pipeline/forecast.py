@@ -8,8 +8,9 @@ how stages share hosts.
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise, takewhile
 
@@ -28,6 +29,8 @@ CALL_SECONDS = 1.0e-3
 COPY_RATE = 2.0e9
 # Between hosts of one rack.
 LATENCY = 100e-6
+# Of what goes over an Ethernet, what is not headers and gaps: 1448 bytes of TCP in 1538.
+PAYLOAD = 1448 / 1538
 # Of a lock step, in products of a minibatch with a weight matrix: the neutral rows ahead, forward; then positive and
 # negative rows, forward and their gradient. A step with three roles makes five.
 PREDICT_SHARE, LOCKSTEP_SHARE = 1 / 5, 4 / 5
@@ -39,10 +42,10 @@ BUSY = 0.9
 
 @dataclass(frozen=True)
 class Ground:
-    """What a forecast stands on. stages_per_host: 0 for all on one. cores: of a host. computes: whether layers take
-    those (CPU), or have processors of their own (GPU)."""
+    """What a forecast stands on. costs: of layers, by how many stages compute on one host. stages_per_host: 0 for all
+    on one. cores: of a host. computes: whether layers take those (CPU), or have processors of their own (GPU)."""
 
-    costs: Costs
+    costs: Callable[[int], Costs]
     wires: Wires
     stages_per_host: int
     cores: float
@@ -52,6 +55,14 @@ class Ground:
         """Of each of so many stages."""
         per_host = self.stages_per_host or stages
         return tuple(index // per_host for index in range(stages))
+
+    def site(self, stages: int) -> Site:
+        """Where so many stages are."""
+        return Site(self.hosts(stages), self.cores, self.computes)
+
+    def costs_among(self, stages: int) -> Costs:
+        """Of layers where there are so many stages."""
+        return self.costs(max(1, min(self.stages_per_host or stages, stages, int(self.cores)) if self.computes else 1))
 
 
 @dataclass(frozen=True)
@@ -96,14 +107,14 @@ def forecast(job: Job, stages: int, ground: Ground) -> Outlook:
     hosts = ground.hosts(stages)
     trips = [message_seconds(ground.wires, job.minibatch_bytes, a != b) for a, b in pairwise(hosts)]
     message = statistics.median(trips[:MEASURED_EDGES]) if trips else 0.0
-    return outlook(job, make_layout(job, stages, Measured([ground.costs] * stages, message)), ground)
+    return outlook(job, make_layout(job, stages, Measured([ground.costs_among(stages)] * stages, message)), ground)
 
 
 def outlook(job: Job, layout: Layout, ground: Ground) -> Outlook:
     """Of a job that is cut already."""
     specs = layout.stages
-    site = Site(ground.hosts(len(specs)), ground.cores, ground.computes)
-    loads = [load_of(spec, specs, ground.costs) for spec in specs]
+    site = ground.site(len(specs))
+    loads = [load_of(spec, specs, ground.costs_among(len(specs))) for spec in specs]
     plan = replace(layout.plan, evaluations={}, snapshot_steps=0)
     enough = WINDOWS * (layout.window + len(specs) * plan.chunk)
     items = list(takewhile(lambda item: not isinstance(item, Train) or item.first < enough, plan.items()))
@@ -115,7 +126,15 @@ def outlook(job: Job, layout: Layout, ground: Ground) -> Outlook:
     link = max(timing.linked.values()) / steps / steady
     bottleneck = _bottleneck(job, layout, loads, timing, steady, steps, site, ground.wires)
     seconds = timing.seconds + (job.steps - steps) * steady
-    return Outlook(layout, sum(alone), max(alone), steady, seconds, link, bottleneck)
+    one = ground.costs(1)
+    one_stage = sum(one.layers) + one.head
+    return Outlook(layout, one_stage, max(alone), steady, seconds, link, bottleneck)
+
+
+def wires_of(link: float | None = None, latency: float | None = None) -> Wires:
+    """What messages take on a host, and between hosts whose networks carry `link` bytes a second, raw."""
+    payload = math.inf if link is None else link * PAYLOAD
+    return Wires(ITEM_SECONDS, CALL_SECONDS, COPY_RATE, payload, LATENCY if latency is None else latency)
 
 
 def message_seconds(wires: Wires, size: int, elsewhere: bool) -> float:

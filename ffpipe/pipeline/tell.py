@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -72,12 +71,12 @@ def table_of_outlooks(job: Job, rows: Sequence[tuple[Outlook, Estimate]], link: 
     return table
 
 
-def words_of(ground: Ground) -> str:
-    """What a forecast stands on."""
+def words_of(ground: Ground, link: float | None) -> str:
+    """What a forecast stands on. link: bytes a second of a host's network, if it has a part in it."""
     wires = ground.wires
     where = f"{ground.stages_per_host} stage(s) a host" if ground.stages_per_host else "all stages on one host"
-    if wires.link < math.inf:
-        where += f", {say_rate(wires.link)} and {say_seconds(wires.latency)} between hosts"
+    if link:
+        where += f", {say_rate(link)} and {say_seconds(wires.latency)} between hosts"
     whose = f"{ground.cores:g} core(s) of it for layers and messages" if ground.computes else "a device for each stage"
     return f"{where}, {whose}, {say_seconds(2 * wires.call + wires.item)} of a core a message"
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hosts import Host, hosts_or_skip
+from hosts import Host
+from hosts_or_skip import hosts_or_skip
 from rayhosts import RayHosts
 
 

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import hosts as hosts_module
 import pytest
-from hosts import Host, hosts_or_skip, wait_for
+from hosts import Host, wait_for
+from hosts_or_skip import hosts_or_skip
 from rayhosts import Program, RayHosts, summary, token_environment, wait_for_step
 
 from ffpipe import override, recipe, train
@@ -141,7 +143,7 @@ def test_hosts_end_with_the_process_that_made_them(hosts: list[Host], tmp_path: 
     code = "import hosts, pathlib, sys\nwith hosts.make_hosts(2, pathlib.Path(sys.argv[1])) as made:\n"
     code += "    print(*[each.process for each in made], flush=True)\n    sys.stdin.read()\n"
     command = [sys.executable, "-c", code, str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(hosts_module.__file__).parent)}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as maker:
         assert maker.stdout is not None
         made = [Path("/proc") / process for process in maker.stdout.readline().split()]

@@ -24,7 +24,7 @@ def job_of(**fields: Any) -> Job:
 
 
 def ground_of(seconds: float, wires: Wires = FREE, **changes: Any) -> Ground:
-    return replace(Ground(Costs((seconds,) * 4, 0.0), wires, 0, 64.0, False), **changes)
+    return replace(Ground(lambda copies: Costs((seconds,) * 4, 0.0), wires, 0, 64.0, False), **changes)
 
 
 def test_equal_layers_and_free_messages_scale_with_the_stages() -> None:
@@ -93,3 +93,10 @@ def test_costs_at_a_speed_that_is_given() -> None:
     costs = costs_at(1e9, training, 74, 10)
     assert costs.layers[0] == pytest.approx(2 * 5 * 50 * 74 * 50 / 1e9)
     assert costs.head == pytest.approx(4 * 50 * (40 + 30 + 20) * 10 / 1e9)
+
+
+def test_layers_cost_what_they_do_among_as_many_as_a_host_has_cores_for() -> None:
+    ground = ground_of(0.0, costs=lambda copies: Costs((0.02 * copies,) * 4, 0.0), cores=2.0, computes=True)
+    assert [ground.costs_among(stages).layers[0] for stages in (1, 2, 4)] == [0.02, 0.04, 0.04]
+    assert replace(ground, stages_per_host=1).costs_among(4).layers[0] == 0.02
+    assert replace(ground, computes=False).costs_among(4).layers[0] == 0.02

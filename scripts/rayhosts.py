@@ -1,4 +1,4 @@
-"""A Ray cluster over the hosts of tests/hosts.py, one `ray start` in each, and runs of ffpipe on it."""
+"""A Ray cluster over the hosts of hosts.py, one `ray start` in each, and runs of ffpipe on it."""
 
 from __future__ import annotations
 

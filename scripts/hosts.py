@@ -1,11 +1,11 @@
-"""Several hosts on one machine (Linux, root), for tests: each with its own address, name, processes and /dev/shm.
+"""Several hosts on one machine (Linux, root): each with its own address, name, processes and /dev/shm.
 
     host1 ── port1 ┐
     host2 ── port2 ┼ bridge
     host3 ── port3 ┘
 
 A host is a process with namespaces of its own (network, process ids, mounts, name). Nothing of it has a name on the
-machine: it lasts as long as that process, and the process as long as its standard input, which the test run holds. So
+machine: it lasts as long as that process, and the process as long as its standard input, which its maker holds. So
 a run that is killed leaves neither process nor cable. The machine's other interfaces are not touched. Files are
 shared, as on hosts with a shared file system, but for /dev/shm and a folder named "disk".
 """
@@ -20,12 +20,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
-
-import pytest
 
 NETWORK = "10.77.0"
 SHARED_MEMORY = "400m"
@@ -177,6 +175,11 @@ class Switch(Namespace):
 @contextmanager
 def make_hosts(count: int, folder: Path) -> Iterator[list[Host]]:
     """So many hosts, named host1 and so on, which know each other by name. Raises NotAllowed."""
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if sys.platform != "linux" or missing:
+        raise NotAllowed(f"made of Linux's namespaces by means of {', '.join(TOOLS)}; not here: {missing}")
+    if os.geteuid() != 0:
+        raise NotAllowed("made of network namespaces, which takes root")
     names = folder / "hosts"
     lines = [f"{NETWORK}.{number} host{number}" for number in range(1, count + 1)]
     names.write_text("\n".join(("127.0.0.1 localhost", *lines)) + "\n")
@@ -194,22 +197,6 @@ def make_hosts(count: int, folder: Path) -> Iterator[list[Host]]:
     finally:
         for namespace in reversed(made):
             namespace.end()
-
-
-@contextmanager
-def hosts_or_skip(folder: Path, count: int = 3) -> Iterator[list[Host]]:
-    """make_hosts, or a skip that says what is missing here."""
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if sys.platform != "linux" or missing:
-        pytest.skip(f"hosts are made of Linux's namespaces by means of {', '.join(TOOLS)}; not here: {missing}")
-    if os.geteuid() != 0:
-        pytest.skip("hosts are made of network namespaces, which takes root")
-    with ExitStack() as stack:
-        try:
-            hosts = stack.enter_context(make_hosts(count, folder))
-        except NotAllowed as error:
-            pytest.skip(f"hosts are made of network namespaces, which are not allowed here: {error}")
-        yield hosts
 
 
 def wait_for(what: str, true: Callable[[], bool], seconds: float = 60.0) -> None:

@@ -1,0 +1,139 @@
+"""One point of scripts/scaling.py, in a process of its own: sizes in, measured and forecast rates out, as JSON.
+
+Layers are real ones (digits through layers of one width, on as many stages as there are cores), or take a set time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from set_time import SetTimeEngine, costs_of, make_job, run
+
+from ffpipe import override, recipe
+from ffpipe.pipeline import job as jobs
+from ffpipe.pipeline.calibrate import Costs, measure_side_by_side
+from ffpipe.pipeline.forecast import Ground, forecast, load_of, wires_of
+from ffpipe.pipeline.job import Job
+from ffpipe.pipeline.ray_engine import RayEngine
+from ffpipe.pipeline.schedule import Predict, Train
+from ffpipe.pipeline.simulate import simulate
+
+
+@dataclass(frozen=True)
+class Point:
+    """layers: "set" (milliseconds a minibatch, each) or "real". link: bytes a second between hosts; 0: one host."""
+
+    layers: str
+    depth: int
+    stages: int
+    steps: int
+    rounds: int
+    milliseconds: float = 20.0
+    width: int = 1000
+    batch: int = 100
+    negatives: str = "random"
+    lag: int = 128
+    link: float = 0.0
+
+
+def main() -> None:
+    point = Point(**json.loads(sys.argv[1]))
+    cores = float(os.cpu_count() or 1)
+    wires = wires_of(point.link or None)
+    if point.layers == "set":
+        engine: RayEngine = SetTimeEngine(point.milliseconds / 1e3)
+        job = set_time_job(point)
+        costs = costs_of(job, point.milliseconds / 1e3)
+        ground = Ground(lambda copies: costs, wires, int(point.link > 0), cores, computes=False)
+    else:
+        job = real_job(point)
+        known: dict[int, Costs] = {}
+
+        def measured(copies: int) -> Costs:
+            if copies not in known:
+                training = job.config.training
+                known[copies] = measure_side_by_side(training, job.width, job.splits.classes, copies)
+            return known[copies]
+
+        ground = Ground(measured, wires, 0, cores, computes=True)
+    told = forecast_of(job, point, ground)
+    if point.layers == "real":
+        engine = RayEngine()
+    print(json.dumps(told | measure(engine, job, point.rounds)))
+
+
+def set_time_job(point: Point) -> Job:
+    return make_job(
+        point.depth,
+        point.steps,
+        stages=point.stages,
+        width=point.width,
+        batch=point.batch,
+        negatives=point.negatives,
+        lag=point.lag,
+        placement="one-host-each" if point.link else "pack",
+    )
+
+
+def real_job(point: Point) -> Job:
+    """Of so many steps at least."""
+    fields = {
+        "training.dims": [64, *[point.width] * point.depth],
+        "training.batch_size": point.batch,
+        "training.epochs": -(-point.steps // (1400 // point.batch)),
+        "training.negatives": point.negatives,
+        "training.negative_lag": point.lag,
+        "training.head_from": max(0, point.depth - 2),
+        "execution.stages": point.stages,
+        "execution.evaluate_every": 0,
+    }
+    return jobs.make_job(override(recipe("digits"), fields))
+
+
+def forecast_of(job: Job, point: Point, ground: Ground) -> dict[str, Any]:
+    """What `ffpipe plan` would have said, and the whole of this run, simulated step by step."""
+    outlook = forecast(job, point.stages, ground)
+    layout = outlook.layout
+    loads = [load_of(spec, layout.stages, ground.costs_among(point.stages)) for spec in layout.stages]
+    items = [item for item in layout.plan.items() if isinstance(item, (Train, Predict))]
+    site = ground.site(point.stages)
+    whole = simulate(items, layout.plan.weight, layout.window, loads, ground.wires, site)
+    batch = job.config.training.batch_size
+    return {
+        "forecast": batch / outlook.steady_seconds,
+        "forecast_whole": job.steps * batch / whole.seconds,
+        "slowest_stage": batch / outlook.step_seconds,
+        "one_stage": batch / outlook.one_stage_seconds,
+        "forecast_chunk": layout.plan.chunk,
+        "bottleneck": outlook.bottleneck,
+    }
+
+
+def measure(engine: RayEngine, job: Job, rounds: int) -> dict[str, Any]:
+    """Examples a second in the full pipeline and in whole runs; medians of the rounds, and least and most."""
+    batch = job.config.training.batch_size
+    try:
+        layout = engine.layout(job)
+        runs = [run(engine, job, layout) for _ in range(rounds)]
+    finally:
+        engine.close()
+    # What came in before the last stage's first minibatch was ready is no part of its time.
+    steady = [job.steps * batch / each["last"] for each in runs]
+    whole = [job.steps * batch / each["whole"] for each in runs]
+    return {
+        "measured": statistics.median(steady),
+        "least": min(steady),
+        "most": max(steady),
+        "whole": statistics.median(whole),
+        "chunk": layout.plan.chunk,
+        "window": layout.window,
+    }
+
+
+if __name__ == "__main__":
+    main()

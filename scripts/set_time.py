@@ -1,0 +1,168 @@
+"""Stages that take a set time without a processor, as on GPUs, and send real arrays by the engine of a real run."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+
+from ffpipe.config import Config, Execution, Training
+from ffpipe.data.splits import Splits
+from ffpipe.pipeline.calibrate import Costs
+from ffpipe.pipeline.job import Job, Layout, Measured, Start
+from ffpipe.pipeline.links import Predictions
+from ffpipe.pipeline.ray_settings import prepare_ray
+from ffpipe.pipeline.saver import Saver
+from ffpipe.pipeline.schedule import Item, Train
+from ffpipe.pipeline.streams import Streams
+from ffpipe.pipeline.worker import Parts, WorkerSetup
+from ffpipe.store import Store
+from ffpipe.telemetry.report import StageReport
+from ffpipe.telemetry.spans import TraceFile
+
+prepare_ray()
+from ffpipe.pipeline.ray_engine import RayEngine  # noqa: E402  # Ray reads its settings when it is imported
+
+CLASSES = 10
+
+
+class SetTimeStage:
+    """Stands in for layers: waits, and hands on an array of the right size."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, setup: WorkerSetup, saver: Saver, seconds: float) -> None:
+        """seconds: a minibatch, of each layer."""
+        spec = setup.spec
+        self.setup = setup
+        self.seconds = seconds * len(spec.layers)
+        self.step = 0
+        self.rows = _rows(setup, spec.training.dims[spec.layers.stop])
+        self.labels = torch.zeros(setup.plan.chunk, spec.training.batch_size, dtype=torch.int64)
+
+    def handle(self, item: Item, streams: Streams | None) -> Streams | None:
+        if not isinstance(item, Train):
+            return None
+        time.sleep(self.seconds * item.count)
+        self.step = item.end
+        return None if self.setup.spec.is_last else Streams(self.rows[: item.count], self.labels[: item.count])
+
+    def predictions(self, item: Item) -> Predictions:
+        training = self.setup.spec.training
+        if not isinstance(item, Train) or training.lookahead is None:
+            return {}
+        made = np.zeros((training.batch_size, CLASSES), dtype=np.float32)
+        return {step + training.lookahead: made for step in range(item.first, item.end)}
+
+    def report(self) -> StageReport:
+        return StageReport(self.setup.spec.index, tuple(self.setup.spec.layers), step=self.step)
+
+
+class SetTimeFeed:
+    """Hands the first stage an array of the right size."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        self.rows = _rows(setup, setup.spec.width)
+
+    def predictions(self, made: Predictions) -> None:
+        pass
+
+    def streams(self, item: Item) -> Streams | None:
+        return Streams(self.rows[: item.count]) if isinstance(item, Train) else None
+
+
+def _rows(setup: WorkerSetup, width: int) -> torch.Tensor:
+    """Of a chunk: positive, negative and neutral rows."""
+    training = setup.spec.training
+    return torch.rand(setup.plan.chunk, training.roles * training.batch_size, width)
+
+
+@dataclass
+class NoSplits:
+    """No data: sizes alone."""
+
+    classes: int = CLASSES
+    validation: tuple[int, ...] = ()
+    test: tuple[int, ...] = ()
+
+
+class SetTimeEngine(RayEngine):
+    """The Ray engine with such stages."""
+
+    def __init__(self, seconds: float) -> None:
+        """seconds: a minibatch, of each layer."""
+        super().__init__(Parts(partial(SetTimeStage, seconds=seconds), SetTimeFeed))
+        self.seconds = seconds
+
+    def measure(self, job: Job) -> Measured:
+        return Measured([costs_of(job, self.seconds)] * job.layers, self.message_seconds(job.minibatch_bytes))
+
+    def _supply(self, job: Job) -> tuple[str, ...]:
+        return ()  # there are no data
+
+
+def costs_of(job: Job, seconds: float) -> Costs:
+    """Of such layers."""
+    return Costs((seconds,) * job.layers, 0.0)
+
+
+def make_job(
+    layers: int,
+    steps: int,
+    *,
+    stages: int = 0,
+    width: int = 1000,
+    batch: int = 100,
+    negatives: str = "random",
+    lag: int = 128,
+    chunk: int = 0,
+    trace: bool = False,
+    placement: str = "pack",
+) -> Job:
+    """Layers of one width. stages: 0 for one a layer. What travels is 1.2 MB a minibatch at 100 rows of 1000."""
+    training = Training(
+        dims=(width,) * (layers + 1),
+        epochs=1,
+        batch_size=batch,
+        head_from=max(0, layers - 2),  # no features go past a stage
+        negatives=negatives,  # type: ignore[arg-type]  # str
+        negative_lag=lag,
+    )
+    execution = Execution(
+        stages=stages or layers,
+        chunk=chunk,
+        trace=trace,
+        start_timeout=120,
+        placement=placement,  # type: ignore[arg-type]  # str
+    )
+    return Job(Config(training=training, execution=execution), cast(Splits, NoSplits()), width, steps)
+
+
+def run(engine: RayEngine, job: Job, layout: Layout, trace: Path | None = None) -> dict[str, float]:
+    """Seconds of a run: from the last stage's first minibatch to its last, and of the whole; the driver's own work as a
+    share of a core, and the publishers' of their time."""
+    reports: list[StageReport] = []
+    began, worked = time.perf_counter(), time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        engine.run(job, layout, Store(folder), Start(), Path(folder), reports.append)
+    driver = (time.process_time() - worked) / (time.perf_counter() - began)
+    final = {report.stage: report for report in sorted(reports, key=lambda r: r.seconds)}
+    if trace is not None:
+        file = TraceFile(trace)
+        for report in reports:
+            file.add(report.stage, f"stage {report.stage}", report.spans)
+        file.close()
+    last = final[max(final)]
+    return {
+        "last": last.train_seconds - last.train_began,
+        "whole": max(report.train_seconds for report in final.values()),
+        "driver": driver,
+        "publish": statistics.mean(r.seconds_by_kind.get("publish", 0.0) / r.seconds for r in final.values()),
+    }
