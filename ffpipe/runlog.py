@@ -164,6 +164,7 @@ class RunLog:
             "recoveries": len(self._past.recoveries),
             "recovery_notes": [asdict(note) for note in self._past.recoveries],
             "peak_rss_bytes": [stage.peak_rss_bytes for stage in stages],
+            "peak_device_bytes": [stage.peak_device_bytes for stage in stages],
             "efficiency": max((stage.busy_share for stage in stages), default=None),
             "time_shares": [
                 {kind: s / stage.seconds for kind, s in stage.seconds_by_kind.items()}

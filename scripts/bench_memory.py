@@ -1,11 +1,15 @@
 """Memory and speed against depth, width and batch size: backpropagation, and this trainer by its engines.
 
-    python scripts/bench_memory.py [PART...]     parts: depth-1000, depth-2000, batch, stages, tensors; all by default
+    python scripts/bench_memory.py [PART...] [--device cuda]
+
+Parts, all by default:
 
 depth-WIDTH  peak resident memory of the largest process, and examples a second, at 2 to 64 layers, batch 100
 batch        the same at 8 layers of 1000 with batches of 100, 400 and 1200
 stages       one layer a stage, 2 to 16 stages: the peak of one stage
 tensors      exact bytes of the tensors of one stage at 2 to 64 layers, as torch's allocator counts them
+
+With --device cuda what is counted are the bytes of tensors on the GPU instead of those of the process.
 
 Every row is a run in a process of its own (memory_run.py) on one thread a process, with what arithmetic had predicted
 beside what was measured. Rows that were run are kept in scripts/results/memory.json and not run again; the last line
@@ -67,8 +71,9 @@ def runs(part: str) -> Iterator[tuple[str, Run]]:
             yield "one layer a stage", {"kind": "ray", "stages": depth, "depth": depth, "width": 1000, "batch": 100}
 
 
-def measure(run: Run, known: dict[str, Any]) -> dict[str, Any]:
+def measure(run: Run, known: dict[str, Any], device: str) -> dict[str, Any]:
     """One run, or what is known of it. Exits where it fails."""
+    run = run | ({"device": device} if device != "cpu" else {})
     key = json.dumps(run, sort_keys=True)
     if key not in known:
         steps = max(2, STEPS * 100 // run["batch"])
@@ -91,13 +96,13 @@ def _keep(known: dict[str, Any]) -> None:
     RESULTS.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def table_of(part: str, known: dict[str, Any]) -> tuple[Table, list[dict[str, Any]]]:
+def table_of(part: str, known: dict[str, Any], device: str) -> tuple[Table, list[dict[str, Any]]]:
     table = Table(
         "depth", "width", "batch", "way", "peak MB", "predicted MB", "off", "sum MB", "examples/s", title=part
     )
     rows = []
     for way, run in runs(part):
-        found = measure(run, known)
+        found = measure(run, known, device)
         off = found["predicted"] / found["peak"] - 1
         rows.append(run | found | {"way": way, "off": off})
         sizes = [f"{found[name] / 1e6:,.0f}" for name in ("peak", "predicted")]
@@ -144,6 +149,7 @@ def main() -> None:
     parts = ("depth-1000", "depth-2000", "batch", "stages", "tensors")
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: tensors on the GPU instead")
     options = parser.parse_args()
     if unknown := [part for part in options.parts if part not in parts]:
         parser.error(f"unknown part {unknown[0]!r}; there are {', '.join(parts)}")
@@ -154,7 +160,7 @@ def main() -> None:
         if part == "tensors":
             table, told["tensors"] = tensor_table()
         else:
-            table, rows = table_of(part, known)
+            table, rows = table_of(part, known, options.device)
             every += rows
         Console(width=120).print(table)
     depths = [row for row in every if row["batch"] == 100]

@@ -25,7 +25,9 @@ from ffpipe.run import planned as plan
 
 FEATURES, CLASSES = 64, 10
 # Fixed, since the Ray engine would choose it by what it measures, and what a stage takes goes with it.
-CHUNK = 2
+CHUNK = 1
+# Of one GPU, for as many stages as there are to be.
+GPU_SHARE = 1 / 16
 # Of the optimiser of both: SGD with momentum keeps one number a weight, as Hinton's averaging does.
 LEARNING_RATE, MOMENTUM = 0.001, 0.9
 MICRO_BATCHES = 4
@@ -42,18 +44,21 @@ def dims(depth: int, width: int) -> list[int]:
     return [FEATURES, *[width] * depth]
 
 
-def forward_forward(engine: str, depth: int, width: int, batch: int, steps: int, stages: int = 0) -> dict[str, Any]:
+def forward_forward(
+    engine: str, depth: int, width: int, batch: int, steps: int, stages: int = 0, device: str = "cpu"
+) -> dict[str, Any]:
     """`steps` steps through an engine. The head sees the last three layers, however many there are."""
     with tempfile.TemporaryDirectory(prefix="ff-", dir="/tmp") as folder:
         config = _config(engine, depth, width, batch, steps, stages, folder)
+        config = override(config, {"execution.device": device, "execution.gpus": GPU_SHARE if device == "cuda" else 0})
         _, planned, _ = plan(config)
         result = train(config)
     summary = result.summary
-    peaks = summary["peak_rss_bytes"]
+    peaks = summary["peak_device_bytes" if device == "cuda" else "peak_rss_bytes"]
     return {
         "peak": max(peaks),
         "sum": sum(peaks) if engine == "ray" else max(peaks),
-        "predicted": planned.largest,
+        "predicted": max(stage.holding.total for stage in planned.stages) if device == "cuda" else planned.largest,
         "examples_per_second": summary["examples_per_second"],
         "weights_sha256": result.weights_sha256,
     }
@@ -77,31 +82,34 @@ def _config(engine: str, depth: int, width: int, batch: int, steps: int, stages:
     return override(recipe("digits"), fields)
 
 
-def backprop(kind: str, depth: int, width: int, batch: int, steps: int) -> dict[str, Any]:
+def backprop(kind: str, depth: int, width: int, batch: int, steps: int, device: str = "cpu") -> dict[str, Any]:
     """`steps` steps of backpropagation through the same layers and a softmax layer."""
-    _ready(kind)
-    before = process_bytes()
+    _ready(kind, device)
+    before = torch.cuda.memory_allocated() if device == "cuda" else process_bytes()
     training = Training(dims=tuple(dims(depth, width)), batch_size=batch, peer=0.0)
-    network = Mlp(training, CLASSES)
+    network = Mlp(training, CLASSES).to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
-    images, labels = torch.rand(batch, FEATURES), torch.randint(0, CLASSES, (batch,))
+    images, labels = torch.rand(batch, FEATURES, device=device), torch.randint(0, CLASSES, (batch,), device=device)
     step = STEPS[kind]
     step(network, optimizer, images, labels)
     started = time.perf_counter()
     for _ in range(1, steps):
         step(network, optimizer, images, labels)
+    if device == "cuda":
+        torch.cuda.synchronize()
     seconds = time.perf_counter() - started
-    peak = peak_bytes()
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else peak_bytes()
     predicted = before + predicted_backprop(kind, depth, width, batch)
     rate = (steps - 1) * batch / seconds
     return {"peak": peak, "sum": peak, "predicted": predicted, "examples_per_second": rate}
 
 
-def _ready(kind: str) -> None:
+def _ready(kind: str, device: str) -> None:
     """Load, and use once on next to nothing, what a step needs."""
-    network = Mlp(Training(dims=(FEATURES, 8, 8), peer=0.0), CLASSES)
+    network = Mlp(Training(dims=(FEATURES, 8, 8), peer=0.0), CLASSES).to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
-    STEPS[kind](network, optimizer, torch.rand(8, FEATURES), torch.randint(0, CLASSES, (8,)))
+    images, labels = torch.rand(8, FEATURES, device=device), torch.randint(0, CLASSES, (8,), device=device)
+    STEPS[kind](network, optimizer, images, labels)
 
 
 def plain(network: Mlp, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:

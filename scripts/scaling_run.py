@@ -89,6 +89,7 @@ def real_job(point: Point) -> Job:
         "training.negatives": point.negatives,
         "training.negative_lag": point.lag,
         "training.head_from": max(0, point.depth - 2),
+        "training.goodness_from": 0,
         "execution.stages": point.stages,
         "execution.evaluate_every": 0,
     }

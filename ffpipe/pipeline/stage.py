@@ -125,6 +125,8 @@ class Stage:
             report.rows += meter.drain()
         report.step = self.step
         report.peak_rss_bytes = peak_bytes()
+        if self.device.type == "cuda":
+            report.peak_device_bytes = torch.cuda.max_memory_allocated(self.device)
         return report
 
     @property

@@ -93,6 +93,7 @@ class StageReport:
     train_seconds: float = 0.0  # and when its latest one ended
     seconds_by_kind: dict[Kind, float] = field(default_factory=dict)
     peak_rss_bytes: int = 0
+    peak_device_bytes: int = 0  # of tensors on its GPU
     rows: list[LayerRow] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     files: list[WrittenFile] = field(default_factory=list)
