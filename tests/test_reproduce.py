@@ -104,8 +104,8 @@ def test_the_table_of_lags_has_them_in_order(reproduce: Any) -> None:
 
     figures = {"hinton": result(0.0139, 28.0), "lag-256": result(0.03, None), "keras": result(0.01, 1.0)}
     assert reproduce.lines_of_lags(figures) == [
-        ["48", "1.39 / 2.00", "28", "1.5 min"],
+        ["16", "1.39 / 2.00", "28", "1.5 min"],
         ["256", "3.00 / 2.00", "-", "1.5 min"],
     ]
     reproduce.write_table({"hinton": {"1": figures["hinton"]["1"] | {"losses": None}}})
-    assert "| 48 | 1.39 / 2.00 | 28 | 1.5 min |\n" in reproduce.README.read_text()
+    assert "| 16 | 1.39 / 2.00 | 28 | 1.5 min |\n" in reproduce.README.read_text()
