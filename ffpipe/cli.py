@@ -42,6 +42,8 @@ SHORT = {
 }
 
 
+# Fields whose values may have commas in them.
+FILES = ("train", "test")
 RESUME_SHORT = ("engine", "stages", "chunk", "epochs", "device", "data-dir", "snapshot-steps", "memory-budget")
 
 
@@ -212,11 +214,10 @@ def _value(leaf: Leaf, given: Any) -> Any:
         if bad is not None:
             raise UserError(f"{_option(leaf)} takes NAME=VALUE, not {bad!r}")
         return {name: _one_or_more(value) for name, _, value in pairs}
-    if leaf.may_be_single and leaf.is_sequence and len(given) == 1:
-        return given[0]
-    if leaf.is_sequence:
-        return [part for text in given for part in text.split(",") if part] if leaf.path[-1] == "dims" else given
-    return given
+    if not leaf.is_sequence or leaf.path[-1] in FILES:
+        return given
+    parts = [part for text in given for part in text.split(",") if part]
+    return parts[0] if leaf.may_be_single and len(parts) == 1 else parts
 
 
 def _one_or_more(text: str) -> str | list[str]:

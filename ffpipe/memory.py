@@ -35,8 +35,9 @@ def _group_limits(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/
         if controllers not in ("", "memory"):
             continue
         folder, file = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
-        # In a container the group's own folder may be the root of what can be seen.
-        for place in (root / folder / name.lstrip("/"), root / folder):
+        # A limit is as often on a group around the own one. In a container that may be the root of what can be seen.
+        own = root / folder / name.lstrip("/")
+        for place in (own, *(outer for outer in own.parents if outer.is_relative_to(root / folder))):
             try:
                 found.append(int((place / file).read_text()))
             except (OSError, ValueError):  # not here, or "max"

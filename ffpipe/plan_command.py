@@ -65,7 +65,7 @@ def request_of(options: argparse.Namespace) -> Request:
 
 
 def run(config: Config, request: Request) -> None:
-    """Print the plan."""
+    """Print the plan. Raises UserError."""
     import torch
 
     from ffpipe.pipeline import tell
@@ -74,18 +74,21 @@ def run(config: Config, request: Request) -> None:
 
     console = Console(width=max(Console().width, WIDE))
     several = len(request.stages) > 1
-    if request.stages:
-        config = override(config, {"execution.stages": 0 if several else request.stages[0]})
-    if several and config.execution.engine != "ray":
-        raise UserError(f"--stages has several numbers, but engine {config.execution.engine!r} is one process")
     if request.flops is None and config.execution.first_device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device is cuda, but torch finds no GPU to measure on: give its speed, as --flops 60TFLOPS")
+    if several and config.execution.engine != "ray":
+        raise UserError(f"--stages has several numbers, but engine {config.execution.engine!r} is one process")
+    if several and config.execution.listed:
+        raise UserError(
+            f"--stages has several numbers, but other options have values for {config.execution.listed} stages each"
+        )
+    if request.stages:
+        config = override(config, {"execution.stages": 0 if several else request.stages[0]})
     job, estimate, notes = planned(config)
     training, ray = job.config.training, job.config.execution.engine == "ray"
-    if not several:
+    if not (several and ray):
         console.print(tell.table_of(estimate))
-        for line in (*tell.lines_of(job, estimate), *notes):
-            print(line)
+        print("\n".join((*tell.lines_of(job, estimate), *notes)))
     known: dict[int, Costs] = {}
 
     def costs(copies: int) -> Costs:
@@ -100,34 +103,60 @@ def run(config: Config, request: Request) -> None:
         print(f"time, from {origin}: {tell.time_of(job, estimate, costs(1))}")
         return
     ground = _ground(job, costs, request)
-    counts = request.stages or (len(estimate.layout.stages),)
-    process = estimate.stages[0].process
-    rows = [_row(job, count, ground, process) for count in counts if count <= job.layers]
+    rows, without = _rows(job, request.stages or (len(estimate.layout.stages),), ground, estimate.stages[0].process)
     if not rows:
-        raise UserError(f"--stages begins with {counts[0]}, but there are {job.layers} layers: give 1 to {job.layers}")
+        raise UserError(without[0])
     console.print(tell.table_of_outlooks(job, rows, request.link))
-    beyond = [str(count) for count in counts if count > job.layers]
-    if beyond:
-        print(f"not {', '.join(beyond)} stages: there are {job.layers} layers (--training.dims)")
+    print("\n".join((*without, *_left_out(job.config, request))))
     print(f"from {origin}, {tell.words_of(ground, request.link)}; evaluations and snapshots are not counted")
 
 
-def _row(job: Job, stages: int, ground: Ground, process: int) -> tuple[Outlook, Estimate]:
-    """What so many stages would do, and take of memory."""
+def _rows(
+    job: Job, counts: tuple[int, ...], ground: Ground, process: int
+) -> tuple[list[tuple[Outlook, Estimate]], list[str]]:
+    """What each number of stages would do, and take of memory; and why others are not to be had.
+
+    Where the number is a free choice, so is how much of a budget goes to a stage.
+    """
     from ffpipe.pipeline.forecast import forecast
     from ffpipe.pipeline.plan import estimate_layout
 
-    outlook = forecast(job, stages, ground)
-    return outlook, estimate_layout(job, outlook.layout, process)
+    rows, without = [], []
+    if beyond := [str(count) for count in counts if count > job.layers]:
+        without.append(f"not {', '.join(beyond)} stages: there are {job.layers} layers, so give 1 to {job.layers}")
+    for count in (count for count in counts if count <= job.layers):
+        try:
+            outlook = forecast(job, count, ground)
+        except UserError as error:
+            without.append(f"not {count} stage(s): {error}")
+        else:
+            rows.append((outlook, estimate_layout(job, outlook.layout, process)))
+    return rows, without
+
+
+def _left_out(config: Config, request: Request) -> list[str]:
+    """What of the config a forecast does not know."""
+    execution, cores = config.execution, os.cpu_count() or 1
+    found = []
+    if isinstance(execution.device, tuple) and len(set(execution.device)) > 1:
+        found.append(f"all stages are forecast as on the first one's device, {execution.first_device}")
+    if execution.cpus and request.flops is None:
+        found.append("layers are timed on one thread a stage, whatever execution.cpus says")
+    if request.cores > cores and request.flops is None:
+        found.append(f"layers are timed on at most {cores} cores at once, which is all that this host has")
+    return [f"note: {line}" for line in found]
 
 
 def _measured(job: Job, copies: int) -> Costs:
     """Of a step of each layer on the device of the first stage; where stages have a core each, on so many at once."""
     import torch
 
+    from ffpipe.memory import refuse_beyond_host
     from ffpipe.pipeline.calibrate import measure_costs, measure_side_by_side
 
     training, execution = job.config.training, job.config.execution
+    copies = min(copies, os.cpu_count() or 1)
+    refuse_beyond_host(copies * job.largest_layer_bytes, "timing a layer here", "give --flops instead of timing")
     if execution.engine == "ray" and execution.first_device == "cpu":
         return measure_side_by_side(training, job.width, job.splits.classes, copies)
     return measure_costs(training, job.width, job.splits.classes, torch.device(execution.first_device))
@@ -176,8 +205,8 @@ def _between(first: int, before: int, last: int, end: int) -> list[int]:
 
 def _whole(option: str, text: str) -> int:
     """0 where none is given."""
-    if text and (not text.isdecimal() or not 1 <= int(text) <= MOST_STAGES):
-        raise UserError(f"{option} has {text!r}: give a whole number from 1 to {MOST_STAGES}")
+    if text and not (text.isdecimal() and len(text) < 9 and 1 <= int(text) <= MOST_STAGES):
+        raise UserError(f"{option} has {text[:20]!r}: give a whole number from 1 to {MOST_STAGES}")
     return int(text or 0)
 
 

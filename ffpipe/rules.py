@@ -10,7 +10,7 @@ import torch
 
 from ffpipe.config import LARGEST_FLOAT, LARGEST_INTEGER, LEAST_OBJECT_STORE, Config, Execution, Optimizer, Training
 from ffpipe.errors import UserError, nearest
-from ffpipe.pipeline.placement import SELECTOR, of_stage
+from ffpipe.pipeline.placement import LABEL_NAME, SELECTOR, of_stage
 from ffpipe.units import parse_size
 
 
@@ -72,8 +72,14 @@ def _check_places(execution: Execution) -> None:
         device, gpus = of_stage(execution.device, index), of_stage(execution.gpus, index)
         if device == "cpu" and gpus:
             raise UserError(f"execution.gpus is {gpus:g} with execution.device 'cpu': give --device cuda")
+        if gpus > 1 and gpus != int(gpus):
+            raise UserError(f"execution.gpus is {gpus:g}: give a share of one GPU, or a whole number of them")
         _check_size("memory", of_stage(execution.memory, index))
         for name, value in execution.labels.items():
+            if not LABEL_NAME.fullmatch(name):
+                raise UserError(
+                    f"execution.labels has {name!r}, which is no name of a label: give letters, digits, - _ ."
+                )
             selector = of_stage(value, index)
             if selector and not SELECTOR.fullmatch(selector):
                 raise UserError(

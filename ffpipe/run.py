@@ -15,7 +15,7 @@ from ffpipe.contents import snapshot_contents
 from ffpipe.errors import ClusterLost, Diverged, Interrupted, RunFailed, StageLost, Unreachable, UserError
 from ffpipe.fields import checked, override
 from ffpipe.pipeline.budget import within_budget
-from ffpipe.pipeline.job import Engine, Job, Layout, Start, make_job
+from ffpipe.pipeline.job import Engine, Job, Layout, Start, make_job, refuse_beyond_this_host
 from ffpipe.pipeline.layerwise import LayerwiseEngine
 from ffpipe.pipeline.local import LocalEngine
 from ffpipe.pipeline.plan import Estimate, bare_process, draft_layout, estimate_layout
@@ -105,7 +105,8 @@ def resume(
     if replace(config.training, epochs=before.training.epochs) != before.training:
         raise UserError("a run goes on with what it began with: of training only training.epochs can be changed")
     with folder.lock():
-        job, notes = _make_job(config)
+        # The spool goes to the run folder, wherever that is now.
+        job, notes = _make_job(override(config, {"execution.run_dir": str(folder.path.absolute())}))
         store = folder.store(config)
         snapshot = newest_whole(store, job, view)
         if snapshot and snapshot.step > job.steps:
@@ -124,7 +125,9 @@ def resume(
 def _make_job(config: Config) -> tuple[Job, tuple[str, ...]]:
     """The job, within its budget, and what a person should know of that."""
     process = bare_process(config) if config.execution.memory_budget else 0
-    return within_budget(make_job(config), process)
+    job, notes = within_budget(make_job(config), process)
+    refuse_beyond_this_host(job)
+    return job, notes
 
 
 def planned(config: Config) -> tuple[Job, Estimate, tuple[str, ...]]:
@@ -254,9 +257,8 @@ class Run:
                     raise RunFailed(f"{error} ({why}); {self._rescue()}") from error
                 time.sleep(decision.wait)
                 try:
-                    layout = self.engine.layout_again(self.job)
-                    self.engine.check_store(self.store)
-                except (RunFailed, UserError) as nowhere:
+                    layout = self.engine.layout_again(self.job, self.store)
+                except RunFailed as nowhere:
                     raise RunFailed(f"{error}; {nowhere}; {self._rescue()}") from nowhere
                 try:
                     self.log.newest = newest_whole(self.store, self.job, self.view)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+# No amount is longer, and one that is may be beyond what can be counted.
+LONGEST = 40
 NUMBER = r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z/]+)"
 SIZES = {name: 1000.0**n for n, name in enumerate(("B", "kB", "MB", "GB", "TB"))}
 SIZES |= {name: 1024.0**n for n, name in enumerate(("B", "KiB", "MiB", "GiB", "TiB"))}
 # Bytes a second: of networks, which are sold by the bit, and of whatever is measured in bytes.
-RATES = {f"{prefix}bit": 1000.0**n / 8 for n, prefix in enumerate(("", "k", "M", "G", "T"))}
-RATES |= {f"{name}/s": size for name, size in (SIZES | RATES).items()}
+BITS = {f"{prefix}bit": 1000.0**n / 8 for n, prefix in enumerate(("", "k", "M", "G", "T"))}
+RATES = {f"{name}/s": size for name, size in (SIZES | BITS).items()} | BITS
+RATES |= {f"{name.removesuffix('it')}{per}": rate for name, rate in BITS.items() for per in ("/s", "ps")}
 TIMES = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 FLOPS = {f"{prefix}FLOPS": 1000.0**n for n, prefix in enumerate(("", "k", "M", "G", "T", "P"))}
 
@@ -58,8 +61,14 @@ def say_seconds(seconds: float) -> str:
 
 def _parse(text: str, units: Mapping[str, float], what: str) -> float:
     """An amount in one of these units, in whatever case they are written."""
-    found = re.fullmatch(NUMBER, text)
-    unit = {name.lower(): each for name, each in units.items()}.get(found[2].lower()) if found else None
-    if not found or unit is None:
-        raise ValueError(f"{text!r}, which is no {what}")
+    found = re.fullmatch(NUMBER, text) if len(text) <= LONGEST else None
+    unit = found and (units.get(found[2]) or _any_case(units, found[2]))
+    if not found or not unit:
+        raise ValueError(f"{text[:LONGEST]!r}, which is no {what}")
     return float(found[1]) * unit
+
+
+def _any_case(units: Mapping[str, float], name: str) -> float | None:
+    """The one unit of this name, be it written large or small; None where there are two: Gb/s is not GB/s."""
+    meant = {each for known, each in units.items() if known.lower() == name.lower()}
+    return meant.pop() if len(meant) == 1 else None

@@ -58,9 +58,9 @@ class TimedEngine(RayEngine):
         super().__init__()
         self.marks: dict[str, float] = {}
 
-    def layout_again(self, job: Job) -> Layout:
+    def layout_again(self, job: Job, store: Store) -> Layout:
         self.marks["again"] = time.time()
-        return super().layout_again(job)
+        return super().layout_again(job, store)
 
     def measure(self, job: Job) -> Measured:
         self.marks["placed"] = time.time()

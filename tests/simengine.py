@@ -185,7 +185,7 @@ class SimEngine:
     def layout(self, job: Job) -> Layout:
         return self._cut(job, min(job.config.execution.stages or job.layers, max(1, self.world.room)))
 
-    def layout_again(self, job: Job) -> Layout:
+    def layout_again(self, job: Job, store: Store) -> Layout:
         self.world.check_recovery()
         before = len(self.peers)
         self._release()

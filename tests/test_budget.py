@@ -44,7 +44,8 @@ def least(**fields: Any) -> int:
     return int(found[1])
 
 
-def test_a_large_budget_changes_nothing() -> None:
+def test_a_large_budget_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FFPIPE_DATA", raising=False)
     execution, note = chosen(4000)
     assert execution == config(memory_budget="4000MiB").execution
     assert "nothing had to be changed" in note
@@ -56,6 +57,27 @@ def test_the_nearest_budget_that_would_do_does() -> None:
         chosen(enough, **fields)
         with pytest.raises(UserError):
             chosen(enough - 20, **fields)
+
+
+def test_a_deep_network_has_as_few_stages_as_keep_to_the_budget() -> None:
+    deep = {"stages": 0, "chunk": 1}
+    layers = [64, *[1000] * 200]
+
+    def stages(budget: int) -> int:
+        wanted = override(config(memory_budget=f"{budget}MiB", **deep), {"training.dims": layers, "training.epochs": 1})
+        return within_budget(make_job(wanted), PROCESS)[0].config.execution.stages
+
+    counts = [stages(budget) for budget in (1000, 600, 450)]
+    assert counts == sorted(set(counts))
+    assert all(2 < count < 200 for count in counts)
+
+
+def test_mixed_devices_are_held_to_the_budget_by_their_processes() -> None:
+    execution, _ = chosen(600, stages=0, device=["cuda", "cpu"])
+    assert execution.engine == "ray"
+    with pytest.raises(UserError, match="give --memory-budget"):
+        chosen(200, stages=0, device=["cuda", "cpu"])
+    assert chosen(200, stages=2, device="cuda")[0].engine == "ray"  # the process is no part of what is on the GPU
 
 
 def test_less_memory_is_met_by_smaller_messages_then_by_one_layer_at_a_time() -> None:

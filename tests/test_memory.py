@@ -17,6 +17,7 @@ from ffpipe import memory
         ("4:memory:/jobs/mine", "memory/jobs/mine/memory.limit_in_bytes", "1610612736", [1610612736]),
         ("4:memory:/jobs/mine", "memory/memory.limit_in_bytes", "700", [700]),  # as a container sees its own group
         ("0::/jobs/mine", "jobs/mine/memory.max", "800", [800]),
+        ("0::/jobs/mine", "jobs/memory.max", "900", [900]),  # that of the group around it
         ("0::/jobs/mine", "jobs/mine/memory.max", "max", []),
         ("5:devices:/jobs/mine", "devices/jobs/mine/memory.max", "800", []),
     ],

@@ -57,14 +57,17 @@ def test_a_forecast_has_a_row_for_each_number_of_stages(capsys: pytest.CaptureFi
         (["--stages", "1,2,4,..."], "give three numbers before the dots"),
         (["--stages", "x"], "give a whole number from 1"),
         (["--stages", "1,,2"], "give whole numbers"),
-        (["--stages", "8,16"], "there are 3 layers: give 1 to 3"),
+        (["--stages", "8,16"], "there are 3 layers, so give 1 to 3"),
         (["--stages", "1,2", "--engine", "local"], "engine 'local' is one process"),
         (["--link", "10"], "no rate such as 10Gbit"),
         (["--link", "0Gbit"], "more than nothing"),
         (["--latency", "5us"], "give --link too"),
         (["--flops", "fast"], "no speed such as 60TFLOPS"),
         (["--device", "cuda"], "give its speed, as --flops"),
+        (["--device", "cuda", "--engine", "layerwise"], "give its speed, as --flops"),
         (["--cores", "0"], "give a whole number from 1"),
+        (["--cores", "9" * 5000], "give a whole number from 1"),
+        (["--stages", "1,2", "--execution.cpus", "1,2"], "have values for 2 stages each"),
     ],
 )
 def test_a_forecast_of_what_cannot_be(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,3 +91,25 @@ def test_a_forecast_of_what_cannot_be(options: list[str], says: str, capsys: pyt
 )
 def test_numbers_of_stages(text: str, stages: tuple[int, ...]) -> None:
     assert parse_stages(text) == stages
+
+
+def test_a_plan_for_devices_that_are_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    for engine in ("ray", "layerwise"):
+        assert main(["plan", "digits", "--device", "cuda", "--engine", engine, "--flops", "60TFLOPS"]) == 0
+        assert "from the speed that was given" in capsys.readouterr().out
+
+
+def test_a_plan_for_more_memory_than_this_host_has(capsys: pytest.CaptureFixture[str]) -> None:
+    wide = ["--training.dims", "64,200000,200000", "--execution.chunk", "1"]
+    assert main(["plan", "digits", *wide, "--stages", "1,2", "--flops", "60TFLOPS"]) == 0
+    assert "GiB" in capsys.readouterr().out
+    assert main(["plan", "digits", *wide]) == 2
+    assert "give --flops" in capsys.readouterr().err
+
+
+def test_rows_that_a_budget_does_not_allow_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--training.dims", "64,1500,1500,1500,1500", "--memory-budget", "520MiB", "--flops", "1TFLOPS"]
+    assert main(["plan", "digits", *sizes, "--stages", "1,4"]) == 0
+    said = capsys.readouterr().out
+    assert "not 1 stage(s):" in said
+    assert "│ 4      │" in said

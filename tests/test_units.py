@@ -20,6 +20,10 @@ from ffpipe.units import parse_flops, parse_rate, parse_seconds, parse_size, say
         (parse_size, "64kib", 65536),
         (parse_rate, "10Gbit", 1.25e9),
         (parse_rate, "100 Mbit/s", 12.5e6),
+        (parse_rate, "10Gb/s", 1.25e9),
+        (parse_rate, "10Gbps", 1.25e9),
+        (parse_rate, "10gbit", 1.25e9),
+        (parse_rate, "1GB/s", 1e9),
         (parse_rate, "1.5GB/s", 1.5e9),
         (parse_seconds, "50us", 50e-6),
         (parse_seconds, "2 ms", 2e-3),
@@ -30,10 +34,15 @@ def test_what_is_read(parse: Callable[[str], float], text: str, value: float) ->
     assert parse(text) == pytest.approx(value)
 
 
-@pytest.mark.parametrize("text", ["", "2", "GiB", "2XB", "-1GiB", "1e9B", "2 GiB ", "2GiB/s", "1,5GB"])
+@pytest.mark.parametrize("text", ["", "2", "GiB", "2XB", "-1GiB", "1e9B", "2 GiB ", "2GiB/s", "1,5GB", "9" * 400 + "B"])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="no size such as 2GiB or 800MB"):
         parse_size(text)
+
+
+def test_a_rate_that_may_mean_bits_or_bytes_is_refused() -> None:
+    with pytest.raises(ValueError, match="no rate such as 10Gbit or 1GB/s"):
+        parse_rate("10gb/s")
 
 
 def test_what_is_said() -> None:

@@ -104,7 +104,7 @@ class Stored:
 
     @property
     def fingerprint(self) -> str:
-        """Of sizes, all labels, and a number of images from everywhere: other data have another."""
+        """Of sizes, all labels and a sample of the images: other data have another, if not by a few images alone."""
         hashed = xxh3_128(repr((len(self), self.shape, self.divisor, self.classes, str(self.dtype))).encode())
         for labels in self._labels:
             hashed.update(labels.data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,9 @@ from numpy.typing import NDArray
 from ffpipe.data import arrow
 from ffpipe.data.source import Part, derived_classes, reason
 from ffpipe.errors import UserError
+
+# A file that is being written grows all the time.
+ABANDONED_SECONDS = 3600.0
 
 
 def folder() -> Path:
@@ -51,13 +55,12 @@ def stored(part: Part, classes: int = 0) -> arrow.Stored:
     return arrow.Stored(path)
 
 
-def has(name: str) -> bool:
-    """Whether there is a whole canonical file of this name."""
+def fingerprint(name: str) -> str:
+    """Of the canonical file of this name; empty where there is no whole one."""
     try:
-        arrow.Stored(folder() / name)
+        return arrow.Stored(folder() / name).fingerprint
     except arrow.BadFile:
-        return False
-    return True
+        return ""
 
 
 def open_stored(name: str) -> arrow.Stored:
@@ -89,6 +92,14 @@ class Incoming:
         self._stack.close()
 
 
+def _sweep(path: Path) -> None:
+    """Remove what writers that were killed left of this file: nothing was written to it for a long time."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                left.unlink()
+
+
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """A temporary file beside `path` that takes its place if the block succeeds and vanishes if it does not.
@@ -98,6 +109,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
         with temporary.open("xb") as sink:
             yield sink
             sink.flush()

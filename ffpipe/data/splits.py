@@ -40,20 +40,16 @@ class Splits:
     @property
     def stored_bytes(self) -> int:
         """Of the files behind the splits."""
-        return sum(stored.nbytes for stored in self._stored)
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The canonical files behind the splits: of the training part, and of the test part where it has its own."""
-        return tuple(stored.path for stored in self._stored)
+        return sum(stored.nbytes for stored in self.stored)
 
     @property
     def fingerprint(self) -> str:
-        """Of the data as a whole: the same files give the same, on any host."""
-        return " ".join(stored.fingerprint for stored in self._stored)
+        """Of the data as a whole (arrow.py): the same files give the same, on any host."""
+        return " ".join(stored.fingerprint for stored in self.stored)
 
     @property
-    def _stored(self) -> tuple[Stored, ...]:
+    def stored(self) -> tuple[Stored, ...]:
+        """The canonical files behind the splits: of the training part, and of the test part where it has its own."""
         train, test = self.train.stored, self.test.stored
         return (train,) if test.path == train.path else (train, test)
 

@@ -60,7 +60,7 @@ class Sizes:
     chunk: int
     step: int = 1
 
-    @property
+    @cached_property
     def widths(self) -> tuple[int, ...]:
         """Features of a row before each layer, and after the last."""
         return (self.takes.width, *self.training.dims[1:])
@@ -76,9 +76,10 @@ class Sizes:
         return max(self.chunk * self.rows, self.takes.classes * self.training.labelled + self.training.head)
 
     @cached_property
-    def contents(self) -> Mapping[str, Contents]:
-        """What the files of a snapshot hold."""
-        return snapshot_contents(self.training, self.takes, self.step)
+    def files(self) -> Mapping[str, tuple[int, int]]:
+        """Bytes of each file of a snapshot, and of those its optimiser's."""
+        contents = snapshot_contents(self.training, self.takes, self.step)
+        return {name: (file_bytes(kept), file_bytes(_of_optimizer(kept))) for name, kept in contents.items()}
 
 
 def sizes(spec: StageSpec, shape: tuple[int, ...], chunk: int) -> Sizes:
@@ -93,17 +94,16 @@ def holding(of: Sizes, layers: range, *, sends: bool, receives: bool) -> Holding
     memory or in a file.
     """
     training, last = of.training, layers.stop == len(of.widths) - 1
-    contents = of.contents
     files = [checkpoint.layer_file(i) for i in layers] + ([checkpoint.HEAD] if training.head and last else [])
-    state = {name: file_bytes(contents[name]) for name in files}
-    optimizer = sum(file_bytes(_of_optimizer(contents[name])) for name in files)
+    state = [of.files[name][0] for name in files]
+    optimizer = sum(of.files[name][1] for name in files)
     messages = _streams(of, layers, last=last, receives=receives) + (_leaving(of, layers) if sends else 0)
     return Holding(
-        parameters=sum(state.values()) - optimizer + _rounded(of, layers),
+        parameters=sum(state) - optimizer + _rounded(of, layers),
         optimizer=optimizer,
         buffers=_buffers(of, layers),
         messages=messages + (0 if receives else _source(of)),
-        snapshot=max(sum(state.values()), READ_TWICE * max(state.values())),
+        snapshot=max(sum(state), READ_TWICE * max(state)),
     )
 
 

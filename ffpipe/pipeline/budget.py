@@ -1,10 +1,12 @@
 """A run within `execution.memory_budget`: which engine, stages and chunk keep every process below it.
 
-Nothing chosen here changes a bit of the weights. What the request itself fixes stays as it is.
+Nothing chosen here changes a bit of the weights. What the request itself fixes stays as it is, but for the engine, and
+with it the number of stages, where no other way is left.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import functools
 import math
@@ -14,7 +16,7 @@ from dataclasses import dataclass, replace
 from ffpipe.config import Execution
 from ffpipe.errors import UserError
 from ffpipe.pipeline.account import Sizes
-from ffpipe.pipeline.job import Fits, Job
+from ffpipe.pipeline.job import Job, always
 from ffpipe.pipeline.layerwise import CHUNK
 from ffpipe.pipeline.plan import Estimate, draft_layout, estimate_layout, estimate_stage, stages_here
 from ffpipe.pipeline.schedule import LARGEST_CHUNK
@@ -36,9 +38,14 @@ class Choice:
     @property
     def needs(self) -> int:
         """Bytes of the largest stage: of its process, or of what it has on its GPU."""
-        if self.execution.first_device == "cuda":
+        if on_gpus(self.execution):
             return max(stage.holding.total for stage in self.takes.stages)
         return self.takes.largest
+
+
+def on_gpus(execution: Execution) -> bool:
+    """Whether the budget is that of GPUs: all stages have one. Where only some do, it is that of every process."""
+    return "cpu" not in (execution.device if isinstance(execution.device, tuple) else (execution.device,))
 
 
 def within_budget(job: Job, process: int) -> tuple[Job, tuple[str, ...]]:
@@ -49,17 +56,13 @@ def within_budget(job: Job, process: int) -> tuple[Job, tuple[str, ...]]:
     execution = job.config.execution
     if not execution.memory_budget:
         return job, ()
-    budget = parse_size(execution.memory_budget)
+    search = _Search(job, process, parse_size(execution.memory_budget))
     least = math.inf
-    for tried in _ways(job):
-        candidate = replace(job, config=replace(job.config, execution=tried))
-        choice = Choice(tried, estimate_layout(candidate, draft_layout(candidate), process))
-        candidate = replace(candidate, fits=_fits(candidate, process, budget))
-        with contextlib.suppress(UserError):  # no cut of which every stage fits
-            choice = Choice(tried, estimate_layout(candidate, draft_layout(candidate), process))
-            if choice.needs <= budget * SAFE:
-                return candidate, _words(execution, choice, budget)
-        least = min(least, choice.needs)
+    for tried in search.ways():
+        choice = search.cut_to_fit(tried)
+        if choice is not None and choice.needs <= search.budget * SAFE:
+            return search.with_(tried), _words(job, choice, search.budget)
+        least = min(least, search.cut_for_speed(tried).needs)
     enough = math.ceil(least / SAFE / ROUNDED) * ROUNDED
     raise UserError(
         f"execution.memory_budget is {execution.memory_budget}, but by whatever engine, number of stages and chunk the "
@@ -68,39 +71,75 @@ def within_budget(job: Job, process: int) -> tuple[Job, tuple[str, ...]]:
     )
 
 
-def _fits(job: Job, process: int, budget: int) -> Fits:
-    """Whether a stage of these layers keeps to the budget."""
-    execution = job.config.execution
-    of = functools.cache(lambda chunk: Sizes(job.config.training, job.input, chunk))
+class _Search:
+    """Through the ways in which a job can be run, for one that keeps to a budget."""
 
-    @functools.cache
-    def fits(layers: range, chunk: int) -> bool:
-        if execution.engine == "local":  # all stages are in one process, however it is cut
-            return True
-        stage = estimate_stage(job, of(chunk), layers, process)
-        return (stage.holding.total if execution.first_device == "cuda" else stage.resident) <= budget * SAFE
+    def __init__(self, job: Job, process: int, budget: int) -> None:
+        self._job, self._process, self.budget = job, process, budget
+        self._sizes = functools.cache(lambda chunk: Sizes(job.config.training, job.input, chunk))
+        self._needs: dict[tuple[str, range, int], int] = {}
 
-    return fits
+    def with_(self, execution: Execution) -> Job:
+        """The job run so, with every stage held to the budget."""
+        job = replace(self._job, config=replace(self._job.config, execution=execution))
 
+        def fits(layers: range, chunk: int) -> bool:
+            key = (execution.engine, layers, chunk)
+            if key not in self._needs:
+                stage = estimate_stage(job, self._sizes(chunk), layers, self._process)
+                self._needs[key] = stage.holding.total if on_gpus(execution) else stage.resident
+            return self._needs[key] <= self.budget * SAFE
 
-def _ways(job: Job) -> Iterator[Execution]:
-    """From what would be done without a budget to what takes least."""
-    execution, layers = job.config.execution, job.layers
-    yield execution
-    if execution.engine == "ray":
-        given = execution.stages or execution.listed
-        for stages in [given] if given else range(stages_here(job), layers + 1):
-            for chunk in _halved(execution.chunk, LARGEST_CHUNK, job):
+        # The local engine has all stages in one process, however it is cut.
+        return job if execution.engine == "local" else replace(job, fits=fits)
+
+    def cut_to_fit(self, execution: Execution) -> Choice | None:
+        """What a way takes that is cut to the budget; None where no cut keeps to it."""
+        with contextlib.suppress(UserError):
+            return self._choice(self.with_(execution))
+        return None
+
+    def cut_for_speed(self, execution: Execution) -> Choice:
+        """What a way takes without a budget."""
+        return self._choice(replace(self.with_(execution), fits=always))
+
+    def _choice(self, job: Job) -> Choice:
+        return Choice(job.config.execution, estimate_layout(job, draft_layout(job), self._process))
+
+    def ways(self) -> Iterator[Execution]:
+        """From what would be done without a budget to what takes least."""
+        job, execution = self._job, self._job.config.execution
+        if execution.engine == "ray":
+            # As many as there are here, so that what is judged is what will be run.
+            given, execution = execution.stages or execution.listed, replace(execution, stages=stages_here(job))
+            yield execution
+            chunks = _halved(execution.chunk, LARGEST_CHUNK, job)
+            stages = given or self._fewest(replace(execution, chunk=chunks[-1]))
+            for chunk in chunks:
                 yield replace(execution, stages=stages, chunk=chunk)
-    if execution.engine == "local":
-        for chunk in _halved(execution.chunk, LARGEST_CHUNK, job):
-            yield replace(execution, chunk=chunk)
-    if isinstance(execution.device, tuple):
-        return
-    stages = execution.stages if execution.engine == "layerwise" else 0
-    window = execution.window if execution.engine == "layerwise" else 0
-    for chunk in _halved(execution.chunk, CHUNK, job):
-        yield replace(execution, engine="layerwise", stages=stages, chunk=chunk, window=window)
+        else:
+            yield execution
+        if execution.engine == "local":
+            for chunk in _halved(execution.chunk, LARGEST_CHUNK, job):
+                yield replace(execution, chunk=chunk)
+        if isinstance(execution.device, tuple):
+            return
+        stages = execution.stages if execution.engine == "layerwise" else 0
+        window = execution.window if execution.engine == "layerwise" else 0
+        for chunk in _halved(execution.chunk, CHUNK, job):
+            yield replace(execution, engine="layerwise", stages=stages, chunk=chunk, window=window)
+
+    def _fewest(self, execution: Execution) -> int:
+        """The least number of stages that keeps to the budget; one a layer where none does.
+
+        More stages have fewer layers each, so that what is possible stays so: the search halves.
+        """
+        counts = range(execution.stages, self._job.layers + 1)
+
+        def possible(count: int) -> bool:
+            return self.cut_to_fit(replace(execution, stages=count)) is not None
+
+        return counts[min(bisect.bisect_left(counts, True, key=possible), len(counts) - 1)]
 
 
 def _halved(given: int, largest: int, job: Job) -> list[int]:
@@ -116,10 +155,12 @@ def _longest(job: Job) -> int:
     return job.steps if lag is None else max(1, lag)
 
 
-def _words(before: Execution, choice: Choice, budget: int) -> tuple[str, ...]:
-    after = choice.execution
-    names = ("engine", "stages", "chunk")
-    chosen = [(name, getattr(after, name)) for name in names if getattr(after, name) != getattr(before, name)]
-    changed = [f"{name} {value}" for name, value in chosen if value]
+def _words(job: Job, choice: Choice, budget: int) -> tuple[str, ...]:
+    """What was chosen, where it is not what would have been done without a budget."""
+    before, after = job.config.execution, choice.execution
+    stages = stages_here(job) if before.engine == "ray" else before.stages
+    changed = [f"engine {after.engine}"] if after.engine != before.engine else []
+    changed += [f"stages {after.stages}"] if after.stages not in (0, stages) else []
+    changed += [f"chunk {after.chunk}"] if after.chunk != before.chunk else []
     what = f"chosen for it: {', '.join(changed)}" if changed else "nothing had to be changed for it"
     return (f"memory: at most {say_size(choice.needs)} a stage, within the budget of {say_size(budget)}; {what}",)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from ffpipe.ff.precision import PRECISIONS
-from ffpipe.pipeline.account import Sizes, file_bytes
+from ffpipe.pipeline.account import Sizes
 from ffpipe.pipeline.stage import StageSpec
 
 # Of the room on a disk, what a run takes at most: snapshots and metrics are to fit beside it.
@@ -15,7 +15,7 @@ SHARE = 0.8
 
 def parked_bytes(of: Sizes) -> int:
     """Of all stages, each in a file while another works."""
-    return sum(file_bytes(contents) for contents in of.contents.values())
+    return sum(size for size, _ in of.files.values())
 
 
 def spooled_bytes(specs: Sequence[StageSpec], of: Sizes) -> int:

@@ -23,7 +23,7 @@ from ray._private.utils import estimate_available_memory, resolve_object_store_m
 from ffpipe.config import LEAST_OBJECT_STORE
 from ffpipe.errors import RunFailed, UserError
 from ffpipe.pipeline.headwatch import HeadWatch, knock
-from ffpipe.pipeline.leftovers import sweep
+from ffpipe.pipeline.leftovers import own_folder, sweep
 from ffpipe.pipeline.placement import Host
 
 CONNECT_SECONDS = 10.0
@@ -145,7 +145,7 @@ class Cluster:
         folder = Path(_short_folder())
         self._on_disk = object_store_bytes > self._shared
         sweep(folder, PREFIX)
-        self._folder = tempfile.mkdtemp(prefix=f"{PREFIX}-{os.getpid()}-", dir=folder)
+        self._folder = str(own_folder(folder, PREFIX))
         try:
             ray.init(
                 address="local",

@@ -109,10 +109,14 @@ class Crew:
                 raise ray.exceptions.GetTimeoutError
         ray.get(pings)
 
-    def ask(self, refs: list[Any]) -> list[Any]:
-        """Results of calls before the run. Raises StageLost where a stage dies or does not answer, else RunFailed."""
+    def ask(self, refs: list[Any], seconds: float = 0.0) -> list[Any]:
+        """Results of calls before the run. seconds: that they may take; 0: what it takes to begin.
+
+        Raises StageLost where a stage dies or does not answer, else RunFailed.
+        """
         try:
-            results = self.get(refs, time.monotonic() + 30.0 + SECONDS_A_STAGE_TO_BEGIN * len(self.actors))
+            enough = seconds or 30.0 + SECONDS_A_STAGE_TO_BEGIN * len(self.actors)
+            results = self.get(refs, time.monotonic() + enough)
         except ray.exceptions.RayError as error:
             raise failure("a stage could not begin", error) from error
         return results

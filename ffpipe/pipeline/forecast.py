@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, takewhile
 
@@ -122,9 +122,10 @@ def outlook(job: Job, layout: Layout, ground: Ground) -> Outlook:
     timing = simulate(worked, plan.weight, layout.window, loads, ground.wires, site)
     steps = sum(item.count for item in worked if isinstance(item, Train))
     steady = timing.steady_seconds()
-    alone = [_step_seconds(load) for load in loads]
+    lockstep = job.config.training.lookahead == 0
+    alone = [load.seconds(Train(0, 1)) + lockstep * load.seconds(Predict(0)) for load in loads]
     link = max(timing.linked.values()) / steps / steady
-    bottleneck = _bottleneck(job, layout, loads, timing, steady, steps, site, ground.wires)
+    bottleneck = _bottleneck(job, layout, alone, timing, steady, steps, site, ground.wires)
     seconds = timing.seconds + (job.steps - steps) * steady
     one = ground.costs(1)
     one_stage = sum(one.layers) + one.head
@@ -172,15 +173,10 @@ def load_of(spec: StageSpec, specs: tuple[StageSpec, ...], costs: Costs) -> Load
     return Load(seconds, rows, features, senders(specs, spec.index))
 
 
-def _step_seconds(load: Load) -> float:
-    """Of one minibatch."""
-    return load.seconds(Train(0, 1))
-
-
 def _bottleneck(
     job: Job,
     layout: Layout,
-    loads: Iterable[Load],
+    alone: Sequence[float],
     timing: Timing,
     steady: float,
     steps: int,
@@ -188,7 +184,6 @@ def _bottleneck(
     wires: Wires,
 ) -> str:
     """What keeps the full pipeline from being faster, in words."""
-    alone = [_step_seconds(load) for load in loads]
     slowest = alone.index(max(alone))
     layers = layout.stages[slowest].layers
     if alone[slowest] >= BUSY * steady:

@@ -74,6 +74,13 @@ class Job:
         return Input(self.splits.shape, self.width, self.splits.classes)
 
     @property
+    def largest_layer_bytes(self) -> int:
+        """Of the weights of a layer, as much again for its optimiser, and its streams of a minibatch."""
+        widths = (self.width, *self.config.training.dims[1:])
+        weights = max(a * b for a, b in pairwise(widths)) * PRECISIONS[self.config.training.precision].weights.itemsize
+        return 2 * weights + 2 * self.minibatch_bytes
+
+    @property
     def least_bytes(self) -> int:
         """What must be held at once, be it in one process: the weights (layerwise: of one layer) and as much again for
         their optimisers, the predictions that wait, and messages of the size asked for or an example under every
@@ -122,8 +129,9 @@ class Engine(Protocol):
     def layout(self, job: Job) -> Layout:
         """Cut the job into stages. Raises UserError where what is asked for cannot be had."""
 
-    def layout_again(self, job: Job) -> Layout:
-        """Discard the stages and cut the job anew to what is left. Raises RunFailed where nothing is."""
+    def layout_again(self, job: Job, store: Store) -> Layout:
+        """Discard the stages and cut the job anew to what is left and reaches the snapshots. Raises RunFailed where
+        nothing does."""
 
     def check_store(self, store: Store) -> None:
         """See to it that the hosts of all stages reach the snapshots. Raises UserError naming one that does not."""
@@ -172,10 +180,13 @@ def make_job(config: Config) -> Job:
             f"training.epochs is {training.epochs} of {job.steps_per_epoch} steps each, more than {MOST_STEPS:,}: "
             f"give at most {MOST_STEPS // job.steps_per_epoch}"
         )
-    # What hosts of a cluster that is joined have, is theirs to say.
-    if config.execution.engine != "ray" or not os.environ.get("RAY_ADDRESS"):
-        refuse_beyond_host(job.least_bytes, "this config", "give smaller training.dims, training.batch_size or window")
     return job
+
+
+def refuse_beyond_this_host(job: Job) -> None:
+    """Raises UserError where no engine could hold the job here. What a cluster that is joined has, is its to say."""
+    if job.config.execution.engine != "ray" or not os.environ.get("RAY_ADDRESS"):
+        refuse_beyond_host(job.least_bytes, "this config", "give smaller training.dims, training.batch_size or window")
 
 
 def _with_whole_paths(config: Config) -> Config:
@@ -186,7 +197,13 @@ def _with_whole_paths(config: Config) -> Config:
         train=tuple(str(Path(name).absolute()) for name in data.train),
         test=tuple(str(Path(name).absolute()) for name in data.test),
     )
-    execution = replace(config.execution, data_dir=data_dir and str(Path(data_dir).absolute()))
+    execution = config.execution
+    execution = replace(
+        execution,
+        data_dir=data_dir and str(Path(data_dir).absolute()),
+        spool=execution.spool and str(Path(execution.spool).absolute()),
+        checkpoints=execution.checkpoints and Store(execution.checkpoints).root,
+    )
     return replace(config, training=replace(config.training, data=data), execution=execution)
 
 
@@ -238,7 +255,7 @@ def _specs(job: Job, layers: list[range], devices: Sequence[Device]) -> tuple[St
         StageSpec(
             index=index,
             stages=len(layers),
-            layers=of_stage,
+            layers=group,
             training=training,
             width=job.width,
             classes=job.splits.classes,
@@ -247,7 +264,7 @@ def _specs(job: Job, layers: list[range], devices: Sequence[Device]) -> tuple[St
             log_steps=execution.log_steps or min(job.steps_per_epoch, LOG_STEPS),
             device=devices[index],
         )
-        for index, of_stage in enumerate(layers)
+        for index, group in enumerate(layers)
     )
 
 

@@ -12,7 +12,6 @@ A chapter is bounded as a window is: with hard negatives it is no longer than th
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 import time
@@ -28,8 +27,9 @@ from ffpipe.ff.workspace import OutputsInTurn, Workspace
 from ffpipe.memory import give_back_at_once
 from ffpipe.pipeline.account import sizes
 from ffpipe.pipeline.chapters import SHARE, disk_bytes, longest_chapter
+from ffpipe.pipeline.in_process import refuse_without_gpu, with_reason
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start, make_layout
-from ffpipe.pipeline.leftovers import sweep
+from ffpipe.pipeline.leftovers import own_folder, sweep
 from ffpipe.pipeline.parking import Slip, fetch, leave, park
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Course, Flow, Item, Predict, Stop, Train
@@ -59,30 +59,12 @@ class LayerwiseEngine:
         self._interrupted = False
 
     def layout(self, job: Job) -> Layout:
-        """In chapters as long as lag and disk allow, where no length is given."""
-        execution = job.config.execution
-        if execution.first_device == "cuda" and not torch.cuda.is_available():
-            raise UserError("execution.device is 'cuda', but torch finds no GPU here: give --device cpu")
-        if execution.spool:
-            _check_folder(Path(execution.spool))
-        longest = max(1, CHAPTER if (lag := job.config.training.lookahead) is None else lag)
-        chapter = execution.chapter or min(longest, CHAPTER)
-        layout = _in_chapters(job, chapter)
-        of = sizes(layout.stages[0], job.splits.shape, layout.plan.chunk)
-        place, free = _room(execution)
-        fits = longest_chapter(layout.stages, of, free)
-        if fits is None or chapter <= fits:
-            return layout
-        if execution.chapter or not fits:
-            need = disk_bytes(layout.stages, of, execution.chapter or 1) / SHARE
-            shorter = f" or --execution.chapter {fits}" if fits else ""
-            raise UserError(
-                f"{place} has {say_size(free)} free, but a chapter of {execution.chapter or 1} minibatches needs "
-                f"{say_size(int(need))}: give another place with --execution.spool{shorter}"
-            )
-        return _in_chapters(job, fits)
+        refuse_without_gpu(job.config.execution)
+        if job.config.execution.spool:
+            _check_folder(Path(job.config.execution.spool))
+        return in_chapters(job)
 
-    def layout_again(self, job: Job) -> Layout:
+    def layout_again(self, job: Job, store: Store) -> Layout:
         return self.layout(job)
 
     def check_store(self, store: Store) -> None:
@@ -90,6 +72,9 @@ class LayerwiseEngine:
 
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
         """Raises StageLost where a file of the spool is damaged, RunFailed where there is no room for it."""
+        with_reason(lambda: self._run(job, layout, store, start, scratch, on_report))
+
+    def _run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
         give_back_at_once()
         self._course = Course(layout.plan, start.step, job.config.execution.snapshot_seconds, time.monotonic)
         if self._interrupted:
@@ -229,7 +214,28 @@ class _Rows:
         self._on_report(report)
 
 
-def _in_chapters(job: Job, chapter: int) -> Layout:
+def in_chapters(job: Job) -> Layout:
+    """In chapters as long as lag and disk allow, where no length is given. Raises UserError where the disk is full."""
+    execution = job.config.execution
+    longest = max(1, CHAPTER if (lag := job.config.training.lookahead) is None else lag)
+    chapter = execution.chapter or min(longest, CHAPTER)
+    layout = _of_chapter(job, chapter)
+    of = sizes(layout.stages[0], job.splits.shape, layout.plan.chunk)
+    place, free = _room(execution)
+    fits = longest_chapter(layout.stages, of, free)
+    if fits is None or chapter <= fits:
+        return layout
+    if execution.chapter or not fits:
+        need = disk_bytes(layout.stages, of, execution.chapter or 1) / SHARE
+        shorter = f" or --execution.chapter {fits}" if fits else ""
+        raise UserError(
+            f"{place} has {say_size(free)} free, but a chapter of {execution.chapter or 1} minibatches needs "
+            f"{say_size(int(need))}: give another place with --execution.spool{shorter}"
+        )
+    return _of_chapter(job, fits)
+
+
+def _of_chapter(job: Job, chapter: int) -> Layout:
     """One layer a stage where nothing else is asked for. The window of the layout is the chapter."""
     execution = job.config.execution
     execution = replace(execution, window=chapter, chunk=execution.chunk or min(CHUNK, chapter))
@@ -259,7 +265,7 @@ def _folder(inside: Path) -> Iterator[Path]:
     """A folder for the spool, removed with all in it. What a killed run left is swept first."""
     sweep(inside, PREFIX)
     inside.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-{os.getpid()}-", dir=inside))
+    place = own_folder(inside, PREFIX)
     try:
         yield place
     finally:

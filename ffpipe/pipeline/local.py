@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from ffpipe.errors import RunFailed, UserError
 from ffpipe.ff.workspace import Workspace
+from ffpipe.pipeline.in_process import refuse_without_gpu, with_reason
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start, make_layout
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Course, Train
@@ -28,24 +28,17 @@ class LocalEngine:
         self._interrupted = False
 
     def layout(self, job: Job) -> Layout:
-        execution = job.config.execution
-        if execution.first_device == "cuda" and not torch.cuda.is_available():
-            raise UserError("execution.device is 'cuda', but torch finds no GPU here: give --device cpu")
-        return make_layout(job, execution.stages or 1)
+        refuse_without_gpu(job.config.execution)
+        return make_layout(job, job.config.execution.stages or 1)
 
-    def layout_again(self, job: Job) -> Layout:
+    def layout_again(self, job: Job, store: Store) -> Layout:
         return self.layout(job)
 
     def check_store(self, store: Store) -> None:
         """All is on this host."""
 
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
-        try:
-            self._run(job, layout, store, start, on_report)
-        # No memory, or numbers beyond what can be counted with: the run fails as it does where stages are actors.
-        except (MemoryError, ArithmeticError, RuntimeError) as error:
-            reason = next(iter(str(error).splitlines()), "")
-            raise RunFailed(f"a stage failed: {type(error).__name__}: {reason}") from error
+        with_reason(lambda: self._run(job, layout, store, start, on_report))
 
     def _run(self, job: Job, layout: Layout, store: Store, start: Start, on_report: OnReport) -> None:
         setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start, ()) for spec in layout.stages]

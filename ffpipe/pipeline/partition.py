@@ -32,9 +32,12 @@ def partition(
         total = [0.0, *accumulate(seconds[stage])]
         row, cut = [float("inf")] * (layers + 1), [0] * (layers + 1)
         for n in range(stage + 1, layers + 1):
-            for k in range(stage, n):
-                worst = max(best[k], total[n] - total[k] + extra[stage])
-                if worst < row[n] and fits(range(k, n)):
+            for k in range(n - 1, stage - 1, -1):
+                own = total[n] - total[k] + extra[stage]
+                if own > row[n]:  # and with more layers it only grows
+                    break
+                worst = max(best[k], own)
+                if worst <= row[n] and worst < float("inf") and fits(range(k, n)):
                     row[n], cut[n] = worst, k
         best = row
         cuts.append(cut)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from ffpipe.config import Device, Execution
@@ -20,7 +20,9 @@ MEMORY = "memory"
 # What each strategy is to Ray.
 STRATEGIES = {"pack": "PACK", "spread": "SPREAD", "one-host-each": "STRICT_SPREAD"}
 _LABEL = r"[A-Za-z0-9](?:[\w.-]{0,61}[A-Za-z0-9])?"
-SELECTOR = re.compile(rf"!?{_LABEL}|!?in\({_LABEL}(?:, ?{_LABEL})*\)")
+SELECTOR = re.compile(rf"!?{_LABEL}|!?in\({_LABEL}(?:, ?{_LABEL})*\)", re.ASCII)
+# A label's name may have a prefix of host names before a slash.
+LABEL_NAME = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*/)?{_LABEL}", re.ASCII)
 
 T = TypeVar("T")
 
@@ -58,13 +60,12 @@ class Place:
 
 def places_of(execution: Execution, stages: int, hosts: Sequence[Host]) -> tuple[Place, ...]:
     """Of every stage. Without a word, a stage has a CPU, or an equal share of fewer."""
-    share = share_of_cpus(stages, [host.has.get("CPU", 0.0) for host in hosts])
     found = []
     for index in range(stages):
         device: Device = of_stage(execution.device, index)
         custom = {name: of_stage(each, index) for name, each in execution.resources.items()}
         asks = {
-            "CPU": of_stage(execution.cpus, index) or share,
+            "CPU": of_stage(execution.cpus, index),
             "GPU": of_stage(execution.gpus, index) or float(device == "cuda"),
             MEMORY: _bytes(of_stage(execution.memory, index)),
             **custom,
@@ -72,7 +73,20 @@ def places_of(execution: Execution, stages: int, hosts: Sequence[Host]) -> tuple
         labels = {name: of_stage(value, index) for name, value in execution.labels.items()}
         asked = {name: each for name, each in asks.items() if each}
         found.append(Place(device, asked, {name: value for name, value in labels.items() if value}))
-    return tuple(found)
+    # Hosts that will have none of them have no share to give.
+    room = [host.has.get("CPU", 0.0) for host in hosts if any(place.fits(host) for place in found)]
+    share = {"CPU": share_of_cpus(stages, room)}
+    return tuple(replace(place, asks=share | dict(place.asks)) for place in found)
+
+
+def most_places(execution: Execution, most: int, hosts: Sequence[Host]) -> tuple[Place, ...]:
+    """Places for as many stages as these hosts have for them, `most` at most; for one, where they have none."""
+    for stages in range(most, 1, -1):
+        places = places_of(execution, stages, hosts)
+        whole = all(place.asks["CPU"] >= (of_stage(execution.cpus, i) or 1.0) for i, place in enumerate(places))
+        if whole and shortage(places, hosts, execution.placement) is None:
+            return places
+    return places_of(execution, 1, hosts)
 
 
 def share_of_cpus(stages: int, cpus: Sequence[float]) -> float:

@@ -20,7 +20,7 @@ from ffpipe.pipeline.calibrate import measure_costs
 from ffpipe.pipeline.chapters import disk_bytes
 from ffpipe.pipeline.footprint import footprints
 from ffpipe.pipeline.job import Job, Layout, make_layout
-from ffpipe.pipeline.layerwise import LayerwiseEngine
+from ffpipe.pipeline.layerwise import in_chapters
 from ffpipe.pipeline.ray_settings import prepare_ray
 
 # Sizes of a network of which nothing but its code takes memory.
@@ -87,7 +87,7 @@ def draft_layout(job: Job) -> Layout:
     """As the engine would cut the job if it measured nothing: with the largest chunk that it may come to."""
     execution = job.config.execution
     if execution.engine == "layerwise":
-        return LayerwiseEngine().layout(job)
+        return in_chapters(job)
     return make_layout(job, execution.stages or 1 if execution.engine == "local" else stages_here(job))
 
 

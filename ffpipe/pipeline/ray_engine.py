@@ -19,10 +19,13 @@ from ffpipe.pipeline.cluster import Cluster
 from ffpipe.pipeline.crew import POLL_SECONDS, Crew, failure
 from ffpipe.pipeline.footprint import Room, least_store
 from ffpipe.pipeline.job import MEASURED_EDGES, Job, Layout, Measured, OnReport, Start, make_layout
-from ffpipe.pipeline.placement import fewer, places_of, shortage, threads_of
+from ffpipe.pipeline.placement import fewer, most_places, places_of, shortage, threads_of
 from ffpipe.pipeline.supply import supply
 from ffpipe.pipeline.worker import Parts, WorkerSetup, senders
 from ffpipe.store import Store
+
+# A host may have to download and convert them first.
+SECONDS_TO_FIND_DATA = 6 * 3600.0
 
 
 class RayEngine:
@@ -39,49 +42,52 @@ class RayEngine:
         self.crew = Crew(self.cluster)
 
     def layout(self, job: Job) -> Layout:
-        """Place the actors, min(layers, CPUs) of them where not given, and cut the network to what they measure.
+        """Place the actors, as many as layers and hosts allow where not given, and cut the network.
 
         Raises UserError where the cluster or its object stores are too small for what was asked, or it stays busy.
         """
         execution = job.config.execution
         hosts = self.cluster.hosts()
-        cpus = int(sum(host.has.get("CPU", 0.0) for host in hosts))
-        stages = execution.stages or execution.listed or max(1, min(job.layers, cpus))
-        places = places_of(execution, stages, hosts)
+        stages = execution.stages or execution.listed
+        places = places_of(execution, stages, hosts) if stages else most_places(execution, job.layers, hosts)
         if why := shortage(places, hosts, execution.placement):
             raise UserError(why)
         self.crew.place(places, execution)
         return self._make_layout(job)
 
-    def layout_again(self, job: Job) -> Layout:
+    def layout_again(self, job: Job, store: Store) -> Layout:
         """On as many stages as before if they find room, else on fewer."""
         wanted = max(1, len(self.crew.actors))
         self.cluster.head.wait()
         self.crew.release()
-        layout = self._fit(job, wanted)
+        layout, why = self._fit(job, store, wanted)
         if layout is None and not self.cluster.attached():
             self.cluster.attach_again()
-            layout = self._fit(job, wanted)
+            layout, why = self._fit(job, store, wanted)
         if layout is None:
-            raise RunFailed("no stage finds room in what is left of the cluster")
+            raise RunFailed(f"no stage finds room in what is left of the cluster ({why})")
         return layout
 
-    def _fit(self, job: Job, wanted: int) -> Layout | None:
-        """A layout on `wanted` stages or as many as find room; None where none does."""
-        execution = job.config.execution
+    def _fit(self, job: Job, store: Store, wanted: int) -> tuple[Layout | None, str]:
+        """A layout on `wanted` stages or as many as find room; where none does, why not."""
+        execution, why = job.config.execution, ""
         for stages in range(wanted, 0, -1):
             hosts = self.cluster.hosts()
             if not self.cluster.attached():
-                return None
+                return None, "the node of this program has died"
             places = fewer(places_of(execution, execution.listed or stages, hosts), stages, hosts)
-            if shortage(places, hosts, execution.placement):
+            if short := shortage(places, hosts, execution.placement):
+                why = why or short
                 continue
             try:
                 self.crew.place(places, execution)
-                return self._make_layout(job)
-            except (UserError, StageLost):
+                layout = self._make_layout(job)
+                self.check_store(store)
+                return layout, ""
+            except (UserError, StageLost) as error:
+                why = str(error)
                 self.crew.release()
-        return None
+        return None, why
 
     def check_store(self, store: Store) -> None:
         """See to it that the hosts of all stages reach the snapshots. Raises UserError naming one that does not."""
@@ -155,7 +161,8 @@ class RayEngine:
         if first == ray.get_runtime_context().get_node_id():
             return ()
         shelf = self.crew.actors[0].shelf
-        return supply(job, lambda *call: self.crew.ask([shelf.remote(*call)])[0], self.cluster.address(first))
+        where = self.cluster.address(first)
+        return supply(job, lambda *call: self.crew.ask([shelf.remote(*call)], SECONDS_TO_FIND_DATA)[0], where)
 
     def measure(self, job: Job) -> Measured:
         """Costs of every layer on every stage's device, and of a message between neighbours."""

@@ -44,17 +44,21 @@ class Shelf:
         except UserError as error:
             return Found(problem=str(error))
 
-    def has(self, name: str) -> bool:
-        """Whether a canonical file is in the cache."""
-        return cache.has(name)
+    def fingerprint(self, name: str) -> str:
+        """Of a canonical file in the cache; empty where it is not there."""
+        return cache.fingerprint(name)
 
-    def take(self, name: str, piece: NDArray[np.uint8], last: bool) -> None:
-        """The next piece of a canonical file. Raises UserError where the cache cannot be written."""
-        self._incoming = self._incoming or cache.Incoming(name)
-        self._incoming.write(piece)
-        if last:
-            self._incoming.close()
-            self._incoming = None
+    def take(self, name: str, piece: NDArray[np.uint8], last: bool) -> str:
+        """The next piece of a canonical file. Returns what went wrong, in words."""
+        try:
+            self._incoming = self._incoming or cache.Incoming(name)
+            self._incoming.write(piece)
+            if last:
+                self._incoming.close()
+                self._incoming = None
+        except UserError as error:
+            return str(error)
+        return ""
 
 
 # Calls a method of the other host's shelf, by its name, and waits for the answer.
@@ -68,11 +72,12 @@ def supply(job: Job, ask: Ask, where: str) -> tuple[str, ...]:
     """
     execution, splits = job.config.execution, job.splits
     if execution.data_from == "driver":
-        for path in splits.files:
-            if not ask("has", path.name):
-                for piece, last in _pieces(path):
-                    ask("take", path.name, piece, last)
-        return tuple(path.name for path in splits.files)
+        for stored in splits.stored:
+            if ask("fingerprint", stored.path.name) != stored.fingerprint:
+                for piece, last in _pieces(stored.path):
+                    if problem := ask("take", stored.path.name, piece, last):
+                        raise UserError(f"data could not be sent to host {where}: {problem}")
+        return tuple(stored.path.name for stored in splits.stored)
     found: Found = ask("find", job.config.training.data, execution.data_dir)
     instead = "give --execution.data-from driver, or put the same data there (--data-dir names the folder)"
     if found.problem:

@@ -15,6 +15,7 @@ from ffpipe.pipeline.placement import (
     Place,
     fewer,
     matches,
+    most_places,
     neighbours_together,
     places_of,
     share_of_cpus,
@@ -121,6 +122,10 @@ def test_neighbours_come_together_where_all_ask_for_the_same() -> None:
         ({"execution.device": ["cuda", "cpu"], "execution.gpus": ["0.5", "0.5"]}, "with execution.device 'cpu'"),
         ({"execution.memory": ["1GiB", "lots"]}, "execution.memory is 'lots'"),
         ({"execution.labels": {"zone": "a b"}}, "give a label's value"),
+        ({"execution.labels": {"zone": "!a\u00e9b"}}, "give a label's value"),
+        ({"execution.labels": {"my zone": "!a"}}, "no name of a label"),
+        ({"execution.device": "cuda", "execution.gpus": "1.5"}, "a share of one GPU, or a whole number"),
+        ({"execution.memory": "9" * 400 + "B"}, "no size such as"),
         ({"execution.resources": {"GPU": ["1", "1"]}}, "no custom resource"),
         ({"execution.placement": "strict"}, "'one-host-each'"),
         ({"execution.device": ["cuda", "tpu"]}, "'cuda'"),
@@ -136,3 +141,24 @@ def test_lists_say_how_many_stages_there_are() -> None:
     config = override(recipe("mnist"), {"execution.cpus": ["1", "2", "1"]})
     assert config.execution.listed == 3
     assert override(recipe("mnist"), {"execution.cpus": "2"}).execution.listed == 0
+
+
+def test_a_share_is_of_hosts_on_which_a_stage_can_be() -> None:
+    head = Host("10.0.0.1", {"CPU": 8.0})
+    gpus = Host("10.0.0.2", {"CPU": 2.0, "GPU": 4.0})
+    places = places_of(Execution(device="cuda"), 4, [head, gpus])
+    assert [place.asks for place in places] == [{"CPU": 0.5, "GPU": 1.0}] * 4
+
+
+@pytest.mark.parametrize(
+    ("execution", "stages"),
+    [
+        (Execution(), 6),
+        (Execution(device="cuda"), 2),
+        (Execution(placement="one-host-each"), 2),
+        (Execution(cpus=4.0), 2),
+        (Execution(cpus=99.0), 1),
+    ],
+)
+def test_as_many_stages_as_there_is_room_for(execution: Execution, stages: int) -> None:
+    assert len(most_places(execution, 6, [SMALL, GPUS])) == stages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def test_data_that_the_driver_sends_are_the_same_and_are_sent_once(
     assert list(names) == [path.name for path in there.folder.iterdir()]
     sent = len(there.calls)
     assert supply.supply(job, there, "10.0.0.2") == names
-    assert there.calls[sent:] == ["has"]
+    assert there.calls[sent:] == ["fingerprint"]
     file.unlink()
     monkeypatch.setenv("FFPIPE_CACHE", str(there.folder))
     got, had = splits_of(job.config.training.data, "", names), job.splits
@@ -105,11 +106,10 @@ def test_a_fingerprint_tells_labels_and_images_apart(file: Path) -> None:
 
 def test_files_that_are_cut_short_or_misnamed(file: Path, there: OtherHost) -> None:
     job = job_of(file)
-    name = job.splits.files[0].name
-    there("take", name, np.zeros(100, dtype=np.uint8), True)
-    assert not there("has", name)
-    with pytest.raises(UserError, match="no name of a file"):
-        there("take", "../elsewhere", np.zeros(1, dtype=np.uint8), True)
+    name = job.splits.stored[0].path.name
+    assert there("take", name, np.zeros(100, dtype=np.uint8), True) == ""
+    assert there("fingerprint", name) == ""
+    assert "no name of a file" in there("take", "../elsewhere", np.zeros(1, dtype=np.uint8), True)
     with pytest.raises(UserError, match="has lost what was sent"):
         cache.open_stored("nothing.arrow")
 
@@ -119,3 +119,21 @@ def test_what_a_host_says_of_data_that_are_not_there(file: Path) -> None:
     found = Shelf().find(replace(data, train=("nowhere.npz",)), "")
     assert found == Found(problem=found.problem)
     assert "nowhere.npz" in found.problem
+
+
+def test_a_host_whose_cache_cannot_be_written(file: Path, there: OtherHost) -> None:
+    there.folder.write_text("no folder")
+    with pytest.raises(UserError, match=r"could not be sent to host 10\.0\.0\.2: cannot write"):
+        supply.supply(job_of(file, **{"execution.data_from": "driver"}), there, "10.0.0.2")
+
+
+def test_what_a_killed_writer_left_is_removed_when_it_is_old(file: Path, there: OtherHost) -> None:
+    job = job_of(file, **{"execution.data_from": "driver"})
+    there.folder.mkdir()
+    old, new = (there.folder / f".{job.splits.stored[0].path.name}.{n}.tmp" for n in "12")
+    for left in (old, new):
+        left.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    supply.supply(job, there, "10.0.0.2")
+    assert not old.exists()
+    assert new.exists()

@@ -1,0 +1,25 @@
+"""What the engines share whose stages are all in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ffpipe.config import Execution
+from ffpipe.errors import RunFailed, UserError
+
+
+def refuse_without_gpu(execution: Execution) -> None:
+    """Raises UserError where this process is to compute on a GPU that is not here."""
+    if execution.first_device == "cuda" and not torch.cuda.is_available():
+        raise UserError("execution.device is 'cuda', but torch finds no GPU here: give --device cpu")
+
+
+def with_reason(work: Callable[[], None]) -> None:
+    """Work that fails as it does where stages are actors. Raises RunFailed for no memory or numbers beyond counting."""
+    try:
+        work()
+    except (MemoryError, ArithmeticError, RuntimeError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise RunFailed(f"a stage failed: {type(error).__name__}: {reason}") from error
