@@ -66,29 +66,21 @@ def request_of(options: argparse.Namespace) -> Request:
 
 def run(config: Config, request: Request) -> None:
     """Print the plan. Raises UserError."""
-    import torch
-
     from ffpipe.pipeline import tell
     from ffpipe.pipeline.forecast import costs_at
     from ffpipe.run import planned
 
-    console = Console(width=max(Console().width, WIDE))
+    _refuse(config, request)
     several = len(request.stages) > 1
-    if request.flops is None and config.execution.first_device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device is cuda, but torch finds no GPU to measure on: give its speed, as --flops 60TFLOPS")
-    if several and config.execution.engine != "ray":
-        raise UserError(f"--stages has several numbers, but engine {config.execution.engine!r} is one process")
-    if several and config.execution.listed:
-        raise UserError(
-            f"--stages has several numbers, but other options have values for {config.execution.listed} stages each"
-        )
+    console = Console(width=max(Console().width, WIDE))
     if request.stages:
         config = override(config, {"execution.stages": 0 if several else request.stages[0]})
     job, estimate, notes = planned(config)
     training, ray = job.config.training, job.config.execution.engine == "ray"
     if not (several and ray):
         console.print(tell.table_of(estimate))
-        print("\n".join((*tell.lines_of(job, estimate), *notes)))
+        for line in (*tell.lines_of(job, estimate), *notes):
+            print(line)
     known: dict[int, Costs] = {}
 
     def costs(copies: int) -> Costs:
@@ -107,17 +99,30 @@ def run(config: Config, request: Request) -> None:
     if not rows:
         raise UserError(without[0])
     console.print(tell.table_of_outlooks(job, rows, request.link))
-    print("\n".join((*without, *_left_out(job.config, request))))
+    for line in (*without, *_left_out(job.config, request)):
+        print(line)
     print(f"from {origin}, {tell.words_of(ground, request.link)}; evaluations and snapshots are not counted")
+
+
+def _refuse(config: Config, request: Request) -> None:
+    """What cannot be planned."""
+    import torch
+
+    execution, several = config.execution, len(request.stages) > 1
+    if request.flops is None and execution.first_device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device is cuda, but torch finds no GPU to measure on: give its speed, as --flops 60TFLOPS")
+    if several and execution.engine != "ray":
+        raise UserError(f"--stages has several numbers, but engine {execution.engine!r} is one process")
+    if several and execution.listed:
+        raise UserError(
+            f"--stages has several numbers, but other options have values for {execution.listed} stages each"
+        )
 
 
 def _rows(
     job: Job, counts: tuple[int, ...], ground: Ground, process: int
 ) -> tuple[list[tuple[Outlook, Estimate]], list[str]]:
-    """What each number of stages would do, and take of memory; and why others are not to be had.
-
-    Where the number is a free choice, so is how much of a budget goes to a stage.
-    """
+    """What each number of stages would do, and take of memory; and why others are not to be had."""
     from ffpipe.pipeline.forecast import forecast
     from ffpipe.pipeline.plan import estimate_layout
 
