@@ -10,9 +10,10 @@ batch    4 real layers of 1000 units on 2 stages, by batch size
 link     3 stages of 20 ms on three hosts (network namespaces; Linux, root), by the rate of each host's link
 
 Layers of a set time stand for devices that this machine has not; real ones are run where there are cores for them. Each
-point is a run in a process of its own and is kept in scripts/results/scaling.json: broken off, the sweep goes on where
-it was; --again measures anew. Writes scaling.csv and scaling.png beside it. The last line is JSON. Rates are medians of
-the rounds of what comes out of the full pipeline.
+point is measured in a process of its own and kept in scripts/results/scaling.json: broken off, the sweep goes on where
+it was; --again measures anew. The forecast is made anew each time, from the times of the layers alone. Writes
+scaling.csv and scaling.png beside it. The last line is JSON. Rates are medians of the rounds of what comes out of the
+full pipeline.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from hosts import make_hosts
 from rayhosts import RayHosts
 from rich.console import Console
 from rich.table import Table
-from scaling_run import Point
+from scaling_run import CORES, Point, forecast_of
 
 from ffpipe.units import say_rate
 
@@ -48,7 +49,6 @@ ROUNDS = 3
 GBIT = 1e9 / 8
 HOSTS = 3
 SECONDS = 600.0
-CORES = os.cpu_count() or 1
 
 
 def set_time(depth: int, stages: int, **sizes: Any) -> Point:
@@ -189,7 +189,8 @@ def main() -> None:
             key = json.dumps(dataclasses.asdict(point), sort_keys=True)
             if options.again:
                 known.pop(key, None)
-            found.append(row_of(part, point, measure(point, known)))
+            measured = measure(point, known)
+            found.append(row_of(part, point, measured | forecast_of(point, measured["costs"])))
         Console(width=140).print(table_of(part, found))
         rows += found
     with CSV.open("w", newline="", encoding="utf-8") as file:

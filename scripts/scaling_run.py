@@ -1,4 +1,4 @@
-"""One point of scripts/scaling.py, in a process of its own: sizes in, measured and forecast rates out, as JSON.
+"""One point of scripts/scaling.py, measured in a process of its own: sizes in, rates out, as JSON. And its forecast.
 
 Layers are real ones (digits through layers of one width, on as many stages as there are cores), or take a set time.
 """
@@ -23,6 +23,8 @@ from ffpipe.pipeline.ray_engine import RayEngine
 from ffpipe.pipeline.schedule import Predict, Train
 from ffpipe.pipeline.simulate import simulate
 
+CORES = os.cpu_count() or 1
+
 
 @dataclass(frozen=True)
 class Point:
@@ -43,28 +45,23 @@ class Point:
 
 def main() -> None:
     point = Point(**json.loads(sys.argv[1]))
-    cores = float(os.cpu_count() or 1)
-    wires = wires_of(point.link or None)
+    job = job_of(point)
+    # Before there are actors, which would share the cores.
+    costs = {copies: costs_of_point(point, job, copies) for copies in {1, min(point.stages, CORES)}}
+    engine = SetTimeEngine(point.milliseconds / 1e3) if point.layers == "set" else RayEngine()
+    told = {str(copies): {"layers": each.layers, "head": each.head} for copies, each in costs.items()}
+    print(json.dumps({"costs": told} | measure(engine, job, point.rounds)))
+
+
+def costs_of_point(point: Point, job: Job, copies: int) -> Costs:
+    """Of its layers, on so many cores at once."""
     if point.layers == "set":
-        engine: RayEngine = SetTimeEngine(point.milliseconds / 1e3)
-        job = set_time_job(point)
-        costs = costs_of(job, point.milliseconds / 1e3)
-        ground = Ground(lambda copies: costs, wires, int(point.link > 0), cores, computes=False)
-    else:
-        job = real_job(point)
-        known: dict[int, Costs] = {}
+        return costs_of(job, point.milliseconds / 1e3)
+    return measure_side_by_side(job.config.training, job.width, job.splits.classes, copies)
 
-        def measured(copies: int) -> Costs:
-            if copies not in known:
-                training = job.config.training
-                known[copies] = measure_side_by_side(training, job.width, job.splits.classes, copies)
-            return known[copies]
 
-        ground = Ground(measured, wires, 0, cores, computes=True)
-    told = forecast_of(job, point, ground)
-    if point.layers == "real":
-        engine = RayEngine()
-    print(json.dumps(told | measure(engine, job, point.rounds)))
+def job_of(point: Point) -> Job:
+    return set_time_job(point) if point.layers == "set" else real_job(point)
 
 
 def set_time_job(point: Point) -> Job:
@@ -96,14 +93,16 @@ def real_job(point: Point) -> Job:
     return jobs.make_job(override(recipe("digits"), fields))
 
 
-def forecast_of(job: Job, point: Point, ground: Ground) -> dict[str, Any]:
-    """What `ffpipe plan` would have said, and the whole of this run, simulated step by step."""
+def forecast_of(point: Point, costs: dict[str, Any]) -> dict[str, Any]:
+    """What `ffpipe plan` says of such layers, and the whole of this run, simulated message by message."""
+    known = {int(copies): Costs(tuple(each["layers"]), each["head"]) for copies, each in costs.items()}
+    job, wires, computes = job_of(point), wires_of(point.link or None), point.layers == "real"
+    ground = Ground(lambda copies: known[copies], wires, int(point.link > 0), float(CORES), computes)
     outlook = forecast(job, point.stages, ground)
     layout = outlook.layout
     loads = [load_of(spec, layout.stages, ground.costs_among(point.stages)) for spec in layout.stages]
     items = [item for item in layout.plan.items() if isinstance(item, (Train, Predict))]
-    site = ground.site(point.stages)
-    whole = simulate(items, layout.plan.weight, layout.window, loads, ground.wires, site)
+    whole = simulate(items, layout.plan.weight, layout.window, loads, wires, ground.site(point.stages))
     batch = job.config.training.batch_size
     return {
         "forecast": batch / outlook.steady_seconds,
