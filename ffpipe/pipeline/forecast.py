@@ -23,14 +23,16 @@ from ffpipe.pipeline.simulate import Load, Site, Timing, Wires, simulate
 from ffpipe.pipeline.stage import StageSpec
 from ffpipe.pipeline.worker import senders
 
-# What messages took on two cores of an AMD EPYC (family 26) with Ray 2.60, fitted to `scripts/scaling.py messages`.
-ITEM_SECONDS = 1.5e-3
-CALL_SECONDS = 1.0e-3
+# What messages took on two cores of an AMD EPYC (family 26) with Ray 2.60, fitted to `scripts/scaling.py`.
+ITEM_SECONDS = 0.5e-3
+CALL_SECONDS = 0.7e-3
 COPY_RATE = 2.0e9
+# Beside that, an answer's way back to who waits for it, which no message of a run does.
+ANSWER_SECONDS = 1.5e-3
 # Between hosts of one rack.
 LATENCY = 100e-6
-# Of what goes over an Ethernet, what is not headers and gaps: 1448 bytes of TCP in 1538.
-PAYLOAD = 1448 / 1538
+# Of what a link carries, what Ray's transfers of arrays came to: 0.84 to 0.88 where they filled it (headers take 0.06).
+PAYLOAD = 0.86
 # Of a lock step, in products of a minibatch with a weight matrix: the neutral rows ahead, forward; then positive and
 # negative rows, forward and their gradient. A step with three roles makes five.
 PREDICT_SHARE, LOCKSTEP_SHARE = 1 / 5, 4 / 5
@@ -141,7 +143,7 @@ def wires_of(link: float | None = None, latency: float | None = None) -> Wires:
 def message_seconds(wires: Wires, size: int, elsewhere: bool) -> float:
     """An array's way from one stage to the next and an answer's way back, as the engine measures it."""
     way = size / wires.copy + size / wires.link + 2 * wires.latency if elsewhere else 0.0
-    return 2 * wires.call + size / wires.copy + way
+    return ANSWER_SECONDS + 2 * wires.call + size / wires.copy + way
 
 
 def load_of(spec: StageSpec, specs: tuple[StageSpec, ...], costs: Costs) -> Load:
