@@ -167,7 +167,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
     axes.set_xticks(STAGES, [str(count) for count in STAGES])
     axes.set_yticks(STAGES, [str(count) for count in STAGES])
     axes.set_xlabel("stages")
-    axes.set_ylabel("speed-up over one stage (points: measured, lines: forecast)")
+    axes.set_ylabel("speed-up over one stage\n(points: measured, lines: forecast)")
     axes.legend()
     axes.grid(alpha=0.3)
     figure.tight_layout()
