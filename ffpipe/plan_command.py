@@ -92,7 +92,7 @@ def run(config: Config, request: Request) -> None:
 
     origin = "steps measured here" if request.flops is None else "the speed that was given"
     if not ray:
-        print(f"time, from {origin}: {tell.time_of(job, estimate, costs(1))}")
+        print(f"time, from {origin}: {tell.time_of(job, costs(1))}")
         return
     ground = _ground(job, costs, request)
     rows, without = _rows(job, request.stages or (len(estimate.layout.stages),), ground, estimate.stages[0].process)

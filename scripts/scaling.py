@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from hosts import make_hosts
+from hosts import NotAllowed, make_hosts
 from rayhosts import RayHosts
 from rich.console import Console
 from rich.table import Table
@@ -77,8 +77,8 @@ PARTS: dict[str, list[Point]] = {
 
 
 def measure(point: Point, known: dict[str, Any]) -> dict[str, Any]:
-    """Run a point, or tell what is known of it. Exits where it fails."""
-    key = json.dumps(dataclasses.asdict(point), sort_keys=True)
+    """Run a point, or tell what is known of it. Raises NotAllowed where there can be no hosts; exits where it fails."""
+    key = key_of(point)
     if key not in known:
         done = _over_hosts(key, point.link) if point.link else _here(key)
         if done.returncode:
@@ -88,6 +88,11 @@ def measure(point: Point, known: dict[str, Any]) -> dict[str, Any]:
         KNOWN.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     found: dict[str, Any] = known[key]
     return found
+
+
+def key_of(point: Point) -> str:
+    """Its sizes, as the sweep keeps them and hands them to the run."""
+    return json.dumps(dataclasses.asdict(point), sort_keys=True)
 
 
 def _command(key: str) -> list[str]:
@@ -184,15 +189,19 @@ def main() -> None:
     known: dict[str, Any] = json.loads(KNOWN.read_text(encoding="utf-8")) if KNOWN.exists() else {}
     rows: list[dict[str, Any]] = []
     for part in options.parts or PARTS:
-        found = []
-        for point in PARTS[part]:
-            key = json.dumps(dataclasses.asdict(point), sort_keys=True)
-            if options.again:
-                known.pop(key, None)
-            measured = measure(point, known)
-            found.append(row_of(part, point, measured | forecast_of(point, measured["costs"])))
+        if options.again:
+            for point in PARTS[part]:
+                known.pop(key_of(point), None)
+        try:
+            measured = [(point, measure(point, known)) for point in PARTS[part]]
+        except NotAllowed as error:
+            print(f"{part}: cannot be run here, hosts are {error}")
+            continue
+        found = [row_of(part, point, each | forecast_of(point, each["costs"])) for point, each in measured]
         Console(width=140).print(table_of(part, found))
         rows += found
+    if not rows:
+        sys.exit(1)
     with CSV.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()

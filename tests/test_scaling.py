@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import scaling
+from hosts import NotAllowed
 from scaling_run import Point
 
 
@@ -60,6 +61,19 @@ def test_a_point_that_fails_ends_the_sweep_and_loses_nothing(folder: Path, monke
     with pytest.raises(SystemExit, match="there are 1 layers"):
         call(monkeypatch, "weak")
     assert not scaling.CSV.exists()
+
+
+def test_a_part_that_cannot_be_run_here_says_why(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise NotAllowed("made of network namespaces, which takes root")
+
+    monkeypatch.setattr(scaling, "make_hosts", refuse)
+    with pytest.raises(SystemExit, match="1"):
+        call(monkeypatch, "link")
+    assert "link: cannot be run here, hosts are made of network namespaces, which takes root" in capsys.readouterr().out
+    assert not folder.exists()
 
 
 def test_wrong_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,8 +80,9 @@ def places_of(execution: Execution, stages: int, hosts: Sequence[Host]) -> tuple
 
 
 def most_places(execution: Execution, most: int, hosts: Sequence[Host]) -> tuple[Place, ...]:
-    """Places for as many stages as these hosts have for them, `most` at most; for one, where they have none."""
-    for stages in range(most, 1, -1):
+    """Places for as many stages as these hosts have, but no more than CPUs, nor than `most`; for one at least."""
+    cpus = int(sum(host.has.get("CPU", 0.0) for host in hosts))
+    for stages in range(min(most, cpus), 1, -1):
         places = places_of(execution, stages, hosts)
         whole = all(place.asks["CPU"] >= (of_stage(execution.cpus, i) or 1.0) for i, place in enumerate(places))
         if whole and shortage(places, hosts, execution.placement) is None:

@@ -47,7 +47,7 @@ def lines_of(job: Job, estimate: Estimate) -> list[str]:
     return lines
 
 
-def time_of(job: Job, estimate: Estimate, costs: Costs) -> str:
+def time_of(job: Job, costs: Costs) -> str:
     """Of training in one process, where one layer is worked after the other."""
     step = sum(costs.layers) + costs.head
     rate = job.config.training.batch_size / step
