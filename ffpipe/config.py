@@ -295,7 +295,12 @@ class Execution:
         str, Meta(description="where snapshots go, a path or a URI such as s3://bucket/run; empty: the run folder")
     ] = ""
     stage_timeout: Annotated[
-        float, Meta(gt=0, le=MOST_SECONDS, description="seconds after which a silent stage is taken for lost")
+        float,
+        Meta(
+            gt=0,
+            le=MOST_SECONDS,
+            description="seconds after which a silent stage is taken for lost, or a message if all wait for one",
+        ),
     ] = 60.0
     attempts: Annotated[
         int, Meta(ge=0, le=100, description="recoveries in a row from the same step before giving up")

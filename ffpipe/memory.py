@@ -13,7 +13,7 @@ from ffpipe.errors import UserError
 
 # From malloc.h of glibc.
 M_MMAP_THRESHOLD = -3
-LARGE_BLOCK = 3 << 20
+LARGE_BLOCK = 1 << 20
 
 
 def host_bytes() -> int:

@@ -35,12 +35,15 @@ from rich.console import Console
 from rich.table import Table
 
 from ffpipe.config import Config, Data, Execution, Optimizer, Training
+from ffpipe.ff.workspace import OutputsInTurn, Workspace
+from ffpipe.memory import give_back_at_once
 from ffpipe.pipeline.job import Layout, Start, make_job
 from ffpipe.pipeline.local import LocalEngine
 from ffpipe.pipeline.ray_settings import prepare_ray
 from ffpipe.pipeline.schedule import Train
 from ffpipe.pipeline.stage import Stage, StageSpec
 from ffpipe.pipeline.streams import Streams
+from ffpipe.pipeline.worker import OUTPUTS
 from ffpipe.store import Store
 from ffpipe.telemetry.report import StageReport
 
@@ -109,7 +112,9 @@ def run_local(config: Config, threads: int) -> tuple[float, list[StageReport], L
 def bound_stage(spec: StageSpec, steps: int, chunk: int, ready: Any, go: Any, out: Any) -> None:
     """One process: a stage that trains on the same chunk again and again."""
     torch.set_num_threads(1)
-    stage = Stage(spec, lambda *_: None)
+    give_back_at_once()
+    workspace = Workspace(torch.device("cpu"))
+    stage = Stage(spec, lambda *_: None, workspace, OutputsInTurn(workspace, 1 if spec.is_last else OUTPUTS))
     training = spec.training
     fan_in = (spec.width, *training.dims[1:])[spec.layers.start]
     dtype = torch.bfloat16 if training.precision == "bfloat16" else torch.float32

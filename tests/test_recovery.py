@@ -21,7 +21,12 @@ from processes import stage_processes
 from ffpipe import Config, Interrupt, Interrupted, Result, RunFailed, UserError, override, recipe, resume, train
 from ffpipe.cli import main
 from ffpipe.fields import to_toml
-from ffpipe.pipeline.worker import AnyFeed, WorkerSetup, make_feed
+from ffpipe.pipeline.actor import RayLinks
+from ffpipe.pipeline.inbox import Part
+from ffpipe.pipeline.ray_engine import RayEngine
+from ffpipe.pipeline.saver import Saver
+from ffpipe.pipeline.stage import Stage
+from ffpipe.pipeline.worker import AnyFeed, Parts, WorkerSetup, make_feed, make_stage
 from ffpipe.store import Pieces, Store
 from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.view import QuietView
@@ -108,6 +113,30 @@ def test_a_stage_that_stops_answering(undisturbed: Result, tmp_path: Path) -> No
     assert result.summary["recoveries"] == 1
     assert "did not answer for 3 s" in result.summary["recovery_notes"][0]["reason"]
     wait_until(lambda: stage_processes() == [])
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_message_that_nobody_gets(undisturbed: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = tmp_path / "lost"
+
+    def make_lossy(setup: WorkerSetup, saver: Saver) -> Stage:
+        """Within a test, so that it travels to the stage's process as it is."""
+        push = RayLinks.to_next
+
+        def to_next(links: RayLinks, sequence: int, part: Part) -> None:
+            if sequence == 30 and setup.spec.index == 1 and not lost.exists():
+                lost.touch()
+            else:
+                push(links, sequence, part)
+
+        setattr(RayLinks, "to_next", to_next)  # noqa: B010  (mypy takes no assignment to a method)
+        return make_stage(setup, saver)
+
+    monkeypatch.setattr("ffpipe.run.make_engine", lambda execution: RayEngine(Parts(stage=make_lossy)))
+    result = train(config(tmp_path / "run", **{"execution.stage_timeout": 3}))
+    assert lost.exists()
+    same(result, undisturbed)
+    assert "a message was lost" in result.summary["recovery_notes"][0]["reason"]
 
 
 @pytest.mark.usefixtures("cluster")

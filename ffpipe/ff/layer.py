@@ -67,13 +67,18 @@ class Layer:
         kept: (n, width), factors of dropout, which come after the normalisation and before the goodness.
         """
         activity = self._total(rows).relu_()
-        squares = torch.linalg.vecdot(activity, activity)
+        squares = self._squares(activity)
         torch.mul(activity, row_scale(squares, self.width, self._training.normalization), out=out)
         if kept is not None:
             out *= kept.to(out.dtype)
             activity *= kept
-            squares = torch.linalg.vecdot(activity, activity)
+            squares = self._squares(activity)
         return activity, squares * self._goodness_factor
+
+    def _squares(self, activity: Tensor) -> Tensor:
+        """Their sum in each row, with the bits of torch.linalg.vecdot, which would take new memory for them."""
+        squares = self._workspace.take("squares", tuple(activity.shape), activity.dtype)
+        return torch.mul(activity, activity, out=squares).sum(1)
 
     def _total(self, rows: Tensor) -> Tensor:
         """rows W + b, in a buffer that the next call uses again."""

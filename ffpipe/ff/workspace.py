@@ -36,7 +36,7 @@ class Outputs:
 
 
 class OutputsInTurn(Outputs):
-    """A few buffers in turn, where those before the last one have been put away whenever one is taken."""
+    """A few buffers in turn, each free again by the time its turn comes."""
 
     def __init__(self, workspace: Workspace, turns: int) -> None:
         self._workspace = workspace

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from itertools import pairwise
 
 from ffpipe import checkpoint
 from ffpipe.checkpoint import Contents
@@ -143,7 +142,7 @@ def _buffers(of: Sizes, layers: range) -> int:
     mixed = weight != product
     widest = max(of.widths[i + 1] for i in layers)
     largest = max(of.widths[i] * of.widths[i + 1] for i in layers)
-    # Activities, the products that torch.linalg.vecdot sums, and in bfloat16 what they were rounded from.
+    # Activities, their squares, and in bfloat16 what they were rounded from.
     taken = of.rows * widest * (2 * weight + product * mixed)
     if training.dropout:
         taken += of.rows * widest * (weight + 2 + 1)
@@ -164,14 +163,14 @@ def _temporaries(settings: Optimizer) -> int:
 
 
 def _streams(of: Sizes, layers: range, *, last: bool, receives: bool) -> int:
-    """Activations of the largest message: the input, and two layers' outputs side by side; those that the head of the
-    last stage sees, all at once."""
+    """Activations of the largest message (stage.py): the input, the last layer's output, and of those before what the
+    head of the last stage is yet to see, and two in turn of the others."""
     row = [width * PRECISIONS[of.training.precision].products.itemsize * of.rows_of_message for width in of.widths]
     entry = 0 if receives else row[layers.start]
-    outputs = [row[i + 1] for i in layers]
-    seen = [row[i + 1] for i in layers if last and i in of.training.head_layers]
-    beside = max((a + b for a, b in pairwise(outputs)), default=outputs[0])
-    return entry + max(beside, sum(seen) + (outputs[-1] if not seen else 0))
+    *inner, end = layers
+    seen = [i for i in inner if last and i in of.training.head_layers]
+    in_turn = [max((row[i + 1] for i in inner if i not in seen and i % 2 == turn), default=0) for turn in (0, 1)]
+    return entry + sum(in_turn) + sum(row[i + 1] for i in seen) + row[end + 1]
 
 
 def _leaving(of: Sizes, layers: range) -> int:

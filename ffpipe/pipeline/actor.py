@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import ray
 
-from ffpipe.memory import unmap
+from ffpipe.memory import give_back_at_once, unmap
 
 if TYPE_CHECKING:
     from ffpipe.config import Training
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ffpipe.pipeline.schedule import Item
     from ffpipe.pipeline.worker import Parts, WorkerSetup
     from ffpipe.store import Store
-    from ffpipe.telemetry.report import StageReport
+    from ffpipe.telemetry.report import Answer
 
 # Arrays of this size are in the object store and nowhere else: Ray keeps arguments of up to 100 KB with the call.
 LARGE = 1 << 20
@@ -57,6 +57,7 @@ class StageActor:
     """Made, measured, set up, run once, killed."""
 
     def __init__(self) -> None:
+        give_back_at_once()
         self.worker: Any = None
         self._shelf: Any = None
 
@@ -144,19 +145,24 @@ class StageActor:
         return Process(ray.get_runtime_context().get_node_id(), os.getpid(), start_ticks(os.getpid()))
 
     @ray.method(concurrency_group="control")
-    def report(self) -> list[StageReport]:
-        """Reports since the last call."""
-        reports: list[StageReport] = self.worker.drain()
-        return reports
+    def report(self) -> Answer:
+        """Reports since the last call, and how long the stage has waited."""
+        from ffpipe.telemetry.report import Answer
 
-    def run(self) -> list[StageReport]:
+        return Answer(self.worker.drain(), self.worker.waited)
+
+    def run(self) -> Answer:
         """Work the whole plan. Returns the reports that nobody has fetched."""
-        reports: list[StageReport] = self.worker.run()
-        return reports
+        from ffpipe.telemetry.report import Answer
+
+        return Answer(self.worker.run())
 
 
 class RayLinks:
-    """Links that are calls of other actors, whose results nobody waits for: a dead one is the driver's to notice."""
+    """Links that are calls of other actors, whose results nobody waits for: a dead one is the driver's to notice.
+
+    What is sent is copied before a call returns.
+    """
 
     def __init__(self, index: int, actors: list[Any]) -> None:
         self._index = index

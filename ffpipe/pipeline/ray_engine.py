@@ -21,8 +21,9 @@ from ffpipe.pipeline.footprint import Room, least_store
 from ffpipe.pipeline.job import MEASURED_EDGES, Job, Layout, Measured, OnReport, Start, make_layout
 from ffpipe.pipeline.placement import fewer, most_places, places_of, shortage, threads_of
 from ffpipe.pipeline.supply import supply
-from ffpipe.pipeline.worker import Parts, WorkerSetup, senders
+from ffpipe.pipeline.worker import Parts, WorkerSetup, make_own_stage, senders
 from ffpipe.store import Store
+from ffpipe.telemetry.report import Answer
 
 # A host may have to download and convert them first.
 SECONDS_TO_FIND_DATA = 6 * 3600.0
@@ -35,7 +36,7 @@ class RayEngine:
     """
 
     def __init__(self, parts: Parts | None = None, object_store_bytes: int = 0) -> None:
-        self._parts = parts or Parts()
+        self._parts = parts or Parts(make_own_stage)
         self._data_files: tuple[str, ...] = ()
         self._interrupted = False
         self.cluster = Cluster(object_store_bytes)
@@ -201,21 +202,27 @@ class RayEngine:
             started = time.monotonic()
             # Those that are through as well: what one had sent and nobody had fetched yet is lost with it.
             asked = [actor.report.remote() for actor in self.crew.actors if running]
-            self._fetch(asked, list(range(len(asked))), layout, timeout, on_report)
+            waited = self._fetch(asked, list(range(len(asked))), layout, timeout, on_report)
+            if running and min(waited[index] for index in running.values()) > timeout:
+                raise StageLost(f"no stage has had anything to do for {timeout:g} s: a message was lost")
             if not done:
                 time.sleep(max(0.0, started + POLL_SECONDS / 2 - time.monotonic()))
 
-    def _fetch(self, refs: list[Any], indices: list[int], layout: Layout, timeout: float, on_report: OnReport) -> None:
-        """Reports of these stages. Every one has the same time to answer, asked at once."""
-        deadline = time.monotonic() + timeout
+    def _fetch(
+        self, refs: list[Any], indices: list[int], layout: Layout, timeout: float, on_report: OnReport
+    ) -> list[float]:
+        """Reports of these stages. Each has the same time to answer, asked at once. Returns what each has waited."""
+        deadline, waited = time.monotonic() + timeout, []
         for ref, index in zip(refs, indices, strict=True):
             layers = layout.stages[index].layers
             what = f"stage {index} (layers {layers.start} to {layers.stop - 1})"
             try:
-                reports = self.crew.get([ref], deadline)[0]
+                answer: Answer = self.crew.get([ref], deadline)[0]
             except ray.exceptions.GetTimeoutError:
                 raise StageLost(f"{what} did not answer for {timeout:g} s") from None
             except ray.exceptions.RayError as error:
                 raise failure(f"{what} failed", error) from error
-            for report in reports:
+            for report in answer.reports:
                 on_report(report)
+            waited.append(answer.waited)
+        return waited

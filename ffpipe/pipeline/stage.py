@@ -225,10 +225,14 @@ class Stage:
         return out, torch.cat(goodness)
 
     def _output(self, layer: Layer, rows: Tensor) -> Tensor:
-        """Memory for what a layer makes of rows (minibatches, n, features)."""
+        """Memory for what a layer makes of rows (minibatches, n, features): what leaves the stage or what the head is
+        yet to see is not to be overwritten by the next layers."""
         shape = (*rows.shape[:2], layer.width)
-        last = layer.index == self.spec.layers[-1]
-        return (self._outputs if last else Outputs()).take(shape, rows.dtype, rows.device)
+        if layer.index == self.spec.layers[-1]:
+            return self._outputs.take(shape, rows.dtype, rows.device)
+        of_head = self.spec.is_last and layer.index in self.spec.features
+        name = f"of layer {layer.index}" if of_head else f"between layers {layer.index % 2}"
+        return self.workspace.take(name, shape, rows.dtype)
 
     def _features_in(self, streams: Streams) -> Features:
         """The head's features that came with a message; the last layer of the stage before is its rows."""
@@ -242,7 +246,7 @@ class Stage:
         """Keep what the head is to see of a layer, where the message has something for it."""
         if layer in self.spec.features and labels is not None:
             features = self._head_rows(rows, labels)
-            seen[layer] = features if self.spec.is_last else features.contiguous()
+            seen[layer] = features if self.spec.is_last else features.clone(memory_format=torch.contiguous_format)
 
     def _head_rows(self, rows: Tensor, labels: Tensor) -> Tensor:
         """Those of rows (minibatches, n, width) that labels (minibatches, B) are of: neutral ones come last; where

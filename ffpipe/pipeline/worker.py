@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,7 +25,7 @@ import torch
 from ffpipe import checkpoint
 from ffpipe.config import Config
 from ffpipe.contents import snapshot_contents
-from ffpipe.ff.workspace import Outputs, Workspace
+from ffpipe.ff.workspace import Outputs, OutputsInTurn, Workspace
 from ffpipe.memory import give_back_at_once
 from ffpipe.pipeline.feed import Feed
 from ffpipe.pipeline.inbox import Inbox, Part
@@ -37,11 +38,13 @@ from ffpipe.pipeline.streams import Streams, to_array, to_tensor
 from ffpipe.pipeline.supply import splits_of
 from ffpipe.store import Store
 from ffpipe.telemetry.report import StageReport
-from ffpipe.telemetry.spans import Spans
+from ffpipe.telemetry.spans import Kind, Spans
 
 REPORT_SECONDS = 0.5
 # One message may wait to be published while the next is computed; more would only hold memory.
 PUBLISH_AHEAD = 1
+# Results that are there at once, each in memory of its own: those that wait, one on its way, one being made.
+OUTPUTS = PUBLISH_AHEAD + 2
 
 # Takes the result of one item: its sequence number, the item, and what the next stage gets with it.
 Publish = Callable[[int, Item, Streams | None], None]
@@ -96,6 +99,12 @@ def make_stage(
     return stage
 
 
+def make_own_stage(setup: WorkerSetup, saver: Saver) -> Stage:
+    """The same, whose results are in memory that is used again: for links that copy what they send."""
+    workspace = Workspace(torch.device(setup.spec.device))
+    return make_stage(setup, saver, workspace, OutputsInTurn(workspace, 1 if setup.spec.is_last else OUTPUTS))
+
+
 def make_feed(setup: WorkerSetup) -> AnyFeed:
     """The feed from the data of the config, with the predictions that the snapshot owed it."""
     config = setup.config
@@ -138,6 +147,7 @@ class Worker:
         self.course = Course(setup.plan, setup.start.step, seconds, time.monotonic)
         self._reports: deque[StageReport] = deque()
         self._spans = Spans(keep=False)
+        self._waits_since: float | None = None
         self._trained = (0.0, 0.0)  # when the first training item began and the latest ended
 
     def push(self, sequence: int, sender: int, part: Part) -> None:
@@ -155,6 +165,12 @@ class Worker:
     def drain(self) -> list[StageReport]:
         """Reports since the last call."""
         return [self._reports.popleft() for _ in range(len(self._reports))]
+
+    @property
+    def waited(self) -> float:
+        """Seconds for which it has had nothing to do; 0 while it computes or is not running."""
+        since = self._waits_since
+        return time.monotonic() - since if since is not None else 0.0
 
     def run(self) -> list[StageReport]:
         """Work all items of the plan. Returns the reports that nobody has drained."""
@@ -180,11 +196,11 @@ class Worker:
         """Do the next item, the first stage's own choice or the one that arrives; waits until it may."""
         if self.feed is not None:
             item = next(self.course)
-            with self._spans.span("credit"):
+            with self._waiting("credit"):
                 back = self.returns.wait_to_send(self.setup.plan.weight(item))
             parts = {}
         else:
-            with self._spans.span("input"):
+            with self._waiting("input"):
                 parts = self.inbox.take()
             item = parts[self.spec.index - 1].item
         begun = self._spans.elapsed
@@ -201,13 +217,21 @@ class Worker:
         if isinstance(item, Train):
             self._trained = (self._trained[0] or begun, self._spans.elapsed)
         if not self.spec.is_last:
-            with self._spans.span("blocked"):
+            with self._waiting("blocked"):
                 publish(sequence, item, out)
         elif self.feed is not None:
             self.returns.done(self.stage.predictions(item))
         else:
             self.links.to_first(self.stage.predictions(item))
         return item
+
+    @contextmanager
+    def _waiting(self, kind: Kind) -> Iterator[None]:
+        """A span in which the stage depends on others."""
+        self._waits_since = time.monotonic()
+        with self._spans.span(kind):
+            yield
+        self._waits_since = None
 
     def _joined(self, parts: dict[int, Part]) -> Streams | None:
         """One message from its parts; the rows come from the stage before."""

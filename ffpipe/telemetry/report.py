@@ -104,3 +104,11 @@ class StageReport:
     def busy_share(self) -> float:
         """The share of its seconds in which the stage computed."""
         return self.seconds_by_kind.get("compute", 0.0) / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a stage has to tell: its reports since the last time, and for how many seconds it has waited by now."""
+
+    reports: list[StageReport]
+    waited: float = 0.0
