@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint_sequential
 from ffpipe import override, recipe, train
 from ffpipe.backprop import Mlp
 from ffpipe.config import Config, Training
-from ffpipe.memory import peak_bytes, process_bytes
+from ffpipe.memory import give_back_at_once, peak_bytes, process_bytes
 from ffpipe.run import planned as plan
 
 FEATURES, CLASSES = 64, 10
@@ -83,7 +83,8 @@ def _config(engine: str, depth: int, width: int, batch: int, steps: int, stages:
 
 
 def backprop(kind: str, depth: int, width: int, batch: int, steps: int, device: str = "cpu") -> dict[str, Any]:
-    """`steps` steps of backpropagation through the same layers and a softmax layer."""
+    """`steps` steps of backpropagation through the same layers and a softmax layer, with the allocator of a stage."""
+    give_back_at_once()
     _ready(kind, device)
     before = torch.cuda.memory_allocated() if device == "cuda" else process_bytes()
     training = Training(dims=tuple(dims(depth, width)), batch_size=batch, peer=0.0)

@@ -9,7 +9,7 @@ import itertools
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -61,6 +61,16 @@ def measure_side_by_side(training: Training, width: int, classes: int, copies: i
             made = [future.result() for future in [pool.submit(measure) for _ in range(copies)]]
     finally:
         torch.set_num_threads(threads)
+    return _median(made)
+
+
+def pooled(costs: Sequence[Costs], processors: Sequence[Hashable]) -> list[Costs]:
+    """The median of what those found that share a processor, for each of them: that one had less of it while it was
+    measured says nothing of the run. processors: what each was measured on."""
+    return [_median([costs[i] for i, other in enumerate(processors) if other == own]) for own in processors]
+
+
+def _median(made: Sequence[Costs]) -> Costs:
     layers = zip(*(costs.layers for costs in made), strict=True)
     return Costs(tuple(map(statistics.median, layers)), statistics.median(costs.head for costs in made))
 

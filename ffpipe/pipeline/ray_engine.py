@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from ffpipe.errors import RunFailed, StageLost, UserError
+from ffpipe.pipeline.calibrate import pooled
 from ffpipe.pipeline.cluster import Cluster
 from ffpipe.pipeline.crew import POLL_SECONDS, Crew, failure
 from ffpipe.pipeline.footprint import Room, least_store
@@ -175,7 +176,11 @@ class RayEngine:
                 for actor, place in zip(self.crew.actors, self.crew.places, strict=True)
             ]
         )
-        return Measured(costs, self.message_seconds(job.minibatch_bytes))
+        processors = [
+            (process.node, place.device, threads_of(place)) if place.device == "cpu" else process
+            for process, place in zip(self.crew.processes, self.crew.places, strict=True)
+        ]
+        return Measured(pooled(costs, processors), self.message_seconds(job.minibatch_bytes))
 
     def message_seconds(self, size: int) -> float:
         """What a message of `size` bytes takes between neighbours; one of less is sent where the stores are small."""
