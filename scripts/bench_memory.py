@@ -51,6 +51,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "streaming, 4 stages": {"kind": "ray", "stages": 4},
     "layerwise": {"kind": "layerwise"},
 }
+ONE_LAYER = "one layer a stage"
 
 Run = dict[str, Any]
 
@@ -68,7 +69,7 @@ def runs(part: str) -> Iterator[tuple[str, Run]]:
                 yield way, fixed | {"depth": 8, "width": 1000, "batch": batch}
     elif part == "stages":
         for depth in DEPTHS[:4]:
-            yield "one layer a stage", {"kind": "ray", "stages": depth, "depth": depth, "width": 1000, "batch": 100}
+            yield ONE_LAYER, {"kind": "ray", "stages": depth, "depth": depth, "width": 1000, "batch": 100}
 
 
 def measure(run: Run, known: dict[str, Any], device: str) -> dict[str, Any]:
@@ -127,22 +128,29 @@ def spread(sizes: list[int]) -> float:
     return max(sizes) / min(sizes) - 1 if sizes else 0.0
 
 
-def plot(rows: list[dict[str, Any]], width: int) -> None:
-    """Peak of the largest process against depth."""
-    figure, axes = plt.subplots(figsize=(7, 4.5))
-    for way in WAYS:
-        points = [(row["depth"], row["peak"] / 2**20) for row in rows if row["way"] == way and row["width"] == width]
-        if points:
-            axes.plot(*zip(*points, strict=True), marker="o", label=way)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(DEPTHS, [str(depth) for depth in DEPTHS])
-    axes.set_xlabel(f"layers of {width} units, batch 100")
-    axes.set_ylabel("peak of the largest process, MiB resident")
-    axes.set_ylim(bottom=0)
-    axes.legend()
-    axes.grid(alpha=0.3)
+def plot(rows: list[dict[str, Any]]) -> None:
+    """Peak of the largest process against depth, a panel for each width."""
+    widths = sorted({row["width"] for row in rows})
+    figure, panels = plt.subplots(1, len(widths), figsize=(1 + 5 * len(widths), 4.5), squeeze=False)
+    for width, axes in zip(widths, panels[0], strict=True):
+        for way in (*WAYS, ONE_LAYER):
+            # A run that two parts have in common is one point.
+            points = sorted({(row["depth"], row["peak"] / 2**20) for row in rows if _is(row, way, width)})
+            if points:
+                axes.plot(*zip(*points, strict=True), marker="o", label=way)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(DEPTHS, [str(depth) for depth in DEPTHS])
+        axes.set_xlabel(f"layers of {width} units, batch 100")
+        axes.set_ylabel("peak of the largest process, MiB resident")
+        axes.set_ylim(bottom=0)
+        axes.legend()
+        axes.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(PLOT, dpi=110)
+    figure.savefig(PLOT, dpi=90)
+
+
+def _is(row: dict[str, Any], way: str, width: int) -> bool:
+    return row["way"] == way and row["width"] == width
 
 
 def main() -> None:
@@ -165,13 +173,13 @@ def main() -> None:
         Console(width=120).print(table)
     depths = [row for row in every if row["batch"] == 100]
     told["worst_prediction"] = max((abs(row["off"]) for row in every), default=None)
-    for way in ("layerwise", "one layer a stage"):
+    for way in ("layerwise", ONE_LAYER):
         told[f"growth of {way}"] = {
             str(width): spread([row["peak"] for row in depths if row["way"] == way and row["width"] == width])
             for width in sorted({row["width"] for row in depths if row["way"] == way})
         }
-    if any(row["width"] == 1000 and row["way"] in WAYS for row in depths):
-        plot(depths, 1000)
+    if depths:
+        plot(depths)
     print(json.dumps(told))
 
 

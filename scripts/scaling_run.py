@@ -96,8 +96,8 @@ def real_job(point: Point) -> Job:
 def forecast_of(point: Point, costs: dict[str, Any]) -> dict[str, Any]:
     """What `ffpipe plan` says of such layers, and the whole of this run, simulated message by message."""
     known = {int(copies): Costs(tuple(each["layers"]), each["head"]) for copies, each in costs.items()}
-    job, wires, computes = job_of(point), wires_of(point.link or None), point.layers == "real"
-    ground = Ground(lambda copies: known[copies], wires, int(point.link > 0), float(CORES), computes)
+    job, wires, real = job_of(point), wires_of(point.link or None), point.layers == "real"
+    ground = Ground(lambda copies: known[copies], wires, int(point.link > 0), float(CORES), computes=real, reads=real)
     outlook = forecast(job, point.stages, ground)
     layout = outlook.layout
     loads = [load_of(spec, layout.stages, ground.costs_among(point.stages)) for spec in layout.stages]

@@ -102,7 +102,8 @@ class SetTimeEngine(RayEngine):
         self.seconds = seconds
 
     def measure(self, job: Job) -> Measured:
-        return Measured([costs_of(job, self.seconds)] * job.layers, self.message_seconds(job.minibatch_bytes))
+        costs = [costs_of(job, self.seconds)] * len(self.crew.processes)
+        return Measured(costs, self.message_seconds(job.minibatch_bytes))
 
     def _supply(self, job: Job) -> tuple[str, ...]:
         return ()  # there are no data

@@ -26,7 +26,7 @@ from ffpipe.pipeline.worker import senders
 # What messages took on two cores of an AMD EPYC (family 26) with Ray 2.60, fitted to `scripts/scaling.py`.
 ITEM_SECONDS = 0.5e-3
 CALL_SECONDS = 0.7e-3
-COPY_RATE = 2.0e9
+COPY_RATE = 1.0e9
 # Beside that, an answer's way back to who waits for it, which no message of a run does.
 ANSWER_SECONDS = 1.5e-3
 # Between hosts of one rack.
@@ -45,13 +45,15 @@ BUSY = 0.9
 @dataclass(frozen=True)
 class Ground:
     """What a forecast stands on. costs: of layers, by how many stages compute on one host. stages_per_host: 0 for all
-    on one. cores: of a host. computes: whether layers take those (CPU), or have processors of their own (GPU)."""
+    on one. cores: of a host. computes: whether layers take those (CPU), or have processors of their own (GPU). reads:
+    whether stages read what they get."""
 
     costs: Callable[[int], Costs]
     wires: Wires
     stages_per_host: int
     cores: float
     computes: bool
+    reads: bool = True
 
     def hosts(self, stages: int) -> tuple[int, ...]:
         """Of each of so many stages."""
@@ -60,7 +62,7 @@ class Ground:
 
     def site(self, stages: int) -> Site:
         """Where so many stages are."""
-        return Site(self.hosts(stages), self.cores, self.computes)
+        return Site(self.hosts(stages), self.cores, self.computes, self.reads)
 
     def costs_among(self, stages: int) -> Costs:
         """Of layers where there are so many stages."""

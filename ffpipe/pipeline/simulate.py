@@ -27,8 +27,9 @@ class Wires:
     """What messages take.
 
     item: seconds of a processor for what a stage does with a message beside its layers. call: for sending one, and as
-    much again for taking it in. copy: bytes a second into the object store, and out of the network. link: bytes a
-    second of a host's network, in each direction. latency: seconds from host to host.
+    much again for taking it in. copy: bytes a second into the object store, and as many out of it for the stage that
+    reads them, and out of the network. link: bytes a second of a host's network, in each direction. latency: seconds
+    from host to host.
     """
 
     item: float
@@ -52,11 +53,13 @@ class Load:
 @dataclass(frozen=True)
 class Site:
     """Where stages are. hosts: of each. cores: processors of a host, which its stages and messages share; layers take
-    them too where `computes`, and have processors of their own (GPUs) where not."""
+    them too where `computes`, and have processors of their own (GPUs) where not. reads: whether stages read what they
+    get."""
 
     hosts: tuple[int, ...]
     cores: float
     computes: bool
+    reads: bool = True
 
 
 @dataclass
@@ -182,6 +185,7 @@ class _Stage:
         self.waiting: deque[tuple[int, Item]] = deque()  # for the publisher
         self.held: tuple[int, Item] | None = None  # what the stage itself waits to hand to it
         self.sequence = 0
+        self.to_read: dict[int, int] = {}  # bytes of messages that have come, by their number
 
 
 class _Simulation:
@@ -224,7 +228,8 @@ class _Simulation:
         else:
             return
         stage.working = True
-        stage.host.processors.do(self._wires.item, lambda: self._compute(stage, item))
+        reading = self._site.reads * stage.to_read.pop(stage.sequence, 0) / self._wires.copy
+        stage.host.processors.do(self._wires.item + reading, lambda: self._compute(stage, item))
 
     def _compute(self, stage: _Stage, item: Item) -> None:
         seconds, now = stage.load.seconds(item), self._clock.now
@@ -296,6 +301,7 @@ class _Simulation:
         def arrived() -> None:
             other = self._stages[to]
             other.inbox.put(sequence, stage.index, Part(item, (None, None, None), {}))
+            other.to_read[sequence] = other.to_read.get(sequence, 0) + size
             self._wake(other)
 
         def called() -> None:

@@ -99,11 +99,18 @@ def test_a_link_bounds_the_rate_and_latency_only_delays() -> None:
 
 def test_copies_and_calls_take_processors_but_not_the_stage() -> None:
     dear = Wires(item=0.0, call=0.25, copy=100.0, link=math.inf, latency=0.0)
-    timing = run([1.0, 1.0], 100, wires=dear, rows=25)
+    timing = run([1.0, 1.0], 100, wires=dear, rows=25, site=Site((0, 0), 64.0, False, reads=False))
     assert timing.steady_seconds() == pytest.approx(1.0)
     assert timing.seconds == pytest.approx(100 + 0.25 + 0.25 + 0.25 + 1.0)
     dearer = Wires(item=0.0, call=2.0, copy=math.inf, link=math.inf, latency=0.0)
     assert run([1.0, 1.0], 100, wires=dearer).steady_seconds() == pytest.approx(2.0)  # the publisher is the slowest
+
+
+def test_a_stage_that_reads_what_it_gets_takes_the_time_of_a_copy() -> None:
+    dear = Wires(item=0.0, call=0.25, copy=100.0, link=math.inf, latency=0.0)
+    timing = run([1.0, 1.0], 100, wires=dear, rows=25)
+    assert timing.steady_seconds() == pytest.approx(1.25)
+    assert timing.seconds == pytest.approx(1.0 + 0.25 + 0.25 + 0.25 + 100 * (0.25 + 1.0))
 
 
 def test_what_a_message_costs_a_stage_is_paid_once_a_chunk() -> None:
