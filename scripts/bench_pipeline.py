@@ -39,11 +39,11 @@ from ffpipe.ff.workspace import OutputsInTurn, Workspace
 from ffpipe.memory import give_back_at_once
 from ffpipe.pipeline.job import Layout, Start, make_job
 from ffpipe.pipeline.local import LocalEngine
+from ffpipe.pipeline.publisher import OUTPUTS
 from ffpipe.pipeline.ray_settings import prepare_ray
 from ffpipe.pipeline.schedule import Train
 from ffpipe.pipeline.stage import Stage, StageSpec
 from ffpipe.pipeline.streams import Streams
-from ffpipe.pipeline.worker import OUTPUTS
 from ffpipe.store import Store
 from ffpipe.telemetry.report import StageReport
 

@@ -21,8 +21,9 @@ from ffpipe.pipeline.calibrate import Costs
 from ffpipe.pipeline.inbox import Part
 from ffpipe.pipeline.job import Job, Layout, Measured, OnReport, Start, make_layout
 from ffpipe.pipeline.links import Predictions
+from ffpipe.pipeline.publisher import PUBLISH_AHEAD
 from ffpipe.pipeline.schedule import Course, Item, Stop, Train
-from ffpipe.pipeline.worker import PUBLISH_AHEAD, Parts, Worker, WorkerSetup, senders
+from ffpipe.pipeline.worker import Parts, Worker, WorkerSetup, senders
 from ffpipe.store import Pieces, Store
 
 real_write = Store.write

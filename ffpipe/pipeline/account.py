@@ -24,7 +24,7 @@ from ffpipe.ff.updates import MixedAveraging
 from ffpipe.pipeline.stage import StageSpec
 from ffpipe.tensorfile import Entry
 
-# Of a result on its way to the next actor: one waits to be published and one is being published (worker.py).
+# Of a result on its way to the next actor: one waits to be published and one is being published (publisher.py).
 ON_THEIR_WAY = 2
 # Most of torch's optimisers, if they are not fused: a square root, and a quotient.
 TEMPORARIES = 2

@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ffpipe.pipeline.inbox import Inbox, Part
+from ffpipe.pipeline.publisher import PUBLISH_AHEAD
 from ffpipe.pipeline.schedule import Flow, Item, Train
-from ffpipe.pipeline.worker import PUBLISH_AHEAD
 
 Then = Callable[[], None]
 

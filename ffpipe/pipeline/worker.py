@@ -11,7 +11,6 @@ It knows its neighbours as `Links` and nothing of Ray.
 from __future__ import annotations
 
 import itertools
-import queue
 import threading
 import time
 from collections import deque
@@ -31,6 +30,7 @@ from ffpipe.pipeline.feed import Feed
 from ffpipe.pipeline.inbox import Inbox, Part
 from ffpipe.pipeline.job import Start
 from ffpipe.pipeline.links import Links, Predictions
+from ffpipe.pipeline.publisher import OUTPUTS, Publish, Publisher
 from ffpipe.pipeline.saver import Saver, State
 from ffpipe.pipeline.schedule import Course, Flow, Item, Plan, Stop, Train
 from ffpipe.pipeline.stage import Stage, StageSpec, owed_predictions
@@ -41,13 +41,6 @@ from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.spans import Kind, Spans
 
 REPORT_SECONDS = 0.5
-# One message may wait to be published while the next is computed; more would only hold memory.
-PUBLISH_AHEAD = 1
-# Results that are there at once, each in memory of its own: those that wait, one on its way, one being made.
-OUTPUTS = PUBLISH_AHEAD + 2
-
-# Takes the result of one item: its sequence number, the item, and what the next stage gets with it.
-Publish = Callable[[int, Item, Streams | None], None]
 
 
 class AnyStage(Protocol):
@@ -175,7 +168,7 @@ class Worker:
     def run(self) -> list[StageReport]:
         """Work all items of the plan. Returns the reports that nobody has drained."""
         self._spans = Spans(keep=self.setup.config.execution.trace)
-        publisher = _Publisher(self.send, self._spans)
+        publisher = Publisher(self.send, self._spans)
         reported = 0.0
         try:
             for sequence in itertools.count():
@@ -291,48 +284,6 @@ class _Returns:
             self.flow.done()
             self._predictions.update(predictions)
             self._changed.notify_all()
-
-
-class _Publisher:
-    """Sends a stage's results from a thread of its own, so that the stage computes while they travel."""
-
-    def __init__(self, send: Publish, spans: Spans) -> None:
-        self._send = send
-        self._spans = spans
-        self._queue: queue.Queue[tuple[int, Item, Streams | None] | None] = queue.Queue(PUBLISH_AHEAD)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
-
-    def publish(self, sequence: int, item: Item, streams: Streams | None) -> None:
-        """Queue one message; waits while one is queued. Raises what went wrong with an earlier one."""
-        if self._error is not None:
-            raise self._error
-        self._queue.put((sequence, item, streams))
-
-    def close(self) -> None:
-        """Wait until everything is sent."""
-        self.stop()
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def stop(self) -> None:
-        if self._thread.is_alive():
-            self._queue.put(None)
-
-    def _work(self) -> None:
-        for sequence, item, streams in self._messages():
-            if self._error is None:
-                try:
-                    with self._spans.span("publish", label=str(item)):
-                        self._send(sequence, item, streams)
-                except BaseException as error:  # handed to the stage's own thread, which raises it
-                    self._error = error
-
-    def _messages(self) -> Iterator[tuple[int, Item, Streams | None]]:
-        while (message := self._queue.get()) is not None:
-            yield message
 
 
 def senders(specs: tuple[StageSpec, ...], index: int) -> tuple[int, ...]:
