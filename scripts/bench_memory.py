@@ -150,7 +150,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
 
 
 def _is(row: dict[str, Any], way: str, width: int) -> bool:
-    return row["way"] == way and row["width"] == width
+    return (row["way"], row["width"]) == (way, width)
 
 
 def main() -> None:
