@@ -29,6 +29,7 @@ def ffpipe(run: Path, *options: str, shm: str = "") -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.long
 def test_a_window_that_does_not_fit_is_refused_and_the_one_named_runs_and_spills_nothing(tmp_path: Path) -> None:
     done = ffpipe(tmp_path / "run", "--execution.window", "24", "--execution.object-store-bytes", str(STORE))
     assert done.returncode == 2

@@ -101,6 +101,7 @@ def test_an_interrupt_takes_everything_down(signal_number: int, tmp_path: Path) 
     assert stage_processes() == []
 
 
+@pytest.mark.long
 def test_a_client_without_the_token_is_refused(cluster: None) -> None:
     address = ray.get_runtime_context().gcs_address
     code = f"import ray; ray.init(address={address!r}, log_to_driver=False)"
