@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ffpipe.pipeline.ray_settings import prepare_ray
+
+if TYPE_CHECKING:
+    from ffpipe import Result
 
 os.environ.pop("RAY_ADDRESS", None)
 prepare_ray()  # before any test imports Ray
@@ -43,3 +47,29 @@ def cluster(_cache: None) -> Iterator[None]:
     cluster = Cluster()
     yield
     cluster.close()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(_cache: None, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """A run to which nothing happens (disturbed.py)."""
+    from disturbed import config
+
+    from ffpipe import train
+
+    return train(config(tmp_path_factory.mktemp("undisturbed") / "run", **{"execution.engine": "local"}))
+
+
+@pytest.fixture(scope="session")
+def strangers_run(_cache: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, which no test touches (strangers.py)."""
+    from strangers import make_run
+
+    return make_run(tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture
+def copy(strangers_run: Path, tmp_path: Path) -> Path:
+    """A copy of that run, to damage."""
+    from strangers import fresh
+
+    return fresh(strangers_run, tmp_path / "copy")

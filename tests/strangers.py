@@ -1,17 +1,24 @@
-"""A small run folder to damage, and the bounds within which what came of it must be read."""
+"""A small run folder to damage, ways to damage it, and the bounds within which what came of it must be read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import resource
 import shutil
 import signal
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
 
 import ffpipe
+from ffpipe.cli import main
 from ffpipe.telemetry.view import QuietView
 
 # Beyond what the process has when a case begins. A case may train a small network.
@@ -87,3 +94,53 @@ def sign(path: Path) -> None:
     tree, data = json.loads(manifest.read_text()), path.read_bytes()
     tree["files"][path.name] |= {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     manifest.write_text(json.dumps(tree))
+
+
+def refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit status 2 and one line on stderr that holds `says`."""
+    capsys.readouterr()
+    with bounded():
+        assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert says in err
+    assert err.count("\n") == 1
+    assert len(err) < 3000
+    assert out == ""
+
+
+def set_field(path: Path, name: str, value: Any) -> None:
+    """One field of a config.toml or of a .json file; name: its keys, with slashes between them."""
+    text = path.read_text()
+    tree: dict[str, Any] = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    *folders, last = name.split("/")
+    branch = tree
+    for folder in folders:
+        branch = branch[folder]
+    branch[last] = value
+    path.write_text(tomli_w.dumps(tree) if path.suffix == ".toml" else json.dumps(tree))
+
+
+def passed_over(run: Path, name: str) -> None:
+    """Resume says that it passes over this snapshot, and comes to the end from the one before."""
+    view = Notes()
+    with bounded():
+        ffpipe.resume(run, view=view)
+    assert len(view.notes) == 1
+    assert name in view.notes[0]
+    assert "trying the snapshot before it" in view.notes[0]
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path)

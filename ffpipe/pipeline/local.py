@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ffpipe.ff.workspace import Workspace
+from ffpipe.memory import give_back_at_once
 from ffpipe.pipeline.in_process import refuse_without_gpu, with_reason
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start, make_layout
 from ffpipe.pipeline.saver import Saver
@@ -41,6 +42,8 @@ class LocalEngine:
         with_reason(lambda: self._run(job, layout, store, start, on_report))
 
     def _run(self, job: Job, layout: Layout, store: Store, start: Start, on_report: OnReport) -> None:
+        if job.config.execution.memory_budget:
+            give_back_at_once()
         setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start, ()) for spec in layout.stages]
         savers = [Saver(store) for _ in setups]
         workspace = Workspace(torch.device(job.config.execution.first_device))

@@ -25,7 +25,6 @@ from ffpipe import checkpoint
 from ffpipe.config import Config
 from ffpipe.contents import snapshot_contents
 from ffpipe.ff.workspace import Outputs, OutputsInTurn, Workspace
-from ffpipe.memory import give_back_at_once
 from ffpipe.pipeline.feed import Feed
 from ffpipe.pipeline.inbox import Inbox, Part
 from ffpipe.pipeline.job import Start
@@ -84,8 +83,6 @@ def make_stage(
 
     workspace, outputs: of those that compute in turn with it.
     """
-    if setup.config.execution.memory_budget:
-        give_back_at_once()
     stage = Stage(setup.spec, saver.save, workspace, outputs)
     if setup.start.folder:
         stage.restore(setup.start.step, _reader(setup))
