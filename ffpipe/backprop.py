@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,79 +23,150 @@ from torch.nn.functional import cross_entropy
 from ffpipe.config import Config, Training
 from ffpipe.data.examples import Examples
 from ffpipe.data.sampler import Sampler
-from ffpipe.errors import Diverged, UserError
+from ffpipe.errors import Diverged, Interrupted, UserError
 from ffpipe.ff.jitter import jittered
 from ffpipe.ff.layer import initial_weight
 from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.rates import rate_factor
-from ffpipe.fields import checked
-from ffpipe.memory import peak_bytes
+from ffpipe.memory import peak_bytes, refuse_beyond_host
 from ffpipe.pipeline.job import Job, make_job
-from ffpipe.run import Result
-from ffpipe.runs import check_new, new_run
+from ffpipe.rng import generator
+from ffpipe.run import Interrupt, Result
+from ffpipe.runs import RunFolder, new_run
 from ffpipe.telemetry.metrics import write_metrics
 from ffpipe.telemetry.report import LayerRow
+from ffpipe.telemetry.view import QuietView, View
 
 # Adam's own default; it serves every recipe here.
 LEARNING_RATE = 0.001
 EVALUATED_AT_ONCE = 1000
 
 
-def train_backprop(config: Config, say: Callable[[str], None] = lambda line: None) -> Result:
-    """Train, evaluate on the test split and write a run folder, which holds no checkpoints.
+def train_backprop(config: Config, view: View | None = None, interrupt: Interrupt | None = None) -> Result:
+    """What `train` does with a checked config whose `training.method` is backprop.
 
-    say: takes a line of text after each evaluation. Raises UserError before anything is written, Diverged where the
-    loss is not finite.
+    The run folder gets no checkpoints; `execution.device` is all that is taken of how to run. Raises UserError before
+    anything is written, Diverged where the loss is not finite, Interrupted where it was asked to end.
     """
-    config = checked(config)
-    check_new(config)
-    job = make_job(config)
-    device = torch.device(config.execution.first_device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("execution.device is 'cuda', but torch finds no GPU here: give --device cpu")
-    training = job.config.training
+    # What it does not have is not to be read in its config either.
+    execution = replace(config.execution, engine="local", stages=1, chunk=0, window=0, snapshot_steps=0)
+    job = make_job(replace(config, execution=execution))
+    _refuse_what_cannot_be(job)
     folder = new_run(job.config)
-    network = Mlp(training, job.splits.classes).to(device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
-    sampler = Sampler(len(job.splits.train), training.batch_size, training.seed)
-    rows: list[LayerRow] = []
-    started = time.perf_counter()
-    for epoch in range(training.epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * rate_factor(training.schedule, epoch, training.epochs)
-        row = _train_epoch(network, optimizer, job, sampler, epoch)
-        rows.append(row)
-        write_metrics(folder.metrics, rows, job.steps_per_epoch)
-        if not np.isfinite(row.loss):
-            raise Diverged(f"the loss of backpropagation is {row.loss} in epoch {epoch + 1}")
-        every = config.execution.evaluate_every
-        if every and (epoch + 1) % every == 0:
-            say(f"after epoch {epoch + 1}: validation error {error_rate(network, job.splits.validation):.2%}")
-    seconds = time.perf_counter() - started
-    error = error_rate(network, job.splits.test)
-    digest = _digest(network)
-    summary = {
-        "recipe": config.recipe,
-        "status": "finished",
-        "engine": "backprop",
-        "stages": 1,
-        "steps": job.steps,
-        "epochs": training.epochs,
-        "train_seconds": seconds,
-        "examples_per_second": job.steps * training.batch_size / seconds,
-        "test_error_goodness": None,
-        "test_error_softmax": error,
-        "weights_sha256": digest,
-        "recoveries": 0,
-        "peak_rss_bytes": [peak_bytes()],
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "ray", "ffpipe")},
-        },
-    }
-    folder.write_summary(summary)
-    say(f"trained in {seconds:.1f} s by backpropagation\ntest error: {error:.2%}\nrun folder: {folder.path}")
-    return Result(folder.path, None, error, digest, summary)
+    with folder.lock():
+        yardstick = _Yardstick(job, folder, view or QuietView(), interrupt or Interrupt())
+        try:
+            return yardstick.go()
+        except BaseException as error:
+            yardstick.write_summary("interrupted" if isinstance(error, Interrupted) else "failed")
+            raise
+
+
+def _refuse_what_cannot_be(job: Job) -> None:
+    """Raises UserError."""
+    if job.config.execution.first_device == "cuda" and not torch.cuda.is_available():
+        raise UserError("execution.device is 'cuda', but torch finds no GPU here: give --device cpu")
+    dims = job.config.training.dims
+    weights = sum((fan_in + 1) * width for fan_in, width in pairwise((*dims, job.splits.classes)))
+    size = PRECISIONS[job.config.training.precision].weights.itemsize
+    activities = job.config.training.batch_size * sum(dims)
+    # A weight, its gradient, and two averages of Adam.
+    refuse_beyond_host((4 * weights + activities) * size, "backpropagation through this network", "give smaller ones")
+
+
+class _Yardstick:
+    """One run."""
+
+    def __init__(self, job: Job, folder: RunFolder, view: View, interrupt: Interrupt) -> None:
+        self.job = job
+        self.folder = folder
+        self.view = view
+        self.interrupt = interrupt
+        self.rows: list[LayerRow] = []
+        self.started = time.perf_counter()
+
+    def go(self) -> Result:
+        training = self.job.config.training
+        network = Mlp(training, self.job.splits.classes).to(self.job.config.execution.first_device)
+        optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+        self.interrupt.goes_to(lambda: None)
+        for epoch in range(training.epochs):
+            for group in optimizer.param_groups:
+                group["lr"] = LEARNING_RATE * rate_factor(training.schedule, epoch, training.epochs)
+            self._train_epoch(network, optimizer, epoch)
+            write_metrics(self.folder.metrics, self.rows, self.job.steps_per_epoch)
+            if not np.isfinite(self.rows[-1].loss):
+                raise Diverged(f"the loss of backpropagation is {self.rows[-1].loss} in epoch {epoch + 1}")
+            self._evaluate(network, epoch)
+        seconds = time.perf_counter() - self.started
+        error = error_rate(network, self.job.splits.test)
+        digest = _digest(network)
+        summary = self.write_summary("finished", train_seconds=seconds, test_error_softmax=error, weights_sha256=digest)
+        self.view.note(f"trained by backpropagation, {self.job.steps / seconds:,.1f} minibatches a second")
+        self.view.finish(self.folder.path, None, error, seconds)
+        return Result(self.folder.path, None, error, digest, summary)
+
+    def _train_epoch(self, network: Mlp, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+        """Adds a row of metrics: the epoch's mean loss and share of errors. Raises Interrupted."""
+        training, train, steps = self.job.config.training, self.job.splits.train, self.job.steps_per_epoch
+        device = next(network.parameters()).device
+        sampler = Sampler(len(train), training.batch_size, training.seed)
+        network.train()
+        torch.manual_seed(int(generator(training.seed, "backprop dropout", epoch).integers(2**63)))  # torch's own
+        losses, wrong = torch.zeros((), device=device), torch.zeros((), device=device)
+        for step in range(epoch * steps, (epoch + 1) * steps):
+            if self.interrupt.wished:
+                raise Interrupted(
+                    "backpropagation keeps no snapshots; to begin again: "
+                    f"ffpipe train {self.folder.config} --run-dir NEW"
+                )
+            rows = sampler.rows(step)
+            images, labels = torch.from_numpy(train.images(rows)), torch.from_numpy(train.labels(rows)).to(device)
+            if training.jitter:
+                images = jittered(images, train.shape, training.jitter, training.seed, step)
+            logits = network(images.to(device))
+            loss = cross_entropy(logits, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses += loss.detach()
+            wrong += (logits.argmax(1) != labels).sum()
+        errors = float(wrong) / (steps * training.batch_size)
+        self.rows.append(LayerRow((epoch + 1) * steps, -1, float(losses) / steps, errors))
+
+    def _evaluate(self, network: Mlp, epoch: int) -> None:
+        """On the validation split, where it is time."""
+        every, validation = self.job.config.execution.evaluate_every, self.job.splits.validation
+        if every and (epoch + 1) % every == 0 and len(validation):
+            error = error_rate(network, validation)
+            self.view.note(f"after epoch {epoch + 1}: validation error {error:.2%} ({len(validation):,} examples)")
+
+    def write_summary(self, status: str, **found: float | str | None) -> dict[str, Any]:
+        """found: what a finished run has more."""
+        steps = self.rows[-1].step if self.rows else 0
+        seconds = time.perf_counter() - self.started
+        summary = {
+            "recipe": self.job.config.recipe,
+            "status": status,
+            "engine": "backprop",
+            "stages": 1,
+            "steps": steps,
+            "epochs": self.job.config.training.epochs,
+            "train_seconds": seconds,
+            "examples_per_second": steps * self.job.config.training.batch_size / seconds,
+            "test_error_goodness": None,
+            "test_error_softmax": None,
+            "weights_sha256": None,
+            "recoveries": 0,
+            "peak_rss_bytes": [peak_bytes()],
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("torch", "ray", "ffpipe")},
+            },
+            **found,
+        }
+        self.folder.write_summary(summary)
+        return summary
 
 
 class Mlp(nn.Module):
@@ -124,32 +196,11 @@ class Mlp(nn.Module):
         return logits
 
 
-def _train_epoch(network: Mlp, optimizer: torch.optim.Optimizer, job: Job, sampler: Sampler, epoch: int) -> LayerRow:
-    """One epoch; returns its mean loss and share of errors as a row of metrics."""
-    training, train = job.config.training, job.splits.train
-    device = next(network.parameters()).device
-    network.train()
-    torch.manual_seed(training.seed * 1_000_003 + epoch)  # dropout is torch's own here
-    losses, wrong = torch.zeros((), device=device), torch.zeros((), device=device)
-    for step in range(epoch * job.steps_per_epoch, (epoch + 1) * job.steps_per_epoch):
-        rows = sampler.rows(step)
-        images, labels = torch.from_numpy(train.images(rows)), torch.from_numpy(train.labels(rows)).to(device)
-        if training.jitter:
-            images = jittered(images, train.shape, training.jitter, training.seed, step)
-        logits = network(images.to(device))
-        loss = cross_entropy(logits, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses += loss.detach()
-        wrong += (logits.argmax(1) != labels).sum()
-    steps = job.steps_per_epoch
-    return LayerRow((epoch + 1) * steps, -1, float(losses) / steps, float(wrong) / (steps * training.batch_size))
-
-
 @torch.no_grad()
-def error_rate(network: Mlp, split: Examples) -> float:
-    """The fraction of a split that the network gets wrong."""
+def error_rate(network: Mlp, split: Examples) -> float | None:
+    """The fraction of a split that the network gets wrong; None of an empty one."""
+    if not len(split):
+        return None
     device = next(network.parameters()).device
     network.eval()
     wrong = 0

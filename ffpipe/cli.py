@@ -133,7 +133,12 @@ def _parser() -> Parser:
 
     train = commands.add_parser("train", help="train a recipe", allow_abbrev=False)
     train.add_argument(
-        "--backprop", action="store_true", help="train the same architecture by backpropagation, as a yardstick"
+        "--backprop",
+        action="store_const",
+        const="backprop",
+        dest="training.method",
+        default=argparse.SUPPRESS,
+        help="train the same architecture by backpropagation, as a yardstick: --training.method backprop",
     )
     _add_config(train)
 
@@ -230,11 +235,6 @@ def _train(options: argparse.Namespace) -> None:
     from ffpipe.run import Interrupt, train
     from ffpipe.telemetry.view import make_view
 
-    if options.backprop:
-        from ffpipe.backprop import train_backprop
-
-        train_backprop(_config(options), lambda line: Console().print(line, soft_wrap=True, highlight=False))
-        return
     interrupt = Interrupt()
     with _interrupts(interrupt):
         train(_config(options), make_view(Console()), interrupt)

@@ -91,6 +91,13 @@ class Optimizer:
 class Training:
     """What is computed. Every field may change the weights."""
 
+    method: Annotated[
+        Literal["forward-forward", "backprop"],
+        Meta(
+            description="backprop: the same architecture by backpropagation and Adam, as a yardstick; it has no stages "
+            "and no snapshots, and of the fields of this table it takes those of data, order, schedule and architecture"
+        ),
+    ] = "forward-forward"
     dims: Annotated[
         tuple[Annotated[int, Meta(ge=1, le=MOST_UNITS)], ...],
         Meta(

@@ -28,6 +28,8 @@ def check(config: Config) -> None:
     for name, optimizer in (("optimizer", training.optimizer), ("head_optimizer", training.head_optimizer)):
         _check_optimizer(f"training.{name}", optimizer)
     _check_rule(training)
+    if training.method == "backprop":
+        _check_yardstick(execution)
     if taken := {"CPU", "GPU", "memory", "object_store_memory"} & set(execution.resources):
         raise UserError(f"execution.resources names {min(taken)!r}, which is no custom resource of Ray: leave it out")
     _check_size("memory_budget", execution.memory_budget)
@@ -49,6 +51,18 @@ def check(config: Config) -> None:
         )
     if execution.evaluate_every and not training.data.validation:
         raise UserError("execution.evaluate_every needs a validation split: set training.data.validation")
+
+
+def _check_yardstick(execution: Execution) -> None:
+    """What backpropagation has not, and whoever asks for it would take for granted."""
+    for name in ("memory_budget", "trace", "checkpoints"):
+        if getattr(execution, name):
+            raise UserError(f"execution.{name} is set, which training.method 'backprop' has not: leave it out")
+    if isinstance(execution.device, tuple):
+        raise UserError(
+            f"execution.device names {len(execution.device)} devices, but training.method 'backprop' is one process: "
+            "give one device"
+        )
 
 
 def _check_places(execution: Execution) -> None:

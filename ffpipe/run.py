@@ -67,6 +67,10 @@ def train(config: Config, view: View | None = None, interrupt: Interrupt | None 
     asked_at = time.time()
     config = checked(config)
     check_new(config)
+    if config.training.method == "backprop":
+        from ffpipe.backprop import train_backprop  # which needs what is here
+
+        return train_backprop(config, view, interrupt)
     job, notes = _make_job(config)
     engine = make_engine(job.config.execution)
     try:
@@ -136,6 +140,8 @@ def planned(config: Config) -> tuple[Job, Estimate, tuple[str, ...]]:
     Raises UserError as `train` would.
     """
     config = checked(config)
+    if config.training.method == "backprop":
+        raise UserError("training.method is 'backprop', which is not planned: leave it out")
     process = bare_process(config)
     job, notes = within_budget(make_job(config), process)
     return job, estimate_layout(job, draft_layout(job), process), notes

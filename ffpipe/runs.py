@@ -133,10 +133,16 @@ def check_new(config: Config) -> None:
 
 
 def open_run(path: str | Path) -> tuple[RunFolder, Config]:
-    """An existing run and its config. Raises UserError where the folder is none."""
+    """An existing run and its config. Raises UserError where the folder is none, or keeps nothing to go on from."""
     folder = RunFolder(Path(path))
     if not os.path.isdir(path):
         raise UserError(f"{path} is no folder: give the folder of a run, as `ffpipe train` printed it")
     if not os.path.isfile(folder.config):
         raise UserError(f"{path} is no run: it has no config.toml")
-    return folder, read_config(folder.config)
+    config = read_config(folder.config)
+    if config.training.method == "backprop":
+        raise UserError(
+            f"run {path} is of backpropagation, which keeps no weights: train it again with "
+            f"ffpipe train {folder.config} --run-dir NEW"
+        )
+    return folder, config

@@ -143,11 +143,13 @@ class TorchUpdate:
         return kept
 
     def load(self, state: dict[str, Tensor]) -> None:
-        for name, parameter in self._parameters().items():
-            prefix = f"{name}."
-            self.optimizer.state[parameter] = {
-                key.removeprefix(prefix): value.clone() for key, value in state.items() if key.startswith(prefix)
-            }
+        of_each = {
+            index: {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+            for index, name in enumerate(self._parameters())
+        }
+        # By torch's own way, which knows what of it belongs on the parameter's device; it keeps tensors that are there.
+        kept = {index: {key: value.clone() for key, value in values.items()} for index, values in of_each.items()}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": kept})
 
 
 def make_update(
