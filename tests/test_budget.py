@@ -72,6 +72,18 @@ def test_a_deep_network_has_as_few_stages_as_keep_to_the_budget() -> None:
     assert all(2 < count < 100 for count in counts)
 
 
+def test_the_number_of_stages_stays_with_the_engine_where_the_budget_is_large() -> None:
+    assert chosen(4000, stages=0)[0].stages == 0
+    assert chosen(4000, stages=0, cpus=2.0)[0].stages == 0
+
+
+def test_what_stages_read_from_disk_counts() -> None:
+    """Larger messages of the layerwise engine need a larger budget by what it has in sight of them, not less."""
+    small, large = (least(engine="layerwise", stages=4, chunk=chunk) for chunk in (1, 9))
+    message = 8 * 3 * 50 * 1500 * 4 >> 20  # eight minibatches more of three roles
+    assert large - small >= 3 * message  # two that are mapped, and one that is made
+
+
 def test_mixed_devices_are_held_to_the_budget_by_their_processes() -> None:
     execution, _ = chosen(600, stages=0, device=["cuda", "cpu"])
     assert execution.engine == "ray"

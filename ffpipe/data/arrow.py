@@ -19,11 +19,16 @@ from xxhash import xxh3_128
 
 from ffpipe.data.source import BLOCK_BYTES, Contents, check_labels
 from ffpipe.errors import UserError
+from ffpipe.memory import unmap
 
 FORMAT = 1
 _KEY = b"ffpipe"
 # Images that a fingerprint reads; all of a large set would take minutes.
 SAMPLE = 1000
+# Of a file, what a process has in sight at most, but for what a single call asks for.
+IN_SIGHT = 256 << 20
+# What Linux brings in with a page that is touched (fault_around_bytes).
+AROUND = 64 << 10
 
 
 class BadFile(Exception):
@@ -81,6 +86,7 @@ class Stored:
         self.classes: int = header["classes"]
         self.features = math.prod(self.shape)
         self.path = path
+        self._seen = 0  # bytes in sight, at most
         self._images: list[NDArray[Any]] = []
         self._labels: list[NDArray[np.int64]] = []
         for number in range(reader.num_record_batches):
@@ -103,6 +109,11 @@ class Stored:
         return sum(part.nbytes for part in (*self._images, *self._labels))
 
     @property
+    def most_in_sight(self) -> int:
+        """Bytes that this process may come to have of the file: all of a small one."""
+        return min(self.nbytes, IN_SIGHT)
+
+    @property
     def fingerprint(self) -> str:
         """Of sizes, all labels and a sample of the images: other data have another, if not by a few images alone."""
         hashed = xxh3_128(repr((len(self), self.shape, self.divisor, self.classes, str(self.dtype))).encode())
@@ -123,6 +134,11 @@ class Stored:
         return self._gather(self._labels, rows, ())
 
     def _gather(self, batches: list[NDArray[Any]], rows: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[Any]:
+        self._seen += len(rows) * (batches[0].itemsize * math.prod(shape) + AROUND)
+        if self.nbytes > IN_SIGHT < self._seen:
+            for part in (*self._images, *self._labels):
+                unmap(part.ctypes.data, part.nbytes)
+            self._seen = 0
         if len(batches) == 1:
             return batches[0][rows]
         gathered = np.empty((len(rows), *shape), batches[0].dtype)

@@ -38,9 +38,9 @@ class Splits:
     others: Examples
 
     @property
-    def stored_bytes(self) -> int:
-        """Of the files behind the splits."""
-        return sum(stored.nbytes for stored in self.stored)
+    def most_in_sight(self) -> int:
+        """Bytes that a process which feeds may come to have of the files behind the splits."""
+        return sum(stored.most_in_sight for stored in self.stored)
 
     @property
     def fingerprint(self) -> str:

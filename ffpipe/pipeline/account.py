@@ -11,7 +11,7 @@ Messages that wait between two stages are not in a stage: they are in Ray's obje
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -96,7 +96,9 @@ def holding(of: Sizes, layers: range, *, sends: bool, receives: bool) -> Holding
     files = [checkpoint.layer_file(i) for i in layers] + ([checkpoint.HEAD] if training.head and last else [])
     state = [of.files[name][0] for name in files]
     optimizer = sum(of.files[name][1] for name in files)
-    messages = _streams(of, layers, last=last, receives=receives) + (_leaving(of, layers) if sends else 0)
+    messages = _streams(of, layers, last=last, receives=receives) + (
+        ON_THEIR_WAY * outgoing(of, layers) if sends else 0
+    )
     return Holding(
         parameters=sum(state) - optimizer + _rounded(of, layers),
         optimizer=optimizer,
@@ -106,16 +108,25 @@ def holding(of: Sizes, layers: range, *, sends: bool, receives: bool) -> Holding
     )
 
 
-def mapped(of: Sizes, layers: range, seen: range) -> int:
-    """Bytes of the messages in the object store that a process has in sight: the one it reads, the one it writes.
+def incoming(of: Sizes, layers: range) -> int:
+    """Bytes of the largest message that comes to a process: rows, and features for the head, if it is here."""
+    if not layers.start:
+        return 0
+    last, before = layers.stop == len(of.widths) - 1, layers.start - 1  # whose activities are the rows
+    return _message(of, layers.start, [i for i in of.training.head_layers if i < before] if last else [])
 
-    seen: layers whose features come or go past the neighbours.
-    """
-    product = PRECISIONS[of.training.precision].products.itemsize
-    ends = [layers.start] if layers.start else []
-    ends += [layers.stop] if layers.stop < len(of.widths) - 1 else []
-    rows = sum(of.rows_of_message * of.widths[end] for end in ends)
-    return (rows + sum(of.widths[i + 1] for i in seen) * of.chunk * of.training.batch_size) * product
+
+def outgoing(of: Sizes, layers: range) -> int:
+    """Bytes of the largest message that leaves it: rows, and features for the head, which is elsewhere."""
+    if layers.stop == len(of.widths) - 1:
+        return 0
+    return _message(of, layers.stop, [i for i in of.training.head_layers if i in layers])
+
+
+def _message(of: Sizes, end: int, seen: Iterable[int]) -> int:
+    """end: after how many layers. seen: layers whose features go with the rows."""
+    features = sum(of.widths[i + 1] for i in seen) * of.chunk * of.training.batch_size
+    return (of.rows_of_message * of.widths[end] + features) * PRECISIONS[of.training.precision].products.itemsize
 
 
 def file_bytes(contents: Contents) -> int:
@@ -171,14 +182,6 @@ def _streams(of: Sizes, layers: range, *, last: bool, receives: bool) -> int:
     seen = [i for i in inner if last and i in of.training.head_layers]
     in_turn = [max((row[i + 1] for i in inner if i not in seen and i % 2 == turn), default=0) for turn in (0, 1)]
     return entry + sum(in_turn) + sum(row[i + 1] for i in seen) + row[end + 1]
-
-
-def _leaving(of: Sizes, layers: range) -> int:
-    """Results that wait to be sent: rows, and features for the head."""
-    training, product = of.training, PRECISIONS[of.training.precision].products.itemsize
-    rows = of.rows_of_message * of.widths[layers.stop]
-    seen = sum(of.widths[i + 1] for i in layers if i in training.head_layers) * of.chunk * training.batch_size
-    return ON_THEIR_WAY * (rows + seen) * product
 
 
 def _source(of: Sizes) -> int:

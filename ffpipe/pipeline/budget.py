@@ -39,7 +39,7 @@ class Choice:
     def needs(self) -> int:
         """Bytes of the largest stage: of its process, or of what it has on its GPU."""
         if on_gpus(self.execution):
-            return max(stage.holding.total for stage in self.takes.stages)
+            return max(stage.on_device for stage in self.takes.stages)
         return self.takes.largest
 
 
@@ -61,8 +61,13 @@ def within_budget(job: Job, process: int) -> tuple[Job, tuple[str, ...]]:
     for tried in search.ways():
         choice = search.cut_to_fit(tried)
         if choice is not None and choice.needs <= search.budget * SAFE:
-            return search.with_(tried), _words(job, choice, search.budget)
-        least = min(least, search.cut_for_speed(tried).needs)
+            # What nobody gave and nothing had to change, the engine chooses by the hosts that it finds.
+            same = execution.engine == "ray" and tried == replace(execution, stages=stages_here(job))
+            return search.with_(execution if same else tried), _words(job, choice, search.budget)
+        with contextlib.suppress(UserError):  # of a disk without room, say
+            least = min(least, search.cut_for_speed(tried).needs)
+    if least is math.inf:
+        search.cut_for_speed(execution)  # raises what stands in the way
     enough = math.ceil(least / SAFE / ROUNDED) * ROUNDED
     raise UserError(
         f"execution.memory_budget is {execution.memory_budget}, but by whatever engine, number of stages and chunk the "
@@ -87,7 +92,7 @@ class _Search:
             key = (execution.engine, layers, chunk)
             if key not in self._needs:
                 stage = estimate_stage(job, self._sizes(chunk), layers, self._process)
-                self._needs[key] = stage.holding.total if on_gpus(execution) else stage.resident
+                self._needs[key] = stage.on_device if on_gpus(execution) else stage.resident
             return self._needs[key] <= self.budget * SAFE
 
         # The local engine has all stages in one process, however it is cut.
@@ -130,11 +135,13 @@ class _Search:
             yield replace(execution, engine="layerwise", stages=stages, chunk=chunk, window=window)
 
     def _fewest(self, execution: Execution) -> int:
-        """The least number of stages that keeps to the budget; one a layer where none does.
+        """The least number of stages that keeps to the budget; as many as there can be where none does.
 
-        More stages have fewer layers each, so that what is possible stays so: the search halves.
+        More stages have fewer layers each, so that what is possible stays so: the search halves. CPUs can be shared by
+        more stages than there are of them.
         """
-        counts = range(execution.stages, self._job.layers + 1)
+        shared = execution.first_device == "cpu" and not execution.cpus
+        counts = range(execution.stages, (self._job.layers if shared else execution.stages) + 1)
 
         def possible(count: int) -> bool:
             return self.cut_to_fit(replace(execution, stages=count)) is not None

@@ -1,7 +1,7 @@
 """What a run will take, before it is started: bytes of each stage, of the object store and of the disk.
 
     resident = the process (Python, torch, Ray) + the data, for who feeds + what the stage holds (account.py)
-               + the messages in the object store that it reads and writes
+               + the messages that it has in sight: those in the object store that it reads and writes, or on disk
 
 The object store as a whole is the host's, and not in any stage (footprint.py).
 """
@@ -13,29 +13,32 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ffpipe.config import Config
+from ffpipe.config import Config, Execution
 from ffpipe.memory import process_bytes
-from ffpipe.pipeline.account import Holding, Sizes, holding, mapped, sizes
+from ffpipe.pipeline.account import Holding, Sizes, holding, incoming, outgoing, sizes
 from ffpipe.pipeline.calibrate import measure_costs
 from ffpipe.pipeline.chapters import disk_bytes
 from ffpipe.pipeline.footprint import footprints
 from ffpipe.pipeline.job import Job, Layout, make_layout
 from ffpipe.pipeline.layerwise import in_chapters
+from ffpipe.pipeline.placement import of_stage
 from ffpipe.pipeline.ray_settings import prepare_ray
 
 # Sizes of a network of which nothing but its code takes memory.
 SMALL = 16
 # What a process came to have beyond that in a run of a network of 16 units: threads, logs, Parquet, Ray's connections.
 ENGINE_BYTES = {"local": 8 << 20, "layerwise": 16 << 20, "ray": 24 << 20}
+# Of the messages of the layerwise engine: the one that is worked, and the one that is checked before it.
+READ_AHEAD = 2
 # The one node of a machine, for the arithmetic of object stores.
 HERE = "here"
 
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """Bytes of one stage. process: without ffpipe's tensors. data: mapped files, which go first where memory is short.
+    """Bytes of one stage. process: without ffpipe's tensors. data: of mapped files, at most in sight at once.
 
-    mapped: of the object store, in sight of the process.
+    mapped: of the object store or of a spool, in sight of the process. incoming: of the largest message that comes.
     """
 
     layers: range
@@ -43,10 +46,16 @@ class StageEstimate:
     data: int
     holding: Holding
     mapped: int
+    incoming: int
 
     @property
     def resident(self) -> int:
         return self.process + self.data + self.holding.total + self.mapped
+
+    @property
+    def on_device(self) -> int:
+        """Of a GPU: what comes is copied there, and what is saved is copied from there."""
+        return self.holding.total - self.holding.snapshot + self.incoming
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,16 @@ def bare_process(config: Config) -> int:
 def stages_here(job: Job) -> int:
     """Stages of a Ray run on this machine alone, where their number is not given."""
     execution = job.config.execution
-    return execution.stages or execution.listed or min(job.layers, os.cpu_count() or 1)
+    return execution.stages or execution.listed or min(job.layers, room_here(execution))
+
+
+def room_here(execution: Execution) -> int:
+    """How many stages this machine has CPUs and GPUs for, where all are alike; one at least."""
+    cpus = of_stage(execution.cpus, 0) or 1.0
+    room = int((os.cpu_count() or 1) / cpus)
+    if execution.first_device == "cuda" and torch.cuda.is_available():
+        room = min(room, int(torch.cuda.device_count() / (of_stage(execution.gpus, 0) or 1.0)))
+    return max(1, room)
 
 
 def draft_layout(job: Job) -> Layout:
@@ -105,14 +123,14 @@ def estimate_layout(job: Job, layout: Layout, process: int) -> Estimate:
 
 def estimate_stage(job: Job, of: Sizes, layers: range, process: int) -> StageEstimate:
     """Of a process with these layers."""
-    ray, last = job.config.execution.engine == "ray", layers.stop == job.layers
-    data = 0 if ray and layers.start else job.splits.stored_bytes
-    seen = job.config.training.head_layers
-    past = range(seen.start, layers.start) if last else range(max(seen.start, layers.start), layers.stop)
+    engine, last = job.config.execution.engine, layers.stop == job.layers
+    comes = incoming(of, layers)
+    mapped = {"ray": comes + outgoing(of, layers), "layerwise": READ_AHEAD * comes, "local": 0}
     return StageEstimate(
         layers,
         process,
-        data,
-        holding(of, layers, sends=ray and not last, receives=layers.start > 0),
-        mapped(of, layers, past) if ray else 0,
+        0 if engine == "ray" and layers.start else job.splits.most_in_sight,
+        holding(of, layers, sends=engine == "ray" and not last, receives=layers.start > 0),
+        mapped[engine],
+        comes,
     )
