@@ -154,6 +154,21 @@ def test_two_sweeps_at_once(
     assert (runs / "tiny-1").exists()
 
 
+def test_the_yardstick_begins_anew_where_it_broke_off(
+    reproduce: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ROWS, "tiny", Row("tiny", "digits", "-", "-", ("softmax",), (1,), QUICK, backprop=True))
+    broken = tmp_path / "runs" / "tiny-1"
+    broken.mkdir(parents=True)
+    (broken / "half").touch()
+    for _ in range(2):  # the second time it is done
+        assert call(reproduce, monkeypatch, "tiny", "--runs", str(tmp_path / "runs")) == 0
+    assert not (broken / "half").exists()
+    figures = read_figures(tmp_path / "results" / "results.json")["tiny"][1]
+    assert figures.engine == "backprop"
+    assert figures.command.startswith("ffpipe train digits --backprop --seed 1 --training.epochs=2")
+
+
 def test_what_was_run_with_other_constants_is_neither_skipped_nor_resumed(
     reproduce: Any, tiny: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
