@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ffpipe.config import Config
+from ffpipe.fields import override
+from ffpipe.recipes import get_recipe
+
 
 @dataclass(frozen=True)
 class Row:
@@ -23,6 +27,18 @@ class Row:
     seeds: tuple[int, ...] = (1, 2, 3)
     fields: dict[str, Any] = field(default_factory=dict)
     backprop: bool = False
+
+    def command(self, seed: int) -> list[str]:
+        """What a person would type."""
+        words = ["ffpipe", "train", self.recipe, *["--backprop"] * self.backprop, "--seed", str(seed)]
+        for name, value in self.fields.items():
+            option = f"--{name.replace('_', '-')}"
+            words += [option, *map(str, value)] if isinstance(value, list | tuple) else [f"{option}={value}"]
+        return words
+
+    def config(self, seed: int) -> Config:
+        """What that command trains."""
+        return override(get_recipe(self.recipe), {**self.fields, "training.seed": seed})
 
 
 def _lag(lag: int) -> Row:

@@ -5,63 +5,113 @@
     python scripts/reproduce.py --table                    write the table into the README
 
 Every run is `ffpipe train RECIPE` through two Ray stages in a process of its own, under --runs (made where it is not),
-with snapshots: broken off, it is resumed; finished, it is skipped. Its config, its summary and the end of its log are
-kept under scripts/results/ROW/SEED, all figures in scripts/results/results.json. The test split is read once, at the
-end of a run.
+with snapshots: broken off, it is resumed; finished, it is skipped. Ctrl-C and SIGTERM go on to the run, which saves.
+Its config, its summary and the end of its log are kept under scripts/results/ROW/SEED, all figures in
+scripts/results/results.json. What is resumed or skipped must have been made with what the row says today. The test
+split is read once, at the end of a run.
+
+Exit status: 2 where the request is wrong, else that of the run that broke off.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import platform
 import shlex
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from known_results import LAGS, ROWS, Row
+from figures import Figures, add_figures, read_figures
+from known_results import ROWS, Row
+from results_table import head_of, lines_of, missing, write_table
 from rich.console import Console
 from rich.table import Table
+from trainer_process import run_to_its_end
+
+from ffpipe.config import Config
+from ffpipe.errors import UserError, one_line
+from ffpipe.fields import leaves, read_config
 
 RESULTS = Path(__file__).parent / "results"
-FIGURES = RESULTS / "results.json"
 README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- results -->\n", "<!-- end of results -->\n"
 LOG_LINES = 12
+INTERRUPTED = 130
+# Said by --backprop and by no recipe.
+NOT_OF_THE_RECIPE = ("training.method",)
+# Made absolute in a run folder.
+PATHS = ("training.data.train", "training.data.test")
 
 
-def command(row: Row, seed: int) -> list[str]:
-    """What a person would type."""
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in row.fields.items()]
-    return ["ffpipe", "train", row.recipe, *(["--backprop"] if row.backprop else []), "--seed", str(seed), *options]
+def run(row: Row, seed: int, runs: Path) -> int:
+    """Train or go on until the run is finished, and keep what it came to. Returns the exit status of the trainer.
 
-
-def run(row: Row, seed: int, runs: Path) -> None:
-    """Train or go on until the run is finished, and keep what it came to. Exits where the run fails."""
-    folder = (runs / f"{row.name}-{seed}").absolute()
-    known = read_figures().get(row.name, {}).get(str(seed))
-    if known is not None:
-        print(f"{row.name}, seed {seed}: done")
-        return
-    ffpipe = [sys.executable, "-m"]
-    if row.backprop and folder.exists():
-        shutil.rmtree(folder)  # the yardstick keeps no snapshots
-    arguments = ["ffpipe", "resume", str(folder)] if folder.exists() else [*command(row, seed), f"--run-dir={folder}"]
+    Raises UserError where the run is another process's, or was made with other constants than the row has today.
+    """
+    name = f"{row.name}, seed {seed}"
+    kept = RESULTS / row.name / str(seed)
+    if seed in read_figures(RESULTS / "results.json").get(row.name, {}) and kept.exists():
+        check_config(row, seed, kept)
+        print(f"{name}: done")
+        return 0
     log = runs / f"{row.name}-{seed}.log"
-    print(f"{row.name}, seed {seed}: {shlex.join(arguments)} > {log}", flush=True)
-    with log.open("a", encoding="utf-8") as file:
-        status = subprocess.run([*ffpipe, *arguments], stdout=file, stderr=file, check=False).returncode
-    if status:
-        last = log.read_text(encoding="utf-8").splitlines()[-1:]
-        sys.exit(f"{row.name}, seed {seed}: exit status {status}: {' '.join(last)}")
-    keep(row, seed, folder, log)
+    with log.open("a", encoding="utf-8") as output:
+        try:
+            # The trainer, which writes to the same open file, holds the lock too, also where this process is killed.
+            fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{name}: another process runs it and writes {log}: wait for it, or end it") from None
+        folder = (runs / f"{row.name}-{seed}").absolute()
+        if row.backprop and folder.exists():
+            shutil.rmtree(folder)  # the yardstick keeps no snapshots
+        if folder.exists():
+            check_config(row, seed, folder)
+            arguments = ["ffpipe", "resume", str(folder)]
+        else:
+            arguments = [*row.command(seed), f"--run-dir={folder}"]
+        print(f"{name}: {shlex.join(arguments)} > {log}", flush=True)
+        ended = run_to_its_end([sys.executable, "-m", *arguments], output)
+        if ended.status:
+            last = log.read_text(encoding="utf-8").splitlines()[-1:]
+            print(f"{name}: exit status {ended.status}: {' '.join(last)}", file=sys.stderr)
+            return ended.status
+        keep(row, seed, folder, log)
+    if ended.interrupted:  # when it had nothing left to save
+        print(f"{name}: done, and interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def check_config(row: Row, seed: int, folder: Path) -> None:
+    """Hold the config of an earlier run against what the row says today. Raises UserError naming the first field."""
+    today = row.config(seed)
+    try:
+        made = read_config(folder / "config.toml")
+    except UserError as error:
+        raise UserError(f"{row.name}, seed {seed}: {error}; remove {folder} to run it anew") from None
+    for leaf in leaves():
+        if leaf.path[0] == "training" and leaf.name not in NOT_OF_THE_RECIPE:
+            before, now = value(made, leaf.path), value(today, leaf.path)
+            if before != now:
+                raise UserError(
+                    f"{row.name}, seed {seed}: {folder} was made with {leaf.name} {before!r}, the row has {now!r} "
+                    "today: remove that folder to run it anew, or give the row back what it had"
+                )
+
+
+def value(config: Config, path: tuple[str, ...]) -> Any:
+    """Of a field, files by their absolute names."""
+    found: Any = config
+    for name in path:
+        found = getattr(found, name)
+    return tuple(str(Path(name).absolute()) for name in found) if ".".join(path) in PATHS else found
 
 
 def keep(row: Row, seed: int, folder: Path, log: Path) -> None:
@@ -76,27 +126,20 @@ def keep(row: Row, seed: int, folder: Path, log: Path) -> None:
     lines = [line for line in log.read_text(encoding="utf-8").splitlines() if not line.startswith("run folder")]
     (place / "log.txt").write_text("\n".join(lines[-LOG_LINES:]) + "\n", encoding="utf-8")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    figures = read_figures()
-    figures.setdefault(row.name, {})[str(seed)] = {
-        "goodness": summary["test_error_goodness"],
-        "softmax": summary["test_error_softmax"],
-        "losses": running_losses(folder / "metrics.parquet") if "losses" in row.ours else None,
-        "epochs_to_2_percent": epochs_to(0.02, summary),
-        "seconds": summary["train_seconds"],
-        "engine": summary["engine"],
-        "stages": summary["stages"],
-        "weights_sha256": summary["weights_sha256"],
-        "command": shlex.join(command(row, seed)),
-        "machine": machine(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    FIGURES.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def read_figures() -> dict[str, dict[str, Any]]:
-    """By row and seed."""
-    figures: dict[str, dict[str, Any]] = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else {}
-    return figures
+    figures = Figures(
+        goodness=summary["test_error_goodness"],
+        softmax=summary["test_error_softmax"],
+        losses=running_losses(folder / "metrics.parquet") if "losses" in row.ours else None,
+        epochs_to_2_percent=epochs_to(0.02, summary),
+        seconds=summary["train_seconds"],
+        engine=summary["engine"],
+        stages=summary["stages"],
+        weights_sha256=summary["weights_sha256"],
+        command=shlex.join(row.command(seed)),
+        machine=machine(),
+        date=time.strftime("%Y-%m-%d"),
+    )
+    add_figures(RESULTS / "results.json", row.name, seed, figures)
 
 
 def running_losses(metrics: Path) -> list[float]:
@@ -117,71 +160,40 @@ def epochs_to(error: float, summary: dict[str, Any]) -> float | None:
     return min(reached, default=None)
 
 
-def machine() -> str:
-    """Processor and cores, in short."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    model = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.processor())
-    return f"{os.cpu_count()} cores of {model}"
+def machine(processors: Path = Path("/proc/cpuinfo")) -> str:
+    """Processor and cores, in short. processors: what Linux says of them; elsewhere there is no such file."""
+    lines = processors.read_text(encoding="utf-8").splitlines() if processors.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")
+    return f"{os.cpu_count()} cores of {model or platform.processor() or platform.machine()}"
 
 
-def ours(row: Row, runs: dict[str, Any]) -> str:
-    """Mean, and worst where there is more than one seed, in percent."""
-    if row.ours == ("losses",):
-        return "losses " + ", ".join(f"{loss:.4f}" for loss in next(iter(runs.values()))["losses"])
-    means, worst = [], []
-    for figure in row.ours:
-        errors = [100 * result[figure] for result in runs.values()]
-        means.append(f"{statistics.mean(errors):.2f}")
-        worst.append(f"{max(errors):.2f}")
-    text = " / ".join(means)
-    return text if len(runs) == 1 else f"{text} (worst {' / '.join(worst)}, {len(runs)} seeds)"
+def precision(row: Row, seed: int) -> str:
+    """Of the run that is kept, - where somebody has removed it."""
+    kept = RESULTS / row.name / str(seed) / "config.toml"
+    return read_config(kept).training.precision if kept.exists() else "-"
 
 
-def lines_of(figures: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """Cells of the table: row, what it is, published, ours, minutes, where."""
-    found = []
-    for row in ROWS.values():
-        runs = figures.get(row.name)
-        if runs:
-            minutes = statistics.mean(result["seconds"] for result in runs.values()) / 60
-            found.append([f"`{row.name}`", row.setting, row.published, ours(row, runs), f"{minutes:.1f} min"])
-    return found
+def work(options: argparse.Namespace) -> int:
+    """Run the rows that are named and show what there is. Returns the exit status. Raises UserError."""
+    options.runs.mkdir(parents=True, exist_ok=True)
+    for name in options.rows:
+        for seed in options.seeds or ROWS[name].seeds:
+            status = run(ROWS[name], seed, options.runs)
+            if status:
+                return status
+    figures = read_figures(RESULTS / "results.json")
+    if options.table:
+        write_table(README, figures, precision)
+    table = Table(*head_of(figures))
+    for cells in lines_of(figures, precision):
+        table.add_row(*cells)
+    Console(width=200).print(table)
+    print(f"not run: {', '.join(missing(figures)) or 'none'}")
+    return 0
 
 
-def lines_of_lags(figures: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """Cells of what the look-ahead costs: lag, errors, first epoch at 2 % by goodness, minutes; of seed 1 alike."""
-    found = []
-    for name, lag in LAGS.items():
-        result = figures.get(name, {}).get("1")
-        if result:
-            epochs = result["epochs_to_2_percent"]
-            errors = " / ".join(f"{100 * result[figure]:.2f}" for figure in ("goodness", "softmax"))
-            reached = "-" if epochs is None else f"{epochs:.0f}"
-            found.append([str(lag), errors, reached, f"{result['seconds'] / 60:.1f} min"])
-    return found
-
-
-def as_markdown(head: list[str], lines: list[list[str]]) -> str:
-    """A table of these cells."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines)) + "\n"
-
-
-def write_table(figures: dict[str, dict[str, Any]]) -> None:
-    """Both tables, between the two marks in the README."""
-    table = as_markdown(["row", "what it is", "published, %", "ours, %", "time"], lines_of(figures))
-    lags = lines_of_lags(figures)
-    if lags:
-        head = ["`negative_lag`", "test error, %", "epochs to 2 % by goodness (validation)", "time"]
-        table += f"\nWhat the look-ahead costs: `hinton`, seed 1, at other lags.\n\n{as_markdown(head, lags)}"
-    text = README.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    if not rest or END not in rest:
-        sys.exit(f"{README} lacks the lines {BEGIN.strip()} and {END.strip()}")
-    README.write_text(before + BEGIN + table + END + after, encoding="utf-8")
-
-
-def main() -> None:
+def main() -> int:
+    """Returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the row's own")
@@ -191,19 +203,15 @@ def main() -> None:
     unknown = [name for name in options.rows if name not in ROWS]
     if unknown:
         parser.error(f"unknown row {unknown[0]!r}; there are {', '.join(ROWS)}")
-    options.runs.mkdir(parents=True, exist_ok=True)
-    for name in options.rows:
-        for seed in options.seeds or ROWS[name].seeds:
-            run(ROWS[name], seed, options.runs)
-    figures = read_figures()
-    if options.table:
-        write_table(figures)
-    table = Table("row", "what it is", "published, %", "ours, %", "time")
-    for cells in lines_of(figures):
-        table.add_row(*cells)
-    Console(width=160).print(table)
-    print("not run: " + ", ".join(name for name in ROWS if name not in figures))
+    try:
+        return work(options)
+    except UserError as error:
+        print(f"reproduce.py: {one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:  # between two runs
+        print("reproduce.py: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

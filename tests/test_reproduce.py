@@ -1,50 +1,71 @@
-"""The sweep runs what is not done, skips what is, and writes the table that its figures say."""
+"""The sweep runs what is not done, skips what is, and leaves alone what is another's or of another config."""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import shutil
+import signal
+import subprocess
 import sys
+import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from disturbed import config as disturbed_config
+from disturbed import wait_until
+from figures import read_figures
+from known_results import ROWS, Row
+
+if TYPE_CHECKING:
+    from ffpipe import Result
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+QUICK = {"training.epochs": 2, "execution.engine": "local", "execution.stages": 1, "execution.evaluate_every": 1}
 
 
 @pytest.fixture
 def reproduce(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """scripts/reproduce.py with a README and results of its own."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
     import reproduce as module
 
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{module.BEGIN}old\n{module.END}after\n", encoding="utf-8")
+    readme.write_text("before\n<!-- results -->\nold\n<!-- end of results -->\nafter\n", encoding="utf-8")
     monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(module, "FIGURES", tmp_path / "results" / "results.json")
     monkeypatch.setattr(module, "README", readme)
     return module
 
 
-def call(module: Any, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+def call(module: Any, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["reproduce.py", *arguments])
-    module.main()
+    status: int = module.main()
+    return status
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Row:
+    """A row that takes a second."""
+    row = Row("tiny", "digits", "two epochs", "9.9", ("goodness", "softmax"), (1,), QUICK)
+    monkeypatch.setitem(ROWS, "tiny", row)
+    return row
 
 
 def test_a_row_is_run_kept_skipped_and_put_in_the_table(
     reproduce: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fields = {"training.epochs": 2, "execution.engine": "local", "execution.stages": 1, "execution.evaluate_every": 1}
-    row = reproduce.Row("tiny", "digits", "two epochs", "9.9", ("goodness", "softmax"), (1, 2), fields)
-    monkeypatch.setitem(reproduce.ROWS, "tiny", row)
+    monkeypatch.setitem(ROWS, "tiny", Row("tiny", "digits", "two epochs", "9.9", ("goodness",), (1, 2, 3), QUICK))
     runs = str(tmp_path / "runs")
-    call(reproduce, monkeypatch, "tiny", "--runs", runs)
-    assert "done" not in capsys.readouterr().out
-    call(reproduce, monkeypatch, "tiny", "--runs", runs, "--table")
+    assert call(reproduce, monkeypatch, "tiny", "--seeds", "1", "2", "--runs", runs) == 0
+    out = capsys.readouterr().out
+    assert "done" not in out
+    assert "tiny (seed 3)" in out
+    assert call(reproduce, monkeypatch, "tiny", "--seeds", "1", "2", "--runs", runs, "--table") == 0
     assert "tiny, seed 2: done" in capsys.readouterr().out
-    figures = json.loads((tmp_path / "results" / "results.json").read_text())["tiny"]
-    assert set(figures) == {"1", "2"}
-    assert figures["1"]["command"].startswith("ffpipe train digits --seed 1")
+    figures = read_figures(tmp_path / "results" / "results.json")["tiny"]
+    assert set(figures) == {1, 2}
+    assert figures[1].command.startswith("ffpipe train digits --seed 1")
     kept = tmp_path / "results" / "tiny" / "1"
     assert sorted(path.name for path in kept.iterdir()) == ["config.toml", "log.txt", "summary.json"]
     assert all(str(tmp_path) not in path.read_text() for path in kept.iterdir())
@@ -52,41 +73,154 @@ def test_a_row_is_run_kept_skipped_and_put_in_the_table(
     assert lines[0] == "before"
     assert lines[-1] == "after"
     row = next(line for line in lines if "`tiny`" in line)
-    worst = 100 * max(result["goodness"] for result in figures.values())
-    assert f"(worst {worst:.2f} / " in row
-    assert "2 seeds" in row
+    worst = 100 * max(result.goodness or 0.0 for result in figures.values())
+    assert f"(worst {worst:.2f}, 2 of 3 seeds) | float32 |" in row
+    assert f"| `{figures[1].command}` |" in row
     assert "9.9" in row
 
 
-def test_a_run_that_broke_off_is_resumed(reproduce: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import ffpipe
-    from ffpipe.telemetry.view import QuietView
-
-    # This engine reports after every chapter, so that the wish comes in time.
-    fields = {"training.epochs": 3, "execution.engine": "layerwise", "execution.chapter": 8}
-    row = reproduce.Row("tiny", "digits", "three epochs", "-", ("goodness",), (1,), fields)
-    interrupt = ffpipe.Interrupt()
-
-    class Stop(QuietView):
-        def report(self, report: Any) -> None:
-            if report.step >= 10 and not interrupt.wished:
-                interrupt.request()
-
-    config = ffpipe.override(
-        ffpipe.recipe("digits"), {**fields, "training.seed": 1, "execution.run_dir": str(tmp_path / "runs" / "tiny-1")}
+def sweep(folder: Path, row: Row) -> subprocess.Popen[str]:
+    """The script in a process group of its own, with this row and results of its own."""
+    program = f"""
+        import sys
+        from pathlib import Path
+        import reproduce
+        reproduce.RESULTS = Path("results")
+        reproduce.ROWS["tiny"] = reproduce.{row!r}
+        sys.argv = ["reproduce.py", "tiny", "--runs", "runs"]
+        sys.exit(reproduce.main())
+    """
+    environment = {**os.environ, "PYTHONPATH": f"{SCRIPTS}{os.pathsep}{SCRIPTS.parent}"}
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    with pytest.raises(ffpipe.Interrupted):
-        ffpipe.train(config, Stop(), interrupt)
-    monkeypatch.setitem(reproduce.ROWS, "tiny", row)
-    call(reproduce, monkeypatch, "tiny", "--runs", str(tmp_path / "runs"))
-    assert json.loads((tmp_path / "runs" / "tiny-1" / "summary.json").read_text())["status"] == "finished"
-    assert "resume" not in reproduce.read_figures()["tiny"]["1"]["command"]
 
 
-def test_wrong_input(reproduce: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_run_save_and_the_next_call_goes_on(
+    number: signal.Signals, undisturbed: Result, tmp_path: Path
+) -> None:
+    same = disturbed_config(tmp_path).training
+    fields = {
+        "training.epochs": same.epochs,
+        "training.dims": list(same.dims),
+        "execution.engine": "local",
+        "execution.snapshot_steps": 50,
+    }
+    row = Row("tiny", "digits", "-", "-", ("goodness",), (1,), fields)
+    first = sweep(tmp_path, row)
+    run = tmp_path / "runs" / "tiny-1"
+    wait_until(lambda: any(run.glob("checkpoints/*/manifest.json")))
+    # To the whole group, as a terminal does it: the trainer must not get it a second time.
+    os.killpg(first.pid, number)
+    said = first.communicate(timeout=60)[1]
+    assert first.returncode == 130
+    assert said.count("\n") == 1
+    assert "tiny, seed 1: exit status 130: ffpipe: interrupted; saved after step" in said
+    assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
+    assert not (tmp_path / "results").exists()
+    second = sweep(tmp_path, row)
+    out, said = second.communicate(timeout=120)
+    assert said == ""
+    assert second.returncode == 0
+    assert f"tiny, seed 1: ffpipe resume {run}" in out
+    figures = read_figures(tmp_path / "results" / "results.json")["tiny"][1]
+    assert figures.weights_sha256 == undisturbed.weights_sha256
+    assert figures.goodness == undisturbed.test_error_goodness
+    assert figures.softmax == undisturbed.test_error_softmax
+    assert "resume" not in figures.command
+
+
+def test_two_sweeps_at_once(
+    reproduce: Any, tiny: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    (runs / "tiny-1").mkdir(parents=True)
+    with (runs / "tiny-1.log").open("a") as log:
+        # The lock belongs to the open file, which a trainer has from its sweep and keeps when that is killed.
+        fcntl.flock(log, fcntl.LOCK_EX)
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log):
+            log.close()
+            assert call(reproduce, monkeypatch, "tiny", "--runs", str(runs)) == 2
+    said = capsys.readouterr().err
+    assert "tiny, seed 1: another process runs it" in said
+    assert said.count("\n") == 1
+    assert (runs / "tiny-1").exists()
+
+
+def test_the_yardstick_begins_anew_where_it_broke_off(
+    reproduce: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ROWS, "tiny", Row("tiny", "digits", "-", "-", ("softmax",), (1,), QUICK, backprop=True))
+    broken = tmp_path / "runs" / "tiny-1"
+    broken.mkdir(parents=True)
+    (broken / "half").touch()
+    for _ in range(2):  # the second time it is done
+        assert call(reproduce, monkeypatch, "tiny", "--runs", str(tmp_path / "runs")) == 0
+    assert not (broken / "half").exists()
+    figures = read_figures(tmp_path / "results" / "results.json")["tiny"][1]
+    assert figures.engine == "backprop"
+    assert figures.command.startswith("ffpipe train digits --backprop --seed 1 --training.epochs=2")
+
+
+def test_what_was_run_with_other_constants_is_neither_skipped_nor_resumed(
+    reproduce: Any, tiny: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    arguments = ("tiny", "--runs", str(runs))
+    assert call(reproduce, monkeypatch, *arguments) == 0
+    other = Row(tiny.name, tiny.recipe, "-", "-", tiny.ours, (1,), {**QUICK, "training.optimizer.learning_rate": 0.02})
+    monkeypatch.setitem(ROWS, "tiny", other)
+    for folder in (tmp_path / "results" / "tiny" / "1", runs / "tiny-1"):
+        capsys.readouterr()
+        assert call(reproduce, monkeypatch, *arguments) == 2
+        out, said = capsys.readouterr()
+        assert f"{folder} was made with training.optimizer.learning_rate 0.01, the row has 0.02 today" in said
+        assert said.count("\n") == 1
+        assert out == ""
+        shutil.rmtree(folder)
+    assert call(reproduce, monkeypatch, *arguments) == 0
+    assert "learning-rate=0.02" in read_figures(tmp_path / "results" / "results.json")["tiny"][1].command
+
+
+def test_files_of_data_are_the_same_by_any_name(reproduce: Any, tmp_path: Path) -> None:
+    files = {"training.data.source": "npz", "training.data.train": ["data.npz"]}
+    row = Row("tiny", "digits", "-", "-", ("goodness",), (1,), files)
+    (tmp_path / "config.toml").write_text(
+        '[training]\ndims = [64, 500, 500, 500]\nepochs = 60\nbatch_size = 50\nlabels = "append"\nnegative_lag = 24\n'
+        "[training.optimizer]\nweight_decay = 0.001\n[training.data]\nvalidation = 97\ntest_count = 300\n"
+        f'source = "npz"\ntrain = ["{Path("data.npz").absolute()}"]\n'
+    )
+    reproduce.check_config(row, 1, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "place", sorted((SCRIPTS / "results").glob("*/*/config.toml")), ids=lambda path: "-".join(path.parts[-3:-1])
+)
+def test_what_is_kept_was_made_with_what_its_row_says(reproduce: Any, place: Path) -> None:
+    reproduce.check_config(ROWS[place.parent.parent.name], int(place.parent.name), place.parent)
+
+
+def test_wrong_input(
+    reproduce: Any, tiny: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
         call(reproduce, monkeypatch, "hintn")
     assert "unknown row 'hintn'" in capsys.readouterr().err
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "results.json").write_text('{"tiny": {"1": {"good')
+    assert call(reproduce, monkeypatch, "tiny", "--runs", str(tmp_path / "runs")) == 2
+    said = capsys.readouterr().err
+    assert "results.json is damaged" in said
+    assert "git restore" in said
+    assert said.count("\n") == 1
+    assert not list((tmp_path / "runs").iterdir())
 
 
 def test_the_running_mean_of_losses(reproduce: Any, tmp_path: Path) -> None:
@@ -98,14 +232,7 @@ def test_the_running_mean_of_losses(reproduce: Any, tmp_path: Path) -> None:
     assert reproduce.running_losses(tmp_path / "metrics.parquet") == [1.5, 2.0]
 
 
-def test_the_table_of_lags_has_them_in_order(reproduce: Any) -> None:
-    def result(goodness: float, epochs: float | None) -> dict[str, Any]:
-        return {"1": {"goodness": goodness, "softmax": 0.02, "epochs_to_2_percent": epochs, "seconds": 90.0}}
-
-    figures = {"hinton": result(0.0139, 28.0), "lag-256": result(0.03, None), "keras": result(0.01, 1.0)}
-    assert reproduce.lines_of_lags(figures) == [
-        ["16", "1.39 / 2.00", "28", "1.5 min"],
-        ["256", "3.00 / 2.00", "-", "1.5 min"],
-    ]
-    reproduce.write_table({"hinton": {"1": figures["hinton"]["1"] | {"losses": None}}})
-    assert "| 16 | 1.39 / 2.00 | 28 | 1.5 min |\n" in reproduce.README.read_text()
+def test_the_machine_has_a_name_where_linux_says_nothing(reproduce: Any, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Abacus 9\n")
+    assert reproduce.machine(tmp_path / "cpuinfo").endswith(" cores of Abacus 9")
+    assert reproduce.machine(tmp_path / "absent").partition(" cores of ")[2]

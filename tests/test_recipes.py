@@ -1,0 +1,171 @@
+"""Each recipe has the constants of the program or paper that it is named after."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+import pytest
+from known_results import ROWS
+
+from ffpipe.config import Training
+from ffpipe.fields import override
+from ffpipe.recipes import RECIPES, get_recipe
+
+# Hinton's programs and section 3.3 of his paper, where a recipe does not say otherwise.
+OF_HINTON = {
+    "labels": "overlay",
+    "label_strength": 1.0,
+    "normalization": "rms",
+    "goodness": "sum",
+    "threshold": None,  # the layer's width
+    "objective": "hinton",
+    "temperature": 1.0,
+    "initialization": "normal",
+    "dropout": 0.0,
+    "jitter": 0,
+    "local_steps": 1,
+    "phases": "together",
+    "hand_on": "before",
+    "peer": 0.03,
+    "peer_averaging": 0.9,
+    "batch_size": 100,
+    "schedule": "hinton",
+    "negatives": "hard",
+    "optimizer.kind": "averaging",
+    "optimizer.learning_rate": 0.01,
+    "optimizer.averaging": 0.9,
+    "head": True,
+    "head_from": 1,
+    "head_optimizer.kind": "averaging",
+    "head_optimizer.learning_rate": 0.1,
+    "head_optimizer.averaging": 0.9,
+    "head_optimizer.weight_decay": 0.003,
+    "goodness_from": 1,
+    "data.source": "mnist",
+    "data.split_seed": -1,
+    "data.validation": 0,
+}
+HINTON = {**OF_HINTON, "dims": (784, 1000, 1000, 1000), "epochs": 125, "data.validation": 10_000}
+FIVE_DIGITS = {
+    "dims": (784, 500, 500, 500, 500),
+    "epochs": 200,
+    "batch_size": 512,
+    "data.source": "mnist",
+    "data.positive_classes": 5,
+    "negatives": "others",
+    "objective": "softplus",  # binary cross-entropy
+    "goodness": "sum",
+    "phases": "apart",
+    "optimizer.kind": "Adam",
+    "head": True,
+}
+
+TABLE: dict[str, dict[str, Any]] = {
+    "hinton": HINTON | {"negative_lag": 16},
+    "hinton-exact": HINTON | {"negative_lag": 0},
+    "paper-supervised": OF_HINTON | {"dims": (784, 2000, 2000, 2000, 2000), "epochs": 60},
+    "paper-unsupervised": OF_HINTON
+    | {
+        "dims": (784, 2000, 2000, 2000, 2000),
+        "epochs": 100,
+        "labels": "none",
+        "negatives": "hybrid",
+        "head_layers": range(1, 4),  # the last three
+    },
+    "augmented": {"dims": (784, 1000, 1000, 1000), "epochs": 200, "data.source": "mnist"},
+    "keras": {
+        "dims": (784, 500, 500),
+        "labels": "overlay",
+        "label_strength": 1.0,
+        "goodness_from": 0,
+        "data.source": "mnist",
+        "data.validation": 0,
+    },
+    "keras-exact": {
+        "dims": (784, 500, 500),
+        "epochs": 250,
+        "batch_size": 60_000,
+        "labels": "overlay",
+        "label_strength": 1.0,
+        "normalization": "l2",
+        "initialization": "glorot",
+        "goodness": "mean",
+        "threshold": 1.5,
+        "objective": "hinton",  # the mean of softplus over positive and negative rows: half of their sum
+        "temperature": 1.0,
+        "peer": 0.0,
+        "dropout": 0.0,
+        "optimizer.kind": "Adam",
+        "optimizer.learning_rate": 0.03,
+        "optimizer.weight_decay": 0.0,
+        "optimizer.options": {},
+        "schedule": "constant",
+        "local_steps": 50,
+        "phases": "together",
+        "hand_on": "after",
+        "negatives": "shuffled",
+        "head": False,
+        "goodness_from": 0,
+        "precision": "float32",
+        "data.source": "mnist",
+        "data.validation": 0,
+    },
+    "five-digits-unsupervised": FIVE_DIGITS | {"labels": "none"},
+    "five-digits-supervised": FIVE_DIGITS | {"labels": "overlay"},
+    "pff": {
+        "dims": (784, 2000, 2000, 2000, 2000),
+        "epochs": 100,
+        "batch_size": 64,
+        "optimizer.kind": "Adam",
+        "optimizer.learning_rate": 0.01,
+        "head_optimizer.kind": "Adam",
+        "head_optimizer.learning_rate": 0.0001,
+        "schedule": "hinton",  # cooled down from half of the epochs on
+        "negatives": "adaptive",
+        "data.source": "mnist",
+    },
+    "symba": {"objective": "symba", "data.source": "mnist"},
+}
+
+
+def value(training: Training, name: str) -> Any:
+    return reduce(getattr, name.split("."), training)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_constants(name: str) -> None:
+    config = get_recipe(name)
+    assert config.recipe == name
+    assert {field: value(config.training, field) for field in TABLE[name]} == TABLE[name]
+
+
+@pytest.mark.parametrize("name", ["hinton", "hinton-exact", "paper-supervised", "paper-unsupervised"])
+def test_weight_decay_is_within_what_hintons_programs_have(name: str) -> None:
+    assert 0.001 <= get_recipe(name).training.optimizer.weight_decay <= 0.002
+
+
+def test_hinton_exact_differs_in_the_lag_alone() -> None:
+    free, exact = get_recipe("hinton"), get_recipe("hinton-exact")
+    assert replace(exact.training, negative_lag=free.training.negative_lag) == free.training
+
+
+def test_the_augmented_images_are_shifted() -> None:
+    assert get_recipe("augmented").training.jitter >= 1
+
+
+@pytest.mark.parametrize("negatives", ["adaptive", "random", "fixed"])
+def test_the_negatives_of_pff_are_an_option(negatives: str) -> None:
+    assert override(get_recipe("pff"), {"training.negatives": negatives}).training.negatives == negatives
+
+
+def test_every_row_of_the_sweep_is_pinned_here() -> None:
+    assert {row.recipe for row in ROWS.values()} == set(TABLE)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_says_whether_its_products_are_in_bfloat16(name: str) -> None:
+    said = re.search("products in bfloat16", RECIPES[name].__doc__ or "", re.IGNORECASE)
+    assert bool(said) == (get_recipe(name).training.precision == "bfloat16")
