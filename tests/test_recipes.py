@@ -120,7 +120,7 @@ TABLE: dict[str, dict[str, Any]] = {
         "epochs": 100,
         "batch_size": 64,
         "optimizer.kind": "Adam",
-        "optimizer.learning_rate": 0.01,
+        "optimizer.learning_rate": 0.0005,
         "head_optimizer.kind": "Adam",
         "head_optimizer.learning_rate": 0.0001,
         "schedule": "hinton",  # cooled down from half of the epochs on

@@ -25,10 +25,10 @@ FORMAT = 1
 _KEY = b"ffpipe"
 # Images that a fingerprint reads; all of a large set would take minutes.
 SAMPLE = 1000
-# Of a file, what a process has in sight at most, but for what a single call asks for.
+# Of a file, what a process has in sight at most.
 IN_SIGHT = 256 << 20
-# What Linux brings in with a page that is touched (fault_around_bytes).
-AROUND = 64 << 10
+# What Linux may bring in with a page that is touched, where the cache holds the file in large pages.
+AROUND = 2 << 20
 
 
 class BadFile(Exception):
@@ -86,7 +86,7 @@ class Stored:
         self.classes: int = header["classes"]
         self.features = math.prod(self.shape)
         self.path = path
-        self._seen = 0  # bytes in sight, at most
+        self._seen = 0  # bytes in sight, at most, of a file that is larger than what may be
         self._images: list[NDArray[Any]] = []
         self._labels: list[NDArray[np.int64]] = []
         for number in range(reader.num_record_batches):
@@ -102,6 +102,7 @@ class Stored:
         _require(0 < sizes[-1] <= self._rows and set(sizes[:-1]) <= {self._rows}, "batch sizes")
         _require(sum(sizes) == header["count"], "count")
         self.dtype = self._images[0].dtype
+        self._look_away()  # to open it was to touch all of its batches
 
     @property
     def nbytes(self) -> int:
@@ -134,19 +135,28 @@ class Stored:
         return self._gather(self._labels, rows, ())
 
     def _gather(self, batches: list[NDArray[Any]], rows: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[Any]:
-        self._seen += len(rows) * (batches[0].itemsize * math.prod(shape) + AROUND)
-        if self.nbytes > IN_SIGHT < self._seen:
-            for part in (*self._images, *self._labels):
-                unmap(part.ctypes.data, part.nbytes)
-            self._seen = 0
-        if len(batches) == 1:
+        if len(batches) == 1 and self.nbytes <= IN_SIGHT:
             return batches[0][rows]
         gathered = np.empty((len(rows), *shape), batches[0].dtype)
-        number, row = np.divmod(rows, self._rows)
-        for touched in np.unique(number):
-            wanted = number == touched
-            gathered[wanted] = batches[touched][row[wanted]]
+        touches = batches[0].itemsize * math.prod(shape) + AROUND
+        at_once = max(1, IN_SIGHT // touches) if self.nbytes > IN_SIGHT else max(1, len(rows))
+        for first in range(0, len(rows), at_once):
+            some = slice(first, first + at_once)
+            self._seen += len(rows[some]) * touches
+            if self._seen > IN_SIGHT:
+                self._look_away()
+                self._seen = len(rows[some]) * touches
+            number, row = np.divmod(rows[some], self._rows)
+            for touched in np.unique(number):
+                wanted = number == touched
+                gathered[some][wanted] = batches[touched][row[wanted]]
         return gathered
+
+    def _look_away(self) -> None:
+        """Have nothing of a large file in sight."""
+        if self.nbytes > IN_SIGHT:
+            for part in (*self._images, *self._labels):
+                unmap(part.ctypes.data, part.nbytes)
 
 
 def _batches(contents: Contents, rows: int) -> Iterator[NDArray[Any]]:

@@ -32,8 +32,9 @@ class ThresholdObjective:
     """weight * [softplus(-(g_pos - threshold) / T) + softplus((g_neg - threshold) / T)].
 
     The logistic probability that a row is positive is sigmoid((g - threshold) / T) (Hinton, arXiv
-    2212.13345, equation 1). weight 1 is the loss of the Keras example. weight 1/2 gives, with a sum
-    of squares as goodness, the update of Hinton's program, which leaves out the 2 in d(y^2) = 2y dy.
+    2212.13345, equation 1). weight 1/2 is the mean over positive and negative rows (the loss of the Keras example)
+    and gives, with a sum of squares as goodness, the update of Hinton's program, which leaves out the 2 in
+    d(y^2) = 2y dy.
     """
 
     def __init__(self, threshold: float, temperature: float, weight: float) -> None:

@@ -150,3 +150,33 @@ def test_absent_empty_and_foreign_files(reopen: Reopen, tmp_path: Path) -> None:
     for data in (b"", b"text", sink.getvalue()):
         with pytest.raises(arrow.BadFile):
             reopen(data)
+
+
+def test_of_a_large_file_only_so_much_is_in_sight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow, "IN_SIGHT", 16 << 20)
+    images = RNG.integers(0, 256, (32 << 10, 1 << 10), np.uint8)
+    what = Contents("file", (32, 32), images.dtype, 255, np.zeros(len(images), np.int64), lambda: iter([images]))
+    path = tmp_path / "large.arrow"
+    path.write_bytes(written(what))
+    stored = arrow.Stored(path)
+    most = resident(path)
+    for _ in range(50):
+        rows = RNG.integers(0, len(images), 20)
+        assert np.array_equal(stored.images(rows), images[rows])
+        most = max(most, resident(path))
+    assert 0 < most <= stored.most_in_sight == 16 << 20
+    for first in range(0, len(images), 20):
+        stored.images(np.arange(first, first + 20) % len(images))
+        most = max(most, resident(path))
+    assert most <= stored.most_in_sight
+
+
+def resident(path: Path) -> int:
+    """Bytes of a file that this process has in sight, by the system's own account."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    found, ours = 0, False
+    for line in lines:
+        ours = line.endswith(str(path)) or (ours and ":" in line.split()[0])
+        if ours and line.startswith("Rss:"):
+            found += int(line.split()[1]) << 10
+    return found
