@@ -230,8 +230,8 @@ def five_digits_supervised() -> Config:
 def pff() -> Config:
     """Pipeline Forward-Forward (arXiv 2404.08573): 784-2000 x 4, batch 64, Adam, adaptive negatives, 100 epochs.
 
-    Learning rates .0005 and .0001 (head), cooled down from epoch 50 on. The paper's .01 is for rows of unit length; here
-    their root mean square is 1, and weights and steps are smaller by as much. Published accuracies: 98.52 % with
+    Learning rates .0005 and .0001 (head), cooled down from epoch 50 on. The paper's .01 is for rows of unit length;
+    here their root mean square is 1, and weights and steps are smaller by as much. Published accuracies: 98.52 % with
     adaptive negatives, 98.33 % with random, 97.95 % with fixed ones (`--training.negatives`). Products in bfloat16.
     Expected: no less.
     """

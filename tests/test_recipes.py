@@ -101,7 +101,7 @@ TABLE: dict[str, dict[str, Any]] = {
         "optimizer.kind": "Adam",
         "optimizer.learning_rate": 0.03,
         "optimizer.weight_decay": 0.0,
-        "optimizer.options": {},
+        "optimizer.options": {"eps": 1e-7},
         "schedule": "constant",
         "local_steps": 50,
         "phases": "together",
