@@ -1,19 +1,20 @@
 """Memory and speed against depth, width and batch size: backpropagation, and this trainer by its engines.
 
-    python scripts/bench_memory.py [PART...] [--device cuda]
+    python scripts/bench_memory.py [PART...] [--again] [--device cuda]
 
 Parts, all by default:
 
 depth-WIDTH  peak resident memory of the largest process, and examples a second, at 2 to 64 layers, batch 100
 batch        the same at 8 layers of 1000 with batches of 100, 400 and 1200
 stages       one layer a stage, 2 to 16 stages: the peak of one stage
+settings     chunks of more than one minibatch and a head on all layers, which the other parts have not
 tensors      exact bytes of the tensors of one stage at 2 to 64 layers, as torch's allocator counts them
 
 With --device cuda what is counted are the bytes of tensors on the GPU instead of those of the process.
 
 Every row is a run in a process of its own (memory_run.py) on one thread a process, with what arithmetic had predicted
-beside what was measured. Rows that were run are kept in scripts/results/memory.json and not run again; the last line
-is JSON, the plot scripts/results/memory.png.
+beside what was measured. Rows that were run are kept in scripts/results/memory.json and not run again without --again; the last
+line is JSON, the plot scripts/results/memory.png.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "memory.json"
 PLOT = HERE / "results" / "memory.png"
 DEPTHS = (2, 4, 8, 16, 32, 64)
+SETTINGS = (100, 400)
 BATCHES = (100, 400, 1200)
 STEPS = 14
 # Ways to train, and what they are called in the table.
@@ -70,15 +72,19 @@ def runs(part: str) -> Iterator[tuple[str, Run]]:
     elif part == "stages":
         for depth in DEPTHS[:4]:
             yield ONE_LAYER, {"kind": "ray", "stages": depth, "depth": depth, "width": 1000, "batch": 100}
+    elif part == "settings":
+        for batch in SETTINGS:
+            fixed = {"depth": 16, "width": 1000, "batch": batch, "seen": 15}
+            yield "layerwise, its own chunk, head on all layers", fixed | {"kind": "layerwise", "chunk": 0}
+            yield "2 stages, chunk 4, head on all layers", fixed | {"kind": "ray", "stages": 2, "chunk": 4}
 
 
 def measure(run: Run, known: dict[str, Any], device: str) -> dict[str, Any]:
     """One run, or what is known of it. Exits where it fails."""
-    run = run | ({"device": device} if device != "cpu" else {})
-    key = json.dumps(run, sort_keys=True)
+    key = key_of(run, device)
     if key not in known:
         steps = max(2, STEPS * 100 // run["batch"])
-        command = [sys.executable, str(HERE / "memory_run.py"), json.dumps(run | {"steps": steps})]
+        command = [sys.executable, str(HERE / "memory_run.py"), json.dumps(json.loads(key) | {"steps": steps})]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
         if done.returncode:
             sys.exit(f"{key}: {done.stderr.strip().splitlines()[-1:]}")
@@ -86,6 +92,11 @@ def measure(run: Run, known: dict[str, Any], device: str) -> dict[str, Any]:
         _keep(known)
     found: dict[str, Any] = known[key]
     return found
+
+
+def key_of(run: Run, device: str) -> str:
+    """A run's sizes, as the benchmark keeps them and hands them to the run."""
+    return json.dumps(run | ({"device": device} if device != "cpu" else {}), sort_keys=True)
 
 
 def _environment() -> dict[str, str]:
@@ -154,9 +165,10 @@ def _is(row: dict[str, Any], way: str, width: int) -> bool:
 
 
 def main() -> None:
-    parts = ("depth-1000", "depth-2000", "batch", "stages", "tensors")
+    parts = ("depth-1000", "depth-2000", "batch", "stages", "settings", "tensors")
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}")
+    parser.add_argument("--again", action="store_true", help="run also what is known")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: tensors on the GPU instead")
     options = parser.parse_args()
     if unknown := [part for part in options.parts if part not in parts]:
@@ -168,6 +180,9 @@ def main() -> None:
         if part == "tensors":
             table, told["tensors"] = tensor_table()
         else:
+            if options.again:
+                for _, run in runs(part):
+                    known.pop(key_of(run, options.device), None)
             table, rows = table_of(part, known, options.device)
             every += rows
         Console(width=120).print(table)

@@ -3,10 +3,10 @@
     python scripts/deep_network.py [--layers 100] [--width 2000] [--examples 10000] [--limit 1.5GiB]
 
 Trains the network of recipe `paper-unsupervised`, with so many layers, for an epoch on MNIST (FFPIPE_DATA) by the
-layerwise engine, in a group whose memory and page cache together are held to the limit; tries the same by
-backpropagation in such a group; trains it by the local engine without a limit, and compares digests. The last line is
-JSON. Exit status 1 where anything is not as it should be. Needs Linux, root, and about three times the bytes of the
-network on disk.
+layerwise engine, in a group whose memory and page cache together are held to the limit; asks for the same by
+backpropagation in such a group, which is refused, and has two steps of it done all the same, which is killed; trains
+the network by the local engine without a limit, and compares digests. The last line is JSON. Exit status 1 where
+anything is not as it should be. Needs Linux, root, and about three times the bytes of the network on disk.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -30,6 +31,7 @@ from safetensors import safe_open
 from ffpipe.units import say_size
 
 HOST = 1 << 50  # no limit
+REFUSED, KILLED = 2, -signal.SIGKILL
 
 
 def main() -> None:
@@ -62,7 +64,7 @@ class Deep:
 
     def __init__(self, layers: int, width: int, examples: int, folder: Path) -> None:
         self.folder = folder
-        self.layers = layers
+        self.layers, self.width = layers, width
         dims = ",".join(["784", *[str(width)] * layers])
         head_from = str(max(0, layers - 3))
         self.train = ["train", "paper-unsupervised", "--training.dims", dims, "--training.head-from", head_from]
@@ -91,22 +93,26 @@ class Deep:
 
     def backprop(self, limit: int) -> None:
         """It is to fail: its weights alone are more than the limit."""
-        run = self.folder / "backprop"
-        command = [*self.train, *_into(run, "layerwise"), "--backprop"]
-        self.told["backprop"] = self._do("train, backpropagation", limit, command, fails=True)
+        command = [*self.train, *_into(self.folder / "backprop", "layerwise"), "--backprop"]
+        self.told["backprop"] = self._do("train, backpropagation", limit, command, REFUSED)
+        steps = {"kind": "backprop", "depth": self.layers, "width": self.width, "batch": 100, "steps": 2}
+        command = [str(Path(__file__).parent / "memory_run.py"), json.dumps(steps)]
+        self.told["backprop, not refused"] = self._do("two steps of it", limit, command, KILLED)
 
     def local(self) -> None:
         run = self.folder / "local"
         self.told["local"] = self._do("train, local", HOST, [*self.train, *_into(run, "local")])
         self.digests.append(_summary(run).get("weights_sha256", "nothing"))
 
-    def _do(self, what: str, limit: int, command: list[str], *, fails: bool = False) -> dict[str, Any]:
+    def _do(self, what: str, limit: int, command: list[str], status: int = 0) -> dict[str, Any]:
+        """command: of ffpipe, or a script. status: which is to come of it."""
+        program = [command[0]] if command[0].endswith(".py") else ["-m", "ffpipe", command[0]]
         started = time.monotonic()
         with MemoryGroup(min(limit, HOST)) as group:
-            done = group.run([sys.executable, "-m", "ffpipe", *command])
+            done = group.run([sys.executable, *program, *command[1:]])
             most = group.most
         seconds = time.monotonic() - started
-        self.as_expected.append((done.returncode != 0) == fails)
+        self.as_expected.append(done.returncode == status)
         lines = (done.stdout + done.stderr).strip().splitlines()
         said = next((line for line in reversed(lines) if not line.startswith("run folder")), "")
         within = "no limit" if limit == HOST else say_size(limit)

@@ -26,6 +26,8 @@ from ffpipe.run import planned as plan
 FEATURES, CLASSES = 64, 10
 # Fixed, since the Ray engine would choose it by what it measures, and what a stage takes goes with it.
 CHUNK = 1
+# Layers that the head sees, however many there are.
+SEEN = 3
 # Of one GPU, for as many stages as there are to be.
 GPU_SHARE = 1 / 16
 # Of the optimiser of both: SGD with momentum keeps one number a weight, as Hinton's averaging does.
@@ -45,11 +47,20 @@ def dims(depth: int, width: int) -> list[int]:
 
 
 def forward_forward(
-    engine: str, depth: int, width: int, batch: int, steps: int, stages: int = 0, device: str = "cpu"
+    engine: str,
+    depth: int,
+    width: int,
+    batch: int,
+    steps: int,
+    stages: int = 0,
+    chunk: int = CHUNK,
+    seen: int = SEEN,
+    device: str = "cpu",
 ) -> dict[str, Any]:
-    """`steps` steps through an engine. The head sees the last three layers, however many there are."""
+    """`steps` steps through an engine. chunk: 0 for the engine's own. seen: the head sees so many layers, the last."""
     with tempfile.TemporaryDirectory(prefix="ff-", dir="/tmp") as folder:
         config = _config(engine, depth, width, batch, steps, stages, folder)
+        config = override(config, {"training.head_from": max(0, depth - seen), "execution.chunk": chunk})
         config = override(config, {"execution.device": device, "execution.gpus": GPU_SHARE if device == "cuda" else 0})
         _, planned, _ = plan(config)
         result = train(config)
@@ -58,7 +69,7 @@ def forward_forward(
     return {
         "peak": max(peaks),
         "sum": sum(peaks) if engine == "ray" else max(peaks),
-        "predicted": max(stage.holding.total for stage in planned.stages) if device == "cuda" else planned.largest,
+        "predicted": max(stage.on_device for stage in planned.stages) if device == "cuda" else planned.largest,
         "examples_per_second": summary["examples_per_second"],
         "weights_sha256": result.weights_sha256,
     }
@@ -71,10 +82,8 @@ def _config(engine: str, depth: int, width: int, batch: int, steps: int, stages:
         "training.batch_size": batch,
         "training.epochs": epochs,
         "training.negatives": "random",
-        "training.head_from": max(0, depth - 3),
         "training.data.validation": 0,
         "execution.engine": engine,
-        "execution.chunk": CHUNK,
         "execution.stages": stages,
         "execution.evaluate_every": 0,
         "execution.run_dir": f"{folder}/run",
