@@ -13,8 +13,8 @@ tensors      exact bytes of the tensors of one stage at 2 to 64 layers, as torch
 With --device cuda what is counted are the bytes of tensors on the GPU instead of those of the process.
 
 Every row is a run in a process of its own (memory_run.py) on one thread a process, with what arithmetic had predicted
-beside what was measured. Rows that were run are kept in scripts/results/memory.json and not run again without --again; the last
-line is JSON, the plot scripts/results/memory.png.
+beside what was measured. Rows that were run are kept in scripts/results/memory.json and not run again without
+--again; the last line is JSON, the plot scripts/results/memory.png.
 """
 
 from __future__ import annotations
