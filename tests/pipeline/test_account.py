@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from memory_tensors import peak_bytes
 
 from ffpipe.checkpoint import Input
 from ffpipe.config import Optimizer, Training
-from ffpipe.pipeline.account import Holding, Sizes, holding
+from ffpipe.pipeline.account import Holding, Sizes, holding, incoming, outgoing
 from ffpipe.pipeline.schedule import Train
 from ffpipe.pipeline.stage import Stage, StageSpec
 from ffpipe.pipeline.streams import Streams
@@ -85,3 +86,26 @@ def test_files_have_the_bytes_of_their_tensors() -> None:
     whole, optimizer = Sizes(training, Input((300,), 300, CLASSES), 1).files["layer-000.safetensors"]
     assert whole == 4 * (2 * 300 * 400 + 3 * 400) + 2 * 8 + 8
     assert optimizer == 4 * (300 * 400 + 400)
+
+
+@pytest.mark.parametrize(
+    ("layers", "comes", "goes"),
+    [
+        # Of layers of 400, 300, 200 and 100 units; two minibatches a message, three roles of 5 examples; float32.
+        (range(1), 0, 2 * 15 * 400 * 4),
+        (range(1, 2), 2 * 15 * 400 * 4, 2 * (15 * 300 + 5 * 300) * 4),
+        (range(2, 3), 2 * 15 * 300 * 4, 2 * (15 * 200 + 5 * 200) * 4),
+        (range(3, 4), 2 * (15 * 200 + 5 * 300) * 4, 0),  # of layer 2 the features are among the rows
+    ],
+    ids=str,
+)
+def test_a_message_is_its_rows_and_the_features_that_go_past_the_neighbours(
+    layers: range, comes: int, goes: int
+) -> None:
+    training = Training(dims=(64, 400, 300, 200, 100), batch_size=5, head_from=1)
+    of = Sizes(training, Input((64,), 64, CLASSES), 2)
+    assert incoming(of, layers) == comes
+    assert outgoing(of, layers) == goes
+    headless = replace(training, head=False, negatives="random")
+    of = Sizes(headless, Input((64,), 64, CLASSES), 2)
+    assert incoming(of, range(3, 4)) == 2 * 10 * 200 * 4  # no neutral rows, no features
