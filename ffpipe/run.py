@@ -71,11 +71,11 @@ def train(config: Config, view: View | None = None, interrupt: Interrupt | None 
         from ffpipe.backprop import train_backprop  # which needs what is here
 
         return train_backprop(config, view, interrupt)
-    job, notes = _make_job(config)
+    asked, job, notes = _make_job(config)
     engine = make_engine(job.config.execution)
     try:
         layout = _noted(engine.layout(job), notes)
-        folder = new_run(job.config)
+        folder = new_run(asked)
         with folder.lock():
             try:
                 store = folder.store(config)
@@ -110,7 +110,7 @@ def resume(
         raise UserError("a run goes on with what it began with: of training only training.epochs can be changed")
     with folder.lock():
         # The spool goes to the run folder, wherever that is now.
-        job, notes = _make_job(override(config, {"execution.run_dir": str(folder.path.absolute())}))
+        asked, job, notes = _make_job(override(config, {"execution.run_dir": str(folder.path.absolute())}))
         store = folder.store(config)
         snapshot = newest_whole(store, job, view)
         if snapshot and snapshot.step > job.steps:
@@ -119,19 +119,23 @@ def resume(
         try:
             layout = _noted(engine.layout(job), notes)
             engine.check_store(store)
-            folder.write_config(job.config)
+            folder.write_config(asked)
             log = RunLog(job, folder, store, view, read_past(folder, snapshot, view), snapshot, asked_at)
             return Run(job, engine, folder, log, view, interrupt or Interrupt()).go(layout)
         finally:
             engine.close()
 
 
-def _make_job(config: Config) -> tuple[Job, tuple[str, ...]]:
-    """The job, within its budget, and what a person should know of that."""
+def _make_job(config: Config) -> tuple[Config, Job, tuple[str, ...]]:
+    """The config that a run keeps, its job, within its budget, and what a person should know of that.
+
+    What is chosen for a budget is not kept: a run that goes on, with another budget perhaps, chooses anew.
+    """
     process = bare_process(config) if config.execution.memory_budget else 0
-    job, notes = within_budget(make_job(config), process)
+    asked = make_job(config)
+    job, notes = within_budget(asked, process)
     refuse_beyond_this_host(job)
-    return job, notes
+    return asked.config, job, notes
 
 
 def planned(config: Config) -> tuple[Job, Estimate, tuple[str, ...]]:

@@ -123,6 +123,23 @@ def test_a_run_keeps_to_its_budget_and_to_its_weights(engine: str, tmp_path: Pat
     assert len(digests) == 1
 
 
+def test_a_run_that_goes_on_with_another_budget_chooses_anew(tmp_path: Path) -> None:
+    def ffpipe(*arguments: str) -> dict[str, Any]:
+        command = [sys.executable, "-m", "ffpipe", *arguments]
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=180, env=env)
+        assert done.returncode == 0, done.stderr
+        summary: dict[str, Any] = json.loads((tmp_path / "run" / "summary.json").read_text())
+        return summary
+
+    sizes = ["--training.dims", "64,2000,2000,2000", "--epochs", "1", "--engine", "local", "--stages", "0"]
+    small = ffpipe("train", "digits", *sizes, "--memory-budget", "420MiB", "--run-dir", str(tmp_path / "run"))
+    assert small["engine"] == "layerwise"
+    large = ffpipe("resume", str(tmp_path / "run"), "--execution.memory-budget", "2GiB")
+    assert large["engine"] == "local"
+    assert large["weights_sha256"] == small["weights_sha256"]
+
+
 @pytest.mark.parametrize("budget", ["2", "GiB", "-1GiB", "2 gigs", "1e9B"])
 def test_a_budget_that_is_no_size(budget: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     status = main(["train", "digits", f"--memory-budget={budget}", "--run-dir", str(tmp_path / "run")])
