@@ -1,7 +1,12 @@
 """Streams on disk between two stages: memory-mapped Arrow IPC, read in the order in which they were written.
 
-One file holds what one stage hands to a later one during a chapter, a record batch for each array. Every array has a
-checksum with its place and shape in it, so that nothing is trained on wrong bytes. What has been read is deleted.
+One file holds what one stage hands to a later one during a chapter, a record batch for each array, and one more at
+its end that says which array is of which message:
+
+    rows of 0, labels of 0, rows of 1, labels of 1, contents
+
+Every checksum has the place of its array in it, so that nothing is trained on wrong bytes, nor without some of them.
+What has been read is deleted.
 """
 
 from __future__ import annotations
@@ -11,7 +16,6 @@ import math
 import mmap
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,6 +35,11 @@ SCHEMA = pa.schema(
 
 
 Arrays = dict[str, NDArray[Any]]
+
+# The last array of a file: for each of those before it, the message that it is of.
+CONTENTS, OF_NONE = "contents", -1
+# Whatever reading bytes that nobody has written so ends in.
+DAMAGED = (OSError, pa.ArrowException, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 
 
 class Used:
@@ -64,6 +73,7 @@ class SpoolWriter:
         self._file = (used or Used()).take(path)
         options = pa.ipc.IpcWriteOptions(compression=compression)
         self._writer = pa.ipc.new_file(pa.PythonFile(self._file, "w"), SCHEMA, options=options)
+        self._messages: list[int] = []
 
     def write(self, message: int, arrays: Arrays) -> None:
         """Messages in rising order. Raises OSError where there is no room."""
@@ -72,9 +82,10 @@ class SpoolWriter:
 
     def _write(self, message: int, name: str, array: NDArray[Any]) -> None:
         dtype, shape = array.dtype.str, list(array.shape)
+        checksum = _checksum(len(self._messages), message, name, dtype, shape, array)
+        self._messages.append(message)
         offsets = pa.py_buffer(np.array([0, array.nbytes], dtype=np.int64))
         data = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(array)])
-        checksum = _checksum(message, name, dtype, shape, array)
         columns = [[message], [name], [dtype], [shape], [checksum]]
         known = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=False)]
         self._writer.write_batch(pa.record_batch([*known, data], schema=SCHEMA))
@@ -85,6 +96,7 @@ class SpoolWriter:
     def __exit__(self, *error: object) -> None:
         """Raises OSError where there is no room for the end."""
         with self._file:
+            self._write(OF_NONE, CONTENTS, np.array(self._messages, dtype=np.int64))
             self._writer.close()
             self._file.truncate()
 
@@ -105,10 +117,10 @@ class SpoolReader:
             buffer = pa.py_buffer(self._map)
             self._address = buffer.address
             self._reader = pa.ipc.open_file(pa.BufferReader(buffer))
-        except (OSError, ValueError, pa.ArrowException) as error:
+        except DAMAGED as error:
             raise StageLost(f"spool file {path} cannot be read: {_line(error)}") from None
-        self._arrays = self._verified()
-        self._ahead = next(self._arrays, None)
+        self._messages = self._contents()
+        self._next = 0
 
     def read(self, message: int) -> Arrays:
         """The arrays of a message by name; none where nothing was written of it.
@@ -117,12 +129,12 @@ class SpoolReader:
         Raises StageLost where the bytes are not those that were written.
         """
         found: Arrays = {}
-        if self._ahead is None or self._ahead[0] != message:
-            return found
-        self._give_back(self._ahead[2])
-        while self._ahead is not None and self._ahead[0] == message:
-            _, name, found[name] = self._ahead
-            self._ahead = next(self._arrays, None)
+        while self._next < len(self._messages) and self._messages[self._next] == message:
+            name, array = self._verified(self._next, message)
+            if not found:
+                self._give_back(array)
+            found[name] = array
+            self._next += 1
         return found
 
     def _give_back(self, array: NDArray[Any]) -> None:
@@ -131,21 +143,33 @@ class SpoolReader:
         if 0 < behind < len(self._map):  # what was compressed does not lie in the file
             self._map.madvise(mmap.MADV_DONTNEED, 0, behind)
 
-    def _verified(self) -> Iterator[tuple[int, str, NDArray[Any]]]:
-        """Message, name and array of each record batch."""
-        for number in range(self._reader.num_record_batches):
-            try:
-                batch = self._reader.get_batch(number)
-                batch.validate(full=True)
-                message, name, dtype, shape, checksum = (column[0].as_py() for column in batch.columns[:5])
-                # The buffer itself: what a scalar or a list of one gives is a copy.
-                data = batch.column("data").buffers()[2]
-                array = np.frombuffer(data, np.dtype(dtype), math.prod(shape)).reshape(shape)
-            except (OSError, pa.ArrowException, ValueError, TypeError, IndexError, OverflowError) as error:
-                raise StageLost(f"spool file {self.path} was altered: {_line(error)}") from None
-            if _checksum(message, name, dtype, shape, array) != checksum:
-                raise StageLost(f"spool file {self.path} was altered: the checksum of message {message} differs")
-            yield message, name, array
+    def _contents(self) -> list[int]:
+        """The message of each array. With the number of the last one right, none of those before is absent."""
+        last = self._reader.num_record_batches - 1
+        if last < 0:
+            raise StageLost(f"spool file {self.path} was altered: it lists no arrays")
+        name, array = self._verified(last, OF_NONE)
+        if name != CONTENTS or len(array) != last:
+            raise StageLost(f"spool file {self.path} was altered: it does not end as it was written")
+        messages: list[int] = array.tolist()
+        return messages
+
+    def _verified(self, number: int, message: int) -> tuple[str, NDArray[Any]]:
+        """Name and array of a record batch, which is to be of this message."""
+        try:
+            batch = self._reader.get_batch(number)
+            batch.validate(full=True)
+            *columns, data = batch.columns  # by position: names may be altered as all else
+            name, dtype, shape, checksum = (column[0].as_py() for column in columns[1:])
+            # The buffer itself: what a scalar or a list of one gives is a copy.
+            array = np.frombuffer(data.buffers()[2], np.dtype(dtype), math.prod(shape)).reshape(shape)
+            found = _checksum(number, message, name, dtype, shape, array)
+        except DAMAGED as error:
+            raise StageLost(f"spool file {self.path} was altered: {_line(error)}") from None
+        if found != checksum:
+            which = "its list of arrays" if message == OF_NONE else f"message {message}"
+            raise StageLost(f"spool file {self.path} was altered: the checksum of {which} differs")
+        return name, array
 
     def __enter__(self) -> SpoolReader:
         return self
@@ -186,9 +210,9 @@ def join(arrays: Arrays, device: torch.device) -> Streams | None:
     return streams
 
 
-def _checksum(message: int, name: str, dtype: str, shape: list[int], array: NDArray[Any]) -> int:
-    """XXH3, at memory's speed: it is to find damage, not a forger."""
-    found = xxh3_64(f"{message} {name} {dtype} {shape}".encode())
+def _checksum(number: int, message: int, name: str, dtype: str, shape: list[int], array: NDArray[Any]) -> int:
+    """Of the array that is the `number`th of its file. XXH3, at memory's speed: it finds damage, not a forger."""
+    found = xxh3_64(f"{number} {message} {name} {dtype} {shape}".encode())
     found.update(array.reshape(-1).view(np.uint8).data)
     return found.intdigest()
 
