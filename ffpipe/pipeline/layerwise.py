@@ -179,6 +179,8 @@ class _Rows:
                 begun = spans.elapsed
                 with spans.span("compute", label=str(item)):
                     out = stage.handle(item, streams)
+                for reader in readers:
+                    reader.check()
                 if isinstance(item, Train):
                     self._trained[index] = (self._trained[index][0] or begun, spans.elapsed)
                 if index == last:
@@ -188,6 +190,7 @@ class _Rows:
                         on.write(message, without_features(out) | ({} if straight else features(out)))
                         if straight is not None:
                             straight.write(message, features(out))
+                del streams, out  # before the next message comes beside them
 
     def _streams(self, message: int, item: Item, readers: Sequence[SpoolReader], stage: Stage) -> Streams | None:
         if not readers:

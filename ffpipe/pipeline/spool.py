@@ -11,6 +11,7 @@ What has been read is deleted.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import mmap
@@ -111,16 +112,19 @@ class SpoolReader:
         """Raises StageLost where the file is absent, cut, or none."""
         self.path = path
         self._used = used
-        try:
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            buffer = pa.py_buffer(self._map)
-            self._address = buffer.address
-            self._reader = pa.ipc.open_file(pa.BufferReader(buffer))
-        except DAMAGED as error:
-            raise StageLost(f"spool file {path} cannot be read: {_line(error)}") from None
-        self._messages = self._contents()
-        self._next = 0
+        with contextlib.ExitStack() as opened:
+            try:
+                self._file = opened.enter_context(path.open("rb"))
+                self._state = _state(self._file)
+                self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+                buffer = pa.py_buffer(self._map)
+                self._address = buffer.address
+                self._reader = pa.ipc.open_file(pa.BufferReader(buffer))
+            except DAMAGED as error:
+                raise StageLost(f"spool file {path} cannot be read: {_line(error)}") from None
+            self._messages = self._contents()
+            self._next = 0
+            opened.pop_all()
 
     def read(self, message: int) -> Arrays:
         """The arrays of a message by name; none where nothing was written of it.
@@ -136,6 +140,18 @@ class SpoolReader:
             found[name] = array
             self._next += 1
         return found
+
+    def check(self) -> None:
+        """Raises StageLost where the file is not as it was opened, and what was read of it may have changed since.
+
+        A page beyond the end of a file that was cut kills whoever touches it, so this comes first.
+        """
+        try:
+            state = _state(self._file)
+        except OSError as error:
+            raise StageLost(f"spool file {self.path} cannot be read: {_line(error)}") from None
+        if state != self._state:
+            raise StageLost(f"spool file {self.path} was altered while it was read")
 
     def _give_back(self, array: NDArray[Any]) -> None:
         """The pages before those of this array, which have been read."""
@@ -156,6 +172,7 @@ class SpoolReader:
 
     def _verified(self, number: int, message: int) -> tuple[str, NDArray[Any]]:
         """Name and array of a record batch, which is to be of this message."""
+        self.check()
         try:
             batch = self._reader.get_batch(number)
             batch.validate(full=True)
@@ -176,6 +193,7 @@ class SpoolReader:
 
     def __exit__(self, *error: object) -> None:
         """What has been read is needed no more. The map goes with the last array that lies in it."""
+        self._file.close()
         if self._used is None:
             self.path.unlink(missing_ok=True)
         else:
@@ -215,6 +233,12 @@ def _checksum(number: int, message: int, name: str, dtype: str, shape: list[int]
     found = xxh3_64(f"{number} {message} {name} {dtype} {shape}".encode())
     found.update(array.reshape(-1).view(np.uint8).data)
     return found.intdigest()
+
+
+def _state(file: IO[bytes]) -> tuple[int, int]:
+    """What changes when somebody cuts a file or writes to it."""
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
 
 
 def _line(error: BaseException) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,31 @@ def test_a_file_that_was_cut_is_refused(share: float, tmp_path: Path) -> None:
     path.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(StageLost, match="cannot be read"):
         SpoolReader(path)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, 100)
+
+
+def write_again(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data)
+    os.utime(path, ns=(0, 0))  # another time than before, however coarse the clock of the file system
+
+
+@pytest.mark.parametrize("harm", [cut, write_again])
+def test_a_file_that_changes_while_it_is_read_is_refused(harm: Callable[[Path], None], tmp_path: Path) -> None:
+    """The pages behind the end of a file that was cut would kill this process."""
+    path = tmp_path / "spool"
+    write(path, {number: message(number) for number in range(20)})
+    with SpoolReader(path) as reader:
+        assert reader.read(0)
+        reader.check()
+        harm(path)
+        with pytest.raises(StageLost, match=r"altered while it was read"):
+            reader.read(1)
+        with pytest.raises(StageLost, match=r"altered while it was read"):
+            reader.check()
 
 
 def test_a_file_that_is_absent_is_refused(tmp_path: Path) -> None:
