@@ -7,17 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ffpipe import Config, Interrupt, Interrupted, Result, RunFailed, UserError, override, recipe, resume, train
 from ffpipe.fields import to_toml
+from ffpipe.pipeline import layerwise
 from ffpipe.pipeline.job import make_job
 from ffpipe.pipeline.layerwise import LayerwiseEngine
-from ffpipe.pipeline.spool import SpoolWriter
+from ffpipe.pipeline.spool import Arrays, SpoolWriter, join
+from ffpipe.pipeline.streams import Streams
 from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.view import QuietView
 
@@ -75,6 +79,23 @@ def test_a_damaged_file_means_once_more_from_the_snapshot(pattern: str, undistur
     assert result.summary["recoveries"] == 1
     assert "altered" in result.summary["recovery_notes"][0]["reason"]
     assert not list(run.glob("ffpipe-spool-*"))
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4"])
+def test_a_message_is_gone_when_the_next_one_comes(
+    compression: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before: list[weakref.ref[Streams]] = []
+
+    def watched(arrays: Arrays, device: torch.device) -> Streams | None:
+        assert all(old() is None for old in before)
+        streams = join(arrays, device)
+        before[:] = [] if streams is None else [weakref.ref(streams)]
+        return streams
+
+    monkeypatch.setattr(layerwise, "join", watched)
+    train(config(tmp_path / "run", **{"training.epochs": 1, "execution.spool_compression": compression}))
+    assert before == []  # the last item, Stop, comes with none
 
 
 def test_interrupted_and_resumed_by_another_engine(undisturbed: Result, tmp_path: Path) -> None:
