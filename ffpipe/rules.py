@@ -31,6 +31,10 @@ def check(config: Config) -> None:
     if taken := {"CPU", "GPU", "memory", "object_store_memory"} & set(execution.resources):
         raise UserError(f"execution.resources names {min(taken)!r}, which is no custom resource of Ray: leave it out")
     _check_size("memory_budget", execution.memory_budget)
+    if "://" in execution.spool:
+        raise UserError(
+            f"execution.spool is {execution.spool!r}, but a spool is on this host: give the path of a folder"
+        )
     stages = execution.stages or execution.listed
     if stages > layers:
         raise UserError(f"execution.stages is {stages}, but there are {layers} layers: give 1 to {layers}")

@@ -12,8 +12,6 @@ A chapter is bounded as a window is: with hard negatives it is no longer than th
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -21,15 +19,14 @@ from pathlib import Path
 
 import torch
 
-from ffpipe.config import Execution
 from ffpipe.errors import RunFailed, UserError
 from ffpipe.ff.workspace import OutputsInTurn, Workspace
 from ffpipe.memory import give_back_at_once
+from ffpipe.pipeline import spoolfolder
 from ffpipe.pipeline.account import sizes
 from ffpipe.pipeline.chapters import SHARE, disk_bytes, longest_chapter
 from ffpipe.pipeline.in_process import refuse_without_gpu, with_reason
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start, make_layout
-from ffpipe.pipeline.leftovers import own_folder, sweep
 from ffpipe.pipeline.parking import Slip, fetch, leave, park
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Course, Flow, Item, Predict, Stop, Train
@@ -46,7 +43,6 @@ from ffpipe.units import say_size
 CHAPTER = 256
 # Minibatches handled at once; more would only hold memory.
 CHUNK = 4
-PREFIX = "ffpipe-spool"
 # Results at once: each is on disk before the next one is computed.
 OUTPUTS = 1
 
@@ -60,8 +56,7 @@ class LayerwiseEngine:
 
     def layout(self, job: Job) -> Layout:
         refuse_without_gpu(job.config.execution)
-        if job.config.execution.spool:
-            _check_folder(Path(job.config.execution.spool))
+        spoolfolder.check(job.config.execution)
         return in_chapters(job)
 
     def layout_again(self, job: Job, store: Store) -> Layout:
@@ -79,17 +74,19 @@ class LayerwiseEngine:
         self._course = Course(layout.plan, start.step, job.config.execution.snapshot_seconds, time.monotonic)
         if self._interrupted:
             self._course.interrupt()
-        with _folder(Path(job.config.execution.spool or scratch)) as place:
-            try:
+        spoolfolder.make_room(job.config.execution, scratch)
+        inside = Path(job.config.execution.spool or scratch)
+        try:
+            with spoolfolder.spool_folder(inside) as place:
                 rows = _Rows(job, layout, store, start, place, on_report)
                 while not rows.over:
                     rows.work_chapter(self._course)
                 rows.finish()
-            except OSError as error:
-                raise RunFailed(
-                    f"the spool in {place.parent} cannot be written ({error.strerror or error}): make room, or give "
-                    "another place with --execution.spool or a shorter --execution.chapter"
-                ) from error
+        except OSError as error:
+            raise RunFailed(
+                f"the spool in {inside} cannot be written ({error.strerror or error}): make room, or give another "
+                "place with --execution.spool or a shorter --execution.chapter"
+            ) from error
 
     def interrupt(self) -> None:
         self._interrupted = True
@@ -224,7 +221,7 @@ def in_chapters(job: Job) -> Layout:
     chapter = execution.chapter or min(longest, CHAPTER)
     layout = _of_chapter(job, chapter)
     of = sizes(layout.stages[0], job.splits.shape, layout.plan.chunk)
-    place, free = _room(execution)
+    place, free = spoolfolder.room(execution)
     fits = longest_chapter(layout.stages, of, free)
     if fits is None or chapter <= fits:
         return layout
@@ -244,32 +241,3 @@ def _of_chapter(job: Job, chapter: int) -> Layout:
     execution = replace(execution, window=chapter, chunk=execution.chunk or min(CHUNK, chapter))
     job = replace(job, config=replace(job.config, execution=execution))
     return make_layout(job, execution.stages or job.layers)
-
-
-def _room(execution: Execution) -> tuple[Path, int]:
-    """The folder on whose disk the spool will be, as far as it exists yet, and the bytes free there."""
-    place = Path(execution.spool or execution.run_dir or "runs").absolute()
-    while not place.is_dir():
-        place = place.parent
-    return place, shutil.disk_usage(place).free
-
-
-def _check_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"execution.spool {path} cannot be written ({reason}): give a folder with room") from None
-
-
-@contextlib.contextmanager
-def _folder(inside: Path) -> Iterator[Path]:
-    """A folder for the spool, removed with all in it. What a killed run left is swept first."""
-    sweep(inside, PREFIX)
-    inside.mkdir(parents=True, exist_ok=True)
-    place = own_folder(inside, PREFIX)
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)

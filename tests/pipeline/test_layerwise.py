@@ -20,7 +20,9 @@ from ffpipe.fields import to_toml
 from ffpipe.pipeline import layerwise
 from ffpipe.pipeline.job import make_job
 from ffpipe.pipeline.layerwise import LayerwiseEngine
+from ffpipe.pipeline.leftovers import OWNER, own_folder
 from ffpipe.pipeline.spool import Arrays, SpoolWriter, join
+from ffpipe.pipeline.spoolfolder import PREFIX
 from ffpipe.pipeline.streams import Streams
 from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.view import QuietView
@@ -146,6 +148,58 @@ def test_a_killed_run_leaves_a_spool_that_the_next_one_removes(undisturbed: Resu
     assert list(tmp_path.glob("ffpipe-spool-*"))
     assert resume(run).weights_sha256 == undisturbed.weights_sha256
     assert not list(tmp_path.glob("ffpipe-spool-*"))
+
+
+def test_what_a_killed_run_left_is_swept_before_the_room_is_measured(
+    undisturbed: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever left it: nobody else can be at work in a run whose lock is held."""
+    run, interrupt = tmp_path / "run", Interrupt()
+    with pytest.raises(Interrupted):
+        train(config(run), At(12, interrupt.request), interrupt)
+    left = run / "ffpipe-spool-1-abc"
+    left.mkdir()
+    (left / OWNER).write_text("another host, on which that process may be alive")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000 if left.exists() else usage.free))
+    assert resume(run).weights_sha256 == undisturbed.weights_sha256
+    assert not left.exists()
+
+
+def test_what_is_left_in_a_folder_for_spools_is_swept_before_a_new_run_measures_the_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / f"{PREFIX}-{2**22 + 1}-abc"  # no process has this number
+    left.mkdir()
+    (left / OWNER).write_text((own_folder(tmp_path, "mine") / OWNER).read_text())
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000 if left.exists() else usage.free))
+    train(config(tmp_path / "run", **{"training.epochs": 1, "execution.spool": str(tmp_path)}))
+
+
+def test_a_spool_in_the_run_folder_and_others_that_are_not_there_yet(tmp_path: Path) -> None:
+    for index, spool in enumerate(("run-0/spool", "other/and/deeper")):
+        run = tmp_path / f"run-{index}"
+        train(config(run, **{"training.epochs": 1, "execution.spool": str(tmp_path / spool)}))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run-0", "run-1"]
+    assert not (tmp_path / "run-0" / "spool").exists()
+
+
+def test_what_is_refused_leaves_no_folder_for_its_spool(tmp_path: Path) -> None:
+    store = tmp_path / "store" / "step-00000001"
+    store.mkdir(parents=True)
+    (store / "manifest.json").touch()
+    fields = {"execution.spool": str(tmp_path / "spool"), "execution.checkpoints": str(store.parent)}
+    with pytest.raises(UserError, match="snapshots of another run"):
+        train(config(tmp_path / "run", **fields))
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_spool_elsewhere_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"execution\.spool is 's3://bucket/spool', but .*: give the path of a folder"):
+        train(config(tmp_path / "run", **{"execution.spool": "s3://bucket/spool"}))
+    assert not list(tmp_path.iterdir())
 
 
 def test_chapters_are_no_longer_than_the_disk_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
