@@ -23,8 +23,12 @@ def spooled_bytes(specs: Sequence[StageSpec], of: Sizes) -> int:
     training = of.training
     product = PRECISIONS[training.precision].products.itemsize
     rows = [of.rows * of.widths[spec.layers.stop] for spec in specs[:-1]]
-    widest = max((a + b for a, b in pairwise([0, *rows])), default=0)
-    waiting = sum(of.widths[i + 1] for spec in specs[:-1] for i in spec.features) * training.batch_size
+    # The file of the last row is still there when the first row of the next chapter is written (spoolfiles.py).
+    before = rows[-1] if len(rows) > 1 else 0
+    widest = max((a + b for a, b in pairwise([before, *rows])), default=0)
+    # An evaluation of rows without labels has nothing but images, and the head sees all of them.
+    seen = training.batch_size if training.labelled else of.rows
+    waiting = sum(of.widths[i + 1] for spec in specs[:-1] for i in spec.features) * seen
     return (widest + waiting) * product
 
 

@@ -30,7 +30,8 @@ from ffpipe.pipeline.job import Job, Layout, OnReport, Start, make_layout
 from ffpipe.pipeline.parking import Slip, fetch, leave, park
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Course, Flow, Item, Predict, Stop, Train
-from ffpipe.pipeline.spool import Arrays, SpoolReader, SpoolWriter, Used, features, join, without_features
+from ffpipe.pipeline.spool import Arrays, SpoolReader, SpoolWriter, features, join, without_features
+from ffpipe.pipeline.spoolfiles import InPlace, InTurn
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.streams import Streams
 from ffpipe.pipeline.worker import WorkerSetup, make_feed, make_stage, senders
@@ -107,7 +108,8 @@ class _Rows:
         self._room = layout.window
         compression = job.config.execution.spool_compression
         self._compression = None if compression == "none" else compression
-        self._used = Used()
+        # Rows are read by the next stage; the head's features of all stages wait until the last one reads them.
+        self._rows, self._features = InTurn(), InPlace()
         self._on_report = on_report
         self._saver = Saver(store)
         self._spans = [Spans(keep=job.config.execution.trace) for _ in setups]
@@ -163,13 +165,18 @@ class _Rows:
         spans = self._spans[index]
         with contextlib.ExitStack() as files:
             readers = [
-                files.enter_context(SpoolReader(self._spooled(s, index), self._used)) for s in self._senders[index]
+                files.enter_context(
+                    SpoolReader(self._spooled(s, index), self._rows if s == index - 1 else self._features)
+                )
+                for s in self._senders[index]
             ]
             on, straight = None, None
             if index < last:
-                on = files.enter_context(SpoolWriter(self._spooled(index, index + 1), self._compression, self._used))
+                on = files.enter_context(SpoolWriter(self._spooled(index, index + 1), self._compression, self._rows))
             if stage.spec.features and index < last - 1:
-                straight = files.enter_context(SpoolWriter(self._spooled(index, last), self._compression, self._used))
+                straight = files.enter_context(
+                    SpoolWriter(self._spooled(index, last), self._compression, self._features)
+                )
             for message, item in enumerate(items):
                 with spans.span("input"):
                     streams = self._streams(message, item, readers, stage)

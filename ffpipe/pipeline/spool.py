@@ -6,13 +6,11 @@ its end that says which array is of which message:
     rows of 0, labels of 0, rows of 1, labels of 1, contents
 
 Every checksum has the place of its array in it, so that nothing is trained on wrong bytes, nor without some of them.
-What has been read is deleted.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import mmap
 import os
@@ -27,6 +25,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64
 
 from ffpipe.errors import StageLost
+from ffpipe.pipeline.spoolfiles import Files, New
 from ffpipe.pipeline.streams import Streams, to_array, to_tensor
 
 SCHEMA = pa.schema(
@@ -43,35 +42,14 @@ CONTENTS, OF_NONE = "contents", -1
 DAMAGED = (OSError, pa.ArrowException, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 
 
-class Used:
-    """Files that have been read, to be written over: new pages cost a file system several times what its own do."""
-
-    def __init__(self) -> None:
-        self._paths: list[Path] = []
-        self._numbers = itertools.count()
-
-    def put(self, path: Path) -> None:
-        """Nobody reads this file any more. It gives up its name, which the next chapter uses again."""
-        used = path.with_name(f"used-{next(self._numbers)}")
-        os.replace(path, used)
-        self._paths.append(used)
-
-    def take(self, path: Path) -> IO[bytes]:
-        """A file of this name to write, one that is there already if there is one. Raises OSError."""
-        if not self._paths:
-            return path.open("wb")
-        os.replace(self._paths.pop(), path)
-        return path.open("r+b")
-
-
 class SpoolWriter:
     """Writes one file.
 
-    compression: None, "lz4" or "zstd", none of which loses anything. used: where its file may come from.
+    compression: None, "lz4" or "zstd", none of which loses anything. files: where its file comes from.
     """
 
-    def __init__(self, path: Path, compression: str | None, used: Used | None = None) -> None:
-        self._file = (used or Used()).take(path)
+    def __init__(self, path: Path, compression: str | None, files: Files | None = None) -> None:
+        self._file = (files or New()).take(path)
         options = pa.ipc.IpcWriteOptions(compression=compression)
         self._writer = pa.ipc.new_file(pa.PythonFile(self._file, "w"), SCHEMA, options=options)
         self._messages: list[int] = []
@@ -105,13 +83,13 @@ class SpoolWriter:
 class SpoolReader:
     """Reads one file, message by message; arrays that are not compressed are read in place.
 
-    used: where the file goes when it has been read; None: it is deleted.
+    files: where the file goes when it has been read; None: it is deleted.
     """
 
-    def __init__(self, path: Path, used: Used | None = None) -> None:
+    def __init__(self, path: Path, files: Files | None = None) -> None:
         """Raises StageLost where the file is absent, cut, or none."""
         self.path = path
-        self._used = used
+        self._files = files or New()
         with contextlib.ExitStack() as opened:
             try:
                 self._file = opened.enter_context(path.open("rb"))
@@ -194,10 +172,7 @@ class SpoolReader:
     def __exit__(self, *error: object) -> None:
         """What has been read is needed no more. The map goes with the last array that lies in it."""
         self._file.close()
-        if self._used is None:
-            self.path.unlink(missing_ok=True)
-        else:
-            self._used.put(self.path)
+        self._files.put(self.path)
 
 
 def without_features(streams: Streams) -> Arrays:

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from ffpipe.errors import StageLost
-from ffpipe.pipeline.spool import SCHEMA, SpoolReader, SpoolWriter, Used, features, join, without_features
+from ffpipe.pipeline.spool import SCHEMA, SpoolReader, SpoolWriter, features, join, without_features
+from ffpipe.pipeline.spoolfiles import InPlace, InTurn
 from ffpipe.pipeline.streams import Streams
 
 CPU = torch.device("cpu")
@@ -175,24 +176,28 @@ def test_no_room() -> None:
 
 def test_a_file_that_was_read_is_written_over_and_no_other_is(tmp_path: Path) -> None:
     """The same names come again, chapter by chapter, and in each there are files that others still are to read."""
-    used, waiting = Used(), tmp_path / "straight"
+    rows, features, waiting = InTurn(), InPlace(), tmp_path / "straight"
+    files = set[int]()
     for chapter in range(4):
-        with SpoolWriter(waiting, None, used) as writer:
-            writer.write(0, without_features(message(100 + chapter)))
+        with SpoolWriter(waiting, None, features) as writer:
+            for number in range(4 - chapter):
+                writer.write(number, without_features(message(100 + chapter + number)))
         for row in range(3):
             path = tmp_path / f"row-{row}"
-            with SpoolWriter(path, None, used) as writer:
+            with SpoolWriter(path, None, rows) as writer:
                 for number in range(1 + row):  # shorter and longer than what is written over
                     writer.write(number, without_features(message(10 * chapter + row + number)))
-            with SpoolReader(path, used) as reader:
+            with SpoolReader(path, rows) as reader:
                 for number in range(1 + row):
                     read = join(reader.read(number), CPU)
                     assert read is not None
                     assert torch.equal(read.rows, message(10 * chapter + row + number).rows)
                 del read
-        with SpoolReader(waiting, used) as reader:
-            read = join(reader.read(0), CPU)
-            assert read is not None
-            assert torch.equal(read.rows, message(100 + chapter).rows)
+        with SpoolReader(waiting, features) as reader:
+            for number in range(4 - chapter):
+                read = join(reader.read(number), CPU)
+                assert read is not None
+                assert torch.equal(read.rows, message(100 + chapter + number).rows)
             del read
-    assert len(list(tmp_path.iterdir())) == 2
+        files |= {path.stat().st_ino for path in tmp_path.iterdir()}
+    assert len(files) == len(list(tmp_path.iterdir())) == 2
