@@ -46,6 +46,12 @@ def check(config: Config) -> None:
             f"execution.chunk is {execution.chunk}, more than execution.window {execution.window}: "
             f"give a chunk of at most {execution.window}"
         )
+    layerwise = execution.engine == "layerwise" or execution.memory_budget  # which may choose it
+    if layerwise and execution.chapter and execution.chunk > execution.chapter:
+        raise UserError(
+            f"execution.chunk is {execution.chunk}, more than execution.chapter {execution.chapter}: "
+            f"give a chunk of at most {execution.chapter}"
+        )
     if 0 < execution.object_store_bytes < LEAST_OBJECT_STORE:
         raise UserError(
             f"execution.object_store_bytes is {execution.object_store_bytes}, but Ray's least object store has "

@@ -12,6 +12,7 @@ A chapter is bounded as a window is: with hard negatives it is no longer than th
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -24,12 +25,12 @@ from ffpipe.ff.workspace import OutputsInTurn, Workspace
 from ffpipe.memory import give_back_at_once
 from ffpipe.pipeline import spoolfolder
 from ffpipe.pipeline.account import sizes
-from ffpipe.pipeline.chapters import SHARE, disk_bytes, longest_chapter
+from ffpipe.pipeline.chapters import chapter_of, longest_chapter, needed_bytes
 from ffpipe.pipeline.in_process import refuse_without_gpu, with_reason
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start, make_layout
 from ffpipe.pipeline.parking import Slip, fetch, leave, park
 from ffpipe.pipeline.saver import Saver
-from ffpipe.pipeline.schedule import Course, Flow, Item, Predict, Stop, Train
+from ffpipe.pipeline.schedule import Course, Item, Predict, Stop, Train
 from ffpipe.pipeline.spool import Arrays, SpoolReader, SpoolWriter, features, join, without_features
 from ffpipe.pipeline.spoolfiles import InPlace, InTurn
 from ffpipe.pipeline.stage import Stage
@@ -147,17 +148,11 @@ class _Rows:
         self._report(len(self._stages) - 1, self._stages[-1])
 
     def _taken(self, course: Course, chapter: list[Item]) -> Iterator[Item]:
-        """Items for one chapter, put down in `chapter` as they are taken: as many as may be in flight at once."""
-        flow = Flow(self._room)
-        for item in course:
-            flow.sent(self._plan.weight(item))
+        """Items for one chapter, put down in `chapter` as they are taken."""
+        for item in chapter_of(course, self._plan, self._room):
             chapter.append(item)
+            self.over = isinstance(item, Stop)
             yield item
-            if isinstance(item, Stop):
-                self.over = True
-                return
-            if not flow.may_send(self._plan.chunk):
-                return
 
     def _work_row(self, index: int, stage: Stage, items: Iterable[Item]) -> None:
         """One stage through the chapter: reads what others left for it, leaves what others need."""
@@ -225,19 +220,22 @@ def in_chapters(job: Job) -> Layout:
     """In chapters as long as lag and disk allow, where no length is given. Raises UserError where the disk is full."""
     execution = job.config.execution
     longest = max(1, CHAPTER if (lag := job.config.training.lookahead) is None else lag)
-    chapter = execution.chapter or min(longest, CHAPTER)
+    # A chunk is handled at once, so that no chapter is shorter.
+    least = execution.chapter or execution.chunk or 1
+    chapter = execution.chapter or max(least, min(longest, CHAPTER))
     layout = _of_chapter(job, chapter)
     of = sizes(layout.stages[0], job.splits.shape, layout.plan.chunk)
     place, free = spoolfolder.room(execution)
-    fits = longest_chapter(layout.stages, of, free)
-    if fits is None or chapter <= fits:
+    needed = functools.partial(needed_bytes, layout.stages, of, snapshots=spoolfolder.snapshots_beside(job))
+    fits = longest_chapter(needed, free, chapter)
+    if fits == chapter:
         return layout
-    if execution.chapter or not fits:
-        need = disk_bytes(layout.stages, of, execution.chapter or 1) / SHARE
-        shorter = f" or --execution.chapter {fits}" if fits else ""
+    if execution.chapter or fits < least:
+        shorter = f" or --execution.{'chapter' if execution.chapter else 'chunk'} {fits}" if fits else ""
         raise UserError(
-            f"{place} has {say_size(free)} free, but a chapter of {execution.chapter or 1} minibatches needs "
-            f"{say_size(int(need))}: give another place with --execution.spool{shorter}"
+            f"{place} has {say_size(free)} free, but a chapter of {least} minibatches needs "
+            f"{say_size(needed(least))}, with the snapshots that go to the same disk: give another place with "
+            f"--execution.spool{shorter}"
         )
     return _of_chapter(job, fits)
 

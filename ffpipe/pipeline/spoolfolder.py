@@ -12,9 +12,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ffpipe import checkpoint
 from ffpipe.config import Execution
 from ffpipe.errors import UserError
+from ffpipe.pipeline.chapters import Snapshots
+from ffpipe.pipeline.job import Job
 from ffpipe.pipeline.leftovers import own_folder, sweep, sweep_all
+from ffpipe.runs import RunFolder
 
 PREFIX = "ffpipe-spool"
 
@@ -50,6 +54,20 @@ def room(execution: Execution) -> tuple[Path, int]:
     """The folder on whose disk the spool will be, as far as it exists yet, and the bytes free there."""
     place = as_far_as_it_exists(Path(execution.spool or execution.run_dir or "runs"))
     return place, shutil.disk_usage(place).free
+
+
+def snapshots_beside(job: Job) -> Snapshots | None:
+    """Those that a run will write to the disk of its spool; None where they go elsewhere. Raises UserError."""
+    execution = job.config.execution
+    store = RunFolder(Path(execution.run_dir or "runs")).store(job.config)
+    spool, _ = room(execution)
+    if store.folder is None or as_far_as_it_exists(store.folder).stat().st_dev != spool.stat().st_dev:
+        return None
+    there = checkpoint.whole_snapshots(store)
+    first = int(there[-1].removeprefix("step-")) if there else 0
+    return Snapshots(
+        execution.keep_snapshots, len(there), first, job.steps, execution.snapshot_steps, execution.snapshot_seconds > 0
+    )
 
 
 def as_far_as_it_exists(folder: Path) -> Path:

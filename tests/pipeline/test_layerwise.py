@@ -214,3 +214,40 @@ def test_chapters_are_no_longer_than_the_disk_allows(tmp_path: Path, monkeypatch
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(UserError, match=r"has 0 MiB free, but a chapter of 1 minibatches needs"):
         LayerwiseEngine().layout(job)
+
+
+def test_room_is_left_for_snapshots_on_the_same_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3_000_000))
+    fields = {"execution.chapter": 0, "training.negatives": "random", "execution.spool": str(tmp_path)}
+
+    def chapter(**more: Any) -> int:
+        more = {f"execution.{name}": value for name, value in more.items()}
+        return LayerwiseEngine().layout(make_job(config(tmp_path / "run", **fields, **more))).window
+
+    elsewhere = chapter(checkpoints="mock:///run")
+    at_the_end, one_kept, four_kept = (
+        chapter(snapshot_steps=steps, keep_snapshots=keep) for steps, keep in ((0, 9), (1000, 1), (20, 4))
+    )
+    assert elsewhere > at_the_end == one_kept > four_kept > 0
+    with pytest.raises(UserError, match=r"with the snapshots that go to the same disk"):
+        chapter(snapshot_steps=1, keep_snapshots=90)
+
+
+def test_chunks_are_no_longer_than_chapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {"training.negatives": "random", "execution.chunk": 64}
+    with pytest.raises(UserError, match=r"execution\.chunk is 64, more than execution\.chapter 12: .* at most 12"):
+        config(tmp_path / "run", **fields)
+    local = config(tmp_path / "run", **fields, **{"execution.engine": "local"})
+    with pytest.raises(UserError, match=r"more than execution\.chapter"):  # the budget may ask for the layerwise engine
+        override(local, {"execution.memory_budget": "1GiB"})
+    # One that was given is kept, or refused.
+    fields["execution.chapter"] = 0
+    assert LayerwiseEngine().layout(make_job(config(tmp_path / "run", **fields))).window == 256
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3_000_000))
+    with pytest.raises(UserError, match=r"a chapter of 64 minibatches needs .* or --execution\.chunk [1-9]"):
+        LayerwiseEngine().layout(make_job(config(tmp_path / "run", **fields)))
+    fields |= {"execution.chunk": 300}
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert LayerwiseEngine().layout(make_job(config(tmp_path / "run", **fields))).window == 300
