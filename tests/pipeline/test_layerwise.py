@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -21,8 +22,10 @@ from ffpipe.pipeline import layerwise
 from ffpipe.pipeline.job import make_job
 from ffpipe.pipeline.layerwise import LayerwiseEngine
 from ffpipe.pipeline.leftovers import OWNER, own_folder
+from ffpipe.pipeline.schedule import Item
 from ffpipe.pipeline.spool import Arrays, SpoolWriter, join
 from ffpipe.pipeline.spoolfolder import PREFIX
+from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.streams import Streams
 from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.view import QuietView
@@ -81,6 +84,25 @@ def test_a_damaged_file_means_once_more_from_the_snapshot(pattern: str, undistur
     assert result.summary["recoveries"] == 1
     assert "altered" in result.summary["recovery_notes"][0]["reason"]
     assert not list(run.glob("ffpipe-spool-*"))
+
+
+def test_a_file_that_is_cut_while_a_message_of_it_is_worked_on(
+    undisturbed: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, handle, cut = tmp_path / "run", Stage.handle, list[Path]()
+
+    def disturbed(self: Stage, item: Item, streams: Streams | None) -> Streams | None:
+        out = handle(self, item, streams)
+        if not cut and self.spec.index == 1 and self.step >= 30:
+            cut.append(spooled(run, "from-000-to-001.arrow"))
+            os.truncate(cut[0], 100)
+        return out
+
+    monkeypatch.setattr(Stage, "handle", disturbed)
+    result = train(config(run))
+    assert result.weights_sha256 == undisturbed.weights_sha256
+    assert result.summary["recoveries"] == 1
+    assert "altered while it was read" in result.summary["recovery_notes"][0]["reason"]
 
 
 @pytest.mark.parametrize("compression", ["none", "lz4"])

@@ -69,9 +69,13 @@ def test_a_pipe_in_place_of_the_owner_holds_nobody_up(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "ffpipe-1-x"]
 
 
-def test_in_a_place_of_ones_own_all_goes(tmp_path: Path) -> None:
+def test_in_a_place_of_ones_own_all_goes_but_not_what_a_link_leads_to(tmp_path: Path) -> None:
     own_folder(tmp_path, "ffpipe-spool")
     (tmp_path / "ffpipe-spool-1-x").mkdir()
     (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "file").touch()
+    link = tmp_path / "ffpipe-spool-2-x"
+    link.symlink_to(tmp_path / "checkpoints")
     sweep_all(tmp_path, "ffpipe-spool")
-    assert list(tmp_path.iterdir()) == [tmp_path / "checkpoints"]
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "checkpoints", link]
+    assert (tmp_path / "checkpoints" / "file").exists()
