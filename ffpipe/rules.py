@@ -33,6 +33,10 @@ def check(config: Config) -> None:
     if taken := {"CPU", "GPU", "memory", "object_store_memory"} & set(execution.resources):
         raise UserError(f"execution.resources names {min(taken)!r}, which is no custom resource of Ray: leave it out")
     _check_size("memory_budget", execution.memory_budget)
+    if "://" in execution.spool:
+        raise UserError(
+            f"execution.spool is {execution.spool!r}, but a spool is on this host: give the path of a folder"
+        )
     stages = execution.stages or execution.listed
     if stages > layers:
         raise UserError(f"execution.stages is {stages}, but there are {layers} layers: give 1 to {layers}")
@@ -43,6 +47,12 @@ def check(config: Config) -> None:
         raise UserError(
             f"execution.chunk is {execution.chunk}, more than execution.window {execution.window}: "
             f"give a chunk of at most {execution.window}"
+        )
+    layerwise = execution.engine == "layerwise" or execution.memory_budget  # which may choose it
+    if layerwise and execution.chapter and execution.chunk > execution.chapter:
+        raise UserError(
+            f"execution.chunk is {execution.chunk}, more than execution.chapter {execution.chapter}: "
+            f"give a chunk of at most {execution.chapter}"
         )
     if 0 < execution.object_store_bytes < LEAST_OBJECT_STORE:
         raise UserError(

@@ -14,6 +14,7 @@ from ffpipe.config import Config, Execution
 from ffpipe.contents import snapshot_contents
 from ffpipe.errors import ClusterLost, Diverged, Interrupted, RunFailed, StageLost, Unreachable, UserError
 from ffpipe.fields import checked, override
+from ffpipe.pipeline import spoolfolder
 from ffpipe.pipeline.budget import within_budget
 from ffpipe.pipeline.job import Engine, Job, Layout, Start, make_job, refuse_beyond_this_host
 from ffpipe.pipeline.layerwise import LayerwiseEngine
@@ -71,6 +72,7 @@ def train(config: Config, view: View | None = None, interrupt: Interrupt | None 
         from ffpipe.backprop import train_backprop  # which needs what is here
 
         return train_backprop(config, view, interrupt)
+    spoolfolder.make_room(config.execution, None)
     asked, job, notes = _make_job(config)
     engine = make_engine(job.config.execution)
     try:
@@ -109,6 +111,7 @@ def resume(
     if replace(config.training, epochs=before.training.epochs) != before.training:
         raise UserError("a run goes on with what it began with: of training only training.epochs can be changed")
     with folder.lock():
+        spoolfolder.make_room(config.execution, folder.path)
         # The spool goes to the run folder, wherever that is now.
         asked, job, notes = _make_job(override(config, {"execution.run_dir": str(folder.path.absolute())}))
         store = folder.store(config)

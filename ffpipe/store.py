@@ -49,6 +49,11 @@ class Store:
     def is_local(self) -> bool:
         return isinstance(self._files, fs.LocalFileSystem)
 
+    @property
+    def folder(self) -> Path | None:
+        """The root, where it is on this machine."""
+        return Path(self._base) if self.is_local else None
+
     def place(self, name: str) -> str:
         """The whole name of a file, for messages."""
         return f"{self.root}/{name}"

@@ -12,8 +12,7 @@ A chapter is bounded as a window is: with hard negatives it is no longer than th
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
+import functools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -21,19 +20,19 @@ from pathlib import Path
 
 import torch
 
-from ffpipe.config import Execution
 from ffpipe.errors import RunFailed, UserError
 from ffpipe.ff.workspace import OutputsInTurn, Workspace
 from ffpipe.memory import give_back_at_once
+from ffpipe.pipeline import spoolfolder
 from ffpipe.pipeline.account import sizes
-from ffpipe.pipeline.chapters import SHARE, disk_bytes, longest_chapter
+from ffpipe.pipeline.chapters import chapter_of, longest_chapter, needed_bytes
 from ffpipe.pipeline.in_process import refuse_without_gpu, with_reason
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start, make_layout
-from ffpipe.pipeline.leftovers import own_folder, sweep
 from ffpipe.pipeline.parking import Slip, fetch, leave, park
 from ffpipe.pipeline.saver import Saver
-from ffpipe.pipeline.schedule import Course, Flow, Item, Predict, Stop, Train
-from ffpipe.pipeline.spool import Arrays, SpoolReader, SpoolWriter, Used, features, join, without_features
+from ffpipe.pipeline.schedule import Course, Item, Predict, Stop, Train
+from ffpipe.pipeline.spool import Arrays, SpoolReader, SpoolWriter, features, join, without_features
+from ffpipe.pipeline.spoolfiles import InPlace, InTurn
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.streams import Streams
 from ffpipe.pipeline.worker import WorkerSetup, make_feed, make_stage, senders
@@ -46,7 +45,6 @@ from ffpipe.units import say_size
 CHAPTER = 256
 # Minibatches handled at once; more would only hold memory.
 CHUNK = 4
-PREFIX = "ffpipe-spool"
 # Results at once: each is on disk before the next one is computed.
 OUTPUTS = 1
 
@@ -60,8 +58,7 @@ class LayerwiseEngine:
 
     def layout(self, job: Job) -> Layout:
         refuse_without_gpu(job.config.execution)
-        if job.config.execution.spool:
-            _check_folder(Path(job.config.execution.spool))
+        spoolfolder.check(job.config.execution)
         return in_chapters(job)
 
     def layout_again(self, job: Job, store: Store) -> Layout:
@@ -79,17 +76,19 @@ class LayerwiseEngine:
         self._course = Course(layout.plan, start.step, job.config.execution.snapshot_seconds, time.monotonic)
         if self._interrupted:
             self._course.interrupt()
-        with _folder(Path(job.config.execution.spool or scratch)) as place:
-            try:
+        spoolfolder.make_room(job.config.execution, scratch)
+        inside = Path(job.config.execution.spool or scratch)
+        try:
+            with spoolfolder.spool_folder(inside) as place:
                 rows = _Rows(job, layout, store, start, place, on_report)
                 while not rows.over:
                     rows.work_chapter(self._course)
                 rows.finish()
-            except OSError as error:
-                raise RunFailed(
-                    f"the spool in {place.parent} cannot be written ({error.strerror or error}): make room, or give "
-                    "another place with --execution.spool or a shorter --execution.chapter"
-                ) from error
+        except OSError as error:
+            raise RunFailed(
+                f"the spool in {inside} cannot be written ({error.strerror or error}): make room, or give another "
+                "place with --execution.spool or a shorter --execution.chapter"
+            ) from error
 
     def interrupt(self) -> None:
         self._interrupted = True
@@ -110,7 +109,8 @@ class _Rows:
         self._room = layout.window
         compression = job.config.execution.spool_compression
         self._compression = None if compression == "none" else compression
-        self._used = Used()
+        # Rows are read by the next stage; the head's features of all stages wait until the last one reads them.
+        self._rows, self._features = InTurn(), InPlace()
         self._on_report = on_report
         self._saver = Saver(store)
         self._spans = [Spans(keep=job.config.execution.trace) for _ in setups]
@@ -148,17 +148,11 @@ class _Rows:
         self._report(len(self._stages) - 1, self._stages[-1])
 
     def _taken(self, course: Course, chapter: list[Item]) -> Iterator[Item]:
-        """Items for one chapter, put down in `chapter` as they are taken: as many as may be in flight at once."""
-        flow = Flow(self._room)
-        for item in course:
-            flow.sent(self._plan.weight(item))
+        """Items for one chapter, put down in `chapter` as they are taken."""
+        for item in chapter_of(course, self._plan, self._room):
             chapter.append(item)
+            self.over = isinstance(item, Stop)
             yield item
-            if isinstance(item, Stop):
-                self.over = True
-                return
-            if not flow.may_send(self._plan.chunk):
-                return
 
     def _work_row(self, index: int, stage: Stage, items: Iterable[Item]) -> None:
         """One stage through the chapter: reads what others left for it, leaves what others need."""
@@ -166,19 +160,26 @@ class _Rows:
         spans = self._spans[index]
         with contextlib.ExitStack() as files:
             readers = [
-                files.enter_context(SpoolReader(self._spooled(s, index), self._used)) for s in self._senders[index]
+                files.enter_context(
+                    SpoolReader(self._spooled(s, index), self._rows if s == index - 1 else self._features)
+                )
+                for s in self._senders[index]
             ]
             on, straight = None, None
             if index < last:
-                on = files.enter_context(SpoolWriter(self._spooled(index, index + 1), self._compression, self._used))
+                on = files.enter_context(SpoolWriter(self._spooled(index, index + 1), self._compression, self._rows))
             if stage.spec.features and index < last - 1:
-                straight = files.enter_context(SpoolWriter(self._spooled(index, last), self._compression, self._used))
+                straight = files.enter_context(
+                    SpoolWriter(self._spooled(index, last), self._compression, self._features)
+                )
             for message, item in enumerate(items):
                 with spans.span("input"):
                     streams = self._streams(message, item, readers, stage)
                 begun = spans.elapsed
                 with spans.span("compute", label=str(item)):
                     out = stage.handle(item, streams)
+                for reader in readers:
+                    reader.check()
                 if isinstance(item, Train):
                     self._trained[index] = (self._trained[index][0] or begun, spans.elapsed)
                 if index == last:
@@ -188,6 +189,7 @@ class _Rows:
                         on.write(message, without_features(out) | ({} if straight else features(out)))
                         if straight is not None:
                             straight.write(message, features(out))
+                del streams, out  # before the next message comes beside them
 
     def _streams(self, message: int, item: Item, readers: Sequence[SpoolReader], stage: Stage) -> Streams | None:
         if not readers:
@@ -218,19 +220,22 @@ def in_chapters(job: Job) -> Layout:
     """In chapters as long as lag and disk allow, where no length is given. Raises UserError where the disk is full."""
     execution = job.config.execution
     longest = max(1, CHAPTER if (lag := job.config.training.lookahead) is None else lag)
-    chapter = execution.chapter or min(longest, CHAPTER)
+    # A chunk is handled at once, so that no chapter is shorter.
+    least = execution.chapter or execution.chunk or 1
+    chapter = execution.chapter or max(least, min(longest, CHAPTER))
     layout = _of_chapter(job, chapter)
     of = sizes(layout.stages[0], job.splits.shape, layout.plan.chunk)
-    place, free = _room(execution)
-    fits = longest_chapter(layout.stages, of, free)
-    if fits is None or chapter <= fits:
+    place, free = spoolfolder.room(execution)
+    needed = functools.partial(needed_bytes, layout.stages, of, snapshots=spoolfolder.snapshots_beside(job))
+    fits = longest_chapter(needed, free, chapter)
+    if fits == chapter:
         return layout
-    if execution.chapter or not fits:
-        need = disk_bytes(layout.stages, of, execution.chapter or 1) / SHARE
-        shorter = f" or --execution.chapter {fits}" if fits else ""
+    if execution.chapter or fits < least:
+        shorter = f" or --execution.{'chapter' if execution.chapter else 'chunk'} {fits}" if fits else ""
         raise UserError(
-            f"{place} has {say_size(free)} free, but a chapter of {execution.chapter or 1} minibatches needs "
-            f"{say_size(int(need))}: give another place with --execution.spool{shorter}"
+            f"{place} has {say_size(free)} free, but a chapter of {least} minibatches needs "
+            f"{say_size(needed(least))}, with the snapshots that go to the same disk: give another place with "
+            f"--execution.spool{shorter}"
         )
     return _of_chapter(job, fits)
 
@@ -241,32 +246,3 @@ def _of_chapter(job: Job, chapter: int) -> Layout:
     execution = replace(execution, window=chapter, chunk=execution.chunk or min(CHUNK, chapter))
     job = replace(job, config=replace(job.config, execution=execution))
     return make_layout(job, execution.stages or job.layers)
-
-
-def _room(execution: Execution) -> tuple[Path, int]:
-    """The folder on whose disk the spool will be, as far as it exists yet, and the bytes free there."""
-    place = Path(execution.spool or execution.run_dir or "runs").absolute()
-    while not place.is_dir():
-        place = place.parent
-    return place, shutil.disk_usage(place).free
-
-
-def _check_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"execution.spool {path} cannot be written ({reason}): give a folder with room") from None
-
-
-@contextlib.contextmanager
-def _folder(inside: Path) -> Iterator[Path]:
-    """A folder for the spool, removed with all in it. What a killed run left is swept first."""
-    sweep(inside, PREFIX)
-    inside.mkdir(parents=True, exist_ok=True)
-    place = own_folder(inside, PREFIX)
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)

@@ -28,8 +28,6 @@ from ffpipe.pipeline.ray_settings import prepare_ray
 SMALL = 16
 # What a process came to have beyond that in a run of a network of 16 units: threads, logs, Parquet, Ray's connections.
 ENGINE_BYTES = {"local": 8 << 20, "layerwise": 16 << 20, "ray": 24 << 20}
-# Of the messages of the layerwise engine: the one that is worked, and the one that is checked before it.
-READ_AHEAD = 2
 # The one node of a machine, for the arithmetic of object stores.
 HERE = "here"
 
@@ -125,7 +123,7 @@ def estimate_stage(job: Job, of: Sizes, layers: range, process: int) -> StageEst
     """Of a process with these layers."""
     engine, last = job.config.execution.engine, layers.stop == job.layers
     comes = incoming(of, layers)
-    mapped = {"ray": comes + outgoing(of, layers), "layerwise": READ_AHEAD * comes, "local": 0}
+    mapped = {"ray": comes + outgoing(of, layers), "layerwise": comes, "local": 0}
     return StageEstimate(
         layers,
         process,

@@ -1,17 +1,20 @@
 """Streams on disk between two stages: memory-mapped Arrow IPC, read in the order in which they were written.
 
-One file holds what one stage hands to a later one during a chapter, a record batch for each array. Every array has a
-checksum with its place and shape in it, so that nothing is trained on wrong bytes. What has been read is deleted.
+One file holds what one stage hands to a later one during a chapter, a record batch for each array, and one more at
+its end that says which array is of which message:
+
+    rows of 0, labels of 0, rows of 1, labels of 1, contents
+
+Every checksum has the place of its array in it, so that nothing is trained on wrong bytes, nor without some of them.
 """
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import math
 import mmap
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +25,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64
 
 from ffpipe.errors import StageLost
+from ffpipe.pipeline.spoolfiles import Files, New
 from ffpipe.pipeline.streams import Streams, to_array, to_tensor
 
 SCHEMA = pa.schema(
@@ -32,38 +36,23 @@ SCHEMA = pa.schema(
 
 Arrays = dict[str, NDArray[Any]]
 
-
-class Used:
-    """Files that have been read, to be written over: new pages cost a file system several times what its own do."""
-
-    def __init__(self) -> None:
-        self._paths: list[Path] = []
-        self._numbers = itertools.count()
-
-    def put(self, path: Path) -> None:
-        """Nobody reads this file any more. It gives up its name, which the next chapter uses again."""
-        used = path.with_name(f"used-{next(self._numbers)}")
-        os.replace(path, used)
-        self._paths.append(used)
-
-    def take(self, path: Path) -> IO[bytes]:
-        """A file of this name to write, one that is there already if there is one. Raises OSError."""
-        if not self._paths:
-            return path.open("wb")
-        os.replace(self._paths.pop(), path)
-        return path.open("r+b")
+# The last array of a file: for each of those before it, the message that it is of.
+CONTENTS, OF_NONE = "contents", -1
+# Whatever reading bytes that nobody has written so ends in.
+DAMAGED = (OSError, pa.ArrowException, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 
 
 class SpoolWriter:
     """Writes one file.
 
-    compression: None, "lz4" or "zstd", none of which loses anything. used: where its file may come from.
+    compression: None, "lz4" or "zstd", none of which loses anything. files: where its file comes from.
     """
 
-    def __init__(self, path: Path, compression: str | None, used: Used | None = None) -> None:
-        self._file = (used or Used()).take(path)
+    def __init__(self, path: Path, compression: str | None, files: Files | None = None) -> None:
+        self._file = (files or New()).take(path)
         options = pa.ipc.IpcWriteOptions(compression=compression)
         self._writer = pa.ipc.new_file(pa.PythonFile(self._file, "w"), SCHEMA, options=options)
+        self._messages: list[int] = []
 
     def write(self, message: int, arrays: Arrays) -> None:
         """Messages in rising order. Raises OSError where there is no room."""
@@ -72,9 +61,10 @@ class SpoolWriter:
 
     def _write(self, message: int, name: str, array: NDArray[Any]) -> None:
         dtype, shape = array.dtype.str, list(array.shape)
+        checksum = _checksum(len(self._messages), message, name, dtype, shape, array)
+        self._messages.append(message)
         offsets = pa.py_buffer(np.array([0, array.nbytes], dtype=np.int64))
         data = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(array)])
-        checksum = _checksum(message, name, dtype, shape, array)
         columns = [[message], [name], [dtype], [shape], [checksum]]
         known = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=False)]
         self._writer.write_batch(pa.record_batch([*known, data], schema=SCHEMA))
@@ -85,6 +75,7 @@ class SpoolWriter:
     def __exit__(self, *error: object) -> None:
         """Raises OSError where there is no room for the end."""
         with self._file:
+            self._write(OF_NONE, CONTENTS, np.array(self._messages, dtype=np.int64))
             self._writer.close()
             self._file.truncate()
 
@@ -92,23 +83,26 @@ class SpoolWriter:
 class SpoolReader:
     """Reads one file, message by message; arrays that are not compressed are read in place.
 
-    used: where the file goes when it has been read; None: it is deleted.
+    files: where the file goes when it has been read; None: it is deleted.
     """
 
-    def __init__(self, path: Path, used: Used | None = None) -> None:
+    def __init__(self, path: Path, files: Files | None = None) -> None:
         """Raises StageLost where the file is absent, cut, or none."""
         self.path = path
-        self._used = used
-        try:
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            buffer = pa.py_buffer(self._map)
-            self._address = buffer.address
-            self._reader = pa.ipc.open_file(pa.BufferReader(buffer))
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise StageLost(f"spool file {path} cannot be read: {_line(error)}") from None
-        self._arrays = self._verified()
-        self._ahead = next(self._arrays, None)
+        self._files = files or New()
+        with contextlib.ExitStack() as opened:
+            try:
+                self._file = opened.enter_context(path.open("rb"))
+                self._state = _state(self._file)
+                self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+                buffer = pa.py_buffer(self._map)
+                self._address = buffer.address
+                self._reader = pa.ipc.open_file(pa.BufferReader(buffer))
+            except DAMAGED as error:
+                raise StageLost(f"spool file {path} cannot be read: {_line(error)}") from None
+            self._messages = self._contents()
+            self._next = 0
+            opened.pop_all()
 
     def read(self, message: int) -> Arrays:
         """The arrays of a message by name; none where nothing was written of it.
@@ -117,13 +111,25 @@ class SpoolReader:
         Raises StageLost where the bytes are not those that were written.
         """
         found: Arrays = {}
-        if self._ahead is None or self._ahead[0] != message:
-            return found
-        self._give_back(self._ahead[2])
-        while self._ahead is not None and self._ahead[0] == message:
-            _, name, found[name] = self._ahead
-            self._ahead = next(self._arrays, None)
+        while self._next < len(self._messages) and self._messages[self._next] == message:
+            name, array = self._verified(self._next, message)
+            if not found:
+                self._give_back(array)
+            found[name] = array
+            self._next += 1
         return found
+
+    def check(self) -> None:
+        """Raises StageLost where the file is not as it was opened, and what was read of it may have changed since.
+
+        A page beyond the end of a file that was cut kills whoever touches it, so this comes first.
+        """
+        try:
+            state = _state(self._file)
+        except OSError as error:
+            raise StageLost(f"spool file {self.path} cannot be read: {_line(error)}") from None
+        if state != self._state:
+            raise StageLost(f"spool file {self.path} was altered while it was read")
 
     def _give_back(self, array: NDArray[Any]) -> None:
         """The pages before those of this array, which have been read."""
@@ -131,31 +137,37 @@ class SpoolReader:
         if 0 < behind < len(self._map):  # what was compressed does not lie in the file
             self._map.madvise(mmap.MADV_DONTNEED, 0, behind)
 
-    def _verified(self) -> Iterator[tuple[int, str, NDArray[Any]]]:
-        """Message, name and array of each record batch."""
-        for number in range(self._reader.num_record_batches):
-            try:
-                batch = self._reader.get_batch(number)
-                batch.validate(full=True)
-                message, name, dtype, shape, checksum = (column[0].as_py() for column in batch.columns[:5])
-                # The buffer itself: what a scalar or a list of one gives is a copy.
-                data = batch.column("data").buffers()[2]
-                array = np.frombuffer(data, np.dtype(dtype), math.prod(shape)).reshape(shape)
-            except (OSError, pa.ArrowException, ValueError, TypeError, IndexError, OverflowError) as error:
-                raise StageLost(f"spool file {self.path} was altered: {_line(error)}") from None
-            if _checksum(message, name, dtype, shape, array) != checksum:
-                raise StageLost(f"spool file {self.path} was altered: the checksum of message {message} differs")
-            yield message, name, array
+    def _contents(self) -> list[int]:
+        """The message of each array. As the last one has its number in its checksum, none before it can be absent."""
+        _, array = self._verified(self._reader.num_record_batches - 1, OF_NONE)
+        messages: list[int] = array.tolist()
+        return messages
+
+    def _verified(self, number: int, message: int) -> tuple[str, NDArray[Any]]:
+        """Name and array of a record batch, which is to be of this message."""
+        self.check()
+        try:
+            batch = self._reader.get_batch(number)
+            batch.validate(full=True)
+            *columns, data = batch.columns  # by position: names may be altered as all else
+            name, dtype, shape, checksum = (column[0].as_py() for column in columns[1:])
+            # The buffer itself: what a scalar or a list of one gives is a copy.
+            array = np.frombuffer(data.buffers()[2], np.dtype(dtype), math.prod(shape)).reshape(shape)
+            found = _checksum(number, message, name, dtype, shape, array)
+        except DAMAGED as error:
+            raise StageLost(f"spool file {self.path} was altered: {_line(error)}") from None
+        if found != checksum:
+            which = "its list of arrays" if message == OF_NONE else f"message {message}"
+            raise StageLost(f"spool file {self.path} was altered: the checksum of {which} differs")
+        return name, array
 
     def __enter__(self) -> SpoolReader:
         return self
 
     def __exit__(self, *error: object) -> None:
         """What has been read is needed no more. The map goes with the last array that lies in it."""
-        if self._used is None:
-            self.path.unlink(missing_ok=True)
-        else:
-            self._used.put(self.path)
+        self._file.close()
+        self._files.put(self.path)
 
 
 def without_features(streams: Streams) -> Arrays:
@@ -186,11 +198,17 @@ def join(arrays: Arrays, device: torch.device) -> Streams | None:
     return streams
 
 
-def _checksum(message: int, name: str, dtype: str, shape: list[int], array: NDArray[Any]) -> int:
-    """XXH3, at memory's speed: it is to find damage, not a forger."""
-    found = xxh3_64(f"{message} {name} {dtype} {shape}".encode())
+def _checksum(number: int, message: int, name: str, dtype: str, shape: list[int], array: NDArray[Any]) -> int:
+    """Of the array that is the `number`th of its file. XXH3, at memory's speed: it finds damage, not a forger."""
+    found = xxh3_64(f"{number} {message} {name} {dtype} {shape}".encode())
     found.update(array.reshape(-1).view(np.uint8).data)
     return found.intdigest()
+
+
+def _state(file: IO[bytes]) -> tuple[int, int]:
+    """What changes when somebody cuts a file or writes to it."""
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
 
 
 def _line(error: BaseException) -> str:

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from ffpipe import override, recipe
 from ffpipe.pipeline.account import sizes
-from ffpipe.pipeline.chapters import SHARE, disk_bytes, longest_chapter, parked_bytes, spooled_bytes
+from ffpipe.pipeline.chapters import (
+    SHARE,
+    Snapshots,
+    chapter_of,
+    disk_bytes,
+    longest_chapter,
+    needed_bytes,
+    parked_bytes,
+    spooled_bytes,
+)
 from ffpipe.pipeline.job import make_job, make_layout
+from ffpipe.pipeline.schedule import Course, Plan, Snapshot, Stop
 
 BATCH, PARTS = 50, 3
 
@@ -20,18 +36,63 @@ def test_what_lies_between_rows_is_what_a_stage_reads_and_writes_and_what_the_he
     assert parked_bytes(of) > 4 * 2 * (64 * 30 + 30 * 50 + 50 * 40 + 40 * 20)
 
 
-def test_the_longest_chapter_fits_and_one_more_minibatch_does_not() -> None:
+@pytest.mark.parametrize("snapshots", [None, Snapshots(2, 0, 0, 10000, 10, timed=False)])
+def test_the_longest_chapter_fits_and_one_more_minibatch_does_not(snapshots: Snapshots | None) -> None:
     job = make_job(override(recipe("digits"), {"training.dims": [64, 30, 50, 40, 20]}))
     specs = make_layout(job, 4).stages
     of = sizes(specs[0], job.splits.shape, 1)
-    for free in (10**6, 10**7, 10**9):
-        chapter = longest_chapter(specs, of, free)
-        assert chapter is not None
-        assert disk_bytes(specs, of, chapter) <= free * SHARE < disk_bytes(specs, of, chapter + 1)
-    assert longest_chapter(specs, of, 1000) == 0
+    needed = functools.partial(needed_bytes, specs, of, snapshots=snapshots)
+    for free in (2 * 10**6, 10**7, 10**9):
+        chapter = longest_chapter(needed, free, 10**6)
+        assert chapter > 0
+        assert disk_bytes(specs, of, chapter) <= free * SHARE
+        assert needed(chapter) <= free < needed(chapter + 1)
+        assert longest_chapter(needed, free, chapter - 1) == chapter - 1
+    assert longest_chapter(needed, 1000, 10**6) == 0
+
+
+def snapshots(there: int = 0, first: int = 0, every: int = 0, kept: int = 2, *, timed: bool = False) -> Snapshots:
+    return Snapshots(kept, there, first, 1000, every, timed)
+
+
+@pytest.mark.parametrize(
+    ("snapshots", "chapter", "to_come"),
+    [
+        (snapshots(), 100, 1),  # the one at the end
+        (snapshots(there=2, first=990), 100, 1),
+        (snapshots(there=2, first=1000), 100, 0),  # all is done
+        (snapshots(every=250), 100, 3),  # two whole, one in the making
+        (snapshots(every=250, there=1), 100, 2),
+        (snapshots(every=250, there=2), 100, 1),
+        (snapshots(every=250, there=5), 100, 1),
+        (snapshots(every=250, first=500, there=1), 1, 2),
+        (snapshots(every=250, first=750, there=1), 1, 1),
+        (snapshots(every=300, there=2), 100, 2),  # that at the end is out of turn: it may follow at once
+        (snapshots(every=10, there=2), 22, 2),
+        (snapshots(every=10, there=2), 23, 3),
+        (snapshots(kept=3, timed=True), 100, 5),
+        (snapshots(kept=3, timed=True, first=1000), 100, 0),
+    ],
+)
+def test_snapshots_that_are_there_at_once(snapshots: Snapshots, chapter: int, to_come: int) -> None:
+    assert snapshots.to_come(chapter) == to_come
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 10), st.integers(50, 300))
+def test_no_chapter_has_more_snapshots_than_are_counted(every: int, chapter: int, chunk: int, steps: int) -> None:
+    plan = Plan(steps, min(chunk, chapter), False, {}, {}, 1, every)
+    course, counted = Course(plan, 0, 0.0, lambda: 0.0), Snapshots(0, 0, 0, steps, every, timed=False).to_come(chapter)
+    stopped = False
+    while not stopped:
+        of_chapter = list(chapter_of(course, plan, chapter))
+        assert sum(isinstance(item, Snapshot) for item in of_chapter) <= counted
+        stopped = isinstance(of_chapter[-1], Stop)
 
 
 def test_a_single_stage_leaves_nothing_between_rows() -> None:
     job = make_job(recipe("digits"))
     layout = make_layout(job, 1)
-    assert longest_chapter(layout.stages, sizes(layout.stages[0], job.splits.shape, 1), 0) is None
+    of = sizes(layout.stages[0], job.splits.shape, 1)
+    assert spooled_bytes(layout.stages, of) == 0
+    assert disk_bytes(layout.stages, of, 1000) == parked_bytes(of)

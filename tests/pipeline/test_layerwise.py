@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ffpipe import Config, Interrupt, Interrupted, Result, RunFailed, UserError, override, recipe, resume, train
 from ffpipe.fields import to_toml
+from ffpipe.pipeline import layerwise
 from ffpipe.pipeline.job import make_job
 from ffpipe.pipeline.layerwise import LayerwiseEngine
-from ffpipe.pipeline.spool import SpoolWriter
+from ffpipe.pipeline.leftovers import OWNER, own_folder
+from ffpipe.pipeline.schedule import Item
+from ffpipe.pipeline.spool import Arrays, SpoolWriter, join
+from ffpipe.pipeline.spoolfolder import PREFIX
+from ffpipe.pipeline.stage import Stage
+from ffpipe.pipeline.streams import Streams
 from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.view import QuietView
 
@@ -77,6 +86,42 @@ def test_a_damaged_file_means_once_more_from_the_snapshot(pattern: str, undistur
     assert not list(run.glob("ffpipe-spool-*"))
 
 
+def test_a_file_that_is_cut_while_a_message_of_it_is_worked_on(
+    undisturbed: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, handle, cut = tmp_path / "run", Stage.handle, list[Path]()
+
+    def disturbed(self: Stage, item: Item, streams: Streams | None) -> Streams | None:
+        out = handle(self, item, streams)
+        if not cut and self.spec.index == 1 and self.step >= 30:
+            cut.append(spooled(run, "from-000-to-001.arrow"))
+            os.truncate(cut[0], 100)
+        return out
+
+    monkeypatch.setattr(Stage, "handle", disturbed)
+    result = train(config(run))
+    assert result.weights_sha256 == undisturbed.weights_sha256
+    assert result.summary["recoveries"] == 1
+    assert "altered while it was read" in result.summary["recovery_notes"][0]["reason"]
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4"])
+def test_a_message_is_gone_when_the_next_one_comes(
+    compression: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before: list[weakref.ref[Streams]] = []
+
+    def watched(arrays: Arrays, device: torch.device) -> Streams | None:
+        assert all(old() is None for old in before)
+        streams = join(arrays, device)
+        before[:] = [] if streams is None else [weakref.ref(streams)]
+        return streams
+
+    monkeypatch.setattr(layerwise, "join", watched)
+    train(config(tmp_path / "run", **{"training.epochs": 1, "execution.spool_compression": compression}))
+    assert before == []  # the last item, Stop, comes with none
+
+
 def test_interrupted_and_resumed_by_another_engine(undisturbed: Result, tmp_path: Path) -> None:
     interrupt = Interrupt()
     with pytest.raises(Interrupted):
@@ -127,6 +172,58 @@ def test_a_killed_run_leaves_a_spool_that_the_next_one_removes(undisturbed: Resu
     assert not list(tmp_path.glob("ffpipe-spool-*"))
 
 
+def test_what_a_killed_run_left_is_swept_before_the_room_is_measured(
+    undisturbed: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever left it: nobody else can be at work in a run whose lock is held."""
+    run, interrupt = tmp_path / "run", Interrupt()
+    with pytest.raises(Interrupted):
+        train(config(run), At(12, interrupt.request), interrupt)
+    left = run / "ffpipe-spool-1-abc"
+    left.mkdir()
+    (left / OWNER).write_text("another host, on which that process may be alive")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000 if left.exists() else usage.free))
+    assert resume(run).weights_sha256 == undisturbed.weights_sha256
+    assert not left.exists()
+
+
+def test_what_is_left_in_a_folder_for_spools_is_swept_before_a_new_run_measures_the_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / f"{PREFIX}-{2**22 + 1}-abc"  # no process has this number
+    left.mkdir()
+    (left / OWNER).write_text((own_folder(tmp_path, "mine") / OWNER).read_text())
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000 if left.exists() else usage.free))
+    train(config(tmp_path / "run", **{"training.epochs": 1, "execution.spool": str(tmp_path)}))
+
+
+def test_a_spool_in_the_run_folder_and_others_that_are_not_there_yet(tmp_path: Path) -> None:
+    for index, spool in enumerate(("run-0/spool", "other/and/deeper")):
+        run = tmp_path / f"run-{index}"
+        train(config(run, **{"training.epochs": 1, "execution.spool": str(tmp_path / spool)}))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run-0", "run-1"]
+    assert not (tmp_path / "run-0" / "spool").exists()
+
+
+def test_what_is_refused_leaves_no_folder_for_its_spool(tmp_path: Path) -> None:
+    store = tmp_path / "store" / "step-00000001"
+    store.mkdir(parents=True)
+    (store / "manifest.json").touch()
+    fields = {"execution.spool": str(tmp_path / "spool"), "execution.checkpoints": str(store.parent)}
+    with pytest.raises(UserError, match="snapshots of another run"):
+        train(config(tmp_path / "run", **fields))
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_spool_elsewhere_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"execution\.spool is 's3://bucket/spool', but .*: give the path of a folder"):
+        train(config(tmp_path / "run", **{"execution.spool": "s3://bucket/spool"}))
+    assert not list(tmp_path.iterdir())
+
+
 def test_chapters_are_no_longer_than_the_disk_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2_000_000))
@@ -139,3 +236,40 @@ def test_chapters_are_no_longer_than_the_disk_allows(tmp_path: Path, monkeypatch
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(UserError, match=r"has 0 MiB free, but a chapter of 1 minibatches needs"):
         LayerwiseEngine().layout(job)
+
+
+def test_room_is_left_for_snapshots_on_the_same_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3_000_000))
+    fields = {"execution.chapter": 0, "training.negatives": "random", "execution.spool": str(tmp_path)}
+
+    def chapter(**more: Any) -> int:
+        more = {f"execution.{name}": value for name, value in more.items()}
+        return LayerwiseEngine().layout(make_job(config(tmp_path / "run", **fields, **more))).window
+
+    elsewhere = chapter(checkpoints="mock:///run")
+    at_the_end, one_kept, four_kept = (
+        chapter(snapshot_steps=steps, keep_snapshots=keep) for steps, keep in ((0, 9), (1000, 1), (20, 4))
+    )
+    assert elsewhere > at_the_end == one_kept > four_kept > 0
+    with pytest.raises(UserError, match=r"with the snapshots that go to the same disk"):
+        chapter(snapshot_steps=1, keep_snapshots=90)
+
+
+def test_chunks_are_no_longer_than_chapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {"training.negatives": "random", "execution.chunk": 64}
+    with pytest.raises(UserError, match=r"execution\.chunk is 64, more than execution\.chapter 12: .* at most 12"):
+        config(tmp_path / "run", **fields)
+    local = config(tmp_path / "run", **fields, **{"execution.engine": "local"})
+    with pytest.raises(UserError, match=r"more than execution\.chapter"):  # the budget may ask for the layerwise engine
+        override(local, {"execution.memory_budget": "1GiB"})
+    # One that was given is kept, or refused.
+    fields["execution.chapter"] = 0
+    assert LayerwiseEngine().layout(make_job(config(tmp_path / "run", **fields))).window == 256
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3_000_000))
+    with pytest.raises(UserError, match=r"a chapter of 64 minibatches needs .* or --execution\.chunk [1-9]"):
+        LayerwiseEngine().layout(make_job(config(tmp_path / "run", **fields)))
+    fields |= {"execution.chunk": 300}
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert LayerwiseEngine().layout(make_job(config(tmp_path / "run", **fields))).window == 300

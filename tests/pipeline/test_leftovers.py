@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-from ffpipe.pipeline.leftovers import OWNER, own_folder, sweep
+import pytest
+
+from ffpipe.pipeline.leftovers import OWNER, own_folder, sweep, sweep_all
 
 MAKE = """
 import pathlib, sys
@@ -27,3 +30,52 @@ def test_only_what_a_dead_process_of_this_host_left_is_swept(tmp_path: Path) -> 
         folder.mkdir()
     sweep(tmp_path, "ffpipe")
     assert sorted(tmp_path.iterdir()) == sorted([second, mine, *others])
+
+
+def test_a_process_with_the_number_of_a_dead_one_does_not_keep_what_that_one_left(tmp_path: Path) -> None:
+    mine, other = own_folder(tmp_path, "ffpipe"), own_folder(tmp_path, "ffpipe")
+    here, _, began = (other / OWNER).read_text().partition("\n")
+    assert began.isdecimal()
+    (other / OWNER).write_text(f"{here}\n{int(began) - 1}")
+    sweep(tmp_path, "ffpipe")
+    assert list(tmp_path.iterdir()) == [mine]
+
+
+def test_a_folder_whose_maker_never_said_so_goes_when_it_is_old_and_empty(tmp_path: Path) -> None:
+    new, old, full = (tmp_path / f"ffpipe-{number}-x" for number in (1, 2, 3))
+    for folder in (new, old, full):
+        folder.mkdir()
+    (full / "file").touch()
+    for folder in (old, full):
+        os.utime(folder, (1, 1))
+    sweep(tmp_path, "ffpipe")
+    assert sorted(tmp_path.iterdir()) == [new, full]
+
+
+def test_a_folder_that_cannot_be_owned_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        own_folder(tmp_path, "ffpipe")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pipe_in_place_of_the_owner_holds_nobody_up(tmp_path: Path) -> None:
+    (tmp_path / "ffpipe-1-x").mkdir()
+    os.mkfifo(tmp_path / "ffpipe-1-x" / OWNER)
+    sweep(tmp_path, "ffpipe")
+    assert list(tmp_path.iterdir()) == [tmp_path / "ffpipe-1-x"]
+
+
+def test_in_a_place_of_ones_own_all_goes_but_not_what_a_link_leads_to(tmp_path: Path) -> None:
+    own_folder(tmp_path, "ffpipe-spool")
+    (tmp_path / "ffpipe-spool-1-x").mkdir()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "file").touch()
+    link = tmp_path / "ffpipe-spool-2-x"
+    link.symlink_to(tmp_path / "checkpoints")
+    sweep_all(tmp_path, "ffpipe-spool")
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "checkpoints", link]
+    assert (tmp_path / "checkpoints" / "file").exists()

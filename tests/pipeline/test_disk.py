@@ -1,0 +1,79 @@
+"""What the layerwise engine really has on disk is no more than what was predicted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ffpipe import override, recipe
+from ffpipe.pipeline.account import sizes
+from ffpipe.pipeline.chapters import disk_bytes
+from ffpipe.pipeline.job import Start, make_job
+from ffpipe.pipeline.layerwise import LayerwiseEngine
+from ffpipe.pipeline.spool import Arrays, SpoolWriter
+from ffpipe.store import Store
+
+BLOCK = 4096
+WIDE, NARROW = 400, 40
+ROWS = {
+    "two stages": [64, WIDE, WIDE],
+    "three stages, the first wide": [64, WIDE, NARROW, WIDE],
+    "four stages": [64, WIDE, WIDE, WIDE, WIDE],
+    "five stages, the first and the last but one wide": [64, WIDE, NARROW, WIDE, WIDE, NARROW],
+    "seven stages, ever wider": [64, 40, 80, 120, 160, 320, 640, 40],
+    "seven stages, ever narrower": [64, 640, 320, 160, 120, 80, 40, 40],
+}
+
+
+def occupied(folder: Path) -> int:
+    """Bytes on disk of all in a folder."""
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+
+
+UNLABELLED = {"training.labels": "none", "training.negatives": "hybrid"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, UNLABELLED, UNLABELLED | {"training.batch_size": 10, "training.data.train_limit": 120}],
+    ids=["labelled", "unlabelled", "unlabelled, a chapter of evaluation alone"],
+)
+@pytest.mark.parametrize("dims", ROWS.values(), ids=ROWS.keys())
+def test_three_chapters_take_no_more_than_predicted(
+    dims: list[int], fields: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execution = {
+        "engine": "layerwise",
+        "stages": len(dims) - 1,
+        "chapter": 12,
+        "chunk": 4,
+        "spool": str(tmp_path / "spool"),
+    }
+    plain = {f"execution.{name}": value for name, value in execution.items()}
+    plain |= {
+        "training.dims": dims,
+        "training.head_from": 1,
+        "training.epochs": 2,
+        "training.data.train_limit": 600,
+        "execution.evaluate_every": 1,
+    }
+    job = make_job(override(recipe("digits"), {**plain, **fields}))
+    engine = LayerwiseEngine()
+    layout = engine.layout(job)
+    of = sizes(layout.stages[0], job.splits.shape, layout.plan.chunk)
+    most, messages, write = 0, 0, SpoolWriter.write
+
+    def watched(self: SpoolWriter, message: int, arrays: Arrays) -> None:
+        nonlocal most, messages
+        write(self, message, arrays)
+        most, messages = max(most, occupied(tmp_path / "spool")), max(messages, message + 1)
+
+    monkeypatch.setattr(SpoolWriter, "write", watched)
+    engine.run(job, layout, Store(str(tmp_path / "store")), Start(), tmp_path, lambda report: None)
+    # Names, labels and checksums of each array, and the last block of each file.
+    details = messages * 4096 * len(layout.stages) + 2 * BLOCK * len(layout.stages)
+    predicted = disk_bytes(layout.stages, of, layout.window)
+    assert predicted / 2 < most
+    assert most <= predicted + details
