@@ -79,13 +79,14 @@ class StageActor:
         seconds = []
         for _ in range(ROUND_TRIPS):
             started = time.perf_counter()
-            ray.get(other.receive.remote(array))
+            ray.get(other.receive.remote(_stored(array)))
             seconds.append(time.perf_counter() - started)
         return min(seconds)
 
     @ray.method(concurrency_group="inbox")
     def receive(self, array: Any) -> None:
         """The other end of `round_trip`."""
+        _unmap(array)
 
     @ray.method(concurrency_group="control")
     def reaches(self, store: Store, mark: str) -> str:
