@@ -67,6 +67,25 @@ def unmap(address: int, size: int) -> None:
             ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
+def unmap_around(address: int) -> None:
+    """Take all pages of the shared mapping that holds this address out of this process.
+
+    The system brings in pages around those that are touched, which `unmap` of what was touched leaves. Does nothing
+    for memory of the process's own, or where mappings cannot be known.
+    """
+    try:
+        with open("/proc/self/maps", "rb") as file:
+            for line in file:
+                where, permissions = line.split(b" ", 2)[:2]
+                start, end = (int(number, 16) for number in where.split(b"-"))
+                if start <= address < end:
+                    if permissions.endswith(b"s"):
+                        unmap(start, end - start)
+                    return
+    except OSError:
+        return
+
+
 def process_bytes() -> int:
     """What this process has in memory now."""
     try:

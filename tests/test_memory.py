@@ -46,5 +46,34 @@ def test_pages_taken_out_of_a_process_come_back_as_they_were(tmp_path: Path) -> 
     assert (array == before).all()
 
 
+def test_all_of_a_shared_mapping_goes_out_of_sight_and_nothing_of_a_processes_own(tmp_path: Path) -> None:
+    size = 64 * mmap.PAGESIZE
+    path = tmp_path / "file"
+    path.write_bytes(bytes(size))
+    with path.open("r+b") as file:
+        shared = np.frombuffer(mmap.mmap(file.fileno(), size), dtype=np.uint8)
+    own = np.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=np.uint8)
+    for array in (shared, own):
+        array[:] = 7
+        memory.unmap_around(array.ctypes.data + size // 2)
+    assert resident(shared) == 0
+    assert resident(own) == size
+    assert (shared == 7).all()
+    assert (own == 7).all()
+    memory.unmap_around(1)  # where nothing is
+
+
+def resident(array: np.ndarray) -> int:
+    """Bytes in sight of the mapping in which an array is."""
+    found = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            start, end = (int(number, 16) for number in line.split()[0].split("-"))
+            found = start <= array.ctypes.data < end
+        elif found and line.startswith("Rss:"):
+            return int(line.split()[1]) << 10
+    raise AssertionError("no such mapping")
+
+
 def test_a_peak_is_at_least_what_there_is() -> None:
     assert memory.peak_bytes() >= memory.process_bytes() > 0

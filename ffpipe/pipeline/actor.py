@@ -7,6 +7,7 @@ answers at once.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 import warnings
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import ray
 
-from ffpipe.memory import give_back_at_once, unmap
+from ffpipe.memory import give_back_at_once, unmap, unmap_around
 
 if TYPE_CHECKING:
     from ffpipe.config import Training
@@ -34,6 +35,9 @@ LARGE = 1 << 20
 # Messages, and questions of the driver, are taken while `run` works.
 CONCURRENCY = {"inbox": 1, "control": 1}
 ROUND_TRIPS = 5
+# Arrays after which the whole store is taken out of sight, since each leaves up to 128 KB around it.
+ROUND = 16
+_UNMAPPED = itertools.count(1)
 
 
 class Process(NamedTuple):
@@ -200,8 +204,11 @@ def _stored(array: Any) -> Any:
 
 
 def _unmap(array: Any) -> None:
+    """Take a large array out of sight, and now and then what came into it around the others."""
     if array is not None and array.nbytes >= LARGE:
         unmap(array.ctypes.data, array.nbytes)
+        if next(_UNMAPPED) % ROUND == 0:
+            unmap_around(array.ctypes.data)
 
 
 def _ray_links(index: int, actors: list[Any]) -> Links:
