@@ -175,7 +175,8 @@ def precision(row: Row, seed: int) -> str:
 
 def work(options: argparse.Namespace) -> int:
     """Run the rows that are named and show what there is. Returns the exit status. Raises UserError."""
-    options.runs.mkdir(parents=True, exist_ok=True)
+    if options.rows:
+        options.runs.mkdir(parents=True, exist_ok=True)
     for name in options.rows:
         for seed in options.seeds or ROWS[name].seeds:
             status = run(ROWS[name], seed, options.runs)
