@@ -161,6 +161,12 @@ def plot(rows: list[dict[str, Any]]) -> None:
     figure.savefig(PLOT, dpi=90)
 
 
+def known_depths(known: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was ever run of the parts that the plot shows, so that it is whole whichever of them was run now."""
+    rows = [(way, run) for part in ("depth-1000", "depth-2000", "stages") for way, run in runs(part)]
+    return [run | known[key_of(run, "cpu")] | {"way": way} for way, run in rows if key_of(run, "cpu") in known]
+
+
 def _is(row: dict[str, Any], way: str, width: int) -> bool:
     return (row["way"], row["width"]) == (way, width)
 
@@ -194,8 +200,8 @@ def main() -> None:
             str(width): spread([row["peak"] for row in depths if row["way"] == way and row["width"] == width])
             for width in sorted({row["width"] for row in depths if row["way"] == way})
         }
-    if depths:
-        plot(depths)
+    if options.device == "cpu" and depths:
+        plot(known_depths(known))
     print(json.dumps(told))
 
 
