@@ -40,6 +40,7 @@ from ffpipe.telemetry.view import QuietView, View
 # Adam's own default; it serves every recipe here.
 LEARNING_RATE = 0.001
 EVALUATED_AT_ONCE = 1000
+SMALLER = "give smaller training.dims or training.batch_size"
 
 
 def train_backprop(config: Config, view: View | None = None, interrupt: Interrupt | None = None) -> Result:
@@ -71,7 +72,7 @@ def _refuse_what_cannot_be(job: Job) -> None:
     size = PRECISIONS[job.config.training.precision].weights.itemsize
     activities = job.config.training.batch_size * sum(dims)
     # A weight, its gradient, and two averages of Adam.
-    refuse_beyond_host((4 * weights + activities) * size, "backpropagation through this network", "give smaller ones")
+    refuse_beyond_host((4 * weights + activities) * size, "backpropagation through this network", SMALLER)
 
 
 class _Yardstick:
