@@ -87,7 +87,7 @@ def evaluate(run: str | Path, split: str = "test", data_dir: str = "") -> Errors
             f"run {run} was trained on {network.features} and {network.classes}"
         )
     wrong = [0, 0]
-    size = max(1, _rows_at_once(network) // network.classes)
+    size = _images_at_once(network)
     for first in range(0, len(examples), size):
         rows = np.arange(first, min(first + size, len(examples)))
         images, labels = torch.from_numpy(examples.images(rows)), torch.from_numpy(examples.labels(rows))
@@ -103,11 +103,16 @@ def evaluate(run: str | Path, split: str = "test", data_dir: str = "") -> Errors
 def predict(run: str | Path, images: Sequence[str | Path], readout: str | None = None) -> list[Prediction]:
     """Classify PNG, JPEG or .npy images of the size that the run was trained on. Raises UserError."""
     network = open_network(run, readout)
-    pixels = [read_image(path, network.shape) for path in images]
-    scores = network(torch.from_numpy(np.stack(pixels)))
-    return [
-        Prediction(str(path), int(row.argmax()), tuple(row.tolist())) for path, row in zip(images, scores, strict=True)
-    ]
+    size = _images_at_once(network)
+    found = []
+    for some in (images[first : first + size] for first in range(0, len(images), size)):
+        pixels = [read_image(path, network.shape) for path in some]
+        scores = network(torch.from_numpy(np.stack(pixels)))
+        found += [
+            Prediction(str(path), int(row.argmax()), tuple(row.tolist()))
+            for path, row in zip(some, scores, strict=True)
+        ]
+    return found
 
 
 def export(run: str | Path, out: str | Path) -> Path:
@@ -160,10 +165,11 @@ def _exported(saved: Saved, names: Sequence[str]) -> Iterator[Tensor]:
             yield weight.t() if kind == "weight" else bias
 
 
-def _rows_at_once(network: Network) -> int:
-    """Rows that pass through the network at once."""
-    if not isinstance(network, StreamedNetwork):
-        return ROWS_AT_ONCE
-    # As many as a share of memory holds: what goes into a layer and comes out of it, and a copy on the way.
-    widest = max(network.training_config.dims)
-    return max(ROWS_AT_ONCE, int(host_bytes() * LOADED_SHARE) // (3 * widest * 8))
+def _images_at_once(network: Network) -> int:
+    """Images that pass through the network at once, each with every label."""
+    rows = ROWS_AT_ONCE
+    if isinstance(network, StreamedNetwork):
+        # As many as a share of memory holds: what goes into a layer and comes out of it, and a copy on the way.
+        widest = max(network.training_config.dims)
+        rows = max(rows, int(host_bytes() * LOADED_SHARE) // (3 * widest * 8))
+    return max(1, rows // network.classes)

@@ -75,6 +75,19 @@ def test_images_may_keep_their_shape_or_be_bytes(
         network(images[:, :-1])
 
 
+def test_many_images_are_classified_in_parts(
+    run: ffpipe.Result, test_split: tuple[torch.Tensor, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = test_split[0][:7]
+    paths = [tmp_path / f"{number}.npy" for number in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        np.save(path, image.view(8, 8).numpy())
+    monkeypatch.setattr(inference, "ROWS_AT_ONCE", 30)  # three images under ten labels
+    found = ffpipe.predict(run.run_dir, paths)
+    assert [prediction.path for prediction in found] == [str(path) for path in paths]
+    assert [prediction.label for prediction in found] == ffpipe.load(run.run_dir)(images).argmax(1).tolist()
+
+
 def test_loading_needs_no_ray(run: ffpipe.Result) -> None:
     code = f"import sys, ffpipe; ffpipe.load({str(run.run_dir)!r}); assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
