@@ -8,10 +8,8 @@ no stages, no snapshots; what it needs of memory grows with depth, which is the 
 from __future__ import annotations
 
 import hashlib
-import platform
 import time
 from dataclasses import replace
-from importlib.metadata import version
 from itertools import pairwise
 from typing import Any
 
@@ -23,16 +21,17 @@ from torch.nn.functional import cross_entropy
 from ffpipe.config import Config, Training
 from ffpipe.data.examples import Examples
 from ffpipe.data.sampler import Sampler
-from ffpipe.errors import Diverged, Interrupted, UserError
+from ffpipe.errors import Diverged, Interrupted
 from ffpipe.ff.jitter import jittered
 from ffpipe.ff.layer import initial_weight
 from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.rates import rate_factor
 from ffpipe.memory import peak_bytes, refuse_beyond_host
+from ffpipe.pipeline.in_process import refuse_without_gpu
 from ffpipe.pipeline.job import Job, make_job
 from ffpipe.rng import generator
 from ffpipe.run import Interrupt, Result
-from ffpipe.runs import RunFolder, new_run
+from ffpipe.runs import RunFolder, new_run, versions
 from ffpipe.telemetry.metrics import write_metrics
 from ffpipe.telemetry.report import LayerRow
 from ffpipe.telemetry.view import QuietView, View
@@ -65,8 +64,7 @@ def train_backprop(config: Config, view: View | None = None, interrupt: Interrup
 
 def _refuse_what_cannot_be(job: Job) -> None:
     """Raises UserError."""
-    if job.config.execution.first_device == "cuda" and not torch.cuda.is_available():
-        raise UserError("execution.device is 'cuda', but torch finds no GPU here: give --device cpu")
+    refuse_without_gpu(job.config.execution)
     dims = job.config.training.dims
     weights = sum((fan_in + 1) * width for fan_in, width in pairwise((*dims, job.splits.classes)))
     size = PRECISIONS[job.config.training.precision].weights.itemsize
@@ -83,6 +81,7 @@ class _Yardstick:
         self.folder = folder
         self.view = view
         self.interrupt = interrupt
+        self.sampler = Sampler(len(job.splits.train), job.config.training.batch_size, job.config.training.seed)
         self.rows: list[LayerRow] = []
         self.started = time.perf_counter()
 
@@ -111,7 +110,6 @@ class _Yardstick:
         """Adds a row of metrics: the epoch's mean loss and share of errors. Raises Interrupted."""
         training, train, steps = self.job.config.training, self.job.splits.train, self.job.steps_per_epoch
         device = next(network.parameters()).device
-        sampler = Sampler(len(train), training.batch_size, training.seed)
         network.train()
         torch.manual_seed(int(generator(training.seed, "backprop dropout", epoch).integers(2**63)))  # torch's own
         losses, wrong = torch.zeros((), device=device), torch.zeros((), device=device)
@@ -121,7 +119,7 @@ class _Yardstick:
                     "backpropagation keeps no snapshots; to begin again: "
                     f"ffpipe train {self.folder.config} --run-dir NEW"
                 )
-            rows = sampler.rows(step)
+            rows = self.sampler.rows(step)
             images, labels = torch.from_numpy(train.images(rows)), torch.from_numpy(train.labels(rows)).to(device)
             if training.jitter:
                 images = jittered(images, train.shape, training.jitter, training.seed, step)
@@ -160,10 +158,7 @@ class _Yardstick:
             "weights_sha256": None,
             "recoveries": 0,
             "peak_rss_bytes": [peak_bytes()],
-            "versions": {
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("torch", "ray", "ffpipe")},
-            },
+            "versions": versions(),
             **found,
         }
         self.folder.write_summary(summary)

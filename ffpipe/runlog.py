@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 import time
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from typing import Any
 
 from ffpipe import checkpoint
 from ffpipe.errors import UserError
 from ffpipe.pipeline.job import Job, Layout
-from ffpipe.runs import RunFolder
+from ffpipe.runs import RunFolder, versions
 from ffpipe.store import Store
 from ffpipe.telemetry.metrics import write_metrics
 from ffpipe.telemetry.report import FailedFile, Past, RecoveryNote, StageReport, WrittenFile
@@ -173,12 +171,7 @@ class RunLog:
             ],
             "evaluations": [asdict(evaluation) for evaluation in self._past.evaluations],
             "written_at": time.time(),
-            "versions": {
-                "python": platform.python_version(),
-                "torch": version("torch"),
-                "ray": version("ray"),
-                "ffpipe": version("ffpipe"),
-            },
+            "versions": versions(),
         }
 
 

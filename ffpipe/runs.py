@@ -11,10 +11,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +148,8 @@ def open_run(path: str | Path) -> tuple[RunFolder, Config]:
             f"ffpipe train {folder.config} --run-dir NEW"
         )
     return folder, config
+
+
+def versions() -> dict[str, str]:
+    """Of what a run was made with."""
+    return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "ray", "ffpipe")}}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mappings import resident
 
 from ffpipe import memory
 
@@ -56,23 +57,11 @@ def test_all_of_a_shared_mapping_goes_out_of_sight_and_nothing_of_a_processes_ow
     for array in (shared, own):
         array[:] = 7
         memory.unmap_around(array.ctypes.data + size // 2)
-    assert resident(shared) == 0
-    assert resident(own) == size
+    assert resident(shared.ctypes.data) == 0
+    assert resident(own.ctypes.data) == size
     assert (shared == 7).all()
     assert (own == 7).all()
     memory.unmap_around(1)  # where nothing is
-
-
-def resident(array: np.ndarray) -> int:
-    """Bytes in sight of the mapping in which an array is."""
-    found = False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if "-" in line.split()[0]:
-            start, end = (int(number, 16) for number in line.split()[0].split("-"))
-            found = start <= array.ctypes.data < end
-        elif found and line.startswith("Rss:"):
-            return int(line.split()[1]) << 10
-    raise AssertionError("no such mapping")
 
 
 def test_a_peak_is_at_least_what_there_is() -> None:

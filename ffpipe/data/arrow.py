@@ -86,7 +86,7 @@ class Stored:
         self.classes: int = header["classes"]
         self.features = math.prod(self.shape)
         self.path = path
-        self._seen = 0  # bytes in sight, at most, of a file that is larger than what may be
+        self._seen = 0  # bytes in sight, at most, of a large file
         self._images: list[NDArray[Any]] = []
         self._labels: list[NDArray[np.int64]] = []
         for number in range(reader.num_record_batches):
@@ -102,7 +102,9 @@ class Stored:
         _require(0 < sizes[-1] <= self._rows and set(sizes[:-1]) <= {self._rows}, "batch sizes")
         _require(sum(sizes) == header["count"], "count")
         self.dtype = self._images[0].dtype
-        self._look_away()  # to open it was to touch all of its batches
+        self._large = self.nbytes > IN_SIGHT
+        if self._large:
+            self._look_away()  # to open it was to touch all of its batches
 
     @property
     def nbytes(self) -> int:
@@ -135,28 +137,35 @@ class Stored:
         return self._gather(self._labels, rows, ())
 
     def _gather(self, batches: list[NDArray[Any]], rows: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[Any]:
-        if len(batches) == 1 and self.nbytes <= IN_SIGHT:
+        if len(batches) == 1 and not self._large:
             return batches[0][rows]
         gathered = np.empty((len(rows), *shape), batches[0].dtype)
-        touches = batches[0].itemsize * math.prod(shape) + AROUND
-        at_once = max(1, IN_SIGHT // touches) if self.nbytes > IN_SIGHT else max(1, len(rows))
-        for first in range(0, len(rows), at_once):
-            some = slice(first, first + at_once)
-            self._seen += len(rows[some]) * touches
-            if self._seen > IN_SIGHT:
-                self._look_away()
-                self._seen = len(rows[some]) * touches
+        for some in self._portions(len(rows), batches[0].itemsize * math.prod(shape)):
             number, row = np.divmod(rows[some], self._rows)
             for touched in np.unique(number):
                 wanted = number == touched
                 gathered[some][wanted] = batches[touched][row[wanted]]
         return gathered
 
+    def _portions(self, count: int, size: int) -> Iterator[slice]:
+        """Of `count` rows of `size` bytes: all, or of a large file so many at a time as may be in sight."""
+        if not self._large:
+            yield slice(count)
+            return
+        touches = size + AROUND
+        at_once = max(1, IN_SIGHT // touches)
+        for first in range(0, count, at_once):
+            seen = min(at_once, count - first) * touches
+            if self._seen + seen > IN_SIGHT:
+                self._look_away()
+            self._seen += seen
+            yield slice(first, first + at_once)
+
     def _look_away(self) -> None:
-        """Have nothing of a large file in sight."""
-        if self.nbytes > IN_SIGHT:
-            for part in (*self._images, *self._labels):
-                unmap(part.ctypes.data, part.nbytes)
+        """Have nothing of the file in sight."""
+        self._seen = 0
+        for part in (*self._images, *self._labels):
+            unmap(part.ctypes.data, part.nbytes)
 
 
 def _batches(contents: Contents, rows: int) -> Iterator[NDArray[Any]]:

@@ -143,13 +143,14 @@ class TorchUpdate:
         return kept
 
     def load(self, state: dict[str, Tensor]) -> None:
-        of_each = {
-            index: {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
-            for index, name in enumerate(self._parameters())
-        }
-        # By torch's own way, which knows what of it belongs on the parameter's device; it keeps tensors that are there.
-        kept = {index: {key: value.clone() for key, value in values.items()} for index, values in of_each.items()}
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": kept})
+        of_each: dict[int, dict[str, Tensor]] = {}
+        for index, name in enumerate(self._parameters()):
+            prefix = f"{name}."
+            of_each[index] = {
+                key.removeprefix(prefix): value.clone() for key, value in state.items() if key.startswith(prefix)
+            }
+        # torch knows what of it belongs on the parameter's device.
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": of_each})
 
 
 def make_update(

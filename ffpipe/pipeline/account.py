@@ -96,9 +96,8 @@ def holding(of: Sizes, layers: range, *, sends: bool, receives: bool) -> Holding
     files = [checkpoint.layer_file(i) for i in layers] + ([checkpoint.HEAD] if training.head and last else [])
     state = [of.files[name][0] for name in files]
     optimizer = sum(of.files[name][1] for name in files)
-    messages = _streams(of, layers, last=last, receives=receives) + (
-        ON_THEIR_WAY * outgoing(of, layers) if sends else 0
-    )
+    leaving = ON_THEIR_WAY * outgoing(of, layers) if sends else 0
+    messages = leaving + _streams(of, layers, last=last, receives=receives)
     return Holding(
         parameters=sum(state) - optimizer + _rounded(of, layers),
         optimizer=optimizer,

@@ -12,13 +12,13 @@ import os
 import time
 import warnings
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import ray
 
 from ffpipe.memory import give_back_at_once, unmap, unmap_around
+from ffpipe.processes import start_ticks
 
 if TYPE_CHECKING:
     from ffpipe.config import Training
@@ -46,15 +46,6 @@ class Process(NamedTuple):
     node: str
     id: int
     began: int
-
-
-def start_ticks(process: int) -> int:
-    """When a process of this host began, in the kernel's ticks; 0 where that cannot be known."""
-    try:
-        # After the name in brackets, which may hold anything, it is the twentieth field.
-        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return 0
 
 
 class StageActor:

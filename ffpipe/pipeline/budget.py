@@ -66,7 +66,7 @@ def within_budget(job: Job, process: int) -> tuple[Job, tuple[str, ...]]:
             return search.with_(execution if same else tried), _words(job, choice, search.budget)
         with contextlib.suppress(UserError):  # of a disk without room, say
             least = min(least, search.cut_for_speed(tried).needs)
-    if least is math.inf:
+    if least == math.inf:
         search.cut_for_speed(execution)  # raises what stands in the way
     enough = math.ceil(least / SAFE / ROUNDED) * ROUNDED
     raise UserError(

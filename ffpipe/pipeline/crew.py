@@ -14,9 +14,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ffpipe.config import Execution
 from ffpipe.errors import Diverged, RunFailed, StageLost, UserError
-from ffpipe.pipeline.actor import CONCURRENCY, Process, StageActor, start_ticks
+from ffpipe.pipeline.actor import CONCURRENCY, Process, StageActor
 from ffpipe.pipeline.cluster import Cluster
 from ffpipe.pipeline.placement import MEMORY, STRATEGIES, Place, neighbours_together, say_amounts, shortage
+from ffpipe.processes import start_ticks
 
 POLL_SECONDS = 0.5
 # To import torch and time a few steps, when all stages of a host do it at once on few cores.

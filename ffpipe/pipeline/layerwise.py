@@ -76,7 +76,6 @@ class LayerwiseEngine:
         self._course = Course(layout.plan, start.step, job.config.execution.snapshot_seconds, time.monotonic)
         if self._interrupted:
             self._course.interrupt()
-        spoolfolder.make_room(job.config.execution, scratch)
         inside = Path(job.config.execution.spool or scratch)
         try:
             with spoolfolder.spool_folder(inside) as place:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ffpipe.errors import UserError
 from ffpipe.files import read_whole
+from ffpipe.processes import start_ticks
 
 OWNER = ".owner"
 # A folder is nobody's for as long as it takes to write that file; clocks of hosts that share a disk may differ.
@@ -26,7 +27,7 @@ def own_folder(inside: Path, prefix: str) -> Path:
     """A new folder of this process. Raises OSError, and leaves none then."""
     folder = Path(tempfile.mkdtemp(prefix=f"{prefix}-{os.getpid()}-", dir=inside))
     try:
-        (folder / OWNER).write_text(f"{_here()}\n{_began(os.getpid())}", encoding="utf-8")
+        (folder / OWNER).write_text(f"{_here()}\n{start_ticks(os.getpid())}", encoding="utf-8")
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -71,15 +72,6 @@ def _here() -> str:
     return f"{socket.gethostname()} {namespace}"
 
 
-def _began(process: int) -> str:
-    """When a process was started, as the kernel counts; empty where that cannot be known."""
-    try:
-        with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
 def _alive(process: int, began: str) -> bool:
     """Whether the process of this number is there, and is the one that began then."""
     try:
@@ -88,5 +80,6 @@ def _alive(process: int, began: str) -> bool:
         return False
     except (PermissionError, OverflowError):
         pass
-    now = _began(process)
-    return not (began and now) or began == now
+    now = start_ticks(process)
+    known = now and began not in ("", "0")
+    return not known or began == str(now)

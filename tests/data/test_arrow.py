@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mappings import resident
 from numpy.typing import NDArray
 
 from ffpipe.data import arrow
@@ -169,14 +170,3 @@ def test_of_a_large_file_only_so_much_is_in_sight(tmp_path: Path, monkeypatch: p
         stored.images(np.arange(first, first + 20) % len(images))
         most = max(most, resident(path))
     assert most <= stored.most_in_sight
-
-
-def resident(path: Path) -> int:
-    """Bytes of a file that this process has in sight, by the system's own account."""
-    lines = Path("/proc/self/smaps").read_text().splitlines()
-    found, ours = 0, False
-    for line in lines:
-        ours = line.endswith(str(path)) or (ours and ":" in line.split()[0])
-        if ours and line.startswith("Rss:"):
-            found += int(line.split()[1]) << 10
-    return found
