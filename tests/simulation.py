@@ -77,7 +77,7 @@ def simulated(world: World) -> Iterator[None]:
         "ffpipe.store.Store.remove": lambda s, name: world.remove(s, name, lambda: real_remove(s, name)),
         "ffpipe.store.Store.remove_folder": lambda s, name: world.remove(s, name, lambda: real_remove_folder(s, name)),
         "ffpipe.runlog.write_metrics": write_metrics,
-        "ffpipe.runlog.versions": lambda: {},
+        "ffpipe.runlog.versions": dict,
         "ffpipe.runs.RunFolder.write_summary": write_summary,
         "ffpipe.runs.RunFolder.write_past": write_past,
         "ffpipe.run.snapshot_contents": chain_contents,

@@ -58,7 +58,7 @@ def test_all_of_a_shared_mapping_goes_out_of_sight_and_nothing_of_a_processes_ow
         array[:] = 7
         memory.unmap_around(array.ctypes.data + size // 2)
     assert resident(shared.ctypes.data) == 0
-    assert resident(own.ctypes.data) == size
+    assert resident(own.ctypes.data) >= size  # the kernel may have put neighbours into one mapping
     assert (shared == 7).all()
     assert (own == 7).all()
     memory.unmap_around(1)  # where nothing is
