@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 from ffpipe import override, recipe
 from ffpipe.cli import main
+from ffpipe.fields import read_config
 from ffpipe.plan_command import parse_stages
 from ffpipe.run import planned
 
@@ -25,9 +27,17 @@ def test_a_plan_has_a_row_for_each_process_and_the_time(
     assert ("│ 3      │ 0 | 1 | 2" in forecast) == (engine == "ray")
     assert f"engine {engine}, 3 stage(s)" in said
     assert "examples/s" in said
+    assert "disk for each snapshot: 4 MiB; the newest 2 are kept" in said
     assert ("disk for parked stages" in said) == (engine == "layerwise")
     assert ("object store" in said) == (engine == "ray")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_knows_the_size_of_a_snapshot(strangers_run: Path) -> None:
+    _, estimate, _ = planned(read_config(strangers_run / "config.toml"))
+    *_, newest = sorted((strangers_run / "checkpoints").iterdir())
+    tensors = [tensor for file in newest.glob("*.safetensors") for tensor in load_file(file).values()]
+    assert estimate.snapshot == sum(tensor.nbytes for tensor in tensors) > 0
 
 
 def test_a_plan_says_what_a_budget_would_choose(capsys: pytest.CaptureFixture[str]) -> None:

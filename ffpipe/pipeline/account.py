@@ -51,13 +51,11 @@ class Holding:
 class Sizes:
     """What the bytes of every stage of a run follow from. takes: shape, row width and classes of the network's input.
 
-    step: at which state is counted: optimisers have some only after their first.
     """
 
     training: Training
     takes: checkpoint.Input
     chunk: int
-    step: int = 1
 
     @cached_property
     def widths(self) -> tuple[int, ...]:
@@ -77,7 +75,8 @@ class Sizes:
     @cached_property
     def files(self) -> Mapping[str, tuple[int, int]]:
         """Bytes of each file of a snapshot, and of those its optimiser's."""
-        contents = snapshot_contents(self.training, self.takes, self.step)
+        # Optimisers have some state only after their first step, and all predictions are owed after as many as the lag.
+        contents = snapshot_contents(self.training, self.takes, max(1, self.training.lookahead or 0))
         return {name: (file_bytes(kept), file_bytes(_of_optimizer(kept))) for name, kept in contents.items()}
 
 

@@ -17,7 +17,7 @@ from ffpipe.config import Config, Execution
 from ffpipe.memory import process_bytes
 from ffpipe.pipeline.account import Holding, Sizes, holding, incoming, outgoing, sizes
 from ffpipe.pipeline.calibrate import measure_costs
-from ffpipe.pipeline.chapters import disk_bytes
+from ffpipe.pipeline.chapters import disk_bytes, parked_bytes
 from ffpipe.pipeline.footprint import footprints
 from ffpipe.pipeline.job import Job, Layout, make_layout
 from ffpipe.pipeline.layerwise import in_chapters
@@ -58,12 +58,17 @@ class StageEstimate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a run. store: of the object store of a host that has all stages. disk: of the layerwise engine, at most."""
+    """Of a run.
+
+    store: bytes of the object store of a host that has all stages. disk: of the layerwise engine, at most. snapshot: of
+    the tensors of one.
+    """
 
     layout: Layout
     stages: tuple[StageEstimate, ...]
     store: int
     disk: int
+    snapshot: int
 
     @property
     def largest(self) -> int:
@@ -116,7 +121,8 @@ def estimate_layout(job: Job, layout: Layout, process: int) -> Estimate:
     # The local engine has all stages in one process.
     groups = [range(job.layers)] if engine == "local" else [spec.layers for spec in specs]
     stages = tuple(estimate_stage(job, of, layers, process) for layers in groups)
-    return Estimate(layout, stages, store, disk_bytes(specs, of, layout.window) if engine == "layerwise" else 0)
+    disk = disk_bytes(specs, of, layout.window) if engine == "layerwise" else 0
+    return Estimate(layout, stages, store, disk, parked_bytes(of))
 
 
 def estimate_stage(job: Job, of: Sizes, layers: range, process: int) -> StageEstimate:

@@ -44,6 +44,8 @@ def lines_of(job: Job, estimate: Estimate) -> list[str]:
         lines.append(f"object store, if one host has all stages: {say_size(estimate.store)}")
     if estimate.disk:
         lines.append(f"disk for parked stages and activations: {say_size(estimate.disk)}")
+    kept = job.config.execution.keep_snapshots
+    lines.append(f"disk for each snapshot: {say_size(estimate.snapshot)}; the newest {kept} are kept")
     return lines
 
 
