@@ -131,7 +131,7 @@ def augmented() -> Config:
             epochs=200,
             precision="bfloat16",
             jitter=1,
-            dropout=0.15,
+            dropout=0.05,
             optimizer=Optimizer(learning_rate=0.01, weight_decay=0.002),
             data=Data(source="mnist", split_seed=-1),
         ),
