@@ -31,6 +31,7 @@ SHARED_MEMORY = "/dev/shm"
 PREFIX = "ffpipe"
 # What follows it is "/ffpipe-PPPPPPP-XXXXXXXX/session_YYYY-MM-DD_HH-MM-SS_XXXXXX_PPPPPPP/sockets/plasma_store".
 LONGEST_FOLDER = 20
+RAY_PRINTS = ray._private.worker.print_to_stdstream
 
 
 class Cluster:
@@ -125,6 +126,7 @@ class Cluster:
         """Leave the cluster; take it down and remove its files if it is our own."""
         if self._owned:
             ray.shutdown()
+            ray._private.worker.print_to_stdstream = RAY_PRINTS
             self._owned = False
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)

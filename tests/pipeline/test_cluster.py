@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import ray
 
 from ffpipe.errors import UserError
-from ffpipe.pipeline.cluster import Cluster
+from ffpipe.pipeline.cluster import RAY_PRINTS, Cluster
 
 
 @pytest.mark.parametrize(
@@ -14,3 +15,16 @@ from ffpipe.pipeline.cluster import Cluster
 def test_an_address_that_cannot_be_joined(address: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         Cluster._join(address)
+
+
+def test_the_next_ray_of_a_program_prints_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(Cluster, "_start", lambda *_: None)
+    monkeypatch.setattr(Cluster, "_watch", lambda *_: None)
+    monkeypatch.setattr(ray._private.worker, "print_to_stdstream", RAY_PRINTS)
+    cluster = Cluster()
+    assert ray._private.worker.print_to_stdstream is not RAY_PRINTS
+    cluster.close()
+    assert ray._private.worker.print_to_stdstream is RAY_PRINTS
