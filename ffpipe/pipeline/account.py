@@ -49,7 +49,10 @@ class Holding:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the bytes of every stage of a run follow from. takes: shape, row width and classes of the network's input."""
+    """What the bytes of every stage of a run follow from.
+
+    takes: shape, row width and classes of the network's input.
+    """
 
     training: Training
     takes: checkpoint.Input
