@@ -135,7 +135,7 @@ def augmented() -> Config:
             optimizer=Optimizer(learning_rate=0.01, weight_decay=0.002),
             data=Data(source="mnist", split_seed=-1),
         ),
-        execution=Execution(stages=2, snapshot_steps=3_000),
+        execution=Execution(stages=3, snapshot_steps=3_000),
     )
 
 
