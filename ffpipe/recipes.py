@@ -130,7 +130,7 @@ def augmented() -> Config:
             dims=(784, 1000, 1000, 1000),
             epochs=200,
             precision="bfloat16",
-            jitter=1,
+            jitter=2,
             dropout=0.05,
             optimizer=Optimizer(learning_rate=0.01, weight_decay=0.002),
             data=Data(source="mnist", split_seed=-1),
