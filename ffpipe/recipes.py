@@ -66,7 +66,7 @@ def hinton() -> Config:
             negative_lag=16,
             data=Data(source="mnist", split_seed=-1, validation=10_000),
         ),
-        execution=Execution(stages=2, evaluate_every=2, snapshot_steps=2_500),
+        execution=Execution(stages=3, evaluate_every=2, snapshot_steps=2_500),
     )
 
 
@@ -76,7 +76,8 @@ def hinton_exact() -> Config:
     Every layer waits for the head, so two stages take turns. Products in bfloat16. Expected: as `hinton`.
     """
     config = hinton()
-    return replace(config, recipe="hinton-exact", training=replace(config.training, negative_lag=0))
+    training, execution = replace(config.training, negative_lag=0), replace(config.execution, stages=2)
+    return replace(config, recipe="hinton-exact", training=training, execution=execution)
 
 
 def paper_supervised() -> Config:
