@@ -4,9 +4,9 @@
     python scripts/reproduce.py                            what there is and what is done
     python scripts/reproduce.py --table                    write the table into the README
 
-Every run is `ffpipe train RECIPE` through two or three Ray stages in a process of its own, under --runs (made
-where it is not), with snapshots: broken off, it is resumed; finished, it is skipped. Ctrl-C and SIGTERM go on to the run, which saves.
-Its config, its summary and the end of its log are kept under scripts/results/ROW/SEED, all figures in
+Every run is `ffpipe train RECIPE` through two or three Ray stages in a process of its own, under --runs (made where
+it is not), with snapshots: broken off, it is resumed; finished, it is skipped. Ctrl-C and SIGTERM go on to the run,
+which saves. Its config, its summary and the end of its log are kept under scripts/results/ROW/SEED, all figures in
 scripts/results/results.json. What is resumed or skipped must have been made with what the row says today. The test
 split is read once, at the end of a run.
 
