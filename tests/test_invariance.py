@@ -5,6 +5,7 @@ Every row trains the same network in another way and must end with the same dige
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,15 @@ BY_CHUNK = {
     "3 stages": {"stages": 3},
     "3 stages, evaluating and saving": {"stages": 3, "evaluate_every": 1, "snapshot_steps": 7, "log_steps": 3},
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _two_threads() -> Iterator[None]:
+    """The local and the layerwise engine compute on two threads, stages of Ray on one each."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
 
 
 def digits_run() -> Config:
