@@ -27,7 +27,7 @@ from ffpipe.ff.layer import initial_weight
 from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.rates import rate_factor
 from ffpipe.memory import peak_bytes, refuse_beyond_host
-from ffpipe.pipeline.in_process import refuse_without_gpu
+from ffpipe.pipeline.in_process import refuse_without_gpu, with_reason
 from ffpipe.pipeline.job import Job, make_job
 from ffpipe.rng import generator
 from ffpipe.run import Interrupt, Result
@@ -49,14 +49,27 @@ def train_backprop(config: Config, view: View | None = None, interrupt: Interrup
     anything is written, Diverged where the loss is not finite, Interrupted where it was asked to end.
     """
     # What it does not have is not to be read in its config either.
-    execution = replace(config.execution, engine="local", stages=1, chunk=0, window=0, snapshot_steps=0)
+    execution = replace(
+        config.execution,
+        engine="local",
+        stages=1,
+        chunk=0,
+        window=0,
+        chapter=0,
+        snapshot_steps=0,
+        cpus=0.0,
+        gpus=0.0,
+        memory="",
+        resources={},
+        labels={},
+    )
     job = make_job(replace(config, execution=execution))
     _refuse_what_cannot_be(job)
     folder = new_run(job.config)
     with folder.lock():
         yardstick = _Yardstick(job, folder, view or QuietView(), interrupt or Interrupt())
         try:
-            return yardstick.go()
+            return with_reason(yardstick.go, "backpropagation")
         except BaseException as error:
             yardstick.write_summary("interrupted" if isinstance(error, Interrupted) else "failed")
             raise

@@ -193,7 +193,8 @@ def _add_field(group: Any, option: str, leaf: Leaf) -> None:
     group.add_argument(
         option,
         dest=leaf.name,
-        nargs="+" if many else None,
+        # A table may be empty: options of a recipe can be taken away.
+        nargs="*" if leaf.is_mapping else "+" if many else None,
         default=argparse.SUPPRESS,
         metavar="NAME=VALUE" if leaf.is_mapping else leaf.path[-1].upper(),
         help=leaf.description.replace("%", "%%"),

@@ -19,8 +19,12 @@ def check(config: Config) -> None:
     training, execution = config.training, config.execution
     layers = len(training.dims) - 1
     _check_values(dataclasses.asdict(config))
-    for name, start in (("head_from", training.head_from), ("goodness_from", training.goodness_from)):
-        if start >= layers:
+    readouts = (
+        ("head_from", training.head_from, training.head),
+        ("goodness_from", training.goodness_from, training.labelled),
+    )
+    for name, start, used in readouts:
+        if used and start >= layers:
             raise UserError(
                 f"training.{name} is {start}, but training.dims gives {layers} layer(s), counted from 0: "
                 f"give 0 to {layers - 1}"
@@ -174,8 +178,14 @@ def _check_lag(lag: int, execution: Execution) -> None:
 def _check_optimizer(name: str, optimizer: Optimizer) -> None:
     if optimizer.kind == "averaging":
         if optimizer.options:
-            raise UserError(f"{name}.options are for torch.optim classes; 'averaging' takes none")
+            raise UserError(
+                f"{name}.options are for torch.optim classes, 'averaging' takes none: give --{name}.options and "
+                "nothing after it"
+            )
         return
+    for option, field in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
+        if option in optimizer.options:
+            raise UserError(f"{name}.options has {option!r}: give it as {name}.{field}")
     classes = sorted(
         n
         for n, c in vars(torch.optim).items()
@@ -186,10 +196,9 @@ def _check_optimizer(name: str, optimizer: Optimizer) -> None:
     cls = getattr(torch.optim, optimizer.kind)
     weight = torch.nn.Parameter(torch.zeros(2, 2))
     weight.grad = torch.zeros(2, 2)
+    decay = {"weight_decay": optimizer.weight_decay} if optimizer.weight_decay else {}  # some know none
     try:
-        cls(
-            [weight], **{"lr": optimizer.learning_rate, "weight_decay": optimizer.weight_decay, **optimizer.options}
-        ).step()
+        cls([weight], lr=optimizer.learning_rate, **decay, **optimizer.options).step()
     except Exception as error:  # torch's optimisers have as many ways to refuse an option as there are of them
         raise UserError(f"{name} does not fit torch.optim.{optimizer.kind}: {error}") from None
 

@@ -6,9 +6,10 @@
 
 Every run is `ffpipe train RECIPE` through two or three Ray stages in a process of its own, under --runs (made where
 it is not), with snapshots: broken off, it is resumed; finished, it is skipped. Ctrl-C and SIGTERM go on to the run,
-which saves. Its config, its summary and the end of its log are kept under scripts/results/ROW/SEED, all figures in
-scripts/results/results.json. What is resumed or skipped must have been made with what the row says today. The test
-split is read once, at the end of a run.
+which saves. (Rows of backpropagation are one process without snapshots: broken off, they begin anew.) Its config, its
+summary and the end of its log are kept under scripts/results/ROW/SEED, all figures in scripts/results/results.json.
+What is resumed or skipped must have been made with what the row says today. The test split is read once, at the end
+of a run.
 
 Exit status: 2 where the request is wrong, else that of the run that broke off.
 """
@@ -31,7 +32,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from figures import Figures, add_figures, read_figures
 from known_results import ROWS, Row
-from results_table import head_of, lines_of, missing, write_table
+from results_table import Kept, head_of, lines_of, missing, write_table
 from rich.console import Console
 from rich.table import Table
 from trainer_process import run_to_its_end
@@ -155,7 +156,9 @@ def epochs_to(error: float, summary: dict[str, Any]) -> float | None:
     reached = [
         evaluation["step"] / steps_per_epoch
         for evaluation in summary.get("evaluations", [])
-        if evaluation["split"] == "validation" and (evaluation["error_goodness"] or 1.0) <= error
+        if evaluation["split"] == "validation"
+        and evaluation["error_goodness"] is not None
+        and evaluation["error_goodness"] <= error
     ]
     return min(reached, default=None)
 
@@ -167,10 +170,13 @@ def machine(processors: Path = Path("/proc/cpuinfo")) -> str:
     return f"{os.cpu_count()} cores of {model or platform.processor() or platform.machine()}"
 
 
-def precision(row: Row, seed: int) -> str:
-    """Of the run that is kept, - where somebody has removed it."""
-    kept = RESULTS / row.name / str(seed) / "config.toml"
-    return read_config(kept).training.precision if kept.exists() else "-"
+def kept_of(row: Row, seed: int) -> Kept:
+    """What is in the folder of a run that is kept; nothing where somebody has removed it."""
+    folder = RESULTS / row.name / str(seed)
+    if not folder.exists():
+        return Kept()
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return Kept(read_config(folder / "config.toml").training.precision, max(summary["peak_rss_bytes"], default=None))
 
 
 def work(options: argparse.Namespace) -> int:
@@ -184,9 +190,9 @@ def work(options: argparse.Namespace) -> int:
                 return status
     figures = read_figures(RESULTS / "results.json")
     if options.table:
-        write_table(README, figures, precision)
+        write_table(README, figures, kept_of)
     table = Table(*head_of(figures))
-    for cells in lines_of(figures, precision):
+    for cells in lines_of(figures, kept_of):
         table.add_row(*cells)
     Console(width=200).print(table)
     print(f"not run: {', '.join(missing(figures)) or 'none'}")
@@ -206,7 +212,7 @@ def main() -> int:
         parser.error(f"unknown row {unknown[0]!r}; there are {', '.join(ROWS)}")
     try:
         return work(options)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"reproduce.py: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # between two runs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from figures import AllFigures, Figures
@@ -12,11 +13,19 @@ from known_results import LAGS, ROWS, Row
 from ffpipe.errors import UserError
 
 BEGIN, END = "<!-- results -->\n", "<!-- end of results -->\n"
-HEAD = ["row", "what it is", "published, %", "ours, %", "products", "time", "command"]
-LAGS_HEAD = ["`negative_lag`", "test error, %", "epochs to 2 % by goodness (validation)", "time"]
+HEAD = ["row", "what it is", "published, %", "ours, %", "products", "time", "memory", "command"]
+LAGS_HEAD = ["`negative_lag`", "seeds", "test error, %", "epochs to 2 % by goodness (validation)", "time"]
 
-# Of a row and its seed: the precision that the run was made with.
-Precision = Callable[[Row, int], str]
+
+@dataclass(frozen=True)
+class Kept:
+    """What the kept folder of a run says. memory: peak bytes of its largest process; None where nobody knows."""
+
+    precision: str = "-"
+    memory: int | None = None
+
+
+KeptOf = Callable[[Row, int], Kept]
 
 
 def ours(row: Row, runs: dict[int, Figures]) -> str:
@@ -37,7 +46,7 @@ def ours(row: Row, runs: dict[int, Figures]) -> str:
     return f"{' / '.join(means)} ({told})"
 
 
-def lines_of(figures: AllFigures, precision: Precision) -> list[list[str]]:
+def lines_of(figures: AllFigures, kept_of: KeptOf) -> list[list[str]]:
     """Cells below HEAD, of the rows that were run; and the machine where they were not all run on one."""
     machines = machines_of(figures)
     found = []
@@ -46,8 +55,11 @@ def lines_of(figures: AllFigures, precision: Precision) -> list[list[str]]:
         if not runs:
             continue
         first = min(runs)
-        products = " and ".join(sorted({precision(row, seed) for seed in runs}))
+        kept = [kept_of(row, seed) for seed in sorted(runs)]
+        products = " and ".join(sorted({each.precision for each in kept}))
+        memory = max((each.memory for each in kept if each.memory), default=None)
         cells = [f"`{row.name}`", row.setting, row.published, ours(row, runs), products, _minutes(*runs.values())]
+        cells.append("-" if memory is None else f"{memory / 1e6:,.0f} MB")
         cells.append(f"`{runs[first].command}`")
         if len(machines) > 1:
             cells.append(", ".join(sorted({result.machine for result in runs.values()})))
@@ -56,17 +68,29 @@ def lines_of(figures: AllFigures, precision: Precision) -> list[list[str]]:
 
 
 def lines_of_lags(figures: AllFigures) -> list[list[str]]:
-    """Cells below LAGS_HEAD: what the look-ahead costs, of seed 1 alike."""
+    """Cells below LAGS_HEAD: what the look-ahead costs, as mean and, of more seeds than one, range."""
     found = []
     for name, lag in LAGS.items():
-        result = figures.get(name, {}).get(1)
-        if result:
-            errors = " / ".join(
-                "-" if each is None else f"{100 * each:.2f}" for each in (result.goodness, result.softmax)
-            )
-            epochs = result.epochs_to_2_percent
-            found.append([str(lag), errors, "-" if epochs is None else f"{epochs:.0f}", _minutes(result)])
+        runs = figures.get(name, {})
+        if runs:
+            errors = [
+                [100 * error for result in runs.values() if (error := getattr(result, figure)) is not None]
+                for figure in ("goodness", "softmax")
+            ]
+            epochs = [result.epochs_to_2_percent for result in runs.values()]
+            reached = _mean_and_range([each for each in epochs if each is not None], 0)
+            if None in epochs and len(runs) > 1:
+                reached += f", {epochs.count(None)} not"
+            told = " / ".join(_mean_and_range(each, 2) for each in errors)
+            found.append([str(lag), str(len(runs)), told, reached, _minutes(*runs.values())])
     return found
+
+
+def _mean_and_range(values: list[float], digits: int) -> str:
+    if not values:
+        return "-"
+    mean, least, most = (f"{each:.{digits}f}" for each in (statistics.mean(values), min(values), max(values)))
+    return mean if len(values) == 1 else f"{mean} ({least} to {most})"
 
 
 def missing(figures: AllFigures) -> list[str]:
@@ -90,14 +114,15 @@ def head_of(figures: AllFigures) -> list[str]:
     return [*HEAD, "machine"] if len(machines_of(figures)) > 1 else HEAD
 
 
-def write_table(readme: Path, figures: AllFigures, precision: Precision) -> None:
+def write_table(readme: Path, figures: AllFigures, kept_of: KeptOf) -> None:
     """Both tables, between the two marks in the README. Raises UserError where the marks are absent."""
     machines = machines_of(figures)
     table = f"All rows were run on {machines[0]}.\n\n" if len(machines) == 1 else ""
-    table += as_markdown(head_of(figures), lines_of(figures, precision))
+    table += as_markdown(head_of(figures), lines_of(figures, kept_of))
     lags = lines_of_lags(figures)
     if lags:
-        table += f"\nWhat the look-ahead costs: `hinton`, seed 1, at other lags.\n\n{as_markdown(LAGS_HEAD, lags)}"
+        table += "\nWhat the look-ahead costs: `hinton` at other lags. It is validated at every second epoch.\n\n"
+        table += as_markdown(LAGS_HEAD, lags)
     text = readme.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)

@@ -55,8 +55,40 @@ def test_it_learns_and_comes_out_the_same_twice(tmp_path: Path) -> None:
     assert again.weights_sha256 == first.weights_sha256
     kept = override(read_config(tmp_path / "a" / "config.toml"), {"execution.run_dir": str(tmp_path / "d")})
     assert train(kept).weights_sha256 == first.weights_sha256
-    fields = {"training.seed": 2**53 - 1, "training.jitter": 1, "training.dropout": 0.1}
-    assert train(config(tmp_path / "c", **fields)).weights_sha256 != first.weights_sha256
+
+
+def test_what_of_the_training_half_it_knows(tmp_path: Path) -> None:
+    each: dict[str, dict[str, object]] = {
+        "plain": {},
+        "seed": {"training.seed": 2**53 - 1},
+        "jitter": {"training.jitter": 1},
+        "dropout": {"training.dropout": 0.1},
+        "precision": {"training.precision": "bfloat16"},
+        "schedule": {"training.schedule": "constant"},
+        "five": {"training.data.positive_classes": 5, "training.negatives": "others"},
+    }
+    some = {"training.epochs": 2, "training.dims": [64, 40, 30]}
+    digests = {name: train(config(tmp_path / name, **some, **fields)).weights_sha256 for name, fields in each.items()}
+    assert len(set(digests.values())) == len(each)
+    summary = json.loads((tmp_path / "five" / "summary.json").read_text())
+    assert summary["steps"] < json.loads((tmp_path / "plain" / "summary.json").read_text())["steps"]
+
+
+def test_its_config_begins_it_again_whatever_was_asked_for_of_stages(tmp_path: Path) -> None:
+    fields = {"execution.stages": 2, "execution.cpus": [1, 1], "execution.labels": {"zone": ["a", "b"]}}
+    first = train(config(tmp_path / "a", **{"training.epochs": 2, **fields}))
+    kept = override(read_config(tmp_path / "a" / "config.toml"), {"execution.run_dir": str(tmp_path / "b")})
+    assert train(kept).weights_sha256 == first.weights_sha256
+
+
+def test_no_memory_is_a_failed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr("ffpipe.backprop.cross_entropy", refuse)
+    with pytest.raises(RunFailed, match="backpropagation failed: RuntimeError: can't allocate memory"):
+        train(config(tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
 
 
 def test_the_architecture_is_that_of_the_recipe() -> None:

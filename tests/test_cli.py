@@ -19,6 +19,8 @@ import pytest
 from PIL import Image
 
 from ffpipe.cli import main
+from ffpipe.fields import override, read_config, to_toml
+from ffpipe.recipes import get_recipe
 
 QUICK = ["--engine", "local", "--epochs", "1", "--training.dims", "64", "100", "80", "--execution.stages", "1"]
 
@@ -84,6 +86,16 @@ def refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str])
         (["train", "--execution.window", "25"], "allow at most 24"),
         (["train", "--training.batch-size", "1500"], "1400 training examples"),
         (["train", "--training.data.test-count", "1797"], "training.data"),
+        (["train", "--training.jitter", "8"], "shifts images of 8 x 8 pixels out of sight: give at most 7"),
+        (["train", "--backprop", "--training.jitter", "1000000"], "give at most 7"),
+        (
+            ["train", "--training.optimizer.kind", "Adam", "--training.optimizer.options", "lr=1"],
+            "optimizer.learning_rate",
+        ),
+        (
+            ["train", "--training.optimizer.options", "fused=true"],
+            "give --training.optimizer.options and nothing after it",
+        ),
         (["train", "--training.data.classes", "9"], "classes"),
         (["train", "--training.labels", "overlay", "--training.data.source", "idx"], "training.data.train"),
         (["train", "--execution.resources", "tpu"], "NAME=VALUE"),
@@ -98,6 +110,16 @@ def refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str])
 def test_one_line_and_status_2(arguments: list[str], says: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused(arguments, says, capsys)
     assert list(here.iterdir()) == []
+
+
+def test_options_of_an_optimiser_can_be_taken_away(here: Path) -> None:
+    adam = override(
+        get_recipe("digits"), {"training.optimizer.kind": "Adam", "training.optimizer.options": {"fused": True}}
+    )
+    (here / "mine.toml").write_text(to_toml(adam))
+    plain = ["--training.optimizer.kind", "averaging", "--training.optimizer.options"]
+    assert main(["train", "mine.toml", *QUICK, "--run-dir", "run", *plain]) == 0
+    assert read_config(here / "run" / "config.toml").training.optimizer.options == {}
 
 
 def test_a_run_folder_that_exists(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,6 +71,24 @@ def test_options_of_an_optimiser_are_tried_on_it() -> None:
     check(Config(training=Training(optimizer=Optimizer(kind="SGD", options={"momentum": 0.9, "nesterov": True}))))
 
 
+@pytest.mark.parametrize("option", ["lr", "weight_decay"])
+def test_what_is_a_field_is_no_option_of_an_optimiser(option: str) -> None:
+    with pytest.raises(UserError, match=rf"options has '{option}': give it as training\.head_optimizer\."):
+        check(Config(training=Training(head_optimizer=Optimizer(kind="Adam", options={option: 0.1}))))
+
+
+def test_an_optimiser_that_knows_no_weight_decay() -> None:
+    check(Config(training=Training(optimizer=Optimizer(kind="Rprop", weight_decay=0.0))))
+    with pytest.raises(UserError, match=r"does not fit torch\.optim\.Rprop"):
+        check(Config(training=Training(optimizer=Optimizer(kind="Rprop", weight_decay=0.1))))
+
+
+def test_a_read_out_that_is_not_there_has_no_range() -> None:
+    check(Config(training=Training(dims=(64, 8), head=False, negatives="random", goodness_from=0)))
+    none = Training(dims=(64, 8), labels="none", negatives="hybrid", head_from=0, goodness_from=1)
+    check(Config(training=none))
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

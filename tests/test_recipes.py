@@ -1,4 +1,4 @@
-"""Each recipe has the constants of the program or paper that it is named after."""
+"""Each recipe has the constants of the program or paper that it is named after, or those that its docstring says."""
 
 from __future__ import annotations
 

@@ -93,6 +93,11 @@ class Layer:
         """Normalised activities of rows (n, fan_in) into out (n, width); returns their goodness (n,)."""
         return self._activate(rows, out)[1]
 
+    def pass_neutral(self, step: int, rows: Tensor, out: Tensor) -> None:
+        """Neutral rows (B, fan_in) of a minibatch into out (B, width) ahead of its step, with the dropout that they
+        have where they come with the pairs, behind these."""
+        self._activate(rows, out, self._kept(step, len(rows), behind=2 * len(rows)))
+
     def step(self, step: int, rows: Tensor, pairs: int, factor: float, out: Tensor) -> StepLoss:
         """Train on rows[:pairs] as positive and rows[pairs:2*pairs] as negative data; only pass on the rest.
 
@@ -141,13 +146,13 @@ class Layer:
         self.update.step(rows[pairs : 2 * pairs], delta, pairs, factor)
         return StepLoss(slope.loss.sum(), (negative > positive).sum())
 
-    def _kept(self, step: int, rows: int) -> Tensor | None:
-        """What dropout makes of each activity of a step (rows, width): 0, or 1 / (1 - dropout)."""
+    def _kept(self, step: int, rows: int, behind: int = 0) -> Tensor | None:
+        """What dropout makes of each activity of a step (rows, width): 0, or 1 / (1 - dropout). behind: rows before."""
         dropout = self._training.dropout
         if not dropout:
             return None
         chance = generator(self._training.seed, "dropout", self.index, step)
-        drawn = chance.integers(0, 1 << 16, size=(rows, self.width), dtype=np.uint16)
+        drawn = chance.integers(0, 1 << 16, size=(behind + rows, self.width), dtype=np.uint16)[behind:]
         kept = torch.from_numpy(drawn >= round(dropout * (1 << 16)))
         return kept.to(device=self.weight.device, dtype=self.weight.dtype).div_(1.0 - dropout)
 

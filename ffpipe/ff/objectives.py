@@ -1,7 +1,7 @@
 """Local objectives: what a layer makes small, given the goodness of positive and of negative rows.
 
-An objective knows goodness alone; the layer carries its derivative on to weights. Adding a rule
-means adding a class here.
+An objective knows goodness alone; the layer carries its derivative on to weights. A new rule is a class here,
+a line of `make_objective` and a word in `config.Training.objective`.
 """
 
 from __future__ import annotations

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from ffpipe.config import Execution
 from ffpipe.errors import RunFailed, UserError
+
+T = TypeVar("T")
 
 
 def refuse_without_gpu(execution: Execution) -> None:
@@ -16,10 +19,10 @@ def refuse_without_gpu(execution: Execution) -> None:
         raise UserError("execution.device is 'cuda', but torch finds no GPU here: give --device cpu")
 
 
-def with_reason(work: Callable[[], None]) -> None:
+def with_reason(work: Callable[[], T], who: str = "a stage") -> T:
     """Work that fails as it does where stages are actors. Raises RunFailed for no memory or numbers beyond counting."""
     try:
-        work()
+        return work()
     except (MemoryError, ArithmeticError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), "")
-        raise RunFailed(f"a stage failed: {type(error).__name__}: {reason}") from error
+        raise RunFailed(f"{who} failed: {type(error).__name__}: {reason}") from error

@@ -168,6 +168,11 @@ def make_job(config: Config) -> Job:
         raise UserError(f"{classes} labels do not fit over {features} features: set training.labels append")
     if training.jitter and len(splits.shape) < 2:
         raise UserError(f"training.jitter shifts pixels, but an example has the shape {splits.shape}: set it to 0")
+    if training.jitter and training.jitter >= (smaller := min(splits.shape[:2])):
+        raise UserError(
+            f"training.jitter is {training.jitter}, which shifts images of {splits.shape[0]} x {splits.shape[1]} "
+            f"pixels out of sight: give at most {smaller - 1}"
+        )
     if training.negatives == "hybrid" and len(splits.shape) < 2:
         raise UserError(f"training.negatives 'hybrid' mixes images, but an example has the shape {splits.shape}")
     sampler = Sampler(len(splits.train), training.batch_size, training.seed)

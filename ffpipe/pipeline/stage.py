@@ -163,7 +163,9 @@ class Stage:
     def _predict(self, item: Predict, streams: Streams) -> Streams | None:
         rows, seen = streams.rows, self._features_in(streams)
         for layer in self.layers:
-            rows = self._forward(layer, rows)[0]
+            out = self._output(layer, rows)
+            layer.pass_neutral(item.step, rows[0], out[0])
+            rows = out
             self._keep_features(seen, layer.index, rows, streams.labels)
         if self.head is not None:
             assert streams.labels is not None
