@@ -1,9 +1,10 @@
 """Snapshots: one safetensors file a layer, one for the head, and a manifest that is written last.
 
+    checkpoints/run
     checkpoints/step-00001400/layer-000.safetensors ... head.safetensors manifest.json
 
-Kept by layer and not by stage, so that any partition can read them. A folder without a manifest is no
-snapshot. Nothing here is pickled, and every file is read only after its SHA-256 agrees.
+`run` says which run's they are. Kept by layer and not by stage, so that any partition can read them. A folder
+without a manifest is no snapshot. Nothing here is pickled, and every file is read only after its SHA-256 agrees.
 """
 
 from __future__ import annotations
@@ -23,20 +24,23 @@ from msgspec import Meta
 from torch import Tensor
 
 from ffpipe.config import MOST_UNITS
-from ffpipe.errors import UserError
-from ffpipe.store import Store
+from ffpipe.errors import Misfit, Unreachable, UserError
+from ffpipe.store import Store, patiently
 from ffpipe.telemetry.report import WrittenFile
 from ffpipe.tensorfile import pieces
 
 FORMAT = 1
 HEAD = "head.safetensors"
 MANIFEST = "manifest.json"
+OWNER = "run"
 # A manifest lists a file a layer; this is room for more than there can be.
 LARGEST_MANIFEST = 1 << 20
 # What the header of a safetensors file takes at most beside the tensors: a constant, and so much for each.
 HEADER_BYTES = 4096
 ENTRY_BYTES = 512
 FOLDER = re.compile("step-[0-9]{8}")
+# The name of a run, drawn when it begins.
+RUN = re.compile("[0-9a-f]{32}")
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -128,6 +132,25 @@ def write_manifest(store: Store, step: int, files: Sequence[WrittenFile], takes:
     return manifest
 
 
+def owner(store: Store) -> str:
+    """The run that said that it keeps its snapshots here; empty where none has. Raises UserError."""
+    try:
+        said = store.read(OWNER, 64).decode("ascii", "replace") if store.exists(OWNER) else ""
+    except OSError as error:
+        raise UserError(f"{store.place(OWNER)} cannot be read: {error}") from None
+    if said and not RUN.fullmatch(said):
+        raise UserError(f"{store.place(OWNER)} is no file of ffpipe's: give another place for checkpoints")
+    return said
+
+
+def claim(store: Store, run: str) -> None:
+    """Say whose snapshots will be here, which also tries whether anything can be written. Raises UserError."""
+    try:
+        patiently(lambda: store.write(OWNER, [run.encode()]))
+    except OSError as error:
+        raise UserError(f"checkpoints cannot be written to {store.root}: {error.strerror or error}") from None
+
+
 def prune(store: Store, keep: int) -> None:
     """Remove all but the `keep` newest whole snapshots, and what killed writers left in these. Raises OSError.
 
@@ -135,7 +158,7 @@ def prune(store: Store, keep: int) -> None:
     """
     kept = whole_snapshots(store)[-keep:]
     for folder in store.folders("step-"):
-        if kept and folder < kept[-1] and folder not in kept:
+        if kept and FOLDER.fullmatch(folder) and folder < kept[-1] and folder not in kept:
             remove(store, folder)
     for folder in kept:
         store.remove_temporary(folder)
@@ -155,12 +178,12 @@ def remove(store: Store, folder: str) -> None:
 
 
 def whole_snapshots(store: Store) -> list[str]:
-    """Folders of snapshots that have a manifest, oldest first. Raises UserError where the store cannot be read."""
+    """Folders of snapshots that have a manifest, oldest first. Raises Unreachable where the store cannot be read."""
     try:
         folders = [folder for folder in store.folders("step-") if FOLDER.fullmatch(folder)]
         return [folder for folder in folders if store.exists(f"{folder}/{MANIFEST}")]
     except OSError as error:
-        raise UserError(f"{store.root}, the place of the snapshots, cannot be read: {error}") from None
+        raise Unreachable(f"{store.root}, the place of the snapshots, cannot be read: {error}") from None
 
 
 def read_manifest(store: Store, folder: str) -> Manifest:
@@ -171,9 +194,7 @@ def read_manifest(store: Store, folder: str) -> Manifest:
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"checkpoint {store.place(path)} cannot be read: {error}") from None
     if manifest.format != FORMAT:
-        raise UserError(
-            f"checkpoint {store.place(path)} has format {manifest.format}; this ffpipe reads format {FORMAT}"
-        )
+        raise Misfit(f"checkpoint {store.place(path)} has format {manifest.format}; this ffpipe reads format {FORMAT}")
     if folder_of(manifest.step) != folder:
         raise UserError(f"checkpoint {store.place(path)} is of step {manifest.step}, which is not that of its folder")
     return manifest
@@ -182,7 +203,8 @@ def read_manifest(store: Store, folder: str) -> Manifest:
 def read_tensors(store: Store, folder: str, manifest: Manifest, name: str, contents: Contents) -> dict[str, Tensor]:
     """The tensors of one file, checked against the manifest and against what must be in it, no less and no more.
 
-    Raises UserError naming the file: absent, altered, a tensor that is missing, not expected, or of another kind.
+    Raises UserError naming the file: absent or altered; Misfit: a tensor that is missing, not expected, or of another
+    kind.
     Whoever wrote the file may have written the manifest too: nothing in either is believed before it is checked.
     """
     place = store.place(f"{folder}/{name}")
@@ -192,18 +214,18 @@ def read_tensors(store: Store, folder: str, manifest: Manifest, name: str, conte
     except Exception as error:  # as many ways to fail as a header that lies has
         raise UserError(f"checkpoint file {place} is no safetensors file: {error}") from None
     if missing := sorted(contents.keys() - state.keys()):
-        raise UserError(f"checkpoint file {place} lacks the tensor {missing[0]!r}")
+        raise Misfit(f"checkpoint file {place} lacks the tensor {missing[0]!r}")
     if more := sorted(state.keys() - contents.keys()):
-        raise UserError(f"checkpoint file {place} has the tensor {more[0]!r}, which no run of this config writes")
+        raise Misfit(f"checkpoint file {place} has the tensor {more[0]!r}, which no run of this config writes")
     for tensor, kept in contents.items():
         found = state[tensor]
         if (tuple(found.shape), found.dtype) != (kept.shape, kept.dtype):
-            raise UserError(
+            raise Misfit(
                 f"checkpoint file {place}: {tensor!r} is {found.dtype} {tuple(found.shape)}, "
                 f"expected {kept.dtype} {kept.shape}"
             )
         if kept.largest is not None and not ((found >= 0) & (found <= kept.largest)).all():
-            raise UserError(f"checkpoint file {place}: {tensor!r} is {found.tolist()}, expected 0 to {kept.largest}")
+            raise Misfit(f"checkpoint file {place}: {tensor!r} is {found.tolist()}, expected 0 to {kept.largest}")
     return state
 
 
@@ -223,7 +245,8 @@ def _checked_bytes(store: Store, folder: str, manifest: Manifest, name: str, mos
     try:
         data = store.read(f"{folder}/{name}", most)
     except OSError as error:
-        raise UserError(f"checkpoint file {place} cannot be read: {error}") from None
+        kind = Misfit if entry.size > most else UserError  # as large as it was written
+        raise kind(f"checkpoint file {place} cannot be read: {error}") from None
     if len(data) != entry.size:
         raise UserError(f"checkpoint file {place} was cut: it has {len(data)} bytes of {entry.size}")
     if hashlib.sha256(data).hexdigest() != entry.sha256:

@@ -6,6 +6,7 @@ Every wrong request ends as one line on stderr and exit status 2; a failed run a
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import signal
 import sys
@@ -57,7 +58,9 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     try:
-        return _dispatch(sys.argv[1:] if arguments is None else list(arguments))
+        status = _dispatch(sys.argv[1:] if arguments is None else list(arguments))
+        _flush()
+        return status
     except UserError as error:
         print(f"ffpipe: {one_line(error)}", file=sys.stderr)
         return 2
@@ -71,11 +74,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("ffpipe: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, `head` say, has gone
-        sys.stderr.close()
+        _drop_output()
         return 1
     except OSError as error:  # a folder that cannot be written, a disk that is full
+        _drop_output()
         print(f"ffpipe: {one_line(error)}", file=sys.stderr)
         return 1
+
+
+def _flush() -> None:
+    """Where the caller has closed our output, there is none. Raises OSError."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _drop_output() -> None:
+    """What cannot be written: it would make the interpreter complain when it ends."""
+    try:
+        _flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 @contextmanager
@@ -239,6 +259,7 @@ def _train(options: argparse.Namespace) -> None:
     interrupt = Interrupt()
     with _interrupts(interrupt):
         train(_config(options), make_view(Console()), interrupt)
+    _drop_output()  # a run whose words were lost is done all the same
 
 
 def _resume(options: argparse.Namespace) -> None:
@@ -248,6 +269,7 @@ def _resume(options: argparse.Namespace) -> None:
     interrupt = Interrupt()
     with _interrupts(interrupt):
         resume(options.run, _given(options), make_view(Console()), interrupt)
+    _drop_output()
 
 
 def _evaluate(options: argparse.Namespace) -> None:

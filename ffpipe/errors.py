@@ -28,6 +28,10 @@ class Unreachable(UserError):
     """Files cannot be read at the moment, which says nothing of what is in them."""
 
 
+class Misfit(UserError):
+    """A whole snapshot that is not of this network: nothing is wrong with it, and it is not to be passed over."""
+
+
 class RunFailed(Exception):
     """The request was right and the run failed all the same (exit status 1)."""
 

@@ -1,13 +1,15 @@
-"""Reading a file that may be from a stranger: a regular one, up to a bound, and never one that makes us wait.
+"""Files that may be from a stranger: read up to a bound and never waited for, written whole and through no link.
 
-What is in it is the caller's to check.
+What is in them is the caller's to check.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from ffpipe.errors import UserError
 
@@ -28,3 +30,27 @@ def read_whole(path: Path, most: int) -> bytes:
     if len(data) > most:
         raise UserError(f"cannot read {path}: it has more than {most:,} bytes")
     return data
+
+
+def replace_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file whole or not at all, through one beside it. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.tmp")  # one name, so that what a killed process left goes
+    temporary.unlink(missing_ok=True)
+    try:
+        # Exclusively: in a stranger's folder a link may be waiting for us to write through it.
+        with temporary.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def expanded(path: str | Path) -> Path:
+    """With ~ as the home folder that it stands for. Raises UserError where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path} begins with a home folder that is not known: give the whole path") from None

@@ -138,6 +138,17 @@ def _check_values(value: Any, name: str = "") -> None:
             raise UserError(f"{name} is {value}: give a finite number, at most {LARGEST_FLOAT:.3g}")
         case str() if "\0" in value:
             raise UserError(f"{name} holds the character NUL: leave it out")
+        case str() if not _is_unicode(value):
+            raise UserError(f"{name} is {value!r}, which is no text in UTF-8: give another name")
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be written down: bytes of a command line that are no UTF-8 come as what cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_rule(training: Training) -> None:

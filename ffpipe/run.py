@@ -5,14 +5,16 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from ffpipe import checkpoint
 from ffpipe.config import Config, Execution
 from ffpipe.contents import snapshot_contents
-from ffpipe.errors import ClusterLost, Diverged, Interrupted, RunFailed, StageLost, Unreachable, UserError
+from ffpipe.errors import ClusterLost, Diverged, Interrupted, Misfit, RunFailed, StageLost, Unreachable, UserError
 from ffpipe.fields import checked, override
 from ffpipe.pipeline import spoolfolder
 from ffpipe.pipeline.budget import within_budget
@@ -26,7 +28,7 @@ from ffpipe.runlog import RunLog, read_past
 from ffpipe.runs import RunFolder, check_new, new_run, open_run
 from ffpipe.store import Store
 from ffpipe.telemetry.report import Past, RecoveryNote
-from ffpipe.telemetry.view import QuietView, View
+from ffpipe.telemetry.view import CarefulView, QuietView, View
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class Interrupt:
         self.wished = True
         self._tell()
 
-    def goes_to(self, tell: Callable[[], None] | None) -> None:
-        """Who is to be told; None: nobody can save anything."""
+    def goes_to(self, tell: Callable[[], None]) -> None:
+        """Who is to be told, before whom nobody was: there is nothing to save."""
         self._tell = tell
 
 
@@ -68,6 +70,7 @@ def train(config: Config, view: View | None = None, interrupt: Interrupt | None 
     asked_at = time.time()
     config = checked(config)
     check_new(config)
+    view = CarefulView(view or QuietView())
     if config.training.method == "backprop":
         from ffpipe.backprop import train_backprop  # which needs what is here
 
@@ -78,17 +81,21 @@ def train(config: Config, view: View | None = None, interrupt: Interrupt | None 
     try:
         layout = _noted(engine.layout(job), notes)
         folder = new_run(asked)
-        with folder.lock():
+        with ExitStack() as held:
             try:
+                warning = held.enter_context(folder.lock())
                 store = folder.store(config)
-                if checkpoint.whole_snapshots(store):
-                    raise UserError(f"{store.root} holds the snapshots of another run: give another place for these")
+                if checkpoint.owner(store) or checkpoint.whole_snapshots(store):
+                    raise UserError(f"{store.root} is for the snapshots of another run: give another place for these")
                 engine.check_store(store)
-                log = RunLog(job, folder, store, view or QuietView(), Past(), None, asked_at)
-            except UserError:
-                shutil.rmtree(folder.path)
+                past = Past(run=uuid4().hex)
+                folder.write_past(past)
+                log = RunLog(job, folder, store, view, past, None, asked_at)
+                checkpoint.claim(store, past.run)
+            except BaseException:
+                shutil.rmtree(folder.path, ignore_errors=True)
                 raise
-            return Run(job, engine, folder, log, view or QuietView(), interrupt or Interrupt()).go(layout)
+            return Run(job, engine, folder, log, view, interrupt or Interrupt()).go(_noted(layout, (warning,)))
     finally:
         engine.close()
 
@@ -105,25 +112,33 @@ def resume(
     run, where another process works on it, or where another field of `training` would change.
     """
     asked_at = time.time()
-    view = view or QuietView()
+    view = CarefulView(view or QuietView())
     folder, before = open_run(run)
     config = override(before, changes or {})
     if replace(config.training, epochs=before.training.epochs) != before.training:
         raise UserError("a run goes on with what it began with: of training only training.epochs can be changed")
-    with folder.lock():
+    with folder.lock() as warning:
         spoolfolder.make_room(config.execution, folder.path)
         # The spool goes to the run folder, wherever that is now.
         asked, job, notes = _make_job(override(config, {"execution.run_dir": str(folder.path.absolute())}))
         store = folder.store(config)
+        past, lost = read_past(folder)
+        name = folder.name(past, store) or uuid4().hex
         snapshot = newest_whole(store, job, view)
         if snapshot and snapshot.step > job.steps:
             raise UserError(f"run {run} is at step {snapshot.step}, past the end of {config.training.epochs} epochs")
         engine = make_engine(job.config.execution)
         try:
-            layout = _noted(engine.layout(job), notes)
+            layout = _noted(engine.layout(job), (*notes, warning))
             engine.check_store(store)
+            if lost and snapshot:
+                view.note(f"warning: {lost}; metrics and evaluations up to step {snapshot.step} are lost")
+            if name != past.run:
+                past.run = name
+                folder.write_past(past)
+            checkpoint.claim(store, name)
             folder.write_config(asked)
-            log = RunLog(job, folder, store, view, read_past(folder, snapshot, view), snapshot, asked_at)
+            log = RunLog(job, folder, store, view, past, snapshot, asked_at)
             return Run(job, engine, folder, log, view, interrupt or Interrupt()).go(layout)
         finally:
             engine.close()
@@ -155,29 +170,36 @@ def planned(config: Config) -> tuple[Job, Estimate, tuple[str, ...]]:
 
 
 def _noted(layout: Layout, notes: tuple[str, ...]) -> Layout:
-    return replace(layout, notes=(*notes, *layout.notes))
+    return replace(layout, notes=(*filter(None, notes), *layout.notes))
 
 
 def newest_whole(store: Store, job: Job, view: View) -> checkpoint.Manifest | None:
-    """The newest snapshot of which every file is what this job writes; damaged ones are named and passed over.
+    """The newest snapshot of which every file is what this job writes; others are named and passed over.
 
-    Raises Unreachable where that cannot be known.
+    Raises Unreachable where that cannot be known; Misfit where there is none, but whole ones of another network, which
+    a run that began anew would remove.
     """
+    found, problems = None, list[UserError]()
     for folder in reversed(checkpoint.whole_snapshots(store)):
         try:
-            return verified(store, folder, job)
+            found = verified(store, folder, job)
+            break
         except Unreachable:
             raise
         except UserError as error:
-            view.note(f"warning: {error}; trying the snapshot before it")
-    return None
+            problems.append(error)
+    if found is None and (misfit := next((error for error in problems if isinstance(error, Misfit)), None)):
+        raise misfit
+    for problem in problems:
+        view.note(f"warning: {problem}; trying the snapshot before it")
+    return found
 
 
 def verified(store: Store, folder: str, job: Job) -> checkpoint.Manifest:
     """Read every file of a snapshot once. Raises UserError naming the first that is wrong or missing."""
     manifest = checkpoint.read_manifest(store, folder)
     if manifest.input != job.input:
-        raise UserError(f"checkpoint {store.place(folder)} is of a network for {manifest.input}, not for {job.input}")
+        raise Misfit(f"checkpoint {store.place(folder)} is of a network for {manifest.input}, not for {job.input}")
     for name, contents in snapshot_contents(job.config.training, manifest.input, manifest.step).items():
         checkpoint.read_tensors(store, folder, manifest, name, contents)
     return manifest
@@ -244,7 +266,7 @@ class Run:
             else:
                 raise RunFailed(f"the last snapshot, of step {self.job.steps}, could not be written; {self._rescue()}")
         finally:
-            self.interrupt.goes_to(None)
+            self.interrupt.goes_to(lambda: None)  # what there is to save is being saved
             self.view.stop()
             summary = self.log.close(status)
         return status, summary
@@ -253,9 +275,9 @@ class Run:
         """The plan, with recoveries."""
         execution = self.job.config.execution
         recovery = Recovery(execution.attempts, execution.back_off)
+        self.log.begin(layout)
         while True:
             start = self._start()
-            self.log.begin(layout)
             self.interrupt.goes_to(self.engine.interrupt)
             try:
                 self.engine.run(self.job, layout, self.store, start, self.folder.path, self.log.take)
@@ -271,14 +293,13 @@ class Run:
                 time.sleep(decision.wait)
                 try:
                     layout = self.engine.layout_again(self.job, self.store)
-                except RunFailed as nowhere:
-                    raise RunFailed(f"{error}; {nowhere}; {self._rescue()}") from nowhere
-                try:
                     self.log.newest = newest_whole(self.store, self.job, self.view)
-                except Unreachable as unknown:
-                    raise RunFailed(f"{error}; {unknown}; {self._rescue()}") from unknown
+                    self.log.begin(layout)
+                except (RunFailed, UserError) as nowhere:
+                    raise RunFailed(f"{error}; {nowhere}; {self._rescue()}") from nowhere
                 step = self._start().step
                 self.log.recovered(RecoveryNote(str(error), step, max(0, reached - step), len(layout.stages)))
+                self.view.go_on(layout)
 
     def _start(self) -> Start:
         newest = self.log.newest

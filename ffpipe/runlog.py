@@ -8,10 +8,10 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ffpipe import checkpoint
-from ffpipe.errors import UserError
+from ffpipe.errors import Unreachable, UserError
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.runs import RunFolder, versions
-from ffpipe.store import Store
+from ffpipe.store import Store, patiently
 from ffpipe.telemetry.metrics import write_metrics
 from ffpipe.telemetry.report import FailedFile, Past, RecoveryNote, StageReport, WrittenFile
 from ffpipe.telemetry.spans import TraceFile
@@ -82,13 +82,18 @@ class RunLog:
             self._file(file)
         if self._trace is not None:
             name = f"stage {report.stage}: layers {', '.join(map(str, report.layers))}"
-            self._trace.add(report.stage, name, report.spans)
+            try:
+                self._trace.add(report.stage, name, report.spans)
+            except OSError as error:  # of a full disk, say: nothing that a run needs is in it
+                self._warn(error)
+                self._trace = None
         self._view.report(report)
 
     def close(self, status: str) -> dict[str, Any]:
         """Finish the trace, write metrics and summary; returns the summary."""
         if self._trace is not None:
-            self._trace.close()
+            with contextlib.suppress(OSError):
+                self._trace.close()
         return self._write(status)
 
     def _file(self, file: WrittenFile | FailedFile) -> None:
@@ -108,7 +113,10 @@ class RunLog:
         try:
             # Before the manifest: whoever goes on from this snapshot finds what was known when it was made.
             self._write("running")
-            self.newest = checkpoint.write_manifest(self._store, file.step, written, self._job.input)
+        except OSError as error:  # of the disk here, which need not be that of the snapshots
+            self._warn(error)
+        try:
+            self.newest = patiently(lambda: checkpoint.write_manifest(self._store, file.step, written, self._job.input))
         except OSError as error:
             reason = error.strerror or error
             self._view.note(f"warning: snapshot of step {file.step} could not be made whole: {reason}")
@@ -117,13 +125,17 @@ class RunLog:
         try:
             self._folder.write_summary(self._summary("running"))
             checkpoint.prune(self._store, self._job.config.execution.keep_snapshots)
-        except OSError as error:
-            self._view.note(f"warning: {error.filename or self._store.root}: {error.strerror or error}")
+        except (OSError, Unreachable) as error:
+            self._warn(error)
+
+    def _warn(self, error: OSError | Unreachable) -> None:
+        where = f"{error.filename or self._store.root}: " if isinstance(error, OSError) else ""
+        self._view.note(f"warning: {where}{getattr(error, 'strerror', None) or error}; training goes on")
 
     def _discard(self, step: int) -> None:
         """Remove what there is of a snapshot that did not become whole."""
         folder = checkpoint.folder_of(step)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, Unreachable):
             if folder not in checkpoint.whole_snapshots(self._store):
                 checkpoint.remove(self._store, folder)
 
@@ -175,11 +187,9 @@ class RunLog:
         }
 
 
-def read_past(folder: RunFolder, snapshot: checkpoint.Manifest | None, view: View) -> Past:
-    """What a run has behind it; what cannot be read is lost, which changes no weight, and said."""
+def read_past(folder: RunFolder) -> tuple[Past, str]:
+    """What a run has behind it, and why that is lost, which changes no weight."""
     try:
-        return folder.read_past()
+        return folder.read_past(), ""
     except UserError as error:
-        if snapshot is not None:
-            view.note(f"warning: {error}; metrics and evaluations up to step {snapshot.step} are lost")
-        return Past()
+        return Past(), str(error)

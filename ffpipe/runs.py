@@ -1,6 +1,7 @@
 """A run folder: what `ffpipe train` writes and everything after training reads.
 
-config.toml  metrics.parquet  summary.json  past.json  checkpoints/  and, if asked for, trace.json
+config.toml  metrics.parquet  summary.json  past.json  checkpoints/  and, if asked for, trace.json; while it is
+trained, .lock
 
 metrics.parquet and summary.json are for people and are never read back; a run that goes on reads past.json, which
 can be parsed in bounded memory, as a damaged Parquet file cannot.
@@ -8,13 +9,14 @@ can be parsed in bounded memory, as a damaged Parquet file cannot.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +28,7 @@ from ffpipe import checkpoint
 from ffpipe.config import Config
 from ffpipe.errors import UserError
 from ffpipe.fields import read_config, to_toml
-from ffpipe.files import read_whole
+from ffpipe.files import expanded, read_whole, replace_whole
 from ffpipe.store import Store
 from ffpipe.telemetry.report import Past
 
@@ -64,28 +66,52 @@ class RunFolder:
         """Where its snapshots are."""
         return Store(config.execution.checkpoints or str(self.path / "checkpoints"))
 
+    def name(self, past: Past, store: Store) -> str:
+        """What the run is called in the place of its snapshots; empty where it has no name yet. Raises UserError where
+        the place is another run's."""
+        owner = checkpoint.owner(store)
+        lost = not past.run and store.folder == self.path.absolute() / "checkpoints"
+        if owner and owner != past.run and not lost:
+            raise UserError(f"{store.root} is for the snapshots of another run: give the place of those of {self.path}")
+        return owner or past.run
+
     def newest_snapshot(self, store: Store) -> str:
-        """Name of the newest whole snapshot's folder. Raises UserError where there is none."""
+        """Name of the newest whole snapshot's folder. Raises UserError where there is none, or it is another run's."""
+        if store.folder != self.path.absolute() / "checkpoints":
+            past = None
+            with suppress(UserError):  # where that is lost, the run does not know its name
+                past = self.read_past()
+            if past is not None:
+                self.name(past, store)
         whole = checkpoint.whole_snapshots(store)
         if not whole:
             raise UserError(f"run {self.path} has no whole snapshot in {store.root}: it never came so far")
         return whole[-1]
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run against other trainers; a process that dies holds nothing. Raises UserError."""
-        with self.config.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"another process is training run {self.path}: wait for it, or end it") from None
-            yield
+    def lock(self) -> Iterator[str]:
+        """Hold the run against other trainers; a process that dies holds nothing. Raises UserError.
+
+        Gives a warning where the file system has no locks.
+        """
+        path = self.path / ".lock"
+        handle, warning = _hold(path, self.path)
+        try:
+            yield warning
+        finally:
+            with suppress(OSError):
+                path.unlink()
+            os.close(handle)
 
     def write_config(self, config: Config) -> None:
-        """config.toml, in place: the lock is on this very file."""
+        """Whole or not at all. Raises UserError."""
         # A copy of the run starts from this file, so it must not name the folder that is taken.
         kept = replace(config, execution=replace(config.execution, run_dir=""))
-        self.config.write_text(to_toml(kept), encoding="utf-8")
+        text = to_toml(kept).encode()
+        try:
+            replace_whole(self.config, lambda file: file.write(text))
+        except OSError as error:
+            raise UserError(f"{self.config} cannot be written: {error.strerror or error}") from None
 
     def read_past(self) -> Past:
         """What a run that goes on has behind it. Raises UserError where the file is absent or damaged."""
@@ -96,23 +122,43 @@ class RunFolder:
 
     def write_past(self, past: Past) -> None:
         """Whole or not at all."""
-        self._replace(self.past, msgspec.json.encode(past))
+        replace_whole(self.past, lambda file: file.write(msgspec.json.encode(past)))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Whole or not at all."""
-        self._replace(self.summary, (json.dumps(summary, indent=2) + "\n").encode())
+        text = (json.dumps(summary, indent=2) + "\n").encode()
+        replace_whole(self.summary, lambda file: file.write(text))
 
-    @staticmethod
-    def _replace(path: Path, data: bytes) -> None:
-        temporary = path.with_name(f".{path.name}.tmp")  # one name, so that what a killed process left is written over
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+
+def _hold(path: Path, run: Path) -> tuple[int, str]:
+    """An open file with a lock on it, and a warning where there are none. Raises UserError."""
+    while True:
+        try:
+            # For writing: NFS gives no exclusive lock on a file that is open for reading.
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+        except OSError as error:
+            raise UserError(f"run {run} cannot be locked: {path}: {error.strerror or error}") from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who had the lock before has removed its file, perhaps after we had opened it.
+            if os.path.exists(path) and os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle, ""
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                reason = error.strerror or error
+                return (
+                    handle,
+                    f"warning: {path} cannot be locked ({reason}): see to it that nobody else trains this run",
+                )
+            os.close(handle)
+            raise UserError(f"another process is training run {run}: wait for it, or end it") from None
+        os.close(handle)
 
 
 def new_run(config: Config) -> RunFolder:
     """Make the folder of a run that begins now. Raises UserError where it exists or can't be made."""
     asked = config.execution.run_dir
-    path = Path(asked) if asked else Path("runs") / f"{config.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path = expanded(asked) if asked else Path("runs") / f"{config.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
     if not asked and path.exists():  # a second run within one second
         path = path.with_name(f"{path.name}-{os.getpid()}")
     path = path.absolute()
@@ -123,15 +169,19 @@ def new_run(config: Config) -> RunFolder:
     except OSError as error:
         raise UserError(f"run folder {path} cannot be made ({error.strerror}): give another with --run-dir") from None
     folder = RunFolder(path)
-    folder.write_config(config)
+    try:
+        folder.write_config(config)
+    except UserError:
+        path.rmdir()
+        raise
     return folder
 
 
 def check_new(config: Config) -> None:
     """Refuse a run folder that exists, before anything is started."""
     asked = config.execution.run_dir
-    if asked and os.path.exists(asked):
-        raise UserError(f"run folder {Path(asked).absolute()} exists: give a new one with --run-dir, or remove it")
+    if asked and os.path.exists(expanded(asked)):
+        raise UserError(f"run folder {expanded(asked).absolute()} exists: give a new one with --run-dir, or remove it")
 
 
 def open_run(path: str | Path) -> tuple[RunFolder, Config]:
@@ -141,6 +191,8 @@ def open_run(path: str | Path) -> tuple[RunFolder, Config]:
         raise UserError(f"{path} is no folder: give the folder of a run, as `ffpipe train` printed it")
     if not os.path.isfile(folder.config):
         raise UserError(f"{path} is no run: it has no config.toml")
+    if not os.path.getsize(folder.config):  # which would be read as one of defaults alone
+        raise UserError(f"{folder.config} is empty: what run {path} was is lost")
     config = read_config(folder.config)
     if config.training.method == "backprop":
         raise UserError(

@@ -6,15 +6,28 @@ Files are written whole or not at all and read up to a bound. What is in them it
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import pyarrow as pa
 from pyarrow import fs
 
 from ffpipe.errors import Unreachable, UserError
+from ffpipe.files import expanded
 
+T = TypeVar("T")
+
+# Seconds between tries of what a network or a disk may refuse for a moment.
+PAUSES = (1.0, 4.0)
+# What is as it is, however long one waits.
+LASTING = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "ENOTDIR", "EISDIR", "ELOOP", "ENAMETOOLONG")
+}
 # What a file is written from, one after the other.
 Pieces = Iterable[bytes | memoryview]
 
@@ -30,7 +43,7 @@ class Store:
     """
 
     def __init__(self, root: str) -> None:
-        self.root = root if "://" in root else str(Path(root).absolute())
+        self.root = root if "://" in root else str(expanded(root).absolute())
         self._connect()
 
     def _connect(self) -> None:
@@ -39,7 +52,7 @@ class Store:
             return
         try:
             self._files, self._base = fs.FileSystem.from_uri(self.root)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ImportError) as error:
             raise UserError(f"{self.root} is no place for checkpoints: {str(error).splitlines()[0]}") from None
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
@@ -133,3 +146,15 @@ class Store:
 
     def _path(self, name: str) -> str:
         return f"{self._base}/{name}"
+
+
+def patiently(work: Callable[[], T]) -> T:
+    """Work that writes into a store, tried again after a pause where that may help. Raises OSError."""
+    for pause in PAUSES:
+        try:
+            return work()
+        except OSError as error:
+            if error.errno in LASTING:
+                raise
+            time.sleep(pause)
+    return work()

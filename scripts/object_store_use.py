@@ -48,7 +48,7 @@ class StoreLog:
 
     def read(self) -> dict[str, int]:
         """The most bytes held at once, the times that anything was spilled, and files used beside the store."""
-        [path] = Path(self._temporary).glob("ffpipe-*/session_2*/logs/raylet.out")
+        [path] = Path(self._temporary).glob("ffpipe-*/r/session_2*/logs/raylet.out")
         text = path.read_text()
         held = [int(n) for n in re.findall(r"^- bytes in use: (\d+)$", text, re.MULTILINE)]
         spilled = [int(n) for n in re.findall(r"- cumulative spill requests: (\d+)$", text, re.MULTILINE)]

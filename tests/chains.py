@@ -88,6 +88,9 @@ class ChainLayer:
         out[:, 0] = torch.tensor([mix(OUT, chain, value) for value in values])
         return torch.tensor([float(small(mix(GOODNESS, chain, value))) for value in values])
 
+    def pass_neutral(self, step: int, rows: Tensor, out: Tensor) -> None:
+        self.forward(rows, out)
+
     def step(self, step: int, rows: Tensor, pairs: int, factor: float, out: Tensor) -> StepLoss:
         self.forward(rows, out)
         chain = mix(STEP, int(self.weight[1]), *_ints(rows[: 2 * pairs]))

@@ -50,6 +50,9 @@ def simulated(world: World) -> Iterator[None]:
     """Everything that a run would take from outside comes from this world."""
 
     def write(store: Store, name: str, data: Pieces) -> None:
+        if name == checkpoint.OWNER:  # before anything is trained
+            real_write(store, name, data)
+            return
         world.write("driver", name)
         real_write(store, name, data)
         world.written(store, name)
@@ -63,7 +66,8 @@ def simulated(world: World) -> Iterator[None]:
         real_write_summary(folder, summary)
 
     def write_past(folder: RunFolder, past: Past) -> None:
-        world.write("driver", "past.json")
+        if past != Past(run=past.run):  # which it is before anything is trained
+            world.write("driver", "past.json")
         real_write_past(folder, past)
 
     def prune(store: Store, keep: int) -> None:

@@ -73,6 +73,24 @@ def test_the_newest_are_kept_and_an_unfinished_one_goes_when_the_run_is_past_it(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000030", "step-00000040", "step-00000045"]
 
 
+def test_what_is_named_almost_like_a_snapshot_is_somebody_s_own(store: Store, tmp_path: Path) -> None:
+    whole(store, 10)
+    (tmp_path / "step-00000010-keep").mkdir()
+    for step in (20, 30, 40):
+        whole(store, step)
+    names = ["step-00000010-keep", "step-00000030", "step-00000040"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_whose_they_are(store: Store, tmp_path: Path) -> None:
+    assert checkpoint.owner(store) == ""
+    checkpoint.claim(store, "0" * 31 + "a")
+    assert checkpoint.owner(store) == "0" * 31 + "a"
+    (tmp_path / "run").write_text("something else")
+    with pytest.raises(UserError, match="is no file of ffpipe's"):
+        checkpoint.owner(store)
+
+
 def test_what_a_killed_writer_left_is_removed(store: Store, tmp_path: Path) -> None:
     files = [write(store, 10, name) for name in ("layer-000.safetensors", "head.safetensors")]
     (tmp_path / "step-00000010" / ".head.safetensors.99999.tmp").write_bytes(b"half")

@@ -100,6 +100,10 @@ def refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str])
         (["train", "--training.labels", "overlay", "--training.data.source", "idx"], "training.data.train"),
         (["train", "--execution.resources", "tpu"], "NAME=VALUE"),
         (["train", "absent.toml"], "absent.toml"),
+        (["train", "--data-dir", "~nosuchuser/data"], "a home folder that is not known"),
+        (["train", "--run-dir", "~nosuchuser/run"], "a home folder that is not known"),
+        (["train", "--data-dir", "\udcff"], "execution.data_dir is '\\udcff', which is no text in UTF-8"),
+        (["train", "--execution.checkpoints", "hf://a/b"], "is no place for checkpoints"),
         (["train", "mnist", "--data-dir", "nowhere"], "nowhere"),
         (["evaluate", "nowhere"], "nowhere is no folder"),
         (["evaluate", "."], "is no run"),
@@ -282,6 +286,23 @@ def test_predict_refuses_another_size(run: Path, here: Path, capsys: pytest.Capt
     refused(["predict", str(run), "absent.png"], "absent.png", capsys)
     (here / "bad.png").write_bytes(b"not an image")
     refused(["predict", str(run), "bad.png"], "bad.png", capsys)
+    refused(["predict", str(run), "~nosuchuser/a.png"], "a home folder that is not known", capsys)
+
+
+def test_output_that_is_closed(run: Path, here: Path) -> None:
+    """Nobody reads what a run says: it is done all the same. Where the answer is lost, the command has failed."""
+    command = f"{sys.executable} -m ffpipe"
+    train = f"{command} train {' '.join(QUICK)}"
+    for line, status in (
+        (f"{train} --run-dir a >&-", 0),
+        (f"set -o pipefail; {train} --run-dir b | true", 0),
+        (f"{train} --run-dir c > /dev/full", 0),
+        (f"{command} evaluate {run} > /dev/full", 1),
+    ):
+        done = subprocess.run(["bash", "-c", line], cwd=here, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == status, (line, done.stderr)
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
 
 
 def test_export_refuses_a_file_that_exists(run: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from disturbed import STEPS, Disturb, config, same
 
@@ -100,7 +101,7 @@ class FullDisk:
         write = Store.write
 
         def maybe(store: Store, name: str, data: Pieces) -> None:
-            if full(name):
+            if name.startswith("step-") and full(name):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
             write(store, name, data)
 
@@ -121,7 +122,7 @@ def test_snapshots_that_cannot_be_made_whole_do_not_fill_the_disk(
     FullDisk(monkeypatch, lambda name: int(name[5:13]) > 300 and "layer-001" in name)
     with pytest.raises(RunFailed, match="could not be written"):
         train(config(tmp_path / "run", **{"execution.engine": "local"}))
-    left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*"))
     assert left == ["step-00000250", "step-00000300"]
 
 
@@ -151,10 +152,132 @@ def test_checkpoints_elsewhere(undisturbed: Result, tmp_path: Path) -> None:
     same(train(asked), undisturbed)
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert len(list((tmp_path / "elsewhere").glob("*/manifest.json"))) == asked.execution.keep_snapshots
-    with pytest.raises(UserError, match="holds the snapshots of another run"):
+    with pytest.raises(UserError, match="is for the snapshots of another run"):
         train(config(tmp_path / "other", **{"execution.engine": "local", "execution.checkpoints": place}))
     assert not (tmp_path / "other").exists()
     same(resume(tmp_path / "run"), undisturbed)
+
+
+QUICK = {"execution.engine": "local", "execution.stages": 1, "training.epochs": 2, "execution.evaluate_every": 0}
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_another_run_s_snapshots_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether they would fit or not, and before either run has made one."""
+    mine, other = tmp_path / "a", str(tmp_path / "b" / "checkpoints")
+    train(config(mine, **QUICK))
+    train(config(tmp_path / "b", **QUICK, **{"training.seed": 4}))
+    train(config(tmp_path / "c", **QUICK, **{"training.dims": [64, 20, 10]}))
+    before = files_in(tmp_path / "b")
+    for run in (mine, tmp_path / "c"):
+        kept = files_in(run)
+        assert main(["resume", str(run), "--execution.checkpoints", other]) == 2
+        assert f"{other} is for the snapshots of another run" in capsys.readouterr().err
+        assert files_in(run) == kept
+    (tmp_path / "claimed").mkdir()
+    (tmp_path / "claimed" / "run").write_text("0" * 32)
+    with pytest.raises(UserError, match="is for the snapshots of another run"):
+        train(config(tmp_path / "d", **QUICK, **{"execution.checkpoints": str(tmp_path / "claimed")}))
+    assert not (tmp_path / "d").exists()
+    text = (mine / "config.toml").read_text()
+    (mine / "config.toml").write_text(text.replace('checkpoints = ""', f'checkpoints = "{other}"'))
+    np.save(tmp_path / "image.npy", np.zeros((8, 8), dtype=np.float32))
+    for command in (["evaluate", str(mine)], ["predict", str(mine), str(tmp_path / "image.npy")]):
+        assert main(command) == 2
+        assert "is for the snapshots of another run" in capsys.readouterr().err
+    assert files_in(tmp_path / "b") == before
+
+
+def test_snapshots_that_were_moved_are_the_run_s_own(tmp_path: Path) -> None:
+    first = train(config(tmp_path / "run", **QUICK))
+    shutil.move(tmp_path / "run" / "checkpoints", tmp_path / "moved")
+    shutil.move(tmp_path / "run", tmp_path / "there")
+    again = resume(tmp_path / "there", {"execution.checkpoints": str(tmp_path / "moved")})
+    assert again.weights_sha256 == first.weights_sha256
+
+
+def test_whole_snapshots_of_another_network_are_not_taken_for_damage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train(config(run, **QUICK))
+    (run / "config.toml").write_text(to_toml(config(run, **QUICK, **{"training.dims": [64, 130, 70, 50]})))
+    before = files_in(run)
+    assert main(["resume", str(run)]) == 2
+    assert "'weight' is torch.float32 (74, 90), expected torch.float32 (74, 130)" in capsys.readouterr().err
+    assert files_in(run) == before
+    (run / "config.toml").write_text(to_toml(config(run, **QUICK, **{"training.dims": [64, 33, 30]})))
+    before = files_in(run)
+    assert main(["resume", str(run)]) == 2
+    assert "bytes, more than" in capsys.readouterr().err
+    assert files_in(run) == before
+
+
+@pytest.mark.parametrize("engine", ["local", "layerwise"])
+def test_a_place_that_takes_no_snapshots_is_refused_before_training(
+    engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    place = str(tmp_path / "file" / "checkpoints")
+    asked = config(tmp_path / "run", **QUICK | {"execution.engine": engine}, **{"execution.checkpoints": place})
+    (tmp_path / "asked.toml").write_text(to_toml(asked))
+    assert main(["train", str(tmp_path / "asked.toml")]) == 2
+    assert place in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_snapshot_is_tried_again_where_that_may_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ffpipe.store.PAUSES", (0.01, 0.01))
+    plain = train(config(tmp_path / "plain", **QUICK))
+    write, failed = Store.write, list[str]()
+
+    def shaky(store: Store, name: str, data: Pieces) -> None:
+        if failed.count(name) < 2:
+            failed.append(name)
+            raise OSError("the network is away")
+        write(store, name, data)
+
+    monkeypatch.setattr(Store, "write", shaky)
+    assert train(config(tmp_path / "run", **QUICK)).weights_sha256 == plain.weights_sha256
+    assert any("manifest" in name for name in failed)
+
+
+def test_metrics_that_cannot_be_written_cost_no_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk with the run folder on it, where checkpoints are elsewhere."""
+    place = tmp_path / "elsewhere"
+    asked = config(tmp_path / "run", **QUICK, **{"execution.checkpoints": str(place)})
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.parquet")
+
+    monkeypatch.setattr("ffpipe.runlog.write_metrics", full)
+    view = Disturb(STEPS + 1, lambda: None)
+    with pytest.raises(RunFailed, match=r"metrics\.parquet: No space left .* go on with: ffpipe resume"):
+        train(asked, view)
+    assert any("No space left" in note and "training goes on" in note for note in view.notes)
+    monkeypatch.undo()
+    assert json.loads((max(place.glob("step-*")) / "manifest.json").read_text())["step"] == 56
+    assert resume(tmp_path / "run").summary["steps"] == 56
+
+
+def test_a_store_that_cannot_be_listed_for_a_while_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders, asked = Store.folders, list[str]()
+
+    def away(store: Store, prefix: str) -> list[str]:
+        asked.append(prefix)
+        if len(asked) > 3:  # what is asked before it trains
+            raise OSError(errno.EIO, os.strerror(errno.EIO), store.root)
+        return folders(store, prefix)
+
+    monkeypatch.setattr(Store, "folders", away)
+    result = train(config(tmp_path / "run", **QUICK))
+    assert result.summary["status"] == "finished"
+    assert len(asked) > 3
 
 
 def test_resume_from_the_shell(undisturbed: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from ffpipe.data import source
 from ffpipe.data.gzipped import opened
 from ffpipe.data.source import Contents, Part
 from ffpipe.errors import UserError
+from ffpipe.files import expanded
 
 _DTYPES: dict[int, np.dtype[Any]] = {
     0x08: np.dtype(np.uint8),
@@ -54,7 +55,7 @@ class Header:
 def part(images: Path, labels: Path, field: str) -> Part:
     """The part in one file of images and one of labels. field: names the setting in messages."""
     identity = (source.file_identity(images, field), source.file_identity(labels, field))
-    return Part("idx", ("idx", identity), lambda: contents(images.expanduser(), labels.expanduser()))
+    return Part("idx", ("idx", identity), lambda: contents(expanded(images), expanded(labels)))
 
 
 def contents(images: Path, labels: Path) -> Contents:

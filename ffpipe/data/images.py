@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ffpipe.data.source import MOST_FEATURES, reason
 from ffpipe.errors import UserError
+from ffpipe.files import expanded
 
 _FORMATS = ("PNG", "JPEG")
 
@@ -62,7 +63,7 @@ def read_image(path: str | Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     of uint8 is scaled likewise and one of floats is taken as it is; it has `shape` or is flat. Raises UserError:
     unreadable, of another size or dtype, NaN or infinity.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     values = _read_npy(path, shape) if path.suffix.lower() == ".npy" else _read_picture(path, shape)
     if values.dtype == np.uint8:
         return np.divide(values.reshape(-1), 255, dtype=np.float32)

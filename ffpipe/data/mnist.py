@@ -14,6 +14,7 @@ from ffpipe.data.download import Patience, Remote, fetch
 from ffpipe.data.gzipped import md5
 from ffpipe.data.source import Contents, Part, file_identity
 from ffpipe.errors import UserError
+from ffpipe.files import expanded
 
 CLASSES = 10
 MIRRORS = (
@@ -54,7 +55,7 @@ def parts(
             _remote_part(files["test"], patience, progress),
         )
     setting = "execution.data_dir" if data_dir else "FFPIPE_DATA"
-    folder = Path(given).expanduser()
+    folder = expanded(given)
     return _local_part(folder, files["train"], setting), _local_part(folder, files["test"], setting)
 
 

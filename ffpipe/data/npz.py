@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ffpipe.data import source
 from ffpipe.data.source import Contents, Part
 from ffpipe.errors import UserError
+from ffpipe.files import expanded
 
 Pair = tuple[str, str]
 
@@ -66,7 +67,7 @@ class Member:
 def part(path: Path, role: Literal["train", "test"], field: str) -> Part:
     """The part for `role` in an archive: its Keras pair, else (images, labels), else (x, y). Raises UserError."""
     identity = source.file_identity(path, field)
-    path = path.expanduser()
+    path = expanded(path)
     names, pairs = _names(path), (_KERAS[role], *_PLAIN)
     for pair in pairs:
         if names.issuperset(pair):
@@ -78,7 +79,7 @@ def part(path: Path, role: Literal["train", "test"], field: str) -> Part:
 def keras_test(path: Path, field: str) -> Part | None:
     """The test part that an archive of training examples brings along, if any."""
     identity = source.file_identity(path, field)
-    path = path.expanduser()
+    path = expanded(path)
     return _part(path, identity, _KERAS["test"]) if _names(path).issuperset(_KERAS["test"]) else None
 
 

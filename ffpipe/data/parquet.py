@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ffpipe.data import images, source
 from ffpipe.data.source import BLOCK_BYTES, Contents, Part
 from ffpipe.errors import UserError, nearest
+from ffpipe.files import expanded
 
 # A row group may hold gigabytes, so rows are asked for some at a time: as many as fit BLOCK_BYTES when decoded, judged
 # by the first, and never more than these, should the first be small by chance.
@@ -43,7 +44,7 @@ class Columns:
 def part(paths: Sequence[Path], image_column: str, label_column: str, field: str) -> Part:
     """The part in these files, in this order. image_column: empty for the only one that holds images."""
     identity = tuple(source.file_identity(path, field) for path in paths)
-    files = [path.expanduser() for path in paths]
+    files = [expanded(path) for path in paths]
     return Part(
         "parquet",
         ("parquet", identity, image_column, label_column),

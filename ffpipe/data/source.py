@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffpipe.errors import UserError
+from ffpipe.files import expanded
 
 # Images are read, checked and stored in blocks of about this size, so memory does not grow with the set.
 BLOCK_BYTES = 64 << 20
@@ -65,7 +66,7 @@ class Part:
 def file_identity(path: Path, field: str) -> tuple[str, int, int]:
     """What tells this state of a file from another: resolved path, bytes, mtime in ns. UserError: no such file."""
     try:
-        resolved = path.expanduser().resolve(strict=True)
+        resolved = expanded(path).resolve(strict=True)
         stat = resolved.stat()
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{field}: cannot find the file {path}: {reason(error)}") from None

@@ -29,8 +29,10 @@ from ffpipe.pipeline.placement import Host
 CONNECT_SECONDS = 10.0
 SHARED_MEMORY = "/dev/shm"
 PREFIX = "ffpipe"
-# What follows it is "/ffpipe-PPPPPPP-XXXXXXXX/session_YYYY-MM-DD_HH-MM-SS_XXXXXX_PPPPPPP/sockets/plasma_store".
-LONGEST_FOLDER = 20
+# What follows it is "/ffpipe-PPPPPPP-XXXXXXXX/r/session_YYYY-MM-DD_HH-MM-SS_XXXXXX_PPPPPPP/sockets/plasma_store".
+LONGEST_FOLDER = 18
+# Ray opens its own folder to every user; ours around it is for this one alone.
+FOLDER_OF_RAY = "r"
 RAY_PRINTS = ray._private.worker.print_to_stdstream
 
 
@@ -56,16 +58,20 @@ class Cluster:
         address = os.environ.get("RAY_ADDRESS")
         self._owned = True
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        if address:
-            self._join(address)
-        else:
-            self._start(own_store_bytes(self._asked_bytes, _default_store_bytes(), self._shared))
+        try:
+            if address:
+                self._join(address)
+            else:
+                self._start(own_store_bytes(self._asked_bytes, _default_store_bytes(), self._shared))
+        except SystemExit:  # of Ray's own handler, which is in place meanwhile
+            raise KeyboardInterrupt from None
+        finally:
+            # Ray puts its own handler in place of the program's, one that exits without taking anything down.
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_sigterm)
         # Whatever log_to_driver says, Ray writes a thousand characters on every stage that dies to the program's
         # output, in the middle of a live table; the run says it in one line.
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
-        # Ray puts its own handler in place of the program's, one that exits without taking anything down.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)
 
     def hosts(self) -> list[Host]:
         """The nodes that are alive, as far as Ray has noticed."""
@@ -137,7 +143,7 @@ class Cluster:
         try:
             _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise UserError(
                 f"RAY_ADDRESS is {address!r}, but no Ray cluster can be joined there ({_first_line(error)}): "
                 "start one there, or unset RAY_ADDRESS to have one started here"
@@ -156,7 +162,7 @@ class Cluster:
                 logging_level=logging.ERROR,
                 _node_ip_address="127.0.0.1",
                 object_store_memory=object_store_bytes,
-                _temp_dir=self._folder,
+                _temp_dir=f"{self._folder}/{FOLDER_OF_RAY}",
             )
         except BaseException as error:
             self.close()

@@ -21,7 +21,7 @@ from ffpipe.processes import start_ticks
 
 POLL_SECONDS = 0.5
 # To import torch and time a few steps, when all stages of a host do it at once on few cores.
-SECONDS_A_STAGE_TO_BEGIN = 10.0
+SECONDS_TO_BEGIN, SECONDS_A_STAGE_TO_BEGIN = 30.0, 10.0
 
 
 class Crew:
@@ -116,11 +116,26 @@ class Crew:
         Raises StageLost where a stage dies or does not answer, else RunFailed.
         """
         try:
-            enough = seconds or 30.0 + SECONDS_A_STAGE_TO_BEGIN * len(self.actors)
+            enough = seconds or SECONDS_TO_BEGIN + SECONDS_A_STAGE_TO_BEGIN * len(self.actors)
             results = self.get(refs, time.monotonic() + enough)
         except ray.exceptions.RayError as error:
             raise failure("a stage could not begin", error) from error
         return results
+
+    def begin(self, refs: list[Any], seconds: float) -> list[Any]:
+        """Results of calls that may take so many seconds, as long as all stages answer meanwhile. Raises as `ask`."""
+        end = time.monotonic() + seconds
+        try:
+            while True:
+                enough = SECONDS_TO_BEGIN + SECONDS_A_STAGE_TO_BEGIN * len(self.actors)
+                try:
+                    return self.get(refs, min(end, time.monotonic() + enough))
+                except ray.exceptions.GetTimeoutError:
+                    if time.monotonic() >= end:
+                        raise
+                self.get([actor.process.remote() for actor in self.actors], time.monotonic() + enough)
+        except ray.exceptions.RayError as error:
+            raise failure("a stage could not begin", error) from error
 
     def get(self, refs: list[Any], deadline: float) -> list[Any]:
         """What ray.get gives and raises, with an eye on the head node while it waits."""

@@ -16,6 +16,7 @@ from ffpipe.data.splits import Splits, load_splits
 from ffpipe.errors import UserError
 from ffpipe.ff.labels import LabelCode
 from ffpipe.ff.precision import PRECISIONS
+from ffpipe.files import expanded
 from ffpipe.memory import refuse_beyond_host
 from ffpipe.pipeline.calibrate import Costs
 from ffpipe.pipeline.footprint import Room, fitting, refuse_unfit
@@ -199,14 +200,14 @@ def _with_whole_paths(config: Config) -> Config:
     data, data_dir = config.training.data, config.execution.data_dir or os.environ.get("FFPIPE_DATA", "")
     data = replace(
         data,
-        train=tuple(str(Path(name).absolute()) for name in data.train),
-        test=tuple(str(Path(name).absolute()) for name in data.test),
+        train=tuple(str(expanded(name).absolute()) for name in data.train),
+        test=tuple(str(expanded(name).absolute()) for name in data.test),
     )
     execution = config.execution
     execution = replace(
         execution,
-        data_dir=data_dir and str(Path(data_dir).absolute()),
-        spool=execution.spool and str(Path(execution.spool).absolute()),
+        data_dir=data_dir and str(expanded(data_dir).absolute()),
+        spool=execution.spool and str(expanded(execution.spool).absolute()),
         checkpoints=execution.checkpoints and Store(execution.checkpoints).root,
     )
     return replace(config, training=replace(config.training, data=data), execution=execution)

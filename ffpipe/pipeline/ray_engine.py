@@ -28,6 +28,8 @@ from ffpipe.telemetry.report import Answer
 
 # A host may have to download and convert them first.
 SECONDS_TO_FIND_DATA = 6 * 3600.0
+# To make a stage, which may have to read a large snapshot through a slow network.
+SECONDS_TO_SET_UP = 6 * 3600.0
 
 
 class RayEngine:
@@ -129,11 +131,12 @@ class RayEngine:
             for spec in layout.stages
         ]
         try:
-            self.crew.ask(
+            self.crew.begin(
                 [
                     actor.set_up.remote(setup, self._parts, self.crew.actors, threads_of(place))
                     for actor, setup, place in zip(self.crew.actors, setups, self.crew.places, strict=True)
-                ]
+                ],
+                SECONDS_TO_SET_UP,
             )
             self._listen(job.config.execution.stage_timeout, layout, on_report)
         except StageLost:

@@ -10,11 +10,12 @@ import threading
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
 from ffpipe import checkpoint
-from ffpipe.store import Store
+from ffpipe.store import Store, patiently
 from ffpipe.telemetry.report import FailedFile, WrittenFile
 
 State = dict[str, Tensor]
@@ -58,7 +59,8 @@ class Saver:
         for name, saved in files.items():
             try:
                 digest = checkpoint.weights_digest({key: saved.state[key] for key in saved.weights})
-                self._written.append(checkpoint.write_tensors(self._store, step, name, saved.state, digest))
+                write = partial(checkpoint.write_tensors, self._store, step, name, saved.state, digest)
+                self._written.append(patiently(write))
             except Exception as error:  # whatever it is, this thread has nobody else to tell
                 place = self._store.place(f"{checkpoint.folder_of(step)}/{name}")
                 reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

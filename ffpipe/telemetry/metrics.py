@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from ffpipe.files import replace_whole
 from ffpipe.telemetry.report import LayerRow
 
 SCHEMA = pa.schema(
@@ -71,6 +71,4 @@ def write_metrics(path: Path, rows: Sequence[LayerRow], steps_per_epoch: int) ->
         "loss": [r.loss for r in ordered],
         "pair_errors": [r.pair_errors for r in ordered],
     }
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(pa.table(columns, schema=SCHEMA), temporary)
-    os.replace(temporary, path)
+    replace_whole(path, lambda file: pq.write_table(pa.table(columns, schema=SCHEMA), file))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,9 @@ class View(Protocol):
 
     def report(self, report: StageReport) -> None: ...
 
+    def go_on(self, layout: Layout) -> None:
+        """The run goes on, on other stages."""
+
     def note(self, text: str) -> None:
         """Something that a person should know: a warning, a recovery."""
 
@@ -37,6 +41,8 @@ class QuietView:
 
     def start(self, job: Job, layout: Layout, run_dir: Path) -> None: ...
 
+    def go_on(self, layout: Layout) -> None: ...
+
     def report(self, report: StageReport) -> None: ...
 
     def stop(self) -> None: ...
@@ -44,15 +50,53 @@ class QuietView:
     def finish(self, run_dir: Path, goodness: float | None, softmax: float | None, seconds: float) -> None: ...
 
 
+class CarefulView:
+    """Another view, as long as it can be shown: when nobody reads it any more, or its disk is full, the run goes on."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._lost = False
+
+    def start(self, job: Job, layout: Layout, run_dir: Path) -> None:
+        self._try(lambda: self._view.start(job, layout, run_dir))
+
+    def go_on(self, layout: Layout) -> None:
+        self._try(lambda: self._view.go_on(layout))
+
+    def report(self, report: StageReport) -> None:
+        self._try(lambda: self._view.report(report))
+
+    def note(self, text: str) -> None:
+        self._try(lambda: self._view.note(text))
+
+    def stop(self) -> None:
+        self._try(self._view.stop)
+
+    def finish(self, run_dir: Path, goodness: float | None, softmax: float | None, seconds: float) -> None:
+        self._try(lambda: self._view.finish(run_dir, goodness, softmax, seconds))
+
+    def _try(self, show: Callable[[], None]) -> None:
+        if self._lost:
+            return
+        try:
+            show()
+        except (OSError, SystemExit):  # the latter is what rich makes of a pipe that was closed
+            self._lost = True
+
+
 class Progress:
     """Where a run stands: the numbers behind both views, without any drawing."""
 
     def __init__(self, job: Job, layout: Layout) -> None:
         self.job = job
-        self.layers = [tuple(spec.layers) for spec in layout.stages]
         self.rows: dict[int, LayerRow] = {}
-        self.busy = [0.0] * len(self.layers)
         self.step = 0
+        self.go_on(layout)
+
+    def go_on(self, layout: Layout) -> None:
+        """On these stages, whose clocks begin now."""
+        self.layers = [tuple(spec.layers) for spec in layout.stages]
+        self.busy = [0.0] * len(self.layers)
         self._marks: list[tuple[float, int]] = []
 
     def take(self, report: StageReport) -> None:
@@ -103,6 +147,10 @@ class LiveView:
         self._live = Live(self._draw(), console=self.console, refresh_per_second=4, transient=False)
         self._live.start()
 
+    def go_on(self, layout: Layout) -> None:
+        assert self._progress is not None
+        self._progress.go_on(layout)
+
     def report(self, report: StageReport) -> None:
         assert self._progress is not None
         assert self._live is not None
@@ -149,6 +197,10 @@ class PlainView:
     def start(self, job: Job, layout: Layout, run_dir: Path) -> None:
         self._line(_title(job, layout))
         self._progress = Progress(job, layout)
+
+    def go_on(self, layout: Layout) -> None:
+        assert self._progress is not None
+        self._progress.go_on(layout)
 
     def report(self, report: StageReport) -> None:
         assert self._progress is not None

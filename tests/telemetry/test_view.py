@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from rich.console import Console
 
 from ffpipe import override, recipe, train
-from ffpipe.telemetry.view import LiveView, PlainView, make_view
+from ffpipe.telemetry.report import StageReport
+from ffpipe.telemetry.view import LiveView, PlainView, Progress, make_view
 
 
 def shown(terminal: bool, tmp_path: Path) -> str:
@@ -36,6 +41,34 @@ def test_elsewhere_there_are_plain_lines(tmp_path: Path) -> None:
     assert lines[0].startswith("digits: 64-40-30, 1,400 training examples")
     assert lines[1].startswith("after epoch 5: validation error")
     assert lines[-1] == f"run folder: {tmp_path / 'run'}"
+
+
+@pytest.mark.parametrize("reader", ["a full disk", "nobody"])
+def test_a_run_whose_words_are_lost_goes_on(reader: str, tmp_path: Path) -> None:
+    config = override(recipe("digits"), {"training.epochs": 2, "training.dims": [64, 40, 30]})
+    config = replace(config, execution=replace(config.execution, engine="local", run_dir=str(tmp_path / "run")))
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open("/dev/full" if reader == "a full disk" else writing, "w", buffering=1) as output:
+        result = train(config, make_view(Console(file=output)))
+        with suppress(OSError):
+            output.close()
+    os.close(writing) if reader == "a full disk" else None
+    assert result.summary["status"] == "finished"
+
+
+def test_after_a_recovery_it_follows_the_new_stages() -> None:
+    job = SimpleNamespace(steps_per_epoch=10, steps=100, config=recipe("digits"))
+    three, two = ([SimpleNamespace(layers=range(i, i + 1)) for i in range(n)] for n in (3, 2))
+    progress = Progress(job, SimpleNamespace(stages=three))  # type: ignore[arg-type]  # what it looks at
+    for seconds, step in ((1.0, 20), (2.0, 40)):
+        progress.take(StageReport(2, (2,), step=step, seconds=seconds))
+    assert (progress.step, progress.examples_per_second) == (40, 20 * 50)
+    progress.go_on(SimpleNamespace(stages=two))  # type: ignore[arg-type]
+    assert (progress.layers, progress.examples_per_second) == ([(0,), (1,)], 0.0)
+    for seconds, step in ((1.0, 50), (2.0, 60)):
+        progress.take(StageReport(1, (1,), step=step, seconds=seconds))
+    assert (progress.step, progress.examples_per_second) == (60, 10 * 50)
 
 
 def test_the_view_follows_the_console() -> None:
