@@ -66,8 +66,10 @@ def train_backprop(config: Config, view: View | None = None, interrupt: Interrup
     job = make_job(replace(config, execution=execution))
     _refuse_what_cannot_be(job)
     folder = new_run(job.config)
-    with folder.lock():
+    with folder.lock() as warning:
         yardstick = _Yardstick(job, folder, view or QuietView(), interrupt or Interrupt())
+        if warning:
+            yardstick.view.note(warning)
         try:
             return with_reason(yardstick.go, "backpropagation")
         except BaseException as error:

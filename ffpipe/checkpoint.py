@@ -9,6 +9,7 @@ without a manifest is no snapshot. Nothing here is pickled, and every file is re
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -145,10 +146,29 @@ def owner(store: Store) -> str:
 
 def claim(store: Store, run: str) -> None:
     """Say whose snapshots will be here, which also tries whether anything can be written. Raises UserError."""
+    refuse_taken(store, run)
     try:
         patiently(lambda: store.write(OWNER, [run.encode()]))
     except OSError as error:
         raise UserError(f"checkpoints cannot be written to {store.root}: {error.strerror or error}") from None
+    refuse_taken(store, run)
+
+
+def refuse_taken(store: Store, run: str) -> None:
+    """Raises UserError where the place is that of another run than this; "": of any."""
+    if owner(store) not in ("", run):
+        raise UserError(
+            f"{store.root} is for the snapshots of another run: give another place, or if nobody else uses it remove "
+            f"the file {store.place(OWNER)}"
+        )
+
+
+def disclaim(store: Store, run: str) -> None:
+    """Give a place back in which a run has saved nothing."""
+    with contextlib.suppress(OSError, UserError):
+        if owner(store) == run and not whole_snapshots(store):
+            store.remove(OWNER)
+            store.remove_empty()
 
 
 def prune(store: Store, keep: int) -> None:

@@ -58,7 +58,14 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     try:
-        status = _dispatch(sys.argv[1:] if arguments is None else list(arguments))
+        return _status(sys.argv[1:] if arguments is None else list(arguments))
+    finally:
+        _drop_output()
+
+
+def _status(arguments: list[str]) -> int:
+    try:
+        status = _dispatch(arguments)
         _flush()
         return status
     except UserError as error:
@@ -74,10 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("ffpipe: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, `head` say, has gone
-        _drop_output()
         return 1
     except OSError as error:  # a folder that cannot be written, a disk that is full
-        _drop_output()
         print(f"ffpipe: {one_line(error)}", file=sys.stderr)
         return 1
 
@@ -254,21 +259,21 @@ def _one_or_more(text: str) -> str | list[str]:
 
 def _train(options: argparse.Namespace) -> None:
     from ffpipe.run import Interrupt, train
-    from ffpipe.telemetry.view import make_view
+    from ffpipe.telemetry.view import Terminal, make_view
 
     interrupt = Interrupt()
     with _interrupts(interrupt):
-        train(_config(options), make_view(Console()), interrupt)
+        train(_config(options), make_view(Terminal()), interrupt)
     _drop_output()  # a run whose words were lost is done all the same
 
 
 def _resume(options: argparse.Namespace) -> None:
     from ffpipe.run import Interrupt, resume
-    from ffpipe.telemetry.view import make_view
+    from ffpipe.telemetry.view import Terminal, make_view
 
     interrupt = Interrupt()
     with _interrupts(interrupt):
-        resume(options.run, _given(options), make_view(Console()), interrupt)
+        resume(options.run, _given(options), make_view(Terminal()), interrupt)
     _drop_output()
 
 

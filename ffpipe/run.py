@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,7 +27,7 @@ from ffpipe.pipeline.ray_settings import prepare_ray
 from ffpipe.pipeline.recovery import GiveUp, Recovery
 from ffpipe.runlog import RunLog, read_past
 from ffpipe.runs import RunFolder, check_new, new_run, open_run
-from ffpipe.store import Store
+from ffpipe.store import Store, patiently
 from ffpipe.telemetry.report import Past, RecoveryNote
 from ffpipe.telemetry.view import CarefulView, QuietView, View
 
@@ -93,9 +94,15 @@ def train(config: Config, view: View | None = None, interrupt: Interrupt | None 
                 log = RunLog(job, folder, store, view, past, None, asked_at)
                 checkpoint.claim(store, past.run)
             except BaseException:
+                held.close()
                 shutil.rmtree(folder.path, ignore_errors=True)
                 raise
-            return Run(job, engine, folder, log, view, interrupt or Interrupt()).go(_noted(layout, (warning,)))
+            try:
+                return Run(job, engine, folder, log, view, interrupt or Interrupt()).go(_noted(layout, (warning,)))
+            except BaseException:
+                if log.newest is None:
+                    checkpoint.disclaim(store, past.run)
+                raise
     finally:
         engine.close()
 
@@ -200,7 +207,11 @@ def verified(store: Store, folder: str, job: Job) -> checkpoint.Manifest:
     manifest = checkpoint.read_manifest(store, folder)
     if manifest.input != job.input:
         raise Misfit(f"checkpoint {store.place(folder)} is of a network for {manifest.input}, not for {job.input}")
-    for name, contents in snapshot_contents(job.config.training, manifest.input, manifest.step).items():
+    files = snapshot_contents(job.config.training, manifest.input, manifest.step)
+    if other := sorted(files.keys() ^ manifest.files.keys()):
+        has = "lacks" if other[0] in files else "has"
+        raise Misfit(f"checkpoint {store.place(folder)} {has} {other[0]}: it is of another network than the config")
+    for name, contents in files.items():
         checkpoint.read_tensors(store, folder, manifest, name, contents)
     return manifest
 
@@ -265,17 +276,25 @@ class Run:
                 status = "interrupted"
             else:
                 raise RunFailed(f"the last snapshot, of step {self.job.steps}, could not be written; {self._rescue()}")
-        finally:
-            self.interrupt.goes_to(lambda: None)  # what there is to save is being saved
-            self.view.stop()
-            summary = self.log.close(status)
-        return status, summary
+        except BaseException:
+            with suppress(OSError):  # which would hide what went wrong
+                self._close(status)
+            raise
+        return status, self._close(status)
+
+    def _close(self, status: str) -> dict[str, Any]:
+        self.interrupt.goes_to(lambda: None)  # what there is to save is being saved
+        self.view.stop()
+        return self.log.close(status)
 
     def _work(self, layout: Layout) -> None:
         """The plan, with recoveries."""
         execution = self.job.config.execution
         recovery = Recovery(execution.attempts, execution.back_off)
-        self.log.begin(layout)
+        try:
+            patiently(lambda: self.log.begin(layout))
+        except Unreachable as error:
+            raise RunFailed(f"{error}; {self._rescue()}") from error
         while True:
             start = self._start()
             self.interrupt.goes_to(self.engine.interrupt)
@@ -293,8 +312,8 @@ class Run:
                 time.sleep(decision.wait)
                 try:
                     layout = self.engine.layout_again(self.job, self.store)
-                    self.log.newest = newest_whole(self.store, self.job, self.view)
-                    self.log.begin(layout)
+                    self.log.newest = patiently(lambda: newest_whole(self.store, self.job, self.view))
+                    patiently(partial(self.log.begin, layout))
                 except (RunFailed, UserError) as nowhere:
                     raise RunFailed(f"{error}; {nowhere}; {self._rescue()}") from nowhere
                 step = self._start().step

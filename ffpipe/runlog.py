@@ -140,10 +140,12 @@ class RunLog:
                 checkpoint.remove(self._store, folder)
 
     def _write(self, status: str) -> dict[str, Any]:
-        write_metrics(self._folder.metrics, self._past.rows, self._job.steps_per_epoch)
+        """past.json first, which who goes on needs; the others are tried whatever becomes of it. Raises OSError."""
         summary = self._summary(status)
-        self._folder.write_past(replace(self._past, train_seconds=summary["train_seconds"]))
-        self._folder.write_summary(summary)
+        with contextlib.ExitStack() as rest:
+            rest.callback(self._folder.write_summary, summary)
+            rest.callback(write_metrics, self._folder.metrics, self._past.rows, self._job.steps_per_epoch)
+            self._folder.write_past(replace(self._past, train_seconds=summary["train_seconds"]))
         return summary
 
     def _summary(self, status: str) -> dict[str, Any]:

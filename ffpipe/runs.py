@@ -29,7 +29,7 @@ from ffpipe.config import Config
 from ffpipe.errors import UserError
 from ffpipe.fields import read_config, to_toml
 from ffpipe.files import expanded, read_whole, replace_whole
-from ffpipe.store import Store
+from ffpipe.store import Store, whole_place
 from ffpipe.telemetry.report import Past
 
 # Room for about a million rows of metrics.
@@ -64,16 +64,18 @@ class RunFolder:
 
     def store(self, config: Config) -> Store:
         """Where its snapshots are."""
-        return Store(config.execution.checkpoints or str(self.path / "checkpoints"))
+        return Store(whole_place(config.execution.checkpoints) or str(self.path / "checkpoints"))
 
     def name(self, past: Past, store: Store) -> str:
         """What the run is called in the place of its snapshots; empty where it has no name yet. Raises UserError where
         the place is another run's."""
-        owner = checkpoint.owner(store)
-        lost = not past.run and store.folder == self.path.absolute() / "checkpoints"
-        if owner and owner != past.run and not lost:
-            raise UserError(f"{store.root} is for the snapshots of another run: give the place of those of {self.path}")
-        return owner or past.run
+        owner, own = checkpoint.owner(store), store.folder == self.path.absolute() / "checkpoints"
+        if own and not past.run:
+            return owner
+        checkpoint.refuse_taken(store, past.run)
+        if past.run and not owner and not own and checkpoint.whole_snapshots(store):
+            raise UserError(f"{store.root} holds snapshots that are not of run {self.path}: give the place of its own")
+        return past.run
 
     def newest_snapshot(self, store: Store) -> str:
         """Name of the newest whole snapshot's folder. Raises UserError where there is none, or it is another run's."""
@@ -100,7 +102,8 @@ class RunFolder:
             yield warning
         finally:
             with suppress(OSError):
-                path.unlink()
+                if not warning:
+                    path.unlink()
             os.close(handle)
 
     def write_config(self, config: Config) -> None:
@@ -186,8 +189,8 @@ def check_new(config: Config) -> None:
 
 def open_run(path: str | Path) -> tuple[RunFolder, Config]:
     """An existing run and its config. Raises UserError where the folder is none, or keeps nothing to go on from."""
-    folder = RunFolder(Path(path))
-    if not os.path.isdir(path):
+    folder = RunFolder(expanded(path))
+    if not os.path.isdir(folder.path):
         raise UserError(f"{path} is no folder: give the folder of a run, as `ffpipe train` printed it")
     if not os.path.isfile(folder.config):
         raise UserError(f"{path} is no run: it has no config.toml")

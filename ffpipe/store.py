@@ -43,7 +43,7 @@ class Store:
     """
 
     def __init__(self, root: str) -> None:
-        self.root = root if "://" in root else str(expanded(root).absolute())
+        self.root = root if "://" in root else str(Path(root).absolute())
         self._connect()
 
     def _connect(self) -> None:
@@ -80,9 +80,12 @@ class Store:
                 for piece in pieces:
                     stream.write(piece)
             return
+        if Path(path).parent.is_symlink() and "/" in name:  # which leads out of the store
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(Path(path).parent))
         temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")
+        temporary.unlink(missing_ok=True)
         try:
-            with open(temporary, "wb") as file:
+            with open(temporary, "xb") as file:
                 file.writelines(pieces)
                 file.flush()
                 os.fsync(file.fileno())
@@ -148,13 +151,18 @@ class Store:
         return f"{self._base}/{name}"
 
 
+def whole_place(given: str) -> str:
+    """A place that a person gave, with its home folder written out; empty stays empty. Raises UserError."""
+    return given if "://" in given or not given else str(expanded(given).absolute())
+
+
 def patiently(work: Callable[[], T]) -> T:
-    """Work that writes into a store, tried again after a pause where that may help. Raises OSError."""
+    """Work on a store, tried again after a pause where that may help. Raises what it raised at last."""
     for pause in PAUSES:
         try:
             return work()
-        except OSError as error:
-            if error.errno in LASTING:
+        except (OSError, Unreachable) as error:
+            if getattr(error, "errno", None) in LASTING:
                 raise
             time.sleep(pause)
     return work()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from pathlib import Path
 from unittest import mock
@@ -89,6 +90,34 @@ def test_whose_they_are(store: Store, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("something else")
     with pytest.raises(UserError, match="is no file of ffpipe's"):
         checkpoint.owner(store)
+
+
+def test_nothing_is_written_through_a_link(store: Store, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "precious").write_text("precious")
+    (tmp_path / f".run.{os.getpid()}.tmp").symlink_to(mine / "precious")
+    checkpoint.claim(store, "0" * 32)
+    assert (mine / "precious").read_text() == "precious"
+    assert not (tmp_path / "run").is_symlink()
+    (tmp_path / checkpoint.folder_of(10)).symlink_to(mine)
+    with pytest.raises(OSError, match="symbolic links"):
+        write(store, 10, "layer-000.safetensors")
+    assert [path.name for path in mine.iterdir()] == ["precious"]
+
+
+def test_a_place_is_taken_once(store: Store) -> None:
+    checkpoint.claim(store, "a" * 32)
+    checkpoint.claim(store, "a" * 32)
+    with pytest.raises(UserError, match=r"is for the snapshots of another run: .* remove the file"):
+        checkpoint.claim(store, "b" * 32)
+    checkpoint.disclaim(store, "b" * 32)
+    assert checkpoint.owner(store) == "a" * 32
+    checkpoint.disclaim(store, "a" * 32)
+    checkpoint.claim(store, "b" * 32)
+    whole(store, 10)
+    checkpoint.disclaim(store, "b" * 32)
+    assert checkpoint.owner(store) == "b" * 32
 
 
 def test_what_a_killed_writer_left_is_removed(store: Store, tmp_path: Path) -> None:

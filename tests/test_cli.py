@@ -298,8 +298,12 @@ def test_output_that_is_closed(run: Path, here: Path) -> None:
         (f"set -o pipefail; {train} --run-dir b | true", 0),
         (f"{train} --run-dir c > /dev/full", 0),
         (f"{command} evaluate {run} > /dev/full", 1),
+        (f"{train} --training.optimizer.learning-rate 1e30 --run-dir d > /dev/full", 1),
     ):
-        done = subprocess.run(["bash", "-c", line], cwd=here, capture_output=True, text=True, timeout=120, check=False)
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=here, env=env, capture_output=True, text=True, timeout=120, check=False
+        )
         assert done.returncode == status, (line, done.stderr)
         assert "Traceback" not in done.stderr
         assert "Exception ignored" not in done.stderr

@@ -199,21 +199,38 @@ def test_snapshots_that_were_moved_are_the_run_s_own(tmp_path: Path) -> None:
     assert again.weights_sha256 == first.weights_sha256
 
 
+OTHER_NETWORKS: dict[str, tuple[dict[str, object], str]] = {
+    "wider": (
+        {"training.dims": [64, 130, 70, 50]},
+        "'weight' is torch.float32 (74, 90), expected torch.float32 (74, 130)",
+    ),
+    "narrower": ({"training.dims": [64, 33, 30, 20]}, "bytes, more than"),
+    "deeper": ({"training.dims": [64, 90, 70, 50, 40]}, "lacks layer-003.safetensors"),
+    "less deep": ({"training.dims": [64, 90, 70]}, "has layer-002.safetensors"),
+    "without a head": ({"training.head": False, "training.negatives": "random"}, "has head.safetensors"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_NETWORKS)
 def test_whole_snapshots_of_another_network_are_not_taken_for_damage(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    fields, says = OTHER_NETWORKS[kind]
     run = tmp_path / "run"
     train(config(run, **QUICK))
-    (run / "config.toml").write_text(to_toml(config(run, **QUICK, **{"training.dims": [64, 130, 70, 50]})))
+    (run / "config.toml").write_text(to_toml(config(run, **QUICK, **fields)))
     before = files_in(run)
     assert main(["resume", str(run)]) == 2
-    assert "'weight' is torch.float32 (74, 90), expected torch.float32 (74, 130)" in capsys.readouterr().err
+    assert says in capsys.readouterr().err
     assert files_in(run) == before
-    (run / "config.toml").write_text(to_toml(config(run, **QUICK, **{"training.dims": [64, 33, 30]})))
-    before = files_in(run)
-    assert main(["resume", str(run)]) == 2
-    assert "bytes, more than" in capsys.readouterr().err
-    assert files_in(run) == before
+
+
+def test_a_run_that_saved_nothing_gives_its_place_back(tmp_path: Path) -> None:
+    place = {"execution.checkpoints": str(tmp_path / "place")}
+    with pytest.raises(RunFailed, match="there is no snapshot to go on from"):
+        train(config(tmp_path / "wild", **QUICK, **place, **{"training.optimizer.learning_rate": 1e30}))
+    assert not (tmp_path / "place").exists()
+    train(config(tmp_path / "run", **QUICK, **place))
 
 
 @pytest.mark.parametrize("engine", ["local", "layerwise"])

@@ -30,7 +30,7 @@ CONNECT_SECONDS = 10.0
 SHARED_MEMORY = "/dev/shm"
 PREFIX = "ffpipe"
 # What follows it is "/ffpipe-PPPPPPP-XXXXXXXX/r/session_YYYY-MM-DD_HH-MM-SS_XXXXXX_PPPPPPP/sockets/plasma_store".
-LONGEST_FOLDER = 18
+LONGEST_FOLDER = 17
 # Ray opens its own folder to every user; ours around it is for this one alone.
 FOLDER_OF_RAY = "r"
 RAY_PRINTS = ray._private.worker.print_to_stdstream

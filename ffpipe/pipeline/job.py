@@ -24,7 +24,7 @@ from ffpipe.pipeline.partition import layer_costs, partition
 from ffpipe.pipeline.placement import of_stage
 from ffpipe.pipeline.schedule import LARGEST_CHUNK, Plan, choose_chunk, choose_window
 from ffpipe.pipeline.stage import StageSpec
-from ffpipe.store import Store
+from ffpipe.store import Store, whole_place
 from ffpipe.telemetry.report import MOST_STEPS, StageReport
 
 # A person who watches sees a loss within seconds, and a row costs nothing at this rate.
@@ -208,7 +208,8 @@ def _with_whole_paths(config: Config) -> Config:
         execution,
         data_dir=data_dir and str(expanded(data_dir).absolute()),
         spool=execution.spool and str(expanded(execution.spool).absolute()),
-        checkpoints=execution.checkpoints and Store(execution.checkpoints).root,
+        checkpoints=execution.checkpoints and Store(whole_place(execution.checkpoints)).root,
+        run_dir=execution.run_dir and str(expanded(execution.run_dir)),
     )
     return replace(config, training=replace(config.training, data=data), execution=execution)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -70,7 +71,8 @@ class CarefulView:
         self._try(lambda: self._view.note(text))
 
     def stop(self) -> None:
-        self._try(self._view.stop)
+        with suppress(OSError, ValueError):  # what it has started is to end in any case
+            self._view.stop()
 
     def finish(self, run_dir: Path, goodness: float | None, softmax: float | None, seconds: float) -> None:
         self._try(lambda: self._view.finish(run_dir, goodness, softmax, seconds))
@@ -80,8 +82,15 @@ class CarefulView:
             return
         try:
             show()
-        except (OSError, SystemExit):  # the latter is what rich makes of a pipe that was closed
+        except (OSError, ValueError):  # or words that the terminal has no letters for
             self._lost = True
+
+
+class Terminal(Console):
+    """A console that raises BrokenPipeError where nobody reads it; rich would end the program."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 class Progress:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ffpipe import override, recipe, train
 from ffpipe.telemetry.report import StageReport
-from ffpipe.telemetry.view import LiveView, PlainView, Progress, make_view
+from ffpipe.telemetry.view import LiveView, PlainView, Progress, Terminal, make_view
 
 
 def shown(terminal: bool, tmp_path: Path) -> str:
@@ -50,7 +50,7 @@ def test_a_run_whose_words_are_lost_goes_on(reader: str, tmp_path: Path) -> None
     reading, writing = os.pipe()
     os.close(reading)
     with open("/dev/full" if reader == "a full disk" else writing, "w", buffering=1) as output:
-        result = train(config, make_view(Console(file=output)))
+        result = train(config, make_view(Terminal(file=output)))
         with suppress(OSError):
             output.close()
     os.close(writing) if reader == "a full disk" else None
