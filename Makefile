@@ -34,7 +34,7 @@ format: $(READY)
 # torch comes first and by its exact version: asked for as a range, pip may take a build with a GPU
 # toolkit of several gigabytes.
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit("ffpipe needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": set PYTHON") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -c 'import sys; sys.exit("ffpipe needs Python 3.11 to 3.14, this is " + sys.version.split()[0] + ": set PYTHON") if not (3, 11) <= sys.version_info < (3, 15) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'

@@ -3,6 +3,10 @@
 # What up.sh, submit.sh and down.sh share. A cluster that is up has a folder on this
 # machine: its token, and its hosts by line.
 
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || {
+    echo "${0##*/}: this is bash $BASH_VERSION: put 4.4 or newer first in PATH" >&2
+    exit 2
+}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=settings.sh
 source "$here/settings.sh"
@@ -24,6 +28,10 @@ fail() {
 read -r -a ssh <<<"$FFPIPE_SSH"
 read -r -a pip_words <<<"$FFPIPE_PIP"
 read -r -a ray_words <<<"$FFPIPE_RAY"
+for word in $FFPIPE_PIP $FFPIPE_PYTHON $FFPIPE_BIN; do
+    [[ $word =~ ^[A-Za-z0-9._/=:,@%+~-]+$ ]] ||
+        refuse "FFPIPE_PIP, FFPIPE_PYTHON and FFPIPE_BIN go through a shell on the hosts: write $word without signs that it has a meaning for"
+done
 command -v "${ssh[0]-}" >/dev/null ||
     refuse "FFPIPE_SSH is '$FFPIPE_SSH': give a command that is there, such as ssh"
 

@@ -25,6 +25,13 @@ for given in "$@"; do
 done
 [[ ! -e $state ]] || refuse "a cluster of port $FFPIPE_PORT is up on $(paste -sd ' ' "$state/hosts"): cluster/down.sh first"
 
+for host in "${hosts[@]}"; do
+    if reach "$host" test -e "$(folder_of "$host")/process" </dev/null; then
+        refuse "Ray runs on $host from $(folder_of "$host") already, started from elsewhere or with another FFPIPE_PORT:" \
+            "take that down, or give another FFPIPE_FOLDER (if $host was restarted since, remove that file 'process')"
+    fi
+done
+
 umask 077
 mkdir -p "$state"
 : >"$state/hosts"
@@ -40,7 +47,8 @@ trap 'give_up "broken off"' EXIT
 put() { # HOST: the package, and what it needs
     local folder
     folder=$(folder_of "$1")
-    reach "$1" mkdir -p "$folder/package" </dev/null &&
+    reach "$1" rm -rf "$folder/package" </dev/null &&
+        reach "$1" mkdir -p "$folder/package" </dev/null &&
         tar -C "$here/.." -czf - --exclude=__pycache__ \
             pyproject.toml constraints.txt README.md LICENSE ffpipe cluster |
         reach "$1" tar -C "$folder/package" -xzf - &&
@@ -61,9 +69,16 @@ address=${addresses[0]:-$(there "$head" address.sh "${head#*@}" </dev/null)} ||
     give_up "what is the address of $head? give it: cluster/up.sh $head=ADDRESS ..."
 
 start() { # HOST OWN_ADDRESS [HEAD_ADDRESS]
+    local status=0
     echo "$1" >>"$state/hosts"
-    there "$1" start.sh "${FFPIPE_BIN:-venv}" "$FFPIPE_PORT" "${2:--}" "${3:--}" "${ray_words[@]}" <"$state/token" ||
-        give_up "Ray could not be started on $1"
+    # By standard input, since words of any kind come unharmed through it.
+    { cat "$state/token" && printf '\n' && printf '%s\n' "${ray_words[@]}"; } |
+        there "$1" start.sh "${FFPIPE_BIN:-venv}" "$FFPIPE_PORT" "${2:--}" "${3:--}" || status=$?
+    if ((status == 3)); then # what runs there is another's, and not ours to stop
+        grep -vxF -- "$1" "$state/hosts" >"$state/others" || true
+        mv "$state/others" "$state/hosts"
+    fi
+    ((status == 0)) || give_up "Ray could not be started on $1"
 }
 
 start "$head" "$address"

@@ -1,4 +1,4 @@
-"""What fits this host: a request for more is refused before anything is allocated for it."""
+"""What this host has: a request for more is refused before anything is allocated for it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ctypes
 import mmap
 import os
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 from ffpipe.errors import UserError
@@ -23,26 +24,54 @@ def host_bytes() -> int:
     return min([physical, *_group_limits(), *(limit for limit in limits if limit != resource.RLIM_INFINITY)])
 
 
-def _group_limits(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """Of the control groups that this process is in: of version 1, whose memory has a tree of its own, and 2."""
+def host_cpus() -> int:
+    """The host's CPUs, or the quota of this process's control group, in whole ones as Ray counts, where that is lower;
+    one at least."""
+    return max(1, int(min([float(os.cpu_count() or 1), *_group_quotas()])))
+
+
+GROUPS, ROOT_OF_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+
+
+def _group_limits(groups: Path = GROUPS, root: Path = ROOT_OF_GROUPS) -> list[int]:
+    """Bytes of memory of the control groups that this process is in."""
     found = []
+    for place, version in _groups("memory", groups, root):
+        with contextlib.suppress(OSError, ValueError):  # not here, or "max"
+            found.append(int((place / ("memory.limit_in_bytes" if version == 1 else "memory.max")).read_text()))
+    return found
+
+
+def _group_quotas(groups: Path = GROUPS, root: Path = ROOT_OF_GROUPS) -> list[float]:
+    """CPUs of the control groups that this process is in."""
+    found = []
+    for place, version in _groups("cpu", groups, root):
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # not here, or "max"
+            if version == 1:
+                words = [(place / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")]
+            else:
+                words = (place / "cpu.max").read_text().split()
+            quota, period = map(int, words)
+            found += [quota / period] if quota > 0 else []  # -1: none
+    return found
+
+
+def _groups(controller: str, groups: Path, root: Path) -> Iterator[tuple[Path, int]]:
+    """Folders of the control groups that this process is in, and their version: in 1 each controller has a tree of its
+    own, in 2 all have one."""
     try:
         lines = groups.read_text().splitlines()
     except OSError:  # a system without control groups
-        return []
+        return
     for line in lines:
         _, controllers, name = line.split(":", 2)
-        if controllers not in ("", "memory"):
+        if controllers and controller not in controllers.split(","):
             continue
-        folder, file = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
+        top = root / controller if controllers else root
         # A limit is as often on a group around the own one. In a container that may be the root of what can be seen.
-        own = root / folder / name.lstrip("/")
-        for place in (own, *(outer for outer in own.parents if outer.is_relative_to(root / folder))):
-            try:
-                found.append(int((place / file).read_text()))
-            except (OSError, ValueError):  # not here, or "max"
-                continue
-    return found
+        own = top / name.lstrip("/")
+        for place in (own, *(outer for outer in own.parents if outer.is_relative_to(top))):
+            yield place, 1 if controllers else 2
 
 
 def give_back_at_once() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from rich.console import Console
 from ffpipe.config import Config
 from ffpipe.errors import UserError
 from ffpipe.fields import override
+from ffpipe.memory import host_cpus, refuse_beyond_host
 from ffpipe.units import parse_flops, parse_rate, parse_seconds
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def request_of(options: argparse.Namespace) -> Request:
     latency = _parsed("--latency", options.latency, parse_seconds)
     flops = _parsed("--flops", options.flops, parse_flops)
     per_host = _whole("--stages-per-host", options.stages_per_host) or (1 if link else 0)
-    cores = _whole("--cores", options.cores) or os.cpu_count() or 1
+    cores = _whole("--cores", options.cores) or host_cpus()
     if latency is not None and not link:
         raise UserError("--latency is that between hosts: give --link too")
     return Request(parse_stages(options.stages), link, latency, flops, per_host, cores)
@@ -141,7 +141,7 @@ def _rows(
 
 def _left_out(config: Config, request: Request) -> list[str]:
     """What of the config a forecast does not know."""
-    execution, cores = config.execution, os.cpu_count() or 1
+    execution, cores = config.execution, host_cpus()
     found = []
     if isinstance(execution.device, tuple) and len(set(execution.device)) > 1:
         found.append(f"all stages are forecast as on the first one's device, {execution.first_device}")
@@ -156,11 +156,10 @@ def _measured(job: Job, copies: int) -> Costs:
     """Of a step of each layer on the device of the first stage; where stages have a core each, on so many at once."""
     import torch
 
-    from ffpipe.memory import refuse_beyond_host
     from ffpipe.pipeline.calibrate import measure_costs, measure_side_by_side
 
     training, execution = job.config.training, job.config.execution
-    copies = min(copies, os.cpu_count() or 1)
+    copies = min(copies, host_cpus())
     refuse_beyond_host(copies * job.largest_layer_bytes, "timing a layer here", "give --flops instead of timing")
     if execution.engine == "ray" and execution.first_device == "cpu":
         return measure_side_by_side(training, job.width, job.splits.classes, copies)

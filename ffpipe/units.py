@@ -13,6 +13,7 @@ SIZES |= {name: 1024.0**n for n, name in enumerate(("B", "KiB", "MiB", "GiB", "T
 # Bytes a second: of networks, which are sold by the bit, and of whatever is measured in bytes.
 BITS = {f"{prefix}bit": 1000.0**n / 8 for n, prefix in enumerate(("", "k", "M", "G", "T"))}
 RATES = {f"{name}/s": size for name, size in (SIZES | BITS).items()} | BITS
+RATES |= {f"{prefix}Bps": 1000.0**n for n, prefix in enumerate(("", "k", "M", "G", "T"))}
 RATES |= {f"{name.removesuffix('it')}{per}": rate for name, rate in BITS.items() for per in ("/s", "ps")}
 TIMES = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 FLOPS = {f"{prefix}FLOPS": 1000.0**n for n, prefix in enumerate(("", "k", "M", "G", "T", "P"))}
@@ -51,7 +52,7 @@ def say_rate(rate: float) -> str:
 
 def say_seconds(seconds: float) -> str:
     """1.5 ms, 12 s, 2 h 5 min."""
-    if seconds < 1:
+    if seconds < 0.9995:  # which are a second in three digits
         return f"{seconds * 1e3:.3g} ms"
     if seconds < 600:
         return f"{seconds:.3g} s"

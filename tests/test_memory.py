@@ -31,8 +31,39 @@ def test_limits_of_control_groups(line: str, file: str, text: str, found: list[i
     assert memory._group_limits(groups, tmp_path / "fs") == found
 
 
+@pytest.mark.parametrize(
+    ("line", "files", "found"),
+    [
+        ("0::/jobs/mine", {"jobs/mine/cpu.max": "150000 100000"}, [1.5]),
+        ("0::/jobs/mine", {"jobs/mine/cpu.max": "max 100000", "jobs/cpu.max": "300000 100000"}, [3.0]),
+        ("0::/jobs/mine", {}, []),
+        (
+            "3:cpu,cpuacct:/mine",
+            {"cpu/mine/cpu.cfs_quota_us": "200000", "cpu/mine/cpu.cfs_period_us": "100000"},
+            [2.0],
+        ),
+        ("3:cpu,cpuacct:/mine", {"cpu/mine/cpu.cfs_quota_us": "-1", "cpu/mine/cpu.cfs_period_us": "100000"}, []),
+        ("0::/jobs/mine", {"jobs/mine/cpu.max": "100000 0"}, []),
+    ],
+)
+def test_quotas_of_control_groups(line: str, files: dict[str, str], found: list[float], tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_text(line + "\n")
+    for name, text in files.items():
+        (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "fs" / name).write_text(text + "\n")
+    assert memory._group_quotas(tmp_path / "cgroup", tmp_path / "fs") == found
+
+
+@pytest.mark.parametrize(("quotas", "cpus"), [([], 8), ([2.9], 2), ([0.5], 1), ([64.0, 3.0], 3)])
+def test_cpus_are_whole_and_one_at_least(quotas: list[float], cpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr(memory, "_group_quotas", lambda: quotas)
+    assert memory.host_cpus() == cpus
+
+
 def test_a_system_without_control_groups(tmp_path: Path) -> None:
     assert memory._group_limits(tmp_path / "none", tmp_path) == []
+    assert memory._group_quotas(tmp_path / "none", tmp_path) == []
     assert memory.host_bytes() > 0
 
 

@@ -24,6 +24,7 @@ from ffpipe.units import parse_flops, parse_rate, parse_seconds, parse_size, say
         (parse_rate, "10Gbps", 1.25e9),
         (parse_rate, "10gbit", 1.25e9),
         (parse_rate, "1GB/s", 1e9),
+        (parse_rate, "10GBps", 1e10),
         (parse_rate, "1.5GB/s", 1.5e9),
         (parse_seconds, "50us", 50e-6),
         (parse_seconds, "2 ms", 2e-3),
@@ -40,9 +41,10 @@ def test_what_is_no_size(text: str) -> None:
         parse_size(text)
 
 
-def test_a_rate_that_may_mean_bits_or_bytes_is_refused() -> None:
+@pytest.mark.parametrize("text", ["10gb/s", "10gbps"])
+def test_a_rate_that_may_mean_bits_or_bytes_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="no rate such as 10Gbit or 1GB/s"):
-        parse_rate("10gb/s")
+        parse_rate(text)
 
 
 def test_what_is_said() -> None:

@@ -8,7 +8,7 @@ cd "$folder"
     echo "$(hostname): $python is older than 3.11, or none: set FFPIPE_PYTHON" >&2
     exit 1
 }
-state=$(find package -type f ! -name '*.pyc' -exec cksum {} + | sort -k 3 | cksum; echo "$*")
+state=$(find package -type f ! -name '*.pyc' ! -path '*/build/*' ! -path '*.egg-info/*' -exec cksum {} + | sort -k 3 | cksum; echo "$*")
 [ "$(cat venv/.ready 2>/dev/null)" != "$state" ] || exit 0
 "$python" -m venv venv
 # torch comes first and by its exact version, as in the Makefile.

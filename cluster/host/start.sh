@@ -1,17 +1,22 @@
 #!/bin/sh
-# start.sh FOLDER BIN PORT OWN_ADDRESS HEAD_ADDRESS [RAY_OPTION...]
+# start.sh FOLDER BIN PORT OWN_ADDRESS HEAD_ADDRESS
 #
-# Start Ray on this host, as the head where HEAD_ADDRESS is "-". The token comes by standard input. `ray start --block`
-# is the parent of all of Ray here, and they end with it; stop.sh ends it by its id.
+# Start Ray on this host, as the head where HEAD_ADDRESS is "-". The token comes by standard input, and in lines after
+# it more options of `ray start`. `ray start --block` is the parent of all of Ray here, and they end with it; stop.sh
+# ends it by its id. Exit status 3: another cluster has this folder.
 set -eu
 folder=$1 bin=$2 port=$3 own=$4 head=$5
-shift 5
 umask 077
 [ ! -e "$folder/process" ] || {
     echo "$(hostname): Ray was started from $folder before: stop it with stop.sh" >&2
-    exit 1
+    exit 3
 }
-cat >"$folder/token"
+IFS= read -r token
+printf '%s' "$token" >"$folder/token"
+set --
+while IFS= read -r word; do
+    [ -z "$word" ] || set -- "$@" "$word"
+done
 # Short, since the paths of sockets are in it, and never on a disk that hosts share.
 mktemp -d "${TMPDIR:-/tmp}/ffpipe-XXXXXXXX" >"$folder/temporary"
 # shellcheck source=environment.sh

@@ -2,7 +2,8 @@
 # shellcheck disable=SC2034,SC2154  # for and from the script that sources this
 # What both jobs need: the environment with ffpipe, a token, the nodes, the head's address, ports and a folder.
 
-if [[ ! -x $venv/bin/ffpipe ]]; then
+# With Ray's dashboard, which takes jobs; an environment that `make` has made has none.
+if [[ ! -x $venv/bin/ffpipe ]] || ! "$venv/bin/python" -c 'import ray.dashboard.optional_deps' 2>/dev/null; then
     # torch comes first and by its exact version, as in the Makefile.
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet -c constraints.txt "$(grep '^torch==' constraints.txt)"
@@ -15,12 +16,22 @@ export RAY_AUTH_MODE=token RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED=0
 unset RAY_ADDRESS
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-address=$(srun --overlap --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" hostname --ip-address)
-address=${address%% *}
+
+address_of_head() { # --ip-address: what its name stands for; --all-ip-addresses: what it has
+    srun --overlap --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" hostname "$1" | tr ' ' '\n' |
+        grep -E '^[0-9]+(\.[0-9]+){3}$' | grep -v '^127\.' | sed -n 1p | grep .
+}
+
+# Many a host has its own name for a loopback address.
+address=$(address_of_head --ip-address || address_of_head --all-ip-addresses) || {
+    echo "${nodes[0]} has no address that other nodes could reach" >&2
+    exit 1
+}
 # A hundred ports for each of four hundred jobs that may meet on a node.
 port=$((20000 + SLURM_JOB_ID % 400 * 100))
 # Short, since the paths of sockets are in it, and on each node's own disk.
 temporary=${TMPDIR:-/tmp}/ffpipe-$SLURM_JOB_ID
+((${#temporary} <= 40)) || temporary=/tmp/ffpipe-$SLURM_JOB_ID
 
 everywhere() {
     srun --overlap --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 "$@"

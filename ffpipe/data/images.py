@@ -32,6 +32,7 @@ _STORED_MODE = {
     "CMYK": "RGB",
     "YCbCr": "RGB",
 }
+_PNG, _PNG_DEPTH = b"\x89PNG\r\n\x1a\n", 24
 _MODE_OF_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -45,6 +46,8 @@ def decode(encoded: bytes, mode: str = "") -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             if image.mode not in _STORED_MODE:
                 raise ValueError(f"its mode is {image.mode}; expected 8 bits a channel")
+            if bytes(memoryview(encoded)[:8]) == _PNG and memoryview(encoded)[_PNG_DEPTH] == 16:
+                raise ValueError("it has 16 bits a channel; expected 8 bits a channel")  # Pillow drops the lower ones
             mode = mode or _STORED_MODE[image.mode]
             if image.width * image.height * len(mode) > MOST_FEATURES:
                 raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MOST_FEATURES} values")

@@ -124,7 +124,9 @@ def _holds_images(kind: pa.DataType) -> bool:
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    if pa.types.is_dictionary(kind):
+        return _is_binary(kind.value_type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -165,6 +167,8 @@ def _images(path: Path, columns: Columns, rows: int) -> Iterator[NDArray[Any]]:
     for values in _read(path, columns.image, columns.read, rows):
         if pa.types.is_struct(values.type):
             values = values.flatten()[values.type.get_field_index("bytes")]
+        if pa.types.is_dictionary(values.type):
+            values = values.dictionary_decode()
         _refuse_null(values, path, columns.image, row)
         yield from _decoded(values, path, row) if columns.encoded else _listed(values, path, columns.image, row)
         row += len(values)

@@ -8,13 +8,12 @@ The object store as a whole is the host's, and not in any stage (footprint.py).
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 
 import torch
 
 from ffpipe.config import Config, Execution
-from ffpipe.memory import process_bytes
+from ffpipe.memory import host_cpus, process_bytes
 from ffpipe.pipeline.account import Holding, Sizes, holding, incoming, outgoing, sizes
 from ffpipe.pipeline.calibrate import measure_costs
 from ffpipe.pipeline.chapters import disk_bytes, parked_bytes
@@ -98,7 +97,7 @@ def stages_here(job: Job) -> int:
 def room_here(execution: Execution) -> int:
     """How many stages this machine has CPUs and GPUs for, where all are alike; one at least."""
     cpus = of_stage(execution.cpus, 0) or 1.0
-    room = int((os.cpu_count() or 1) / cpus)
+    room = int(host_cpus() / cpus)
     if execution.first_device == "cuda" and torch.cuda.is_available():
         room = min(room, int(torch.cuda.device_count() / (of_stage(execution.gpus, 0) or 1.0)))
     return max(1, room)

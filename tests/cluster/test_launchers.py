@@ -128,6 +128,7 @@ def test_a_host_that_cannot_be_reached_leaves_nothing(hosts: list[Host], short_f
         ("up.sh", ["a"], {"FFPIPE_PORT": "80"}, "give a number from 1024"),
         ("up.sh", ["a"], {"FFPIPE_FOLDER": "a b"}, "FFPIPE_FOLDER is 'a b'"),
         ("up.sh", ["a"], {"FFPIPE_SSH": "no-such-command"}, "FFPIPE_SSH is 'no-such-command'"),
+        ("up.sh", ["a"], {"FFPIPE_PIP": "--index-url http://a/?b&c"}, "go through a shell on the hosts"),
         ("submit.sh", [], {}, "give what ffpipe is to do"),
         ("submit.sh", ["train"], {}, "cluster/up.sh HEAD WORKER... first"),
         ("down.sh", [], {}, "no cluster of port"),
@@ -139,3 +140,32 @@ def test_wrong_requests(script: str, words: list[str], changed: dict[str, str], 
     assert done.returncode == 2
     assert re.fullmatch(rf"{re.escape(script)}: [^\n]*{re.escape(says)}[^\n]*\n", done.stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cluster_that_was_started_from_elsewhere_is_left_alone(tmp_path: Path) -> None:
+    """From another machine, or with another port: this one has no state of it."""
+    reach = tmp_path / "reach"
+    reach.write_text('#!/bin/sh\nshift\nexec "$@"\n')
+    reach.chmod(0o755)
+    folder = tmp_path / "remote" / "b"
+    folder.mkdir(parents=True)
+    for name in ("process", "token", "temporary"):
+        (folder / name).write_text("somebody's")
+    env = os.environ | {
+        "FFPIPE_SSH": str(reach),
+        "FFPIPE_FOLDER": str(tmp_path / "remote"),
+        "FFPIPE_BIN": str(Path(sys.executable).parent),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+    }
+    up = launch("up.sh", "a", "b", env=env)
+    assert up.returncode == 2
+    assert re.fullmatch(r"up\.sh: Ray runs on b from \S+ already[^\n]*\n", up.stderr)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys(
+        ("process", "token", "temporary"), "somebody's"
+    )
+    assert not (tmp_path / "state").exists()
+    assert not (tmp_path / "remote" / "a").exists()
+    # And where it comes up between that look and the start.
+    start = [CLUSTER / "host" / "start.sh", folder, "venv", "7000", "-", "-"]
+    assert subprocess.run(["sh", *map(str, start)], input=b"token\n", check=False).returncode == 3
+    assert (folder / "token").read_text() == "somebody's"

@@ -55,14 +55,14 @@ def test_decode_other_modes(mode: str, shape: tuple[int, ...]) -> None:
     assert decode(encode(GREY, mode=mode)).shape == shape
 
 
-def bomb(width: int, height: int) -> bytes:
-    """A PNG that claims a size and has no pixels."""
+def png_of(width: int, height: int, depth: int = 8, colour: int = 0, rows: bytes = b"") -> bytes:
+    """A PNG that claims a size and a kind of pixels, and holds these rows of them: by default none."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize(
@@ -72,10 +72,13 @@ def bomb(width: int, height: int) -> bytes:
         (encode(GREY, "BMP"), "no PNG or JPEG"),
         (encode(COLOUR)[:80], "[Tt]runcated"),
         (encode(GREY.astype(np.uint16)), "its mode is I;16"),
-        (bomb(5000, 5000), "5000 x 5000 pixels, more than 16777216"),
-        (bomb(60000, 60000), "decompression bomb"),
+        (png_of(4, 4, 16, 2, (b"\0" + bytes(4 * 6)) * 4), "16 bits a channel"),
+        (png_of(4, 4, 16, 6, (b"\0" + bytes(4 * 8)) * 4), "16 bits a channel"),
+        (png_of(4, 4, 16, 4, (b"\0" + bytes(4 * 4)) * 4), "16 bits a channel"),
+        (png_of(5000, 5000), "5000 x 5000 pixels, more than 16777216"),
+        (png_of(60000, 60000), "decompression bomb"),
     ],
-    ids=["empty", "bmp", "truncated", "16 bits", "large", "bomb"],
+    ids=["empty", "bmp", "truncated", "16 bits", "16 bits in colour", "with alpha", "grey with alpha", "large", "bomb"],
 )
 def test_decode_refuses(encoded: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):

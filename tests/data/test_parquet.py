@@ -64,7 +64,9 @@ def test_hugging_face_pictures(write: Write, row_group_size: int) -> None:
     np.testing.assert_array_equal(labels, LABELS)
 
 
-@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+@pytest.mark.parametrize(
+    "kind", [pa.binary(), pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int32(), pa.binary())]
+)
 def test_plain_column_of_pictures(write: Write, kind: Any) -> None:
     images, _ = everything(write(pa.table({"png": pa.array(PNGS, kind), "label": LABELS})))
     np.testing.assert_array_equal(images, PICTURES)
