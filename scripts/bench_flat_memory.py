@@ -59,6 +59,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--chunks", type=positive, default=2500)
     options = parser.parse_args()
+    if options.chunks <= WARM:
+        parser.error(f"--chunks is {options.chunks}: give more than the {WARM} after which memory is measured")
     with tempfile.TemporaryDirectory(prefix="ff-", dir="/tmp") as folder:
         watch = Watch(StoreLog(folder))
         fields = {"training.epochs": options.chunks // 28 + 1, "execution.chunk": 1, "execution.evaluate_every": 0}
