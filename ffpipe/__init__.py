@@ -10,6 +10,8 @@ scores = network(images)                       # (n, classes)
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ffpipe.mkl import prepare_mkl
+
 if TYPE_CHECKING:
     from ffpipe.config import Config, Data, Execution, Optimizer, Training
     from ffpipe.errors import Interrupted, RunFailed, UserError
@@ -38,6 +40,8 @@ __all__ = [
     "resume",
     "train",
 ]
+
+prepare_mkl()
 
 # Imported on first use: torch takes a second, and a stage's process should answer before that.
 _HOMES = {

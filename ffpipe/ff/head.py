@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ffpipe.config import Training
 from ffpipe.ff.precision import PRECISIONS
+from ffpipe.ff.products import accumulate, mm
 from ffpipe.ff.updates import make_update
 from ffpipe.ff.workspace import Workspace
 
@@ -40,9 +41,9 @@ class Head:
     def logits(self, activities: Sequence[Tensor]) -> Tensor:
         """activities: the normalised (n, width) of each of its layers, in their order. Returns (n, classes)."""
         activities = self._wide(activities)
-        logits = torch.mm(activities[0], self._weights[0])
+        logits = mm(activities[0], self._weights[0])
         for activity, weight in zip(activities[1:], self._weights[1:], strict=True):
-            logits.addmm_(activity, weight)
+            accumulate(logits, activity, weight)
         return logits
 
     def step(self, activities: Sequence[Tensor], labels: Tensor, factor: float) -> HeadStep:

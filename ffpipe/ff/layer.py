@@ -18,6 +18,7 @@ from torch import Tensor
 from ffpipe.config import Training
 from ffpipe.ff.objectives import make_objective
 from ffpipe.ff.precision import PRECISIONS
+from ffpipe.ff.products import addmm, mm
 from ffpipe.ff.rows import row_scale
 from ffpipe.ff.updates import make_update
 from ffpipe.ff.workspace import Workspace
@@ -85,8 +86,8 @@ class Layer:
         shape = (len(rows), self.width)
         activity = self._workspace.take("activity", shape, self.weight.dtype)
         if self._factor is self.weight:
-            return torch.addmm(self.bias, rows, self.weight, out=activity)
-        product = torch.mm(rows, self._factor, out=self._workspace.take("product", shape, self._factor.dtype))
+            return addmm(self.bias, rows, self.weight, out=activity)
+        product = mm(rows, self._factor, out=self._workspace.take("product", shape, self._factor.dtype))
         return torch.add(product, self.bias, out=activity)
 
     def forward(self, rows: Tensor, out: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ffpipe.config import Training
 from ffpipe.ff.labels import LabelCode
 from ffpipe.ff.precision import PRECISIONS
+from ffpipe.ff.products import accumulate, addmm, mm
 from ffpipe.ff.rows import normalize_rows_, row_scale
 
 LayerWeights = tuple[Tensor, Tensor]
@@ -60,7 +61,7 @@ class Network(nn.Module):
         logits = rows.new_zeros(len(rows), self.classes)
         for index, activities, _ in self._layers(rows):
             if index in self.training_config.head_layers:
-                logits.addmm_(activities, self.get_buffer(f"head{index}_weight"))
+                accumulate(logits, activities, self.get_buffer(f"head{index}_weight"))
         return logits
 
     @torch.no_grad()
@@ -81,9 +82,9 @@ class Network(nn.Module):
         for index, (weight, bias) in enumerate(self._weights()):
             width = len(bias)
             if self._products == self._dtype:
-                activity = torch.addmm(bias, rows, weight).relu_()
+                activity = addmm(bias, rows, weight).relu_()
             else:
-                activity = torch.add(torch.mm(rows.to(self._products), weight.to(self._products)), bias).relu_()
+                activity = torch.add(mm(rows.to(self._products), weight.to(self._products)), bias).relu_()
             squares = torch.linalg.vecdot(activity, activity)
             goodness = squares if self.training_config.goodness == "sum" else squares / width
             scale = row_scale(squares, width, self.training_config.normalization)

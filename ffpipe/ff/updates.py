@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ffpipe.config import Optimizer
+from ffpipe.ff.products import accumulate, mm
 from ffpipe.ff.workspace import Workspace
 
 
@@ -55,7 +56,7 @@ class Averaging:
 
     def _step_weight(self, rows: Tensor, delta: Tensor, share: float, rate: float) -> None:
         """share: of the summed gradient in the new average."""
-        self.weight_average.addmm_(rows.t(), delta, beta=self.settings.averaging, alpha=share)
+        accumulate(self.weight_average, rows.t(), delta, self.settings.averaging, share)
         self.weight.mul_(1.0 - rate * self.settings.weight_decay).add_(self.weight_average, alpha=-rate)
 
     def state(self) -> dict[str, Tensor]:
@@ -85,13 +86,13 @@ class MixedAveraging(Averaging):
         self._workspace = workspace
 
     def _step_weight(self, rows: Tensor, delta: Tensor, share: float, rate: float) -> None:
-        take, products = self._workspace.take, self._factor.dtype
-        rounded = take("delta", tuple(delta.shape), products).copy_(delta)
+        take = self._workspace.take
+        rounded = take("delta", tuple(delta.shape), self._factor.dtype).copy_(delta)
         for first in range(0, len(self.weight), self.BLOCK):
             block = slice(first, first + self.BLOCK)
             average, weight = self.weight_average[block], self.weight[block]
             shape = tuple(weight.shape)
-            product = torch.mm(rows[:, block].t(), rounded, out=take("gradient", shape, products))
+            product = mm(rows[:, block].t(), rounded, out=take("gradient", shape, rounded.dtype))
             gradient = take("gradient", shape, weight.dtype).copy_(product)
             average.mul_(self.settings.averaging).add_(gradient, alpha=share)
             weight.mul_(1.0 - rate * self.settings.weight_decay).add_(average, alpha=-rate)
@@ -118,7 +119,7 @@ class TorchUpdate:
     def step(self, rows: Tensor, delta: Tensor, examples: int, factor: float) -> None:
         take, shape = self._workspace.take, tuple(self.weight.shape)
         gradient = take("gradient", shape, self.weight.dtype)
-        product = torch.mm(rows.t(), delta.to(rows.dtype), out=take("gradient", shape, self._factor.dtype))
+        product = mm(rows.t(), delta.to(rows.dtype), out=take("gradient", shape, self._factor.dtype))
         if product.dtype != gradient.dtype:
             gradient.copy_(product)
         self.weight.grad = gradient.div_(examples)
