@@ -52,17 +52,19 @@ class Feed:
         return None
 
     def _train(self, item: Train) -> Streams:
-        """The head's rows are the neutral ones, or where there are no labels the positive ones."""
+        """The head's rows are the neutral ones, in lock step of the next minibatch, or where there are no labels the
+        positive ones."""
         training, batch = self._training, self.source.batch
-        lockstep = training.lookahead == 0
-        roles = 2 if lockstep else training.roles
+        alone = training.lookahead == 0 and not item.ahead
+        lead = self.source.lead + item.ahead
+        roles = 2 if alone else training.roles
         rows = self._workspace.take("rows", (item.count, roles * batch, self.source.labels.width), self._dtype)
-        labels = torch.empty(item.count, batch, dtype=torch.int64) if training.head and not lockstep else None
+        labels = torch.empty(item.count, batch, dtype=torch.int64) if training.head and not alone else None
         for minibatch, step in enumerate(range(item.first, item.end)):
             right = self.source.pairs(step, self._prediction(step), rows[minibatch, : 2 * batch])
             if labels is not None:
                 neutral = rows[minibatch, 2 * batch :]
-                labels[minibatch] = self.source.neutral(step + self.source.lead, neutral) if len(neutral) else right
+                labels[minibatch] = self.source.neutral(step + lead, neutral) if len(neutral) else right
         return self._send(Streams(rows, labels))
 
     def _prediction(self, step: int) -> NDArray[np.float32] | None:

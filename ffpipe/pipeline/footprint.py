@@ -135,16 +135,14 @@ def _on_edge(specs: Sequence[StageSpec], nodes: Sequence[str], node: str, edge: 
 
 
 def _loads(spec: StageSpec) -> list[_Load]:
-    """Messages with minibatches to train on, with neutral rows in lock step, and with their like of an evaluation."""
+    """Messages with minibatches to train on, and with their like of an evaluation."""
     training, classes = spec.training, spec.classes
     batch = training.batch_size
-    lockstep = training.lookahead == 0
-    for_head = batch if training.head and not lockstep else 0
-    train = _Load((2 if lockstep else training.roles) * batch, for_head, for_head, 0)
-    predict = [_Load(batch, batch, batch, 0)] if lockstep else []
+    for_head = batch if training.head else 0
+    train = _Load(training.roles * batch, for_head, for_head, 0)
     images, scores = evaluated(training, classes), classes * training.labelled
     evaluate = _Load(images * (scores + training.head), images * training.head, images, images * scores)
-    return [train, *predict, evaluate]
+    return [train, evaluate]
 
 
 def evaluated(training: Training, classes: int) -> int:

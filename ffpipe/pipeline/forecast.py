@@ -33,9 +33,9 @@ ANSWER_SECONDS = 1.5e-3
 LATENCY = 100e-6
 # Of what a link carries, what Ray's transfers of arrays came to: 0.84 to 0.88 where they filled it (headers take 0.06).
 PAYLOAD = 0.86
-# Of a lock step, in products of a minibatch with a weight matrix: the neutral rows ahead, forward; then positive and
-# negative rows, forward and their gradient. A step with three roles makes five.
-PREDICT_SHARE, LOCKSTEP_SHARE = 1 / 5, 4 / 5
+# Of a step with three roles, which makes five products of a minibatch with a weight matrix: neutral rows alone,
+# forward; and positive and negative rows alone, forward and their gradient.
+PREDICT_SHARE, PAIRS_SHARE = 1 / 5, 4 / 5
 # Messages to simulate, in windows, until what follows is more of the same.
 WINDOWS = 4
 # What is named as the bottleneck is at work for this share of the time at least.
@@ -126,8 +126,7 @@ def outlook(job: Job, layout: Layout, ground: Ground) -> Outlook:
     timing = simulate(worked, plan.weight, layout.window, loads, ground.wires, site)
     steps = sum(item.count for item in worked if isinstance(item, Train))
     steady = timing.steady_seconds()
-    lockstep = job.config.training.lookahead == 0
-    alone = [load.seconds(Train(0, 1)) + lockstep * load.seconds(Predict(0)) for load in loads]
+    alone = [load.seconds(Train(0, 1, ahead=plan.lockstep)) for load in loads]
     link = max(timing.linked.values()) / steps / steady
     bottleneck = _bottleneck(job, layout, alone, timing, steady, steps, site, ground.wires)
     seconds = timing.seconds + (job.steps - steps) * steady
@@ -151,28 +150,30 @@ def message_seconds(wires: Wires, size: int, elsewhere: bool) -> float:
 def load_of(spec: StageSpec, specs: tuple[StageSpec, ...], costs: Costs) -> Load:
     """What this stage does and sends."""
     training = spec.training
-    lockstep = training.lookahead == 0
     each = sum(costs.layers[layer] for layer in spec.layers) + (costs.head if spec.is_last else 0.0)
     product, batch = PRECISIONS[training.precision].products.itemsize, training.batch_size
-    roles = 2 if lockstep else training.roles
     out = training.dims[spec.layers.stop] * batch * product
     seen = 0 if spec.is_last else sum(training.dims[layer + 1] for layer in spec.features) * batch * product
+
+    def pairs_alone(item: Train) -> bool:
+        return training.lookahead == 0 and not item.ahead
 
     def seconds(item: Item) -> float:
         if isinstance(item, Predict):
             return each * PREDICT_SHARE
-        return each * item.count * (LOCKSTEP_SHARE if lockstep else 1.0) if isinstance(item, Train) else 0.0
+        return each * item.count * (PAIRS_SHARE if pairs_alone(item) else 1.0) if isinstance(item, Train) else 0.0
 
     def rows(item: Item) -> int:
         if spec.is_last:
             return 0
-        return out if isinstance(item, Predict) else out * roles * item.count if isinstance(item, Train) else 0
+        if isinstance(item, Predict):
+            return out
+        return out * (2 if pairs_alone(item) else training.roles) * item.count if isinstance(item, Train) else 0
 
     def features(item: Item) -> int:
-        """In lock step those of the neutral rows, which go ahead."""
         if isinstance(item, Predict):
             return seen
-        return seen * item.count if isinstance(item, Train) and not lockstep else 0
+        return seen * item.count if isinstance(item, Train) and not pairs_alone(item) else 0
 
     return Load(seconds, rows, features, senders(specs, spec.index))
 

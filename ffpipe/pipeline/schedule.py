@@ -6,23 +6,33 @@ before it. A chunk is cut wherever a marker stands:
     steps      0 . . . . 5 . . . . 10                      chunk = 4, evaluate every 5 steps
     items      Train 0-4, Train 4-5, Evaluate 5, Train 5-9, Train 9-10, Snapshot 10, Evaluate 10, Stop 10
 
+In lock step the neutral rows of a minibatch come behind the pairs of the one before, and pass each layer when it has
+trained on these; after a marker they go alone (evaluate every 2 steps):
+
+    items      Predict 0, Train 0-1 and ahead, Train 1-2, Evaluate 2, Predict 2, Train 2-3 and ahead, ...
+
 Nothing here knows Ray, torch or time.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Train:
-    """Minibatches first .. first + count - 1, one update of every layer for each."""
+    """Minibatches first .. first + count - 1, one update of every layer for each.
+
+    ahead: lock step only: behind them, what `Predict` of the next minibatch would be.
+    """
 
     first: int
     count: int
+    ahead: bool = False
 
     @property
     def end(self) -> int:
@@ -94,8 +104,9 @@ class Plan:
             stop = self._next_marker(step)
             if self.lockstep:
                 yield Predict(step)
-                yield Train(step, 1)
-                step += 1
+                yield from (Train(each, 1, ahead=True) for each in range(step, stop - 1))
+                yield Train(stop - 1, 1)
+                step = stop
             else:
                 count = min(self.chunk, stop - step)
                 yield Train(step, count)
@@ -140,7 +151,7 @@ class Course:
     """
 
     def __init__(self, plan: Plan, start: int, snapshot_seconds: float, now: Callable[[], float]) -> None:
-        self._items = plan.items(start)
+        self._items: Iterator[Item] = plan.items(start)
         self._seconds = snapshot_seconds
         self._now = now
         self._saved_at = now()
@@ -171,7 +182,7 @@ class Course:
                 self._saved_step, self._saved_at = item.step, self._now()
             case Stop():
                 self._over = True
-        self._between = not isinstance(item, Predict)
+        self._between = not (isinstance(item, Predict) or (isinstance(item, Train) and item.ahead))
         return item
 
     def _refill(self) -> None:
@@ -182,6 +193,9 @@ class Course:
             return
         item = next(self._items)
         due = self._seconds and self._now() - self._saved_at >= self._seconds
+        if isinstance(item, Train) and item.ahead and (due or self._interrupted):
+            self._items = itertools.chain([Predict(item.end)], self._items)
+            item = replace(item, ahead=False)
         if due and self._between and self._saved_step != self._step and isinstance(item, (Train, Predict)):
             self._ahead.append(Snapshot(self._step))
         self._ahead.append(item)

@@ -112,8 +112,8 @@ class Stage:
         if self.head is None or self.spec.training.lookahead is None:
             return {}
         match item:
-            case Train() if self._lead:
-                return {s + self._lead: self.owed[s + self._lead] for s in range(item.first, item.end)}
+            case Train() if lead := self._lead + item.ahead:
+                return {s + lead: self.owed[s + lead] for s in range(item.first, item.end)}
             case Predict():
                 return {item.step: self.owed[item.step]}
         return {}
@@ -140,12 +140,16 @@ class Stage:
     def _train(self, item: Train, streams: Streams) -> Streams | None:
         rows, pairs = streams.rows, self.spec.training.batch_size
         seen = self._features_in(streams)
+        # In lock step neutral rows pass when the layer has trained.
+        trained = slice(2 * pairs) if item.ahead else slice(None)
         for layer, meter in zip(self.layers, self._meters, strict=True):
             out = self._output(layer, rows)
             losses = []
             for minibatch in range(item.count):
                 step = item.first + minibatch
-                made = layer.step(step, rows[minibatch], pairs, self._factor(step), out[minibatch])
+                made = layer.step(step, rows[minibatch, trained], pairs, self._factor(step), out[minibatch, trained])
+                if item.ahead:
+                    layer.pass_neutral(item.end, rows[minibatch, 2 * pairs :], out[minibatch, 2 * pairs :])
                 meter.add(step, *made)
                 losses.append(made.loss)
             _refuse_infinite(f"layer {layer.index}", item.first, losses)
@@ -153,7 +157,7 @@ class Stage:
             self._keep_features(seen, layer.index, rows, streams.labels)
         if self.head is not None and streams.labels is not None:
             losses = [
-                self._step_head(step, step + self._lead, seen, minibatch, streams.labels)
+                self._step_head(step + item.ahead, step + item.ahead + self._lead, seen, minibatch, streams.labels)
                 for minibatch, step in enumerate(range(item.first, item.end))
             ]
             _refuse_infinite("the head", item.first, losses)

@@ -73,11 +73,10 @@ def test_hard_negatives_bring_predictions_back() -> None:
     assert all(hard[node].each == random[node].each + 100 * 10 * 4 for node in "ab")
 
 
-def test_in_lock_step_neutral_rows_go_alone() -> None:
-    """Neither the pairs nor the neutral rows have both; the evaluation is the largest message."""
-    assert each(2, "aa", **{"training.negatives": "hard", "training.negative_lag": 0}) == {
-        "a": 308 * 2000 * 4 + SCORES + 100 * 10 * 4
-    }
+def test_in_lock_step_a_message_has_the_rows_that_it_has_at_a_lag() -> None:
+    """The neutral ones are of the next minibatch."""
+    exact, lag = ({"training.negatives": "hard", "training.negative_lag": lag} for lag in (0, 48))
+    assert each(3, "aab", **exact) == each(3, "aab", **lag)
 
 
 def test_a_footprint_and_the_store_it_fits_in() -> None:

@@ -60,7 +60,7 @@ def test_the_whole_run_is_filling_steady_work_and_draining() -> None:
 def test_lock_step_takes_turns() -> None:
     job = job_of(**{"training.negative_lag": 0})
     found = forecast(job, 4, ground_of(0.02))
-    # Neutral rows ahead and pairs after them, each through all stages, one at a time.
+    # Each minibatch through all stages, and with it the neutral rows of the next, before that one leaves.
     assert found.steady_seconds == pytest.approx(0.08)
 
 
@@ -85,7 +85,10 @@ def test_loads_of_stages() -> None:
     specs = make_layout(exact, 4).stages
     ahead = load_of(specs[1], specs, Costs((1.0,) * 4, 0.0))
     assert ahead.seconds(Predict(0)) + ahead.seconds(Train(0, 1)) == pytest.approx(1.0)
-    assert (ahead.features(Predict(0)), ahead.features(Train(0, 1))) == (50 * 40 * 4, 0)
+    assert ahead.seconds(Train(0, 1, ahead=True)) == pytest.approx(1.0)
+    items = (Predict(0), Train(0, 1), Train(0, 1, ahead=True))
+    assert [ahead.rows(item) for item in items] == [roles * 50 * 40 * 4 for roles in (1, 2, 3)]
+    assert [ahead.features(item) for item in items] == [50 * 40 * 4, 0, 50 * 40 * 4]
 
 
 def test_costs_at_a_speed_that_is_given() -> None:

@@ -49,9 +49,35 @@ def test_the_table_in_the_module() -> None:
     ]
 
 
-def test_lock_step_predicts_each_minibatch_before_it_trains_on_it() -> None:
-    plan = replace(PLAN, steps=2, chunk=1, lockstep=True, sizes={"validation": 0, "test": 0})
-    assert list(plan.items()) == [Predict(0), Train(0, 1), Predict(1), Train(1, 1), Snapshot(2), Stop(2)]
+LOCKSTEP = replace(PLAN, steps=4, chunk=1, lockstep=True, evaluations={}, sizes={}, snapshot_steps=3)
+
+
+def test_lock_step_predicts_each_minibatch_when_the_one_before_is_trained_on() -> None:
+    assert list(LOCKSTEP.items()) == [
+        Predict(0),
+        Train(0, 1, ahead=True),
+        Train(1, 1, ahead=True),
+        Train(2, 1),
+        Snapshot(3),
+        Predict(3),
+        Train(3, 1),
+        Snapshot(4),
+        Stop(4),
+    ]
+
+
+def test_in_lock_step_nothing_is_predicted_ahead_of_a_snapshot_that_nobody_had_planned() -> None:
+    now = iter([0.0, 0.1, 0.2, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7])
+    course = Course(replace(LOCKSTEP, snapshot_steps=0), 0, snapshot_seconds=1.0, now=lambda: next(now))
+    assert [next(course) for _ in range(5)] == [
+        Predict(0),
+        Train(0, 1, ahead=True),
+        Train(1, 1),  # a second has passed
+        Snapshot(2),
+        Predict(2),
+    ]
+    course.interrupt()
+    assert list(course) == [Train(2, 1), Snapshot(3), Stop(3)]
 
 
 plans = st.builds(
@@ -68,15 +94,17 @@ plans = st.builds(
 
 @given(plans)
 def test_every_step_is_trained_once_and_markers_see_exactly_their_step(plan: Plan) -> None:
-    trained, snapshots = 0, []
+    trained, snapshots, predicted = 0, [], []
     for item in plan.items():
         match item:
             case Train():
                 assert item.first == trained
                 assert 1 <= item.count <= plan.chunk
                 trained = item.end
+                predicted += [trained] * item.ahead
             case Predict():
                 assert item.step == trained
+                predicted.append(item.step)
             case Evaluate():
                 assert item.step == trained
             case Snapshot():
@@ -84,6 +112,7 @@ def test_every_step_is_trained_once_and_markers_see_exactly_their_step(plan: Pla
                 snapshots.append(item.step)
     every = plan.snapshot_steps
     assert trained == plan.steps
+    assert predicted == (list(range(plan.steps)) if plan.lockstep else [])
     assert snapshots == sorted({s for s in range(1, plan.steps) if every and s % every == 0} | {plan.steps})
 
 
@@ -142,8 +171,12 @@ def test_a_course_adds_snapshots_and_an_end_but_trains_the_same(plan: Plan, data
             break
     steps = [step for item in done if isinstance(item, Train) for step in range(item.first, item.end)]
     assert steps == list(range(start))
-    if plan.lockstep:
-        assert [item.step for item in done if isinstance(item, Predict)] == steps
+    predicted = [
+        item.step if isinstance(item, Predict) else item.end
+        for item in done
+        if isinstance(item, Predict) or (isinstance(item, Train) and item.ahead)
+    ]
+    assert predicted == (steps if plan.lockstep else [])
 
 
 @given(st.integers(1, 20), st.lists(st.integers(1, 9), max_size=60), st.randoms(use_true_random=False))

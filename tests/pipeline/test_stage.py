@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -41,6 +42,11 @@ def stage(training: Training) -> Stage:
     return Stage(spec, lambda *_: None)
 
 
+def parts(of: Stage) -> list[Layer | Head]:
+    assert of.head is not None
+    return [*of.layers, of.head]
+
+
 def rows(count: int) -> Tensor:
     return torch.randn(count, FEATURES, generator=torch.Generator().manual_seed(1))
 
@@ -76,6 +82,20 @@ def test_the_head_learns_from(fields: dict[str, Any], roles: int, seen: slice) -
     assert of_stage.head is not None
     expected = head_after(made, given[seen])
     assert all(torch.equal(weight, expected[name]) for name, weight in of_stage.head.weights().items())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_in_lock_step_neutral_rows_behind_the_pairs_of_the_minibatch_before_are_as_if_alone(dropout: float) -> None:
+    made = training(negatives="hard", negative_lag=0, dropout=dropout)
+    together, apart, given = stage(made), stage(made), rows(3 * BATCH).unsqueeze(0)
+    labels, ahead = LABELS.unsqueeze(0), Train(STEP, 1, ahead=True)
+    together.handle(ahead, Streams(given, labels))
+    apart.handle(Train(STEP, 1), Streams(given[:, : 2 * BATCH]))
+    apart.handle(Predict(STEP + 1), Streams(given[:, 2 * BATCH :], labels))
+    assert together.predictions(ahead).keys() == {STEP + 1}
+    for one, other in zip(parts(together), parts(apart), strict=True):
+        assert all(torch.equal(tensor, other.state()[name]) for name, tensor in one.state().items())
+    assert np.array_equal(together.predictions(ahead)[STEP + 1], apart.predictions(Predict(STEP + 1))[STEP + 1])
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
