@@ -235,7 +235,7 @@ def pff() -> Config:
     Learning rates .0005 (the paper has .01, at which these layers hardly learn: scripts/results/LOG.md) and .0001
     (head), cooled down from epoch 50 on. Published accuracies: 98.52 % with
     adaptive negatives, 98.33 % with random, 97.95 % with fixed ones (`--training.negatives`). Products in bfloat16.
-    Expected: 97.74 %, less than published: it over-fits (scripts/results/LOG.md; 12 epochs on 50,000 examples: 98.35 %).
+    Expected: 97.74 %, less than published: it over-fits (scripts/results/LOG.md; 98.35 % after 12 epochs on 50,000).
     """
     return Config(
         recipe="pff",
