@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ffpipe.config import Training
+from ffpipe.ff.denormals import is_due, settle
 from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.products import accumulate, mm
 from ffpipe.ff.updates import make_update
@@ -46,8 +47,8 @@ class Head:
             accumulate(logits, activity, weight)
         return logits
 
-    def step(self, activities: Sequence[Tensor], labels: Tensor, factor: float) -> HeadStep:
-        """One step of softmax regression on labels (B,); factor: on the learning rate."""
+    def step(self, step: int, activities: Sequence[Tensor], labels: Tensor, factor: float) -> HeadStep:
+        """One step of softmax regression on labels (B,). step: of the run; factor: on the learning rate."""
         activities = self._wide(activities)
         log_probabilities = torch.log_softmax(self.logits(activities), dim=1)
         probabilities = log_probabilities.exp()
@@ -57,6 +58,8 @@ class Head:
         delta.scatter_add_(1, labels.unsqueeze(1), delta.new_full((len(labels), 1), -1.0))
         for activity, update in zip(activities, self._updates, strict=True):
             update.step(activity, delta, len(labels), factor)
+            if is_due(step):
+                settle(update.state().values())
         return HeadStep(probabilities, loss, errors)
 
     def _wide(self, activities: Sequence[Tensor]) -> list[Tensor]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ffpipe.config import Training
+from ffpipe.ff.denormals import is_due, settle
 from ffpipe.ff.objectives import make_objective
 from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.products import addmm, mm
@@ -113,6 +114,8 @@ class Layer:
             loss = loss + self._update(rows, pairs, factor, spare, kept).loss
         if self._training.hand_on == "after":
             self._activate(rows, out, kept)
+        if is_due(step, self._training.local_steps):
+            settle([self.mean_activity, *self.update.state().values()])
         return StepLoss(loss / self._training.local_steps, first.pair_errors)
 
     def _update_together(self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None) -> StepLoss:

@@ -89,7 +89,7 @@ def _head_seconds(training: Training, classes: int, device: torch.device) -> flo
     dtype = PRECISIONS[training.precision].products
     seen = [torch.ones(training.batch_size, training.dims[i + 1], dtype=dtype, device=device) for i in head.layers]
     labels = torch.zeros(training.batch_size, dtype=torch.int64, device=device)
-    return _median_seconds(lambda: head.step(seen, labels, 1.0), device)
+    return _median_seconds(lambda: head.step(0, seen, labels, 1.0), device)
 
 
 def _median_seconds(step: Callable[[], object], device: torch.device) -> float:

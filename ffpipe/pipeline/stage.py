@@ -181,7 +181,7 @@ class Stage:
         """The head's step `step`, on the neutral rows of minibatch `predicted`; returns its loss."""
         assert self.head is not None
         activities = [seen[layer][minibatch] for layer in self.head.layers]
-        made = self.head.step(activities, labels[minibatch], self._factor(step))
+        made = self.head.step(step, activities, labels[minibatch], self._factor(step))
         self._head_meter.add(step, made.loss, made.errors)
         if self.spec.training.lookahead is not None:
             self.owed[predicted] = made.probabilities.float().cpu().numpy()

@@ -20,12 +20,12 @@ def test_one_step_is_the_gradient_of_softmax_regression() -> None:
     seen = [torch.randn(8, width, dtype=torch.float64, generator=random) for width in (4, 3)]
     labels = torch.tensor([0, 1, 2, 1, 0, 2, 2, 1])
     head = Head(TRAINING, 3, Workspace(torch.device("cpu")))
-    for _ in range(3):
+    for step in range(3):
         weights = [weight.clone().requires_grad_() for weight in head.weights().values()]
         logits = seen[0] @ weights[0] + seen[1] @ weights[1]
         loss = torch.nn.functional.cross_entropy(logits, labels)
         loss.backward()
-        made = head.step(seen, labels, 1.0)
+        made = head.step(step, seen, labels, 1.0)
         torch.testing.assert_close(made.probabilities, logits.detach().softmax(1), rtol=1e-12, atol=0)
         torch.testing.assert_close(made.loss / 8, loss.detach(), rtol=1e-12, atol=0)
         assert int(made.errors) == int((logits.argmax(1) != labels).sum())

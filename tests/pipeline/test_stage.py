@@ -58,7 +58,7 @@ def network(training: Training) -> list[Layer]:
 def head_after(training: Training, activities: Tensor) -> dict[str, Tensor]:
     """Of the second layer, which is what the head sees."""
     head = Head(training, CLASSES, Workspace(torch.device("cpu")))
-    head.step([activities], LABELS, 1.0)
+    head.step(0, [activities], LABELS, 1.0)
     return head.weights()
 
 
