@@ -10,7 +10,7 @@ scores = network(images)                       # (n, classes)
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ffpipe.mkl import prepare_mkl
+from ffpipe.environment import prepare
 
 if TYPE_CHECKING:
     from ffpipe.config import Config, Data, Execution, Optimizer, Training
@@ -41,7 +41,7 @@ __all__ = [
     "train",
 ]
 
-prepare_mkl()
+prepare()
 
 # Imported on first use: torch takes a second, and a stage's process should answer before that.
 _HOMES = {

@@ -102,7 +102,7 @@ ROWS = {
             SOFTMAX,
             backprop=True,
         ),
-        Row("pff", "pff", "784-2000 x 4, Adam at .0005, adaptive negatives", "1.48 (98.52 % accuracy)", BOTH, (1,)),
+        Row("pff", "pff", "784-2000 x 4, Adam, adaptive negatives", "1.48 (98.52 % accuracy)", BOTH, (1,)),
         Row("symba", "symba", "784-1000-1000-1000, SymBa's objective, 10 epochs", "-", BOTH, (1,)),
         Row("hinton-backprop", "hinton", "`hinton`'s network by backpropagation", "-", SOFTMAX, (1,), backprop=True),
         *map(_lag, (48, 64, 256)),

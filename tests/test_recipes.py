@@ -119,8 +119,9 @@ TABLE: dict[str, dict[str, Any]] = {
         "dims": (784, 2000, 2000, 2000, 2000),
         "epochs": 100,
         "batch_size": 64,
-        "optimizer.kind": "Adam",
-        "optimizer.learning_rate": 0.0005,
+        "optimizer.kind": "AdamW",
+        "optimizer.learning_rate": 0.01,
+        "optimizer.weight_decay": 0.0015,  # times the rate, as Hinton's program has it
         "head_optimizer.kind": "Adam",
         "head_optimizer.learning_rate": 0.0001,
         "schedule": "hinton",  # cooled down from half of the epochs on

@@ -70,7 +70,11 @@ class Layer:
         """
         activity = self._total(rows).relu_()
         squares = self._squares(activity)
-        torch.mul(activity, row_scale(squares, self.width, self._training.normalization), out=out)
+        scale = row_scale(squares, self.width, self._training.normalization)
+        if out.dtype == activity.dtype:
+            torch.mul(activity, scale, out=out)
+        else:  # torch would take new memory for what it rounds
+            out.copy_(torch.mul(activity, scale, out=self._like_squares(activity)))
         if kept is not None:
             out *= kept.to(out.dtype)
             activity *= kept
@@ -79,8 +83,10 @@ class Layer:
 
     def _squares(self, activity: Tensor) -> Tensor:
         """Their sum in each row, with the bits of torch.linalg.vecdot, which would take new memory for them."""
-        squares = self._workspace.take("squares", tuple(activity.shape), activity.dtype)
-        return torch.mul(activity, activity, out=squares).sum(1)
+        return torch.mul(activity, activity, out=self._like_squares(activity)).sum(1)
+
+    def _like_squares(self, activity: Tensor) -> Tensor:
+        return self._workspace.take("squares", tuple(activity.shape), activity.dtype)
 
     def _total(self, rows: Tensor) -> Tensor:
         """rows W + b, in a buffer that the next call uses again."""
@@ -89,7 +95,7 @@ class Layer:
         if self._factor is self.weight:
             return addmm(self.bias, rows, self.weight, out=activity)
         product = mm(rows, self._factor, out=self._workspace.take("product", shape, self._factor.dtype))
-        return torch.add(product, self.bias, out=activity)
+        return activity.copy_(product).add_(self.bias)
 
     def forward(self, rows: Tensor, out: Tensor) -> Tensor:
         """Normalised activities of rows (n, fan_in) into out (n, width); returns their goodness (n,)."""

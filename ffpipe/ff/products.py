@@ -2,7 +2,7 @@
 
 All else that a layer computes is element-wise, or a sum that one thread makes. The sums of a product are cut as a
 library finds best, and that may depend on how many threads there are: on Intel's processors it does in MKL, unless that
-is told not to (`mkl.py`), and in oneDNN's bfloat16 where there is AMX. What depends on threads is left to one.
+is told not to (`environment.py`), and in oneDNN's bfloat16 where there is AMX. What depends on threads is left to one.
 """
 
 from __future__ import annotations
