@@ -22,7 +22,7 @@ from ffpipe.config import Config, Training
 from ffpipe.data.examples import Examples
 from ffpipe.data.sampler import Sampler
 from ffpipe.errors import Diverged, Interrupted
-from ffpipe.ff.denormals import is_due, settle
+from ffpipe.ff.denormals import is_due, settle_optimizer
 from ffpipe.ff.jitter import jittered
 from ffpipe.ff.layer import initial_weight
 from ffpipe.ff.precision import PRECISIONS
@@ -145,7 +145,7 @@ class _Yardstick:
             loss.backward()
             optimizer.step()
             if is_due(step):
-                settle(tensor for state in optimizer.state.values() for tensor in state.values())
+                settle_optimizer(optimizer.state.values())
             losses += loss.detach()
             wrong += (logits.argmax(1) != labels).sum()
         errors = float(wrong) / (steps * training.batch_size)

@@ -13,8 +13,9 @@ VENDOR_BYTES = 4096  # of the first processor
 def prepare(processors: Path = Path("/proc/cpuinfo")) -> None:
     """Set, where nobody has, what torch is to find here. processors: what Linux says of them.
 
-    Tensors of 2 MiB and more lie in huge pages where Linux gives them to those who ask (madvise): a layer's update
-    passes once over all of its weights and their averages, and finding small pages takes as long as the pass does.
+    The whole huge pages within large tensors (7/8 of 16 MiB, half of 4) are asked for where Linux gives them to those
+    who ask (madvise): a layer's update passes once over all of its weights and their averages, and finding small pages
+    takes as long as the pass does.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     _prepare_mkl(processors)

@@ -92,6 +92,7 @@ class ChainLayer:
         self.forward(rows, out)
 
     def step(self, step: int, rows: Tensor, pairs: int, factor: float, out: Tensor) -> StepLoss:
+        assert step == int(self.weight[0])
         self.forward(rows, out)
         chain = mix(STEP, int(self.weight[1]), *_ints(rows[: 2 * pairs]))
         self.weight += torch.tensor([1, chain - int(self.weight[1])])  # in place, as a real one
@@ -118,7 +119,8 @@ class ChainHead:
         seen = zip(*(_ints(activity) for activity in activities), strict=True)
         return torch.tensor([[float(small(mix(LOGIT, chain, c, *values))) for c in range(CLASSES)] for values in seen])
 
-    def step(self, activities: Sequence[Tensor], labels: Tensor, factor: float) -> HeadStep:
+    def step(self, step: int, activities: Sequence[Tensor], labels: Tensor, factor: float) -> HeadStep:
+        assert step == int(self.weight[0])
         seen = [*(int(activity.item()) for activity in activities), int(labels.item())]
         before = int(self.weight[1])
         chain = mix(STEP, before, *seen)

@@ -2,20 +2,25 @@
 
 A running mean of what has become zero (the gradient of a unit that never fires, or of a pixel that is never lit)
 shrinks by its factor with every update, and after some 800 updates at 0.9 it is denormal; rounding then keeps it so for
-ever. torch.set_flush_denormal would make zeros of them in the thread that calls it, and in those alone that it
+ever. Only means of gradients and of activities are settled: of squares and sums, optimisers expect what they left.
+torch.set_flush_denormal would make zeros of them in the thread that calls it, and in those alone that it
 starts later: weights would depend on threads. So they become zeros here, before they are denormal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-# Updates between two calls of `settle`: 0.9 ** 32 is 1 / 29, less than MARGIN.
+# Updates between two calls of `settle`: 0.9 ** 32 divides by 29, less than MARGIN. Where means shrink faster, or a step
+# has more updates, some are denormal for a few updates on their way to zero.
 EVERY = 32
 MARGIN = 64
+# What optimisers of torch call their running means of gradients.
+MEANS = ("exp_avg", "momentum_buffer")
 
 
 def is_due(step: int, updates: int = 1) -> bool:
@@ -31,3 +36,8 @@ def settle(tensors: Iterable[Tensor]) -> None:
     for tensor in tensors:
         if tensor.is_floating_point():
             torch.hardshrink(tensor, MARGIN * torch.finfo(tensor.dtype).tiny, out=tensor)
+
+
+def settle_optimizer(states: Iterable[Mapping[str, Any]]) -> None:
+    """`settle` the running means of gradients that an optimiser of torch keeps of each parameter."""
+    settle(state[name] for state in states for name in MEANS if isinstance(state.get(name), Tensor))

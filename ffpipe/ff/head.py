@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ffpipe.config import Training
-from ffpipe.ff.denormals import is_due, settle
+from ffpipe.ff.denormals import is_due
 from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.products import accumulate, mm
 from ffpipe.ff.updates import make_update
@@ -59,7 +59,7 @@ class Head:
         for activity, update in zip(activities, self._updates, strict=True):
             update.step(activity, delta, len(labels), factor)
             if is_due(step):
-                settle(update.state().values())
+                update.settle()
         return HeadStep(probabilities, loss, errors)
 
     def _wide(self, activities: Sequence[Tensor]) -> list[Tensor]:

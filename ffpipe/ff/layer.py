@@ -95,7 +95,7 @@ class Layer:
         if self._factor is self.weight:
             return addmm(self.bias, rows, self.weight, out=activity)
         product = mm(rows, self._factor, out=self._workspace.take("product", shape, self._factor.dtype))
-        return activity.copy_(product).add_(self.bias)
+        return activity.copy_(product).add_(self.bias)  # in one call torch would take new memory for the product
 
     def forward(self, rows: Tensor, out: Tensor) -> Tensor:
         """Normalised activities of rows (n, fan_in) into out (n, width); returns their goodness (n,)."""
@@ -120,8 +120,9 @@ class Layer:
             loss = loss + self._update(rows, pairs, factor, spare, kept).loss
         if self._training.hand_on == "after":
             self._activate(rows, out, kept)
-        if is_due(step, self._training.local_steps):
-            settle([self.mean_activity, *self.update.state().values()])
+        if is_due(step, self._training.updates):
+            settle([self.mean_activity])
+            self.update.settle()
         return StepLoss(loss / self._training.local_steps, first.pair_errors)
 
     def _update_together(self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None) -> StepLoss:

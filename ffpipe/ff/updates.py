@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ffpipe.config import Optimizer
+from ffpipe.ff.denormals import settle, settle_optimizer
 from ffpipe.ff.products import accumulate, mm
 from ffpipe.ff.workspace import Workspace
 
@@ -22,6 +23,9 @@ class Update(Protocol):
     def step(self, rows: Tensor, delta: Tensor, examples: int, factor: float) -> None:
         """rows: (n, fan_in); delta: (n, width), dLoss/d(total input), summed over rows and divided by
         `examples`; factor: on the learning rate."""
+
+    def settle(self) -> None:
+        """Make zero what is about to become denormal (denormals.py)."""
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps, by name; the tensors themselves, not copies."""
@@ -58,6 +62,9 @@ class Averaging:
         """share: of the summed gradient in the new average."""
         accumulate(self.weight_average, rows.t(), delta, self.settings.averaging, share)
         self.weight.mul_(1.0 - rate * self.settings.weight_decay).add_(self.weight_average, alpha=-rate)
+
+    def settle(self) -> None:
+        settle(self.state().values())
 
     def state(self) -> dict[str, Tensor]:
         state = {"weight_average": self.weight_average}
@@ -132,6 +139,9 @@ class TorchUpdate:
             parameter.grad = None  # what it was is the next layer's workspace
         if product.dtype != gradient.dtype:
             self._factor.copy_(self.weight)
+
+    def settle(self) -> None:
+        settle_optimizer(self.optimizer.state.values())
 
     def _parameters(self) -> dict[str, torch.nn.Parameter]:
         return {"weight": self.weight} if self.bias is None else {"weight": self.weight, "bias": self.bias}

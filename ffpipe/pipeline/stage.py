@@ -160,7 +160,7 @@ class Stage:
                 self._step_head(step + item.ahead, step + item.ahead + self._lead, seen, minibatch, streams.labels)
                 for minibatch, step in enumerate(range(item.first, item.end))
             ]
-            _refuse_infinite("the head", item.first, losses)
+            _refuse_infinite("the head", item.first + item.ahead, losses)
         self.step = item.end
         return self._pass_on(rows, streams, seen)
 

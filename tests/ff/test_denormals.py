@@ -8,9 +8,11 @@ from torch import Tensor
 
 from ffpipe.config import Optimizer, Training
 from ffpipe.ff import layer as layer_module
-from ffpipe.ff.denormals import EVERY, is_due, settle
+from ffpipe.ff.denormals import EVERY, is_due, settle, settle_optimizer
 from ffpipe.ff.head import Head
 from ffpipe.ff.layer import Layer
+from ffpipe.ff.precision import PRECISIONS
+from ffpipe.ff.updates import make_update
 from ffpipe.ff.workspace import Workspace
 
 CPU = torch.device("cpu")
@@ -38,38 +40,67 @@ def test_it_is_due_after_every_so_many_updates() -> None:
     assert all(is_due(step, 2 * EVERY) for step in range(5))
 
 
+def test_of_an_optimizer_of_torch_only_means_of_gradients_are_settled() -> None:
+    state = {"exp_avg": torch.tensor([1e-40]), "exp_avg_sq": torch.tensor([1e-40]), "step": torch.tensor(1e-40)}
+    settle_optimizer([state, {"momentum_buffer": None}])
+    assert [tensor.item() != 0 for tensor in state.values()] == [False, True, True]
+
+
 def is_denormal(tensor: Tensor) -> Tensor:
     return (tensor != 0) & (tensor.abs() < LEAST)
 
 
-def trained(optimizer: Optimizer, precision: str, steps: int) -> Layer:
-    """On rows of which one column, a pixel, is lit in the first minibatch alone."""
-    training = Training(precision=precision, optimizer=optimizer, peer=0.0)  # type: ignore[arg-type]  # str
+def trained(training: Training, steps: int) -> tuple[Layer, int]:
+    """On rows of which one column, a pixel, is lit in the first minibatch alone; and after how many steps there were
+    denormal numbers."""
     layer = Layer(0, 6, 5, training, Workspace(CPU))
     chance = torch.Generator().manual_seed(1)
+    denormal = 0
     for step in range(steps):
         rows = torch.rand(8, 6, generator=chance)
         if step:
             rows[:, 2] = 0
-        rows = rows.to(layer._factor.dtype)
+        rows = rows.to(PRECISIONS[training.precision].products)
         layer.step(step, rows, 4, 1.0, torch.empty(8, 5, dtype=rows.dtype))
-    return layer
+        denormal += any(bool(is_denormal(tensor).any()) for tensor in layer.state().values())
+    return layer, denormal
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("kind", ["averaging", "Adam"])
-def test_weights_are_the_same_to_the_bit_and_averages_are_never_denormal(
-    kind: str, precision: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "training",
+    [
+        Training(peer=0.0),
+        Training(peer=0.0, precision="bfloat16", local_steps=3),
+        Training(peer=0.0, optimizer=Optimizer(kind="Adam", learning_rate=0.001), phases="apart", objective="softplus"),
+        Training(peer=0.0, optimizer=Optimizer(kind="AdamW", learning_rate=0.001), precision="bfloat16"),
+    ],
+    ids=["averaging", "local steps", "phases apart", "AdamW"],
+)
+def test_averages_are_never_denormal_and_weights_those_they_would_be(
+    training: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = 1_000  # 0.9 ** 830 is the least normal number
-    optimizer = Optimizer(kind=kind, learning_rate=0.001)
-    settled = trained(optimizer, precision, steps)
-    assert not any(is_denormal(tensor).any() for tensor in settled.state().values())
+    settled, denormal = trained(training, steps)
+    assert denormal == 0
     monkeypatch.setattr(layer_module, "is_due", lambda step, updates: False)
-    left = trained(optimizer, precision, steps)
-    assert any(is_denormal(tensor).any() for tensor in left.state().values())
+    left, denormal = trained(training, steps)
+    assert denormal > 0
     for name, tensor in settled.weights().items():
         assert torch.equal(tensor, left.weights()[name])
+
+
+def test_what_a_centered_optimizer_needs_is_left() -> None:
+    """The root of square_avg - grad_avg ** 2, of gradients as of pairs that are told apart by far."""
+    weight = torch.ones(2, 2)
+    optimizer = Optimizer(kind="RMSprop", learning_rate=0.001, options={"centered": True})
+    update = make_update(weight, None, optimizer, weight, Workspace(CPU))
+    nothing = torch.zeros(1, 2)
+    update.step(nothing, nothing, 1, 1.0)
+    update.state()["weight.square_avg"].fill_(1e-39)
+    update.state()["weight.grad_avg"].fill_(1e-20)
+    update.settle()
+    update.step(nothing, nothing, 1, 1.0)
+    assert weight.isfinite().all()
 
 
 def test_averages_of_the_head_are_never_denormal() -> None:
