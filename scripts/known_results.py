@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from ffpipe.config import Config
@@ -41,9 +41,10 @@ class Row:
         return override(get_recipe(self.recipe), {**self.fields, "training.seed": seed})
 
 
-def _lag(lag: int) -> Row:
-    """One more lag beside that of `hinton` (16)."""
-    return Row(f"lag-{lag}", "hinton", f"`hinton`, negative_lag {lag}", "-", BOTH, (1,), {"training.negative_lag": lag})
+def _lag(lag: int, stages: int = 0) -> Row:
+    """One more lag beside that of `hinton` (16). stages: 0: as many as that has."""
+    fields = {"training.negative_lag": lag} | ({"execution.stages": stages} if stages else {})
+    return Row(f"lag-{lag}", "hinton", f"`hinton`, negative_lag {lag}", "-", BOTH, (1,), fields)
 
 
 BOTH = ("goodness", "softmax")
@@ -112,7 +113,7 @@ ROWS = {
         ),
         Row("symba", "symba", "784-1000-1000-1000, SymBa's objective, 10 epochs", "-", BOTH, (1,)),
         Row("hinton-backprop", "hinton", "`hinton`'s network by backpropagation", "-", SOFTMAX, (1,), backprop=True),
-        replace(_lag(0), fields={"training.negative_lag": 0, "execution.stages": 2}),
+        _lag(0, stages=2),  # more would wait for each other all the same
         *map(_lag, (48, 64, 256)),
     )
 }

@@ -35,9 +35,15 @@ def test_strict_on_intel_unless_told_otherwise(
     assert os.environ.get("MKL_CBWR") == after
 
 
-def test_without_a_list_of_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MKL_CBWR", "AUTO,STRICT")
+@pytest.mark.parametrize(("told", "after"), [("Intel64 Family 6 Model 207, GenuineIntel", "AUTO,STRICT"), ("", None)])
+def test_without_a_list_of_processors(
+    told: str, after: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MKL_CBWR", "to be put back")
+    monkeypatch.delenv("MKL_CBWR")
+    monkeypatch.setattr("platform.processor", lambda: told)
     prepare(tmp_path / "absent")
+    assert os.environ.get("MKL_CBWR") == after
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, "1"), ("0", "0")])

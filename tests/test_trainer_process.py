@@ -28,9 +28,10 @@ print(*came, flush=True)
 sys.exit(7)
 """
 PARENT = """
-import sys
+import signal, sys
 import trainer_process
 from trainer_process import run_to_its_end
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, and stay so
 trainer_process.SAME_WISH_SECONDS = float(sys.argv[1])
 with open("log", "a") as log:
     print(run_to_its_end([sys.executable, "trainer.py"], log))
