@@ -86,6 +86,16 @@ class Leaf:
         return typing.get_args(self.annotation) if union else (self.annotation,)
 
     @property
+    def may_be_fraction(self) -> bool:
+        """Whether it, or one of its values, may be a float."""
+        return any(kind is float or float in typing.get_args(kind) for kind in (*self._kinds, *self._values))
+
+    @property
+    def _values(self) -> tuple[Any, ...]:
+        """Of a table, what its values may be."""
+        return typing.get_args(self.annotation)[1:] if self.is_mapping else ()
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """The words that it may be, where it is one of a few."""
         literal = next((kind for kind in self._kinds if typing.get_origin(kind) is typing.Literal), None)
@@ -133,16 +143,25 @@ def from_tree(tree: Mapping[str, Any], *, where: str, strict: bool = True) -> Co
 def override(config: Config, values: Mapping[str, Any], *, where: str = "options") -> Config:
     """`config` with fields replaced by dotted name; values may be strings. Raises UserError as `from_tree`."""
     tree = _without_none(dataclasses.asdict(config))
-    names = {leaf.name for leaf in leaves()}
+    by_name = {leaf.name: leaf for leaf in leaves()}
     for name, value in values.items():
-        if name not in names:
-            raise UserError(f"{where}: unknown field {name!r}; {nearest(name, sorted(names))}")
+        if name not in by_name:
+            raise UserError(f"{where}: unknown field {name!r}; {nearest(name, sorted(by_name))}")
         *folders, last = name.split(".")
         branch = tree
         for folder in folders:
             branch = branch[folder]
-        branch[last] = value
+        branch[last] = _with_zeros(value) if by_name[name].may_be_fraction else value
     return from_tree(tree, where=where, strict=False)
+
+
+def _with_zeros(value: Any) -> Any:
+    """Words such as ".5" and "1." as "0.5" and "1.0", which msgspec asks for; those of a table too."""
+    if isinstance(value, Mapping):
+        return {name: _with_zeros(of) for name, of in value.items()}
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"(?<=\d)\.(?=$|[eE])", ".0", re.sub(r"^([+-]?)\.(?=\d)", r"\g<1>0.", value))
 
 
 def checked(config: Config, *, where: str = "config") -> Config:

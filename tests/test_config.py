@@ -120,3 +120,14 @@ def test_overrides_convert_strings_and_leave_the_rest() -> None:
         config.training, dims=(64, 30, 20), optimizer=replace(config.training.optimizer, learning_rate=0.5)
     )
     assert changed == replace(config, training=expected)
+
+
+@pytest.mark.parametrize(
+    ("word", "number"), [(".05", 0.05), ("1.", 1.0), ("5.e-2", 0.05), ("+.5e-1", 0.05), ("5e-2", 0.05)]
+)
+def test_numbers_may_begin_or_end_with_a_point(word: str, number: float) -> None:
+    fields = {"training.optimizer.learning_rate": word, "training.optimizer.options": {"eps": word}}
+    config = override(Config(), {**fields, "training.optimizer.kind": "Adam", "execution.run_dir": ".5"})
+    assert config.training.optimizer.learning_rate == number
+    assert config.training.optimizer.options == {"eps": number}
+    assert config.execution.run_dir == ".5"
