@@ -161,7 +161,7 @@ def _with_zeros(value: Any) -> Any:
         return {name: _with_zeros(of) for name, of in value.items()}
     if not isinstance(value, str):
         return value
-    return re.sub(r"(?<=\d)\.(?=$|[eE])", ".0", re.sub(r"^([+-]?)\.(?=\d)", r"\g<1>0.", value))
+    return re.sub(r"(?<=\d)\.(?=$|[eE])", ".0", re.sub(r"^(-?)\.(?=\d)", r"\g<1>0.", value))
 
 
 def checked(config: Config, *, where: str = "config") -> Config:

@@ -85,9 +85,11 @@ def deal(chance: random.Random, turn: int) -> list[Hand]:
     hands = [("own", own[:half]), ("own", own[half:])]
     hands += [("raylets", list(kinds)) for kinds in ON_RAYLETS]
     hands += [("disk", list(ON_SMALL_DISK))]
-    # The first resume of a run that starts on two stages is on more, of one that starts on three on fewer.
+    # The first resume of a run that starts on two stages is on more, of one that starts on three on fewer. Runs that
+    # lose their head are always resumed, and so are those whose disk is full at their end: each round has both kinds.
+    always = {"raylets": 2, "disk": 3}
     return [
-        Hand(place, 2 if place == "raylets" else 2 + (turn + index) % 2, [draw(kind, chance) for kind in kinds])
+        Hand(place, always.get(place, 2 + (turn + index) % 2), [draw(kind, chance) for kind in kinds])
         for index, (place, kinds) in enumerate(hands)
     ]
 
