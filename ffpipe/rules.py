@@ -186,6 +186,15 @@ def _check_lag(lag: int, execution: Execution) -> None:
             )
 
 
+def torch_optimizers() -> list[str]:
+    """What `kind` of an optimiser may be beside "averaging"."""
+    return sorted(
+        n
+        for n, c in vars(torch.optim).items()
+        if isinstance(c, type) and issubclass(c, torch.optim.Optimizer) and c not in _UNSUPPORTED_OPTIMIZERS
+    )
+
+
 def _check_optimizer(name: str, optimizer: Optimizer) -> None:
     if optimizer.kind == "averaging":
         if optimizer.options:
@@ -197,11 +206,7 @@ def _check_optimizer(name: str, optimizer: Optimizer) -> None:
     for option, field in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
         if option in optimizer.options:
             raise UserError(f"{name}.options has {option!r}: give it as {name}.{field}")
-    classes = sorted(
-        n
-        for n, c in vars(torch.optim).items()
-        if isinstance(c, type) and issubclass(c, torch.optim.Optimizer) and c not in _UNSUPPORTED_OPTIMIZERS
-    )
+    classes = torch_optimizers()
     if optimizer.kind not in classes:
         raise UserError(f"{name}.kind is {optimizer.kind!r}; {nearest(optimizer.kind, ['averaging', *classes])}")
     cls = getattr(torch.optim, optimizer.kind)

@@ -151,7 +151,6 @@ class ChainSource:
     batch = 1
 
     def __init__(self, training: Training, splits: Splits) -> None:
-        self.lead = training.lookahead or 0
         self._head = training.head
         self.labels = Labels()
         self._expected = Model.of(training)

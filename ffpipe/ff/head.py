@@ -17,6 +17,7 @@ from ffpipe.config import Training
 from ffpipe.ff.denormals import is_due
 from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.products import accumulate, mm
+from ffpipe.ff.threads import total
 from ffpipe.ff.updates import make_update
 from ffpipe.ff.workspace import Workspace
 
@@ -52,7 +53,7 @@ class Head:
         activities = self._wide(activities)
         log_probabilities = torch.log_softmax(self.logits(activities), dim=1)
         probabilities = log_probabilities.exp()
-        loss = -log_probabilities.gather(1, labels.unsqueeze(1)).sum()
+        loss = -total(log_probabilities.gather(1, labels.unsqueeze(1)))
         errors = (log_probabilities.argmax(1) != labels).sum()
         delta = probabilities.clone()
         delta.scatter_add_(1, labels.unsqueeze(1), delta.new_full((len(labels), 1), -1.0))

@@ -21,6 +21,7 @@ from ffpipe.ff.objectives import make_objective
 from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.products import addmm, mm
 from ffpipe.ff.rows import row_scale
+from ffpipe.ff.threads import mean, row_totals, total
 from ffpipe.ff.updates import make_update
 from ffpipe.ff.workspace import Workspace
 from ffpipe.rng import generator
@@ -83,7 +84,7 @@ class Layer:
 
     def _squares(self, activity: Tensor) -> Tensor:
         """Their sum in each row, with the bits of torch.linalg.vecdot, which would take new memory for them."""
-        return torch.mul(activity, activity, out=self._like_squares(activity)).sum(1)
+        return row_totals(torch.mul(activity, activity, out=self._like_squares(activity)))
 
     def _like_squares(self, activity: Tensor) -> Tensor:
         return self._workspace.take("squares", tuple(activity.shape), activity.dtype)
@@ -137,7 +138,7 @@ class Layer:
         if pull is not None:
             delta[:pairs] += pull
         self.update.step(rows[: 2 * pairs], delta, pairs, factor)
-        return StepLoss(slope.loss.sum(), pair_errors)
+        return StepLoss(total(slope.loss), pair_errors)
 
     def _update_apart(self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None) -> StepLoss:
         """One update on the positive rows, then with the new weights one on the negative rows; the rows that only
@@ -155,7 +156,7 @@ class Layer:
         delta = activity[:pairs]
         delta *= slope.negative.mul_(self._slope_factor).unsqueeze_(1)
         self.update.step(rows[pairs : 2 * pairs], delta, pairs, factor)
-        return StepLoss(slope.loss.sum(), (negative > positive).sum())
+        return StepLoss(total(slope.loss), (negative > positive).sum())
 
     def _kept(self, step: int, rows: int, behind: int = 0) -> Tensor | None:
         """What dropout makes of each activity of a step (rows, width): 0, or 1 / (1 - dropout). behind: rows before."""
@@ -175,7 +176,7 @@ class Layer:
         """
         keep = self._training.peer_averaging
         self.mean_activity.mul_(keep).add_(positive.mean(0), alpha=1.0 - keep)
-        return (self.mean_activity - self.mean_activity.mean()).mul_(self._training.peer)
+        return (self.mean_activity - mean(self.mean_activity)).mul_(self._training.peer)
 
     def weights(self) -> dict[str, Tensor]:
         """What the trained network is made of."""

@@ -1,7 +1,7 @@
 """Matrix products that have the same bits on any number of threads.
 
-All else that a layer computes is element-wise, or a sum that one thread makes. The sums of a product are cut as a
-library finds best, and that may depend on how many threads there are: on Intel's processors it does in MKL, unless that
+All else that a layer computes is element-wise, or a sum (threads.py). The sums of a product are cut as a library
+finds best, and that may depend on how many threads there are: on Intel's processors it does in MKL, unless that
 is told not to (`environment.py`), and in oneDNN's bfloat16 where there is AMX. What depends on threads is left to one.
 """
 
@@ -13,6 +13,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+from ffpipe.ff.threads import one_thread
 
 # Rows, features and width of products that came out differently on two threads of a Xeon; the last, of a gradient.
 PROBES = ((50, 784, 10), (50, 784, 1000), (150, 2000, 2000), (64, 50, 500))
@@ -43,11 +45,8 @@ def _steady(rows: Tensor) -> Iterator[None]:
     if threads == 1 or rows.device.type != "cpu" or not depends_on_threads(rows.dtype, threads):
         yield
         return
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @functools.cache

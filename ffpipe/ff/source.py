@@ -1,7 +1,7 @@
 """The source: turns training examples into the rows that the first layer trains on.
 
 A minibatch is one array of B rows for each role: positive (right label), negative (wrong label) and,
-where a head is trained, neutral rows. Neutral rows may belong to a later minibatch (`lead` steps ahead),
+where a head is trained, neutral rows. Neutral rows may be of a later minibatch than the pairs that they go with,
 so that the head's prediction for it is back by the time its negatives are drawn.
 """
 
@@ -32,7 +32,6 @@ class Source:
         self.batch = training.batch_size
         self.sampler = Sampler(len(train), training.batch_size, training.seed)
         self.labels = LabelCode(training.labels, train.features, train.classes, training.label_strength)
-        self.lead = training.lookahead or 0
         self._training = training
         self._dtype = PRECISIONS[training.precision].weights
         self._negatives = make_negatives(training, splits, self._images)

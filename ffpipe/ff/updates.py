@@ -6,6 +6,7 @@ the derivative of the loss by the total input, whose product is the gradient of 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from ffpipe.config import Optimizer
 from ffpipe.ff.denormals import settle, settle_optimizer
 from ffpipe.ff.products import accumulate, mm
+from ffpipe.ff.threads import one_thread
 from ffpipe.ff.workspace import Workspace
 
 
@@ -106,6 +108,10 @@ class MixedAveraging(Averaging):
             self._factor[block].copy_(weight)
 
 
+# Optimisers that are not element-wise: their norms and means are over whole weights.
+SUMMING = (torch.optim.Adafactor,)
+
+
 class TorchUpdate:
     """Any optimiser of torch.optim, one instance a layer; weight decay is of the weights alone."""
 
@@ -134,7 +140,8 @@ class TorchUpdate:
             self.bias.grad = torch.sum(delta, 0).div_(examples)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * factor
-        self.optimizer.step()
+        with one_thread() if isinstance(self.optimizer, SUMMING) else nullcontext():
+            self.optimizer.step()
         for parameter in self._parameters().values():
             parameter.grad = None  # what it was is the next layer's workspace
         if product.dtype != gradient.dtype:

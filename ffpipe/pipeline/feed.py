@@ -55,14 +55,13 @@ class Feed:
         """The head's rows are the neutral ones, in lock step of the next minibatch, or where there are no labels the
         positive ones."""
         training, batch = self._training, self.source.batch
-        alone = training.lookahead == 0 and not item.ahead
-        lead = self.source.lead + item.ahead
-        roles = 2 if alone else training.roles
+        lead = item.lead(training.lookahead)
+        roles = 2 if lead is None else training.roles
         rows = self._workspace.take("rows", (item.count, roles * batch, self.source.labels.width), self._dtype)
-        labels = torch.empty(item.count, batch, dtype=torch.int64) if training.head and not alone else None
+        labels = torch.empty(item.count, batch, dtype=torch.int64) if training.head and lead is not None else None
         for minibatch, step in enumerate(range(item.first, item.end)):
             right = self.source.pairs(step, self._prediction(step), rows[minibatch, : 2 * batch])
-            if labels is not None:
+            if labels is not None and lead is not None:
                 neutral = rows[minibatch, 2 * batch :]
                 labels[minibatch] = self.source.neutral(step + lead, neutral) if len(neutral) else right
         return self._send(Streams(rows, labels))

@@ -156,7 +156,7 @@ def load_of(spec: StageSpec, specs: tuple[StageSpec, ...], costs: Costs) -> Load
     seen = 0 if spec.is_last else sum(training.dims[layer + 1] for layer in spec.features) * batch * product
 
     def pairs_alone(item: Train) -> bool:
-        return training.lookahead == 0 and not item.ahead
+        return item.lead(training.lookahead) is None
 
     def seconds(item: Item) -> float:
         if isinstance(item, Predict):

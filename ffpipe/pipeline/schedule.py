@@ -38,6 +38,15 @@ class Train:
     def end(self) -> int:
         return self.first + self.count
 
+    def lead(self, lookahead: int | None) -> int | None:
+        """By how many minibatches the rows of the head are later than the pairs that they come with.
+
+        lookahead: of the training. None: the pairs come alone.
+        """
+        if lookahead == 0:
+            return 1 if self.ahead else None
+        return lookahead or 0
+
 
 @dataclass(frozen=True)
 class Predict:

@@ -112,7 +112,7 @@ class Stage:
         if self.head is None or self.spec.training.lookahead is None:
             return {}
         match item:
-            case Train() if lead := self._lead + item.ahead:
+            case Train() if lead := item.lead(self.spec.training.lookahead):
                 return {s + lead: self.owed[s + lead] for s in range(item.first, item.end)}
             case Predict():
                 return {item.step: self.owed[item.step]}
@@ -128,10 +128,6 @@ class Stage:
         if self.device.type == "cuda":
             report.peak_device_bytes = torch.cuda.max_memory_allocated(self.device)
         return report
-
-    @property
-    def _lead(self) -> int:
-        return self.spec.training.lookahead or 0
 
     def _factor(self, step: int) -> float:
         training = self.spec.training
@@ -156,11 +152,13 @@ class Stage:
             rows = out
             self._keep_features(seen, layer.index, rows, streams.labels)
         if self.head is not None and streams.labels is not None:
+            lead = item.lead(self.spec.training.lookahead) or 0
+            first = item.end if item.ahead else item.first
             losses = [
-                self._step_head(step + item.ahead, step + item.ahead + self._lead, seen, minibatch, streams.labels)
-                for minibatch, step in enumerate(range(item.first, item.end))
+                self._step_head(first + minibatch, item.first + minibatch + lead, seen, minibatch, streams.labels)
+                for minibatch in range(item.count)
             ]
-            _refuse_infinite("the head", item.first + item.ahead, losses)
+            _refuse_infinite("the head", first, losses)
         self.step = item.end
         return self._pass_on(rows, streams, seen)
 
@@ -183,9 +181,9 @@ class Stage:
         activities = [seen[layer][minibatch] for layer in self.head.layers]
         made = self.head.step(step, activities, labels[minibatch], self._factor(step))
         self._head_meter.add(step, made.loss, made.errors)
-        if self.spec.training.lookahead is not None:
+        if (lookahead := self.spec.training.lookahead) is not None:
             self.owed[predicted] = made.probabilities.float().cpu().numpy()
-            self.owed.pop(predicted - max(self._lead, 1), None)
+            self.owed.pop(predicted - max(lookahead, 1), None)
         return made.loss
 
     def _evaluate(self, item: Evaluate, streams: Streams) -> Streams | None:

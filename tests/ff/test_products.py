@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,17 +83,23 @@ def test_one_thread_only_where_it_must_be(depends: bool, inside: int, monkeypatc
     seen = []
 
     def spied(of_torch: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def product(*arguments: Tensor, **named: Tensor) -> Tensor:
-            seen.append(torch.get_num_threads())
+        def product(*arguments: Tensor, **named: Any) -> Tensor:
+            seen.append((of_torch.__name__, torch.get_num_threads()))
             return of_torch(*arguments, **named)
 
         return product
 
     monkeypatch.setattr(products, "depends_on_threads", lambda dtype, threads: depends)
     monkeypatch.setattr(torch, "mm", spied(torch.mm))
+    monkeypatch.setattr(torch, "addmm", spied(torch.addmm))
+    monkeypatch.setattr(Tensor, "addmm_", spied(Tensor.addmm_))
     torch.set_num_threads(3)
-    mm(torch.ones(2, 2), torch.ones(2, 2))
-    assert (seen, torch.get_num_threads()) == ([inside], 3)
+    ones = torch.ones(2, 2)
+    mm(ones, ones)
+    addmm(ones[0], ones, ones)
+    accumulate(ones.clone(), ones, ones)
+    assert seen == [("mm", inside), ("addmm", inside), ("addmm_", inside)]
+    assert torch.get_num_threads() == 3
 
 
 def test_bfloat16_is_left_to_one_thread_where_there_is_amx(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from ffpipe.config import Optimizer
 from ffpipe.ff.updates import Update, make_update
 from ffpipe.ff.workspace import Workspace
+from ffpipe.rules import torch_optimizers
 
 ROWS, FAN_IN, WIDTH = 5, 4, 3
 
@@ -36,3 +42,47 @@ def test_a_state_that_was_loaded_is_its_own() -> None:
     before = {name: tensor.clone() for name, tensor in other.state().items()}
     update.step(torch.rand(ROWS, FAN_IN), torch.rand(ROWS, WIDTH), ROWS, 1.0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state().items())
+
+
+# What torch computes on several threads; the second is summed over in norms and means.
+LARGE = [(300, 200), (40_000, 10)]
+OPTIONS: list[dict[str, Any]] = [{}, {"foreach": True}, {"fused": True}]
+
+
+@pytest.fixture
+def _threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def after_updates(threads: int, settings: Optimizer, fan_in: int, width: int, products: torch.dtype) -> list[Tensor]:
+    torch.set_num_threads(threads)
+    chance = torch.Generator().manual_seed(1)
+    weight, bias = torch.randn(fan_in, width, generator=chance), torch.zeros(width)
+    factor = weight.to(products)
+    update = make_update(weight, bias, settings, factor, Workspace(torch.device("cpu")))
+    for _ in range(3):
+        rows = torch.randn(ROWS, fan_in, generator=chance).to(products)
+        update.step(rows, torch.randn(ROWS, width, generator=chance), ROWS, 1.0)
+    return [weight, bias, factor, *update.state().values()]
+
+
+def options_of(kind: str) -> list[dict[str, Any]]:
+    if kind == "averaging":
+        return [{}]
+    known = inspect.signature(getattr(torch.optim, kind)).parameters
+    return [options for options in OPTIONS if options.keys() <= known.keys()]
+
+
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("fan_in", "width"), LARGE)
+@pytest.mark.parametrize("kind", ["averaging", *torch_optimizers()])
+def test_threads_do_not_matter(kind: str, fan_in: int, width: int, products: torch.dtype) -> None:
+    for options in options_of(kind):
+        settings = Optimizer(kind=kind, learning_rate=0.01, options=options)
+        one = after_updates(1, settings, fan_in, width, products)
+        for threads in (2, 3):
+            more = after_updates(threads, settings, fan_in, width, products)
+            assert all(map(torch.equal, one, more)), (threads, options)
