@@ -249,7 +249,7 @@ def pff() -> Config:
             precision="bfloat16",
             negatives="adaptive",
             optimizer=Optimizer(
-                kind="AdamW", learning_rate=0.01, weight_decay=0.0015, options={"fused": True, "eps": 0.2}
+                kind="AdamW", learning_rate=0.01, weight_decay=0.0015, options={"fused": True, "eps": 1.0}
             ),
             head_optimizer=Optimizer(kind="Adam", learning_rate=0.0001),
             data=Data(source="mnist", split_seed=-1),

@@ -106,7 +106,7 @@ ROWS = {
         Row(
             "pff",
             "pff",
-            "784-2000 x 4, AdamW with epsilon .2, adaptive negatives",
+            "784-2000 x 4, AdamW with epsilon 1, adaptive negatives",
             "1.48 (98.52 % accuracy)",
             BOTH,
             (1,),
