@@ -122,7 +122,7 @@ TABLE: dict[str, dict[str, Any]] = {
         "optimizer.kind": "AdamW",
         "optimizer.learning_rate": 0.01,
         "optimizer.weight_decay": 0.0015,  # times the rate, as Hinton's program has it
-        "optimizer.options": {"fused": True, "eps": 0.2},
+        "optimizer.options": {"fused": True, "eps": 1.0},
         "head_optimizer.kind": "Adam",
         "head_optimizer.learning_rate": 0.0001,
         "schedule": "hinton",  # cooled down from half of the epochs on
