@@ -14,7 +14,7 @@ from ffpipe.errors import UserError
 
 BEGIN, END = "<!-- results -->\n", "<!-- end of results -->\n"
 HEAD = ["row", "what it is", "published, %", "ours, %", "products", "time", "memory", "command"]
-LAGS_HEAD = ["`negative_lag`", "seeds", "test error, %", "epochs to 2 % by goodness (validation)", "time"]
+LAGS_HEAD = ["`negative_lag`", "seeds", "test error, %", "epochs to 2 % by goodness (validation)"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def lines_of_lags(figures: AllFigures) -> list[list[str]]:
             if None in epochs and len(runs) > 1:
                 reached += f", {epochs.count(None)} not"
             told = " / ".join(_mean_and_range(each, 2) for each in errors)
-            found.append([str(lag), str(len(runs)), told, reached, _minutes(*runs.values())])
+            found.append([str(lag), str(len(runs)), told, reached])
     return found
 
 
