@@ -89,7 +89,7 @@ def train(config: Config, view: View | None = None, interrupt: Interrupt | None 
                 if checkpoint.owner(store) or checkpoint.whole_snapshots(store):
                     raise UserError(f"{store.root} is for the snapshots of another run: give another place for these")
                 engine.check_store(store)
-                past = Past(run=uuid4().hex)
+                past = Past(run=uuid4().hex, data=job.splits.fingerprint)
                 folder.write_past(past)
                 log = RunLog(job, folder, store, view, past, None, asked_at)
                 checkpoint.claim(store, past.run)
@@ -130,6 +130,7 @@ def resume(
         asked, job, notes = _make_job(override(config, {"execution.run_dir": str(folder.path.absolute())}))
         store = folder.store(config)
         past, lost = read_past(folder)
+        _check_data(past, job)
         name = folder.name(past, store) or uuid4().hex
         snapshot = newest_whole(store, job, view)
         if snapshot and snapshot.step > job.steps:
@@ -140,8 +141,8 @@ def resume(
             engine.check_store(store)
             if lost and snapshot:
                 view.note(f"warning: {lost}; metrics and evaluations up to step {snapshot.step} are lost")
-            if name != past.run:
-                past.run = name
+            if (name, job.splits.fingerprint) != (past.run, past.data):
+                past.run, past.data = name, job.splits.fingerprint
                 folder.write_past(past)
             checkpoint.claim(store, name)
             folder.write_config(asked)
@@ -149,6 +150,14 @@ def resume(
             return Run(job, engine, folder, log, view, interrupt or Interrupt()).go(layout)
         finally:
             engine.close()
+
+
+def _check_data(past: Past, job: Job) -> None:
+    if past.data and past.data != job.splits.fingerprint:
+        source = job.config.training.data.source
+        raise UserError(
+            f"training.data: what {source} gives now is not what the run began with: put that back, or begin a new run"
+        )
 
 
 def _make_job(config: Config) -> tuple[Config, Job, tuple[str, ...]]:

@@ -66,7 +66,7 @@ def simulated(world: World) -> Iterator[None]:
         real_write_summary(folder, summary)
 
     def write_past(folder: RunFolder, past: Past) -> None:
-        if past != Past(run=past.run):  # which it is before anything is trained
+        if past != Past(past.run, past.data):  # which it is before anything is trained
             world.write("driver", "past.json")
         real_write_past(folder, past)
 

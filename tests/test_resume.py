@@ -61,6 +61,29 @@ def test_more_epochs(tmp_path: Path) -> None:
         resume(tmp_path / "short", {"training.seed": 3})
 
 
+def test_other_data_are_refused_and_the_same_ones_written_again_are_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(file: Path, seed: int) -> None:
+        images = np.random.default_rng(seed).integers(0, 256, (400, 4), dtype=np.uint8)
+        np.savez(file, images=images, labels=np.arange(400) % 3)
+
+    file, run = tmp_path / "data.npz", tmp_path / "run"
+    write(file, 1)
+    fields = {"data.source": "npz", "data.train": [str(file)], "data.test_count": 50, "dims": [4, 8, 8, 8]}
+    plain = {"execution.engine": "local", "training.epochs": 1} | {
+        f"training.{name}": value for name, value in fields.items()
+    }
+    first = train(config(run, **plain))
+    kept = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    write(file, 2)
+    assert main(["resume", str(run), "--epochs", "2"]) == 2
+    assert "training.data: what npz gives now is not what the run began with" in capsys.readouterr().err
+    assert kept == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    write(file, 1)  # the same once more, of another time
+    assert resume(run, {"training.epochs": 2}).summary["steps"] == 2 * first.summary["steps"]
+
+
 def test_a_finished_run_is_tested_again_and_stays_what_it_is(tmp_path: Path) -> None:
     first = train(config(tmp_path / "run", **{"execution.engine": "local", "training.epochs": 2}))
     again = resume(tmp_path / "run")

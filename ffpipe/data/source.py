@@ -63,8 +63,9 @@ class Part:
     open: Callable[[], Contents]
 
 
-def file_identity(path: Path, field: str) -> tuple[str, int, int]:
-    """What tells this state of a file from another: resolved path, bytes, mtime in ns. UserError: no such file."""
+def file_identity(path: Path, field: str) -> tuple[str, int, int, int]:
+    """What tells this state of a file from another: resolved path, bytes, mtime and ctime in ns (a copy may keep its
+    mtime). UserError: no such file."""
     try:
         resolved = expanded(path).resolve(strict=True)
         stat = resolved.stat()
@@ -72,7 +73,7 @@ def file_identity(path: Path, field: str) -> tuple[str, int, int]:
         raise UserError(f"{field}: cannot find the file {path}: {reason(error)}") from None
     if not resolved.is_file():
         raise UserError(f"{field}: {path} is not a file")
-    return str(resolved), stat.st_size, stat.st_mtime_ns
+    return str(resolved), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def check_shape(shape: Sequence[int], where: str) -> tuple[int, ...]:

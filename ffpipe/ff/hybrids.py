@@ -12,6 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ffpipe.ff.products import matmul
+from ffpipe.ff.threads import one_thread
+
 # The paper says "repeatedly"; ten blurs give patches about a third of the width of an MNIST digit.
 BLURS = 10
 
@@ -34,7 +37,7 @@ def random_masks(count: int, size: tuple[int, ...], chance: np.random.Generator)
     # Bits of -1 and 1 rather than 0 and 1: what lies beyond the edge counts as neither.
     bits = chance.integers(0, 2, size=(count, height, width), dtype=np.int8)
     field = torch.from_numpy(bits).float().mul_(2.0).sub_(1.0)
-    return blur_matrix(height) @ field @ blur_matrix(width) > 0.0
+    return matmul(matmul(blur_matrix(height), field), blur_matrix(width)) > 0.0
 
 
 @cache
@@ -42,5 +45,6 @@ def blur_matrix(size: int) -> Tensor:
     """(size, size), symmetric: BLURS blurs of a line of pixels as one product."""
     once = torch.diag(torch.full((size,), 0.5))
     beside = torch.diag(torch.full((size - 1,), 0.25), 1)
-    blurred: Tensor = torch.linalg.matrix_power(once + beside + beside.t(), BLURS)
+    with one_thread():
+        blurred: Tensor = torch.linalg.matrix_power(once + beside + beside.t(), BLURS)
     return blurred

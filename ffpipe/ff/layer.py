@@ -21,7 +21,7 @@ from ffpipe.ff.objectives import make_objective
 from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.products import addmm, mm
 from ffpipe.ff.rows import row_scale
-from ffpipe.ff.threads import mean, row_totals, total
+from ffpipe.ff.threads import mean, total
 from ffpipe.ff.updates import make_update
 from ffpipe.ff.workspace import Workspace
 from ffpipe.rng import generator
@@ -84,7 +84,7 @@ class Layer:
 
     def _squares(self, activity: Tensor) -> Tensor:
         """Their sum in each row, with the bits of torch.linalg.vecdot, which would take new memory for them."""
-        return row_totals(torch.mul(activity, activity, out=self._like_squares(activity)))
+        return total(torch.mul(activity, activity, out=self._like_squares(activity)), 1)
 
     def _like_squares(self, activity: Tensor) -> Tensor:
         return self._workspace.take("squares", tuple(activity.shape), activity.dtype)
@@ -175,7 +175,7 @@ class Layer:
         revive units that never fire. Returns (width,), the derivative for each positive row.
         """
         keep = self._training.peer_averaging
-        self.mean_activity.mul_(keep).add_(positive.mean(0), alpha=1.0 - keep)
+        self.mean_activity.mul_(keep).add_(mean(positive, 0), alpha=1.0 - keep)
         return (self.mean_activity - mean(self.mean_activity)).mul_(self._training.peer)
 
     def weights(self) -> dict[str, Tensor]:

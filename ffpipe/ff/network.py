@@ -12,6 +12,7 @@ from ffpipe.ff.labels import LabelCode
 from ffpipe.ff.precision import PRECISIONS
 from ffpipe.ff.products import accumulate, addmm, mm
 from ffpipe.ff.rows import normalize_rows_, row_scale
+from ffpipe.ff.threads import sum_of_squares
 
 LayerWeights = tuple[Tensor, Tensor]
 
@@ -85,7 +86,7 @@ class Network(nn.Module):
                 activity = addmm(bias, rows, weight).relu_()
             else:
                 activity = torch.add(mm(rows.to(self._products), weight.to(self._products)), bias).relu_()
-            squares = torch.linalg.vecdot(activity, activity)
+            squares = sum_of_squares(activity)
             goodness = squares if self.training_config.goodness == "sum" else squares / width
             scale = row_scale(squares, width, self.training_config.normalization)
             rows = activity.mul_(scale).to(self._products).to(self._dtype)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+
+from ffpipe.ff.threads import sigmoid, softplus
 
 
 class Slope(NamedTuple):
@@ -48,8 +48,8 @@ class ThresholdObjective:
         slope = self.weight / self.temperature
         return Slope(
             loss=(softplus(below) + softplus(above)) * self.weight,
-            positive=torch.sigmoid(below).mul_(-slope),
-            negative=torch.sigmoid(above).mul_(slope),
+            positive=sigmoid(below).mul_(-slope),
+            negative=sigmoid(above).mul_(slope),
         )
 
 
@@ -64,7 +64,7 @@ class SymmetricObjective:
 
     def __call__(self, positive: Tensor, negative: Tensor) -> Slope:
         behind = (negative - positive) / self.temperature
-        slope = torch.sigmoid(behind).div_(self.temperature)
+        slope = sigmoid(behind).div_(self.temperature)
         return Slope(loss=softplus(behind), positive=-slope, negative=slope)
 
 

@@ -1,13 +1,14 @@
-"""Sums that have the same bits on any number of threads.
+"""Functions of torch whose bits may depend on the number of threads, held to one where they do.
 
-Where torch makes several sums of a tensor, its threads share these, and each is made by one. A single sum of 32,768
-numbers or more it cuts into a part for each thread.
+torch shares out what has 32,768 numbers or more. Where it makes several sums of them, each is made by one thread; a
+single sum is cut into a part for each. What is computed number by number is as a rule the same wherever a share ends,
+but the sigmoid and the softplus of the last few of a share are rounded in another way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -30,22 +31,40 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def total(values: Tensor) -> Tensor:
-    """The sum of all values, ()."""
-    if values.numel() < GRAIN:
-        return values.sum()
-    with one_thread():
-        return values.sum()
+def total(values: Tensor, dim: int | None = None) -> Tensor:
+    """The sum of all values, (), or of those along `dim`."""
+    with _for_sum(values, dim):
+        return values.sum() if dim is None else values.sum(dim)
 
 
-def mean(values: Tensor) -> Tensor:
-    """The mean of all values, ()."""
-    if values.numel() < GRAIN:
-        return values.mean()
-    with one_thread():
-        return values.mean()
+def mean(values: Tensor, dim: int | None = None) -> Tensor:
+    """The mean of all values, (), or of those along `dim`."""
+    with _for_sum(values, dim):
+        return values.mean() if dim is None else values.mean(dim)
 
 
-def row_totals(values: Tensor) -> Tensor:
-    """The sum of each row of values (n, width), (n,)."""
-    return values.sum(1) if len(values) != 1 else total(values).unsqueeze(0)
+def sum_of_squares(rows: Tensor) -> Tensor:
+    """Of each row of (n, width): (n,)."""
+    with _for_sum(rows, 1):
+        return torch.linalg.vecdot(rows, rows)
+
+
+def sigmoid(values: Tensor) -> Tensor:
+    """Of each value."""
+    with _for_shares(values):
+        return torch.sigmoid(values)
+
+
+def softplus(values: Tensor) -> Tensor:
+    """Of each value."""
+    with _for_shares(values):
+        return torch.nn.functional.softplus(values)
+
+
+def _for_sum(values: Tensor, dim: int | None) -> AbstractContextManager[None]:
+    single = dim is None or values.numel() == values.shape[dim]
+    return _for_shares(values) if single else nullcontext()
+
+
+def _for_shares(values: Tensor) -> AbstractContextManager[None]:
+    return one_thread() if values.numel() >= GRAIN else nullcontext()

@@ -15,7 +15,7 @@ from torch import Tensor
 from ffpipe.config import Optimizer
 from ffpipe.ff.denormals import settle, settle_optimizer
 from ffpipe.ff.products import accumulate, mm
-from ffpipe.ff.threads import one_thread
+from ffpipe.ff.threads import one_thread, total
 from ffpipe.ff.workspace import Workspace
 
 
@@ -57,7 +57,7 @@ class Averaging:
         keep = self.settings.averaging
         self._step_weight(rows, delta, (1.0 - keep) / examples, rate)
         if self.bias is not None and self.bias_average is not None:
-            self.bias_average.mul_(keep).add_(delta.sum(0), alpha=(1.0 - keep) / examples)
+            self.bias_average.mul_(keep).add_(total(delta, 0), alpha=(1.0 - keep) / examples)
             self.bias.add_(self.bias_average, alpha=-rate)
 
     def _step_weight(self, rows: Tensor, delta: Tensor, share: float, rate: float) -> None:
@@ -137,7 +137,7 @@ class TorchUpdate:
             gradient.copy_(product)
         self.weight.grad = gradient.div_(examples)
         if self.bias is not None:
-            self.bias.grad = torch.sum(delta, 0).div_(examples)
+            self.bias.grad = total(delta, 0).div_(examples)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * factor
         with one_thread() if isinstance(self.optimizer, SUMMING) else nullcontext():
@@ -167,8 +167,13 @@ class TorchUpdate:
             of_each[index] = {
                 key.removeprefix(prefix): value.clone() for key, value in state.items() if key.startswith(prefix)
             }
-        # torch knows what of it belongs on the parameter's device.
+        # torch knows what of it belongs on the parameter's device; but it also gives all of it the parameter's dtype,
+        # where NAdam and ASGD count in float32.
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": of_each})
+        for parameter, kept in zip(self._parameters().values(), of_each.values(), strict=True):
+            loaded = self.optimizer.state[parameter]
+            for key, value in kept.items():
+                loaded[key] = loaded[key].to(value.dtype)
 
 
 def make_update(

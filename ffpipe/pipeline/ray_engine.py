@@ -127,6 +127,7 @@ class RayEngine:
                 start,
                 senders(layout.stages, spec.index),
                 self._data_files,
+                job.splits.fingerprint,
             )
             for spec in layout.stages
         ]

@@ -24,6 +24,7 @@ import torch
 from ffpipe import checkpoint
 from ffpipe.config import Config
 from ffpipe.contents import snapshot_contents
+from ffpipe.errors import UserError
 from ffpipe.ff.workspace import Outputs, OutputsInTurn, Workspace
 from ffpipe.pipeline.feed import Feed
 from ffpipe.pipeline.inbox import Inbox, Part
@@ -64,7 +65,11 @@ class AnyFeed(Protocol):
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker is made from. data_files: what was sent to the first stage's host for it (supply.py)."""
+    """What a worker is made from.
+
+    data_files: what was sent to the first stage's host for it (supply.py). data: the fingerprint of what the run trains
+    on, where that is read again while it goes on.
+    """
 
     spec: StageSpec
     plan: Plan
@@ -74,6 +79,7 @@ class WorkerSetup:
     start: Start
     senders: tuple[int, ...]
     data_files: tuple[str, ...] = ()
+    data: str = ""
 
 
 def make_stage(
@@ -96,9 +102,14 @@ def make_own_stage(setup: WorkerSetup, saver: Saver) -> Stage:
 
 
 def make_feed(setup: WorkerSetup) -> AnyFeed:
-    """The feed from the data of the config, with the predictions that the snapshot owed it."""
+    """The feed from the data of the config, with the predictions that the snapshot owed it.
+
+    Raises UserError where the data are no longer those of the run.
+    """
     config = setup.config
     splits = splits_of(config.training.data, config.execution.data_dir, setup.data_files)
+    if setup.data and setup.data != splits.fingerprint:
+        raise UserError("training.data: what is read now is not what the run began with")
     feed = Feed(config.training, splits, torch.device(setup.spec.device))
     if setup.start.folder and config.training.head:
         feed.predictions(owed_predictions(_reader(setup)(checkpoint.HEAD)))

@@ -52,9 +52,13 @@ class RecoveryNote:
 
 @dataclass
 class Past:
-    """What a run has behind it; past.json keeps it for who goes on. run: its name; empty in runs of before."""
+    """What a run has behind it; past.json keeps it for who goes on.
+
+    run: its name. data: the fingerprint of what it trains on. Both are empty in runs of before.
+    """
 
     run: str = ""
+    data: str = ""
     rows: list[LayerRow] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     recoveries: list[RecoveryNote] = field(default_factory=list)

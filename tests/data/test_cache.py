@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ffpipe.data import cache
-from ffpipe.data.source import Contents, Part
+from ffpipe.data.source import Contents, Part, file_identity
 from ffpipe.errors import UserError
 
 IMAGES = np.arange(40, dtype=np.uint8).reshape(10, 4)
@@ -53,6 +54,16 @@ def test_what_it_depends_on_has_a_file_of_its_own(cache_folder: Path) -> None:
     assert cache.stored(Source().part, classes=7).classes == 7
     cache.stored(Source(identity=("a file", 2)).part)
     assert len(files(cache_folder)) == 3
+
+
+def test_a_file_that_was_replaced_is_another_even_where_size_and_time_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / "images"
+    file.write_bytes(b"one")
+    before = file_identity(file, "training.data.train")
+    times = file.stat()
+    file.write_bytes(b"two")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert file_identity(file, "training.data.train") != before
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-100], lambda data: data[100:]])

@@ -1,37 +1,66 @@
-"""That sums are those of torch on one thread."""
+"""That functions of torch are what they are on one thread."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from ffpipe.ff.threads import GRAIN, mean, one_thread, row_totals, total
+from ffpipe.ff import threads
+from ffpipe.ff.objectives import make_objective
+from ffpipe.ff.threads import GRAIN, one_thread
+
+Function = Callable[[Tensor], Tensor]
+
+FUNCTIONS: list[tuple[Function, Function]] = [
+    (threads.total, torch.sum),
+    (partial(threads.total, dim=0), partial(torch.sum, dim=0)),
+    (partial(threads.total, dim=1), partial(torch.sum, dim=1)),
+    (threads.mean, torch.mean),
+    (partial(threads.mean, dim=0), partial(torch.mean, dim=0)),
+    (threads.sum_of_squares, lambda rows: torch.linalg.vecdot(rows, rows)),
+    (threads.sigmoid, torch.sigmoid),
+    (threads.softplus, torch.nn.functional.softplus),
+]
+# 50,001 and 60,000 are not shared out in whole vectors.
+SHAPES = [(1, GRAIN - 1), (1, GRAIN), (1, 50_001), (50_001, 1), (60_000, 1), (2, GRAIN), (300, 1000), (3, 0)]
 
 
 @pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
+    count = torch.get_num_threads()
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(count)
 
 
-@pytest.mark.parametrize(
-    ("ours", "of_torch"), [(total, Tensor.sum), (mean, Tensor.mean), (row_totals, lambda rows: rows.sum(1))]
-)
-@pytest.mark.parametrize("shape", [(1, GRAIN - 1), (1, GRAIN), (1, 3 * GRAIN), (GRAIN, 1), (2, GRAIN), (300, 1000)])
-def test_any_number_of_threads(
-    ours: Callable[[Tensor], Tensor], of_torch: Callable[[Tensor], Tensor], shape: tuple[int, int]
-) -> None:
-    values = torch.rand(shape, generator=torch.Generator().manual_seed(1))
-    torch.set_num_threads(1)
-    expected = of_torch(values)
-    for threads in (1, 2, 3, 8):
-        torch.set_num_threads(threads)
-        assert torch.equal(ours(values), expected), threads
-        assert torch.get_num_threads() == threads
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("ours", "of_torch"), FUNCTIONS)
+def test_any_number_of_threads(ours: Function, of_torch: Function, shape: tuple[int, int], dtype: torch.dtype) -> None:
+    for seed in range(4):
+        values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+        torch.set_num_threads(1)
+        expected = of_torch(values)
+        for count in (1, 2, 3, 8):
+            torch.set_num_threads(count)
+            torch.testing.assert_close(ours(values), expected, rtol=0, atol=0, equal_nan=True)
+            assert torch.get_num_threads() == count
+
+
+@pytest.mark.parametrize("kind", ["hinton", "softplus", "symba"])
+@pytest.mark.parametrize("pairs", [50_000, 60_000])
+def test_objectives_of_full_batches(kind: str, pairs: int) -> None:
+    objective = make_objective(kind, "mean", 10, 1.5, 1.0)
+    for seed in range(4):
+        positive, negative = torch.randn(2, pairs, generator=torch.Generator().manual_seed(seed))
+        torch.set_num_threads(1)
+        one = objective(positive, negative)
+        for count in (2, 3):
+            torch.set_num_threads(count)
+            assert all(map(torch.equal, one, objective(positive, negative))), count
 
 
 def test_one_thread_ends_with_an_error_too() -> None:

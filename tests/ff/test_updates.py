@@ -44,6 +44,36 @@ def test_a_state_that_was_loaded_is_its_own() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state().items())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["averaging", *torch_optimizers()])
+def test_one_that_goes_on_makes_the_bits_of_one_that_never_stopped(kind: str, dtype: torch.dtype) -> None:
+    def begun() -> tuple[Tensor, Update]:
+        weight = torch.ones(FAN_IN, WIDTH, dtype=dtype)
+        settings = Optimizer(kind=kind, learning_rate=0.01)
+        return weight, make_update(weight, None, settings, weight, Workspace(torch.device("cpu")))
+
+    def step(update: Update) -> None:
+        rows, delta = (torch.rand(ROWS, of, generator=chance, dtype=dtype) for of in (FAN_IN, WIDTH))
+        update.step(rows, delta, ROWS, 1.0)
+
+    chance = torch.Generator().manual_seed(1)
+    (unbroken, first), (resumed, second) = begun(), begun()
+    for _ in range(3):
+        step(first)
+    resumed.copy_(unbroken)
+    second.load({name: tensor.clone() for name, tensor in first.state().items()})
+    before = chance.get_state()
+    for update in (first, second):
+        chance.set_state(before)
+        for _ in range(3):
+            step(update)
+    assert torch.equal(unbroken, resumed)
+    kept = second.state()
+    for name, tensor in first.state().items():
+        assert kept[name].dtype == tensor.dtype, name
+        assert torch.equal(kept[name], tensor), name
+
+
 # What torch computes on several threads; the second is summed over in norms and means.
 LARGE = [(300, 200), (40_000, 10)]
 OPTIONS: list[dict[str, Any]] = [{}, {"foreach": True}, {"fused": True}]

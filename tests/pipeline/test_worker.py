@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from ffpipe import override, recipe
+from ffpipe import UserError, override, recipe
 from ffpipe.pipeline.inbox import Part
 from ffpipe.pipeline.job import Job, Layout, Start, make_job, make_layout
 from ffpipe.pipeline.links import Predictions
@@ -136,6 +136,15 @@ def test_a_stage_that_raises_ends_its_run_with_that_error(tmp_path: Path, monkey
     setup = WorkerSetup(layout.stages[0], layout.plan, 9, one.config, Store(str(tmp_path)), Start(), ())
     with pytest.raises(Broken):
         Worker(setup, Parts(broken_stage, make_feed), ThreadLinks(0, [], random.Random(0))).run()
+
+
+def test_data_that_are_others_by_now_are_refused(tmp_path: Path) -> None:
+    one = job()
+    layout = make_layout(one, 1)
+    setup = WorkerSetup(layout.stages[0], layout.plan, 9, one.config, Store(str(tmp_path)), Start(), ())
+    make_feed(replace(setup, data=one.splits.fingerprint))
+    with pytest.raises(UserError, match="not what the run began with"):
+        make_feed(replace(setup, data="another"))
 
 
 def test_senders_are_the_stage_before_and_those_with_features_for_the_head() -> None:
