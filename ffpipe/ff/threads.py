@@ -46,7 +46,8 @@ def mean(values: Tensor, dim: int | None = None) -> Tensor:
 def sum_of_squares(rows: Tensor) -> Tensor:
     """Of each row of (n, width): (n,)."""
     with _for_sum(rows, 1):
-        return torch.linalg.vecdot(rows, rows)
+        squares: Tensor = torch.linalg.vecdot(rows, rows)
+        return squares
 
 
 def sigmoid(values: Tensor) -> Tensor:
