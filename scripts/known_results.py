@@ -87,6 +87,7 @@ ROWS = {
             "digits 0-4 against 5-9, 4 x 500, 200 epochs",
             "1.56 (98.44 % accuracy)",
             SOFTMAX,
+            (1,),
         ),
         Row(
             "five-digits-supervised",
@@ -94,6 +95,7 @@ ROWS = {
             "the same with labels",
             "4.24 (95.76 % accuracy)",
             BOTH,
+            (1,),
         ),
         Row(
             "five-digits-backprop",
@@ -101,6 +103,7 @@ ROWS = {
             "the same network by backpropagation",
             "-",
             SOFTMAX,
+            (1,),
             backprop=True,
         ),
         Row(
@@ -112,7 +115,6 @@ ROWS = {
             (1,),
         ),
         Row("symba", "symba", "784-1000-1000-1000, SymBa's objective, 10 epochs", "-", BOTH, (1,)),
-        Row("hinton-backprop", "hinton", "`hinton`'s network by backpropagation", "-", SOFTMAX, (1,), backprop=True),
         _lag(0, stages=2),  # more would wait for each other all the same
         *map(_lag, (48, 64, 256)),
     )
