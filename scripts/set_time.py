@@ -91,6 +91,7 @@ class NoSplits:
     classes: int = CLASSES
     validation: tuple[int, ...] = ()
     test: tuple[int, ...] = ()
+    fingerprint: str = ""
 
 
 class SetTimeEngine(RayEngine):
