@@ -73,3 +73,13 @@ def copy(strangers_run: Path, tmp_path: Path) -> Path:
     from strangers import fresh
 
     return fresh(strangers_run, tmp_path / "copy")
+
+
+@pytest.fixture
+def threads_put_back() -> Iterator[None]:
+    """A test may compute on any number of threads."""
+    import torch  # after ffpipe, which sets what torch reads from the environment
+
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)

@@ -6,7 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,10 @@ from torch import Tensor
 from ffpipe.ff import products
 from ffpipe.ff.products import accumulate, addmm, mm
 
+pytestmark = pytest.mark.usefixtures("threads_put_back")
+
 # Rows, features and widths of layers, of heads, and of gradients.
 SIZES = [*itertools.product((50, 150, 300), (74, 784, 1000, 2000), (10, 500, 2000)), *((k, 50, 500) for k in (64, 784))]
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def each_way(dtype: torch.dtype, n: int, k: int, m: int) -> dict[str, Tensor]:

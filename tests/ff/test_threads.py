@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -12,6 +12,8 @@ from torch import Tensor
 from ffpipe.ff import threads
 from ffpipe.ff.objectives import make_objective
 from ffpipe.ff.threads import GRAIN, one_thread
+
+pytestmark = pytest.mark.usefixtures("threads_put_back")
 
 Function = Callable[[Tensor], Tensor]
 
@@ -27,13 +29,6 @@ FUNCTIONS: list[tuple[Function, Function]] = [
 ]
 # 50,001 and 60,000 are not shared out in whole vectors.
 SHAPES = [(1, GRAIN - 1), (1, GRAIN), (1, 50_001), (50_001, 1), (60_000, 1), (2, GRAIN), (300, 1000), (3, 0)]
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    count = torch.get_num_threads()
-    yield
-    torch.set_num_threads(count)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

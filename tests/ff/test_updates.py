@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -79,13 +78,6 @@ LARGE = [(300, 200), (40_000, 10)]
 OPTIONS: list[dict[str, Any]] = [{}, {"foreach": True}, {"fused": True}]
 
 
-@pytest.fixture
-def _threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def after_updates(threads: int, settings: Optimizer, fan_in: int, width: int, products: torch.dtype) -> list[Tensor]:
     torch.set_num_threads(threads)
     chance = torch.Generator().manual_seed(1)
@@ -105,7 +97,7 @@ def options_of(kind: str) -> list[dict[str, Any]]:
     return [options for options in OPTIONS if options.keys() <= known.keys()]
 
 
-@pytest.mark.usefixtures("_threads")
+@pytest.mark.usefixtures("threads_put_back")
 @pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("fan_in", "width"), LARGE)
 @pytest.mark.parametrize("kind", ["averaging", *torch_optimizers()])
