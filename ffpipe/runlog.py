@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -59,7 +60,7 @@ class RunLog:
         # Damaged, or we would go on from them. Written over in part they could seem whole again, without their metrics.
         checkpoint.forget_after(self._store, step)
         past = self._past
-        past.train_seconds += max((r.train_seconds for r in self._latest.values()), default=0.0)
+        past.train_seconds = self._train_seconds
         past.rows = [row for row in past.rows if row.step <= step]
         # Those of the very step of the snapshot come after it and are made again.
         past.evaluations = [evaluation for evaluation in past.evaluations if evaluation.step < step]
@@ -94,7 +95,11 @@ class RunLog:
         if self._trace is not None:
             with contextlib.suppress(OSError):
                 self._trace.close()
-        return self._write(status)
+        summary = self._summary(status)
+        with contextlib.ExitStack() as rest:  # which is written whatever becomes of what a resumed run needs
+            rest.callback(self._show, summary)
+            self._write_past()
+        return summary
 
     def _file(self, file: WrittenFile | FailedFile) -> None:
         """A snapshot is whole when every layer and the head have written their file.
@@ -111,20 +116,42 @@ class RunLog:
             self._discard(file.step)
             return
         try:
-            # Before the manifest: whoever goes on from this snapshot finds what was known when it was made.
-            self._write("running")
-        except OSError as error:  # of the disk here, which need not be that of the snapshots
-            self._warn(error)
-        try:
+            self._save_past()
             self.newest = patiently(lambda: checkpoint.write_manifest(self._store, file.step, written, self._job.input))
         except OSError as error:
             reason = error.strerror or error
             self._view.note(f"warning: snapshot of step {file.step} could not be made whole: {reason}")
             self._discard(file.step)
             return
-        try:
-            self._folder.write_summary(self._summary("running"))
+        with self._going_on():  # first, which makes room on a full disk
             checkpoint.prune(self._store, self._job.config.execution.keep_snapshots)
+        with self._going_on():
+            self._show(self._summary("running"))
+
+    def _save_past(self) -> None:
+        """Before the manifest: whoever goes on from a snapshot finds what was known when it was made. Raises OSError
+        where there would be no snapshot either; where these are elsewhere, the weights come first."""
+        try:
+            patiently(self._write_past)
+        except OSError as error:
+            if self._folder.holds(self._store):
+                raise
+            self._warn(error)
+
+    def _write_past(self) -> None:
+        self._folder.write_past(replace(self._past, train_seconds=self._train_seconds))
+
+    def _show(self, summary: dict[str, Any]) -> None:
+        """What is for people and never read back: the summary whatever becomes of the metrics. Raises OSError."""
+        with contextlib.ExitStack() as rest:
+            rest.callback(self._folder.write_summary, summary)
+            write_metrics(self._folder.metrics, self._past.rows, self._job.steps_per_epoch)
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """What fails here is told and ends nothing."""
+        try:
+            yield
         except (OSError, Unreachable) as error:
             self._warn(error)
 
@@ -139,22 +166,17 @@ class RunLog:
             if folder not in checkpoint.whole_snapshots(self._store):
                 checkpoint.remove(self._store, folder)
 
-    def _write(self, status: str) -> dict[str, Any]:
-        """past.json first, which who goes on needs; the others are tried whatever becomes of it. Raises OSError."""
-        summary = self._summary(status)
-        with contextlib.ExitStack() as rest:
-            rest.callback(self._folder.write_summary, summary)
-            rest.callback(write_metrics, self._folder.metrics, self._past.rows, self._job.steps_per_epoch)
-            self._folder.write_past(replace(self._past, train_seconds=summary["train_seconds"]))
-        return summary
+    @property
+    def _train_seconds(self) -> float:
+        """Of the whole run until now."""
+        return self._past.train_seconds + max((report.train_seconds for report in self._latest.values()), default=0.0)
 
     def _summary(self, status: str) -> dict[str, Any]:
         training = self._job.config.training
         done = status == "finished"
         tests = [e for e in self._past.evaluations if e.split == "test"]
         stages = [self._latest[index] for index in sorted(self._latest)]
-        here = max((stage.train_seconds for stage in stages), default=0.0)
-        seconds = self._past.train_seconds + here
+        seconds = self._train_seconds
         step = self.newest.step if self.newest else 0
         first = stages[0] if stages else None
         return {

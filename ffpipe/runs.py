@@ -66,10 +66,14 @@ class RunFolder:
         """Where its snapshots are."""
         return Store(whole_place(config.execution.checkpoints) or str(self.path / "checkpoints"))
 
+    def holds(self, store: Store) -> bool:
+        """Whether the snapshots are in the run folder, on the same disk as all else."""
+        return store.folder == self.path.absolute() / "checkpoints"
+
     def name(self, past: Past, store: Store) -> str:
         """What the run is called in the place of its snapshots; empty where it has no name yet. Raises UserError where
         the place is another run's."""
-        owner, own = checkpoint.owner(store), store.folder == self.path.absolute() / "checkpoints"
+        owner, own = checkpoint.owner(store), self.holds(store)
         if own and not past.run:
             return owner
         checkpoint.refuse_taken(store, past.run)
@@ -79,7 +83,7 @@ class RunFolder:
 
     def newest_snapshot(self, store: Store) -> str:
         """Name of the newest whole snapshot's folder. Raises UserError where there is none, or it is another run's."""
-        if store.folder != self.path.absolute() / "checkpoints":
+        if not self.holds(store):
             past = None
             with suppress(UserError):  # where that is lost, the run does not know its name
                 past = self.read_past()

@@ -58,12 +58,17 @@ def simulated(world: World) -> Iterator[None]:
         world.written(store, name)
 
     def write_metrics(_: Path, rows: list[LayerRow], steps_per_epoch: int) -> None:
+        world.metrics_fit = False
         world.write("driver", "metrics.parquet")
         world.rows = sorted(rows, key=lambda row: (row.step, row.layer))
+        world.metrics_fit = True
 
     def write_summary(folder: RunFolder, summary: dict[str, Any]) -> None:
         world.write("driver", "summary.json")
         real_write_summary(folder, summary)
+        world.check_evaluations(summary["evaluations"], summary["steps"])
+        if world.metrics_fit:
+            world.check_rows(world.rows, summary["steps"])
 
     def write_past(folder: RunFolder, past: Past) -> None:
         if past != Past(past.run, past.data):  # which it is before anything is trained

@@ -6,13 +6,12 @@ Time is a count of moments: every tick of the engine and every write to disk is 
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import safetensors.torch
 import torch
@@ -69,6 +68,7 @@ class World:
         self.working: Peer | None = None
         self.notes: list[str] = []
         self.rows: list[LayerRow] = []  # of metrics.parquet
+        self.metrics_fit = True  # whether there was room for the newest of them
         self._chances = chances
         self._draws = 0
         self._faults = deque(faults)
@@ -196,18 +196,27 @@ class World:
     # What must hold
 
     def check_snapshot(self, store: Store, step: int) -> None:
-        """Every file is of this very step, and what the run had to show until then is on disk."""
+        """Every file is of this very step, and who goes on from it finds what the run had to show until then."""
         folder = Path(store.root, checkpoint.folder_of(step))
         found = {path.name: safetensors.torch.load(path.read_bytes()) for path in folder.glob("*.safetensors")}
         assert {name: state["weight"].tolist() for name, state in found.items()} == self.model.weights(step)
         of_head = found.get(checkpoint.HEAD, {})
         owed = {int(k.split(".")[1]): int(v[0, 0]) for k, v in of_head.items() if k.startswith("prediction.")}
         assert owed == self.model.owed(step)
-        execution = self.config.execution
-        rows = [row for row in self.model.rows(execution.log_steps) if row.step <= step]
-        assert [row for row in self.rows if row.step <= step] == rows
-        evaluations = json.loads(self.folder.summary.read_text())["evaluations"]
-        expected = [vars(e) for e in self.model.evaluations(execution.evaluate_every) if e.step < step]
+        past = self.folder.read_past()
+        self.check_rows(past.rows, step)
+        self.check_evaluations([vars(evaluation) for evaluation in past.evaluations], step)
+
+    def check_rows(self, rows: list[LayerRow], step: int) -> None:
+        """Metrics have every row until a step."""
+        expected = [row for row in self.model.rows(self.config.execution.log_steps) if row.step <= step]
+        found = sorted(rows, key=lambda row: (row.step, row.layer))
+        assert [row for row in found if row.step <= step] == expected
+
+    def check_evaluations(self, evaluations: list[dict[str, Any]], step: int) -> None:
+        """All evaluations before a step are there."""
+        every = self.config.execution.evaluate_every
+        expected = [vars(e) for e in self.model.evaluations(every) if e.step < step]
         assert [e for e in evaluations if e["step"] < step] == expected
 
     def check_finished(self, result: Result) -> None:

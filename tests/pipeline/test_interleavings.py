@@ -9,7 +9,7 @@ from typing import Any, get_args
 from unittest import mock
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from simulation import play
 from world import Fault, Kind, World
@@ -77,7 +77,27 @@ def stories(draw: st.DrawFn) -> Story:
     return Story(config, draw(drawn), draw(chances), draw(broken))
 
 
+# The disk is full when what the run has to show is written, and has room again for the manifest right after.
+ROOM_FOR_THE_MANIFEST = Story(
+    {
+        "training.dims": [1, 1],
+        "training.epochs": 1,
+        "training.batch_size": 1,
+        "training.negatives": "hard",
+        "training.negative_lag": 0,
+        "training.head_from": 0,
+        "training.goodness_from": 0,
+        "training.data.train_limit": 4,
+        "execution.log_steps": 1,
+    },
+    [{"execution.snapshot_steps": 1, "execution.keep_snapshots": 1, "execution.attempts": 0}],
+    bytes(47) + bytes([1]) + bytes(152),
+    [Fault(3, "full", 60)],
+)
+
+
 @given(stories())
+@example(ROOM_FOR_THE_MANIFEST)
 @settings(deadline=None)
 def test_whatever_happens_the_run_is_the_undisturbed_one(story: Story) -> None:
     story.play()
@@ -126,6 +146,7 @@ MISTAKES: dict[str, tuple[str, Any]] = {
     "predictions forgotten": ("ffpipe.pipeline.worker.owed_predictions", lambda head: {}),
     "no giving up": ("ffpipe.pipeline.recovery.Recovery.failed", lambda recovery, kind, step: Again(1.0)),
     "rows kept that were not saved": ("ffpipe.runlog.RunLog.begin", keep_all),
+    "a snapshot without what was known then": ("ffpipe.runs.RunFolder.holds", lambda folder, store: False),
     "old snapshots kept": ("simulation.real_prune", lambda store, keep: None),
 }
 
