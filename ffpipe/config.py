@@ -239,8 +239,8 @@ class Execution:
     memory_budget: Annotated[
         str,
         Meta(
-            description="of each stage, as 2GiB or 800MB, on the host or on its GPU; engine, stages and chunk are "
-            "chosen to fit, and the window for them; empty: none",
+            description="of each stage, as 2GiB or 800MB, on the host or on its GPU; chunk, more stages and the engine "
+            "are chosen to fit, and the window for them; empty: none",
         ),
     ] = ""
     device: Annotated[
@@ -290,7 +290,8 @@ class Execution:
         int, Meta(ge=0, description="epochs between evaluations on the validation split; 0: none")
     ] = 0
     log_steps: Annotated[
-        int, Meta(ge=0, description="steps between rows of metrics.parquet; 0: an epoch, at most 100")
+        int,
+        Meta(ge=0, description="steps between rows of metrics.parquet; 0: an epoch, at most 100; long runs: more"),
     ] = 0
     object_store_bytes: Annotated[
         int, Meta(ge=0, description="of Ray's object store, where ffpipe starts Ray itself; 0: Ray's choice")

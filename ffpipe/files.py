@@ -11,11 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from ffpipe.errors import UserError
+from ffpipe.errors import Unreachable, UserError
 
 
 def read_whole(path: Path, most: int) -> bytes:
-    """The bytes of a file of at most `most`. Raises UserError; FileNotFoundError where there is none."""
+    """The bytes of a file of at most `most`.
+
+    Raises UserError; Unreachable where that says nothing of the file; FileNotFoundError where there is none.
+    """
     try:
         # A named pipe that nobody writes to would hold a plain open for ever.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
@@ -24,9 +27,10 @@ def read_whole(path: Path, most: int) -> bytes:
             data = file.read(most + 1)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or error
-        raise UserError(f"cannot read {path}: {reason}") from None
+    except OSError as error:
+        raise Unreachable(f"cannot read {path}: {error.strerror or error}") from None
+    except ValueError as error:  # a name that no file can have
+        raise UserError(f"cannot read {path}: {error}") from None
     if len(data) > most:
         raise UserError(f"cannot read {path}: it has more than {most:,} bytes")
     return data

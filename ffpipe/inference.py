@@ -70,7 +70,12 @@ def open_network(run: str | Path, readout: str | None = None) -> Network:
 
 
 def evaluate(run: str | Path, split: str = "test", data_dir: str = "") -> Errors:
-    """Both errors of a run on its "test", "validation" or "train" split. Raises UserError."""
+    """Both errors of a run on its "test", "validation" or "train" split.
+
+    data_dir: folder with local copies of the data; empty: that of the run, else $FFPIPE_DATA. Raises UserError where
+    the folder is no run, has no whole snapshot or a damaged one, and where the split is unknown, empty or of data with
+    other features or classes.
+    """
     network = open_network(run)
     _, config = open_run(run)
     data_dir = data_dir or config.execution.data_dir or os.environ.get("FFPIPE_DATA", "")
@@ -101,7 +106,12 @@ def evaluate(run: str | Path, split: str = "test", data_dir: str = "") -> Errors
 
 
 def predict(run: str | Path, images: Sequence[str | Path], readout: str | None = None) -> list[Prediction]:
-    """Classify PNG, JPEG or .npy images of the size that the run was trained on. Raises UserError."""
+    """Classify PNG, JPEG or .npy images of the size that the run was trained on.
+
+    A .npy is one image, of the shape trained on or flat: uint8, or floats as in training (0 to 1). readout: "goodness"
+    or "softmax"; None: softmax where the run has a head. Raises UserError where the folder is no run, has no whole
+    snapshot, a damaged one or not that readout, and where an image cannot be read or is of another size.
+    """
     network = open_network(run, readout)
     size = _images_at_once(network)
     found = []
@@ -119,7 +129,8 @@ def export(run: str | Path, out: str | Path) -> Path:
     """All weights of a run in one safetensors file: layer0.weight (width, fan_in) as in torch.nn.Linear,
     layer0.bias (width,), ..., head1.weight (classes, width), ...; how to use them in its metadata.
 
-    Raises UserError where `out` exists or can't be written.
+    float32, or float64 where the run has that precision. Raises UserError where `out` exists or can't be written, and
+    where the folder is no run, has no whole snapshot or a damaged one.
     """
     saved = Saved.of(run)
     takes, widths = saved.manifest.input, saved.widths

@@ -65,8 +65,9 @@ class Interrupt:
 def train(config: Config, view: View | None = None, interrupt: Interrupt | None = None) -> Result:
     """Do what `ffpipe train` does with this config.
 
-    Writes the run folder and returns what is in it. Raises UserError, before anything is written, where
-    the config asks for what cannot be; RunFailed where the run broke off; Interrupted where it was asked to.
+    view: is told how the run goes. interrupt: asks it to save and end. Writes the run folder and returns what is in it.
+    Raises UserError, and leaves no run folder, where the config asks for what cannot be; RunFailed where the run broke
+    off; Interrupted where it was asked to.
     """
     asked_at = time.time()
     config = checked(config)
@@ -115,8 +116,10 @@ def resume(
 ) -> Result:
     """Go on with a run, finished or broken off, from its newest whole snapshot, or from the start where it has none.
 
-    changes: fields by dotted name (`execution.*`, and `training.epochs`). Raises UserError where the folder is no
-    run, where another process works on it, or where another field of `training` would change.
+    changes: fields by dotted name (`execution.*`, and `training.epochs`). view, interrupt: as for `train`. Raises
+    UserError where the folder is no run or one of backpropagation, where another process works on it, where another
+    field of `training` would change or the run is past those epochs, where its data are others now, and where its
+    place for snapshots has those of another run or another network; RunFailed and Interrupted as `train` does.
     """
     asked_at = time.time()
     view = CarefulView(view or QuietView())
@@ -281,10 +284,10 @@ class Run:
             newest = self.log.newest
             if newest is not None and newest.step == self.job.steps and not self._unfinished():
                 status = "finished"
-            elif self.interrupt.wished:
+            elif self.interrupt.wished and newest is not None and newest.step >= self.log.step:
                 status = "interrupted"
             else:
-                raise RunFailed(f"the last snapshot, of step {self.job.steps}, could not be written; {self._rescue()}")
+                raise RunFailed(f"the last snapshot, of step {self.log.step}, could not be written; {self._rescue()}")
         except BaseException:
             with suppress(OSError):  # which would hide what went wrong
                 self._close(status)

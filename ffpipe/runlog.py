@@ -86,7 +86,7 @@ class RunLog:
             try:
                 self._trace.add(report.stage, name, report.spans)
             except OSError as error:  # of a full disk, say: nothing that a run needs is in it
-                self._warn(error)
+                self._warn(error, str(self._folder.trace))
                 self._trace = None
         self._view.report(report)
 
@@ -123,9 +123,9 @@ class RunLog:
             self._view.note(f"warning: snapshot of step {file.step} could not be made whole: {reason}")
             self._discard(file.step)
             return
-        with self._going_on():  # first, which makes room on a full disk
+        with self._going_on(self._store.root):  # first, which makes room on a full disk
             checkpoint.prune(self._store, self._job.config.execution.keep_snapshots)
-        with self._going_on():
+        with self._going_on(str(self._folder.path)):
             self._show(self._summary("running"))
 
     def _save_past(self) -> None:
@@ -136,7 +136,7 @@ class RunLog:
         except OSError as error:
             if self._folder.holds(self._store):
                 raise
-            self._warn(error)
+            self._warn(error, str(self._folder.past))
 
     def _write_past(self) -> None:
         self._folder.write_past(replace(self._past, train_seconds=self._train_seconds))
@@ -148,15 +148,16 @@ class RunLog:
             write_metrics(self._folder.metrics, self._past.rows, self._job.steps_per_epoch)
 
     @contextlib.contextmanager
-    def _going_on(self) -> Iterator[None]:
+    def _going_on(self, place: str) -> Iterator[None]:
         """What fails here is told and ends nothing."""
         try:
             yield
         except (OSError, Unreachable) as error:
-            self._warn(error)
+            self._warn(error, place)
 
-    def _warn(self, error: OSError | Unreachable) -> None:
-        where = f"{error.filename or self._store.root}: " if isinstance(error, OSError) else ""
+    def _warn(self, error: OSError | Unreachable, place: str) -> None:
+        """place: where it was, for an error that does not know: that of a full disk."""
+        where = f"{error.filename or place}: " if isinstance(error, OSError) else ""
         self._view.note(f"warning: {where}{getattr(error, 'strerror', None) or error}; training goes on")
 
     def _discard(self, step: int) -> None:
@@ -212,8 +213,11 @@ class RunLog:
 
 
 def read_past(folder: RunFolder) -> tuple[Past, str]:
-    """What a run has behind it, and why that is lost, which changes no weight."""
+    """What a run has behind it, and why that is lost, which changes no weight. Raises Unreachable where it need not be
+    lost."""
     try:
         return folder.read_past(), ""
+    except Unreachable:
+        raise
     except UserError as error:
         return Past(), str(error)

@@ -30,10 +30,10 @@ from ffpipe.errors import UserError
 from ffpipe.fields import read_config, to_toml
 from ffpipe.files import expanded, read_whole, replace_whole
 from ffpipe.store import Store, whole_place
-from ffpipe.telemetry.report import Past
+from ffpipe.telemetry.report import MOST_ROWS, Past
 
-# Room for about a million rows of metrics.
-LARGEST_PAST = 64 << 20
+# A row of metrics takes 80 to 120 bytes; a run that is trained for longer, again and again, adds to its own.
+LARGEST_PAST = 3 * 120 * MOST_ROWS
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,10 @@ class RunFolder:
             raise UserError(f"{self.config} cannot be written: {error.strerror or error}") from None
 
     def read_past(self) -> Past:
-        """What a run that goes on has behind it. Raises UserError where the file is absent or damaged."""
+        """What a run that goes on has behind it.
+
+        Raises UserError where the file is absent or damaged, Unreachable where it cannot be read.
+        """
         try:
             return msgspec.json.decode(read_whole(self.past, LARGEST_PAST), type=Past)
         except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -185,10 +188,15 @@ def new_run(config: Config) -> RunFolder:
 
 
 def check_new(config: Config) -> None:
-    """Refuse a run folder that exists, before anything is started."""
+    """Refuse a run folder that exists, or whose name cannot be written down, before anything is started."""
     asked = config.execution.run_dir
-    if asked and os.path.exists(expanded(asked)):
-        raise UserError(f"run folder {expanded(asked).absolute()} exists: give a new one with --run-dir, or remove it")
+    path = expanded(asked or "runs").absolute()
+    if asked and os.path.exists(path):
+        raise UserError(f"run folder {path} exists: give a new one with --run-dir, or remove it")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"run folder {path} is no text in UTF-8: give another with --run-dir") from None
 
 
 def open_run(path: str | Path) -> tuple[RunFolder, Config]:

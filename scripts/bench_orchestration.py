@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--lag", type=int, default=128)
     parser.add_argument("--chunk", type=int, default=0)
-    parser.add_argument("--trace", type=Path, help="write the last run of each number of stages here, as FILE-N.json")
+    parser.add_argument("--trace", type=Path, help="write the last runs here, as FILE-RULE-STAGES.json")
     options = parser.parse_args()
     table = Table("stages", "negatives", "chunk", "window", "steady", "least", "most", "whole", "driver", "publishing")
     rows: list[dict[str, Any]] = []

@@ -32,10 +32,9 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def mnist_folder() -> str:
     """Folder with local copies of MNIST."""
-    folders = [os.environ.get("FFPIPE_DATA", ""), str(REPOSITORY.parent / "shared" / "data")]
-    for folder in folders:
-        if folder and (Path(folder) / "mnist" / "train-images-idx3-ubyte.gz").is_file():
-            return folder
+    folder = os.environ.get("FFPIPE_DATA", "")
+    if folder and (Path(folder) / "mnist" / "train-images-idx3-ubyte.gz").is_file():
+        return folder
     pytest.skip("no local copy of MNIST: set FFPIPE_DATA to a folder that holds mnist/")
 
 

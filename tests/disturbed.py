@@ -14,6 +14,8 @@ from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.view import QuietView
 
 STEPS = 28 * 60
+# Fields of a run of 56 steps.
+QUICK = {"execution.engine": "local", "execution.stages": 1, "training.epochs": 2, "execution.evaluate_every": 0}
 
 
 def config(run_dir: Path, **fields: Any) -> Config:

@@ -234,7 +234,8 @@ class SimEngine:
         for peer, spec in zip(self.peers, layout.stages, strict=True):
             before = senders(layout.stages, spec.index)
             own = StageStore(store.root, self.world, peer)
-            setup = WorkerSetup(spec, layout.plan, layout.window, job.config, own, start, before)
+            data = job.splits.fingerprint
+            setup = WorkerSetup(spec, layout.plan, layout.window, job.config, own, start, before, data=data)
             try:
                 peer.worker = Worker(setup, Parts(), peer)
             except UserError as error:

@@ -99,9 +99,25 @@ def test_less_memory_is_met_by_smaller_messages_then_by_one_layer_at_a_time() ->
     assert {"local", "layerwise"} == set(engines)
 
 
-def test_what_was_asked_for_is_kept() -> None:
-    execution, _ = chosen(least(engine="layerwise", stages=2, chunk=3), engine="layerwise", stages=2, chunk=3)
+def test_what_was_asked_for_is_kept_while_it_fits() -> None:
+    asked = {"engine": "layerwise", "stages": 2, "chunk": 3}
+    execution, note = chosen(600, **asked)
     assert (execution.engine, execution.stages, execution.chunk) == ("layerwise", 2, 3)
+    assert "nothing had to be changed" in note
+    execution, _ = chosen(least(**asked), **asked)
+    assert (execution.engine, execution.stages, execution.chunk) == ("layerwise", 0, 3)
+
+
+def test_more_stages_than_were_asked_for_come_before_another_engine() -> None:
+    """As long as they can be placed wherever the ones that were asked for can."""
+    said = [chosen(budget, stages=2)[0] for budget in range(700, least(stages=2), -10)]
+    assert [each.engine for each in said] == sorted((each.engine for each in said), reverse=True)  # ray, then layerwise
+    stages = [each.stages for each in said if each.engine == "ray"]
+    assert stages == sorted(stages)
+    assert set(stages) > {2}
+    for fields in ({"cpus": 1.0}, {"memory": "1GiB"}, {"resources": {"disk": 1.0}}, {"placement": "one-host-each"}):
+        kept = [chosen(budget, stages=2, **fields)[0] for budget in range(700, least(stages=2, **fields), -10)]
+        assert {each.stages for each in kept if each.engine == "ray"} == {2}
 
 
 @pytest.mark.parametrize("engine", ["ray", "local", "layerwise"])

@@ -104,6 +104,7 @@ def refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str])
         (["train", "--run-dir", "~nosuchuser/run"], "a home folder that is not known"),
         (["train", "--data-dir", "\udcff"], "execution.data_dir is '\\udcff', which is no text in UTF-8"),
         (["train", "--execution.checkpoints", "hf://a/b"], "is no place for checkpoints"),
+        (["train", "--epochs", "9999", "--execution.log-steps", "1"], "400,000 rows of metrics: give at least 3"),
         (["train", "mnist", "--data-dir", "nowhere"], "nowhere"),
         (["evaluate", "nowhere"], "nowhere is no folder"),
         (["evaluate", "."], "is no run"),
@@ -114,6 +115,21 @@ def refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str])
 def test_one_line_and_status_2(arguments: list[str], says: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused(arguments, says, capsys)
     assert list(here.iterdir()) == []
+
+
+def test_a_folder_whose_name_cannot_be_written_down(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inside = here / "caf\udce9"
+    inside.mkdir()
+    monkeypatch.chdir(inside)
+    refused(["train"], "run folder", capsys)
+    refused(["train", "--run-dir", "run"], "no text in UTF-8: give another with --run-dir", capsys)
+    elsewhere = ["train", "--run-dir", str(here / "run")]
+    refused([*elsewhere, "--data-dir", "data"], "execution.data_dir is", capsys)
+    npz = ["--training.data.source", "npz", "--training.data.train", "mine.npz"]
+    refused([*elsewhere, *npz], "training.data.train[0] is", capsys)
+    assert [*here.iterdir(), *inside.iterdir()] == [inside]
 
 
 def test_options_of_an_optimiser_can_be_taken_away(here: Path) -> None:

@@ -33,6 +33,13 @@ def test_a_plan_has_a_row_for_each_process_and_the_time(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_long_run_has_fewer_rows_of_metrics() -> None:
+    """Three layers and a head, 28 steps an epoch."""
+    short, long = (planned(override(recipe("digits"), {"training.epochs": epochs}))[0] for epochs in (60, 1_000_000))
+    assert short.log_steps == 28
+    assert long.log_steps == 280
+
+
 def test_a_plan_knows_the_size_of_a_snapshot(strangers_run: Path) -> None:
     _, estimate, _ = planned(read_config(strangers_run / "config.toml"))
     *_, newest = sorted((strangers_run / "checkpoints").iterdir())

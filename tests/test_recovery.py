@@ -14,6 +14,7 @@ from disturbed import STEPS, Disturb, config, same, wait_until
 from processes import stage_processes
 
 from ffpipe import Interrupt, Interrupted, Result, RunFailed, resume, train
+from ffpipe.data.splits import Splits
 from ffpipe.pipeline.actor import RayLinks
 from ffpipe.pipeline.inbox import Part
 from ffpipe.pipeline.ray_engine import RayEngine
@@ -104,9 +105,9 @@ def test_an_interrupt_saves_and_another_engine_goes_on(engine: str, undisturbed:
 def test_an_interrupt_while_the_stages_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt = Interrupt()
 
-    def interrupted(setup: WorkerSetup) -> AnyFeed:
+    def interrupted(setup: WorkerSetup, splits: Splits) -> AnyFeed:
         interrupt.request()
-        return make_feed(setup)
+        return make_feed(setup, splits)
 
     monkeypatch.setattr("ffpipe.pipeline.local.make_feed", interrupted)
     with pytest.raises(Interrupted, match="saved after step 0"):

@@ -12,12 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from disturbed import STEPS, Disturb, config, same
+from disturbed import QUICK, STEPS, Disturb, config, same
 
 from ffpipe import Interrupt, Interrupted, Result, RunFailed, UserError, resume, train
 from ffpipe.cli import main
+from ffpipe.errors import Unreachable
 from ffpipe.fields import to_toml
-from ffpipe.store import Pieces, Store
+from ffpipe.pipeline.saver import State
+from ffpipe.pipeline.schedule import Item, Train
+from ffpipe.pipeline.stage import Stage
+from ffpipe.pipeline.streams import Streams
 
 
 def interrupted_run(folder: Path) -> Path:
@@ -117,51 +121,6 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_snapshot_before(tm
     assert manifest["weights_sha256"] == good.weights_sha256
 
 
-class FullDisk:
-    """A store on which there is no room between two points of a run."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, full: Callable[[str], bool]) -> None:
-        write = Store.write
-
-        def maybe(store: Store, name: str, data: Pieces) -> None:
-            if name.startswith("step-") and full(name):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
-            write(store, name, data)
-
-        monkeypatch.setattr(Store, "write", maybe)
-
-
-def test_a_disk_that_is_full_for_a_while(undisturbed: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    FullDisk(monkeypatch, lambda name: 300 <= int(name[5:13]) <= 500)
-    view = Disturb(STEPS + 1, lambda: None)
-    same(train(config(tmp_path / "run", **{"execution.engine": "local"}), view), undisturbed)
-    assert any("No space left on device" in note and "training goes on" in note for note in view.notes)
-
-
-def test_snapshots_that_cannot_be_made_whole_do_not_fill_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Room for one of the files is not room for a snapshot."""
-    FullDisk(monkeypatch, lambda name: int(name[5:13]) > 300 and "layer-001" in name)
-    with pytest.raises(RunFailed, match="could not be written"):
-        train(config(tmp_path / "run", **{"execution.engine": "local"}))
-    left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*"))
-    assert left == ["step-00000250", "step-00000300"]
-
-
-def test_a_disk_that_is_full_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    FullDisk(monkeypatch, lambda name: int(name[5:13]) > 1500)
-    path = tmp_path / "config.toml"
-    path.write_text(to_toml(config(tmp_path / "run", **{"execution.engine": "local"})))
-    assert main(["train", str(path)]) == 1
-    error = capsys.readouterr().err
-    assert "could not be written" in error
-    assert "step-00001500" in error
-    assert f"ffpipe resume {tmp_path / 'run'}" in error
-
-
 def test_snapshots_by_the_clock(undisturbed: Result, tmp_path: Path) -> None:
     fields = {"execution.engine": "local", "execution.snapshot_steps": 0, "execution.snapshot_seconds": 0.2}
     result = train(config(tmp_path / "run", **fields, **{"execution.keep_snapshots": 100}))
@@ -179,9 +138,6 @@ def test_checkpoints_elsewhere(undisturbed: Result, tmp_path: Path) -> None:
         train(config(tmp_path / "other", **{"execution.engine": "local", "execution.checkpoints": place}))
     assert not (tmp_path / "other").exists()
     same(resume(tmp_path / "run"), undisturbed)
-
-
-QUICK = {"execution.engine": "local", "execution.stages": 1, "training.epochs": 2, "execution.evaluate_every": 0}
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -269,55 +225,73 @@ def test_a_place_that_takes_no_snapshots_is_refused_before_training(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_snapshot_is_tried_again_where_that_may_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ffpipe.store.PAUSES", (0.01, 0.01))
-    plain = train(config(tmp_path / "plain", **QUICK))
-    write, failed = Store.write, list[str]()
-
-    def shaky(store: Store, name: str, data: Pieces) -> None:
-        if failed.count(name) < 2:
-            failed.append(name)
-            raise OSError("the network is away")
-        write(store, name, data)
-
-    monkeypatch.setattr(Store, "write", shaky)
-    assert train(config(tmp_path / "run", **QUICK)).weights_sha256 == plain.weights_sha256
-    assert any("manifest" in name for name in failed)
-
-
-def test_metrics_that_cannot_be_written_cost_no_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk with the run folder on it, where checkpoints are elsewhere."""
-    place = tmp_path / "elsewhere"
-    asked = config(tmp_path / "run", **QUICK, **{"execution.checkpoints": str(place)})
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.parquet")
-
-    monkeypatch.setattr("ffpipe.runlog.write_metrics", full)
-    view = Disturb(STEPS + 1, lambda: None)
-    with pytest.raises(RunFailed, match=r"metrics\.parquet: No space left .* go on with: ffpipe resume"):
-        train(asked, view)
-    assert any("No space left" in note and "training goes on" in note for note in view.notes)
-    monkeypatch.undo()
-    assert json.loads((max(place.glob("step-*")) / "manifest.json").read_text())["step"] == 56
-    assert resume(tmp_path / "run").summary["steps"] == 56
-
-
-def test_a_store_that_cannot_be_listed_for_a_while_ends_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_a_run_has_behind_it_is_not_lost_where_it_cannot_be_read_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folders, asked = Store.folders, list[str]()
+    train(config(tmp_path / "run", **QUICK))
+    before, opened = files_in(tmp_path / "run"), os.open
 
-    def away(store: Store, prefix: str) -> list[str]:
-        asked.append(prefix)
-        if len(asked) > 3:  # what is asked before it trains
-            raise OSError(errno.EIO, os.strerror(errno.EIO), store.root)
-        return folders(store, prefix)
+    def away(path: str, *rest: int) -> int:
+        if str(path).endswith("past.json"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return opened(path, *rest)
 
-    monkeypatch.setattr(Store, "folders", away)
-    result = train(config(tmp_path / "run", **QUICK))
-    assert result.summary["status"] == "finished"
-    assert len(asked) > 3
+    monkeypatch.setattr(os, "open", away)
+    assert main(["resume", str(tmp_path / "run"), "--epochs", "3"]) == 2
+    assert "past.json: Input/output error" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert files_in(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("engine", ["local", "layerwise"])
+def test_data_that_change_under_a_run_do_not_change_it(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recovery goes on with what the run began with."""
+
+    def write(seed: int) -> None:
+        images = np.random.default_rng(seed).integers(0, 256, (400, 4), dtype=np.uint8)
+        np.savez(tmp_path / "data.npz", images=images, labels=np.arange(400) % 3)
+
+    fields = {"data.source": "npz", "data.train": [str(tmp_path / "data.npz")], "data.test_count": 50}
+    plain = QUICK | {"execution.engine": engine, "training.dims": [4, 8, 8, 8], "execution.snapshot_steps": 3}
+    plain |= {"execution.back_off": 0.01} | {f"training.{name}": value for name, value in fields.items()}
+    write(1)
+    first = train(config(tmp_path / "undisturbed", **plain))
+    handle, failed = Stage.handle, list[Item]()
+
+    def once(stage: Stage, item: Item, streams: Streams) -> Streams | None:
+        if not failed and isinstance(item, Train) and item.first > 6:
+            failed.append(item)
+            write(2)
+            raise RuntimeError("no more")
+        return handle(stage, item, streams)
+
+    monkeypatch.setattr(Stage, "handle", once)
+    again = train(config(tmp_path / "run", **plain))
+    assert again.summary["recoveries"] == len(failed) == 1
+    assert again.weights_sha256 == first.weights_sha256
+
+
+@pytest.mark.parametrize("engine", ["local", "layerwise"])
+def test_a_stage_that_cannot_read_its_snapshot_any_more_begins_again(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {**QUICK, "execution.engine": engine, "execution.back_off": 0.01}
+    first = train(config(tmp_path / "run", **asked))
+    refused: list[int] = []
+
+    def away(stage: Stage, step: int, read: Callable[[str], State]) -> None:
+        if not refused:
+            refused.append(step)
+            raise Unreachable("the disk is away")
+        restore(stage, step, read)
+
+    restore = Stage.restore
+    monkeypatch.setattr(Stage, "restore", away)
+    again = resume(tmp_path / "run", {"training.epochs": 3})
+    assert "a stage failed: the disk is away" in again.summary["recovery_notes"][0]["reason"]
+    assert refused == [first.summary["steps"]]
 
 
 def test_resume_from_the_shell(undisturbed: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,7 +122,10 @@ class Stored:
         hashed = xxh3_128(repr((len(self), self.shape, self.divisor, self.classes, str(self.dtype))).encode())
         for labels in self._labels:
             hashed.update(labels.data)
-        hashed.update(self.images(np.linspace(0, len(self) - 1, min(SAMPLE, len(self)), dtype=np.int64)).data)
+        sample = np.linspace(0, len(self) - 1, min(SAMPLE, len(self)), dtype=np.int64)
+        at_once = max(1, BLOCK_BYTES // (self.features * self.dtype.itemsize))
+        for first in range(0, len(sample), at_once):
+            hashed.update(self.images(sample[first : first + at_once]).data)
         return hashed.hexdigest()
 
     def __len__(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -42,7 +43,7 @@ class Splits:
         """Bytes that a process which feeds may come to have of the files behind the splits."""
         return sum(stored.most_in_sight for stored in self.stored)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Of the data as a whole (arrow.py): the same files give the same, on any host."""
         return " ".join(stored.fingerprint for stored in self.stored)

@@ -50,12 +50,15 @@ class Network(nn.Module):
         self.has_head = head is not None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores (n, classes) of images (n, features) or (n, *shape): floats as in training (0 to 1), or uint8."""
+        """Scores (n, classes) of images (n, features) or (n, *shape): floats as in training (0 to 1), or uint8.
+
+        They have the dtype of the weights, float32 or float64. Raises ValueError where the images are of another shape.
+        """
         return self.softmax_scores(images) if self.readout == "softmax" else self.goodness_scores(images)
 
     @torch.no_grad()
     def softmax_scores(self, images: Tensor) -> Tensor:
-        """The head's logits (n, classes), from one pass under the neutral label."""
+        """The head's logits (n, classes), from one pass under the neutral label. Raises ValueError without a head."""
         if not self.has_head:
             raise ValueError("this network has no softmax head; read it by goodness")
         rows = normalize_rows_(self._labels.neutral(self._rows(images)), self.training_config.normalization)
@@ -67,7 +70,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def goodness_scores(self, images: Tensor) -> Tensor:
-        """The goodness (n, classes) accumulated under every label."""
+        """The goodness (n, classes) accumulated under every label. Raises ValueError where rows have no labels."""
         if not self.training_config.labelled:
             raise ValueError("this network was trained without labels in its rows; read it by softmax")
         images = self._rows(images)

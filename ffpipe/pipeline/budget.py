@@ -1,7 +1,7 @@
 """A run within `execution.memory_budget`: which engine, stages and chunk keep every process below it.
 
-Nothing chosen here changes a bit of the weights. What the request itself fixes stays as it is, but for the engine, and
-with it the number of stages, where no other way is left.
+Nothing chosen here changes a bit of the weights. What the request itself fixes stays as it is, but for the number of
+stages, which grows, and then the engine, where no other way is left.
 """
 
 from __future__ import annotations
@@ -116,10 +116,10 @@ class _Search:
         job, execution = self._job, self._job.config.execution
         if execution.engine == "ray":
             # As many as there are here, so that what is judged is what will be run.
-            given, execution = execution.stages or execution.listed, replace(execution, stages=stages_here(job))
+            execution = replace(execution, stages=stages_here(job))
             yield execution
             chunks = _halved(execution.chunk, LARGEST_CHUNK, job)
-            stages = given or self._fewest(replace(execution, chunk=chunks[-1]))
+            stages = self._fewest(replace(execution, chunk=chunks[-1]))
             for chunk in chunks:
                 yield replace(execution, stages=stages, chunk=chunk)
         else:
@@ -129,18 +129,20 @@ class _Search:
                 yield replace(execution, chunk=chunk)
         if isinstance(execution.device, tuple):
             return
-        stages = execution.stages if execution.engine == "layerwise" else 0
-        window = execution.window if execution.engine == "layerwise" else 0
-        for chunk in _halved(execution.chunk, CHUNK, job):
-            yield replace(execution, engine="layerwise", stages=stages, chunk=chunk, window=window)
+        layerwise = execution.engine == "layerwise"
+        window = execution.window if layerwise else 0
+        for stages in (execution.stages, 0) if layerwise and execution.stages else (0,):
+            for chunk in _halved(execution.chunk, CHUNK, job):
+                yield replace(execution, engine="layerwise", stages=stages, chunk=chunk, window=window)
 
     def _fewest(self, execution: Execution) -> int:
-        """The least number of stages that keeps to the budget; as many as there can be where none does.
+        """The least number of stages from this on that keeps to the budget; as many as there can be where none does.
 
         More stages have fewer layers each, so that what is possible stays so: the search halves. CPUs can be shared by
-        more stages than there are of them.
+        more stages than there are of them, but not what each stage was to have.
         """
-        shared = execution.first_device == "cpu" and not execution.cpus
+        each = execution.listed or execution.cpus or execution.memory or execution.resources
+        shared = execution.first_device == "cpu" and not each and execution.placement != "one-host-each"
         counts = range(execution.stages, (self._job.layers if shared else execution.stages) + 1)
 
         def possible(count: int) -> bool:

@@ -26,3 +26,11 @@ def with_reason(work: Callable[[], T], who: str = "a stage") -> T:
     except (MemoryError, ArithmeticError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), "")
         raise RunFailed(f"{who} failed: {type(error).__name__}: {reason}") from error
+
+
+def as_stages(work: Callable[[], T]) -> T:
+    """The work of all stages, which fails as theirs. Raises RunFailed too for what they cannot read any more."""
+    try:
+        return with_reason(work)
+    except UserError as error:
+        raise RunFailed(f"a stage failed: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from ffpipe.data.splits import Splits, load_splits
 from ffpipe.errors import UserError
 from ffpipe.ff.labels import LabelCode
 from ffpipe.ff.precision import PRECISIONS
+from ffpipe.fields import checked
 from ffpipe.files import expanded
 from ffpipe.memory import refuse_beyond_host
 from ffpipe.pipeline.calibrate import Costs
@@ -25,7 +27,7 @@ from ffpipe.pipeline.placement import of_stage
 from ffpipe.pipeline.schedule import LARGEST_CHUNK, Plan, choose_chunk, choose_window
 from ffpipe.pipeline.stage import StageSpec
 from ffpipe.store import Store, whole_place
-from ffpipe.telemetry.report import MOST_STEPS, StageReport
+from ffpipe.telemetry.report import MOST_ROWS, MOST_STEPS, StageReport
 
 # A person who watches sees a loss within seconds, and a row costs nothing at this rate.
 LOG_STEPS = 100
@@ -69,6 +71,16 @@ class Job:
     @property
     def steps(self) -> int:
         return self.steps_per_epoch * self.config.training.epochs
+
+    @property
+    def log_steps(self) -> int:
+        """Steps between rows of metrics."""
+        return self.config.execution.log_steps or max(min(self.steps_per_epoch, LOG_STEPS), self.least_log_steps)
+
+    @property
+    def least_log_steps(self) -> int:
+        """With which there are no more rows than a run may have."""
+        return math.ceil(self.steps / (MOST_ROWS // (self.layers + self.config.training.head)))
 
     @property
     def input(self) -> Input:
@@ -186,6 +198,11 @@ def make_job(config: Config) -> Job:
             f"training.epochs is {training.epochs} of {job.steps_per_epoch} steps each, more than {MOST_STEPS:,}: "
             f"give at most {MOST_STEPS // job.steps_per_epoch}"
         )
+    if job.log_steps < job.least_log_steps:
+        raise UserError(
+            f"execution.log_steps is {job.log_steps}: with a row for each layer every so many of {job.steps:,} steps "
+            f"there are more than {MOST_ROWS:,} rows of metrics: give at least {job.least_log_steps}"
+        )
     return job
 
 
@@ -196,7 +213,8 @@ def refuse_beyond_this_host(job: Job) -> None:
 
 
 def _with_whole_paths(config: Config) -> Config:
-    """Files named from the root, so that other processes, and a later one elsewhere, find the same."""
+    """Files named from the root, so that other processes, and a later one elsewhere, find the same. Raises UserError
+    where these names cannot be written down."""
     data, data_dir = config.training.data, config.execution.data_dir or os.environ.get("FFPIPE_DATA", "")
     data = replace(
         data,
@@ -211,7 +229,7 @@ def _with_whole_paths(config: Config) -> Config:
         checkpoints=execution.checkpoints and Store(whole_place(execution.checkpoints)).root,
         run_dir=execution.run_dir and str(expanded(execution.run_dir)),
     )
-    return replace(config, training=replace(config.training, data=data), execution=execution)
+    return checked(replace(config, training=replace(config.training, data=data), execution=execution))
 
 
 def make_layout(
@@ -257,7 +275,7 @@ def make_layout(
 
 def _specs(job: Job, layers: list[range], devices: Sequence[Device]) -> tuple[StageSpec, ...]:
     """layers, devices: of each stage."""
-    training, execution = job.config.training, job.config.execution
+    training = job.config.training
     return tuple(
         StageSpec(
             index=index,
@@ -268,7 +286,7 @@ def _specs(job: Job, layers: list[range], devices: Sequence[Device]) -> tuple[St
             classes=job.splits.classes,
             steps=job.steps,
             steps_per_epoch=job.steps_per_epoch,
-            log_steps=execution.log_steps or min(job.steps_per_epoch, LOG_STEPS),
+            log_steps=job.log_steps,
             device=devices[index],
         )
         for index, group in enumerate(layers)

@@ -26,7 +26,7 @@ from ffpipe.memory import give_back_at_once
 from ffpipe.pipeline import spoolfolder
 from ffpipe.pipeline.account import sizes
 from ffpipe.pipeline.chapters import chapter_of, longest_chapter, needed_bytes
-from ffpipe.pipeline.in_process import refuse_without_gpu, with_reason
+from ffpipe.pipeline.in_process import as_stages, refuse_without_gpu
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start, make_layout
 from ffpipe.pipeline.parking import Slip, fetch, leave, park
 from ffpipe.pipeline.saver import Saver
@@ -69,7 +69,7 @@ class LayerwiseEngine:
 
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
         """Raises StageLost where a file of the spool is damaged, RunFailed where there is no room for it."""
-        with_reason(lambda: self._run(job, layout, store, start, scratch, on_report))
+        as_stages(lambda: self._run(job, layout, store, start, scratch, on_report))
 
     def _run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
         give_back_at_once()
@@ -115,7 +115,7 @@ class _Rows:
         self._spans = [Spans(keep=job.config.execution.trace) for _ in setups]
         self._trained = [(0.0, 0.0)] * len(setups)
         self._senders = [senders(layout.stages, index) for index in range(len(setups))]
-        self._feed = make_feed(setups[0])
+        self._feed = make_feed(setups[0], job.splits)
         self._stages: list[Stage] = []
         self._slips: list[Slip] = []
         workspace = Workspace(torch.device(job.config.execution.first_device))

@@ -9,7 +9,7 @@ import torch
 
 from ffpipe.ff.workspace import Workspace
 from ffpipe.memory import give_back_at_once
-from ffpipe.pipeline.in_process import refuse_without_gpu, with_reason
+from ffpipe.pipeline.in_process import as_stages, refuse_without_gpu
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start, make_layout
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Course, Train
@@ -39,7 +39,7 @@ class LocalEngine:
         """All is on this host."""
 
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
-        with_reason(lambda: self._run(job, layout, store, start, on_report))
+        as_stages(lambda: self._run(job, layout, store, start, on_report))
 
     def _run(self, job: Job, layout: Layout, store: Store, start: Start, on_report: OnReport) -> None:
         if job.config.execution.memory_budget:
@@ -48,7 +48,7 @@ class LocalEngine:
         savers = [Saver(store) for _ in setups]
         workspace = Workspace(torch.device(job.config.execution.first_device))
         stages = [make_stage(setup, saver, workspace) for setup, saver in zip(setups, savers, strict=True)]
-        feed = make_feed(setups[0])
+        feed = make_feed(setups[0], job.splits)
         self._course = Course(layout.plan, start.step, job.config.execution.snapshot_seconds, time.monotonic)
         if self._interrupted:  # before there was a course to tell
             self._course.interrupt()

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +24,7 @@ import torch
 from ffpipe import checkpoint
 from ffpipe.config import Config
 from ffpipe.contents import snapshot_contents
+from ffpipe.data.splits import Splits
 from ffpipe.errors import UserError
 from ffpipe.ff.workspace import Outputs, OutputsInTurn, Workspace
 from ffpipe.pipeline.feed import Feed
@@ -68,7 +69,7 @@ class WorkerSetup:
     """What a worker is made from.
 
     data_files: what was sent to the first stage's host for it (supply.py). data: the fingerprint of what the run trains
-    on, where that is read again while it goes on.
+    on, for who reads that again.
     """
 
     spec: StageSpec
@@ -101,19 +102,22 @@ def make_own_stage(setup: WorkerSetup, saver: Saver) -> Stage:
     return make_stage(setup, saver, workspace, OutputsInTurn(workspace, 1 if setup.spec.is_last else OUTPUTS))
 
 
-def make_feed(setup: WorkerSetup) -> AnyFeed:
-    """The feed from the data of the config, with the predictions that the snapshot owed it.
-
-    Raises UserError where the data are no longer those of the run.
-    """
+def make_feed(setup: WorkerSetup, splits: Splits) -> AnyFeed:
+    """The feed, with the predictions that the snapshot owed it."""
     config = setup.config
-    splits = splits_of(config.training.data, config.execution.data_dir, setup.data_files)
-    if setup.data and setup.data != splits.fingerprint:
-        raise UserError("training.data: what is read now is not what the run began with")
     feed = Feed(config.training, splits, torch.device(setup.spec.device))
     if setup.start.folder and config.training.head:
         feed.predictions(owed_predictions(_reader(setup)(checkpoint.HEAD)))
     return feed
+
+
+def make_own_feed(setup: WorkerSetup) -> AnyFeed:
+    """The same, from the data as they are read here. Raises UserError where they are no longer those of the run."""
+    config = setup.config
+    splits = splits_of(config.training.data, config.execution.data_dir, setup.data_files)
+    if splits.fingerprint != setup.data:
+        raise UserError("training.data: what is read now is not what the run began with")
+    return make_feed(setup, splits)
 
 
 def _reader(setup: WorkerSetup) -> Callable[[str], State]:
@@ -129,7 +133,7 @@ class Parts:
     """What a worker makes its stage and its feed with."""
 
     stage: Callable[[WorkerSetup, Saver], AnyStage] = make_stage
-    feed: Callable[[WorkerSetup], AnyFeed] = make_feed
+    feed: Callable[[WorkerSetup], AnyFeed] = make_own_feed
 
 
 class Worker:
@@ -165,7 +169,11 @@ class Worker:
 
     def drain(self) -> list[StageReport]:
         """Reports since the last call."""
-        return [self._reports.popleft() for _ in range(len(self._reports))]
+        reports: list[StageReport] = []
+        with suppress(IndexError):  # another thread may drain too
+            while True:
+                reports.append(self._reports.popleft())
+        return reports
 
     @property
     def waited(self) -> float:

@@ -12,6 +12,8 @@ from ffpipe.telemetry.spans import Kind, Span
 
 # Snapshots count steps with eight digits. Those of the classes below that a run reads back are held to their ranges.
 MOST_STEPS = 99_999_999
+# Of metrics that one run writes: all of them are kept at hand, and written with every snapshot.
+MOST_ROWS = 400_000
 Steps = Annotated[int, Meta(ge=0, le=MOST_STEPS)]
 
 

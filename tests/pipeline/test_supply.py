@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ffpipe import UserError, override, recipe
 from ffpipe.data import cache
+from ffpipe.data.arrow import Stored
 from ffpipe.pipeline import supply
 from ffpipe.pipeline.job import Job, make_job
 from ffpipe.pipeline.supply import Found, Shelf, splits_of
@@ -102,6 +104,24 @@ def test_a_fingerprint_tells_labels_and_images_apart(file: Path) -> None:
     assert job_of(file).splits.fingerprint != first
     np.savez(file, images=images[::-1], labels=labels)
     assert job_of(file).splits.fingerprint != first
+
+
+def test_a_fingerprint_of_large_images_is_made_from_a_few_at_a_time(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits, asked = job_of(file).splits, list[int]()
+    images = Stored.images
+
+    def counted(stored: Stored, rows: NDArray[np.int64]) -> NDArray[Any]:
+        asked.append(len(rows))
+        return images(stored, rows)
+
+    monkeypatch.setattr(Stored, "images", counted)
+    whole = splits.stored[0].fingerprint
+    monkeypatch.setattr("ffpipe.data.arrow.BLOCK_BYTES", 3 * splits.features)
+    assert splits.stored[0].fingerprint == whole
+    assert set(asked[1:-1]) == {3}
+    assert sum(asked[1:]) == asked[0]
 
 
 def test_files_that_are_cut_short_or_misnamed(file: Path, there: OtherHost) -> None:

@@ -18,7 +18,7 @@ from ffpipe.pipeline.inbox import Part
 from ffpipe.pipeline.job import Job, Layout, Start, make_job, make_layout
 from ffpipe.pipeline.links import Predictions
 from ffpipe.pipeline.saver import Saver
-from ffpipe.pipeline.worker import Parts, Worker, WorkerSetup, make_feed, make_stage, senders
+from ffpipe.pipeline.worker import Parts, Worker, WorkerSetup, make_own_feed, make_stage, senders
 from ffpipe.store import Store
 from ffpipe.telemetry.report import StageReport
 
@@ -60,7 +60,8 @@ def run_workers(job: Job, layout: Layout, folder: Path, seed: int) -> tuple[list
     for spec in layout.stages:
         store = Store(str(folder))
         before = senders(layout.stages, spec.index)
-        setup = WorkerSetup(spec, layout.plan, layout.window, job.config, store, Start(), before)
+        data = job.splits.fingerprint
+        setup = WorkerSetup(spec, layout.plan, layout.window, job.config, store, Start(), before, data=data)
         workers.append(Worker(setup, Parts(), ThreadLinks(spec.index, workers, chance)))
     reports: dict[int, StageReport] = {}
 
@@ -133,18 +134,19 @@ def test_a_stage_that_raises_ends_its_run_with_that_error(tmp_path: Path, monkey
         monkeypatch.setattr(stage, "handle", handle)
         return stage
 
-    setup = WorkerSetup(layout.stages[0], layout.plan, 9, one.config, Store(str(tmp_path)), Start(), ())
+    store, data = Store(str(tmp_path)), one.splits.fingerprint
+    setup = WorkerSetup(layout.stages[0], layout.plan, 9, one.config, store, Start(), (), data=data)
     with pytest.raises(Broken):
-        Worker(setup, Parts(broken_stage, make_feed), ThreadLinks(0, [], random.Random(0))).run()
+        Worker(setup, Parts(broken_stage, make_own_feed), ThreadLinks(0, [], random.Random(0))).run()
 
 
 def test_data_that_are_others_by_now_are_refused(tmp_path: Path) -> None:
     one = job()
     layout = make_layout(one, 1)
     setup = WorkerSetup(layout.stages[0], layout.plan, 9, one.config, Store(str(tmp_path)), Start(), ())
-    make_feed(replace(setup, data=one.splits.fingerprint))
+    make_own_feed(replace(setup, data=one.splits.fingerprint))
     with pytest.raises(UserError, match="not what the run began with"):
-        make_feed(replace(setup, data="another"))
+        make_own_feed(replace(setup, data="another"))
 
 
 def test_senders_are_the_stage_before_and_those_with_features_for_the_head() -> None:
