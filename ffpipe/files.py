@@ -27,6 +27,8 @@ def read_whole(path: Path, most: int) -> bytes:
             data = file.read(most + 1)
     except FileNotFoundError:
         raise
+    except IsADirectoryError:
+        raise UserError(f"cannot read {path}: it is no regular file") from None
     except OSError as error:
         raise Unreachable(f"cannot read {path}: {error.strerror or error}") from None
     except ValueError as error:  # a name that no file can have

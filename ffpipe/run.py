@@ -284,7 +284,7 @@ class Run:
             newest = self.log.newest
             if newest is not None and newest.step == self.job.steps and not self._unfinished():
                 status = "finished"
-            elif self.interrupt.wished and newest is not None and newest.step >= self.log.step:
+            elif self.interrupt.wished and self._start().step >= self.log.step:
                 status = "interrupted"
             else:
                 raise RunFailed(f"the last snapshot, of step {self.log.step}, could not be written; {self._rescue()}")
