@@ -52,9 +52,9 @@ def hinton() -> Config:
     """Hinton's own program and its NumPy and JAX ports: 784-1000-1000-1000, 50,000 examples, 125 epochs.
 
     The constants of ffnew.m and ff-py, a weight decay between theirs (.001, .002); hard negatives come 16 minibatches
-    after the prediction. Published test errors
-    by goodness / softmax: 1.44 / 1.47 % (MATLAB), 1.33 / 1.38 % (NumPy), 1.30 / 1.45 % (JAX). Products in bfloat16.
-    Expected: 1.38 / 1.39 %, the mean of three seeds (the worst: 1.41 / 1.51 %).
+    after the prediction. Products in bfloat16. Published test errors by goodness / softmax: 1.44 / 1.47 % (MATLAB),
+    1.33 / 1.38 % (NumPy), 1.30 / 1.45 % (JAX). Expected: 1.38 / 1.39 %, the mean of three seeds (the worst: 1.41 /
+    1.51 %).
     """
     return Config(
         recipe="hinton",
