@@ -87,3 +87,11 @@ def threads_put_back() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, and no data folder from outside."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FFPIPE_DATA", raising=False)
+    return tmp_path

@@ -83,7 +83,6 @@ def test_metrics_that_cannot_be_written_cost_no_snapshot(tmp_path: Path, monkeyp
     """A full disk with the run folder on it, where checkpoints are elsewhere."""
     place = tmp_path / "elsewhere"
     asked = config(tmp_path / "run", **QUICK, **{"execution.checkpoints": str(place)})
-
     monkeypatch.setattr("ffpipe.runlog.write_metrics", no_room)
     view = Disturb(STEPS + 1, lambda: None)
     with pytest.raises(RunFailed, match=f"{tmp_path / 'run'}: No space left .* go on with: ffpipe resume"):

@@ -65,26 +65,26 @@ def test_more_epochs(tmp_path: Path) -> None:
         resume(tmp_path / "short", {"training.seed": 3})
 
 
+def own_data(file: Path, seed: int) -> dict[str, object]:
+    """Writes a data set. Returns the fields of a run that trains on it."""
+    images = np.random.default_rng(seed).integers(0, 256, (400, 4), dtype=np.uint8)
+    np.savez(file, images=images, labels=np.arange(400) % 3)
+    fields = {"data.source": "npz", "data.train": [str(file)], "data.test_count": 50, "dims": [4, 8, 8, 8]}
+    return {f"training.{name}": value for name, value in fields.items()}
+
+
 def test_other_data_are_refused_and_the_same_ones_written_again_are_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def write(file: Path, seed: int) -> None:
-        images = np.random.default_rng(seed).integers(0, 256, (400, 4), dtype=np.uint8)
-        np.savez(file, images=images, labels=np.arange(400) % 3)
-
     file, run = tmp_path / "data.npz", tmp_path / "run"
-    write(file, 1)
-    fields = {"data.source": "npz", "data.train": [str(file)], "data.test_count": 50, "dims": [4, 8, 8, 8]}
-    plain = {"execution.engine": "local", "training.epochs": 1} | {
-        f"training.{name}": value for name, value in fields.items()
-    }
+    plain = own_data(file, 1) | {"execution.engine": "local", "training.epochs": 1}
     first = train(config(run, **plain))
     kept = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    write(file, 2)
+    own_data(file, 2)
     assert main(["resume", str(run), "--epochs", "2"]) == 2
     assert "training.data: what npz gives now is not what the run began with" in capsys.readouterr().err
     assert kept == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    write(file, 1)  # the same once more, of another time
+    own_data(file, 1)  # the same once more, of another time
     assert resume(run, {"training.epochs": 2}).summary["steps"] == 2 * first.summary["steps"]
 
 
@@ -249,21 +249,16 @@ def test_data_that_change_under_a_run_do_not_change_it(
 ) -> None:
     """A recovery goes on with what the run began with."""
 
-    def write(seed: int) -> None:
-        images = np.random.default_rng(seed).integers(0, 256, (400, 4), dtype=np.uint8)
-        np.savez(tmp_path / "data.npz", images=images, labels=np.arange(400) % 3)
-
-    fields = {"data.source": "npz", "data.train": [str(tmp_path / "data.npz")], "data.test_count": 50}
-    plain = QUICK | {"execution.engine": engine, "training.dims": [4, 8, 8, 8], "execution.snapshot_steps": 3}
-    plain |= {"execution.back_off": 0.01} | {f"training.{name}": value for name, value in fields.items()}
-    write(1)
+    file = tmp_path / "data.npz"
+    plain = QUICK | own_data(file, 1) | {"execution.engine": engine}
+    plain |= {"execution.snapshot_steps": 3, "execution.back_off": 0.01}
     first = train(config(tmp_path / "undisturbed", **plain))
     handle, failed = Stage.handle, list[Item]()
 
     def once(stage: Stage, item: Item, streams: Streams) -> Streams | None:
         if not failed and isinstance(item, Train) and item.first > 6:
             failed.append(item)
-            write(2)
+            own_data(file, 2)
             raise RuntimeError("no more")
         return handle(stage, item, streams)
 

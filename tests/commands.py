@@ -1,0 +1,18 @@
+"""What a refused command must look like to a person."""
+
+from __future__ import annotations
+
+import pytest
+
+from ffpipe.cli import main
+
+
+def refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit status 2 and one line on stderr that holds `says`."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert says in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert out == ""
