@@ -1,7 +1,7 @@
 # make train   set everything up and train the default recipe
 # make test    set everything up and run the tests
 # make test-long   those of launchers and lost hosts: a quarter of an hour (Linux, root)
-# make lint    ruff and mypy
+# make lint    ruff, mypy, and the arrows between packages
 
 PYTHON ?= python3
 VENV := .venv
@@ -26,6 +26,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

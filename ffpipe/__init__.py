@@ -10,15 +10,15 @@ scores = network(images)                       # (n, classes)
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ffpipe.environment import prepare
+from ffpipe.system.environment import prepare
 
 if TYPE_CHECKING:
-    from ffpipe.config import Config, Data, Execution, Optimizer, Training
-    from ffpipe.errors import Interrupted, RunFailed, UserError
-    from ffpipe.fields import override
-    from ffpipe.inference import evaluate, export, load, predict
-    from ffpipe.recipes import get_recipe as recipe
-    from ffpipe.run import Interrupt, Result, resume, train
+    from ffpipe.config.fields import override
+    from ffpipe.config.recipes import get_recipe as recipe
+    from ffpipe.config.schema import Config, Data, Execution, Optimizer, Training
+    from ffpipe.runs.controller import Interrupt, Result, resume, train
+    from ffpipe.runs.inference import evaluate, export, load, predict
+    from ffpipe.system.errors import Interrupted, RunFailed, UserError
 
 __all__ = [
     "Config",
@@ -45,12 +45,12 @@ prepare()
 
 # Imported on first use: torch takes a second, and a stage's process should answer before that.
 _HOMES = {
-    **dict.fromkeys(["Config", "Data", "Execution", "Optimizer", "Training"], "config"),
-    **dict.fromkeys(["Interrupted", "RunFailed", "UserError"], "errors"),
-    **dict.fromkeys(["evaluate", "export", "load", "predict"], "inference"),
-    **dict.fromkeys(["Interrupt", "Result", "resume", "train"], "run"),
-    "override": "fields",
-    "recipe": "recipes",
+    **dict.fromkeys(["Config", "Data", "Execution", "Optimizer", "Training"], "config.schema"),
+    **dict.fromkeys(["Interrupted", "RunFailed", "UserError"], "system.errors"),
+    **dict.fromkeys(["evaluate", "export", "load", "predict"], "runs.inference"),
+    **dict.fromkeys(["Interrupt", "Result", "resume", "train"], "runs.controller"),
+    "override": "config.fields",
+    "recipe": "config.recipes",
 }
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from ffpipe.cli import main
+from ffpipe.commands.cli import main
 
 
 def run() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ffpipe.units import parse_size
+from ffpipe.system.units import parse_size
 
 
 def positive(text: str) -> int:

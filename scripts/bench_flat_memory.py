@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ffpipe import override, recipe, train
+from ffpipe.runs.view import QuietView
 from ffpipe.telemetry.report import StageReport
-from ffpipe.telemetry.view import QuietView
 
 WARM = 500  # chunks after which buffers and caches have their size
 

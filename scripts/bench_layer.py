@@ -23,10 +23,10 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ffpipe.config import Optimizer, Training
-from ffpipe.ff.layer import Layer
-from ffpipe.ff.precision import PRECISIONS
-from ffpipe.ff.workspace import Workspace
+from ffpipe.config.schema import Optimizer, Training
+from ffpipe.learn.dense import Layer
+from ffpipe.learn.precision import PRECISIONS
+from ffpipe.learn.workspace import Workspace
 
 BATCH = 100
 CPU = torch.device("cpu")

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from set_time import SetTimeEngine, make_job, run
 
-from ffpipe.pipeline.job import make_layout
+from ffpipe.planning.layout import make_layout
 
 
 def main() -> None:

@@ -34,17 +34,17 @@ from arguments import positive
 from rich.console import Console
 from rich.table import Table
 
-from ffpipe.config import Config, Data, Execution, Optimizer, Training
-from ffpipe.ff.workspace import OutputsInTurn, Workspace
-from ffpipe.memory import give_back_at_once
+from ffpipe.config.schema import Config, Data, Execution, Optimizer, Training
+from ffpipe.engines.local import LocalEngine
+from ffpipe.engines.ray.settings import prepare_ray
+from ffpipe.learn.workspace import OutputsInTurn, Workspace
 from ffpipe.pipeline.job import Layout, Start, make_job
-from ffpipe.pipeline.local import LocalEngine
 from ffpipe.pipeline.publisher import OUTPUTS
-from ffpipe.pipeline.ray_settings import prepare_ray
 from ffpipe.pipeline.schedule import Train
 from ffpipe.pipeline.stage import Stage, StageSpec
 from ffpipe.pipeline.streams import Streams
-from ffpipe.store import Store
+from ffpipe.storage.store import Store
+from ffpipe.system.memory import give_back_at_once
 from ffpipe.telemetry.report import StageReport
 
 BATCH, FEATURES, CLASSES = 100, 784, 10
@@ -95,7 +95,7 @@ def run_engine(engine: Any, config: Config) -> tuple[float, list[StageReport], L
 
 
 def run_ray(config: Config) -> tuple[float, list[StageReport], Layout]:
-    from ffpipe.pipeline.ray_engine import RayEngine
+    from ffpipe.engines.ray.engine import RayEngine
 
     engine = RayEngine()
     try:

@@ -31,18 +31,19 @@ from bench_pipeline import BATCH, make_config, write_data
 from rich.console import Console
 from rich.table import Table
 
-from ffpipe.config import Config
-from ffpipe.pipeline.job import Job, Layout, Measured, OnReport, Start, make_job
-from ffpipe.pipeline.ray_settings import prepare_ray
-from ffpipe.run import Interrupt, Run
-from ffpipe.runlog import RunLog
-from ffpipe.runs import new_run
-from ffpipe.store import Store
+from ffpipe.config.schema import Config
+from ffpipe.engines.ray.settings import prepare_ray
+from ffpipe.pipeline.job import Job, Layout, OnReport, Start, make_job
+from ffpipe.planning.layout import Measured
+from ffpipe.runs.controller import Interrupt, Run
+from ffpipe.runs.folder import new_run
+from ffpipe.runs.log import RunLog
+from ffpipe.runs.view import QuietView
+from ffpipe.storage.store import Store
 from ffpipe.telemetry.report import Past, StageReport
-from ffpipe.telemetry.view import QuietView
 
 prepare_ray()
-from ffpipe.pipeline.ray_engine import RayEngine  # noqa: E402  # Ray reads its settings when it is imported
+from ffpipe.engines.ray.engine import RayEngine  # noqa: E402  # Ray reads its settings when it is imported
 
 STEPS_PER_EPOCH = 150
 SNAPSHOT_STEPS = 100

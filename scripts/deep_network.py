@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors import safe_open
 
-from ffpipe.units import say_size
+from ffpipe.system.units import say_size
 
 HOST = 1 << 50  # no limit
 REFUSED, KILLED = 2, -signal.SIGKILL

@@ -55,7 +55,7 @@ from drill_work import LAYERS, STEPS, Hand, Work, undisturbed
 from rich.console import Console
 from rich.table import Table
 
-from ffpipe.pipeline.ray_settings import prepare_ray
+from ffpipe.engines.ray.settings import prepare_ray
 
 ON_OWN_CLUSTER = (
     *("first chunk", "middle", "last chunk", "two at once", "snapshot", "evaluation"),

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ffpipe.pipeline.leftovers import sweep
+from ffpipe.system.leftovers import sweep
 
 CLONE_NEWNS = 0x20000
 DISK_SIZE = "24m"  # all snapshots of a run find room, should the driver be late to remove old ones

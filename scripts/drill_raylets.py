@@ -4,7 +4,7 @@
 
 The head has no CPU and is where drivers attach; then comes one raylet for each of CPUS. When all are up it prints its
 address and the process ids of the head's raylet and of the GCS. Tokens and whatever else Ray is told come with the
-environment (ffpipe/pipeline/ray_settings.py).
+environment (ffpipe/engines/ray/settings.py).
 """
 
 from __future__ import annotations

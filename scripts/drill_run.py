@@ -24,12 +24,12 @@ from pathlib import Path
 import torch
 from drill_faults import Fault, Programme
 
-import ffpipe.run
-from ffpipe import cli
-from ffpipe.config import Execution
+import ffpipe.runs.controller
+from ffpipe.commands import cli
+from ffpipe.config.schema import Execution
+from ffpipe.engines.ray.settings import prepare_ray
 from ffpipe.pipeline.job import Engine
 from ffpipe.pipeline.links import Predictions
-from ffpipe.pipeline.ray_settings import prepare_ray
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Evaluate, Item, Snapshot, Train
 from ffpipe.pipeline.streams import Streams
@@ -180,12 +180,12 @@ def main() -> int:
     programme = Programme(Path(sys.argv[1]))
     programme.tell("driver", os.getpid())
     prepare_ray()
-    from ffpipe.pipeline.ray_engine import RayEngine
+    from ffpipe.engines.ray.engine import RayEngine
 
     def make_engine(execution: Execution) -> Engine:
         return RayEngine(Parts(stage=MakeBreakingStage(programme.folder)))
 
-    ffpipe.run.make_engine = make_engine
+    ffpipe.runs.controller.make_engine = make_engine
     return cli.main(sys.argv[2:])
 
 

@@ -22,7 +22,7 @@ from drill_faults import Fault, Programme
 from drill_host import leftovers, stages_left, temporary_files
 
 from ffpipe import Config, Result, override, recipe, train
-from ffpipe.fields import to_toml
+from ffpipe.config.fields import to_toml
 
 HERE = Path(__file__).resolve().parent
 EPOCHS, STEPS_PER_EPOCH, LAYERS = 60, 28, 3

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from ffpipe.errors import UserError
-from ffpipe.files import read_whole
+from ffpipe.system.errors import UserError
+from ffpipe.system.files import read_whole
 
 LARGEST = 16 << 20
 

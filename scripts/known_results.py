@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ffpipe.config import Config
-from ffpipe.fields import override
-from ffpipe.recipes import get_recipe
+from ffpipe.config.fields import override
+from ffpipe.config.recipes import get_recipe
+from ffpipe.config.schema import Config
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint_sequential
 
 from ffpipe import override, recipe, train
-from ffpipe.backprop import Mlp
-from ffpipe.config import Config, Training
-from ffpipe.memory import give_back_at_once, peak_bytes, process_bytes
-from ffpipe.run import planned as plan
+from ffpipe.config.schema import Config, Training
+from ffpipe.runs.backprop import Mlp
+from ffpipe.runs.controller import planned as plan
+from ffpipe.system.memory import give_back_at_once, peak_bytes, process_bytes
 
 FEATURES, CLASSES = 64, 10
 # Fixed, since the Ray engine would choose it by what it measures, and what a stage takes goes with it.

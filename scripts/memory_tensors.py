@@ -9,11 +9,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ffpipe import override, recipe
-from ffpipe.pipeline.account import holding, sizes
-from ffpipe.pipeline.job import make_job, make_layout
+from ffpipe.pipeline.job import make_job
 from ffpipe.pipeline.schedule import Train
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.streams import Streams
+from ffpipe.planning.account import holding, sizes
+from ffpipe.planning.layout import make_layout
 
 MESSAGES = 3
 

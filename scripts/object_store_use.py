@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ffpipe import override, recipe, train
-from ffpipe.pipeline.footprint import footprints
 from ffpipe.pipeline.job import Job, Layout
-from ffpipe.telemetry.view import QuietView
+from ffpipe.planning.footprint import footprints
+from ffpipe.runs.view import QuietView
 
 CASES: list[dict[str, Any]] = [
     {"training.dims": [64, 20000, 640], "execution.stages": 2, "execution.chunk": 3},

@@ -37,9 +37,9 @@ from rich.console import Console
 from rich.table import Table
 from trainer_process import run_to_its_end
 
-from ffpipe.config import Config
-from ffpipe.errors import UserError, one_line
-from ffpipe.fields import leaves, read_config
+from ffpipe.config.fields import leaves, read_config
+from ffpipe.config.schema import Config
+from ffpipe.system.errors import UserError, one_line
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"

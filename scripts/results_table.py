@@ -10,7 +10,7 @@ from pathlib import Path
 from figures import AllFigures, Figures
 from known_results import LAGS, ROWS, Row
 
-from ffpipe.errors import UserError
+from ffpipe.system.errors import UserError
 
 BEGIN, END = "<!-- results -->\n", "<!-- end of results -->\n"
 HEAD = ["row", "what it is", "published, %", "ours, %", "products", "time", "memory", "command"]

@@ -37,7 +37,7 @@ from rich.console import Console
 from rich.table import Table
 from scaling_run import CORES, Point, forecast_of
 
-from ffpipe.units import say_rate
+from ffpipe.system.units import say_rate
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # after the choice of a backend that needs no screen

@@ -15,13 +15,13 @@ from typing import Any
 from set_time import SetTimeEngine, costs_of, make_job, run
 
 from ffpipe import override, recipe
+from ffpipe.engines.ray.engine import RayEngine
 from ffpipe.pipeline import job as jobs
-from ffpipe.pipeline.calibrate import Costs, measure_side_by_side
-from ffpipe.pipeline.forecast import Ground, forecast, load_of, wires_of
 from ffpipe.pipeline.job import Job
-from ffpipe.pipeline.ray_engine import RayEngine
 from ffpipe.pipeline.schedule import Predict, Train
-from ffpipe.pipeline.simulate import simulate
+from ffpipe.planning.calibrate import Costs, measure_side_by_side
+from ffpipe.planning.forecast import Ground, forecast, load_of, wires_of
+from ffpipe.planning.simulate import simulate
 
 CORES = os.cpu_count() or 1
 

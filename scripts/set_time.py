@@ -13,22 +13,23 @@ from typing import cast
 import numpy as np
 import torch
 
-from ffpipe.config import Config, Execution, Training
+from ffpipe.config.schema import Config, Execution, Training
 from ffpipe.data.splits import Splits
-from ffpipe.pipeline.calibrate import Costs
-from ffpipe.pipeline.job import Job, Layout, Measured, Start
+from ffpipe.engines.ray.settings import prepare_ray
+from ffpipe.pipeline.job import Job, Layout, Start
 from ffpipe.pipeline.links import Predictions
-from ffpipe.pipeline.ray_settings import prepare_ray
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Item, Train
 from ffpipe.pipeline.streams import Streams
 from ffpipe.pipeline.worker import Parts, WorkerSetup
-from ffpipe.store import Store
+from ffpipe.planning.calibrate import Costs
+from ffpipe.planning.layout import Measured
+from ffpipe.storage.store import Store
 from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.spans import TraceFile
 
 prepare_ray()
-from ffpipe.pipeline.ray_engine import RayEngine  # noqa: E402  # Ray reads its settings when it is imported
+from ffpipe.engines.ray.engine import RayEngine  # noqa: E402  # Ray reads its settings when it is imported
 
 CLASSES = 10
 

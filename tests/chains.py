@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ffpipe import checkpoint
-from ffpipe.checkpoint import HEAD, Contents, Input, Kept, layer_file
-from ffpipe.config import Training
-from ffpipe.contents import PREDICTION
+from ffpipe.config.schema import Training
 from ffpipe.data.examples import Examples
 from ffpipe.data.splits import Splits
-from ffpipe.ff.head import HeadStep
-from ffpipe.ff.layer import StepLoss
+from ffpipe.learn.dense import StepLoss
+from ffpipe.learn.readout import HeadStep
+from ffpipe.pipeline.contents import PREDICTION
+from ffpipe.storage import checkpoint
+from ffpipe.storage.checkpoint import HEAD, Contents, Input, Kept, layer_file
 from ffpipe.telemetry.metrics import METER, METER_STEPS
 from ffpipe.telemetry.report import Evaluation, LayerRow
 

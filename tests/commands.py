@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ffpipe.cli import main
+from ffpipe.commands.cli import main
 
 
 def refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ffpipe.pipeline.ray_settings import prepare_ray
+from ffpipe.engines.ray.settings import prepare_ray
 
 if TYPE_CHECKING:
     from ffpipe import Result
@@ -46,7 +46,7 @@ def mnist_folder() -> str:
 @pytest.fixture(scope="session")
 def cluster(_cache: None) -> Iterator[None]:
     """One Ray cluster for all tests that run the Ray engine in this process."""
-    from ffpipe.pipeline.cluster import Cluster
+    from ffpipe.engines.ray.cluster import Cluster
 
     cluster = Cluster()
     yield

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ffpipe import Config, Result, override, recipe
+from ffpipe.runs.view import QuietView
 from ffpipe.telemetry.report import StageReport
-from ffpipe.telemetry.view import QuietView
 
 STEPS = 28 * 60
 # Fields of a run of 56 steps.

@@ -16,15 +16,16 @@ from typing import Any
 
 from world import StageDied, World
 
-from ffpipe.errors import Diverged, RunFailed, StageLost, UserError
-from ffpipe.pipeline.calibrate import Costs
 from ffpipe.pipeline.inbox import Part
-from ffpipe.pipeline.job import Job, Layout, Measured, OnReport, Start, make_layout
+from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.links import Predictions
 from ffpipe.pipeline.publisher import PUBLISH_AHEAD
 from ffpipe.pipeline.schedule import Course, Item, Stop, Train
 from ffpipe.pipeline.worker import Parts, Worker, WorkerSetup, senders
-from ffpipe.store import Pieces, Store
+from ffpipe.planning.calibrate import Costs
+from ffpipe.planning.layout import Measured, make_layout
+from ffpipe.storage.store import Pieces, Store
+from ffpipe.system.errors import Diverged, RunFailed, StageLost, UserError
 
 real_write = Store.write
 

@@ -17,16 +17,16 @@ from chains import ChainHead, ChainLayer, ChainSource, chain_contents, splits
 from simengine import HeldCourse, SaverThread, SimEngine, real_write
 from world import DriverDied, Fault, World
 
-from ffpipe import checkpoint
-from ffpipe.config import Config
-from ffpipe.errors import Diverged, Interrupted, RunFailed
-from ffpipe.fields import override
+from ffpipe.config.fields import override
+from ffpipe.config.schema import Config
 from ffpipe.pipeline.job import Job
-from ffpipe.run import Result, resume, train
-from ffpipe.runs import RunFolder
-from ffpipe.store import Pieces, Store
+from ffpipe.runs.controller import Result, resume, train
+from ffpipe.runs.folder import RunFolder
+from ffpipe.runs.view import QuietView
+from ffpipe.storage import checkpoint
+from ffpipe.storage.store import Pieces, Store
+from ffpipe.system.errors import Diverged, Interrupted, RunFailed
 from ffpipe.telemetry.report import LayerRow, Past
-from ffpipe.telemetry.view import QuietView
 
 
 class Notes(QuietView):
@@ -80,23 +80,25 @@ def simulated(world: World) -> Iterator[None]:
         assert len(checkpoint.whole_snapshots(store)) <= keep == world.config.execution.keep_snapshots
 
     patches = {
-        "ffpipe.checkpoint.prune": prune,
+        "ffpipe.storage.checkpoint.prune": prune,
         "os.fsync": lambda _: None,
-        "ffpipe.store.Store.write": write,
-        "ffpipe.store.Store.remove": lambda s, name: world.remove(s, name, lambda: real_remove(s, name)),
-        "ffpipe.store.Store.remove_folder": lambda s, name: world.remove(s, name, lambda: real_remove_folder(s, name)),
-        "ffpipe.runlog.write_metrics": write_metrics,
-        "ffpipe.runlog.versions": dict,
-        "ffpipe.runs.RunFolder.write_summary": write_summary,
-        "ffpipe.runs.RunFolder.write_past": write_past,
-        "ffpipe.run.snapshot_contents": chain_contents,
+        "ffpipe.storage.store.Store.write": write,
+        "ffpipe.storage.store.Store.remove": lambda s, name: world.remove(s, name, lambda: real_remove(s, name)),
+        "ffpipe.storage.store.Store.remove_folder": lambda s, name: world.remove(
+            s, name, lambda: real_remove_folder(s, name)
+        ),
+        "ffpipe.runs.log.write_metrics": write_metrics,
+        "ffpipe.runs.log.versions": dict,
+        "ffpipe.runs.folder.RunFolder.write_summary": write_summary,
+        "ffpipe.runs.folder.RunFolder.write_past": write_past,
+        "ffpipe.runs.controller.snapshot_contents": chain_contents,
         "ffpipe.pipeline.worker.snapshot_contents": chain_contents,
-        "ffpipe.run.make_engine": lambda _: SimEngine(world),
-        "ffpipe.run.make_job": lambda c: Job(c, splits(c.training), 1, c.training.data.train_limit),
-        "ffpipe.run.time": SimpleNamespace(time=lambda: 0.0, sleep=world.sleep),
+        "ffpipe.runs.controller.make_engine": lambda _: SimEngine(world),
+        "ffpipe.runs.controller.make_job": lambda c: Job(c, splits(c.training), 1, c.training.data.train_limit),
+        "ffpipe.runs.controller.time": SimpleNamespace(time=lambda: 0.0, sleep=world.sleep),
         "ffpipe.pipeline.worker.time": SimpleNamespace(monotonic=lambda: float(world.moments)),
         "ffpipe.pipeline.worker.Course": HeldCourse,
-        "ffpipe.pipeline.supply.load_splits": lambda data, _: splits(world.config.training),
+        "ffpipe.engines.ray.supply.load_splits": lambda data, _: splits(world.config.training),
         "ffpipe.pipeline.saver.threading": SimpleNamespace(
             Thread=lambda target, args, daemon: SaverThread(world, target, args)
         ),

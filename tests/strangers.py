@@ -18,8 +18,8 @@ import pytest
 import tomli_w
 
 import ffpipe
-from ffpipe.cli import main
-from ffpipe.telemetry.view import QuietView
+from ffpipe.commands.cli import main
+from ffpipe.runs.view import QuietView
 
 # Beyond what the process has when a case begins. A case may train a small network.
 MORE_BYTES = 512 << 20

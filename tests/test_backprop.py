@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from ffpipe import Config, Interrupt, Interrupted, RunFailed, UserError, load, override, recipe, resume, train
-from ffpipe.backprop import Mlp, error_rate
-from ffpipe.cli import main
+from ffpipe.commands.cli import main
+from ffpipe.config.fields import read_config
 from ffpipe.data.splits import load_splits
-from ffpipe.fields import read_config
-from ffpipe.telemetry.view import QuietView
+from ffpipe.runs.backprop import Mlp, error_rate
+from ffpipe.runs.view import QuietView
 
 
 def config(run_dir: Path, **fields: object) -> Config:
@@ -85,7 +85,7 @@ def test_no_memory_is_a_failed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def refuse(*_: object) -> None:
         raise RuntimeError("can't allocate memory")
 
-    monkeypatch.setattr("ffpipe.backprop.cross_entropy", refuse)
+    monkeypatch.setattr("ffpipe.runs.backprop.cross_entropy", refuse)
     with pytest.raises(RunFailed, match="backpropagation failed: RuntimeError: can't allocate memory"):
         train(config(tmp_path / "run"))
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
@@ -133,7 +133,7 @@ def test_an_interrupt_ends_it_and_says_so(tmp_path: Path) -> None:
 
 
 def test_sigterm_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ffpipe.backprop.write_metrics", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("ffpipe.runs.backprop.write_metrics", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert main(["train", "digits", "--backprop", "--run-dir", str(tmp_path / "run")]) == 130
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from ffpipe import override, recipe
-from ffpipe.cli import main
-from ffpipe.config import Config
-from ffpipe.errors import UserError
-from ffpipe.pipeline.budget import within_budget
+from ffpipe.commands.cli import main
+from ffpipe.config.schema import Config
 from ffpipe.pipeline.job import make_job
-from ffpipe.units import parse_size
+from ffpipe.planning.budget import within_budget
+from ffpipe.system.errors import UserError
+from ffpipe.system.units import parse_size
 
 MIB = 1 << 20
 # Bytes of a bare process, in tests that start none.

@@ -11,10 +11,10 @@ from unittest import mock
 import pytest
 import torch
 
-from ffpipe import checkpoint
-from ffpipe.checkpoint import Contents, Input, Kept
-from ffpipe.errors import Unreachable, UserError
-from ffpipe.store import Store
+from ffpipe.storage import checkpoint
+from ffpipe.storage.checkpoint import Contents, Input, Kept
+from ffpipe.storage.store import Store
+from ffpipe.system.errors import Unreachable, UserError
 from ffpipe.telemetry.report import WrittenFile
 
 TAKES = Input(shape=(2, 2), width=4, classes=2)

@@ -17,9 +17,9 @@ import pytest
 from commands import refused
 from PIL import Image
 
-from ffpipe.cli import main
-from ffpipe.fields import override, read_config, to_toml
-from ffpipe.recipes import get_recipe
+from ffpipe.commands.cli import main
+from ffpipe.config.fields import override, read_config, to_toml
+from ffpipe.config.recipes import get_recipe
 
 QUICK = ["--engine", "local", "--epochs", "1", "--training.dims", "64", "100", "80", "--execution.stages", "1"]
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from ffpipe.config import Config, Optimizer, Training
-from ffpipe.errors import UserError
-from ffpipe.fields import checked, from_toml, leaves, override, to_toml
-from ffpipe.recipes import RECIPES, get_recipe
-from ffpipe.rules import check
+from ffpipe.config.fields import checked, from_toml, leaves, override, to_toml
+from ffpipe.config.recipes import RECIPES, get_recipe
+from ffpipe.config.rules import check
+from ffpipe.config.schema import Config, Optimizer, Training
+from ffpipe.system.errors import UserError
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -8,8 +8,8 @@ import pytest
 
 import ffpipe
 from ffpipe.pipeline.job import make_job
-from ffpipe.run import verified
-from ffpipe.runs import open_run
+from ffpipe.runs.controller import verified
+from ffpipe.runs.folder import open_run
 
 OPTIMIZERS = ["averaging", "SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "ASGD"]
 OPTIMIZERS += ["RMSprop", "Adafactor"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ffpipe.environment import prepare
+from ffpipe.system.environment import prepare
 
 HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 

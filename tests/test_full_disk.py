@@ -12,10 +12,10 @@ import pytest
 from disturbed import QUICK, STEPS, Disturb, config, same
 
 from ffpipe import Interrupt, Result, RunFailed, resume, train
-from ffpipe.cli import main
-from ffpipe.fields import to_toml
-from ffpipe.runs import RunFolder
-from ffpipe.store import Pieces, Store
+from ffpipe.commands.cli import main
+from ffpipe.config.fields import to_toml
+from ffpipe.runs.folder import RunFolder
+from ffpipe.storage.store import Pieces, Store
 
 
 class FullDisk:
@@ -64,7 +64,7 @@ def test_a_disk_that_is_full_at_the_end(
 
 
 def test_a_snapshot_is_tried_again_where_that_may_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ffpipe.store.PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("ffpipe.storage.store.PAUSES", (0.01, 0.01))
     plain = train(config(tmp_path / "plain", **QUICK))
     write, failed = Store.write, list[str]()
 
@@ -83,7 +83,7 @@ def test_metrics_that_cannot_be_written_cost_no_snapshot(tmp_path: Path, monkeyp
     """A full disk with the run folder on it, where checkpoints are elsewhere."""
     place = tmp_path / "elsewhere"
     asked = config(tmp_path / "run", **QUICK, **{"execution.checkpoints": str(place)})
-    monkeypatch.setattr("ffpipe.runlog.write_metrics", no_room)
+    monkeypatch.setattr("ffpipe.runs.log.write_metrics", no_room)
     view = Disturb(STEPS + 1, lambda: None)
     with pytest.raises(RunFailed, match=f"{tmp_path / 'run'}: No space left .* go on with: ffpipe resume"):
         train(asked, view)

@@ -22,13 +22,13 @@ from mutations import by_bytes, by_structure, by_tensors
 from strangers import HEAD, LAYER, MANIFEST, MORE_BYTES, Notes, bounded, fresh, make_run, newest, sign
 
 import ffpipe
-from ffpipe.errors import Diverged, UserError
-from ffpipe.fields import from_toml, read_config, to_toml
+from ffpipe.config.fields import from_toml, read_config, to_toml
+from ffpipe.engines.local import LocalEngine
 from ffpipe.pipeline.job import Job, Start, make_job
-from ffpipe.pipeline.local import LocalEngine
-from ffpipe.run import verified
-from ffpipe.runs import open_run
-from ffpipe.store import Store
+from ffpipe.runs.controller import verified
+from ffpipe.runs.folder import open_run
+from ffpipe.storage.store import Store
+from ffpipe.system.errors import Diverged, UserError
 
 CASES = int(os.environ.get("FFPIPE_FUZZ", "60"))
 

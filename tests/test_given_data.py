@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from commands import refused
 
-from ffpipe.cli import main
+from ffpipe.commands.cli import main
 
 
 def write_npz(path: Path, images: np.ndarray, labels: np.ndarray) -> list[str]:

@@ -12,9 +12,9 @@ import torch
 from safetensors import safe_open
 
 import ffpipe
-from ffpipe import inference
 from ffpipe.data.splits import load_splits
-from ffpipe.ff.network import StreamedNetwork
+from ffpipe.learn.network import StreamedNetwork
+from ffpipe.runs import inference
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_a_network_larger_than_memory_is_read_a_layer_at_a_time(
     np.save(image, np.random.default_rng(1).random((8, 8), dtype=np.float32))
     loaded = {readout: ffpipe.predict(run.run_dir, [image], readout) for readout in ("softmax", "goodness")}
     whole = ffpipe.evaluate(run.run_dir)
-    monkeypatch.setattr("ffpipe.inference.LOADED_SHARE", 0.0)
+    monkeypatch.setattr("ffpipe.runs.inference.LOADED_SHARE", 0.0)
     network = inference.open_network(run.run_dir)
     assert isinstance(network, StreamedNetwork)
     assert not [name for name, _ in network.named_buffers() if name.startswith("layer")]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mappings import resident
 
-from ffpipe import memory
+from ffpipe.system import memory
 
 
 @pytest.mark.parametrize(

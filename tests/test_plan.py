@@ -8,10 +8,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from ffpipe import override, recipe
-from ffpipe.cli import main
-from ffpipe.fields import read_config
-from ffpipe.plan_command import parse_stages
-from ffpipe.run import planned
+from ffpipe.commands.cli import main
+from ffpipe.commands.plan import parse_stages
+from ffpipe.config.fields import read_config
+from ffpipe.runs.controller import planned
 
 
 @pytest.mark.parametrize("engine", ["ray", "local", "layerwise"])
@@ -129,7 +129,7 @@ def test_a_plan_for_more_memory_than_this_host_has(capsys: pytest.CaptureFixture
 def test_rows_that_a_budget_does_not_allow_are_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ffpipe.run.bare_process", lambda config: 350 << 20)
+    monkeypatch.setattr("ffpipe.runs.controller.bare_process", lambda config: 350 << 20)
     sizes = {"training.dims": [64, 1500, 1500, 1500, 1500]}
     one, four = (planned(override(recipe("digits"), {**sizes, "execution.stages": n}))[1].largest for n in (1, 4))
     between = f"{(one + four) // 2**21}MiB"

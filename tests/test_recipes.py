@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from known_results import ROWS
 
-from ffpipe.config import Training
-from ffpipe.fields import override
-from ffpipe.recipes import RECIPES, get_recipe
+from ffpipe.config.fields import override
+from ffpipe.config.recipes import RECIPES, get_recipe
+from ffpipe.config.schema import Training
 
 # Hinton's programs and section 3.3 of his paper, where a recipe does not say otherwise.
 OF_HINTON = {

@@ -15,9 +15,9 @@ from processes import stage_processes
 
 from ffpipe import Interrupt, Interrupted, Result, RunFailed, resume, train
 from ffpipe.data.splits import Splits
-from ffpipe.pipeline.actor import RayLinks
+from ffpipe.engines.ray.actor import RayLinks
+from ffpipe.engines.ray.engine import RayEngine
 from ffpipe.pipeline.inbox import Part
-from ffpipe.pipeline.ray_engine import RayEngine
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.worker import AnyFeed, Parts, WorkerSetup, make_feed, make_stage
@@ -71,7 +71,7 @@ def test_a_message_that_nobody_gets(undisturbed: Result, tmp_path: Path, monkeyp
         setattr(RayLinks, "to_next", to_next)  # noqa: B010  (mypy takes no assignment to a method)
         return make_stage(setup, saver)
 
-    monkeypatch.setattr("ffpipe.run.make_engine", lambda execution: RayEngine(Parts(stage=make_lossy)))
+    monkeypatch.setattr("ffpipe.runs.controller.make_engine", lambda execution: RayEngine(Parts(stage=make_lossy)))
     result = train(config(tmp_path / "run", **{"execution.stage_timeout": 3}))
     assert lost.exists()
     same(result, undisturbed)
@@ -109,7 +109,7 @@ def test_an_interrupt_while_the_stages_are_made(tmp_path: Path, monkeypatch: pyt
         interrupt.request()
         return make_feed(setup, splits)
 
-    monkeypatch.setattr("ffpipe.pipeline.local.make_feed", interrupted)
+    monkeypatch.setattr("ffpipe.engines.local.make_feed", interrupted)
     with pytest.raises(Interrupted, match="saved after step 0"):
         train(config(tmp_path / "run", **{"execution.engine": "local"}), interrupt=interrupt)
 

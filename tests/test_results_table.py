@@ -12,7 +12,7 @@ import results_table
 from figures import Figures, add_figures, read_figures
 from known_results import ROWS, Row
 
-from ffpipe.errors import UserError
+from ffpipe.system.errors import UserError
 
 FIGURES = Figures(
     goodness=0.0139,

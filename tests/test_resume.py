@@ -15,13 +15,13 @@ import pytest
 from disturbed import QUICK, STEPS, Disturb, config, same
 
 from ffpipe import Interrupt, Interrupted, Result, RunFailed, UserError, resume, train
-from ffpipe.cli import main
-from ffpipe.errors import Unreachable
-from ffpipe.fields import to_toml
+from ffpipe.commands.cli import main
+from ffpipe.config.fields import to_toml
 from ffpipe.pipeline.saver import State
 from ffpipe.pipeline.schedule import Item, Train
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.streams import Streams
+from ffpipe.system.errors import Unreachable
 
 
 def interrupted_run(folder: Path) -> Path:

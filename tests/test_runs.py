@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ffpipe import UserError, recipe
-from ffpipe.runs import RunFolder, new_run, open_run
+from ffpipe.runs.folder import RunFolder, new_run, open_run
 from ffpipe.telemetry.report import Past
 
 

@@ -32,7 +32,7 @@ from strangers import (
 )
 
 import ffpipe
-from ffpipe.cli import main
+from ffpipe.commands.cli import main
 
 BAD_TOML: dict[str, tuple[str | bytes, str]] = {
     "a key too deep": ("a." * 100_000 + "a = 1", "a key of more than 8 parts"),

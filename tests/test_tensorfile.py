@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
-from ffpipe import tensorfile
+from ffpipe.storage import tensorfile
 
 STATE = {
     "steps": torch.tensor(7),

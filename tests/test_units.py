@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ffpipe.units import parse_flops, parse_rate, parse_seconds, parse_size, say_rate, say_seconds, say_size
+from ffpipe.system.units import parse_flops, parse_rate, parse_seconds, parse_size, say_rate, say_seconds, say_size
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,13 @@ import safetensors.torch
 import torch
 from chains import Model
 
-from ffpipe import checkpoint
-from ffpipe.config import Config
-from ffpipe.errors import Diverged, RunFailed
+from ffpipe.config.schema import Config
 from ffpipe.pipeline.job import Start
-from ffpipe.run import Interrupt, Result
-from ffpipe.runs import RunFolder
-from ffpipe.store import Store
+from ffpipe.runs.controller import Interrupt, Result
+from ffpipe.runs.folder import RunFolder
+from ffpipe.storage import checkpoint
+from ffpipe.storage.store import Store
+from ffpipe.system.errors import Diverged, RunFailed
 from ffpipe.telemetry.report import LayerRow
 
 if TYPE_CHECKING:

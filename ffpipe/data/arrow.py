@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from xxhash import xxh3_128
 
 from ffpipe.data.source import BLOCK_BYTES, Contents, check_labels
-from ffpipe.errors import UserError
-from ffpipe.memory import unmap
+from ffpipe.system.errors import UserError
+from ffpipe.system.memory import unmap
 
 FORMAT = 1
 _KEY = b"ffpipe"

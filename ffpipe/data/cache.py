@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ffpipe.data import arrow
 from ffpipe.data.source import Part, derived_classes, reason
-from ffpipe.errors import UserError
+from ffpipe.system.errors import UserError
 
 # A file that is being written grows all the time.
 ABANDONED_SECONDS = 3600.0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from ffpipe.data.source import reason
-from ffpipe.errors import UserError
+from ffpipe.system.errors import UserError
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from ffpipe.data import source
 from ffpipe.data.gzipped import opened
 from ffpipe.data.source import Contents, Part
-from ffpipe.errors import UserError
-from ffpipe.files import expanded
+from ffpipe.system.errors import UserError
+from ffpipe.system.files import expanded
 
 _DTYPES: dict[int, np.dtype[Any]] = {
     0x08: np.dtype(np.uint8),

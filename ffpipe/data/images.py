@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ffpipe.data.source import MOST_FEATURES, reason
-from ffpipe.errors import UserError
-from ffpipe.files import expanded
+from ffpipe.system.errors import UserError
+from ffpipe.system.files import expanded
 
 _FORMATS = ("PNG", "JPEG")
 

@@ -13,8 +13,8 @@ from ffpipe.data import cache, idx
 from ffpipe.data.download import Patience, Remote, fetch
 from ffpipe.data.gzipped import md5
 from ffpipe.data.source import Contents, Part, file_identity
-from ffpipe.errors import UserError
-from ffpipe.files import expanded
+from ffpipe.system.errors import UserError
+from ffpipe.system.files import expanded
 
 CLASSES = 10
 MIRRORS = (

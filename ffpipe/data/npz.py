@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from ffpipe.data import source
 from ffpipe.data.source import Contents, Part
-from ffpipe.errors import UserError
-from ffpipe.files import expanded
+from ffpipe.system.errors import UserError
+from ffpipe.system.files import expanded
 
 Pair = tuple[str, str]
 

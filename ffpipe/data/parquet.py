@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from ffpipe.data import images, source
 from ffpipe.data.source import BLOCK_BYTES, Contents, Part
-from ffpipe.errors import UserError, nearest
-from ffpipe.files import expanded
+from ffpipe.system.errors import UserError, nearest
+from ffpipe.system.files import expanded
 
 # A row group may hold gigabytes, so rows are asked for some at a time: as many as fit BLOCK_BYTES when decoded, judged
 # by the first, and never more than these, should the first be small by chance.

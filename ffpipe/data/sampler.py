@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ffpipe import rng
-from ffpipe.errors import UserError
+from ffpipe.system import rng
+from ffpipe.system.errors import UserError
 
 # With hard negatives the source looks ahead of the step by training.negative_lag, so two epochs are in use at once.
 _EPOCHS_KEPT = 2

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ffpipe.errors import UserError
-from ffpipe.files import expanded
+from ffpipe.system.errors import UserError
+from ffpipe.system.files import expanded
 
 # Images are read, checked and stored in blocks of about this size, so memory does not grow with the set.
 BLOCK_BYTES = 64 << 20

@@ -15,13 +15,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ffpipe import rng
-from ffpipe.config import Data
+from ffpipe.config.schema import Data
 from ffpipe.data import cache, digits, idx, mnist, npz, parquet
 from ffpipe.data.arrow import Stored
 from ffpipe.data.examples import Examples
 from ffpipe.data.source import Part
-from ffpipe.errors import UserError
+from ffpipe.system import rng
+from ffpipe.system.errors import UserError
 
 _KNOWN_CLASSES = {"digits": digits.CLASSES, "mnist": mnist.CLASSES}
 
@@ -105,6 +105,11 @@ def split(data: Data, stored: Sequence[Stored]) -> Splits:
     if len(stored) > 1:
         set_aside = np.arange(len(stored[-1]))
     return _by_class(stored[0], stored[-1], (train, validation, set_aside), data.positive_classes)
+
+
+def splits_from(data: Data, data_dir: str, files: Sequence[str]) -> Splits:
+    """The splits of a config: from files that were sent here, or wherever they are found."""
+    return split(data, [cache.open_stored(name) for name in files]) if files else load_splits(data, data_dir)
 
 
 def _by_class(

@@ -1,1 +1,1 @@
-"""The pipeline: which work may run when, what a stage does with it, and the engines that run it."""
+"""The pipeline as plain Python: schedule, messages, stages, workers. Ray is not known here."""

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ffpipe.config import Training
+from ffpipe.config.schema import Training
 from ffpipe.data.examples import Examples
 from ffpipe.data.splits import Splits
-from ffpipe.ff.precision import PRECISIONS
-from ffpipe.ff.source import Source
-from ffpipe.ff.workspace import Workspace
+from ffpipe.learn.precision import PRECISIONS
+from ffpipe.learn.source import Source
+from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Train
 from ffpipe.pipeline.streams import Streams
 

@@ -14,8 +14,8 @@ from functools import partial
 
 from torch import Tensor
 
-from ffpipe import checkpoint
-from ffpipe.store import Store, patiently
+from ffpipe.storage import checkpoint
+from ffpipe.storage.store import Store, patiently
 from ffpipe.telemetry.report import FailedFile, WrittenFile
 
 State = dict[str, Tensor]

@@ -15,18 +15,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ffpipe import checkpoint
-from ffpipe.config import Training
-from ffpipe.contents import PREDICTION
-from ffpipe.errors import Diverged
-from ffpipe.ff.head import Head
-from ffpipe.ff.layer import Layer
-from ffpipe.ff.rates import rate_factor
-from ffpipe.ff.workspace import Outputs, Workspace
-from ffpipe.memory import peak_bytes
+from ffpipe.config.schema import Training
+from ffpipe.learn.dense import Layer
+from ffpipe.learn.rates import rate_factor
+from ffpipe.learn.readout import Head
+from ffpipe.learn.workspace import Outputs, Workspace
+from ffpipe.pipeline.contents import PREDICTION
 from ffpipe.pipeline.saver import Saved, State
 from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Snapshot, Stop, Train
 from ffpipe.pipeline.streams import Features, Streams
+from ffpipe.storage import checkpoint
+from ffpipe.system.errors import Diverged
+from ffpipe.system.memory import peak_bytes
 from ffpipe.telemetry.metrics import LayerMeter
 from ffpipe.telemetry.report import Evaluation, StageReport
 

@@ -21,12 +21,10 @@ from typing import Protocol
 
 import torch
 
-from ffpipe import checkpoint
-from ffpipe.config import Config
-from ffpipe.contents import snapshot_contents
-from ffpipe.data.splits import Splits
-from ffpipe.errors import UserError
-from ffpipe.ff.workspace import Outputs, OutputsInTurn, Workspace
+from ffpipe.config.schema import Config
+from ffpipe.data.splits import Splits, splits_from
+from ffpipe.learn.workspace import Outputs, OutputsInTurn, Workspace
+from ffpipe.pipeline.contents import snapshot_contents
 from ffpipe.pipeline.feed import Feed
 from ffpipe.pipeline.inbox import Inbox, Part
 from ffpipe.pipeline.job import Start
@@ -36,8 +34,9 @@ from ffpipe.pipeline.saver import Saver, State
 from ffpipe.pipeline.schedule import Course, Flow, Item, Plan, Stop, Train
 from ffpipe.pipeline.stage import Stage, StageSpec, owed_predictions
 from ffpipe.pipeline.streams import Streams, to_array, to_tensor
-from ffpipe.pipeline.supply import splits_of
-from ffpipe.store import Store
+from ffpipe.storage import checkpoint
+from ffpipe.storage.store import Store
+from ffpipe.system.errors import UserError
 from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.spans import Kind, Spans
 
@@ -114,7 +113,7 @@ def make_feed(setup: WorkerSetup, splits: Splits) -> AnyFeed:
 def make_own_feed(setup: WorkerSetup) -> AnyFeed:
     """The same, from the data as they are read here. Raises UserError where they are no longer those of the run."""
     config = setup.config
-    splits = splits_of(config.training.data, config.execution.data_dir, setup.data_files)
+    splits = splits_from(config.training.data, config.execution.data_dir, setup.data_files)
     if splits.fingerprint != setup.data:
         raise UserError("training.data: what is read now is not what the run began with")
     return make_feed(setup, splits)

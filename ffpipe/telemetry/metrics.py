@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from ffpipe.files import replace_whole
+from ffpipe.system.files import replace_whole
 from ffpipe.telemetry.report import LayerRow
 
 SCHEMA = pa.schema(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ffpipe.data import arrow
 from ffpipe.data.source import Contents
-from ffpipe.errors import UserError
+from ffpipe.system.errors import UserError
 
 Reopen = Callable[[bytes], arrow.Stored]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ffpipe.data import cache
 from ffpipe.data.source import Contents, Part, file_identity
-from ffpipe.errors import UserError
+from ffpipe.system.errors import UserError
 
 IMAGES = np.arange(40, dtype=np.uint8).reshape(10, 4)
 LABELS = np.arange(10) % 4

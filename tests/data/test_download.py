@@ -16,7 +16,7 @@ import pytest
 
 from ffpipe.data import download
 from ffpipe.data.download import Patience, Remote, fetch
-from ffpipe.errors import UserError
+from ffpipe.system.errors import UserError
 
 Get = Callable[..., tuple[bytes, list[str], list[str]]]
 

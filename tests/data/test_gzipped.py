@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ffpipe.data.gzipped import md5, opened
-from ffpipe.errors import UserError
+from ffpipe.system.errors import UserError
 
 DATA = b"0123456789" * 50
 

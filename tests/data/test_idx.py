@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from ffpipe.data import arrow, idx, source
-from ffpipe.errors import UserError
+from ffpipe.system.errors import UserError
 
 Pair = Callable[..., tuple[Path, Path]]
 Encode = Callable[[NDArray[Any]], bytes]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ffpipe.data.images import decode, read_image
-from ffpipe.errors import UserError
+from ffpipe.system.errors import UserError
 
 Save = Callable[..., Path]
 Guard = Callable[[type[Exception]], AbstractContextManager[None]]

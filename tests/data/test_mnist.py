@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ffpipe.data import cache, mnist
 from ffpipe.data.download import Patience, Remote
 from ffpipe.data.source import Part
-from ffpipe.errors import UserError
+from ffpipe.system.errors import UserError
 
 RNG = np.random.default_rng(0)
 ARRAYS = {

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ffpipe.data import npz, source
-from ffpipe.errors import UserError
+from ffpipe.system.errors import UserError
 
 Write = Callable[..., Path]
 Guard = Callable[[type[Exception]], AbstractContextManager[None]]

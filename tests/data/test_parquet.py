@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ffpipe.data import parquet
-from ffpipe.errors import UserError
+from ffpipe.system.errors import UserError
 
 Write = Callable[..., Path]
 Guard = Callable[[type[Exception]], AbstractContextManager[None]]

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffpipe import rng
 from ffpipe.data.sampler import Sampler
-from ffpipe.errors import UserError
+from ffpipe.system import rng
+from ffpipe.system.errors import UserError
 
 sizes = st.integers(1, 200).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n)))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ffpipe.data import source
-from ffpipe.errors import UserError
+from ffpipe.system.errors import UserError
 
 
 @pytest.mark.parametrize("shape", [(1,), (28, 28), (32, 32, 3), (4096, 4096)])

@@ -12,11 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from ffpipe import rng
-from ffpipe.config import Data
+from ffpipe.config.schema import Data
 from ffpipe.data.examples import Examples
 from ffpipe.data.splits import load_splits
-from ffpipe.errors import UserError
+from ffpipe.system import rng
+from ffpipe.system.errors import UserError
 
 Make = Callable[..., tuple[str, ...]]
 Format = Literal["idx", "npz", "parquet"]

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ffpipe.config import Optimizer, Training
-from ffpipe.ff import layer as layer_module
-from ffpipe.ff.denormals import EVERY, is_due, settle, settle_optimizer
-from ffpipe.ff.head import Head
-from ffpipe.ff.layer import Layer
-from ffpipe.ff.precision import PRECISIONS
-from ffpipe.ff.updates import make_update
-from ffpipe.ff.workspace import Workspace
+from ffpipe.config.schema import Optimizer, Training
+from ffpipe.learn import dense as layer_module
+from ffpipe.learn.denormals import EVERY, is_due, settle, settle_optimizer
+from ffpipe.learn.dense import Layer
+from ffpipe.learn.precision import PRECISIONS
+from ffpipe.learn.readout import Head
+from ffpipe.learn.updates import make_update
+from ffpipe.learn.workspace import Workspace
 
 CPU = torch.device("cpu")
 LEAST = torch.finfo(torch.float32).tiny

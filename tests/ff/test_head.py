@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ffpipe.config import Optimizer, Training
-from ffpipe.ff.head import Head
-from ffpipe.ff.workspace import Workspace
+from ffpipe.config.schema import Optimizer, Training
+from ffpipe.learn.readout import Head
+from ffpipe.learn.workspace import Workspace
 
 TRAINING = Training(
     dims=(6, 5, 4, 3),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ffpipe.ff.hybrids import BLURS, blur_matrix, hybrid_images, random_masks
+from ffpipe.learn.hybrids import BLURS, blur_matrix, hybrid_images, random_masks
 
 
 def test_the_blur_is_the_filter_of_the_paper_again_and_again() -> None:

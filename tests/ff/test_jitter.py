@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ffpipe.ff.jitter import jittered
-from ffpipe.rng import generator
+from ffpipe.learn.jitter import jittered
+from ffpipe.system.rng import generator
 
 
 def test_a_shift_by_hand() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ffpipe.ff.labels import LabelCode
+from ffpipe.learn.labels import LabelCode
 
 IMAGES = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8]])
 

@@ -11,15 +11,15 @@ import torch
 from reference import SlowNetwork, train_slowly
 from torch.nn.functional import softplus
 
-from ffpipe.config import Optimizer, Training
+from ffpipe.config.recipes import digits
+from ffpipe.config.schema import Optimizer, Training
 from ffpipe.data.splits import load_splits
-from ffpipe.ff.layer import Layer, initial_weight
-from ffpipe.ff.workspace import Workspace
+from ffpipe.learn.dense import Layer, initial_weight
+from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.feed import Feed
 from ffpipe.pipeline.schedule import Plan
 from ffpipe.pipeline.stage import Stage, StageSpec
-from ffpipe.recipes import digits
-from ffpipe.rng import generator
+from ffpipe.system.rng import generator
 
 CPU = torch.device("cpu")
 BATCH, FAN_IN, WIDTH = 7, 11, 9

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from ffpipe.config import Data, Training
+from ffpipe.config.schema import Data, Training
 from ffpipe.data.splits import load_splits
-from ffpipe.ff.negatives import (
+from ffpipe.learn.negatives import (
     AdaptiveLabels,
     FixedLabels,
     HardLabels,
@@ -21,7 +21,7 @@ from ffpipe.ff.negatives import (
     ShuffledLabels,
     make_negatives,
 )
-from ffpipe.ff.source import Source
+from ffpipe.learn.source import Source
 
 CLASSES = 5
 ROWS = np.arange(1000)

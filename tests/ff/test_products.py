@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ffpipe.ff import products
-from ffpipe.ff.products import accumulate, addmm, mm
+from ffpipe.learn import products
+from ffpipe.learn.products import accumulate, addmm, mm
 
 pytestmark = pytest.mark.usefixtures("threads_put_back")
 

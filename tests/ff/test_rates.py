@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ffpipe.ff.rates import rate_factor
+from ffpipe.learn.rates import rate_factor
 
 
 def test_hinton_is_flat_for_half_the_epochs_then_falls_in_a_line() -> None:

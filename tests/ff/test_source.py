@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from ffpipe.config import Data, Training
+from ffpipe.config.schema import Data, Training
 from ffpipe.data.splits import Splits, load_splits
-from ffpipe.ff.hybrids import hybrid_images
-from ffpipe.ff.jitter import jittered
-from ffpipe.ff.negatives import (
+from ffpipe.learn.hybrids import hybrid_images
+from ffpipe.learn.jitter import jittered
+from ffpipe.learn.negatives import (
     AdaptiveLabels,
     FixedLabels,
     HardLabels,
@@ -23,9 +23,9 @@ from ffpipe.ff.negatives import (
     RandomLabels,
     ShuffledLabels,
 )
-from ffpipe.ff.rows import normalize_rows_
-from ffpipe.ff.source import Source
-from ffpipe.rng import generator
+from ffpipe.learn.rows import normalize_rows_
+from ffpipe.learn.source import Source
+from ffpipe.system.rng import generator
 
 SEED, BATCH, STEP, CLASSES = 5, 50, 31, 10
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ffpipe.config import Optimizer, Training
-from ffpipe.ff.layer import Layer, initial_weight
-from ffpipe.ff.objectives import SymmetricObjective
-from ffpipe.ff.workspace import Workspace
-from ffpipe.rng import generator
+from ffpipe.config.schema import Optimizer, Training
+from ffpipe.learn.dense import Layer, initial_weight
+from ffpipe.learn.objectives import SymmetricObjective
+from ffpipe.learn.workspace import Workspace
+from ffpipe.system.rng import generator
 
 BATCH, FAN_IN, WIDTH, RATE = 6, 11, 9, 0.3
 ROWS = torch.randn(3 * BATCH, FAN_IN, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ffpipe.ff import threads
-from ffpipe.ff.objectives import make_objective
-from ffpipe.ff.threads import GRAIN, one_thread
+from ffpipe.learn import threads
+from ffpipe.learn.objectives import make_objective
+from ffpipe.learn.threads import GRAIN, one_thread
 
 pytestmark = pytest.mark.usefixtures("threads_put_back")
 

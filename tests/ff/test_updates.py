@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ffpipe.config import Optimizer
-from ffpipe.ff.updates import Update, make_update
-from ffpipe.ff.workspace import Workspace
-from ffpipe.rules import torch_optimizers
+from ffpipe.config.rules import torch_optimizers
+from ffpipe.config.schema import Optimizer
+from ffpipe.learn.updates import Update, make_update
+from ffpipe.learn.workspace import Workspace
 
 ROWS, FAN_IN, WIDTH = 5, 4, 3
 

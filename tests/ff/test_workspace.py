@@ -1,6 +1,6 @@
 import torch
 
-from ffpipe.ff.workspace import Workspace
+from ffpipe.learn.workspace import Workspace
 
 
 def test_the_same_memory_serves_everybody_by_name_and_format() -> None:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from memory_tensors import peak_bytes
 
-from ffpipe.checkpoint import Input
-from ffpipe.config import Optimizer, Training
-from ffpipe.pipeline.account import Holding, Sizes, holding, incoming, outgoing
+from ffpipe.config.schema import Optimizer, Training
 from ffpipe.pipeline.schedule import Train
 from ffpipe.pipeline.stage import Stage, StageSpec
 from ffpipe.pipeline.streams import Streams
+from ffpipe.planning.account import Holding, Sizes, holding, incoming, outgoing
+from ffpipe.storage.checkpoint import Input
 
 BATCH, CHUNK, CLASSES = 50, 3, 10
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ffpipe.pipeline.calibrate import Costs, pooled
+from ffpipe.planning.calibrate import Costs, pooled
 
 
 def test_those_that_share_a_processor_have_the_median_of_what_they_found() -> None:

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ffpipe import override, recipe
-from ffpipe.pipeline.account import sizes
-from ffpipe.pipeline.chapters import (
+from ffpipe.pipeline.job import make_job
+from ffpipe.pipeline.schedule import Course, Plan, Snapshot, Stop
+from ffpipe.planning.account import sizes
+from ffpipe.planning.chapters import (
     SHARE,
     Snapshots,
     chapter_of,
@@ -20,8 +22,7 @@ from ffpipe.pipeline.chapters import (
     parked_bytes,
     spooled_bytes,
 )
-from ffpipe.pipeline.job import make_job, make_layout
-from ffpipe.pipeline.schedule import Course, Plan, Snapshot, Stop
+from ffpipe.planning.layout import make_layout
 
 BATCH, PARTS = 50, 3
 

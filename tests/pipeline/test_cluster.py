@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import ray
 
-from ffpipe.errors import UserError
-from ffpipe.pipeline.cluster import RAY_PRINTS, Cluster
+from ffpipe.engines.ray.cluster import RAY_PRINTS, Cluster
+from ffpipe.system.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from ffpipe import override, recipe
-from ffpipe.pipeline.account import sizes
-from ffpipe.pipeline.chapters import disk_bytes
+from ffpipe.engines.layerwise.engine import LayerwiseEngine
+from ffpipe.engines.layerwise.spool import Arrays, SpoolWriter
 from ffpipe.pipeline.job import Start, make_job
-from ffpipe.pipeline.layerwise import LayerwiseEngine
-from ffpipe.pipeline.spool import Arrays, SpoolWriter
-from ffpipe.store import Store
+from ffpipe.planning.account import sizes
+from ffpipe.planning.chapters import disk_bytes
+from ffpipe.storage.store import Store
 
 BLOCK = 4096
 WIDE, NARROW = 400, 40

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from ffpipe import Training, UserError, override, recipe
-from ffpipe.pipeline.footprint import USABLE, Room, evaluated, fitting, footprints, refuse_unfit
-from ffpipe.pipeline.job import Job, Measured, make_job, make_layout
+from ffpipe.pipeline.job import Job, make_job
 from ffpipe.pipeline.stage import StageSpec
+from ffpipe.planning.footprint import USABLE, Room, evaluated, fitting, footprints, refuse_unfit
+from ffpipe.planning.layout import Measured, make_layout
 
 DIMS = [64, 1000, 2000, 500, 300]
 MB = 10**6
@@ -142,6 +143,6 @@ def test_where_messages_are_dear_the_chunk_shrinks_with_the_store() -> None:
 
 
 def make_measured(job: Job) -> Measured:
-    from ffpipe.pipeline.calibrate import Costs
+    from ffpipe.planning.calibrate import Costs
 
     return Measured([Costs((0.01,) * job.layers, 0.0)] * 2, 0.0)

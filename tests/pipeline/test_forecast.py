@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from ffpipe import override, recipe
-from ffpipe.pipeline.calibrate import Costs
-from ffpipe.pipeline.forecast import Ground, costs_at, forecast, load_of
-from ffpipe.pipeline.job import Job, make_job, make_layout
+from ffpipe.pipeline.job import Job, make_job
 from ffpipe.pipeline.schedule import Predict, Train
-from ffpipe.pipeline.simulate import Wires
+from ffpipe.planning.calibrate import Costs
+from ffpipe.planning.forecast import Ground, costs_at, forecast, load_of
+from ffpipe.planning.layout import make_layout
+from ffpipe.planning.simulate import Wires
 
 FREE = Wires(item=0.0, call=0.0, copy=math.inf, link=math.inf, latency=0.0)
 

@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from ffpipe.errors import ClusterLost
-from ffpipe.pipeline.headwatch import EVERY, PATIENCE, HeadWatch, knock
+from ffpipe.engines.ray.headwatch import EVERY, PATIENCE, HeadWatch, knock
+from ffpipe.system.errors import ClusterLost
 
 
 class Door:

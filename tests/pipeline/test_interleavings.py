@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from simulation import play
 from world import Fault, Kind, World
 
-from ffpipe.config import Config
-from ffpipe.fields import override
+from ffpipe.config.fields import override
+from ffpipe.config.schema import Config
 from ffpipe.pipeline.inbox import Inbox, Part
 from ffpipe.pipeline.job import Layout
-from ffpipe.pipeline.recovery import Again
-from ffpipe.runlog import RunLog
+from ffpipe.runs.log import RunLog
+from ffpipe.runs.recovery import Again
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def test_a_disk_may_have_room_again_at_any_moment() -> None:
     """Right between what a run has to show and the manifest too, which without the former would stand for a snapshot
     without the latter's past."""
     fill_the_disk()
-    with mock.patch("ffpipe.runs.RunFolder.holds", return_value=False), pytest.raises(AssertionError):
+    with mock.patch("ffpipe.runs.folder.RunFolder.holds", return_value=False), pytest.raises(AssertionError):
         fill_the_disk()
 
 
@@ -150,8 +150,8 @@ MISTAKES: dict[str, tuple[str, Any]] = {
     "messages out of turn": ("ffpipe.pipeline.worker.Inbox", Hasty),
     "no window": ("ffpipe.pipeline.schedule.Flow.may_send", lambda flow, weight: True),
     "predictions forgotten": ("ffpipe.pipeline.worker.owed_predictions", lambda head: {}),
-    "no giving up": ("ffpipe.pipeline.recovery.Recovery.failed", lambda recovery, kind, step: Again(1.0)),
-    "rows kept that were not saved": ("ffpipe.runlog.RunLog.begin", keep_all),
+    "no giving up": ("ffpipe.runs.recovery.Recovery.failed", lambda recovery, kind, step: Again(1.0)),
+    "rows kept that were not saved": ("ffpipe.runs.log.RunLog.begin", keep_all),
     "old snapshots kept": ("simulation.real_prune", lambda store, keep: None),
 }
 

@@ -17,18 +17,18 @@ import pytest
 import torch
 
 from ffpipe import Config, Interrupt, Interrupted, Result, RunFailed, UserError, override, recipe, resume, train
-from ffpipe.fields import to_toml
-from ffpipe.pipeline import layerwise
+from ffpipe.config.fields import to_toml
+from ffpipe.engines.layerwise import engine as layerwise
+from ffpipe.engines.layerwise.engine import LayerwiseEngine
+from ffpipe.engines.layerwise.spool import Arrays, SpoolWriter, join
+from ffpipe.engines.layerwise.spoolfolder import PREFIX
 from ffpipe.pipeline.job import make_job
-from ffpipe.pipeline.layerwise import LayerwiseEngine
-from ffpipe.pipeline.leftovers import OWNER, own_folder
 from ffpipe.pipeline.schedule import Item
-from ffpipe.pipeline.spool import Arrays, SpoolWriter, join
-from ffpipe.pipeline.spoolfolder import PREFIX
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.streams import Streams
+from ffpipe.runs.view import QuietView
+from ffpipe.system.leftovers import OWNER, own_folder
 from ffpipe.telemetry.report import StageReport
-from ffpipe.telemetry.view import QuietView
 
 
 def config(run_dir: Path, **fields: Any) -> Config:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ffpipe.pipeline.leftovers import OWNER, own_folder, sweep, sweep_all
+from ffpipe.system.leftovers import OWNER, own_folder, sweep, sweep_all
 
 MAKE = """
 import pathlib, sys
-from ffpipe.pipeline.leftovers import own_folder
+from ffpipe.system.leftovers import own_folder
 own_folder(pathlib.Path(sys.argv[1]), "ffpipe")
 """
 

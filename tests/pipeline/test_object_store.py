@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ffpipe.config import LEAST_OBJECT_STORE
-from ffpipe.errors import UserError
-from ffpipe.pipeline.cluster import own_store_bytes
+from ffpipe.config.schema import LEAST_OBJECT_STORE
+from ffpipe.engines.ray.cluster import own_store_bytes
+from ffpipe.system.errors import UserError
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "object_store_use.py"
 STORE = 80_000_000

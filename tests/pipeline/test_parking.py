@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from ffpipe import Training
-from ffpipe.config import Optimizer
-from ffpipe.errors import StageLost
-from ffpipe.pipeline.parking import fetch, leave, park
+from ffpipe.config.schema import Optimizer
+from ffpipe.engines.layerwise.parking import fetch, leave, park
 from ffpipe.pipeline.schedule import Train
 from ffpipe.pipeline.stage import Stage, StageSpec
 from ffpipe.pipeline.streams import Streams
+from ffpipe.system.errors import StageLost
 
 BATCH = 4
 

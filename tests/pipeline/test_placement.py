@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ffpipe import UserError, override, recipe
-from ffpipe.config import Execution
-from ffpipe.pipeline.placement import (
+from ffpipe.config.schema import Execution
+from ffpipe.engines.ray.placement import (
     Host,
     Place,
     fewer,

@@ -16,7 +16,7 @@ import ray
 from processes import stage_processes
 
 from ffpipe import UserError, override, recipe, train
-from ffpipe.config import Config
+from ffpipe.config.schema import Config
 
 
 def config(run_dir: Path, **fields: Any) -> Config:

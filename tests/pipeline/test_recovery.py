@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffpipe.pipeline.recovery import Again, GiveUp, Recovery
+from ffpipe.runs.recovery import Again, GiveUp, Recovery
 
 
 def test_losses_in_a_row_wait_longer_and_end() -> None:

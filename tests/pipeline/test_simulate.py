@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ffpipe.pipeline.schedule import Item, Train
-from ffpipe.pipeline.simulate import Load, Site, Timing, Wires, simulate
+from ffpipe.planning.simulate import Load, Site, Timing, Wires, simulate
 
 FREE = Wires(item=0.0, call=0.0, copy=math.inf, link=math.inf, latency=0.0)
 ALONE = Site((0,), 1.0, False)

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from ffpipe.errors import StageLost
-from ffpipe.pipeline.spool import SCHEMA, SpoolReader, SpoolWriter, features, join, without_features
-from ffpipe.pipeline.spoolfiles import InPlace, InTurn
+from ffpipe.engines.layerwise.spool import SCHEMA, SpoolReader, SpoolWriter, features, join, without_features
+from ffpipe.engines.layerwise.spoolfiles import InPlace, InTurn
 from ffpipe.pipeline.streams import Streams
+from ffpipe.system.errors import StageLost
 
 CPU = torch.device("cpu")
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ffpipe.config import Training
-from ffpipe.ff.head import Head
-from ffpipe.ff.layer import Layer
-from ffpipe.ff.workspace import Workspace
+from ffpipe.config.schema import Training
+from ffpipe.learn.dense import Layer
+from ffpipe.learn.readout import Head
+from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.schedule import Predict, Train
 from ffpipe.pipeline.stage import Stage, StageSpec
 from ffpipe.pipeline.streams import Streams

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from ffpipe import UserError, override, recipe
 from ffpipe.data import cache
 from ffpipe.data.arrow import Stored
-from ffpipe.pipeline import supply
+from ffpipe.data.splits import splits_from
+from ffpipe.engines.ray import supply
+from ffpipe.engines.ray.supply import Found, Shelf
 from ffpipe.pipeline.job import Job, make_job
-from ffpipe.pipeline.supply import Found, Shelf, splits_of
 
 
 def job_of(file: Path, **fields: Any) -> Job:
@@ -70,7 +71,7 @@ def test_data_that_the_driver_sends_are_the_same_and_are_sent_once(
     assert there.calls[sent:] == ["fingerprint"]
     file.unlink()
     monkeypatch.setenv("FFPIPE_CACHE", str(there.folder))
-    got, had = splits_of(job.config.training.data, "", names), job.splits
+    got, had = splits_from(job.config.training.data, "", names), job.splits
     rows = np.arange(len(had.train))
     assert (got.train.images(rows) == had.train.images(rows)).all()
     assert (got.test.labels(np.arange(len(had.test))) == had.test.labels(np.arange(len(had.test)))).all()

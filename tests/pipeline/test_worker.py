@@ -15,11 +15,12 @@ import torch
 
 from ffpipe import UserError, override, recipe
 from ffpipe.pipeline.inbox import Part
-from ffpipe.pipeline.job import Job, Layout, Start, make_job, make_layout
+from ffpipe.pipeline.job import Job, Layout, Start, make_job
 from ffpipe.pipeline.links import Predictions
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.worker import Parts, Worker, WorkerSetup, make_own_feed, make_stage, senders
-from ffpipe.store import Store
+from ffpipe.planning.layout import make_layout
+from ffpipe.storage.store import Store
 from ffpipe.telemetry.report import StageReport
 
 FIELDS = {"training.epochs": 1, "training.dims": [64, 40, 30, 20, 10], "training.negative_lag": 9}

@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from ffpipe import override, recipe, train
+from ffpipe.runs.view import LiveView, PlainView, Progress, Terminal, make_view
 from ffpipe.telemetry.report import StageReport
-from ffpipe.telemetry.view import LiveView, PlainView, Progress, Terminal, make_view
 
 
 def shown(terminal: bool, tmp_path: Path) -> str:

@@ -1,0 +1,195 @@
+"""Configs from outside: TOML, dotted names of the command line, Python. Whatever comes in is checked here."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import tomli_w
+from msgspec import Meta
+
+from ffpipe.config.rules import check
+from ffpipe.config.schema import Config
+from ffpipe.system.errors import UserError, nearest
+from ffpipe.system.files import read_whole
+
+LARGEST_FILE = 256 << 10
+# Our keys have four parts. The time that tomllib takes for one grows with the square of their number.
+_PART = r"""(?:[\w-]++|"(?:\\.|[^"\\\n])*+"|'[^'\n]*+')[ \t]*+"""
+_DEEP_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*+(?:{_PART}\.[ \t]*+){{8}}", re.MULTILINE)
+
+
+def to_toml(config: Config) -> str:
+    """What `from_toml` reads."""
+    return tomli_w.dumps(_without_none(dataclasses.asdict(config)))
+
+
+def from_toml(text: str, *, where: str) -> Config:
+    """Read and check a config. Raises UserError naming `where`, the field and what it may be."""
+    if _DEEP_KEY.search(text):
+        raise UserError(f"{where} is no config: it has a key of more than 8 parts")
+    try:
+        tree = tomllib.loads(text)
+    # Beside its own errors: arrays in arrays without end, integers of thousands of digits, impossible dates.
+    except (ValueError, RecursionError, OverflowError) as error:
+        raise UserError(f"{where} is no valid TOML: {error}") from None
+    return from_tree(tree, where=where)
+
+
+def read_config(path: Path) -> Config:
+    """Raises UserError."""
+    try:
+        text = read_whole(path, LARGEST_FILE).decode("utf-8")
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    return from_toml(text, where=str(path))
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One settable field: its dotted path, annotation and meaning."""
+
+    path: tuple[str, ...]
+    annotation: Any
+    description: str
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
+
+    @property
+    def is_sequence(self) -> bool:
+        return any(typing.get_origin(kind) is tuple for kind in self._kinds)
+
+    @property
+    def may_be_single(self) -> bool:
+        """Whether a value need not be in a list."""
+        return len(self._kinds) > 1
+
+    @property
+    def is_mapping(self) -> bool:
+        return typing.get_origin(self.annotation) is dict
+
+    @property
+    def _kinds(self) -> tuple[Any, ...]:
+        """The alternatives of a union, or the one annotation that there is."""
+        union = typing.get_origin(self.annotation) in (types.UnionType, typing.Union)
+        return typing.get_args(self.annotation) if union else (self.annotation,)
+
+    @property
+    def may_be_fraction(self) -> bool:
+        """Whether it, or one of its values, may be a float."""
+        return any(kind is float or float in typing.get_args(kind) for kind in (*self._kinds, *self._values))
+
+    @property
+    def _values(self) -> tuple[Any, ...]:
+        """Of a table, what its values may be."""
+        return typing.get_args(self.annotation)[1:] if self.is_mapping else ()
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that it may be, where it is one of a few."""
+        literal = next((kind for kind in self._kinds if typing.get_origin(kind) is typing.Literal), None)
+        return typing.get_args(literal)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Annotations by field; evaluating them takes a millisecond."""
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+def leaves(cls: type = Config, prefix: tuple[str, ...] = ()) -> list[Leaf]:
+    """Every settable field below `cls`, in order of declaration."""
+    found = []
+    for name, hint in _hints(cls).items():
+        annotation, description = hint, ""
+        if typing.get_origin(hint) is Annotated:
+            annotation, *metas = typing.get_args(hint)
+            description = next((m.description for m in metas if isinstance(m, Meta) and m.description), "")
+        if dataclasses.is_dataclass(annotation):
+            found += leaves(typing.cast(type, annotation), (*prefix, name))
+        else:
+            found.append(Leaf((*prefix, name), annotation, description))
+    return found
+
+
+def from_tree(tree: Mapping[str, Any], *, where: str, strict: bool = True) -> Config:
+    """A checked Config from nested mappings. With strict=False strings are converted ("50" to 50).
+
+    Raises UserError: an unknown field (with the nearest right one), a wrong type, a value out of range.
+    """
+    _refuse_unknown(tree, Config, where)
+    try:
+        config = msgspec.convert(tree, Config, strict=strict)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{where}: {_plain(error)}") from None
+    try:
+        check(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return config
+
+
+def override(config: Config, values: Mapping[str, Any], *, where: str = "options") -> Config:
+    """`config` with fields replaced by dotted name; values may be strings. Raises UserError as `from_tree`."""
+    tree = _without_none(dataclasses.asdict(config))
+    by_name = {leaf.name: leaf for leaf in leaves()}
+    for name, value in values.items():
+        if name not in by_name:
+            raise UserError(f"{where}: unknown field {name!r}; {nearest(name, sorted(by_name))}")
+        *folders, last = name.split(".")
+        branch = tree
+        for folder in folders:
+            branch = branch[folder]
+        branch[last] = _with_zeros(value) if by_name[name].may_be_fraction else value
+    return from_tree(tree, where=where, strict=False)
+
+
+def _with_zeros(value: Any) -> Any:
+    """Words such as ".5" and "1." as "0.5" and "1.0", which msgspec asks for; those of a table too."""
+    if isinstance(value, Mapping):
+        return {name: _with_zeros(of) for name, of in value.items()}
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"(?<=\d)\.(?=$|[eE])", ".0", re.sub(r"^(-?)\.(?=\d)", r"\g<1>0.", value))
+
+
+def checked(config: Config, *, where: str = "config") -> Config:
+    """A config that was put together in Python, held against types, ranges and rules. Raises UserError."""
+    return from_tree(_without_none(dataclasses.asdict(config)), where=where)
+
+
+def _refuse_unknown(tree: Mapping[str, Any], cls: type, where: str, prefix: str = "") -> None:
+    hints = _hints(cls)
+    for name, value in tree.items():
+        if name not in hints:
+            raise UserError(f"{where}: unknown field {prefix + str(name)!r}; {nearest(str(name), hints)}")
+        if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
+            _refuse_unknown(value, typing.cast(type, hints[name]), where, f"{prefix}{name}.")
+
+
+def _without_none(tree: dict[str, Any]) -> dict[str, Any]:
+    """TOML has no null: a field that is None is left out and comes back as its default, None."""
+    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in tree.items() if v is not None}
+
+
+def _plain(error: msgspec.ValidationError) -> str:
+    """msgspec's "Expected `int` >= 1 - at `$.training.epochs`" as "training.epochs: expected int >= 1"."""
+    text, _, path = str(error).replace("`", "").partition(" - at ")
+    text = text[:1].lower() + text[1:]
+    place = path.removeprefix("$.")
+    text = text.replace(" | array", " or a list of them")
+    choices = next((leaf.choices for leaf in leaves() if leaf.name == place.partition("[")[0]), ())
+    if text.startswith("invalid enum value"):
+        text += f"; give {' or '.join(repr(choice) for choice in choices)}"
+    return f"{place}: {text}" if place else text

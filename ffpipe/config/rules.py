@@ -1,0 +1,233 @@
+"""The rules between the fields of a config that need no data and no cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ffpipe.config.schema import (
+    LABEL_NAME,
+    LARGEST_FLOAT,
+    LARGEST_INTEGER,
+    LEAST_OBJECT_STORE,
+    SELECTOR,
+    Config,
+    Execution,
+    Optimizer,
+    Training,
+    of_stage,
+)
+from ffpipe.system.errors import UserError, nearest
+from ffpipe.system.units import parse_size
+
+
+def check(config: Config) -> None:
+    """The rules between fields that need no data and no cluster. Raises UserError."""
+    training, execution = config.training, config.execution
+    layers = len(training.dims) - 1
+    _check_values(dataclasses.asdict(config))
+    readouts = (
+        ("head_from", training.head_from, training.head),
+        ("goodness_from", training.goodness_from, training.labelled),
+    )
+    for name, start, used in readouts:
+        if used and start >= layers:
+            raise UserError(
+                f"training.{name} is {start}, but training.dims gives {layers} layer(s), counted from 0: "
+                f"give 0 to {layers - 1}"
+            )
+    for name, optimizer in (("optimizer", training.optimizer), ("head_optimizer", training.head_optimizer)):
+        _check_optimizer(f"training.{name}", optimizer)
+    _check_rule(training)
+    if training.method == "backprop":
+        _check_yardstick(execution)
+    if taken := {"CPU", "GPU", "memory", "object_store_memory"} & set(execution.resources):
+        raise UserError(f"execution.resources names {min(taken)!r}, which is no custom resource of Ray: leave it out")
+    _check_size("memory_budget", execution.memory_budget)
+    if "://" in execution.spool:
+        raise UserError(
+            f"execution.spool is {execution.spool!r}, but a spool is on this host: give the path of a folder"
+        )
+    stages = execution.stages or execution.listed
+    if stages > layers:
+        raise UserError(f"execution.stages is {stages}, but there are {layers} layers: give 1 to {layers}")
+    _check_places(execution)
+    if training.lookahead is not None:
+        _check_lag(training.lookahead, execution)
+    if execution.window and execution.chunk > execution.window:
+        raise UserError(
+            f"execution.chunk is {execution.chunk}, more than execution.window {execution.window}: "
+            f"give a chunk of at most {execution.window}"
+        )
+    layerwise = execution.engine == "layerwise" or execution.memory_budget  # which may choose it
+    if layerwise and execution.chapter and execution.chunk > execution.chapter:
+        raise UserError(
+            f"execution.chunk is {execution.chunk}, more than execution.chapter {execution.chapter}: "
+            f"give a chunk of at most {execution.chapter}"
+        )
+    if 0 < execution.object_store_bytes < LEAST_OBJECT_STORE:
+        raise UserError(
+            f"execution.object_store_bytes is {execution.object_store_bytes}, but Ray's least object store has "
+            f"{LEAST_OBJECT_STORE}: give that or more, or 0 for Ray's choice"
+        )
+    if execution.evaluate_every and not training.data.validation:
+        raise UserError("execution.evaluate_every needs a validation split: set training.data.validation")
+
+
+def _check_yardstick(execution: Execution) -> None:
+    """What backpropagation has not, and whoever asks for it would take for granted."""
+    for name in ("memory_budget", "trace", "checkpoints"):
+        if getattr(execution, name):
+            raise UserError(f"execution.{name} is set, which training.method 'backprop' has not: leave it out")
+    if isinstance(execution.device, tuple):
+        raise UserError(
+            f"execution.device names {len(execution.device)} devices, but training.method 'backprop' is one process: "
+            "give one device"
+        )
+
+
+def _check_places(execution: Execution) -> None:
+    """What is given for each stage: as much of everything, and all of it such as can be asked for."""
+    fields: dict[str, Any] = {name: getattr(execution, name) for name in ("device", "cpus", "gpus", "memory")}
+    fields |= {f"resources.{name}": each for name, each in execution.resources.items()}
+    fields |= {f"labels.{name}": each for name, each in execution.labels.items()}
+    stages = execution.stages or execution.listed
+    for name, each in fields.items():
+        if isinstance(each, tuple) and len(each) != stages:
+            raise UserError(
+                f"execution.{name} has values for {len(each)} stage(s), but there are {stages}: give one for each, or "
+                "one for all"
+            )
+    if isinstance(execution.device, tuple) and execution.engine != "ray":
+        raise UserError(
+            f"execution.device names {len(execution.device)} devices, but engine {execution.engine!r} is one process: "
+            "give one device, or --engine ray"
+        )
+    for index in range(execution.listed or 1):
+        device, gpus = of_stage(execution.device, index), of_stage(execution.gpus, index)
+        if device == "cpu" and gpus:
+            raise UserError(f"execution.gpus is {gpus:g} with execution.device 'cpu': give --device cuda")
+        if gpus > 1 and gpus != int(gpus):
+            raise UserError(f"execution.gpus is {gpus:g}: give a share of one GPU, or a whole number of them")
+        _check_size("memory", of_stage(execution.memory, index))
+        for name, value in execution.labels.items():
+            if not LABEL_NAME.fullmatch(name):
+                raise UserError(
+                    f"execution.labels has {name!r}, which is no name of a label: give letters, digits, - _ ."
+                )
+            selector = of_stage(value, index)
+            if selector and not SELECTOR.fullmatch(selector):
+                raise UserError(
+                    f"execution.labels has {selector!r} for {name!r}: give a label's value, !VALUE, in(A,B) or !in(A,B)"
+                )
+
+
+def _check_size(name: str, text: str) -> None:
+    if text:
+        try:
+            parse_size(text)
+        except ValueError as error:
+            raise UserError(f"execution.{name} is {error}") from None
+
+
+def _check_values(value: Any, name: str = "") -> None:
+    """What holds for every field: numbers that can be counted with and text that can be a path."""
+    match value:
+        case Mapping():
+            for key, inner in value.items():
+                _check_values(inner, f"{name}.{key}" if name else str(key))
+        case list() | tuple():
+            for index, inner in enumerate(value):
+                _check_values(inner, f"{name}[{index}]")
+        case int() if abs(value) > LARGEST_INTEGER:
+            raise UserError(f"{name} is beyond {LARGEST_INTEGER}: give a smaller number")
+        case float() if not abs(value) <= LARGEST_FLOAT:
+            raise UserError(f"{name} is {value}: give a finite number, at most {LARGEST_FLOAT:.3g}")
+        case str() if "\0" in value:
+            raise UserError(f"{name} holds the character NUL: leave it out")
+        case str() if not _is_unicode(value):
+            raise UserError(f"{name} is {value!r}, which is no text in UTF-8: give another name")
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be written down: bytes of a command line that are no UTF-8 come as what cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_rule(training: Training) -> None:
+    """What labels, negatives and objective ask of each other."""
+    negatives = training.negatives
+    if training.lookahead is not None and not training.head:
+        raise UserError(f"training.negatives {negatives!r} come from the head's predictions: set training.head true")
+    if (negatives == "others") != bool(training.data.positive_classes):
+        raise UserError(
+            f"training.negatives is {negatives!r} and training.data.positive_classes {training.data.positive_classes}: "
+            "'others' takes its images from the classes beyond the positive ones, so give both or neither"
+        )
+    if training.labelled and negatives == "hybrid":
+        raise UserError(
+            "training.negatives 'hybrid' mixes two images, so there is no one label: set training.labels none"
+        )
+    if not training.labelled and negatives not in ("hybrid", "others"):
+        raise UserError(
+            f"training.negatives {negatives!r} are wrong labels, but training.labels is 'none': "
+            "set training.negatives hybrid, or training.labels overlay"
+        )
+    if not training.labelled and not training.head:
+        raise UserError("training.labels 'none' leaves only the head to tell classes apart: set training.head true")
+    if training.phases == "apart" and training.objective == "symba":
+        raise UserError("training.objective 'symba' compares each pair: set training.phases together")
+
+
+def _check_lag(lag: int, execution: Execution) -> None:
+    longest = max(lag, 1)
+    for name, value in (("chunk", execution.chunk), ("window", execution.window), ("chapter", execution.chapter)):
+        if value > longest:
+            raise UserError(
+                f"execution.{name} is {value}, but negatives with training.negative_lag {lag} allow at most "
+                f"{longest}: give a smaller {name} or a larger lag"
+            )
+
+
+def torch_optimizers() -> list[str]:
+    """What `kind` of an optimiser may be beside "averaging"."""
+    import torch  # a second, which `ffpipe --help` does not need
+
+    # These need a closure, sparse gradients, or (Muon) refuse the biases.
+    unsupported = {torch.optim.Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam, getattr(torch.optim, "Muon", None)}
+    return sorted(
+        n
+        for n, c in vars(torch.optim).items()
+        if isinstance(c, type) and issubclass(c, torch.optim.Optimizer) and c not in unsupported
+    )
+
+
+def _check_optimizer(name: str, optimizer: Optimizer) -> None:
+    if optimizer.kind == "averaging":
+        if optimizer.options:
+            raise UserError(
+                f"{name}.options are for torch.optim classes, 'averaging' takes none: give --{name}.options and "
+                "nothing after it"
+            )
+        return
+    for option, field in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
+        if option in optimizer.options:
+            raise UserError(f"{name}.options has {option!r}: give it as {name}.{field}")
+    import torch
+
+    classes = torch_optimizers()
+    if optimizer.kind not in classes:
+        raise UserError(f"{name}.kind is {optimizer.kind!r}; {nearest(optimizer.kind, ['averaging', *classes])}")
+    cls = getattr(torch.optim, optimizer.kind)
+    weight = torch.nn.Parameter(torch.zeros(2, 2))
+    weight.grad = torch.zeros(2, 2)
+    decay = {"weight_decay": optimizer.weight_decay} if optimizer.weight_decay else {}  # some know none
+    try:
+        cls([weight], lr=optimizer.learning_rate, **decay, **optimizer.options).step()
+    except Exception as error:  # torch's optimisers have as many ways to refuse an option as there are of them
+        raise UserError(f"{name} does not fit torch.optim.{optimizer.kind}: {error}") from None

@@ -1,0 +1,356 @@
+"""What a run is: `training` says what is computed, `execution` says how.
+
+Nothing under `execution` changes one bit of the final weights on the same kind of device. Both halves
+are plain frozen dataclasses: a recipe is a function that returns a `Config`, a run folder keeps one as
+`config.toml`, and the command line overrides fields by their dotted names. Types and ranges stand in
+the annotations, rules between fields in rules.py; what comes
+from outside is read in fields.py.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, TypeVar
+
+import numpy as np
+from msgspec import Meta
+
+# Bounds far beyond what can be trained, and within what can be counted, allocated for and named, since a config may
+# come from a stranger.
+LARGEST_INTEGER = 2**53
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
+MOST_UNITS = 1 << 24  # of a layer, features of an image, classes
+MOST_LAYERS = 1000  # files of layers are numbered with three digits
+MOST_LAG = 1 << 16  # a snapshot keeps a prediction for each
+MOST_SECONDS = 1_000_000
+
+# Ray starts with no less.
+LEAST_OBJECT_STORE = 75 << 20
+
+_LABEL = r"[A-Za-z0-9](?:[\w.-]{0,61}[A-Za-z0-9])?"
+SELECTOR = re.compile(rf"!?{_LABEL}|!?in\({_LABEL}(?:, ?{_LABEL})*\)", re.ASCII)
+# A label's name may have a prefix of host names before a slash.
+LABEL_NAME = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*/)?{_LABEL}", re.ASCII)
+
+T = TypeVar("T")
+
+Device = Literal["cpu", "cuda"]
+Amount = Annotated[float, Meta(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where the examples come from and how they are split."""
+
+    source: Annotated[
+        Literal["digits", "mnist", "idx", "npz", "parquet"],
+        Meta(
+            description="digits and mnist are known sets; idx, npz and parquet read the files named in train and test"
+        ),
+    ] = "digits"
+    train: Annotated[
+        tuple[str, ...],
+        Meta(description="training files: idx takes IMAGES LABELS, npz one file, parquet one file or more"),
+    ] = ()
+    test: Annotated[
+        tuple[str, ...], Meta(description="test files, in the form of train; none: test_count examples are set aside")
+    ] = ()
+    image_column: Annotated[str, Meta(description="parquet: column of the images; empty: the only image column")] = ""
+    label_column: Annotated[str, Meta(description="parquet: column of the labels")] = "label"
+    classes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=MOST_UNITS,
+            description="number of classes; 0: that of the known set, else the largest training label + 1",
+        ),
+    ] = 0
+    validation: Annotated[int, Meta(ge=0, description="examples set aside from the training set for validation")] = 0
+    test_count: Annotated[int, Meta(ge=0, description="examples set aside for the test where the set has none")] = 0
+    split_seed: Annotated[
+        int, Meta(ge=-1, description="shuffles the training set before it is split; -1: the order of the file")
+    ] = 0
+    train_limit: Annotated[int, Meta(ge=0, description="use only the first N training examples; 0: all")] = 0
+    positive_classes: Annotated[
+        int,
+        Meta(ge=0, description="the first N classes alone are to be told apart, the rest are negatives; 0: all"),
+    ] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """How a gradient becomes an update. One instance a layer."""
+
+    kind: Annotated[
+        str, Meta(description="'averaging' (Hinton's exponential averaging) or the name of a torch.optim class")
+    ] = "averaging"
+    learning_rate: Annotated[float, Meta(gt=0)] = 0.01
+    averaging: Annotated[
+        float, Meta(ge=0, lt=1, description="share of the old average kept at each step (kind 'averaging')")
+    ] = 0.9
+    weight_decay: Annotated[float, Meta(ge=0, description="of the weights, not of the biases")] = 0.0
+    options: Annotated[
+        dict[str, float | bool], Meta(description="further keyword arguments of the torch.optim class, as NAME=VALUE")
+    ] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What is computed. Every field may change the weights."""
+
+    method: Annotated[
+        Literal["forward-forward", "backprop"],
+        Meta(
+            description="backprop: the same architecture by backpropagation and Adam, as a yardstick; it has no stages "
+            "and no snapshots, and of the fields of this table it takes those of data, order, schedule and architecture"
+        ),
+    ] = "forward-forward"
+    dims: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=MOST_UNITS)], ...],
+        Meta(
+            min_length=2,
+            max_length=MOST_LAYERS + 1,
+            description="input features (labels appended not counted), then the width of each layer",
+        ),
+    ] = (64, 500, 500)
+    epochs: Annotated[int, Meta(ge=1)] = 10
+    batch_size: Annotated[int, Meta(ge=1, description="examples in a minibatch")] = 100
+    seed: Annotated[int, Meta(ge=0)] = 1
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float64"],
+        Meta(description="of weights and products; bfloat16: products and streams, with weights and sums in float32"),
+    ] = "float32"
+    labels: Annotated[
+        Literal["overlay", "append", "none"],
+        Meta(description="labels replace the first features, or follow the last one, or stay out: the image alone"),
+    ] = "overlay"
+    label_strength: Annotated[float, Meta(gt=0, description="value of a label's feature")] = 1.0
+    normalization: Annotated[
+        Literal["rms", "l2"], Meta(description="rows are divided by their root mean square or by their L2 norm")
+    ] = "rms"
+    goodness: Annotated[Literal["sum", "mean"], Meta(description="of the squared activities of a layer")] = "sum"
+    objective: Annotated[
+        Literal["hinton", "softplus", "symba"],
+        Meta(
+            description="hinton: half the logistic loss of (goodness - threshold); softplus: the whole of it; "
+            "symba: that of (positive goodness - negative goodness)"
+        ),
+    ] = "hinton"
+    threshold: Annotated[
+        float | None, Meta(description="of the goodness; none given: the layer's width for sum, 1 for mean")
+    ] = None
+    temperature: Annotated[
+        float, Meta(gt=0, description="divides what the objective takes the logistic loss of; symba: 1 / alpha")
+    ] = 1.0
+    initialization: Annotated[
+        Literal["normal", "glorot"],
+        Meta(description="of the weights: normal deviates over sqrt(fan-in), or uniform as Glorot and Bengio have it"),
+    ] = "normal"
+    dropout: Annotated[float, Meta(ge=0, lt=1, description="share of a layer's activities dropped in training")] = 0.0
+    local_steps: Annotated[int, Meta(ge=1, description="updates that a layer makes on each minibatch")] = 1
+    phases: Annotated[
+        Literal["together", "apart"],
+        Meta(description="one update for positive and negative rows together, or first one for the positive"),
+    ] = "together"
+    hand_on: Annotated[
+        Literal["before", "after"], Meta(description="activities go on from before a layer's update or from after it")
+    ] = "before"
+    peer: Annotated[float, Meta(ge=0, description="strength of peer normalisation; 0: off")] = 0.03
+    peer_averaging: Annotated[float, Meta(ge=0, lt=1, description="share of the old mean activity kept")] = 0.9
+    optimizer: Annotated[Optimizer, Meta(description="of the layers")] = field(default_factory=Optimizer)
+    schedule: Annotated[
+        Literal["constant", "hinton"],
+        Meta(description="hinton: learning rates constant for half the epochs, then linearly towards zero"),
+    ] = "hinton"
+    negatives: Annotated[
+        Literal["random", "fixed", "shuffled", "hard", "adaptive", "hybrid", "others"],
+        Meta(
+            description="wrong labels: drawn each time (random) or once (fixed), the minibatch's own in another "
+            "order (shuffled), drawn from the head's predictions (hard), what it believes in most (adaptive); or other "
+            "images: two mixed under a mask (hybrid), classes beyond data.positive_classes (others)"
+        ),
+    ] = "hard"
+    negative_lag: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=MOST_LAG,
+            description="minibatches between a prediction and the negatives it makes; 0: Hinton's lock step",
+        ),
+    ] = 48
+    jitter: Annotated[
+        int, Meta(ge=0, description="pixels by which training images are shifted at most, anew at each step")
+    ] = 0
+    head: Annotated[bool, Meta(description="train the softmax head")] = True
+    head_from: Annotated[int, Meta(ge=0, description="first layer that the head sees; 1 leaves the first out")] = 1
+    head_optimizer: Annotated[Optimizer, Meta(description="of the head")] = field(
+        default_factory=lambda: Optimizer(learning_rate=0.1, weight_decay=0.003)
+    )
+    goodness_from: Annotated[
+        int, Meta(ge=0, description="first layer whose goodness counts in classification; 1 leaves the first out")
+    ] = 1
+    data: Data = field(default_factory=Data)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether rows carry a label, so that goodness can be read under each."""
+        return self.labels != "none"
+
+    @property
+    def roles(self) -> int:
+        """Streams of a minibatch: positive, negative and, for the head of rows with labels, neutral ones."""
+        return 3 if self.head and self.labelled else 2
+
+    @property
+    def updates(self) -> int:
+        """That a layer makes in a step."""
+        return self.local_steps * (2 if self.phases == "apart" else 1)
+
+    @property
+    def lookahead(self) -> int | None:
+        """How many minibatches ahead the head must predict; None where negatives do not ask it."""
+        return self.negative_lag if self.negatives in ("hard", "adaptive") else None
+
+    @property
+    def head_layers(self) -> range:
+        """Layers that the head sees."""
+        return range(self.head_from, len(self.dims) - 1) if self.head else range(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How it is computed. No field changes the weights."""
+
+    engine: Annotated[
+        Literal["ray", "local", "layerwise"],
+        Meta(
+            description="ray: one actor a stage; local: one process, the reference; layerwise: one process, one stage "
+            "in memory at a time"
+        ),
+    ] = "ray"
+    stages: Annotated[int, Meta(ge=0, description="0: as many as layers and CPUs allow")] = 0
+    chunk: Annotated[int, Meta(ge=0, description="minibatches in one message; 0: chosen")] = 0
+    window: Annotated[int, Meta(ge=0, description="minibatches in flight at most; 0: chosen")] = 0
+    window_bytes: Annotated[
+        int, Meta(ge=1 << 20, description="bytes in flight at most, for a window that is chosen")
+    ] = 512 << 20
+    chapter: Annotated[
+        int, Meta(ge=0, description="engine layerwise: minibatches that a stage works before the next one; 0: chosen")
+    ] = 0
+    spool: Annotated[
+        str, Meta(description="engine layerwise: folder for activations and parked stages; empty: the run folder")
+    ] = ""
+    spool_compression: Annotated[
+        Literal["none", "lz4", "zstd"], Meta(description="engine layerwise: of activations on disk; loses nothing")
+    ] = "none"
+    memory_budget: Annotated[
+        str,
+        Meta(
+            description="of each stage, as 2GiB or 800MB, on the host or on its GPU; chunk, more stages and the engine "
+            "are chosen to fit, and the window for them; empty: none",
+        ),
+    ] = ""
+    device: Annotated[
+        Device | tuple[Device, ...], Meta(description="of every stage; engine ray: or one for each, as: cuda cuda cpu")
+    ] = "cpu"
+    placement: Annotated[
+        Literal["pack", "spread", "one-host-each"],
+        Meta(description="engine ray: stages on few hosts, over as many as there are, or no two on one"),
+    ] = "pack"
+    cpus: Annotated[
+        Amount | tuple[Amount, ...],
+        Meta(description="CPUs of each stage, one number or one a stage; 0: one, or a share where there are fewer"),
+    ] = 0.0
+    gpus: Annotated[
+        Amount | tuple[Amount, ...],
+        Meta(description="GPUs of each stage, one number or one a stage; 0: one where its device is cuda"),
+    ] = 0.0
+    memory: Annotated[
+        str | tuple[str, ...],
+        Meta(
+            description="memory that each stage asks of its host, as 4GiB, one size or one a stage; Ray only counts "
+            "it; empty: none"
+        ),
+    ] = ""
+    resources: Annotated[
+        dict[str, Amount | tuple[Amount, ...]],
+        Meta(description="custom Ray resources of each stage, as NAME=AMOUNT, or NAME=0,1,1 with one a stage"),
+    ] = field(default_factory=dict)
+    labels: Annotated[
+        dict[str, str | tuple[str, ...]],
+        Meta(
+            description="labels that the host of each stage must have, as NAME=VALUE, !VALUE or in(A,B); or "
+            "NAME=A,B,A with one a stage"
+        ),
+    ] = field(default_factory=dict)
+    data_from: Annotated[
+        Literal["host", "driver"],
+        Meta(
+            description="host: the host of the first stage finds the data at the same path, its own copy or a shared "
+            "one; driver: they are sent to it"
+        ),
+    ] = "host"
+    start_timeout: Annotated[
+        float, Meta(gt=0, le=MOST_SECONDS, description="seconds to wait for the stages to be placed")
+    ] = 30.0
+    evaluate_every: Annotated[
+        int, Meta(ge=0, description="epochs between evaluations on the validation split; 0: none")
+    ] = 0
+    log_steps: Annotated[
+        int,
+        Meta(ge=0, description="steps between rows of metrics.parquet; 0: an epoch, at most 100; long runs: more"),
+    ] = 0
+    object_store_bytes: Annotated[
+        int, Meta(ge=0, description="of Ray's object store, where ffpipe starts Ray itself; 0: Ray's choice")
+    ] = 0
+    trace: Annotated[bool, Meta(description="write trace.json, a Chrome trace of what every stage did when")] = False
+    snapshot_steps: Annotated[int, Meta(ge=0, description="steps between snapshots; 0: only at the end")] = 0
+    snapshot_seconds: Annotated[float, Meta(ge=0, description="seconds between snapshots, beside those; 0: none")] = 0.0
+    checkpoints: Annotated[
+        str, Meta(description="where snapshots go, a path or a URI such as s3://bucket/run; empty: the run folder")
+    ] = ""
+    stage_timeout: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=MOST_SECONDS,
+            description="seconds after which a silent stage is taken for lost, or a message if all wait for one",
+        ),
+    ] = 60.0
+    attempts: Annotated[
+        int, Meta(ge=0, le=100, description="recoveries in a row from the same step before giving up")
+    ] = 3
+    back_off: Annotated[
+        float, Meta(ge=0, le=3600, description="seconds to wait before a recovery, doubled each time in a row")
+    ] = 1.0
+    keep_snapshots: Annotated[int, Meta(ge=1, description="newest snapshots kept")] = 2
+    run_dir: Annotated[str, Meta(description="folder of the run, made new; empty: runs/RECIPE-TIMESTAMP")] = ""
+    data_dir: Annotated[str, Meta(description="folder with local copies of the data; empty: $FFPIPE_DATA")] = ""
+
+    @property
+    def first_device(self) -> Device:
+        """Of the first stage, and of all where they are alike."""
+        return self.device if isinstance(self.device, str) else self.device[0]
+
+    @property
+    def listed(self) -> int:
+        """How many stages the fields with one value a stage speak of; 0 where there is no such field."""
+        fields = (self.device, self.cpus, self.gpus, self.memory, *self.resources.values(), *self.labels.values())
+        return max((len(each) for each in fields if isinstance(each, tuple)), default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All that is needed to run again."""
+
+    recipe: Annotated[
+        str, Meta(pattern=r"^[A-Za-z0-9][\w.-]{0,63}\Z", description="name of the recipe that it started from")
+    ] = "custom"
+    training: Training = field(default_factory=Training)
+    execution: Execution = field(default_factory=Execution)
+
+
+def of_stage(value: T | tuple[T, ...], index: int) -> T:
+    """The value of one stage: its own, or that of all."""
+    return value[index] if isinstance(value, tuple) else value

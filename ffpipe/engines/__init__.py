@@ -1,0 +1,1 @@
+"""The orders in which the grid of stages and items is worked."""

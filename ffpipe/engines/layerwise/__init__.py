@@ -1,0 +1,1 @@
+"""One stage in memory at a time; the others wait on disk."""

@@ -1,0 +1,207 @@
+"""The layerwise engine: along a row of the grid for a chapter of items, then the next row; one stage in memory.
+
+    chapter      items 0 .. n-1            items n .. m-1
+    stage 0      [1] ------------>  [4] ------------>
+    stage 1      [2] ------------>  [5] ------------>      [1], [2], ...: the order of the rows; between two rows
+    stage 2      [3] ------------>  [6] ------------>      activations lie in a spool, the other stages are parked
+
+What a stage hands on is from the step at which it was made, so the weights are the bits of every other order.
+A chapter is bounded as a window is: with hard negatives it is no longer than the lag.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from ffpipe.engines.in_process import as_stages, refuse_without_gpu
+from ffpipe.engines.layerwise import spoolfolder
+from ffpipe.engines.layerwise.parking import Slip, fetch, leave, park
+from ffpipe.engines.layerwise.spool import Arrays, SpoolReader, SpoolWriter, features, join, without_features
+from ffpipe.engines.layerwise.spoolfiles import InPlace, InTurn
+from ffpipe.learn.workspace import OutputsInTurn, Workspace
+from ffpipe.pipeline.job import Job, Layout, OnReport, Start
+from ffpipe.pipeline.saver import Saver
+from ffpipe.pipeline.schedule import Course, Item, Predict, Stop, Train
+from ffpipe.pipeline.stage import Stage
+from ffpipe.pipeline.streams import Streams
+from ffpipe.pipeline.worker import WorkerSetup, make_feed, make_stage, senders
+from ffpipe.planning.chapters import chapter_of
+from ffpipe.planning.layerwise import in_chapters
+from ffpipe.storage.store import Store
+from ffpipe.system.errors import RunFailed
+from ffpipe.system.memory import give_back_at_once
+from ffpipe.telemetry.spans import Spans
+
+# Results at once: each is on disk before the next one is computed.
+OUTPUTS = 1
+
+
+class LayerwiseEngine:
+    """Every stage in this process, one at a time in memory."""
+
+    def __init__(self) -> None:
+        self._course: Course | None = None
+        self._interrupted = False
+
+    def layout(self, job: Job) -> Layout:
+        refuse_without_gpu(job.config.execution)
+        spoolfolder.check(job.config.execution)
+        return in_chapters(job)
+
+    def layout_again(self, job: Job, store: Store) -> Layout:
+        return self.layout(job)
+
+    def check_store(self, store: Store) -> None:
+        """All is on this host."""
+
+    def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
+        """Raises StageLost where a file of the spool is damaged, RunFailed where there is no room for it."""
+        as_stages(lambda: self._run(job, layout, store, start, scratch, on_report))
+
+    def _run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
+        give_back_at_once()
+        self._course = Course(layout.plan, start.step, job.config.execution.snapshot_seconds, time.monotonic)
+        if self._interrupted:
+            self._course.interrupt()
+        inside = Path(job.config.execution.spool or scratch)
+        try:
+            with spoolfolder.spool_folder(inside) as place:
+                rows = _Rows(job, layout, store, start, place, on_report)
+                while not rows.over:
+                    rows.work_chapter(self._course)
+                rows.finish()
+        except OSError as error:
+            raise RunFailed(
+                f"the spool in {inside} cannot be written ({error.strerror or error}): make room, or give another "
+                "place with --execution.spool or a shorter --execution.chapter"
+            ) from error
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        if self._course is not None:
+            self._course.interrupt()
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+class _Rows:
+    """The rows of one run, chapter by chapter."""
+
+    def __init__(self, job: Job, layout: Layout, store: Store, start: Start, place: Path, on_report: OnReport) -> None:
+        setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start, ()) for spec in layout.stages]
+        self._place = place
+        self._plan = layout.plan
+        self._room = layout.window
+        compression = job.config.execution.spool_compression
+        self._compression = None if compression == "none" else compression
+        # Rows are read by the next stage; the head's features of all stages wait until the last one reads them.
+        self._rows, self._features = InTurn(), InPlace()
+        self._on_report = on_report
+        self._saver = Saver(store)
+        self._spans = [Spans(keep=job.config.execution.trace) for _ in setups]
+        self._trained = [(0.0, 0.0)] * len(setups)
+        self._senders = [senders(layout.stages, index) for index in range(len(setups))]
+        self._feed = make_feed(setups[0], job.splits)
+        self._stages: list[Stage] = []
+        self._slips: list[Slip] = []
+        workspace = Workspace(torch.device(job.config.execution.first_device))
+        outputs = OutputsInTurn(workspace, OUTPUTS)
+        for setup in setups:
+            stage = make_stage(setup, self._saver, workspace, outputs)
+            self._slips.append(park(stage, self._parked(setup.spec.index)))
+            self._stages.append(stage)
+        self.over = False
+
+    def work_chapter(self, course: Course) -> None:
+        """One chapter, all rows. The first row takes items as they come, so that an interrupt ends the chapter."""
+        chapter: list[Item] = []
+        for index, stage in enumerate(self._stages):
+            with self._spans[index].span("input"):
+                fetch(stage, self._slips[index])
+            items = self._taken(course, chapter) if index == 0 else iter(chapter)
+            self._work_row(index, stage, items)
+            with self._spans[index].span("blocked"):
+                if any(isinstance(item, (Train, Predict)) for item in chapter):
+                    self._slips[index] = park(stage, self._parked(index))
+                else:
+                    leave(stage)
+            self._report(index, stage)
+
+    def finish(self) -> None:
+        """Wait for the last snapshot, and report it."""
+        self._saver.wait()
+        self._report(len(self._stages) - 1, self._stages[-1])
+
+    def _taken(self, course: Course, chapter: list[Item]) -> Iterator[Item]:
+        """Items for one chapter, put down in `chapter` as they are taken."""
+        for item in chapter_of(course, self._plan, self._room):
+            chapter.append(item)
+            self.over = isinstance(item, Stop)
+            yield item
+
+    def _work_row(self, index: int, stage: Stage, items: Iterable[Item]) -> None:
+        """One stage through the chapter: reads what others left for it, leaves what others need."""
+        last = len(self._stages) - 1
+        spans = self._spans[index]
+        with contextlib.ExitStack() as files:
+            readers = [
+                files.enter_context(
+                    SpoolReader(self._spooled(s, index), self._rows if s == index - 1 else self._features)
+                )
+                for s in self._senders[index]
+            ]
+            on, straight = None, None
+            if index < last:
+                on = files.enter_context(SpoolWriter(self._spooled(index, index + 1), self._compression, self._rows))
+            if stage.spec.features and index < last - 1:
+                straight = files.enter_context(
+                    SpoolWriter(self._spooled(index, last), self._compression, self._features)
+                )
+            for message, item in enumerate(items):
+                with spans.span("input"):
+                    streams = self._streams(message, item, readers, stage)
+                begun = spans.elapsed
+                with spans.span("compute", label=str(item)):
+                    out = stage.handle(item, streams)
+                for reader in readers:
+                    reader.check()
+                if isinstance(item, Train):
+                    self._trained[index] = (self._trained[index][0] or begun, spans.elapsed)
+                if index == last:
+                    self._feed.predictions(stage.predictions(item))
+                if out is not None and on is not None:
+                    with spans.span("publish"):
+                        on.write(message, without_features(out) | ({} if straight else features(out)))
+                        if straight is not None:
+                            straight.write(message, features(out))
+                del streams, out  # before the next message comes beside them
+
+    def _streams(self, message: int, item: Item, readers: Sequence[SpoolReader], stage: Stage) -> Streams | None:
+        if not readers:
+            return self._feed.streams(item)
+        arrays: Arrays = {}
+        for reader in readers:
+            arrays |= reader.read(message)
+        return join(arrays, stage.device)
+
+    def _spooled(self, sender: int, receiver: int) -> Path:
+        return self._place / f"from-{sender:03d}-to-{receiver:03d}.arrow"
+
+    def _parked(self, index: int) -> Path:
+        return self._place / f"stage-{index:03d}.parked"
+
+    def _report(self, index: int, stage: Stage) -> None:
+        report = stage.report()
+        spans = self._spans[index]
+        report.began_at, report.seconds = spans.began_at, spans.elapsed
+        report.train_began, report.train_seconds = self._trained[index]
+        report.seconds_by_kind = dict(spans.totals)
+        report.spans = spans.drain()
+        report.files, report.failures = self._saver.drain()
+        self._on_report(report)

@@ -1,0 +1,67 @@
+"""Where the layerwise engine leaves things: whether that can be written, what room there is, what killed runs left.
+
+Nothing is made before a run begins, and what was made for it goes with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ffpipe.config.schema import Execution
+from ffpipe.system.errors import UserError
+from ffpipe.system.leftovers import own_folder, sweep, sweep_all
+
+PREFIX = "ffpipe-spool"
+
+
+def check(execution: Execution) -> None:
+    """Raises UserError where the folder that was asked for cannot be made or written. Makes nothing."""
+    if not execution.spool:
+        return
+    there = Path(execution.spool).absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"execution.spool {execution.spool} cannot be written ({reason}): give a folder with room"
+        ) from None
+
+
+def make_room(execution: Execution, run: Path | None) -> None:
+    """Remove what killed runs left, which comes before the question how much room there is.
+
+    run: a run folder whose lock the caller holds, so that no living process has a spool in it.
+    """
+    if run is not None:
+        sweep_all(run, PREFIX)
+    if execution.spool:
+        sweep(Path(execution.spool), PREFIX)
+
+
+@contextlib.contextmanager
+def spool_folder(inside: Path) -> Iterator[Path]:
+    """A new folder, removed with all in it, and with those around it that were made for it. Raises OSError."""
+    made = []
+    for folder in (inside, *inside.parents):
+        if os.path.lexists(folder):
+            break
+        made.append(folder)
+    try:
+        inside.mkdir(parents=True, exist_ok=True)
+        place = own_folder(inside, PREFIX)
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):  # others came to use it
+                folder.rmdir()

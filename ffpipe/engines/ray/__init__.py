@@ -1,0 +1,1 @@
+"""One Ray actor a stage. The only package that imports Ray."""

@@ -1,0 +1,229 @@
+"""The Ray cluster: joined at RAY_ADDRESS where that is set, else one of our own on loopback, taken down after.
+
+Our own cluster listens on 127.0.0.1 alone, asks for a token on every call, has no dashboard, reports no
+usage (ray_settings.py), and keeps its files in a temporary folder that is removed with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import ray
+from ray._private.services import canonicalize_bootstrap_address
+from ray._private.utils import estimate_available_memory, resolve_object_store_memory
+
+from ffpipe.config.schema import LEAST_OBJECT_STORE
+from ffpipe.engines.ray.headwatch import HeadWatch, knock
+from ffpipe.engines.ray.placement import Host
+from ffpipe.system.errors import RunFailed, UserError
+from ffpipe.system.leftovers import own_folder, sweep
+
+CONNECT_SECONDS = 10.0
+SHARED_MEMORY = "/dev/shm"
+PREFIX = "ffpipe"
+# What follows it is "/ffpipe-PPPPPPP-XXXXXXXX/r/session_YYYY-MM-DD_HH-MM-SS_XXXXXX_PPPPPPP/sockets/plasma_store".
+LONGEST_FOLDER = 17
+# Ray opens its own folder to every user; ours around it is for this one alone.
+FOLDER_OF_RAY = "r"
+RAY_PRINTS = ray._private.worker.print_to_stdstream
+
+
+class Cluster:
+    """A connection to Ray, made on construction.
+
+    Raises UserError where RAY_ADDRESS does not answer or where there is no room for the object store that was asked
+    for, RunFailed where Ray does not start.
+    """
+
+    def __init__(self, object_store_bytes: int = 0) -> None:
+        """object_store_bytes: of a cluster of our own; 0: as Ray chooses."""
+        self._asked_bytes = object_store_bytes
+        self._on_disk = False
+        self._shared = shared_memory()
+        self._owned = False
+        self._folder: str | None = None
+        if not ray.is_initialized():
+            self._attach()
+        self.head = self._watch()
+
+    def _attach(self) -> None:
+        address = os.environ.get("RAY_ADDRESS")
+        self._owned = True
+        on_sigterm = signal.getsignal(signal.SIGTERM)
+        try:
+            if address:
+                self._join(address)
+            else:
+                self._start(own_store_bytes(self._asked_bytes, _default_store_bytes(), self._shared))
+        except SystemExit:  # of Ray's own handler, which is in place meanwhile
+            raise KeyboardInterrupt from None
+        finally:
+            # Ray puts its own handler in place of the program's, one that exits without taking anything down.
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_sigterm)
+        # Whatever log_to_driver says, Ray writes a thousand characters on every stage that dies to the program's
+        # output, in the middle of a live table; the run says it in one line.
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
+
+    def hosts(self) -> list[Host]:
+        """The nodes that are alive, as far as Ray has noticed."""
+        alive = (node for node in ray.nodes() if node["Alive"])
+        return [Host(node["NodeManagerAddress"], node["Resources"], node.get("Labels") or {}) for node in alive]
+
+    def address(self, node: str) -> str:
+        """Of the host of a node, by its id."""
+        return next((str(n["NodeManagerAddress"]) for n in ray.nodes() if n["NodeID"] == node), node)
+
+    def available(self) -> dict[str, float]:
+        """What nobody uses at the moment."""
+        return dict(ray.available_resources())
+
+    def stores(self) -> dict[str, int]:
+        """Bytes of the object store of each node, by its id."""
+        alive = (node for node in ray.nodes() if node["Alive"])
+        return {node["NodeID"]: int(node["Resources"].get("object_store_memory", 0)) for node in alive}
+
+    def larger_store(self, size: int) -> str:
+        """How to come by an object store of so many bytes, for messages."""
+        if self._folder is None:
+            return f"a cluster whose nodes have one of that size (ray start --object-store-memory {size})"
+        docker = f", after giving /dev/shm more (docker run {_shm_size(size)})" if self._shared < size else ""
+        return f"--execution.object-store-bytes {size}{docker}"
+
+    def notes(self, size: int) -> tuple[str, ...]:
+        """What a person should know before a run that needs an object store of so many bytes."""
+        if not self._on_disk:
+            return ()
+        least = max(size, LEAST_OBJECT_STORE)
+        return (
+            f"warning: /dev/shm has {self._shared / 1e6:.0f} MB free, too little for Ray's object store, which is "
+            f"on disk and slower now: give it more (docker run {_shm_size(least)})",
+        )
+
+    def attached(self) -> bool:
+        """Whether the node that this process is attached to is alive, as far as Ray has noticed."""
+        here = ray.get_runtime_context().get_node_id()
+        return any(node["NodeID"] == here and node["Alive"] for node in ray.nodes())
+
+    def attach_again(self) -> None:
+        """Join by another node of the cluster, or start one anew, after that node has died. Raises RunFailed."""
+        if not self._owned:
+            raise RunFailed("the Ray node that this program is attached to has died")
+        self.close()
+        try:
+            self._attach()
+        except UserError as error:
+            raise RunFailed(str(error)) from error
+        self.head = self._watch()
+
+    @staticmethod
+    def _watch() -> HeadWatch:
+        return HeadWatch(ray.get_runtime_context().gcs_address)
+
+    def close(self) -> None:
+        """Leave the cluster; take it down and remove its files if it is our own."""
+        if self._owned:
+            ray.shutdown()
+            ray._private.worker.print_to_stdstream = RAY_PRINTS
+            self._owned = False
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    @staticmethod
+    def _join(address: str) -> None:
+        try:
+            _knock(address)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise UserError(
+                f"RAY_ADDRESS is {address!r}, but no Ray cluster can be joined there ({_first_line(error)}): "
+                "start one there, or unset RAY_ADDRESS to have one started here"
+            ) from None
+
+    def _start(self, object_store_bytes: int) -> None:
+        folder = Path(_short_folder())
+        self._on_disk = object_store_bytes > self._shared
+        sweep(folder, PREFIX)
+        self._folder = str(own_folder(folder, PREFIX))
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",
+                object_store_memory=object_store_bytes,
+                _temp_dir=f"{self._folder}/{FOLDER_OF_RAY}",
+            )
+        except BaseException as error:
+            self.close()
+            if isinstance(error, (RuntimeError, ConnectionError, TimeoutError, ValueError)):
+                raise RunFailed(f"Ray could not be started: {_first_line(error)}") from error
+            raise
+
+
+def shared_memory() -> int:
+    """Bytes free in /dev/shm, where object stores are kept; no limit where there is none, as on macOS."""
+    try:
+        return shutil.disk_usage(SHARED_MEMORY).free
+    except FileNotFoundError:
+        return sys.maxsize
+
+
+def own_store_bytes(asked: int, default: int, shared: int) -> int:
+    """Size of the object store of a cluster of our own. Raises UserError where there is no room for what was asked.
+
+    Ray keeps a store on disk where /dev/shm has no room for the whole of it. Ours is made so large that it has,
+    unless there is no room for the least that Ray starts with.
+    """
+    if asked > shared:
+        raise UserError(
+            f"execution.object_store_bytes is {asked}, but /dev/shm has {shared} bytes free: give at most that, "
+            f"or make /dev/shm larger (docker run {_shm_size(asked)})"
+        )
+    # As in Ray, a little is left to others.
+    fits = int(shared * 0.95)
+    return asked or (min(default, fits) if fits >= LEAST_OBJECT_STORE else default)
+
+
+def _default_store_bytes() -> int:
+    """What Ray would choose."""
+    return int(resolve_object_store_memory(estimate_available_memory()))
+
+
+def _shm_size(store: int) -> str:
+    """Docker's option for a /dev/shm with room for a store of so many bytes."""
+    return f"--shm-size={math.ceil(store / 0.95 / 1e6) * 10**6}"
+
+
+def _knock(address: str) -> None:
+    """Raise at once what Ray would take minutes to find: nobody listens there."""
+    if address == "auto":
+        address = canonicalize_bootstrap_address(address) or ""
+        if not address:
+            raise ValueError("no cluster is running on this host")
+    _, colon, port = address.rpartition(":")
+    if "://" in address:
+        raise ValueError("give HOST:PORT; a Ray Client address does not let stages talk to each other")
+    if colon and port.isdigit():
+        knock(address, CONNECT_SECONDS)
+
+
+def _short_folder() -> str:
+    """Where temporary files go, unless that is too long for the path of a Unix socket in it (107 bytes)."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= LONGEST_FOLDER else "/tmp"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

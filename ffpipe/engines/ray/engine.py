@@ -1,0 +1,238 @@
+"""The Ray engine, driver side: places one actor a stage, has them measured, starts them, listens to their reports.
+
+It touches no activation: actors push to each other (actor.py).
+"""
+
+from __future__ import annotations
+
+import secrets
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from ffpipe.engines.ray.cluster import Cluster
+from ffpipe.engines.ray.crew import POLL_SECONDS, Crew, failure
+from ffpipe.engines.ray.placement import fewer, most_places, places_of, shortage, threads_of
+from ffpipe.engines.ray.supply import supply
+from ffpipe.pipeline.job import Job, Layout, OnReport, Start
+from ffpipe.pipeline.worker import Parts, WorkerSetup, make_own_stage, senders
+from ffpipe.planning.calibrate import pooled
+from ffpipe.planning.footprint import Room, least_store
+from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout
+from ffpipe.storage.store import Store
+from ffpipe.system.errors import RunFailed, StageLost, UserError
+from ffpipe.telemetry.report import Answer
+
+# A host may have to download and convert them first.
+SECONDS_TO_FIND_DATA = 6 * 3600.0
+# To make a stage, which may have to read a large snapshot through a slow network.
+SECONDS_TO_SET_UP = 6 * 3600.0
+
+
+class RayEngine:
+    """Every stage in an actor of its own. parts: what workers make their stage and feed with.
+
+    object_store_bytes: of a cluster of our own; 0: as Ray chooses.
+    """
+
+    def __init__(self, parts: Parts | None = None, object_store_bytes: int = 0) -> None:
+        self._parts = parts or Parts(make_own_stage)
+        self._data_files: tuple[str, ...] = ()
+        self._interrupted = False
+        self.cluster = Cluster(object_store_bytes)
+        self.crew = Crew(self.cluster)
+
+    def layout(self, job: Job) -> Layout:
+        """Place the actors, as many as layers and hosts allow where not given, and cut the network.
+
+        Raises UserError where the cluster or its object stores are too small for what was asked, or it stays busy.
+        """
+        execution = job.config.execution
+        hosts = self.cluster.hosts()
+        stages = execution.stages or execution.listed
+        places = places_of(execution, stages, hosts) if stages else most_places(execution, job.layers, hosts)
+        if why := shortage(places, hosts, execution.placement):
+            raise UserError(why)
+        self.crew.place(places, execution)
+        return self._make_layout(job)
+
+    def layout_again(self, job: Job, store: Store) -> Layout:
+        """On as many stages as before if they find room, else on fewer."""
+        wanted = max(1, len(self.crew.actors))
+        self.cluster.head.wait()
+        self.crew.release()
+        layout, why = self._fit(job, store, wanted)
+        if layout is None and not self.cluster.attached():
+            self.cluster.attach_again()
+            layout, why = self._fit(job, store, wanted)
+        if layout is None:
+            raise RunFailed(f"no stage finds room in what is left of the cluster ({why})")
+        return layout
+
+    def _fit(self, job: Job, store: Store, wanted: int) -> tuple[Layout | None, str]:
+        """A layout on `wanted` stages or as many as find room; where none does, why not."""
+        execution, why = job.config.execution, ""
+        for stages in range(wanted, 0, -1):
+            hosts = self.cluster.hosts()
+            if not self.cluster.attached():
+                return None, "the node of this program has died"
+            places = fewer(places_of(execution, execution.listed or stages, hosts), stages, hosts)
+            if short := shortage(places, hosts, execution.placement):
+                why = why or short
+                continue
+            try:
+                self.crew.place(places, execution)
+                layout = self._make_layout(job)
+                self.check_store(store)
+                return layout, ""
+            except (UserError, StageLost) as error:
+                why = str(error)
+                self.crew.release()
+        return None, why
+
+    def check_store(self, store: Store) -> None:
+        """See to it that the hosts of all stages reach the snapshots. Raises UserError naming one that does not."""
+        here = ray.get_runtime_context().get_node_id()
+        elsewhere = {process.node: actor for process, actor in zip(self.crew.processes, self.crew.actors, strict=True)}
+        elsewhere.pop(here, None)
+        if not elsewhere:
+            return
+        mark = f".mark-{secrets.token_hex(8)}"
+        try:
+            store.write(mark, [b""])
+        except OSError as error:
+            raise UserError(f"checkpoints cannot be written to {store.root}: {error.strerror or error}") from None
+        try:
+            for node, actor in elsewhere.items():
+                if problem := self.crew.ask([actor.reaches.remote(store, mark)])[0]:
+                    raise UserError(
+                        f"checkpoints go to {store.root}, which host {self.cluster.address(node)} {problem}: give "
+                        "--execution.checkpoints a folder that all hosts share, or a URI such as s3://bucket/run"
+                    )
+        finally:
+            store.remove(mark)
+            store.remove_empty()
+
+    def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
+        setups = [
+            WorkerSetup(
+                spec,
+                layout.plan,
+                layout.window,
+                job.config,
+                store,
+                start,
+                senders(layout.stages, spec.index),
+                self._data_files,
+                job.splits.fingerprint,
+            )
+            for spec in layout.stages
+        ]
+        try:
+            self.crew.begin(
+                [
+                    actor.set_up.remote(setup, self._parts, self.crew.actors, threads_of(place))
+                    for actor, setup, place in zip(self.crew.actors, setups, self.crew.places, strict=True)
+                ],
+                SECONDS_TO_SET_UP,
+            )
+            self._listen(job.config.execution.stage_timeout, layout, on_report)
+        except StageLost:
+            self.cluster.head.wait()  # a stage that was lost with the head node cannot be replaced
+            raise
+
+    def interrupt(self) -> None:
+        self._interrupted = True  # the first stage is told when we listen next: Ray is not called in a signal handler
+
+    def close(self) -> None:
+        self.crew.release()
+        self.cluster.close()
+
+    def _make_layout(self, job: Job) -> Layout:
+        """For the stages that were placed."""
+        nodes = tuple(process.node for process in self.crew.processes)
+        room = Room(nodes, self.cluster.stores(), self.cluster.larger_store)
+        if not room.capacities.keys() >= set(nodes):
+            raise StageLost("the host of a stage is gone")
+        self._data_files = self._supply(job)
+        layout = make_layout(job, len(nodes), self.measure(job), room, [place.device for place in self.crew.places])
+        return replace(layout, notes=self.cluster.notes(least_store(layout.stages, nodes, layout.window)))
+
+    def _supply(self, job: Job) -> tuple[str, ...]:
+        """Data for the first stage. Returns what was sent for it. Raises UserError, StageLost."""
+        first = self.crew.processes[0].node
+        if first == ray.get_runtime_context().get_node_id():
+            return ()
+        shelf = self.crew.actors[0].shelf
+        where = self.cluster.address(first)
+        return supply(job, lambda *call: self.crew.ask([shelf.remote(*call)], SECONDS_TO_FIND_DATA)[0], where)
+
+    def measure(self, job: Job) -> Measured:
+        """Costs of every layer on every stage's device, and of a message between neighbours."""
+        training = job.config.training
+        sizes = (training, job.width, job.splits.classes)
+        costs = self.crew.ask(
+            [
+                actor.measure.remote(*sizes, place.device, threads_of(place))
+                for actor, place in zip(self.crew.actors, self.crew.places, strict=True)
+            ]
+        )
+        processors = [
+            (process.node, place.device, threads_of(place)) if place.device == "cpu" else process
+            for process, place in zip(self.crew.processes, self.crew.places, strict=True)
+        ]
+        return Measured(pooled(costs, processors), self.message_seconds(job.minibatch_bytes))
+
+    def message_seconds(self, size: int) -> float:
+        """What a message of `size` bytes takes between neighbours; one of less is sent where the stores are small."""
+        sent = max(1, min(size, *(store // 8 for store in self.cluster.stores().values())))
+        pairs = list(zip(self.crew.actors, self.crew.actors[1:], strict=False))
+        trips = [self.crew.ask([a.round_trip.remote(b, sent)])[0] for a, b in pairs[:MEASURED_EDGES]]
+        return statistics.median(trips) * size / sent if trips else 0.0
+
+    def _listen(self, timeout: float, layout: Layout, on_report: OnReport) -> None:
+        """Fetch reports until every stage has worked the whole plan. Raises with the first failure.
+
+        A failure of the program itself goes before the loss of a stage, which may be its consequence.
+        """
+        running = {actor.run.remote(): index for index, actor in enumerate(self.crew.actors)}
+        told = False
+        while running:
+            if self._interrupted and not told:
+                told = True
+                self.crew.actors[0].interrupt.remote()
+            self.cluster.head.look()
+            done, _ = ray.wait(list(running), timeout=POLL_SECONDS)
+            for ref in done:
+                self._fetch([ref], [running.pop(ref)], layout, timeout, on_report)
+            started = time.monotonic()
+            # Those that are through as well: what one had sent and nobody had fetched yet is lost with it.
+            asked = [actor.report.remote() for actor in self.crew.actors if running]
+            waited = self._fetch(asked, list(range(len(asked))), layout, timeout, on_report)
+            if running and min(waited[index] for index in running.values()) > timeout:
+                raise StageLost(f"no stage has had anything to do for {timeout:g} s: a message was lost")
+            if not done:
+                time.sleep(max(0.0, started + POLL_SECONDS / 2 - time.monotonic()))
+
+    def _fetch(
+        self, refs: list[Any], indices: list[int], layout: Layout, timeout: float, on_report: OnReport
+    ) -> list[float]:
+        """Reports of these stages. Each has the same time to answer, asked at once. Returns what each has waited."""
+        deadline, waited = time.monotonic() + timeout, []
+        for ref, index in zip(refs, indices, strict=True):
+            layers = layout.stages[index].layers
+            what = f"stage {index} (layers {layers.start} to {layers.stop - 1})"
+            try:
+                answer: Answer = self.crew.get([ref], deadline)[0]
+            except ray.exceptions.GetTimeoutError:
+                raise StageLost(f"{what} did not answer for {timeout:g} s") from None
+            except ray.exceptions.RayError as error:
+                raise failure(f"{what} failed", error) from error
+            for report in answer.reports:
+                on_report(report)
+            waited.append(answer.waited)
+        return waited

@@ -1,0 +1,181 @@
+"""Where stages may go: what each asks of the host that it is on, and whether hosts have that. Plain data, no Ray.
+
+What can be told from this is what can never be placed; that something is busy now, only Ray can say.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ffpipe.config.schema import Device, Execution, of_stage
+from ffpipe.system.units import parse_size, say_size
+
+# What an amount may be short of by rounding.
+ROUNDING = 1e-6
+MEMORY = "memory"
+# What each strategy is to Ray.
+STRATEGIES = {"pack": "PACK", "spread": "SPREAD", "one-host-each": "STRICT_SPREAD"}
+
+
+@dataclass(frozen=True)
+class Host:
+    """A node of a cluster: its address, all that it has by name (CPU, GPU, memory in bytes, others), its labels."""
+
+    address: str
+    has: Mapping[str, float]
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        labels = "".join(f", {name}={value}" for name, value in self.labels.items() if not name.startswith("ray.io/"))
+        named = {name: each for name, each in self.has.items() if ":" not in name and name != "object_store_memory"}
+        return f"{self.address} ({say_amounts(named)}{labels})"
+
+
+@dataclass(frozen=True)
+class Place:
+    """What one stage asks for. asks: amounts by name. labels: what values its host must have, in Ray's words."""
+
+    device: Device
+    asks: Mapping[str, float]
+    labels: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return say_amounts(self.asks) + "".join(f" on a host with {n}={v}" for n, v in self.labels.items())
+
+    def fits(self, host: Host) -> bool:
+        """Whether the host would do if nobody else were on it."""
+        enough = all(host.has.get(name, 0.0) + ROUNDING >= each for name, each in self.asks.items())
+        return enough and all(matches(value, host.labels.get(name)) for name, value in self.labels.items())
+
+
+def places_of(execution: Execution, stages: int, hosts: Sequence[Host]) -> tuple[Place, ...]:
+    """Of every stage. Without a word, a stage has a CPU, or an equal share of fewer."""
+    found = []
+    for index in range(stages):
+        device: Device = of_stage(execution.device, index)
+        custom = {name: of_stage(each, index) for name, each in execution.resources.items()}
+        asks = {
+            "CPU": of_stage(execution.cpus, index),
+            "GPU": of_stage(execution.gpus, index) or float(device == "cuda"),
+            MEMORY: _bytes(of_stage(execution.memory, index)),
+            **custom,
+        }
+        labels = {name: of_stage(value, index) for name, value in execution.labels.items()}
+        asked = {name: each for name, each in asks.items() if each}
+        found.append(Place(device, asked, {name: value for name, value in labels.items() if value}))
+    # Hosts that will have none of them have no share to give.
+    room = [host.has.get("CPU", 0.0) for host in hosts if any(place.fits(host) for place in found)]
+    share = {"CPU": share_of_cpus(stages, room)}
+    return tuple(replace(place, asks=share | dict(place.asks)) for place in found)
+
+
+def most_places(execution: Execution, most: int, hosts: Sequence[Host]) -> tuple[Place, ...]:
+    """Places for as many stages as these hosts have, but no more than CPUs, nor than `most`; for one at least."""
+    cpus = int(sum(host.has.get("CPU", 0.0) for host in hosts))
+    for stages in range(min(most, cpus), 1, -1):
+        places = places_of(execution, stages, hosts)
+        whole = all(place.asks["CPU"] >= (of_stage(execution.cpus, i) or 1.0) for i, place in enumerate(places))
+        if whole and shortage(places, hosts, execution.placement) is None:
+            return places
+    return places_of(execution, 1, hosts)
+
+
+def share_of_cpus(stages: int, cpus: Sequence[float]) -> float:
+    """CPUs for each stage where none are given: one, or where hosts have fewer the most that they have room for.
+
+    >>> share_of_cpus(4, [1, 1, 1])
+    0.5
+    """
+    shares = {min(1.0, each / of) for each in cpus for of in range(1, stages + 1)}
+    for share in sorted(shares, reverse=True):
+        if share and sum(int(each / share + ROUNDING) for each in cpus) >= stages:
+            return math.floor(share * 1e4) / 1e4
+    return 1.0
+
+
+def threads_of(place: Place) -> int:
+    """For its arithmetic: as many as it has CPUs."""
+    return max(1, int(place.asks.get("CPU", 0.0)))
+
+
+def fewer(places: Sequence[Place], count: int, hosts: Iterable[Host]) -> tuple[Place, ...]:
+    """So many of these places: those that no host fits any more go first, then the last ones."""
+    hosts = list(hosts)
+    hopeless = [index for index, place in enumerate(places) if not any(place.fits(host) for host in hosts)]
+    others = [index for index in reversed(range(len(places))) if index not in hopeless]
+    left_out = set([*hopeless, *others][: len(places) - count])
+    return tuple(place for index, place in enumerate(places) if index not in left_out)
+
+
+def shortage(places: Sequence[Place], hosts: Sequence[Host], strategy: str) -> str | None:
+    """Why these hosts can never take these stages, in words; None where nothing speaks against it."""
+    for name in {name: None for place in places for name in place.asks}:
+        need = sum(place.asks.get(name, 0.0) for place in places)
+        have = sum(host.has.get(name, 0.0) for host in hosts)
+        if need > have + ROUNDING:
+            what = f"the cluster has {_say(name, have)}"
+            field = {"CPU": "cpus", "GPU": "gpus", MEMORY: "memory"}.get(name, "resources")
+            return (
+                f"{len(places)} stage(s) need {_say(name, need)} {name}, {what}: ask for fewer stages or less for "
+                f"each (--execution.{field}), or join a larger cluster with RAY_ADDRESS"
+            )
+    there = "; ".join(map(str, hosts))
+    for index, place in enumerate(places):
+        if not any(place.fits(host) for host in hosts):
+            return f"stage {index} asks for {place}, but no host has that: there are {there}"
+    if strategy == "one-host-each" and _most_apart(places, hosts) < len(places):
+        return (
+            f"execution.placement 'one-host-each' needs {len(places)} hosts that fit, one for each stage: "
+            f"there are {there}"
+        )
+    return None
+
+
+def neighbours_together(places: Sequence[Place], nodes: Sequence[str]) -> list[int]:
+    """An order of what was placed in which stages next to each other are on one node where that can be.
+
+    nodes: of each. Only what asked for the same can change places.
+    """
+    if any(place != places[0] for place in places):
+        return list(range(len(places)))
+    first = {node: index for index, node in reversed(list(enumerate(nodes)))}
+    return sorted(range(len(places)), key=lambda index: (first[nodes[index]], index))
+
+
+def matches(selector: str, value: str | None) -> bool:
+    """Whether a host whose label has this value (None: it has none) is meant by a selector of Ray's."""
+    wanted = selector.removeprefix("!")
+    values = re.split(", ?", wanted[3:-1]) if wanted.startswith("in(") else [wanted]
+    return (value in values) != selector.startswith("!")
+
+
+def say_amounts(amounts: Mapping[str, float]) -> str:
+    """2 CPU, 0.5 GPU, 4.00 GiB memory."""
+    return ", ".join(f"{_say(name, each)} {name}" for name, each in amounts.items())
+
+
+def _say(name: str, amount: float) -> str:
+    return say_size(int(amount)) if name == MEMORY else f"{amount:g}"
+
+
+def _bytes(text: str) -> float:
+    return float(parse_size(text)) if text else 0.0
+
+
+def _most_apart(places: Sequence[Place], hosts: Sequence[Host]) -> int:
+    """How many stages can have a host of their own at most: a matching, grown by augmenting paths."""
+    taken: dict[int, int] = {}
+
+    def seat(index: int, seen: set[int]) -> bool:
+        for number, host in enumerate(hosts):
+            if number not in seen and places[index].fits(host):
+                seen.add(number)
+                if number not in taken or seat(taken[number], seen):
+                    taken[number] = index
+                    return True
+        return False
+
+    return sum(seat(index, set()) for index in range(len(places)))

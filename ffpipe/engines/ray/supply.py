@@ -1,0 +1,94 @@
+"""Data for the first stage where its host is not the driver's: the same that the driver has, or none at all.
+
+The host finds them by itself (its own copy, or a folder that both share), and what it found is held against what the
+driver has; or the driver sends its canonical files to the host's cache. Ray is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ffpipe.config.schema import Data
+from ffpipe.data import cache
+from ffpipe.data.splits import load_splits
+from ffpipe.pipeline.job import Job
+from ffpipe.system.errors import UserError
+
+PIECE_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a host has for a run: the fingerprint of its data, or why it has none."""
+
+    fingerprint: str = ""
+    problem: str = ""
+
+
+class Shelf:
+    """The data of the host that this process is on."""
+
+    def __init__(self) -> None:
+        self._incoming: cache.Incoming | None = None
+
+    def find(self, data: Data, data_dir: str) -> Found:
+        """Look for the data of a config."""
+        try:
+            return Found(load_splits(data, data_dir).fingerprint)
+        except UserError as error:
+            return Found(problem=str(error))
+
+    def fingerprint(self, name: str) -> str:
+        """Of a canonical file in the cache; empty where it is not there."""
+        return cache.fingerprint(name)
+
+    def take(self, name: str, piece: NDArray[np.uint8], last: bool) -> str:
+        """The next piece of a canonical file. Returns what went wrong, in words."""
+        try:
+            self._incoming = self._incoming or cache.Incoming(name)
+            self._incoming.write(piece)
+            if last:
+                self._incoming.close()
+                self._incoming = None
+        except UserError as error:
+            return str(error)
+        return ""
+
+
+# Calls a method of the other host's shelf, by its name, and waits for the answer.
+Ask = Callable[..., Any]
+
+
+def supply(job: Job, ask: Ask, where: str) -> tuple[str, ...]:
+    """See to it that the host of the first stage has the data. Returns the names of the files that it was sent.
+
+    where: what that host is called, for messages. Raises UserError where it has none, or others.
+    """
+    execution, splits = job.config.execution, job.splits
+    if execution.data_from == "driver":
+        for stored in splits.stored:
+            if ask("fingerprint", stored.path.name) != stored.fingerprint:
+                for piece, last in _pieces(stored.path):
+                    if problem := ask("take", stored.path.name, piece, last):
+                        raise UserError(f"data could not be sent to host {where}: {problem}")
+        return tuple(stored.path.name for stored in splits.stored)
+    found: Found = ask("find", job.config.training.data, execution.data_dir)
+    instead = "give --execution.data-from driver, or put the same data there (--data-dir names the folder)"
+    if found.problem:
+        raise UserError(f"the first stage is on host {where}, which has not the data ({found.problem}): {instead}")
+    if found.fingerprint != splits.fingerprint:
+        raise UserError(f"the first stage is on host {where}, whose data are not those of this host: {instead}")
+    return ()
+
+
+def _pieces(path: Path) -> Iterator[tuple[NDArray[np.uint8], bool]]:
+    """The bytes of a file, and whether they are the last."""
+    whole = np.memmap(path, dtype=np.uint8, mode="r")
+    for start in range(0, len(whole), PIECE_BYTES):
+        yield np.array(whole[start : start + PIECE_BYTES]), start + PIECE_BYTES >= len(whole)

@@ -1,0 +1,1 @@
+"""What a network computes and how it learns, one minibatch at a time. Stages, chunks and Ray are not known here."""

@@ -1,0 +1,169 @@
+"""Negative data: what a layer is to have no goodness for. Most rules keep the images and choose wrong labels.
+
+A rule is a function of the minibatch and, for some, of the head's predictions for it. It must not know how
+the network is cut into stages, nor when a prediction comes back: predictions are None where none was made
+(the first `negative_lag` steps).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ffpipe.config.schema import Training
+from ffpipe.data.examples import Examples
+from ffpipe.data.sampler import Sampler
+from ffpipe.data.splits import Splits
+from ffpipe.learn.hybrids import hybrid_images
+from ffpipe.system.rng import generator
+
+Labels = NDArray[np.int64]
+Probabilities = NDArray[np.float32]
+
+
+class Minibatch(NamedTuple):
+    """Positive data. rows: (B,) places in the training split; images: (B, features); labels: (B,)."""
+
+    step: int
+    rows: Labels
+    images: Tensor
+    labels: Labels
+
+
+class NegativeData(NamedTuple):
+    """images: (B, features); labels: (B,), of no meaning where rows carry none."""
+
+    images: Tensor
+    labels: Labels
+
+
+class Negatives(Protocol):
+    """A rule for the negative data of one minibatch."""
+
+    def __call__(self, minibatch: Minibatch, predictions: Probabilities | None) -> NegativeData:
+        """predictions: (B, classes), of the head for this minibatch, where the rule asks for them."""
+
+
+class RandomLabels:
+    """A wrong label drawn uniformly, anew at each step."""
+
+    def __init__(self, seed: int, classes: int) -> None:
+        self.seed = seed
+        self.classes = classes
+
+    def __call__(self, minibatch: Minibatch, predictions: Probabilities | None) -> NegativeData:
+        labels = minibatch.labels
+        offset = generator(self.seed, "negatives", minibatch.step).integers(1, self.classes, size=len(labels))
+        return NegativeData(minibatch.images, (labels + offset) % self.classes)
+
+
+class FixedLabels:
+    """A wrong label drawn uniformly, once for each training example."""
+
+    def __init__(self, seed: int, classes: int, examples: int) -> None:
+        self.classes = classes
+        self.offset = generator(seed, "fixed negatives").integers(1, classes, size=examples)
+
+    def __call__(self, minibatch: Minibatch, predictions: Probabilities | None) -> NegativeData:
+        return NegativeData(minibatch.images, (minibatch.labels + self.offset[minibatch.rows]) % self.classes)
+
+
+class ShuffledLabels:
+    """The labels of the minibatch in another order, so that one in `classes` is right (the Keras example)."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __call__(self, minibatch: Minibatch, predictions: Probabilities | None) -> NegativeData:
+        shuffled = generator(self.seed, "negatives", minibatch.step).permutation(minibatch.labels)
+        return NegativeData(minibatch.images, shuffled)
+
+
+class HardLabels:
+    """A wrong label drawn from the head's own prediction with the right label struck out (Hinton's program)."""
+
+    def __init__(self, seed: int, classes: int) -> None:
+        self.seed = seed
+        self.random = RandomLabels(seed, classes)
+
+    def __call__(self, minibatch: Minibatch, predictions: Probabilities | None) -> NegativeData:
+        if predictions is None:
+            return self.random(minibatch, None)
+        labels = minibatch.labels
+        chances = predictions.astype(np.float64)
+        chances[np.arange(len(labels)), labels] = 0.0
+        certain = chances.sum(axis=1) <= 0.0  # the head gave the right label all of its belief
+        chances[certain] = 1.0
+        chances[np.arange(len(labels)), labels] = 0.0
+        ladder = np.cumsum(chances, axis=1)
+        draw = generator(self.seed, "negatives", minibatch.step).random(len(labels)) * ladder[:, -1]
+        chosen = (draw[:, None] < ladder).argmax(axis=1)
+        return NegativeData(minibatch.images, np.asarray(chosen, dtype=np.int64))
+
+
+class AdaptiveLabels:
+    """The wrong label that the head believes in most (AdaptiveNEG of Pipeline Forward-Forward, arXiv 2404.08573)."""
+
+    def __init__(self, seed: int, classes: int) -> None:
+        self.random = RandomLabels(seed, classes)
+
+    def __call__(self, minibatch: Minibatch, predictions: Probabilities | None) -> NegativeData:
+        if predictions is None:
+            return self.random(minibatch, None)
+        chances = predictions.copy()
+        chances[np.arange(len(chances)), minibatch.labels] = -1.0
+        return NegativeData(minibatch.images, np.asarray(chances.argmax(axis=1), dtype=np.int64))
+
+
+class HybridImages:
+    """Each image mixed with another of the minibatch under a random mask (hybrids.py)."""
+
+    def __init__(self, seed: int, shape: tuple[int, ...]) -> None:
+        self.seed = seed
+        self.shape = shape
+
+    def __call__(self, minibatch: Minibatch, predictions: Probabilities | None) -> NegativeData:
+        chance = generator(self.seed, "negatives", minibatch.step)
+        return NegativeData(hybrid_images(minibatch.images, self.shape, chance), minibatch.labels)
+
+
+Read = Callable[[Examples, Labels, int], Tensor]
+
+
+class OtherImages:
+    """Images of classes that are not to be told apart, under labels drawn uniformly.
+
+    pool: the images. read: the (B, features) of rows of a split as they are at a step. Raises UserError where
+    the pool is less than a minibatch.
+    """
+
+    def __init__(self, training: Training, classes: int, pool: Examples, read: Read) -> None:
+        self.seed = training.seed
+        self.classes = classes
+        self.pool = pool
+        self.sampler = Sampler(len(pool), training.batch_size, training.seed, "order of others")
+        self.read = read
+
+    def __call__(self, minibatch: Minibatch, predictions: Probabilities | None) -> NegativeData:
+        images = self.read(self.pool, self.sampler.rows(minibatch.step), minibatch.step)
+        labels = generator(self.seed, "negatives", minibatch.step).integers(0, self.classes, size=len(images))
+        return NegativeData(images, labels)
+
+
+def make_negatives(training: Training, splits: Splits, read: Read) -> Negatives:
+    """The rule called `training.negatives`; read: see OtherImages."""
+    seed, classes = training.seed, splits.classes
+    rules: dict[str, Callable[[], Negatives]] = {
+        "random": lambda: RandomLabels(seed, classes),
+        "fixed": lambda: FixedLabels(seed, classes, len(splits.train)),
+        "shuffled": lambda: ShuffledLabels(seed),
+        "hard": lambda: HardLabels(seed, classes),
+        "adaptive": lambda: AdaptiveLabels(seed, classes),
+        "hybrid": lambda: HybridImages(seed, splits.shape),
+        "others": lambda: OtherImages(training, classes, splits.others, read),
+    }
+    return rules[training.negatives]()

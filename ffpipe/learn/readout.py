@@ -1,0 +1,89 @@
+"""The softmax head: a linear classifier on the normalised activities of the layers, trained beside them.
+
+    logits = sum over its layers of y_l S_l      (no bias: Hinton's program never trains one)
+
+It sees rows under the neutral label, and no gradient of it enters a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ffpipe.config.schema import Training
+from ffpipe.learn.denormals import is_due
+from ffpipe.learn.precision import PRECISIONS
+from ffpipe.learn.products import accumulate, mm
+from ffpipe.learn.threads import total
+from ffpipe.learn.updates import make_update
+from ffpipe.learn.workspace import Workspace
+
+
+class HeadStep(NamedTuple):
+    """What the head made of a minibatch before its update."""
+
+    probabilities: Tensor  # (B, classes)
+    loss: Tensor  # summed over the minibatch, 0-dimensional
+    errors: Tensor
+
+
+class Head:
+    """Weights S_l (width, classes) for each layer from `training.head_from` on; they start at zero."""
+
+    def __init__(self, training: Training, classes: int, workspace: Workspace) -> None:
+        dtype, device = PRECISIONS[training.precision].weights, workspace.device
+        self.layers = training.head_layers
+        self._weights = [torch.zeros(training.dims[i + 1], classes, dtype=dtype, device=device) for i in self.layers]
+        settings = training.head_optimizer
+        self._updates = [make_update(weight, None, settings, weight, workspace) for weight in self._weights]
+
+    def logits(self, activities: Sequence[Tensor]) -> Tensor:
+        """activities: the normalised (n, width) of each of its layers, in their order. Returns (n, classes)."""
+        activities = self._wide(activities)
+        logits = mm(activities[0], self._weights[0])
+        for activity, weight in zip(activities[1:], self._weights[1:], strict=True):
+            accumulate(logits, activity, weight)
+        return logits
+
+    def step(self, step: int, activities: Sequence[Tensor], labels: Tensor, factor: float) -> HeadStep:
+        """One step of softmax regression on labels (B,). step: of the run; factor: on the learning rate."""
+        activities = self._wide(activities)
+        log_probabilities = torch.log_softmax(self.logits(activities), dim=1)
+        probabilities = log_probabilities.exp()
+        loss = -total(log_probabilities.gather(1, labels.unsqueeze(1)))
+        errors = (log_probabilities.argmax(1) != labels).sum()
+        delta = probabilities.clone()
+        delta.scatter_add_(1, labels.unsqueeze(1), delta.new_full((len(labels), 1), -1.0))
+        for activity, update in zip(activities, self._updates, strict=True):
+            update.step(activity, delta, len(labels), factor)
+            if is_due(step):
+                update.settle()
+        return HeadStep(probabilities, loss, errors)
+
+    def _wide(self, activities: Sequence[Tensor]) -> list[Tensor]:
+        """In the format of the weights: the head is too small for another to pay."""
+        return [activity.to(self._weights[0].dtype) for activity in activities]
+
+    def weights(self) -> dict[str, Tensor]:
+        """S_l by layer, in layer order."""
+        return {f"weight.{i}": weight for i, weight in zip(self.layers, self._weights, strict=True)}
+
+    def state(self) -> dict[str, Tensor]:
+        """What the head needs to go on."""
+        optimizer = {
+            f"optimizer.{i}.{name}": tensor
+            for i, update in zip(self.layers, self._updates, strict=True)
+            for name, tensor in update.state().items()
+        }
+        return {**self.weights(), **optimizer}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Continue from what `state` returned."""
+        for name, weight in self.weights().items():
+            weight.copy_(state[name])
+        for i, update in zip(self.layers, self._updates, strict=True):
+            prefix = f"optimizer.{i}."
+            update.load({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})

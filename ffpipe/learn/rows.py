@@ -1,0 +1,30 @@
+"""Row normalisation: what a layer hands on is the direction of its activity, never its length.
+
+The length is the goodness; were it passed on, the next layer could read the answer off it
+(Hinton, arXiv 2212.13345, section 2.1).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ffpipe.learn.threads import sum_of_squares
+
+# Keeps a row of zeros at zero; small enough to leave every other row alone (Hinton's program: exp(-100)).
+TINY = 1e-20
+
+
+def row_scale(sum_of_squares: Tensor, features: int, kind: str) -> Tensor:
+    """The factor that normalises each row.
+
+    sum_of_squares: (rows,), of `features` entries each. kind "rms" makes the mean square of a row 1
+    (Hinton's program), "l2" its L2 norm (the Keras example). Returns (rows, 1).
+    """
+    length = torch.sqrt(sum_of_squares / features if kind == "rms" else sum_of_squares)
+    return length.add_(TINY).reciprocal_().unsqueeze_(1)
+
+
+def normalize_rows_(rows: Tensor, kind: str) -> Tensor:
+    """Normalise each row of (rows, features) in place and return it."""
+    return rows.mul_(row_scale(sum_of_squares(rows), rows.shape[-1], kind))

@@ -1,0 +1,175 @@
+"""A run within `execution.memory_budget`: which engine, stages and chunk keep every process below it.
+
+Nothing chosen here changes a bit of the weights. What the request itself fixes stays as it is, but for the number of
+stages, which grows, and then the engine, where no other way is left.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ffpipe.config.schema import Execution
+from ffpipe.pipeline.job import Job, always
+from ffpipe.pipeline.schedule import LARGEST_CHUNK
+from ffpipe.planning.account import Sizes
+from ffpipe.planning.estimate import Estimate, draft_layout, estimate_layout, estimate_stage, stages_here
+from ffpipe.planning.layerwise import CHUNK
+from ffpipe.system.errors import UserError
+from ffpipe.system.units import parse_size, say_size
+
+# Of a budget, what a choice may come to by arithmetic: allocators keep a little that nobody has asked for.
+SAFE = 0.95
+# What the nearest budget that would do is rounded up to.
+ROUNDED = 10 << 20
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to run, and what it takes."""
+
+    execution: Execution
+    takes: Estimate
+
+    @property
+    def needs(self) -> int:
+        """Bytes of the largest stage: of its process, or of what it has on its GPU."""
+        if on_gpus(self.execution):
+            return max(stage.on_device for stage in self.takes.stages)
+        return self.takes.largest
+
+
+def on_gpus(execution: Execution) -> bool:
+    """Whether the budget is that of GPUs: all stages have one. Where only some do, it is that of every process."""
+    return "cpu" not in (execution.device if isinstance(execution.device, tuple) else (execution.device,))
+
+
+def within_budget(job: Job, process: int) -> tuple[Job, tuple[str, ...]]:
+    """The job so that it keeps to its budget, and what was chosen and why, in words.
+
+    process: bytes of a bare process. Raises UserError naming the least budget that would do.
+    """
+    execution = job.config.execution
+    if not execution.memory_budget:
+        return job, ()
+    search = _Search(job, process, parse_size(execution.memory_budget))
+    least = math.inf
+    for tried in search.ways():
+        choice = search.cut_to_fit(tried)
+        if choice is not None and choice.needs <= search.budget * SAFE:
+            # What nobody gave and nothing had to change, the engine chooses by the hosts that it finds.
+            same = execution.engine == "ray" and tried == replace(execution, stages=stages_here(job))
+            return search.with_(execution if same else tried), _words(job, choice, search.budget)
+        with contextlib.suppress(UserError):  # of a disk without room, say
+            least = min(least, search.cut_for_speed(tried).needs)
+    if least == math.inf:
+        search.cut_for_speed(execution)  # raises what stands in the way
+    enough = math.ceil(least / SAFE / ROUNDED) * ROUNDED
+    raise UserError(
+        f"execution.memory_budget is {execution.memory_budget}, but by whatever engine, number of stages and chunk the "
+        f"rest of the config allows, a stage needs {say_size(enough)}: give --memory-budget "
+        f"{math.ceil(enough / 2**20)}MiB, or smaller training.dims or training.batch_size"
+    )
+
+
+class _Search:
+    """Through the ways in which a job can be run, for one that keeps to a budget."""
+
+    def __init__(self, job: Job, process: int, budget: int) -> None:
+        self._job, self._process, self.budget = job, process, budget
+        self._sizes = functools.cache(lambda chunk: Sizes(job.config.training, job.input, chunk))
+        self._needs: dict[tuple[str, range, int], int] = {}
+
+    def with_(self, execution: Execution) -> Job:
+        """The job run so, with every stage held to the budget."""
+        job = replace(self._job, config=replace(self._job.config, execution=execution))
+
+        def fits(layers: range, chunk: int) -> bool:
+            key = (execution.engine, layers, chunk)
+            if key not in self._needs:
+                stage = estimate_stage(job, self._sizes(chunk), layers, self._process)
+                self._needs[key] = stage.on_device if on_gpus(execution) else stage.resident
+            return self._needs[key] <= self.budget * SAFE
+
+        # The local engine has all stages in one process, however it is cut.
+        return job if execution.engine == "local" else replace(job, fits=fits)
+
+    def cut_to_fit(self, execution: Execution) -> Choice | None:
+        """What a way takes that is cut to the budget; None where no cut keeps to it."""
+        with contextlib.suppress(UserError):
+            return self._choice(self.with_(execution))
+        return None
+
+    def cut_for_speed(self, execution: Execution) -> Choice:
+        """What a way takes without a budget."""
+        return self._choice(replace(self.with_(execution), fits=always))
+
+    def _choice(self, job: Job) -> Choice:
+        return Choice(job.config.execution, estimate_layout(job, draft_layout(job), self._process))
+
+    def ways(self) -> Iterator[Execution]:
+        """From what would be done without a budget to what takes least."""
+        job, execution = self._job, self._job.config.execution
+        if execution.engine == "ray":
+            # As many as there are here, so that what is judged is what will be run.
+            execution = replace(execution, stages=stages_here(job))
+            yield execution
+            chunks = _halved(execution.chunk, LARGEST_CHUNK, job)
+            stages = self._fewest(replace(execution, chunk=chunks[-1]))
+            for chunk in chunks:
+                yield replace(execution, stages=stages, chunk=chunk)
+        else:
+            yield execution
+        if execution.engine == "local":
+            for chunk in _halved(execution.chunk, LARGEST_CHUNK, job):
+                yield replace(execution, chunk=chunk)
+        if isinstance(execution.device, tuple):
+            return
+        layerwise = execution.engine == "layerwise"
+        window = execution.window if layerwise else 0
+        for stages in (execution.stages, 0) if layerwise and execution.stages else (0,):
+            for chunk in _halved(execution.chunk, CHUNK, job):
+                yield replace(execution, engine="layerwise", stages=stages, chunk=chunk, window=window)
+
+    def _fewest(self, execution: Execution) -> int:
+        """The least number of stages from this on that keeps to the budget; as many as there can be where none does.
+
+        More stages have fewer layers each, so that what is possible stays so: the search halves. CPUs can be shared by
+        more stages than there are of them, but not what each stage was to have.
+        """
+        each = execution.listed or execution.cpus or execution.memory or execution.resources
+        shared = execution.first_device == "cpu" and not each and execution.placement != "one-host-each"
+        counts = range(execution.stages, (self._job.layers if shared else execution.stages) + 1)
+
+        def possible(count: int) -> bool:
+            return self.cut_to_fit(replace(execution, stages=count)) is not None
+
+        return counts[min(bisect.bisect_left(counts, True, key=possible), len(counts) - 1)]
+
+
+def _halved(given: int, largest: int, job: Job) -> list[int]:
+    """Chunks to try: the one given, or ever smaller ones."""
+    if given:
+        return [given]
+    return [chunk for chunk in (largest >> n for n in range(largest.bit_length())) if chunk <= _longest(job)]
+
+
+def _longest(job: Job) -> int:
+    """Minibatches that may be in flight."""
+    lag = job.config.training.lookahead
+    return job.steps if lag is None else max(1, lag)
+
+
+def _words(job: Job, choice: Choice, budget: int) -> tuple[str, ...]:
+    """What was chosen, where it is not what would have been done without a budget."""
+    before, after = job.config.execution, choice.execution
+    stages = stages_here(job) if before.engine == "ray" else before.stages
+    changed = [f"engine {after.engine}"] if after.engine != before.engine else []
+    changed += [f"stages {after.stages}"] if after.stages not in (0, stages) else []
+    changed += [f"chunk {after.chunk}"] if after.chunk != before.chunk else []
+    what = f"chosen for it: {', '.join(changed)}" if changed else "nothing had to be changed for it"
+    return (f"memory: at most {say_size(choice.needs)} a stage, within the budget of {say_size(budget)}; {what}",)

@@ -1,0 +1,134 @@
+"""What a run will take, before it is started: bytes of each stage, of the object store and of the disk.
+
+    resident = the process (Python, torch, Ray) + the data, for who feeds + what the stage holds (account.py)
+               + the messages that it has in sight: those in the object store that it reads and writes, or on disk
+
+The object store as a whole is the host's, and not in any stage (footprint.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from ffpipe.config.schema import Config, Execution, of_stage
+from ffpipe.pipeline.job import Job, Layout
+from ffpipe.planning.account import Holding, Sizes, holding, incoming, outgoing, sizes
+from ffpipe.planning.calibrate import measure_costs
+from ffpipe.planning.chapters import disk_bytes, parked_bytes
+from ffpipe.planning.footprint import footprints
+from ffpipe.planning.layerwise import in_chapters
+from ffpipe.planning.layout import make_layout
+from ffpipe.system.memory import host_cpus, process_bytes
+
+# Sizes of a network of which nothing but its code takes memory.
+SMALL = 16
+# What a process came to have beyond that in a run of a network of 16 units: threads, logs, Parquet, Ray's connections.
+ENGINE_BYTES = {"local": 8 << 20, "layerwise": 16 << 20, "ray": 24 << 20}
+# The one node of a machine, for the arithmetic of object stores.
+HERE = "here"
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """Bytes of one stage. process: without ffpipe's tensors. data: of mapped files, at most in sight at once.
+
+    mapped: of the object store or of a spool, in sight of the process. incoming: of the largest message that comes.
+    """
+
+    layers: range
+    process: int
+    data: int
+    holding: Holding
+    mapped: int
+    incoming: int
+
+    @property
+    def resident(self) -> int:
+        return self.process + self.data + self.holding.total + self.mapped
+
+    @property
+    def on_device(self) -> int:
+        """Of a GPU: what comes is copied there, and what is saved is copied from there."""
+        return self.holding.total - self.holding.snapshot + self.incoming
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of a run.
+
+    store: bytes of the object store of a host that has all stages. disk: of the layerwise engine, at most. snapshot: of
+    the tensors of one.
+    """
+
+    layout: Layout
+    stages: tuple[StageEstimate, ...]
+    store: int
+    disk: int
+    snapshot: int
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest process of the run."""
+        return max(stage.resident for stage in self.stages)
+
+
+def bare_process(config: Config) -> int:
+    """Bytes of a process that has loaded what a stage needs and used it once on next to nothing, as this one has."""
+    small = replace(config.training, dims=(SMALL, SMALL), batch_size=SMALL, head_from=0)
+    # A plan may be for devices that are elsewhere.
+    device = config.execution.first_device if torch.cuda.is_available() else "cpu"
+    measure_costs(small, SMALL, SMALL, torch.device(device))
+    return process_bytes() + ENGINE_BYTES[config.execution.engine]
+
+
+def stages_here(job: Job) -> int:
+    """Stages of a Ray run on this machine alone, where their number is not given."""
+    execution = job.config.execution
+    return execution.stages or execution.listed or min(job.layers, room_here(execution))
+
+
+def room_here(execution: Execution) -> int:
+    """How many stages this machine has CPUs and GPUs for, where all are alike; one at least."""
+    cpus = of_stage(execution.cpus, 0) or 1.0
+    room = int(host_cpus() / cpus)
+    if execution.first_device == "cuda" and torch.cuda.is_available():
+        room = min(room, int(torch.cuda.device_count() / (of_stage(execution.gpus, 0) or 1.0)))
+    return max(1, room)
+
+
+def draft_layout(job: Job) -> Layout:
+    """As the engine would cut the job if it measured nothing: with the largest chunk that it may come to."""
+    execution = job.config.execution
+    if execution.engine == "layerwise":
+        return in_chapters(job)
+    return make_layout(job, execution.stages or 1 if execution.engine == "local" else stages_here(job))
+
+
+def estimate_layout(job: Job, layout: Layout, process: int) -> Estimate:
+    """process: bytes of a bare one."""
+    engine, specs = job.config.execution.engine, layout.stages
+    of = sizes(specs[0], job.splits.shape, layout.plan.chunk)
+    stores = footprints(specs, [HERE] * len(specs)) if engine == "ray" else {}
+    store = stores[HERE].held(layout.window) if stores else 0
+    # The local engine has all stages in one process.
+    groups = [range(job.layers)] if engine == "local" else [spec.layers for spec in specs]
+    stages = tuple(estimate_stage(job, of, layers, process) for layers in groups)
+    disk = disk_bytes(specs, of, layout.window) if engine == "layerwise" else 0
+    return Estimate(layout, stages, store, disk, parked_bytes(of))
+
+
+def estimate_stage(job: Job, of: Sizes, layers: range, process: int) -> StageEstimate:
+    """Of a process with these layers."""
+    engine, last = job.config.execution.engine, layers.stop == job.layers
+    comes = incoming(of, layers)
+    mapped = {"ray": comes + outgoing(of, layers), "layerwise": comes, "local": 0}
+    return StageEstimate(
+        layers,
+        process,
+        0 if engine == "ray" and layers.start else job.splits.most_in_sight,
+        holding(of, layers, sends=engine == "ray" and not last, receives=layers.start > 0),
+        mapped[engine],
+        comes,
+    )

@@ -1,0 +1,100 @@
+"""How a job is cut into stages, and its chunks and window sized: by what was measured, and to the room there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ffpipe.config.schema import Device, of_stage
+from ffpipe.pipeline.job import Job, Layout
+from ffpipe.pipeline.partition import layer_costs, partition
+from ffpipe.pipeline.schedule import LARGEST_CHUNK, Plan, choose_chunk, choose_window
+from ffpipe.pipeline.stage import StageSpec
+from ffpipe.planning.calibrate import Costs
+from ffpipe.planning.footprint import Room, fitting, refuse_unfit
+from ffpipe.system.errors import UserError
+
+# Neighbours whose link is timed; on one host they are all alike, and each costs a few milliseconds.
+MEASURED_EDGES = 4
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What stages found out about themselves: costs of all layers on each one's device, and seconds a message."""
+
+    costs: Sequence[Costs]
+    message_seconds: float
+
+
+def make_layout(
+    job: Job,
+    stages: int,
+    measured: Measured | None = None,
+    room: Room | None = None,
+    devices: Sequence[Device] | None = None,
+) -> Layout:
+    """Cut a job into `stages` stages and size its chunks and window: by what was measured, and to the room there is.
+
+    devices: of the stages; None: as the config has them.
+
+    Raises UserError where the chunk or window that was asked for, or a single minibatch, does not fit.
+    """
+    training, execution = job.config.training, job.config.execution
+    lag = training.lookahead
+    try:
+        layers, step_seconds, message_seconds = _cut(job, stages, measured)
+    except ValueError as error:
+        raise UserError(f"{error}: give more stages or a larger execution.memory_budget") from None
+    specs = _specs(job, layers, devices or [of_stage(execution.device, index) for index in range(stages)])
+    if room is not None:
+        refuse_unfit(specs, room, execution.window, execution.chunk)
+    fits = None if room is None else fitting(specs, room)
+    most = max(1, execution.window or execution.window_bytes // job.minibatch_bytes)
+    most = min(n for n in (most, None if lag is None else max(lag, 1), fits) if n is not None)
+    chunk = execution.chunk or choose_chunk(stages, most, step_seconds, message_seconds)
+    window = execution.window or choose_window(stages, chunk, lag, job.minibatch_bytes, execution.window_bytes)
+    window = window if fits is None else min(window, fits)
+    rows_of_image = job.splits.classes * training.labelled + training.head
+    plan = Plan(
+        steps=job.steps,
+        chunk=chunk,
+        lockstep=lag == 0,
+        evaluations={"validation": execution.evaluate_every * job.steps_per_epoch, "test": 0},
+        sizes={"validation": len(job.splits.validation), "test": len(job.splits.test)},
+        evaluation_batch=max(1, chunk * training.roles * training.batch_size // rows_of_image),
+        snapshot_steps=execution.snapshot_steps,
+    )
+    return Layout(specs, plan, window)
+
+
+def _specs(job: Job, layers: list[range], devices: Sequence[Device]) -> tuple[StageSpec, ...]:
+    """layers, devices: of each stage."""
+    training = job.config.training
+    return tuple(
+        StageSpec(
+            index=index,
+            stages=len(layers),
+            layers=group,
+            training=training,
+            width=job.width,
+            classes=job.splits.classes,
+            steps=job.steps,
+            steps_per_epoch=job.steps_per_epoch,
+            log_steps=job.log_steps,
+            device=devices[index],
+        )
+        for index, group in enumerate(layers)
+    )
+
+
+def _cut(job: Job, stages: int, measured: Measured | None) -> tuple[list[range], float, float]:
+    """Layers of each stage, seconds a minibatch of the slowest, seconds a message."""
+    chunk = job.config.execution.chunk or LARGEST_CHUNK
+    if measured is None:
+        costs = layer_costs((job.width, *job.config.training.dims[1:]))
+        return partition([costs] * stages, None, lambda layers: job.fits(layers, chunk)), 0.0, 0.0
+    seconds = [costs.layers for costs in measured.costs]
+    extra = [0.0] * (stages - 1) + [measured.costs[-1].head]
+    layers = partition(seconds, extra, lambda layers: job.fits(layers, chunk))
+    slowest = max(sum(seconds[s][i] for i in group) + extra[s] for s, group in enumerate(layers))
+    return layers, slowest, measured.message_seconds

@@ -1,0 +1,355 @@
+"""One run from config to result: check, lay out, start the engine, recover, keep what the stages report."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from ffpipe.storage import checkpoint
+from ffpipe.config.schema import Config, Execution
+from ffpipe.pipeline.contents import snapshot_contents
+from ffpipe.system.errors import ClusterLost, Diverged, Interrupted, Misfit, RunFailed, StageLost, Unreachable, UserError
+from ffpipe.config.fields import checked, override
+from ffpipe.engines.layerwise import spoolfolder
+from ffpipe.planning.budget import within_budget
+from ffpipe.pipeline.job import Engine, Job, Layout, Start, make_job, refuse_beyond_this_host
+from ffpipe.engines.layerwise.engine import LayerwiseEngine
+from ffpipe.engines.local import LocalEngine
+from ffpipe.planning.estimate import Estimate, bare_process, draft_layout, estimate_layout
+from ffpipe.engines.ray.settings import load_ray, prepare_ray
+from ffpipe.runs.recovery import GiveUp, Recovery
+from ffpipe.runs.log import RunLog, read_past
+from ffpipe.runs.folder import RunFolder, check_new, new_run, open_run
+from ffpipe.storage.store import Store, patiently
+from ffpipe.telemetry.report import Past, RecoveryNote
+from ffpipe.runs.view import CarefulView, QuietView, View
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of a run; the errors are fractions of the test split, None where not trained."""
+
+    run_dir: Path
+    test_error_goodness: float | None
+    test_error_softmax: float | None
+    weights_sha256: str
+    summary: dict[str, Any]
+
+
+class Interrupt:
+    """A wish that the run end: the first lets it save, the second does not wait. Safe in a signal handler."""
+
+    def __init__(self) -> None:
+        self.wished = False
+        self._tell: Callable[[], None] | None = None
+
+    def request(self) -> None:
+        """Raises KeyboardInterrupt where there is nothing to save, or the second time."""
+        if self.wished or self._tell is None:
+            raise KeyboardInterrupt
+        self.wished = True
+        self._tell()
+
+    def goes_to(self, tell: Callable[[], None]) -> None:
+        """Who is to be told, before whom nobody was: there is nothing to save."""
+        self._tell = tell
+
+
+def train(config: Config, view: View | None = None, interrupt: Interrupt | None = None) -> Result:
+    """Do what `ffpipe train` does with this config.
+
+    view: is told how the run goes. interrupt: asks it to save and end. Writes the run folder and returns what is in it.
+    Raises UserError, and leaves no run folder, where the config asks for what cannot be; RunFailed where the run broke
+    off; Interrupted where it was asked to.
+    """
+    asked_at = time.time()
+    config = checked(config)
+    check_new(config)
+    view = CarefulView(view or QuietView())
+    if config.training.method == "backprop":
+        from ffpipe.runs.backprop import train_backprop  # which needs what is here
+
+        return train_backprop(config, view, interrupt)
+    spoolfolder.make_room(config.execution, None)
+    asked, job, notes = _make_job(config)
+    engine = make_engine(job.config.execution)
+    try:
+        layout = _noted(engine.layout(job), notes)
+        folder = new_run(asked)
+        with ExitStack() as held:
+            try:
+                warning = held.enter_context(folder.lock())
+                store = folder.store(config)
+                if checkpoint.owner(store) or checkpoint.whole_snapshots(store):
+                    raise UserError(f"{store.root} is for the snapshots of another run: give another place for these")
+                engine.check_store(store)
+                past = Past(run=uuid4().hex, data=job.splits.fingerprint)
+                folder.write_past(past)
+                log = RunLog(job, folder, store, view, past, None, asked_at)
+                checkpoint.claim(store, past.run)
+            except BaseException:
+                held.close()
+                shutil.rmtree(folder.path, ignore_errors=True)
+                raise
+            try:
+                return Run(job, engine, folder, log, view, interrupt or Interrupt()).go(_noted(layout, (warning,)))
+            except BaseException:
+                if log.newest is None:
+                    checkpoint.disclaim(store, past.run)
+                raise
+    finally:
+        engine.close()
+
+
+def resume(
+    run: str | Path,
+    changes: dict[str, Any] | None = None,
+    view: View | None = None,
+    interrupt: Interrupt | None = None,
+) -> Result:
+    """Go on with a run, finished or broken off, from its newest whole snapshot, or from the start where it has none.
+
+    changes: fields by dotted name (`execution.*`, and `training.epochs`). view, interrupt: as for `train`. Raises
+    UserError where the folder is no run or one of backpropagation, where another process works on it, where another
+    field of `training` would change or the run is past those epochs, where its data are others now, and where its
+    place for snapshots has those of another run or another network; RunFailed and Interrupted as `train` does.
+    """
+    asked_at = time.time()
+    view = CarefulView(view or QuietView())
+    folder, before = open_run(run)
+    config = override(before, changes or {})
+    if replace(config.training, epochs=before.training.epochs) != before.training:
+        raise UserError("a run goes on with what it began with: of training only training.epochs can be changed")
+    with folder.lock() as warning:
+        spoolfolder.make_room(config.execution, folder.path)
+        # The spool goes to the run folder, wherever that is now.
+        asked, job, notes = _make_job(override(config, {"execution.run_dir": str(folder.path.absolute())}))
+        store = folder.store(config)
+        past, lost = read_past(folder)
+        _check_data(past, job)
+        name = folder.name(past, store) or uuid4().hex
+        snapshot = newest_whole(store, job, view)
+        if snapshot and snapshot.step > job.steps:
+            raise UserError(f"run {run} is at step {snapshot.step}, past the end of {config.training.epochs} epochs")
+        engine = make_engine(job.config.execution)
+        try:
+            layout = _noted(engine.layout(job), (*notes, warning))
+            engine.check_store(store)
+            if lost and snapshot:
+                view.note(f"warning: {lost}; metrics and evaluations up to step {snapshot.step} are lost")
+            if (name, job.splits.fingerprint) != (past.run, past.data):
+                past.run, past.data = name, job.splits.fingerprint
+                folder.write_past(past)
+            checkpoint.claim(store, name)
+            folder.write_config(asked)
+            log = RunLog(job, folder, store, view, past, snapshot, asked_at)
+            return Run(job, engine, folder, log, view, interrupt or Interrupt()).go(layout)
+        finally:
+            engine.close()
+
+
+def _check_data(past: Past, job: Job) -> None:
+    if past.data and past.data != job.splits.fingerprint:
+        source = job.config.training.data.source
+        raise UserError(
+            f"training.data: what {source} gives now is not what the run began with: put that back, or begin a new run"
+        )
+
+
+def _make_job(config: Config) -> tuple[Config, Job, tuple[str, ...]]:
+    """The config that a run keeps, its job, within its budget, and what a person should know of that.
+
+    What is chosen for a budget is not kept: a run that goes on, with another budget perhaps, chooses anew.
+    """
+    process = _bare_process(config) if config.execution.memory_budget else 0
+    asked = make_job(config)
+    job, notes = within_budget(asked, process)
+    refuse_beyond_this_host(job)
+    return asked.config, job, notes
+
+
+def _bare_process(config: Config) -> int:
+    """Bytes of a process with all that a stage of this config needs."""
+    if config.execution.engine == "ray":
+        load_ray()
+    return bare_process(config)
+
+
+def planned(config: Config) -> tuple[Job, Estimate, tuple[str, ...]]:
+    """What a run of this config would take, and what was chosen for its budget. Nothing is written or started.
+
+    Raises UserError as `train` would.
+    """
+    config = checked(config)
+    if config.training.method == "backprop":
+        raise UserError("training.method is 'backprop', which is not planned: leave it out")
+    process = _bare_process(config)
+    job, notes = within_budget(make_job(config), process)
+    return job, estimate_layout(job, draft_layout(job), process), notes
+
+
+def _noted(layout: Layout, notes: tuple[str, ...]) -> Layout:
+    return replace(layout, notes=(*filter(None, notes), *layout.notes))
+
+
+def newest_whole(store: Store, job: Job, view: View) -> checkpoint.Manifest | None:
+    """The newest snapshot of which every file is what this job writes; others are named and passed over.
+
+    Raises Unreachable where that cannot be known; Misfit where there is none, but whole ones of another network, which
+    a run that began anew would remove.
+    """
+    found, problems = None, list[UserError]()
+    for folder in reversed(checkpoint.whole_snapshots(store)):
+        try:
+            found = verified(store, folder, job)
+            break
+        except Unreachable:
+            raise
+        except UserError as error:
+            problems.append(error)
+    if found is None and (misfit := next((error for error in problems if isinstance(error, Misfit)), None)):
+        raise misfit
+    for problem in problems:
+        view.note(f"warning: {problem}; trying the snapshot before it")
+    return found
+
+
+def verified(store: Store, folder: str, job: Job) -> checkpoint.Manifest:
+    """Read every file of a snapshot once. Raises UserError naming the first that is wrong or missing."""
+    manifest = checkpoint.read_manifest(store, folder)
+    if manifest.input != job.input:
+        raise Misfit(f"checkpoint {store.place(folder)} is of a network for {manifest.input}, not for {job.input}")
+    files = snapshot_contents(job.config.training, manifest.input, manifest.step)
+    if other := sorted(files.keys() ^ manifest.files.keys()):
+        has = "lacks" if other[0] in files else "has"
+        raise Misfit(f"checkpoint {store.place(folder)} {has} {other[0]}: it is of another network than the config")
+    for name, contents in files.items():
+        checkpoint.read_tensors(store, folder, manifest, name, contents)
+    return manifest
+
+
+def make_engine(execution: Execution) -> Engine:
+    """The engine that was asked for. Ray is imported only where it is used."""
+    if execution.engine != "ray":
+        return LocalEngine() if execution.engine == "local" else LayerwiseEngine()
+    prepare_ray()
+    from ffpipe.engines.ray.engine import RayEngine
+
+    return RayEngine(object_store_bytes=execution.object_store_bytes)
+
+
+class Run:
+    """Works a job to its end, from one whole snapshot to the next if need be."""
+
+    def __init__(
+        self, job: Job, engine: Engine, folder: RunFolder, log: RunLog, view: View, interrupt: Interrupt
+    ) -> None:
+        self.job = job
+        self.engine = engine
+        self.folder = folder
+        self.log = log
+        self.view = view
+        self.interrupt = interrupt
+        self.store = folder.store(job.config)
+
+    def go(self, layout: Layout) -> Result:
+        """Raises RunFailed, Interrupted."""
+        try:
+            status, summary = self._to_its_end(layout)
+        except OSError as error:
+            why = f"{error.filename or self.folder.path}: {error.strerror or error}"
+            raise RunFailed(f"{why}; {self._rescue()}") from error
+        if status == "interrupted":
+            raise Interrupted(f"saved after step {summary['steps']}; go on with: ffpipe resume {self.folder.path}")
+        result = Result(
+            self.folder.path,
+            summary["test_error_goodness"],
+            summary["test_error_softmax"],
+            summary["weights_sha256"],
+            summary,
+        )
+        self.view.finish(
+            result.run_dir, result.test_error_goodness, result.test_error_softmax, summary["train_seconds"]
+        )
+        return result
+
+    def _to_its_end(self, layout: Layout) -> tuple[str, dict[str, Any]]:
+        """Status and summary, which is written however the run ends."""
+        self.view.start(self.job, layout, self.folder.path)
+        for note in layout.notes:
+            self.view.note(note)
+        status = "failed"
+        try:
+            self._work(layout)
+            newest = self.log.newest
+            if newest is not None and newest.step == self.job.steps and not self._unfinished():
+                status = "finished"
+            elif self.interrupt.wished and self._start().step >= self.log.step:
+                status = "interrupted"
+            else:
+                raise RunFailed(f"the last snapshot, of step {self.log.step}, could not be written; {self._rescue()}")
+        except BaseException:
+            with suppress(OSError):  # which would hide what went wrong
+                self._close(status)
+            raise
+        return status, self._close(status)
+
+    def _close(self, status: str) -> dict[str, Any]:
+        self.interrupt.goes_to(lambda: None)  # what there is to save is being saved
+        self.view.stop()
+        return self.log.close(status)
+
+    def _work(self, layout: Layout) -> None:
+        """The plan, with recoveries."""
+        execution = self.job.config.execution
+        recovery = Recovery(execution.attempts, execution.back_off)
+        try:
+            patiently(lambda: self.log.begin(layout))
+        except Unreachable as error:
+            raise RunFailed(f"{error}; {self._rescue()}") from error
+        while True:
+            start = self._start()
+            self.interrupt.goes_to(self.engine.interrupt)
+            try:
+                self.engine.run(self.job, layout, self.store, start, self.folder.path, self.log.take)
+                return
+            except (Diverged, ClusterLost) as error:
+                raise type(error)(f"{error}; {self._rescue()}") from error
+            except RunFailed as error:
+                reached = self.log.step
+                decision = recovery.failed("lost" if isinstance(error, StageLost) else "error", self._start().step)
+                if isinstance(decision, GiveUp) or self.interrupt.wished:
+                    why = decision.why if isinstance(decision, GiveUp) else "the run was to end"
+                    raise RunFailed(f"{error} ({why}); {self._rescue()}") from error
+                time.sleep(decision.wait)
+                try:
+                    layout = self.engine.layout_again(self.job, self.store)
+                    self.log.newest = patiently(lambda: newest_whole(self.store, self.job, self.view))
+                    patiently(partial(self.log.begin, layout))
+                except (RunFailed, UserError) as nowhere:
+                    raise RunFailed(f"{error}; {nowhere}; {self._rescue()}") from nowhere
+                step = self._start().step
+                self.log.recovered(RecoveryNote(str(error), step, max(0, reached - step), len(layout.stages)))
+                self.view.go_on(layout)
+
+    def _start(self) -> Start:
+        newest = self.log.newest
+        return Start(newest.step, checkpoint.folder_of(newest.step)) if newest else Start()
+
+    def _unfinished(self) -> bool:
+        """Whether an interrupt came between the last snapshot and the evaluation after it."""
+        return self.interrupt.wished and not self.log.tested
+
+    def _rescue(self) -> str:
+        newest = self.log.newest
+        if newest is None:
+            return "there is no snapshot to go on from"
+        place = self.store.place(checkpoint.folder_of(newest.step))
+        return f"what there was after step {newest.step} is in {place}; go on with: ffpipe resume {self.folder.path}"

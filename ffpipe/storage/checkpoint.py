@@ -1,0 +1,274 @@
+"""Snapshots: one safetensors file a layer, one for the head, and a manifest that is written last.
+
+    checkpoints/run
+    checkpoints/step-00001400/layer-000.safetensors ... head.safetensors manifest.json
+
+`run` says which run's they are. Kept by layer and not by stage, so that any partition can read them. A folder
+without a manifest is no snapshot. Nothing here is pickled, and every file is read only after its SHA-256 agrees.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, NamedTuple
+
+import msgspec
+import safetensors.torch
+import torch
+from msgspec import Meta
+from torch import Tensor
+
+from ffpipe.config.schema import MOST_UNITS
+from ffpipe.storage.store import Store, patiently
+from ffpipe.storage.tensorfile import pieces
+from ffpipe.system.errors import Misfit, Unreachable, UserError
+from ffpipe.telemetry.report import WrittenFile
+
+FORMAT = 1
+HEAD = "head.safetensors"
+MANIFEST = "manifest.json"
+OWNER = "run"
+# A manifest lists a file a layer; this is room for more than there can be.
+LARGEST_MANIFEST = 1 << 20
+# What the header of a safetensors file takes at most beside the tensors: a constant, and so much for each.
+HEADER_BYTES = 4096
+ENTRY_BYTES = 512
+FOLDER = re.compile("step-[0-9]{8}")
+# The name of a run, drawn when it begins.
+RUN = re.compile("[0-9a-f]{32}")
+
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """What the manifest knows of one file."""
+
+    sha256: Sha256
+    size: Annotated[int, Meta(ge=0)]
+    weights_sha256: Sha256
+
+
+@dataclass(frozen=True)
+class Input:
+    """What the network takes: the shape of an image, the width of a row with its label, the classes."""
+
+    shape: Annotated[tuple[Annotated[int, Meta(ge=1, le=MOST_UNITS)], ...], Meta(min_length=1, max_length=32)]
+    width: Annotated[int, Meta(ge=1, le=2 * MOST_UNITS)]
+    classes: Annotated[int, Meta(ge=2, le=MOST_UNITS)]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The index of a whole snapshot. weights_sha256 does not depend on the partition."""
+
+    format: int
+    step: Annotated[int, Meta(ge=0)]
+    input: Input
+    weights_sha256: Sha256
+    files: dict[str, FileEntry]
+
+
+class Kept(NamedTuple):
+    """What a tensor of a file has to be. largest: what its values may be, from 0 on; None: anything."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    largest: int | None = None
+
+
+Contents = Mapping[str, Kept]
+
+
+def layer_file(index: int) -> str:
+    return f"layer-{index:03d}.safetensors"
+
+
+def folder_of(step: int) -> str:
+    """Name of the folder of a step's snapshot."""
+    return f"step-{step:08d}"
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes, dtypes and bytes of tensors, in the order given."""
+    digest = hashlib.sha256()
+    for name, tensor in weights.items():
+        array = tensor.detach().cpu().contiguous().numpy()
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def combined_digest(files: Mapping[str, str]) -> str:
+    """One digest from those of the layers and the head, in layer order, the head last."""
+    ordered = sorted(files, key=lambda name: (name == HEAD, name))
+    return hashlib.sha256("".join(files[name] for name in ordered).encode()).hexdigest()
+
+
+def write_tensors(store: Store, step: int, name: str, state: Mapping[str, Tensor], weights: str) -> WrittenFile:
+    """Write one file of a snapshot; whole or not at all. weights: the digest of the weights in it. Raises OSError."""
+    digest, sizes = hashlib.sha256(), []
+
+    def seen(piece: bytes | memoryview) -> bytes | memoryview:
+        digest.update(piece)
+        sizes.append(len(piece))
+        return piece
+
+    store.write(f"{folder_of(step)}/{name}", map(seen, pieces(state)))
+    return WrittenFile(step, name, digest.hexdigest(), sum(sizes), weights)
+
+
+def write_manifest(store: Store, step: int, files: Sequence[WrittenFile], takes: Input) -> Manifest:
+    """Make a snapshot whole. Raises OSError."""
+    entries = {f.name: FileEntry(f.sha256, f.size, f.weights_sha256) for f in sorted(files, key=lambda f: f.name)}
+    digest = combined_digest({f.name: f.weights_sha256 for f in files})
+    manifest = Manifest(FORMAT, step, takes, digest, entries)
+    store.write(f"{folder_of(step)}/{MANIFEST}", [json.dumps(asdict(manifest), indent=1).encode()])
+    return manifest
+
+
+def owner(store: Store) -> str:
+    """The run that said that it keeps its snapshots here; empty where none has. Raises UserError."""
+    try:
+        said = store.read(OWNER, 64).decode("ascii", "replace") if store.exists(OWNER) else ""
+    except OSError as error:
+        raise UserError(f"{store.place(OWNER)} cannot be read: {error}") from None
+    if said and not RUN.fullmatch(said):
+        raise UserError(f"{store.place(OWNER)} is no file of ffpipe's: give another place for checkpoints")
+    return said
+
+
+def claim(store: Store, run: str) -> None:
+    """Say whose snapshots will be here, which also tries whether anything can be written. Raises UserError."""
+    refuse_taken(store, run)
+    try:
+        patiently(lambda: store.write(OWNER, [run.encode()]))
+    except OSError as error:
+        raise UserError(f"checkpoints cannot be written to {store.root}: {error.strerror or error}") from None
+    refuse_taken(store, run)
+
+
+def refuse_taken(store: Store, run: str) -> None:
+    """Raises UserError where the place is that of another run than this; "": of any."""
+    if owner(store) not in ("", run):
+        raise UserError(
+            f"{store.root} is for the snapshots of another run: give another place, or if nobody else uses it remove "
+            f"the file {store.place(OWNER)}"
+        )
+
+
+def disclaim(store: Store, run: str) -> None:
+    """Give a place back in which a run has saved nothing."""
+    with contextlib.suppress(OSError, UserError):
+        if owner(store) == run and not whole_snapshots(store):
+            store.remove(OWNER)
+            store.remove_empty()
+
+
+def prune(store: Store, keep: int) -> None:
+    """Remove all but the `keep` newest whole snapshots, and what killed writers left in these. Raises OSError.
+
+    One that never became whole goes when a later one is: every stage is past it then, so nobody writes there any more.
+    """
+    kept = whole_snapshots(store)[-keep:]
+    for folder in store.folders("step-"):
+        if kept and FOLDER.fullmatch(folder) and folder < kept[-1] and folder not in kept:
+            remove(store, folder)
+    for folder in kept:
+        store.remove_temporary(folder)
+
+
+def forget_after(store: Store, step: int) -> None:
+    """Remove the whole snapshots after a step: a run that goes on from there comes by them again. Raises OSError."""
+    for folder in whole_snapshots(store):
+        if folder > folder_of(step):
+            remove(store, folder)
+
+
+def remove(store: Store, folder: str) -> None:
+    """Remove a snapshot: its manifest first, so that what is left of it is none."""
+    store.remove(f"{folder}/{MANIFEST}")
+    store.remove_folder(folder)
+
+
+def whole_snapshots(store: Store) -> list[str]:
+    """Folders of snapshots that have a manifest, oldest first. Raises Unreachable where the store cannot be read."""
+    try:
+        folders = [folder for folder in store.folders("step-") if FOLDER.fullmatch(folder)]
+        return [folder for folder in folders if store.exists(f"{folder}/{MANIFEST}")]
+    except OSError as error:
+        raise Unreachable(f"{store.root}, the place of the snapshots, cannot be read: {error}") from None
+
+
+def read_manifest(store: Store, folder: str) -> Manifest:
+    """Raises UserError naming the file and what is wrong with it."""
+    path = f"{folder}/{MANIFEST}"
+    try:
+        manifest = msgspec.json.decode(store.read(path, LARGEST_MANIFEST), type=Manifest)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"checkpoint {store.place(path)} cannot be read: {error}") from None
+    if manifest.format != FORMAT:
+        raise Misfit(f"checkpoint {store.place(path)} has format {manifest.format}; this ffpipe reads format {FORMAT}")
+    if folder_of(manifest.step) != folder:
+        raise UserError(f"checkpoint {store.place(path)} is of step {manifest.step}, which is not that of its folder")
+    return manifest
+
+
+def read_tensors(store: Store, folder: str, manifest: Manifest, name: str, contents: Contents) -> dict[str, Tensor]:
+    """The tensors of one file, checked against the manifest and against what must be in it, no less and no more.
+
+    Raises UserError naming the file: absent or altered; Misfit: a tensor that is missing, not expected, or of another
+    kind.
+    Whoever wrote the file may have written the manifest too: nothing in either is believed before it is checked.
+    """
+    place = store.place(f"{folder}/{name}")
+    data = _checked_bytes(store, folder, manifest, name, _most_bytes(contents))
+    try:
+        state = safetensors.torch.load(data)
+    except Exception as error:  # as many ways to fail as a header that lies has
+        raise UserError(f"checkpoint file {place} is no safetensors file: {error}") from None
+    if missing := sorted(contents.keys() - state.keys()):
+        raise Misfit(f"checkpoint file {place} lacks the tensor {missing[0]!r}")
+    if more := sorted(state.keys() - contents.keys()):
+        raise Misfit(f"checkpoint file {place} has the tensor {more[0]!r}, which no run of this config writes")
+    for tensor, kept in contents.items():
+        found = state[tensor]
+        if (tuple(found.shape), found.dtype) != (kept.shape, kept.dtype):
+            raise Misfit(
+                f"checkpoint file {place}: {tensor!r} is {found.dtype} {tuple(found.shape)}, "
+                f"expected {kept.dtype} {kept.shape}"
+            )
+        if kept.largest is not None and not ((found >= 0) & (found <= kept.largest)).all():
+            raise Misfit(f"checkpoint file {place}: {tensor!r} is {found.tolist()}, expected 0 to {kept.largest}")
+    return state
+
+
+def _most_bytes(contents: Contents) -> int:
+    """What a file of these tensors may have."""
+    return HEADER_BYTES + sum(
+        ENTRY_BYTES + len(name) + math.prod(kept.shape) * kept.dtype.itemsize for name, kept in contents.items()
+    )
+
+
+def _checked_bytes(store: Store, folder: str, manifest: Manifest, name: str, most: int) -> bytes:
+    place = store.place(f"{folder}/{name}")
+    entry = manifest.files.get(name)
+    if entry is None:
+        listed = ", ".join(manifest.files) or "no file"
+        raise UserError(f"checkpoint {store.place(folder)} has no {name}: its manifest lists {listed}")
+    try:
+        data = store.read(f"{folder}/{name}", most)
+    except OSError as error:
+        kind = Misfit if entry.size > most else UserError  # as large as it was written
+        raise kind(f"checkpoint file {place} cannot be read: {error}") from None
+    if len(data) != entry.size:
+        raise UserError(f"checkpoint file {place} was cut: it has {len(data)} bytes of {entry.size}")
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise UserError(f"checkpoint file {place} was altered: its SHA-256 is not that of the manifest")
+    return data

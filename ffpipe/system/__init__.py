@@ -1,0 +1,1 @@
+"""The machine and the process: memory, files, environment, units, errors, stateless randomness."""
