@@ -8,7 +8,7 @@ import digests
 import pytest
 
 from ffpipe import Config, override
-from ffpipe.recipes import RECIPES
+from ffpipe.config.recipes import RECIPES
 
 pytestmark = pytest.mark.usefixtures("threads_put_back")
 

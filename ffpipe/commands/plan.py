@@ -76,7 +76,7 @@ def run(config: Config, request: Request) -> None:
     if request.stages:
         config = override(config, {"execution.stages": 0 if several else request.stages[0]})
     job, estimate, notes = planned(config)
-    training, ray = job.config.training, job.config.execution.engine == "ray"
+    ray = job.config.execution.engine == "ray"
     if not (several and ray):
         console.print(tell.table_of(estimate))
         for line in (*tell.lines_of(job, estimate), *notes):
@@ -85,7 +85,7 @@ def run(config: Config, request: Request) -> None:
 
     def costs(copies: int) -> Costs:
         if request.flops is not None:
-            return costs_at(request.flops, training, job.width, job.splits.classes)
+            return costs_at(request.flops, job.network)
         if copies not in known:
             known[copies] = _measured(job, copies)
         return known[copies]
@@ -157,13 +157,14 @@ def _measured(job: Job, copies: int) -> Costs:
     import torch
 
     from ffpipe.planning.calibrate import measure_costs, measure_side_by_side
+    from ffpipe.planning.cost import largest_block_bytes
 
-    training, execution = job.config.training, job.config.execution
+    execution = job.config.execution
     copies = min(copies, host_cpus())
-    refuse_beyond_host(copies * job.largest_layer_bytes, "timing a layer here", "give --flops instead of timing")
+    refuse_beyond_host(copies * largest_block_bytes(job), "timing a layer here", "give --flops instead of timing")
     if execution.engine == "ray" and execution.first_device == "cpu":
-        return measure_side_by_side(training, job.width, job.splits.classes, copies)
-    return measure_costs(training, job.width, job.splits.classes, torch.device(execution.first_device))
+        return measure_side_by_side(job.network, copies)
+    return measure_costs(job.network, torch.device(execution.first_device))
 
 
 def _ground(job: Job, costs: Callable[[int], Costs], request: Request) -> Ground:

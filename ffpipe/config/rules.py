@@ -25,23 +25,21 @@ from ffpipe.system.units import parse_size
 def check(config: Config) -> None:
     """The rules between fields that need no data and no cluster. Raises UserError."""
     training, execution = config.training, config.execution
-    layers = len(training.dims) - 1
+    layers = training.depth
     _check_values(dataclasses.asdict(config))
     readouts = (
-        ("head_from", training.head_from, training.head),
-        ("goodness_from", training.goodness_from, training.labelled),
+        ("head_from", training.head_from, training.head and training.method != "backprop"),
+        ("goodness_from", training.goodness_from, training.labelled or training.readout == "sum"),
     )
     for name, start, used in readouts:
-        if used and start >= layers:
+        if layers is not None and used and start >= layers:
             raise UserError(
-                f"training.{name} is {start}, but training.dims gives {layers} layer(s), counted from 0: "
-                f"give 0 to {layers - 1}"
+                f"training.{name} is {start}, but training.{'blocks' if training.blocks else 'dims'} gives {layers} "
+                f"layer(s), counted from 0: give 0 to {layers - 1}"
             )
     for name, optimizer in (("optimizer", training.optimizer), ("head_optimizer", training.head_optimizer)):
         _check_optimizer(f"training.{name}", optimizer)
     _check_rule(training)
-    if training.method == "backprop":
-        _check_yardstick(execution)
     if taken := {"CPU", "GPU", "memory", "object_store_memory"} & set(execution.resources):
         raise UserError(f"execution.resources names {min(taken)!r}, which is no custom resource of Ray: leave it out")
     _check_size("memory_budget", execution.memory_budget)
@@ -50,7 +48,7 @@ def check(config: Config) -> None:
             f"execution.spool is {execution.spool!r}, but a spool is on this host: give the path of a folder"
         )
     stages = execution.stages or execution.listed
-    if stages > layers:
+    if layers is not None and stages > layers:
         raise UserError(f"execution.stages is {stages}, but there are {layers} layers: give 1 to {layers}")
     _check_places(execution)
     if training.lookahead is not None:
@@ -73,18 +71,6 @@ def check(config: Config) -> None:
         )
     if execution.evaluate_every and not training.data.validation:
         raise UserError("execution.evaluate_every needs a validation split: set training.data.validation")
-
-
-def _check_yardstick(execution: Execution) -> None:
-    """What backpropagation has not, and whoever asks for it would take for granted."""
-    for name in ("memory_budget", "trace", "checkpoints"):
-        if getattr(execution, name):
-            raise UserError(f"execution.{name} is set, which training.method 'backprop' has not: leave it out")
-    if isinstance(execution.device, tuple):
-        raise UserError(
-            f"execution.device names {len(execution.device)} devices, but training.method 'backprop' is one process: "
-            "give one device"
-        )
 
 
 def _check_places(execution: Execution) -> None:
@@ -162,6 +148,10 @@ def _is_unicode(text: str) -> bool:
 def _check_rule(training: Training) -> None:
     """What labels, negatives and objective ask of each other."""
     negatives = training.negatives
+    if negatives == "none" or training.method == "backprop":
+        return
+    if training.inputs == "tokens":
+        raise UserError("training.inputs 'tokens' have no label to be wrong: set training.negatives none")
     if training.lookahead is not None and not training.head:
         raise UserError(f"training.negatives {negatives!r} come from the head's predictions: set training.head true")
     if (negatives == "others") != bool(training.data.positive_classes):

@@ -95,25 +95,87 @@ class Optimizer:
     ] = field(default_factory=dict)
 
 
+# Keyword arguments of a function, as a config can hold them.
+Options = dict[str, bool | int | float | str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How training images are changed, anew at each step."""
+
+    crop: Annotated[
+        int, Meta(ge=0, description="pixels put around an image before a piece of its own size is cut out; 0: off")
+    ] = 0
+    padding: Annotated[Literal["zero", "reflect"], Meta(description="what crop puts around an image")] = "zero"
+    flip: Annotated[bool, Meta(description="flip every second image, drawn by chance, from left to right")] = False
+    cutout: Annotated[int, Meta(ge=0, description="side of a square hole at a random place; 0: off")] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+    """One block of a network: a kind that ffpipe ships, its local objective and its optimiser."""
+
+    kind: Annotated[str, Meta(description="name of a kind of block (ffpipe/learn/kinds.py)")]
+    options: Annotated[Options, Meta(description="keyword arguments of the kind")] = field(default_factory=dict)
+    objective: Annotated[
+        Literal["", "goodness", "class-head"],
+        Meta(description="empty: goodness where there are negatives, else class-head"),
+    ] = ""
+    objective_options: Annotated[Options, Meta(description="keyword arguments of the objective")] = field(
+        default_factory=dict
+    )
+    optimizer: Annotated[Optimizer | None, Meta(description="none: training.optimizer")] = None
+    schedule: Annotated[
+        Literal["", "constant", "hinton", "cosine", "onecycle"], Meta(description="empty: training.schedule")
+    ] = ""
+    first_epoch: Annotated[int, Meta(ge=0, description="epochs before which the block only passes rows on")] = 0
+    last_epoch: Annotated[int, Meta(ge=0, description="epoch after which it only passes rows on; 0: the end")] = 0
+    keep: Annotated[str, Meta(description="name under which later blocks find the output of this one")] = ""
+    use: Annotated[
+        tuple[str, ...], Meta(description="names of kept outputs that the block gets as further arguments")
+    ] = ()
+    hand_on: Annotated[
+        Literal["", "before", "after"], Meta(description="as training.hand_on, which it is where empty")
+    ] = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """What is computed. Every field may change the weights."""
 
     method: Annotated[
         Literal["forward-forward", "backprop"],
-        Meta(
-            description="backprop: the same architecture by backpropagation and Adam, as a yardstick; it has no stages "
-            "and no snapshots, and of the fields of this table it takes those of data, order, schedule and architecture"
-        ),
+        Meta(description="backprop: the same blocks as one, trained end to end by the last one's class head"),
     ] = "forward-forward"
     dims: Annotated[
         tuple[Annotated[int, Meta(ge=1, le=MOST_UNITS)], ...],
         Meta(
             min_length=2,
             max_length=MOST_LAYERS + 1,
-            description="input features (labels appended not counted), then the width of each layer",
+            description="input features (labels appended not counted), then the width of each dense layer",
         ),
     ] = (64, 500, 500)
+    blocks: Annotated[
+        tuple[BlockConfig, ...],
+        Meta(max_length=MOST_LAYERS, description="tables [[training.blocks]]: the network, in the place of dims"),
+    ] = ()
+    model: Annotated[
+        str,
+        Meta(
+            description="package.module:function or file.py:function that returns the network as a list of blocks, in "
+            "the place of blocks and dims"
+        ),
+    ] = ""
+    model_options: Annotated[Options, Meta(description="keyword arguments of that function, as NAME=VALUE")] = field(
+        default_factory=dict
+    )
+    inputs: Annotated[
+        Literal["images", "tokens"],
+        Meta(description="tokens: examples are rows of integers, of which each is to predict the next"),
+    ] = "images"
+    threads: Annotated[
+        int, Meta(ge=1, le=1024, description="CPU threads of blocks whose bits may depend on their number")
+    ] = 1
     epochs: Annotated[int, Meta(ge=1)] = 10
     batch_size: Annotated[int, Meta(ge=1, description="examples in a minibatch")] = 100
     seed: Annotated[int, Meta(ge=0)] = 1
@@ -122,8 +184,11 @@ class Training:
         Meta(description="of weights and products; bfloat16: products and streams, with weights and sums in float32"),
     ] = "float32"
     labels: Annotated[
-        Literal["overlay", "append", "none"],
-        Meta(description="labels replace the first features, or follow the last one, or stay out: the image alone"),
+        Literal["overlay", "append", "planes", "none"],
+        Meta(
+            description="labels replace the first features, or follow the last one, or are further channels (planes), "
+            "or stay out: the image alone"
+        ),
     ] = "overlay"
     label_strength: Annotated[float, Meta(gt=0, description="value of a label's feature")] = 1.0
     normalization: Annotated[
@@ -160,15 +225,18 @@ class Training:
     peer_averaging: Annotated[float, Meta(ge=0, lt=1, description="share of the old mean activity kept")] = 0.9
     optimizer: Annotated[Optimizer, Meta(description="of the layers")] = field(default_factory=Optimizer)
     schedule: Annotated[
-        Literal["constant", "hinton"],
-        Meta(description="hinton: learning rates constant for half the epochs, then linearly towards zero"),
+        Literal["constant", "hinton", "cosine", "onecycle"],
+        Meta(
+            description="hinton: learning rates constant for half the epochs, then linearly towards zero; cosine: half "
+            "a period of it; onecycle: linearly up for a quarter of the steps, then down to zero"
+        ),
     ] = "hinton"
     negatives: Annotated[
-        Literal["random", "fixed", "shuffled", "hard", "adaptive", "hybrid", "others"],
+        Literal["random", "fixed", "shuffled", "hard", "adaptive", "hybrid", "others", "none"],
         Meta(
             description="wrong labels: drawn each time (random) or once (fixed), the minibatch's own in another "
             "order (shuffled), drawn from the head's predictions (hard), what it believes in most (adaptive); or other "
-            "images: two mixed under a mask (hybrid), classes beyond data.positive_classes (others)"
+            "images: two mixed under a mask (hybrid), classes beyond data.positive_classes (others); none: no negatives"
         ),
     ] = "hard"
     negative_lag: Annotated[
@@ -182,25 +250,46 @@ class Training:
     jitter: Annotated[
         int, Meta(ge=0, description="pixels by which training images are shifted at most, anew at each step")
     ] = 0
-    head: Annotated[bool, Meta(description="train the softmax head")] = True
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    standardize: Annotated[
+        bool, Meta(description="subtract a mean and divide by a deviation for each channel of an image")
+    ] = False
+    mean: Annotated[
+        tuple[float, ...], Meta(description="the mean of each channel; none: that of the training split")
+    ] = ()
+    deviation: Annotated[
+        tuple[float, ...], Meta(description="the deviation of each channel; none: that of the training split")
+    ] = ()
+    memory_format: Annotated[
+        Literal["contiguous", "channels-last"], Meta(description="how blocks that are trained by autograd keep images")
+    ] = "contiguous"
+    checkpointing: Annotated[
+        bool, Meta(description="method backprop: keep the activations of no block, and make them again")
+    ] = False
+    readout: Annotated[
+        Literal["last", "sum"],
+        Meta(description="negatives none: the answer is that of the last block, or of the sum over blocks"),
+    ] = "last"
+    head: Annotated[bool, Meta(description="train a linear softmax head on the outputs of blocks")] = True
     head_from: Annotated[int, Meta(ge=0, description="first layer that the head sees; 1 leaves the first out")] = 1
     head_optimizer: Annotated[Optimizer, Meta(description="of the head")] = field(
         default_factory=lambda: Optimizer(learning_rate=0.1, weight_decay=0.003)
     )
     goodness_from: Annotated[
-        int, Meta(ge=0, description="first layer whose goodness counts in classification; 1 leaves the first out")
+        int,
+        Meta(ge=0, description="first block whose goodness or logits count in their sum; 1 leaves the first out"),
     ] = 1
     data: Data = field(default_factory=Data)
 
     @property
-    def labelled(self) -> bool:
-        """Whether rows carry a label, so that goodness can be read under each."""
-        return self.labels != "none"
+    def contrasts(self) -> bool:
+        """Whether blocks learn from positive against negative rows, or else from the examples alone."""
+        return self.negatives != "none" and self.method != "backprop"
 
     @property
-    def roles(self) -> int:
-        """Streams of a minibatch: positive, negative and, for the head of rows with labels, neutral ones."""
-        return 3 if self.head and self.labelled else 2
+    def labelled(self) -> bool:
+        """Whether rows carry a label, so that goodness can be read under each."""
+        return self.contrasts and self.labels != "none"
 
     @property
     def updates(self) -> int:
@@ -210,12 +299,16 @@ class Training:
     @property
     def lookahead(self) -> int | None:
         """How many minibatches ahead the head must predict; None where negatives do not ask it."""
-        return self.negative_lag if self.negatives in ("hard", "adaptive") else None
+        return self.negative_lag if self.contrasts and self.negatives in ("hard", "adaptive") else None
 
     @property
-    def head_layers(self) -> range:
-        """Layers that the head sees."""
-        return range(self.head_from, len(self.dims) - 1) if self.head else range(0)
+    def depth(self) -> int | None:
+        """Number of blocks; None where only the model's function knows."""
+        if self.method == "backprop":
+            return 1
+        if self.model:
+            return None
+        return len(self.blocks) or len(self.dims) - 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ It must not know how the split was made or which rows make a minibatch.
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,10 @@ class Examples:
             return raw
         scaled: NDArray[np.float32] = np.divide(raw, self._stored.divisor, dtype=np.float32)
         return scaled
+
+    def raw(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Examples as they are stored, uint8 or float32 (n, features), not scaled; `rows` as in `images`."""
+        return self._stored.images(self._rows(rows))
 
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Labels as int64 (n,), a fresh array; `rows` as in `images`."""

@@ -45,7 +45,7 @@ class LocalEngine:
     def _run(self, job: Job, layout: Layout, store: Store, start: Start, on_report: OnReport) -> None:
         if job.config.execution.memory_budget:
             give_back_at_once()
-        setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start, ()) for spec in layout.stages]
+        setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start) for spec in layout.stages]
         savers = [Saver(store) for _ in setups]
         workspace = Workspace(torch.device(job.config.execution.first_device))
         stages = [make_stage(setup, saver, workspace) for setup, saver in zip(setups, savers, strict=True)]
@@ -59,10 +59,12 @@ class LocalEngine:
         for item in self._course:
             begun = spans[0].elapsed
             with spans[0].span("compute", label=str(item)):
-                streams = feed.streams(item)
-            for stage, of_stage in zip(stages, spans, strict=True):
+                incoming = {0: feed.tensors(item) or {}}
+            for index, (stage, of_stage) in enumerate(zip(stages, spans, strict=True)):
                 with of_stage.span("compute", label=str(item)):
-                    streams = stage.handle(item, streams)
+                    made = stage.handle(item, incoming.pop(index, None) or None)
+                for receiver, part in stage.spec.routes.parts(index, made or {}).items():
+                    incoming.setdefault(receiver, {}).update(part)
             feed.predictions(stages[-1].predictions(item))
             if isinstance(item, Train):
                 trained = (trained[0] or begun, spans[0].elapsed)

@@ -9,51 +9,61 @@ A layer knows nothing of stages, chunks or other layers. Its large buffers are t
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ffpipe.config.schema import Training
+from ffpipe.learn.block import Block, Step
+from ffpipe.learn.contrast import make_objective
 from ffpipe.learn.denormals import is_due, settle
-from ffpipe.learn.objectives import make_objective
+from ffpipe.learn.objectives import Learned
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.products import addmm, mm
 from ffpipe.learn.rows import row_scale
+from ffpipe.learn.spec import PAIRS, RowLayout, RowSpec
 from ffpipe.learn.threads import mean, total
-from ffpipe.learn.updates import make_update
+from ffpipe.learn.updates import make_update, update_contents
 from ffpipe.learn.workspace import Workspace
+from ffpipe.storage.checkpoint import Kept
 from ffpipe.system.rng import generator
 
 
-class StepLoss(NamedTuple):
-    """Sums over the pairs of the minibatch, as 0-dimensional tensors, each as its update found it."""
-
-    loss: Tensor  # the mean over local steps
-    pair_errors: Tensor  # pairs whose negative row had the higher goodness; at the first local step
-
-
-class Layer:
+class FFDense(Block):
     """ReLU layer `index` (counted from 0) of a network, with its optimiser state.
 
     weight: (fan_in, width); bias: (width,); mean_activity: (width,), running mean over positive rows.
     """
 
+    weight: Tensor
+    bias: Tensor
+    mean_activity: Tensor
+    roles = PAIRS
+
     def __init__(self, index: int, fan_in: int, width: int, training: Training, workspace: Workspace) -> None:
         """workspace: on the device of the layer; others may use it when this one does not compute."""
+        super().__init__()
         device = workspace.device
         dtype, products = PRECISIONS[training.precision]
         self.index = index
         self.width = width
-        weight = initial_weight(training.seed, index, fan_in, width, training.initialization)
-        self.weight = weight.to(device=device, dtype=dtype, copy=True)  # so that the memory is torch's own
-        self.bias = torch.zeros(width, dtype=dtype, device=device)
+        self.inputs, self.outputs = RowSpec((fan_in,), products), RowSpec((width,), products)
+        if device.type == "meta":  # nothing is to be allocated
+            weight = torch.empty(fan_in, width, dtype=dtype, device=device)
+        else:
+            weight = initial_weight(training.seed, index, fan_in, width, training.initialization)
+            weight = weight.to(device=device, dtype=dtype, copy=True)  # so that the memory is torch's own
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(width, dtype=dtype, device=device), requires_grad=False)
         # 0.5 is where Hinton's program starts the running mean.
-        self.mean_activity = torch.full((width,), 0.5, dtype=dtype, device=device)
+        self.register_buffer("mean_activity", torch.full((width,), 0.5, dtype=dtype, device=device))
         # In bfloat16 the products read a rounded copy of the weight, which every update renews.
-        self._factor = self.weight if products == dtype else self.weight.to(products)
-        self.update = make_update(self.weight, self.bias, training.optimizer, self._factor, workspace)
+        self._rounded: Tensor | None
+        self.register_buffer("_rounded", None if products == dtype else self.weight.to(products), persistent=False)
+        factor = self.weight if self._rounded is None else self._rounded
+        self.update = make_update(self.weight, self.bias, training.optimizer, factor, workspace)
         self._workspace = workspace
         self._training = training
         self._objective = make_objective(
@@ -64,71 +74,85 @@ class Layer:
         self._slope_factor = 2.0 * self._goodness_factor / (1.0 - training.dropout)
         self._update = self._update_together if training.phases == "together" else self._update_apart
 
-    def _activate(self, rows: Tensor, out: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Activities h (n, width), valid until the next call, and their goodness (n,); normalised into `out`.
+    def _activate(self, rows: Tensor, out: Tensor | None, kept: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Activities h (n, width) of rows, what is handed on, and the goodness (n,).
 
-        kept: (n, width), factors of dropout, which come after the normalisation and before the goodness.
+        out: takes what is handed on; the activities are then in a buffer, valid until the next call. None: all is in
+        memory of its own, and can be differentiated. kept: (n, width), factors of dropout, which come after the
+        normalisation and before the goodness.
         """
-        activity = self._total(rows).relu_()
-        squares = self._squares(activity)
+        buffered = out is not None
+        activity = self._total(rows, buffered).relu_()
+        squares = self._squares(activity, buffered)
         scale = row_scale(squares, self.width, self._training.normalization)
-        if out.dtype == activity.dtype:
-            torch.mul(activity, scale, out=out)
+        if out is None or out.dtype == activity.dtype:
+            out = torch.mul(activity, scale, out=out).to(self.outputs.dtype)
         else:  # torch would take new memory for what it rounds
-            out.copy_(torch.mul(activity, scale, out=self._like_squares(activity)))
+            out.copy_(torch.mul(activity, scale, out=self._buffer("squares", activity)))
         if kept is not None:
             out *= kept.to(out.dtype)
             activity *= kept
-            squares = self._squares(activity)
-        return activity, squares * self._goodness_factor
+            squares = self._squares(activity, buffered)
+        return activity, out, squares * self._goodness_factor
 
-    def _squares(self, activity: Tensor) -> Tensor:
-        """Their sum in each row, with the bits of torch.linalg.vecdot, which would take new memory for them."""
-        return total(torch.mul(activity, activity, out=self._like_squares(activity)), 1)
+    def _squares(self, activity: Tensor, buffered: bool) -> Tensor:
+        """Sum the squares in each row, with the bits of torch.linalg.vecdot, which would take new memory for them."""
+        return total(torch.mul(activity, activity, out=self._buffer("squares", activity) if buffered else None), 1)
 
-    def _like_squares(self, activity: Tensor) -> Tensor:
-        return self._workspace.take("squares", tuple(activity.shape), activity.dtype)
+    def _buffer(self, name: str, like: Tensor) -> Tensor:
+        return self._workspace.take(name, tuple(like.shape), like.dtype)
 
-    def _total(self, rows: Tensor) -> Tensor:
-        """rows W + b, in a buffer that the next call uses again."""
+    def _total(self, rows: Tensor, buffered: bool) -> Tensor:
+        """Multiply rows by the weight and add the bias."""
         shape = (len(rows), self.width)
-        activity = self._workspace.take("activity", shape, self.weight.dtype)
-        if self._factor is self.weight:
-            return addmm(self.bias, rows, self.weight, out=activity)
-        product = mm(rows, self._factor, out=self._workspace.take("product", shape, self._factor.dtype))
-        return activity.copy_(product).add_(self.bias)  # in one call torch would take new memory for the product
+        out = self._workspace.take("activity", shape, self.weight.dtype) if buffered else None
+        if self._rounded is None:
+            return addmm(self.bias, rows, self.weight, out=out)
+        if out is None:
+            return torch.add(mm(rows, self.weight.to(self._rounded.dtype)), self.bias)
+        product = mm(rows, self._rounded, out=self._workspace.take("product", shape, self._rounded.dtype))
+        return out.copy_(product).add_(self.bias)  # in one call torch would take new memory for the product
 
-    def forward(self, rows: Tensor, out: Tensor) -> Tensor:
-        """Normalised activities of rows (n, fan_in) into out (n, width); returns their goodness (n,)."""
-        return self._activate(rows, out)[1]
+    def score(self, x: Tensor, *kept: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Normalised activities of rows x (n, fan_in): (n, width), and their goodness (n,)."""
+        _, out, goodness = self._activate(x, None)
+        return out, goodness
 
-    def pass_neutral(self, step: int, rows: Tensor, out: Tensor) -> None:
+    def pass_on(self, x: Tensor, step: Step, out: Tensor, kept: Sequence[Tensor] = ()) -> None:
         """Neutral rows (B, fan_in) of a minibatch into out (B, width) ahead of its step, with the dropout that they
         have where they come with the pairs, behind these."""
-        self._activate(rows, out, self._kept(step, len(rows), behind=2 * len(rows)))
+        self._activate(x, out, self._kept(step.index, len(x), behind=2 * len(x)))
 
-    def step(self, step: int, rows: Tensor, pairs: int, factor: float, out: Tensor) -> StepLoss:
-        """Train on rows[:pairs] as positive and rows[pairs:2*pairs] as negative data; only pass on the rest.
+    def learn(
+        self, x: Tensor, layout: RowLayout, labels: Tensor | None, step: Step, out: Tensor, kept: Sequence[Tensor] = ()
+    ) -> Learned:
+        """Train on the positive and negative rows of x (n, fan_in), which are normalised; only pass on the rest.
 
-        step: of the run. rows: (n, fan_in), normalised; out: (n, width) gets the normalised activities from before
-        or after the updates (`training.hand_on`); factor: on the learning rate.
+        out: (n, width) gets the normalised activities from before or after the updates (`training.hand_on`). The loss
+        is the mean over local steps, errors are those that the first found.
         """
-        kept = self._kept(step, len(rows))
-        first = self._update(rows, pairs, factor, out, kept)
+        dropped, pairs = self._kept(step.index, len(x)), layout.batch
+        if step.factor is None:
+            _, _, goodness = self._activate(x, out, dropped)
+            return self._judged(goodness[:pairs], goodness[pairs : 2 * pairs])
+        first = self._update(x, pairs, step.factor, out, dropped)
         loss, spare = first.loss, out if self._training.hand_on == "after" else None
         for _ in range(1, self._training.local_steps):
             spare = torch.empty_like(out) if spare is None else spare
-            loss = loss + self._update(rows, pairs, factor, spare, kept).loss
+            loss = loss + self._update(x, pairs, step.factor, spare, dropped).loss
         if self._training.hand_on == "after":
-            self._activate(rows, out, kept)
-        if is_due(step, self._training.updates):
+            self._activate(x, out, dropped)
+        if is_due(step.index, self._training.updates):
             settle([self.mean_activity])
             self.update.settle()
-        return StepLoss(loss / self._training.local_steps, first.pair_errors)
+        return Learned(loss / self._training.local_steps, first.errors)
 
-    def _update_together(self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None) -> StepLoss:
+    def _judged(self, positive: Tensor, negative: Tensor) -> Learned:
+        return Learned(total(self._objective(positive, negative).loss), (negative > positive).sum())
+
+    def _update_together(self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None) -> Learned:
         """One update on positive and negative rows."""
-        activity, goodness = self._activate(rows, out, kept)
+        activity, _, goodness = self._activate(rows, out, kept)
         positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
         slope = self._objective(positive, negative)
         pair_errors = (negative > positive).sum()
@@ -138,25 +162,25 @@ class Layer:
         if pull is not None:
             delta[:pairs] += pull
         self.update.step(rows[: 2 * pairs], delta, pairs, factor)
-        return StepLoss(total(slope.loss), pair_errors)
+        return Learned(total(slope.loss), pair_errors)
 
-    def _update_apart(self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None) -> StepLoss:
+    def _update_apart(self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None) -> Learned:
         """One update on the positive rows, then with the new weights one on the negative rows; the rows that only
         pass go with these."""
         of_positive, of_rest = (None, None) if kept is None else (kept[:pairs], kept[pairs:])
-        delta, positive = self._activate(rows[:pairs], out[:pairs], of_positive)
+        delta, _, positive = self._activate(rows[:pairs], out[:pairs], of_positive)
         pull = self._peer_pull(delta) if self._training.peer else None
         delta *= self._objective(positive, positive).positive.mul_(self._slope_factor).unsqueeze_(1)
         if pull is not None:
             delta += pull
         self.update.step(rows[:pairs], delta, pairs, factor)
-        activity, goodness = self._activate(rows[pairs:], out[pairs:], of_rest)
+        activity, _, goodness = self._activate(rows[pairs:], out[pairs:], of_rest)
         negative = goodness[:pairs]
         slope = self._objective(positive, negative)
         delta = activity[:pairs]
         delta *= slope.negative.mul_(self._slope_factor).unsqueeze_(1)
         self.update.step(rows[pairs : 2 * pairs], delta, pairs, factor)
-        return StepLoss(total(slope.loss), (negative > positive).sum())
+        return Learned(total(slope.loss), (negative > positive).sum())
 
     def _kept(self, step: int, rows: int, behind: int = 0) -> Tensor | None:
         """What dropout makes of each activity of a step (rows, width): 0, or 1 / (1 - dropout). behind: rows before."""
@@ -179,31 +203,36 @@ class Layer:
         return (self.mean_activity - mean(self.mean_activity)).mul_(self._training.peer)
 
     def weights(self) -> dict[str, Tensor]:
-        """What the trained network is made of."""
+        """The weight and the bias."""
         return {"weight": self.weight, "bias": self.bias}
 
     def state(self) -> dict[str, Tensor]:
-        """What the layer needs to go on: weights, running mean and optimiser state."""
+        """Weights, running mean and optimiser state."""
         optimizer = {f"optimizer.{name}": tensor for name, tensor in self.update.state().items()}
         return {**self.weights(), "mean_activity": self.mean_activity, **optimizer}
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def contents(self, step: int) -> dict[str, Kept]:
+        weight, bias = self.weight, Kept((self.width,), self.bias.dtype)
+        shape, updates = (weight.shape[0], weight.shape[1]), step * self._training.updates
+        update = update_contents(self._training.optimizer, shape, weight.dtype, updates, bias=True)
+        optimizer = {f"optimizer.{name}": kept for name, kept in update.items()}
+        return {"weight": Kept(shape, weight.dtype), "bias": bias, "mean_activity": bias, **optimizer}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""
-        self.weight.copy_(state["weight"])
-        self._factor.copy_(self.weight)
-        self.bias.copy_(state["bias"])
+        self.set_weights(state)
         self.mean_activity.copy_(state["mean_activity"])
         prefix = "optimizer."
         self.update.load({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
     def scratch(self) -> list[Tensor]:
-        """Tensors beside `state` that `renew` makes."""
-        return [] if self._factor is self.weight else [self._factor]
+        """The rounded copy of the weight, where there is one."""
+        return [] if self._rounded is None else [self._rounded]
 
     def renew(self) -> None:
         """Make the rounded copy of the weight, where there is one."""
-        if self._factor is not self.weight:
-            self._factor.copy_(self.weight)
+        if self._rounded is not None:
+            self._rounded.copy_(self.weight)
 
 
 def initial_weight(seed: int, index: int, fan_in: int, width: int, kind: str = "normal") -> Tensor:

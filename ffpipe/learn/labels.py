@@ -1,6 +1,8 @@
-"""How a label becomes part of an input row: it replaces the first features, follows the last one, or stays out."""
+"""How a label becomes part of an input row: over its first features, behind the last one, as planes, or not at all."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -9,17 +11,20 @@ from torch import Tensor
 class LabelCode:
     """One-hot labels times `strength`; the neutral label puts strength / classes in every place.
 
-    kind "overlay" writes over the first `classes` features (Hinton, arXiv 2212.13345, section 3.3),
-    "append" adds `classes` features at the end, "none" leaves the image alone.
+    kind "overlay" writes over the first `classes` features (Hinton, arXiv 2212.13345, section 3.3), "append" adds
+    `classes` features at the end, "planes" a plane of pixels a class, "none" leaves the image alone. shape: of an
+    image, for planes.
     """
 
-    def __init__(self, kind: str, features: int, classes: int, strength: float) -> None:
+    def __init__(self, kind: str, features: int, classes: int, strength: float, shape: tuple[int, ...] = ()) -> None:
         self.features = features
         self.classes = classes
         self.strength = strength
-        self.width = features + (classes if kind == "append" else 0)
-        places = {"overlay": slice(0, classes), "append": slice(features, features + classes), "none": slice(0, 0)}
-        self._place = places[kind]
+        # Values that tell of one class.
+        self._each = math.prod(shape[:2]) if kind == "planes" else 1
+        added = classes * self._each if kind in ("append", "planes") else 0
+        self.width = features + added
+        self._place = {"overlay": slice(0, classes), "none": slice(0, 0)}.get(kind, slice(features, self.width))
 
     def write(self, out: Tensor, images: Tensor, labels: Tensor | None) -> None:
         """Fill `out` (rows, width) from images (rows, features) and labels (rows,) int64, or neutral where None."""
@@ -31,7 +36,8 @@ class LabelCode:
             place.fill_(self.strength / self.classes)
         else:
             place.zero_()
-            place.scatter_(1, labels.unsqueeze(1), self.strength)
+            planes = place.unflatten(1, (self.classes, self._each))
+            planes.scatter_(1, labels.view(-1, 1, 1).expand(-1, 1, self._each), self.strength)
 
     def every_label(self, images: Tensor) -> Tensor:
         """Each image (n, features) under each label: (n * classes, width), the labels of one image side by side."""

@@ -1,130 +1,150 @@
-"""A trained network as a plain torch module: images in, class scores out. It needs no Ray and no run folder."""
+"""A trained network as a torch module: examples in, class scores out. Made of the very blocks that were trained.
+
+It needs no Ray and no run folder, has true parameters, can be trained further, and goes through torch.export.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ffpipe.config.schema import Training
+from ffpipe.learn.block import Block
+from ffpipe.learn.blueprint import Blueprint
+from ffpipe.learn.feeder import channels_first
 from ffpipe.learn.labels import LabelCode
+from ffpipe.learn.normalization import Normalization
 from ffpipe.learn.precision import PRECISIONS
-from ffpipe.learn.products import accumulate, addmm, mm
-from ffpipe.learn.rows import normalize_rows_, row_scale
-from ffpipe.learn.threads import sum_of_squares
+from ffpipe.learn.readout import Head
+from ffpipe.learn.rows import normalize_rows_
 
-LayerWeights = tuple[Tensor, Tensor]
+SOFTMAX, GOODNESS, LAST, SUM = "softmax", "goodness", "last", "sum"
+
+
+def readouts_of(blueprint: Blueprint) -> tuple[str, ...]:
+    """The read-outs that a network has, the default first."""
+    training = blueprint.training
+    softmax = (SOFTMAX,) if blueprint.has_head else ()
+    if training.contrasts:
+        return (*softmax, *((GOODNESS,) if training.labelled else ()))
+    of_blocks = (LAST, SUM) if training.readout == "last" else (SUM, LAST)
+    return (*of_blocks, *softmax)
 
 
 class Network(nn.Module):
-    """The layers and the head of a finished run.
+    """The blocks and the linear read-out of a finished run.
 
-    readout: "softmax" gives the head's logits in one pass, "goodness" the goodness under every label,
-    summed over the layers from `training.goodness_from` on. The largest score is the answer in both.
+    readout: "softmax" gives the read-out's logits in one pass, "goodness" the goodness under every label, summed over
+    the blocks from `training.goodness_from` on; of networks without negatives "last" gives the last block's logits and
+    "sum" those of all blocks from there on, summed. The largest score is the answer in all.
     """
 
-    def __init__(
-        self,
-        training: Training,
-        shape: Sequence[int],
-        classes: int,
-        layers: Sequence[LayerWeights],
-        head: Mapping[str, Tensor] | None,
-        readout: str,
-    ) -> None:
+    def __init__(self, blueprint: Blueprint, blocks: Sequence[Block], head: Head | None, readout: str) -> None:
         super().__init__()
-        self.training_config = training
-        self.shape = tuple(shape)
-        self.classes = classes
-        self.readout = readout
-        self.features = training.dims[0]
-        self._labels = LabelCode(training.labels, self.features, classes, training.label_strength)
+        self.blueprint, self.training_config = blueprint, blueprint.training
+        takes = blueprint.takes
+        self.shape, self.classes, self.readout = tuple(takes.shape), takes.classes, readout
+        self.features = torch.Size(takes.shape).numel()
+        self.blocks, self.head = nn.ModuleList(blocks), head
+        training = blueprint.training
+        self._labels = LabelCode(
+            training.labels, self.features, takes.classes, training.label_strength, tuple(takes.shape)
+        )
+        self._normalization = Normalization(training.mean, training.deviation) if training.standardize else None
         self._dtype, self._products = PRECISIONS[training.precision]
-        for index, (weight, bias) in enumerate(layers):
-            self.register_buffer(f"layer{index}_weight", weight)
-            self.register_buffer(f"layer{index}_bias", bias)
-        for index in training.head_layers if head is not None else ():
-            assert head is not None
-            self.register_buffer(f"head{index}_weight", head[f"weight.{index}"])
-        self.has_head = head is not None
+
+    @property
+    def has_head(self) -> bool:
+        """Whether there is a linear read-out."""
+        return self.head is not None
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores (n, classes) of images (n, features) or (n, *shape): floats as in training (0 to 1), or uint8.
 
-        They have the dtype of the weights, float32 or float64. Raises ValueError where the images are of another shape.
+        Of a network on tokens: scores (n, T, classes) of rows of ids (n, T). They have the dtype of the weights,
+        float32 or float64. Raises ValueError where the examples are of another shape.
         """
-        return self.softmax_scores(images) if self.readout == "softmax" else self.goodness_scores(images)
+        return self.scores(images, self.readout)
 
-    @torch.no_grad()
     def softmax_scores(self, images: Tensor) -> Tensor:
-        """The head's logits (n, classes), from one pass under the neutral label. Raises ValueError without a head."""
-        if not self.has_head:
-            raise ValueError("this network has no softmax head; read it by goodness")
-        rows = normalize_rows_(self._labels.neutral(self._rows(images)), self.training_config.normalization)
-        logits = rows.new_zeros(len(rows), self.classes)
-        for index, activities, _ in self._layers(rows):
-            if index in self.training_config.head_layers:
-                accumulate(logits, activities, self.get_buffer(f"head{index}_weight"))
-        return logits
+        """The linear read-out's logits (n, classes). Raises ValueError without one."""
+        return self.scores(images, SOFTMAX)
 
-    @torch.no_grad()
     def goodness_scores(self, images: Tensor) -> Tensor:
         """The goodness (n, classes) accumulated under every label. Raises ValueError where rows have no labels."""
-        if not self.training_config.labelled:
-            raise ValueError("this network was trained without labels in its rows; read it by softmax")
-        images = self._rows(images)
-        rows = normalize_rows_(self._labels.every_label(images), self.training_config.normalization)
-        total = rows.new_zeros(len(rows))
-        for index, _, goodness in self._layers(rows):
-            if index >= self.training_config.goodness_from:
-                total += goodness
-        return total.view(len(images), self.classes)
+        return self.scores(images, GOODNESS)
 
-    def _layers(self, rows: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Index, normalised activities and goodness of each layer in turn."""
-        for index, (weight, bias) in enumerate(self._weights()):
-            width = len(bias)
-            if self._products == self._dtype:
-                activity = addmm(bias, rows, weight).relu_()
-            else:
-                activity = torch.add(mm(rows.to(self._products), weight.to(self._products)), bias).relu_()
-            squares = sum_of_squares(activity)
-            goodness = squares if self.training_config.goodness == "sum" else squares / width
-            scale = row_scale(squares, width, self.training_config.normalization)
-            rows = activity.mul_(scale).to(self._products).to(self._dtype)
-            yield index, rows, goodness
+    def scores(self, images: Tensor, readout: str) -> Tensor:
+        """Scores by a read-out. Raises ValueError where the network does not have it, or for another shape."""
+        if readout == SOFTMAX and self.head is None:
+            raise ValueError("this network has no softmax head; read it by another read-out")
+        if readout not in readouts_of(self.blueprint):
+            known = " or ".join(readouts_of(self.blueprint))
+            raise ValueError(f"this network cannot be read by {readout}; read it by {known}")
+        rows = self._rows(images)
+        x = self._encoded(rows, readout)
+        kept: dict[str, Tensor] = {}
+        taps: list[Tensor] = []
+        total: Tensor | None = None
+        for block in self._each():
+            x, said = block.score(x, *(kept[name] for name in block.use))
+            if block.keep:
+                kept[block.keep] = x
+            if block.index in self.blueprint.taps:
+                taps.append(x)
+            if said is not None and readout == LAST:
+                total = said
+            elif said is not None and block.index >= self.training_config.goodness_from:
+                total = said if total is None else total + said
+        if readout == SOFTMAX:
+            assert self.head is not None
+            return self.head.logits(taps)
+        if total is None:
+            raise ValueError("no block of this network has scores; read it by softmax")
+        return total.view(len(rows), self.classes) if readout == GOODNESS else total
 
-    def _weights(self) -> Iterator[LayerWeights]:
-        """Of each layer in turn."""
-        for index in range(len(self.training_config.dims) - 1):
-            yield self.get_buffer(f"layer{index}_weight"), self.get_buffer(f"layer{index}_bias")
+    def _each(self) -> Iterator[Block]:
+        """The blocks in turn."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            yield block
 
     def _rows(self, images: Tensor) -> Tensor:
+        """(n, features) of the weights' dtype, or of tokens their ids."""
+        device = next((parameter.device for parameter in self.parameters()), images.device)
+        if self.training_config.inputs == "tokens":
+            if tuple(images.shape[1:]) != self.blueprint.inputs.shape or images.is_floating_point():
+                raise ValueError(f"tokens are {tuple(images.shape)}; give integers (n, {self.blueprint.inputs.size})")
+            return images.to(device, torch.int64)
         if tuple(images.shape[1:]) not in {(self.features,), self.shape}:
             raise ValueError(f"images are {tuple(images.shape)}; give (n, {self.features}) or (n, *{self.shape})")
-        device = next((buffer.device for buffer in self.buffers()), images.device)
         rows = images.reshape(len(images), self.features).to(device)
-        return rows.to(self._dtype) / 255 if images.dtype == torch.uint8 else rows.to(self._dtype)
+        rows = rows.to(self._dtype) / 255 if images.dtype == torch.uint8 else rows.to(self._dtype)
+        return rows if self._normalization is None else self._normalization.apply(rows, self.shape)
+
+    def _encoded(self, rows: Tensor, readout: str) -> Tensor:
+        """What the first block gets: with every label, the neutral one, or as they are."""
+        inputs, training = self.blueprint.inputs, self.training_config
+        if training.inputs == "tokens":
+            return rows
+        if len(inputs.shape) == 3:
+            rows = channels_first(rows, self.shape)
+        if training.contrasts:
+            rows = self._labels.every_label(rows) if readout == GOODNESS else self._labels.neutral(rows)
+            rows = normalize_rows_(rows, training.normalization)
+        return rows.to(self._products).view(len(rows), *inputs.shape)
 
 
 class StreamedNetwork(Network):
-    """A network whose layers do not fit into memory together: each is read when it is its turn, on the CPU.
+    """A network whose blocks do not fit into memory together: each is read when it is its turn, on the CPU.
 
-    read: gives layer `index`. Many rows at once make up for it.
+    read: gives block `index`. Many rows at once make up for it.
     """
 
-    def __init__(
-        self,
-        training: Training,
-        shape: Sequence[int],
-        classes: int,
-        read: Callable[[int], LayerWeights],
-        head: Mapping[str, Tensor] | None,
-        readout: str,
-    ) -> None:
-        super().__init__(training, shape, classes, (), head, readout)
+    def __init__(self, blueprint: Blueprint, read: Callable[[int], Block], head: Head | None, readout: str) -> None:
+        super().__init__(blueprint, (), head, readout)
         self._read = read
 
-    def _weights(self) -> Iterator[LayerWeights]:
-        yield from map(self._read, range(len(self.training_config.dims) - 1))
+    def _each(self) -> Iterator[Block]:
+        yield from map(self._read, range(len(self.blueprint)))

@@ -1,77 +1,41 @@
-"""Local objectives: what a layer makes small, given the goodness of positive and of negative rows.
-
-An objective knows goodness alone; the layer carries its derivative on to weights. A new rule is a class here,
-a line of `make_objective` and a word in `config.Training.objective`.
-"""
+"""Local objectives: what a block minimises on its own output, and what that output says of the answer."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from ffpipe.learn.threads import sigmoid, softplus
+from ffpipe.learn.spec import PLAIN, RowLayout
 
 
-class Slope(NamedTuple):
-    """A loss and its derivative by each goodness, each (B,)."""
+class Learned(NamedTuple):
+    """What a minibatch came to before the update, summed over its examples (or pairs), as 0-dimensional tensors.
+
+    An objective returns a `loss` that can be differentiated; its mean over the minibatch is what is minimised.
+    """
 
     loss: Tensor
-    positive: Tensor
-    negative: Tensor
+    errors: Tensor  # examples that the block alone gets wrong, or pairs whose negative row has the higher goodness
 
 
-class Objective(Protocol):
-    """Loss per pair of a positive and a negative row."""
+class Objective(nn.Module):
+    """A local objective. It may own parameters (a head), which are trained with the block.
 
-    def __call__(self, positive: Tensor, negative: Tensor) -> Slope:
-        """positive, negative: (B,) goodness. Returns the loss of each pair and its derivatives."""
-
-
-class ThresholdObjective:
-    """weight * [softplus(-(g_pos - threshold) / T) + softplus((g_neg - threshold) / T)].
-
-    The logistic probability that a row is positive is sigmoid((g - threshold) / T) (Hinton, arXiv
-    2212.13345, equation 1). weight 1/2 is the mean over positive and negative rows (the loss of the Keras example)
-    and gives, with a sum of squares as goodness, the update of Hinton's program, which leaves out the 2 in
-    d(y^2) = 2y dy.
+    roles: the rows that it learns from, `spec.PAIRS` or `spec.PLAIN`.
     """
 
-    def __init__(self, threshold: float, temperature: float, weight: float) -> None:
-        self.threshold = threshold
-        self.temperature = temperature
-        self.weight = weight
+    roles: tuple[str, ...] = PLAIN
 
-    def __call__(self, positive: Tensor, negative: Tensor) -> Slope:
-        below = (self.threshold - positive) / self.temperature
-        above = (negative - self.threshold) / self.temperature
-        slope = self.weight / self.temperature
-        return Slope(
-            loss=(softplus(below) + softplus(above)) * self.weight,
-            positive=sigmoid(below).mul_(-slope),
-            negative=sigmoid(above).mul_(slope),
-        )
+    def forward(self, h: Tensor, layout: RowLayout, labels: Tensor | None) -> Learned:
+        """Judge the block's output h (layout.learning_rows, ...) with labels (layout.batch, ...) int64."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
 
+    def score(self, h: Tensor) -> Tensor | None:
+        """What each row of h says of the answer: goodness (n,), logits (n, classes), or of token rows
+        (n, tokens, classes); None where it says nothing."""
+        return None
 
-class SymmetricObjective:
-    """softplus(-(g_pos - g_neg) / T): no threshold, and each pair counts by how little it is told apart.
-
-    SymBa (Lee and Song, arXiv 2303.08418), where 1 / T is called alpha.
-    """
-
-    def __init__(self, temperature: float) -> None:
-        self.temperature = temperature
-
-    def __call__(self, positive: Tensor, negative: Tensor) -> Slope:
-        behind = (negative - positive) / self.temperature
-        slope = sigmoid(behind).div_(self.temperature)
-        return Slope(loss=softplus(behind), positive=-slope, negative=slope)
-
-
-def make_objective(kind: str, goodness: str, width: int, threshold: float | None, temperature: float) -> Objective:
-    """The objective of a layer of `width` units; without a threshold it is what a mean square of 1 gives."""
-    if kind == "symba":
-        return SymmetricObjective(temperature)
-    if threshold is None:
-        threshold = float(width) if goodness == "sum" else 1.0
-    return ThresholdObjective(threshold, temperature, weight=0.5 if kind == "hinton" else 1.0)
+    def hand_on(self, h: Tensor) -> Tensor:
+        """What the next block gets of h."""
+        return h

@@ -1,10 +1,16 @@
-"""Learning-rate schedules: the factor on every rate in each epoch."""
+"""Learning-rate schedules: the factor on a rate at each step."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
+# The share of the steps in which "onecycle" rises.
+RISE = 0.25
+
 
 def rate_factor(schedule: str, epoch: int, epochs: int) -> float:
-    """The factor in `epoch` (counted from 0) of `epochs`.
+    """The factor in `epoch` (counted from 0) of `epochs`, for the schedules that are constant within an epoch.
 
     "hinton" is the schedule of Hinton's program: 1 for the first half of the epochs, then
     (1 + 2 * (epochs - e)) / epochs with e counted from 1, which falls linearly to 1 / epochs.
@@ -12,3 +18,36 @@ def rate_factor(schedule: str, epoch: int, epochs: int) -> float:
     if schedule == "constant" or 2 * (epoch + 1) <= epochs:
         return 1.0
     return (1.0 + 2.0 * (epochs - (epoch + 1))) / epochs
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The factors of one block or read-out over a run.
+
+    schedule: its name in the config. epochs: of the run. first, last: the epochs from and before which the block
+    learns; its schedule runs over these.
+    """
+
+    schedule: str
+    steps_per_epoch: int
+    epochs: int
+    first: int = 0
+    last: int = 0
+
+    def factor(self, step: int) -> float | None:
+        """The factor at a step; None where the block does not learn.
+
+        "cosine": (1 + cos(pi p)) / 2, p the share of the steps that are done. "onecycle": linearly from 0 to 1 in the
+        first quarter of the steps, then linearly to 0.
+        """
+        last = self.last or self.epochs
+        epoch = step // self.steps_per_epoch
+        if not self.first <= epoch < last:
+            return None
+        if self.schedule in ("constant", "hinton"):
+            return rate_factor(self.schedule, epoch - self.first, last - self.first)
+        steps = (last - self.first) * self.steps_per_epoch
+        done = (step - self.first * self.steps_per_epoch + 0.5) / steps
+        if self.schedule == "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * done))
+        return done / RISE if done < RISE else (1.0 - done) / (1.0 - RISE)

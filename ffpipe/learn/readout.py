@@ -7,11 +7,11 @@ It sees rows under the neutral label, and no gradient of it enters a layer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ffpipe.config.schema import Training
 from ffpipe.learn.denormals import is_due
@@ -30,21 +30,33 @@ class HeadStep(NamedTuple):
     errors: Tensor
 
 
-class Head:
-    """Weights S_l (width, classes) for each layer from `training.head_from` on; they start at zero."""
+class Head(nn.Module):
+    """Weights S_l (width, classes) for each block that it sees; they start at zero."""
 
-    def __init__(self, training: Training, classes: int, workspace: Workspace) -> None:
+    def __init__(self, training: Training, widths: Mapping[int, int], classes: int, workspace: Workspace) -> None:
+        """widths: numbers in a row of each block that it sees, by block."""
+        super().__init__()
         dtype, device = PRECISIONS[training.precision].weights, workspace.device
-        self.layers = training.head_layers
-        self._weights = [torch.zeros(training.dims[i + 1], classes, dtype=dtype, device=device) for i in self.layers]
+        self.layers = tuple(widths)
+        for i, width in widths.items():
+            weight = torch.zeros(width, classes, dtype=dtype, device=device)
+            self.register_parameter(f"weight_{i}", nn.Parameter(weight, requires_grad=False))
         settings = training.head_optimizer
         self._updates = [make_update(weight, None, settings, weight, workspace) for weight in self._weights]
 
+    @property
+    def _weights(self) -> list[Tensor]:
+        return [self.get_parameter(f"weight_{i}") for i in self.layers]
+
+    def forward(self, activities: Sequence[Tensor]) -> Tensor:
+        """As `logits`."""
+        return self.logits(activities)
+
     def logits(self, activities: Sequence[Tensor]) -> Tensor:
-        """activities: the normalised (n, width) of each of its layers, in their order. Returns (n, classes)."""
-        activities = self._wide(activities)
-        logits = mm(activities[0], self._weights[0])
-        for activity, weight in zip(activities[1:], self._weights[1:], strict=True):
+        """activities: the rows (n, ...) of each of its blocks, in their order. Returns (n, classes)."""
+        activities, weights = self._wide(activities), self._weights
+        logits = mm(activities[0], weights[0])
+        for activity, weight in zip(activities[1:], weights[1:], strict=True):
             accumulate(logits, activity, weight)
         return logits
 
@@ -64,8 +76,9 @@ class Head:
         return HeadStep(probabilities, loss, errors)
 
     def _wide(self, activities: Sequence[Tensor]) -> list[Tensor]:
-        """In the format of the weights: the head is too small for another to pay."""
-        return [activity.to(self._weights[0].dtype) for activity in activities]
+        """Flat, and in the format of the weights: the head is too small for another to pay."""
+        dtype = self._weights[0].dtype
+        return [activity.flatten(1).to(dtype) for activity in activities]
 
     def weights(self) -> dict[str, Tensor]:
         """S_l by layer, in layer order."""

@@ -21,8 +21,11 @@ def row_scale(sum_of_squares: Tensor, features: int, kind: str) -> Tensor:
     sum_of_squares: (rows,), of `features` entries each. kind "rms" makes the mean square of a row 1
     (Hinton's program), "l2" its L2 norm (the Keras example). Returns (rows, 1).
     """
+    if torch.is_grad_enabled():
+        # A row of zeros stays one whatever it is multiplied by, but the root has no finite slope at zero.
+        sum_of_squares = sum_of_squares.masked_fill(sum_of_squares == 0, 1.0)
     length = torch.sqrt(sum_of_squares / features if kind == "rms" else sum_of_squares)
-    return length.add_(TINY).reciprocal_().unsqueeze_(1)
+    return length.add(TINY).reciprocal().unsqueeze(1)
 
 
 def normalize_rows_(rows: Tensor, kind: str) -> Tensor:

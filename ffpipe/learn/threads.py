@@ -69,3 +69,17 @@ def _for_sum(values: Tensor, dim: int | None) -> AbstractContextManager[None]:
 
 def _for_shares(values: Tensor) -> AbstractContextManager[None]:
     return one_thread() if values.numel() >= GRAIN else nullcontext()
+
+
+@contextmanager
+def threads_of_block(count: int | None) -> Iterator[None]:
+    """Compute on so many threads of the CPU what depends on their number; None: on as many as there are."""
+    threads = torch.get_num_threads()
+    if count is None or count == threads:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -6,17 +6,18 @@ the derivative of the loss by the total input, whose product is the gradient of 
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ffpipe.config.schema import Optimizer
-from ffpipe.learn.denormals import settle, settle_optimizer
+from ffpipe.learn.denormals import settle
+from ffpipe.learn.optim import NamedOptimizer, optimizer_contents
 from ffpipe.learn.products import accumulate, mm
-from ffpipe.learn.threads import one_thread, total
+from ffpipe.learn.threads import total
 from ffpipe.learn.workspace import Workspace
+from ffpipe.storage.checkpoint import Kept
 
 
 class Update(Protocol):
@@ -108,26 +109,19 @@ class MixedAveraging(Averaging):
             self._factor[block].copy_(weight)
 
 
-# Optimisers that are not element-wise: their norms and means are over whole weights.
-SUMMING = (torch.optim.Adafactor,)
-
-
 class TorchUpdate:
     """Any optimiser of torch.optim, one instance a layer; weight decay is of the weights alone."""
 
     def __init__(
         self, weight: Tensor, bias: Tensor | None, settings: Optimizer, factor: Tensor, workspace: Workspace
     ) -> None:
-        self.rate = settings.learning_rate
         self.weight = torch.nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
         self._factor = factor
         self._workspace = workspace
-        groups: list[dict[str, Any]] = [{"params": [self.weight], "weight_decay": settings.weight_decay}]
-        self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
-        if self.bias is not None:
-            groups.append({"params": [self.bias], "weight_decay": 0.0})
-        cls = getattr(torch.optim, settings.kind)
-        self.optimizer: torch.optim.Optimizer = cls(groups, lr=self.rate, **settings.options)
+        parameters = {"weight": self.weight} if self.bias is None else {"weight": self.weight, "bias": self.bias}
+        self._optimizer = NamedOptimizer(parameters, settings)
+        self.state, self.load, self.settle = self._optimizer.state, self._optimizer.load, self._optimizer.settle
 
     def step(self, rows: Tensor, delta: Tensor, examples: int, factor: float) -> None:
         take, shape = self._workspace.take, tuple(self.weight.shape)
@@ -138,42 +132,9 @@ class TorchUpdate:
         self.weight.grad = gradient.div_(examples)
         if self.bias is not None:
             self.bias.grad = total(delta, 0).div_(examples)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * factor
-        with one_thread() if isinstance(self.optimizer, SUMMING) else nullcontext():
-            self.optimizer.step()
-        for parameter in self._parameters().values():
-            parameter.grad = None  # what it was is the next layer's workspace
+        self._optimizer.step(factor)  # which lets go of the gradients: they are the next layer's workspace
         if product.dtype != gradient.dtype:
             self._factor.copy_(self.weight)
-
-    def settle(self) -> None:
-        settle_optimizer(self.optimizer.state.values())
-
-    def _parameters(self) -> dict[str, torch.nn.Parameter]:
-        return {"weight": self.weight} if self.bias is None else {"weight": self.weight, "bias": self.bias}
-
-    def state(self) -> dict[str, Tensor]:
-        kept = {}
-        for name, parameter in self._parameters().items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                kept[f"{name}.{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
-        return kept
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        of_each: dict[int, dict[str, Tensor]] = {}
-        for index, name in enumerate(self._parameters()):
-            prefix = f"{name}."
-            of_each[index] = {
-                key.removeprefix(prefix): value.clone() for key, value in state.items() if key.startswith(prefix)
-            }
-        # torch knows what of it belongs on the parameter's device; but it also gives all of it the parameter's dtype,
-        # where NAdam and ASGD count in float32.
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": of_each})
-        for parameter, kept in zip(self._parameters().values(), of_each.values(), strict=True):
-            loaded = self.optimizer.state[parameter]
-            for key, value in kept.items():
-                loaded[key] = loaded[key].to(value.dtype)
 
 
 def make_update(
@@ -188,3 +149,13 @@ def make_update(
     if factor is weight:
         return Averaging(weight, bias, settings)
     return MixedAveraging(weight, bias, settings, factor, workspace)
+
+
+def update_contents(
+    settings: Optimizer, shape: tuple[int, int], dtype: torch.dtype, steps: int, *, bias: bool
+) -> dict[str, Kept]:
+    """What `Update.state` has for a weight of this shape after so many steps."""
+    kept = {"weight": Kept(shape, dtype)} | ({"bias": Kept(shape[1:], dtype)} if bias else {})
+    if settings.kind != "averaging":
+        return optimizer_contents(settings, kept, steps)
+    return {f"{name}_average": of for name, of in kept.items()}

@@ -26,6 +26,10 @@ class Workspace:
             buffer = self._buffers[name, dtype] = torch.empty(size, dtype=dtype, device=self.device)
         return buffer[:size].view(shape)
 
+    def buffers(self) -> list[Tensor]:
+        """All that there are now."""
+        return list(self._buffers.values())
+
 
 class Outputs:
     """What a stage's last layer writes into: fresh memory, since whoever gets it may keep it."""

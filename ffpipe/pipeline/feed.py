@@ -8,75 +8,73 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ffpipe.config.schema import Training
 from ffpipe.data.examples import Examples
 from ffpipe.data.splits import Splits
+from ffpipe.learn.blueprint import Blueprint
+from ffpipe.learn.feeder import make_feeder
 from ffpipe.learn.precision import PRECISIONS
-from ffpipe.learn.source import Source
 from ffpipe.learn.workspace import Workspace
+from ffpipe.pipeline.packet import LABELS, Tensors, X
 from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Train
-from ffpipe.pipeline.streams import Streams
 
 
 class Feed:
-    """Makes the streams of an item, from the data and from the predictions that have come back."""
+    """Makes what enters with an item, from the data and from the predictions that have come back."""
 
-    def __init__(self, training: Training, splits: Splits, device: torch.device) -> None:
-        self.source = Source(training, splits)
+    def __init__(self, network: Blueprint, splits: Splits, device: torch.device) -> None:
+        self.feeder = make_feeder(network.training, splits, network.inputs)
         self._splits: dict[str, Examples] = {"validation": splits.validation, "test": splits.test}
-        self._training = training
+        self._network = network
         self._device = device
-        self._dtype, self._products = PRECISIONS[training.precision]
+        # Rows are made in the format of the weights, and sent in that of the products.
+        floating = network.inputs.dtype.is_floating_point
+        weights = PRECISIONS[network.training.precision].weights
+        self._dtype = weights if floating else network.inputs.dtype
         self._workspace = Workspace(torch.device("cpu"))
         self._predictions: dict[int, NDArray[np.float32]] = {}
 
     def predictions(self, made: Mapping[int, NDArray[np.float32]]) -> None:
-        """Take what the head made of later minibatches, as `Stage.predictions` gives it."""
+        """Take what the read-out made of later minibatches, as `Stage.predictions` gives it."""
         self._predictions.update(made)
 
-    def streams(self, item: Item) -> Streams | None:
+    def tensors(self, item: Item) -> Tensors | None:
         """What the first stage gets with this item, good until the next. Raises KeyError if its predictions are not
         back: the window lets no such item leave."""
         match item:
             case Train():
                 return self._train(item)
             case Predict():
-                rows = torch.empty(1, self.source.batch, self.source.labels.width, dtype=self._dtype)
-                labels = self.source.neutral(item.step, rows[0])
-                return self._send(Streams(rows, labels.unsqueeze(0)))
+                rows = torch.empty(1, self._network.layout.batch, *self._network.inputs.shape, dtype=self._dtype)
+                labels = self.feeder.passing(item.step, rows[0])
+                return self._send({X: rows, LABELS: labels.unsqueeze(0)})
             case Evaluate():
-                rows, labels = self.source.evaluation(self._splits[item.split], item.first, item.count)
-                of_labels = torch.zeros(item.count * self.source.labels.classes, dtype=self._dtype)
-                goodness = of_labels if self._training.labelled else None
-                return self._send(Streams(rows.unsqueeze(0), labels.unsqueeze(0), goodness))
+                rows, labels = self.feeder.evaluation(self._splits[item.split], item.first, item.count)
+                return self._send({X: rows.unsqueeze(0), LABELS: labels.unsqueeze(0)})
         return None
 
-    def _train(self, item: Train) -> Streams:
-        """The head's rows are the neutral ones, in lock step of the next minibatch, or where there are no labels the
-        positive ones."""
-        training, batch = self._training, self.source.batch
-        lead = item.lead(training.lookahead)
-        roles = 2 if lead is None else training.roles
-        rows = self._workspace.take("rows", (item.count, roles * batch, self.source.labels.width), self._dtype)
-        labels = torch.empty(item.count, batch, dtype=torch.int64) if training.head and lead is not None else None
+    def _train(self, item: Train) -> Tensors:
+        """Rows of `item.count` minibatches. Labels are of the rows that the read-out sees: the neutral ones, in lock
+        step of the next minibatch, or where there are none those of the examples."""
+        network, layout = self._network, self._network.layout
+        lead = item.lead(network.training.lookahead)
+        count = layout.learning_rows if lead is None else layout.rows
+        rows = self._workspace.take("rows", (item.count, count, *network.inputs.shape), self._dtype)
+        labelled = lead is not None and (network.has_head or not network.training.contrasts)
+        labels: list[torch.Tensor] = []
         for minibatch, step in enumerate(range(item.first, item.end)):
-            right = self.source.pairs(step, self._prediction(step), rows[minibatch, : 2 * batch])
-            if labels is not None and lead is not None:
-                neutral = rows[minibatch, 2 * batch :]
-                labels[minibatch] = self.source.neutral(step + lead, neutral) if len(neutral) else right
-        return self._send(Streams(rows, labels))
+            of_examples = self.feeder.learning(step, self._prediction(step), rows[minibatch, : layout.learning_rows])
+            if labelled and lead is not None:
+                passing = rows[minibatch, layout.learning_rows :]
+                labels.append(self.feeder.passing(step + lead, passing) if len(passing) else of_examples)
+        return self._send({X: rows, LABELS: torch.stack(labels)} if labels else {X: rows})
 
     def _prediction(self, step: int) -> NDArray[np.float32] | None:
         """The prediction for a minibatch; None where the rule is not to draw from one."""
-        lag = self._training.lookahead
+        lag = self._network.training.lookahead
         if lag is None or step < lag:
             return None
         return self._predictions.pop(step)
 
-    def _send(self, streams: Streams) -> Streams:
-        labels, goodness = streams.labels, streams.goodness
-        return Streams(
-            streams.rows.to(self._device, self._products),
-            None if labels is None else labels.to(self._device),
-            None if goodness is None else goodness.to(self._device),
-        )
+    def _send(self, tensors: Tensors) -> Tensors:
+        dtypes = {X: self._network.inputs.dtype}
+        return {name: tensor.to(self._device, dtypes.get(name)) for name, tensor in tensors.items()}

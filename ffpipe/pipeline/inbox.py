@@ -1,26 +1,15 @@
 """Where a stage's messages arrive: put back in order, and complete before they are handed out.
 
-The last stage gets, for one item, the rows from the stage before and features from any stage; whatever
-the order of arrival, `take` returns the parts of item 0, 1, 2, ... in turn.
+A stage gets, for one item, a packet from the stage before, and perhaps others straight from earlier ones; whatever
+the order of arrival, `take` returns the packets of item 0, 1, 2, ... in turn.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any
 
-from ffpipe.pipeline.schedule import Item
-
-
-@dataclass(frozen=True)
-class Part:
-    """One sender's share of a message: rows, labels and goodness (or None), and features by layer."""
-
-    item: Item
-    arrays: tuple[Any, Any, Any]
-    features: dict[int, Any]
+from ffpipe.pipeline.packet import Packet
 
 
 class Inbox:
@@ -28,17 +17,17 @@ class Inbox:
 
     def __init__(self, senders: Collection[int]) -> None:
         self._senders = frozenset(senders)
-        self._parts: dict[int, dict[int, Part]] = {}
+        self._parts: dict[int, dict[int, Packet]] = {}
         self._next = 0
         self._changed = threading.Condition()
 
-    def put(self, sequence: int, sender: int, part: Part) -> None:
+    def put(self, sequence: int, sender: int, packet: Packet) -> None:
         """Raises ValueError for a part that was there already or that nobody waits for."""
         with self._changed:
             arrived = self._parts.setdefault(sequence, {})
             if sequence < self._next or sender not in self._senders or sender in arrived:
                 raise ValueError(f"message {sequence} from stage {sender} is unexpected; next is {self._next}")
-            arrived[sender] = part
+            arrived[sender] = packet
             self._changed.notify_all()
 
     @property
@@ -46,7 +35,7 @@ class Inbox:
         """Whether the next message is complete."""
         return len(self._parts.get(self._next, ())) == len(self._senders)
 
-    def take(self) -> dict[int, Part]:
+    def take(self) -> dict[int, Packet]:
         """The next message, by sender; waits for it."""
         with self._changed:
             self._changed.wait_for(lambda: self.ready)

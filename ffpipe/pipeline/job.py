@@ -6,19 +6,22 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ffpipe.config.fields import checked
-from ffpipe.config.schema import Config
+from ffpipe.config.schema import Config, Training
 from ffpipe.data.sampler import Sampler
 from ffpipe.data.splits import Splits, load_splits
-from ffpipe.learn.labels import LabelCode
-from ffpipe.learn.precision import PRECISIONS
+from ffpipe.learn.augmentation import Augmentation
+from ffpipe.learn.blueprint import Blueprint, make_blueprint
+from ffpipe.learn.feeder import row_specs
+from ffpipe.learn.normalization import Normalization, measured
+from ffpipe.learn.user_model import ModelCode
+from ffpipe.pipeline.contents import contents_bytes, snapshot_contents
 from ffpipe.pipeline.schedule import Plan
 from ffpipe.pipeline.stage import StageSpec
-from ffpipe.storage.checkpoint import Input
+from ffpipe.storage.checkpoint import HEAD, Input
 from ffpipe.storage.store import Store, whole_place
 from ffpipe.system.errors import UserError
 from ffpipe.system.files import expanded
@@ -38,6 +41,14 @@ def always(layers: range, chunk: int) -> bool:
 
 
 @dataclass(frozen=True)
+class Model:
+    """A user's network: where its function comes from, or the function itself."""
+
+    code: ModelCode | None = None
+    function: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True)
 class Job:
     """A config with its data at hand and every size worked out; plain data but for `splits`.
 
@@ -46,20 +57,22 @@ class Job:
 
     config: Config
     splits: Splits
-    width: int
-    steps_per_epoch: int
+    network: Blueprint
     fits: Fits = always
 
     @property
     def layers(self) -> int:
-        return len(self.config.training.dims) - 1
+        """Number of blocks."""
+        return len(self.network)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.network.steps_per_epoch
 
     @property
     def minibatch_bytes(self) -> int:
-        """Of the largest streams of one minibatch between two layers."""
-        training = self.config.training
-        rows = training.roles * training.batch_size
-        return rows * max(self.width, *training.dims[1:]) * PRECISIONS[training.precision].products.itemsize
+        """Bytes of the largest rows of one minibatch between two blocks."""
+        return self.network.layout.rows * max(edge.nbytes for edge in self.network.edges)
 
     @property
     def steps(self) -> int:
@@ -73,34 +86,26 @@ class Job:
     @property
     def least_log_steps(self) -> int:
         """With which there are no more rows than a run may have."""
-        return math.ceil(self.steps / (MOST_ROWS // (self.layers + self.config.training.head)))
+        return math.ceil(self.steps / (MOST_ROWS // (self.layers + self.network.has_head)))
 
     @property
     def input(self) -> Input:
-        return Input(self.splits.shape, self.width, self.splits.classes)
-
-    @property
-    def largest_layer_bytes(self) -> int:
-        """Of the weights of a layer, as much again for its optimiser, and its streams of a minibatch."""
-        widths = (self.width, *self.config.training.dims[1:])
-        weights = max(a * b for a, b in pairwise(widths)) * PRECISIONS[self.config.training.precision].weights.itemsize
-        return 2 * weights + 2 * self.minibatch_bytes
+        return self.network.takes
 
     @property
     def least_bytes(self) -> int:
-        """What must be held at once, be it in one process: the weights (layerwise: of one layer) and as much again for
-        their optimisers, the predictions that wait, and messages of the size asked for or an example under every
-        label."""
-        training, execution = self.config.training, self.config.execution
-        dtypes, classes = PRECISIONS[training.precision], self.splits.classes
-        widths = (self.width, *training.dims[1:])
-        head = sum(training.dims[i + 1] for i in training.head_layers) * classes
-        of_layers = [a * b for a, b in pairwise(widths)]
-        weights = (max(of_layers) if execution.engine == "layerwise" else sum(of_layers)) + head
-        waiting = training.head * min(training.negative_lag, self.steps) * training.batch_size * classes * 4
+        """What must be held at once, be it in one process: the weights (layerwise: of one block) and as much again for
+        their optimisers, the predictions that wait, and messages of the size asked for or one example's rows."""
+        training, execution, network = self.config.training, self.config.execution, self.network
+        classes = network.takes.classes
+        files = snapshot_contents(network, 0)
+        sizes = [contents_bytes(contents) for name, contents in files.items() if name != HEAD]
+        weights = max(sizes) if execution.engine == "layerwise" else sum(sizes)
+        weights += contents_bytes(files.get(HEAD, {}))
+        waiting = network.has_head * min(training.negative_lag, self.steps) * training.batch_size * classes * 4
         messages = min(max(execution.chunk, execution.window, 1), self.steps) * self.minibatch_bytes
-        tested = (classes + 1) * max(widths) * dtypes.products.itemsize
-        return 2 * weights * dtypes.weights.itemsize + waiting + max(messages, tested)
+        tested = network.rows_of_example * max(edge.nbytes for edge in network.edges)
+        return 2 * weights + waiting + max(messages, tested)
 
 
 @dataclass(frozen=True)
@@ -149,35 +154,28 @@ class Engine(Protocol):
         """Take down what the engine started."""
 
 
-def make_job(config: Config) -> Job:
-    """Load the data of a checked config and hold the config against it. Raises UserError."""
+def make_job(config: Config, model: Model | None = None) -> Job:
+    """Load the data of a checked config and hold the config against it. model: the user's, where it has one.
+
+    Raises UserError.
+    """
     config = _with_whole_paths(config)
+    splits = load_splits(config.training.data, config.execution.data_dir)
+    config = replace(config, training=_measured(config.training, splits))
     training = config.training
-    splits = load_splits(training.data, config.execution.data_dir)
-    features, classes = splits.features, splits.classes
-    if training.dims[0] != features:
-        raise UserError(
-            f"training.dims starts with {training.dims[0]}, but an image of {training.data.source!r} has "
-            f"{features} features: give {' '.join(map(str, (features, *training.dims[1:])))}"
-        )
-    if classes < 2:
-        raise UserError(f"training.data has {classes} class: negatives need at least 2")
-    if training.labels == "overlay" and classes > features:
-        raise UserError(f"{classes} labels do not fit over {features} features: set training.labels append")
-    if training.jitter and len(splits.shape) < 2:
-        raise UserError(f"training.jitter shifts pixels, but an example has the shape {splits.shape}: set it to 0")
-    if training.jitter and training.jitter >= (smaller := min(splits.shape[:2])):
-        raise UserError(
-            f"training.jitter is {training.jitter}, which shifts images of {splits.shape[0]} x {splits.shape[1]} "
-            f"pixels out of sight: give at most {smaller - 1}"
-        )
-    if training.negatives == "hybrid" and len(splits.shape) < 2:
-        raise UserError(f"training.negatives 'hybrid' mixes images, but an example has the shape {splits.shape}")
-    sampler = Sampler(len(splits.train), training.batch_size, training.seed)
+    _check_images(training, splits)
+    steps_per_epoch = Sampler(len(splits.train), training.batch_size, training.seed).steps_per_epoch
     if training.negatives == "others":
         Sampler(len(splits.others), training.batch_size, training.seed)
-    width = LabelCode(training.labels, features, classes, training.label_strength).width
-    job = Job(config, splits, width, sampler.steps_per_epoch)
+    inputs, labels = row_specs(training, splits.shape, splits.classes)
+    takes = Input(splits.shape, inputs.size, splits.classes)
+    model = model or Model()
+    job = Job(
+        config, splits, make_blueprint(training, takes, inputs, labels, steps_per_epoch, model.code, model.function)
+    )
+    stages = config.execution.stages or config.execution.listed
+    if stages > job.layers:
+        raise UserError(f"execution.stages is {stages}, but there are {job.layers} layers: give 1 to {job.layers}")
     if job.steps > MOST_STEPS:
         raise UserError(
             f"training.epochs is {training.epochs} of {job.steps_per_epoch} steps each, more than {MOST_STEPS:,}: "
@@ -189,6 +187,47 @@ def make_job(config: Config) -> Job:
             f"there are more than {MOST_ROWS:,} rows of metrics: give at least {job.least_log_steps}"
         )
     return job
+
+
+def _measured(training: Training, splits: Splits) -> Training:
+    """The config with the means and deviations of the training split, where it wants them and gives none."""
+    if not training.standardize or (training.mean and training.deviation):
+        return training
+    mean, deviation = measured(splits.train, splits.shape)
+    return replace(training, mean=training.mean or mean, deviation=training.deviation or deviation)
+
+
+def _check_images(training: Training, splits: Splits) -> None:
+    """Hold what is done to examples against their shape. Raises UserError."""
+    features, classes, shape = splits.features, splits.classes, splits.shape
+    if not (training.model or training.blocks) and training.dims[0] != features:
+        raise UserError(
+            f"training.dims starts with {training.dims[0]}, but an image of {training.data.source!r} has "
+            f"{features} features: give {' '.join(map(str, (features, *training.dims[1:])))}"
+        )
+    if classes < 2:
+        raise UserError(f"training.data has {classes} class: negatives need at least 2")
+    if training.labelled and training.labels == "overlay" and classes > features:
+        raise UserError(f"{classes} labels do not fit over {features} features: set training.labels append")
+    if training.inputs == "tokens":
+        if features < 2:
+            raise UserError("training.inputs is 'tokens', but an example has one value: give rows of 2 tokens or more")
+        return
+    if training.labelled and training.labels == "planes" and (len(shape) < 2 or training.depth == len(training.dims)):
+        raise UserError(f"training.labels 'planes' are channels of images, but an example has the shape {shape}")
+    if training.jitter and len(shape) < 2:
+        raise UserError(f"training.jitter shifts pixels, but an example has the shape {shape}: set it to 0")
+    if training.jitter and training.jitter >= (smaller := min(shape[:2])):
+        raise UserError(
+            f"training.jitter is {training.jitter}, which shifts images of {shape[0]} x {shape[1]} "
+            f"pixels out of sight: give at most {smaller - 1}"
+        )
+    each = training.augmentation
+    Augmentation(crop=each.crop, padding=each.padding, flip=each.flip, cutout=each.cutout).check(shape)
+    if training.standardize:
+        Normalization(training.mean, training.deviation).check(shape)
+    if training.negatives == "hybrid" and len(shape) < 2:
+        raise UserError(f"training.negatives 'hybrid' mixes images, but an example has the shape {shape}")
 
 
 def refuse_beyond_this_host(job: Job) -> None:

@@ -47,8 +47,3 @@ def partition(
     for cut in reversed(cuts):
         ends.append(cut[ends[-1]])
     return [range(a, b) for a, b in pairwise(reversed(ends))]
-
-
-def layer_costs(dims: Sequence[int]) -> list[float]:
-    """Multiply-adds of a layer's step for each example: what the cut balances when nothing was measured."""
-    return [float(a * b) for a, b in pairwise(dims)]

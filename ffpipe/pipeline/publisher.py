@@ -6,8 +6,8 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 
+from ffpipe.pipeline.packet import Tensors
 from ffpipe.pipeline.schedule import Item
-from ffpipe.pipeline.streams import Streams
 from ffpipe.telemetry.spans import Spans
 
 # One message may wait to be published while the next is computed; more would only hold memory.
@@ -15,8 +15,8 @@ PUBLISH_AHEAD = 1
 # Results that are there at once, each in memory of its own: those that wait, one on its way, one being made.
 OUTPUTS = PUBLISH_AHEAD + 2
 
-# Takes the result of one item: its sequence number, the item, and what the next stage gets with it.
-Publish = Callable[[int, Item, Streams | None], None]
+# Takes the result of one item: its sequence number, the item, and what leaves with it.
+Publish = Callable[[int, Item, Tensors | None], None]
 
 
 class Publisher:
@@ -25,16 +25,16 @@ class Publisher:
     def __init__(self, send: Publish, spans: Spans) -> None:
         self._send = send
         self._spans = spans
-        self._queue: queue.Queue[tuple[int, Item, Streams | None] | None] = queue.Queue(PUBLISH_AHEAD)
+        self._queue: queue.Queue[tuple[int, Item, Tensors | None] | None] = queue.Queue(PUBLISH_AHEAD)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def publish(self, sequence: int, item: Item, streams: Streams | None) -> None:
+    def publish(self, sequence: int, item: Item, tensors: Tensors | None) -> None:
         """Queue one message; waits while one is queued. Raises what went wrong with an earlier one."""
         if self._error is not None:
             raise self._error
-        self._queue.put((sequence, item, streams))
+        self._queue.put((sequence, item, tensors))
 
     def close(self) -> None:
         """Wait until everything is sent."""
@@ -48,14 +48,14 @@ class Publisher:
             self._queue.put(None)
 
     def _work(self) -> None:
-        for sequence, item, streams in self._messages():
+        for sequence, item, tensors in self._messages():
             if self._error is None:
                 try:
                     with self._spans.span("publish", label=str(item)):
-                        self._send(sequence, item, streams)
+                        self._send(sequence, item, tensors)
                 except BaseException as error:  # handed to the stage's own thread, which raises it
                     self._error = error
 
-    def _messages(self) -> Iterator[tuple[int, Item, Streams | None]]:
+    def _messages(self) -> Iterator[tuple[int, Item, Tensors | None]]:
         while (message := self._queue.get()) is not None:
             yield message

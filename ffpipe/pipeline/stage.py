@@ -1,14 +1,14 @@
-"""One stage: a contiguous group of layers, and what it does with each item of the schedule.
+"""One stage: a contiguous group of blocks, and what it does with each item of the schedule.
 
-The first stage also holds the source, the last one the head and the predictions still owed to the
-source. A stage is called with one item at a time, in order; who calls it, and on what machine, it does
-not know.
+The first stage also holds the source, the last one the read-out and the predictions still owed to the source. A stage
+is called with one item at a time, in order; who calls it, and on what machine, it does not know.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,19 +16,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ffpipe.config.schema import Training
-from ffpipe.learn.dense import Layer
-from ffpipe.learn.rates import rate_factor
+from ffpipe.learn.block import Block, Step
+from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.readout import Head
 from ffpipe.learn.workspace import Outputs, Workspace
 from ffpipe.pipeline.contents import PREDICTION
+from ffpipe.pipeline.packet import KEPT, LABELS, LOSS, SCORE, TAP, WRONG, Tensors, X
+from ffpipe.pipeline.routes import Routes
 from ffpipe.pipeline.saver import Saved, State
 from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Snapshot, Stop, Train
-from ffpipe.pipeline.streams import Features, Streams
+from ffpipe.pipeline.tally import Tally, judged
 from ffpipe.storage import checkpoint
 from ffpipe.system.errors import Diverged
 from ffpipe.system.memory import peak_bytes
 from ffpipe.telemetry.metrics import LayerMeter
-from ffpipe.telemetry.report import Evaluation, StageReport
+from ffpipe.telemetry.report import StageReport
 
 Save = Callable[[int, Mapping[str, Saved]], None]
 # Smaller tensors stay where they are: they are not worth a place in a file.
@@ -39,35 +41,48 @@ PARKED_BYTES = 1024
 class StageSpec:
     """What a stage is made from: plain data that can be sent to any host.
 
-    layers: of the whole network, counted from 0. width: features of an input row of layer 0, with labels.
+    groups: the blocks of every stage, counted from 0. steps: of the whole run. log_steps: between rows of metrics.
     """
 
     index: int
-    stages: int
-    layers: range
-    training: Training
-    width: int
-    classes: int
+    groups: tuple[range, ...]
+    network: Blueprint
     steps: int
-    steps_per_epoch: int
     log_steps: int
     device: str
+
+    @property
+    def stages(self) -> int:
+        return len(self.groups)
+
+    @property
+    def layers(self) -> range:
+        """The blocks of this stage."""
+        return self.groups[self.index]
+
+    @property
+    def training(self) -> Training:
+        return self.network.training
 
     @property
     def is_last(self) -> bool:
         return self.index == self.stages - 1
 
-    @property
-    def features(self) -> range:
-        """Layers here that the head sees and that do not reach the last stage as the rows of a message."""
-        if not self.training.head:
-            return range(0)
-        stop = self.layers.stop - (self.index == self.stages - 2)
-        return range(max(self.layers.start, self.training.head_from), stop)
+    @cached_property
+    def routes(self) -> Routes:
+        """What goes from which stage to which."""
+        return routes_of(self.network, self.groups)
+
+
+def routes_of(network: Blueprint, groups: tuple[range, ...]) -> Routes:
+    """The routes of a network that is cut so."""
+    users = [(name, outline.index) for outline in network.outlines for name in outline.use]
+    used = {name: tuple(index for each, index in users if each == name) for name in network.kept}
+    return Routes(groups, frozenset(network.taps), network.kept, used)
 
 
 class Stage:
-    """Layers `spec.layers`; the head too where it is the last stage."""
+    """Blocks `spec.layers`; the read-out too where it is the last stage."""
 
     def __init__(
         self, spec: StageSpec, save: Save, workspace: Workspace | None = None, outputs: Outputs | None = None
@@ -77,30 +92,35 @@ class Stage:
         self._outputs = outputs or Outputs()
         self.device = torch.device(spec.device)
         self.workspace = workspace or Workspace(self.device)
-        training = spec.training
-        widths = (spec.width, *training.dims[1:])
-        self.layers = [Layer(i, widths[i], widths[i + 1], training, self.workspace) for i in spec.layers]
-        self.head = Head(training, spec.classes, self.workspace) if training.head and spec.is_last else None
+        training, network = spec.training, spec.network
+        self.blocks: list[Block] = [network.make(index, self.workspace) for index in spec.layers]
+        self.head = None
+        if network.has_head and spec.is_last:
+            widths = {index: network.outlines[index].outputs.size for index in network.taps}
+            self.head = Head(training, widths, network.takes.classes, self.workspace)
+        self._rates = {index: network.outlines[index].rates for index in spec.layers}
+        self._leaving = spec.routes.leaving(spec.index)
         self.owed: dict[int, NDArray[np.float32]] = {}
         self.step = 0
         self._save = save
-        self._tally = [0, 0, 0]  # examples, errors by goodness, errors by softmax
+        self._tally = Tally()
         self._meters = [LayerMeter(i, spec.log_steps, spec.steps, training.batch_size) for i in spec.layers]
         self._head_meter = LayerMeter(-1, spec.log_steps, spec.steps, training.batch_size)
         self._report = StageReport(spec.index, tuple(spec.layers))
 
-    def handle(self, item: Item, streams: Streams | None) -> Streams | None:
-        """Do one item. Returns what the next stage gets with it (None after the last, and with a snapshot)."""
+    @torch.no_grad()
+    def handle(self, item: Item, tensors: Tensors | None) -> Tensors | None:
+        """Do one item. Returns what leaves with it (None after the last stage, and with a snapshot)."""
         match item:
             case Train():
-                assert streams is not None
-                return self._train(item, streams)
+                assert tensors is not None
+                return self._train(item, tensors)
             case Predict():
-                assert streams is not None
-                return self._predict(item, streams)
+                assert tensors is not None
+                return self._predict(item, tensors)
             case Evaluate():
-                assert streams is not None
-                return self._evaluate(item, streams)
+                assert tensors is not None
+                return self._evaluate(item, tensors)
             case Snapshot():
                 self._save(item.step, self._files(item.step))
                 return None
@@ -108,7 +128,7 @@ class Stage:
                 return None
 
     def predictions(self, item: Item) -> dict[int, NDArray[np.float32]]:
-        """What the head made of the neutral rows of this item, by minibatch; the source needs it back."""
+        """The probabilities of the neutral rows of this item, by minibatch; the source needs them back."""
         if self.head is None or self.spec.training.lookahead is None:
             return {}
         match item:
@@ -129,144 +149,124 @@ class Stage:
             report.peak_device_bytes = torch.cuda.max_memory_allocated(self.device)
         return report
 
-    def _factor(self, step: int) -> float:
-        training = self.spec.training
-        return rate_factor(training.schedule, step // self.spec.steps_per_epoch, training.epochs)
-
-    def _train(self, item: Train, streams: Streams) -> Streams | None:
-        rows, pairs = streams.rows, self.spec.training.batch_size
-        seen = self._features_in(streams)
-        # In lock step neutral rows pass when the layer has trained.
-        trained = slice(2 * pairs) if item.ahead else slice(None)
-        for layer, meter in zip(self.layers, self._meters, strict=True):
-            out = self._output(layer, rows)
-            losses = []
+    def _train(self, item: Train, tensors: Tensors) -> Tensors | None:
+        x, labels, layout = tensors[X], tensors.get(LABELS), self.spec.network.layout
+        passage = _Passage(self, tensors)
+        # In lock step neutral rows pass when the block has trained.
+        trained = slice(layout.learning_rows) if item.ahead else slice(None)
+        for block, meter in zip(self.blocks, self._meters, strict=True):
+            out = self._output(block, x)
+            kept, losses = passage.kept_for(block), []
             for minibatch in range(item.count):
-                step = item.first + minibatch
-                made = layer.step(step, rows[minibatch, trained], pairs, self._factor(step), out[minibatch, trained])
+                step = Step(item.first + minibatch, self._rates[block.index].factor(item.first + minibatch))
+                made = block.learn(
+                    x[minibatch, trained],
+                    layout,
+                    None if labels is None else labels[minibatch],
+                    step,
+                    out[minibatch, trained],
+                    [each[minibatch, trained] for each in kept],
+                )
                 if item.ahead:
-                    layer.pass_neutral(item.end, rows[minibatch, 2 * pairs :], out[minibatch, 2 * pairs :])
-                meter.add(step, *made)
+                    rest = slice(layout.learning_rows, None)
+                    after = [each[minibatch, rest] for each in kept]
+                    block.pass_on(x[minibatch, rest], Step(item.end), out[minibatch, rest], after)
+                meter.add(step.index, *made)
                 losses.append(made.loss)
-            _refuse_infinite(f"layer {layer.index}", item.first, losses)
-            rows = out
-            self._keep_features(seen, layer.index, rows, streams.labels)
-        if self.head is not None and streams.labels is not None:
+            _refuse_infinite(f"layer {block.index}", item.first, losses)
+            x = out
+            passage.put(block, out)
+        if self.head is not None and labels is not None:
             lead = item.lead(self.spec.training.lookahead) or 0
             first = item.end if item.ahead else item.first
             losses = [
-                self._step_head(first + minibatch, item.first + minibatch + lead, seen, minibatch, streams.labels)
+                self._step_head(first + minibatch, item.first + minibatch + lead, passage.taps, minibatch, labels)
                 for minibatch in range(item.count)
             ]
             _refuse_infinite("the head", first, losses)
         self.step = item.end
-        return self._pass_on(rows, streams, seen)
+        return passage.leaving(x, tensors)
 
-    def _predict(self, item: Predict, streams: Streams) -> Streams | None:
-        rows, seen = streams.rows, self._features_in(streams)
-        for layer in self.layers:
-            out = self._output(layer, rows)
-            layer.pass_neutral(item.step, rows[0], out[0])
-            rows = out
-            self._keep_features(seen, layer.index, rows, streams.labels)
+    def _predict(self, item: Predict, tensors: Tensors) -> Tensors | None:
+        x, passage = tensors[X], _Passage(self, tensors)
+        for block in self.blocks:
+            out = self._output(block, x)
+            block.pass_on(x[0], Step(item.step), out[0], [each[0] for each in passage.kept_for(block)])
+            x = out
+            passage.put(block, out)
         if self.head is not None:
-            assert streams.labels is not None
-            loss = self._step_head(item.step, item.step, seen, 0, streams.labels)
+            loss = self._step_head(item.step, item.step, passage.taps, 0, tensors[LABELS])
             _refuse_infinite("the head", item.step, [loss])
-        return self._pass_on(rows, streams, seen)
+        return passage.leaving(x, tensors)
 
-    def _step_head(self, step: int, predicted: int, seen: Features, minibatch: int, labels: Tensor) -> Tensor:
-        """The head's step `step`, on the neutral rows of minibatch `predicted`; returns its loss."""
+    def _step_head(
+        self, step: int, predicted: int, taps: Mapping[int, Tensor], minibatch: int, labels: Tensor
+    ) -> Tensor:
+        """The read-out's step `step`, on the neutral rows of minibatch `predicted`; returns its loss."""
         assert self.head is not None
-        activities = [seen[layer][minibatch] for layer in self.head.layers]
-        made = self.head.step(step, activities, labels[minibatch], self._factor(step))
+        activities = [taps[block][minibatch] for block in self.head.layers]
+        factor = self.spec.network.head_rates.factor(step)
+        made = self.head.step(step, activities, labels[minibatch], 0.0 if factor is None else factor)
         self._head_meter.add(step, made.loss, made.errors)
         if (lookahead := self.spec.training.lookahead) is not None:
             self.owed[predicted] = made.probabilities.float().cpu().numpy()
             self.owed.pop(predicted - max(lookahead, 1), None)
         return made.loss
 
-    def _evaluate(self, item: Evaluate, streams: Streams) -> Streams | None:
-        rows, goodness, seen = streams.rows, streams.goodness, self._features_in(streams)
-        labelled = 0 if goodness is None else len(goodness)
-        for layer in self.layers:
-            rows, of_layer = self._forward(layer, rows)
-            if goodness is not None and layer.index >= self.spec.training.goodness_from:
-                goodness = goodness + of_layer[:labelled]
-            self._keep_features(seen, layer.index, rows, streams.labels)
-        if self.spec.is_last:
-            self._count(item, goodness, seen, streams.labels)
-            return None
-        return self._pass_on(rows, Streams(rows, streams.labels, goodness), seen)
-
-    def _count(self, item: Evaluate, goodness: Tensor | None, seen: Features, labels: Tensor | None) -> None:
-        """Add one batch to the tally of the evaluation, and close it with its last batch."""
-        assert labels is not None
-        self._tally[0] += item.count
-        if goodness is not None:
-            self._tally[1] += int((goodness.view(item.count, -1).argmax(1) != labels[0]).sum())
-        if self.head is not None:
-            logits = self.head.logits([seen[layer][0] for layer in self.head.layers])
-            self._tally[2] += int((logits.argmax(1) != labels[0]).sum())
+    def _evaluate(self, item: Evaluate, tensors: Tensors) -> Tensors | None:
+        network = self.spec.network
+        x, labels, passage = tensors[X], tensors[LABELS], _Passage(self, tensors)
+        labelled = item.count * network.takes.classes if network.training.labelled else 0
+        said = dict(tensors)
+        for block in self.blocks:
+            if block.training:
+                block.eval()
+            out = self._output(block, x)
+            scores = self._score(block, x[0], out[0], [each[0] for each in passage.kept_for(block)])
+            if network.training.contrasts:
+                scores = scores[:labelled] if labelled and scores is not None else None
+            else:
+                judged(said, scores, labels[0])
+            if scores is not None and labels.dim() == 2 and block.index >= network.training.goodness_from:
+                said[SCORE] = said[SCORE] + scores if SCORE in said else scores
+            x = out
+            passage.put(block, out)
+        said = {name: said[name] for name in (LABELS, SCORE, WRONG, LOSS) if name in said}
+        if not self.spec.is_last:
+            return passage.leaving(x, said)
+        logits = None if self.head is None else self.head.logits([passage.taps[i][0] for i in self.head.layers])
+        self._tally.add(item.count, said, logits, network.training)
         if item.last:
-            examples, by_goodness, by_softmax = self._tally
-            self._tally = [0, 0, 0]
-            self._report.evaluations.append(
-                Evaluation(
-                    item.step,
-                    item.split,
-                    examples,
-                    None if goodness is None else by_goodness / examples,
-                    None if self.head is None else by_softmax / examples,
-                )
-            )
+            self._report.evaluations.append(self._tally.close(item.step, item.split))
+        return None
 
-    def _forward(self, layer: Layer, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """rows (1, n, features) through one layer: normalised activities (1, n, width) and goodness (n,)."""
-        out = self._output(layer, rows)
-        block = self.spec.training.roles * self.spec.training.batch_size  # no larger buffers than training has
-        goodness = [layer.forward(r, o) for r, o in zip(rows[0].split(block), out[0].split(block), strict=True)]
-        return out, torch.cat(goodness)
+    def _score(self, block: Block, x: Tensor, out: Tensor, kept: list[Tensor]) -> Tensor | None:
+        """Rows x (n, ...) through one block into out, and what each says; no more at once than training has."""
+        at_once, found = self.spec.network.layout.rows, []
+        for first in range(0, len(x), at_once):
+            some = slice(first, first + at_once)
+            made, scores = block.score(x[some], *(each[some] for each in kept))
+            out[some] = made
+            found.append(scores)
+        present = [scores for scores in found if scores is not None]
+        return torch.cat(present) if present else None
 
-    def _output(self, layer: Layer, rows: Tensor) -> Tensor:
-        """Memory for what a layer makes of rows (minibatches, n, features): what leaves the stage or what the head is
-        yet to see is not to be overwritten by the next layers."""
-        shape = (*rows.shape[:2], layer.width)
-        if layer.index == self.spec.layers[-1]:
-            return self._outputs.take(shape, rows.dtype, rows.device)
-        of_head = self.spec.is_last and layer.index in self.spec.features
-        name = f"of layer {layer.index}" if of_head else f"between layers {layer.index % 2}"
-        return self.workspace.take(name, shape, rows.dtype)
-
-    def _features_in(self, streams: Streams) -> Features:
-        """The head's features that came with a message; the last layer of the stage before is its rows."""
-        seen = dict(streams.features)
-        before = self.spec.layers.start - 1
-        if self.spec.is_last and before >= self.spec.training.head_from and streams.labels is not None:
-            seen[before] = self._head_rows(streams.rows, streams.labels)
-        return seen
-
-    def _keep_features(self, seen: Features, layer: int, rows: Tensor, labels: Tensor | None) -> None:
-        """Keep what the head is to see of a layer, where the message has something for it."""
-        if layer in self.spec.features and labels is not None:
-            features = self._head_rows(rows, labels)
-            seen[layer] = features if self.spec.is_last else features.clone(memory_format=torch.contiguous_format)
-
-    def _head_rows(self, rows: Tensor, labels: Tensor) -> Tensor:
-        """Those of rows (minibatches, n, width) that labels (minibatches, B) are of: neutral ones come last; where
-        rows carry no labels, the positive ones, or in an evaluation all, come first."""
-        count = labels.shape[1]
-        return rows[:, rows.shape[1] - count :] if self.spec.training.labelled else rows[:, :count]
-
-    def _pass_on(self, rows: Tensor, streams: Streams, seen: Features) -> Streams | None:
-        return None if self.spec.is_last else Streams(rows, streams.labels, streams.goodness, seen)
+    def _output(self, block: Block, x: Tensor) -> Tensor:
+        """Memory for what a block makes of rows x (minibatches, n, ...): what leaves the stage or what later blocks and
+        the read-out are yet to see is not to be overwritten by the next blocks."""
+        shape, dtype = (*x.shape[:2], *block.outputs.shape), block.outputs.dtype
+        if block.index == self.spec.layers[-1]:
+            return self._outputs.take(shape, dtype, x.device)
+        stays = block.keep or (self.spec.is_last and block.index in self.spec.network.taps)
+        name = f"of layer {block.index}" if stays else f"between layers {block.index % 2}"
+        return self.workspace.take(name, shape, dtype)
 
     def _files(self, step: int) -> dict[str, Saved]:
         """What a snapshot after `step` keeps of this stage, by file."""
         files = {}
-        for layer, meter in zip(self.layers, self._meters, strict=True):
-            state = {**layer.state(), **meter.state()}
-            files[checkpoint.layer_file(layer.index)] = Saved(state, tuple(layer.weights()))
+        for block, meter in zip(self.blocks, self._meters, strict=True):
+            state = {**block.state(), **meter.state()}
+            files[checkpoint.layer_file(block.index)] = Saved(state, tuple(block.weights()))
         if self.head is not None:
             owed = {f"{PREDICTION}{s}": torch.from_numpy(p) for s, p in sorted(self.owed.items()) if s >= step}
             state = {**self.head.state(), **self._head_meter.state(), **owed}
@@ -275,25 +275,26 @@ class Stage:
 
     def kept(self) -> list[Tensor]:
         """Large tensors whose contents make the stage what it is (parking.py)."""
-        return [tensor for part in self._parts() for tensor in part.state().values() if tensor.nbytes >= PARKED_BYTES]
+        found = [tensor for part in self._parts() for tensor in part.state().values() if tensor.nbytes >= PARKED_BYTES]
+        return list({id(tensor): tensor for tensor in found}.values())  # a weight may have two names
 
     def scratch(self) -> list[Tensor]:
         """Large tensors whose contents can be made anew."""
-        return [tensor for layer in self.layers for tensor in layer.scratch()]
+        return [tensor for block in self.blocks for tensor in block.scratch()]
 
     def renew(self) -> None:
         """Make what `scratch` lost."""
-        for layer in self.layers:
-            layer.renew()
+        for block in self.blocks:
+            block.renew()
 
-    def _parts(self) -> list[Layer | Head]:
-        return [*self.layers, *([self.head] if self.head else [])]
+    def _parts(self) -> list[Block | Head]:
+        return [*self.blocks, *([self.head] if self.head else [])]
 
     def restore(self, step: int, read: Callable[[str], State]) -> None:
         """Go on after `step` from what `_files` gave, read file by file; the tensors are those of contents.py."""
-        for layer, meter in zip(self.layers, self._meters, strict=True):
-            state = read(checkpoint.layer_file(layer.index))
-            layer.load(state)
+        for block, meter in zip(self.blocks, self._meters, strict=True):
+            state = read(checkpoint.layer_file(block.index))
+            block.restore(state)
             meter.load(state)
         if self.head is not None:
             state = read(checkpoint.HEAD)
@@ -301,6 +302,54 @@ class Stage:
             self._head_meter.load(state)
             self.owed = owed_predictions(state)
         self.step = step
+
+
+class _Passage:
+    """What one message brings along beside its rows, and what blocks here add for those that come later."""
+
+    def __init__(self, stage: Stage, tensors: Tensors) -> None:
+        spec, x = stage.spec, tensors[X]
+        self._spec, self._leaving_names, self._labels = spec, stage._leaving, tensors.get(LABELS)
+        self._kept = {name.removeprefix(KEPT): t for name, t in tensors.items() if name.startswith(KEPT)}
+        self.taps = {int(name.removeprefix(TAP)): t for name, t in tensors.items() if name.startswith(TAP)}
+        self._made: Tensors = {}
+        for name, block in spec.network.kept.items():
+            if spec.routes.is_x(block, spec.index):
+                self._kept[name] = x
+        before = spec.layers.start - 1
+        if spec.is_last and before in spec.network.taps and self._labels is not None:
+            self.taps[before] = self._seen(x, self._labels)
+
+    def kept_for(self, block: Block) -> list[Tensor]:
+        """Outputs that a block gets as further arguments, (minibatches, n, ...) each."""
+        return [self._kept[name] for name in block.use]
+
+    def put(self, block: Block, out: Tensor) -> None:
+        """Take down what a block made, where others are to see it."""
+        if block.index in self._spec.network.taps and self._labels is not None:
+            seen = self._seen(out, self._labels)
+            self.taps[block.index] = seen
+            self._hand_out(f"{TAP}{block.index}", seen)
+        if block.keep:
+            self._kept[block.keep] = out
+            self._hand_out(f"{KEPT}{block.keep}", out)
+
+    def leaving(self, x: Tensor, tensors: Tensors) -> Tensors | None:
+        """All that leaves the stage. tensors: with the labels and sums that go on with the rows."""
+        if self._spec.is_last:
+            return None
+        going = {name: tensors[name] for name in (LABELS, SCORE, WRONG, LOSS) if name in tensors}
+        return {X: x, **going, **self._made}
+
+    def _hand_out(self, name: str, tensor: Tensor) -> None:
+        if name in self._leaving_names:  # a copy, since the next message's takes the same memory
+            self._made[name] = tensor.clone(memory_format=torch.contiguous_format)
+
+    def _seen(self, rows: Tensor, labels: Tensor) -> Tensor:
+        """Those of rows (minibatches, n, ...) that labels (minibatches, B) are of: neutral ones come last; where rows
+        carry no labels, the positive ones, or in an evaluation all, come first."""
+        count = labels.shape[1]
+        return rows[:, rows.shape[1] - count :] if self._spec.training.labelled else rows[:, :count]
 
 
 def _refuse_infinite(who: str, first: int, losses: list[Tensor]) -> None:

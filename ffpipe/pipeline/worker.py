@@ -1,7 +1,7 @@
 """A worker runs one stage: takes messages in order, computes, publishes from a second thread.
 
     [1] first stage: the window allows an item -> the feed makes its streams -> the stage handles them
-    [2] publisher thread: rows to the next stage, features for the head straight to the last one
+    [2] publisher thread: a packet to the next stage, and straight to others what routes.py says
     [3] inbox of the next stage: ordered and complete -> the stage handles them -> [2]
     [4] last stage: "done" and the head's predictions back to the first one -> [1]
 
@@ -14,7 +14,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,14 +26,14 @@ from ffpipe.data.splits import Splits, splits_from
 from ffpipe.learn.workspace import Outputs, OutputsInTurn, Workspace
 from ffpipe.pipeline.contents import snapshot_contents
 from ffpipe.pipeline.feed import Feed
-from ffpipe.pipeline.inbox import Inbox, Part
+from ffpipe.pipeline.inbox import Inbox
 from ffpipe.pipeline.job import Start
 from ffpipe.pipeline.links import Links, Predictions
+from ffpipe.pipeline.packet import Packet, Tensors, to_arrays, to_tensors
 from ffpipe.pipeline.publisher import OUTPUTS, Publish, Publisher
 from ffpipe.pipeline.saver import Saver, State
 from ffpipe.pipeline.schedule import Course, Flow, Item, Plan, Stop, Train
 from ffpipe.pipeline.stage import Stage, StageSpec, owed_predictions
-from ffpipe.pipeline.streams import Streams, to_array, to_tensor
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import UserError
@@ -48,7 +48,7 @@ class AnyStage(Protocol):
 
     device: torch.device
 
-    def handle(self, item: Item, streams: Streams | None) -> Streams | None: ...
+    def handle(self, item: Item, tensors: Tensors | None) -> Tensors | None: ...
 
     def predictions(self, item: Item) -> Predictions: ...
 
@@ -60,7 +60,7 @@ class AnyFeed(Protocol):
 
     def predictions(self, made: Predictions) -> None: ...
 
-    def streams(self, item: Item) -> Streams | None: ...
+    def tensors(self, item: Item) -> Tensors | None: ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,6 @@ class WorkerSetup:
     config: Config
     store: Store
     start: Start
-    senders: tuple[int, ...]
     data_files: tuple[str, ...] = ()
     data: str = ""
 
@@ -103,9 +102,8 @@ def make_own_stage(setup: WorkerSetup, saver: Saver) -> Stage:
 
 def make_feed(setup: WorkerSetup, splits: Splits) -> AnyFeed:
     """The feed, with the predictions that the snapshot owed it."""
-    config = setup.config
-    feed = Feed(config.training, splits, torch.device(setup.spec.device))
-    if setup.start.folder and config.training.head:
+    feed = Feed(setup.spec.network, splits, torch.device(setup.spec.device))
+    if setup.start.folder and setup.spec.network.has_head:
         feed.predictions(owed_predictions(_reader(setup)(checkpoint.HEAD)))
     return feed
 
@@ -123,7 +121,7 @@ def _reader(setup: WorkerSetup) -> Callable[[str], State]:
     """Reads a file of the snapshot that the run starts from."""
     store, folder = setup.store, setup.start.folder
     manifest = checkpoint.read_manifest(store, folder)
-    contents = snapshot_contents(setup.spec.training, manifest.input, manifest.step)
+    contents = snapshot_contents(setup.spec.network, manifest.step)
     return lambda name: checkpoint.read_tensors(store, folder, manifest, name, contents[name])
 
 
@@ -145,7 +143,7 @@ class Worker:
         self.stage = parts.stage(setup, self.saver)
         self.feed = parts.feed(setup) if self.spec.index == 0 else None
         self.links = links
-        self.inbox = Inbox(setup.senders)
+        self.inbox = Inbox(self.spec.routes.senders(self.spec.index))
         self.returns = _Returns(setup.window)
         seconds = setup.config.execution.snapshot_seconds
         self.course = Course(setup.plan, setup.start.step, seconds, time.monotonic)
@@ -154,9 +152,9 @@ class Worker:
         self._waits_since: float | None = None
         self._trained = (0.0, 0.0)  # when the first training item began and the latest ended
 
-    def push(self, sequence: int, sender: int, part: Part) -> None:
-        """A part of message `sequence` from stage `sender`."""
-        self.inbox.put(sequence, sender, part)
+    def push(self, sequence: int, sender: int, packet: Packet) -> None:
+        """A packet of message `sequence` from stage `sender`."""
+        self.inbox.put(sequence, sender, packet)
 
     def returned(self, predictions: Predictions) -> None:
         """The last stage is through with the oldest item in flight; for the first stage."""
@@ -206,22 +204,22 @@ class Worker:
             item = next(self.course)
             with self._waiting("credit"):
                 back = self.returns.wait_to_send(self.setup.plan.weight(item))
-            parts = {}
+            packets = {}
         else:
             with self._waiting("input"):
-                parts = self.inbox.take()
-            item = parts[self.spec.index - 1].item
+                packets = self.inbox.take()
+            item = packets[self.spec.index - 1].item
         begun = self._spans.elapsed
         with self._spans.span("compute", label=str(item)):
             if self.feed is not None:
                 self.feed.predictions(back)
-                streams = self.feed.streams(item)
+                tensors = self.feed.tensors(item)
             else:
-                streams = self._joined(parts)
-            out = self.stage.handle(item, streams)
+                tensors = self._joined(packets.values())
+            out = self.stage.handle(item, tensors)
         # What came in leaves the object store before what goes out enters it (footprint.py).
-        self.links.read(parts.values())
-        parts, streams = {}, None
+        self.links.read(packets.values())
+        packets, tensors = {}, None
         if isinstance(item, Train):
             self._trained = (self._trained[0] or begun, self._spans.elapsed)
         if not self.spec.is_last:
@@ -241,31 +239,15 @@ class Worker:
             yield
         self._waits_since = None
 
-    def _joined(self, parts: dict[int, Part]) -> Streams | None:
-        """One message from its parts; the rows come from the stage before."""
-        arrays = parts[self.spec.index - 1].arrays
-        if arrays[0] is None:
-            return None
-        streams = Streams.from_arrays(*arrays, self.stage.device)
-        for part in parts.values():
-            for layer, array in part.features.items():
-                feature = to_tensor(array, self.stage.device)
-                assert feature is not None
-                streams.features[layer] = feature
-        return streams
+    def _joined(self, packets: Iterable[Packet]) -> Tensors | None:
+        """One message from its packets; None where it carries nothing."""
+        arrays = {name: array for packet in packets for name, array in packet.arrays.items()}
+        return to_tensors(arrays, self.stage.device) if arrays else None
 
-    def send(self, sequence: int, item: Item, streams: Streams | None) -> None:
+    def send(self, sequence: int, item: Item, tensors: Tensors | None) -> None:
         """Publish one result; called from the publisher's thread."""
-        arrays, features = (None, None, None), {}
-        if streams is not None:
-            arrays = streams.to_arrays()
-            features = {layer: to_array(tensor) for layer, tensor in streams.features.items()}
-        if self.spec.index == self.spec.stages - 2:
-            self.links.to_next(sequence, Part(item, arrays, features))
-            return
-        self.links.to_next(sequence, Part(item, arrays, {}))
-        if self.spec.features:
-            self.links.to_last(sequence, Part(item, (None, None, None), features))
+        for receiver, part in self.spec.routes.parts(self.spec.index, to_arrays(tensors or {})).items():
+            self.links.to(receiver, sequence, Packet(item, part))
 
     def report(self) -> None:
         """Put what happened since the last time where `drain` finds it."""
@@ -299,10 +281,3 @@ class _Returns:
             self.flow.done()
             self._predictions.update(predictions)
             self._changed.notify_all()
-
-
-def senders(specs: tuple[StageSpec, ...], index: int) -> tuple[int, ...]:
-    """Which stages send stage `index` a part of every message: the one before, and the last gets features too."""
-    before = {index - 1} if index else set()
-    others = {spec.index for spec in specs[:-2] if spec.features} if specs[index].is_last else set()
-    return tuple(sorted(before | others))

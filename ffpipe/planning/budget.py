@@ -81,7 +81,7 @@ class _Search:
 
     def __init__(self, job: Job, process: int, budget: int) -> None:
         self._job, self._process, self.budget = job, process, budget
-        self._sizes = functools.cache(lambda chunk: Sizes(job.config.training, job.input, chunk))
+        self._sizes = functools.cache(lambda chunk: Sizes(job.network, chunk))
         self._needs: dict[tuple[str, range, int], int] = {}
 
     def with_(self, execution: Execution) -> Job:

@@ -5,7 +5,6 @@ The figures decide where the network is cut and how much goes into a message; ne
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import threading
 import time
@@ -15,9 +14,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ffpipe.config.schema import Training
-from ffpipe.learn.dense import Layer
-from ffpipe.learn.precision import PRECISIONS
+from ffpipe.learn.block import Block, Step
+from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.readout import Head
 from ffpipe.learn.workspace import Workspace
 
@@ -34,19 +32,23 @@ class Costs:
     head: float
 
 
-def measure_costs(training: Training, width: int, classes: int, device: torch.device) -> Costs:
-    """Time a few steps of each layer of another shape. width: features of an input row with its label."""
-    batch = min(training.batch_size, LARGEST_BATCH)
-    scale = training.batch_size / batch
-    training = replace(training, batch_size=batch)
-    widths = (width, *training.dims[1:])
-    shapes = list(itertools.pairwise(widths))
-    seconds = {shape: _layer_seconds(training, *shape, device) for shape in set(shapes)}
-    head = _head_seconds(training, classes, device) if training.head else 0.0
-    return Costs(tuple(seconds[shape] * scale for shape in shapes), head * scale)
+def measure_costs(network: Blueprint, device: torch.device) -> Costs:
+    """Time a few steps of each block that is not like another one."""
+    batch = min(network.training.batch_size, LARGEST_BATCH)
+    scale = network.training.batch_size / batch
+    network = replace(network, training=replace(network.training, batch_size=batch))
+    seconds: dict[object, float] = {}
+    layers = []
+    for outline in network.outlines:
+        block = network.make(outline.index, Workspace(device))
+        key = (outline.inputs, outline.outputs, outline.name, str(block), *_shapes(block))
+        if key not in seconds:
+            seconds[key] = scale * _block_seconds(network, block, device)
+        layers.append(seconds[key])
+    return Costs(tuple(layers), scale * _head_seconds(network, device) if network.has_head else 0.0)
 
 
-def measure_side_by_side(training: Training, width: int, classes: int, copies: int) -> Costs:
+def measure_side_by_side(network: Blueprint, copies: int) -> Costs:
     """The same on so many cores of this host at once, each on one thread: they share caches, memory and clock."""
     threads = torch.get_num_threads()
     together = threading.Barrier(copies)
@@ -54,7 +56,7 @@ def measure_side_by_side(training: Training, width: int, classes: int, copies: i
     def measure() -> Costs:
         torch.set_num_threads(1)
         together.wait()
-        return measure_costs(training, width, classes, torch.device("cpu"))
+        return measure_costs(network, torch.device("cpu"))
 
     try:
         with ThreadPoolExecutor(copies) as pool:
@@ -75,21 +77,42 @@ def _median(made: Sequence[Costs]) -> Costs:
     return Costs(tuple(map(statistics.median, layers)), statistics.median(costs.head for costs in made))
 
 
-def _layer_seconds(training: Training, fan_in: int, width: int, device: torch.device) -> float:
-    layer = Layer(0, fan_in, width, replace(training, local_steps=1), Workspace(device))
-    rows = torch.ones(
-        training.roles * training.batch_size, fan_in, dtype=PRECISIONS[training.precision].products, device=device
+def _shapes(block: Block) -> list[tuple[int, ...]]:
+    return [tuple(tensor.shape) for tensor in block.weights().values()]
+
+
+def _block_seconds(network: Blueprint, block: Block, device: torch.device) -> float:
+    layout, classes = network.layout, network.takes.classes
+    x = torch.ones(layout.rows, *block.inputs.shape, dtype=block.inputs.dtype, device=device)
+    out = torch.empty(layout.rows, *block.outputs.shape, dtype=block.outputs.dtype, device=device)
+    labels = torch.arange(layout.batch, device=device).remainder(classes)
+    labels = labels.view(-1, *(1 for _ in network.labels.shape)).expand(layout.batch, *network.labels.shape)
+    kept = [
+        torch.ones(layout.rows, *each.shape, dtype=each.dtype, device=device)
+        for each in (network.outlines[network.kept[name]].outputs for name in block.use)
+    ]
+
+    @torch.no_grad()
+    def step() -> None:
+        block.learn(x, layout, labels, Step(0), out, kept)
+
+    return _median_seconds(step, device)
+
+
+def _head_seconds(network: Blueprint, device: torch.device) -> float:
+    batch, outlines = network.training.batch_size, network.outlines
+    head = Head(
+        network.training, {i: outlines[i].outputs.size for i in network.taps}, network.takes.classes, Workspace(device)
     )
-    out = rows.new_empty(len(rows), width)
-    return training.local_steps * _median_seconds(lambda: layer.step(0, rows, training.batch_size, 1.0, out), device)
+    seen = [torch.ones(batch, outlines[i].outputs.size, dtype=outlines[i].outputs.dtype, device=device)
+            for i in network.taps]  # fmt: skip
+    labels = torch.zeros(batch, dtype=torch.int64, device=device)
 
+    @torch.no_grad()
+    def step() -> None:
+        head.step(0, seen, labels, 1.0)
 
-def _head_seconds(training: Training, classes: int, device: torch.device) -> float:
-    head = Head(training, classes, Workspace(device))
-    dtype = PRECISIONS[training.precision].products
-    seen = [torch.ones(training.batch_size, training.dims[i + 1], dtype=dtype, device=device) for i in head.layers]
-    labels = torch.zeros(training.batch_size, dtype=torch.int64, device=device)
-    return _median_seconds(lambda: head.step(0, seen, labels, 1.0), device)
+    return _median_seconds(step, device)
 
 
 def _median_seconds(step: Callable[[], object], device: torch.device) -> float:

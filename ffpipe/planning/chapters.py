@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ffpipe.learn.precision import PRECISIONS
 from ffpipe.pipeline.schedule import Flow, Item, Plan, Stop
 from ffpipe.pipeline.stage import StageSpec
-from ffpipe.planning.account import Sizes
+from ffpipe.planning.account import Sizes, beside_bytes
 
 # Of the room on a disk beside snapshots, what a run takes at most: metrics, and what others write, are to fit there.
 SHARE = 0.8
@@ -29,21 +28,20 @@ def chapter_of(items: Iterator[Item], plan: Plan, chapter: int) -> Iterator[Item
 
 def parked_bytes(of: Sizes) -> int:
     """Of all stages, each in a file while another works."""
-    return sum(size for size, _ in of.files.values())
+    return of.whole_state
 
 
 def spooled_bytes(specs: Sequence[StageSpec], of: Sizes) -> int:
-    """Of one minibatch of a chapter: what a stage reads and what it writes, and what waits for the head."""
-    training = of.training
-    product = PRECISIONS[training.precision].products.itemsize
-    rows = [of.rows * of.widths[spec.layers.stop] for spec in specs[:-1]]
+    """Of one minibatch of a chapter: what a stage reads and what it writes, and what waits for later stages."""
+    network = of.network
+    rows = [network.layout.rows * network.edges[spec.layers.stop].nbytes for spec in specs[:-1]]
     # The file of the last row is still there when the first row of the next chapter is written (spoolfiles.py).
     before = rows[-1] if len(rows) > 1 else 0
     widest = max((a + b for a, b in pairwise([before, *rows])), default=0)
-    # An evaluation of rows without labels has nothing but images, and the head sees all of them.
-    seen = training.batch_size if training.labelled else of.rows
-    waiting = sum(of.widths[i + 1] for spec in specs[:-1] for i in spec.features) * seen
-    return (widest + waiting) * product
+    # An evaluation of rows without labels has nothing but examples, and the read-out sees all of them.
+    seen = network.layout.batch if network.training.labelled else network.layout.rows
+    waiting = [name for spec in specs for name in spec.routes.leaving(spec.index)]
+    return widest + sum(beside_bytes(network, name, network.layout.rows, seen) for name in waiting)
 
 
 def disk_bytes(specs: Sequence[StageSpec], of: Sizes, chapter: int) -> int:

@@ -13,13 +13,16 @@ from dataclasses import dataclass, replace
 import torch
 
 from ffpipe.config.schema import Config, Execution, of_stage
+from ffpipe.learn.blueprint import make_blueprint
+from ffpipe.learn.feeder import row_specs
 from ffpipe.pipeline.job import Job, Layout
-from ffpipe.planning.account import Holding, Sizes, holding, incoming, outgoing, sizes
+from ffpipe.planning.account import Holding, Sizes, holding, incoming, outgoing
 from ffpipe.planning.calibrate import measure_costs
 from ffpipe.planning.chapters import disk_bytes, parked_bytes
 from ffpipe.planning.footprint import footprints
 from ffpipe.planning.layerwise import in_chapters
 from ffpipe.planning.layout import make_layout
+from ffpipe.storage.checkpoint import Input
 from ffpipe.system.memory import host_cpus, process_bytes
 
 # Sizes of a network of which nothing but its code takes memory.
@@ -76,10 +79,15 @@ class Estimate:
 
 def bare_process(config: Config) -> int:
     """Bytes of a process that has loaded what a stage needs and used it once on next to nothing, as this one has."""
-    small = replace(config.training, dims=(SMALL, SMALL), batch_size=SMALL, head_from=0)
+    small = replace(
+        config.training, dims=(SMALL, SMALL), blocks=(), model="", inputs="images", batch_size=SMALL, head_from=0,
+        labels="none", goodness_from=0, method="forward-forward",
+    )  # fmt: skip
+    takes = Input((SMALL,), SMALL, SMALL)
+    inputs, labels = row_specs(small, takes.shape, SMALL)
     # A plan may be for devices that are elsewhere.
     device = config.execution.first_device if torch.cuda.is_available() else "cpu"
-    measure_costs(small, SMALL, SMALL, torch.device(device))
+    measure_costs(make_blueprint(small, takes, inputs, labels, 1), torch.device(device))
     return process_bytes() + ENGINE_BYTES[config.execution.engine]
 
 
@@ -109,7 +117,7 @@ def draft_layout(job: Job) -> Layout:
 def estimate_layout(job: Job, layout: Layout, process: int) -> Estimate:
     """process: bytes of a bare one."""
     engine, specs = job.config.execution.engine, layout.stages
-    of = sizes(specs[0], job.splits.shape, layout.plan.chunk)
+    of = Sizes(job.network, layout.plan.chunk)
     stores = footprints(specs, [HERE] * len(specs)) if engine == "ray" else {}
     store = stores[HERE].held(layout.window) if stores else 0
     # The local engine has all stages in one process.

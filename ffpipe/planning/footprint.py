@@ -18,14 +18,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ffpipe.config.schema import Training
+from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.pipeline.stage import StageSpec
+from ffpipe.planning.account import beside_bytes
 from ffpipe.system.errors import UserError
 
 # Ray begins to spill when 0.8 of a store is taken; the rest is for reports and for the gaps between arrays.
 USABLE = 0.75
-LABEL_BYTES = 8
 PREDICTION_BYTES = 4
 
 
@@ -76,7 +76,7 @@ def footprints(specs: Sequence[StageSpec], nodes: Sequence[str]) -> dict[str, Fo
     """By node, what a run of these stages takes there. Empty for a single stage, which sends nothing."""
     if len(specs) == 1:
         return {}
-    training, classes = specs[0].training, specs[0].classes
+    training, classes = specs[0].training, specs[0].network.takes.classes
     lead = training.lookahead or 0
     predictions = 0 if training.lookahead is None else training.batch_size * classes * PREDICTION_BYTES
     found = {}
@@ -118,36 +118,37 @@ def refuse_unfit(specs: Sequence[StageSpec], room: Room, window: int, chunk: int
 
 def _on_edge(specs: Sequence[StageSpec], nodes: Sequence[str], node: str, edge: int, load: _Load) -> int:
     """Bytes on a node of a minibatch between the stages `edge` and `edge` + 1, and of what went ahead of it."""
-    training = specs[0].training
-    weights, products = PRECISIONS[training.precision]
-    features = sum(
-        training.dims[layer + 1]
-        for spec in specs[: edge + 1]
-        if node in (nodes[spec.index], nodes[-1])
-        for layer in spec.features
+    network, routes = specs[0].network, specs[0].routes
+    held = sum(
+        beside_bytes(network, name, load.rows, load.neutral)
+        for sender in range(edge + 1)
+        for receiver in routes.receivers(sender)
+        if receiver > edge and node in (nodes[sender], nodes[receiver])
+        for name in routes.names(sender, receiver)
     )
-    held = load.neutral * features * products.itemsize
     if node in nodes[edge : edge + 2]:
-        held += load.rows * training.dims[specs[edge].layers.stop] * products.itemsize
+        held += load.rows * network.edges[specs[edge].layers.stop].nbytes
         # A stage hands on the very labels that it got: for a moment they are in two messages.
-        held += 2 * load.labels * LABEL_BYTES + load.scores * weights.itemsize
+        weights = PRECISIONS[network.training.precision].weights
+        held += 2 * load.labels * network.labels.nbytes + load.scores * weights.itemsize
     return held
 
 
 def _loads(spec: StageSpec) -> list[_Load]:
     """Messages with minibatches to train on, and with their like of an evaluation."""
-    training, classes = spec.training, spec.classes
-    batch = training.batch_size
-    for_head = batch if training.head else 0
-    train = _Load(training.roles * batch, for_head, for_head, 0)
-    images, scores = evaluated(training, classes), classes * training.labelled
-    evaluate = _Load(images * (scores + training.head), images * training.head, images, images * scores)
+    network, training = spec.network, spec.training
+    examples, classes = evaluated(network), network.takes.classes
+    seen = training.batch_size if network.has_head else 0
+    labels = training.batch_size if network.has_head or not training.contrasts else 0
+    scores = classes * (training.labelled or (not training.contrasts and not network.labels.shape))
+    train = _Load(network.layout.rows, seen, labels, 0)
+    evaluate = _Load(examples * network.rows_of_example, examples * network.has_head, examples, examples * scores)
     return [train, evaluate]
 
 
-def evaluated(training: Training, classes: int) -> int:
-    """Images that are evaluated in the place of one minibatch: as many as have no more rows, but one at least."""
-    return max(1, math.ceil(training.roles * training.batch_size / (classes * training.labelled + training.head)))
+def evaluated(network: Blueprint) -> int:
+    """Examples that are evaluated in the place of one minibatch: as many as have no more rows, but one at least."""
+    return max(1, math.ceil(network.layout.rows / network.rows_of_example))
 
 
 def _megabytes(size: int) -> str:

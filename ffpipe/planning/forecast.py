@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, takewhile
 
-from ffpipe.config.schema import Training
-from ffpipe.learn.precision import PRECISIONS
+from ffpipe.learn.blueprint import Blueprint
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.pipeline.schedule import Item, Predict, Train
 from ffpipe.pipeline.stage import StageSpec
-from ffpipe.pipeline.worker import senders
+from ffpipe.planning.account import beside_bytes
 from ffpipe.planning.calibrate import Costs
+from ffpipe.planning.cost import costs_of
 from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout
 from ffpipe.planning.simulate import Load, Site, Timing, Wires, simulate
 
@@ -94,16 +94,11 @@ class Outlook:
         return self.step_seconds / self.steady_seconds
 
 
-def costs_at(flops: float, training: Training, width: int, classes: int) -> Costs:
-    """Seconds of each layer and of the head on a processor of this speed: of their matrix products alone.
-
-    Forward over the rows of all roles, and a gradient over positive and negative ones; 2 n m operations a row.
-    """
-    batch = training.batch_size
-    rows = training.local_steps * (training.roles + 2) * batch
-    layers = tuple(2.0 * rows * a * b / flops for a, b in pairwise((width, *training.dims[1:])))
-    seen = sum(training.dims[layer + 1] for layer in training.head_layers)
-    return Costs(layers, 4.0 * batch * seen * classes / flops)
+def costs_at(flops: float, network: Blueprint) -> Costs:
+    """Seconds of each block and of the read-out on a processor of this speed: of their operations alone."""
+    layers = tuple(cost.flops / flops for cost in costs_of(network))
+    seen = sum(network.outlines[block].outputs.size for block in network.taps)
+    return Costs(layers, 4.0 * network.training.batch_size * seen * network.takes.classes / flops)
 
 
 def forecast(job: Job, stages: int, ground: Ground) -> Outlook:
@@ -150,11 +145,10 @@ def message_seconds(wires: Wires, size: int, elsewhere: bool) -> float:
 
 def load_of(spec: StageSpec, specs: tuple[StageSpec, ...], costs: Costs) -> Load:
     """What this stage does and sends."""
-    training = spec.training
+    network, training = spec.network, spec.training
     each = sum(costs.layers[layer] for layer in spec.layers) + (costs.head if spec.is_last else 0.0)
-    product, batch = PRECISIONS[training.precision].products.itemsize, training.batch_size
-    out = training.dims[spec.layers.stop] * batch * product
-    seen = 0 if spec.is_last else sum(training.dims[layer + 1] for layer in spec.features) * batch * product
+    layout, routes = network.layout, spec.routes
+    row = network.edges[spec.layers.stop].nbytes
 
     def pairs_alone(item: Train) -> bool:
         return item.lead(training.lookahead) is None
@@ -164,19 +158,20 @@ def load_of(spec: StageSpec, specs: tuple[StageSpec, ...], costs: Costs) -> Load
             return each * PREDICT_SHARE
         return each * item.count * (PAIRS_SHARE if pairs_alone(item) else 1.0) if isinstance(item, Train) else 0.0
 
-    def rows(item: Item) -> int:
-        if spec.is_last:
-            return 0
+    def parts(item: Item) -> dict[int, int]:
+        rows, seen = 0, 0
         if isinstance(item, Predict):
-            return out
-        return out * (2 if pairs_alone(item) else training.roles) * item.count if isinstance(item, Train) else 0
+            rows = seen = layout.batch
+        elif isinstance(item, Train):
+            rows = item.count * (layout.learning_rows if pairs_alone(item) else layout.rows)
+            seen = 0 if pairs_alone(item) else item.count * layout.batch
+        beside = {
+            receiver: sum(beside_bytes(network, name, rows, seen) for name in routes.names(spec.index, receiver))
+            for receiver in routes.receivers(spec.index)
+        }
+        return {to: size + (row * rows if to == spec.index + 1 else 0) for to, size in beside.items()}
 
-    def features(item: Item) -> int:
-        if isinstance(item, Predict):
-            return seen
-        return seen * item.count if isinstance(item, Train) and not pairs_alone(item) else 0
-
-    return Load(seconds, rows, features, senders(specs, spec.index))
+    return Load(seconds, parts, routes.senders(spec.index))
 
 
 def _bottleneck(

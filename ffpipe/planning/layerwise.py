@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.planning import spool_room
-from ffpipe.planning.account import sizes
+from ffpipe.planning.account import Sizes
 from ffpipe.planning.chapters import longest_chapter, needed_bytes
 from ffpipe.planning.layout import make_layout
 from ffpipe.system.errors import UserError
@@ -28,7 +28,7 @@ def in_chapters(job: Job) -> Layout:
     least = execution.chapter or execution.chunk or 1
     chapter = execution.chapter or max(least, min(longest, CHAPTER))
     layout = _of_chapter(job, chapter)
-    of = sizes(layout.stages[0], job.splits.shape, layout.plan.chunk)
+    of = Sizes(job.network, layout.plan.chunk)
     place, free = spool_room.room(execution)
     needed = functools.partial(needed_bytes, layout.stages, of, snapshots=spool_room.snapshots_beside(job))
     fits = longest_chapter(needed, free, chapter)

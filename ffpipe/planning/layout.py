@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from ffpipe.config.schema import Device, of_stage
 from ffpipe.pipeline.job import Job, Layout
-from ffpipe.pipeline.partition import layer_costs, partition
+from ffpipe.pipeline.partition import partition
 from ffpipe.pipeline.schedule import LARGEST_CHUNK, Plan, choose_chunk, choose_window
 from ffpipe.pipeline.stage import StageSpec
 from ffpipe.planning.calibrate import Costs
+from ffpipe.planning.cost import costs_of
 from ffpipe.planning.footprint import Room, fitting, refuse_unfit
 from ffpipe.system.errors import UserError
 
@@ -54,14 +55,13 @@ def make_layout(
     chunk = execution.chunk or choose_chunk(stages, most, step_seconds, message_seconds)
     window = execution.window or choose_window(stages, chunk, lag, job.minibatch_bytes, execution.window_bytes)
     window = window if fits is None else min(window, fits)
-    rows_of_image = job.splits.classes * training.labelled + training.head
     plan = Plan(
         steps=job.steps,
         chunk=chunk,
         lockstep=lag == 0,
         evaluations={"validation": execution.evaluate_every * job.steps_per_epoch, "test": 0},
         sizes={"validation": len(job.splits.validation), "test": len(job.splits.test)},
-        evaluation_batch=max(1, chunk * training.roles * training.batch_size // rows_of_image),
+        evaluation_batch=max(1, chunk * job.network.layout.rows // job.network.rows_of_example),
         snapshot_steps=execution.snapshot_steps,
     )
     return Layout(specs, plan, window)
@@ -69,21 +69,9 @@ def make_layout(
 
 def _specs(job: Job, layers: list[range], devices: Sequence[Device]) -> tuple[StageSpec, ...]:
     """layers, devices: of each stage."""
-    training = job.config.training
     return tuple(
-        StageSpec(
-            index=index,
-            stages=len(layers),
-            layers=group,
-            training=training,
-            width=job.width,
-            classes=job.splits.classes,
-            steps=job.steps,
-            steps_per_epoch=job.steps_per_epoch,
-            log_steps=job.log_steps,
-            device=devices[index],
-        )
-        for index, group in enumerate(layers)
+        StageSpec(index, tuple(layers), job.network, job.steps, job.log_steps, devices[index])
+        for index in range(len(layers))
     )
 
 
@@ -91,7 +79,7 @@ def _cut(job: Job, stages: int, measured: Measured | None) -> tuple[list[range],
     """Layers of each stage, seconds a minibatch of the slowest, seconds a message."""
     chunk = job.config.execution.chunk or LARGEST_CHUNK
     if measured is None:
-        costs = layer_costs((job.width, *job.config.training.dims[1:]))
+        costs = [float(cost.flops) for cost in costs_of(job.network)]
         return partition([costs] * stages, None, lambda layers: job.fits(layers, chunk)), 0.0, 0.0
     seconds = [costs.layers for costs in measured.costs]
     extra = [0.0] * (stages - 1) + [measured.costs[-1].head]

@@ -12,10 +12,11 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ffpipe.pipeline.inbox import Inbox, Part
+from ffpipe.pipeline.inbox import Inbox
+from ffpipe.pipeline.packet import Packet
 from ffpipe.pipeline.publisher import PUBLISH_AHEAD
 from ffpipe.pipeline.schedule import Flow, Item, Train
 
@@ -41,12 +42,11 @@ class Wires:
 
 @dataclass(frozen=True)
 class Load:
-    """What one stage has to do, by item. seconds: of its layers. rows: bytes to the next stage. features: bytes for the
-    head, straight to the last one. senders: stages whose parts make its messages complete."""
+    """What one stage has to do, by item. seconds: of its blocks. parts: bytes to each stage that gets something of it.
+    senders: stages whose packets make its messages complete."""
 
     seconds: Callable[[Item], float]
-    rows: Callable[[Item], int]
-    features: Callable[[Item], int]
+    parts: Callable[[Item], Mapping[int, int]]
     senders: tuple[int, ...]
 
 
@@ -276,23 +276,19 @@ class _Simulation:
             return
         sequence, item = stage.waiting.popleft()
         stage.sending = True
-        last, features = len(self._stages) - 1, stage.load.features(item)
-        # A part of every message, though there may be nothing in it.
-        past_others = stage.index < last - 1 and stage.index in self._stages[last].load.senders
+        # A packet to every receiver of the stage, though there may be nothing in it; the next one's goes first.
+        parts = deque(sorted(stage.load.parts(item).items()))
 
-        def sent() -> None:
+        def next_part() -> None:
+            if parts:
+                receiver, size = parts.popleft()
+                self._send(stage, receiver, sequence, item, size, next_part)
+                return
             stage.sending = False
             self._publish(stage)
             self._wake(stage)
 
-        def then() -> None:
-            if past_others:
-                self._send(stage, last, sequence, item, features, sent)
-            else:
-                sent()
-
-        with_rows = stage.load.rows(item) + (0 if past_others else features)
-        self._send(stage, stage.index + 1, sequence, item, with_rows, then)
+        next_part()
         self._publish(stage)
 
     def _send(self, stage: _Stage, to: int, sequence: int, item: Item, size: int, then: Then) -> None:
@@ -300,7 +296,7 @@ class _Simulation:
 
         def arrived() -> None:
             other = self._stages[to]
-            other.inbox.put(sequence, stage.index, Part(item, (None, None, None), {}))
+            other.inbox.put(sequence, stage.index, Packet(item))
             other.to_read[sequence] = other.to_read.get(sequence, 0) + size
             self._wake(other)
 

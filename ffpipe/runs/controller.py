@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,12 +19,13 @@ from ffpipe.system.errors import ClusterLost, Diverged, Interrupted, Misfit, Run
 from ffpipe.config.fields import checked, override
 from ffpipe.engines.layerwise import spoolfolder
 from ffpipe.planning.budget import within_budget
-from ffpipe.pipeline.job import Engine, Job, Layout, Start, make_job, refuse_beyond_this_host
+from ffpipe.pipeline.job import Engine, Job, Layout, Model, Start, make_job, refuse_beyond_this_host
 from ffpipe.engines.layerwise.engine import LayerwiseEngine
 from ffpipe.engines.local import LocalEngine
 from ffpipe.planning.estimate import Estimate, bare_process, draft_layout, estimate_layout
 from ffpipe.engines.ray.settings import load_ray, prepare_ray
 from ffpipe.runs.recovery import GiveUp, Recovery
+from ffpipe.runs.model import Given, with_model
 from ffpipe.runs.log import RunLog, read_past
 from ffpipe.runs.folder import RunFolder, check_new, new_run, open_run
 from ffpipe.storage.store import Store, patiently
@@ -62,23 +63,28 @@ class Interrupt:
         self._tell = tell
 
 
-def train(config: Config, view: View | None = None, interrupt: Interrupt | None = None) -> Result:
+def train(
+    config: Config,
+    view: View | None = None,
+    interrupt: Interrupt | None = None,
+    *,
+    model: Given | None = None,
+    allow_code: Iterable[str] = (),
+) -> Result:
     """Do what `ffpipe train` does with this config.
 
-    view: is told how the run goes. interrupt: asks it to save and end. Writes the run folder and returns what is in it.
-    Raises UserError, and leaves no run folder, where the config asks for what cannot be; RunFailed where the run broke
-    off; Interrupted where it was asked to.
+    view: is told how the run goes. interrupt: asks it to save and end. model: the network, as a function that returns
+    its blocks or the name of one; it takes the place of `training.model`. allow_code: names of code that the config may
+    have imported. Writes the run folder and returns what is in it. Raises UserError, and leaves no run folder, where
+    the config asks for what cannot be; RunFailed where the run broke off; Interrupted where it was asked to.
     """
     asked_at = time.time()
-    config = checked(config)
+    config, of_user = with_model(checked(config), model, allow_code, "the config")
+    config = _in_one_piece(config)
     check_new(config)
     view = CarefulView(view or QuietView())
-    if config.training.method == "backprop":
-        from ffpipe.runs.backprop import train_backprop  # which needs what is here
-
-        return train_backprop(config, view, interrupt)
     spoolfolder.make_room(config.execution, None)
-    asked, job, notes = _make_job(config)
+    asked, job, notes = _make_job(config, of_user)
     engine = make_engine(job.config.execution)
     try:
         layout = _noted(engine.layout(job), notes)
@@ -90,7 +96,8 @@ def train(config: Config, view: View | None = None, interrupt: Interrupt | None 
                 if checkpoint.owner(store) or checkpoint.whole_snapshots(store):
                     raise UserError(f"{store.root} is for the snapshots of another run: give another place for these")
                 engine.check_store(store)
-                past = Past(run=uuid4().hex, data=job.splits.fingerprint)
+                code = job.network.code.sha256 if job.network.code else ""
+                past = Past(run=uuid4().hex, data=job.splits.fingerprint, code=code)
                 folder.write_past(past)
                 log = RunLog(job, folder, store, view, past, None, asked_at)
                 checkpoint.claim(store, past.run)
@@ -113,24 +120,31 @@ def resume(
     changes: dict[str, Any] | None = None,
     view: View | None = None,
     interrupt: Interrupt | None = None,
+    *,
+    model: Given | None = None,
+    allow_code: Iterable[str] = (),
 ) -> Result:
     """Go on with a run, finished or broken off, from its newest whole snapshot, or from the start where it has none.
 
-    changes: fields by dotted name (`execution.*`, and `training.epochs`). view, interrupt: as for `train`. Raises
-    UserError where the folder is no run or one of backpropagation, where another process works on it, where another
+    changes: fields by dotted name (`execution.*`, and `training.epochs`). view, interrupt: as for `train`. model,
+    allow_code: consent to import the code that the run names. Raises UserError where the folder is no run, where it
+    names code without consent or code that has changed, where another process works on it, where another
     field of `training` would change or the run is past those epochs, where its data are others now, and where its
     place for snapshots has those of another run or another network; RunFailed and Interrupted as `train` does.
     """
     asked_at = time.time()
     view = CarefulView(view or QuietView())
     folder, before = open_run(run)
+    before, of_user = with_model(before, model, allow_code, f"run {run}", folder.code_sha256())
     config = override(before, changes or {})
     if replace(config.training, epochs=before.training.epochs) != before.training:
         raise UserError("a run goes on with what it began with: of training only training.epochs can be changed")
     with folder.lock() as warning:
         spoolfolder.make_room(config.execution, folder.path)
         # The spool goes to the run folder, wherever that is now.
-        asked, job, notes = _make_job(override(config, {"execution.run_dir": str(folder.path.absolute())}))
+        asked, job, notes = _make_job(
+            override(config, {"execution.run_dir": str(folder.path.absolute())}), of_user
+        )
         store = folder.store(config)
         past, lost = read_past(folder)
         _check_data(past, job)
@@ -163,13 +177,24 @@ def _check_data(past: Past, job: Job) -> None:
         )
 
 
-def _make_job(config: Config) -> tuple[Config, Job, tuple[str, ...]]:
+def _in_one_piece(config: Config) -> Config:
+    """The config of the yardstick as one process trains it, which has one block and thus one stage."""
+    if config.training.method != "backprop":
+        return config
+    execution = replace(
+        config.execution, engine="local", stages=1, chapter=0, window=0, cpus=0.0, gpus=0.0, memory="", resources={},
+        labels={}, device=config.execution.first_device,
+    )  # fmt: skip
+    return replace(config, execution=execution)
+
+
+def _make_job(config: Config, model: Model) -> tuple[Config, Job, tuple[str, ...]]:
     """The config that a run keeps, its job, within its budget, and what a person should know of that.
 
     What is chosen for a budget is not kept: a run that goes on, with another budget perhaps, chooses anew.
     """
     process = _bare_process(config) if config.execution.memory_budget else 0
-    asked = make_job(config)
+    asked = make_job(config, model)
     job, notes = within_budget(asked, process)
     refuse_beyond_this_host(job)
     return asked.config, job, notes
@@ -182,16 +207,17 @@ def _bare_process(config: Config) -> int:
     return bare_process(config)
 
 
-def planned(config: Config) -> tuple[Job, Estimate, tuple[str, ...]]:
+def planned(
+    config: Config, model: Given | None = None, allow_code: Iterable[str] = ()
+) -> tuple[Job, Estimate, tuple[str, ...]]:
     """What a run of this config would take, and what was chosen for its budget. Nothing is written or started.
 
-    Raises UserError as `train` would.
+    model, allow_code: as for `train`. Raises UserError as `train` would.
     """
-    config = checked(config)
-    if config.training.method == "backprop":
-        raise UserError("training.method is 'backprop', which is not planned: leave it out")
+    config, of_user = with_model(checked(config), model, allow_code, "the config")
+    config = _in_one_piece(config)
     process = _bare_process(config)
-    job, notes = within_budget(make_job(config), process)
+    job, notes = within_budget(make_job(config, of_user), process)
     return job, estimate_layout(job, draft_layout(job), process), notes
 
 
@@ -226,7 +252,7 @@ def verified(store: Store, folder: str, job: Job) -> checkpoint.Manifest:
     manifest = checkpoint.read_manifest(store, folder)
     if manifest.input != job.input:
         raise Misfit(f"checkpoint {store.place(folder)} is of a network for {manifest.input}, not for {job.input}")
-    files = snapshot_contents(job.config.training, manifest.input, manifest.step)
+    files = snapshot_contents(job.network, manifest.step)
     if other := sorted(files.keys() ^ manifest.files.keys()):
         has = "lacks" if other[0] in files else "has"
         raise Misfit(f"checkpoint {store.place(folder)} {has} {other[0]}: it is of another network than the config")

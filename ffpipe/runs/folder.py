@@ -130,6 +130,12 @@ class RunFolder:
         except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise UserError(f"cannot read {self.past}: {error}") from None
 
+    def code_sha256(self) -> str:
+        """SHA-256 of the source of the user's network that the run began with; empty where it is not known."""
+        with suppress(UserError):
+            return self.read_past().code
+        return ""
+
     def write_past(self, past: Past) -> None:
         """Whole or not at all."""
         replace_whole(self.past, lambda file: file.write(msgspec.json.encode(past)))
@@ -209,11 +215,6 @@ def open_run(path: str | Path) -> tuple[RunFolder, Config]:
     if not os.path.getsize(folder.config):  # which would be read as one of defaults alone
         raise UserError(f"{folder.config} is empty: what run {path} was is lost")
     config = read_config(folder.config)
-    if config.training.method == "backprop":
-        raise UserError(
-            f"run {path} is of backpropagation, which keeps no weights: train it again with "
-            f"ffpipe train {folder.config} --run-dir NEW"
-        )
     return folder, config
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +18,15 @@ from ffpipe.storage import tensorfile
 from ffpipe.data.images import read_image
 from ffpipe.data.splits import load_splits
 from ffpipe.system.errors import UserError
-from ffpipe.learn.network import Network, StreamedNetwork
+from ffpipe.learn.block import Block
+from ffpipe.learn.blueprint import META
+from ffpipe.learn.dense import FFDense
+from ffpipe.learn.network import Network, StreamedNetwork, readouts_of
+from ffpipe.learn.precision import PRECISIONS
+from ffpipe.learn.workspace import Workspace
 from ffpipe.config.fields import to_toml
 from ffpipe.system.memory import host_bytes, refuse_beyond_host
-from ffpipe.runs.folder import open_run
+from ffpipe.runs.model import Given
 from ffpipe.runs.saved import Saved
 from ffpipe.storage.tensorfile import Entry
 
@@ -31,11 +37,15 @@ LOADED_SHARE = 0.25
 
 
 class Errors(NamedTuple):
-    """Fractions of a split that each read-out got wrong; None where there is no label in the rows, or no head."""
+    """Fractions of a split that each read-out got wrong; None where there is no label in the rows, or no head.
+
+    others: of the read-outs of networks without negatives, and of each of their blocks, by name.
+    """
 
     examples: int
     goodness: float | None
     softmax: float | None
+    others: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -47,37 +57,48 @@ class Prediction:
     scores: tuple[float, ...]
 
 
-def load(run: str | Path, readout: str | None = None) -> Network:
+def load(
+    run: str | Path, readout: str | None = None, *, model: Given | None = None, allow_code: Iterable[str] = ()
+) -> Network:
     """The network of a run's newest snapshot, as a torch module in evaluation mode on the CPU.
 
-    readout: "softmax" (the default where a head was trained) or "goodness". Raises UserError where the
-    folder is no run, has no whole snapshot, a file of it is damaged, or all of it does not fit into memory.
+    readout: "softmax" (the default where a head was trained) or "goodness"; of networks without negatives "last" or
+    "sum". model, allow_code: consent to import the code that the run names. Raises UserError where the folder is no
+    run, has no whole snapshot, a file of it is damaged, or all of it does not fit into memory.
     """
-    saved = Saved.of(run, readout)
+    return _loaded(Saved.of(run, readout, model, allow_code))
+
+
+def _loaded(saved: Saved) -> Network:
     refuse_beyond_host(saved.bytes_of_weights, f"the network in {saved.where}", "use a larger one")
-    layers = [saved.layer(index) for index in range(saved.layers)]
-    training, takes = saved.config.training, saved.manifest.input
-    return Network(training, takes.shape, takes.classes, layers, saved.head(), saved.readout).eval()
+    blocks = [saved.block(index) for index in range(len(saved.network))]
+    network = Network(saved.network, blocks, saved.head(), saved.readout).eval()
+    return network.requires_grad_()
 
 
-def open_network(run: str | Path, readout: str | None = None) -> Network:
-    """The same, whatever its size: where it would take more than a share of memory, layers are read one at a time."""
-    saved = Saved.of(run, readout)
+def _opened(saved: Saved) -> Network:
+    """The network whatever its size: where it would take more than a share of memory, blocks are read one at a time."""
     if saved.bytes_of_weights <= host_bytes() * LOADED_SHARE:
-        return load(run, readout)
-    training, takes = saved.config.training, saved.manifest.input
-    return StreamedNetwork(training, takes.shape, takes.classes, saved.layer, saved.head(), saved.readout).eval()
+        return _loaded(saved)
+    return StreamedNetwork(saved.network, saved.block, saved.head(), saved.readout).eval()
 
 
-def evaluate(run: str | Path, split: str = "test", data_dir: str = "") -> Errors:
-    """Both errors of a run on its "test", "validation" or "train" split.
+def evaluate(
+    run: str | Path,
+    split: str = "test",
+    data_dir: str = "",
+    *,
+    model: Given | None = None,
+    allow_code: Iterable[str] = (),
+) -> Errors:
+    """All errors of a run on its "test", "validation" or "train" split.
 
-    data_dir: folder with local copies of the data; empty: that of the run, else $FFPIPE_DATA. Raises UserError where
-    the folder is no run, has no whole snapshot or a damaged one, and where the split is unknown, empty or of data with
-    other features or classes.
+    data_dir: folder with local copies of the data; empty: that of the run, else $FFPIPE_DATA. model, allow_code: as for
+    `load`. Raises UserError where the folder is no run, has no whole snapshot or a damaged one, and where the split is
+    unknown, empty or of data with other features or classes.
     """
-    network = open_network(run)
-    _, config = open_run(run)
+    saved = Saved.of(run, None, model, allow_code)
+    network, config = _opened(saved), saved.config
     data_dir = data_dir or config.execution.data_dir or os.environ.get("FFPIPE_DATA", "")
     splits = load_splits(config.training.data, data_dir)
     parts = {"test": splits.test, "validation": splits.validation, "train": splits.train}
@@ -91,33 +112,47 @@ def evaluate(run: str | Path, split: str = "test", data_dir: str = "") -> Errors
             f"the data have {examples.features} features and {examples.classes} classes, "
             f"run {run} was trained on {network.features} and {network.classes}"
         )
-    wrong = [0, 0]
-    size = _images_at_once(network)
+    wrong = dict.fromkeys(readouts_of(saved.network), 0.0)
+    size, tokens = _images_at_once(network), config.training.inputs == "tokens"
     for first in range(0, len(examples), size):
         rows = np.arange(first, min(first + size, len(examples)))
-        images, labels = torch.from_numpy(examples.images(rows)), torch.from_numpy(examples.labels(rows))
-        if config.training.labelled:
-            wrong[0] += int((network.goodness_scores(images).argmax(1) != labels).sum())
-        if network.has_head:
-            wrong[1] += int((network.softmax_scores(images).argmax(1) != labels).sum())
-    count = len(examples)
-    goodness = wrong[0] / count if config.training.labelled else None
-    return Errors(count, goodness, wrong[1] / count if network.has_head else None)
+        if tokens:
+            ids = torch.from_numpy(examples.raw(rows)).to(torch.int64)
+            images, labels = ids[:, :-1], ids[:, 1:]
+        else:
+            images, labels = torch.from_numpy(examples.images(rows)), torch.from_numpy(examples.labels(rows))
+        for readout in wrong:
+            with torch.no_grad():
+                missed = network.scores(images, readout).argmax(-1) != labels
+            wrong[readout] += float(missed.double().flatten(1).mean(1).sum() if tokens else missed.sum())
+    shares = {readout: count / len(examples) for readout, count in wrong.items()}
+    return Errors(len(examples), shares.pop("goodness", None), shares.pop("softmax", None), shares)
 
 
-def predict(run: str | Path, images: Sequence[str | Path], readout: str | None = None) -> list[Prediction]:
+def predict(
+    run: str | Path,
+    images: Sequence[str | Path],
+    readout: str | None = None,
+    *,
+    model: Given | None = None,
+    allow_code: Iterable[str] = (),
+) -> list[Prediction]:
     """Classify PNG, JPEG or .npy images of the size that the run was trained on.
 
-    A .npy is one image, of the shape trained on or flat: uint8, or floats as in training (0 to 1). readout: "goodness"
-    or "softmax"; None: softmax where the run has a head. Raises UserError where the folder is no run, has no whole
+    A .npy is one image, of the shape trained on or flat: uint8, or floats as in training (0 to 1). readout, model,
+    allow_code: as for `load`. Raises UserError where the folder is no run, has no whole
     snapshot, a damaged one or not that readout, and where an image cannot be read or is of another size.
     """
-    network = open_network(run, readout)
+    saved = Saved.of(run, readout, model, allow_code)
+    if saved.config.training.inputs == "tokens":
+        raise UserError(f"run {run} was trained on tokens, not on images: use ffpipe.load from Python")
+    network = _opened(saved)
     size = _images_at_once(network)
     found = []
     for some in (images[first : first + size] for first in range(0, len(images), size)):
         pixels = [read_image(path, network.shape) for path in some]
-        scores = network(torch.from_numpy(np.stack(pixels)))
+        with torch.no_grad():
+            scores = network(torch.from_numpy(np.stack(pixels)))
         found += [
             Prediction(str(path), int(row.argmax()), tuple(row.tolist()))
             for path, row in zip(some, scores, strict=True)
@@ -125,24 +160,27 @@ def predict(run: str | Path, images: Sequence[str | Path], readout: str | None =
     return found
 
 
-def export(run: str | Path, out: str | Path) -> Path:
+def export(
+    run: str | Path, out: str | Path, *, model: Given | None = None, allow_code: Iterable[str] = ()
+) -> Path:
     """All weights of a run in one safetensors file: layer0.weight (width, fan_in) as in torch.nn.Linear,
     layer0.bias (width,), ..., head1.weight (classes, width), ...; how to use them in its metadata.
 
-    float32, or float64 where the run has that precision. Raises UserError where `out` exists or can't be written, and
-    where the folder is no run, has no whole snapshot or a damaged one.
+    Blocks that were trained by autograd are in it as block0.NAME, by the names of their state_dict. float32, or float64
+    where the run has that precision. model, allow_code: as for `load`. Raises UserError where `out` exists or can't be
+    written, and where the folder is no run, has no whole snapshot or a damaged one.
     """
-    saved = Saved.of(run)
-    takes, widths = saved.manifest.input, saved.widths
+    saved = Saved.of(run, None, model, allow_code)
+    takes = saved.network.takes
     path = Path(out)
     if path.exists():
         raise UserError(f"{path} exists: give a new file")
-    of = {}
-    for index in range(saved.layers):
-        of[f"layer{index}.weight"] = Entry(saved.dtype, (widths[index + 1], widths[index]))
-        of[f"layer{index}.bias"] = Entry(saved.dtype, (widths[index + 1],))
-    for index in saved.config.training.head_layers:
-        of[f"head{index}.weight"] = Entry(saved.dtype, (takes.classes, widths[index + 1]))
+    entries: dict[str, Entry] = {}
+    for index in range(len(saved.network)):
+        entries |= tensorfile.entries(_named(saved.network.make(index, Workspace(META))))
+    dtype = PRECISIONS[saved.config.training.precision].weights
+    for index in saved.network.taps:
+        entries[f"head{index}.weight"] = Entry(dtype, (takes.classes, saved.network.outlines[index].outputs.size))
     metadata = {
         "format": "ffpipe",
         "config": to_toml(saved.config),
@@ -152,8 +190,8 @@ def export(run: str | Path, out: str | Path) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(tensorfile.header(of, metadata))
-            for tensor in _exported(saved, tensorfile.order(of)):
+            file.write(tensorfile.header(entries, metadata))
+            for tensor in _exported(saved, tensorfile.order(entries)):
                 file.write(tensorfile.data(tensor))
         os.replace(temporary, path)
     except OSError as error:
@@ -163,17 +201,26 @@ def export(run: str | Path, out: str | Path) -> Path:
     return path
 
 
+def _named(block: Block) -> dict[str, Tensor]:
+    """The weights of a block by their names in an exported file."""
+    if isinstance(block, FFDense):
+        return {f"layer{block.index}.weight": block.weight.t(), f"layer{block.index}.bias": block.bias}
+    return {f"block{block.index}.{name}": tensor for name, tensor in block.weights().items()}
+
+
 def _exported(saved: Saved, names: Sequence[str]) -> Iterator[Tensor]:
-    """The tensors by their names in an exported file; a layer's file is read once where its names follow each other."""
-    head = saved.head() or {}
-    layer = functools.lru_cache(maxsize=1)(saved.layer)
+    """The tensors by their names in an exported file; a block's file is read once where its names follow each other."""
+    head = saved.head()
+    block = functools.lru_cache(maxsize=1)(lambda index: _named(saved.block(index)))
     for name in names:
-        place, kind = name.split(".")
-        if place.startswith("head"):
-            yield head[f"weight.{place.removeprefix('head')}"].t()
+        place = re.match(r"(head|layer|block)(\d+)", name)
+        assert place is not None
+        index = int(place[2])
+        if place[1] == "head":
+            assert head is not None
+            yield head.weights()[f"weight.{index}"].t()
         else:
-            weight, bias = layer(int(place.removeprefix("layer")))
-            yield weight.t() if kind == "weight" else bias
+            yield block(index)[name]
 
 
 def _images_at_once(network: Network) -> int:
@@ -181,6 +228,6 @@ def _images_at_once(network: Network) -> int:
     rows = ROWS_AT_ONCE
     if isinstance(network, StreamedNetwork):
         # As many as a share of memory holds: what goes into a layer and comes out of it, and a copy on the way.
-        widest = max(network.training_config.dims)
+        widest = max(edge.size for edge in network.blueprint.edges)
         rows = max(rows, int(host_bytes() * LOADED_SHARE) // (3 * widest * 8))
-    return max(1, rows // network.classes)
+    return max(1, rows // (network.classes if network.training_config.contrasts else 4))

@@ -108,7 +108,7 @@ class RunLog:
         """
         files = self._files.setdefault(file.step, [])
         files.append(file)
-        if len(files) < self._job.layers + self._job.config.training.head:
+        if len(files) < self._job.layers + self._job.network.has_head:
             return
         del self._files[file.step]
         written = [each for each in files if isinstance(each, WrittenFile)]

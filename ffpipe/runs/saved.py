@@ -1,27 +1,30 @@
-"""What a run has saved, read file by file: weights of a layer, of the head, and what they were trained on."""
+"""What a run has saved, read file by file: its blocks, its read-out, and what they were trained on."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from ffpipe.storage import checkpoint
-from ffpipe.config.schema import Config, Training
+from ffpipe.config.schema import Config
+from ffpipe.learn.block import Block
+from ffpipe.learn.blueprint import CPU, META, Blueprint, make_blueprint
+from ffpipe.learn.feeder import row_specs
+from ffpipe.learn.network import readouts_of
+from ffpipe.learn.readout import Head
+from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.contents import snapshot_contents
-from ffpipe.system.errors import UserError
-from ffpipe.learn.labels import LabelCode
-from ffpipe.learn.network import LayerWeights
-from ffpipe.learn.precision import PRECISIONS
-from ffpipe.system.memory import refuse_beyond_host
+from ffpipe.pipeline.job import Model
 from ffpipe.runs.folder import open_run
+from ffpipe.runs.model import Given, with_model
+from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store
+from ffpipe.system.errors import UserError
+from ffpipe.system.memory import refuse_beyond_host
 
 
 @dataclass(frozen=True)
@@ -32,75 +35,84 @@ class Saved:
     store: Store
     folder: str
     manifest: checkpoint.Manifest
+    network: Blueprint
     readout: str
 
     @staticmethod
-    def of(run: str | Path, readout: str | None = None) -> Saved:
-        """Raises UserError."""
+    def of(
+        run: str | Path, readout: str | None = None, model: Given | None = None, allow_code: Iterable[str] = ()
+    ) -> Saved:
+        """Open a run. model, allow_code: consent to import the code that it names. Raises UserError."""
         folder, config = open_run(run)
+        config, of_user = with_model(config, model, allow_code, f"run {run}", folder.code_sha256())
         training = config.training
-        if readout not in (None, "softmax", "goodness"):
-            raise UserError(f"readout is {readout!r}: give 'softmax' or 'goodness'")
-        if readout == "softmax" and not training.head:
-            raise UserError(f"run {run} trained no softmax head: give readout 'goodness'")
-        if readout == "goodness" and not training.labelled:
-            raise UserError(f"run {run} was trained without labels in its rows: give readout 'softmax'")
         store = folder.store(config)
         snapshot = folder.newest_snapshot(store)
         manifest = checkpoint.read_manifest(store, snapshot)
-        _check_input(training, manifest.input, store.place(snapshot))
-        return Saved(config, store, snapshot, manifest, readout or ("softmax" if training.head else "goodness"))
+        network = _network(config, of_user, manifest.input, store.place(snapshot))
+        known = readouts_of(network)
+        if readout is not None and readout not in known:
+            if readout == "softmax":
+                raise UserError(f"run {run} trained no softmax head: give readout {known[0]!r}")
+            if readout == "goodness" and training.contrasts:
+                raise UserError(f"run {run} was trained without labels in its rows: give readout 'softmax'")
+            raise UserError(f"readout is {readout!r}: give {' or '.join(map(repr, known))}")
+        return Saved(config, store, snapshot, manifest, network, readout or known[0])
 
     @property
     def where(self) -> str:
         return self.store.place(self.folder)
 
     @property
-    def layers(self) -> int:
-        return len(self.config.training.dims) - 1
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Features of a row before each layer, and after the last."""
-        return (self.manifest.input.width, *self.config.training.dims[1:])
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights."""
-        return PRECISIONS[self.config.training.precision].weights
-
-    @property
     def bytes_of_weights(self) -> int:
-        return sum(a * b for a, b in pairwise(self.widths)) * self.dtype.itemsize
+        """Bytes of the weights of all blocks."""
+        blocks = (self.network.make(index, Workspace(META)) for index in range(len(self.network)))
+        return sum(tensor.nbytes for block in blocks for tensor in block.weights().values())
 
-    def layer(self, index: int) -> LayerWeights:
-        """Weight (fan_in, width) and bias (width,)."""
-        state = self._read(checkpoint.layer_file(index))
-        return state["weight"], state["bias"]
+    def block(self, index: int) -> Block:
+        """Block `index` with its trained weights, in evaluation mode on the CPU."""
+        block = self.network.make(index, Workspace(CPU))
+        block.set_weights(self._read(checkpoint.layer_file(index)))
+        return block.eval()
 
-    def head(self) -> dict[str, Tensor] | None:
-        """weight.INDEX (width, classes) of each layer that the head sees; None where there is no head."""
-        return self._read(checkpoint.HEAD) if self.config.training.head else None
+    def head(self) -> Head | None:
+        """The trained linear read-out; None where there is none."""
+        if not self.network.has_head:
+            return None
+        widths = {index: self.network.outlines[index].outputs.size for index in self.network.taps}
+        head = Head(self.network.training, widths, self.network.takes.classes, Workspace(CPU))
+        head.load(self._read(checkpoint.HEAD))
+        return head.eval()
 
     def _read(self, name: str) -> dict[str, Tensor]:
         return checkpoint.read_tensors(self.store, self.folder, self.manifest, name, self._contents[name])
 
     @cached_property
     def _contents(self) -> Mapping[str, checkpoint.Contents]:
-        return snapshot_contents(self.config.training, self.manifest.input, self.manifest.step)
+        return snapshot_contents(self.network, self.manifest.step)
 
 
-def _check_input(training: Training, takes: checkpoint.Input, where: str) -> None:
-    """Raises UserError where a manifest tells of a network that the config does not make, or no layer of which fits
-    here."""
-    features = training.dims[0]
-    width = LabelCode(training.labels, features, takes.classes, training.label_strength).width
-    if math.prod(takes.shape) != features or takes.width != width or takes.classes > width:
-        raise UserError(
-            f"checkpoint {where} is of a network for {takes}, but the config has {features} features "
-            f"and labels {training.labels!r}"
-        )
-    rows = (takes.classes + 1) * max(width, *training.dims[1:])
-    largest = max(a * b for a, b in pairwise((width, *training.dims[1:])))
-    needed = (rows + largest) * PRECISIONS[training.precision].weights.itemsize
-    refuse_beyond_host(needed, f"the network in {where}", "use a larger one")
+def _network(config: Config, model: Model, takes: checkpoint.Input, where: str) -> Blueprint:
+    """The network that a config makes on this input. Raises UserError where a manifest tells of another one, or of one
+    no block of which fits here."""
+    training = config.training
+    size = math.prod(takes.shape)
+    if not (training.model or training.blocks) and training.dims[0] != size:
+        raise _misfit(config, takes, where)
+    inputs, labels = row_specs(training, takes.shape, takes.classes)
+    overlaid = training.labelled and training.labels == "overlay" and takes.classes > size
+    if inputs.size != takes.width or overlaid:
+        raise _misfit(config, takes, where)
+    if not (training.model or training.blocks):
+        widest = max(takes.width, *training.dims[1:])
+        largest = max(a * b for a, b in zip((takes.width, *training.dims[1:]), training.dims[1:], strict=False))
+        needed = ((takes.classes + 1) * widest + largest) * 4
+        refuse_beyond_host(needed, f"the network in {where}", "use a larger one")
+    return make_blueprint(training, takes, inputs, labels, 1, model.code, model.function)
+
+
+def _misfit(config: Config, takes: checkpoint.Input, where: str) -> UserError:
+    return UserError(
+        f"checkpoint {where} is of a network for {takes}, but the config has {config.training.dims[0]} features "
+        f"and labels {config.training.labels!r}"
+    )

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ffpipe.config.schema import MOST_UNITS
 from ffpipe.storage.store import Store, patiently
-from ffpipe.storage.tensorfile import pieces
+from ffpipe.storage.tensorfile import data, pieces
 from ffpipe.system.errors import Misfit, Unreachable, UserError
 from ffpipe.telemetry.report import WrittenFile
 
@@ -39,6 +39,8 @@ LARGEST_MANIFEST = 1 << 20
 # What the header of a safetensors file takes at most beside the tensors: a constant, and so much for each.
 HEADER_BYTES = 4096
 ENTRY_BYTES = 512
+# Dtypes that NumPy has no name for.
+WITHOUT_NUMPY = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 FOLDER = re.compile("step-[0-9]{8}")
 # The name of a run, drawn when it begins.
 RUN = re.compile("[0-9a-f]{32}")
@@ -76,11 +78,13 @@ class Manifest:
 
 
 class Kept(NamedTuple):
-    """What a tensor of a file has to be. largest: what its values may be, from 0 on; None: anything."""
+    """What a tensor of a file has to be. largest: what its values may be, from 0 on; None: anything. optional: it may
+    be absent."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     largest: int | None = None
+    optional: bool = False
 
 
 Contents = Mapping[str, Kept]
@@ -99,9 +103,11 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, shapes, dtypes and bytes of tensors, in the order given."""
     digest = hashlib.sha256()
     for name, tensor in weights.items():
-        array = tensor.detach().cpu().contiguous().numpy()
-        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.data)
+        tensor = tensor.detach().cpu().contiguous()
+        known = tensor.dtype not in WITHOUT_NUMPY
+        dtype = tensor.numpy().dtype.str if known else str(tensor.dtype)
+        digest.update(f"{name} {dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(data(tensor))
     return digest.hexdigest()
 
 
@@ -233,12 +239,12 @@ def read_tensors(store: Store, folder: str, manifest: Manifest, name: str, conte
         state = safetensors.torch.load(data)
     except Exception as error:  # as many ways to fail as a header that lies has
         raise UserError(f"checkpoint file {place} is no safetensors file: {error}") from None
-    if missing := sorted(contents.keys() - state.keys()):
+    if missing := sorted(name for name, kept in contents.items() if name not in state and not kept.optional):
         raise Misfit(f"checkpoint file {place} lacks the tensor {missing[0]!r}")
     if more := sorted(state.keys() - contents.keys()):
         raise Misfit(f"checkpoint file {place} has the tensor {more[0]!r}, which no run of this config writes")
-    for tensor, kept in contents.items():
-        found = state[tensor]
+    for tensor, found in state.items():
+        kept = contents[tensor]
         if (tuple(found.shape), found.dtype) != (kept.shape, kept.dtype):
             raise Misfit(
                 f"checkpoint file {place}: {tensor!r} is {found.dtype} {tuple(found.shape)}, "

@@ -18,3 +18,8 @@ def generator(seed: int, purpose: str, *index: int) -> np.random.Generator:
     digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
     key = np.frombuffer(digest, dtype="<u8")
     return np.random.Generator(np.random.Philox(key=key))
+
+
+def torch_seed(seed: int, purpose: str, *index: int) -> int:
+    """A seed of 63 bits for torch's own generator, from the same key as `generator`."""
+    return int(generator(seed, purpose, *index).integers(2**63))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -42,7 +43,8 @@ class LayerMeter:
         self._steps += 1
         if (step + 1) % self.log_steps == 0 or step + 1 == self.steps:
             mean_loss, mean_errors = (self._sums / (self._steps * self.batch)).tolist()
-            self._rows.append(LayerRow(step + 1, self.layer, mean_loss, mean_errors))
+            counted = None if math.isnan(mean_errors) else mean_errors
+            self._rows.append(LayerRow(step + 1, self.layer, mean_loss, counted))
             self._sums, self._steps = None, 0
 
     def state(self) -> dict[str, Tensor]:

@@ -22,24 +22,31 @@ class LayerRow:
     """Means over the steps of one log interval that ends after `step`; one row of metrics.parquet.
 
     layer: its index from 0, or -1 for the head. pair_errors: share of pairs whose negative row had the
-    higher goodness (head: share of neutral rows that it got wrong).
+    higher goodness (head, and blocks without negatives: share of rows that it got wrong); None where an objective does
+    not count them.
     """
 
     step: Steps
     layer: Annotated[int, Meta(ge=-1, le=MOST_LAYERS)]
     loss: float
-    pair_errors: float
+    pair_errors: float | None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Errors of the network after `step` on one split, as fractions; None for a read-out that does not exist."""
+    """Errors of the network after `step` on one split, as fractions; None for a read-out that does not exist.
+
+    errors: without negatives, of the read-outs "last" and "sum", and of each block as "block.INDEX". losses: of each
+    block, mean cross-entropy of an example in nats.
+    """
 
     step: Steps
     split: str
     examples: Annotated[int, Meta(ge=1, le=LARGEST_INTEGER)]
     error_goodness: float | None
     error_softmax: float | None
+    errors: dict[str, float | None] = field(default_factory=dict)
+    losses: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,11 +63,13 @@ class RecoveryNote:
 class Past:
     """What a run has behind it; past.json keeps it for who goes on.
 
-    run: its name. data: the fingerprint of what it trains on. Both are empty in runs of before.
+    run: its name. data: the fingerprint of what it trains on. code: SHA-256 of the source of the user's network. All
+    are empty in runs of before.
     """
 
     run: str = ""
     data: str = ""
+    code: str = ""
     rows: list[LayerRow] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     recoveries: list[RecoveryNote] = field(default_factory=list)

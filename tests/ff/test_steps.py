@@ -12,7 +12,7 @@ from torch.nn.functional import softplus
 
 from ffpipe.config.schema import Optimizer, Training
 from ffpipe.learn.dense import Layer, initial_weight
-from ffpipe.learn.objectives import SymmetricObjective
+from ffpipe.learn.contrast import SymmetricObjective
 from ffpipe.learn.workspace import Workspace
 from ffpipe.system.rng import generator
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ffpipe.learn import threads
-from ffpipe.learn.objectives import make_objective
+from ffpipe.learn.contrast import make_objective
 from ffpipe.learn.threads import GRAIN, one_thread
 
 pytestmark = pytest.mark.usefixtures("threads_put_back")

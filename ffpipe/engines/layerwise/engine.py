@@ -21,15 +21,15 @@ import torch
 from ffpipe.engines.in_process import as_stages, refuse_without_gpu
 from ffpipe.engines.layerwise import spoolfolder
 from ffpipe.engines.layerwise.parking import Slip, fetch, leave, park
-from ffpipe.engines.layerwise.spool import Arrays, SpoolReader, SpoolWriter, features, join, without_features
+from ffpipe.engines.layerwise.spool import SpoolReader, SpoolWriter
 from ffpipe.engines.layerwise.spoolfiles import InPlace, InTurn
 from ffpipe.learn.workspace import OutputsInTurn, Workspace
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
+from ffpipe.pipeline.packet import Arrays, Tensors, to_arrays, to_tensors
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Course, Item, Predict, Stop, Train
 from ffpipe.pipeline.stage import Stage
-from ffpipe.pipeline.streams import Streams
-from ffpipe.pipeline.worker import WorkerSetup, make_feed, make_stage, senders
+from ffpipe.pipeline.worker import WorkerSetup, make_feed, make_stage
 from ffpipe.planning.chapters import chapter_of
 from ffpipe.planning.layerwise import in_chapters
 from ffpipe.storage.store import Store
@@ -94,19 +94,18 @@ class _Rows:
     """The rows of one run, chapter by chapter."""
 
     def __init__(self, job: Job, layout: Layout, store: Store, start: Start, place: Path, on_report: OnReport) -> None:
-        setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start, ()) for spec in layout.stages]
+        setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start) for spec in layout.stages]
         self._place = place
         self._plan = layout.plan
         self._room = layout.window
         compression = job.config.execution.spool_compression
         self._compression = None if compression == "none" else compression
-        # Rows are read by the next stage; the head's features of all stages wait until the last one reads them.
-        self._rows, self._features = InTurn(), InPlace()
+        # Rows are read by the next stage; what goes past it waits until the stage reads it that it is for.
+        self._in_turn, self._waiting = InTurn(), InPlace()
         self._on_report = on_report
         self._saver = Saver(store)
         self._spans = [Spans(keep=job.config.execution.trace) for _ in setups]
         self._trained = [(0.0, 0.0)] * len(setups)
-        self._senders = [senders(layout.stages, index) for index in range(len(setups))]
         self._feed = make_feed(setups[0], job.splits)
         self._stages: list[Stage] = []
         self._slips: list[Slip] = []
@@ -147,48 +146,47 @@ class _Rows:
 
     def _work_row(self, index: int, stage: Stage, items: Iterable[Item]) -> None:
         """One stage through the chapter: reads what others left for it, leaves what others need."""
-        last = len(self._stages) - 1
+        last, routes = len(self._stages) - 1, stage.spec.routes
         spans = self._spans[index]
         with contextlib.ExitStack() as files:
             readers = [
-                files.enter_context(
-                    SpoolReader(self._spooled(s, index), self._rows if s == index - 1 else self._features)
-                )
-                for s in self._senders[index]
+                files.enter_context(SpoolReader(self._spooled(sender, index), self._files(sender, index)))
+                for sender in routes.senders(index)
             ]
-            on, straight = None, None
-            if index < last:
-                on = files.enter_context(SpoolWriter(self._spooled(index, index + 1), self._compression, self._rows))
-            if stage.spec.features and index < last - 1:
-                straight = files.enter_context(
-                    SpoolWriter(self._spooled(index, last), self._compression, self._features)
+            writers = {
+                receiver: files.enter_context(
+                    SpoolWriter(self._spooled(index, receiver), self._compression, self._files(index, receiver))
                 )
+                for receiver in routes.receivers(index)
+            }
             for message, item in enumerate(items):
                 with spans.span("input"):
-                    streams = self._streams(message, item, readers, stage)
+                    tensors = self._tensors(message, item, readers, stage)
                 begun = spans.elapsed
                 with spans.span("compute", label=str(item)):
-                    out = stage.handle(item, streams)
+                    out = stage.handle(item, tensors)
                 for reader in readers:
                     reader.check()
                 if isinstance(item, Train):
                     self._trained[index] = (self._trained[index][0] or begun, spans.elapsed)
                 if index == last:
                     self._feed.predictions(stage.predictions(item))
-                if out is not None and on is not None:
+                if out is not None:
                     with spans.span("publish"):
-                        on.write(message, without_features(out) | ({} if straight else features(out)))
-                        if straight is not None:
-                            straight.write(message, features(out))
-                del streams, out  # before the next message comes beside them
+                        for receiver, part in routes.parts(index, to_arrays(out)).items():
+                            writers[receiver].write(message, part)
+                del tensors, out  # before the next message comes beside them
 
-    def _streams(self, message: int, item: Item, readers: Sequence[SpoolReader], stage: Stage) -> Streams | None:
+    def _tensors(self, message: int, item: Item, readers: Sequence[SpoolReader], stage: Stage) -> Tensors | None:
         if not readers:
-            return self._feed.streams(item)
+            return self._feed.tensors(item)
         arrays: Arrays = {}
         for reader in readers:
             arrays |= reader.read(message)
-        return join(arrays, stage.device)
+        return to_tensors(arrays, stage.device) if arrays else None
+
+    def _files(self, sender: int, receiver: int) -> InTurn | InPlace:
+        return self._in_turn if receiver == sender + 1 else self._waiting
 
     def _spooled(self, sender: int, receiver: int) -> Path:
         return self._place / f"from-{sender:03d}-to-{receiver:03d}.arrow"

@@ -14,27 +14,23 @@ import contextlib
 import math
 import mmap
 import os
-import warnings
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 from xxhash import xxh3_64
 
 from ffpipe.engines.layerwise.spoolfiles import Files, New
-from ffpipe.pipeline.streams import Streams, to_array, to_tensor
+from ffpipe.pipeline.packet import Array, Arrays
 from ffpipe.system.errors import StageLost
 
 SCHEMA = pa.schema(
-    [("message", pa.int64()), ("name", pa.string()), ("dtype", pa.string()), ("shape", pa.list_(pa.int64())),
-     ("checksum", pa.uint64()), ("data", pa.large_binary())]
+    [("message", pa.int64()), ("name", pa.string()), ("kind", pa.string()), ("dtype", pa.string()),
+     ("shape", pa.list_(pa.int64())), ("checksum", pa.uint64()), ("data", pa.large_binary())]
 )  # fmt: skip
 
-
-Arrays = dict[str, NDArray[Any]]
 
 # The last array of a file: for each of those before it, the message that it is of.
 CONTENTS, OF_NONE = "contents", -1
@@ -57,15 +53,16 @@ class SpoolWriter:
     def write(self, message: int, arrays: Arrays) -> None:
         """Messages in rising order. Raises OSError where there is no room."""
         for name, array in arrays.items():
-            self._write(message, name, np.ascontiguousarray(array))
+            self._write(message, name, array.dtype, np.ascontiguousarray(array.data))
 
-    def _write(self, message: int, name: str, array: NDArray[Any]) -> None:
+    def _write(self, message: int, name: str, kind: str, array: NDArray[Any]) -> None:
+        """kind: the dtype that the array stands for, which NumPy may not know."""
         dtype, shape = array.dtype.str, list(array.shape)
-        checksum = _checksum(len(self._messages), message, name, dtype, shape, array)
+        checksum = _checksum(len(self._messages), message, name, kind, dtype, shape, array)
         self._messages.append(message)
         offsets = pa.py_buffer(np.array([0, array.nbytes], dtype=np.int64))
         data = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(array)])
-        columns = [[message], [name], [dtype], [shape], [checksum]]
+        columns = [[message], [name], [kind], [dtype], [shape], [checksum]]
         known = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=False)]
         self._writer.write_batch(pa.record_batch([*known, data], schema=SCHEMA))
 
@@ -75,7 +72,7 @@ class SpoolWriter:
     def __exit__(self, *error: object) -> None:
         """Raises OSError where there is no room for the end."""
         with self._file:
-            self._write(OF_NONE, CONTENTS, np.array(self._messages, dtype=np.int64))
+            self._write(OF_NONE, CONTENTS, "int64", np.array(self._messages, dtype=np.int64))
             self._writer.close()
             self._file.truncate()
 
@@ -114,7 +111,7 @@ class SpoolReader:
         while self._next < len(self._messages) and self._messages[self._next] == message:
             name, array = self._verified(self._next, message)
             if not found:
-                self._give_back(array)
+                self._give_back(array.data)
             found[name] = array
             self._next += 1
         return found
@@ -140,26 +137,26 @@ class SpoolReader:
     def _contents(self) -> list[int]:
         """The message of each array. As the last one has its number in its checksum, none before it can be absent."""
         _, array = self._verified(self._reader.num_record_batches - 1, OF_NONE)
-        messages: list[int] = array.tolist()
+        messages: list[int] = array.data.tolist()
         return messages
 
-    def _verified(self, number: int, message: int) -> tuple[str, NDArray[Any]]:
+    def _verified(self, number: int, message: int) -> tuple[str, Array]:
         """Name and array of a record batch, which is to be of this message."""
         self.check()
         try:
             batch = self._reader.get_batch(number)
             batch.validate(full=True)
             *columns, data = batch.columns  # by position: names may be altered as all else
-            name, dtype, shape, checksum = (column[0].as_py() for column in columns[1:])
+            name, kind, dtype, shape, checksum = (column[0].as_py() for column in columns[1:])
             # The buffer itself: what a scalar or a list of one gives is a copy.
             array = np.frombuffer(data.buffers()[2], np.dtype(dtype), math.prod(shape)).reshape(shape)
-            found = _checksum(number, message, name, dtype, shape, array)
+            found = _checksum(number, message, name, kind, dtype, shape, array)
         except DAMAGED as error:
             raise StageLost(f"spool file {self.path} was altered: {_line(error)}") from None
         if found != checksum:
             which = "its list of arrays" if message == OF_NONE else f"message {message}"
             raise StageLost(f"spool file {self.path} was altered: the checksum of {which} differs")
-        return name, array
+        return name, Array(kind, array)
 
     def __enter__(self) -> SpoolReader:
         return self
@@ -170,37 +167,11 @@ class SpoolReader:
         self._files.put(self.path)
 
 
-def without_features(streams: Streams) -> Arrays:
-    """What goes to the next stage whoever it is."""
-    arrays = zip(("rows", "labels", "goodness"), streams.to_arrays(), strict=True)
-    return {name: array for name, array in arrays if array is not None}
-
-
-def features(streams: Streams) -> Arrays:
-    """What goes to the last stage, for the head."""
-    return {f"features.{layer}": to_array(tensor) for layer, tensor in streams.features.items()}
-
-
-def join(arrays: Arrays, device: torch.device) -> Streams | None:
-    """One message from all of its arrays; None where it has no rows."""
-    if "rows" not in arrays:
-        return None
-    with warnings.catch_warnings():
-        # They are read-only, and so are streams by contract.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
-        streams = Streams.from_arrays(arrays["rows"], arrays.get("labels"), arrays.get("goodness"), device)
-        for name, array in arrays.items():
-            kind, _, layer = name.partition(".")
-            if kind == "features":
-                feature = to_tensor(array, device)
-                assert feature is not None
-                streams.features[int(layer)] = feature
-    return streams
-
-
-def _checksum(number: int, message: int, name: str, dtype: str, shape: list[int], array: NDArray[Any]) -> int:
+def _checksum(
+    number: int, message: int, name: str, kind: str, dtype: str, shape: list[int], array: NDArray[Any]
+) -> int:
     """Of the array that is the `number`th of its file. XXH3, at memory's speed: it finds damage, not a forger."""
-    found = xxh3_64(f"{number} {message} {name} {dtype} {shape}".encode())
+    found = xxh3_64(f"{number} {message} {name} {kind} {dtype} {shape}".encode())
     found.update(array.reshape(-1).view(np.uint8).data)
     return found.intdigest()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import os
 import time
-import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,9 +20,9 @@ from ffpipe.system.memory import give_back_at_once, unmap, unmap_around
 from ffpipe.system.processes import start_ticks
 
 if TYPE_CHECKING:
-    from ffpipe.config.schema import Training
-    from ffpipe.pipeline.inbox import Part
+    from ffpipe.learn.blueprint import Blueprint
     from ffpipe.pipeline.links import Links, Predictions
+    from ffpipe.pipeline.packet import Packet
     from ffpipe.pipeline.schedule import Item
     from ffpipe.pipeline.worker import Parts, WorkerSetup
     from ffpipe.planning.calibrate import Costs
@@ -59,14 +58,14 @@ class StageActor:
     def ping(self) -> None:
         """Answer as soon as the actor has been placed."""
 
-    def measure(self, training: Training, width: int, classes: int, device: str, threads: int) -> Costs:
-        """What the layers cost here (calibrate.py)."""
+    def measure(self, network: Blueprint, device: str, threads: int) -> Costs:
+        """What the blocks cost here (calibrate.py)."""
         import torch
 
         from ffpipe.planning.calibrate import measure_costs
 
         torch.set_num_threads(threads)
-        return measure_costs(training, width, classes, torch.device(device))
+        return measure_costs(network, torch.device(device))
 
     def round_trip(self, other: Any, size: int) -> float:
         """Seconds until another actor has got an array of `size` bytes from here; the least of a few."""
@@ -110,20 +109,18 @@ class StageActor:
         from ffpipe.pipeline.worker import Worker
 
         torch.set_num_threads(threads)
-        # Arrays from the object store are read-only, and so are streams by contract.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
         self.worker = Worker(setup, parts, _ray_links(setup.spec.index, actors))
 
     @ray.method(concurrency_group="inbox")
-    def push(self, sequence: int, sender: int, item: Item, layers: tuple[int, ...], *arrays: Any) -> None:
-        """A part of message `sequence` from stage `sender`: rows, labels, goodness, then features of `layers`.
+    def push(self, sequence: int, sender: int, item: Item, names: tuple[tuple[str, str], ...], *arrays: Any) -> None:
+        """A packet of message `sequence` from stage `sender`. names: name and dtype of each array.
 
         Arrays are arguments of their own because those, and no arrays inside others, go by the object store.
         """
-        from ffpipe.pipeline.inbox import Part
+        from ffpipe.pipeline.packet import Array, Packet
 
-        features = dict(zip(layers, arrays[3:], strict=True))
-        self.worker.push(sequence, sender, Part(item, (arrays[0], arrays[1], arrays[2]), features))
+        packed = {name: Array(dtype, data) for (name, dtype), data in zip(names, arrays, strict=True)}
+        self.worker.push(sequence, sender, Packet(item, packed))
 
     @ray.method(concurrency_group="inbox")
     def returned(self, predictions: Predictions) -> None:
@@ -161,33 +158,26 @@ class RayLinks:
     """
 
     def __init__(self, index: int, actors: list[Any]) -> None:
-        self._index = index
-        self._next = actors[min(index + 1, len(actors) - 1)]
-        self._first, self._last = actors[0], actors[-1]
+        self._index, self._actors = index, actors
 
-    def to_next(self, sequence: int, part: Part) -> None:
-        self._push(self._next, sequence, part)
-
-    def to_last(self, sequence: int, part: Part) -> None:
-        self._push(self._last, sequence, part)
+    def to(self, receiver: int, sequence: int, packet: Packet) -> None:
+        names = tuple((name, array.dtype) for name, array in packet.arrays.items())
+        arrays = [_stored(array.data) for array in packet.arrays.values()]
+        self._actors[receiver].push.remote(sequence, self._index, packet.item, names, *arrays)
 
     def to_first(self, predictions: Predictions) -> None:
-        self._first.returned.remote(predictions)
+        self._actors[0].returned.remote(predictions)
 
-    def read(self, parts: Iterable[Part]) -> None:
-        for part in parts:
-            for array in (*part.arrays, *part.features.values()):
-                _unmap(array)
-
-    def _push(self, actor: Any, sequence: int, part: Part) -> None:
-        arrays = [_stored(array) for array in (*part.arrays, *part.features.values())]
-        actor.push.remote(sequence, self._index, part.item, tuple(part.features), *arrays)
+    def read(self, packets: Iterable[Packet]) -> None:
+        for packet in packets:
+            for array in packet.arrays.values():
+                _unmap(array.data)
 
 
 def _stored(array: Any) -> Any:
     """A large array by its place in the object store. Its pages there are not kept in sight of this process, in which
     they would add up to the whole store: every message lies elsewhere."""
-    if array is None or array.nbytes < LARGE:
+    if array.nbytes < LARGE:
         return array
     ref = ray.put(array)
     _unmap(ray.get(ref))
@@ -196,7 +186,7 @@ def _stored(array: Any) -> Any:
 
 def _unmap(array: Any) -> None:
     """Take a large array out of sight, and now and then what came into it around the others."""
-    if array is not None and array.nbytes >= LARGE:
+    if array.nbytes >= LARGE:
         unmap(array.ctypes.data, array.nbytes)
         if next(_UNMAPPED) % ROUND == 0:
             unmap_around(array.ctypes.data)

@@ -19,7 +19,7 @@ from ffpipe.engines.ray.crew import POLL_SECONDS, Crew, failure
 from ffpipe.engines.ray.placement import fewer, most_places, places_of, shortage, threads_of
 from ffpipe.engines.ray.supply import supply
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
-from ffpipe.pipeline.worker import Parts, WorkerSetup, make_own_stage, senders
+from ffpipe.pipeline.worker import Parts, WorkerSetup, make_own_stage
 from ffpipe.planning.calibrate import pooled
 from ffpipe.planning.footprint import Room, least_store
 from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout
@@ -126,7 +126,6 @@ class RayEngine:
                 job.config,
                 store,
                 start,
-                senders(layout.stages, spec.index),
                 self._data_files,
                 job.splits.fingerprint,
             )
@@ -172,12 +171,10 @@ class RayEngine:
         return supply(job, lambda *call: self.crew.ask([shelf.remote(*call)], SECONDS_TO_FIND_DATA)[0], where)
 
     def measure(self, job: Job) -> Measured:
-        """Costs of every layer on every stage's device, and of a message between neighbours."""
-        training = job.config.training
-        sizes = (training, job.width, job.splits.classes)
+        """Costs of every block on every stage's device, and of a message between neighbours."""
         costs = self.crew.ask(
             [
-                actor.measure.remote(*sizes, place.device, threads_of(place))
+                actor.measure.remote(job.network, place.device, threads_of(place))
                 for actor, place in zip(self.crew.actors, self.crew.places, strict=True)
             ]
         )

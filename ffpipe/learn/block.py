@@ -1,0 +1,98 @@
+"""A block: a part of a network that learns from its own input. The one interface that stages and networks know.
+
+    x ──► block ──► out        no graph leaves it, and it changes its own weights alone
+            │
+            └── loss of its local objective
+
+A stage calls `learn` for each minibatch, `pass_on` for rows that only go through, and `score` in evaluations; a trained
+network calls `forward`. Which stage a block is in, what a chunk is and who its neighbours are it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ffpipe.learn.objectives import Learned
+from ffpipe.learn.spec import PLAIN, RowLayout, RowSpec
+from ffpipe.storage.checkpoint import Kept
+
+
+@dataclass(frozen=True)
+class Step:
+    """One weight update of a block. index: of the minibatch, since the start of the run. factor: on its learning rate;
+    None where the block does not learn at this step and only passes rows on."""
+
+    index: int
+    factor: float | None = 1.0
+
+
+class Block(nn.Module):
+    """Learns from its own input. Subclasses set the attributes and write the methods.
+
+    index: its place in the network, from 0. inputs, outputs: one row of what it takes and hands on. roles: the rows
+    that it learns from (spec.PAIRS or spec.PLAIN). keep: name under which later blocks find its output, or "". use:
+    names of kept outputs, which come to the methods below as `kept`, in this order.
+    """
+
+    index: int
+    inputs: RowSpec
+    outputs: RowSpec
+    roles: tuple[str, ...] = PLAIN
+    keep: str = ""
+    use: tuple[str, ...] = ()
+
+    def forward(self, x: Tensor, *kept: Tensor) -> Tensor:
+        """What the next block gets of rows x (n, *inputs.shape): (n, *outputs.shape). Can be differentiated."""
+        return self.score(x, *kept)[0]
+
+    def score(self, x: Tensor, *kept: Tensor) -> tuple[Tensor, Tensor | None]:
+        """`forward`, and what each row says of the answer: goodness (n,) or logits (n, ..., classes)."""
+        raise NotImplementedError
+
+    def learn(
+        self, x: Tensor, layout: RowLayout, labels: Tensor | None, step: Step, out: Tensor, kept: Sequence[Tensor] = ()
+    ) -> Learned:
+        """Make one update from the learning rows of x, and put what is handed on of all its rows into out.
+
+        x: (layout.learning_rows or more, *inputs.shape), passing rows last. labels: (layout.batch, ...) int64 where the
+        roles are those of spec.PLAIN. Called without a gradient mode.
+        """
+        raise NotImplementedError
+
+    def pass_on(self, x: Tensor, step: Step, out: Tensor, kept: Sequence[Tensor] = ()) -> None:
+        """Put what is handed on of rows x, from which the block does not learn, into out."""
+        raise NotImplementedError
+
+    def weights(self) -> dict[str, Tensor]:
+        """What the trained block is made of, by name: the tensors themselves. A run's digest is over these."""
+        return dict(self.state_dict(keep_vars=True))
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the block needs to go on: `weights`, and what its optimiser keeps."""
+        raise NotImplementedError
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from what `state` returned."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def set_weights(self, state: dict[str, Tensor]) -> None:
+        """Take the weights alone of what `state` returned."""
+        for name, tensor in self.weights().items():
+            tensor.copy_(state[name])
+        self.renew()
+
+    def contents(self, step: int) -> dict[str, Kept]:
+        """What `state` has after so many steps of the run: shapes, dtypes, and what counts may be."""
+        return {name: Kept(tuple(tensor.shape), tensor.dtype) for name, tensor in self.weights().items()}
+
+    def scratch(self) -> list[Tensor]:
+        """Large tensors beside `state`, whose contents `renew` makes again."""
+        return []
+
+    def renew(self) -> None:
+        """Make what `scratch` lists."""

@@ -1,0 +1,77 @@
+"""Local objectives: what a layer makes small, given the goodness of positive and of negative rows.
+
+An objective knows goodness alone; the layer carries its derivative on to weights. A new rule is a class here,
+a line of `make_objective` and a word in `config.Training.objective`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from ffpipe.learn.threads import sigmoid, softplus
+
+
+class Slope(NamedTuple):
+    """A loss and its derivative by each goodness, each (B,)."""
+
+    loss: Tensor
+    positive: Tensor
+    negative: Tensor
+
+
+class Objective(Protocol):
+    """Loss per pair of a positive and a negative row."""
+
+    def __call__(self, positive: Tensor, negative: Tensor) -> Slope:
+        """positive, negative: (B,) goodness. Returns the loss of each pair and its derivatives."""
+
+
+class ThresholdObjective:
+    """weight * [softplus(-(g_pos - threshold) / T) + softplus((g_neg - threshold) / T)].
+
+    The logistic probability that a row is positive is sigmoid((g - threshold) / T) (Hinton, arXiv
+    2212.13345, equation 1). weight 1/2 is the mean over positive and negative rows (the loss of the Keras example)
+    and gives, with a sum of squares as goodness, the update of Hinton's program, which leaves out the 2 in
+    d(y^2) = 2y dy.
+    """
+
+    def __init__(self, threshold: float, temperature: float, weight: float) -> None:
+        self.threshold = threshold
+        self.temperature = temperature
+        self.weight = weight
+
+    def __call__(self, positive: Tensor, negative: Tensor) -> Slope:
+        below = (self.threshold - positive) / self.temperature
+        above = (negative - self.threshold) / self.temperature
+        slope = self.weight / self.temperature
+        return Slope(
+            loss=(softplus(below) + softplus(above)) * self.weight,
+            positive=sigmoid(below).mul_(-slope),
+            negative=sigmoid(above).mul_(slope),
+        )
+
+
+class SymmetricObjective:
+    """softplus(-(g_pos - g_neg) / T): no threshold, and each pair counts by how little it is told apart.
+
+    SymBa (Lee and Song, arXiv 2303.08418), where 1 / T is called alpha.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+
+    def __call__(self, positive: Tensor, negative: Tensor) -> Slope:
+        behind = (negative - positive) / self.temperature
+        slope = sigmoid(behind).div_(self.temperature)
+        return Slope(loss=softplus(behind), positive=-slope, negative=slope)
+
+
+def make_objective(kind: str, goodness: str, width: int, threshold: float | None, temperature: float) -> Objective:
+    """The objective of a layer of `width` units; without a threshold it is what a mean square of 1 gives."""
+    if kind == "symba":
+        return SymmetricObjective(temperature)
+    if threshold is None:
+        threshold = float(width) if goodness == "sum" else 1.0
+    return ThresholdObjective(threshold, temperature, weight=0.5 if kind == "hinton" else 1.0)

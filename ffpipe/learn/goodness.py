@@ -1,0 +1,98 @@
+"""Contrast of goodness as a local objective: blocks with rows of any shape learn to tell positive from negative ones.
+
+    g = sum or mean of squares over all values of a row,  L(g_pos, g_neg) of contrast.py,  hands on h / |h|
+
+Here autograd carries the derivative on to the block. It knows nothing of what the block is made of; dense.py has the
+same rule in closed form.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ffpipe.learn.contrast import make_objective
+from ffpipe.learn.objectives import Learned, Objective
+from ffpipe.learn.rows import TINY
+from ffpipe.learn.spec import NEGATIVE, PAIRS, POSITIVE, RowLayout, RowSpec
+from ffpipe.learn.threads import total
+from ffpipe.system.errors import UserError, nearest
+
+GOODNESS = ("sum", "mean")
+OBJECTIVES = ("hinton", "softplus", "symba")
+NORMALIZATIONS = ("rms", "l2")
+
+
+class GoodnessContrast(Objective):
+    """Loss of pairs of a positive and a negative row, whose goodness is a sum or mean of squares.
+
+    It has no parameters. Computed in float32 at least, also under autocast.
+    """
+
+    roles = PAIRS
+
+    def __init__(
+        self,
+        outputs: RowSpec,
+        *,
+        goodness: str = "sum",
+        objective: str = "hinton",
+        threshold: float | None = None,
+        temperature: float = 1.0,
+        normalization: str = "rms",
+    ) -> None:
+        """outputs: one row of the block's output. The other arguments are those of `contrast.make_objective` and
+        `rows.row_scale`; without a threshold it is what a mean square of 1 gives. Raises UserError for words that are
+        not known and for a temperature that is not positive."""
+        super().__init__()
+        words = (
+            ("goodness", goodness, GOODNESS),
+            ("objective", objective, OBJECTIVES),
+            ("normalization", normalization, NORMALIZATIONS),
+        )
+        for name, given, allowed in words:
+            if given not in allowed:
+                raise UserError(f"goodness contrast: {name} is {given!r}: {nearest(given, allowed)}")
+        if not temperature > 0:
+            raise UserError(f"goodness contrast: temperature is {temperature:g}: give a positive number")
+        self.size = outputs.size
+        self.goodness = goodness
+        self.normalization = normalization
+        self.contrast = make_objective(objective, goodness, outputs.size, threshold, temperature)
+
+    def forward(self, h: Tensor, layout: RowLayout, labels: Tensor | None) -> Learned:
+        """Judge the pairs in h (layout.learning_rows, ...); labels are not used.
+
+        Sums over pairs; an error is a pair whose negative row has the higher goodness. Raises ValueError where the
+        layout has no pairs.
+        """
+        goodness = self.score(h)
+        positive, negative = goodness[layout[POSITIVE]], goodness[layout[NEGATIVE]]
+        # The slopes that come with the loss are in closed form and cost nothing beside h: autograd makes its own.
+        return Learned(total(self.contrast(positive, negative).loss), (negative > positive).sum())
+
+    def score(self, h: Tensor) -> Tensor:
+        """Give the goodness of each row of h (n, ...): (n,), float32 or float64."""
+        squares = _squares(self._rows(h))
+        return squares if self.goodness == "sum" else squares / self.size
+
+    def hand_on(self, h: Tensor) -> Tensor:
+        """Normalise each row of h (n, ...) over all its values, so that its length cannot be read off.
+
+        Gives the same numbers as `rows.normalize_rows_`, can be differentiated, and keeps the shape and dtype of h.
+        """
+        rows = self._rows(h)
+        squares = _squares(rows)
+        # A row of zeros stays one whatever it is multiplied by, but the root has no finite slope at zero.
+        squares = squares.masked_fill(squares == 0, 1.0)
+        length = torch.sqrt(squares / self.size if self.normalization == "rms" else squares)
+        return (rows * (length + TINY).reciprocal().unsqueeze(1)).to(h.dtype).view(h.shape)
+
+    def _rows(self, h: Tensor) -> Tensor:
+        """Flatten each row, in float32 at least: (n, size)."""
+        return h.to(torch.promote_types(h.dtype, torch.float32)).reshape(len(h), self.size)
+
+
+def _squares(rows: Tensor) -> Tensor:
+    """Sum the squares of each of (n, values): (n,). Not by a product, which autocast would round to bfloat16."""
+    return total(rows.square(), 1)

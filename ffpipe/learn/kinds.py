@@ -1,0 +1,201 @@
+"""The kinds of block that ffpipe ships: functions that make a block's body for what it takes.
+
+Each gets the row spec of its input and keyword arguments from the config (`[[training.blocks]]`, `options`), and
+returns a module that maps (n, *inputs.shape) to a tensor of n rows. A body ends where its local objective begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ffpipe.learn.spec import RowSpec
+from ffpipe.system.errors import UserError, nearest
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky-relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "none": nn.Identity,
+}
+
+
+def dense(
+    inputs: RowSpec, *, width: int, norm: bool = False, activation: str = "relu", dropout: float = 0.0
+) -> nn.Module:
+    """A fully connected layer on flattened rows: Linear, batch normalisation, activation, dropout; gives (n, width)."""
+    layers = [nn.Flatten(), nn.Linear(inputs.size, width), *([nn.BatchNorm1d(width)] if norm else [])]
+    return nn.Sequential(*layers, _activation(activation), *_dropout(dropout, nn.Dropout))
+
+
+def conv(
+    inputs: RowSpec,
+    *,
+    channels: int,
+    kernel: int = 3,
+    stride: int = 1,
+    groups: int = 1,
+    layers: int = 1,
+    norm: bool = True,
+    activation: str = "relu",
+    pool: int = 1,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """Convolutions with padding on images (C, H, W), each with batch normalisation and activation, then max pooling
+    and dropout of whole channels; gives (n, channels, H', W'). layers: convolutions, of which the first has the stride.
+    """
+    taken = _channels(inputs, "conv")
+    if taken % groups or channels % groups:
+        raise UserError(f"groups is {groups}, which does not divide {taken} and {channels} channels: give a divisor")
+    parts: list[nn.Module] = []
+    for index in range(layers):
+        given = taken if index == 0 else channels
+        step = stride if index == 0 else 1
+        parts += [nn.Conv2d(given, channels, kernel, step, kernel // 2, groups=groups, bias=not norm)]
+        parts += [*([nn.BatchNorm2d(channels)] if norm else []), _activation(activation)]
+    return nn.Sequential(*parts, *([nn.MaxPool2d(pool)] if pool > 1 else []), *_dropout(dropout, nn.Dropout2d))
+
+
+class Residual(nn.Module):
+    """relu(f(x) + s(x)): f two convolutions with batch normalisation, s the identity or a pointwise convolution where
+    the shape changes (He et al., arXiv 1512.03385)."""
+
+    def __init__(self, taken: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.f = nn.Sequential(
+            nn.Conv2d(taken, channels, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+        same = taken == channels and stride == 1
+        self.s = nn.Identity() if same else nn.Conv2d(taken, channels, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.f(x) + self.s(x))
+
+
+def residual(inputs: RowSpec, *, channels: int, stride: int = 1, layers: int = 1) -> nn.Module:
+    """Residual layers on images (C, H, W); gives (n, channels, H', W'). The first has the stride."""
+    taken = _channels(inputs, "residual")
+    parts = [Residual(channels if i else taken, channels, 1 if i else stride) for i in range(layers)]
+    return parts[0] if layers == 1 else nn.Sequential(*parts)
+
+
+class ReceptiveFields(nn.Module):
+    """Unshared local receptive fields: at each place a dense ReLU layer of its own sees kernel x kernel pixels.
+
+    weight: (places, C kernel^2, channels). Gives (n, channels, H', W'), as Hinton, arXiv 2212.13345, section 3.2.
+    """
+
+    def __init__(self, inputs: RowSpec, channels: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        taken, height, width = inputs.shape
+        self.kernel, self.stride = kernel, stride
+        self.size = ((height - kernel) // stride + 1, (width - kernel) // stride + 1)
+        fan_in = taken * kernel * kernel
+        self.weight = nn.Parameter(torch.randn(self.size[0] * self.size[1], fan_in, channels) / fan_in**0.5)
+        self.bias = nn.Parameter(torch.zeros(self.size[0] * self.size[1], 1, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        fields = nn.functional.unfold(x, self.kernel, stride=self.stride)  # (n, fan_in, places)
+        total = torch.baddbmm(self.bias, fields.permute(2, 0, 1), self.weight)  # (places, n, channels)
+        return torch.relu(total).permute(1, 2, 0).reshape(len(x), -1, *self.size)
+
+
+def receptive_fields(inputs: RowSpec, *, channels: int, kernel: int, stride: int = 1) -> nn.Module:
+    """See ReceptiveFields. Takes images (C, H, W)."""
+    _channels(inputs, "receptive-fields")
+    if kernel > min(inputs.shape[1:]):
+        raise UserError(f"kernel is {kernel}, larger than rows of {inputs}: give at most {min(inputs.shape[1:])}")
+    return ReceptiveFields(inputs, channels, kernel, stride)
+
+
+class TransformerLayer(nn.Module):
+    """Pre-normalised self-attention, then a perceptron of four times the width, each added to what it sees; position t
+    attends to positions up to t (Radford et al. 2019)."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.before, self.after = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.project, self.join = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, tokens, width = x.shape
+        query, key, value = self.project(self.before(x)).view(n, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        seen = nn.functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, dropout_p=self.dropout if self.training else 0.0
+        )
+        x = x + self.drop(self.join(seen.transpose(1, 2).reshape(n, tokens, width)))
+        made: Tensor = x + self.drop(self.mlp(self.after(x)))
+        return made
+
+
+class Embedding(nn.Module):
+    """Token ids (n, tokens) as vectors (n, tokens, width), with a learned vector for each position."""
+
+    def __init__(self, symbols: int, tokens: int, width: int) -> None:
+        super().__init__()
+        self.symbols, self.places = nn.Embedding(symbols, width), nn.Parameter(torch.zeros(tokens, width))
+        nn.init.normal_(self.symbols.weight, std=0.02)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        made: Tensor = self.symbols(ids) + self.places
+        return made
+
+
+def transformer(
+    inputs: RowSpec, *, width: int, heads: int = 4, layers: int = 1, symbols: int = 256, dropout: float = 0.0
+) -> nn.Module:
+    """Causal transformer layers on token vectors (T, width), or on token ids (T,), which they embed first.
+
+    symbols: how many there are, where they are embedded. Gives (n, T, width).
+    """
+    if width % heads:
+        raise UserError(f"width is {width}, which {heads} heads do not divide: give a multiple of {heads}")
+    ids = len(inputs.shape) == 1 and not inputs.dtype.is_floating_point
+    if not ids and (len(inputs.shape) != 2 or inputs.shape[1] != width):
+        raise UserError(f"a transformer of width {width} takes token ids, or vectors of {width}; it gets {inputs}")
+    first = [Embedding(symbols, inputs.shape[0], width)] if ids else []
+    parts = [*first, *(TransformerLayer(width, heads, dropout) for _ in range(layers))]
+    return parts[0] if len(parts) == 1 else nn.Sequential(*parts)
+
+
+KINDS: dict[str, Callable[..., nn.Module]] = {
+    "dense": dense,
+    "conv": conv,
+    "residual": residual,
+    "receptive-fields": receptive_fields,
+    "transformer": transformer,
+}
+# Forward-Forward's layer in closed form (dense.py), which is no body with an objective beside it.
+FF_DENSE = "ff-dense"
+
+
+def kind_of(name: str) -> Callable[..., nn.Module]:
+    """The function of a kind. Raises UserError with the nearest right name."""
+    if name not in KINDS:
+        raise UserError(f"there is no kind of block {name!r}; {nearest(name, [*KINDS, FF_DENSE])}")
+    return KINDS[name]
+
+
+def _channels(inputs: RowSpec, kind: str) -> int:
+    if len(inputs.shape) != 3 or not inputs.dtype.is_floating_point:
+        raise UserError(f"a block of kind {kind!r} takes images (channels, height, width); it gets {inputs}")
+    return inputs.shape[0]
+
+
+def _activation(name: str) -> nn.Module:
+    if name not in ACTIVATIONS:
+        raise UserError(f"activation is {name!r}: give {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+def _dropout(share: float, kind: Callable[[float], nn.Module]) -> list[nn.Module]:
+    return [kind(share)] if share else []

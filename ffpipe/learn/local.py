@@ -1,0 +1,162 @@
+"""A block that is any module with a local objective, trained by autograd inside the block.
+
+    h = body(x);  loss = objective(h, labels);  one step of the block's own optimiser;  hands on objective.hand_on(h)
+
+What is handed on carries no graph, so that memory does not grow with depth. Nothing but the arguments decides the
+bits: torch's own generator is set for every step from (seed, block, step), and the arithmetic has a fixed number of
+threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ffpipe.config.schema import Optimizer
+from ffpipe.learn.block import Block, Step
+from ffpipe.learn.denormals import is_due
+from ffpipe.learn.objectives import Learned, Objective
+from ffpipe.learn.optim import NamedOptimizer, optimizer_contents
+from ffpipe.learn.precision import Precision
+from ffpipe.learn.spec import RowLayout, RowSpec
+from ffpipe.learn.threads import threads_of_block
+from ffpipe.storage.checkpoint import Kept
+from ffpipe.system.rng import torch_seed
+
+OPTIMIZER = "optimizer."
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a block computes and learns, beside its body and its objective."""
+
+    seed: int
+    precision: Precision
+    optimizer: Optimizer
+    threads: int = 1
+    hand_on: str = "before"
+    channels_last: bool = False
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int, purpose: str, *index: int) -> Iterator[None]:
+    """Set torch's own generator for what is drawn inside, and put it back as it was."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(torch_seed(seed, purpose, *index))
+        yield
+
+
+class LocalBlock(Block):
+    """See the module. body: maps (n, *inputs.shape) to any tensor of n rows; it gets kept outputs as further arguments.
+
+    Body and objective keep their weights in `settings.precision.weights`; with another format of products they compute
+    under autocast.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        inputs: RowSpec,
+        outputs: RowSpec,
+        body: nn.Module,
+        objective: Objective,
+        settings: Settings,
+        keep: str = "",
+        use: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.index, self.inputs, self.outputs = index, inputs, outputs
+        self.keep, self.use, self.roles = keep, tuple(use), objective.roles
+        self.body, self.objective, self.settings = body, objective, settings
+        self._autocast = settings.precision.products != settings.precision.weights
+        parameters = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        self._optimizer = NamedOptimizer(parameters, settings.optimizer) if parameters else None
+
+    def score(self, x: Tensor, *kept: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As `Block.score`, by the body in evaluation mode where `eval()` was called."""
+        with self._threads(x.device), self._format(x.device):
+            h = self._run(x, kept)
+            scores = self.objective.score(h)
+            return self.objective.hand_on(h).to(self.outputs.dtype), None if scores is None else self._wide(scores)
+
+    def learn(
+        self, x: Tensor, layout: RowLayout, labels: Tensor | None, step: Step, out: Tensor, kept: Sequence[Tensor] = ()
+    ) -> Learned:
+        rows = layout.learning_rows
+        rest = [each[:rows] for each in kept]
+        self._mode(training=True)
+        with self._threads(x.device), seeded(x.device, self.settings.seed, "block", self.index, step.index):
+            learns = step.factor is not None and self._optimizer is not None
+            with torch.set_grad_enabled(learns), self._format(x.device):
+                h = self._run(x[:rows], rest)
+                learned = self.objective(h, layout, labels)
+                mean = learned.loss / layout.batch
+            self._put(h.detach(), out[:rows])  # from before the update, so that it need not wait for that
+            del h
+            if step.factor is not None and self._optimizer is not None:
+                mean.backward()
+                self._optimizer.step(step.factor)
+                if is_due(step.index):
+                    self._optimizer.settle()
+                if self.settings.hand_on == "after":
+                    with self._format(x.device):
+                        self._put(self._run(x[:rows], rest), out[:rows])
+        if len(x) > rows:
+            self.pass_on(x[rows:], step, out[rows:], [each[rows:] for each in kept])
+        return Learned(learned.loss.detach(), learned.errors.detach())
+
+    def pass_on(self, x: Tensor, step: Step, out: Tensor, kept: Sequence[Tensor] = ()) -> None:
+        """As `Block.pass_on`, in evaluation mode: rows that are not learned from move no running statistics."""
+        self._mode(training=False)
+        with self._threads(x.device), self._format(x.device):
+            self._put(self._run(x, kept), out)
+
+    def _run(self, x: Tensor, kept: Sequence[Tensor]) -> Tensor:
+        if self.settings.channels_last and x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        h: Tensor = self.body(x if self._autocast else self._wide(x), *kept)
+        return h
+
+    def _put(self, h: Tensor, out: Tensor) -> None:
+        out.copy_(self.objective.hand_on(h))
+
+    def _wide(self, x: Tensor) -> Tensor:
+        """Numbers in the format of the weights; integers stay what they are."""
+        return x.to(self.settings.precision.weights) if x.is_floating_point() else x
+
+    def _mode(self, *, training: bool) -> None:
+        if self.training != training:
+            self.train(training)
+
+    def _threads(self, device: torch.device) -> AbstractContextManager[None]:
+        return threads_of_block(self.settings.threads if device.type == "cpu" else None)
+
+    def _format(self, device: torch.device) -> AbstractContextManager[None]:
+        if not self._autocast:
+            return nullcontext()
+        return torch.autocast(device.type, self.settings.precision.products)
+
+    def state(self) -> dict[str, Tensor]:
+        optimizer = {} if self._optimizer is None else self._optimizer.state()
+        return self.weights() | {f"{OPTIMIZER}{name}": tensor for name, tensor in optimizer.items()}
+
+    def contents(self, step: int) -> dict[str, Kept]:
+        contents = super().contents(step)
+        if self._optimizer is None:
+            return contents
+        of = {name: Kept(tuple(p.shape), p.dtype) for name, p in self._optimizer.parameters.items()}
+        # A parameter that the loss has not reached yet has no state.
+        optimizer = optimizer_contents(self.settings.optimizer, of, step, OPTIMIZER)
+        return contents | {name: kept._replace(optional=True) for name, kept in optimizer.items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.set_weights(state)
+        if self._optimizer is not None:
+            self._optimizer.load(
+                {name.removeprefix(OPTIMIZER): t for name, t in state.items() if name.startswith(OPTIMIZER)}
+            )

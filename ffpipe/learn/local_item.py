@@ -1,0 +1,111 @@
+"""What a model's function returns for one block: a module with what its training needs, or with the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from ffpipe.config.schema import BlockConfig, Optimizer, Training
+from ffpipe.learn.block import Block
+from ffpipe.learn.class_head import ClassHead
+from ffpipe.learn.goodness import GoodnessContrast
+from ffpipe.learn.kinds import FF_DENSE, kind_of
+from ffpipe.learn.model_options import bound
+from ffpipe.learn.objectives import Objective
+from ffpipe.learn.spec import PAIRS, PLAIN, RowSpec
+from ffpipe.learn.user_objective import FunctionObjective
+from ffpipe.system.errors import UserError
+
+# A body, or a function that makes one: of no argument, or of the row spec `inputs` of what the body will get.
+Body = nn.Module | Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Local:
+    """One block of a user's network: a body, and how it learns. Only `body` must be given.
+
+    body: a module, or a function that makes one on the stage that owns it. objective: an Objective or a function
+    `loss(h, labels)` (user_objective.py), or the name "class-head" or "goodness" with `options`; None: class-head where
+    there are no negatives, else goodness. optimizer, schedule: None and "": those of the config. epochs: the first
+    epoch in which the block learns, and the one before which it ends (0: the end). keep, use: names under which an
+    output is kept for later blocks, and of those that this block gets as further arguments. hand_on: "before" or
+    "after" the update; "": as the config says.
+    """
+
+    body: Body
+    objective: Objective | Callable[..., Any] | str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    optimizer: Optimizer | None = None
+    schedule: str = ""
+    epochs: tuple[int, int] = (0, 0)
+    keep: str = ""
+    use: tuple[str, ...] = ()
+    hand_on: str = ""
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        """What messages call the block."""
+        return self.name or getattr(self.body, "__name__", "") or type(self.body).__name__
+
+
+def as_item(given: Any, where: str) -> Local | Block | Callable[..., Any]:
+    """What a user's function returned for one block. Raises UserError for anything else."""
+    if isinstance(given, nn.Module) and not isinstance(given, Block):
+        return Local(given)
+    if isinstance(given, (Local, Block)):
+        return given
+    if callable(given):
+        made: Callable[..., Any] = given
+        return made
+    raise UserError(f"{where} is {type(given).__name__}: give a torch module, an ffpipe.Local, or a function")
+
+
+def of_config(config: BlockConfig) -> Local:
+    """The item of a table [[training.blocks]]. Raises UserError for an unknown kind or option."""
+    if config.kind == FF_DENSE:
+        raise UserError(f"kind {FF_DENSE!r} is what training.dims makes: give training.dims")
+    kind = kind_of(config.kind)
+
+    def body(inputs: RowSpec) -> nn.Module:
+        return kind(inputs, **bound(kind, config.options, f"kind {config.kind!r}", given=("inputs",)))
+
+    return Local(
+        body,
+        config.objective or None,
+        config.objective_options,
+        config.optimizer,
+        config.schedule,
+        (config.first_epoch, config.last_epoch),
+        config.keep,
+        config.use,
+        config.hand_on,
+        config.kind,
+    )
+
+
+def make_objective(item: Local, training: Training, hidden: RowSpec, classes: int) -> Objective:
+    """The objective of a block whose body gives rows of `hidden`. Raises UserError where it does not fit."""
+    given = item.objective
+    if isinstance(given, Objective):
+        return given
+    if given is not None and not isinstance(given, str):
+        return FunctionObjective(given, roles=PAIRS if training.contrasts else PLAIN)
+    if (given or ("goodness" if training.contrasts else "class-head")) == "goodness":
+        options = {
+            "goodness": training.goodness,
+            "objective": training.objective,
+            "threshold": training.threshold,
+            "temperature": training.temperature,
+            "normalization": training.normalization,
+            **item.options,
+        }
+        taken = bound(GoodnessContrast, options, "objective 'goodness'", given=("outputs",))
+        return GoodnessContrast(outputs=hidden, **taken)
+    if given not in (None, "class-head"):
+        raise UserError(f"objective is {given!r}: give 'class-head', 'goodness', or a function")
+    taken = bound(ClassHead, item.options, "objective 'class-head'", given=("outputs", "classes"))
+    return ClassHead(outputs=hidden, classes=classes, **taken)

@@ -1,0 +1,103 @@
+"""Options of a function, as a config or a command line has them, held against its signature."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from ffpipe.system.errors import UserError, nearest
+
+_BOOLS = {"true": True, "1": True, "false": False, "0": False}
+# Annotations that could not be evaluated because another one of the same function names a missing type.
+_UNEVALUATED: dict[str, Any] = {"int": int, "float": float, "bool": bool, "tuple[int, ...]": tuple[int, ...]}
+
+
+def bound(
+    function: Callable[..., Any], options: Mapping[str, Any], name: str, given: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Hold options against a function's signature, and convert words of the command line to what it expects.
+
+    name: what messages call the function. given: parameters that the caller gives itself. Raises UserError for options
+    that it does not take, for required ones that are missing and for values of another kind.
+    """
+    try:
+        parameters = _signature(function).parameters.values()
+    except (TypeError, ValueError):
+        raise UserError(f"{name} does not say which options it takes: give a function written in Python") from None
+    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    named = {own: p for own, p in named.items() if own not in given}
+    takes = f"it takes {', '.join(named)}" if named else "it takes none"
+    for p in parameters:
+        if p.kind is p.POSITIONAL_ONLY and p.default is p.empty:
+            raise UserError(f"{name} takes {p.name} by position: options are given by name, so remove the / after it")
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for option in options:
+            if option not in named:
+                near = nearest(option, named)
+                meant = f"; {near}" if near.endswith("?") else ""
+                raise UserError(f"{name} does not take the option {option!r}: {takes}{meant}")
+    missing = [p.name for p in named.values() if p.default is p.empty and p.name not in options]
+    if missing:
+        raise UserError(f"{name} needs the option {', '.join(missing)}: give {missing[0]}=VALUE; {takes}")
+    arguments = dict(options)
+    for option, p in named.items():
+        if isinstance(value := options.get(option), str):
+            kind = _kind(p)
+            try:
+                arguments[option] = _converted(value, kind)
+            except (ValueError, KeyError):
+                raise UserError(f"{name}: the option {option} is {value!r}, expected {_expected(kind)}") from None
+    return arguments
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function, eval_str=True)
+    except Exception:  # an annotation that only a type checker can evaluate
+        return inspect.signature(function)
+
+
+def _kind(parameter: inspect.Parameter) -> Any:
+    """Return the type that a parameter is meant to have: as annotated, or else as its default."""
+    kind, default = parameter.annotation, parameter.default
+    if kind is not parameter.empty:
+        return _UNEVALUATED.get(kind, kind) if isinstance(kind, str) else kind
+    if isinstance(default, tuple) and default and all(type(value) is int for value in default):
+        return tuple[int, ...]
+    # A default of 0 may stand for a fraction.
+    return {bool: bool, int: int | float, float: float}.get(type(default), str)
+
+
+def _converted(text: str, kind: Any) -> Any:
+    """Convert a word of the command line. Raises ValueError or KeyError; types not known here get the text."""
+    origin, among = typing.get_origin(kind), typing.get_args(kind)
+    if kind is bool:
+        return _BOOLS[text.lower()]
+    if kind is int or kind is float:
+        return kind(text)
+    if kind is types.NoneType:
+        return {"none": None}[text.lower()]
+    if origin is typing.Literal:
+        return {str(choice): choice for choice in among}[text]
+    if origin in (typing.Union, types.UnionType):
+        for alternative in sorted(among, key=lambda one: one is str):  # anything is a str
+            with suppress(ValueError, KeyError):
+                return _converted(text, alternative)
+        raise ValueError(text)
+    if origin in (tuple, list, Sequence, Iterable):
+        words = [word.strip() for word in text.split(",")] if text else []
+        kinds = among if origin is tuple and Ellipsis not in among else [among[0]] * len(words)
+        values = [_converted(word, one) for word, one in zip(words, kinds, strict=True)]
+        return values if origin is list else tuple(values)
+    return text
+
+
+def _expected(kind: Any) -> str:
+    example = " (true or false)" if kind is bool else ""
+    if typing.get_origin(kind) in (tuple, list, Sequence, Iterable):
+        example = " (such as 1,2,3)"
+    return inspect.formatannotation(kind) + example

@@ -1,0 +1,152 @@
+"""Optimisers of named parameters: one of torch.optim, or Hinton's averaging, whose state can be saved by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ffpipe.config.schema import Optimizer
+from ffpipe.learn.denormals import settle_optimizer
+from ffpipe.learn.threads import one_thread
+from ffpipe.storage.checkpoint import Kept
+
+# Optimisers that are not element-wise: their norms and means are over whole weights.
+SUMMING = (torch.optim.Adafactor,)
+# Sizes of the axes of a parameter on which an optimiser is tried: each tells its axis.
+PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
+
+
+class Averaging(torch.optim.Optimizer):
+    """Momentum by exponential averaging, as in Hinton's program (ffnew.m; updates.py has it in closed form)."""
+
+    def __init__(
+        self, params: Iterable[Any], lr: float = 0.01, averaging: float = 0.9, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "averaging": averaging, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # torch's may return a loss, this has none
+        for group in self.param_groups:
+            keep, rate = group["averaging"], group["lr"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["exp_avg"] = torch.zeros_like(parameter)
+                average = state["exp_avg"].mul_(keep).add_(parameter.grad, alpha=1.0 - keep)
+                parameter.mul_(1.0 - rate * group["weight_decay"]).add_(average, alpha=-rate)
+
+
+def make_optimizer(groups: Iterable[Any], settings: Optimizer) -> torch.optim.Optimizer:
+    """The optimiser that a config asks for, of groups of parameters."""
+    if settings.kind == "averaging":
+        return Averaging(groups, lr=settings.learning_rate, averaging=settings.averaging)
+    cls = getattr(torch.optim, settings.kind)
+    made: torch.optim.Optimizer = cls(groups, lr=settings.learning_rate, **settings.options)
+    return made
+
+
+class NamedOptimizer:
+    """An optimiser of parameters by name. Weight decay is of matrices and kernels, not of vectors such as biases."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], settings: Optimizer) -> None:
+        self.parameters = dict(parameters)
+        self._rate = settings.learning_rate
+        decayed = [p for p in self.parameters.values() if p.dim() > 1]
+        others = [p for p in self.parameters.values() if p.dim() <= 1]
+        # A fused step needs weights that are there, and takes nothing beside them.
+        self._skips = any(p.is_meta for p in self.parameters.values()) and bool(settings.options.get("fused"))
+        if self._skips:
+            settings = replace(settings, options={**settings.options, "fused": False})
+        groups = [(decayed, settings.weight_decay), (others, 0.0)]
+        self._optimizer = make_optimizer([{"params": p, "weight_decay": decay} for p, decay in groups if p], settings)
+
+    def step(self, factor: float) -> None:
+        """One step from the gradients that the parameters have, which go. factor: on the learning rate."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate * factor
+        if not self._skips:
+            with one_thread() if isinstance(self._optimizer, SUMMING) else nullcontext():
+                self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def settle(self) -> None:
+        """Make zero what is about to become denormal (denormals.py)."""
+        settle_optimizer(self._optimizer.state.values())
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps, as PARAMETER.NAME; the tensors themselves, not copies."""
+        kept = {}
+        for name, parameter in self.parameters.items():
+            for key, value in self._optimizer.state.get(parameter, {}).items():
+                kept[f"{name}.{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
+        return kept
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what `state` returned."""
+        # torch numbers parameters by group.
+        numbers = {p: n for n, p in enumerate(p for group in self._optimizer.param_groups for p in group["params"])}
+        of_each: dict[int, dict[str, Tensor]] = {}
+        for name, parameter in self.parameters.items():
+            found = {
+                key.rpartition(".")[2]: value.clone() for key, value in state.items() if key.rpartition(".")[0] == name
+            }
+            if found:
+                of_each[numbers[parameter]] = found
+        # torch knows what of it belongs on the parameter's device; but it also gives all of it the parameter's dtype,
+        # where NAdam and ASGD count in float32.
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": of_each})
+        for parameter, number in numbers.items():
+            loaded = self._optimizer.state[parameter]
+            for key, value in of_each.get(number, {}).items():
+                loaded[key] = loaded[key].to(value.dtype)
+
+
+def optimizer_contents(
+    settings: Optimizer, parameters: Mapping[str, Kept], steps: int, prefix: str = ""
+) -> dict[str, Kept]:
+    """What a checkpoint keeps of an optimiser after its first step, without making it.
+
+    parameters: shapes and dtypes by name. steps: how many it has made, which no count in its state exceeds.
+    """
+    found = {}
+    for name, parameter in parameters.items():
+        for key, axes, dtype in _state_of(repr(settings), _Hashable(settings), len(parameter.shape), parameter.dtype):
+            shape = tuple(1 if axis is None else parameter.shape[axis] for axis in axes)
+            found[f"{prefix}{name}.{key}"] = Kept(shape, dtype, steps if key == "step" else None)
+    return found
+
+
+class _Hashable:
+    """Settings, which hold a dictionary, as an argument that a cache leaves to another."""
+
+    def __init__(self, settings: Optimizer) -> None:
+        self.settings = settings
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashable)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@cache
+def _state_of(
+    key: str, hashable: _Hashable, dims: int, dtype: torch.dtype
+) -> tuple[tuple[str, tuple[int | None, ...], torch.dtype], ...]:
+    """Name, axes of the parameter (None: of size 1) and dtype of each tensor of state: seen on a small parameter."""
+    parameter = nn.Parameter(torch.zeros(PRIMES[:dims], dtype=dtype))
+    parameter.grad = torch.zeros_like(parameter)
+    optimizer = NamedOptimizer({"p": parameter}, hashable.settings)
+    optimizer.step(1.0)
+    return tuple(
+        (name.removeprefix("p."), tuple(None if n == 1 else PRIMES.index(n) for n in tensor.shape), tensor.dtype)
+        for name, tensor in optimizer.state().items()
+    )

@@ -1,0 +1,103 @@
+"""A user's own loss function as a local objective. Which block it judges and how it is trained it does not know."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from inspect import Parameter
+
+import torch
+from torch import Tensor, nn
+
+from ffpipe.learn.objectives import Learned, Objective
+from ffpipe.learn.spec import PAIRS, PLAIN, RowLayout
+from ffpipe.system.errors import UserError
+
+LossFunction = Callable[..., Tensor | tuple[Tensor, Tensor | float]]
+
+
+class FunctionObjective(Objective):
+    """Loss of a function `loss(h, labels)` or `loss(h, labels, layout)`, written as torch users write it.
+
+    It returns the mean over the minibatch, a 0-dimensional tensor, or a tuple of it and the number of wrong examples.
+    Without that number errors are NaN, for unknown. A function that is a module is trained with the block.
+    """
+
+    def __init__(
+        self,
+        loss: LossFunction,
+        *,
+        roles: tuple[str, ...] = PLAIN,
+        score: Callable[[Tensor], Tensor | None] | None = None,
+    ) -> None:
+        """roles: the rows that it learns from. score: what a row says of the answer, as `Objective.score`; None:
+        nothing. The layout is given as a third argument that has no default, or that is named layout. Raises UserError
+        for a function that cannot be called so."""
+        super().__init__()
+        if roles not in (PAIRS, PLAIN):
+            raise UserError(f"loss function: roles are {roles!r}: give {PAIRS!r} or {PLAIN!r}")
+        self.roles = roles
+        self.name = getattr(loss, "__qualname__", type(loss).__name__)
+        self.arguments = _arguments(loss, self.name)
+        self.function = loss
+        self.scorer = score
+
+    def forward(self, h: Tensor, layout: RowLayout, labels: Tensor | None) -> Learned:
+        """Judge h (layout.learning_rows, ...), as it comes, also under autocast.
+
+        Sums over layout.batch, the loss in float32 at least. Raises UserError for what is not a 0-dimensional floating
+        tensor, or does not depend on h where h is trained.
+        """
+        came = self.function(*(h, labels, layout)[: self.arguments])
+        loss, errors = came if isinstance(came, tuple) and len(came) == 2 else (came, math.nan)
+        if not isinstance(loss, Tensor) or loss.dim() or not loss.is_floating_point():
+            raise UserError(
+                f"loss function {self.name} returned {_described(loss)}: return the mean loss over the minibatch, "
+                "a 0-dimensional floating tensor, as loss.mean() is"
+            )
+        if torch.is_grad_enabled() and h.requires_grad and not loss.requires_grad:
+            raise UserError(
+                f"loss function {self.name} returned {_described(loss)} that does not require grad: compute it from h "
+                "by torch, without detach, item or no_grad"
+            )
+        if not isinstance(errors, (Tensor, int, float)) or (isinstance(errors, Tensor) and errors.dim()):
+            raise UserError(
+                f"loss function {self.name} returned {_described(errors)} for errors: return how many examples are "
+                "wrong, a number or a 0-dimensional tensor"
+            )
+        counted = errors.detach() if isinstance(errors, Tensor) else torch.full((), errors, device=loss.device)
+        return Learned(loss.to(torch.promote_types(loss.dtype, torch.float32)) * layout.batch, counted)
+
+    def score(self, h: Tensor) -> Tensor | None:
+        """Give what the score function says of h (n, ...)."""
+        return None if self.scorer is None else self.scorer(h)
+
+
+def _arguments(loss: LossFunction, name: str) -> int:
+    """Count the arguments that a loss function is called with, 2 or 3. Raises UserError where it takes neither."""
+    if not callable(loss):
+        raise UserError(f"loss function is {_described(loss)}: give a function of (h, labels) or (h, labels, layout)")
+    try:
+        parameters = list(inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters.values())
+    except ValueError:  # functions written in C have no signature
+        return 2
+    places = [p for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+    endless = [p for p in parameters if p.kind is Parameter.VAR_POSITIONAL]
+    needed = [
+        p
+        for p in parameters
+        if p.default is Parameter.empty and p not in endless and p.kind is not Parameter.VAR_KEYWORD
+    ]
+    # A third argument with a default is as a rule an option, such as the class weights of torch's cross_entropy.
+    count = 3 if len(needed) == 3 or [p.name for p in places[2:3]] == ["layout"] else 2
+    if len(needed) > count or set(needed) - set(places) or (len(places) < count and not endless):
+        given = ", ".join(map(str, parameters))
+        raise UserError(f"loss function {name} takes ({given}): make it take (h, labels) or (h, labels, layout)")
+    return count
+
+
+def _described(came: object) -> str:
+    if not isinstance(came, Tensor):
+        return f"a {type(came).__name__}"
+    return f"a {str(came.dtype).removeprefix('torch.')} tensor of shape {tuple(came.shape)}"

@@ -1,0 +1,85 @@
+"""Which tensor of a stage's output goes to which stage: the one place that knows.
+
+    stage 0 ──x, labels, score──► stage 1 ──x, labels, score──► stage 2     and so on, to the next
+       ├──kept.a────────────────────────────────────────────────►           to the stage of each block that uses it
+       └──tap.0─────────────────────────────────────────────────►           to the last, which has the read-out
+
+What the last block before a stage hands on is that stage's x, and does not go there a second time under another name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
+
+from ffpipe.pipeline.packet import KEPT, TAP
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Routes:
+    """groups: the blocks of each stage. taps: blocks whose outputs the read-out sees. made, used: of the outputs that
+    are kept, the block that makes each and the blocks that use it, by name."""
+
+    groups: tuple[range, ...]
+    taps: frozenset[int] = frozenset()
+    made: Mapping[str, int] = field(default_factory=dict)
+    used: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def _straight(self) -> dict[tuple[int, int], tuple[str, ...]]:
+        """Names of what goes from a stage to a later one beside x and what goes with it."""
+        last = len(self.groups) - 1
+        found: dict[tuple[int, int], list[str]] = {}
+        for block in sorted(self.taps):
+            self._add(found, f"{TAP}{block}", block, [last])
+        for name, block in self.made.items():
+            self._add(found, f"{KEPT}{name}", block, {self.stage_of(user) for user in self.used.get(name, ())})
+        return {edge: tuple(names) for edge, names in found.items()}
+
+    def _add(self, found: dict[tuple[int, int], list[str]], name: str, block: int, receivers: Iterable[int]) -> None:
+        sender = self.stage_of(block)
+        for receiver in receivers:
+            if receiver > sender and not self.is_x(block, receiver):
+                found.setdefault((sender, receiver), []).append(name)
+
+    def stage_of(self, block: int) -> int:
+        """The stage that has a block."""
+        return next(stage for stage, group in enumerate(self.groups) if block in group)
+
+    def is_x(self, block: int, stage: int) -> bool:
+        """Whether what a block hands on comes to a stage as its x."""
+        return block == self.groups[stage].start - 1
+
+    def names(self, sender: int, receiver: int) -> tuple[str, ...]:
+        """What goes from a stage to another beside x and its companions."""
+        return self._straight.get((sender, receiver), ())
+
+    def receivers(self, sender: int) -> tuple[int, ...]:
+        """The stages that get something of every message of a stage: the next one, then others."""
+        following = [sender + 1] if sender + 1 < len(self.groups) else []
+        return tuple(following + sorted(r for s, r in self._straight if s == sender and r != sender + 1))
+
+    def senders(self, receiver: int) -> tuple[int, ...]:
+        """The stages that send a stage a part of every message."""
+        return tuple(s for s in range(receiver) if receiver in self.receivers(s))
+
+    def leaving(self, stage: int) -> tuple[str, ...]:
+        """What a stage has to hand out beside x and its companions, whoever gets it."""
+        names = [name for receiver in self.receivers(stage) for name in self.names(stage, receiver)]
+        return tuple(dict.fromkeys(names))
+
+    def parts(self, sender: int, made: Mapping[str, T]) -> dict[int, dict[str, T]]:
+        """What each receiver gets of the output of a stage, by receiver; the part may be empty."""
+        straight = set(self.leaving(sender))
+        found = {}
+        for receiver in self.receivers(sender):
+            wanted = self.names(sender, receiver)
+            following = receiver == sender + 1
+            found[receiver] = {
+                name: value for name, value in made.items() if name in wanted or (following and name not in straight)
+            }
+        return found

@@ -1,0 +1,538 @@
+"""A user's model function: found by name, imported only with consent, and what is wrong with it said in one line."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from torch import nn
+
+from ffpipe.learn.user_model import LARGEST_SOURCE, Consent, ModelCode, call, changed, describe_error, find, load
+from ffpipe.system.errors import UserError
+
+GOOD = """\
+import torch
+
+def vgg(width: int = 4) -> list:
+    return [torch.nn.Linear(width, 2), torch.nn.ReLU]
+
+def broken():
+    return torch.nn.Linear(3, 2)(torch.zeros(1, 4))
+
+table = {}
+made = torch.nn.ReLU()
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder of a user, outside sys.path; what was imported from it goes after the test."""
+    monkeypatch.chdir(tmp_path)
+    before = dict(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - set(before):
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def write(folder: Path, files: dict[str, str | bytes]) -> None:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def refused(action: Callable[[], object]) -> str:
+    """Message of the UserError, after which nothing more is imported than was before."""
+    path, modules = list(sys.path), dict(sys.modules)
+    with pytest.raises(UserError) as caught:
+        action()
+    assert sys.path == path
+    assert sys.modules == modules
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+FORM = "package.module:function or path/to/file.py:function"
+RAISES = "import neighbour\n\ndef boom():\n    raise ValueError('two\\nlines')\n\nboom()\n"
+
+NOT_FOUND: dict[str, tuple[dict[str, str | bytes], str, tuple[str, ...]]] = {
+    "no colon": ({}, "nets.py", ("the model 'nets.py' does not have the form", FORM)),
+    "no function": ({}, "my.nets:", ("the model 'my.nets:' does not have the form", FORM)),
+    "no module": ({}, ":vgg", ("the model ':vgg' does not have the form", FORM)),
+    "nothing": ({}, "", ("the model '' does not have the form",)),
+    "no such file": ({"nets.py": GOOD}, "net.py:vgg", ("there is no file HERE/net.py; did you mean 'nets.py'?",)),
+    "no such folder": ({}, "models/net.py:vgg", ("there is no file HERE/models/net.py",)),
+    "a folder": ({"nets.py/x": ""}, "nets.py:vgg", ("cannot read HERE/nets.py: it is no regular file",)),
+    "no .py": ({"nets.txt": GOOD}, "./nets.txt:vgg", ("the model file HERE/nets.txt does not end in .py",)),
+    "no such home": ({}, "~nobody-of-this-name/a.py:f", ("begins with a home folder that is not known",)),
+    "NUL": ({}, "a\0b.py:vgg", ("cannot read HERE/a\\x00b.py: embedded null byte",)),
+    "a terminal's control": ({}, "\x1b[2J.py:vgg", ("there is no file HERE/\\x1b[2J.py",)),
+    "not UTF-8": ({"nets.py": b"a = '\xff'"}, "nets.py:vgg", ("cannot read HERE/nets.py: it is not UTF-8 text",)),
+    "too large": (
+        {"nets.py": "#" * (LARGEST_SOURCE + 1)},
+        "nets.py:vgg",
+        ("cannot read HERE/nets.py: it has more than 1,048,576 bytes",),
+    ),
+    "no name of a module": ({}, "my-nets:vgg", ("'my-nets' cannot be the name of a module", FORM)),
+    "a relative module": ({}, ".nets:vgg", ("'.nets' cannot be the name of a module",)),
+    "no such module": (
+        {"umnets.py": GOOD},
+        "umnet:vgg",
+        ("the model umnet:vgg: there is no module umnet in this Python environment or in HERE", "mean 'umnets'?"),
+    ),
+    "no such submodule": (
+        {"umpack/__init__.py": "", "umpack/nets.py": GOOD},
+        "umpack.nest:vgg",
+        ("there is no module umpack.nest in umpack; did you mean 'nets'?",),
+    ),
+    "no such package within": (
+        {"umpack/__init__.py": ""},
+        "umpack.a.b:vgg",
+        ("there is no module umpack.a in umpack",),
+    ),
+    "no package": ({"umnets.py": GOOD}, "umnets.vgg:x", ("there is no module umnets.vgg: umnets is not a package",)),
+    "a missing dependency": (
+        {"umnets.py": "\nimport umtimm\n"},
+        "umnets:vgg",
+        ("the model umnets:vgg cannot be imported: umnets.py:2: ModuleNotFoundError: No module named 'umtimm'",),
+    ),
+    "a missing dependency of the package": (
+        {"umpack/__init__.py": "import umtimm", "umpack/nets.py": GOOD},
+        "umpack.nets:vgg",
+        ("umpack/__init__.py:1: ModuleNotFoundError: No module named 'umtimm'",),
+    ),
+    "built in": ({}, "sys:exit", ("the source of sys cannot be read",)),
+    "compiled": ({}, "torch._C:Graph", ("the source of torch._C cannot be read",)),
+    "another in every process": ({}, "__main__:main", ("the source of __main__ cannot be read",)),
+    "a folder without __init__.py": ({"umspace/nets.py": GOOD}, "umspace:vgg", ("source of umspace cannot be read",)),
+    "no such function": (
+        {"nets.py": GOOD},
+        "nets.py:vvg",
+        ("HERE/nets.py has no function 'vvg'; did you mean 'vgg'?",),
+    ),
+    "no such function of a module": ({"umnets.py": GOOD}, "umnets:vvg", ("umnets has no function 'vvg'; did you",)),
+    "no function at all": ({"nets.py": "a = 1"}, "nets.py:vgg", ("HERE/nets.py has no function 'vgg'",)),
+    "not callable": ({"nets.py": GOOD}, "nets.py:table", ("HERE/nets.py:table is of type dict and not a function",)),
+    "a module that is made": ({"nets.py": GOOD}, "nets.py:made", ("is a ReLU and not a function: give a function",)),
+    "a syntax error": ({"nets.py": "a = 1\nb = = 2\n"}, "nets.py:vgg", ("nets.py:2: SyntaxError: invalid syntax",)),
+    "a neighbour's syntax error": (
+        {"nets.py": "import neighbour", "neighbour.py": "\n\n("},
+        "nets.py:vgg",
+        ("HERE/nets.py:vgg cannot be imported: neighbour.py:3: SyntaxError: '(' was never closed",),
+    ),
+    "NUL in the source": ({"nets.py": "a = '\0'"}, "nets.py:vgg", ("cannot be imported", "null bytes")),
+    "an exception": (
+        {"nets.py": RAISES, "neighbour.py": ""},
+        "nets.py:vgg",
+        ("the model HERE/nets.py:vgg cannot be imported: nets.py:4: ValueError: two lines",),
+    ),
+    "an exception in a module": (
+        {"umpack/__init__.py": "", "umpack/nets.py": "\n1 / 0\n"},
+        "umpack.nets:vgg",
+        ("the model umpack.nets:vgg cannot be imported: umpack/nets.py:2: ZeroDivisionError: division by zero",),
+    ),
+    "an exception of torch": (
+        {"nets.py": "import torch\ntorch.nn.Linear('a', 1)\n"},
+        "nets.py:vgg",
+        ("cannot be imported: nets.py:2: TypeError: empty()",),
+    ),
+    "an exit": ({"nets.py": "import sys\nsys.exit(3)"}, "nets.py:vgg", ("nets.py:2: SystemExit: 3",)),
+    "a path that it changed": ({"nets.py": "import sys\nsys.path.clear()\n0 / 0"}, "nets.py:vgg", ("nets.py:3: Zero",)),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_FOUND)
+def test_not_found(kind: str, here: Path) -> None:
+    files, name, says = NOT_FOUND[kind]
+    write(here, files)
+    message = refused(lambda: find(name))
+    for part in says:
+        assert part.replace("HERE", str(here)) in message
+
+
+def test_a_file(here: Path) -> None:
+    source = "\ufefffrom neighbour import width\r\n\r\ndef vgg():\r\n    return [str, width]\r\n"
+    write(here, {"deep/nets.py": source, "deep/neighbour.py": "width = int"})
+    path = list(sys.path)
+    code = find("deep/nets.py:vgg")
+    assert code == ModelCode(f"{here}/deep/nets.py:vgg", hashlib.sha256(source.encode()).hexdigest(), source, "")
+    assert sys.path == path
+    function = load(code)
+    assert function() == [str, int]
+    assert function.__globals__["__file__"] == f"{here}/deep/nets.py"
+
+
+def test_a_file_is_executed_once_for_each_text(here: Path) -> None:
+    count = "from pathlib import Path\nwith Path('count').open('a') as file:\n    file.write('.')\nvgg = list\n"
+    write(here, {"nets.py": count})
+    load(find("nets.py:vgg"))
+    find("nets.py:vgg")
+    assert (here / "count").read_text() == "."
+    write(here, {"nets.py": count + "# another text\n"})
+    find("nets.py:vgg")
+    assert (here / "count").read_text() == ".."
+
+
+def test_files_of_one_name_are_apart(here: Path) -> None:
+    write(here, {f"{folder}/nets.py": "from pathlib import Path\nvgg = Path\nhome = __file__" for folder in "ab"})
+    homes = [load(find(f"{folder}/nets.py:vgg")) for folder in "ab"]
+    assert homes[0] is homes[1]
+    assert {m.home for m in sys.modules.values() if m is not None and "home" in vars(m)} >= {
+        f"{here}/a/nets.py",
+        f"{here}/b/nets.py",
+    }
+
+
+@pytest.mark.parametrize("in_path", [False, True], ids=["in the current folder", "in a folder of sys.path"])
+@pytest.mark.parametrize("module", ["umpack.nets", "umspace.deep.nets", "umnets"])
+def test_a_module(module: str, in_path: bool, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = here / "library" if in_path else here
+    file = f"{module.replace('.', '/')}.py"
+    write(folder, {"umpack/__init__.py": "", file: GOOD})
+    if in_path:
+        monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    path = list(sys.path)
+    code = find(f"{module}:vgg")
+    assert code == ModelCode(f"{module}:vgg", hashlib.sha256(GOOD.encode()).hexdigest(), "", str(folder))
+    assert sys.path == path
+    assert load(code) is sys.modules[module].vgg
+
+
+# Without torch, which takes seconds to import, and which is not to be imported for a model that does without.
+PLAIN = """\
+from functools import partial
+
+def vgg(width: int = 4) -> list:
+    return [partial(range, width)]
+"""
+LOAD = """\
+import json, sys
+from ffpipe.learn.user_model import ModelCode, call, load
+from ffpipe.system.errors import UserError
+code = ModelCode(**json.load(sys.stdin))
+try:
+    print(call(load(code), {"width": "7"}, code.name)[0])
+except UserError as error:
+    print(error)
+assert not {"ray", "torch"} & set(sys.modules)
+"""
+
+
+def loaded_elsewhere(code: ModelCode, folder: Path) -> str:
+    """What another process prints, whose current folder is another."""
+    folder.mkdir(exist_ok=True)
+    root = str(Path(__file__).resolve().parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[0] = {root!r}\n{LOAD}"],
+        input=json.dumps(asdict(code)),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_a_file_is_shipped_to_where_it_is_not(here: Path) -> None:
+    write(here, {"deep/nets.py": PLAIN})
+    code = find("deep/nets.py:vgg")
+    (here / "deep/nets.py").unlink()
+    assert loaded_elsewhere(code, here / "elsewhere") == "functools.partial(<class 'range'>, 7)"
+    (here / "deep").rmdir()
+    assert inspect.getsource(load(code)).startswith("def vgg(width: int = 4) -> list:")
+    assert "differs from its SHA-256" in refused(lambda: load(replace(code, source="def vgg(): pass")))
+
+
+def test_a_module_is_found_by_another_process(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(here, {"library/umpack/__init__.py": "", "library/umpack/nets.py": PLAIN})
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "path", [str(here / "library"), *sys.path])
+        code = find("umpack.nets:vgg")
+    assert loaded_elsewhere(code, here / "elsewhere") == "functools.partial(<class 'range'>, 7)"
+    gone = replace(code, path_entry=str(here / "gone"))
+    assert loaded_elsewhere(gone, here / "elsewhere").startswith("the model umpack.nets:vgg: there is no module umpack")
+
+
+def test_a_module_with_another_source_is_not_executed(here: Path) -> None:
+    write(here, {"umpack/__init__.py": "", "umpack/nets.py": "open('marker', 'w').close()\ndef vgg(): ...\n"})
+    found = hashlib.sha256((here / "umpack/nets.py").read_bytes()).hexdigest()
+    code = ModelCode("umpack.nets:vgg", "0" * 64, "", str(here))
+    message = refused(lambda: load(code))
+    assert message.startswith("the source of umpack.nets:vgg has changed or differs on this host: ")
+    assert f"{here}/umpack/nets.py has the SHA-256 {found[:12]} and not {'0' * 12}" in message
+    assert not (here / "marker").exists()
+
+
+def test_a_source_that_changes(here: Path) -> None:
+    write(here, {"nets.py": GOOD})
+    first = find("nets.py:vgg")
+    changed(find("nets.py:vgg"), first.sha256, "run 3")  # the same: no error
+    write(here, {"nets.py": GOOD.replace("= 4", "= 5")})
+    second = find("nets.py:vgg")
+    assert call(load(second), {}, "vgg")[0].in_features == 5
+    assert call(load(first), {}, "vgg")[0].in_features == 4
+    assert refused(lambda: changed(second, first.sha256, "run 3")) == (
+        f"the source of {here}/nets.py:vgg has changed since run 3 was begun (SHA-256 {first.sha256[:12]} then, "
+        f"{second.sha256[:12]} now): put it back as it was, or begin a new run"
+    )
+
+
+# The current folder is HERE.
+CONSENT: list[tuple[str, str, bool]] = [
+    ("my.nets:vgg", "my.nets:vgg", True),
+    ("my.nets:vgg", "my.nets", True),
+    ("my.nets:vgg", "my", True),
+    ("my.nets:vgg", "m", False),
+    ("my.nets:vgg", "my.net", False),
+    ("my.nets:vgg", "my.nets:vgg16", False),
+    ("my.nets:vgg", "my.nets.deep", False),
+    ("my.nets:vgg", "nets", False),
+    ("my.nets:vgg", "nets.py", False),
+    ("my.nets:vgg", "", False),
+    ("mynets:vgg", "my", False),
+    ("HERE/nets.py:vgg", "nets.py:vgg", True),
+    ("HERE/nets.py:vgg", "HERE/nets.py:vgg", True),
+    ("HERE/nets.py:vgg", "HERE/nets.py", True),
+    ("HERE/nets.py:vgg", "HERE/../x/nets.py", False),
+    ("HERE/nets.py:vgg", "nets.py", True),
+    ("HERE/nets.py:vgg", "./nets.py", True),
+    ("HERE/nets.py:vgg", "nets", False),
+    ("HERE/nets.py:vgg", "HERE", False),
+    ("HERE/nets.py:vgg", "HERE/nets", False),
+    ("HERE/nets.py:vgg", "nets.py:other", False),
+    ("HERE/nets.py:vgg", "", False),
+    ("/elsewhere/nets.py:vgg", "nets.py", True),
+    ("/elsewhere/nets.py:vgg", "nets.py:vgg", False),
+    ("/elsewhere/nets.py:vgg", "./nets.py", False),
+    ("nets.py:vgg", "HERE/nets.py", True),
+]
+
+
+@pytest.mark.parametrize(("name", "allowed", "expected"), CONSENT)
+def test_consent(name: str, allowed: str, expected: bool, here: Path) -> None:
+    name, allowed = (text.replace("HERE", str(here)) for text in (name, allowed))
+    assert Consent(frozenset({"other", allowed})).allows(name) is expected
+    assert not Consent().allows(name)
+
+
+def test_nothing_is_imported_without_consent(here: Path) -> None:
+    marker = "open('marker', 'w').close()\nvgg = list\n"
+    write(here, {"nets.py": marker, "umpack/__init__.py": marker, "umpack/nets.py": marker})
+    for name, part in (("umpack.nets:vgg", "umpack.nets"), (f"{here}/nets.py:vgg", f"{here}/nets.py")):
+        modules = dict(sys.modules)
+        assert not Consent().allows(name)
+        assert str(Consent().refuse(name, "run X")) == (
+            f"run X names the code {name}, which is imported only if you say so: "
+            f"give --model {name} or --allow-code {part}"
+        )
+        assert sys.modules == modules
+        assert not (here / "marker").exists()
+    find("nets.py:vgg")
+    assert (here / "marker").exists()
+
+
+def test_a_name_from_a_stranger_is_not_a_shell_command() -> None:
+    message = str(Consent().refuse("x; rm -rf ~:f\nrun", "run X"))
+    assert message.endswith("give --model 'x; rm -rf ~:f run' or --allow-code 'x; rm -rf ~'")
+
+
+def takes(
+    width: int,
+    *,
+    dropout: float = 0.0,
+    bias: bool = True,
+    kind: str = "a",
+    widths: tuple[int, ...] = (),
+    pair: tuple[int, int] = (1, 2),
+    rates: list[float] | None = None,
+    act: Literal["relu", "gelu"] = "relu",
+    depth: int | None = None,
+    size: int | str = 0,
+    plain: Any = None,
+) -> list[Any]:
+    values = {key: value for key, value in locals().items() if key != "width"}
+    return [lambda: {"width": width, **values}]
+
+
+# No annotation says anything here: the defaults do.
+def bare(width, count=3, flag=False, shape=(3, 3), name=None):  # type: ignore[no-untyped-def]
+    values = dict(locals())
+    return [lambda: values]
+
+
+CONVERTED: list[tuple[str, Any, Any]] = [
+    ("width", "12", 12),
+    ("width", 12, 12),
+    ("dropout", "0.5", 0.5),
+    ("dropout", ".5", 0.5),
+    ("bias", "False", False),
+    ("bias", "1", True),
+    ("bias", False, False),
+    ("kind", "12", "12"),
+    ("widths", "1,2,3", (1, 2, 3)),
+    ("widths", "1, 2", (1, 2)),
+    ("widths", "64", (64,)),
+    ("widths", "", ()),
+    ("widths", (4, 5), (4, 5)),
+    ("pair", "3,4", (3, 4)),
+    ("rates", "0.5,1", [0.5, 1.0]),
+    ("rates", "none", None),
+    ("act", "gelu", "gelu"),
+    ("depth", "3", 3),
+    ("depth", "None", None),
+    ("size", "3", 3),
+    ("size", "big", "big"),
+    ("plain", "3", "3"),
+]
+
+
+@pytest.mark.parametrize(("option", "given", "value"), CONVERTED)
+def test_options_are_converted(option: str, given: Any, value: Any) -> None:
+    [item] = call(takes, {"width": 1, option: given}, "takes")
+    got = item()[option]
+    assert (got, type(got)) == (value, type(value))
+
+
+BARE: list[tuple[str, Any, Any]] = [
+    ("width", "4", "4"),
+    ("count", "4", 4),
+    ("count", "4.5", 4.5),
+    ("flag", "true", True),
+    ("shape", "5,5", (5, 5)),
+    ("name", "5", "5"),
+]
+
+
+@pytest.mark.parametrize(("option", "given", "value"), BARE)
+def test_options_without_an_annotation_are_as_their_defaults(option: str, given: Any, value: Any) -> None:
+    [item] = call(bare, {"width": 1, option: given}, "bare")
+    got = item()[option]
+    assert (got, type(got)) == (value, type(value))
+
+
+WRONG_OPTIONS: list[tuple[dict[str, Any], str]] = [
+    (
+        {"width": 1, "widht": 2},
+        "takes does not take the option 'widht': it takes width, dropout, bias, kind, widths, pair, rates, act, depth, "
+        "size, plain; did you mean 'width'?",
+    ),
+    ({}, "takes needs the option width: give width=VALUE; it takes width, dropout, "),
+    ({"width": "12.5"}, "takes: the option width is '12.5', expected int"),
+    ({"width": "9" * 5000}, "expected int"),
+    ({"width": 1, "dropout": "half"}, "takes: the option dropout is 'half', expected float"),
+    ({"width": 1, "bias": "yes"}, "takes: the option bias is 'yes', expected bool (true or false)"),
+    ({"width": 1, "widths": "1,b"}, "takes: the option widths is '1,b', expected tuple[int, ...] (such as 1,2,3)"),
+    ({"width": 1, "pair": "1,2,3"}, "takes: the option pair is '1,2,3', expected tuple[int, int]"),
+    ({"width": 1, "act": "tanh"}, "takes: the option act is 'tanh', expected Literal['relu', 'gelu']"),
+    ({"width": 1, "depth": "deep"}, "takes: the option depth is 'deep', expected int | None"),
+    ({"width": 1, "rates": "fast"}, "takes: the option rates is 'fast', expected list[float] | None"),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), WRONG_OPTIONS)
+def test_options_that_do_not_fit(options: dict[str, Any], says: str) -> None:
+    assert says in refused(lambda: call(takes, options, "takes"))
+
+
+def test_signatures() -> None:
+    def anything(**options: Any) -> list[Any]:
+        return [lambda: options]
+
+    def nothing() -> list[Any]:
+        return [nn.ReLU]
+
+    def by_position(width: int, /) -> list[Any]:
+        return [width]
+
+    def for_checkers(width: int, device: Missing = None) -> list[Any]:  # type: ignore[name-defined] # noqa: F821
+        return [lambda: (width, device)]
+
+    assert call(anything, {"a": "1"}, "anything")[0]() == {"a": "1"}
+    assert call(for_checkers, {"width": "3", "device": "cpu"}, "x")[0]() == (3, "cpu")
+    assert refused(lambda: call(nothing, {"a": 1}, "my")) == "my does not take the option 'a': it takes none"
+    assert "my takes width by position" in refused(lambda: call(by_position, {"width": 1}, "my"))
+    assert "my does not say which options it takes" in refused(lambda: call(max, {}, "my"))
+    assert "my is of type int and not a function" in refused(lambda: call(3, {}, "my"))  # type: ignore[arg-type]
+    assert "my is a ReLU and not a function" in refused(lambda: call(nn.ReLU(), {}, "my"))
+
+
+class Residual(nn.Sequential):
+    def forward(self, x: Any) -> Any:
+        return x
+
+
+RESULTS: list[tuple[Callable[[], object], str]] = [
+    (lambda: None, "my returned nothing: return a list of blocks, torch modules or callables that make one"),
+    (list, "my returned an empty list: return a list"),
+    (nn.Sequential, "my returned an empty list: return a list"),
+    (lambda: nn.Linear(1, 1), "my returned a value of type Linear: return a list"),
+    (lambda: nn.ModuleList([nn.ReLU()]), "my returned a value of type ModuleList: return a list"),
+    (lambda: (nn.ReLU() for _ in range(2)), "my returned a value of type generator: return a list"),
+    (lambda: "relu", "my returned a value of type str: return a list"),
+    (lambda: [nn.ReLU(), "relu"], "my returned a list whose item [1] is of type str: return a list"),
+    (lambda: (None,), "my returned a list whose item [0] is of type NoneType: return a list"),
+    (lambda: Residual(nn.ReLU()), "my returned a Residual with a forward of its own: return a list"),
+]
+
+
+@pytest.mark.parametrize(("function", "says"), RESULTS)
+def test_results_that_are_not_a_model(function: Callable[[], list[Any]], says: str) -> None:
+    assert refused(lambda: call(function, {}, "my")).startswith(says)
+
+
+def test_results() -> None:
+    first, second = nn.Linear(1, 2), nn.Sequential(nn.ReLU())
+    for made in ([first, second], (first, second), nn.Sequential(first, second)):
+        assert call(lambda made=made: made, {}, "my") == [first, second]
+    assert call(lambda: [nn.ReLU, lambda: first], {}, "my")[0] is nn.ReLU
+
+
+def test_an_exception_in_the_function(here: Path) -> None:
+    helper = "def fail(width):\n    raise KeyError(f'no {width}')\n"
+    write(
+        here,
+        {
+            "nets.py": GOOD + "\nimport helper\n\ndef fails(width):\n    helper.fail(width)\n",
+            "helper.py": helper,
+        },
+    )
+    fails, broken = load(find("nets.py:fails")), load(find("nets.py:broken"))
+    assert refused(lambda: call(fails, {"width": 3}, "nets.py:fails")) == (
+        "nets.py:fails failed: helper.py:2: KeyError: 'no 3'"
+    )
+    # Innermost is a line of torch.
+    message = refused(lambda: call(broken, {}, "nets.py:broken"))
+    assert message.startswith("nets.py:broken failed: nets.py:7: RuntimeError: mat1 and mat2")
+
+
+def test_a_package_that_is_installed_is_the_users_where_it_is_the_model(here: Path) -> None:
+    site = here / "site-packages"
+    write(site, {"umpack/__init__.py": "", "umpack/nets.py": "def vgg():\n    raise ValueError('a\\nb')\n"})
+    sys.path.insert(0, str(site))
+    try:
+        code = find("umpack.nets:vgg")
+    finally:
+        sys.path.remove(str(site))
+    function = load(code)
+    with pytest.raises(ValueError, match="a\nb") as caught:
+        function()
+    assert describe_error(caught.value, code) == "umpack/nets.py:2: ValueError: a b"
+    own = describe_error(caught.value)
+    assert "test_user_model.py:" in own
+    assert own.endswith(": ValueError: a b")
+
+
+def test_errors_without_a_place_or_a_message() -> None:
+    assert describe_error(ValueError()) == "ValueError"
+    assert describe_error(RuntimeError("out of memory")) == "RuntimeError: out of memory"
+    assert describe_error(SyntaxError("bad", ("/a/nets.py", 4, 1, "x"))) == "nets.py:4: SyntaxError: bad"

@@ -1,0 +1,160 @@
+"""A user's loss function: how it is called, what it may return, and what is said of anything else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ffpipe.learn.spec import PAIRS, PLAIN, POSITIVE, RowLayout
+from ffpipe.learn.user_objective import FunctionObjective
+from ffpipe.system.errors import UserError
+
+LAYOUT = RowLayout(batch=3, learning=PLAIN)
+LABELS = torch.tensor([0, 1, 1])
+
+
+def rows() -> Tensor:
+    return torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]], requires_grad=True)
+
+
+def squares(h: Tensor, labels: Tensor) -> Tensor:
+    return h.square().sum(1).mean()
+
+
+def test_the_mean_becomes_a_sum() -> None:
+    h = rows()
+    learned = FunctionObjective(squares)(h, LAYOUT, LABELS)
+    assert learned.loss.item() == pytest.approx(14)  # 1 + 4 + 9
+    assert learned.errors.isnan()
+    (learned.loss / 3).backward()
+    torch.testing.assert_close(h.grad, 2 * h.detach() / 3)
+
+
+@pytest.mark.parametrize("errors", [2, 2.0, torch.tensor(2), torch.tensor(2.0)])
+def test_errors_may_come_with_the_loss(errors: Any) -> None:
+    learned = FunctionObjective(lambda h, labels: (squares(h, labels), errors))(rows(), LAYOUT, LABELS)
+    assert (learned.loss.item(), learned.errors.item(), learned.errors.shape) == (pytest.approx(14), 2, ())
+
+
+def with_layout(h: Tensor, labels: Tensor | None, layout: RowLayout) -> Tensor:
+    return h[layout[POSITIVE]].mean()
+
+
+def with_optional_layout(h: Tensor, labels: Tensor | None, layout: RowLayout | None = None) -> Tensor:
+    assert layout is not None
+    return with_layout(h, labels, layout)
+
+
+def with_option(h: Tensor, labels: Tensor | None, weight: float = 0.5) -> Tensor:
+    return h.mean() * weight
+
+
+def with_any(*arguments: Any) -> Tensor:
+    assert len(arguments) == 2
+    mean: Tensor = arguments[0].mean()
+    return mean
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, h: Tensor, labels: Tensor | None, layout: RowLayout) -> Tensor:
+        return self.scale * with_layout(h, labels, layout)
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (with_layout, 4.0),
+        (with_optional_layout, 4.0),
+        (with_option, 1.0),
+        (partial(with_option, weight=2.0), 4.0),
+        (with_any, 2.0),
+        (Scaled(), 8.0),
+    ],
+)
+def test_what_it_is_called_with(function: Callable[..., Tensor], expected: float) -> None:
+    h = torch.tensor([[4.0], [0.0]], requires_grad=True)
+    learned = FunctionObjective(function, roles=PAIRS)(h, RowLayout(batch=1, learning=PAIRS), None)
+    assert learned.loss.item() == expected
+
+
+@pytest.mark.parametrize("function", [cross_entropy, nn.CrossEntropyLoss()])
+def test_losses_of_torch_are_taken_as_they_are(function: Callable[..., Tensor]) -> None:
+    learned = FunctionObjective(function)(rows(), LAYOUT, LABELS)
+    by_hand = math.log1p(math.exp(-1)) + math.log1p(math.exp(-2)) + math.log1p(math.exp(3))
+    assert learned.loss.item() == pytest.approx(by_hand)
+
+
+def test_a_module_is_trained_with_the_block() -> None:
+    objective = FunctionObjective(Scaled(), roles=PAIRS)
+    assert [name for name, _ in objective.named_parameters()] == ["function.scale"]
+    assert objective.roles == PAIRS
+
+
+def test_score_is_a_function_too() -> None:
+    h = rows()
+    assert FunctionObjective(squares).score(h) is None
+    scores = FunctionObjective(squares, score=lambda h: h.sum(1)).score(h)
+    assert scores is not None
+    assert scores.tolist() == [1.0, 2.0, 3.0]
+    assert FunctionObjective(squares).hand_on(h) is h
+
+
+def test_a_rounded_loss_is_summed_in_float32() -> None:
+    learned = FunctionObjective(lambda h, labels: h.mean().bfloat16())(rows(), LAYOUT, LABELS)
+    assert (learned.loss.dtype, learned.loss.item()) == (torch.float32, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (lambda h: h.sum(1), r"returned a float32 tensor of shape \(3,\): return the mean"),
+        (lambda h: h.argmax(), r"returned a int64 tensor of shape \(\)"),
+        (lambda h: h.mean().item(), "returned a float: return"),
+        (lambda h: None, "returned a NoneType"),
+        (lambda h: (h.mean(), 1, 2), "returned a tuple"),
+        (lambda h: h.detach().mean(), "that does not require grad: compute it from h"),
+        (lambda h: (h.mean(), h.sum(1)), r"returned a float32 tensor of shape \(3,\) for errors"),
+        (lambda h: (h.mean(), None), "returned a NoneType for errors"),
+    ],
+)
+def test_results_that_are_refused(result: Callable[[Tensor], Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        FunctionObjective(lambda h, labels: result(h))(rows(), LAYOUT, LABELS)
+
+
+def test_a_loss_needs_no_gradient_where_none_is_taken() -> None:
+    objective = FunctionObjective(squares)
+    with torch.no_grad():
+        assert objective(rows(), LAYOUT, LABELS).loss.item() == pytest.approx(14)
+    assert objective(rows().detach(), LAYOUT, LABELS).loss.item() == pytest.approx(14)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda h: h.mean(), r"takes \(h\): make it take \(h, labels\) or \(h, labels, layout\)"),
+        (lambda h, labels, layout, step: h.mean(), r"takes \(h, labels, layout, step\)"),
+        (lambda h, labels, *, margin: h.mean(), "takes .*margin"),
+        (lambda **options: None, r"takes \(\*\*options\)"),
+        ("squares", "loss function is a str"),
+    ],
+)
+def test_functions_that_are_refused(function: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        FunctionObjective(function)
+
+
+def test_unknown_roles() -> None:
+    with pytest.raises(UserError, match=r"roles are \('rows',\): give \('positive', 'negative'\) or \('examples',\)"):
+        FunctionObjective(squares, roles=("rows",))
