@@ -1,4 +1,4 @@
-"""ffpipe trains Forward-Forward networks through a pipeline with no backward pass.
+"""ffpipe trains networks by local objectives, Forward-Forward first of all, through a pipeline with no backward pass.
 
 import ffpipe
 
@@ -15,19 +15,35 @@ from ffpipe.system.environment import prepare
 if TYPE_CHECKING:
     from ffpipe.config.fields import override
     from ffpipe.config.recipes import get_recipe as recipe
-    from ffpipe.config.schema import Config, Data, Execution, Optimizer, Training
+    from ffpipe.config.schema import Augmentation, BlockConfig, Config, Data, Execution, Optimizer, Training
+    from ffpipe.learn.block import Block
+    from ffpipe.learn.class_head import ClassHead
+    from ffpipe.learn.goodness import GoodnessContrast
+    from ffpipe.learn.local_item import Local
+    from ffpipe.learn.objectives import Learned, Objective
+    from ffpipe.learn.spec import RowLayout, RowSpec
     from ffpipe.runs.controller import Interrupt, Result, resume, train
     from ffpipe.runs.inference import evaluate, export, load, predict
     from ffpipe.system.errors import Interrupted, RunFailed, UserError
 
 __all__ = [
+    "Augmentation",
+    "Block",
+    "BlockConfig",
+    "ClassHead",
     "Config",
     "Data",
     "Execution",
+    "GoodnessContrast",
     "Interrupt",
     "Interrupted",
+    "Learned",
+    "Local",
+    "Objective",
     "Optimizer",
     "Result",
+    "RowLayout",
+    "RowSpec",
     "RunFailed",
     "Training",
     "UserError",
@@ -45,7 +61,15 @@ prepare()
 
 # Imported on first use: torch takes a second, and a stage's process should answer before that.
 _HOMES = {
-    **dict.fromkeys(["Config", "Data", "Execution", "Optimizer", "Training"], "config.schema"),
+    **dict.fromkeys(
+        ["Augmentation", "BlockConfig", "Config", "Data", "Execution", "Optimizer", "Training"], "config.schema"
+    ),
+    "Block": "learn.block",
+    "ClassHead": "learn.class_head",
+    "GoodnessContrast": "learn.goodness",
+    "Local": "learn.local_item",
+    **dict.fromkeys(["Learned", "Objective"], "learn.objectives"),
+    **dict.fromkeys(["RowLayout", "RowSpec"], "learn.spec"),
     **dict.fromkeys(["Interrupted", "RunFailed", "UserError"], "system.errors"),
     **dict.fromkeys(["evaluate", "export", "load", "predict"], "runs.inference"),
     **dict.fromkeys(["Interrupt", "Result", "resume", "train"], "runs.controller"),

@@ -24,8 +24,10 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from ffpipe.config.schema import Optimizer, Training
-from ffpipe.learn.dense import Layer
+from ffpipe.learn.block import Step
+from ffpipe.learn.dense import FFDense
 from ffpipe.learn.precision import PRECISIONS
+from ffpipe.learn.spec import NEUTRAL, PAIRS, RowLayout
 from ffpipe.learn.workspace import Workspace
 
 BATCH = 100
@@ -34,10 +36,11 @@ CPU = torch.device("cpu")
 
 def our_step(width: int, precision: str) -> Callable[[], None]:
     training = Training(precision=precision, optimizer=Optimizer(weight_decay=0.001))  # type: ignore[arg-type]  # str
-    layer = Layer(0, width, width, training, Workspace(CPU))
+    layer = FFDense(0, width, width, training, Workspace(CPU))
+    layout = RowLayout(BATCH, PAIRS, (NEUTRAL,))
     rows = unit_rows(width, PRECISIONS[precision].products)
     out = torch.empty_like(rows)
-    return lambda: void(layer.step(0, rows, BATCH, 1.0, out))
+    return lambda: void(layer.learn(rows, layout, None, Step(0), out))
 
 
 def products(width: int, precision: str) -> Callable[[], None]:

@@ -39,10 +39,10 @@ from ffpipe.engines.local import LocalEngine
 from ffpipe.engines.ray.settings import prepare_ray
 from ffpipe.learn.workspace import OutputsInTurn, Workspace
 from ffpipe.pipeline.job import Layout, Start, make_job
+from ffpipe.pipeline.packet import LABELS, TAP, X
 from ffpipe.pipeline.publisher import OUTPUTS
 from ffpipe.pipeline.schedule import Train
 from ffpipe.pipeline.stage import Stage, StageSpec
-from ffpipe.pipeline.streams import Streams
 from ffpipe.storage.store import Store
 from ffpipe.system.memory import give_back_at_once
 from ffpipe.telemetry.report import StageReport
@@ -115,23 +115,22 @@ def bound_stage(spec: StageSpec, steps: int, chunk: int, ready: Any, go: Any, ou
     give_back_at_once()
     workspace = Workspace(torch.device("cpu"))
     stage = Stage(spec, lambda *_: None, workspace, OutputsInTurn(workspace, 1 if spec.is_last else OUTPUTS))
-    training = spec.training
-    fan_in = (spec.width, *training.dims[1:])[spec.layers.start]
-    dtype = torch.bfloat16 if training.precision == "bfloat16" else torch.float32
-    rows = torch.rand(chunk, 3 * BATCH, fan_in).to(dtype)
-    labels = torch.randint(0, CLASSES, (chunk, BATCH))
-    features = {}
-    if spec.is_last:
-        before = range(training.head_from, spec.layers.start - 1)
-        features = {i: torch.rand(chunk, BATCH, training.dims[i + 1]).to(dtype) for i in before}
-    streams = Streams(rows, labels, None, features)
-    stage.handle(Train(0, chunk), streams)
+    network, edge = spec.network, spec.network.edges[spec.layers.start]
+    tensors = {
+        X: torch.rand(chunk, network.layout.rows, *edge.shape).to(edge.dtype),
+        LABELS: torch.randint(0, CLASSES, (chunk, BATCH)),
+    }
+    for sender in spec.routes.senders(spec.index):
+        for name in spec.routes.names(sender, spec.index):
+            seen = network.outlines[int(name.removeprefix(TAP))].outputs
+            tensors[name] = torch.rand(chunk, BATCH, *seen.shape).to(seen.dtype)
+    stage.handle(Train(0, chunk), tensors)
     ready.release()
     go.wait()
     started = time.perf_counter()
     done = 0
     while done < steps:
-        stage.handle(Train(done, chunk), streams)
+        stage.handle(Train(done, chunk), tensors)
         done += chunk
     out.put(done * BATCH / (time.perf_counter() - started))
 

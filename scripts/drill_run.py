@@ -30,9 +30,9 @@ from ffpipe.config.schema import Execution
 from ffpipe.engines.ray.settings import prepare_ray
 from ffpipe.pipeline.job import Engine
 from ffpipe.pipeline.links import Predictions
+from ffpipe.pipeline.packet import Tensors
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Evaluate, Item, Snapshot, Train
-from ffpipe.pipeline.streams import Streams
 from ffpipe.pipeline.worker import Parts, WorkerSetup, make_stage
 from ffpipe.telemetry.report import StageReport
 
@@ -60,11 +60,11 @@ class BreakingStage:
         self.stage = make_stage(setup, saver)
         self.device: torch.device = self.stage.device
 
-    def handle(self, item: Item, streams: Streams | None) -> Streams | None:
+    def handle(self, item: Item, tensors: Tensors | None) -> Tensors | None:
         for index, fault in self.faults.items():
             if fault.kind == "snapshot" and isinstance(item, Snapshot) and item.step >= fault.step:
                 self._die_before_renaming(index)
-        out = self.stage.handle(item, streams)
+        out = self.stage.handle(item, tensors)
         for index, fault in self.faults.items():
             if self._is_due(fault, item) and self.programme.claim(index):
                 self._do(fault)

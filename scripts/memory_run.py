@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,8 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint_sequential
 
 from ffpipe import override, recipe, train
-from ffpipe.config.schema import Config, Training
-from ffpipe.runs.backprop import Mlp
+from ffpipe.config.schema import Config
 from ffpipe.runs.controller import planned as plan
 from ffpipe.system.memory import give_back_at_once, peak_bytes, process_bytes
 
@@ -96,8 +96,7 @@ def backprop(kind: str, depth: int, width: int, batch: int, steps: int, device: 
     give_back_at_once()
     _ready(kind, device)
     before = torch.cuda.memory_allocated() if device == "cuda" else process_bytes()
-    training = Training(dims=tuple(dims(depth, width)), batch_size=batch, peer=0.0)
-    network = Mlp(training, CLASSES).to(device)
+    network = Mlp(dims(depth, width)).to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
     images, labels = torch.rand(batch, FEATURES, device=device), torch.randint(0, CLASSES, (batch,), device=device)
     step = STEPS[kind]
@@ -114,9 +113,24 @@ def backprop(kind: str, depth: int, width: int, batch: int, steps: int, device: 
     return {"peak": peak, "sum": peak, "predicted": predicted, "examples_per_second": rate}
 
 
+class Mlp(nn.Module):
+    """The ReLU layers of such sizes, and a linear one that tells classes apart."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(fan_in, width) for fan_in, width in pairwise([*sizes, CLASSES]))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Logits (n, classes) of images (n, features)."""
+        for layer in self.layers[:-1]:
+            rows = torch.relu(layer(rows))
+        logits: Tensor = self.layers[-1](rows)
+        return logits
+
+
 def _ready(kind: str, device: str) -> None:
     """Load, and use once on next to nothing, what a step needs."""
-    network = Mlp(Training(dims=(FEATURES, 8, 8), peer=0.0), CLASSES).to(device)
+    network = Mlp(dims(2, 8)).to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
     images, labels = torch.rand(8, FEATURES, device=device), torch.randint(0, CLASSES, (8,), device=device)
     STEPS[kind](network, optimizer, images, labels)

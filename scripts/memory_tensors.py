@@ -10,10 +10,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from ffpipe import override, recipe
 from ffpipe.pipeline.job import make_job
+from ffpipe.pipeline.packet import LABELS, TAP, X
 from ffpipe.pipeline.schedule import Train
 from ffpipe.pipeline.stage import Stage
-from ffpipe.pipeline.streams import Streams
-from ffpipe.planning.account import holding, sizes
+from ffpipe.planning.account import Sizes, holding
 from ffpipe.planning.layout import make_layout
 
 MESSAGES = 3
@@ -48,19 +48,22 @@ def stage_tensors(depth: int, width: int, batch: int, chunk: int) -> dict[str, t
     }
     job = make_job(override(recipe("digits"), fields))
     layout = make_layout(job, depth)
-    found = {}
+    found, of = {}, Sizes(job.network, chunk)
     for name, spec in (("middle", layout.stages[depth // 2 - 1]), ("last", layout.stages[-1])):
-        of = sizes(spec, job.splits.shape, chunk)
-        fan_in = of.widths[spec.layers.start]
-        rows = torch.rand(chunk, of.rows, fan_in)
-        labels = torch.zeros(chunk, batch, dtype=torch.int64)
-        seen = [i for s in layout.stages[:-2] for i in s.features] if spec.is_last else []
-        features = {i: torch.rand(chunk, batch, of.widths[i + 1]) for i in seen}
+        rows = job.network.edges[spec.layers.start]
+        tensors = {
+            X: torch.rand(chunk, job.network.layout.rows, *rows.shape, dtype=rows.dtype),
+            LABELS: torch.zeros(chunk, batch, dtype=torch.int64),
+        }
+        for sender in spec.routes.senders(spec.index):
+            for feature in spec.routes.names(sender, spec.index):
+                seen = job.network.outlines[int(feature.removeprefix(TAP))].outputs
+                tensors[feature] = torch.rand(chunk, batch, *seen.shape, dtype=seen.dtype)
 
         def work() -> None:
             stage = Stage(spec, lambda *_: None)  # noqa: B023  # called at once
             for message in range(MESSAGES):
-                stage.handle(Train(message * chunk, chunk), Streams(rows, labels, None, dict(features)))  # noqa: B023
+                stage.handle(Train(message * chunk, chunk), tensors)  # noqa: B023
 
         held = holding(of, spec.layers, sends=False, receives=True)
         found[name] = (peak_bytes(work), held.total - held.snapshot)

@@ -6,10 +6,9 @@
 
 Every run is `ffpipe train RECIPE` through two or three Ray stages in a process of its own, under --runs (made where
 it is not), with snapshots: broken off, it is resumed; finished, it is skipped. Ctrl-C and SIGTERM go on to the run,
-which saves. (Rows of backpropagation are one process without snapshots: broken off, they begin anew.) Its config, its
-summary and the end of its log are kept under scripts/results/ROW/SEED, all figures in scripts/results/results.json.
-What is resumed or skipped must have been made with what the row says today. The test split is read once, at the end
-of a run.
+which saves. (Rows of backpropagation are one process.) Its config, its summary and the end of its log are kept under
+scripts/results/ROW/SEED, all figures in scripts/results/results.json. What is resumed or skipped must have been made
+with what the row says today. The test split is read once, at the end of a run.
 
 Exit status: 2 where the request is wrong, else that of the run that broke off.
 """
@@ -22,7 +21,6 @@ import json
 import os
 import platform
 import shlex
-import shutil
 import statistics
 import sys
 import time
@@ -70,8 +68,6 @@ def run(row: Row, seed: int, runs: Path) -> int:
         except OSError:
             raise UserError(f"{name}: another process runs it and writes {log}: wait for it, or end it") from None
         folder = (runs / f"{row.name}-{seed}").absolute()
-        if row.backprop and folder.exists():
-            shutil.rmtree(folder)  # the yardstick keeps no snapshots
         if folder.exists():
             check_config(row, seed, folder)
             arguments = ["ffpipe", "resume", str(folder)]
@@ -129,7 +125,7 @@ def keep(row: Row, seed: int, folder: Path, log: Path) -> None:
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     figures = Figures(
         goodness=summary["test_error_goodness"],
-        softmax=summary["test_error_softmax"],
+        softmax=summary["test_error_last" if row.backprop else "test_error_softmax"],
         losses=running_losses(folder / "metrics.parquet") if "losses" in row.ours else None,
         epochs_to_2_percent=epochs_to(0.02, summary),
         seconds=summary["train_seconds"],

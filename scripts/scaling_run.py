@@ -57,7 +57,7 @@ def costs_of_point(point: Point, job: Job, copies: int) -> Costs:
     """Of its layers, on so many cores at once."""
     if point.layers == "set":
         return costs_of(job, point.milliseconds / 1e3)
-    return measure_side_by_side(job.config.training, job.width, job.splits.classes, copies)
+    return measure_side_by_side(job.network, copies)
 
 
 def job_of(point: Point) -> Job:

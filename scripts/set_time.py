@@ -16,14 +16,18 @@ import torch
 from ffpipe.config.schema import Config, Execution, Training
 from ffpipe.data.splits import Splits
 from ffpipe.engines.ray.settings import prepare_ray
+from ffpipe.learn.blueprint import make_blueprint
+from ffpipe.learn.feeder import row_specs
+from ffpipe.learn.spec import RowSpec
 from ffpipe.pipeline.job import Job, Layout, Start
 from ffpipe.pipeline.links import Predictions
+from ffpipe.pipeline.packet import LABELS, Tensors, X
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Item, Train
-from ffpipe.pipeline.streams import Streams
 from ffpipe.pipeline.worker import Parts, WorkerSetup
 from ffpipe.planning.calibrate import Costs
 from ffpipe.planning.layout import Measured
+from ffpipe.storage.checkpoint import Input
 from ffpipe.storage.store import Store
 from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.spans import TraceFile
@@ -45,15 +49,15 @@ class SetTimeStage:
         self.setup = setup
         self.seconds = seconds * len(spec.layers)
         self.step = 0
-        self.rows = _rows(setup, spec.training.dims[spec.layers.stop])
+        self.rows = _rows(setup, spec.network.edges[spec.layers.stop])
         self.labels = torch.zeros(setup.plan.chunk, spec.training.batch_size, dtype=torch.int64)
 
-    def handle(self, item: Item, streams: Streams | None) -> Streams | None:
+    def handle(self, item: Item, tensors: Tensors | None) -> Tensors | None:
         if not isinstance(item, Train):
             return None
         time.sleep(self.seconds * item.count)
         self.step = item.end
-        return None if self.setup.spec.is_last else Streams(self.rows[: item.count], self.labels[: item.count])
+        return None if self.setup.spec.is_last else {X: self.rows[: item.count], LABELS: self.labels[: item.count]}
 
     def predictions(self, item: Item) -> Predictions:
         training = self.setup.spec.training
@@ -70,19 +74,18 @@ class SetTimeFeed:
     """Hands the first stage an array of the right size."""
 
     def __init__(self, setup: WorkerSetup) -> None:
-        self.rows = _rows(setup, setup.spec.width)
+        self.rows = _rows(setup, setup.spec.network.inputs)
 
     def predictions(self, made: Predictions) -> None:
         pass
 
-    def streams(self, item: Item) -> Streams | None:
-        return Streams(self.rows[: item.count]) if isinstance(item, Train) else None
+    def tensors(self, item: Item) -> Tensors | None:
+        return {X: self.rows[: item.count]} if isinstance(item, Train) else None
 
 
-def _rows(setup: WorkerSetup, width: int) -> torch.Tensor:
-    """Of a chunk: positive, negative and neutral rows."""
-    training = setup.spec.training
-    return torch.rand(setup.plan.chunk, training.roles * training.batch_size, width)
+def _rows(setup: WorkerSetup, edge: RowSpec) -> torch.Tensor:
+    """Make the rows of a chunk: positive, negative and neutral ones."""
+    return torch.rand(setup.plan.chunk, setup.spec.network.layout.rows, *edge.shape, dtype=edge.dtype)
 
 
 @dataclass
@@ -145,7 +148,9 @@ def make_job(
         start_timeout=120,
         placement=placement,  # type: ignore[arg-type]  # str
     )
-    return Job(Config(training=training, execution=execution), cast(Splits, NoSplits()), width, steps)
+    inputs, labels = row_specs(training, (width,), CLASSES)
+    network = make_blueprint(training, Input((width,), inputs.size, CLASSES), inputs, labels, steps)
+    return Job(Config(training=training, execution=execution), cast(Splits, NoSplits()), network)
 
 
 def run(engine: RayEngine, job: Job, layout: Layout, trace: Path | None = None) -> dict[str, float]:

@@ -16,12 +16,12 @@ from typing import Any
 
 from world import StageDied, World
 
-from ffpipe.pipeline.inbox import Part
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.links import Predictions
-from ffpipe.pipeline.publisher import PUBLISH_AHEAD
+from ffpipe.pipeline.packet import Packet
+from ffpipe.pipeline.publisher import OUTPUTS
 from ffpipe.pipeline.schedule import Course, Item, Stop, Train
-from ffpipe.pipeline.worker import Parts, Worker, WorkerSetup, senders
+from ffpipe.pipeline.worker import Parts, Worker, WorkerSetup, make_own_stage
 from ffpipe.planning.calibrate import Costs
 from ffpipe.planning.layout import Measured, make_layout
 from ffpipe.storage.store import Pieces, Store
@@ -91,16 +91,16 @@ class Peer:
         self.gone = self.silent = False
         self.error: RunFailed | None = None
 
-    def to_next(self, sequence: int, part: Part) -> None:
-        self.engine.post(self.index, self.index + 1, lambda to: to.worker.push(sequence, self.index, part))
-
-    def to_last(self, sequence: int, part: Part) -> None:
-        self.engine.post(self.index, len(self.engine.peers) - 1, lambda to: to.worker.push(sequence, self.index, part))
+    def to(self, receiver: int, sequence: int, packet: Packet) -> None:
+        """What is sent is copied before the call returns."""
+        arrays = {name: array._replace(data=array.data.copy()) for name, array in packet.arrays.items()}
+        sent = Packet(packet.item, arrays)
+        self.engine.post(self.index, receiver, lambda to: to.worker.push(sequence, self.index, sent))
 
     def to_first(self, predictions: Predictions) -> None:
         self.engine.post(self.index, 0, lambda to: to.worker.returned(predictions))
 
-    def read(self, parts: Iterable[Part]) -> None:
+    def read(self, packets: Iterable[Packet]) -> None:
         """Nothing lies in shared memory here."""
 
     def die(self) -> None:
@@ -119,7 +119,8 @@ class Peer:
             return
         if self.outbox:
             yield self._send
-        if not self.stopped and len(self.outbox) <= PUBLISH_AHEAD:
+        # One result on its way, those that wait for it, and the one that is made.
+        if not self.stopped and len(self.outbox) < OUTPUTS:
             course = self.worker.course
             assert isinstance(course, HeldCourse)
             if self.index:
@@ -233,12 +234,11 @@ class SimEngine:
     def _run(self, job: Job, layout: Layout, store: Store, start: Start, on_report: OnReport) -> None:
         self._layout, told = layout, False
         for peer, spec in zip(self.peers, layout.stages, strict=True):
-            before = senders(layout.stages, spec.index)
             own = StageStore(store.root, self.world, peer)
             data = job.splits.fingerprint
-            setup = WorkerSetup(spec, layout.plan, layout.window, job.config, own, start, before, data=data)
+            setup = WorkerSetup(spec, layout.plan, layout.window, job.config, own, start, data=data)
             try:
-                peer.worker = Worker(setup, Parts(), peer)
+                peer.worker = Worker(setup, Parts(make_own_stage), peer)
             except UserError as error:
                 raise RunFailed(f"a stage could not begin: {error}") from error
         while not all(peer.told for peer in self.peers):

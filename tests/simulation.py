@@ -1,7 +1,8 @@
 """A run in one thread, without Ray, clocks or waiting: every order of events and every fault is chosen from outside.
 
-Real are the controller (run.py, runlog.py, recovery.py), the workers, the saver, snapshots and files. Simulated are
-the arithmetic (chains.py), the network and the processes (simengine.py), time, and who dies when (world.py).
+Real are the controller (controller.py, log.py, recovery.py), the workers with their stages and routes, the saver,
+snapshots and files. Simulated are the arithmetic (chains.py), the network and the processes (simengine.py), time, and
+who dies when (world.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from chains import ChainHead, ChainLayer, ChainSource, chain_contents, splits
+from chains import ChainHead, blueprint, make_feeder
+from expected import splits
 from simengine import HeldCourse, SaverThread, SimEngine, real_write
 from world import DriverDied, Fault, World
 
@@ -91,20 +93,17 @@ def simulated(world: World) -> Iterator[None]:
         "ffpipe.runs.log.versions": dict,
         "ffpipe.runs.folder.RunFolder.write_summary": write_summary,
         "ffpipe.runs.folder.RunFolder.write_past": write_past,
-        "ffpipe.runs.controller.snapshot_contents": chain_contents,
-        "ffpipe.pipeline.worker.snapshot_contents": chain_contents,
         "ffpipe.runs.controller.make_engine": lambda _: SimEngine(world),
-        "ffpipe.runs.controller.make_job": lambda c: Job(c, splits(c.training), 1, c.training.data.train_limit),
+        "ffpipe.runs.controller.make_job": lambda c, _: Job(c, splits(c.training), blueprint(c.training)),
         "ffpipe.runs.controller.time": SimpleNamespace(time=lambda: 0.0, sleep=world.sleep),
         "ffpipe.pipeline.worker.time": SimpleNamespace(monotonic=lambda: float(world.moments)),
         "ffpipe.pipeline.worker.Course": HeldCourse,
-        "ffpipe.engines.ray.supply.load_splits": lambda data, _: splits(world.config.training),
+        "ffpipe.data.splits.load_splits": lambda data, _: splits(world.config.training),
         "ffpipe.pipeline.saver.threading": SimpleNamespace(
             Thread=lambda target, args, daemon: SaverThread(world, target, args)
         ),
-        "ffpipe.pipeline.stage.Layer": ChainLayer,
         "ffpipe.pipeline.stage.Head": ChainHead,
-        "ffpipe.pipeline.feed.Source": ChainSource,
+        "ffpipe.pipeline.feed.make_feeder": make_feeder,
     }
     with ExitStack() as stack:
         for place, what in patches.items():

@@ -1,22 +1,63 @@
-"""The yardstick learns, repeats itself, and uses the data as the trainer does."""
+"""The yardstick, the same blocks as one, trained end to end: it learns as a plain loop of torch does, and is a run like
+any other."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from blueprints import blueprint_of
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from ffpipe import Config, Interrupt, Interrupted, RunFailed, UserError, load, override, recipe, resume, train
+from ffpipe import (
+    Config,
+    Interrupt,
+    Interrupted,
+    Result,
+    RunFailed,
+    UserError,
+    evaluate,
+    export,
+    load,
+    override,
+    predict,
+    recipe,
+    resume,
+    train,
+)
 from ffpipe.commands.cli import main
 from ffpipe.config.fields import read_config
+from ffpipe.config.schema import BlockConfig, Training
+from ffpipe.data.sampler import Sampler
 from ffpipe.data.splits import load_splits
-from ffpipe.runs.backprop import Mlp, error_rate
-from ffpipe.runs.view import QuietView
+from ffpipe.learn.augmentation import Augmentation
+from ffpipe.learn.block import Step
+from ffpipe.learn.chained import Chained
+from ffpipe.learn.local import LocalBlock, seeded
+from ffpipe.learn.objectives import Learned
+from ffpipe.learn.rates import rate_factor
+from ffpipe.learn.spec import RowLayout, RowSpec
+from ffpipe.learn.workspace import Workspace
+from ffpipe.pipeline.job import make_job
+
+CPU = torch.device("cpu")
+# Of every kind of thing that a body may have: running statistics, dropout, an output that a later block uses.
+BLOCKS = (
+    BlockConfig(kind="conv", options={"channels": 8, "pool": 2}, keep="a"),
+    BlockConfig(kind="residual", options={"channels": 8}, use=("a",)),
+    BlockConfig(kind="dense", options={"width": 30, "dropout": 0.2}, objective_options={"smoothing": 0.1}),
+)
 
 
 def config(run_dir: Path, **fields: object) -> Config:
@@ -29,27 +70,44 @@ def config(run_dir: Path, **fields: object) -> Config:
     return override(recipe("digits"), {**plain, **fields})
 
 
-class Said(QuietView):
-    """Keeps what is said; asks for the end of the run when it has been said for the first time."""
+def of_blocks(run_dir: Path, **fields: Any) -> Config:
+    """Two epochs of BLOCKS. fields: of training."""
+    plain = config(run_dir, **{"training.epochs": 2, "execution.evaluate_every": 0})
+    return replace(plain, training=replace(plain.training, **{"blocks": BLOCKS, **fields}))
 
-    def __init__(self, interrupt: Interrupt | None = None) -> None:
-        self.lines: list[str] = []
-        self.interrupt = interrupt
 
-    def note(self, text: str) -> None:
-        self.lines.append(text)
-        if self.interrupt is not None and not self.interrupt.wished:
-            self.interrupt.request()
+def summary_of(run: Path) -> dict[str, Any]:
+    return dict(json.loads((run / "summary.json").read_text()))
+
+
+def evaluations(result: Result) -> list[tuple[int, str, float]]:
+    """Step, split and error by the last block of each."""
+    return [(e["step"], e["split"], e["errors"]["last"]) for e in result.summary["evaluations"]]
+
+
+def act_at(step: int, action: Callable[[], None], patch: pytest.MonkeyPatch) -> None:
+    """Have something happen when a step of the run begins."""
+    learn = LocalBlock.learn
+
+    def acting(self: LocalBlock, x: Tensor, layout: RowLayout, labels: Tensor | None, at: Step, *rest: Any) -> Learned:
+        if at.index == step:
+            action()
+        return learn(self, x, layout, labels, at, *rest)
+
+    patch.setattr(LocalBlock, "learn", acting)
 
 
 def test_it_learns_and_comes_out_the_same_twice(tmp_path: Path) -> None:
-    said = Said()
-    first = train(config(tmp_path / "a"), said)
-    assert first.test_error_softmax is not None
-    assert first.test_error_softmax < 0.1
-    assert [line.split(":")[0] for line in said.lines[:3]] == [f"after epoch {n}" for n in (2, 4, 6)]
-    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
-    assert summary["engine"] == "backprop"
+    first = train(config(tmp_path / "a"))
+    found = evaluations(first)
+    assert [(step, split) for step, split, _ in found] == [
+        *((28 * epoch, "validation") for epoch in (2, 4, 6)),
+        (28 * 6, "test"),
+    ]
+    assert found[-1][2] < 0.1
+    assert first.test_errors == {"last": found[-1][2]}
+    summary = summary_of(tmp_path / "a")
+    assert (summary["engine"], summary["stages"], summary["stage_layers"]) == ("local", 1, [[0]])
     assert summary["steps"] == 6 * 28
     again = train(config(tmp_path / "b"))
     assert again.weights_sha256 == first.weights_sha256
@@ -62,16 +120,31 @@ def test_what_of_the_training_half_it_knows(tmp_path: Path) -> None:
         "plain": {},
         "seed": {"training.seed": 2**53 - 1},
         "jitter": {"training.jitter": 1},
+        "crop": {"training.augmentation.crop": 1},
+        "standardize": {"training.standardize": True},
         "dropout": {"training.dropout": 0.1},
         "precision": {"training.precision": "bfloat16"},
         "schedule": {"training.schedule": "constant"},
         "five": {"training.data.positive_classes": 5, "training.negatives": "others"},
+        "optimizer": {"training.negatives": "none", "training.optimizer.kind": "SGD"},
     }
     some = {"training.epochs": 2, "training.dims": [64, 40, 30]}
     digests = {name: train(config(tmp_path / name, **some, **fields)).weights_sha256 for name, fields in each.items()}
     assert len(set(digests.values())) == len(each)
-    summary = json.loads((tmp_path / "five" / "summary.json").read_text())
-    assert summary["steps"] < json.loads((tmp_path / "plain" / "summary.json").read_text())["steps"]
+    assert summary_of(tmp_path / "five")["steps"] < summary_of(tmp_path / "plain")["steps"]
+    # What is of Forward-Forward alone changes nothing: rows have no labels in them, and there are no pairs.
+    forward_forward: dict[str, object] = {
+        "training.labels": "overlay",
+        "training.negatives": "random",
+        "training.goodness": "mean",
+        "training.objective": "symba",
+        "training.threshold": 1.0,
+        "training.normalization": "l2",
+        "training.peer": 0.0,
+        "training.optimizer.learning_rate": 0.5,  # of pairs of rows: the yardstick has one of its own
+        "training.head": False,
+    }
+    assert train(config(tmp_path / "other", **some, **forward_forward)).weights_sha256 == digests["plain"]
 
 
 def test_its_config_begins_it_again_whatever_was_asked_for_of_stages(tmp_path: Path) -> None:
@@ -79,63 +152,263 @@ def test_its_config_begins_it_again_whatever_was_asked_for_of_stages(tmp_path: P
     first = train(config(tmp_path / "a", **{"training.epochs": 2, **fields}))
     kept = override(read_config(tmp_path / "a" / "config.toml"), {"execution.run_dir": str(tmp_path / "b")})
     assert train(kept).weights_sha256 == first.weights_sha256
+    devices = {"execution.stages": 2, "execution.device": ["cpu", "cpu"]}
+    again = train(config(tmp_path / "c", **{"training.epochs": 2, **devices}))
+    assert again.weights_sha256 == first.weights_sha256
 
 
-def test_no_memory_is_a_failed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise RuntimeError("can't allocate memory")
-
-    monkeypatch.setattr("ffpipe.runs.backprop.cross_entropy", refuse)
-    with pytest.raises(RunFailed, match="backpropagation failed: RuntimeError: can't allocate memory"):
-        train(config(tmp_path / "run"))
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
+def test_the_engine_within_a_budget_does_not_matter(tmp_path: Path) -> None:
+    some = {"training.epochs": 2, "training.dims": [64, 40, 30]}
+    plain = train(config(tmp_path / "plain", **some))
+    held = train(config(tmp_path / "held", **some, **{"execution.memory_budget": "2GiB", "execution.trace": True}))
+    assert held.weights_sha256 == plain.weights_sha256
+    assert (tmp_path / "held" / "trace.json").is_file()
 
 
 def test_the_architecture_is_that_of_the_recipe() -> None:
-    network = Mlp(recipe("digits").training, 10)
-    shapes = [tuple(weight.shape) for weight in network.parameters() if weight.ndim == 2]
+    network = make_job(config(Path("none"), **{"execution.stages": 1})).network
+    assert network.inputs == RowSpec((1, 8, 8), torch.float32)  # without labels
+    block = network.make(0, Workspace(CPU))
+    shapes = [tuple(weight.shape) for weight in block.parameters() if weight.ndim == 2]
     assert shapes == [(500, 64), (500, 500), (500, 500), (10, 500)]
-    assert network(torch.zeros(3, 64)).shape == (3, 10)
+    out, scores = block.score(torch.zeros(3, 1, 8, 8))
+    assert out.shape == (3, 500)
+    assert scores is not None
+    assert scores.shape == (3, 10)
 
 
-def test_a_split_without_examples_has_no_error() -> None:
-    config = recipe("digits")
-    empty = load_splits(
-        override(config, {"training.data.validation": 0, "execution.evaluate_every": 0}).training.data, ""
-    )
-    assert error_rate(Mlp(config.training, 10), empty.validation) is None
+FIELDS: list[dict[str, Any]] = [
+    {"dims": (64, 40, 30)},
+    {"blocks": BLOCKS},
+    {"dims": (64, 30), "readout": "last"},
+    {"blocks": BLOCKS, "precision": "float64", "memory_format": "channels-last"},
+]
+
+
+@pytest.mark.parametrize("fields", FIELDS)
+def test_its_blocks_are_those_that_learn_alone(fields: dict[str, Any]) -> None:
+    """They have the bodies of a run without negatives, with their first weights, and the last one's class head."""
+    training = Training(batch_size=50, method="backprop", **fields)
+    whole = blueprint_of(training, (8, 8)).make(0, Workspace(CPU))
+    forward = replace(training, method="forward-forward", negatives="none", head=False)
+    network = blueprint_of(forward, (8, 8))
+    parts = [network.make(index, Workspace(CPU)) for index in range(len(network))]
+    assert isinstance(whole, LocalBlock)
+    assert isinstance(whole.body, Chained)
+    assert len(whole.body.bodies) == len(parts)
+    for body, part in zip(whole.body.bodies, parts, strict=True):
+        assert isinstance(part, LocalBlock)
+        assert str(body) == str(part.body)
+        state = body.state_dict()
+        assert state.keys() == part.body.state_dict().keys()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in part.body.state_dict().items())
+    last = parts[-1]
+    assert isinstance(last, LocalBlock)
+    assert str(whole.objective) == str(last.objective)
+
+
+class Loop(nn.Module):
+    """The same network in plain torch, from the same first weights."""
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)
+        )
+        self.first, self.norm = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.second, self.last = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.dense, self.head = nn.Linear(8 * 4 * 4, 30), nn.Linear(30, 10)
+        self.double()
+        mine = list(self.state_dict().values())
+        assert [tuple(tensor.shape) for tensor in mine] == [tuple(tensor.shape) for tensor in state.values()]
+        for tensor, first in zip(mine, state.values(), strict=True):
+            tensor.copy_(first)
+
+    def forward(self, images: Tensor) -> Tensor:
+        kept = self.conv(images)
+        x = kept + kept  # the second block gets its input, and what the first has kept
+        x = torch.relu(self.last(self.second(torch.relu(self.norm(self.first(x))))) + x)
+        x = torch.dropout(torch.relu(self.dense(x.flatten(1))), 0.2, self.training)
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def test_it_is_a_plain_loop_of_torch(tmp_path: Path) -> None:
+    """Four epochs of Adam: gradients through all blocks, dropout from the generator of each step."""
+    made = of_blocks(tmp_path / "run", epochs=4, precision="float64", standardize=True)
+    made = replace(made, training=replace(made.training, augmentation=replace(made.training.augmentation, crop=1)))
+    job = make_job(replace(made, execution=replace(made.execution, stages=1)))
+    training, splits = job.config.training, load_splits(made.training.data)
+    loop = Loop(job.network.make(0, Workspace(CPU)).weights())
+    decayed = [p for p in loop.parameters() if p.dim() > 1]
+    assert len(decayed) < len(list(loop.parameters()))
+    optimizer = torch.optim.Adam(loop.parameters(), lr=0.001)
+    sampler = Sampler(len(splits.train), 50, training.seed)
+    changes, losses = Augmentation(crop=1), []
+    for step in range(4 * 28):
+        optimizer.param_groups[0]["lr"] = 0.001 * rate_factor("hinton", step // 28, 4)
+        rows = sampler.rows(step)
+        images = torch.from_numpy(splits.train.images(rows)).double()
+        images = (changes.moved(images, (8, 8), training.seed, step) - training.mean[0]) / training.deviation[0]
+        labels = torch.from_numpy(splits.train.labels(rows))
+        with seeded(CPU, training.seed, "block", 0, step):
+            loss = nn.functional.cross_entropy(loop(images.view(50, 1, 8, 8)), labels, label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.7 * losses[0]
+    result = train(made)
+    theirs = load(tmp_path / "run").blocks[0].state_dict()
+    for tensor, right in zip(theirs.values(), loop.state_dict().values(), strict=True):
+        torch.testing.assert_close(tensor, right, rtol=1e-6, atol=1e-8)
+    loop.eval()
+    rows = np.arange(len(splits.test))
+    images = (torch.from_numpy(splits.test.images(rows)).double() - training.mean[0]) / training.deviation[0]
+    wrong = loop(images.view(-1, 1, 8, 8)).argmax(1) != torch.from_numpy(splits.test.labels(rows))
+    assert result.test_errors == {"last": int(wrong.sum()) / len(rows)}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_checkpointing_gives_the_same_bits(precision: str, tmp_path: Path) -> None:
+    """Masks of dropout and running statistics are not drawn or moved twice where activations are made again."""
+    digests = []
+    for checkpointing in (False, True):
+        run = tmp_path / str(checkpointing)
+        result = train(of_blocks(run, precision=precision, checkpointing=checkpointing))
+        digests.append((result.weights_sha256, evaluations(result)))
+    assert digests[0] == digests[1]
+
+
+def kept_bytes(*, checkpointing: bool) -> int:
+    """Bytes that a forward pass keeps for the backward one, weights not counted."""
+    training = Training(batch_size=50, method="backprop", blocks=BLOCKS, checkpointing=checkpointing)
+    block = blueprint_of(training, (8, 8)).make(0, Workspace(CPU))
+    assert isinstance(block, LocalBlock)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in block.parameters()}
+    found: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        _ = block.train().body(torch.rand(50, 1, 8, 8))
+        return sum(found.values())
+
+
+def test_checkpointing_keeps_the_inputs_of_blocks_alone() -> None:
+    assert kept_bytes(checkpointing=True) < kept_bytes(checkpointing=False) / 2
+
+
+def test_a_run_goes_on_from_its_snapshots_to_the_same_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted within an epoch; then from a snapshot whose successors are gone."""
+    whole = train(of_blocks(tmp_path / "whole"))
+    interrupt = Interrupt()
+    often = {"execution.snapshot_steps": 10, "execution.keep_snapshots": 9}
+    with monkeypatch.context() as patch:
+        act_at(15, interrupt.request, patch)
+        with pytest.raises(Interrupted, match=r"saved after step \d+; go on with: ffpipe resume"):
+            train(override(of_blocks(tmp_path / "run"), often), interrupt=interrupt)
+    summary = summary_of(tmp_path / "run")
+    assert summary["status"] == "interrupted"
+    assert 15 < summary["steps"] < 28
+    assert resume(tmp_path / "run").weights_sha256 == whole.weights_sha256
+    snapshots = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert len(snapshots) > 4
+    for later in snapshots[2:]:
+        shutil.rmtree(later)
+    again = resume(tmp_path / "run")
+    assert again.weights_sha256 == whole.weights_sha256
+    assert evaluations(again) == evaluations(whole)
+
+
+def test_more_epochs_are_as_if_there_had_been_as_many_from_the_start(tmp_path: Path) -> None:
+    some = {"training.schedule": "constant", "training.dims": [64, 40, 30], "execution.evaluate_every": 0}
+    train(config(tmp_path / "run", **{**some, "training.epochs": 1}))
+    longer = resume(tmp_path / "run", {"training.epochs": 2})
+    at_once = train(config(tmp_path / "whole", **{**some, "training.epochs": 2}))
+    assert longer.weights_sha256 == at_once.weights_sha256
+
+
+def test_no_memory_is_a_failed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise RuntimeError("can't allocate memory")
+
+    act_at(3, refuse, monkeypatch)
+    with pytest.raises(RunFailed, match="a stage failed: RuntimeError: can't allocate memory"):
+        train(config(tmp_path / "run", **{"execution.back_off": 0}))
+    assert summary_of(tmp_path / "run")["status"] == "failed"
+
+
+def test_a_split_without_examples_has_no_error(tmp_path: Path) -> None:
+    fields = {"training.data.validation": 0, "execution.evaluate_every": 0, "training.epochs": 1}
+    result = train(config(tmp_path / "run", **fields))
+    assert [split for _, split, _ in evaluations(result)] == ["test"]
+    with pytest.raises(UserError, match=r"the validation split of run .* is empty"):
+        evaluate(tmp_path / "run", "validation")
 
 
 def test_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = str(tmp_path / "run")
     assert main(["train", "digits", "--backprop", "--epochs", "1", "--run-dir", run]) == 0
-    assert "by backpropagation" in capsys.readouterr().out
+    assert "digits: end-to-end 500, 1,400 training examples" in capsys.readouterr().out
     summary = (tmp_path / "run" / "summary.json").read_bytes()
+    error = evaluations_of(summary)[-1]["errors"]["last"]
     assert main(["train", "digits", "--backprop", "--run-dir", run]) == 2
     assert "exists" in capsys.readouterr().err
-    for command in (["evaluate", run], ["resume", run], ["export", run, str(tmp_path / "a.safetensors")]):
-        assert main(command) == 2
-        assert "is of backpropagation, which keeps no weights" in capsys.readouterr().err
     assert (tmp_path / "run" / "summary.json").read_bytes() == summary
-    assert main(["plan", str(tmp_path / "run" / "config.toml")]) == 2
-    assert "training.method is 'backprop'" in capsys.readouterr().err
-    for wrong in (resume, load):
-        with pytest.raises(UserError, match="train it again"):
-            wrong(run)
+
+    assert main(["evaluate", run]) == 0
+    assert f"test error: {error:.2%} by last (300 examples)" in capsys.readouterr().out
+    assert main(["export", run, str(tmp_path / "a.safetensors")]) == 0
+    np.save(tmp_path / "image.npy", np.zeros((8, 8), dtype=np.float32))
+    assert main(["predict", run, str(tmp_path / "image.npy")]) == 0
+    assert re.search(r"image.npy: \d$", capsys.readouterr().out.strip())
+    assert main(["plan", str(tmp_path / "run" / "config.toml")]) == 0
+    assert "largest process" in capsys.readouterr().out
+    assert main(["resume", run, "--epochs", "2"]) == 0
+    assert summary_of(tmp_path / "run")["steps"] == 2 * 28
+    assert main(["resume", run, "--stages", "2"]) == 2
+    assert "execution.stages is 2" in capsys.readouterr().err
 
 
-def test_an_interrupt_ends_it_and_says_so(tmp_path: Path) -> None:
-    interrupt = Interrupt()
-    with pytest.raises(Interrupted, match="keeps no snapshots"):
-        train(config(tmp_path / "run"), Said(interrupt), interrupt)
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert (summary["status"], summary["steps"]) == ("interrupted", 2 * 28)
+def evaluations_of(summary: bytes) -> list[dict[str, Any]]:
+    return list(json.loads(summary)["evaluations"])
+
+
+def test_a_finished_run_is_evaluated_loaded_and_exported(tmp_path: Path) -> None:
+    result = train(of_blocks(tmp_path / "run"))
+    errors = evaluate(tmp_path / "run")
+    assert (errors.goodness, errors.softmax, errors.others) == (None, None, result.test_errors)
+    network, test = load(tmp_path / "run"), load_splits(recipe("digits").training.data).test
+    images = torch.from_numpy(test.images(np.arange(5)))
+    np.save(tmp_path / "image.npy", images[3].view(8, 8).numpy())
+    (prediction,) = predict(tmp_path / "run", [tmp_path / "image.npy"])
+    scores = network(images[3:4])[0]
+    assert prediction.scores == pytest.approx(scores.tolist())
+    assert prediction.label == int(scores.argmax())
+    path = export(tmp_path / "run", tmp_path / "weights.safetensors")
+    state = {f"block0.{name}": tensor for name, tensor in network.blocks[0].state_dict().items()}
+    exported = load_file(path)
+    assert exported.keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in exported.items())
 
 
 def test_sigterm_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ffpipe.runs.backprop.write_metrics", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    assert main(["train", "digits", "--backprop", "--run-dir", str(tmp_path / "run")]) == 130
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
+    def train_from_shell(run: Path) -> int:
+        return main(["train", "digits", "--backprop", "--epochs", "2", "--run-dir", str(run)])
+
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    with monkeypatch.context() as patch:
+        act_at(15, lambda: os.kill(os.getpid(), signal.SIGTERM), patch)
+        assert train_from_shell(run) == 130
+    assert summary_of(run)["status"] == "interrupted"
+    assert main(["resume", str(run)]) == 0
+    assert train_from_shell(whole) == 0
+    assert summary_of(run)["weights_sha256"] == summary_of(whole)["weights_sha256"]
 
 
 def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
@@ -151,19 +424,18 @@ def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
         "training.data.test_count": 0,
         "execution.evaluate_every": 0,
     }
-    with pytest.raises(RunFailed, match="the loss of backpropagation is"):
+    with pytest.raises(RunFailed, match=r"the loss of layer 0 is (inf|nan) at step [0-9]: try"):
         train(config(tmp_path / "run", **fields))
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
+    assert summary_of(tmp_path / "run")["status"] == "failed"
 
 
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
         ({"execution.device": "cuda"}, "cuda"),
-        ({"execution.memory_budget": "1GiB"}, "execution.memory_budget is set"),
-        ({"execution.trace": True}, "execution.trace is set"),
-        ({"execution.device": ["cpu", "cpu"]}, "names 2 devices"),
-        ({"training.dims": [64, 1_000_000, 1_000_000]}, "backpropagation through this network needs at least"),
+        ({"execution.memory_budget": "10MiB"}, "execution.memory_budget is 10MiB, but"),
+        ({"execution.device": ["cuda", "cpu"], "execution.stages": 2}, "cuda"),
+        ({"training.dims": [64, 1_000_000, 1_000_000]}, "this config needs at least"),
     ],
 )
 def test_what_is_refused_writes_nothing(fields: dict[str, object], says: str, tmp_path: Path) -> None:

@@ -159,9 +159,24 @@ def test_any_change_of_the_weights_changes_the_digest(change: str) -> None:
     assert checkpoint.weights_digest(other) != checkpoint.weights_digest(STATE)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_weights_of_which_numpy_knows_no_dtype_have_a_digest(dtype: torch.dtype) -> None:
+    weights = {"weight": torch.arange(8.0).to(dtype)}
+    bits = {"weight": weights["weight"].view(torch.int16 if dtype.itemsize == 2 else torch.uint8)}
+    other = {"weight": torch.arange(8.0).flip(0).to(dtype)}
+    assert checkpoint.weights_digest(weights) == checkpoint.weights_digest({"weight": weights["weight"].clone()})
+    assert len({checkpoint.weights_digest(each) for each in (weights, bits, other)}) == 3
+
+
+WRONG = {name: kept._replace(dtype=torch.float64) for name, kept in CONTENTS.items()}
+
+
 @pytest.mark.parametrize(
     ("contents", "says"),
     [
+        (WRONG, "'weight' is torch.float32 .*, expected torch.float64"),  # the first of them in order of contents
+        (dict(reversed(WRONG.items())), "'bias' is torch.float32 .*, expected torch.float64"),
+        (CONTENTS | {"weight": Kept((4, 3), torch.float32, optional=True)}, r"expected .*\(4, 3\)"),
         (CONTENTS | {"weight": Kept((4, 3), torch.float32)}, r"'weight' is .*\(4, 2\), expected .*\(4, 3\)"),
         (CONTENTS | {"weight": Kept((4, 2), torch.float64)}, "'weight' is torch.float32 .*, expected torch.float64"),
         (CONTENTS | {"weight": Kept((4, 2), torch.float32, largest=6)}, "'weight' is .*7.0.*, expected 0 to 6"),
@@ -174,6 +189,14 @@ def test_tensors_that_do_not_fit(contents: Contents, says: str, store: Store) ->
     manifest = checkpoint.read_manifest(store, folder)
     with pytest.raises(UserError, match=says):
         checkpoint.read_tensors(store, folder, manifest, "layer-000.safetensors", contents)
+
+
+def test_a_tensor_that_may_be_absent(store: Store) -> None:
+    folder = whole(store, 30)
+    manifest = checkpoint.read_manifest(store, folder)
+    contents = CONTENTS | {"scale": Kept((2,), torch.float32, optional=True)}
+    state = checkpoint.read_tensors(store, folder, manifest, "layer-000.safetensors", contents)
+    assert state.keys() == STATE.keys()
 
 
 def test_a_file_that_the_manifest_does_not_list(store: Store) -> None:

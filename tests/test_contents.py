@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from kinds_of_blocks import KINDS, network
 
 import ffpipe
+from ffpipe.pipeline.contents import snapshot_contents
 from ffpipe.pipeline.job import make_job
 from ffpipe.runs.controller import verified
 from ffpipe.runs.folder import open_run
+from ffpipe.runs.model import with_model
+from ffpipe.storage import checkpoint
 
 OPTIMIZERS = ["averaging", "SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "ASGD"]
 OPTIMIZERS += ["RMSprop", "Adafactor"]
@@ -41,3 +46,41 @@ def test_what_is_expected_of_a_file_is_what_is_written(kind: str, precision: str
     job, store = make_job(config), opened.store(config)
     for folder, step in (("step-00000002", 2), ("step-00000004", 4)):
         assert verified(store, folder, job).step == step
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_expected_of_a_block_is_what_is_written(kind: str, precision: str, tmp_path: Path) -> None:
+    config = ffpipe.override(network(kind, tmp_path), {"training.precision": precision})
+    check_blocks(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_what_is_expected_of_an_optimiser_of_a_block_is_what_is_written(optimizer: str, tmp_path: Path) -> None:
+    config = network("conv, batch norm, dropout", tmp_path)
+    settings = ffpipe.Optimizer(kind=optimizer, weight_decay=0.01, options={})
+    check_blocks(replace(config, training=replace(config.training, optimizer=settings)), tmp_path / "run")
+
+
+def check_blocks(config: ffpipe.Config, run: Path) -> None:
+    """Nothing is absent but perhaps the state of an optimiser before its first step."""
+    fields = {
+        "training.data.train_limit": 2 * config.training.batch_size,
+        "execution.engine": "local",
+        "execution.stages": 1,
+        "execution.snapshot_steps": 1,
+        "execution.keep_snapshots": 9,
+        "execution.run_dir": str(run),
+    }
+    code = config.training.model
+    ffpipe.train(ffpipe.override(config, fields), allow_code=[code])
+    opened, kept = open_run(run)
+    job, store = make_job(*with_model(kept, None, [code], "the run")), opened.store(kept)
+    for step in range(1, 5):
+        folder = checkpoint.folder_of(step)
+        manifest, expected = verified(store, folder, job), snapshot_contents(job.network, step)
+        for outline in job.network.outlines:
+            name = checkpoint.layer_file(outline.index)
+            state = checkpoint.read_tensors(store, folder, manifest, name, expected[name])
+            if step > 2 * outline.rates.first:
+                assert state.keys() == expected[name].keys()

@@ -1,20 +1,30 @@
-"""The trained network as a torch module, and its exported weights in layers that somebody else wrote."""
+"""The trained network as a torch module that can be trained further, saved and exported, and its exported weights in
+layers that somebody else wrote."""
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from torch import nn
 
 import ffpipe
+from ffpipe.config.schema import BlockConfig, Optimizer
 from ffpipe.data.splits import load_splits
 from ffpipe.learn.network import StreamedNetwork
 from ffpipe.runs import inference
+from ffpipe.runs.saved import Saved
+
+READOUTS = ["softmax", "goodness"]
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +72,210 @@ def test_bfloat16_is_read_with_the_products_it_was_trained_with(
     for readout, error in (("softmax", run.test_error_softmax), ("goodness", run.test_error_goodness)):
         scores = ffpipe.load(run.run_dir, readout)(test_split[0])
         assert int((scores.argmax(1) != test_split[1]).sum()) / len(scores) == error
+
+
+def kinds(run_dir: Path, model: Callable[[], list[ffpipe.Local]] | None = None, **fields: Any) -> ffpipe.Result:
+    """A run of one epoch."""
+    config = ffpipe.recipe("digits")
+    training = replace(config.training, epochs=1, optimizer=Optimizer(kind="Adam", learning_rate=0.003), **fields)
+    execution = replace(config.execution, engine="local", stages=1, run_dir=str(run_dir))
+    return ffpipe.train(replace(config, training=training, execution=execution), model=model)
+
+
+CONV = BlockConfig(kind="conv", options={"channels": 8, "pool": 2}, keep="a")
+RESIDUAL = BlockConfig(kind="residual", options={"channels": 8}, use=("a",))
+DENSE = BlockConfig(kind="dense", options={"width": 30, "dropout": 0.2})
+# By what makes them: the fields, and the read-outs that there are, the default first.
+NETWORKS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "blocks without negatives": (
+        {"blocks": (CONV, RESIDUAL, DENSE), "negatives": "none", "standardize": True},
+        ("last", "sum", "softmax"),
+    ),
+    "blocks with pairs of rows": (
+        {"blocks": (CONV, RESIDUAL), "negatives": "random", "labels": "planes"},
+        ("softmax", "goodness"),
+    ),
+    "without a read-out of its own": (
+        {"dims": (64, 40, 30), "negatives": "none", "readout": "sum", "head": False},
+        ("sum", "last"),
+    ),
+    "one block": ({"dims": (64, 40), "negatives": "none", "head": False}, ("last",)),
+    "backpropagation": ({"dims": (64, 40, 30), "method": "backprop"}, ("last",)),
+    "bfloat16": ({"dims": (64, 40, 30), "negatives": "none", "precision": "bfloat16"}, ("last", "sum", "softmax")),
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def other(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ffpipe.Result, tuple[str, ...]]:
+    """A run of each kind of network, and its read-outs."""
+    fields, readouts = NETWORKS[request.param]
+    return kinds(tmp_path_factory.mktemp("kinds") / "run", **fields), readouts
+
+
+def test_every_read_out_of_any_network_has_the_error_of_the_run(
+    other: tuple[ffpipe.Result, tuple[str, ...]], test_split: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    (run, readouts), (images, labels) = other, test_split
+    of_run = next(each for each in run.summary["evaluations"] if each["split"] == "test")
+    errors = {**of_run["errors"], "softmax": of_run["error_softmax"], "goodness": of_run["error_goodness"]}
+    again = ffpipe.evaluate(run.run_dir)
+    found = {"softmax": again.softmax, "goodness": again.goodness, **again.others}
+    assert {name for name, error in found.items() if error is not None} == set(readouts)
+    for readout in readouts:
+        scores = ffpipe.load(run.run_dir, readout)(images)
+        assert int((scores.argmax(1) != labels).sum()) / len(labels) == errors[readout] == found[readout]
+    assert torch.equal(ffpipe.load(run.run_dir)(images), ffpipe.load(run.run_dir, readouts[0])(images))
+    with pytest.raises(ffpipe.UserError, match=f"give .*{readouts[0]!r}"):
+        ffpipe.load(run.run_dir, "energy")
+
+
+def own_loss(h: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return (h.mean(1) - labels).square().mean()
+
+
+def silent() -> list[ffpipe.Local]:
+    """Blocks that learn by a loss of the user's own, which says nothing of the answer."""
+    parts = [nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.ReLU()), nn.Sequential(nn.Linear(30, 20), nn.ReLU())]
+    return [ffpipe.Local(part, objective=own_loss) for part in parts]
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_blocks_without_scores_are_read_by_softmax_alone(head: bool, tmp_path: Path) -> None:
+    run = kinds(tmp_path / "run", model=silent, negatives="none", head=head)
+    assert run.summary["evaluations"][-1]["errors"] == dict.fromkeys(("last", "sum", "block.0", "block.1"))
+    errors = ffpipe.evaluate(run.run_dir, model=silent)
+    assert (errors.softmax, errors.others) == (run.test_error_softmax, {})
+    assert (errors.softmax is None) == (not head)
+    np.save(tmp_path / "image.npy", np.zeros((8, 8), dtype=np.float32))
+    instead = "; read it by softmax$" if head else "has scores$"
+    with pytest.raises(ffpipe.UserError, match=instead):
+        ffpipe.predict(run.run_dir, [tmp_path / "image.npy"], model=silent)
+
+
+def loss_after(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, rate: float) -> list[float]:
+    """Losses before each of a few SGD steps on the scores, and after the last."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=rate)
+    losses = []
+    for _ in range(6):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(network(images), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    with torch.no_grad():
+        return [*losses, float(torch.nn.functional.cross_entropy(network(images), labels))]
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+def test_it_can_be_fine_tuned_by_autograd(
+    run: ffpipe.Result, readout: str, test_split: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    images, labels = test_split
+    network = ffpipe.load(run.run_dir, readout)
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    of_blocks = [f"blocks.{i}.{name}" for i in range(3) for name in ("weight", "bias")]
+    assert list(before) == [*of_blocks, "head.weight_1", "head.weight_2"]
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    losses = loss_after(network, images, labels, 0.05 if readout == "softmax" else 0.002)
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.9 * losses[0]
+    changed = {name for name, parameter in network.named_parameters() if not torch.equal(parameter, before[name])}
+    # Goodness is not read from the linear read-out, and from the first block only through the next one.
+    assert changed == (set(before) if readout == "softmax" else set(of_blocks))
+    assert all(torch.equal(before[name], p) for name, p in ffpipe.load(run.run_dir).named_parameters())
+
+
+def test_any_network_can_be_fine_tuned(
+    other: tuple[ffpipe.Result, tuple[str, ...]], test_split: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    run, readouts = other
+    for readout in readouts:
+        network = ffpipe.load(run.run_dir, readout)
+        losses = loss_after(network, *test_split, 1e-6 if readout == "goodness" else 0.005)
+        assert losses[-1] < losses[0], readout
+        gone_on = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
+        assert {name.split(".")[1] for name in gone_on if name.startswith("blocks")} == {
+            str(index) for index in range(len(network.blocks))
+        }
+
+
+def test_gradients_are_those_of_scores_written_out(
+    tmp_path: Path, test_split: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    """They go through the normalisation of rows, which training never differentiates."""
+    images, labels = test_split[0][:20].double(), test_split[1][:20]
+    network = ffpipe.load(kinds(tmp_path / "run", dims=(64, 40, 30, 20), precision="float64").run_dir)
+    ours = torch.autograd.grad(torch.nn.functional.cross_entropy(network(images), labels), list(network.parameters()))
+    weights = {name: p.detach().clone().requires_grad_() for name, p in network.named_parameters()}
+    rows = torch.cat([images, torch.full((20, 10), 0.1, dtype=torch.float64)], 1)
+    rows, logits = rows / rows.pow(2).mean(1, keepdim=True).sqrt(), torch.zeros(20, 10, dtype=torch.float64)
+    for i in range(3):
+        rows = torch.relu(rows @ weights[f"blocks.{i}.weight"] + weights[f"blocks.{i}.bias"])
+        rows = rows / rows.pow(2).mean(1, keepdim=True).sqrt()
+        if i:
+            logits = logits + rows @ weights[f"head.weight_{i}"]
+    by_hand = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, labels), list(weights.values()))
+    for given, right in zip(ours, by_hand, strict=True):
+        assert right.norm() > 1e-6
+        torch.testing.assert_close(given, right, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+def test_its_state_dict_loads_again(
+    run: ffpipe.Result, readout: str, test_split: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    comes_back(run, readout, test_split[0])
+
+
+def test_any_state_dict_loads_again(
+    other: tuple[ffpipe.Result, tuple[str, ...]], test_split: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    for readout in other[1]:
+        comes_back(other[0], readout, test_split[0])
+
+
+def comes_back(run: ffpipe.Result, readout: str, images: torch.Tensor) -> None:
+    """Saved by torch and loaded without pickles of code, a state makes another network the same."""
+    network, other = (ffpipe.load(run.run_dir, readout) for _ in range(2))
+    with torch.no_grad():
+        for tensor in other.state_dict().values():
+            tensor.zero_()
+    scores = network(images)
+    assert not torch.equal(other(images), scores)
+    file = io.BytesIO()
+    torch.save(network.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other(images), scores)
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+def test_it_goes_through_torch_export(
+    run: ffpipe.Result, readout: str, test_split: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    goes_through_export(run, readout, test_split[0])
+
+
+def test_any_network_goes_through_torch_export(
+    other: tuple[ffpipe.Result, tuple[str, ...]], test_split: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    for readout in other[1]:
+        goes_through_export(other[0], readout, test_split[0])
+
+
+def goes_through_export(run: ffpipe.Result, readout: str, images: torch.Tensor) -> None:
+    """The exported program has the same scores, for any number of images, and can be saved and loaded."""
+    network = ffpipe.load(run.run_dir, readout)
+    dynamic = {"images": {0: torch.export.Dim.DYNAMIC}}
+    program = torch.export.export(network, (images[:20],), dynamic_shapes=dynamic)
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    for made in (program, torch.export.load(file)):
+        for count in (20, 3, len(images)):
+            assert torch.equal(made.module()(images[:count]), network(images[:count])), (readout, count)
 
 
 def test_images_may_keep_their_shape_or_be_bytes(
@@ -152,9 +366,12 @@ def test_a_network_larger_than_memory_is_read_a_layer_at_a_time(
     loaded = {readout: ffpipe.predict(run.run_dir, [image], readout) for readout in ("softmax", "goodness")}
     whole = ffpipe.evaluate(run.run_dir)
     monkeypatch.setattr("ffpipe.runs.inference.LOADED_SHARE", 0.0)
-    network = inference.open_network(run.run_dir)
+    network = inference._opened(Saved.of(run.run_dir))
     assert isinstance(network, StreamedNetwork)
-    assert not [name for name, _ in network.named_buffers() if name.startswith("layer")]
+    of_blocks = [
+        [name for name in each.state_dict() if "block" in name] for each in (network, ffpipe.load(run.run_dir))
+    ]
+    assert of_blocks == [[], [f"blocks.{i}.{name}" for i in range(3) for name in ("weight", "bias", "mean_activity")]]
     assert ffpipe.evaluate(run.run_dir) == whole
     for readout, predictions in loaded.items():
         assert ffpipe.predict(run.run_dir, [image], readout) == predictions

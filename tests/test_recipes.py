@@ -73,7 +73,7 @@ TABLE: dict[str, dict[str, Any]] = {
         "epochs": 100,
         "labels": "none",
         "negatives": "hybrid",
-        "head_layers": range(1, 4),  # the last three
+        "head_from": 1,  # the last three of these four
     },
     "augmented": {"dims": (784, 1000, 1000, 1000), "epochs": 200, "data.source": "mnist"},
     "keras": {

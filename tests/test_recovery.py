@@ -17,7 +17,7 @@ from ffpipe import Interrupt, Interrupted, Result, RunFailed, resume, train
 from ffpipe.data.splits import Splits
 from ffpipe.engines.ray.actor import RayLinks
 from ffpipe.engines.ray.engine import RayEngine
-from ffpipe.pipeline.inbox import Part
+from ffpipe.pipeline.packet import Packet
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.worker import AnyFeed, Parts, WorkerSetup, make_feed, make_stage
@@ -60,15 +60,15 @@ def test_a_message_that_nobody_gets(undisturbed: Result, tmp_path: Path, monkeyp
 
     def make_lossy(setup: WorkerSetup, saver: Saver) -> Stage:
         """Within a test, so that it travels to the stage's process as it is."""
-        push = RayLinks.to_next
+        send = RayLinks.to
 
-        def to_next(links: RayLinks, sequence: int, part: Part) -> None:
+        def to(links: RayLinks, receiver: int, sequence: int, packet: Packet) -> None:
             if sequence == 30 and setup.spec.index == 1 and not lost.exists():
                 lost.touch()
             else:
-                push(links, sequence, part)
+                send(links, receiver, sequence, packet)
 
-        setattr(RayLinks, "to_next", to_next)  # noqa: B010  (mypy takes no assignment to a method)
+        setattr(RayLinks, "to", to)  # noqa: B010  (mypy takes no assignment to a method)
         return make_stage(setup, saver)
 
     monkeypatch.setattr("ffpipe.runs.controller.make_engine", lambda execution: RayEngine(Parts(stage=make_lossy)))

@@ -154,19 +154,26 @@ def test_two_sweeps_at_once(
     assert (runs / "tiny-1").exists()
 
 
-def test_the_yardstick_begins_anew_where_it_broke_off(
-    reproduce: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_yardstick_goes_on_where_it_broke_off(
+    reproduce: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(ROWS, "tiny", Row("tiny", "digits", "-", "-", ("softmax",), (1,), QUICK, backprop=True))
-    broken = tmp_path / "runs" / "tiny-1"
-    broken.mkdir(parents=True)
-    (broken / "half").touch()
-    for _ in range(2):  # the second time it is done
+    fields = {**QUICK, "execution.snapshot_steps": 28}
+    monkeypatch.setitem(ROWS, "tiny", Row("tiny", "digits", "-", "-", ("softmax",), (1,), fields, backprop=True))
+    run, results, found = tmp_path / "runs" / "tiny-1", tmp_path / "results", []
+    for said in (f"--run-dir={run}", f"ffpipe resume {run}"):
         assert call(reproduce, monkeypatch, "tiny", "--runs", str(tmp_path / "runs")) == 0
-    assert not (broken / "half").exists()
-    figures = read_figures(tmp_path / "results" / "results.json")["tiny"][1]
-    assert figures.engine == "backprop"
-    assert figures.command.startswith("ffpipe train digits --backprop --seed 1 --training.epochs=2")
+        assert said in capsys.readouterr().out
+        assert call(reproduce, monkeypatch, "tiny", "--runs", str(tmp_path / "runs")) == 0
+        assert "tiny, seed 1: done" in capsys.readouterr().out
+        found.append(read_figures(results / "results.json")["tiny"][1])
+        # As it was before the last of two epochs.
+        shutil.rmtree(results)
+        shutil.rmtree(run / "checkpoints" / "step-00000056")
+    first, second = found
+    assert (first.engine, first.stages, first.goodness) == ("local", 1, None)
+    assert first.command.startswith("ffpipe train digits --backprop --seed 1 --training.epochs=2")
+    assert 0 < (first.softmax or 0) < 0.5
+    assert (second.weights_sha256, second.softmax) == (first.weights_sha256, first.softmax)
 
 
 def test_what_was_run_with_other_constants_is_neither_skipped_nor_resumed(

@@ -17,10 +17,10 @@ from disturbed import QUICK, STEPS, Disturb, config, same
 from ffpipe import Interrupt, Interrupted, Result, RunFailed, UserError, resume, train
 from ffpipe.commands.cli import main
 from ffpipe.config.fields import to_toml
+from ffpipe.pipeline.packet import Tensors
 from ffpipe.pipeline.saver import State
 from ffpipe.pipeline.schedule import Item, Train
 from ffpipe.pipeline.stage import Stage
-from ffpipe.pipeline.streams import Streams
 from ffpipe.system.errors import Unreachable
 
 
@@ -255,12 +255,12 @@ def test_data_that_change_under_a_run_do_not_change_it(
     first = train(config(tmp_path / "undisturbed", **plain))
     handle, failed = Stage.handle, list[Item]()
 
-    def once(stage: Stage, item: Item, streams: Streams) -> Streams | None:
+    def once(stage: Stage, item: Item, tensors: Tensors | None) -> Tensors | None:
         if not failed and isinstance(item, Train) and item.first > 6:
             failed.append(item)
             own_data(file, 2)
             raise RuntimeError("no more")
-        return handle(stage, item, streams)
+        return handle(stage, item, tensors)
 
     monkeypatch.setattr(Stage, "handle", once)
     again = train(config(tmp_path / "run", **plain))

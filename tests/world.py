@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import safetensors.torch
 import torch
-from chains import Model
+from expected import Model
 
 from ffpipe.config.schema import Config
 from ffpipe.pipeline.job import Start
@@ -199,7 +199,11 @@ class World:
         """Every file is of this very step, and who goes on from it finds what the run had to show until then."""
         folder = Path(store.root, checkpoint.folder_of(step))
         found = {path.name: safetensors.torch.load(path.read_bytes()) for path in folder.glob("*.safetensors")}
-        assert {name: state["weight"].tolist() for name, state in found.items()} == self.model.weights(step)
+        weights = {
+            name: {key: tensor.tolist() for key, tensor in state.items() if key.startswith("weight")}
+            for name, state in found.items()
+        }
+        assert weights == self.model.weights(step)
         of_head = found.get(checkpoint.HEAD, {})
         owed = {int(k.split(".")[1]): int(v[0, 0]) for k, v in of_head.items() if k.startswith("prediction.")}
         assert owed == self.model.owed(step)
@@ -223,8 +227,8 @@ class World:
         """The run is the undisturbed one: weights, every row of metrics, every evaluation, none twice."""
         steps, execution = self.model.steps, self.config.execution
         digests = {
-            name: checkpoint.weights_digest({"weight": torch.tensor(weight)})
-            for name, weight in self.model.weights(steps).items()
+            name: checkpoint.weights_digest({key: torch.tensor(weight) for key, weight in weights.items()})
+            for name, weights in self.model.weights(steps).items()
         }
         evaluations = self.model.evaluations(execution.evaluate_every)
         assert result.weights_sha256 == checkpoint.combined_digest(digests)

@@ -40,11 +40,14 @@ SHORT = {
     "train-limit": "training.data.train_limit",
     "snapshot-steps": "execution.snapshot_steps",
     "memory-budget": "execution.memory_budget",
+    "model": "training.model",
 }
 
 
 # Fields whose values may have commas in them.
 FILES = ("train", "test")
+# Tables, which have no form on a command line.
+NOT_SETTABLE = ("recipe", "training.blocks")
 RESUME_SHORT = ("engine", "stages", "chunk", "epochs", "device", "data-dir", "snapshot-steps", "memory-budget")
 
 
@@ -134,17 +137,18 @@ def _refuse(parser: argparse.ArgumentParser, command: str, given: str) -> NoRetu
 
 def _known_options(command: str) -> list[str]:
     fixed = {"evaluate": ["--split", "--data-dir"], "predict": ["--readout"]}
+    consent = [] if command == "recipes" else ["--allow-code", "--model"]
     if command in ("train", "plan"):
         own = ["--backprop"] if command == "train" else list(plan_command.OPTIONS)
-        return [*own, *(f"--{name}" for name in SHORT), *map(_option, _settable())]
+        return [*own, "--allow-code", *(f"--{name}" for name in SHORT), *map(_option, _settable())]
     if command == "resume":
         execution = [_option(leaf) for leaf in _settable() if leaf.path[0] == "execution"]
-        return [f"--{name}" for name in RESUME_SHORT] + execution
-    return [*fixed.get(command, []), "--help"]
+        return [*consent, *(f"--{name}" for name in RESUME_SHORT), *execution]
+    return [*consent, *fixed.get(command, []), "--help"]
 
 
 def _settable() -> list[Leaf]:
-    return [leaf for leaf in leaves() if leaf.name != "recipe"]
+    return [leaf for leaf in leaves() if leaf.name not in NOT_SETTABLE]
 
 
 def _option(leaf: Leaf) -> str:
@@ -152,7 +156,11 @@ def _option(leaf: Leaf) -> str:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="ffpipe", description="Train Forward-Forward networks through a pipeline.", allow_abbrev=False)
+    parser = Parser(
+        prog="ffpipe",
+        description="Train networks by local objectives, Forward-Forward first of all, through a pipeline.",
+        allow_abbrev=False,
+    )
     parser.add_argument("--version", action="version", version=f"ffpipe {version('ffpipe')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -163,12 +171,13 @@ def _parser() -> Parser:
         const="backprop",
         dest="training.method",
         default=argparse.SUPPRESS,
-        help="train the same architecture by backpropagation, as a yardstick: --training.method backprop",
+        help="train the same blocks by backpropagation, as a yardstick: --training.method backprop",
     )
     _add_config(train)
 
     resume = commands.add_parser("resume", help="go on with a run, finished or broken off", allow_abbrev=False)
     resume.add_argument("run", help="folder of a run")
+    _add_consent(resume)
     by_name = {leaf.name: leaf for leaf in _settable()}
     for name in RESUME_SHORT:
         _add_field(resume, f"--{name}", by_name[SHORT[name]])
@@ -178,16 +187,21 @@ def _parser() -> Parser:
 
     evaluate = commands.add_parser("evaluate", help="test a run again", allow_abbrev=False)
     evaluate.add_argument("run", help="folder of a run")
+    _add_consent(evaluate)
     evaluate.add_argument("--split", default="test", help="test, validation or train")
     evaluate.add_argument("--data-dir", default="", help="folder with local copies of the data")
 
     predict = commands.add_parser("predict", help="classify images", allow_abbrev=False)
     predict.add_argument("run", help="folder of a run")
+    _add_consent(predict)
     predict.add_argument("images", nargs="+", help="PNG, JPEG or .npy files")
-    predict.add_argument("--readout", help="softmax (the default where there is a head) or goodness")
+    predict.add_argument(
+        "--readout", help="softmax (the default where there is a head) or goodness; without negatives last or sum"
+    )
 
     export = commands.add_parser("export", help="write the weights as one safetensors file", allow_abbrev=False)
     export.add_argument("run", help="folder of a run")
+    _add_consent(export)
     export.add_argument("out", help="new .safetensors file")
 
     plan = commands.add_parser(
@@ -200,9 +214,25 @@ def _parser() -> Parser:
     return parser
 
 
+def _add_consent(parser: argparse.ArgumentParser, *, model: bool = True) -> None:
+    """Options by which a user says that the code which a run or a config names may be imported."""
+    if model:
+        parser.add_argument("--model", dest="training.model", help="the network of the run, named again as in training")
+    parser.add_argument(
+        "--allow-code", action="append", default=[], metavar="NAME",
+        help="module or file of which code may be imported that the run or the config names; may be given again",
+    )  # fmt: skip
+
+
+def _consent(options: argparse.Namespace) -> dict[str, Any]:
+    """What of the user's code may be imported, as keyword arguments of the functions behind the commands."""
+    return {"model": vars(options).get("training.model"), "allow_code": options.allow_code}
+
+
 def _add_config(parser: argparse.ArgumentParser, but: Sequence[str] = ()) -> None:
     """A recipe and every field that it sets. but: short options that the command has a meaning of its own for."""
     parser.add_argument("recipe", nargs="?", default="digits", help="a name from `ffpipe recipes`, or a config.toml")
+    _add_consent(parser, model=False)
     short = parser.add_argument_group("short options")
     group = parser.add_argument_group("every field of the config")
     by_name = {leaf.name: leaf for leaf in _settable()}
@@ -263,7 +293,7 @@ def _train(options: argparse.Namespace) -> None:
 
     interrupt = Interrupt()
     with _interrupts(interrupt):
-        train(_config(options), make_view(Terminal()), interrupt)
+        train(_config(options), make_view(Terminal()), interrupt, **_consent(options))
     _drop_output()  # a run whose words were lost is done all the same
 
 
@@ -273,15 +303,16 @@ def _resume(options: argparse.Namespace) -> None:
 
     interrupt = Interrupt()
     with _interrupts(interrupt):
-        resume(options.run, _given(options), make_view(Terminal()), interrupt)
+        changes = {name: value for name, value in _given(options).items() if name != "training.model"}
+        resume(options.run, changes, make_view(Terminal()), interrupt, **_consent(options))
     _drop_output()
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from ffpipe.runs.inference import evaluate
 
-    errors = evaluate(options.run, options.split, options.data_dir)
-    by = {"goodness": errors.goodness, "softmax": errors.softmax}
+    errors = evaluate(options.run, options.split, options.data_dir, **_consent(options))
+    by = {"goodness": errors.goodness, "softmax": errors.softmax, **errors.others}
     said = ", ".join(f"{error:.2%} by {readout}" for readout, error in by.items() if error is not None)
     print(f"{options.split} error: {said} ({errors.examples:,} examples)")
 
@@ -289,18 +320,18 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from ffpipe.runs.inference import predict
 
-    for prediction in predict(options.run, options.images, options.readout):
+    for prediction in predict(options.run, options.images, options.readout, **_consent(options)):
         print(f"{prediction.path}: {prediction.label}")
 
 
 def _export(options: argparse.Namespace) -> None:
     from ffpipe.runs.inference import export
 
-    print(f"wrote {export(options.run, options.out)}")
+    print(f"wrote {export(options.run, options.out, **_consent(options))}")
 
 
 def _plan(options: argparse.Namespace) -> None:
-    plan_command.run(_config(options), plan_command.request_of(options))
+    plan_command.run(_config(options), plan_command.request_of(options), _consent(options))
 
 
 def _recipes(options: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -64,8 +64,8 @@ def request_of(options: argparse.Namespace) -> Request:
     return Request(parse_stages(options.stages), link, latency, flops, per_host, cores)
 
 
-def run(config: Config, request: Request) -> None:
-    """Print the plan. Raises UserError."""
+def run(config: Config, request: Request, consent: dict[str, Any]) -> None:
+    """Print the plan. consent: what of the user's code may be imported. Raises UserError."""
     from ffpipe.planning import tell
     from ffpipe.planning.forecast import costs_at
     from ffpipe.runs.controller import planned
@@ -75,7 +75,7 @@ def run(config: Config, request: Request) -> None:
     console = Console(width=max(Console().width, WIDE))
     if request.stages:
         config = override(config, {"execution.stages": 0 if several else request.stages[0]})
-    job, estimate, notes = planned(config)
+    job, estimate, notes = planned(config, **consent)
     ray = job.config.execution.engine == "ray"
     if not (several and ray):
         console.print(tell.table_of(estimate))

@@ -180,7 +180,13 @@ def _refuse_unknown(tree: Mapping[str, Any], cls: type, where: str, prefix: str 
 
 def _without_none(tree: dict[str, Any]) -> dict[str, Any]:
     """TOML has no null: a field that is None is left out and comes back as its default, None."""
-    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in tree.items() if v is not None}
+    return {name: _plain_value(value) for name, value in tree.items() if value is not None}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _without_none(value)
+    return [_plain_value(each) for each in value] if isinstance(value, (tuple, list)) else value
 
 
 def _plain(error: msgspec.ValidationError) -> str:

@@ -48,7 +48,8 @@ def check(config: Config) -> None:
             f"execution.spool is {execution.spool!r}, but a spool is on this host: give the path of a folder"
         )
     stages = execution.stages or execution.listed
-    if layers is not None and stages > layers:
+    # Backpropagation is of one stage, whatever the recipe has for its blocks.
+    if layers is not None and stages > layers and training.method != "backprop":
         raise UserError(f"execution.stages is {stages}, but there are {layers} layers: give 1 to {layers}")
     _check_places(execution)
     if training.lookahead is not None:

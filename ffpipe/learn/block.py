@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,13 @@ class Step:
 
     index: int
     factor: float | None = 1.0
+
+
+class StepCost(NamedTuple):
+    """What a step of a block takes. bytes: what comes and goes, at most at once, beside its state and its rows."""
+
+    bytes: int
+    flops: int
 
 
 class Block(nn.Module):
@@ -89,6 +97,10 @@ class Block(nn.Module):
     def contents(self, step: int) -> dict[str, Kept]:
         """What `state` has after so many steps of the run: shapes, dtypes, and what counts may be."""
         return {name: Kept(tuple(tensor.shape), tensor.dtype) for name, tensor in self.weights().items()}
+
+    def step_cost(self, layout: RowLayout) -> StepCost | None:
+        """What a step takes, where the block can tell; None: one is made to find out (planning/cost.py)."""
+        return None
 
     def scratch(self) -> list[Tensor]:
         """Large tensors beside `state`, whose contents `renew` makes again."""

@@ -274,8 +274,17 @@ def _body(
 ) -> nn.Module:
     if isinstance(item.body, nn.Module):
         return item.body
-    with seeded(CPU, blueprint.training.seed, "weights", index), device if device == META else nullcontext():
-        body = _called(item.body, inputs, where)
+
+    def made(there: torch.device) -> Any:
+        with seeded(CPU, blueprint.training.seed, "weights", index), there if there == META else nullcontext():
+            return _called(item.body, inputs, where)
+
+    try:
+        body = made(device)
+    except UserError:
+        if device != META:
+            raise
+        body = made(CPU)  # which fails in the same way where the device is not why
     if not isinstance(body, nn.Module):
         raise UserError(
             f"the body of {where} is {type(body).__name__}: give a torch module or a function that makes one"
@@ -375,7 +384,8 @@ def _handed_on(block: LocalBlock, hidden: RowSpec, training: Training) -> RowSpe
 
 def _end_to_end(items: Sequence[Any], blueprint: Blueprint) -> Local:
     """All blocks as the body of one, which learns by the last one's class head: the yardstick."""
-    training = replace(blueprint.training, method="forward-forward", negatives="none")
+    # Only the last block is read.
+    training = replace(blueprint.training, method="forward-forward", negatives="none", head=False, readout="last")
     yardstick = YARDSTICK if blueprint.training.negatives != "none" else training.optimizer
 
     def body() -> nn.Module:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -29,9 +30,44 @@ class Chained(nn.Module):
         for body, (keep, use) in zip(self.bodies, self.edges, strict=True):
             seen = [kept[name] for name in use]
             if self.checkpointing and self.training:
-                x = checkpoint(body, x, *seen, use_reentrant=False)
+                x = checkpoint(body, x, *seen, use_reentrant=False, context_fn=_Buffers(body).contexts)
             else:
                 x = body(x, *seen)
             if keep:
                 kept[keep] = x
         return x
+
+
+class _Buffers:
+    """Buffers of a body whose activations are made again: from what they were the first time, as running statistics
+    move with every pass, and left as they were found."""
+
+    def __init__(self, body: nn.Module) -> None:
+        self._body = body
+        self._before: list[Tensor] = []
+
+    def contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Contexts of the first pass and of the second."""
+        return self._first(), self._second()
+
+    @contextmanager
+    def _first(self) -> Iterator[None]:
+        self._before = self._copies()
+        yield
+
+    @contextmanager
+    def _second(self) -> Iterator[None]:
+        after = self._copies()
+        self._put(self._before)
+        try:
+            yield
+        finally:
+            self._put(after)
+
+    def _copies(self) -> list[Tensor]:
+        return [buffer.clone() for buffer in self._body.buffers()]
+
+    def _put(self, values: Sequence[Tensor]) -> None:
+        for buffer, value in zip(self._body.buffers(), values, strict=True):
+            # Autograd must not take it for a change of what it has kept.
+            buffer.data.copy_(value)

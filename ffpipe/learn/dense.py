@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ffpipe.config.schema import Training
-from ffpipe.learn.block import Block, Step
+from ffpipe.learn.block import Block, Step, StepCost
 from ffpipe.learn.contrast import make_objective
 from ffpipe.learn.denormals import is_due, settle
 from ffpipe.learn.objectives import Learned
@@ -29,6 +29,11 @@ from ffpipe.learn.updates import make_update, update_contents
 from ffpipe.learn.workspace import Workspace
 from ffpipe.storage.checkpoint import Kept
 from ffpipe.system.rng import generator
+
+# Bytes of what NumPy draws for dropout, and what it is compared to.
+DRAWN = np.dtype(np.uint16).itemsize + np.dtype(np.bool_).itemsize
+# Numbers of a row that a step makes: the sum of its squares, its factors, its goodness.
+SUMS = 4
 
 
 class FFDense(Block):
@@ -104,7 +109,7 @@ class FFDense(Block):
 
     def _total(self, rows: Tensor, buffered: bool) -> Tensor:
         """Multiply rows by the weight and add the bias."""
-        shape = (len(rows), self.width)
+        shape = (rows.shape[0], self.width)
         out = self._workspace.take("activity", shape, self.weight.dtype) if buffered else None
         if self._rounded is None:
             return addmm(self.bias, rows, self.weight, out=out)
@@ -217,6 +222,24 @@ class FFDense(Block):
         update = update_contents(self._training.optimizer, shape, weight.dtype, updates, bias=True)
         optimizer = {f"optimizer.{name}": kept for name, kept in update.items()}
         return {"weight": Kept(shape, weight.dtype), "bias": bias, "mean_activity": bias, **optimizer}
+
+    def step_cost(self, layout: RowLayout) -> StepCost:
+        """What a step takes: buffers for all rows and for the update; beside them sums and factors of rows, and at most
+        one of what dropout draws, what it is rounded to, and what the update makes."""
+        training, (weight, products) = self._training, PRECISIONS[self._training.precision]
+        rows, learning, mixed = layout.rows, layout.learning_rows, self._rounded is not None
+        together = training.phases == "together"
+        at_once, updated = (rows, learning) if together else (rows - layout.batch, layout.batch)
+        buffers, passing = self.update.step_bytes(updated)
+        each = at_once * (2 * weight.itemsize + mixed * products.itemsize)
+        if training.dropout:
+            each += rows * weight.itemsize
+            passing = max(passing, self.width * rows * max(DRAWN, mixed * products.itemsize))
+        if training.local_steps > 1 and training.hand_on == "before":
+            each += rows * products.itemsize
+        size = self.width * each + SUMS * rows * weight.itemsize + buffers + passing
+        passes = training.local_steps * (rows + learning) + rows * (training.hand_on == "after")
+        return StepCost(size, 2 * passes * self.weight.numel())
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""

@@ -202,12 +202,12 @@ def channels_first(images: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Images (n, features) of `shape`, channels last, with their channels first; others as they are."""
     if len(shape) != 3:
         return images
-    return images.view(len(images), -1, shape[-1]).transpose(1, 2).reshape(len(images), -1)
+    count = images.shape[0]
+    return images.view(count, -1, shape[-1]).transpose(1, 2).reshape(count, -1)
 
 
 def labelled_rows(training: Training, code: LabelCode, images: Tensor) -> Tensor:
     """Each image (n, features) under every label, then for a read-out under the neutral one, normalised."""
-    parts = [code.every_label(images)] if training.labelled else []
-    if training.head:
-        parts.append(code.neutral(images))
-    return normalize_rows_(torch.cat(parts), training.normalization)
+    kinds = [code.every_label] * training.labelled + [code.neutral] * training.head
+    rows = torch.cat([kind(images) for kind in kinds])  # the parts are gone before the squares are made
+    return normalize_rows_(rows, training.normalization)

@@ -90,7 +90,7 @@ class GoodnessContrast(Objective):
 
     def _rows(self, h: Tensor) -> Tensor:
         """Flatten each row, in float32 at least: (n, size)."""
-        return h.to(torch.promote_types(h.dtype, torch.float32)).reshape(len(h), self.size)
+        return h.to(torch.promote_types(h.dtype, torch.float32)).reshape(h.shape[0], self.size)
 
 
 def _squares(rows: Tensor) -> Tensor:

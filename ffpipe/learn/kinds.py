@@ -103,7 +103,7 @@ class ReceptiveFields(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         fields = nn.functional.unfold(x, self.kernel, stride=self.stride)  # (n, fan_in, places)
         total = torch.baddbmm(self.bias, fields.permute(2, 0, 1), self.weight)  # (places, n, channels)
-        return torch.relu(total).permute(1, 2, 0).reshape(len(x), -1, *self.size)
+        return torch.relu(total).permute(1, 2, 0).reshape(x.shape[0], -1, *self.size)
 
 
 def receptive_fields(inputs: RowSpec, *, channels: int, kernel: int, stride: int = 1) -> nn.Module:
@@ -165,6 +165,20 @@ def transformer(
     first = [Embedding(symbols, inputs.shape[0], width)] if ids else []
     parts = [*first, *(TransformerLayer(width, heads, dropout) for _ in range(layers))]
     return parts[0] if len(parts) == 1 else nn.Sequential(*parts)
+
+
+class Added(nn.Module):
+    """A body that gets the sum of its input and of kept outputs, all of one shape."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor, *kept: Tensor) -> Tensor:
+        for each in kept:
+            x = x + each
+        made: Tensor = self.body(x)
+        return made
 
 
 KINDS: dict[str, Callable[..., nn.Module]] = {

@@ -42,12 +42,12 @@ class LabelCode:
     def every_label(self, images: Tensor) -> Tensor:
         """Each image (n, features) under each label: (n * classes, width), the labels of one image side by side."""
         rows = images.repeat_interleave(self.classes, dim=0)
-        out = rows.new_empty(len(rows), self.width)
-        self.write(out, rows, torch.arange(self.classes).repeat(len(images)))
+        out = rows.new_empty(rows.shape[0], self.width)
+        self.write(out, rows, torch.arange(self.classes, device=images.device).repeat(images.shape[0]))
         return out
 
     def neutral(self, images: Tensor) -> Tensor:
         """Each image (n, features) under the neutral label: (n, width)."""
-        out = images.new_empty(len(images), self.width)
+        out = images.new_empty(images.shape[0], self.width)
         self.write(out, images, None)
         return out

@@ -1,6 +1,7 @@
 """A trained network as a torch module: examples in, class scores out. Made of the very blocks that were trained.
 
-It needs no Ray and no run folder, has true parameters, can be trained further, and goes through torch.export.
+It needs no Ray and no run folder, has true parameters, can be trained further, and goes through torch.export. (Where it
+computes, `tensor.shape[0]` stands for `len(tensor)`, which torch.export takes for a constant.)
 """
 
 from __future__ import annotations
@@ -22,14 +23,19 @@ from ffpipe.learn.rows import normalize_rows_
 SOFTMAX, GOODNESS, LAST, SUM = "softmax", "goodness", "last", "sum"
 
 
+class Silent(ValueError):
+    """No block says anything of the answer by a read-out, as where all learn by a loss of the user's own."""
+
+
 def readouts_of(blueprint: Blueprint) -> tuple[str, ...]:
     """The read-outs that a network has, the default first."""
     training = blueprint.training
     softmax = (SOFTMAX,) if blueprint.has_head else ()
     if training.contrasts:
         return (*softmax, *((GOODNESS,) if training.labelled else ()))
-    of_blocks = (LAST, SUM) if training.readout == "last" else (SUM, LAST)
-    return (*of_blocks, *softmax)
+    if training.goodness_from >= len(blueprint):  # no block counts in the sum
+        return (LAST, *softmax)
+    return (*((LAST, SUM) if training.readout == "last" else (SUM, LAST)), *softmax)
 
 
 class Network(nn.Module):
@@ -76,7 +82,8 @@ class Network(nn.Module):
         return self.scores(images, GOODNESS)
 
     def scores(self, images: Tensor, readout: str) -> Tensor:
-        """Scores by a read-out. Raises ValueError where the network does not have it, or for another shape."""
+        """Scores by a read-out. Raises ValueError where the network does not have it, or for another shape, and Silent
+        where its blocks have no scores."""
         if readout == SOFTMAX and self.head is None:
             raise ValueError("this network has no softmax head; read it by another read-out")
         if readout not in readouts_of(self.blueprint):
@@ -93,7 +100,7 @@ class Network(nn.Module):
                 kept[block.keep] = x
             if block.index in self.blueprint.taps:
                 taps.append(x)
-            if said is not None and readout == LAST:
+            if readout == LAST:
                 total = said
             elif said is not None and block.index >= self.training_config.goodness_from:
                 total = said if total is None else total + said
@@ -101,8 +108,9 @@ class Network(nn.Module):
             assert self.head is not None
             return self.head.logits(taps)
         if total is None:
-            raise ValueError("no block of this network has scores; read it by softmax")
-        return total.view(len(rows), self.classes) if readout == GOODNESS else total
+            instead = "" if self.head is None else "; read it by softmax"
+            raise Silent(f"no block that is read by {readout} has scores{instead}")
+        return total.view(-1, self.classes) if readout == GOODNESS else total
 
     def _each(self) -> Iterator[Block]:
         """The blocks in turn."""
@@ -119,7 +127,7 @@ class Network(nn.Module):
             return images.to(device, torch.int64)
         if tuple(images.shape[1:]) not in {(self.features,), self.shape}:
             raise ValueError(f"images are {tuple(images.shape)}; give (n, {self.features}) or (n, *{self.shape})")
-        rows = images.reshape(len(images), self.features).to(device)
+        rows = images.reshape(images.shape[0], self.features).to(device)
         rows = rows.to(self._dtype) / 255 if images.dtype == torch.uint8 else rows.to(self._dtype)
         return rows if self._normalization is None else self._normalization.apply(rows, self.shape)
 
@@ -133,7 +141,7 @@ class Network(nn.Module):
         if training.contrasts:
             rows = self._labels.every_label(rows) if readout == GOODNESS else self._labels.neutral(rows)
             rows = normalize_rows_(rows, training.normalization)
-        return rows.to(self._products).view(len(rows), *inputs.shape)
+        return rows.to(self._products).view(-1, *inputs.shape)
 
 
 class StreamedNetwork(Network):

@@ -18,6 +18,9 @@ from ffpipe.storage.checkpoint import Kept
 
 # Optimisers that are not element-wise: their norms and means are over whole weights.
 SUMMING = (torch.optim.Adafactor,)
+# Optimisers whose step reads numbers, which weights on the meta device lack; and the tensors of the size of a parameter
+# that their step makes at most.
+READING = {"ASGD": 2, "Adafactor": 1}
 # Sizes of the axes of a parameter on which an optimiser is tried: each tells its axis.
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
 
@@ -61,9 +64,13 @@ class NamedOptimizer:
         self._rate = settings.learning_rate
         decayed = [p for p in self.parameters.values() if p.dim() > 1]
         others = [p for p in self.parameters.values() if p.dim() <= 1]
-        # A fused step needs weights that are there, and takes nothing beside them.
-        self._skips = any(p.is_meta for p in self.parameters.values()) and bool(settings.options.get("fused"))
-        if self._skips:
+        # Some steps need weights that are there: on the meta device, where all that counts is what a step takes, they
+        # are imitated. A fused step takes nothing beside the weights.
+        fused = bool(settings.options.get("fused"))
+        is_meta = any(p.is_meta for p in self.parameters.values())
+        self._imitated = is_meta and (fused or settings.kind in READING)
+        self._temporaries = 0 if fused else READING.get(settings.kind, 0)
+        if is_meta and fused:
             settings = replace(settings, options={**settings.options, "fused": False})
         groups = [(decayed, settings.weight_decay), (others, 0.0)]
         self._optimizer = make_optimizer([{"params": p, "weight_decay": decay} for p, decay in groups if p], settings)
@@ -72,10 +79,17 @@ class NamedOptimizer:
         """One step from the gradients that the parameters have, which go. factor: on the learning rate."""
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate * factor
-        if not self._skips:
+        if self._imitated:
+            self._imitate()
+        else:
             with one_thread() if isinstance(self._optimizer, SUMMING) else nullcontext():
                 self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+
+    def _imitate(self) -> None:
+        """Take the memory that a step takes, and change nothing."""
+        for parameter in self.parameters.values():
+            _ = [torch.empty_like(parameter) for _ in range(self._temporaries)]
 
     def settle(self) -> None:
         """Make zero what is about to become denormal (denormals.py)."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from ffpipe.config.schema import Optimizer
 from ffpipe.learn.denormals import settle
 from ffpipe.learn.optim import NamedOptimizer, optimizer_contents
+from ffpipe.learn.peak_memory import PeakMemory
 from ffpipe.learn.products import accumulate, mm
 from ffpipe.learn.threads import total
 from ffpipe.learn.workspace import Workspace
@@ -26,6 +27,9 @@ class Update(Protocol):
     def step(self, rows: Tensor, delta: Tensor, examples: int, factor: float) -> None:
         """rows: (n, fan_in); delta: (n, width), dLoss/d(total input), summed over rows and divided by
         `examples`; factor: on the learning rate."""
+
+    def step_bytes(self, rows: int) -> tuple[int, int]:
+        """Bytes of the buffers of a step on so many rows, and of what comes and goes beside them at most."""
 
     def settle(self) -> None:
         """Make zero what is about to become denormal (denormals.py)."""
@@ -50,8 +54,8 @@ class Averaging:
         self.weight = weight
         self.bias = bias
         self.settings = settings
-        self.weight_average = torch.zeros_like(weight)
-        self.bias_average = None if bias is None else torch.zeros_like(bias)
+        self.weight_average = _zeros(weight)
+        self.bias_average = None if bias is None else _zeros(bias)
 
     def step(self, rows: Tensor, delta: Tensor, examples: int, factor: float) -> None:
         rate = self.settings.learning_rate * factor
@@ -65,6 +69,9 @@ class Averaging:
         """share: of the summed gradient in the new average."""
         accumulate(self.weight_average, rows.t(), delta, self.settings.averaging, share)
         self.weight.mul_(1.0 - rate * self.settings.weight_decay).add_(self.weight_average, alpha=-rate)
+
+    def step_bytes(self, rows: int) -> tuple[int, int]:
+        return 0, self.weight.shape[1] * self.weight.itemsize  # the gradient of the bias
 
     def settle(self) -> None:
         settle(self.state().values())
@@ -108,6 +115,11 @@ class MixedAveraging(Averaging):
             weight.mul_(1.0 - rate * self.settings.weight_decay).add_(average, alpha=-rate)
             self._factor[block].copy_(weight)
 
+    def step_bytes(self, rows: int) -> tuple[int, int]:
+        block, width = min(self.BLOCK, len(self.weight)), self.weight.shape[1]
+        weight, factor = self.weight.itemsize, self._factor.itemsize
+        return width * (rows * factor + block * (weight + factor)), width * weight
+
 
 class TorchUpdate:
     """Any optimiser of torch.optim, one instance a layer; weight decay is of the weights alone."""
@@ -119,6 +131,7 @@ class TorchUpdate:
         self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
         self._factor = factor
         self._workspace = workspace
+        self._settings = settings
         parameters = {"weight": self.weight} if self.bias is None else {"weight": self.weight, "bias": self.bias}
         self._optimizer = NamedOptimizer(parameters, settings)
         self.state, self.load, self.settle = self._optimizer.state, self._optimizer.load, self._optimizer.settle
@@ -135,6 +148,30 @@ class TorchUpdate:
         self._optimizer.step(factor)  # which lets go of the gradients: they are the next layer's workspace
         if product.dtype != gradient.dtype:
             self._factor.copy_(self.weight)
+
+    def step_bytes(self, rows: int) -> tuple[int, int]:
+        numbers, (weight, factor) = self.weight.numel(), (self.weight.itemsize, self._factor.itemsize)
+        mixed = self._factor.dtype != self.weight.dtype
+        rounded = mixed * rows * self.weight.shape[1] * factor
+        made = temporaries(self._settings, self.weight.dtype) * numbers * weight
+        return numbers * (weight + mixed * factor), max(rounded, made)
+
+
+def temporaries(settings: Optimizer, dtype: torch.dtype) -> int:
+    """Count the tensors of the size of a weight that a step of an optimiser of torch makes at most, on a small one."""
+    weight = torch.nn.Parameter(torch.zeros(64, 64, dtype=dtype))
+    optimizer = NamedOptimizer({"weight": weight}, settings)
+    for _ in range(2):  # the first step makes the state too
+        weight.grad = torch.zeros_like(weight)
+        with PeakMemory() as memory:
+            optimizer.step(1.0)
+    made: int = round(memory.peak / weight.nbytes)
+    return made
+
+
+def _zeros(like: Tensor) -> Tensor:
+    """As torch.zeros_like, which takes 40 MB of a process that asks it on the meta device."""
+    return torch.zeros(like.shape, dtype=like.dtype, device=like.device)
 
 
 def make_update(

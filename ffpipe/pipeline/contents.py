@@ -28,7 +28,7 @@ def snapshot_contents(network: Blueprint, step: int) -> Mapping[str, Contents]:
     files: dict[str, Contents] = {}
     for outline in network.outlines:
         block = network.make(outline.index, Workspace(META))
-        files[checkpoint.layer_file(outline.index)] = block.contents(step) | _meter(step)
+        files[checkpoint.layer_file(outline.index)] = block.contents(step) | meter_contents(step)
     return files | ({checkpoint.HEAD: head_contents(network, step)} if network.has_head else {})
 
 
@@ -51,8 +51,9 @@ def head_contents(network: Blueprint, step: int) -> dict[str, Kept]:
     lag = training.lookahead or 0
     prediction = Kept((training.batch_size, classes), torch.float32)
     owed = {f"{PREDICTION}{s}": prediction for s in range(max(step, lag), step + lag)}
-    return contents | owed | _meter(step)
+    return contents | owed | meter_contents(step)
 
 
-def _meter(step: int) -> dict[str, Kept]:
+def meter_contents(step: int) -> dict[str, Kept]:
+    """What every file has of the losses since the last row of metrics."""
     return {METER: Kept((2,), torch.float64), METER_STEPS: Kept((), torch.int64, largest=step)}

@@ -6,7 +6,8 @@ is called with one item at a time, in order; who calls it, and on what machine, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +20,7 @@ from ffpipe.config.schema import Training
 from ffpipe.learn.block import Block, Step
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.readout import Head
+from ffpipe.learn.user_model import describe_error
 from ffpipe.learn.workspace import Outputs, Workspace
 from ffpipe.pipeline.contents import PREDICTION
 from ffpipe.pipeline.packet import KEPT, LABELS, LOSS, SCORE, TAP, WRONG, Tensors, X
@@ -27,7 +29,7 @@ from ffpipe.pipeline.saver import Saved, State
 from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Snapshot, Stop, Train
 from ffpipe.pipeline.tally import Tally, judged
 from ffpipe.storage import checkpoint
-from ffpipe.system.errors import Diverged
+from ffpipe.system.errors import Diverged, RunFailed
 from ffpipe.system.memory import peak_bytes
 from ffpipe.telemetry.metrics import LayerMeter
 from ffpipe.telemetry.report import StageReport
@@ -91,6 +93,8 @@ class Stage:
         self.spec = spec
         self._outputs = outputs or Outputs()
         self.device = torch.device(spec.device)
+        if self.device.type == "cuda":
+            _have_one_order()
         self.workspace = workspace or Workspace(self.device)
         training, network = spec.training, spec.network
         self.blocks: list[Block] = [network.make(index, self.workspace) for index in spec.layers]
@@ -159,14 +163,15 @@ class Stage:
             kept, losses = passage.kept_for(block), []
             for minibatch in range(item.count):
                 step = Step(item.first + minibatch, self._rates[block.index].factor(item.first + minibatch))
-                made = block.learn(
-                    x[minibatch, trained],
-                    layout,
-                    None if labels is None else labels[minibatch],
-                    step,
-                    out[minibatch, trained],
-                    [each[minibatch, trained] for each in kept],
-                )
+                with self._blaming(block, step.index):
+                    made = block.learn(
+                        x[minibatch, trained],
+                        layout,
+                        None if labels is None else labels[minibatch],
+                        step,
+                        out[minibatch, trained],
+                        [each[minibatch, trained] for each in kept],
+                    )
                 if item.ahead:
                     rest = slice(layout.learning_rows, None)
                     after = [each[minibatch, rest] for each in kept]
@@ -186,6 +191,21 @@ class Stage:
             _refuse_infinite("the head", first, losses)
         self.step = item.end
         return passage.leaving(x, tensors)
+
+    @contextmanager
+    def _blaming(self, block: Block, step: int) -> Iterator[None]:
+        """Say of an error which block it came from, and where in the user's code."""
+        try:
+            yield
+        except (MemoryError, RunFailed):
+            raise
+        except Exception as error:  # a user's code has as many ways to fail as there are
+            network = self.spec.network
+            if network.code is None and network.function is None:
+                raise
+            name = network.outlines[block.index].name
+            why = describe_error(error, network.code)
+            raise RunFailed(f"block {block.index} ({name}) failed at step {step}: {why}") from error
 
     def _predict(self, item: Predict, tensors: Tensors) -> Tensors | None:
         x, passage = tensors[X], _Passage(self, tensors)
@@ -350,6 +370,13 @@ class _Passage:
         carry no labels, the positive ones, or in an evaluation all, come first."""
         count = labels.shape[1]
         return rows[:, rows.shape[1] - count :] if self._spec.training.labelled else rows[:, :count]
+
+
+def _have_one_order() -> None:
+    """Have torch use the algorithms on GPUs alone that sum in one order, or raise where there is none."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # the module has it
+    torch.backends.cudnn.benchmark = False
 
 
 def _refuse_infinite(who: str, first: int, losses: list[Tensor]) -> None:

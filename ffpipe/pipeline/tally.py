@@ -8,9 +8,9 @@ from torch.nn.functional import cross_entropy
 
 from ffpipe.config.schema import Training
 from ffpipe.pipeline.packet import LABELS, LOSS, SCORE, WRONG, Tensors
-from ffpipe.telemetry.report import Evaluation
+from ffpipe.telemetry.report import BLOCK, Evaluation
 
-LAST, SUM, BLOCK = "last", "sum", "block."
+LAST, SUM = "last", "sum"
 
 
 def judged(said: Tensors, scores: Tensor | None, labels: Tensor) -> None:

@@ -18,7 +18,7 @@ from functools import cached_property
 
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.precision import PRECISIONS
-from ffpipe.pipeline.contents import OPTIMIZER, contents_bytes, head_contents
+from ffpipe.pipeline.contents import OPTIMIZER, contents_bytes, head_contents, meter_contents
 from ffpipe.pipeline.packet import KEPT, TAP
 from ffpipe.pipeline.routes import Routes
 from ffpipe.pipeline.stage import routes_of
@@ -71,8 +71,9 @@ class Sizes:
 
     def state(self, layers: range) -> list[tuple[int, int]]:
         """Bytes of each file of a snapshot that a stage with these blocks writes, and of those its optimiser's."""
+        meter = contents_bytes(meter_contents(1))
         files = [
-            (cost.parameters - cost.scratch + cost.optimizer, cost.optimizer)
+            (cost.parameters - cost.scratch + cost.optimizer + meter, cost.optimizer)
             for cost in self.costs[layers.start : layers.stop]
         ]
         if self.head and layers.stop == len(self.network):
@@ -126,8 +127,11 @@ def outgoing(of: Sizes, layers: range) -> int:
 
 
 def _routes_around(of: Sizes, layers: range) -> Routes:
-    """The routes where the blocks before these are in one stage, and those after them in another."""
-    groups = (range(layers.start), layers, range(layers.stop, len(of.network)))
+    """The routes where the blocks before these are in one stage, the next one alone in another, and the rest in a
+    third: no other cut of them makes more go past a neighbour."""
+    end = len(of.network)
+    following = min(layers.stop + 1, end)
+    groups = (range(layers.start), layers, range(layers.stop, following), range(following, end))
     return routes_of(of.network, tuple(group for group in groups if group))
 
 
@@ -159,8 +163,7 @@ def _streams(of: Sizes, layers: range, *, last: bool, receives: bool) -> int:
 
 
 def _source(network: Blueprint, rows_of_message: int) -> int:
-    """Images on their way into the first message, and its rows before they are in the format of the products."""
-    weight, product = (dtype.itemsize for dtype in PRECISIONS[network.training.precision])
-    rows = rows_of_message * network.inputs.size * weight
-    features = math.prod(network.takes.shape)
-    return rows + (rows if weight != product else 0) + 3 * network.training.batch_size * features * 4
+    """Images on their way into the first message, its rows in the format of the weights, and in an evaluation as many
+    from which these are put together, while those of training are kept."""
+    rows = rows_of_message * network.inputs.size * PRECISIONS[network.training.precision].weights.itemsize
+    return 2 * rows + 3 * network.training.batch_size * math.prod(network.takes.shape) * 4

@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ffpipe.learn.block import Block, Step
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.readout import Head
+from ffpipe.learn.spec import RowLayout
 from ffpipe.learn.workspace import Workspace
 
 STEPS = 3
@@ -30,6 +33,29 @@ class Costs:
 
     layers: tuple[float, ...]
     head: float
+
+
+class Sample(NamedTuple):
+    """Arguments for a step of a block, with the sizes that they have in a run."""
+
+    x: Tensor
+    layout: RowLayout
+    labels: Tensor
+    out: Tensor
+    kept: list[Tensor]
+
+
+def sample_of(block: Block, network: Blueprint, device: torch.device) -> Sample:
+    """Rows of ones, and labels of every class in turn."""
+    layout, classes = network.layout, network.takes.classes
+    labels = torch.arange(layout.batch, device=device).remainder(classes)
+    labels = labels.view(-1, *(1 for _ in network.labels.shape)).expand(layout.batch, *network.labels.shape)
+    kept = [network.outlines[network.kept[name]].outputs for name in block.use]
+    x, out, *others = (
+        torch.ones(layout.rows, *spec.shape, dtype=spec.dtype, device=device)
+        for spec in (block.inputs, block.outputs, *kept)
+    )
+    return Sample(x, layout, labels.contiguous(), out, others)
 
 
 def measure_costs(network: Blueprint, device: torch.device) -> Costs:
@@ -82,15 +108,7 @@ def _shapes(block: Block) -> list[tuple[int, ...]]:
 
 
 def _block_seconds(network: Blueprint, block: Block, device: torch.device) -> float:
-    layout, classes = network.layout, network.takes.classes
-    x = torch.ones(layout.rows, *block.inputs.shape, dtype=block.inputs.dtype, device=device)
-    out = torch.empty(layout.rows, *block.outputs.shape, dtype=block.outputs.dtype, device=device)
-    labels = torch.arange(layout.batch, device=device).remainder(classes)
-    labels = labels.view(-1, *(1 for _ in network.labels.shape)).expand(layout.batch, *network.labels.shape)
-    kept = [
-        torch.ones(layout.rows, *each.shape, dtype=each.dtype, device=device)
-        for each in (network.outlines[network.kept[name]].outputs for name in block.use)
-    ]
+    x, layout, labels, out, kept = sample_of(block, network, device)
 
     @torch.no_grad()
     def step() -> None:

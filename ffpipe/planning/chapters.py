@@ -40,7 +40,12 @@ def spooled_bytes(specs: Sequence[StageSpec], of: Sizes) -> int:
     widest = max((a + b for a, b in pairwise([before, *rows])), default=0)
     # An evaluation of rows without labels has nothing but examples, and the read-out sees all of them.
     seen = network.layout.batch if network.training.labelled else network.layout.rows
-    waiting = [name for spec in specs for name in spec.routes.leaving(spec.index)]
+    waiting = [  # for each receiver in a file of its own
+        name
+        for spec in specs
+        for receiver in spec.routes.receivers(spec.index)
+        for name in spec.routes.names(spec.index, receiver)
+    ]
     return widest + sum(beside_bytes(network, name, network.layout.rows, seen) for name in waiting)
 
 

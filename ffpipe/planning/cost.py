@@ -1,31 +1,49 @@
-"""What a block costs, asked of the block itself: made without memory, it takes one step on rows that have none.
+"""What a block costs, asked of the block itself: it tells, or it is made without memory and takes a step.
 
-The step runs on torch's meta device, where every operation has shapes and no numbers, so that a network of any size is
-judged in milliseconds on any host.
+Every operation of that step has shapes and no numbers, so that a network of any size is judged in a moment on any host:
+
+    closed form (FFDense)       ──► tells: torch's ways to compute without numbers take 100 MB of a process
+    bodies trained by autograd  ──► fake tensors, for which torch chooses and casts as it does on the CPU
+    own blocks                  ──► torch's meta device
+    code that looks at numbers  ──► the CPU itself, with rows of ones
+
+What a kernel takes inside itself, as convolutions in bfloat16 do on some processors, is not seen.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Mapping
+import copy
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from ffpipe.learn.block import Block, Step
-from ffpipe.learn.blueprint import META, Blueprint
+from ffpipe.learn.block import Block, Step, StepCost
+from ffpipe.learn.blueprint import CPU, META, Blueprint
+from ffpipe.learn.local import LocalBlock
+from ffpipe.learn.peak_memory import PeakMemory
+from ffpipe.learn.user_model import describe_error
 from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.contents import OPTIMIZER, contents_bytes
 from ffpipe.pipeline.job import Job
+from ffpipe.planning.calibrate import Sample, sample_of
+from ffpipe.system.errors import UserError
 
-# The first step makes the state of an optimiser; what later ones take is what counts.
-STEPS = 2
+ATEN = torch.ops.aten
+# By the shapes of the arguments: operations of blocks on the CPU that torch's own counter does not know.
+FLOPS = {
+    ATEN.addmm_: lambda total, left, right, **_: 2 * left[0] * left[1] * right[1],
+    ATEN._scaled_dot_product_flash_attention_for_cpu: lambda query, key, value, *_, **__: sdpa_flop_count(
+        query, key, value
+    ),
+    ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, query, key, value, *_, **__: (
+        sdpa_backward_flop_count(grad, query, key, value)
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -66,58 +84,69 @@ def largest_block_bytes(job: Job) -> int:
 
 
 def cost_of(block: Block, network: Blueprint) -> BlockCost:
-    """The cost of a block that was made on META."""
-    layout = network.layout
-    x = torch.empty(layout.rows, *block.inputs.shape, dtype=block.inputs.dtype, device=META)
-    out = torch.empty(layout.rows, *block.outputs.shape, dtype=block.outputs.dtype, device=META)
-    labels = torch.empty(layout.batch, *network.labels.shape, dtype=torch.int64, device=META)
-    kept = [
-        torch.empty(layout.rows, *network.outlines[maker].outputs.shape, device=META)
-        for maker in (network.kept[name] for name in block.use)
-    ]
+    """The cost of a block that was made on META. Raises UserError where it cannot make a step."""
     contents = block.contents(1)
     optimizer = contents_bytes({name: kept for name, kept in contents.items() if name.startswith(OPTIMIZER)})
     scratch = sum(tensor.nbytes for tensor in block.scratch())
-    parameters = contents_bytes(contents) - optimizer + scratch
+    step = block.step_cost(network.layout)
+    if step is None:
+        try:
+            step = _step_without_memory(block, network)
+        except Exception:  # as many as a user's code has that looks at numbers, which are not there
+            step = _step_here(block, network)
+    return BlockCost(contents_bytes(contents) - optimizer + scratch, scratch, optimizer, step.bytes, step.flops)
+
+
+def _step_without_memory(block: Block, network: Blueprint) -> StepCost:
+    """Do as `_step` does, on tensors without numbers."""
+    if isinstance(block, LocalBlock):
+        with suppress(Exception):  # of optimisers that read numbers, and imitate their step on META (optim.py)
+            return _step_of_fakes(block, network)
+    return _step(block, sample_of(block, network, META))
+
+
+def _step_of_fakes(block: LocalBlock, network: Blueprint) -> StepCost:
+    """Do as `_step` does, on tensors that torch takes for some on the CPU."""
+    # Takes as much of a process as the optimisers of torch do, which such a block has.
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    fakes, memo = FakeTensorMode(), dict[int, Any]()
+    with fakes:
+        for tensor in (*block.parameters(), *block.buffers()):
+            fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=CPU)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if is_parameter else fake
+    body, objective = copy.deepcopy((block.body, block.objective), memo)
+    with fakes:
+        like = LocalBlock(
+            block.index, block.inputs, block.outputs, body, objective, block.settings, block.keep, block.use
+        )
+        return _step(like, sample_of(like, network, CPU))
+
+
+def _step_here(block: Block, network: Blueprint) -> StepCost:
+    """Do as `_step` does, with the same block made here. Raises UserError where it fails."""
+    try:
+        return _step(network.make(block.index, Workspace(CPU)), sample_of(block, network, CPU))
+    except Exception as error:  # as many as a user's code has
+        name = network.outlines[block.index].name
+        raise UserError(f"block {block.index} ({name}) cannot make a step: {describe_error(error)}") from error
+
+
+def _step(block: Block, sample: Sample) -> StepCost:
+    """Count what a step of a block takes."""
+    x, layout, labels, out, kept = sample
+    flops, memory = FlopCounterMode(display=False, custom_mapping=FLOPS), PeakMemory()
     with torch.no_grad():
+        # The first step makes the state of an optimiser; what later ones take is what counts.
         block.learn(x, layout, labels, Step(0), out, kept)
-        flops = FlopCounterMode(display=False)
-        with flops, PeakMemory() as memory:
+        with flops, memory:
             block.learn(x, layout, labels, Step(1), out, kept)
     held = sum(buffer.nbytes for buffer in workspace_buffers(block))
-    return BlockCost(parameters, scratch, optimizer, memory.peak + held, flops.get_total_flops())
+    return StepCost(memory.peak + held, flops.get_total_flops())
 
 
 def workspace_buffers(block: Block) -> list[Tensor]:
     """The buffers of a block that the first step made."""
     workspace = getattr(block, "_workspace", None)
     return list(workspace.buffers()) if isinstance(workspace, Workspace) else []
-
-
-class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of tensors that are made inside it, as long as they live. peak: the most at once."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch has no hints for it
-        self.peak = self._now = 0
-        self._alive: set[int] = set()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        before = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        made = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(made):
-            if isinstance(leaf, Tensor):
-                storage = leaf.untyped_storage()
-                key, size = storage._cdata, storage.nbytes()
-                if key not in before and key not in self._alive:
-                    self._alive.add(key)
-                    self._now += size
-                    self.peak = max(self.peak, self._now)
-                    weakref.finalize(storage, self._freed, key, size)
-        return made
-
-    def _freed(self, key: int, size: int) -> None:
-        self._alive.discard(key)
-        self._now -= size

@@ -35,13 +35,21 @@ from ffpipe.runs.view import CarefulView, QuietView, View
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a run; the errors are fractions of the test split, None where not trained."""
+    """What came out of a run; the errors are fractions of the test split, None where not trained.
+
+    test_errors: of every read-out that the network has, by name.
+    """
 
     run_dir: Path
     test_error_goodness: float | None
     test_error_softmax: float | None
     weights_sha256: str
     summary: dict[str, Any]
+
+    @property
+    def test_errors(self) -> dict[str, float]:
+        named = {name: self.summary.get(f"test_error_{name}") for name in ("goodness", "softmax", "last", "sum")}
+        return {name: error for name, error in named.items() if error is not None}
 
 
 class Interrupt:
@@ -301,9 +309,7 @@ class Run:
             summary["weights_sha256"],
             summary,
         )
-        self.view.finish(
-            result.run_dir, result.test_error_goodness, result.test_error_softmax, summary["train_seconds"]
-        )
+        self.view.finish(result.run_dir, result.test_errors, summary["train_seconds"])
         return result
 
     def _to_its_end(self, layout: Layout) -> tuple[str, dict[str, Any]]:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +218,12 @@ def open_run(path: str | Path) -> tuple[RunFolder, Config]:
     return folder, config
 
 
-def versions() -> dict[str, str]:
-    """Of what a run was made with."""
-    return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "ray", "ffpipe")}}
+def versions() -> dict[str, str | None]:
+    """The versions that a run was made with; None for what is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in ("torch", "ray", "ffpipe"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # engines in one process do without Ray
+            found[name] = None
+    return found

@@ -14,21 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ffpipe.storage import tensorfile
+from ffpipe.config.fields import to_toml
 from ffpipe.data.images import read_image
 from ffpipe.data.splits import load_splits
-from ffpipe.system.errors import UserError
 from ffpipe.learn.block import Block
 from ffpipe.learn.blueprint import META
 from ffpipe.learn.dense import FFDense
-from ffpipe.learn.network import Network, StreamedNetwork, readouts_of
+from ffpipe.learn.network import Network, Silent, StreamedNetwork, readouts_of
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.workspace import Workspace
-from ffpipe.config.fields import to_toml
-from ffpipe.system.memory import host_bytes, refuse_beyond_host
 from ffpipe.runs.model import Given
 from ffpipe.runs.saved import Saved
+from ffpipe.storage import tensorfile
 from ffpipe.storage.tensorfile import Entry
+from ffpipe.system.errors import UserError
+from ffpipe.system.memory import host_bytes, refuse_beyond_host
 
 # Rows that pass through the network at once; bounds the memory of an evaluation.
 ROWS_AT_ONCE = 4096
@@ -121,9 +121,13 @@ def evaluate(
             images, labels = ids[:, :-1], ids[:, 1:]
         else:
             images, labels = torch.from_numpy(examples.images(rows)), torch.from_numpy(examples.labels(rows))
-        for readout in wrong:
-            with torch.no_grad():
-                missed = network.scores(images, readout).argmax(-1) != labels
+        for readout in tuple(wrong):
+            try:
+                with torch.no_grad():
+                    missed = network.scores(images, readout).argmax(-1) != labels
+            except Silent:
+                del wrong[readout]
+                continue
             wrong[readout] += float(missed.double().flatten(1).mean(1).sum() if tokens else missed.sum())
     shares = {readout: count / len(examples) for readout, count in wrong.items()}
     return Errors(len(examples), shares.pop("goodness", None), shares.pop("softmax", None), shares)
@@ -151,8 +155,11 @@ def predict(
     found = []
     for some in (images[first : first + size] for first in range(0, len(images), size)):
         pixels = [read_image(path, network.shape) for path in some]
-        with torch.no_grad():
-            scores = network(torch.from_numpy(np.stack(pixels)))
+        try:
+            with torch.no_grad():
+                scores = network(torch.from_numpy(np.stack(pixels)))
+        except Silent as error:
+            raise UserError(f"run {run}: {error}") from None
         found += [
             Prediction(str(path), int(row.argmax()), tuple(row.tolist()))
             for path, row in zip(some, scores, strict=True)
@@ -160,9 +167,7 @@ def predict(
     return found
 
 
-def export(
-    run: str | Path, out: str | Path, *, model: Given | None = None, allow_code: Iterable[str] = ()
-) -> Path:
+def export(run: str | Path, out: str | Path, *, model: Given | None = None, allow_code: Iterable[str] = ()) -> Path:
     """All weights of a run in one safetensors file: layer0.weight (width, fan_in) as in torch.nn.Linear,
     layer0.bias (width,), ..., head1.weight (classes, width), ...; how to use them in its metadata.
 

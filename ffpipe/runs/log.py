@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -11,10 +12,11 @@ from typing import Any
 from ffpipe.storage import checkpoint
 from ffpipe.system.errors import Unreachable, UserError
 from ffpipe.pipeline.job import Job, Layout
+from ffpipe.pipeline.tally import LAST, SUM
 from ffpipe.runs.folder import RunFolder, versions
 from ffpipe.storage.store import Store, patiently
 from ffpipe.telemetry.metrics import write_metrics
-from ffpipe.telemetry.report import FailedFile, Past, RecoveryNote, StageReport, WrittenFile
+from ffpipe.telemetry.report import Evaluation, FailedFile, Past, RecoveryNote, StageReport, WrittenFile
 from ffpipe.telemetry.spans import TraceFile
 from ffpipe.runs.view import View
 
@@ -195,6 +197,7 @@ class RunLog:
             "examples_per_second": step * training.batch_size / seconds if seconds else None,
             "test_error_goodness": tests[-1].error_goodness if tests and done else None,
             "test_error_softmax": tests[-1].error_softmax if tests and done else None,
+            **(_of_blocks(self._job, tests[-1]) if tests and done else {}),
             "weights_sha256": self.newest.weights_sha256 if self.newest else None,
             "recoveries": len(self._past.recoveries),
             "recovery_notes": [asdict(note) for note in self._past.recoveries],
@@ -210,6 +213,18 @@ class RunLog:
             "written_at": time.time(),
             "versions": versions(),
         }
+
+
+def _of_blocks(job: Job, test: Evaluation) -> dict[str, Any]:
+    """What the summary of a network without negatives has beside: errors of its read-outs and of each block."""
+    if not test.errors:
+        return {}
+    found: dict[str, Any] = {f"test_error_{name}": test.errors.get(name) for name in (LAST, SUM)}
+    found["test_error_blocks"] = test.blocks
+    if job.config.training.inputs == "tokens":
+        nats = list(test.losses.values())[-1]
+        found["test_bits_per_token"] = None if nats is None else nats / math.log(2)
+    return found
 
 
 def read_past(folder: RunFolder) -> tuple[Past, str]:

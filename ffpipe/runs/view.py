@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -32,7 +32,7 @@ class View(Protocol):
 
     def stop(self) -> None: ...
 
-    def finish(self, run_dir: Path, goodness: float | None, softmax: float | None, seconds: float) -> None: ...
+    def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float) -> None: ...
 
 
 class QuietView:
@@ -48,7 +48,7 @@ class QuietView:
 
     def stop(self) -> None: ...
 
-    def finish(self, run_dir: Path, goodness: float | None, softmax: float | None, seconds: float) -> None: ...
+    def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float) -> None: ...
 
 
 class CarefulView:
@@ -74,8 +74,8 @@ class CarefulView:
         with suppress(OSError, ValueError):  # what it has started is to end in any case
             self._view.stop()
 
-    def finish(self, run_dir: Path, goodness: float | None, softmax: float | None, seconds: float) -> None:
-        self._try(lambda: self._view.finish(run_dir, goodness, softmax, seconds))
+    def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float) -> None:
+        self._try(lambda: self._view.finish(run_dir, errors, seconds))
 
     def _try(self, show: Callable[[], None]) -> None:
         if self._lost:
@@ -142,6 +142,12 @@ class Progress:
         )
 
 
+    def figures(self) -> str:
+        """Loss and errors of each block, in a line."""
+        rows = [f"{block}: {' '.join(_figures(row))}" for block, row in sorted(self.rows.items()) if block >= 0]
+        return f"loss and errors of blocks {', '.join(rows) or '-'}"
+
+
 class LiveView:
     """A table that redraws itself, with the evaluations above it."""
 
@@ -175,22 +181,23 @@ class LiveView:
         if self._live is not None:
             self._live.stop()
 
-    def finish(self, run_dir: Path, goodness: float | None, softmax: float | None, seconds: float) -> None:
-        _print_end(self.console, run_dir, goodness, softmax, seconds)
+    def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float) -> None:
+        _print_end(self.console, run_dir, errors, seconds)
 
     def _draw(self) -> Group:
         assert self._progress is not None
-        table = Table("stage", "layers", "loss", "pair errors", "busy")
-        for index, layers in enumerate(self._progress.layers):
-            rows = [self._progress.rows.get(layer) for layer in layers]
-            table.add_row(
-                str(index),
-                _span(layers),
-                "  ".join("-" if row is None else f"{row.loss:.4f}" for row in rows),
-                "  ".join("-" if row is None else f"{row.pair_errors:.2%}" for row in rows),
-                f"{self._progress.busy[index]:.0%}",
-            )
-        return Group(Text(self._progress.headline()), table)
+        progress = self._progress
+        errors = "pair errors" if progress.job.config.training.contrasts else "errors"
+        table = Table("block", "stage", "loss", errors, "busy")
+        for stage, blocks in enumerate(progress.layers):
+            for block in blocks:
+                row = progress.rows.get(block)
+                busy = f"{progress.busy[stage]:.0%}" if block == blocks[0] else ""
+                name = progress.job.network.outlines[block].name
+                table.add_row(f"{block} {name}", str(stage) if block == blocks[0] else "", *_figures(row), busy)
+        if progress.job.network.has_head:
+            table.add_row("softmax head", "", *_figures(progress.rows.get(-1)), "")
+        return Group(Text(progress.headline()), table)
 
 
 class PlainView:
@@ -218,15 +225,15 @@ class PlainView:
             self._line(line)
         if time.monotonic() - self._printed >= self.SECONDS:
             self._printed = time.monotonic()
-            self._line(self._progress.headline())
+            self._line(f"{self._progress.headline()}; {self._progress.figures()}")
 
     def note(self, text: str) -> None:
         self._line(text)
 
     def stop(self) -> None: ...
 
-    def finish(self, run_dir: Path, goodness: float | None, softmax: float | None, seconds: float) -> None:
-        _print_end(self.console, run_dir, goodness, softmax, seconds)
+    def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float) -> None:
+        _print_end(self.console, run_dir, errors, seconds)
 
     def _line(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -239,13 +246,21 @@ def make_view(console: Console) -> View:
 
 def _title(job: Job, layout: Layout) -> str:
     config = job.config
-    dims = "-".join(map(str, config.training.dims))
     stages = " | ".join(_span(tuple(spec.layers)) for spec in layout.stages)
+    negatives = f"{config.training.negatives} negatives" if config.training.contrasts else "no negatives"
     return (
-        f"{config.recipe}: {dims}, {len(job.splits.train):,} training examples, {config.training.negatives} negatives; "
+        f"{config.recipe}: {_sizes(job)}, {len(job.splits.train):,} training examples, {negatives}; "
         f"engine {config.execution.engine}, {len(layout.stages)} stage(s) of layers {stages}, "
         f"chunk {layout.plan.chunk}, window {layout.window}"
     )
+
+
+def _sizes(job: Job) -> str:
+    """784-500-500 of dense layers, or what each block is and hands on."""
+    outlines = job.network.outlines
+    if job.config.training.contrasts and not (job.config.training.blocks or job.config.training.model):
+        return "-".join(map(str, job.config.training.dims))
+    return ", ".join(f"{outline.name} {'x'.join(map(str, outline.outputs.shape))}" for outline in outlines)
 
 
 def _span(layers: tuple[int, ...]) -> str:
@@ -253,20 +268,24 @@ def _span(layers: tuple[int, ...]) -> str:
 
 
 def _evaluation_lines(job: Job, report: StageReport) -> list[str]:
-    return [
-        f"after epoch {e.step / job.steps_per_epoch:g}: {e.split} error {_percent(e.error_goodness)} by goodness, "
-        f"{_percent(e.error_softmax)} by softmax ({e.examples:,} examples)"
-        for e in report.evaluations
-    ]
+    lines = []
+    for e in report.evaluations:
+        by = ", ".join(f"{_percent(error)} by {name}" for name, error in e.readouts.items())
+        line = f"after epoch {e.step / job.steps_per_epoch:g}: {e.split} error {by} ({e.examples:,} examples)"
+        if len(e.blocks) > 1:
+            line += f"; blocks {', '.join(map(_percent, e.blocks))}"
+        lines.append(line)
+    return lines
 
 
-def _print_end(console: Console, run_dir: Path, goodness: float | None, softmax: float | None, seconds: float) -> None:
-    lines = [
-        f"trained in {seconds:.1f} s",
-        f"test error: {_percent(goodness)} by goodness, {_percent(softmax)} by softmax",
-        f"run folder: {run_dir}",
-    ]
-    for line in lines:
+def _figures(row: LayerRow | None) -> tuple[str, str]:
+    """Loss and errors of a block, in words."""
+    return ("-", "-") if row is None else (f"{row.loss:.4f}", _percent(row.pair_errors))
+
+
+def _print_end(console: Console, run_dir: Path, errors: Mapping[str, float], seconds: float) -> None:
+    by = ", ".join(f"{_percent(error)} by {name}" for name, error in errors.items())
+    for line in (f"trained in {seconds:.1f} s", f"test error: {by or '-'}", f"run folder: {run_dir}"):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 

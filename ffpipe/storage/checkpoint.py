@@ -243,8 +243,8 @@ def read_tensors(store: Store, folder: str, manifest: Manifest, name: str, conte
         raise Misfit(f"checkpoint file {place} lacks the tensor {missing[0]!r}")
     if more := sorted(state.keys() - contents.keys()):
         raise Misfit(f"checkpoint file {place} has the tensor {more[0]!r}, which no run of this config writes")
-    for tensor, found in state.items():
-        kept = contents[tensor]
+    for tensor in (name for name in contents if name in state):  # safetensors gives them in any order
+        kept, found = contents[tensor], state[tensor]
         if (tuple(found.shape), found.dtype) != (kept.shape, kept.dtype):
             raise Misfit(
                 f"checkpoint file {place}: {tensor!r} is {found.dtype} {tuple(found.shape)}, "

@@ -18,6 +18,8 @@ def prepare(processors: Path = Path("/proc/cpuinfo")) -> None:
     takes as long as the pass does.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # Without it cuBLAS may sum in another order each time.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     _prepare_mkl(processors)
 
 

@@ -14,6 +14,8 @@ from ffpipe.telemetry.spans import Kind, Span
 MOST_STEPS = 99_999_999
 # Of metrics that one run writes: all of them are kept at hand, and written with every snapshot.
 MOST_ROWS = 400_000
+# How the errors of single blocks begin among those of an evaluation.
+BLOCK = "block."
 Steps = Annotated[int, Meta(ge=0, le=MOST_STEPS)]
 
 
@@ -47,6 +49,17 @@ class Evaluation:
     error_softmax: float | None
     errors: dict[str, float | None] = field(default_factory=dict)
     losses: dict[str, float | None] = field(default_factory=dict)
+
+    @property
+    def readouts(self) -> dict[str, float]:
+        """The error of every read-out that the network has, by name."""
+        named = {"goodness": self.error_goodness, "softmax": self.error_softmax, **self.errors}
+        return {name: e for name, e in named.items() if e is not None and not name.startswith(BLOCK)}
+
+    @property
+    def blocks(self) -> list[float | None]:
+        """The error of each block by itself, without negatives; else none."""
+        return [error for name, error in self.errors.items() if name.startswith(BLOCK)]
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ import pytest
 
 from ffpipe import override, recipe
 from ffpipe.engines.layerwise.engine import LayerwiseEngine
-from ffpipe.engines.layerwise.spool import Arrays, SpoolWriter
+from ffpipe.engines.layerwise.spool import SpoolWriter
 from ffpipe.pipeline.job import Start, make_job
-from ffpipe.planning.account import sizes
+from ffpipe.pipeline.packet import Arrays
+from ffpipe.planning.account import Sizes
 from ffpipe.planning.chapters import disk_bytes
 from ffpipe.storage.store import Store
 
@@ -44,16 +45,31 @@ UNLABELLED = {"training.labels": "none", "training.negatives": "hybrid"}
 def test_three_chapters_take_no_more_than_predicted(
     dims: list[int], fields: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    check({"training.dims": dims, **fields}, len(dims) - 1, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("fields", [{}, {"training.negatives": "none"}], ids=["labelled", "without negatives"])
+def test_outputs_that_are_kept_for_later_stages_are_counted(
+    fields: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = {"kind": "dense", "options": {"width": WIDE}}
+    narrow = {"kind": "dense", "options": {"width": NARROW}}
+    skipping = [wide | {"keep": "wide"}, narrow | {"keep": "narrow"}, narrow, wide | {"use": ["narrow"]}]
+    skipping += [wide | {"use": ["wide"]}, wide | {"use": ["wide"]}]
+    check({"training.blocks": skipping, **fields}, len(skipping), tmp_path, monkeypatch)
+
+
+def check(fields: dict[str, Any], stages: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train with a block a stage, and hold what is on disk at any time against what was predicted."""
     execution = {
         "engine": "layerwise",
-        "stages": len(dims) - 1,
+        "stages": stages,
         "chapter": 12,
         "chunk": 4,
         "spool": str(tmp_path / "spool"),
     }
     plain = {f"execution.{name}": value for name, value in execution.items()}
     plain |= {
-        "training.dims": dims,
         "training.head_from": 1,
         "training.epochs": 2,
         "training.data.train_limit": 600,
@@ -62,7 +78,7 @@ def test_three_chapters_take_no_more_than_predicted(
     job = make_job(override(recipe("digits"), {**plain, **fields}))
     engine = LayerwiseEngine()
     layout = engine.layout(job)
-    of = sizes(layout.stages[0], job.splits.shape, layout.plan.chunk)
+    of = Sizes(job.network, layout.plan.chunk)
     most, messages, write = 0, 0, SpoolWriter.write
 
     def watched(self: SpoolWriter, message: int, arrays: Arrays) -> None:

@@ -6,9 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
-from ffpipe import Training, UserError, override, recipe
-from ffpipe.pipeline.job import Job, make_job
+from ffpipe import UserError, override, recipe
+from ffpipe.learn.local_item import Local
+from ffpipe.pipeline.job import Job, Model, make_job
 from ffpipe.pipeline.stage import StageSpec
 from ffpipe.planning.footprint import USABLE, Room, evaluated, fitting, footprints, refuse_unfit
 from ffpipe.planning.layout import Measured, make_layout
@@ -91,9 +94,47 @@ def test_a_footprint_and_the_store_it_fits_in() -> None:
 
 
 def test_images_evaluated_in_the_place_of_a_minibatch() -> None:
-    cases = [Training(), Training(head=False, negatives="random"), Training(batch_size=1)]
-    assert [evaluated(training, 10) for training in cases] == [28, 20, 1]
-    assert evaluated(Training(labels="none", negatives="hybrid"), 10) == 200
+    cases = [{}, {"training.head": False}, {"training.batch_size": 1}]
+    assert [evaluated(job(**fields).network) for fields in cases] == [28, 20, 1]
+    assert evaluated(job(**{"training.labels": "none", "training.negatives": "hybrid"}).network) == 200
+    assert evaluated(job(**{"training.negatives": "none"}).network) == 100  # an example is one row
+
+
+class Joined(nn.Module):
+    """A layer on its rows and on what an earlier block kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2000 + 1000, 300)
+
+    def forward(self, x: Tensor, kept: Tensor) -> Tensor:
+        joined: Tensor = self.linear(torch.cat([x, kept], dim=1))
+        return joined
+
+
+def kept_outputs() -> list[Local]:
+    first = nn.Sequential(nn.Flatten(), nn.Linear(64, 1000))
+    return [
+        Local(first, keep="first"), Local(nn.Linear(1000, 500)), Local(nn.Linear(500, 2000)),
+        Local(Joined(), use=("first",)),
+    ]  # fmt: skip
+
+
+def test_a_kept_output_waits_beside_the_rows_of_later_edges() -> None:
+    """One block a stage, 100 examples a minibatch. What block 0 keeps waits for block 3 until that begins."""
+    fields = {"training.negatives": "none", "training.head": False, "training.goodness_from": 0}
+    config = override(recipe("digits"), {"training.batch_size": 100, **fields})
+    specs = make_layout(make_job(config, Model(function=kept_outputs)), 4).stages
+    kept, labels, scores = 100 * 1000 * 4, 2 * 100 * 8, 100 * 10 * 4
+    found = {node: f.each for node, f in footprints(specs, "abcd").items()}
+    ends = kept + 100 * 2000 * 4 + labels + scores
+    assert found == {
+        "a": 100 * 1000 * 4 + kept + labels + scores,
+        "b": 100 * 1000 * 4 + labels + scores,
+        "c": 100 * 2000 * 4 + labels + scores,
+        "d": ends,
+    }
+    assert {node: f.each for node, f in footprints(specs, "aaaa").items()} == {"a": ends}
 
 
 def larger(size: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -79,8 +80,10 @@ def test_loads_of_stages() -> None:
     specs = make_layout(job, 4).stages
     loads = [load_of(spec, specs, Costs((1.0, 2.0, 3.0, 4.0), 0.5)) for spec in specs]
     assert [load.seconds(Train(0, 2)) for load in loads] == [2.0, 4.0, 6.0, 9.0]
-    assert [load.rows(Train(0, 2)) for load in loads] == [2 * 3 * 50 * n * 4 for n in (50, 40, 30, 0)]
-    assert [load.features(Train(0, 2)) for load in loads] == [0, 2 * 50 * 40 * 4, 0, 0]
+    rows = [2 * 3 * 50 * width * 4 for width in (50, 40, 30)]
+    # What the head sees of layer 1 goes past stage 2; layer 2's are the rows of the last stage.
+    parts = [{1: rows[0]}, {2: rows[1], 3: 2 * 50 * 40 * 4}, {3: rows[2]}, {}]
+    assert [load.parts(Train(0, 2)) for load in loads] == parts
     assert [load.senders for load in loads] == [(), (0,), (1,), (1, 2)]
     exact = job_of(**{"training.negative_lag": 0})
     specs = make_layout(exact, 4).stages
@@ -88,14 +91,17 @@ def test_loads_of_stages() -> None:
     assert ahead.seconds(Predict(0)) + ahead.seconds(Train(0, 1)) == pytest.approx(1.0)
     assert ahead.seconds(Train(0, 1, ahead=True)) == pytest.approx(1.0)
     items = (Predict(0), Train(0, 1), Train(0, 1, ahead=True))
-    assert [ahead.rows(item) for item in items] == [roles * 50 * 40 * 4 for roles in (1, 2, 3)]
-    assert [ahead.features(item) for item in items] == [50 * 40 * 4, 0, 50 * 40 * 4]
+    features = 50 * 40 * 4
+    assert [ahead.parts(item) for item in items] == [
+        {2: roles * 50 * 40 * 4, 3: seen} for roles, seen in ((1, features), (2, 0), (3, features))
+    ]
 
 
 def test_costs_at_a_speed_that_is_given() -> None:
-    training = job_of().config.training
-    costs = costs_at(1e9, training, 74, 10)
-    assert costs.layers[0] == pytest.approx(2 * 5 * 50 * 74 * 50 / 1e9)
+    costs = costs_at(1e9, job_of(**{"training.labels": "append"}).network)
+    assert costs.layers == pytest.approx(
+        [2 * 5 * 50 * fan_in * width / 1e9 for fan_in, width in pairwise((74, 50, 40, 30, 20))]
+    )
     assert costs.head == pytest.approx(4 * 50 * (40 + 30 + 20) * 10 / 1e9)
 
 

@@ -4,35 +4,42 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffpipe.pipeline.inbox import Inbox, Part
+from ffpipe.pipeline.inbox import Inbox
+from ffpipe.pipeline.packet import Array, Packet
 from ffpipe.pipeline.schedule import Train
 
 ITEM = Train(0, 1)
-PART = Part(ITEM, (None, None, None), {})
+PACKET = Packet(ITEM)
+
+
+def numbered(sequence: int, sender: int) -> Packet:
+    return Packet(ITEM, {f"from {sender}": Array("int64", np.array(sequence))})
 
 
 @given(st.permutations([(sequence, sender) for sequence in range(5) for sender in (0, 2)]))
 def test_any_order_of_arrival(arrivals: list[tuple[int, int]]) -> None:
     inbox = Inbox([0, 2])
     for sequence, sender in arrivals:
-        inbox.put(sequence, sender, Part(ITEM, (sequence, None, None), {}))
+        inbox.put(sequence, sender, numbered(sequence, sender))
     for sequence in range(5):
-        parts = inbox.take()
-        assert {sender: part.arrays[0] for sender, part in parts.items()} == {0: sequence, 2: sequence}
+        packets = inbox.take()
+        found = {sender: {name: int(array.data) for name, array in p.arrays.items()} for sender, p in packets.items()}
+        assert found == {0: {"from 0": sequence}, 2: {"from 2": sequence}}
 
 
 @pytest.mark.parametrize(("sequence", "sender"), [(0, 0), (1, 0), (1, 7)])
 def test_a_part_that_came_before_or_that_nobody_waits_for(sequence: int, sender: int) -> None:
     inbox = Inbox([0])
-    inbox.put(0, 0, PART)
+    inbox.put(0, 0, PACKET)
     inbox.take()
-    inbox.put(1, 0, PART)
+    inbox.put(1, 0, PACKET)
     with pytest.raises(ValueError, match="unexpected"):
-        inbox.put(sequence, sender, PART)
+        inbox.put(sequence, sender, PACKET)
 
 
 def test_take_waits_for_every_part() -> None:
@@ -40,8 +47,8 @@ def test_take_waits_for_every_part() -> None:
     taken: list[object] = []
     thread = threading.Thread(target=lambda: taken.append(inbox.take()), daemon=True)
     thread.start()
-    inbox.put(0, 2, PART)
+    inbox.put(0, 2, PACKET)
     assert not inbox.ready
-    inbox.put(0, 0, PART)
+    inbox.put(0, 0, PACKET)
     thread.join(timeout=10)
-    assert taken == [{0: PART, 2: PART}]
+    assert taken == [{0: PACKET, 2: PACKET}]

@@ -12,12 +12,17 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from simulation import play
+from torch import Tensor
 from world import Fault, Kind, World
 
 from ffpipe.config.fields import override
 from ffpipe.config.schema import Config
-from ffpipe.pipeline.inbox import Inbox, Part
+from ffpipe.learn.block import Block
+from ffpipe.pipeline.inbox import Inbox
 from ffpipe.pipeline.job import Layout
+from ffpipe.pipeline.packet import Packet
+from ffpipe.pipeline.publisher import OUTPUTS
+from ffpipe.pipeline.stage import _Passage
 from ffpipe.runs.log import RunLog
 from ffpipe.runs.recovery import Again
 
@@ -55,16 +60,44 @@ faults = st.builds(Fault, st.integers(0, 120), st.sampled_from(get_args(Kind)), 
 
 
 @st.composite
+def blocks(draw: st.DrawFn, layers: int, epochs: int) -> list[dict[str, Any]]:
+    """What each block keeps for later ones, what it uses of earlier ones, and from and before which epoch it learns."""
+    made: list[dict[str, Any]] = []
+    for index in range(layers):
+        first = draw(st.integers(0, epochs - 1))
+        kept = [block["keep"] for block in made if block["keep"]]
+        made.append(
+            {
+                "kind": "chain",
+                "keep": f"of {index}" if draw(st.booleans()) else "",
+                "use": draw(st.lists(st.sampled_from(kept), unique=True)) if kept else [],
+                "first_epoch": first,
+                "last_epoch": draw(st.sampled_from([0, *range(first + 1, epochs + 1)])),
+            }
+        )
+    return made
+
+
+# Negatives and labels, and whether there must be a read-out.
+RULES = [("hard", "overlay", True), ("random", "overlay", False), ("hybrid", "none", True), ("none", "overlay", False)]
+
+
+@st.composite
 def stories(draw: st.DrawFn) -> Story:
-    layers = draw(st.integers(1, 4))
-    hard, lag, validation = draw(st.booleans()), draw(st.integers(0, 6)), draw(st.integers(0, 1))
+    layers, epochs = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    negatives, labels, head = draw(st.sampled_from(RULES))
+    lag, validation = draw(st.integers(0, 6)), draw(st.integers(0, 1))
+    network: dict[str, Any] = {"training.dims": [1] * (layers + 1)}
+    if draw(st.booleans()):
+        network = {"training.blocks": draw(blocks(layers, epochs))}
     config = {
-        "training.dims": [1] * (layers + 1),
-        "training.epochs": draw(st.integers(1, 3)),
+        **network,
+        "training.epochs": epochs,
         "training.batch_size": 1,
-        "training.negatives": "hard" if hard else "random",
+        "training.negatives": negatives,
+        "training.labels": labels,
         "training.negative_lag": lag,
-        "training.head": hard or draw(st.booleans()),
+        "training.head": head or draw(st.booleans()),
         "training.head_from": draw(st.integers(0, layers - 1)),
         "training.goodness_from": draw(st.integers(0, layers - 1)),
         "training.data.train_limit": draw(st.integers(1, 8)),
@@ -72,7 +105,7 @@ def stories(draw: st.DrawFn) -> Story:
         "execution.evaluate_every": validation and draw(st.integers(0, 2)),
         "execution.log_steps": draw(st.integers(1, 5)),
     }
-    drawn = st.lists(ways(layers, max(lag, 1) if hard else 9), min_size=1, max_size=3)
+    drawn = st.lists(ways(layers, max(lag, 1) if negatives == "hard" else 9), min_size=1, max_size=3)
     chances, broken = st.binary(min_size=200, max_size=200), st.lists(faults, min_size=1, max_size=8)
     return Story(config, draw(drawn), draw(chances), draw(broken))
 
@@ -135,7 +168,7 @@ class Hasty(Inbox):
     def ready(self) -> bool:
         return any(len(parts) == len(self._senders) for parts in self._parts.values())
 
-    def take(self) -> dict[int, Part]:
+    def take(self) -> dict[int, Packet]:
         whole = next(sequence for sequence, parts in self._parts.items() if len(parts) == len(self._senders))
         return self._parts.pop(whole)
 
@@ -143,6 +176,22 @@ class Hasty(Inbox):
 def keep_all(log: RunLog, layout: Layout) -> None:
     """Begin as if what was not saved had happened."""
     log._layout, log._latest, log._files = layout, {}, {}
+
+
+def hand_out_itself(passage: _Passage, name: str, tensor: Tensor) -> None:
+    """Without a copy."""
+    if name in passage._leaving_names:
+        passage._made[name] = tensor
+
+
+def last_rows(passage: _Passage, rows: Tensor, labels: Tensor) -> Tensor:
+    """Those that the read-out sees only where rows carry labels."""
+    return rows[:, -labels.shape[1] :]
+
+
+def in_order_of_blocks(passage: _Passage, block: Block) -> list[Tensor]:
+    """Whatever order the block names them in."""
+    return [passage._kept[name] for name in sorted(block.use)]
 
 
 MISTAKES: dict[str, tuple[str, Any]] = {
@@ -153,6 +202,11 @@ MISTAKES: dict[str, tuple[str, Any]] = {
     "no giving up": ("ffpipe.runs.recovery.Recovery.failed", lambda recovery, kind, step: Again(1.0)),
     "rows kept that were not saved": ("ffpipe.runs.log.RunLog.begin", keep_all),
     "old snapshots kept": ("simulation.real_prune", lambda store, keep: None),
+    "a result overwritten before it is sent": ("ffpipe.pipeline.worker.OUTPUTS", OUTPUTS - 1),
+    "a kept output overwritten before it is sent": ("ffpipe.pipeline.stage._Passage._hand_out", hand_out_itself),
+    "a read-out of negative rows": ("ffpipe.pipeline.stage._Passage._seen", last_rows),
+    "blocks that learn in all epochs": ("ffpipe.learn.rates.Rates.factor", lambda rates, step: 1.0),
+    "kept outputs in another order": ("ffpipe.pipeline.stage._Passage.kept_for", in_order_of_blocks),
 }
 
 

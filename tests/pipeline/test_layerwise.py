@@ -20,12 +20,12 @@ from ffpipe import Config, Interrupt, Interrupted, Result, RunFailed, UserError,
 from ffpipe.config.fields import to_toml
 from ffpipe.engines.layerwise import engine as layerwise
 from ffpipe.engines.layerwise.engine import LayerwiseEngine
-from ffpipe.engines.layerwise.spool import Arrays, SpoolWriter, join
+from ffpipe.engines.layerwise.spool import SpoolWriter
 from ffpipe.engines.layerwise.spoolfolder import PREFIX
 from ffpipe.pipeline.job import make_job
+from ffpipe.pipeline.packet import Arrays, Tensors, to_tensors
 from ffpipe.pipeline.schedule import Item
 from ffpipe.pipeline.stage import Stage
-from ffpipe.pipeline.streams import Streams
 from ffpipe.runs.view import QuietView
 from ffpipe.system.leftovers import OWNER, own_folder
 from ffpipe.telemetry.report import StageReport
@@ -91,8 +91,8 @@ def test_a_file_that_is_cut_while_a_message_of_it_is_worked_on(
 ) -> None:
     run, handle, cut = tmp_path / "run", Stage.handle, list[Path]()
 
-    def disturbed(self: Stage, item: Item, streams: Streams | None) -> Streams | None:
-        out = handle(self, item, streams)
+    def disturbed(self: Stage, item: Item, tensors: Tensors | None) -> Tensors | None:
+        out = handle(self, item, tensors)
         if not cut and self.spec.index == 1 and self.step >= 30:
             cut.append(spooled(run, "from-000-to-001.arrow"))
             os.truncate(cut[0], 100)
@@ -109,17 +109,19 @@ def test_a_file_that_is_cut_while_a_message_of_it_is_worked_on(
 def test_a_message_is_gone_when_the_next_one_comes(
     compression: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before: list[weakref.ref[Streams]] = []
+    before: list[weakref.ref[Any]] = []  # what was read, which lives as long as any view of its tensor does
+    messages: list[int] = []
 
-    def watched(arrays: Arrays, device: torch.device) -> Streams | None:
+    def watched(arrays: Arrays, device: torch.device) -> Tensors:
         assert all(old() is None for old in before)
-        streams = join(arrays, device)
-        before[:] = [] if streams is None else [weakref.ref(streams)]
-        return streams
+        before[:] = [weakref.ref(array.data) for array in arrays.values()]
+        messages.append(len(before))
+        return to_tensors(arrays, device)
 
-    monkeypatch.setattr(layerwise, "join", watched)
+    monkeypatch.setattr(layerwise, "to_tensors", watched)
     train(config(tmp_path / "run", **{"training.epochs": 1, "execution.spool_compression": compression}))
-    assert before == []  # the last item, Stop, comes with none
+    assert all(old() is None for old in before)  # the last item, Stop, comes with none
+    assert min(messages) >= 1
 
 
 def test_interrupted_and_resumed_by_another_engine(undisturbed: Result, tmp_path: Path) -> None:

@@ -7,40 +7,49 @@ from typing import Any
 
 import pytest
 import torch
+from blueprints import blueprint_of, make_stages
 
 from ffpipe import Training
-from ffpipe.config.schema import Optimizer
+from ffpipe.config.schema import BlockConfig, Optimizer
 from ffpipe.engines.layerwise.parking import fetch, leave, park
+from ffpipe.pipeline.packet import LABELS, X
 from ffpipe.pipeline.schedule import Train
-from ffpipe.pipeline.stage import Stage, StageSpec
-from ffpipe.pipeline.streams import Streams
+from ffpipe.pipeline.stage import Stage
 from ffpipe.system.errors import StageLost
 
 BATCH = 4
+# The same widths by autograd: with running statistics beside weights, and a class head in each block.
+PLAIN = {
+    "negatives": "none",
+    "blocks": tuple(BlockConfig(kind="dense", options={"width": width, "norm": True}) for width in (64, 48)),
+}
 
 
 def make_stage(**fields: Any) -> Stage:
     training = Training(dims=(20, 64, 48), batch_size=BATCH, **fields)
-    return Stage(StageSpec(0, 1, range(2), training, 20, 10, 100, 10, 10, "cpu"), lambda *_: None)
+    (stage,) = make_stages(blueprint_of(training), [range(2)])
+    return stage
 
 
 def work(stage: Stage, first: int) -> None:
     chance = torch.Generator().manual_seed(first)
-    rows = torch.randn(2, 3 * BATCH, 20, generator=chance).to(stage.layers[0].weight.dtype)
-    if stage.spec.training.precision == "bfloat16":
-        rows = rows.to(torch.bfloat16)
+    network = stage.spec.network
+    rows = torch.randn(2, network.layout.rows, 20, generator=chance).to(network.inputs.dtype)
     labels = torch.randint(0, 10, (2, BATCH), generator=chance)
-    stage.handle(Train(first, 2), Streams(rows, labels))
+    stage.handle(Train(first, 2), {X: rows, LABELS: labels})
 
 
 def bytes_held(stage: Stage) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in (*stage.kept(), *stage.scratch()))
 
 
+@pytest.mark.parametrize("network", [{}, PLAIN], ids=["closed form", "autograd"])
 @pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16"])
 @pytest.mark.parametrize("kind", ["averaging", "SGD", "Adam", "Adagrad"])
-def test_parked_and_fetched_it_goes_on_as_if_it_had_not_been(kind: str, precision: Any, tmp_path: Path) -> None:
-    fields: dict[str, Any] = {"precision": precision, "optimizer": Optimizer(kind=kind), "head_from": 0}
+def test_parked_and_fetched_it_goes_on_as_if_it_had_not_been(
+    kind: str, precision: Any, network: dict[str, Any], tmp_path: Path
+) -> None:
+    fields: dict[str, Any] = {"precision": precision, "optimizer": Optimizer(kind=kind), "head_from": 0, **network}
     parked, other = make_stage(**fields), make_stage(**fields)
     for first in range(0, 8, 2):
         slip = park(parked, tmp_path / "stage")
@@ -50,7 +59,9 @@ def test_parked_and_fetched_it_goes_on_as_if_it_had_not_been(kind: str, precisio
         work(other, first)
     for mine, theirs in zip(parked.kept(), other.kept(), strict=True):
         assert torch.equal(mine, theirs)
-    assert parked.layers[0].update.state().keys() == other.layers[0].update.state().keys()
+    for block, its in zip(parked.blocks, other.blocks, strict=True):
+        assert block.state().keys() == its.state().keys()
+        assert all(torch.equal(tensor, its.state()[name]) for name, tensor in block.state().items())
 
 
 def test_a_stage_that_did_not_change_is_left_and_comes_back_from_the_same_file(tmp_path: Path) -> None:

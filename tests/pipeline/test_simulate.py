@@ -22,7 +22,6 @@ def chain(seconds: Sequence[float], rows: int = 0, features: int = 0) -> list[Lo
     last = len(seconds) - 1
 
     def load(index: int, each: float) -> Load:
-        past_others = features if index < last - 1 else 0
         sources = {index - 1} if index else set()
         sources |= set(range(last)) if index == last and features else set()
 
@@ -30,12 +29,12 @@ def chain(seconds: Sequence[float], rows: int = 0, features: int = 0) -> list[Lo
             assert isinstance(item, Train)
             return item.count
 
-        return Load(
-            lambda item: each * count(item),
-            lambda item: rows * count(item),
-            lambda item: past_others * count(item),
-            tuple(sorted(sources)),
-        )
+        def parts(item: Item) -> dict[int, int]:
+            following = {index + 1: rows * count(item)} if index < last else {}
+            past_others = {last: features * count(item)} if features and index < last - 1 else {}
+            return following | past_others
+
+        return Load(lambda item: each * count(item), parts, tuple(sorted(sources)))
 
     return [load(index, each) for index, each in enumerate(seconds)]
 

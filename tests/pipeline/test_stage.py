@@ -1,24 +1,32 @@
-"""Which rows a stage's head learns from: held against a head that is given them by hand."""
+"""Rows from which a stage's head learns, held against a head that is given them by hand; and stages that together are
+the one that has all blocks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from blueprints import blueprint_of, hand_through, make_stages
+from torch import Tensor, nn
 
-from ffpipe.config.schema import Training
-from ffpipe.learn.dense import Layer
+from ffpipe.config.schema import BlockConfig, Training
+from ffpipe.learn.block import Block, Step
+from ffpipe.learn.blueprint import Blueprint
+from ffpipe.learn.dense import FFDense
+from ffpipe.learn.local_item import Local
 from ffpipe.learn.readout import Head
 from ffpipe.learn.workspace import Workspace
-from ffpipe.pipeline.schedule import Predict, Train
-from ffpipe.pipeline.stage import Stage, StageSpec
-from ffpipe.pipeline.streams import Streams
+from ffpipe.pipeline.packet import LABELS, LOSS, SCORE, TAP, WRONG, Tensors, X
+from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Train
+from ffpipe.pipeline.stage import Stage, routes_of
 
 BATCH, FEATURES, CLASSES, STEP = 6, 5, 3, 0
-LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
+LABELS_GIVEN = torch.tensor([0, 1, 2, 0, 1, 2])
 
 
 def training(**fields: Any) -> Training:
@@ -27,38 +35,39 @@ def training(**fields: Any) -> Training:
 
 def stage(training: Training) -> Stage:
     """Both layers and the head."""
-    spec = StageSpec(
-        index=0,
-        stages=1,
-        layers=range(2),
-        training=training,
-        width=FEATURES,
-        classes=CLASSES,
-        steps=10,
-        steps_per_epoch=5,
-        log_steps=5,
-        device="cpu",
-    )
-    return Stage(spec, lambda *_: None)
+    (stage,) = make_stages(blueprint_of(training, classes=CLASSES, steps_per_epoch=5), [range(2)], steps=10)
+    return stage
 
 
-def parts(of: Stage) -> list[Layer | Head]:
+def parts(of: Stage) -> list[Block | Head]:
     assert of.head is not None
-    return [*of.layers, of.head]
+    return [*of.blocks, of.head]
 
 
 def rows(count: int) -> Tensor:
     return torch.randn(count, FEATURES, generator=torch.Generator().manual_seed(1))
 
 
-def network(training: Training) -> list[Layer]:
-    return [Layer(i, FEATURES if not i else 7, 7 + i, training, Workspace(torch.device("cpu"))) for i in range(2)]
+def message(rows: Tensor, labels: Tensor | None = LABELS_GIVEN) -> Tensors:
+    """One minibatch."""
+    return {X: rows.unsqueeze(0)} | ({} if labels is None else {LABELS: labels.unsqueeze(0)})
+
+
+def after_both_layers(training: Training, given: Tensor) -> Tensor:
+    """Rows as they are behind two layers that make the first step on them."""
+    layout = blueprint_of(training, classes=CLASSES).layout
+    for i in range(2):
+        layer = FFDense(i, FEATURES if not i else 7, 7 + i, training, Workspace(torch.device("cpu")))
+        out = torch.empty(len(given), layer.width)
+        layer.learn(given, layout, None, Step(STEP), out)
+        given = out
+    return given
 
 
 def head_after(training: Training, activities: Tensor) -> dict[str, Tensor]:
-    """Of the second layer, which is what the head sees."""
-    head = Head(training, CLASSES, Workspace(torch.device("cpu")))
-    head.step(0, [activities], LABELS, 1.0)
+    """Weights of a head on the second layer, which is what it sees, after a step."""
+    head = Head(training, {1: 8}, CLASSES, Workspace(torch.device("cpu")))
+    head.step(0, [activities], LABELS_GIVEN, 1.0)
     return head.weights()
 
 
@@ -74,24 +83,38 @@ def head_after(training: Training, activities: Tensor) -> dict[str, Tensor]:
 def test_the_head_learns_from(fields: dict[str, Any], roles: int, seen: slice) -> None:
     made, of_stage = training(**fields), stage(training(**fields))
     given = rows(roles * BATCH)
-    of_stage.handle(Train(STEP, 1), Streams(given.unsqueeze(0), LABELS.unsqueeze(0)))
-    for layer in network(made):
-        out = torch.empty(len(given), layer.width)
-        layer.step(STEP, given, BATCH, 1.0, out)
+    assert of_stage.spec.network.layout.rows == len(given)
+    of_stage.handle(Train(STEP, 1), message(given))
+    assert of_stage.head is not None
+    expected = head_after(made, after_both_layers(made, given)[seen])
+    assert all(torch.equal(weight, expected[name]) for name, weight in of_stage.head.weights().items())
+
+
+def test_the_head_learns_from_the_examples_where_there_are_no_negatives() -> None:
+    dense = tuple(BlockConfig(kind="dense", options={"width": width}) for width in (7, 8))
+    made = training(negatives="none", blocks=dense)
+    of_stage, given = stage(made), rows(BATCH)
+    of_stage.handle(Train(STEP, 1), message(given))
+    network = blueprint_of(made, classes=CLASSES, steps_per_epoch=5)
+    for i in range(2):
+        block = network.make(i, Workspace(torch.device("cpu")))
+        out = torch.empty(BATCH, 7 + i)
+        with torch.no_grad():
+            block.learn(given, network.layout, LABELS_GIVEN, Step(STEP), out)
         given = out
     assert of_stage.head is not None
-    expected = head_after(made, given[seen])
+    expected = head_after(made, given)
     assert all(torch.equal(weight, expected[name]) for name, weight in of_stage.head.weights().items())
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_in_lock_step_neutral_rows_behind_the_pairs_of_the_minibatch_before_are_as_if_alone(dropout: float) -> None:
     made = training(negatives="hard", negative_lag=0, dropout=dropout)
-    together, apart, given = stage(made), stage(made), rows(3 * BATCH).unsqueeze(0)
-    labels, ahead = LABELS.unsqueeze(0), Train(STEP, 1, ahead=True)
-    together.handle(ahead, Streams(given, labels))
-    apart.handle(Train(STEP, 1), Streams(given[:, : 2 * BATCH]))
-    apart.handle(Predict(STEP + 1), Streams(given[:, 2 * BATCH :], labels))
+    together, apart, given = stage(made), stage(made), rows(3 * BATCH)
+    ahead = Train(STEP, 1, ahead=True)
+    together.handle(ahead, message(given))
+    apart.handle(Train(STEP, 1), message(given[: 2 * BATCH], None))
+    apart.handle(Predict(STEP + 1), message(given[2 * BATCH :]))
     assert together.predictions(ahead).keys() == {STEP + 1}
     for one, other in zip(parts(together), parts(apart), strict=True):
         assert all(torch.equal(tensor, other.state()[name]) for name, tensor in one.state().items())
@@ -102,13 +125,120 @@ def test_in_lock_step_neutral_rows_behind_the_pairs_of_the_minibatch_before_are_
 def test_in_lock_step_neutral_rows_go_ahead_and_are_dropped_as_they_would_be_behind_the_pairs(dropout: float) -> None:
     made = training(negatives="hard", negative_lag=0, dropout=dropout)
     of_stage, given = stage(made), rows(3 * BATCH)
-    of_stage.handle(Predict(STEP), Streams(given[2 * BATCH :].unsqueeze(0), LABELS.unsqueeze(0)))
-    # With the weights that these layers have: none of them has made its step.
-    for layer in network(made):
-        out = torch.empty(len(given), layer.width)
-        layer.step(STEP, given, BATCH, 1.0, out)
-        given = out
+    of_stage.handle(Predict(STEP), message(given[2 * BATCH :]))
     assert of_stage.head is not None
-    expected = head_after(made, given[2 * BATCH :])
+    # With the weights that these layers have: none of them has made its step.
+    expected = head_after(made, after_both_layers(made, given)[2 * BATCH :])
     for name, weight in of_stage.head.weights().items():  # of six rows and of eighteen: their sums may differ in bits
         torch.testing.assert_close(weight, expected[name])
+
+
+class Joined(nn.Module):
+    """A dense layer on its input beside all that it uses."""
+
+    def __init__(self, fan_in: int, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(fan_in, width)
+
+    def forward(self, x: Tensor, *kept: Tensor) -> Tensor:
+        made: Tensor = torch.relu(self.layer(torch.cat([x, *kept], 1)))
+        return made
+
+
+def with_bypasses() -> list[Local]:
+    """Outputs that later blocks use: the next one, some behind it, and several of them."""
+
+    return [
+        Local(partial(Joined, FEATURES, 6), keep="a"),
+        Local(partial(Joined, 6 + 6, 7), use=("a",), keep="b"),
+        Local(partial(Joined, 7, 8)),
+        Local(partial(Joined, 8 + 7 + 6, 9), use=("b", "a"), keep="c"),
+        Local(partial(Joined, 9 + 9 + 6, 5), use=("c", "a")),
+    ]
+
+
+BLOCKS = 5
+OWN = partial(training, model="nets:with_bypasses")
+NETWORKS: dict[str, Callable[[], Blueprint]] = {
+    "closed form": lambda: _blueprint(Training(dims=(FEATURES, 7, 8, 9, 6, 5), batch_size=BATCH, head_from=0)),
+    "hard negatives": lambda: _blueprint(
+        Training(dims=(FEATURES, 7, 8, 9, 6, 5), batch_size=BATCH, negative_lag=2, dropout=0.2)
+    ),
+    "pairs by autograd": lambda: _blueprint(OWN(negatives="random"), with_bypasses),
+    "lock step by autograd": lambda: _blueprint(OWN(negative_lag=0), with_bypasses),
+    "no negatives": lambda: _blueprint(OWN(negatives="none", readout="sum", head_from=2), with_bypasses),
+    "no head": lambda: _blueprint(OWN(negatives="none", head=False), with_bypasses),
+    "bfloat16": lambda: _blueprint(OWN(negatives="none", precision="bfloat16"), with_bypasses),
+}
+CUTS = [
+    [range(a, b) for a, b in pairwise((0, *inner, BLOCKS))]
+    for n in range(BLOCKS)
+    for inner in combinations(range(1, BLOCKS), n)
+]
+
+
+def _blueprint(training: Training, function: Callable[[], list[Local]] | None = None) -> Blueprint:
+    return blueprint_of(training, (FEATURES,), CLASSES, function=function)
+
+
+def drawn(network: Blueprint, item: Item) -> Tensors:
+    """A message of random rows, as many as the item has in this network."""
+    layout, lookahead = network.layout, network.training.lookahead
+    match item:
+        case Train():
+            alone = item.lead(lookahead) is None
+            count, examples = (item.count, layout.learning_rows if alone else layout.rows), (item.count, BATCH)
+            labelled = not alone and (network.has_head or not network.training.contrasts)
+        case Predict():
+            count, examples, labelled = (1, BATCH), (1, BATCH), True
+        case Evaluate():
+            count, examples, labelled = (1, item.count * network.rows_of_example), (1, item.count), True
+        case _:
+            raise AssertionError(item)
+    chance = torch.Generator().manual_seed(ITEMS.index(item) if item in ITEMS else 100 + LOCK_STEP.index(item))
+    labels = torch.randint(0, CLASSES, examples, generator=chance)
+    rows = torch.randn(*count, FEATURES, generator=chance).to(network.inputs.dtype)
+    return {X: rows} | ({LABELS: labels} if labelled else {})
+
+
+EVALUATION: list[Item] = [Evaluate(3, "test", 0, 40, last=False), Evaluate(3, "test", 40, 9, last=True)]
+ITEMS: list[Item] = [Train(0, 2), Train(2, 1), *EVALUATION, Train(3, 2)]
+LOCK_STEP: list[Item] = [
+    Predict(0),
+    Train(0, 1, ahead=True),
+    Train(1, 1, ahead=True),
+    Train(2, 1),
+    *EVALUATION,
+    Predict(3),
+    Train(3, 1),
+]
+
+
+def worked(network: Blueprint, groups: list[range]) -> tuple[dict[str, Tensor], list[Any], list[list[Tensors]]]:
+    """States after all items by name, evaluations, and what each stage got."""
+    stages, lock_step = make_stages(network, groups), network.training.lookahead == 0
+    got = [hand_through(stages, item, drawn(network, item)) for item in (LOCK_STEP if lock_step else ITEMS)]
+    states = {str(block.index): block.state() for stage in stages for block in stage.blocks}
+    if stages[-1].head is not None:
+        states["head"] = stages[-1].head.state()
+    found = {f"{place} {name}": tensor for place, state in states.items() for name, tensor in state.items()}
+    return found, stages[-1].report().evaluations, got
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_wherever_it_is_cut_a_network_is_the_same_and_messages_carry_what_the_routes_say(name: str) -> None:
+    network = NETWORKS[name]()
+    whole, evaluations, _ = worked(network, [range(BLOCKS)])
+    assert len(evaluations) == 1
+    for groups in CUTS[1:]:
+        cut, of_cut, got = worked(network, groups)
+        assert cut.keys() == whole.keys()
+        assert [key for key, tensor in cut.items() if not torch.equal(tensor, whole[key])] == [], groups
+        assert of_cut == evaluations, groups
+        routes = routes_of(network, tuple(groups))
+        for of_item in got:
+            for receiver, tensors in enumerate(of_item[1:], 1):
+                straight = {each for sender in range(receiver) for each in routes.names(sender, receiver)}
+                if LABELS not in tensors:  # there are no rows for the read-out either
+                    straight = {each for each in straight if not each.startswith(TAP)}
+                assert {X} | straight <= tensors.keys() <= {X, LABELS, SCORE, WRONG, LOSS} | straight, groups

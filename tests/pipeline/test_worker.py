@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from ffpipe import UserError, override, recipe
-from ffpipe.pipeline.inbox import Part
 from ffpipe.pipeline.job import Job, Layout, Start, make_job
 from ffpipe.pipeline.links import Predictions
+from ffpipe.pipeline.packet import Packet
 from ffpipe.pipeline.saver import Saver
-from ffpipe.pipeline.worker import Parts, Worker, WorkerSetup, make_own_feed, make_stage, senders
+from ffpipe.pipeline.worker import Parts, Worker, WorkerSetup, make_own_feed, make_stage
 from ffpipe.planning.layout import make_layout
 from ffpipe.storage.store import Store
 from ffpipe.telemetry.report import StageReport
@@ -34,16 +34,13 @@ class ThreadLinks:
         self.workers = workers
         self.chance = chance
 
-    def to_next(self, sequence: int, part: Part) -> None:
-        self._later(lambda: self.workers[self.index + 1].push(sequence, self.index, part))
-
-    def to_last(self, sequence: int, part: Part) -> None:
-        self._later(lambda: self.workers[-1].push(sequence, self.index, part))
+    def to(self, receiver: int, sequence: int, packet: Packet) -> None:
+        self._later(lambda: self.workers[receiver].push(sequence, self.index, packet))
 
     def to_first(self, predictions: Predictions) -> None:
         self.workers[0].returned(predictions)
 
-    def read(self, parts: Iterable[Part]) -> None:
+    def read(self, packets: Iterable[Packet]) -> None:
         """Nothing lies in shared memory here."""
 
     def _later(self, deliver: Any) -> None:
@@ -60,9 +57,8 @@ def run_workers(job: Job, layout: Layout, folder: Path, seed: int) -> tuple[list
     chance = random.Random(seed)
     for spec in layout.stages:
         store = Store(str(folder))
-        before = senders(layout.stages, spec.index)
         data = job.splits.fingerprint
-        setup = WorkerSetup(spec, layout.plan, layout.window, job.config, store, Start(), before, data=data)
+        setup = WorkerSetup(spec, layout.plan, layout.window, job.config, store, Start(), data=data)
         workers.append(Worker(setup, Parts(), ThreadLinks(spec.index, workers, chance)))
     reports: dict[int, StageReport] = {}
 
@@ -80,15 +76,31 @@ def run_workers(job: Job, layout: Layout, folder: Path, seed: int) -> tuple[list
 
 def weights(workers: list[Worker]) -> dict[str, torch.Tensor]:
     return {
-        f"{layer.index}.{name}": tensor
+        f"{block.index}.{name}": tensor
         for worker in workers
-        for layer in worker.stage.layers  # type: ignore[attr-defined]  # real stages here
-        for name, tensor in layer.weights().items()
+        for block in worker.stage.blocks  # type: ignore[attr-defined]  # real stages here
+        for name, tensor in block.weights().items()
     }
 
 
+# The third and the fourth block see what the first makes.
+SKIPPING = [
+    {"kind": "dense", "options": {"width": 20}, "keep": "first" if index == 0 else "", "use": ["first"] * (index > 1)}
+    for index in range(4)
+]
+
+
 @pytest.mark.parametrize(
-    "fields", [{}, {"training.negative_lag": 0}, {"execution.evaluate_every": 1}, {"execution.chunk": 2}]
+    "fields",
+    [
+        {},
+        {"training.negative_lag": 0},
+        {"execution.evaluate_every": 1},
+        {"execution.chunk": 2},
+        {"training.blocks": SKIPPING, "training.negatives": "none"},
+        {"training.blocks": SKIPPING, "training.negative_lag": 0},
+    ],
+    ids=["hard", "lock step", "evaluations", "chunks", "kept outputs", "kept outputs in lock step"],
 )
 def test_any_order_of_arrival_makes_the_same_weights(fields: dict[str, Any], tmp_path: Path) -> None:
     one = job(**{**fields, "execution.stages": 1})
@@ -136,7 +148,7 @@ def test_a_stage_that_raises_ends_its_run_with_that_error(tmp_path: Path, monkey
         return stage
 
     store, data = Store(str(tmp_path)), one.splits.fingerprint
-    setup = WorkerSetup(layout.stages[0], layout.plan, 9, one.config, store, Start(), (), data=data)
+    setup = WorkerSetup(layout.stages[0], layout.plan, 9, one.config, store, Start(), data=data)
     with pytest.raises(Broken):
         Worker(setup, Parts(broken_stage, make_own_feed), ThreadLinks(0, [], random.Random(0))).run()
 
@@ -144,16 +156,16 @@ def test_a_stage_that_raises_ends_its_run_with_that_error(tmp_path: Path, monkey
 def test_data_that_are_others_by_now_are_refused(tmp_path: Path) -> None:
     one = job()
     layout = make_layout(one, 1)
-    setup = WorkerSetup(layout.stages[0], layout.plan, 9, one.config, Store(str(tmp_path)), Start(), ())
+    setup = WorkerSetup(layout.stages[0], layout.plan, 9, one.config, Store(str(tmp_path)), Start())
     make_own_feed(replace(setup, data=one.splits.fingerprint))
     with pytest.raises(UserError, match="not what the run began with"):
         make_own_feed(replace(setup, data="another"))
 
 
-def test_senders_are_the_stage_before_and_those_with_features_for_the_head() -> None:
+def test_senders_are_the_stage_before_and_those_with_outputs_for_the_head() -> None:
     four = job(**{"execution.stages": 4})
-    specs = make_layout(four, 4).stages
-    assert [senders(specs, index) for index in range(4)] == [(), (0,), (1,), (1, 2)]
-    headless = replace(four.config.training, head=False, negatives="random")
-    specs = tuple(replace(spec, training=headless) for spec in specs)
-    assert [senders(specs, index) for index in range(4)] == [(), (0,), (1,), (2,)]
+    routes = [spec.routes for spec in make_layout(four, 4).stages]
+    assert [each.senders(index) for index, each in enumerate(routes)] == [(), (0,), (1,), (1, 2)]
+    headless = job(**{"execution.stages": 4, "training.head": False, "training.negatives": "random"})
+    routes = [spec.routes for spec in make_layout(headless, 4).stages]
+    assert [each.senders(index) for index, each in enumerate(routes)] == [(), (0,), (1,), (2,)]

@@ -65,6 +65,7 @@ def leave(stage: Parkable) -> None:
         tensor.untyped_storage().resize_(0)
 
 
+@torch.no_grad()
 def fetch(stage: Parkable, slip: Slip) -> None:
     """Bring a parked stage back. Raises StageLost where its file is not what was written."""
     kept, scratch = stage.kept(), stage.scratch()

@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 
+from ffpipe.engines.ray.carried import sendable
 from ffpipe.engines.ray.cluster import Cluster
 from ffpipe.engines.ray.crew import POLL_SECONDS, Crew, failure
 from ffpipe.engines.ray.placement import fewer, most_places, places_of, shortage, threads_of
@@ -153,6 +154,7 @@ class RayEngine:
 
     def _make_layout(self, job: Job) -> Layout:
         """For the stages that were placed."""
+        job = replace(job, network=sendable(job.network))
         nodes = tuple(process.node for process in self.crew.processes)
         room = Room(nodes, self.cluster.stores(), self.cluster.larger_store)
         if not room.capacities.keys() >= set(nodes):

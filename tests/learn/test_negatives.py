@@ -11,6 +11,7 @@ import torch
 
 from ffpipe.config.schema import Data, Training
 from ffpipe.data.splits import load_splits
+from ffpipe.learn.feeder import ForwardForwardFeeder, row_specs
 from ffpipe.learn.negatives import (
     AdaptiveLabels,
     FixedLabels,
@@ -21,7 +22,6 @@ from ffpipe.learn.negatives import (
     ShuffledLabels,
     make_negatives,
 )
-from ffpipe.learn.source import Source
 
 CLASSES = 5
 ROWS = np.arange(1000)
@@ -121,9 +121,9 @@ def test_negatives_of_other_digits(labels: Any) -> None:
     """Positive rows are digits 0 to 4 as they are, or under their label; negative ones digits 5 to 9."""
     training = five_of_ten(labels=labels, normalization="l2")
     splits = load_splits(training.data)
-    source = Source(training, splits)
+    feeder = ForwardForwardFeeder(training, splits, row_specs(training, splits.shape, splits.classes)[0])
     out = torch.empty(100, 64)
-    right = source.pairs(3, None, out)
+    right = feeder.learning(3, None, out)
     assert right.max() < 5
     first = 5 if labels == "overlay" else 0
     for rows, pool in ((out[:50], splits.train), (out[50:], splits.others)):
@@ -136,7 +136,7 @@ def test_negatives_of_other_digits(labels: Any) -> None:
         drawn = out[50:, :5]
         assert ((drawn > 0).sum(1) == 1).all()
         assert len(set(drawn.argmax(1).tolist())) == 5
-    assert not torch.equal(source.pairs(4, None, torch.empty(100, 64)), right)
+    assert not torch.equal(feeder.learning(4, None, torch.empty(100, 64)), right)
 
 
 def test_a_pool_of_others_must_hold_a_minibatch() -> None:

@@ -1,4 +1,4 @@
-"""That products are what torch says they are, and the same bits on any number of threads."""
+"""Products are those of torch, and have the same bits on any number of threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a layer may do with a minibatch beside one joint update: each against autograd written out by hand."""
+"""Ways in which a layer may learn beside one joint update: each against autograd written out by hand."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from ffpipe.config.schema import Optimizer, Training
-from ffpipe.learn.dense import Layer, initial_weight
+from ffpipe.learn.block import Step
 from ffpipe.learn.contrast import SymmetricObjective
+from ffpipe.learn.dense import FFDense, initial_weight
+from ffpipe.learn.objectives import Learned
+from ffpipe.learn.spec import NEUTRAL, PAIRS, RowLayout
 from ffpipe.learn.workspace import Workspace
 from ffpipe.system.rng import generator
 
 BATCH, FAN_IN, WIDTH, RATE = 6, 11, 9, 0.3
+LAYOUT = RowLayout(BATCH, PAIRS, (NEUTRAL,))
 ROWS = torch.randn(3 * BATCH, FAN_IN, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-def make_layer(**fields: Any) -> Layer:
+def make_layer(**fields: Any) -> FFDense:
     """Plain gradient descent in float64 on softplus(goodness - 2), without peer normalisation."""
     plain: dict[str, Any] = {
         "precision": "float64",
@@ -30,13 +34,20 @@ def make_layer(**fields: Any) -> Layer:
         "peer": 0.0,
         "optimizer": Optimizer(kind="SGD", learning_rate=RATE),
     }
-    return Layer(0, FAN_IN, WIDTH, Training(**{**plain, **fields}), Workspace(torch.device("cpu")))
+    return FFDense(0, FAN_IN, WIDTH, Training(**{**plain, **fields}), Workspace(torch.device("cpu")))
+
+
+def learn(layer: FFDense, step: int = 0) -> tuple[Tensor, Learned]:
+    """One step on ROWS: what is handed on, and what it came to."""
+    out = torch.empty(3 * BATCH, WIDTH, dtype=torch.float64)
+    learned = layer.learn(ROWS, LAYOUT, None, Step(step), out)
+    return out, learned
 
 
 class ByHand:
     """The same layer, its gradients by autograd. kept: factors of dropout."""
 
-    def __init__(self, layer: Layer, kept: Tensor | None = None) -> None:
+    def __init__(self, layer: FFDense, kept: Tensor | None = None) -> None:
         self.weight = layer.weight.clone().requires_grad_()
         self.bias = layer.bias.clone().requires_grad_()
         self.kept = torch.ones(3 * BATCH, WIDTH, dtype=torch.float64) if kept is None else kept
@@ -68,7 +79,7 @@ class ByHand:
 POSITIVE, NEGATIVE, REST = slice(0, BATCH), slice(BATCH, 2 * BATCH), slice(BATCH, None)
 
 
-def close(layer: Layer, hand: ByHand) -> None:
+def close(layer: FFDense, hand: ByHand) -> None:
     torch.testing.assert_close(layer.weight, hand.weight.detach(), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(layer.bias, hand.bias.detach(), rtol=1e-10, atol=1e-12)
 
@@ -80,8 +91,7 @@ def test_local_steps_and_what_goes_on_to_the_next_layer(local_steps: int, hand_o
     hand = ByHand(layer)
     before = hand.handed_on()
     losses = [hand.descend_together() for _ in range(local_steps)]
-    out = torch.empty(3 * BATCH, WIDTH, dtype=torch.float64)
-    made = layer.step(0, ROWS, BATCH, 1.0, out)
+    out, made = learn(layer)
     close(layer, hand)
     torch.testing.assert_close(out, before if hand_on == "before" else hand.handed_on())
     assert float(made.loss) == pytest.approx(BATCH * sum(losses) / local_steps)
@@ -97,8 +107,7 @@ def test_two_phases_update_after_the_positive_pass_and_again_after_the_negative_
     rest_on = hand.handed_on(REST)
     negative = softplus(hand.goodness(NEGATIVE) - 2.0).sum() / BATCH
     hand.descend(negative)
-    out = torch.empty(3 * BATCH, WIDTH, dtype=torch.float64)
-    made = layer.step(0, ROWS, BATCH, 1.0, out)
+    out, made = learn(layer)
     close(layer, hand)
     expected = torch.cat([positive_on, rest_on]) if hand_on == "before" else hand.handed_on()
     torch.testing.assert_close(out, expected)
@@ -122,17 +131,25 @@ def test_dropout_takes_part_in_goodness_gradient_and_what_goes_on(phases: Any) -
         hand.descend(softplus(2.0 - hand.goodness(POSITIVE)).sum() / BATCH)
         before[REST] = hand.handed_on(REST)
         hand.descend(softplus(hand.goodness(NEGATIVE) - 2.0).sum() / BATCH)
-    out = torch.empty(3 * BATCH, WIDTH, dtype=torch.float64)
-    layer.step(5, ROWS, BATCH, 1.0, out)
+    out, _ = learn(layer, step=5)
     close(layer, hand)
     torch.testing.assert_close(out, before)
 
 
 def test_dropout_is_for_training_alone() -> None:
-    layer, plain = make_layer(dropout=0.5), make_layer()
-    out, expected = (torch.empty(3 * BATCH, WIDTH, dtype=torch.float64) for _ in range(2))
-    assert torch.equal(layer.forward(ROWS, out), plain.forward(ROWS, expected))
+    (out, goodness), (expected, of_plain) = make_layer(dropout=0.5).score(ROWS), make_layer().score(ROWS)
+    assert goodness is not None
+    assert of_plain is not None
+    assert torch.equal(goodness, of_plain)
     assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_rows_that_go_ahead_of_a_step_are_as_they_would_be_behind_its_pairs(dropout: float) -> None:
+    layer = make_layer(dropout=dropout)
+    ahead = torch.empty(BATCH, WIDTH, dtype=torch.float64)
+    layer.pass_on(ROWS[2 * BATCH :], Step(5), ahead)
+    torch.testing.assert_close(ahead, learn(layer, step=5)[0][2 * BATCH :])
 
 
 def test_the_symmetric_objective_is_the_gradient_of_what_it_says() -> None:

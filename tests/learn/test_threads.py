@@ -1,4 +1,4 @@
-"""That functions of torch are what they are on one thread."""
+"""Functions of torch give the bits of one thread on any number of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What has become too small for its format is zero, and nothing else changes."""
+"""Numbers that have become too small for their format are zero, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from ffpipe.config.schema import Optimizer, Training
-from ffpipe.learn import dense as layer_module
+from ffpipe.learn import dense
+from ffpipe.learn.block import Step
 from ffpipe.learn.denormals import EVERY, is_due, settle, settle_optimizer
-from ffpipe.learn.dense import Layer
+from ffpipe.learn.dense import FFDense
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.readout import Head
+from ffpipe.learn.spec import PAIRS, RowLayout
 from ffpipe.learn.updates import make_update
 from ffpipe.learn.workspace import Workspace
 
@@ -50,10 +52,10 @@ def is_denormal(tensor: Tensor) -> Tensor:
     return (tensor != 0) & (tensor.abs() < LEAST)
 
 
-def trained(training: Training, steps: int) -> tuple[Layer, int]:
+def trained(training: Training, steps: int) -> tuple[FFDense, int]:
     """On rows of which one column, a pixel, is lit in the first minibatch alone; and after how many steps there were
     denormal numbers."""
-    layer = Layer(0, 6, 5, training, Workspace(CPU))
+    layer = FFDense(0, 6, 5, training, Workspace(CPU))
     chance = torch.Generator().manual_seed(1)
     denormal = 0
     for step in range(steps):
@@ -61,7 +63,7 @@ def trained(training: Training, steps: int) -> tuple[Layer, int]:
         if step:
             rows[:, 2] = 0
         rows = rows.to(PRECISIONS[training.precision].products)
-        layer.step(step, rows, 4, 1.0, torch.empty(8, 5, dtype=rows.dtype))
+        layer.learn(rows, RowLayout(4, PAIRS), None, Step(step), torch.empty(8, 5, dtype=rows.dtype))
         denormal += any(bool(is_denormal(tensor).any()) for tensor in layer.state().values())
     return layer, denormal
 
@@ -82,7 +84,7 @@ def test_averages_are_never_denormal_and_weights_those_they_would_be(
     steps = 1_000  # 0.9 ** 830 is the least normal number
     settled, denormal = trained(training, steps)
     assert denormal == 0
-    monkeypatch.setattr(layer_module, "is_due", lambda step, updates: False)
+    monkeypatch.setattr(dense, "is_due", lambda step, updates: False)
     left, denormal = trained(training, steps)
     assert denormal > 0
     for name, tensor in settled.weights().items():
@@ -104,7 +106,7 @@ def test_what_a_centered_optimizer_needs_is_left() -> None:
 
 
 def test_averages_of_the_head_are_never_denormal() -> None:
-    head = Head(Training(dims=(6, 5, 4), head_from=1), 3, Workspace(CPU))
+    head = Head(Training(), {1: 4}, 3, Workspace(CPU))
     labels = torch.tensor([0, 1])
     for step in range(1_000):
         head.step(step, [torch.full((2, 4), 0.0 if step else 1.0)], labels, 1.0)

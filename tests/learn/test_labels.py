@@ -1,4 +1,4 @@
-"""Labels over the first features or behind the last, checked on rows small enough to read."""
+"""Labels over the first features, behind the last or as planes, checked on rows small enough to read."""
 
 from __future__ import annotations
 
@@ -21,6 +21,31 @@ def test_append_follows_the_last_feature() -> None:
     out = torch.empty(2, code.width)
     code.write(out, IMAGES, torch.tensor([1, 0]))
     assert out.tolist() == torch.cat([IMAGES, torch.tensor([[0.0, 1], [1, 0]])], 1).tolist()
+
+
+def test_planes_follow_the_last_pixel_one_for_each_class() -> None:
+    code = LabelCode("planes", 4, 3, strength=2.0, shape=(2, 2))
+    assert code.width == 16
+    out = torch.empty(2, code.width)
+    code.write(out, IMAGES, torch.tensor([1, 2]))
+    planes = [[0.0] * 4 + [2.0] * 4 + [0.0] * 4, [0.0] * 8 + [2.0] * 4]
+    assert torch.equal(out, torch.cat([IMAGES, torch.tensor(planes)], 1))
+    assert torch.equal(code.neutral(IMAGES)[:, 4:], torch.full((2, 12), 2.0 / 3))
+
+
+def test_planes_of_a_coloured_image_have_its_pixels() -> None:
+    code = LabelCode("planes", 12, 2, strength=1.0, shape=(2, 2, 3))
+    assert code.width == 12 + 2 * 4
+    every = code.every_label(torch.zeros(1, 12))[:, 12:].view(2, 2, 2, 2)
+    assert every.amin((2, 3)).tolist() == every.amax((2, 3)).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+
+
+def test_the_image_alone() -> None:
+    code = LabelCode("none", 4, 2, strength=1.0)
+    out = torch.empty(2, code.width)
+    code.write(out, IMAGES, torch.tensor([1, 0]))
+    assert torch.equal(out, IMAGES)
+    assert torch.equal(code.neutral(IMAGES), IMAGES)
 
 
 def test_the_neutral_label_is_spread_over_all_classes() -> None:

@@ -1,0 +1,1 @@
+"""A run from config to result: controller, recovery, run folder, and what reads a finished run."""

@@ -1,0 +1,223 @@
+"""Checks of a network of one's own: does each block keep what the pipeline promises of it?
+
+    from ffpipe import testing
+
+    def test_my_blocks(tmp_path):
+        testing.check_blocks(blocks, shape=(28, 28), classes=10)
+        testing.check_engines(blocks, shape=(28, 28), classes=10, folder=tmp_path)
+
+Every function raises AssertionError, which says which block and what, or UserError where no network can be made.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ffpipe.config.fields import override
+from ffpipe.config.recipes import get_recipe
+from ffpipe.config.schema import Config, Data, Optimizer
+from ffpipe.learn.block import Block, Step
+from ffpipe.learn.blueprint import Blueprint, make_blueprint
+from ffpipe.learn.feeder import row_specs
+from ffpipe.learn.peak_memory import PeakMemory
+from ffpipe.learn.workspace import Workspace
+from ffpipe.planning.cost import costs_of
+from ffpipe.runs.controller import train
+from ffpipe.storage.checkpoint import Input
+
+CPU = torch.device("cpu")
+# Steps that a block makes before and after it is saved.
+STEPS = 3
+# A predicted peak may be so much below what a step takes, and so much above.
+TOO_LOW, TOO_HIGH = 0.05, 0.15
+# Peaks below this are not judged: they drown in what a process takes for itself.
+LEAST_BYTES = 1 << 20
+
+Model = Callable[..., Any]
+WAYS: tuple[Mapping[str, Any], ...] = (
+    {"engine": "local", "stages": 1, "chunk": 1},
+    {"engine": "layerwise", "stages": 0, "chunk": 2},
+    {"engine": "ray", "stages": 2, "chunk": 3},
+)
+
+
+def blueprint_of(model: Model, *, shape: tuple[int, ...], classes: int, **fields: Any) -> Blueprint:
+    """The network of a model's function on examples of a shape, for the checks below.
+
+    shape: (height, width), (height, width, channels) or (features,). fields: of `training`, by name, as
+    `batch_size=16`; without them there are no negatives, and Adam. Raises UserError.
+    """
+    training = override(_plain(), {f"training.{name}": value for name, value in fields.items()}).training
+    training = replace(training, model=getattr(model, "__qualname__", "the model"))
+    inputs, labels = row_specs(training, shape, classes)
+    return make_blueprint(training, Input(shape, inputs.size, classes), inputs, labels, 100, function=model)
+
+
+def check_blocks(model: Model, *, shape: tuple[int, ...], classes: int, **fields: Any) -> None:
+    """Run all checks of single blocks. Arguments as for `blueprint_of`."""
+    network = blueprint_of(model, shape=shape, classes=classes, **fields)
+    for index in range(len(network)):
+        check_detached(network, index)
+        check_stateless(network, index)
+        check_saved(network, index)
+        check_memory(network, index)
+
+
+def check_detached(network: Blueprint, index: int) -> None:
+    """Nothing that is attached to a graph leaves the block, and no graph outlives its step."""
+    block, rows = network.make(index, Workspace(CPU)), _Rows(network, index)
+    kept: list[weakref.ref[Tensor]] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        copied = tensor.detach()
+        kept.append(weakref.ref(copied))
+        return copied
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        learned = rows.learn(block, 0)
+    gc.collect()
+    for name, tensor in {"what it hands on": rows.out, "its loss": learned[0], "its errors": learned[1]}.items():
+        assert not tensor.requires_grad, f"{name} of {_name(network, index)} is attached to a graph"
+    alive = sum(reference() is not None for reference in kept)
+    assert not alive, f"{alive} tensors of the graph of {_name(network, index)} outlive its step"
+
+
+def check_stateless(network: Blueprint, index: int) -> None:
+    """What a block draws depends on its seed, index and step alone, and moves nobody else's generator."""
+    digests = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        block, rows = network.make(index, Workspace(CPU)), _Rows(network, index)
+        for step in range(STEPS):
+            rows.learn(block, step)
+        assert torch.equal(torch.get_rng_state(), before), f"{_name(network, index)} moved torch's own generator"
+        digests.append({name: tensor.clone() for name, tensor in block.state().items()})
+    one, other = digests
+    _assert_same(one, other, f"{_name(network, index)} depends on torch's own generator: in")
+
+
+def check_saved(network: Blueprint, index: int) -> None:
+    """What a block saves is what it says that it saves, and brings it back to the bit."""
+    block, rows = network.make(index, Workspace(CPU)), _Rows(network, index)
+    for step in range(STEPS):
+        rows.learn(block, step)
+    saved = {name: tensor.detach().clone() for name, tensor in block.state().items()}
+    contents = block.contents(STEPS)
+    for name, tensor in saved.items():
+        found = (tuple(tensor.shape), tensor.dtype)
+        assert name in contents, f"{_name(network, index)} saves {name!r}, which it does not list"
+        listed = (contents[name].shape, contents[name].dtype)
+        assert found == listed, f"{_name(network, index)} lists {name!r} as {listed}, and saves {found}"
+    missing = [name for name, kept in contents.items() if name not in saved and not kept.optional]
+    assert not missing, f"{_name(network, index)} lists {missing}, and does not save it"
+    other = network.make(index, Workspace(CPU))
+    other.restore(saved)
+    for step in range(STEPS, 2 * STEPS):
+        for each in (block, other):
+            rows.learn(each, step)
+    _assert_same(block.state(), other.state(), f"{_name(network, index)} is not what it was before it was saved: in")
+
+
+def check_memory(network: Blueprint, index: int) -> None:
+    """A step takes as much memory as the plan says, within 15 % above and 5 % below."""
+    block, rows = network.make(index, Workspace(CPU)), _Rows(network, index)
+    rows.learn(block, 0)
+    with PeakMemory() as memory:
+        rows.learn(block, 1)
+    predicted, measured = costs_of(network)[index].step, memory.peak
+    if max(predicted, measured) < LEAST_BYTES:
+        return
+    low, high = measured * (1 - TOO_LOW), measured * (1 + TOO_HIGH)
+    assert low <= predicted <= high, f"a step of {_name(network, index)} takes {measured} bytes, planned: {predicted}"
+
+
+def check_engines(
+    model: Model,
+    *,
+    shape: tuple[int, ...],
+    classes: int,
+    folder: Path,
+    ways: tuple[Mapping[str, Any], ...] = WAYS,
+    **fields: Any,
+) -> str:
+    """Train a little on noise through each engine; all must end with the same weights, whose digest is returned.
+
+    folder: for the runs. ways: fields of `execution`. The Ray engine starts Ray where it does not run yet.
+    """
+    count = 240
+    chance = np.random.default_rng(1)
+    images = chance.integers(0, 256, size=(count, *shape), dtype=np.uint8)
+    path = folder / "noise.npz"
+    np.savez(path, x_train=images, y_train=np.arange(count, dtype=np.int64) % classes)
+    training = override(_plain(), {f"training.{name}": value for name, value in fields.items()}).training
+    data = Data(source="npz", train=(str(path),), classes=classes, test_count=40)
+    digests = {}
+    for number, way in enumerate(ways):
+        config = replace(_plain(), training=replace(training, data=data))
+        execution = replace(config.execution, **{**way, "run_dir": str(folder / f"run-{number}")})
+        digests[str(dict(way))] = train(replace(config, execution=execution), model=model).weights_sha256
+    assert len(set(digests.values())) == 1, f"the weights depend on the way they are trained: {digests}"
+    return next(iter(digests.values()))
+
+
+class _Rows:
+    """Rows, labels and room for what one block makes of them: noise, always the same."""
+
+    def __init__(self, network: Blueprint, index: int) -> None:
+        self._layout = network.layout
+        outline = network.outlines[index]
+        chance = torch.Generator().manual_seed(1)
+
+        def drawn(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+            if dtype.is_floating_point:
+                return torch.randn(self._layout.rows, *shape, generator=chance).to(dtype)
+            return torch.randint(0, network.takes.classes, (self._layout.rows, *shape), generator=chance, dtype=dtype)
+
+        self._x = drawn(outline.inputs.shape, outline.inputs.dtype)
+        kept = [network.outlines[network.kept[name]].outputs for name in outline.use]
+        self._kept = [drawn(spec.shape, spec.dtype) for spec in kept]
+        labels = torch.randint(0, network.takes.classes, (self._layout.batch, *network.labels.shape), generator=chance)
+        self._labels = None if network.training.contrasts else labels
+        self.out = torch.empty(self._layout.rows, *outline.outputs.shape, dtype=outline.outputs.dtype)
+
+    @torch.no_grad()
+    def learn(self, block: Block, step: int) -> tuple[Tensor, Tensor]:
+        """One step of the block; returns its loss and errors."""
+        made = block.learn(self._x, self._layout, self._labels, Step(step), self.out, self._kept)
+        return made.loss, made.errors
+
+
+def _plain() -> Config:
+    """A run without negatives, by Adam."""
+    config = get_recipe("digits")
+    training = replace(
+        config.training,
+        negatives="none",
+        head=False,
+        labels="none",
+        batch_size=16,
+        epochs=2,
+        optimizer=Optimizer(kind="Adam", learning_rate=0.001),
+        data=Data(),
+    )
+    return replace(config, training=training, execution=replace(config.execution, evaluate_every=0))
+
+
+def _assert_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor], what: str) -> None:
+    assert one.keys() == other.keys(), f"{what} {sorted(one.keys() ^ other.keys())}"
+    differing = [name for name in one if not torch.equal(one[name], other[name])]
+    assert not differing, f"{what} {differing}"
+
+
+def _name(network: Blueprint, index: int) -> str:
+    return f"block {index} ({network.outlines[index].name})"
