@@ -60,6 +60,8 @@ VALUES: tuple[Any, ...] = (
     0.0, -1.0, 0.5, 1e-300, 1e30, 1e38, 1e300, float("inf"), float("nan"), True, False,
     "", "x", "0", "nan", "\0", "a" * 5000, "../../x", "/dev/zero", "[/b]", "file:///nowhere", "s3:", "://", "\x1b[2J",
     "Adam", "SGD", "NAdam", "Adafactor", "Rprop", "append", "overlay", "hard", "random", "fixed", "bfloat16", "float64",
+    "none", "class-head", "os:abort", [{"kind": "dense", "options": {"width": 9}}] * 3, [{"kind": "conv"}],
+    [{"kind": "dense", "options": {"width": 9}, "keep": "a"}, {"kind": "dense", "options": {"width": 9}, "use": ["a"]}],
     [], [1], [0] * 2000, [10**9, 10**9], [64, 10**7, 10**7], [[[]]], {}, {"a": 1}, {"foreach": True}, {"momentum": 0.9},
 )  # fmt: skip
 

@@ -97,13 +97,14 @@ def sign(path: Path) -> None:
 
 
 def refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit status 2 and one line on stderr that holds `says`."""
+    """Exit status 2 and one line on stderr that holds `says`, and nothing that a terminal would obey."""
     capsys.readouterr()
     with bounded():
         assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert says in err
     assert err.count("\n") == 1
+    assert err.removesuffix("\n").isprintable()
     assert len(err) < 3000
     assert out == ""
 

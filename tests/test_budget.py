@@ -120,14 +120,29 @@ def test_more_stages_than_were_asked_for_come_before_another_engine() -> None:
         assert {each.stages for each in kept if each.engine == "ray"} == {2}
 
 
-@pytest.mark.parametrize("engine", ["ray", "local", "layerwise"])
-def test_a_run_keeps_to_its_budget_and_to_its_weights(engine: str, tmp_path: Path) -> None:
+# Blocks that are trained by autograd, whose optimisers take 80 MB more of torch.
+WITHOUT_NEGATIVES = ["--training.negatives", "none", "--training.head", "false", "--training.goodness-from", "0"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "small"),
+    [
+        ("ray", [], "420MiB"),
+        ("local", [], "420MiB"),
+        ("layerwise", [], "420MiB"),
+        ("local", WITHOUT_NEGATIVES, "440MiB"),
+        ("ray", WITHOUT_NEGATIVES, "500MiB"),
+    ],
+)
+def test_a_run_keeps_to_its_budget_and_to_its_weights(
+    engine: str, options: list[str], small: str, tmp_path: Path
+) -> None:
     """In a process of its own, since the peak of a process is that of all it ever did."""
     digests = set()
-    for number, budget in enumerate(("2GiB", "420MiB")):
+    for number, budget in enumerate(("2GiB", small)):
         folder = tmp_path / str(number)
         sizes = ["--training.dims", "64,1000,1000,1000,1000", "--epochs", "1", "--stages", "0"]
-        command = [sys.executable, "-m", "ffpipe", "train", "digits", *sizes, "--engine", engine]
+        command = [sys.executable, "-m", "ffpipe", "train", "digits", *sizes, *options, "--engine", engine]
         command += ["--memory-budget", budget, "--run-dir", str(folder)]
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=180, env=os.environ | {"OMP_NUM_THREADS": "1"}

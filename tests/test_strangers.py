@@ -91,6 +91,80 @@ ABSURD: list[tuple[str, Any, str]] = [
 ]
 
 
+def blocks(kind: str = "dense", width: object = 20, **first: Any) -> list[dict[str, Any]]:
+    """Three blocks, of which the first has these fields."""
+    size = {"dense": "width", "conv": "channels"}.get(kind, "width")
+    plain = {"kind": "dense", "options": {"width": 20}}
+    return [{"kind": kind, **first, "options": {size: width, **first.get("options", {})}}, plain, plain]
+
+
+ABSURD_BLOCKS: list[tuple[list[dict[str, Any]], str]] = [
+    (blocks("__import__"), "there is no kind of block '__import__'"),
+    (blocks(width=10**7)[:1] * 2, "GiB, this host has"),
+    (blocks(width=10**12), "width is 1000000000000: give a whole number from 1 to 16777216"),
+    (blocks(width=0), "width is 0: give a whole number"),
+    (blocks(width=1.5), "width is 1.5: give a whole number"),
+    (blocks(width=True), "width is True: give a whole number"),
+    (blocks("conv", options={"layers": 10**9}), "layers is 1000000000: give a whole number from 1 to 1000"),
+    (blocks("conv", options={"kernel": 10**6}), "GiB, this host has"),
+    (blocks(options={"activation": "__class__"}), "activation is '__class__'"),
+    (blocks(objective="class-head", objective_options={"kind": "mlp", "depth": 10**9}), "give at most 1000"),
+    (blocks(objective="class-head", objective_options={"kind": "mlp", "depth": 1.5}), "cannot be made: TypeError"),
+    (blocks(objective="class-head", objective_options={"kind": "mlp", "hidden": 10**12}), "cannot be made: Runtime"),
+    (blocks(optimizer={"kind": "__init__"}), "optimizer.kind is '__init__'"),
+    (blocks(optimizer={"kind": "LBFGS"}), "optimizer.kind is 'LBFGS'"),
+    (blocks(optimizer={"kind": "Adam", "options": {"capturable": True}}), "optimizer does not fit torch.optim.Adam"),
+    (blocks(optimizer={"kind": "averaging", "options": {"momentum": 0.9}}), "'averaging' takes none: give none"),
+    (blocks(optimizer={"kind": "SGD", "learning_rate": 1e300}), "training.blocks[0].optimizer.learning_rate is 1e+300"),
+    (blocks(first_epoch=10**12), "learns in epochs 1000000000000 to 1"),
+    (blocks(keep="a\x1b[2J", use=["\x1b[2J"]), r"uses '\x1b[2J', which no block before it keeps"),
+    (blocks(keep="\0"), "training.blocks[0].keep holds the character NUL"),
+    (blocks() * 400, "training.blocks: expected array of length <= 1000"),
+]
+
+
+@pytest.mark.parametrize(("value", "says"), ABSURD_BLOCKS)
+def test_blocks_that_cannot_be(
+    value: list[dict[str, Any]], says: str, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_field(copy / "config.toml", "training/negatives", "none")
+    set_field(copy / "config.toml", "training/head", False)
+    set_field(copy / "config.toml", "training/blocks", value)
+    refused(["train", str(copy / "config.toml"), "--run-dir", str(copy / "new")], says, capsys)
+    assert not (copy / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        ("os:abort", "os:abort, which is imported only if you say so"),
+        ("ran.py:blocks", "give --model ran.py:blocks or --allow-code ran.py"),
+        ("a\x1b[2J:f", "which is imported only if you say so"),
+        ("a; touch ran:f", "give --model 'a; touch ran:f' or --allow-code 'a; touch ran'"),
+        ("x" * 5000 + ":f", "names the code xxx"),
+    ],
+)
+def test_code_that_a_run_or_a_config_names_is_not_imported(
+    named: str, says: str, copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is asked of it, until the user names it too."""
+    monkeypatch.chdir(copy)
+    (copy / "ran.py").write_text("open('ran', 'w').close()\n")
+    set_field(copy / "config.toml", "training/model", named)
+    for command in (
+        ["train", str(copy / "config.toml")],
+        ["plan", str(copy / "config.toml")],
+        ["resume", str(copy)],
+        ["evaluate", str(copy)],
+        ["predict", str(copy), "a.npy"],
+        ["export", str(copy), str(copy / "to")],
+    ):
+        refused(command, says, capsys)
+    with pytest.raises(ffpipe.UserError, match="names the code"):
+        ffpipe.load(copy)
+    assert not (copy / "ran").exists()
+
+
 @pytest.mark.parametrize(("field", "value", "says"), ABSURD)
 def test_a_config_that_asks_for_what_cannot_be(
     field: str, value: Any, says: str, copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

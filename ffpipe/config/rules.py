@@ -38,7 +38,7 @@ def check(config: Config) -> None:
                 f"layer(s), counted from 0: give 0 to {layers - 1}"
             )
     for name, optimizer in (("optimizer", training.optimizer), ("head_optimizer", training.head_optimizer)):
-        _check_optimizer(f"training.{name}", optimizer)
+        check_optimizer(f"training.{name}", optimizer)
     _check_rule(training)
     if taken := {"CPU", "GPU", "memory", "object_store_memory"} & set(execution.resources):
         raise UserError(f"execution.resources names {min(taken)!r}, which is no custom resource of Ray: leave it out")
@@ -198,13 +198,12 @@ def torch_optimizers() -> list[str]:
     )
 
 
-def _check_optimizer(name: str, optimizer: Optimizer) -> None:
+def check_optimizer(name: str, optimizer: Optimizer) -> None:
+    """Hold an optimiser against torch. name: what messages call it. Raises UserError."""
     if optimizer.kind == "averaging":
         if optimizer.options:
-            raise UserError(
-                f"{name}.options are for torch.optim classes, 'averaging' takes none: give --{name}.options and "
-                "nothing after it"
-            )
+            instead = f"give --{name}.options and nothing after it" if name.startswith("training.") else "give none"
+            raise UserError(f"{name}.options are for torch.optim classes, 'averaging' takes none: {instead}")
         return
     for option, field in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
         if option in optimizer.options:

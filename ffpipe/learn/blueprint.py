@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ffpipe.config.rules import check_optimizer
 from ffpipe.config.schema import BlockConfig, Optimizer, Training
 from ffpipe.learn.block import Block
 from ffpipe.learn.chained import Chained
@@ -224,6 +225,8 @@ def _outlined(
             use=tuple(item.use),
             rates=replace(rates, schedule=item.schedule or training.schedule, first=first, last=last),
         )
+        if item.optimizer is not None:
+            check_optimizer(f"block {index} ({item.title}): optimizer", item.optimizer)
         if missing := [name for name in item.use if name not in kept]:
             raise UserError(
                 f"block {index} ({item.title}) uses {missing[0]!r}, which no block before it keeps; "
@@ -314,6 +317,9 @@ def _local_block(
             objective = make_objective(item, training, outline.hidden, blueprint.takes.classes)
         except UserError as error:
             raise UserError(f"block {outline.index} ({outline.name}): {error}") from None
+        except Exception as error:  # torch refuses a size or a type of an option in as many ways as there are layers
+            where = f"block {outline.index} ({outline.name})"
+            raise UserError(f"the objective of {where} cannot be made: {describe_error(error)}") from None
     if isinstance(item.objective, nn.Module):  # as its body: each block that is made begins anew
         objective = _shell(objective) if device == META else copy.deepcopy(objective)
     for part in (body, objective):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy, mse_loss, one_hot
 
+from ffpipe.config.schema import MOST_LAYERS
 from ffpipe.learn.objectives import Learned, Objective
 from ffpipe.learn.spec import EXAMPLES, PLAIN, RowLayout, RowSpec
 from ffpipe.learn.threads import total
@@ -71,6 +72,8 @@ class ClassHead(Objective):
             raise UserError(
                 f"class head: hidden, depth, convolutions are {hidden}, {depth}, {convolutions}: give 0 or more"
             )
+        if max(depth, convolutions) > MOST_LAYERS:
+            raise UserError(f"class head: depth, convolutions are {depth}, {convolutions}: give at most {MOST_LAYERS}")
         if not temperature > 0:
             raise UserError(f"class head: temperature is {temperature:g}: give a positive number")
         if not 0 <= smoothing < 1:

@@ -6,11 +6,13 @@ returns a module that maps (n, *inputs.shape) to a tensor of n rows. A body ends
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ffpipe.config.schema import MOST_LAYERS, MOST_UNITS
 from ffpipe.learn.spec import RowSpec
 from ffpipe.system.errors import UserError, nearest
 
@@ -190,6 +192,15 @@ KINDS: dict[str, Callable[..., nn.Module]] = {
 }
 # Forward-Forward's layer in closed form (dense.py), which is no body with an objective beside it.
 FF_DENSE = "ff-dense"
+
+
+def check_counts(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse a size or a number of layers that no block of a kind can have. Raises UserError."""
+    for option, value in options.items():
+        if KINDS[name].__annotations__.get(option) == "int":
+            most = MOST_LAYERS if option == "layers" else MOST_UNITS
+            if type(value) is not int or not 1 <= value <= most:
+                raise UserError(f"kind {name!r}: {option} is {value}: give a whole number from 1 to {most}")
 
 
 def kind_of(name: str) -> Callable[..., nn.Module]:

@@ -12,7 +12,7 @@ from ffpipe.config.schema import BlockConfig, Optimizer, Training
 from ffpipe.learn.block import Block
 from ffpipe.learn.class_head import ClassHead
 from ffpipe.learn.goodness import GoodnessContrast
-from ffpipe.learn.kinds import FF_DENSE, Added, kind_of
+from ffpipe.learn.kinds import FF_DENSE, Added, check_counts, kind_of
 from ffpipe.learn.model_options import bound
 from ffpipe.learn.objectives import Objective
 from ffpipe.learn.spec import PAIRS, PLAIN, RowSpec
@@ -71,7 +71,9 @@ def of_config(config: BlockConfig) -> Local:
     kind = kind_of(config.kind)
 
     def body(inputs: RowSpec) -> nn.Module:
-        made = kind(inputs, **bound(kind, config.options, f"kind {config.kind!r}", given=("inputs",)))
+        options = bound(kind, config.options, f"kind {config.kind!r}", given=("inputs",))
+        check_counts(config.kind, options)
+        made = kind(inputs, **options)
         return Added(made) if config.use else made
 
     return Local(

@@ -79,9 +79,13 @@ class Estimate:
 
 def bare_process(config: Config) -> int:
     """Bytes of a process that has loaded what a stage needs and used it once on next to nothing, as this one has."""
+    training = config.training
+    # Blocks that are trained by autograd need more of torch, whatever they are.
+    local = training.model or training.blocks or not training.contrasts
     small = replace(
-        config.training, dims=(SMALL, SMALL), blocks=(), model="", inputs="images", batch_size=SMALL, head_from=0,
+        training, dims=(SMALL, SMALL), blocks=(), model="", inputs="images", batch_size=SMALL, head_from=0,
         labels="none", goodness_from=0, method="forward-forward",
+        negatives="none" if local else training.negatives,
     )  # fmt: skip
     takes = Input((SMALL,), SMALL, SMALL)
     inputs, labels = row_specs(small, takes.shape, SMALL)

@@ -1,11 +1,31 @@
-"""What was measured on one processor is one figure for all who share it."""
+"""What is measured once and for whom: blocks that are alike, and processors that are shared."""
 
 from __future__ import annotations
 
-from ffpipe.planning.calibrate import Costs, pooled
+import itertools
+
+import pytest
+import torch
+
+from ffpipe import override, recipe
+from ffpipe.pipeline.job import make_job
+from ffpipe.planning import calibrate
+from ffpipe.planning.calibrate import LARGEST_BATCH, Costs, measure_costs, pooled
 
 
 def test_those_that_share_a_processor_have_the_median_of_what_they_found() -> None:
     found = [Costs((1.0, 4.0), 0.1), Costs((9.0, 9.0), 9.0), Costs((3.0, 2.0), 0.3), Costs((2.0, 3.0), 0.2)]
     shared = Costs((2.0, 3.0), 0.2)
     assert pooled(found, ["host", "another", "host", "host"]) == [shared, found[1], shared, shared]
+
+
+@pytest.mark.parametrize(("batch", "scale"), [(50, 1.0), (2 * LARGEST_BATCH, 2.0)])
+def test_blocks_that_are_alike_are_timed_once_and_large_minibatches_in_part(
+    batch: int, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count(1)
+    monkeypatch.setattr(calibrate, "_median_seconds", lambda step, device: (step(), float(next(seconds)))[1])
+    fields = {"training.dims": [64, 50, 50, 50], "training.batch_size": batch, "training.negatives": "random"}
+    network = make_job(override(recipe("digits"), fields)).network
+    costs = measure_costs(network, torch.device("cpu"))
+    assert costs == Costs((1.0 * scale, 2.0 * scale, 2.0 * scale), 3.0 * scale)

@@ -94,7 +94,7 @@ def test_a_footprint_and_the_store_it_fits_in() -> None:
 
 
 def test_images_evaluated_in_the_place_of_a_minibatch() -> None:
-    cases = [{}, {"training.head": False}, {"training.batch_size": 1}]
+    cases: list[dict[str, Any]] = [{}, {"training.head": False}, {"training.batch_size": 1}]
     assert [evaluated(job(**fields).network) for fields in cases] == [28, 20, 1]
     assert evaluated(job(**{"training.labels": "none", "training.negatives": "hybrid"}).network) == 200
     assert evaluated(job(**{"training.negatives": "none"}).network) == 100  # an example is one row
