@@ -3,8 +3,8 @@
     python scripts/gpu_check.py [--out FILE]
 
 Needs PyTorch with CUDA and what ffpipe imports; Ray only for the runs of its engine, which are left out without it.
-Every kind of block is trained for two epochs on the packaged digits: through one stage, through three, and layerwise, on
-the GPU; all must have one digest. The errors stand beside those of the CPU. Then steps are timed beside their products.
+Every kind of block is trained for two epochs on the packaged digits: through one stage, through three, and layerwise,
+on the GPU; all must have one digest. The errors stand beside those of the CPU. Then steps are timed.
 """
 
 from __future__ import annotations

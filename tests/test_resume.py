@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from disturbed import QUICK, STEPS, Disturb, config, same
+from kinds_of_blocks import network
 
-from ffpipe import Interrupt, Interrupted, Result, RunFailed, UserError, resume, train
+from ffpipe import Interrupt, Interrupted, Result, RunFailed, UserError, override, resume, train
 from ffpipe.commands.cli import main
 from ffpipe.config.fields import to_toml
 from ffpipe.pipeline.packet import Tensors
@@ -186,6 +187,10 @@ OTHER_NETWORKS: dict[str, tuple[dict[str, object], str]] = {
     "narrower": ({"training.dims": [64, 33, 30, 20]}, "bytes, more than"),
     "deeper": ({"training.dims": [64, 90, 70, 50, 40]}, "lacks layer-003.safetensors"),
     "less deep": ({"training.dims": [64, 90, 70]}, "has layer-002.safetensors"),
+    "of blocks": (
+        {"training.blocks": [{"kind": "dense", "options": {"width": width}} for width in (90, 70, 50)]},
+        "lacks the tensor 'body.1.bias'",
+    ),
     "without a head": ({"training.head": False, "training.negatives": "random"}, "has head.safetensors"),
 }
 
@@ -265,6 +270,27 @@ def test_data_that_change_under_a_run_do_not_change_it(
     monkeypatch.setattr(Stage, "handle", once)
     again = train(config(tmp_path / "run", **plain))
     assert again.summary["recoveries"] == len(failed) == 1
+    assert again.weights_sha256 == first.weights_sha256
+
+
+@pytest.mark.parametrize("engine", ["local", "layerwise"])
+def test_a_block_goes_on_that_has_not_learned_yet(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one learns from epoch 1 on: its optimiser has no state in the snapshot of step 6."""
+    fields = {"execution.engine": engine, "execution.snapshot_steps": 3, "execution.back_off": 0.01}
+    asked = override(network("conv, batch norm, dropout", tmp_path), {**fields, "execution.keep_snapshots": 99})
+    first = train(override(asked, {"execution.run_dir": str(tmp_path / "undisturbed")}))
+    handle, failed = Stage.handle, list[Item]()
+
+    def once(stage: Stage, item: Item, tensors: Tensors | None) -> Tensors | None:
+        if not failed and isinstance(item, Train) and item.first > 6:
+            failed.append(item)
+            raise RuntimeError("no more")
+        return handle(stage, item, tensors)
+
+    monkeypatch.setattr(Stage, "handle", once)
+    again = train(override(asked, {"execution.run_dir": str(tmp_path / "run")}))
+    assert again.summary["recoveries"] == len(failed) == 1
+    assert 0 < again.summary["recovery_notes"][0]["from_step"] < 28
     assert again.weights_sha256 == first.weights_sha256
 
 

@@ -12,25 +12,34 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from ffpipe.storage import checkpoint
-from ffpipe.config.schema import Config, Execution
-from ffpipe.pipeline.contents import snapshot_contents
-from ffpipe.system.errors import ClusterLost, Diverged, Interrupted, Misfit, RunFailed, StageLost, Unreachable, UserError
 from ffpipe.config.fields import checked, override
+from ffpipe.config.schema import Config, Execution
 from ffpipe.engines.layerwise import spoolfolder
-from ffpipe.planning.budget import within_budget
-from ffpipe.pipeline.job import Engine, Job, Layout, Model, Start, make_job, refuse_beyond_this_host
 from ffpipe.engines.layerwise.engine import LayerwiseEngine
 from ffpipe.engines.local import LocalEngine
-from ffpipe.planning.estimate import Estimate, bare_process, draft_layout, estimate_layout
 from ffpipe.engines.ray.settings import load_ray, prepare_ray
-from ffpipe.runs.recovery import GiveUp, Recovery
-from ffpipe.runs.model import Given, with_model
-from ffpipe.runs.log import RunLog, read_past
+from ffpipe.pipeline.contents import snapshot_contents
+from ffpipe.pipeline.job import Engine, Job, Layout, Model, Start, make_job, refuse_beyond_this_host
+from ffpipe.planning.budget import within_budget
+from ffpipe.planning.estimate import Estimate, bare_process, draft_layout, estimate_layout
 from ffpipe.runs.folder import RunFolder, check_new, new_run, open_run
-from ffpipe.storage.store import Store, patiently
-from ffpipe.telemetry.report import Past, RecoveryNote
+from ffpipe.runs.log import RunLog, read_past
+from ffpipe.runs.model import Given, with_model
+from ffpipe.runs.recovery import GiveUp, Recovery
 from ffpipe.runs.view import CarefulView, QuietView, View
+from ffpipe.storage import checkpoint
+from ffpipe.storage.store import Store, patiently
+from ffpipe.system.errors import (
+    ClusterLost,
+    Diverged,
+    Interrupted,
+    Misfit,
+    RunFailed,
+    StageLost,
+    Unreachable,
+    UserError,
+)
+from ffpipe.telemetry.report import Past, RecoveryNote
 
 
 @dataclass(frozen=True)
@@ -150,9 +159,7 @@ def resume(
     with folder.lock() as warning:
         spoolfolder.make_room(config.execution, folder.path)
         # The spool goes to the run folder, wherever that is now.
-        asked, job, notes = _make_job(
-            override(config, {"execution.run_dir": str(folder.path.absolute())}), of_user
-        )
+        asked, job, notes = _make_job(override(config, {"execution.run_dir": str(folder.path.absolute())}), of_user)
         store = folder.store(config)
         past, lost = read_past(folder)
         _check_data(past, job)

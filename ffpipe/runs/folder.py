@@ -24,12 +24,12 @@ from typing import Any
 
 import msgspec
 
-from ffpipe.storage import checkpoint
-from ffpipe.config.schema import Config
-from ffpipe.system.errors import UserError
 from ffpipe.config.fields import read_config, to_toml
-from ffpipe.system.files import expanded, read_whole, replace_whole
+from ffpipe.config.schema import Config
+from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store, store_of
+from ffpipe.system.errors import UserError
+from ffpipe.system.files import expanded, read_whole, replace_whole
 from ffpipe.telemetry.report import MOST_ROWS, Past
 
 # A row of metrics takes 80 to 120 bytes; a run that is trained for longer, again and again, adds to its own.

@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
-from ffpipe.storage import checkpoint
-from ffpipe.system.errors import Unreachable, UserError
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.pipeline.tally import LAST, SUM
 from ffpipe.runs.folder import RunFolder, versions
+from ffpipe.runs.view import View
+from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store, patiently
+from ffpipe.system.errors import Unreachable, UserError
 from ffpipe.telemetry.metrics import write_metrics
 from ffpipe.telemetry.report import Evaluation, FailedFile, Past, RecoveryNote, StageReport, WrittenFile
 from ffpipe.telemetry.spans import TraceFile
-from ffpipe.runs.view import View
 
 
 class RunLog:

@@ -141,7 +141,6 @@ class Progress:
             f"{self.examples_per_second:,.0f} examples/s  {'-' if left is None else f'{left:.0f} s'} left"
         )
 
-
     def figures(self) -> str:
         """Loss and errors of each block, in a line."""
         rows = [f"{block}: {' '.join(_figures(row))}" for block, row in sorted(self.rows.items()) if block >= 0]
