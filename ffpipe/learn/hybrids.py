@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ffpipe.learn.products import matmul
-from ffpipe.learn.threads import one_thread
+from ffpipe.learn.thread_count import one_thread
 
 # The paper says "repeatedly"; ten blurs give patches about a third of the width of an MNIST digit.
 BLURS = 10

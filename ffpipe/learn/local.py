@@ -23,7 +23,7 @@ from ffpipe.learn.objectives import Learned, Objective
 from ffpipe.learn.optim import NamedOptimizer, optimizer_contents
 from ffpipe.learn.precision import Precision
 from ffpipe.learn.spec import RowLayout, RowSpec
-from ffpipe.learn.threads import threads_of_block
+from ffpipe.learn.thread_count import threads_of_block
 from ffpipe.storage.checkpoint import Kept
 from ffpipe.system.rng import torch_seed
 

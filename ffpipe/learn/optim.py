@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ffpipe.config.schema import Optimizer
 from ffpipe.learn.denormals import settle_optimizer
-from ffpipe.learn.threads import one_thread
+from ffpipe.learn.thread_count import one_thread
 from ffpipe.storage.checkpoint import Kept
 
 # Optimisers that are not element-wise: their norms and means are over whole weights.

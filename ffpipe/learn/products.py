@@ -1,78 +1,92 @@
 """Matrix products that have the same bits on any number of threads.
 
-The sums of a product are cut as a library finds best, and that may depend on how many threads there are: on Intel's
-processors it does in MKL, unless that is told not to (`environment.py`), and in oneDNN's bfloat16 where there is AMX.
-What depends on threads is left to one. (What else may depend on them is in threads.py.)
+The sums of a product are cut as a library finds best, and that may depend on how many threads there are: in MKL for
+narrow and odd shapes, on Intel's processors for many more unless it is told not to (`environment.py`), and in oneDNN's
+bfloat16 where there is AMX. Each shape is tried (trials.py), and what depends on threads is left to one. (What else may
+depend on them is in threads.py.)
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from ffpipe.learn.threads import one_thread
+from ffpipe.learn.thread_count import one_thread
+from ffpipe.learn.trials import Function, steady
 
-# Rows, features and width of products that came out differently on two threads of a Xeon; the last of
-# these is of a gradient. Behind them, one with sums as long as those of a gradient of a full batch.
-PROBES = ((50, 784, 10), (50, 784, 1000), (150, 2000, 2000), (64, 50, 500), (64, 30_000, 32))
+# Multiplications of a product that one thread makes in about as little time as two.
+SMALL = 1 << 18
+# Small enough not to hide the rounding of sums that are near 0, and a power of 2.
+FAINT = 2.0**-20
 
 
 def mm(rows: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
-    """rows weight: (n, k) by (k, m), into `out` (n, m) where there is one."""
-    with _steady(rows):
-        return torch.mm(rows, weight, out=out)
+    """Multiply rows (n, k) by a weight (k, m), into `out` (n, m) where there is one."""
+    return _made(_mm, (rows, weight) if out is None else (rows, weight, out))
 
 
 def addmm(bias: Tensor, rows: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
-    """bias + rows weight: (m,), (n, k) and (k, m), into `out` (n, m) where there is one."""
-    with _steady(rows):
-        return torch.addmm(bias, rows, weight, out=out)
+    """Add a bias (m,) to rows (n, k) by a weight (k, m), into `out` (n, m) where there is one."""
+    return _made(_addmm, (rows, weight, bias) if out is None else (rows, weight, bias, out))
 
 
 def accumulate(total: Tensor, rows: Tensor, weight: Tensor, beta: float = 1.0, alpha: float = 1.0) -> Tensor:
-    """total <- beta total + alpha rows weight: (n, m), (n, k) and (k, m)."""
-    with _steady(rows):
-        return total.addmm_(rows, weight, beta=beta, alpha=alpha)
+    """Make of a total (n, m) beta total + alpha rows weight, in place; rows: (n, k), weight: (k, m)."""
+    return _made(_accumulate, (rows, weight, total), beta, alpha)
 
 
 def matmul(left: Tensor, right: Tensor) -> Tensor:
-    """left right, of matrices or of batches of them, as torch.matmul has it."""
-    with _steady(left):
-        return torch.matmul(left, right)
+    """Multiply matrices or batches of them, as torch.matmul does."""
+    return _made(_matmul, (left, right))
 
 
-@contextmanager
-def _steady(rows: Tensor) -> Iterator[None]:
-    """One thread, where more would make other bits."""
-    threads = torch.get_num_threads()
-    if threads == 1 or rows.device.type != "cpu" or not depends_on_threads(rows.dtype, threads):
-        yield
-        return
-    with one_thread():
-        yield
+def _mm(rows: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
+    return torch.mm(rows, weight, out=out)
 
 
-@functools.cache
-def depends_on_threads(dtype: torch.dtype, threads: int) -> bool:
-    """Whether products on the CPU may have other bits on so many threads, which this one has, than on one."""
-    if dtype == torch.bfloat16 and torch.cpu.get_capabilities().get("amx_bf16"):
-        return True
-    return any(not torch.equal(*_on_one_and_all(dtype, *sizes)) for sizes in PROBES)
+def _addmm(rows: Tensor, weight: Tensor, bias: Tensor, out: Tensor | None = None) -> Tensor:
+    return torch.addmm(bias, rows, weight, out=out)
 
 
-def _on_one_and_all(dtype: torch.dtype, n: int, k: int, m: int) -> tuple[Tensor, Tensor]:
-    """The same accumulated product on one thread and on all, from rows as a layer has them and as a gradient does."""
-    chance = torch.Generator().manual_seed(1)
-    rows, weight, total = (torch.randn(*of, generator=chance).to(dtype) for of in ((n, k), (k, m), (n, m)))
-    across = rows.t().contiguous().t()
+def _accumulate(rows: Tensor, weight: Tensor, total: Tensor, beta: float, alpha: float) -> Tensor:
+    return total.addmm_(rows, weight, beta=beta, alpha=alpha)
 
-    def made() -> Tensor:
-        return torch.cat([torch.mm(rows, weight), torch.addmm(total, across, weight, beta=0.9, alpha=0.1)])
 
-    with one_thread():
-        one = made()
-    return one, made()
+def _matmul(left: Tensor, right: Tensor) -> Tensor:
+    return torch.matmul(left, right)
+
+
+def _made(product: Function, operands: Sequence[Tensor], *factors: float) -> Tensor:
+    """Make a product, which is of the first two operands."""
+    left, right = operands[:2]
+    if torch.compiler.is_compiling() or not left.is_cpu:
+        return product(*operands, *factors)
+    work = max(left.numel() * right.shape[-1], right.numel() * left.shape[-2])  # either may be a batch
+    if work < SMALL or (left.dtype == torch.bfloat16 and _has_amx()):
+        with one_thread():
+            return product(*operands, *factors)
+    return steady(product, operands, *factors, terms=left.shape[-1], adapt=_cancel)
+
+
+@cache
+def _has_amx() -> bool:
+    """Tell whether oneDNN's products depend on threads for a few sizes, so seldom that no trial need show it."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def _cancel(operands: Sequence[Tensor]) -> None:
+    """Make the terms of each sum cancel, so that nothing is left but how they were rounded.
+
+    bfloat16 shows it in no other way: its sums are made in float32, and most differences are lost where they are
+    rounded.
+    """
+    left, right, *others = operands
+    half = left.shape[-1] // 2
+    left[..., half : 2 * half] = -left[..., :half]
+    right[..., half : 2 * half, :] = right[..., :half, :]
+    right[..., 2 * half :, :] *= FAINT
+    for other in others:
+        other *= FAINT

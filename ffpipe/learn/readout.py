@@ -17,7 +17,7 @@ from ffpipe.config.schema import Training
 from ffpipe.learn.denormals import is_due
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.products import accumulate, mm
-from ffpipe.learn.threads import total
+from ffpipe.learn.threads import exp, log_softmax, total
 from ffpipe.learn.updates import make_update
 from ffpipe.learn.workspace import Workspace
 
@@ -63,8 +63,8 @@ class Head(nn.Module):
     def step(self, step: int, activities: Sequence[Tensor], labels: Tensor, factor: float) -> HeadStep:
         """One step of softmax regression on labels (B,). step: of the run; factor: on the learning rate."""
         activities = self._wide(activities)
-        log_probabilities = torch.log_softmax(self.logits(activities), dim=1)
-        probabilities = log_probabilities.exp()
+        log_probabilities = log_softmax(self.logits(activities))
+        probabilities = exp(log_probabilities)
         loss = -total(log_probabilities.gather(1, labels.unsqueeze(1)))
         errors = (log_probabilities.argmax(1) != labels).sum()
         delta = probabilities.clone()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ffpipe.learn.threads import sum_of_squares
+from ffpipe.learn.threads import sqrt, sum_of_squares
 
 # Keeps a row of zeros at zero; small enough to leave every other row alone (Hinton's program: exp(-100)).
 TINY = 1e-20
@@ -24,7 +24,7 @@ def row_scale(sum_of_squares: Tensor, features: int, kind: str) -> Tensor:
     if torch.is_grad_enabled():
         # A row of zeros stays one whatever it is multiplied by, but the root has no finite slope at zero.
         sum_of_squares = sum_of_squares.masked_fill(sum_of_squares == 0, 1.0)
-    length = torch.sqrt(sum_of_squares / features if kind == "rms" else sum_of_squares)
+    length = sqrt(sum_of_squares / features if kind == "rms" else sum_of_squares)
     return length.add(TINY).reciprocal().unsqueeze(1)
 
 

@@ -1,85 +1,90 @@
-"""Functions of torch whose bits may depend on the number of threads, held to one where they do.
+"""Functions of torch whose bits may depend on the number of threads, held to those that they have on one.
 
-torch shares out what has 32,768 numbers or more. Where it makes several sums of them, each is made by one thread; a
-single sum is cut into a part for each. What is computed number by number is as a rule the same wherever a share ends,
-but the sigmoid and the softplus of the last few of a share are rounded in another way.
+torch shares out what has 32,768 numbers or more. A single sum is cut into a part for each thread. Of several sums each
+is made by one thread, but the last few columns may be added up in another order where they are alone in a share. What
+is computed number by number is as a rule the same wherever a share ends; but the sigmoid and the softplus of the last
+few of a share are rounded in another way, and of exp, log and sqrt the library that computes them does not promise it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+
+from ffpipe.learn.thread_count import one_thread
+from ffpipe.learn.trials import Function, steady
 
 # at::internal::GRAIN_SIZE: torch cuts nothing smaller for its threads.
 GRAIN = 32_768
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """What is computed in it is computed on one thread of the CPU."""
-    threads = torch.get_num_threads()
-    if threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def total(values: Tensor, dim: int | None = None) -> Tensor:
-    """The sum of all values, (), or of those along `dim`."""
-    with _for_sum(values, dim):
-        return values.sum() if dim is None else values.sum(dim)
+    """Add all values up, (), or those along `dim`."""
+    return _summed(_sum, values, dim)
 
 
 def mean(values: Tensor, dim: int | None = None) -> Tensor:
-    """The mean of all values, (), or of those along `dim`."""
-    with _for_sum(values, dim):
-        return values.mean() if dim is None else values.mean(dim)
+    """Average all values, (), or those along `dim`."""
+    return _summed(_mean, values, dim)
 
 
 def sum_of_squares(rows: Tensor) -> Tensor:
-    """Of each row of (n, width): (n,)."""
-    with _for_sum(rows, 1):
-        squares: Tensor = torch.linalg.vecdot(rows, rows)
-        return squares
+    """Add up the squares of each row of (n, width): (n,)."""
+    return _summed(_sum_of_squares, rows, 1)
 
 
 def sigmoid(values: Tensor) -> Tensor:
-    """Of each value."""
+    """Give the sigmoid of each value."""
     with _for_shares(values):
         return torch.sigmoid(values)
 
 
 def softplus(values: Tensor) -> Tensor:
-    """Of each value."""
+    """Give the softplus of each value."""
     with _for_shares(values):
         return torch.nn.functional.softplus(values)
 
 
-def _for_sum(values: Tensor, dim: int | None) -> AbstractContextManager[None]:
-    single = dim is None or values.numel() == values.shape[dim]
-    return _for_shares(values) if single else nullcontext()
+def log_softmax(rows: Tensor) -> Tensor:
+    """Give the logarithms of the softmax of each row of (n, width), of which torch shares out far fewer numbers."""
+    with one_thread():
+        return torch.log_softmax(rows, dim=1)
+
+
+def exp(values: Tensor) -> Tensor:
+    """Give the exponential of each value."""
+    with _for_shares(values):
+        return torch.exp(values)
+
+
+def sqrt(values: Tensor) -> Tensor:
+    """Give the square root of each value."""
+    with _for_shares(values):
+        return torch.sqrt(values)
+
+
+def _sum(values: Tensor, dim: int | None) -> Tensor:
+    return values.sum() if dim is None else values.sum(dim)
+
+
+def _mean(values: Tensor, dim: int | None) -> Tensor:
+    return values.mean() if dim is None else values.mean(dim)
+
+
+def _sum_of_squares(rows: Tensor, dim: int) -> Tensor:
+    squares: Tensor = torch.linalg.vecdot(rows, rows, dim=dim)
+    return squares
+
+
+def _summed(function: Function, values: Tensor, dim: int | None) -> Tensor:
+    """Return function(values, dim), which is made of sums."""
+    if dim is not None and values.numel() >= GRAIN:
+        return steady(function, (values,), dim, terms=values.shape[dim])
+    with _for_shares(values):
+        return function(values, dim)
 
 
 def _for_shares(values: Tensor) -> AbstractContextManager[None]:
     return one_thread() if values.numel() >= GRAIN else nullcontext()
-
-
-@contextmanager
-def threads_of_block(count: int | None) -> Iterator[None]:
-    """Compute on so many threads of the CPU what depends on their number; None: on as many as there are."""
-    threads = torch.get_num_threads()
-    if count is None or count == threads:
-        yield
-        return
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -6,6 +6,9 @@
     messages     the streams that a stage reads, makes and is about to send
     snapshot     the copy that is written while training goes on, or a file that is read at a resume
 
+On more threads than one, the first step tries its products on operands of their own (learn/trials.py): a weight and its
+rows at a time, which is less than the copy that is not there yet.
+
 Messages that wait between two stages are not in a stage: they are in Ray's object store (footprint.py) or on disk.
 """
 

@@ -28,7 +28,7 @@ def _prepare_mkl(processors: Path) -> None:
 
     It is called strict CNR, and is of Intel's processors with AVX2 or AVX-512. It costs nothing (300 x 1000 by 1000 x
     1000 in float32, on a Xeon with AMX: 3.31 ms with and without). On others products do not depend on threads, or are
-    left to one (ff/products.py).
+    left to one (learn/products.py).
     """
     try:
         with processors.open("rb") as file:

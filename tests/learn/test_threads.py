@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ffpipe.learn import threads
 from ffpipe.learn.contrast import make_objective
-from ffpipe.learn.threads import GRAIN, one_thread
+from ffpipe.learn.thread_count import one_thread
+from ffpipe.learn.threads import GRAIN
 
 pytestmark = pytest.mark.usefixtures("threads_put_back")
 
@@ -26,9 +27,22 @@ FUNCTIONS: list[tuple[Function, Function]] = [
     (threads.sum_of_squares, lambda rows: torch.linalg.vecdot(rows, rows)),
     (threads.sigmoid, torch.sigmoid),
     (threads.softplus, torch.nn.functional.softplus),
+    (threads.log_softmax, partial(torch.log_softmax, dim=1)),
+    (threads.exp, torch.exp),
+    (threads.sqrt, torch.sqrt),
 ]
-# 50,001 and 60,000 are not shared out in whole vectors.
-SHAPES = [(1, GRAIN - 1), (1, GRAIN), (1, 50_001), (50_001, 1), (60_000, 1), (2, GRAIN), (300, 1000), (3, 0)]
+# 50,001 and 60,000 are not shared out in whole vectors; of 38 columns a thread may get the last six alone.
+SHAPES = [
+    (1275, 38),
+    (1, GRAIN - 1),
+    (1, GRAIN),
+    (1, 50_001),
+    (50_001, 1),
+    (60_000, 1),
+    (2, GRAIN),
+    (300, 1000),
+    (3, 0),
+]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -59,11 +73,7 @@ def test_objectives_of_full_batches(kind: str, pairs: int) -> None:
 
 
 def test_one_thread_ends_with_an_error_too() -> None:
-    @one_thread()
-    def fails() -> None:
-        raise ZeroDivisionError(torch.get_num_threads())
-
     torch.set_num_threads(3)
-    with pytest.raises(ZeroDivisionError, match="1"):
-        fails()
+    with pytest.raises(ZeroDivisionError, match="1"), one_thread():
+        raise ZeroDivisionError(torch.get_num_threads())
     assert torch.get_num_threads() == 3

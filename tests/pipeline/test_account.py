@@ -39,6 +39,12 @@ def network_of(
     return make_blueprint(training, takes, inputs, labels, steps_per_epoch=10, function=function)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread(threads_put_back: None) -> None:
+    """On more, the first step takes memory for trials (account.py), which is not in the figures that are held here."""
+    torch.set_num_threads(1)
+
+
 def stage_spec(network: Blueprint, layers: range) -> StageSpec:
     """A stage with these blocks, between one with those before and one with those after."""
     groups = [range(layers.start), layers, range(layers.stop, len(network))]
