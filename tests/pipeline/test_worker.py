@@ -52,7 +52,7 @@ def job(**fields: Any) -> Job:
 
 
 def run_workers(job: Job, layout: Layout, folder: Path, seed: int) -> tuple[list[Worker], list[StageReport]]:
-    """The workers after their run, and the last report of each."""
+    """The workers after their run, and the reports of each in turn."""
     workers: list[Worker] = []
     chance = random.Random(seed)
     for spec in layout.stages:
@@ -60,10 +60,10 @@ def run_workers(job: Job, layout: Layout, folder: Path, seed: int) -> tuple[list
         data = job.splits.fingerprint
         setup = WorkerSetup(spec, layout.plan, layout.window, job.config, store, Start(), data=data)
         workers.append(Worker(setup, Parts(), ThreadLinks(spec.index, workers, chance)))
-    reports: dict[int, StageReport] = {}
+    reports: dict[int, list[StageReport]] = {}
 
     def run(worker: Worker) -> None:
-        reports[worker.spec.index] = worker.run()[-1]
+        reports[worker.spec.index] = worker.run()
 
     threads = [threading.Thread(target=run, args=(worker,), daemon=True) for worker in workers]
     for thread in threads:
@@ -71,7 +71,7 @@ def run_workers(job: Job, layout: Layout, folder: Path, seed: int) -> tuple[list
     for thread in threads:
         thread.join(timeout=60)
         assert not thread.is_alive()
-    return workers, [reports[index] for index in range(len(workers))]
+    return workers, [report for index in range(len(workers)) for report in reports[index]]
 
 
 def weights(workers: list[Worker]) -> dict[str, torch.Tensor]:
@@ -112,9 +112,12 @@ def test_any_order_of_arrival_makes_the_same_weights(fields: dict[str, Any], tmp
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_where_the_seconds_went_adds_up(tmp_path: Path) -> None:
+def test_where_the_seconds_went_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be it in one report or in many, which a run has where it takes long."""
+    monkeypatch.setattr("ffpipe.pipeline.worker.REPORT_SECONDS", 0.02)
     two = job(**{"execution.stages": 2, "execution.trace": True})
     _, reports = run_workers(two, make_layout(two, 2), tmp_path, 0)
+    assert len(reports) > 2
     for report in reports:
         assert 0 < report.busy_share <= 1
     layout = make_layout(two, 2)
