@@ -77,8 +77,7 @@ def mnist_cnn() -> Config:
     between blocks.
 
     Images are shifted by up to two pixels; Adam, a rate that rises and falls over 8 epochs. 5,000 training images
-    validate. The answer is that of the last block. Expected: at most 0.8 % test error, in at most 10 minutes on two
-    cores.
+    validate. The answer is that of the last block. Aimed at: 0.8 % test error in 10 minutes on two cores.
     """
 
     def conv(channels: int, shrink: int, head: int) -> BlockConfig:
