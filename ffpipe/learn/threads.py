@@ -80,11 +80,16 @@ def _sum_of_squares(rows: Tensor, dim: int) -> Tensor:
 
 def _summed(function: Function, values: Tensor, dim: int | None) -> Tensor:
     """Return function(values, dim), which is made of sums."""
-    if dim is not None and values.numel() >= GRAIN:
+    if dim is not None and _is_large(values):
         return steady(function, (values,), dim, terms=values.shape[dim])
     with _for_shares(values):
         return function(values, dim)
 
 
 def _for_shares(values: Tensor) -> AbstractContextManager[None]:
-    return one_thread() if values.numel() >= GRAIN else nullcontext()
+    return one_thread() if _is_large(values) else nullcontext()
+
+
+def _is_large(values: Tensor) -> bool:
+    """Return whether torch cuts the values for its threads. torch.export has none, and must not fix their number."""
+    return not torch.compiler.is_compiling() and values.numel() >= GRAIN
