@@ -288,6 +288,7 @@ def test_a_block_goes_on_that_has_not_learned_yet(engine: str, tmp_path: Path, m
             raise RuntimeError("no more")
         return handle(stage, item, tensors)
 
+    monkeypatch.setattr("ffpipe.engines.local.REPORT_SECONDS", 0.0)  # a snapshot is whole once it is reported
     monkeypatch.setattr(Stage, "handle", once)
     again = train(override(asked, {"execution.run_dir": str(tmp_path / "run")}))
     assert again.summary["recoveries"] == len(failed) == 1
