@@ -4,7 +4,8 @@
 
 Convolutions of 64 to 256 channels at 32 x 32 and 8 x 8, and a transformer block of width 256. The bare loop runs the
 module, its head and the loss, steps the optimiser, and keeps the detached output, as any program of local losses does.
-Rounds of both are interleaved; the figure is the ratio of the medians. The target is at most 1.10.
+Rounds of both are interleaved, with the allocator of a
+stage; the figure is the ratio of the medians. The target is at most 1.10.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ffpipe.learn.feeder import row_specs
 from ffpipe.learn.local import LocalBlock
 from ffpipe.learn.workspace import Workspace
 from ffpipe.storage.checkpoint import Input
+from ffpipe.system.memory import keep_freed
 
 import torch  # isort: skip - after ffpipe, which sets what torch reads from the environment
 
@@ -105,6 +107,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed()
     print(f"torch {torch.__version__}, {options.threads} thread(s), {options.rounds} rounds")
     for name, (block, labels) in cases().items():
         layout = ffpipe.RowLayout(len(labels), ("examples",))

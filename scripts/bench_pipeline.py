@@ -1,6 +1,10 @@
 """Examples a second of N Ray stages, beside what the same stages reach with nothing between them.
 
     python scripts/bench_pipeline.py [--width 1000] [--layers 4] [--stages 2] [--steps 500] [--rounds 5]
+    python scripts/bench_pipeline.py --conv 64 --steps 100
+
+With --conv the blocks are convolutions of so many channels at 8 x 8, with class heads and no negatives (what is called
+"ray hard" and "ray random" is then the same).
 
 Contenders, in interleaved rounds of `--steps` minibatches of 100 (a figure is the median of its rounds):
 
@@ -34,7 +38,7 @@ from arguments import positive
 from rich.console import Console
 from rich.table import Table
 
-from ffpipe.config.schema import Config, Data, Execution, Optimizer, Training
+from ffpipe.config.schema import BlockConfig, Config, Data, Execution, Optimizer, Training
 from ffpipe.engines.local import LocalEngine
 from ffpipe.engines.ray.settings import prepare_ray
 from ffpipe.learn.workspace import OutputsInTurn, Workspace
@@ -43,14 +47,31 @@ from ffpipe.pipeline.packet import LABELS, TAP, X
 from ffpipe.pipeline.publisher import OUTPUTS
 from ffpipe.pipeline.schedule import Train
 from ffpipe.pipeline.stage import Stage, StageSpec
+from ffpipe.pipeline.worker import set_allocator
 from ffpipe.storage.store import Store
-from ffpipe.system.memory import give_back_at_once
 from ffpipe.telemetry.report import StageReport
 
 BATCH, FEATURES, CLASSES = 100, 784, 10
 
 
 def make_config(options: argparse.Namespace, data: Path, negatives: str, stages: int) -> Config:
+    source = Data(source="npz", train=(str(data),), test_count=1)
+    execution = Execution(stages=stages, chunk=options.chunk)
+    if options.conv:
+        block = BlockConfig(kind="conv", options={"channels": options.conv}, objective_options={"pool": 4})
+        training = Training(
+            blocks=(block,) * options.layers,
+            epochs=1,
+            batch_size=BATCH,
+            labels="none",
+            negatives="none",
+            head=False,
+            goodness_from=0,
+            memory_format="channels-last",
+            optimizer=Optimizer(kind="Adam", learning_rate=0.001),
+            data=source,
+        )
+        return Config(training=training, execution=execution)
     return Config(
         training=Training(
             dims=(FEATURES, *[options.width] * options.layers),
@@ -60,16 +81,17 @@ def make_config(options: argparse.Namespace, data: Path, negatives: str, stages:
             optimizer=Optimizer(weight_decay=0.001),
             negatives=negatives,  # type: ignore[arg-type]  # str
             negative_lag=options.lag,
-            data=Data(source="npz", train=(str(data),), test_count=1),
+            data=source,
         ),
-        execution=Execution(stages=stages, chunk=options.chunk),
+        execution=execution,
     )
 
 
-def write_data(path: Path, steps: int) -> None:
-    """Random bytes in the size of MNIST's images: what is learned does not matter here."""
+def write_data(path: Path, steps: int, channels: int) -> None:
+    """Random bytes in the size of MNIST's images, or 8 x 8 of so many channels: what is learned does not matter."""
     random = np.random.default_rng(1)
-    images = random.integers(0, 256, (steps * BATCH + 1, 28, 28), dtype=np.uint8)
+    shape = (8, 8, channels) if channels else (28, 28)
+    images = random.integers(0, 256, (steps * BATCH + 1, *shape), dtype=np.uint8)
     np.savez(path, images=images, labels=random.integers(0, CLASSES, len(images)))
 
 
@@ -112,7 +134,7 @@ def run_local(config: Config, threads: int) -> tuple[float, list[StageReport], L
 def bound_stage(spec: StageSpec, steps: int, chunk: int, ready: Any, go: Any, out: Any) -> None:
     """One process: a stage that trains on the same chunk again and again."""
     torch.set_num_threads(1)
-    give_back_at_once()
+    set_allocator(spec.network)
     workspace = Workspace(torch.device("cpu"))
     stage = Stage(spec, lambda *_: None, workspace, OutputsInTurn(workspace, 1 if spec.is_last else OUTPUTS))
     network, edge = spec.network, spec.network.edges[spec.layers.start]
@@ -155,6 +177,7 @@ def run_bound(layout: Layout, steps: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--width", type=positive, default=1000)
+    parser.add_argument("--conv", type=int, default=0, metavar="CHANNELS", help="convolutions in place of dense layers")
     parser.add_argument("--layers", type=positive, default=4)
     parser.add_argument("--stages", type=positive, default=2)
     parser.add_argument("--steps", type=positive, default=500)
@@ -172,7 +195,7 @@ def main() -> None:
     shares: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data.npz"
-        write_data(data, options.steps)
+        write_data(data, options.steps, options.conv)
         hard, random = (make_config(options, data, rule, options.stages) for rule in ("hard", "random"))
         layout: Layout | None = None
 
@@ -225,7 +248,7 @@ def main() -> None:
     console.print(f"time of each stage: {shares['ray hard']}")
     result = {
         "benchmark": "pipeline",
-        "width": options.width,
+        "width": options.conv or options.width,
         "layers": options.layers,
         "stages": options.stages,
         "precision": options.precision,

@@ -13,10 +13,9 @@ from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Course, Train
 from ffpipe.pipeline.stage import Stage
-from ffpipe.pipeline.worker import WorkerSetup, make_feed, make_stage
+from ffpipe.pipeline.worker import WorkerSetup, make_feed, make_stage, set_allocator
 from ffpipe.planning.layout import make_layout
 from ffpipe.storage.store import Store
-from ffpipe.system.memory import give_back_at_once
 from ffpipe.telemetry.spans import Spans
 
 REPORT_SECONDS = 0.5
@@ -43,8 +42,8 @@ class LocalEngine:
         as_stages(lambda: self._run(job, layout, store, start, on_report))
 
     def _run(self, job: Job, layout: Layout, store: Store, start: Start, on_report: OnReport) -> None:
-        if job.config.execution.memory_budget:
-            give_back_at_once()
+        if job.config.execution.memory_budget or not job.network.is_closed_form:
+            set_allocator(job.network)
         setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start) for spec in layout.stages]
         savers = [Saver(store) for _ in setups]
         workspace = Workspace(torch.device(job.config.execution.first_device))

@@ -23,6 +23,7 @@ from ffpipe.config.schema import BlockConfig, Optimizer, Training
 from ffpipe.learn.block import Block
 from ffpipe.learn.chained import Chained
 from ffpipe.learn.dense import FFDense
+from ffpipe.learn.kinds import FF_DENSE
 from ffpipe.learn.local import LocalBlock, Settings, seeded
 from ffpipe.learn.local_item import Local, as_item, make_objective, of_config
 from ffpipe.learn.precision import PRECISIONS
@@ -101,6 +102,11 @@ class Blueprint:
     def taps(self) -> range:
         """Blocks whose outputs that read-out sees."""
         return range(self.training.head_from, len(self)) if self.has_head else range(0)
+
+    @property
+    def is_closed_form(self) -> bool:
+        """Whether all blocks are dense layers in closed form, whose large tensors are those of a workspace."""
+        return all(outline.name == FF_DENSE for outline in self.outlines)
 
     @property
     def edges(self) -> tuple[RowSpec, ...]:
@@ -213,7 +219,7 @@ def _outlined(
     training = blueprint.training
     rates = Rates(training.schedule, blueprint.steps_per_epoch, training.epochs)
     workspace = Workspace(META)
-    outline = Outline(index, "ff-dense", inputs, inputs, inputs, rates)
+    outline = Outline(index, FF_DENSE, inputs, inputs, inputs, rates)
     if callable(item) and not isinstance(item, (Local, Block)):
         item = as_item(_called(item, inputs, f"item {index}"), f"what item {index} makes")
     if isinstance(item, Local):

@@ -23,6 +23,7 @@ import torch
 
 from ffpipe.config.schema import Config
 from ffpipe.data.splits import Splits, splits_from
+from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.workspace import Outputs, OutputsInTurn, Workspace
 from ffpipe.pipeline.contents import snapshot_contents
 from ffpipe.pipeline.feed import Feed
@@ -37,6 +38,7 @@ from ffpipe.pipeline.stage import Stage, StageSpec, owed_predictions
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import UserError
+from ffpipe.system.memory import give_back_at_once, keep_freed
 from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.spans import Kind, Spans
 
@@ -79,6 +81,12 @@ class WorkerSetup:
     start: Start
     data_files: tuple[str, ...] = ()
     data: str = ""
+
+
+def set_allocator(network: Blueprint) -> None:
+    """Choose what becomes of memory that steps free. Without it peaks of one moment stay in a process for good; but
+    blocks trained by autograd take in each step what they freed in the last."""
+    (give_back_at_once if network.is_closed_form else keep_freed)()
 
 
 def make_stage(

@@ -13,8 +13,9 @@ from pathlib import Path
 from ffpipe.system.errors import UserError
 
 # From malloc.h of glibc.
-M_MMAP_THRESHOLD = -3
-LARGE_BLOCK = 1 << 20
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+LARGE_BLOCK, LARGEST_KEPT = 1 << 20, 32 << 20
+KEPT_AT_MOST = (1 << 31) - 1
 
 
 def host_bytes() -> int:
@@ -72,6 +73,19 @@ def _groups(controller: str, groups: Path, root: Path) -> Iterator[tuple[Path, i
         own = top / name.lstrip("/")
         for place in (own, *(outer for outer in own.parents if outer.is_relative_to(top))):
             yield place, 1 if controllers else 2
+
+
+def keep_freed() -> None:
+    """Have glibc's allocator keep freed blocks of up to 32 MiB, the largest for which it can.
+
+    A step by autograd frees its tensors and the next one takes the same again: each page that the system gave back and
+    brought in anew would be zeroed (four convolutions on MNIST: 1.6 times as long a step). Does nothing where the C
+    library has no such switch.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_AT_MOST)
 
 
 def give_back_at_once() -> None:

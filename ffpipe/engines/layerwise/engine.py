@@ -29,12 +29,11 @@ from ffpipe.pipeline.packet import Arrays, Tensors, to_arrays, to_tensors
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Course, Item, Predict, Stop, Train
 from ffpipe.pipeline.stage import Stage
-from ffpipe.pipeline.worker import WorkerSetup, make_feed, make_stage
+from ffpipe.pipeline.worker import WorkerSetup, make_feed, make_stage, set_allocator
 from ffpipe.planning.chapters import chapter_of
 from ffpipe.planning.layerwise import in_chapters
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import RunFailed
-from ffpipe.system.memory import give_back_at_once
 from ffpipe.telemetry.spans import Spans
 
 # Results at once: each is on disk before the next one is computed.
@@ -64,7 +63,7 @@ class LayerwiseEngine:
         as_stages(lambda: self._run(job, layout, store, start, scratch, on_report))
 
     def _run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
-        give_back_at_once()
+        set_allocator(job.network)
         self._course = Course(layout.plan, start.step, job.config.execution.snapshot_seconds, time.monotonic)
         if self._interrupted:
             self._course.interrupt()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import ray
 
-from ffpipe.system.memory import give_back_at_once, unmap, unmap_around
+from ffpipe.system.memory import unmap, unmap_around
 from ffpipe.system.processes import start_ticks
 
 if TYPE_CHECKING:
@@ -51,7 +51,6 @@ class StageActor:
     """Made, measured, set up, run once, killed."""
 
     def __init__(self) -> None:
-        give_back_at_once()
         self.worker: Any = None
         self._shelf: Any = None
 
@@ -62,9 +61,11 @@ class StageActor:
         """What the blocks cost here (calibrate.py)."""
         import torch
 
+        from ffpipe.pipeline.worker import set_allocator
         from ffpipe.planning.calibrate import measure_costs
 
         torch.set_num_threads(threads)
+        set_allocator(network)
         return measure_costs(network, torch.device(device))
 
     def round_trip(self, other: Any, size: int) -> float:
@@ -106,9 +107,10 @@ class StageActor:
         """Make the worker; all of them exist once this returns everywhere."""
         import torch
 
-        from ffpipe.pipeline.worker import Worker
+        from ffpipe.pipeline.worker import Worker, set_allocator
 
         torch.set_num_threads(threads)
+        set_allocator(setup.spec.network)
         self.worker = Worker(setup, parts, _ray_links(setup.spec.index, actors))
 
     @ray.method(concurrency_group="inbox")
