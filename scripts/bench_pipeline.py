@@ -87,7 +87,7 @@ def make_config(options: argparse.Namespace, data: Path, negatives: str, stages:
     )
 
 
-def write_data(path: Path, steps: int, channels: int) -> None:
+def write_data(path: Path, steps: int, channels: int = 0) -> None:
     """Random bytes in the size of MNIST's images, or 8 x 8 of so many channels: what is learned does not matter."""
     random = np.random.default_rng(1)
     shape = (8, 8, channels) if channels else (28, 28)

@@ -167,7 +167,9 @@ def main() -> None:
         os.environ["FFPIPE_CACHE"] = f"{place}/cache"
         data = Path(place) / "data.npz"
         write_data(data, STEPS_PER_EPOCH)
-        shape = argparse.Namespace(width=options.width, layers=options.layers, lag=48, precision="float32", chunk=0)
+        shape = argparse.Namespace(
+            width=options.width, layers=options.layers, lag=48, precision="float32", chunk=0, conv=0
+        )
         plain = make_config(shape, data, "hard", 2)
 
         def config(name: str, steps: int, snapshot_steps: int) -> Config:
