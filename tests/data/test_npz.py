@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -58,8 +58,9 @@ def test_layouts(write: Write, names: tuple[str, str], compression: int) -> None
     np.testing.assert_array_equal(labels, LABELS)
 
 
-def test_what_numpy_saves(tmp_path: Path) -> None:
-    np.savez_compressed(tmp_path / "set.npz", x=IMAGES, y=LABELS)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_what_numpy_saves(tmp_path: Path, order: Literal["C", "F"]) -> None:
+    np.savez_compressed(tmp_path / "set.npz", x=np.array(IMAGES, order=order), y=LABELS)
     images, _ = everything(npz.part(tmp_path / "set.npz", "train", "training.data.train"))
     np.testing.assert_array_equal(images, IMAGES)
 
@@ -107,10 +108,9 @@ HUGE = npy(np.zeros((2, 3), np.uint8)).replace(b"(2, 3), }    ", b"(2, 99999), }
     [
         ({"a": IMAGES}, r"expected the arrays \(x_train, y_train\) or .*; it has a"),
         ({}, "it has none"),
-        ({"x": np.asfortranarray(IMAGES), "y": LABELS}, "x is in Fortran order"),
-        ({"x": np.array([None, 1, 2, 3]), "y": LABELS}, "x holds object"),
-        ({"x": pickle.dumps(Bomb()), "y": LABELS}, "magic string"),
-        ({"x": IMAGES, "y": np.array([Bomb()] * 4)[:0].astype(object)}, "y holds object"),
+        ({"x": np.array([None, 1, 2, 3]), "y": LABELS}, "Object arrays cannot be loaded"),
+        ({"x": pickle.dumps(Bomb()), "y": LABELS}, "x is not an array"),
+        ({"x": IMAGES, "y": np.array([Bomb()] * 4)[:0].astype(object)}, "Object arrays cannot be loaded"),
         ({"x": IMAGES.astype(complex), "y": LABELS}, "x holds complex128"),
         ({"x": IMAGES > 3, "y": LABELS}, "x holds bool"),
         ({"x": IMAGES, "y": LABELS.astype(float)}, "y: labels are float64"),
@@ -120,12 +120,10 @@ HUGE = npy(np.zeros((2, 3), np.uint8)).replace(b"(2, 3), }    ", b"(2, 99999), }
         ({"x": IMAGES, "y": np.array(3)}, "expected as many labels as images"),
         ({"x": LABELS, "y": LABELS}, r"expected \(examples, ...\)"),
         ({"x": np.zeros((4, 0), np.uint8), "y": LABELS}, "values an image"),
-        ({"x": HUGE, "y": LABELS[:2]}, "it is damaged"),
-        ({"x": npy(IMAGES) + b"\0", "y": LABELS}, "it is damaged"),
-        ({"x": npy(IMAGES)[:-1], "y": LABELS}, "it is damaged"),
-        ({"x": npy(IMAGES).replace(b"(4, 3, 3)", b"(4,-3,-3)"), "y": LABELS}, "shape"),
-        ({"x": b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(9000), "y": LABELS}, "header that cannot be read"),
-        ({"x": b"\x93NUMPY\x03\x00" + npy(IMAGES)[8:], "y": LABELS}, "format version"),
+        ({"x": HUGE, "y": LABELS[:2]}, "cannot be read"),
+        ({"x": npy(IMAGES)[:-1], "y": LABELS}, "cannot be read"),
+        ({"x": npy(IMAGES).replace(b"(4, 3, 3)", b"(4,-3,-3)"), "y": LABELS}, "cannot be read"),
+        ({"x": b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(9000), "y": LABELS}, "cannot be read"),
     ],
 )
 def test_what_is_refused(write: Write, members: dict[str, Any], message: str) -> None:
