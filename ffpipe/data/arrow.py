@@ -25,10 +25,9 @@ FORMAT = 1
 _KEY = b"ffpipe"
 # Images that a fingerprint reads; all of a large set would take minutes.
 SAMPLE = 1000
-# Of a file, what a process has in sight at most.
-IN_SIGHT = 256 << 20
-# What Linux may bring in with a page that is touched, where the cache holds the file in large pages.
-AROUND = 2 << 20
+# Batches of a larger file are unmapped once they are read: pages of the file count as memory of this process, and all
+# of them would be beyond a memory budget.
+KEPT_MAPPED = 256 << 20
 
 
 class BadFile(Exception):
@@ -86,7 +85,6 @@ class Stored:
         self.classes: int = header["classes"]
         self.features = math.prod(self.shape)
         self.path = path
-        self._seen = 0  # bytes in sight, at most, of a large file
         self._images: list[NDArray[Any]] = []
         self._labels: list[NDArray[np.int64]] = []
         for number in range(reader.num_record_batches):
@@ -102,23 +100,24 @@ class Stored:
         _require(0 < sizes[-1] <= self._rows and set(sizes[:-1]) <= {self._rows}, "batch sizes")
         _require(sum(sizes) == header["count"], "count")
         self.dtype = self._images[0].dtype
-        self._large = self.nbytes > IN_SIGHT
+        self._large = self.nbytes > KEPT_MAPPED
         if self._large:
-            self._look_away()  # to open it was to touch all of its batches
+            for part in self._images:  # to open the file was to touch all of its batches
+                unmap(part)
 
     @property
     def nbytes(self) -> int:
-        """Of images and labels on disk, all of which may come to lie in memory while there is room."""
+        """Bytes of images and labels on disk."""
         return sum(part.nbytes for part in (*self._images, *self._labels))
 
     @property
     def most_in_sight(self) -> int:
-        """Bytes that this process may come to have of the file: all of a small one."""
-        return min(self.nbytes, IN_SIGHT)
+        """Bytes of the file that count as memory of a process which reads it, at most."""
+        return min(self.nbytes, KEPT_MAPPED)
 
     @property
     def fingerprint(self) -> str:
-        """Of sizes, all labels and a sample of the images: other data have another, if not by a few images alone."""
+        """Hash of sizes, all labels and a sample of the images: data that differ in more than a few images differ."""
         hashed = xxh3_128(repr((len(self), self.shape, self.divisor, self.classes, str(self.dtype))).encode())
         for labels in self._labels:
             hashed.update(labels.data)
@@ -133,62 +132,46 @@ class Stored:
 
     def images(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Images as stored (uint8 or float32), shape (n, features), for rows (n,) within 0..len-1."""
-        return self._gather(self._images, rows, (self.features,))
+        return self._gather(self._images, rows)
 
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Labels, int64 (n,), for rows (n,) within 0..len-1."""
-        return self._gather(self._labels, rows, ())
+        return self._gather(self._labels, rows)
 
-    def _gather(self, batches: list[NDArray[Any]], rows: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[Any]:
-        if len(batches) == 1 and not self._large:
+    def _gather(self, batches: list[NDArray[Any]], rows: NDArray[np.int64]) -> NDArray[Any]:
+        if len(batches) == 1:
             return batches[0][rows]
-        gathered = np.empty((len(rows), *shape), batches[0].dtype)
-        for some in self._portions(len(rows), batches[0].itemsize * math.prod(shape)):
-            number, row = np.divmod(rows[some], self._rows)
-            for touched in np.unique(number):
-                wanted = number == touched
-                gathered[some][wanted] = batches[touched][row[wanted]]
+        gathered = np.empty((len(rows), *batches[0].shape[1:]), batches[0].dtype)
+        number, row = np.divmod(rows, self._rows)
+        for touched in np.unique(number):
+            wanted = number == touched
+            gathered[wanted] = batches[touched][row[wanted]]
+            if self._large:
+                unmap(batches[touched])
         return gathered
-
-    def _portions(self, count: int, size: int) -> Iterator[slice]:
-        """Of `count` rows of `size` bytes: all, or of a large file so many at a time as may be in sight."""
-        if not self._large:
-            yield slice(count)
-            return
-        touches = size + AROUND
-        at_once = max(1, IN_SIGHT // touches)
-        for first in range(0, count, at_once):
-            seen = min(at_once, count - first) * touches
-            if self._seen + seen > IN_SIGHT:
-                self._look_away()
-            self._seen += seen
-            yield slice(first, first + at_once)
-
-    def _look_away(self) -> None:
-        """Have nothing of the file in sight."""
-        self._seen = 0
-        for part in (*self._images, *self._labels):
-            unmap(part.ctypes.data, part.nbytes)
 
 
 def _batches(contents: Contents, rows: int) -> Iterator[NDArray[Any]]:
-    """The blocks of `contents`, checked and cut anew so that all but the last have exactly `rows` rows."""
-    pending: list[NDArray[Any]] = []
-    waiting = done = 0
+    """The blocks of `contents`, checked and cut anew so that all but the last have exactly `rows` rows.
+
+    Each array is overwritten by the next one.
+    """
+    batch = np.empty((rows, contents.features), contents.dtype)
+    filled = done = 0
     for block in contents.blocks():
         _check_block(block, contents, done)
         done += len(block)
-        while waiting + len(block) >= rows:
-            cut = rows - waiting
-            yield np.concatenate([*pending, block[:cut]]) if pending else np.ascontiguousarray(block[:cut])
-            pending, waiting, block = [], 0, block[cut:]
-        if len(block):
-            pending.append(block)
-            waiting += len(block)
+        while len(block):
+            taken = min(len(block), rows - filled)
+            batch[filled : filled + taken] = block[:taken]
+            filled, block = filled + taken, block[taken:]
+            if filled == rows:
+                yield batch
+                filled = 0
     if done != len(contents.labels):
         raise UserError(f"{contents.where}: there are {done} images, but {len(contents.labels)} labels")
-    if pending:
-        yield np.concatenate(pending)
+    if filled:
+        yield batch[:filled]
 
 
 def _check_block(block: NDArray[Any], contents: Contents, start: int) -> None:

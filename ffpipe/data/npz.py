@@ -54,7 +54,8 @@ def contents(path: Path, pair: Pair) -> Contents:
         raise UserError(f"{path}: {name} has shape {images.shape}; expected (examples, ...)")
     if not labels.ndim or len(images) != len(labels):
         raise UserError(
-            f"{path}: {name} has shape {images.shape} and {label_name} {labels.shape}; expected as many labels as images"
+            f"{path}: {name} has shape {images.shape} and {label_name} {labels.shape}; expected as many labels "
+            "as images"
         )
     if math.prod(labels.shape[1:]) != 1:
         raise UserError(f"{path}: {label_name} has shape {labels.shape}; expected one label an image")

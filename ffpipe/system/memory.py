@@ -9,6 +9,9 @@ import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from ffpipe.system.errors import UserError
 
@@ -26,8 +29,8 @@ def host_bytes() -> int:
 
 
 def host_cpus() -> int:
-    """The host's CPUs, or the quota of this process's control group, in whole ones as Ray counts, where that is lower;
-    one at least."""
+    """The host's CPUs, or the quota of this process's control group where that is lower, in whole ones as Ray counts;
+    at least one."""
     return max(1, int(min([float(os.cpu_count() or 1), *_group_quotas()])))
 
 
@@ -35,31 +38,25 @@ GROUPS, ROOT_OF_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def _group_limits(groups: Path = GROUPS, root: Path = ROOT_OF_GROUPS) -> list[int]:
-    """Bytes of memory of the control groups that this process is in."""
-    found = []
-    for place, version in _groups("memory", groups, root):
-        with contextlib.suppress(OSError, ValueError):  # not here, or "max"
-            found.append(int((place / ("memory.limit_in_bytes" if version == 1 else "memory.max")).read_text()))
-    return found
+    """Bytes of memory that this process's control groups allow."""
+    files = ("memory.max", "memory.limit_in_bytes")
+    texts = [text for file in files for text in _group_settings("memory", file, groups, root)]
+    return [int(text) for text in texts if text.isdecimal()]  # else "max"
 
 
 def _group_quotas(groups: Path = GROUPS, root: Path = ROOT_OF_GROUPS) -> list[float]:
-    """CPUs of the control groups that this process is in."""
-    found = []
-    for place, version in _groups("cpu", groups, root):
-        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # not here, or "max"
-            if version == 1:
-                words = [(place / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")]
-            else:
-                words = (place / "cpu.max").read_text().split()
-            quota, period = map(int, words)
-            found += [quota / period] if quota > 0 else []  # -1: none
-    return found
+    """CPUs that this process's control groups allow."""
+    pairs = [tuple(text.split()) for text in _group_settings("cpu", "cpu.max", groups, root)]
+    files = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    pairs += zip(*(_group_settings("cpu", file, groups, root) for file in files), strict=True)
+    return [int(quota) / int(period) for quota, period in pairs if quota.isdecimal()]  # else "max" or -1
 
 
-def _groups(controller: str, groups: Path, root: Path) -> Iterator[tuple[Path, int]]:
-    """Folders of the control groups that this process is in, and their version: in 1 each controller has a tree of its
-    own, in 2 all have one."""
+def _group_settings(controller: str, file: str, groups: Path, root: Path) -> Iterator[str]:
+    """Texts of this file of the control groups that this process is in.
+
+    In version 1 each controller has a tree of its own, in version 2 all have one.
+    """
     try:
         lines = groups.read_text().splitlines()
     except OSError:  # a system without control groups
@@ -72,7 +69,8 @@ def _groups(controller: str, groups: Path, root: Path) -> Iterator[tuple[Path, i
         # A limit is as often on a group around the own one. In a container that may be the root of what can be seen.
         own = top / name.lstrip("/")
         for place in (own, *(outer for outer in own.parents if outer.is_relative_to(top))):
-            yield place, 1 if controllers else 2
+            with contextlib.suppress(OSError):
+                yield (place / file).read_text().strip()
 
 
 def keep_freed() -> None:
@@ -98,35 +96,17 @@ def give_back_at_once() -> None:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
-def unmap(address: int, size: int) -> None:
-    """Take the pages of shared memory or of a file out of this process; they come back when they are read.
+def unmap(array: NDArray[Any]) -> None:
+    """Take the pages of an array in shared memory or in a file out of this process; they come back when they are read.
 
-    Never for memory of its own, whose contents would be lost. Does nothing where there is no such call.
+    Such pages count as memory of each process that has read them. Never for an array in memory of the process's own,
+    whose contents would be lost. Does nothing where there is no such call.
     """
-    page = os.sysconf("SC_PAGE_SIZE")
-    start, end = -(-address // page) * page, (address + size) // page * page
+    page, address = os.sysconf("SC_PAGE_SIZE"), array.ctypes.data
+    start, end = -(-address // page) * page, (address + array.nbytes) // page * page
     if end > start:
         with contextlib.suppress(AttributeError, OSError):
             ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
-
-
-def unmap_around(address: int) -> None:
-    """Take all pages of the shared mapping that holds this address out of this process.
-
-    The system brings in pages around those that are touched, which `unmap` of what was touched leaves. Does nothing
-    for memory of the process's own, or where mappings cannot be known.
-    """
-    try:
-        with open("/proc/self/maps", "rb") as file:
-            for line in file:
-                where, permissions = line.split(b" ", 2)[:2]
-                start, end = (int(number, 16) for number in where.split(b"-"))
-                if start <= address < end:
-                    if permissions.endswith(b"s"):
-                        unmap(start, end - start)
-                    return
-    except OSError:
-        return
 
 
 def process_bytes() -> int:

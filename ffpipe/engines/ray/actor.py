@@ -7,7 +7,6 @@ answers at once.
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import ray
 
-from ffpipe.system.memory import unmap, unmap_around
+from ffpipe.system.memory import unmap
 from ffpipe.system.processes import start_ticks
 
 if TYPE_CHECKING:
@@ -34,9 +33,6 @@ LARGE = 1 << 20
 # Messages, and questions of the driver, are taken while `run` works.
 CONCURRENCY = {"inbox": 1, "control": 1}
 ROUND_TRIPS = 5
-# Arrays after which the whole store is taken out of sight, since each leaves up to 128 KB around it.
-ROUND = 16
-_UNMAPPED = itertools.count(1)
 
 
 class Process(NamedTuple):
@@ -177,21 +173,19 @@ class RayLinks:
 
 
 def _stored(array: Any) -> Any:
-    """A large array by its place in the object store. Its pages there are not kept in sight of this process, in which
+    """A large array by its place in the object store. Its pages there are not left mapped into this process, in which
     they would add up to the whole store: every message lies elsewhere."""
     if array.nbytes < LARGE:
         return array
     ref = ray.put(array)
-    _unmap(ray.get(ref))
+    unmap(ray.get(ref))
     return ref
 
 
 def _unmap(array: Any) -> None:
-    """Take a large array out of sight, and now and then what came into it around the others."""
+    """Take the pages of an array that came by the object store out of this process."""
     if array.nbytes >= LARGE:
-        unmap(array.ctypes.data, array.nbytes)
-        if next(_UNMAPPED) % ROUND == 0:
-            unmap_around(array.ctypes.data)
+        unmap(array)
 
 
 def _ray_links(index: int, actors: list[Any]) -> Links:
