@@ -6,9 +6,8 @@ not know which files there are or what they hold.
 
 from __future__ import annotations
 
+import fcntl
 import os
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -30,19 +29,21 @@ _GZIP_OVERHEAD = 1 << 16
 
 @dataclass(frozen=True)
 class Remote:
-    """A gzipped file that mirrors hold under `name`. md5 (hexadecimal) and size (bytes): of what is in it."""
+    """A gzipped file that mirrors hold under `name`. md5 (hexadecimal) and size (bytes): of what is in it, or of the
+    file itself where it is `packed`."""
 
     name: str
     md5: str
     size: int
+    packed: bool = False
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a mirror may take.
+    """Limits on how long a mirror may take.
 
-    timeout: seconds between two bytes; twice that until the answer starts. floor: bytes a second on average, once
-    `grace` seconds have passed. report: seconds between two lines of progress.
+    timeout: seconds between two bytes. floor: bytes a second on average, once `grace` seconds have passed. report:
+    seconds between two lines of progress.
     """
 
     timeout: float = 20.0
@@ -89,110 +90,85 @@ def fetch(
 
 def _download(url: str, part: Path, remote: Remote, patience: Patience, progress: Callable[[str], None]) -> None:
     """Make `part` the right file. Raises _MirrorFailed, leaving of `part` what may be continued."""
-    while True:
-        start = part.stat().st_size if part.exists() else 0
-        progress(f"{'continuing' if start else 'downloading'} {url}")
-        _receive(url, start, part, remote, patience, progress)
-        flaw = _flaw(part, remote)
-        if not flaw:
-            return
-        part.unlink()
+    start = part.stat().st_size if part.exists() else 0
+    progress(f"{'continuing' if start else 'downloading'} {url}")
+    _receive(url, start, part, remote, patience, progress)
+    if flaw := _flaw(part, remote):
+        part.unlink(missing_ok=True)
         if not start:
             raise _MirrorFailed(f"wrong bytes: {flaw}")
         # What there was may be of another version of the file, or of another mirror's: once more from the start.
+        _download(url, part, remote, patience, progress)
 
 
 def _receive(
     url: str, start: int, part: Path, remote: Remote, patience: Patience, progress: Callable[[str], None]
 ) -> None:
-    response, start = _request(url, start, patience)
+    """Append to `part`, of `start` bytes, what the mirror has beyond them; from one that cannot continue, begin anew.
+
+    Returns early where what comes is of another file, which its MD5 will show. Raises _MirrorFailed: absent, cut
+    short, silent, or slower than patience allows.
+    """
+    response = _ask(url, start, patience)
+    if response is None:
+        return
     with closing(response), part.open("ab") as file:
-        file.truncate(start)
-        total = "?" if response.length is None else f"{(start + response.length) / 1e6:.1f}"
-        done, told = start, time.monotonic()
-        for piece in _pieces(response, patience):
+        if response.status != HTTPStatus.PARTIAL_CONTENT:
+            start = 0
+            file.truncate(0)
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            return
+        expected, got = response.length, 0
+        total = "?" if expected is None else f"{(start + expected) / 1e6:.1f}"
+        begun = told = time.monotonic()
+        while piece := _read(response):
             file.write(piece)
-            done += len(piece)
-            if done > remote.size + _GZIP_OVERHEAD:
-                return  # of another file, as its MD5 will tell
-            if time.monotonic() - told >= patience.report:
-                told = time.monotonic()
-                progress(f"{remote.name}: {done / 1e6:.1f} of {total} MB")
+            got += len(piece)
+            if start + got > remote.size + _GZIP_OVERHEAD:
+                return
+            now = time.monotonic()
+            if now - told >= patience.report:
+                told = now
+                progress(f"{remote.name}: {(start + got) / 1e6:.1f} of {total} MB")
+            if now - begun > patience.grace and got < patience.floor * (now - begun):
+                raise _MirrorFailed(f"too slow: {got} bytes in {now - begun:.0f} seconds")
+        if expected is not None and got < expected:
+            raise _MirrorFailed(f"cut short after {got} of {expected} bytes")
 
 
 def _flaw(path: Path, remote: Remote) -> str:
-    """What is wrong with a file that should be `remote`; empty if nothing is."""
+    """A reason why this file is not `remote`; empty where it is."""
     try:
-        found = md5(path, remote.size)
+        found = md5(path, remote.size, packed=remote.packed)
     except UserError as error:
         return str(error)
     return "" if found == remote.md5 else f"the MD5 of the content is {found}, expected {remote.md5}"
 
 
-def _request(url: str, start: int, patience: Patience) -> tuple[HTTPResponse, int]:
-    """The answer and the byte that it starts at: `start`, or 0 where the server cannot continue there."""
+def _ask(url: str, start: int, patience: Patience) -> HTTPResponse | None:
+    """The answer to a request for the bytes from `start` on; None where the mirror's file ends before."""
+    headers = {"User-Agent": "ffpipe"} | ({"Range": f"bytes={start}-"} if start else {})
     with _network():
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise ValueError("not an http or https address")
         try:
-            response = _ask(url, start, patience)
+            response: HTTPResponse = urlopen(Request(url, headers=headers), timeout=patience.timeout)
         except HTTPError as error:
             error.close()
-            if not start or error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 raise
-            return _ask(url, 0, patience), 0
-        if response.status != HTTPStatus.PARTIAL_CONTENT:
-            return response, 0
-        if response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            return response, start
-        response.close()
-        return _ask(url, 0, patience), 0
+            return None
+    return response
 
 
-def _ask(url: str, start: int, patience: Patience) -> HTTPResponse:
-    """The answer to a request for the bytes from `start` on.
-
-    Asked in a thread, because the timeout of urlopen counts from byte to byte and does not cover name look-up.
-    """
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise ValueError("not an http or https address")
-    answers: queue.SimpleQueue[HTTPResponse | Exception] = queue.SimpleQueue()
-    headers = {"User-Agent": "ffpipe"} | ({"Range": f"bytes={start}-"} if start else {})
-
-    def ask() -> None:
-        try:
-            answers.put(urlopen(Request(url, headers=headers), timeout=patience.timeout))
-        except Exception as error:  # raised below, in the thread that waits
-            answers.put(error)
-
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        answer = answers.get(timeout=2 * patience.timeout)
-    except queue.Empty:
-        raise TimeoutError(f"no answer in {2 * patience.timeout:g} seconds") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-def _pieces(response: HTTPResponse, patience: Patience) -> Iterator[bytes]:
-    """The body. Raises _MirrorFailed: cut short, silent, or slower than patience allows."""
-    expected, got, begun = response.length, 0, time.monotonic()
-    while expected is None or got < expected:
-        with _network():
-            piece = response.read1(1 << 16)
-        if not piece:
-            break
-        got += len(piece)
-        yield piece
-        seconds = time.monotonic() - begun
-        if seconds > patience.grace and got < patience.floor * seconds:
-            raise _MirrorFailed(f"too slow: {got} bytes in {seconds:.0f} seconds")
-    if expected is not None and got < expected:
-        raise _MirrorFailed(f"cut short after {got} of {expected} bytes")
+def _read(response: HTTPResponse) -> bytes:
+    with _network():
+        return response.read1(1 << 16)
 
 
 @contextmanager
 def _network() -> Iterator[None]:
-    """What goes wrong between here and a mirror is a reason to try the next one."""
+    """Turn failures between here and a mirror, unlike those of the disk, into reasons to try the next one."""
     try:
         yield
     except HTTPError as error:
@@ -205,8 +181,6 @@ def _network() -> Iterator[None]:
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Wait until no other process is within this block for the same folder."""
-    import fcntl  # here, because Windows has none and can still do all but download
-
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # some network file systems cannot lock; then MD5s have to do

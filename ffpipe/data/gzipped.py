@@ -36,13 +36,14 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise UserError(f"{path}: cannot be read: {reason(error)}") from None
 
 
-def md5(path: Path, most_bytes: int) -> str:
-    """MD5 of the uncompressed bytes, in hexadecimal, reading at most one byte more than `most_bytes`.
+def md5(path: Path, most_bytes: int, *, packed: bool = False) -> str:
+    """MD5 of the uncompressed bytes, in hexadecimal, reading at most one byte more than `most_bytes`. packed: of the
+    file as it is.
 
     So a longer file never has the MD5 of one of `most_bytes`. Raises UserError where it cannot be read.
     """
     digest, left = hashlib.md5(usedforsecurity=False), most_bytes + 1
-    with opened(path) as stream:
+    with path.open("rb") if packed else opened(path) as stream:
         while left and (piece := stream.read(min(left, 1 << 20))):
             digest.update(piece)
             left -= len(piece)
