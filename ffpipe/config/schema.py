@@ -44,9 +44,10 @@ class Data:
     """Where the examples come from and how they are split."""
 
     source: Annotated[
-        Literal["digits", "mnist", "idx", "npz", "parquet"],
+        Literal["digits", "mnist", "fashion-mnist", "cifar10", "idx", "npz", "parquet", "text"],
         Meta(
-            description="digits and mnist are known sets; idx, npz and parquet read the files named in train and test"
+            description="digits, mnist, fashion-mnist and cifar10 are known sets; idx, npz and parquet read the files "
+            "named in train and test; text reads one file, or tiny shakespeare where none is named"
         ),
     ] = "digits"
     train: Annotated[
@@ -58,6 +59,12 @@ class Data:
     ] = ()
     image_column: Annotated[str, Meta(description="parquet: column of the images; empty: the only image column")] = ""
     label_column: Annotated[str, Meta(description="parquet: column of the labels")] = "label"
+    symbols: Annotated[
+        Literal["characters", "bytes"], Meta(description="text: what an id stands for; characters are 256 at most")
+    ] = "characters"
+    length: Annotated[
+        int, Meta(ge=1, le=MOST_UNITS, description="text: symbols of a sequence, of which each predicts the next")
+    ] = 64
     classes: Annotated[
         int,
         Meta(

@@ -51,7 +51,8 @@ def stored(part: Part, classes: int = 0) -> arrow.Stored:
     if not len(contents.labels):
         raise UserError(f"{contents.where}: there are no examples")
     with _replacing(path) as sink:
-        arrow.write(sink, contents, classes or derived_classes(contents.labels, contents.where))
+        known = classes or contents.classes
+        arrow.write(sink, contents, known or derived_classes(contents.labels, contents.where))
     return arrow.Stored(path)
 
 

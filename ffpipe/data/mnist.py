@@ -1,45 +1,83 @@
-"""MNIST: its four files in a local folder, or downloaded on first use, and known by their MD5s.
+"""MNIST and Fashion-MNIST: local copies as IDX or Parquet, or downloaded on first use, and known by their MD5s.
 
-What is in the files is for `idx` to read; how they get here is for `download`.
+What is in the files is for `idx` and `parquet` to read; how they get here is for `download`.
 """
 
 from __future__ import annotations
 
-import os
+import struct
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import md5 as md5_of
 from pathlib import Path
 
-from ffpipe.data import cache, idx
+import numpy as np
+
+from ffpipe.data import cache, idx, parquet
 from ffpipe.data.download import Patience, Remote, fetch
 from ffpipe.data.gzipped import md5
+from ffpipe.data.known import PARQUET, Digest, checked, find, given_folder, mirrors_of
 from ffpipe.data.source import Contents, Part, file_identity
 from ffpipe.system.errors import UserError
-from ffpipe.system.files import expanded
 
 CLASSES = 10
-MIRRORS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "https://storage.googleapis.com/cvdf-datasets/mnist/",
-    "http://yann.lecun.com/exdb/mnist/",
-)
+SIDE = 28
 
 Files = Mapping[str, tuple[Remote, Remote]]
 
-# Images and labels of each part.
-FILES: Files = {
-    "train": (
-        Remote("train-images-idx3-ubyte.gz", "6bbc9ace898e44ae57da46a324031adb", 47_040_016),
-        Remote("train-labels-idx1-ubyte.gz", "a25bea736e30d166cdddb491f175f624", 60_008),
+
+@dataclass(frozen=True)
+class Known:
+    """A set of four IDX files. title: in messages. variable: names other mirrors. files: images and labels by part."""
+
+    name: str
+    title: str
+    variable: str
+    mirrors: tuple[str, ...]
+    files: Files
+
+
+def _files(*of_each: tuple[str, int]) -> Files:
+    names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    remotes = [Remote(f"{name}-ubyte.gz", *of) for name, of in zip(names, of_each, strict=True)]
+    return {"train": (remotes[0], remotes[1]), "test": (remotes[2], remotes[3])}
+
+
+MNIST = Known(
+    "mnist",
+    "MNIST",
+    "FFPIPE_MNIST_MIRRORS",
+    (
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        "http://yann.lecun.com/exdb/mnist/",
     ),
-    "test": (
-        Remote("t10k-images-idx3-ubyte.gz", "2646ac647ad5339dbf082846283269ea", 7_840_016),
-        Remote("t10k-labels-idx1-ubyte.gz", "27ae3e4e09519cfbb04c329615203637", 10_008),
+    _files(
+        ("6bbc9ace898e44ae57da46a324031adb", 47_040_016),
+        ("a25bea736e30d166cdddb491f175f624", 60_008),
+        ("2646ac647ad5339dbf082846283269ea", 7_840_016),
+        ("27ae3e4e09519cfbb04c329615203637", 10_008),
     ),
-}
+)
+FASHION_MNIST = Known(
+    "fashion-mnist",
+    "Fashion-MNIST",
+    "FFPIPE_FASHION_MNIST_MIRRORS",
+    (
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+    ),
+    _files(
+        ("f4a8712d7a061bf5bd6d2ca38dc4d50a", 47_040_016),
+        ("9018921c3c673c538a1fc5bad174d6f9", 60_008),
+        ("8181f5470baa50b63fa0f6fddb340f0a", 7_840_016),
+        ("15d484375f8d13e6eb1aabb0c3f46965", 10_008),
+    ),
+)
 
 
 def parts(
-    data_dir: str, progress: Callable[[str], None], files: Files = FILES, patience: Patience | None = None
+    data_dir: str, progress: Callable[[str], None], known: Known = MNIST, patience: Patience | None = None
 ) -> tuple[Part, Part]:
     """The training and the test part.
 
@@ -47,57 +85,74 @@ def parts(
     its files to the cache folder, telling `progress` in lines of text. Raises UserError where a folder is given
     and lacks a file.
     """
-    given = data_dir or os.environ.get("FFPIPE_DATA", "")
-    if not given:
-        patience = patience or Patience()
+    given = given_folder(data_dir)
+    if given is None:
         return (
-            _remote_part(files["train"], patience, progress),
-            _remote_part(files["test"], patience, progress),
+            _remote_part(known, "train", patience or Patience(), progress),
+            _remote_part(known, "test", patience or Patience(), progress),
         )
-    setting = "execution.data_dir" if data_dir else "FFPIPE_DATA"
-    folder = expanded(given)
-    return _local_part(folder, files["train"], setting), _local_part(folder, files["test"], setting)
+    return _local_part(known, "train", *given), _local_part(known, "test", *given)
 
 
-def mirrors() -> tuple[str, ...]:
-    """Base URLs, in the order in which they are tried: $FFPIPE_MNIST_MIRRORS (separated by commas), else MIRRORS."""
-    own = tuple(url.strip() for url in os.environ.get("FFPIPE_MNIST_MIRRORS", "").split(",") if url.strip())
-    return own or MIRRORS
+def mirrors(known: Known = MNIST) -> tuple[str, ...]:
+    """Return base URLs, in the order in which they are tried: those of the variable, else those that are known."""
+    return mirrors_of(known.variable, known.mirrors)
 
 
-def _local_part(folder: Path, files: tuple[Remote, Remote], setting: str) -> Part:
-    paths = [_find(folder, remote.name, setting) for remote in files]
+def _local_part(known: Known, part: str, folder: Path, setting: str) -> Part:
+    folders = [folder / known.name, folder]
+    images, labels = (find(folders, _names(remote)) for remote in known.files[part])
+    if images is not None and labels is not None:
+        return _idx_part(known, part, [images, labels], setting)
+    if (copy := find(folders[:1], PARQUET[part])) is not None:
+        return _parquet_part(known, part, copy, setting)
+    lacking = known.files[part][0 if images is None else 1]
+    raise UserError(
+        f"{setting} is {folder}, but {known.title}'s {lacking.name.removesuffix('.gz')} is not there: looked in "
+        f"{folders[0]} and {folders[1]} for {', '.join(_names(lacking))}, and in the first for {PARQUET[part][0]}"
+    )
 
+
+def _idx_part(known: Known, part: str, paths: list[Path], setting: str) -> Part:
     def contents() -> Contents:
-        for path, remote in zip(paths, files, strict=True):
+        for path, remote in zip(paths, known.files[part], strict=True):
             if (found := md5(path, remote.size)) != remote.md5:
                 raise UserError(
-                    f"{path}: the MD5 of its content is {found}, that of MNIST is {remote.md5}: it is damaged or "
-                    "another set; other data in this format are read with --training.data.source idx"
+                    f"{path}: the MD5 of its content is {found}, that of {known.title} is {remote.md5}: it is damaged "
+                    "or another set; other data in this format are read with --training.data.source idx"
                 )
         return idx.contents(*paths)
 
-    return Part("mnist", ("mnist", *(file_identity(path, setting) for path in paths)), contents)
+    return Part(known.name, (known.name, *(file_identity(path, setting) for path in paths)), contents)
 
 
-def _remote_part(files: tuple[Remote, Remote], patience: Patience, progress: Callable[[str], None]) -> Part:
+def _parquet_part(known: Known, part: str, path: Path, setting: str) -> Part:
+    """Read a copy in Parquet, which holds what the IDX files do if their MD5s come out."""
+
     def contents() -> Contents:
-        folder = cache.folder() / "downloads"
-        images, labels = (fetch(remote, folder, mirrors(), patience, progress) for remote in files)
+        images, labels = known.files[part]
+        opened = parquet.contents([path], "", "label")
+        count = len(opened.labels)
+        told = md5_of(struct.pack(">II", 0x0801, count) + opened.labels.astype(np.uint8).tobytes()).hexdigest()
+        if told != labels.md5:
+            raise UserError(f"{path}: its labels have the MD5 {told}, those of {known.title} {labels.md5}")
+        head = struct.pack(">IIII", 0x0803, count, SIDE, SIDE)
+        return checked(opened, [Digest(count, images.md5, head)], lambda block, _: block, known.title)
+
+    return Part(known.name, (known.name, "parquet", file_identity(path, setting)), contents)
+
+
+def _remote_part(known: Known, part: str, patience: Patience, progress: Callable[[str], None]) -> Part:
+    def contents() -> Contents:
+        # MNIST's were kept beside others before there was a second set of the same names.
+        folder = cache.folder() / "downloads" / ("" if known.name == "mnist" else known.name)
+        images, labels = (fetch(remote, folder, mirrors(known), patience, progress) for remote in known.files[part])
         return idx.contents(images, labels)
 
-    return Part("mnist", ("mnist", *(remote.md5 for remote in files)), contents)
+    return Part(known.name, (known.name, *(remote.md5 for remote in known.files[part])), contents)
 
 
-def _find(folder: Path, name: str, setting: str) -> Path:
-    """The local copy of one file, by any of the names that it goes by. Raises UserError."""
-    plain = name.removesuffix(".gz")
-    names = [plain, f"{plain}.gz", dotted := plain.replace("-idx", ".idx"), f"{dotted}.gz"]
-    folders = [folder / "mnist", folder]
-    for path in (place / each for place in folders for each in names):
-        if path.is_file():
-            return path
-    raise UserError(
-        f"{setting} is {folder}, but MNIST's {plain} is not there: looked in {folders[0]} and {folders[1]} for "
-        f"{', '.join(names)}"
-    )
+def _names(remote: Remote) -> list[str]:
+    """Names that a local copy of a file goes by."""
+    plain = remote.name.removesuffix(".gz")
+    return [plain, f"{plain}.gz", dotted := plain.replace("-idx", ".idx"), f"{dotted}.gz"]

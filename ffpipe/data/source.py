@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ class Contents:
     divisor: what an image is divided by when it is read as float32 (255, 16 or 1). labels: int64 (count,),
     not yet checked against the number of classes. blocks: a fresh pass over the images in the order of
     `labels`, as arrays of shape (any n, features); raises UserError where the data turn out to be damaged.
+    classes: how many there are where the source knows; 0: the labels tell.
     """
 
     where: str
@@ -44,6 +45,7 @@ class Contents:
     divisor: int
     labels: NDArray[np.int64]
     blocks: Callable[[], Iterator[NDArray[Any]]]
+    classes: int = 0
 
     @property
     def features(self) -> int:
@@ -128,25 +130,6 @@ def check_labels(labels: NDArray[np.int64], classes: int, where: str) -> None:
             f"{where}: the label {labels[wrong[0]]} at row {wrong[0]} is not in 0..{classes - 1}; there are {classes} "
             "classes (training.data.classes; 0 there: that of the known set, else the largest training label + 1)"
         )
-
-
-def read_rows(stream: BinaryIO, count: int, row_bytes: int) -> Iterator[bytes]:
-    """`count` rows of `row_bytes` bytes, in pieces of whole rows of about BLOCK_BYTES; then the stream must end.
-
-    Allocates for what is there, never for what a header says is there. Raises EOFError where it ends too soon
-    and ValueError where it does not end.
-    """
-    done = 0
-    while done < count:
-        rows = min(count - done, max(1, BLOCK_BYTES // row_bytes))
-        piece = stream.read(rows * row_bytes)
-        if len(piece) < rows * row_bytes:
-            got = done + len(piece) // row_bytes
-            raise EOFError(f"it ends after {got} of {count} rows")
-        done += rows
-        yield piece
-    if stream.read(1):
-        raise ValueError(f"there are bytes after the last of {count} rows")
 
 
 def reason(error: BaseException) -> str:

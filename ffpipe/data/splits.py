@@ -16,14 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffpipe.config.schema import Data
-from ffpipe.data import cache, digits, idx, mnist, npz, parquet
+from ffpipe.data import cache, cifar10, digits, idx, mnist, npz, parquet, text
 from ffpipe.data.arrow import Stored
 from ffpipe.data.examples import Examples
 from ffpipe.data.source import Part
 from ffpipe.system import rng
 from ffpipe.system.errors import UserError
 
-_KNOWN_CLASSES = {"digits": digits.CLASSES, "mnist": mnist.CLASSES}
+_KNOWN_CLASSES = {
+    "digits": digits.CLASSES,
+    "mnist": mnist.CLASSES,
+    "fashion-mnist": mnist.CLASSES,
+    "cifar10": cifar10.CLASSES,
+}
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ def load_splits(data: Data, data_dir: str = "", *, progress: Callable[[str], Non
         raise UserError(
             f"training.data.source {data.source!r} has no test part here: set training.data.test_count to the number "
             "of examples to set aside"
-            + ("" if data.source in _KNOWN_CLASSES else ", or name files in training.data.test")
+            + ("" if data.source in (*_KNOWN_CLASSES, "text") else ", or name files in training.data.test")
         )
     if test_part is not None and data.test_count:
         raise UserError(
@@ -142,7 +147,14 @@ def _parts(data: Data, data_dir: str, progress: Callable[[str], None]) -> tuple[
                     f"training.data.{field} names files, but training.data.source {data.source!r} reads none: leave it "
                     "empty, or set training.data.source to idx, npz or parquet"
                 )
-        return (digits.part(), None) if data.source == "digits" else mnist.parts(data_dir, progress)
+        if data.source == "digits":
+            return digits.part(), None
+        if data.source == "cifar10":
+            return cifar10.parts(data_dir, progress)
+        known = mnist.MNIST if data.source == "mnist" else mnist.FASHION_MNIST
+        return mnist.parts(data_dir, progress, known)
+    if data.source == "text":
+        return _text(data, data_dir, progress), None
     if not data.train:
         raise UserError(
             f"training.data.train is empty, but training.data.source {data.source!r} reads files: name them"
@@ -151,6 +163,23 @@ def _parts(data: Data, data_dir: str, progress: Callable[[str], None]) -> tuple[
     if data.test:
         return train, _part_of_files("test", data.test, data)
     return train, npz.keras_test(Path(data.train[0]), "training.data.train") if data.source == "npz" else None
+
+
+def _text(data: Data, data_dir: str, progress: Callable[[str], None]) -> Part:
+    """The one part of a text, which is split by position: training first, then validation, then test."""
+    if data.test or len(data.train) > 1:
+        raise UserError(
+            "training.data.source 'text' reads one file and tests on its end: name one file in training.data.train, "
+            "and set training.data.test_count to the sequences at its end"
+        )
+    if data.split_seed != -1:
+        raise UserError(
+            "training.data.split_seed would shuffle the sequences of a text, so that training and test stand side by "
+            "side: set it to -1"
+        )
+    if data.train:
+        return text.part(Path(data.train[0]), "training.data.train", data.symbols, data.length)
+    return text.shakespeare(data_dir, progress, data.symbols, data.length)
 
 
 def _part_of_files(role: Literal["train", "test"], names: tuple[str, ...], data: Data) -> Part:

@@ -3,12 +3,17 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.server
+import io
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
@@ -36,10 +41,10 @@ def plain(idx_bytes: Callable[[NDArray[Any]], bytes]) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def files(plain: dict[str, bytes]) -> mnist.Files:
-    """A table like that of MNIST, of small files."""
+def small(plain: dict[str, bytes]) -> mnist.Known:
+    """A set like MNIST, of small files."""
     remotes = [Remote(f"{name}.gz", hashlib.md5(data).hexdigest(), len(data)) for name, data in plain.items()]
-    return {"train": (remotes[0], remotes[1]), "test": (remotes[2], remotes[3])}
+    return replace(mnist.MNIST, files={"train": (remotes[0], remotes[1]), "test": (remotes[2], remotes[3])})
 
 
 def check(parts: tuple[Part, Part]) -> None:
@@ -60,7 +65,7 @@ def test_local_copies(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     plain: dict[str, bytes],
-    files: mnist.Files,
+    small: mnist.Known,
     below: str,
     zipped: bool,
     dotted: bool,
@@ -74,7 +79,7 @@ def test_local_copies(
     given = str(tmp_path / "data")
     if by_variable:
         monkeypatch.setenv("FFPIPE_DATA", given)
-    check(mnist.parts("" if by_variable else given, silent, files))
+    check(mnist.parts("" if by_variable else given, silent, small))
 
 
 @pytest.mark.parametrize(("by_variable", "setting"), [(False, r"execution\.data_dir"), (True, "FFPIPE_DATA")])
@@ -82,7 +87,7 @@ def test_a_folder_that_lacks_a_file(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     plain: dict[str, bytes],
-    files: mnist.Files,
+    small: mnist.Known,
     by_variable: bool,
     setting: str,
 ) -> None:
@@ -90,18 +95,23 @@ def test_a_folder_that_lacks_a_file(
     for name in list(plain)[:3]:
         (tmp_path / name).write_bytes(plain[name])
     with pytest.raises(UserError, match=rf"{setting} is {tmp_path}, .*t10k-labels-idx1-ubyte is not there: looked in"):
-        mnist.parts("" if by_variable else str(tmp_path), silent, files)
+        mnist.parts("" if by_variable else str(tmp_path), silent, small)
 
 
-def test_another_set_in_the_same_format(tmp_path: Path, plain: dict[str, bytes], files: mnist.Files) -> None:
+def test_another_set_in_the_same_format(tmp_path: Path, plain: dict[str, bytes], small: mnist.Known) -> None:
     for name, data in plain.items():
         (tmp_path / name).write_bytes(data)
     changed = bytes([*plain["train-labels-idx1-ubyte"][:-1], 3])
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(changed)
-    train, test = mnist.parts(str(tmp_path), silent, files)
+    train, test = mnist.parts(str(tmp_path), silent, small)
     with pytest.raises(UserError) as caught:
         cache.stored(train, 10)
-    for what in ("train-labels", hashlib.md5(changed).hexdigest(), files["train"][1].md5, "--training.data.source idx"):
+    for what in (
+        "train-labels",
+        hashlib.md5(changed).hexdigest(),
+        small.files["train"][1].md5,
+        "--training.data.source idx",
+    ):
         assert what in str(caught.value)
     assert len(cache.stored(test, 10)) == 6
 
@@ -135,44 +145,70 @@ def mirror(tmp_path: Path, plain: dict[str, bytes]) -> Iterator[tuple[str, list[
 
 
 def test_downloaded_on_first_use(
-    monkeypatch: pytest.MonkeyPatch, cache_folder: Path, files: mnist.Files, mirror: tuple[str, list[str]]
+    monkeypatch: pytest.MonkeyPatch, cache_folder: Path, small: mnist.Known, mirror: tuple[str, list[str]]
 ) -> None:
     url, asked = mirror
     monkeypatch.setenv("FFPIPE_MNIST_MIRRORS", f"{url}/nothing , {url}/")
     lines: list[str] = []
-    parts = mnist.parts("", lines.append, files, Patience(timeout=5))
+    parts = mnist.parts("", lines.append, small, Patience(timeout=5))
     assert asked == []
     check(parts)
-    names = [remote.name for part in files.values() for remote in part]
+    names = [remote.name for part in small.files.values() for remote in part]
     assert asked == [path for name in names for path in (f"/nothing/{name}", f"/{name}")]
     assert sorted(path.name for path in (cache_folder / "downloads").iterdir()) == sorted(names)
     assert any("train-images" in line for line in lines)
-    check(mnist.parts("", lines.append, files))
+    check(mnist.parts("", lines.append, small))
     assert len(asked) == 2 * len(names)
 
 
 def test_mirrors(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert mnist.mirrors() == mnist.MIRRORS
+    assert mnist.mirrors() == mnist.MNIST.mirrors
     monkeypatch.setenv("FFPIPE_MNIST_MIRRORS", " ,")
-    assert mnist.mirrors() == mnist.MIRRORS
+    assert mnist.mirrors() == mnist.MNIST.mirrors
     monkeypatch.setenv("FFPIPE_MNIST_MIRRORS", "http://a/, http://b")
     assert mnist.mirrors() == ("http://a/", "http://b")
 
 
-def test_the_real_set(real_data: Callable[[str], Path]) -> None:
+def test_another_set_is_downloaded_beside_it(
+    monkeypatch: pytest.MonkeyPatch, cache_folder: Path, small: mnist.Known, mirror: tuple[str, list[str]]
+) -> None:
+    url, asked = mirror
+    monkeypatch.setenv("FFPIPE_FASHION_MNIST_MIRRORS", url)
+    check(mnist.parts("", silent, replace(mnist.FASHION_MNIST, files=small.files)))
+    assert len(asked) == 4
+    assert len(list((cache_folder / "downloads" / "fashion-mnist").iterdir())) == 4
+
+
+@pytest.mark.parametrize("damage", ["", "image", "label", "cut"])
+def test_a_copy_in_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: mnist.Known, damage: str) -> None:
+    """It is taken for the set where its images and labels are those of the IDX files."""
+    monkeypatch.setattr(mnist, "SIDE", 4)
+    (tmp_path / "mnist").mkdir()
+    for part, name in (("train", "train"), ("test", "t10k")):
+        images, labels = ARRAYS[f"{name}-images-idx3-ubyte"].copy(), ARRAYS[f"{name}-labels-idx1-ubyte"].copy()
+        images[3, 2, 1] += damage == "image"
+        labels[5] = (labels[5] + (damage == "label")) % 10
+        kept = len(images) - (damage == "cut")
+        pictures = []
+        for image in images[:kept]:
+            file = io.BytesIO()
+            PIL.Image.fromarray(image).save(file, "png")
+            pictures.append({"bytes": file.getvalue(), "path": None})
+        pq.write_table(pa.table({"image": pictures, "label": labels[:kept]}), tmp_path / "mnist" / f"{part}.parquet")
+    if not damage:
+        check(mnist.parts(str(tmp_path), silent, small))
+        return
+    for copy in mnist.parts(str(tmp_path), silent, small):
+        with pytest.raises(UserError, match=r"parquet: .*MNIST"):
+            cache.stored(copy, 10)
+
+
+@pytest.mark.parametrize("known", [mnist.MNIST, mnist.FASHION_MNIST], ids=lambda known: known.name)
+def test_the_real_set(real_data: Callable[[str], Path], known: mnist.Known) -> None:
     """The MD5s and sizes in the table are those of the real files: conversion checks them."""
-    train, test = (cache.stored(part, 10) for part in mnist.parts(str(real_data("mnist").parent), silent))
+    train, test = (cache.stored(part, 10) for part in mnist.parts(str(real_data(known.name).parent), silent, known))
     assert (len(train), len(test), train.shape, train.divisor) == (60_000, 10_000, (28, 28), 255)
-    assert train.labels(np.arange(5)).tolist() == [5, 0, 4, 1, 9]
-    assert np.bincount(test.labels(np.arange(10_000))).tolist() == [
-        980,
-        1135,
-        1032,
-        1010,
-        982,
-        892,
-        958,
-        1028,
-        974,
-        1009,
-    ]
+    assert np.bincount(test.labels(np.arange(10_000)))[:3].tolist() == (
+        [980, 1135, 1032] if known is mnist.MNIST else [1000, 1000, 1000]
+    )
+    assert train.labels(np.arange(5)).tolist() == ([5, 0, 4, 1, 9] if known is mnist.MNIST else [9, 0, 0, 3, 0])

@@ -1,0 +1,115 @@
+"""Text as rows of ids: a UTF-8 file cut into sequences, each with the symbol that follows its last one.
+
+Without a file it is tiny shakespeare (Karpathy 2015), which is downloaded on first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ffpipe.data import cache
+from ffpipe.data.download import Patience, Remote, fetch
+from ffpipe.data.known import find, given_folder, mirrors_of
+from ffpipe.data.source import BLOCK_BYTES, Contents, Part, file_identity, reason
+from ffpipe.system.errors import UserError
+from ffpipe.system.files import expanded
+
+# Ids are stored as bytes.
+MOST_SYMBOLS = 256
+VARIABLE = "FFPIPE_TEXT_MIRRORS"
+MIRRORS = (
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/",
+    "https://raw.githubusercontent.com/karpathy/ng-video-lecture/master/",
+)
+SHAKESPEARE = Remote("input.txt", "6fb458f1232090904fb40fe944165e91", 1_115_394)
+NAMES = ("tinyshakespeare.txt", "input.txt")
+
+
+def part(path: Path, field: str, symbols: str, length: int) -> Part:
+    """The whole of a file. symbols: "characters" or "bytes". length: symbols in a sequence that are predicted."""
+    identity = file_identity(path, field)
+    return Part("text", ("text", identity, symbols, length), lambda: contents(expanded(path), symbols, length))
+
+
+def shakespeare(
+    data_dir: str,
+    progress: Callable[[str], None],
+    symbols: str,
+    length: int,
+    remote: Remote = SHAKESPEARE,
+    patience: Patience | None = None,
+) -> Part:
+    """Tiny shakespeare. data_dir: folder with a local copy; empty: $FFPIPE_DATA; else it is downloaded."""
+    if (given := given_folder(data_dir)) is not None:
+        folder, setting = given
+        path = find([folder / "text", folder], NAMES)
+        if path is None:
+            raise UserError(
+                f"{setting} is {folder}, but tiny shakespeare is not there: looked in {folder / 'text'} and {folder} "
+                f"for {' and '.join(NAMES)}; training.data.train names another text"
+            )
+        return part(path, setting, symbols, length)
+
+    def downloaded() -> Contents:
+        folder = cache.folder() / "downloads" / "tinyshakespeare"
+        path = fetch(remote, folder, mirrors_of(VARIABLE, MIRRORS), patience or Patience(), progress)
+        return contents(path, symbols, length)
+
+    return Part("text", ("text", remote.md5, symbols, length), downloaded)
+
+
+def contents(path: Path, symbols: str, length: int) -> Contents:
+    """Read a file and cut it: sequence i has symbols i * length to (i + 1) * length, so that each is predicted once.
+
+    What is left at the end is too short and goes. Raises UserError: not to be read, no UTF-8, too short, too many
+    symbols for a byte.
+    """
+    ids, count = encoded(path, symbols)
+    rows = (len(ids) - 1) // length if len(ids) else 0
+    if rows < 1:
+        raise UserError(
+            f"{path}: it has {len(ids):,} symbols, but a sequence needs {length + 1:,} with the one after it: give a "
+            "longer text or a smaller training.data.length"
+        )
+
+    def blocks() -> Iterator[NDArray[Any]]:
+        at_once = max(1, BLOCK_BYTES // (length + 1))
+        for first in range(0, rows, at_once):
+            wanted = np.arange(first, min(first + at_once, rows))
+            yield ids[wanted[:, None] * length + np.arange(length + 1)]
+
+    # A row has no label but its own symbols.
+    labels = np.zeros(rows, np.int64)
+    return Contents(str(path), (length + 1,), np.dtype(np.uint8), 1, labels, blocks, count)
+
+
+def encoded(path: Path, symbols: str) -> tuple[NDArray[np.uint8], int]:
+    """Return the ids of a text (n,) and how many symbols there are: characters in the order of their code points, or
+    all 256 bytes. Raises UserError."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {reason(error)}") from None
+    if not data:
+        raise UserError(f"{path}: it is empty; expected a text in UTF-8")
+    if symbols == "bytes":
+        return np.frombuffer(data, np.uint8), MOST_SYMBOLS
+    try:
+        points = np.frombuffer(data.decode("utf-8-sig").encode("utf-32-le"), np.uint32)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: it is no UTF-8: byte {error.start} is {data[error.start]:#04x}; convert it, or set "
+            "training.data.symbols to bytes"
+        ) from None
+    alphabet, ids = np.unique(points, return_inverse=True)
+    if len(alphabet) > MOST_SYMBOLS:
+        raise UserError(
+            f"{path}: it has {len(alphabet):,} different characters, more than {MOST_SYMBOLS}: set "
+            "training.data.symbols to bytes"
+        )
+    return ids.astype(np.uint8), len(alphabet)
