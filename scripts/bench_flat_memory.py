@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ffpipe import override, recipe, train
-from ffpipe.runs.view import QuietView
+from ffpipe.runs.view import View
 from ffpipe.telemetry.report import StageReport
 
 WARM = 500  # chunks after which buffers and caches have their size
@@ -36,7 +36,7 @@ def anonymous_bytes(process: int) -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
 
 
-class Watch(QuietView):
+class Watch(View):
     """Reads everybody's memory with each report of the last stage."""
 
     def __init__(self, log: StoreLog) -> None:

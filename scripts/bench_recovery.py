@@ -38,7 +38,7 @@ from ffpipe.planning.layout import Measured
 from ffpipe.runs.controller import Interrupt, Run
 from ffpipe.runs.folder import new_run
 from ffpipe.runs.log import RunLog
-from ffpipe.runs.view import QuietView
+from ffpipe.runs.view import View
 from ffpipe.storage.store import Store
 from ffpipe.telemetry.report import Past, StageReport
 
@@ -101,7 +101,7 @@ class Kill:
         return dict(zip(PARTS, (*known, self.recovery(rate) - sum(known)), strict=True))
 
 
-class Killer(QuietView):
+class Killer(View):
     """Kills stages of a run in turn, and notes when the last stage is where it was."""
 
     def __init__(self, engine: TimedEngine, kills: int) -> None:

@@ -23,7 +23,7 @@ from rich.table import Table
 from ffpipe import override, recipe, train
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.planning.footprint import footprints
-from ffpipe.runs.view import QuietView
+from ffpipe.runs.view import View
 
 CASES: list[dict[str, Any]] = [
     {"training.dims": [64, 20000, 640], "execution.stages": 2, "execution.chunk": 3},
@@ -56,7 +56,7 @@ class StoreLog:
         return {"held": max(held), "spills": max(spilled), "files_beside": files - 1}
 
 
-class Watch(QuietView):
+class Watch(View):
     """Keeps what was worked out, and reads the log while the cluster is still there."""
 
     def __init__(self, log: StoreLog) -> None:

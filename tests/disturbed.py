@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ffpipe import Config, Result, override, recipe
-from ffpipe.runs.view import QuietView
+from ffpipe.runs.view import View
 from ffpipe.telemetry.report import StageReport
 
 STEPS = 28 * 60
@@ -44,7 +44,7 @@ def same(result: Result, undisturbed: Result) -> None:
     assert metrics[0] == metrics[1]
 
 
-class Disturb(QuietView):
+class Disturb(View):
     """Does something to the run when it has come to a step."""
 
     def __init__(self, step: int, what: Callable[[], None]) -> None:

@@ -24,14 +24,14 @@ from ffpipe.config.schema import Config
 from ffpipe.pipeline.job import Job
 from ffpipe.runs.controller import Result, resume, train
 from ffpipe.runs.folder import RunFolder
-from ffpipe.runs.view import QuietView
+from ffpipe.runs.view import View
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Pieces, Store
 from ffpipe.system.errors import Diverged, Interrupted, RunFailed
 from ffpipe.telemetry.report import LayerRow, Past
 
 
-class Notes(QuietView):
+class Notes(View):
     """Keeps what a person would have been told."""
 
     def __init__(self, world: World) -> None:
@@ -102,7 +102,7 @@ def simulated(world: World) -> Iterator[None]:
         "ffpipe.pipeline.saver.threading": SimpleNamespace(
             Thread=lambda target, args, daemon: SaverThread(world, target, args)
         ),
-        "ffpipe.pipeline.stage.Head": ChainHead,
+        "ffpipe.learn.blueprint.Head": ChainHead,
         "ffpipe.pipeline.feed.make_feeder": make_feeder,
     }
     with ExitStack() as stack:

@@ -19,7 +19,7 @@ import tomli_w
 
 import ffpipe
 from ffpipe.commands.cli import main
-from ffpipe.runs.view import QuietView
+from ffpipe.runs.view import View
 
 # Beyond what the process has when a case begins. A case may train a small network.
 MORE_BYTES = 512 << 20
@@ -58,7 +58,7 @@ def newest(run: Path) -> Path:
     return max(run.glob("checkpoints/*"))
 
 
-class Notes(QuietView):
+class Notes(View):
     """Keeps what is said."""
 
     def __init__(self) -> None:

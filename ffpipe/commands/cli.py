@@ -289,22 +289,22 @@ def _one_or_more(text: str) -> str | list[str]:
 
 def _train(options: argparse.Namespace) -> None:
     from ffpipe.runs.controller import Interrupt, train
-    from ffpipe.runs.view import Terminal, make_view
+    from ffpipe.runs.view import ConsoleView, Terminal
 
     interrupt = Interrupt()
     with _interrupts(interrupt):
-        train(_config(options), make_view(Terminal()), interrupt, **_consent(options))
+        train(_config(options), ConsoleView(Terminal()), interrupt, **_consent(options))
     _drop_output()  # a run whose words were lost is done all the same
 
 
 def _resume(options: argparse.Namespace) -> None:
     from ffpipe.runs.controller import Interrupt, resume
-    from ffpipe.runs.view import Terminal, make_view
+    from ffpipe.runs.view import ConsoleView, Terminal
 
     interrupt = Interrupt()
     with _interrupts(interrupt):
         changes = {name: value for name, value in _given(options).items() if name != "training.model"}
-        resume(options.run, changes, make_view(Terminal()), interrupt, **_consent(options))
+        resume(options.run, changes, ConsoleView(Terminal()), interrupt, **_consent(options))
     _drop_output()
 
 

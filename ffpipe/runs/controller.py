@@ -26,7 +26,7 @@ from ffpipe.runs.folder import RunFolder, check_new, new_run, open_run
 from ffpipe.runs.log import RunLog, read_past
 from ffpipe.runs.model import Given, with_model
 from ffpipe.runs.recovery import GiveUp, Recovery
-from ffpipe.runs.view import CarefulView, QuietView, View
+from ffpipe.runs.view import View
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store, patiently
 from ffpipe.system.errors import (
@@ -99,7 +99,7 @@ def train(
     config, of_user = with_model(checked(config), model, allow_code, "the config")
     config = _in_one_piece(config)
     check_new(config)
-    view = CarefulView(view or QuietView())
+    view = view or View()
     spoolfolder.make_room(config.execution, None)
     asked, job, notes = _make_job(config, of_user)
     engine = make_engine(job.config.execution)
@@ -150,7 +150,7 @@ def resume(
     place for snapshots has those of another run or another network; RunFailed and Interrupted as `train` does.
     """
     asked_at = time.time()
-    view = CarefulView(view or QuietView())
+    view = view or View()
     folder, before = open_run(run)
     before, of_user = with_model(before, model, allow_code, f"run {run}", folder.code_sha256())
     config = override(before, changes or {})

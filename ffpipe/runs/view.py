@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,73 +16,26 @@ from ffpipe.pipeline.job import Job, Layout
 from ffpipe.telemetry.report import LayerRow, StageReport
 
 
-class View(Protocol):
-    """Shows a run as its reports come in."""
+class View:
+    """Is told how a run goes, and shows nothing of it."""
 
-    def start(self, job: Job, layout: Layout, run_dir: Path) -> None: ...
+    def start(self, job: Job, layout: Layout, run_dir: Path) -> None:
+        """The run begins, on these stages."""
 
-    def report(self, report: StageReport) -> None: ...
+    def report(self, report: StageReport) -> None:
+        """A stage has come further."""
 
     def go_on(self, layout: Layout) -> None:
         """The run goes on, on other stages."""
 
     def note(self, text: str) -> None:
-        """Something that a person should know: a warning, a recovery."""
-
-    def stop(self) -> None: ...
-
-    def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float) -> None: ...
-
-
-class QuietView:
-    """Shows nothing; for use from Python."""
-
-    def note(self, text: str) -> None: ...
-
-    def start(self, job: Job, layout: Layout, run_dir: Path) -> None: ...
-
-    def go_on(self, layout: Layout) -> None: ...
-
-    def report(self, report: StageReport) -> None: ...
-
-    def stop(self) -> None: ...
-
-    def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float) -> None: ...
-
-
-class CarefulView:
-    """Another view, as long as it can be shown: when nobody reads it any more, or its disk is full, the run goes on."""
-
-    def __init__(self, view: View) -> None:
-        self._view = view
-        self._lost = False
-
-    def start(self, job: Job, layout: Layout, run_dir: Path) -> None:
-        self._try(lambda: self._view.start(job, layout, run_dir))
-
-    def go_on(self, layout: Layout) -> None:
-        self._try(lambda: self._view.go_on(layout))
-
-    def report(self, report: StageReport) -> None:
-        self._try(lambda: self._view.report(report))
-
-    def note(self, text: str) -> None:
-        self._try(lambda: self._view.note(text))
+        """A warning or a recovery, which a person should know of."""
 
     def stop(self) -> None:
-        with suppress(OSError, ValueError):  # what it has started is to end in any case
-            self._view.stop()
+        """Training ends, whether it went well or not."""
 
     def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float) -> None:
-        self._try(lambda: self._view.finish(run_dir, errors, seconds))
-
-    def _try(self, show: Callable[[], None]) -> None:
-        if self._lost:
-            return
-        try:
-            show()
-        except (OSError, ValueError):  # or words that the terminal has no letters for
-            self._lost = True
+        """The run is finished. errors: of each read-out on the test split, as fractions. seconds: of training."""
 
 
 class Terminal(Console):
@@ -94,7 +46,7 @@ class Terminal(Console):
 
 
 class Progress:
-    """Where a run stands: the numbers behind both views, without any drawing."""
+    """Numbers that say where a run stands, without any drawing."""
 
     def __init__(self, job: Job, layout: Layout) -> None:
         self.job = job
@@ -103,7 +55,7 @@ class Progress:
         self.go_on(layout)
 
     def go_on(self, layout: Layout) -> None:
-        """On these stages, whose clocks begin now."""
+        """Follow other stages, whose clocks begin now."""
         self.layers = [tuple(spec.layers) for spec in layout.stages]
         self.busy = [0.0] * len(self.layers)
         self._marks: list[tuple[float, int]] = []
@@ -147,19 +99,29 @@ class Progress:
         return f"loss and errors of blocks {', '.join(rows) or '-'}"
 
 
-class LiveView:
-    """A table that redraws itself, with the evaluations above it."""
+class ConsoleView(View):
+    """Lines for people. On a terminal a table that redraws itself stands below them; elsewhere a line of progress comes
+    at most every ten seconds.
+
+    Falls silent where a line cannot be written, since a run need not end when nobody reads it any more (`ffpipe train |
+    head`) or its output goes to a disk that is full.
+    """
+
+    SECONDS = 10.0
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._live: Live | None = None
+        self._live = Live(console=console, auto_refresh=console.is_terminal, refresh_per_second=4)
         self._progress: Progress | None = None
+        self._printed = time.monotonic()
+        self._silent = False
 
     def start(self, job: Job, layout: Layout, run_dir: Path) -> None:
-        self.console.print(_title(job, layout))
+        self.note(_title(job, layout))
         self._progress = Progress(job, layout)
-        self._live = Live(self._draw(), console=self.console, refresh_per_second=4, transient=False)
-        self._live.start()
+        if self.console.is_terminal:
+            self._live.update(self._table(self._progress))
+            self._show(self._live.start)
 
     def go_on(self, layout: Layout) -> None:
         assert self._progress is not None
@@ -167,25 +129,35 @@ class LiveView:
 
     def report(self, report: StageReport) -> None:
         assert self._progress is not None
-        assert self._live is not None
         self._progress.take(report)
         for line in _evaluation_lines(self._progress.job, report):
-            self._live.console.print(line)
-        self._live.update(self._draw())
+            self.note(line)
+        if self.console.is_terminal:
+            self._live.update(self._table(self._progress))
+        elif time.monotonic() - self._printed >= self.SECONDS:
+            self._printed = time.monotonic()
+            self.note(f"{self._progress.headline()}; {self._progress.figures()}")
 
     def note(self, text: str) -> None:
-        (self._live.console if self._live else self.console).print(text, soft_wrap=True, highlight=False, markup=False)
+        self._show(lambda: self.console.print(text, soft_wrap=True, highlight=False, markup=False))
 
     def stop(self) -> None:
-        if self._live is not None:
+        with suppress(OSError, ValueError):  # also where it is silent: its thread is to end
             self._live.stop()
 
     def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float) -> None:
-        _print_end(self.console, run_dir, errors, seconds)
+        by = ", ".join(f"{_percent(error)} by {name}" for name, error in errors.items())
+        self.note(f"trained in {seconds:.1f} s\ntest error: {by or '-'}\nrun folder: {run_dir}")
 
-    def _draw(self) -> Group:
-        assert self._progress is not None
-        progress = self._progress
+    def _show(self, show: Callable[[], None]) -> None:
+        if self._silent:
+            return
+        try:
+            show()
+        except (OSError, ValueError):  # or words that the terminal has no letters for
+            self._silent = True
+
+    def _table(self, progress: Progress) -> Group:
         errors = "pair errors" if progress.job.config.training.contrasts else "errors"
         table = Table("block", "stage", "loss", errors, "busy")
         for stage, blocks in enumerate(progress.layers):
@@ -199,71 +171,20 @@ class LiveView:
         return Group(Text(progress.headline()), table)
 
 
-class PlainView:
-    """A line for each evaluation and, at most every ten seconds, one for progress."""
-
-    SECONDS = 10.0
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self._progress: Progress | None = None
-        self._printed = time.monotonic()
-
-    def start(self, job: Job, layout: Layout, run_dir: Path) -> None:
-        self._line(_title(job, layout))
-        self._progress = Progress(job, layout)
-
-    def go_on(self, layout: Layout) -> None:
-        assert self._progress is not None
-        self._progress.go_on(layout)
-
-    def report(self, report: StageReport) -> None:
-        assert self._progress is not None
-        self._progress.take(report)
-        for line in _evaluation_lines(self._progress.job, report):
-            self._line(line)
-        if time.monotonic() - self._printed >= self.SECONDS:
-            self._printed = time.monotonic()
-            self._line(f"{self._progress.headline()}; {self._progress.figures()}")
-
-    def note(self, text: str) -> None:
-        self._line(text)
-
-    def stop(self) -> None: ...
-
-    def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float) -> None:
-        _print_end(self.console, run_dir, errors, seconds)
-
-    def _line(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
-
-
-def make_view(console: Console) -> View:
-    """The live table where the output is a terminal."""
-    return LiveView(console) if console.is_terminal else PlainView(console)
-
-
 def _title(job: Job, layout: Layout) -> str:
-    config = job.config
-    stages = " | ".join(_span(tuple(spec.layers)) for spec in layout.stages)
-    negatives = f"{config.training.negatives} negatives" if config.training.contrasts else "no negatives"
+    training, outlines = job.config.training, job.network.outlines
+    if training.contrasts and not (training.blocks or training.model):
+        sizes = "-".join(map(str, training.dims))
+    else:
+        sizes = ", ".join(f"{outline.name} {'x'.join(map(str, outline.outputs.shape))}" for outline in outlines)
+    layers = [tuple(spec.layers) for spec in layout.stages]
+    stages = " | ".join(str(each[0]) if len(each) == 1 else f"{each[0]}-{each[-1]}" for each in layers)
+    negatives = f"{training.negatives} negatives" if training.contrasts else "no negatives"
     return (
-        f"{config.recipe}: {_sizes(job)}, {len(job.splits.train):,} training examples, {negatives}; "
-        f"engine {config.execution.engine}, {len(layout.stages)} stage(s) of layers {stages}, "
+        f"{job.config.recipe}: {sizes}, {len(job.splits.train):,} training examples, {negatives}; "
+        f"engine {job.config.execution.engine}, {len(layout.stages)} stage(s) of layers {stages}, "
         f"chunk {layout.plan.chunk}, window {layout.window}"
     )
-
-
-def _sizes(job: Job) -> str:
-    """784-500-500 of dense layers, or what each block is and hands on."""
-    outlines = job.network.outlines
-    if job.config.training.contrasts and not (job.config.training.blocks or job.config.training.model):
-        return "-".join(map(str, job.config.training.dims))
-    return ", ".join(f"{outline.name} {'x'.join(map(str, outline.outputs.shape))}" for outline in outlines)
-
-
-def _span(layers: tuple[int, ...]) -> str:
-    return str(layers[0]) if len(layers) == 1 else f"{layers[0]}-{layers[-1]}"
 
 
 def _evaluation_lines(job: Job, report: StageReport) -> list[str]:
@@ -280,12 +201,6 @@ def _evaluation_lines(job: Job, report: StageReport) -> list[str]:
 def _figures(row: LayerRow | None) -> tuple[str, str]:
     """Loss and errors of a block, in words."""
     return ("-", "-") if row is None else (f"{row.loss:.4f}", _percent(row.pair_errors))
-
-
-def _print_end(console: Console, run_dir: Path, errors: Mapping[str, float], seconds: float) -> None:
-    by = ", ".join(f"{_percent(error)} by {name}" for name, error in errors.items())
-    for line in (f"trained in {seconds:.1f} s", f"test error: {by or '-'}", f"run folder: {run_dir}"):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _percent(fraction: float | None) -> str:

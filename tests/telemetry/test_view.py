@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from ffpipe import override, recipe, train
-from ffpipe.runs.view import LiveView, PlainView, Progress, Terminal, make_view
+from ffpipe.runs.view import ConsoleView, Progress, Terminal
 from ffpipe.telemetry.report import StageReport
 
 
@@ -21,7 +21,7 @@ def shown(terminal: bool, tmp_path: Path) -> str:
     config = override(recipe("digits"), {"training.epochs": 5, "training.dims": [64, 40, 30]})
     config = replace(config, execution=replace(config.execution, engine="local", run_dir=str(tmp_path / "run")))
     console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
-    train(config, make_view(console))
+    train(config, ConsoleView(console))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -50,7 +50,7 @@ def test_a_run_whose_words_are_lost_goes_on(reader: str, tmp_path: Path) -> None
     reading, writing = os.pipe()
     os.close(reading)
     with open("/dev/full" if reader == "a full disk" else writing, "w", buffering=1) as output:
-        result = train(config, make_view(Terminal(file=output)))
+        result = train(config, ConsoleView(Terminal(file=output)))
         with suppress(OSError):
             output.close()
     os.close(writing) if reader == "a full disk" else None
@@ -69,8 +69,3 @@ def test_after_a_recovery_it_follows_the_new_stages() -> None:
     for seconds, step in ((1.0, 50), (2.0, 60)):
         progress.take(StageReport(1, (1,), step=step, seconds=seconds))
     assert (progress.step, progress.examples_per_second) == (60, 10 * 50)
-
-
-def test_the_view_follows_the_console() -> None:
-    assert isinstance(make_view(Console(force_terminal=True)), LiveView)
-    assert isinstance(make_view(Console(file=io.StringIO())), PlainView)
