@@ -9,7 +9,6 @@ import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from gzip import GzipFile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,9 +31,6 @@ _DTYPES: dict[int, np.dtype[Any]] = {
 }
 _MOST_DIMENSIONS = 8
 
-# Deflate codes at most 258 bytes in 2 bits: a gzip file that should hold more than this many times its size is damaged.
-_DEFLATE_RATIO = 1032
-
 
 @dataclass(frozen=True)
 class Header:
@@ -42,14 +38,6 @@ class Header:
 
     dtype: np.dtype[Any]
     dims: tuple[int, ...]
-
-    @property
-    def row_bytes(self) -> int:
-        return math.prod(self.dims[1:]) * self.dtype.itemsize
-
-    @property
-    def file_bytes(self) -> int:
-        return 4 + 4 * len(self.dims) + self.dims[0] * self.row_bytes
 
 
 def part(images: Path, labels: Path, field: str) -> Part:
@@ -60,7 +48,7 @@ def part(images: Path, labels: Path, field: str) -> Part:
 
 def contents(images: Path, labels: Path) -> Contents:
     """Read both headers and the labels. Raises UserError: unreadable, damaged, or not images and their labels."""
-    header, label_header = read_header(images), read_header(labels)
+    header, label_header = _header(images), _header(labels)
     if len(header.dims) < 2:
         raise UserError(f"{images}: expected images, 2 dimensions or more; it has {header.dims} (labels come second)")
     shape = source.check_shape(header.dims[1:], str(images))
@@ -68,8 +56,7 @@ def contents(images: Path, labels: Path) -> Contents:
         raise UserError(f"{labels}: expected labels, 1 dimension; it has {label_header.dims} (images come first)")
     if header.dims[0] != label_header.dims[0]:
         raise UserError(f"{images} has {header.dims[0]} images, but {labels} has {label_header.dims[0]} labels")
-    pieces = list(_blocks(labels, label_header))
-    numbers = np.concatenate(pieces)[:, 0] if pieces else np.empty(0, np.int64)
+    numbers = np.concatenate([np.empty(0, label_header.dtype), *(block[:, 0] for block in _blocks(labels))])
     dtype, divisor = source.stored_as(header.dtype)
     return Contents(
         where=f"{images} and {labels}",
@@ -77,24 +64,16 @@ def contents(images: Path, labels: Path) -> Contents:
         dtype=dtype,
         divisor=divisor,
         labels=source.integer_labels(numbers, str(labels)),
-        blocks=lambda: (source.cast(block) for block in _blocks(images, header)),
+        blocks=lambda: (source.cast(block) for block in _blocks(images)),
     )
 
 
-def read_header(path: Path) -> Header:
-    """The header, checked against the file's length. Raises UserError."""
+def _header(path: Path) -> Header:
     with opened(path) as stream:
-        header = _header(stream, path)
-        size = path.stat().st_size
-        if isinstance(stream, GzipFile):
-            if header.file_bytes > size * _DEFLATE_RATIO:
-                raise UserError(f"{path}: its header tells of {header.dims}, more than a file of {size} bytes can hold")
-        elif header.file_bytes != size:
-            raise UserError(f"{path}: its header tells of {header.file_bytes} bytes, but it has {size}")
-    return header
+        return _read_header(stream, path)
 
 
-def _header(stream: BinaryIO, path: Path) -> Header:
+def _read_header(stream: BinaryIO, path: Path) -> Header:
     magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _DTYPES or not 1 <= magic[3] <= _MOST_DIMENSIONS:
         raise UserError(
@@ -106,11 +85,22 @@ def _header(stream: BinaryIO, path: Path) -> Header:
     return Header(_DTYPES[magic[2]], struct.unpack(f">{magic[3]}I", dims))
 
 
-def _blocks(path: Path, header: Header) -> Iterator[NDArray[Any]]:
-    """Arrays (n, numbers in a row) in the file's dtype."""
+def _blocks(path: Path) -> Iterator[NDArray[Any]]:
+    """Arrays (n, numbers in a row) in the file's dtype, of about BLOCK_BYTES.
+
+    Allocates for the rows that are there, never for those that the header promises.
+    """
     with opened(path) as stream:
-        if _header(stream, path) != header:
-            raise UserError(f"{path}: it changed while it was read")
-        width = math.prod(header.dims[1:])
-        for piece in source.read_rows(stream, header.dims[0], header.row_bytes):
+        header = _read_header(stream, path)
+        count, width = header.dims[0], math.prod(header.dims[1:])
+        row_bytes = width * header.dtype.itemsize
+        done = 0
+        while done < count:
+            rows = min(count - done, max(1, source.BLOCK_BYTES // row_bytes))
+            piece = stream.read(rows * row_bytes)
+            if len(piece) < rows * row_bytes:
+                raise UserError(f"{path}: it ends after {done + len(piece) // row_bytes} of {count} rows")
+            done += rows
             yield np.frombuffer(piece, header.dtype).reshape(-1, width)
+        if stream.read(1):
+            raise UserError(f"{path}: there are bytes after the last of {count} rows")

@@ -118,14 +118,14 @@ def test_damaged_headers_give_user_errors_or_are_read(
 @pytest.mark.parametrize("zipped", [False, True])
 def test_trailing_bytes(pair: Pair, idx_bytes: Encode, zipped: bool) -> None:
     longer = idx_bytes(IMAGES) + b"\0"
-    with pytest.raises(UserError, match=r"images: .*(24 rows|has 41|after the last of 3)"):
+    with pytest.raises(UserError, match="images: there are bytes after the last of 3 rows"):
         everything(pair(gzip.compress(longer) if zipped else longer))
 
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_absurd_dimensions_are_refused_from_the_header(pair: Pair, zipped: bool) -> None:
     header = bytes([0, 0, 8, 3]) + b"\xff" * 12
-    with pytest.raises(UserError, match="its header tells of"):
+    with pytest.raises(UserError, match="values an image"):
         idx.contents(*pair(gzip.compress(header) if zipped else header))
 
 

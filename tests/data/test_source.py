@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 
@@ -30,18 +28,6 @@ def test_derived_classes() -> None:
     assert source.derived_classes(np.array([0, 4, 2]), "file") == 5
     with pytest.raises(UserError, match=r"the label 9000000 at row 1 .*training\.data\.classes"):
         source.derived_classes(np.array([0, 9_000_000]), "file")
-
-
-def test_read_rows_cuts_into_whole_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "BLOCK_BYTES", 10)
-    assert list(source.read_rows(io.BytesIO(b"aaabbbcccddd"), 4, 3)) == [b"aaabbbccc", b"ddd"]
-
-
-def test_read_rows_wants_all_of_them_and_no_more() -> None:
-    with pytest.raises(EOFError, match="after 1 of 2 rows"):
-        list(source.read_rows(io.BytesIO(b"aaabb"), 2, 3))
-    with pytest.raises(ValueError, match="after the last of 1 rows"):
-        list(source.read_rows(io.BytesIO(b"aaabb"), 1, 3))
 
 
 def test_reason_is_one_line() -> None:
