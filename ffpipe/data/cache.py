@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ffpipe.data import arrow
 from ffpipe.data.source import Part, derived_classes, reason
 from ffpipe.system.errors import UserError
+from ffpipe.system.files import replacing
 
 # A file that is being written grows all the time.
 ABANDONED_SECONDS = 3600.0
@@ -93,33 +94,21 @@ class Incoming:
         self._stack.close()
 
 
-def _sweep(path: Path) -> None:
-    """Remove what writers that were killed left of this file: nothing was written to it for a long time."""
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        with suppress(OSError):
-            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
-                left.unlink()
-
-
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """A temporary file beside `path` that takes its place if the block succeeds and vanishes if it does not.
 
-    Two processes write two temporary files, and the later rename wins; who has mapped the earlier keeps it.
+    Two processes write two temporary files, and the later rename wins; a process that has mapped the earlier keeps it.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
-        with temporary.open("xb") as sink:
+        for left in path.parent.glob(f".{path.name}.*.tmp"):  # of writers that were killed
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                    left.unlink()
+        with replacing(path, f".{secrets.token_hex(8)}") as sink:
             yield sink
-            sink.flush()
-            os.fsync(sink.fileno())
-        temporary.replace(path)
     except OSError as error:  # sources turn their own into UserErrors, so this one is about writing
         raise UserError(
             f"cannot write {path}: {reason(error)}; FFPIPE_CACHE names another folder for the cache"
         ) from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()

@@ -1,5 +1,7 @@
-"""What torch, and MKL which computes its products on the CPU, are told through their environment. They read it once, so
-this module must not import torch. What is set already is somebody's choice."""
+"""Settings that torch, and MKL which computes its products on the CPU, read once from their environment.
+
+This module must therefore not import torch. What is set already is somebody's choice and stays.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +13,15 @@ VENDOR_BYTES = 4096  # of the first processor
 
 
 def prepare(processors: Path = Path("/proc/cpuinfo")) -> None:
-    """Set, where nobody has, what torch is to find here. processors: what Linux says of them.
-
-    The whole huge pages within large tensors (7/8 of 16 MiB, half of 4) are asked for where Linux gives them to those
-    who ask (madvise): a layer's update passes once over all of its weights and their averages, and finding small pages
-    takes as long as the pass does.
-    """
+    """Set what torch is to find here, unless it is set already. processors: what Linux says of them."""
+    # Whole huge pages within large tensors (7/8 of 16 MiB, half of 4), where Linux gives them to those who ask: a
+    # layer's update passes once over all of its weights, and finding small pages takes as long as the pass does.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # Without it cuBLAS may sum in another order each time.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    _prepare_mkl(processors)
-
-
-def _prepare_mkl(processors: Path) -> None:
-    """Ask for the same bits on any number of threads, on processors for which MKL has such a mode.
-
-    It is called strict CNR, and is of Intel's processors with AVX2 or AVX-512. It costs nothing (300 x 1000 by 1000 x
-    1000 in float32, on a Xeon with AMX: 3.31 ms with and without). On others products do not depend on threads, or are
-    left to one (learn/products.py).
-    """
+    # The same bits on any number of threads, on processors for which MKL has such a mode: strict CNR is of Intel's with
+    # AVX2 or AVX-512 and costs nothing (300 x 1000 by 1000 x 1000 in float32, on a Xeon with AMX: 3.31 ms with and
+    # without). On others products do not depend on threads, or are left to one (learn/products.py).
     try:
         with processors.open("rb") as file:
             vendor = file.read(VENDOR_BYTES).decode(errors="replace")

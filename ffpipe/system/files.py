@@ -1,4 +1,4 @@
-"""Files that may be from a stranger: read up to a bound and never waited for, written whole and through no link.
+"""Files that are read up to a bound and never waited for, and written whole or not at all.
 
 What is in them is the caller's to check.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,15 +21,12 @@ def read_whole(path: Path, most: int) -> bytes:
     Raises UserError; Unreachable where that says nothing of the file; FileNotFoundError where there is none.
     """
     try:
-        # A named pipe that nobody writes to would hold a plain open for ever.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UserError(f"cannot read {path}: it is no regular file")
+        if not stat.S_ISREG(path.stat().st_mode):  # a named pipe that nobody writes to would hold an open for ever
+            raise UserError(f"cannot read {path}: it is no regular file")
+        with path.open("rb") as file:
             data = file.read(most + 1)
     except FileNotFoundError:
         raise
-    except IsADirectoryError:
-        raise UserError(f"cannot read {path}: it is no regular file") from None
     except OSError as error:
         raise Unreachable(f"cannot read {path}: {error.strerror or error}") from None
     except ValueError as error:  # a name that no file can have
@@ -38,20 +36,28 @@ def read_whole(path: Path, most: int) -> bytes:
     return data
 
 
-def replace_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file whole or not at all, through one beside it. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.tmp")  # one name, so that what a killed process left goes
+@contextmanager
+def replacing(path: Path, mark: str = "") -> Iterator[BinaryIO]:
+    """A file beside `path` that takes its place once the block has written it, and vanishes if the block fails.
+
+    mark: part of its name, where several processes may write `path` at once. Raises OSError.
+    """
+    temporary = path.with_name(f".{path.name}{mark}.tmp")  # one name, so that what a killed process left goes
     temporary.unlink(missing_ok=True)
     try:
-        # Exclusively: in a stranger's folder a link may be waiting for us to write through it.
-        with temporary.open("xb") as file:
-            write(file)
+        with temporary.open("xb") as file:  # exclusively, so that no link that lies there is written through
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
+
+
+def replace_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file whole or not at all. Raises OSError."""
+    with replacing(path) as file:
+        write(file)
 
 
 def expanded(path: str | Path) -> Path:
