@@ -10,12 +10,12 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
@@ -52,10 +52,6 @@ class Patience:
     report: float = 2.0
 
 
-class _MirrorFailed(Exception):
-    """This mirror will not do; the text is a reason for a list of them."""
-
-
 def fetch(
     remote: Remote, folder: Path, mirrors: Sequence[str], patience: Patience, progress: Callable[[str], None]
 ) -> Path:
@@ -75,12 +71,12 @@ def fetch(
                 url = f"{mirror.rstrip('/')}/{remote.name}"
                 try:
                     _download(url, part, remote, patience, progress)
-                except _MirrorFailed as failure:
-                    failures.append(f"{url}: {failure}")
+                except (OSError, HTTPException, ValueError) as error:  # what a server, a network or an address can do
+                    failures.append(f"{url}: {reason(error)}")
                 else:
                     part.replace(target)
                     return target
-    except OSError as error:  # those of the network have become _MirrorFailed
+    except OSError as error:
         raise UserError(f"cannot write {target}: {reason(error)}; FFPIPE_CACHE names another folder") from None
     raise UserError(
         f"cannot download {remote.name} from any mirror ({'; '.join(failures)}): "
@@ -89,14 +85,14 @@ def fetch(
 
 
 def _download(url: str, part: Path, remote: Remote, patience: Patience, progress: Callable[[str], None]) -> None:
-    """Make `part` the right file. Raises _MirrorFailed, leaving of `part` what may be continued."""
+    """Make `part` the right file. Where that fails, what is left of it may be continued."""
     start = part.stat().st_size if part.exists() else 0
     progress(f"{'continuing' if start else 'downloading'} {url}")
     _receive(url, start, part, remote, patience, progress)
     if flaw := _flaw(part, remote):
         part.unlink(missing_ok=True)
         if not start:
-            raise _MirrorFailed(f"wrong bytes: {flaw}")
+            raise ValueError(f"wrong bytes: {flaw}")
         # What there was may be of another version of the file, or of another mirror's: once more from the start.
         _download(url, part, remote, patience, progress)
 
@@ -106,13 +102,20 @@ def _receive(
 ) -> None:
     """Append to `part`, of `start` bytes, what the mirror has beyond them; from one that cannot continue, begin anew.
 
-    Returns early where what comes is of another file, which its MD5 will show. Raises _MirrorFailed: absent, cut
-    short, silent, or slower than patience allows.
+    Returns early where what comes is of another file, which its MD5 will show. Raises OSError, HTTPException or
+    ValueError: not an address, absent, cut short, silent, or slower than patience allows.
     """
-    response = _ask(url, start, patience)
-    if response is None:
-        return
-    with closing(response), part.open("ab") as file:
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ValueError("not an http or https address")
+    headers = {"User-Agent": "ffpipe"} | ({"Range": f"bytes={start}-"} if start else {})
+    try:
+        response: HTTPResponse = urlopen(Request(url, headers=headers), timeout=patience.timeout)
+    except HTTPError as error:
+        error.close()
+        if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # the mirror's file ends at `start` or before
+            return
+        raise
+    with response, part.open("ab") as file:
         if response.status != HTTPStatus.PARTIAL_CONTENT:
             start = 0
             file.truncate(0)
@@ -121,7 +124,7 @@ def _receive(
         expected, got = response.length, 0
         total = "?" if expected is None else f"{(start + expected) / 1e6:.1f}"
         begun = told = time.monotonic()
-        while piece := _read(response):
+        while piece := response.read1(1 << 16):
             file.write(piece)
             got += len(piece)
             if start + got > remote.size + _GZIP_OVERHEAD:
@@ -131,9 +134,9 @@ def _receive(
                 told = now
                 progress(f"{remote.name}: {(start + got) / 1e6:.1f} of {total} MB")
             if now - begun > patience.grace and got < patience.floor * (now - begun):
-                raise _MirrorFailed(f"too slow: {got} bytes in {now - begun:.0f} seconds")
+                raise TimeoutError(f"too slow: {got} bytes in {now - begun:.0f} seconds")
         if expected is not None and got < expected:
-            raise _MirrorFailed(f"cut short after {got} of {expected} bytes")
+            raise OSError(f"cut short after {got} of {expected} bytes")
 
 
 def _flaw(path: Path, remote: Remote) -> str:
@@ -143,39 +146,6 @@ def _flaw(path: Path, remote: Remote) -> str:
     except UserError as error:
         return str(error)
     return "" if found == remote.md5 else f"the MD5 of the content is {found}, expected {remote.md5}"
-
-
-def _ask(url: str, start: int, patience: Patience) -> HTTPResponse | None:
-    """The answer to a request for the bytes from `start` on; None where the mirror's file ends before."""
-    headers = {"User-Agent": "ffpipe"} | ({"Range": f"bytes={start}-"} if start else {})
-    with _network():
-        if urlsplit(url).scheme not in ("http", "https"):
-            raise ValueError("not an http or https address")
-        try:
-            response: HTTPResponse = urlopen(Request(url, headers=headers), timeout=patience.timeout)
-        except HTTPError as error:
-            error.close()
-            if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                raise
-            return None
-    return response
-
-
-def _read(response: HTTPResponse) -> bytes:
-    with _network():
-        return response.read1(1 << 16)
-
-
-@contextmanager
-def _network() -> Iterator[None]:
-    """Turn failures between here and a mirror, unlike those of the disk, into reasons to try the next one."""
-    try:
-        yield
-    except HTTPError as error:
-        raise _MirrorFailed(f"HTTP {error.code} {error.reason}") from None
-    except (OSError, HTTPException, ValueError) as error:
-        cause = error.reason if isinstance(error, URLError) else error
-        raise _MirrorFailed(reason(cause) if isinstance(cause, BaseException) else cause) from None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,14 +32,6 @@ _DTYPES: dict[int, np.dtype[Any]] = {
 _MOST_DIMENSIONS = 8
 
 
-@dataclass(frozen=True)
-class Header:
-    """dtype: of the numbers in the file, big endian. dims: of the whole array, examples first."""
-
-    dtype: np.dtype[Any]
-    dims: tuple[int, ...]
-
-
 def part(images: Path, labels: Path, field: str) -> Part:
     """The part in one file of images and one of labels. field: names the setting in messages."""
     identity = (source.file_identity(images, field), source.file_identity(labels, field))
@@ -48,16 +40,17 @@ def part(images: Path, labels: Path, field: str) -> Part:
 
 def contents(images: Path, labels: Path) -> Contents:
     """Read both headers and the labels. Raises UserError: unreadable, damaged, or not images and their labels."""
-    header, label_header = _header(images), _header(labels)
-    if len(header.dims) < 2:
-        raise UserError(f"{images}: expected images, 2 dimensions or more; it has {header.dims} (labels come second)")
-    shape = source.check_shape(header.dims[1:], str(images))
-    if len(label_header.dims) != 1:
-        raise UserError(f"{labels}: expected labels, 1 dimension; it has {label_header.dims} (images come first)")
-    if header.dims[0] != label_header.dims[0]:
-        raise UserError(f"{images} has {header.dims[0]} images, but {labels} has {label_header.dims[0]} labels")
-    numbers = np.concatenate([np.empty(0, label_header.dtype), *(block[:, 0] for block in _blocks(labels))])
-    dtype, divisor = source.stored_as(header.dtype)
+    with _opened(images) as (_, kind, dims), _opened(labels) as (_, label_kind, label_dims):
+        pass  # the headers alone
+    if len(dims) < 2:
+        raise UserError(f"{images}: expected images, 2 dimensions or more; it has {dims} (labels come second)")
+    if len(label_dims) != 1:
+        raise UserError(f"{labels}: expected labels, 1 dimension; it has {label_dims} (images come first)")
+    if dims[0] != label_dims[0]:
+        raise UserError(f"{images} has {dims[0]} images, but {labels} has {label_dims[0]} labels")
+    shape = source.check_shape(dims[1:], str(images))
+    numbers = np.concatenate([np.empty(0, label_kind), *(block[:, 0] for block in _blocks(labels))])
+    dtype, divisor = source.stored_as(kind)
     return Contents(
         where=f"{images} and {labels}",
         shape=shape,
@@ -68,21 +61,19 @@ def contents(images: Path, labels: Path) -> Contents:
     )
 
 
-def _header(path: Path) -> Header:
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, np.dtype[Any], tuple[int, ...]]]:
+    """The numbers in a file, their dtype (big endian) and the dimensions of the whole array, examples first."""
     with opened(path) as stream:
-        return _read_header(stream, path)
-
-
-def _read_header(stream: BinaryIO, path: Path) -> Header:
-    magic = stream.read(4)
-    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _DTYPES or not 1 <= magic[3] <= _MOST_DIMENSIONS:
-        raise UserError(
-            f"{path}: not an IDX file: it starts with {magic.hex(' ') or 'nothing'}, expected like 00 00 08 03"
-        )
-    dims = stream.read(4 * magic[3])
-    if len(dims) < 4 * magic[3]:
-        raise UserError(f"{path}: it ends within its header")
-    return Header(_DTYPES[magic[2]], struct.unpack(f">{magic[3]}I", dims))
+        magic = stream.read(4)
+        if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _DTYPES or not 1 <= magic[3] <= _MOST_DIMENSIONS:
+            raise UserError(
+                f"{path}: not an IDX file: it starts with {magic.hex(' ') or 'nothing'}, expected like 00 00 08 03"
+            )
+        dims = stream.read(4 * magic[3])
+        if len(dims) < 4 * magic[3]:
+            raise UserError(f"{path}: it ends within its header")
+        yield stream, _DTYPES[magic[2]], struct.unpack(f">{magic[3]}I", dims)
 
 
 def _blocks(path: Path) -> Iterator[NDArray[Any]]:
@@ -90,10 +81,9 @@ def _blocks(path: Path) -> Iterator[NDArray[Any]]:
 
     Allocates for the rows that are there, never for those that the header promises.
     """
-    with opened(path) as stream:
-        header = _read_header(stream, path)
-        count, width = header.dims[0], math.prod(header.dims[1:])
-        row_bytes = width * header.dtype.itemsize
+    with _opened(path) as (stream, dtype, dims):
+        count, width = dims[0], math.prod(dims[1:])
+        row_bytes = width * dtype.itemsize
         done = 0
         while done < count:
             rows = min(count - done, max(1, source.BLOCK_BYTES // row_bytes))
@@ -101,6 +91,6 @@ def _blocks(path: Path) -> Iterator[NDArray[Any]]:
             if len(piece) < rows * row_bytes:
                 raise UserError(f"{path}: it ends after {done + len(piece) // row_bytes} of {count} rows")
             done += rows
-            yield np.frombuffer(piece, header.dtype).reshape(-1, width)
+            yield np.frombuffer(piece, dtype).reshape(-1, width)
         if stream.read(1):
             raise UserError(f"{path}: there are bytes after the last of {count} rows")

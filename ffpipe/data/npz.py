@@ -52,13 +52,10 @@ def contents(path: Path, pair: Pair) -> Contents:
     labels, images = _array(path, label_name), _array(path, name)
     if images.ndim < 2:
         raise UserError(f"{path}: {name} has shape {images.shape}; expected (examples, ...)")
-    if not labels.ndim or len(images) != len(labels):
+    if labels.shape not in ((len(images),), (len(images), 1)):
         raise UserError(
-            f"{path}: {name} has shape {images.shape} and {label_name} {labels.shape}; expected as many labels "
-            "as images"
+            f"{path}: {name} has shape {images.shape} and {label_name} {labels.shape}; expected one label an image"
         )
-    if math.prod(labels.shape[1:]) != 1:
-        raise UserError(f"{path}: {label_name} has shape {labels.shape}; expected one label an image")
     dtype, divisor = source.stored_as(images.dtype)
     return Contents(
         where=str(path),

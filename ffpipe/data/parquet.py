@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,6 @@ def _columns(path: Path, image_column: str, label_column: str) -> Columns:
     with _opened(path) as file:
         schema = file.schema_arrow
     names = schema.names
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"{path}: it has several columns of the name {min(twice)!r}")
     if label_column not in names:
         raise UserError(
             f"{path}: training.data.label_column is {label_column!r}, but there is no such column; "
@@ -175,18 +174,14 @@ def _images(path: Path, columns: Columns, rows: int) -> Iterator[NDArray[Any]]:
 
 
 def _decoded(values: pa.Array, path: Path, start: int) -> Iterator[NDArray[np.uint8]]:
-    pending: list[NDArray[np.uint8]] = []
+    pictures = []
     for row, value in enumerate(values, start):
         try:
-            picture = images.decode(value.as_buffer())
+            pictures.append(images.decode(value.as_buffer()))
         except ValueError as error:
             raise UserError(f"{path}: the image at row {row} cannot be decoded: {error}") from None
-        if pending and picture.shape != pending[0].shape:
-            yield np.stack(pending)
-            pending = []
-        pending.append(picture)
-    if pending:
-        yield np.stack(pending)
+    for _, alike in groupby(pictures, key=np.shape):
+        yield np.stack(list(alike))
 
 
 def _listed(values: pa.Array, path: Path, column: str, start: int) -> Iterator[NDArray[Any]]:
@@ -214,19 +209,14 @@ def _refuse_null(values: pa.Array, path: Path, column: str, start: int) -> None:
 def _read(path: Path, column: str, leaf: str, rows: int) -> Iterator[pa.Array]:
     """The values of one column, or of what `leaf` names below it, at most `rows` at a time and never none."""
     with _opened(path) as file:
-        count = 0
         for batch in file.iter_batches(batch_size=rows, columns=[leaf], use_threads=False):
             if len(batch):
-                count += len(batch)
                 yield batch.column(column)
-        # A damaged page may end the column early without a word.
-        if count != file.metadata.num_rows:
-            raise UserError(f"{path}: the column {column!r} has {count} values of {file.metadata.num_rows}")
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
-    """What goes wrong within becomes a UserError."""
+    """The file; failures to read it within the block become UserErrors."""
     try:
         # By default whole row groups are read ahead.
         with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
