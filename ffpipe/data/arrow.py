@@ -79,7 +79,6 @@ class Stored:
     def _open(self, path: Path) -> None:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         header = json.loads((reader.schema.metadata or {})[_KEY])
-        _require(header["format"] == FORMAT and header["classes"] > 0 and header["divisor"] in (1, 16, 255), "header")
         self.shape: tuple[int, ...] = tuple(header["shape"])
         self.divisor: int = header["divisor"]
         self.classes: int = header["classes"]
@@ -92,13 +91,13 @@ class Stored:
             batch.validate()
             images = batch.column("image").values.to_numpy(zero_copy_only=True)
             labels = batch.column("label").to_numpy(zero_copy_only=True)
-            _require(images.dtype in (np.uint8, np.float32) and labels.dtype == np.int64, "column types")
             self._images.append(images.reshape(len(labels), self.features))
             self._labels.append(labels)
-        sizes = [len(labels) for labels in self._labels]
+        *others, last = sizes = [len(labels) for labels in self._labels]
         self._rows = sizes[0]
-        _require(0 < sizes[-1] <= self._rows and set(sizes[:-1]) <= {self._rows}, "batch sizes")
-        _require(sum(sizes) == header["count"], "count")
+        whole = 0 < last <= self._rows and set(others) <= {self._rows} and sum(sizes) == header["count"]
+        if header["format"] != FORMAT or not whole:
+            raise ValueError("it is of another format or not whole")
         self.dtype = self._images[0].dtype
         self._large = self.nbytes > KEPT_MAPPED
         if self._large:
@@ -184,8 +183,3 @@ def _check_block(block: NDArray[Any], contents: Contents, start: int) -> None:
         finite = np.isfinite(block).all(axis=1)
         if not finite.all():
             raise UserError(f"{contents.where}: the image at row {start + int(finite.argmin())} holds NaN or infinity")
-
-
-def _require(condition: bool, what: str) -> None:
-    if not condition:
-        raise BadFile(f"unexpected {what}")

@@ -49,8 +49,6 @@ def stored(part: Part, classes: int = 0) -> arrow.Stored:
     except arrow.BadFile:
         pass  # absent or damaged: both are answered by writing it
     contents = part.open()
-    if not len(contents.labels):
-        raise UserError(f"{contents.where}: there are no examples")
     with _replacing(path) as sink:
         known = classes or contents.classes
         arrow.write(sink, contents, known or derived_classes(contents.labels, contents.where))
@@ -58,7 +56,7 @@ def stored(part: Part, classes: int = 0) -> arrow.Stored:
 
 
 def fingerprint(name: str) -> str:
-    """Of the canonical file of this name; empty where there is no whole one."""
+    """Fingerprint of the canonical file of this name; empty where there is no whole one."""
     try:
         return arrow.Stored(folder() / name).fingerprint
     except arrow.BadFile:

@@ -22,16 +22,7 @@ _FORMATS = ("PNG", "JPEG")
 
 # Modes with eight bits or less a channel, and the one in which they are stored. Others (16-bit PNG) would lose bits;
 # of grey with transparency, which networks on one channel cannot use, the grey is kept.
-_STORED_MODE = {
-    "1": "L",
-    "L": "L",
-    "LA": "L",
-    "P": "RGB",
-    "RGB": "RGB",
-    "RGBA": "RGBA",
-    "CMYK": "RGB",
-    "YCbCr": "RGB",
-}
+_STORED_MODE = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}
 _PNG, _PNG_DEPTH = b"\x89PNG\r\n\x1a\n", 24
 _MODE_OF_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 

@@ -81,31 +81,25 @@ def contents(paths: Sequence[Path], image_column: str, label_column: str) -> Con
 
 def _columns(path: Path, image_column: str, label_column: str) -> Columns:
     with _opened(path) as file:
-        schema = file.schema_arrow
-    names = schema.names
-    if label_column not in names:
+        types = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
+    if label_column not in types:
         raise UserError(
             f"{path}: training.data.label_column is {label_column!r}, but there is no such column; "
-            f"{nearest(label_column, names)}"
+            f"{nearest(label_column, types)}"
         )
-    candidates = [name for name in names if name != label_column and _holds_images(schema.field(name).type)]
+    candidates = [name for name, kind in types.items() if name != label_column and _holds_images(kind)]
     if not image_column and len(candidates) != 1:
         raise UserError(
             f"{path}: training.data.image_column has to name the column of images; "
-            + (f"there are: {', '.join(candidates)}" if candidates else f"none of {', '.join(names)} can hold any")
+            + (f"there are: {', '.join(candidates)}" if candidates else f"none of {', '.join(types)} can hold any")
         )
     image = image_column or candidates[0]
-    if image not in names:
+    if image not in candidates:
         raise UserError(
-            f"{path}: training.data.image_column is {image!r}, but there is no such column; "
-            f"{nearest(image, candidates or names)}"
+            f"{path}: training.data.image_column is {image!r}, but that column is {types.get(image, 'absent')}; "
+            f"expected a struct with bytes, encoded pictures, or lists of numbers; {nearest(image, candidates or types)}"
         )
-    kind = schema.field(image).type
-    if image == label_column or not _holds_images(kind):
-        raise UserError(
-            f"{path}: the column {image!r} is {kind}; expected a struct with bytes, encoded pictures, or lists of "
-            "numbers (training.data.image_column)"
-        )
+    kind = types[image]
     return Columns(
         image=image,
         read=f"{image}.bytes" if pa.types.is_struct(kind) else image,

@@ -66,7 +66,7 @@ class Part:
 
 
 def file_identity(path: Path, field: str) -> tuple[str, int, int, int]:
-    """What tells this state of a file from another: resolved path, bytes, mtime and ctime in ns (a copy may keep its
+    """A key to this state of a file: resolved path, bytes, mtime and ctime in ns (a copy may keep its
     mtime). UserError: no such file."""
     try:
         resolved = expanded(path).resolve(strict=True)
@@ -111,13 +111,13 @@ def integer_labels(labels: NDArray[Any], where: str) -> NDArray[np.int64]:
 
 def derived_classes(labels: NDArray[np.int64], where: str) -> int:
     """The largest training label + 1."""
-    largest = int(labels.max())
+    largest = int(labels.max(initial=0))
     if largest >= MOST_DERIVED_CLASSES:
         raise UserError(
             f"{where}: the label {largest} at row {int(labels.argmax())} is no likely class number; expected 0 to "
             "the number of classes - 1 (training.data.classes says how many there are)"
         )
-    return max(largest + 1, 1)
+    return largest + 1
 
 
 def check_labels(labels: NDArray[np.int64], classes: int, where: str) -> None:

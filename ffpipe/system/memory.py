@@ -1,4 +1,4 @@
-"""What this host has: a request for more is refused before anything is allocated for it."""
+"""Memory and CPUs of this host and this process: a request for more is refused before anything is allocated for it."""
 
 from __future__ import annotations
 
@@ -110,20 +110,21 @@ def unmap(array: NDArray[Any]) -> None:
 
 
 def process_bytes() -> int:
-    """What this process has in memory now."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:  # macOS, where only the most that it ever had is known
-        return peak_bytes()
+    """Bytes that this process has in memory now."""
+    return _status_bytes("VmRSS:")
 
 
 def peak_bytes() -> int:
-    """The most that this process ever had in memory. What getrusage gives begins with what its parent had."""
+    """The most bytes that this process ever had in memory. Those of getrusage begin with what its parent had."""
+    return _status_bytes("VmHWM:")
+
+
+def _status_bytes(field: str) -> int:
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:  # macOS, which counts in bytes
+    except OSError:  # macOS, where only the peak is known, in bytes
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field))
 
 
 def refuse_beyond_host(needed: int, what: str, instead: str) -> None:

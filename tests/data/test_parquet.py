@@ -119,9 +119,12 @@ def test_the_column_that_is_asked_for(write: Write) -> None:
     ("columns", "message"),
     [
         ({}, r"training\.data\.image_column has to name the column of images; there are: img, mask"),
-        ({"image": "imgs"}, r"training\.data\.image_column is 'imgs', .* did you mean 'img'\?"),
-        ({"image": "name"}, "the column 'name' is string; expected"),
-        ({"image": "label"}, "the column 'label' is int64; expected"),
+        (
+            {"image": "imgs"},
+            r"training\.data\.image_column is 'imgs', .* is absent; .* did you mean 'img'\?",
+        ),
+        ({"image": "name"}, "'name', but that column is string; expected"),
+        ({"image": "label"}, "'label', but that column is int64; expected"),
         ({"image": "img", "label": "labels"}, r"training\.data\.label_column is 'labels', .* did you mean 'label'\?"),
         ({"image": "img", "label": "name"}, "the label column 'name' is string; expected integers"),
     ],
@@ -163,6 +166,11 @@ def test_files_that_do_not_fit_together(write: Write) -> None:
         everything(first, write(hugging_face(PNGS), "2.parquet"))
     with pytest.raises(UserError, match=r"2\.parquet: the image at row 0 has shape \(3,\), but the first of all has"):
         everything(first, write(lists([1, 2, 3]), "2.parquet"))
+
+
+def test_two_columns_of_one_name(write: Write) -> None:
+    with pytest.raises(UserError, match=r"set\.parquet: cannot be read"):
+        everything(write(hugging_face(PNGS).append_column("img", pa.array(PNGS))))
 
 
 def test_not_a_parquet_file(tmp_path: Path) -> None:
