@@ -1,16 +1,51 @@
-"""What the engines share whose stages are all in this process."""
+"""The engines whose stages are all in this process: nothing to place, nothing to take down."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from ffpipe.config.schema import Execution
-from ffpipe.system.errors import RunFailed, UserError
+from ffpipe.pipeline.job import Engine, Job, Layout, Start
+from ffpipe.pipeline.saver import Saver
+from ffpipe.pipeline.schedule import Course
+from ffpipe.pipeline.stage import Stage
+from ffpipe.storage.store import Store
+from ffpipe.system.errors import RunFailed, UserError, reason
+from ffpipe.telemetry.report import StageReport
+from ffpipe.telemetry.spans import Spans
 
-T = TypeVar("T")
+
+class InProcessEngine(Engine):
+    """All of an engine but how it cuts a job and the order in which it works."""
+
+    def __init__(self) -> None:
+        self._course: Course | None = None
+        self._interrupted = False
+
+    def layout_again(self, job: Job, store: Store) -> Layout:
+        return self.layout(job)
+
+    def check_store(self, store: Store) -> None:
+        """All is on this host."""
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        if self._course is not None:
+            self._course.interrupt()
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+    def begin(self, job: Job, layout: Layout, start: Start) -> Course:
+        """The items of the run, until it is interrupted."""
+        self._course = Course(layout.plan, start.step, job.config.execution.snapshot_seconds, time.monotonic)
+        if self._interrupted:  # before there was a course to tell
+            self._course.interrupt()
+        return self._course
 
 
 def refuse_without_gpu(execution: Execution) -> None:
@@ -19,18 +54,24 @@ def refuse_without_gpu(execution: Execution) -> None:
         raise UserError("execution.device is 'cuda', but torch finds no GPU here: give --device cpu")
 
 
-def with_reason(work: Callable[[], T], who: str = "a stage") -> T:
-    """Work that fails as it does where stages are actors. Raises RunFailed for no memory or numbers beyond counting."""
+@contextmanager
+def as_stages() -> Iterator[None]:
+    """Work that fails as it does where stages are actors: with RunFailed, where memory or numbers do not suffice or a
+    snapshot cannot be read any more."""
     try:
-        return work()
-    except (MemoryError, ArithmeticError, RuntimeError) as error:
-        reason = next(iter(str(error).splitlines()), "")
-        raise RunFailed(f"{who} failed: {type(error).__name__}: {reason}") from error
-
-
-def as_stages(work: Callable[[], T]) -> T:
-    """The work of all stages, which fails as theirs. Raises RunFailed too for what they cannot read any more."""
-    try:
-        return with_reason(work)
+        yield
     except UserError as error:
         raise RunFailed(f"a stage failed: {error}") from error
+    except (MemoryError, ArithmeticError, RuntimeError) as error:
+        raise RunFailed(f"a stage failed: {type(error).__name__}: {reason(error)}") from error
+
+
+def report_of(stage: Stage, saver: Saver, spans: Spans, trained: tuple[float, float]) -> StageReport:
+    """Progress of a stage since its last report. trained: when its training began and ended, in seconds."""
+    report = stage.report()
+    report.began_at, report.seconds = spans.began_at, spans.elapsed
+    report.train_began, report.train_seconds = trained
+    report.seconds_by_kind = dict(spans.totals)
+    report.spans = spans.drain()
+    report.files, report.failures = saver.drain()
+    return report

@@ -27,7 +27,7 @@ from torch import Tensor
 from ffpipe.config.schema import MOST_UNITS
 from ffpipe.storage.store import Store, patiently
 from ffpipe.storage.tensorfile import data, pieces
-from ffpipe.system.errors import Misfit, Unreachable, UserError
+from ffpipe.system.errors import Misfit, Unreachable, UserError, reason
 from ffpipe.telemetry.report import WrittenFile
 
 FORMAT = 1
@@ -36,9 +36,6 @@ MANIFEST = "manifest.json"
 OWNER = "run"
 # A manifest lists a file a layer; this is room for more than there can be.
 LARGEST_MANIFEST = 1 << 20
-# What the header of a safetensors file takes at most beside the tensors: a constant, and so much for each.
-HEADER_BYTES = 4096
-ENTRY_BYTES = 512
 # Dtypes that NumPy has no name for.
 WITHOUT_NUMPY = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 FOLDER = re.compile("step-[0-9]{8}")
@@ -85,6 +82,11 @@ class Kept(NamedTuple):
     dtype: torch.dtype
     largest: int | None = None
     optional: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 Contents = Mapping[str, Kept]
@@ -150,16 +152,6 @@ def owner(store: Store) -> str:
     return said
 
 
-def claim(store: Store, run: str) -> None:
-    """Say whose snapshots will be here, which also tries whether anything can be written. Raises UserError."""
-    refuse_taken(store, run)
-    try:
-        patiently(lambda: store.write(OWNER, [run.encode()]))
-    except OSError as error:
-        raise UserError(f"checkpoints cannot be written to {store.root}: {error.strerror or error}") from None
-    refuse_taken(store, run)
-
-
 def refuse_taken(store: Store, run: str) -> None:
     """Raises UserError where the place is that of another run than this; "": of any."""
     if owner(store) not in ("", run):
@@ -167,6 +159,15 @@ def refuse_taken(store: Store, run: str) -> None:
             f"{store.root} is for the snapshots of another run: give another place, or if nobody else uses it remove "
             f"the file {store.place(OWNER)}"
         )
+
+
+def claim(store: Store, run: str) -> None:
+    """Say whose snapshots will be here, which also tries whether anything can be written. Raises UserError."""
+    refuse_taken(store, run)
+    try:
+        patiently(lambda: store.write(OWNER, [run.encode()]))
+    except OSError as error:
+        raise UserError(f"checkpoints cannot be written to {store.root}: {reason(error)}") from None
 
 
 def disclaim(store: Store, run: str) -> None:
@@ -230,51 +231,42 @@ def read_tensors(store: Store, folder: str, manifest: Manifest, name: str, conte
     """The tensors of one file, checked against the manifest and against what must be in it, no less and no more.
 
     Raises UserError naming the file: absent or altered; Misfit: a tensor that is missing, not expected, or of another
-    kind.
-    Whoever wrote the file may have written the manifest too: nothing in either is believed before it is checked.
+    kind. Whoever wrote the file may have written the manifest too: nothing in either is believed before it is checked.
     """
-    place = store.place(f"{folder}/{name}")
-    data = _checked_bytes(store, folder, manifest, name, _most_bytes(contents))
+    where = f"checkpoint file {store.place(f'{folder}/{name}')}"
     try:
-        state = safetensors.torch.load(data)
+        state = safetensors.torch.load(_read(store, folder, manifest, name))
+    except UserError:
+        raise
     except Exception as error:  # as many ways to fail as a header that lies has
-        raise UserError(f"checkpoint file {place} is no safetensors file: {error}") from None
+        raise UserError(f"{where} is no safetensors file: {error}") from None
     if missing := sorted(name for name, kept in contents.items() if name not in state and not kept.optional):
-        raise Misfit(f"checkpoint file {place} lacks the tensor {missing[0]!r}")
+        raise Misfit(f"{where} lacks the tensor {missing[0]!r}")
     if more := sorted(state.keys() - contents.keys()):
-        raise Misfit(f"checkpoint file {place} has the tensor {more[0]!r}, which no run of this config writes")
+        raise Misfit(f"{where} has the tensor {more[0]!r}, which no run of this config writes")
     for tensor in (name for name in contents if name in state):  # safetensors gives them in any order
         kept, found = contents[tensor], state[tensor]
         if (tuple(found.shape), found.dtype) != (kept.shape, kept.dtype):
-            raise Misfit(
-                f"checkpoint file {place}: {tensor!r} is {found.dtype} {tuple(found.shape)}, "
-                f"expected {kept.dtype} {kept.shape}"
-            )
+            is_now, expected = f"{found.dtype} {tuple(found.shape)}", f"{kept.dtype} {kept.shape}"
+            raise Misfit(f"{where}: {tensor!r} is {is_now}, expected {expected}")
         if kept.largest is not None and not ((found >= 0) & (found <= kept.largest)).all():
-            raise Misfit(f"checkpoint file {place}: {tensor!r} is {found.tolist()}, expected 0 to {kept.largest}")
+            raise Misfit(f"{where}: {tensor!r} is {found.tolist()}, expected 0 to {kept.largest}")
     return state
 
 
-def _most_bytes(contents: Contents) -> int:
-    """What a file of these tensors may have."""
-    return HEADER_BYTES + sum(
-        ENTRY_BYTES + len(name) + math.prod(kept.shape) * kept.dtype.itemsize for name, kept in contents.items()
-    )
-
-
-def _checked_bytes(store: Store, folder: str, manifest: Manifest, name: str, most: int) -> bytes:
-    place = store.place(f"{folder}/{name}")
+def _read(store: Store, folder: str, manifest: Manifest, name: str) -> bytes:
+    """The bytes of a file as the manifest knows it. Raises UserError."""
     entry = manifest.files.get(name)
     if entry is None:
         listed = ", ".join(manifest.files) or "no file"
         raise UserError(f"checkpoint {store.place(folder)} has no {name}: its manifest lists {listed}")
+    where = f"checkpoint file {store.place(f'{folder}/{name}')}"
     try:
-        data = store.read(f"{folder}/{name}", most)
+        found = store.read(f"{folder}/{name}", entry.size)
     except OSError as error:
-        kind = Misfit if entry.size > most else UserError  # as large as it was written
-        raise kind(f"checkpoint file {place} cannot be read: {error}") from None
-    if len(data) != entry.size:
-        raise UserError(f"checkpoint file {place} was cut: it has {len(data)} bytes of {entry.size}")
-    if hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise UserError(f"checkpoint file {place} was altered: its SHA-256 is not that of the manifest")
-    return data
+        raise UserError(f"{where} cannot be read: {error}") from None
+    if len(found) != entry.size:
+        raise UserError(f"{where} was cut: it has {len(found)} bytes of {entry.size}")
+    if hashlib.sha256(found).hexdigest() != entry.sha256:
+        raise UserError(f"{where} was altered: its SHA-256 is not that of the manifest")
+    return found

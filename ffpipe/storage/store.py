@@ -17,24 +17,17 @@ import pyarrow as pa
 from pyarrow import fs
 
 from ffpipe.config.schema import Config
-from ffpipe.system.errors import Unreachable, UserError
-from ffpipe.system.files import expanded
+from ffpipe.system.errors import Unreachable, UserError, reason
+from ffpipe.system.files import expanded, replacing
 
 T = TypeVar("T")
 
 # Seconds between tries of what a network or a disk may refuse for a moment.
 PAUSES = (1.0, 4.0)
 # What is as it is, however long one waits.
-LASTING = {
-    getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "ENOTDIR", "EISDIR", "ELOOP", "ENAMETOOLONG")
-}
+LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 # What a file is written from, one after the other.
 Pieces = Iterable[bytes | memoryview]
-
-
-class Refused(OSError):
-    """A file that is not what was asked for."""
 
 
 class Store:
@@ -45,23 +38,16 @@ class Store:
 
     def __init__(self, root: str) -> None:
         self.root = root if "://" in root else str(Path(root).absolute())
-        self._connect()
-
-    def _connect(self) -> None:
-        if "://" not in self.root:
-            self._files, self._base = fs.LocalFileSystem(), self.root
-            return
-        try:
-            self._files, self._base = fs.FileSystem.from_uri(self.root)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ImportError) as error:
-            raise UserError(f"{self.root} is no place for checkpoints: {str(error).splitlines()[0]}") from None
+        self._files, self._base = fs.LocalFileSystem(), self.root
+        if "://" in root:
+            try:
+                self._files, self._base = fs.FileSystem.from_uri(root)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ImportError) as error:
+                raise UserError(f"{root} is no place for checkpoints: {reason(error)}") from None
+        self.is_local = isinstance(self._files, fs.LocalFileSystem)
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         return Store, (self.root,)
-
-    @property
-    def is_local(self) -> bool:
-        return isinstance(self._files, fs.LocalFileSystem)
 
     @property
     def folder(self) -> Path | None:
@@ -73,48 +59,37 @@ class Store:
         return f"{self.root}/{name}"
 
     def write(self, name: str, pieces: Pieces) -> None:
-        """Whole or not at all: on a file system by renaming, in an object store by its nature. Raises OSError."""
+        """Write a file whole or not at all: on a file system by renaming, in an object store by its nature.
+
+        Raises OSError.
+        """
         path = self._path(name)
         self._files.create_dir(str(PurePosixPath(path).parent), recursive=True)
-        if not self.is_local:
-            with self._files.open_output_stream(path) as stream:
-                for piece in pieces:
-                    stream.write(piece)
-            return
-        if Path(path).parent.is_symlink() and "/" in name:  # which leads out of the store
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(Path(path).parent))
-        temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")
-        temporary.unlink(missing_ok=True)
-        try:
-            with open(temporary, "xb") as file:
-                file.writelines(pieces)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        # A stage that was given up for dead may still write the same file from its own process.
+        whole = replacing(Path(path), f".{os.getpid()}") if self.is_local else self._files.open_output_stream(path)
+        with whole as stream:
+            for piece in pieces:
+                stream.write(piece)
 
     def read(self, name: str, most: int) -> bytes:
-        """Raises OSError where it is absent, no regular file, or of more than `most` bytes, and Unreachable where that
-        cannot be known: a disk or a network that fails for a while must not be taken for damage."""
+        """The bytes of a file. Raises OSError where it is absent, not a regular file, or of more than `most` bytes, and
+        Unreachable where that cannot be known: a disk or a network that fails for a while must not be taken for damage.
+        """
         try:
-            return self._read(name, most)
-        except (Refused, FileNotFoundError):
+            info = self._files.get_file_info(self._path(name))
+            # Asked before it is opened: a named pipe would make us wait, and `read` allocates all that it is asked for.
+            if info.type == fs.FileType.File and info.size <= most:
+                with self._files.open_input_stream(self._path(name)) as stream:
+                    data: bytes = stream.read(info.size)
+                    return data
+        except FileNotFoundError:
             raise
         except OSError as error:
-            reason = (str(error).splitlines() or ["no reason given"])[0]
-            raise Unreachable(f"{self.place(name)} cannot be reached ({reason}): try again when it can") from None
-
-    def _read(self, name: str, most: int) -> bytes:
-        info = self._files.get_file_info(self._path(name))
-        # Asked before it is opened: a named pipe would make us wait, and `read` allocates all that it is asked for.
+            where = self.place(name)
+            raise Unreachable(f"{where} cannot be reached ({reason(error)}): try again when it can") from None
         if info.type != fs.FileType.File:
-            raise Refused("there is no such file")
-        if info.size > most:
-            raise Refused(f"it has {info.size:,} bytes, more than {most:,}")
-        with self._files.open_input_stream(self._path(name)) as stream:
-            data: bytes = stream.read(info.size)
-            return data
+            raise FileNotFoundError("there is no such file")
+        raise OSError(f"it has {info.size:,} bytes, more than {most:,}")
 
     def exists(self, name: str) -> bool:
         return bool(self._files.get_file_info(self._path(name)).type == fs.FileType.File)
@@ -123,7 +98,7 @@ class Store:
         """Names of the folders in the root that begin so, in order. Raises OSError where the root is no folder."""
         found = self._files.get_file_info(fs.FileSelector(self._base, allow_not_found=True))
         folders = [i for i in found if i.type == fs.FileType.Directory and i.base_name.startswith(prefix)]
-        # Old folders are removed, but not what a link in a stranger's run points to.
+        # Old folders are removed, but not what a link points to.
         return sorted(i.base_name for i in folders if not (self.is_local and os.path.islink(i.path)))
 
     def remove(self, name: str) -> None:

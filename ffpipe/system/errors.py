@@ -17,6 +17,13 @@ def one_line(message: object) -> str:
     return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
 
 
+def reason(error: BaseException) -> str:
+    """An exception as part of a line: what the system says of it, else the first line of what it says itself."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = getattr(error, "strerror", None) or (lines[0] if lines else type(error).__name__)
+    return str(said)
+
+
 class UserError(Exception):
     """The request was wrong (exit status 2): one line saying what, where, and what would be right."""
 

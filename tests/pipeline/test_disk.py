@@ -9,11 +9,11 @@ import pytest
 
 from ffpipe import override, recipe
 from ffpipe.engines.layerwise.engine import LayerwiseEngine
-from ffpipe.engines.layerwise.spool import SpoolWriter
+from ffpipe.engines.layerwise.spool import Spool
 from ffpipe.pipeline.job import Start, make_job
 from ffpipe.pipeline.packet import Arrays
-from ffpipe.planning.account import Sizes
-from ffpipe.planning.chapters import disk_bytes
+from ffpipe.planning.layerwise import disk_bytes
+from ffpipe.planning.memory import Sizes
 from ffpipe.storage.store import Store
 
 BLOCK = 4096
@@ -79,14 +79,14 @@ def check(fields: dict[str, Any], stages: int, tmp_path: Path, monkeypatch: pyte
     engine = LayerwiseEngine()
     layout = engine.layout(job)
     of = Sizes(job.network, layout.plan.chunk)
-    most, messages, write = 0, 0, SpoolWriter.write
+    most, messages, write = 0, 0, Spool.write
 
-    def watched(self: SpoolWriter, message: int, arrays: Arrays) -> None:
+    def watched(self: Spool, message: int, arrays: Arrays) -> None:
         nonlocal most, messages
         write(self, message, arrays)
         most, messages = max(most, occupied(tmp_path / "spool")), max(messages, message + 1)
 
-    monkeypatch.setattr(SpoolWriter, "write", watched)
+    monkeypatch.setattr(Spool, "write", watched)
     engine.run(job, layout, Store(str(tmp_path / "store")), Start(), tmp_path, lambda report: None)
     # Names, labels and checksums of each array, and the last block of each file.
     details = messages * 4096 * len(layout.stages) + 2 * BLOCK * len(layout.stages)

@@ -12,17 +12,15 @@ A chapter is bounded as a window is: with hard negatives it is no longer than th
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
-from ffpipe.engines.in_process import as_stages, refuse_without_gpu
+from ffpipe.engines.in_process import InProcessEngine, as_stages, refuse_without_gpu, report_of
 from ffpipe.engines.layerwise import spoolfolder
 from ffpipe.engines.layerwise.parking import Slip, fetch, leave, park
-from ffpipe.engines.layerwise.spool import SpoolReader, SpoolWriter
-from ffpipe.engines.layerwise.spoolfiles import InPlace, InTurn
+from ffpipe.engines.layerwise.spool import Spool
 from ffpipe.learn.workspace import OutputsInTurn, Workspace
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.packet import Arrays, Tensors, to_arrays, to_tensors
@@ -30,63 +28,40 @@ from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Course, Item, Predict, Stop, Train
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.worker import WorkerSetup, make_feed, make_stage, set_allocator
-from ffpipe.planning.chapters import chapter_of
-from ffpipe.planning.layerwise import in_chapters
+from ffpipe.planning.layerwise import chapter_of, in_chapters
 from ffpipe.storage.store import Store
-from ffpipe.system.errors import RunFailed
+from ffpipe.system.errors import RunFailed, reason
 from ffpipe.telemetry.spans import Spans
 
 # Results at once: each is on disk before the next one is computed.
 OUTPUTS = 1
 
 
-class LayerwiseEngine:
+class LayerwiseEngine(InProcessEngine):
     """Every stage in this process, one at a time in memory."""
-
-    def __init__(self) -> None:
-        self._course: Course | None = None
-        self._interrupted = False
 
     def layout(self, job: Job) -> Layout:
         refuse_without_gpu(job.config.execution)
         spoolfolder.check(job.config.execution)
         return in_chapters(job)
 
-    def layout_again(self, job: Job, store: Store) -> Layout:
-        return self.layout(job)
-
-    def check_store(self, store: Store) -> None:
-        """All is on this host."""
-
+    @as_stages()
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
         """Raises StageLost where a file of the spool is damaged, RunFailed where there is no room for it."""
-        as_stages(lambda: self._run(job, layout, store, start, scratch, on_report))
-
-    def _run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
         set_allocator(job.network)
-        self._course = Course(layout.plan, start.step, job.config.execution.snapshot_seconds, time.monotonic)
-        if self._interrupted:
-            self._course.interrupt()
+        course = self.begin(job, layout, start)
         inside = Path(job.config.execution.spool or scratch)
         try:
             with spoolfolder.spool_folder(inside) as place:
                 rows = _Rows(job, layout, store, start, place, on_report)
                 while not rows.over:
-                    rows.work_chapter(self._course)
+                    rows.work_chapter(course)
                 rows.finish()
         except OSError as error:
             raise RunFailed(
-                f"the spool in {inside} cannot be written ({error.strerror or error}): make room, or give another "
+                f"the spool in {inside} cannot be written ({reason(error)}): make room, or give another "
                 "place with --execution.spool or a shorter --execution.chapter"
             ) from error
-
-    def interrupt(self) -> None:
-        self._interrupted = True
-        if self._course is not None:
-            self._course.interrupt()
-
-    def close(self) -> None:
-        """Nothing was started."""
 
 
 class _Rows:
@@ -94,13 +69,18 @@ class _Rows:
 
     def __init__(self, job: Job, layout: Layout, store: Store, start: Start, place: Path, on_report: OnReport) -> None:
         setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start) for spec in layout.stages]
+        compression = job.config.execution.spool_compression
+        routes = layout.stages[0].routes
         self._place = place
         self._plan = layout.plan
         self._room = layout.window
-        compression = job.config.execution.spool_compression
-        self._compression = None if compression == "none" else compression
-        # Rows are read by the next stage; what goes past it waits until the stage reads it that it is for.
-        self._in_turn, self._waiting = InTurn(), InPlace()
+        self._spools = {
+            (sender, receiver): Spool(
+                place / spool_name(sender, receiver), None if compression == "none" else compression
+            )
+            for sender in range(len(setups))
+            for receiver in routes.receivers(sender)
+        }
         self._on_report = on_report
         self._saver = Saver(store)
         self._spans = [Spans(keep=job.config.execution.trace) for _ in setups]
@@ -129,12 +109,12 @@ class _Rows:
                     self._slips[index] = park(stage, self._parked(index))
                 else:
                     leave(stage)
-            self._report(index, stage)
+            self._report(index)
 
     def finish(self) -> None:
         """Wait for the last snapshot, and report it."""
         self._saver.wait()
-        self._report(len(self._stages) - 1, self._stages[-1])
+        self._report(len(self._stages) - 1)
 
     def _taken(self, course: Course, chapter: list[Item]) -> Iterator[Item]:
         """Items for one chapter, put down in `chapter` as they are taken."""
@@ -148,24 +128,15 @@ class _Rows:
         last, routes = len(self._stages) - 1, stage.spec.routes
         spans = self._spans[index]
         with contextlib.ExitStack() as files:
-            readers = [
-                files.enter_context(SpoolReader(self._spooled(sender, index), self._files(sender, index)))
-                for sender in routes.senders(index)
-            ]
-            writers = {
-                receiver: files.enter_context(
-                    SpoolWriter(self._spooled(index, receiver), self._compression, self._files(index, receiver))
-                )
-                for receiver in routes.receivers(index)
-            }
+            readers = [files.enter_context(self._spools[sender, index].reading()) for sender in routes.senders(index)]
+            for receiver in routes.receivers(index):
+                files.enter_context(self._spools[index, receiver].writing())
             for message, item in enumerate(items):
                 with spans.span("input"):
                     tensors = self._tensors(message, item, readers, stage)
                 begun = spans.elapsed
                 with spans.span("compute", label=str(item)):
                     out = stage.handle(item, tensors)
-                for reader in readers:
-                    reader.check()
                 if isinstance(item, Train):
                     self._trained[index] = (self._trained[index][0] or begun, spans.elapsed)
                 if index == last:
@@ -173,32 +144,27 @@ class _Rows:
                 if out is not None:
                     with spans.span("publish"):
                         for receiver, part in routes.parts(index, to_arrays(out)).items():
-                            writers[receiver].write(message, part)
+                            self._spools[index, receiver].write(message, part)
                 del tensors, out  # before the next message comes beside them
 
-    def _tensors(self, message: int, item: Item, readers: Sequence[SpoolReader], stage: Stage) -> Tensors | None:
+    def _tensors(
+        self, message: int, item: Item, readers: Sequence[Callable[[int], Arrays]], stage: Stage
+    ) -> Tensors | None:
         if not readers:
             return self._feed.tensors(item)
         arrays: Arrays = {}
-        for reader in readers:
-            arrays |= reader.read(message)
+        for read in readers:
+            arrays |= read(message)
         return to_tensors(arrays, stage.device) if arrays else None
-
-    def _files(self, sender: int, receiver: int) -> InTurn | InPlace:
-        return self._in_turn if receiver == sender + 1 else self._waiting
-
-    def _spooled(self, sender: int, receiver: int) -> Path:
-        return self._place / f"from-{sender:03d}-to-{receiver:03d}.arrow"
 
     def _parked(self, index: int) -> Path:
         return self._place / f"stage-{index:03d}.parked"
 
-    def _report(self, index: int, stage: Stage) -> None:
-        report = stage.report()
-        spans = self._spans[index]
-        report.began_at, report.seconds = spans.began_at, spans.elapsed
-        report.train_began, report.train_seconds = self._trained[index]
-        report.seconds_by_kind = dict(spans.totals)
-        report.spans = spans.drain()
-        report.files, report.failures = self._saver.drain()
-        self._on_report(report)
+    def _report(self, index: int) -> None:
+        self._on_report(report_of(self._stages[index], self._saver, self._spans[index], self._trained[index]))
+
+
+def spool_name(sender: int, receiver: int) -> str:
+    """The file of what a stage hands to another. Rows to the next stage have two files that take turns, since no more
+    are in use at a time; what goes past it waits in a file of its own."""
+    return f"rows-{receiver % 2}.arrow" if receiver == sender + 1 else f"from-{sender:03d}-to-{receiver:03d}.arrow"

@@ -6,70 +6,53 @@ Tensors keep their identity (an optimiser holds on to them) and lose their stora
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from xxhash import xxh3_64_intdigest
 
-from ffpipe.system.errors import StageLost
-
-
-class Parkable(Protocol):
-    """What can be parked."""
-
-    def kept(self) -> Sequence[Tensor]:
-        """Tensors whose contents must come back; each fills its storage, no two share one."""
-
-    def scratch(self) -> Sequence[Tensor]:
-        """Tensors that need their memory back and no contents."""
-
-    def renew(self) -> None:
-        """Make what can be made from the rest, after a fetch."""
+from ffpipe.pipeline.stage import Stage
+from ffpipe.system.errors import StageLost, reason
 
 
 @dataclass(frozen=True)
 class Slip:
-    """What is needed to fetch: the file, and the size and checksum of each kept tensor."""
+    """All that is needed to fetch a stage: its file, bytes of each tensor's storage, a checksum of each kept tensor."""
 
     path: Path
     sizes: tuple[int, ...]
     checksums: tuple[int, ...]
-    scratch: tuple[int, ...]
 
 
-def park(stage: Parkable, path: Path) -> Slip:
+def park(stage: Stage, path: Path) -> Slip:
     """Write what is kept and free all of it. Raises OSError; nothing is freed then."""
-    kept, scratch = stage.kept(), stage.scratch()
     checksums = []
     # What is there is written over: new pages cost a file system several times what its own do.
     with path.open("r+b" if path.exists() else "wb") as file:
-        for tensor in kept:
+        for tensor in stage.kept():
             host = tensor.detach().cpu()
             data = _bytes(host)
             checksums.append(xxh3_64_intdigest(data))
             file.write(data)
         file.truncate()
-    sizes = tuple(tensor.untyped_storage().nbytes() for tensor in kept)
-    of_scratch = tuple(tensor.untyped_storage().nbytes() for tensor in scratch)
+    sizes = tuple(tensor.untyped_storage().nbytes() for tensor in (*stage.kept(), *stage.scratch()))
     leave(stage)
-    return Slip(path, sizes, tuple(checksums), of_scratch)
+    return Slip(path, sizes, tuple(checksums))
 
 
-def leave(stage: Parkable) -> None:
+def leave(stage: Stage) -> None:
     """Free a stage that is as it was when it was parked: its file is still good."""
     for tensor in (*stage.kept(), *stage.scratch()):
         tensor.untyped_storage().resize_(0)
 
 
 @torch.no_grad()
-def fetch(stage: Parkable, slip: Slip) -> None:
+def fetch(stage: Stage, slip: Slip) -> None:
     """Bring a parked stage back. Raises StageLost where its file is not what was written."""
-    kept, scratch = stage.kept(), stage.scratch()
-    for tensor, size in zip((*kept, *scratch), (*slip.sizes, *slip.scratch), strict=True):
+    kept = stage.kept()
+    for tensor, size in zip((*kept, *stage.scratch()), slip.sizes, strict=True):
         tensor.untyped_storage().resize_(size)
     try:
         with slip.path.open("rb") as file:
@@ -81,7 +64,7 @@ def fetch(stage: Parkable, slip: Slip) -> None:
                 if host is not tensor:
                     tensor.copy_(host)
     except OSError as error:
-        raise StageLost(f"parked stage {slip.path} cannot be read: {error.strerror or error}") from None
+        raise StageLost(f"parked stage {slip.path} cannot be read: {reason(error)}") from None
     stage.renew()
 
 

@@ -1,4 +1,4 @@
-"""Where the layerwise engine leaves things: whether that can be written, what room there is, what killed runs left.
+"""The folder in which the layerwise engine leaves things, and what killed runs left there.
 
 Nothing is made before a run begins, and what was made for it goes with it.
 """
@@ -6,14 +6,13 @@ Nothing is made before a run begins, and what was made for it goes with it.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from ffpipe.config.schema import Execution
-from ffpipe.system.errors import UserError
+from ffpipe.system.errors import UserError, reason
 from ffpipe.system.leftovers import own_folder, sweep, sweep_all
 
 PREFIX = "ffpipe-spool"
@@ -23,15 +22,13 @@ def check(execution: Execution) -> None:
     """Raises UserError where the folder that was asked for cannot be made or written. Makes nothing."""
     if not execution.spool:
         return
-    there = Path(execution.spool).absolute()
-    while not os.path.lexists(there):
-        there = there.parent
+    asked = Path(execution.spool).absolute()
+    there = next(folder for folder in (asked, *asked.parents) if folder.exists())
     try:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
-        reason = error.strerror or error
         raise UserError(
-            f"execution.spool {execution.spool} cannot be written ({reason}): give a folder with room"
+            f"execution.spool {execution.spool} cannot be written ({reason(error)}): give a folder with room"
         ) from None
 
 
@@ -48,20 +45,10 @@ def make_room(execution: Execution, run: Path | None) -> None:
 
 @contextlib.contextmanager
 def spool_folder(inside: Path) -> Iterator[Path]:
-    """A new folder, removed with all in it, and with those around it that were made for it. Raises OSError."""
-    made = []
-    for folder in (inside, *inside.parents):
-        if os.path.lexists(folder):
-            break
-        made.append(folder)
+    """A new folder, removed with all in it. Raises OSError."""
+    inside.mkdir(parents=True, exist_ok=True)
+    place = own_folder(inside, PREFIX)
     try:
-        inside.mkdir(parents=True, exist_ok=True)
-        place = own_folder(inside, PREFIX)
-        try:
-            yield place
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
+        yield place
     finally:
-        for folder in made:
-            with contextlib.suppress(OSError):  # others came to use it
-                folder.rmdir()
+        shutil.rmtree(place, ignore_errors=True)
