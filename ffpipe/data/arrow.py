@@ -99,20 +99,13 @@ class Stored:
         if header["format"] != FORMAT or not whole:
             raise ValueError("it is of another format or not whole")
         self.dtype = self._images[0].dtype
-        self._large = self.nbytes > KEPT_MAPPED
+        size = sum(part.nbytes for part in (*self._images, *self._labels))
+        self._large = size > KEPT_MAPPED
+        # Bytes of the file that count as memory of a process which reads it, at most.
+        self.most_in_sight = min(size, KEPT_MAPPED)
         if self._large:
             for part in self._images:  # to open the file was to touch all of its batches
                 unmap(part)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of images and labels on disk."""
-        return sum(part.nbytes for part in (*self._images, *self._labels))
-
-    @property
-    def most_in_sight(self) -> int:
-        """Bytes of the file that count as memory of a process which reads it, at most."""
-        return min(self.nbytes, KEPT_MAPPED)
 
     @property
     def fingerprint(self) -> str:

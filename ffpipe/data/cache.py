@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffpipe.data import arrow
-from ffpipe.data.source import Part, derived_classes, reason
-from ffpipe.system.errors import UserError
+from ffpipe.data.source import Part, derived_classes
+from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import replacing
 
 # A file that is being written grows all the time.

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from ffpipe.data import cache, parquet
 from ffpipe.data.download import Patience, Remote, fetch
 from ffpipe.data.known import PARQUET, Digest, checked, find, given_folder, mirrors_of
-from ffpipe.data.source import Contents, Part, file_identity, reason
-from ffpipe.system.errors import UserError
+from ffpipe.data.source import Contents, Part, file_identity
+from ffpipe.system.errors import UserError, reason
 
 CLASSES = 10
 SHAPE = (32, 32, 3)

@@ -20,8 +20,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from ffpipe.data.gzipped import md5
-from ffpipe.data.source import reason
-from ffpipe.system.errors import UserError
+from ffpipe.system.errors import UserError, reason
 
 # What gzip may add to bytes that it cannot compress; more than the file's size and this is another file.
 _GZIP_OVERHEAD = 1 << 16

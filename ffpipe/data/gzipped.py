@@ -13,8 +13,7 @@ from gzip import GzipFile
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from ffpipe.data.source import reason
-from ffpipe.system.errors import UserError
+from ffpipe.system.errors import UserError, reason
 
 
 @contextmanager
@@ -27,11 +26,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         with path.open("rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            if zipped:
-                with GzipFile(fileobj=file) as stream:
-                    yield cast(BinaryIO, stream)
-            else:
-                yield file
+            with cast(BinaryIO, GzipFile(fileobj=file)) if zipped else file as stream:
+                yield stream
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read: {reason(error)}") from None
 

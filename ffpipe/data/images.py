@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ffpipe.data.source import MOST_FEATURES, reason
-from ffpipe.system.errors import UserError
+from ffpipe.data.source import MOST_FEATURES
+from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import expanded
 
 _FORMATS = ("PNG", "JPEG")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ffpipe.data import source
 from ffpipe.data.source import Contents, Part
-from ffpipe.system.errors import UserError
+from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import expanded
 
 Pair = tuple[str, str]
@@ -100,4 +100,4 @@ def _opened(path: Path) -> Iterator[NpzFile]:
         with path.open("rb") as file, NpzFile(file, allow_pickle=False) as archive:
             yield archive
     except Exception as error:  # zipfile and NumPy's parser have as many ways to fail as a damaged archive has
-        raise UserError(f"{path}: cannot be read: {source.reason(error)}") from None
+        raise UserError(f"{path}: cannot be read: {reason(error)}") from None

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ffpipe.data import images, source
 from ffpipe.data.source import BLOCK_BYTES, Contents, Part
-from ffpipe.system.errors import UserError, nearest
+from ffpipe.system.errors import UserError, nearest, reason
 from ffpipe.system.files import expanded
 
 # A row group may hold gigabytes, so rows are asked for some at a time: as many as fit BLOCK_BYTES when decoded, judged
@@ -97,7 +97,8 @@ def _columns(path: Path, image_column: str, label_column: str) -> Columns:
     if image not in candidates:
         raise UserError(
             f"{path}: training.data.image_column is {image!r}, but that column is {types.get(image, 'absent')}; "
-            f"expected a struct with bytes, encoded pictures, or lists of numbers; {nearest(image, candidates or types)}"
+            "expected a struct with bytes, encoded pictures, or lists of numbers; "
+            + nearest(image, candidates or types)
         )
     kind = types[image]
     return Columns(
@@ -181,17 +182,14 @@ def _decoded(values: pa.Array, path: Path, start: int) -> Iterator[NDArray[np.ui
 def _listed(values: pa.Array, path: Path, column: str, start: int) -> Iterator[NDArray[Any]]:
     lengths = np.asarray(pc.list_value_length(values))
     width = int(lengths[0])
-    if (lengths != width).any():
-        row = int((lengths != width).argmax())
-        raise UserError(
-            f"{path}: the list at row {start + row} of {column!r} has {lengths[row]} numbers, but that at row {start} "
-            f"has {width}"
-        )
-    numbers = values.flatten()
+    alike = int((lengths != width).argmax()) or len(values)
+    numbers = values[:alike].flatten()
     if numbers.null_count:
         row = int(np.asarray(numbers.is_null()).argmax()) // width
         raise UserError(f"{path}: the list at row {start + row} of {column!r} holds a null; expected numbers")
-    yield numbers.to_numpy(zero_copy_only=False).reshape(len(values), width)
+    yield numbers.to_numpy(zero_copy_only=False).reshape(alike, width)
+    if alike < len(values):
+        yield from _listed(values[alike:], path, column, start + alike)
 
 
 def _refuse_null(values: pa.Array, path: Path, column: str, start: int) -> None:
@@ -217,4 +215,4 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
             yield file
     # ArrowException has kinds that are none of Python's; the rest is what damaged metadata make of lookups.
     except (pa.ArrowException, OSError, ValueError, TypeError, LookupError, MemoryError, OverflowError) as error:
-        raise UserError(f"{path}: cannot be read: {source.reason(error)}") from None
+        raise UserError(f"{path}: cannot be read: {reason(error)}") from None

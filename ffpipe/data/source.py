@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ffpipe.system.errors import UserError
+from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import expanded
 
 # Images are read, checked and stored in blocks of about this size, so memory does not grow with the set.
@@ -130,9 +130,3 @@ def check_labels(labels: NDArray[np.int64], classes: int, where: str) -> None:
             f"{where}: the label {labels[wrong[0]]} at row {wrong[0]} is not in 0..{classes - 1}; there are {classes} "
             "classes (training.data.classes; 0 there: that of the known set, else the largest training label + 1)"
         )
-
-
-def reason(error: BaseException) -> str:
-    """An exception as part of one line."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from ffpipe.data import cache
 from ffpipe.data.download import Patience, Remote, fetch
 from ffpipe.data.known import find, given_folder, mirrors_of
-from ffpipe.data.source import BLOCK_BYTES, Contents, Part, file_identity, reason
-from ffpipe.system.errors import UserError
+from ffpipe.data.source import BLOCK_BYTES, Contents, Part, file_identity
+from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import expanded
 
 # Ids are stored as bytes.

@@ -148,7 +148,7 @@ def lists(*rows: list[int | None] | None) -> pa.Table:
         (hugging_face([*PNGS[:5], b"text"]), "row 5 cannot be decoded: it is no PNG or JPEG"),
         (hugging_face([*PNGS[:5], png(PICTURES[0, :3])]), r"row 5 has shape \(3, 5, 3\), but the first .*\(4, 5, 3\)"),
         (hugging_face([*PNGS[:5], png(PICTURES[0, :, :, 0])]), r"row 5 has shape \(4, 5\), but the first"),
-        (lists([1, 2], [3]), "row 1 of 'pixels' has 1 numbers, but that at row 0 has 2"),
+        (lists([1, 2], [3]), r"row 1 has shape \(1,\), but the first of all has \(2,\)"),
         (lists([1, 2], [3, None]), "row 1 of 'pixels' holds a null"),
         (lists([1, 2], None), "'pixels' is null at row 1"),
         (lists([], []), "values an image"),

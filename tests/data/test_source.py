@@ -28,9 +28,3 @@ def test_derived_classes() -> None:
     assert source.derived_classes(np.array([0, 4, 2]), "file") == 5
     with pytest.raises(UserError, match=r"the label 9000000 at row 1 .*training\.data\.classes"):
         source.derived_classes(np.array([0, 9_000_000]), "file")
-
-
-def test_reason_is_one_line() -> None:
-    assert source.reason(ValueError("two\n  lines")) == "two lines"
-    assert source.reason(FileNotFoundError(2, "No such file", "x")) == "No such file"
-    assert source.reason(EOFError()) == "EOFError"
