@@ -22,7 +22,7 @@ from rich.table import Table
 
 from ffpipe import override, recipe, train
 from ffpipe.pipeline.job import Job, Layout
-from ffpipe.planning.footprint import footprints
+from ffpipe.planning.memory import footprints
 from ffpipe.runs.view import View
 
 CASES: list[dict[str, Any]] = [

@@ -21,7 +21,7 @@ from ffpipe.pipeline.job import Job
 from ffpipe.pipeline.schedule import Predict, Train
 from ffpipe.planning.calibrate import Costs, measure_side_by_side
 from ffpipe.planning.forecast import Ground, forecast, load_of, wires_of
-from ffpipe.planning.simulate import simulate
+from ffpipe.planning.simulate import Simulation
 
 CORES = os.cpu_count() or 1
 
@@ -100,9 +100,9 @@ def forecast_of(point: Point, costs: dict[str, Any]) -> dict[str, Any]:
     ground = Ground(lambda copies: known[copies], wires, int(point.link > 0), float(CORES), computes=real, reads=real)
     outlook = forecast(job, point.stages, ground)
     layout = outlook.layout
-    loads = [load_of(spec, layout.stages, ground.costs_among(point.stages)) for spec in layout.stages]
+    loads = [load_of(spec, ground.costs_among(point.stages)) for spec in layout.stages]
     items = [item for item in layout.plan.items() if isinstance(item, (Train, Predict))]
-    whole = simulate(items, layout.plan.weight, layout.window, loads, wires, ground.site(point.stages))
+    whole = Simulation(items, layout.plan.weight, layout.window, loads, wires, ground.site(point.stages)).run()
     batch = job.config.training.batch_size
     return {
         "forecast": batch / outlook.steady_seconds,

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.table import Table
 
 from ffpipe.config.fields import override
 from ffpipe.config.schema import Config
 from ffpipe.system.errors import UserError
 from ffpipe.system.memory import host_cpus, refuse_beyond_host
-from ffpipe.system.units import parse_flops, parse_rate, parse_seconds
+from ffpipe.system.units import parse_flops, parse_rate, parse_seconds, say_rate, say_seconds, say_size
 
 if TYPE_CHECKING:
-    from ffpipe.pipeline.job import Job
+    from ffpipe.pipeline.job import Job, Layout
     from ffpipe.planning.calibrate import Costs
     from ffpipe.planning.estimate import Estimate
     from ffpipe.planning.forecast import Ground, Outlook
@@ -24,92 +26,62 @@ if TYPE_CHECKING:
 # Columns that its tables need.
 WIDE = 150
 MOST_STAGES = 4096
-
-
-@dataclass(frozen=True)
-class Request:
-    """Options of its own. stages: none where the config says how many."""
-
-    stages: tuple[int, ...]
-    link: float | None
-    latency: float | None
-    flops: float | None
-    stages_per_host: int
-    cores: float
+# Kinds of bytes of a process, in the order of the table.
+HELD = ("parameters", "optimizer", "buffers", "messages", "snapshot")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Beside those of the config."""
+    """Add the options beside those of the config."""
     group = parser.add_argument_group("the forecast (engine ray)")
-    group.add_argument("--stages", default="", help="one number, or several: 1,2,4 or 1,2,4,...,128")
-    group.add_argument("--link", default="", help="rate of each host's network, as 10Gbit; none: all on one host")
-    group.add_argument("--latency", default="", help="between hosts, as 50us; none: 100us")
-    group.add_argument("--flops", default="", help="speed of a stage's processor, as 60TFLOPS; none: measured here")
-    group.add_argument("--stages-per-host", default="", help="none: 1 with --link, else all")
-    group.add_argument("--cores", default="", help="of a host, for messages and for layers on CPUs; none: as here")
+    for name, (parse, text) in OPTIONS.items():
+        group.add_argument(name, type=parse, help=text)
 
 
-OPTIONS = ("--stages", "--link", "--latency", "--flops", "--stages-per-host", "--cores")
-
-
-def request_of(options: argparse.Namespace) -> Request:
-    """Raises UserError."""
-    link = _parsed("--link", options.link, parse_rate)
-    latency = _parsed("--latency", options.latency, parse_seconds)
-    flops = _parsed("--flops", options.flops, parse_flops)
-    per_host = _whole("--stages-per-host", options.stages_per_host) or (1 if link else 0)
-    cores = _whole("--cores", options.cores) or host_cpus()
-    if latency is not None and not link:
-        raise UserError("--latency is that between hosts: give --link too")
-    return Request(parse_stages(options.stages), link, latency, flops, per_host, cores)
-
-
-def run(config: Config, request: Request, consent: dict[str, Any]) -> None:
+def run(config: Config, options: argparse.Namespace, consent: dict[str, Any]) -> None:
     """Print the plan. consent: what of the user's code may be imported. Raises UserError."""
-    from ffpipe.planning import tell
-    from ffpipe.planning.forecast import costs_at
+    from ffpipe.planning.forecast import Ground, costs_at, wires_of
     from ffpipe.runs.controller import planned
 
-    _refuse(config, request)
-    several = len(request.stages) > 1
+    stages: tuple[int, ...] = options.stages or ()
+    flops: float | None = options.flops
+    link: float | None = options.link
+    cores: int = options.cores or host_cpus()
+    _refuse(config, options)
+    several = len(stages) > 1
     console = Console(width=max(Console().width, WIDE))
-    if request.stages:
-        config = override(config, {"execution.stages": 0 if several else request.stages[0]})
+    if stages:
+        config = override(config, {"execution.stages": 0 if several else stages[0]})
     job, estimate, notes = planned(config, **consent)
     ray = job.config.execution.engine == "ray"
     if not (several and ray):
-        console.print(tell.table_of(estimate))
-        for line in (*tell.lines_of(job, estimate), *notes):
+        console.print(_table(estimate))
+        for line in (*_lines(job, estimate), *notes):
             print(line)
-    known: dict[int, Costs] = {}
-
-    def costs(copies: int) -> Costs:
-        if request.flops is not None:
-            return costs_at(request.flops, job.network)
-        if copies not in known:
-            known[copies] = _measured(job, copies)
-        return known[copies]
-
-    origin = "steps measured here" if request.flops is None else "the speed that was given"
+    costs = cache(partial(_measured, job)) if flops is None else lambda copies: costs_at(flops, job.network)
+    origin = "steps measured here" if flops is None else "the speed that was given"
     if not ray:
-        print(f"time, from {origin}: {tell.time_of(job, costs(1))}")
+        print(f"time, from {origin}: {_time(job, costs(1))}")
         return
-    ground = _ground(job, costs, request)
-    rows, without = _rows(job, request.stages or (len(estimate.layout.stages),), ground, estimate.stages[0].process)
+    # A speed that is given is that of a device of the stage's own.
+    computes = job.config.execution.first_device == "cpu" and flops is None
+    ground = Ground(costs, wires_of(link, options.latency), options.stages_per_host or int(bool(link)), cores, computes)
+    rows, without = _rows(job, stages or (len(estimate.layout.stages),), ground, estimate.stages[0].process)
     if not rows:
         raise UserError(without[0])
-    console.print(tell.table_of_outlooks(job, rows, request.link))
-    for line in (*without, *_left_out(job.config, request)):
+    console.print(_table_of_outlooks(job, rows, link))
+    for line in (*without, *_left_out(job.config, cores, flops is None)):
         print(line)
-    print(f"from {origin}, {tell.words_of(ground, request.link)}; evaluations and snapshots are not counted")
+    print(f"from {origin}, {_words(ground, link)}; evaluations and snapshots are not counted")
 
 
-def _refuse(config: Config, request: Request) -> None:
-    """What cannot be planned."""
+def _refuse(config: Config, options: argparse.Namespace) -> None:
+    """Raise UserError for what cannot be planned."""
     import torch
 
-    execution, several = config.execution, len(request.stages) > 1
-    if request.flops is None and execution.first_device == "cuda" and not torch.cuda.is_available():
+    execution, several = config.execution, options.stages and len(options.stages) > 1
+    if options.latency is not None and not options.link:
+        raise UserError("--latency is that between hosts: give --link too")
+    if options.flops is None and execution.first_device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device is cuda, but torch finds no GPU to measure on: give its speed, as --flops 60TFLOPS")
     if several and execution.engine != "ray":
         raise UserError(f"--stages has several numbers, but engine {execution.engine!r} is one process")
@@ -122,7 +94,7 @@ def _refuse(config: Config, request: Request) -> None:
 def _rows(
     job: Job, counts: tuple[int, ...], ground: Ground, process: int
 ) -> tuple[list[tuple[Outlook, Estimate]], list[str]]:
-    """What each number of stages would do, and take of memory; and why others are not to be had."""
+    """Work out what each number of stages would do, and take of memory; and why others are not to be had."""
     from ffpipe.planning.estimate import estimate_layout
     from ffpipe.planning.forecast import forecast
 
@@ -139,21 +111,21 @@ def _rows(
     return rows, without
 
 
-def _left_out(config: Config, request: Request) -> list[str]:
-    """What of the config a forecast does not know."""
-    execution, cores = config.execution, host_cpus()
+def _left_out(config: Config, cores: int, measured: bool) -> list[str]:
+    """Name what of the config a forecast does not know. measured: whether layers are timed here."""
+    execution, here = config.execution, host_cpus()
     found = []
     if isinstance(execution.device, tuple) and len(set(execution.device)) > 1:
         found.append(f"all stages are forecast as on the first one's device, {execution.first_device}")
-    if execution.cpus and request.flops is None:
+    if execution.cpus and measured:
         found.append("layers are timed on one thread a stage, whatever execution.cpus says")
-    if request.cores > cores and request.flops is None:
-        found.append(f"layers are timed on at most {cores} cores at once, which is all that this host has")
+    if cores > here and measured:
+        found.append(f"layers are timed on at most {here} cores at once, which is all that this host has")
     return [f"note: {line}" for line in found]
 
 
 def _measured(job: Job, copies: int) -> Costs:
-    """Of a step of each layer on the device of the first stage; where stages have a core each, on so many at once."""
+    """Time a step of each layer on the device of the first stage; where stages have a core each, on so many at once."""
     import torch
 
     from ffpipe.planning.calibrate import measure_costs, measure_side_by_side
@@ -167,17 +139,82 @@ def _measured(job: Job, copies: int) -> Costs:
     return measure_costs(job.network, torch.device(execution.first_device))
 
 
-def _ground(job: Job, costs: Callable[[int], Costs], request: Request) -> Ground:
-    from ffpipe.planning import forecast
+def _table(estimate: Estimate) -> Table:
+    """A row for each process, a column for each kind of bytes."""
+    table = Table("layers", "process", "data", *HELD, "mapped", "in all")
+    for stage in estimate.stages:
+        held = [getattr(stage.holding, kind) for kind in HELD]
+        sizes = (stage.process, stage.data, *held, stage.mapped, stage.resident)
+        table.add_row(_named(stage.layers), *map(say_size, sizes))
+    return table
 
-    # A speed that is given is that of a device of the stage's own.
-    computes = job.config.execution.first_device == "cpu" and request.flops is None
-    wires = forecast.wires_of(request.link, request.latency)
-    return forecast.Ground(costs, wires, request.stages_per_host, request.cores, computes)
+
+def _lines(job: Job, estimate: Estimate) -> list[str]:
+    """Lines on what concerns no single stage."""
+    layout, engine = estimate.layout, job.config.execution.engine
+    inflight = "chapter" if engine == "layerwise" else "window"
+    lines = [
+        f"engine {engine}, {len(layout.stages)} stage(s), chunk {layout.plan.chunk}, {inflight} {layout.window}",
+        f"largest process: {say_size(estimate.largest)}",
+    ]
+    if estimate.store:
+        lines.append(f"object store, if one host has all stages: {say_size(estimate.store)}")
+    if estimate.disk:
+        lines.append(f"disk for parked stages and activations: {say_size(estimate.disk)}")
+    kept = job.config.execution.keep_snapshots
+    lines.append(f"disk for each snapshot: {say_size(estimate.snapshot)}; the newest {kept} are kept")
+    return lines
+
+
+def _time(job: Job, costs: Costs) -> str:
+    """The time of training in one process, where one layer is worked after the other."""
+    step = sum(costs.layers) + costs.head
+    rate = job.config.training.batch_size / step
+    return f"{say_seconds(job.steps * step)} for {job.steps:,} steps ({rate:,.0f} examples/s), evaluations not counted"
+
+
+def _table_of_outlooks(job: Job, rows: Sequence[tuple[Outlook, Estimate]], link: float | None) -> Table:
+    """A row for each number of stages. link: bytes a second, where stages are on several hosts."""
+    table = Table("stages", "layers of each", "chunk", "window", "examples/s", "speed-up", "efficiency", "time")
+    for name in ("largest stage", *(["out of a host"] if link else []), "bottleneck"):
+        table.add_column(name)
+    for outlook, estimate in rows:
+        plan = outlook.layout.plan
+        rate = job.config.training.batch_size / outlook.steady_seconds
+        times = outlook.one_stage_seconds / outlook.steady_seconds
+        cells = [str(len(outlook.layout.stages)), _cut(outlook.layout), str(plan.chunk), str(outlook.layout.window)]
+        cells += [f"{rate:,.0f}", f"{times:.2f}", f"{outlook.efficiency:.3f}", say_seconds(outlook.seconds)]
+        cells += [say_size(estimate.largest)]
+        cells += [f"{say_rate(outlook.link_rate)} ({outlook.link_rate / link:.0%})"] if link else []
+        table.add_row(*cells, outlook.bottleneck)
+    return table
+
+
+def _words(ground: Ground, link: float | None) -> str:
+    """The ground of a forecast, in words. link: bytes a second of a host's network, if it has a part in it."""
+    wires = ground.wires
+    where = f"{ground.stages_per_host} stage(s) a host" if ground.stages_per_host else "all stages on one host"
+    if link:
+        where += f", {say_rate(link)} and {say_seconds(wires.latency)} between hosts"
+    whose = f"{ground.cores:g} core(s) of it for layers and messages" if ground.computes else "a device for each stage"
+    return f"{where}, {whose}, {say_seconds(2 * wires.call + wires.item)} of a core a message"
+
+
+def _cut(layout: Layout) -> str:
+    """0-1 | 2, or how many stages in a row have how many layers."""
+    groups = [spec.layers for spec in layout.stages]
+    if len(groups) <= 4:
+        return " | ".join(map(_named, groups))
+    return ", ".join(f"{len(list(run))} x {size}" for size, run in itertools.groupby(len(group) for group in groups))
+
+
+def _named(layers: range) -> str:
+    """0-1, or 2."""
+    return f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else str(layers[0])
 
 
 def parse_stages(text: str) -> tuple[int, ...]:
-    """Of "1,2,4,...,32": by equal factors or in equal steps, as the three numbers before the dots say.
+    """Read "1,2,4,...,32": by equal factors or in equal steps, as the three numbers before the dots say.
 
     >>> parse_stages("1,2,4,...,16"), parse_stages("2,4,6,...,10"), parse_stages("")
     ((1, 2, 4, 8, 16), (2, 4, 6, 8, 10), ())
@@ -191,15 +228,15 @@ def parse_stages(text: str) -> tuple[int, ...]:
             if index < 3 or index + 2 != len(parts):
                 raise UserError(f"--stages is {text!r}: give three numbers before the dots and one after them")
             found += _between(found[-3], found[-2], found[-1], _whole("--stages", parts[-1]))
-        elif count := _whole("--stages", part):
-            found.append(count)
+        elif part:
+            found.append(_whole("--stages", part))
         else:
             raise UserError(f"--stages is {text!r}: give whole numbers from 1 on, as 1,2,4 or 1,2,4,...,128")
     return tuple(dict.fromkeys(found))
 
 
 def _between(first: int, before: int, last: int, end: int) -> list[int]:
-    """What comes after these two, up to the end: by a factor where `first` has it too, else in steps."""
+    """Numbers after these three, up to the end: by a factor where `first` has it too, else in steps."""
     by_factor = last % before == 0 and before % first == 0 and last // before == before // first > 1
     factor, step = (last // before, 0) if by_factor else (1, max(1, last - before))
     found = []
@@ -209,16 +246,14 @@ def _between(first: int, before: int, last: int, end: int) -> list[int]:
 
 
 def _whole(option: str, text: str) -> int:
-    """0 where none is given."""
-    if text and not (text.isdecimal() and len(text) < 9 and 1 <= int(text) <= MOST_STAGES):
+    """A number from 1 on. Raises UserError."""
+    if not (text.isdecimal() and len(text) < 9 and 1 <= int(text) <= MOST_STAGES):
         raise UserError(f"{option} has {text[:20]!r}: give a whole number from 1 to {MOST_STAGES}")
-    return int(text or 0)
+    return int(text)
 
 
-def _parsed(option: str, text: str, parse: Callable[[str], float]) -> float | None:
-    """None where none is given."""
-    if not text:
-        return None
+def _amount(option: str, parse: Callable[[str], float], text: str) -> float:
+    """An amount with its unit. Raises UserError."""
     try:
         value = parse(text)
     except ValueError as error:
@@ -226,3 +261,16 @@ def _parsed(option: str, text: str, parse: Callable[[str], float]) -> float | No
     if not value > 0 and option != "--latency":
         raise UserError(f"{option} is {text!r}: give more than nothing")
     return value
+
+
+OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "--stages": (parse_stages, "one number, or several: 1,2,4 or 1,2,4,...,128"),
+    "--link": (partial(_amount, "--link", parse_rate), "rate of each host's network, as 10Gbit; none: all on one host"),
+    "--latency": (partial(_amount, "--latency", parse_seconds), "between hosts, as 50us; none: 100us"),
+    "--flops": (
+        partial(_amount, "--flops", parse_flops),
+        "speed of a stage's processor, as 60TFLOPS; none: measured here",
+    ),
+    "--stages-per-host": (partial(_whole, "--stages-per-host"), "none: 1 with --link, else all"),
+    "--cores": (partial(_whole, "--cores"), "of a host, for messages and for layers on CPUs; none: as here"),
+}

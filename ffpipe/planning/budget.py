@@ -11,45 +11,25 @@ import contextlib
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ffpipe.config.schema import Execution
 from ffpipe.pipeline.job import Job, always
-from ffpipe.pipeline.schedule import LARGEST_CHUNK
-from ffpipe.planning.account import Sizes
-from ffpipe.planning.estimate import Estimate, draft_layout, estimate_layout, estimate_stage, stages_here
+from ffpipe.pipeline.window import LARGEST_CHUNK
+from ffpipe.planning.estimate import draft_layout, estimate_layout, estimate_stage, stages_here
 from ffpipe.planning.layerwise import CHUNK
+from ffpipe.planning.memory import Sizes
 from ffpipe.system.errors import UserError
 from ffpipe.system.units import parse_size, say_size
 
-# Of a budget, what a choice may come to by arithmetic: allocators keep a little that nobody has asked for.
+# A choice may come to this share of a budget by arithmetic: allocators keep a little that was not asked for.
 SAFE = 0.95
-# What the nearest budget that would do is rounded up to.
+# The nearest budget that would do is rounded up to a multiple of this.
 ROUNDED = 10 << 20
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One way to run, and what it takes."""
-
-    execution: Execution
-    takes: Estimate
-
-    @property
-    def needs(self) -> int:
-        """Bytes of the largest stage: of its process, or of what it has on its GPU."""
-        if on_gpus(self.execution):
-            return max(stage.on_device for stage in self.takes.stages)
-        return self.takes.largest
-
-
-def on_gpus(execution: Execution) -> bool:
-    """Whether the budget is that of GPUs: all stages have one. Where only some do, it is that of every process."""
-    return "cpu" not in (execution.device if isinstance(execution.device, tuple) else (execution.device,))
-
-
 def within_budget(job: Job, process: int) -> tuple[Job, tuple[str, ...]]:
-    """The job so that it keeps to its budget, and what was chosen and why, in words.
+    """Choose how to run the job so that it keeps to its budget; returns it, and what was chosen and why, in words.
 
     process: bytes of a bare process. Raises UserError naming the least budget that would do.
     """
@@ -59,15 +39,15 @@ def within_budget(job: Job, process: int) -> tuple[Job, tuple[str, ...]]:
     search = _Search(job, process, parse_size(execution.memory_budget))
     least = math.inf
     for tried in search.ways():
-        choice = search.cut_to_fit(tried)
-        if choice is not None and choice.needs <= search.budget * SAFE:
-            # What nobody gave and nothing had to change, the engine chooses by the hosts that it finds.
+        needs = search.needs(tried)
+        if needs is not None and needs <= search.budget * SAFE:
+            # Where nothing had to change, the engine itself chooses the stages, by the hosts that it finds.
             same = execution.engine == "ray" and tried == replace(execution, stages=stages_here(job))
-            return search.with_(execution if same else tried), _words(job, choice, search.budget)
+            return search.with_(execution if same else tried), (_words(job, tried, needs, search.budget),)
         with contextlib.suppress(UserError):  # of a disk without room, say
-            least = min(least, search.cut_for_speed(tried).needs)
+            least = min(least, search.needs_uncut(tried))
     if least == math.inf:
-        search.cut_for_speed(execution)  # raises what stands in the way
+        search.needs_uncut(execution)  # raises what stands in the way
     enough = math.ceil(least / SAFE / ROUNDED) * ROUNDED
     raise UserError(
         f"execution.memory_budget is {execution.memory_budget}, but by whatever engine, number of stages and chunk the "
@@ -77,12 +57,17 @@ def within_budget(job: Job, process: int) -> tuple[Job, tuple[str, ...]]:
 
 
 class _Search:
-    """Through the ways in which a job can be run, for one that keeps to a budget."""
+    """Through the ways in which a job can be run, for one that keeps to a budget.
+
+    The budget is that of GPUs where all stages have one. Where only some do, it is that of every process.
+    """
 
     def __init__(self, job: Job, process: int, budget: int) -> None:
         self._job, self._process, self.budget = job, process, budget
+        device = job.config.execution.device
+        self._on_gpus = "cpu" not in (device if isinstance(device, tuple) else (device,))
         self._sizes = functools.cache(lambda chunk: Sizes(job.network, chunk))
-        self._needs: dict[tuple[str, range, int], int] = {}
+        self._stage_needs: dict[tuple[str, range, int], int] = {}
 
     def with_(self, execution: Execution) -> Job:
         """The job run so, with every stage held to the budget."""
@@ -90,26 +75,27 @@ class _Search:
 
         def fits(layers: range, chunk: int) -> bool:
             key = (execution.engine, layers, chunk)
-            if key not in self._needs:
+            if key not in self._stage_needs:
                 stage = estimate_stage(job, self._sizes(chunk), layers, self._process)
-                self._needs[key] = stage.on_device if on_gpus(execution) else stage.resident
-            return self._needs[key] <= self.budget * SAFE
+                self._stage_needs[key] = stage.on_device if self._on_gpus else stage.resident
+            return self._stage_needs[key] <= self.budget * SAFE
 
         # The local engine has all stages in one process, however it is cut.
         return job if execution.engine == "local" else replace(job, fits=fits)
 
-    def cut_to_fit(self, execution: Execution) -> Choice | None:
-        """What a way takes that is cut to the budget; None where no cut keeps to it."""
+    def needs(self, execution: Execution) -> int | None:
+        """Bytes of the largest stage of a way that is cut to the budget; None where no cut keeps to it."""
         with contextlib.suppress(UserError):
-            return self._choice(self.with_(execution))
+            return self._largest(self.with_(execution))
         return None
 
-    def cut_for_speed(self, execution: Execution) -> Choice:
-        """What a way takes without a budget."""
-        return self._choice(replace(self.with_(execution), fits=always))
+    def needs_uncut(self, execution: Execution) -> int:
+        """Bytes of the largest stage of a way without a budget."""
+        return self._largest(replace(self.with_(execution), fits=always))
 
-    def _choice(self, job: Job) -> Choice:
-        return Choice(job.config.execution, estimate_layout(job, draft_layout(job), self._process))
+    def _largest(self, job: Job) -> int:
+        stages = estimate_layout(job, draft_layout(job), self._process).stages
+        return max(stage.on_device if self._on_gpus else stage.resident for stage in stages)
 
     def ways(self) -> Iterator[Execution]:
         """From what would be done without a budget to what takes least."""
@@ -146,30 +132,26 @@ class _Search:
         counts = range(execution.stages, (self._job.layers if shared else execution.stages) + 1)
 
         def possible(count: int) -> bool:
-            return self.cut_to_fit(replace(execution, stages=count)) is not None
+            return self.needs(replace(execution, stages=count)) is not None
 
         return counts[min(bisect.bisect_left(counts, True, key=possible), len(counts) - 1)]
 
 
 def _halved(given: int, largest: int, job: Job) -> list[int]:
-    """Chunks to try: the one given, or ever smaller ones."""
+    """Chunks to try: the one given, or ever smaller ones, of no more minibatches than may be in flight."""
     if given:
         return [given]
-    return [chunk for chunk in (largest >> n for n in range(largest.bit_length())) if chunk <= _longest(job)]
-
-
-def _longest(job: Job) -> int:
-    """Minibatches that may be in flight."""
     lag = job.config.training.lookahead
-    return job.steps if lag is None else max(1, lag)
+    longest = job.steps if lag is None else max(1, lag)
+    return [chunk for chunk in (largest >> n for n in range(largest.bit_length())) if chunk <= longest]
 
 
-def _words(job: Job, choice: Choice, budget: int) -> tuple[str, ...]:
-    """What was chosen, where it is not what would have been done without a budget."""
-    before, after = job.config.execution, choice.execution
+def _words(job: Job, after: Execution, needs: int, budget: int) -> str:
+    """The choice in words, where it is not what would have been done without a budget."""
+    before = job.config.execution
     stages = stages_here(job) if before.engine == "ray" else before.stages
     changed = [f"engine {after.engine}"] if after.engine != before.engine else []
     changed += [f"stages {after.stages}"] if after.stages not in (0, stages) else []
     changed += [f"chunk {after.chunk}"] if after.chunk != before.chunk else []
     what = f"chosen for it: {', '.join(changed)}" if changed else "nothing had to be changed for it"
-    return (f"memory: at most {say_size(choice.needs)} a stage, within the budget of {say_size(budget)}; {what}",)
+    return f"memory: at most {say_size(needs)} a stage, within the budget of {say_size(budget)}; {what}"

@@ -11,17 +11,15 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TypeVar
 
 import torch
-from torch import Tensor
 
 from ffpipe.learn.block import Block, Step
 from ffpipe.learn.blueprint import Blueprint
-from ffpipe.learn.readout import Head
-from ffpipe.learn.spec import RowLayout
 from ffpipe.learn.workspace import Workspace
 
+T = TypeVar("T")
 STEPS = 3
 # Costs of larger minibatches are in proportion; to measure them in full could take minutes.
 LARGEST_BATCH = 512
@@ -35,27 +33,37 @@ class Costs:
     head: float
 
 
-class Sample(NamedTuple):
-    """Arguments for a step of a block, with the sizes that they have in a run."""
+def of_each_block(network: Blueprint, device: torch.device, find: Callable[[Block], T]) -> tuple[T, ...]:
+    """Find something out about every block, made on this device; once for all blocks that are alike."""
+    found: dict[object, T] = {}
+    keys = []
+    for outline in network.outlines:
+        block = network.make(outline.index, Workspace(device))
+        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in block.weights().items())
+        keys.append((outline.inputs, outline.outputs, outline.name, shapes, str(block)))
+        if keys[-1] not in found:
+            found[keys[-1]] = find(block)
+    return tuple(found[key] for key in keys)
 
-    x: Tensor
-    layout: RowLayout
-    labels: Tensor
-    out: Tensor
-    kept: list[Tensor]
 
-
-def sample_of(block: Block, network: Blueprint, device: torch.device) -> Sample:
-    """Rows of ones, and labels of every class in turn."""
+def learning(block: Block, network: Blueprint, device: torch.device) -> Callable[[int], None]:
+    """Prepare the step of a block, by its number: on rows of ones, as many as in a run, and labels of every class."""
     layout, classes = network.layout, network.takes.classes
     labels = torch.arange(layout.batch, device=device).remainder(classes)
-    labels = labels.view(-1, *(1 for _ in network.labels.shape)).expand(layout.batch, *network.labels.shape)
-    kept = [network.outlines[network.kept[name]].outputs for name in block.use]
-    x, out, *others = (
-        torch.ones(layout.rows, *spec.shape, dtype=spec.dtype, device=device)
-        for spec in (block.inputs, block.outputs, *kept)
+    labels = (
+        labels.view(-1, *(1 for _ in network.labels.shape)).expand(layout.batch, *network.labels.shape).contiguous()
     )
-    return Sample(x, layout, labels.contiguous(), out, others)
+    kept_specs = [network.outlines[network.kept[name]].outputs for name in block.use]
+    x, out, *kept = (
+        torch.ones(layout.rows, *spec.shape, dtype=spec.dtype, device=device)
+        for spec in (block.inputs, block.outputs, *kept_specs)
+    )
+
+    @torch.no_grad()
+    def step(number: int) -> None:
+        block.learn(x, layout, labels, Step(number), out, kept)
+
+    return step
 
 
 def measure_costs(network: Blueprint, device: torch.device) -> Costs:
@@ -63,15 +71,13 @@ def measure_costs(network: Blueprint, device: torch.device) -> Costs:
     batch = min(network.training.batch_size, LARGEST_BATCH)
     scale = network.training.batch_size / batch
     network = replace(network, training=replace(network.training, batch_size=batch))
-    seconds: dict[object, float] = {}
-    layers = []
-    for outline in network.outlines:
-        block = network.make(outline.index, Workspace(device))
-        key = (outline.inputs, outline.outputs, outline.name, str(block), *_shapes(block))
-        if key not in seconds:
-            seconds[key] = scale * _block_seconds(network, block, device)
-        layers.append(seconds[key])
-    return Costs(tuple(layers), scale * _head_seconds(network, device) if network.has_head else 0.0)
+
+    def block_seconds(block: Block) -> float:
+        step = learning(block, network, device)
+        return scale * _median_seconds(lambda: step(0), device)
+
+    layers = of_each_block(network, device, block_seconds)
+    return Costs(layers, scale * _head_seconds(network, device) if network.has_head else 0.0)
 
 
 def measure_side_by_side(network: Blueprint, copies: int) -> Costs:
@@ -103,47 +109,21 @@ def _median(made: Sequence[Costs]) -> Costs:
     return Costs(tuple(map(statistics.median, layers)), statistics.median(costs.head for costs in made))
 
 
-def _shapes(block: Block) -> list[tuple[int, ...]]:
-    return [tuple(tensor.shape) for tensor in block.weights().values()]
-
-
-def _block_seconds(network: Blueprint, block: Block, device: torch.device) -> float:
-    x, layout, labels, out, kept = sample_of(block, network, device)
-
-    @torch.no_grad()
-    def step() -> None:
-        block.learn(x, layout, labels, Step(0), out, kept)
-
-    return _median_seconds(step, device)
-
-
 def _head_seconds(network: Blueprint, device: torch.device) -> float:
-    batch, outlines = network.training.batch_size, network.outlines
-    head = Head(
-        network.training, {i: outlines[i].outputs.size for i in network.taps}, network.takes.classes, Workspace(device)
-    )
-    seen = [torch.ones(batch, outlines[i].outputs.size, dtype=outlines[i].outputs.dtype, device=device)
-            for i in network.taps]  # fmt: skip
+    batch, head = network.training.batch_size, network.make_head(Workspace(device))
+    outputs = [network.outlines[i].outputs for i in network.taps]
+    seen = [torch.ones(batch, each.size, dtype=each.dtype, device=device) for each in outputs]
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
-
-    @torch.no_grad()
-    def step() -> None:
-        head.step(0, seen, labels, 1.0)
-
-    return _median_seconds(step, device)
+    return _median_seconds(torch.no_grad()(lambda: head.step(0, seen, labels, 1.0)), device)
 
 
 def _median_seconds(step: Callable[[], object], device: torch.device) -> float:
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda _: None
     times = []
     for _ in range(1 + STEPS):
-        _wait(device)
+        wait(device)
         started = time.perf_counter()
         step()
-        _wait(device)
+        wait(device)
         times.append(time.perf_counter() - started)
     return statistics.median(times[1:])
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -2,7 +2,7 @@
 
 Every operation of that step has shapes and no numbers, so that a network of any size is judged in a moment on any host:
 
-    closed form (FFDense)       ──► tells: torch's ways to compute without numbers take 100 MB of a process
+    closed form (FFDense)       ──► formulas (dense_cost.py)
     bodies trained by autograd  ──► fake tensors, for which torch chooses and casts as it does on the CPU
     own blocks                  ──► torch's meta device
     code that looks at numbers  ──► the CPU itself, with rows of ones
@@ -22,15 +22,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from ffpipe.learn.block import Block, Step, StepCost
-from ffpipe.learn.blueprint import CPU, META, Blueprint
+from ffpipe.learn.block import OPTIMIZER, Block
+from ffpipe.learn.blueprint import Blueprint
+from ffpipe.learn.dense import FFDense
+from ffpipe.learn.items import CPU, META
 from ffpipe.learn.local import LocalBlock
 from ffpipe.learn.peak_memory import PeakMemory
 from ffpipe.learn.user_model import describe_error
 from ffpipe.learn.workspace import Workspace
-from ffpipe.pipeline.contents import OPTIMIZER, contents_bytes
+from ffpipe.pipeline.contents import contents_bytes
 from ffpipe.pipeline.job import Job
-from ffpipe.planning.calibrate import Sample, sample_of
+from ffpipe.planning.calibrate import learning, of_each_block
+from ffpipe.planning.dense_cost import StepCost, dense_step
 from ffpipe.system.errors import UserError
 
 ATEN = torch.ops.aten
@@ -64,17 +67,22 @@ class BlockCost:
 
 @lru_cache(maxsize=16)
 def costs_of(network: Blueprint) -> tuple[BlockCost, ...]:
-    """The cost of each block of a network; blocks that are alike are looked at once."""
-    found: dict[object, BlockCost] = {}
-    costs = []
-    for outline in network.outlines:
-        block = network.make(outline.index, Workspace(META))
-        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in block.weights().items())
-        key = (outline.inputs, outline.outputs, outline.name, shapes, str(block))
-        if key not in found:
-            found[key] = cost_of(block, network)
-        costs.append(found[key])
-    return tuple(costs)
+    """The cost of each block of a network. Raises UserError where one cannot make a step."""
+
+    def cost_of(block: Block) -> BlockCost:
+        contents = block.contents(1)
+        optimizer = contents_bytes({name: kept for name, kept in contents.items() if name.startswith(OPTIMIZER)})
+        scratch = sum(tensor.nbytes for tensor in block.scratch())
+        if isinstance(block, FFDense):
+            step = dense_step(block, network.layout, network.training)
+        else:
+            try:
+                step = _step_without_memory(block, network)
+            except Exception:  # as many as a user's code has that looks at numbers, which are not there
+                step = _step_here(block, network)
+        return BlockCost(contents_bytes(contents) - optimizer + scratch, scratch, optimizer, step.bytes, step.flops)
+
+    return of_each_block(network, META, cost_of)
 
 
 def largest_block_bytes(job: Job) -> int:
@@ -83,26 +91,12 @@ def largest_block_bytes(job: Job) -> int:
     return max(cost.parameters + cost.optimizer + cost.step for cost in costs) + 2 * job.minibatch_bytes
 
 
-def cost_of(block: Block, network: Blueprint) -> BlockCost:
-    """The cost of a block that was made on META. Raises UserError where it cannot make a step."""
-    contents = block.contents(1)
-    optimizer = contents_bytes({name: kept for name, kept in contents.items() if name.startswith(OPTIMIZER)})
-    scratch = sum(tensor.nbytes for tensor in block.scratch())
-    step = block.step_cost(network.layout)
-    if step is None:
-        try:
-            step = _step_without_memory(block, network)
-        except Exception:  # as many as a user's code has that looks at numbers, which are not there
-            step = _step_here(block, network)
-    return BlockCost(contents_bytes(contents) - optimizer + scratch, scratch, optimizer, step.bytes, step.flops)
-
-
 def _step_without_memory(block: Block, network: Blueprint) -> StepCost:
     """Do as `_step` does, on tensors without numbers."""
     if isinstance(block, LocalBlock):
-        with suppress(Exception):  # of optimisers that read numbers, and imitate their step on META (optim.py)
+        with suppress(Exception):  # what fakes cannot do, META or the CPU may
             return _step_of_fakes(block, network)
-    return _step(block, sample_of(block, network, META))
+    return _step(block, network, META)
 
 
 def _step_of_fakes(block: LocalBlock, network: Blueprint) -> StepCost:
@@ -121,27 +115,26 @@ def _step_of_fakes(block: LocalBlock, network: Blueprint) -> StepCost:
         like = LocalBlock(
             block.index, block.inputs, block.outputs, body, objective, block.settings, block.keep, block.use
         )
-        return _step(like, sample_of(like, network, CPU))
+        return _step(like, network, CPU)
 
 
 def _step_here(block: Block, network: Blueprint) -> StepCost:
     """Do as `_step` does, with the same block made here. Raises UserError where it fails."""
     try:
-        return _step(network.make(block.index, Workspace(CPU)), sample_of(block, network, CPU))
+        return _step(network.make(block.index, Workspace(CPU)), network, CPU)
     except Exception as error:  # as many as a user's code has
         name = network.outlines[block.index].name
         raise UserError(f"block {block.index} ({name}) cannot make a step: {describe_error(error)}") from error
 
 
-def _step(block: Block, sample: Sample) -> StepCost:
+def _step(block: Block, network: Blueprint, device: torch.device) -> StepCost:
     """Count what a step of a block takes."""
-    x, layout, labels, out, kept = sample
+    step = learning(block, network, device)
     flops, memory = FlopCounterMode(display=False, custom_mapping=FLOPS), PeakMemory()
-    with torch.no_grad():
-        # The first step makes the state of an optimiser; what later ones take is what counts.
-        block.learn(x, layout, labels, Step(0), out, kept)
-        with flops, memory:
-            block.learn(x, layout, labels, Step(1), out, kept)
+    # The first step makes the state of an optimiser; what later ones take is what counts.
+    step(0)
+    with flops, memory:
+        step(1)
     held = sum(buffer.nbytes for buffer in workspace_buffers(block))
     return StepCost(memory.peak + held, flops.get_total_flops())
 

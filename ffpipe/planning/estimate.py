@@ -1,9 +1,9 @@
 """What a run will take, before it is started: bytes of each stage, of the object store and of the disk.
 
-    resident = the process (Python, torch, Ray) + the data, for who feeds + what the stage holds (account.py)
+    resident = the process (Python, torch, Ray) + the data, for who feeds + what the stage holds (memory.py)
                + the messages that it has in sight: those in the object store that it reads and writes, or on disk
 
-The object store as a whole is the host's, and not in any stage (footprint.py).
+The object store as a whole is the host's, and not in any stage (memory.py).
 """
 
 from __future__ import annotations
@@ -12,25 +12,21 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ffpipe.config.schema import Config, Execution, of_stage
+from ffpipe.config.schema import Config, of_stage
 from ffpipe.learn.blueprint import make_blueprint
 from ffpipe.learn.feeder import row_specs
 from ffpipe.pipeline.job import Job, Layout
-from ffpipe.planning.account import Holding, Sizes, holding, incoming, outgoing
 from ffpipe.planning.calibrate import measure_costs
-from ffpipe.planning.chapters import disk_bytes, parked_bytes
-from ffpipe.planning.footprint import footprints
-from ffpipe.planning.layerwise import in_chapters
+from ffpipe.planning.layerwise import disk_bytes, in_chapters
 from ffpipe.planning.layout import make_layout
+from ffpipe.planning.memory import Holding, Sizes, footprints, holding, incoming, outgoing
 from ffpipe.storage.checkpoint import Input
 from ffpipe.system.memory import host_cpus, process_bytes
 
-# Sizes of a network of which nothing but its code takes memory.
+# Sizes of a network of which only its code takes memory.
 SMALL = 16
-# What a process came to have beyond that in a run of a network of 16 units: threads, logs, Parquet, Ray's connections.
+# Bytes that a process came to have beyond that in a run of 16 units: threads, logs, Parquet, Ray's connections.
 ENGINE_BYTES = {"local": 8 << 20, "layerwise": 16 << 20, "ray": 24 << 20}
-# The one node of a machine, for the arithmetic of object stores.
-HERE = "here"
 
 
 @dataclass(frozen=True)
@@ -53,15 +49,15 @@ class StageEstimate:
 
     @property
     def on_device(self) -> int:
-        """Of a GPU: what comes is copied there, and what is saved is copied from there."""
+        """Bytes on a GPU: what comes is copied there, and what is saved is copied from there."""
         return self.holding.total - self.holding.snapshot + self.incoming
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a run.
+    """Bytes of a run.
 
-    store: bytes of the object store of a host that has all stages. disk: of the layerwise engine, at most. snapshot: of
+    store: of the object store of a host that has all stages. disk: of the layerwise engine, at most. snapshot: of
     the tensors of one.
     """
 
@@ -96,22 +92,16 @@ def bare_process(config: Config) -> int:
 
 
 def stages_here(job: Job) -> int:
-    """Stages of a Ray run on this machine alone, where their number is not given."""
+    """The stages of a Ray run on this machine alone: where their number is not given, as many as it has room for."""
     execution = job.config.execution
-    return execution.stages or execution.listed or min(job.layers, room_here(execution))
-
-
-def room_here(execution: Execution) -> int:
-    """How many stages this machine has CPUs and GPUs for, where all are alike; one at least."""
-    cpus = of_stage(execution.cpus, 0) or 1.0
-    room = int(host_cpus() / cpus)
+    room = int(host_cpus() / (of_stage(execution.cpus, 0) or 1.0))
     if execution.first_device == "cuda" and torch.cuda.is_available():
         room = min(room, int(torch.cuda.device_count() / (of_stage(execution.gpus, 0) or 1.0)))
-    return max(1, room)
+    return execution.stages or execution.listed or min(job.layers, max(1, room))
 
 
 def draft_layout(job: Job) -> Layout:
-    """As the engine would cut the job if it measured nothing: with the largest chunk that it may come to."""
+    """Cut the job as the engine would if it measured nothing: with the largest chunk that it may come to."""
     execution = job.config.execution
     if execution.engine == "layerwise":
         return in_chapters(job)
@@ -119,20 +109,20 @@ def draft_layout(job: Job) -> Layout:
 
 
 def estimate_layout(job: Job, layout: Layout, process: int) -> Estimate:
-    """process: bytes of a bare one."""
+    """Work out what a job takes that is cut so. process: bytes of a bare one."""
     engine, specs = job.config.execution.engine, layout.stages
     of = Sizes(job.network, layout.plan.chunk)
-    stores = footprints(specs, [HERE] * len(specs)) if engine == "ray" else {}
-    store = stores[HERE].held(layout.window) if stores else 0
+    stores = footprints(specs, ["here"] * len(specs)).values() if engine == "ray" else ()
+    store = sum(footprint.held(layout.window) for footprint in stores)  # of the one host
     # The local engine has all stages in one process.
     groups = [range(job.layers)] if engine == "local" else [spec.layers for spec in specs]
     stages = tuple(estimate_stage(job, of, layers, process) for layers in groups)
     disk = disk_bytes(specs, of, layout.window) if engine == "layerwise" else 0
-    return Estimate(layout, stages, store, disk, parked_bytes(of))
+    return Estimate(layout, stages, store, disk, of.whole_state)
 
 
 def estimate_stage(job: Job, of: Sizes, layers: range, process: int) -> StageEstimate:
-    """Of a process with these layers."""
+    """Work out what a process with these layers takes."""
     engine, last = job.config.execution.engine, layers.stop == job.layers
     comes = incoming(of, layers)
     mapped = {"ray": comes + outgoing(of, layers), "layerwise": comes, "local": 0}

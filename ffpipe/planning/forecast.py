@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise, takewhile
 
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.pipeline.schedule import Item, Predict, Train
-from ffpipe.pipeline.stage import StageSpec
-from ffpipe.planning.account import beside_bytes
+from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.planning.calibrate import Costs
 from ffpipe.planning.cost import costs_of
 from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout
-from ffpipe.planning.simulate import Load, Site, Timing, Wires, simulate
+from ffpipe.planning.memory import beside_bytes
+from ffpipe.planning.simulate import Load, Simulation, Site, Timing, Wires
 
 # What messages took on two cores of an AMD EPYC (family 26) with Ray 2.60, fitted to `scripts/scaling.py`.
 ITEM_SECONDS = 0.5e-3
@@ -45,9 +45,12 @@ BUSY = 0.9
 
 @dataclass(frozen=True)
 class Ground:
-    """What a forecast stands on. costs: of layers, by how many stages compute on one host. stages_per_host: 0 for all
-    on one. cores: of a host. computes: whether layers take those (CPU), or have processors of their own (GPU). reads:
-    whether stages read what they get."""
+    """Where a run is forecast.
+
+    costs: of layers, by how many stages compute on one host. stages_per_host: 0 for all on one. cores: of a host.
+    computes: whether layers take those (CPU), or have processors of their own (GPU). reads: whether stages read what
+    they get.
+    """
 
     costs: Callable[[int], Costs]
     wires: Wires
@@ -56,25 +59,24 @@ class Ground:
     computes: bool
     reads: bool = True
 
-    def hosts(self, stages: int) -> tuple[int, ...]:
-        """Of each of so many stages."""
-        per_host = self.stages_per_host or stages
-        return tuple(index // per_host for index in range(stages))
-
     def site(self, stages: int) -> Site:
-        """Where so many stages are."""
-        return Site(self.hosts(stages), self.cores, self.computes, self.reads)
+        """The places of so many stages."""
+        per_host = self.stages_per_host or stages
+        return Site(tuple(index // per_host for index in range(stages)), self.cores, self.computes, self.reads)
 
     def costs_among(self, stages: int) -> Costs:
-        """Of layers where there are so many stages."""
+        """The costs of layers where there are so many stages."""
         return self.costs(max(1, min(self.stages_per_host or stages, stages, int(self.cores)) if self.computes else 1))
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """Of a run on so many stages. one_stage_seconds: of a minibatch through all layers, one after the other.
-    step_seconds: of the slowest stage, alone. steady_seconds: of a minibatch in the full pipeline. seconds: of all
-    steps, with filling and draining. link_rate: bytes a second out of the host that sends most."""
+    """A run on so many stages.
+
+    one_stage_seconds: of a minibatch through all layers, one after the other. step_seconds: of the slowest stage,
+    alone. steady_seconds: of a minibatch in the full pipeline. seconds: of all steps, with filling and draining.
+    link_rate: bytes a second out of the host that sends most. bottleneck: in words.
+    """
 
     layout: Layout
     one_stage_seconds: float
@@ -85,66 +87,60 @@ class Outlook:
     bottleneck: str
 
     @property
-    def stages(self) -> int:
-        return len(self.layout.stages)
-
-    @property
     def efficiency(self) -> float:
         """The full pipeline's rate as a share of the slowest stage's."""
         return self.step_seconds / self.steady_seconds
 
 
 def costs_at(flops: float, network: Blueprint) -> Costs:
-    """Seconds of each block and of the read-out on a processor of this speed: of their operations alone."""
+    """Work out seconds of each block and of the read-out on a processor of this speed: of their operations alone."""
     layers = tuple(cost.flops / flops for cost in costs_of(network))
     seen = sum(network.outlines[block].outputs.size for block in network.taps)
     return Costs(layers, 4.0 * network.training.batch_size * seen * network.takes.classes / flops)
 
 
 def forecast(job: Job, stages: int, ground: Ground) -> Outlook:
-    """Raises UserError where the job cannot be cut so."""
+    """Cut the job into so many stages and simulate its first items. Raises UserError where it cannot be cut so."""
     job = replace(job, config=replace(job.config, execution=replace(job.config.execution, stages=stages)))
-    hosts = ground.hosts(stages)
-    trips = [message_seconds(ground.wires, job.minibatch_bytes, a != b) for a, b in pairwise(hosts)]
+    site, costs, wires = ground.site(stages), ground.costs_among(stages), ground.wires
+    trips = [_message_seconds(wires, job.minibatch_bytes, a != b) for a, b in pairwise(site.hosts)]
     message = statistics.median(trips[:MEASURED_EDGES]) if trips else 0.0
-    return outlook(job, make_layout(job, stages, Measured([ground.costs_among(stages)] * stages, message)), ground)
-
-
-def outlook(job: Job, layout: Layout, ground: Ground) -> Outlook:
-    """Of a job that is cut already."""
-    specs = layout.stages
-    site = ground.site(len(specs))
-    loads = [load_of(spec, specs, ground.costs_among(len(specs))) for spec in specs]
+    layout = make_layout(job, stages, Measured([costs] * stages, message))
+    loads = [load_of(spec, costs) for spec in layout.stages]
     plan = replace(layout.plan, evaluations={}, snapshot_steps=0)
-    enough = WINDOWS * (layout.window + len(specs) * plan.chunk)
-    items = list(takewhile(lambda item: not isinstance(item, Train) or item.first < enough, plan.items()))
+    enough = WINDOWS * (layout.window + stages * plan.chunk)
+    items = takewhile(lambda item: not isinstance(item, Train) or item.first < enough, plan.items())
     worked = [item for item in items if isinstance(item, (Train, Predict))]
-    timing = simulate(worked, plan.weight, layout.window, loads, ground.wires, site)
+    timing = Simulation(worked, plan.weight, layout.window, loads, wires, site).run()
     steps = sum(item.count for item in worked if isinstance(item, Train))
     steady = timing.steady_seconds()
     alone = [load.seconds(Train(0, 1, ahead=plan.lockstep)) for load in loads]
-    link = max(timing.linked.values()) / steps / steady
-    bottleneck = _bottleneck(job, layout, alone, timing, steady, steps, site, ground.wires)
-    seconds = timing.seconds + (job.steps - steps) * steady
     one = ground.costs(1)
-    one_stage = sum(one.layers) + one.head
-    return Outlook(layout, one_stage, max(alone), steady, seconds, link, bottleneck)
+    return Outlook(
+        layout,
+        one_stage_seconds=sum(one.layers) + one.head,
+        step_seconds=max(alone),
+        steady_seconds=steady,
+        seconds=timing.seconds + (job.steps - steps) * steady,
+        link_rate=max(timing.linked.values()) / steps / steady,
+        bottleneck=_bottleneck(job, layout, alone, timing, steps, ground),
+    )
 
 
 def wires_of(link: float | None = None, latency: float | None = None) -> Wires:
-    """What messages take on a host, and between hosts whose networks carry `link` bytes a second, raw."""
+    """Messages on a host, and between hosts whose networks carry `link` bytes a second, raw."""
     payload = math.inf if link is None else link * PAYLOAD
     return Wires(ITEM_SECONDS, CALL_SECONDS, COPY_RATE, payload, LATENCY if latency is None else latency)
 
 
-def message_seconds(wires: Wires, size: int, elsewhere: bool) -> float:
-    """An array's way from one stage to the next and an answer's way back, as the engine measures it."""
+def _message_seconds(wires: Wires, size: int, elsewhere: bool) -> float:
+    """Seconds of an array's way from one stage to the next and an answer's way back, as the engine measures it."""
     way = size / wires.copy + size / wires.link + 2 * wires.latency if elsewhere else 0.0
     return ANSWER_SECONDS + 2 * wires.call + size / wires.copy + way
 
 
-def load_of(spec: StageSpec, specs: tuple[StageSpec, ...], costs: Costs) -> Load:
-    """What this stage does and sends."""
+def load_of(spec: StageSpec, costs: Costs) -> Load:
+    """Work out what this stage does and sends."""
     network, training = spec.network, spec.training
     each = sum(costs.layers[layer] for layer in spec.layers) + (costs.head if spec.is_last else 0.0)
     layout, routes = network.layout, spec.routes
@@ -174,30 +170,21 @@ def load_of(spec: StageSpec, specs: tuple[StageSpec, ...], costs: Costs) -> Load
     return Load(seconds, parts, routes.senders(spec.index))
 
 
-def _bottleneck(
-    job: Job,
-    layout: Layout,
-    alone: Sequence[float],
-    timing: Timing,
-    steady: float,
-    steps: int,
-    site: Site,
-    wires: Wires,
-) -> str:
-    """What keeps the full pipeline from being faster, in words."""
+def _bottleneck(job: Job, layout: Layout, alone: list[float], timing: Timing, steps: int, ground: Ground) -> str:
+    """Name what keeps the full pipeline from being faster. alone: seconds of each stage for a minibatch, by itself."""
+    steady = timing.steady_seconds()
     slowest = alone.index(max(alone))
-    layers = layout.stages[slowest].layers
     if alone[slowest] >= BUSY * steady:
+        layers = layout.stages[slowest].layers
         named = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]}-{layers[-1]}"
         return f"stage {slowest} ({named})"
-    of_links = {host: sent / wires.link / steps / steady for host, sent in timing.linked.items()}
-    busiest = max(of_links, key=lambda host: of_links[host])
-    if of_links[busiest] >= BUSY:
-        return f"the network of host {busiest}"
-    of_hosts = {host: work / site.cores / timing.seconds for host, work in timing.processors.items()}
-    host = max(of_hosts, key=lambda each: of_hosts[each])
-    if of_hosts[host] >= BUSY:
+    host, sent = max(timing.linked.items(), key=lambda each: each[1])
+    if sent / ground.wires.link / steps / steady >= BUSY:
+        return f"the network of host {host}"
+    host, worked = max(timing.processors.items(), key=lambda each: each[1])
+    if worked / ground.cores / timing.seconds >= BUSY:
         return f"the processors of host {host}"
-    if job.config.training.lookahead is not None and layout.window >= max(1, job.config.training.lookahead):
-        return f"predictions on their way back (negative_lag {job.config.training.negative_lag})"
+    lag = job.config.training.lookahead
+    if lag is not None and layout.window >= max(1, lag):
+        return f"predictions on their way back (negative_lag {lag})"
     return f"messages (window {layout.window})"

@@ -1,15 +1,24 @@
-"""The layout of the layerwise engine: in chapters as long as lag and disk allow."""
+"""Layerwise training in chapters: what is in one, and how long it may be by lag and by the room on the spool's disk."""
 
 from __future__ import annotations
 
+import bisect
 import functools
-from dataclasses import replace
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
 
 from ffpipe.pipeline.job import Job, Layout
-from ffpipe.planning import spool_room
-from ffpipe.planning.account import Sizes
-from ffpipe.planning.chapters import longest_chapter, needed_bytes
+from ffpipe.pipeline.schedule import Item, Plan, Stop
+from ffpipe.pipeline.stage_spec import StageSpec
+from ffpipe.pipeline.window import Flow
 from ffpipe.planning.layout import make_layout
+from ffpipe.planning.memory import Sizes, beside_bytes
+from ffpipe.storage import checkpoint
+from ffpipe.storage.store import store_of
 from ffpipe.system.errors import UserError
 from ffpipe.system.units import say_size
 
@@ -18,10 +27,15 @@ from ffpipe.system.units import say_size
 CHAPTER = 256
 # Minibatches handled at once; more would only hold memory.
 CHUNK = 4
+# A run takes at most this share of a disk's room beside snapshots: metrics, and what others write, are to fit there.
+SHARE = 0.8
 
 
 def in_chapters(job: Job) -> Layout:
-    """In chapters as long as lag and disk allow, where no length is given. Raises UserError where the disk is full."""
+    """The layout in chapters as long as lag and disk allow, where no length is given.
+
+    Raises UserError where the disk is full.
+    """
     execution = job.config.execution
     longest = max(1, CHAPTER if (lag := job.config.training.lookahead) is None else lag)
     # A chunk is handled at once, so that no chapter is shorter.
@@ -29,8 +43,9 @@ def in_chapters(job: Job) -> Layout:
     chapter = execution.chapter or max(least, min(longest, CHAPTER))
     layout = _of_chapter(job, chapter)
     of = Sizes(job.network, layout.plan.chunk)
-    place, free = spool_room.room(execution)
-    needed = functools.partial(needed_bytes, layout.stages, of, snapshots=spool_room.snapshots_beside(job))
+    place = _existing(Path(execution.spool or execution.run_dir or "runs"))
+    free = shutil.disk_usage(place).free
+    needed = functools.partial(needed_bytes, layout.stages, of, snapshots=_snapshots_beside(job, place))
     fits = longest_chapter(needed, free, chapter)
     if fits == chapter:
         return layout
@@ -50,3 +65,100 @@ def _of_chapter(job: Job, chapter: int) -> Layout:
     execution = replace(execution, window=chapter, chunk=execution.chunk or min(CHUNK, chapter))
     job = replace(job, config=replace(job.config, execution=execution))
     return make_layout(job, execution.stages or job.layers)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    whole = folder.absolute()
+    return next(place for place in (whole, *whole.parents) if place.is_dir())
+
+
+def chapter_of(items: Iterator[Item], plan: Plan, chapter: int) -> Iterator[Item]:
+    """Take the items of one chapter: as many as may be in flight at once in a window of its length."""
+    flow = Flow(chapter)
+    for item in items:
+        flow.sent(plan.weight(item))
+        yield item
+        if isinstance(item, Stop) or not flow.may_send(plan.chunk):
+            return
+
+
+def spooled_bytes(specs: Sequence[StageSpec], of: Sizes) -> int:
+    """Bytes on disk for one minibatch of a chapter: what a stage reads and writes, and what waits for later stages."""
+    network = of.network
+    rows = [network.layout.rows * network.edges[spec.layers.stop].nbytes for spec in specs[:-1]]
+    # The file of the last row is still there when the first row of the next chapter is written (layerwise/engine.py).
+    before = rows[-1] if len(rows) > 1 else 0
+    widest = max((a + b for a, b in pairwise([before, *rows])), default=0)
+    # An evaluation of rows without labels has nothing but examples, and the read-out sees all of them.
+    seen = network.layout.batch if network.training.labelled else network.layout.rows
+    waiting = [  # for each receiver in a file of its own
+        name
+        for spec in specs
+        for receiver in spec.routes.receivers(spec.index)
+        for name in spec.routes.names(spec.index, receiver)
+    ]
+    return widest + sum(beside_bytes(network, name, network.layout.rows, seen) for name in waiting)
+
+
+def disk_bytes(specs: Sequence[StageSpec], of: Sizes, chapter: int) -> int:
+    """Bytes that a run has on disk at most, snapshots aside: all stages, each in a file while another works."""
+    return of.whole_state + chapter * spooled_bytes(specs, of)
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """Those that a run writes to the disk on which its spool is.
+
+    kept: whole ones at most. there: whole ones that are there already. first, last: the steps from and to which the run
+    goes. every: steps between two; 0: at the end only. timed: whether there are more, when it is time.
+    """
+
+    kept: int
+    there: int
+    first: int
+    last: int
+    every: int
+    timed: bool
+
+    def to_come(self, chapter: int) -> int:
+        """Snapshots that are there at most beside those that are there now.
+
+        The stages write in turn, so that all snapshots of a chapter are there in part before the first of them is
+        whole and an old one goes. How many it will be time for in a chapter is not known: one is counted.
+        """
+        in_turn, of_chapter = 0, 0
+        if self.every:
+            in_turn = self.last // self.every - self.first // self.every
+            of_chapter = math.ceil(chapter / (self.every + 1))
+        at_the_end = self.last > self.first and (not self.every or self.last % self.every > 0)
+        most = max(0, self.kept - self.there) + of_chapter + at_the_end + self.timed
+        left = in_turn + at_the_end
+        return most if left and self.timed else min(most, left)
+
+
+def _snapshots_beside(job: Job, spool: Path) -> Snapshots | None:
+    """Those that a run will write to the disk of its spool; None where they go elsewhere. Raises UserError."""
+    execution = job.config.execution
+    store = store_of(job.config, Path(execution.run_dir or "runs"))
+    if store.folder is None or _existing(store.folder).stat().st_dev != spool.stat().st_dev:
+        return None
+    there = checkpoint.whole_snapshots(store)
+    first = int(there[-1].removeprefix("step-")) if there else 0
+    return Snapshots(
+        execution.keep_snapshots, len(there), first, job.steps, execution.snapshot_steps, execution.snapshot_seconds > 0
+    )
+
+
+def needed_bytes(specs: Sequence[StageSpec], of: Sizes, chapter: int, snapshots: Snapshots | None) -> int:
+    """Bytes that have to be free for chapters of so many minibatches. snapshots: None where they go to another disk."""
+    to_come = snapshots.to_come(chapter) if snapshots else 0
+    return math.ceil(disk_bytes(specs, of, chapter) / SHARE) + to_come * of.whole_state
+
+
+def longest_chapter(needed: Callable[[int], int], free: int, most: int) -> int:
+    """The longest chapter of up to `most` minibatches for which so many free bytes are enough; 0 for none.
+
+    needed: bytes for a chapter, by its length.
+    """
+    return bisect.bisect_right(range(1, most + 1), free, key=needed)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from ffpipe.config.schema import Device, of_stage
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.pipeline.partition import partition
-from ffpipe.pipeline.schedule import LARGEST_CHUNK, Plan, choose_chunk, choose_window
-from ffpipe.pipeline.stage import StageSpec
+from ffpipe.pipeline.schedule import Plan
+from ffpipe.pipeline.stage_spec import StageSpec
+from ffpipe.pipeline.window import LARGEST_CHUNK, choose_chunk, choose_window
 from ffpipe.planning.calibrate import Costs
 from ffpipe.planning.cost import costs_of
-from ffpipe.planning.footprint import Room, fitting, refuse_unfit
+from ffpipe.planning.memory import Room, fitting
 from ffpipe.system.errors import UserError
 
 # Neighbours whose link is timed; on one host they are all alike, and each costs a few milliseconds.
@@ -21,7 +22,7 @@ MEASURED_EDGES = 4
 
 @dataclass(frozen=True)
 class Measured:
-    """What stages found out about themselves: costs of all layers on each one's device, and seconds a message."""
+    """Figures from the stages themselves: costs of all layers on the device of each, and seconds a message."""
 
     costs: Sequence[Costs]
     message_seconds: float
@@ -46,10 +47,12 @@ def make_layout(
         layers, step_seconds, message_seconds = _cut(job, stages, measured)
     except ValueError as error:
         raise UserError(f"{error}: give more stages or a larger execution.memory_budget") from None
-    specs = _specs(job, layers, devices or [of_stage(execution.device, index) for index in range(stages)])
-    if room is not None:
-        refuse_unfit(specs, room, execution.window, execution.chunk)
-    fits = None if room is None else fitting(specs, room)
+    devices = devices or [of_stage(execution.device, index) for index in range(stages)]
+    specs = tuple(
+        StageSpec(index, tuple(layers), job.network, job.steps, job.log_steps, device)
+        for index, device in enumerate(devices)
+    )
+    fits = None if room is None else fitting(specs, room, execution.window, execution.chunk)
     most = max(1, execution.window or execution.window_bytes // job.minibatch_bytes)
     most = min(n for n in (most, None if lag is None else max(lag, 1), fits) if n is not None)
     chunk = execution.chunk or choose_chunk(stages, most, step_seconds, message_seconds)
@@ -65,14 +68,6 @@ def make_layout(
         snapshot_steps=execution.snapshot_steps,
     )
     return Layout(specs, plan, window)
-
-
-def _specs(job: Job, layers: list[range], devices: Sequence[Device]) -> tuple[StageSpec, ...]:
-    """layers, devices: of each stage."""
-    return tuple(
-        StageSpec(index, tuple(layers), job.network, job.steps, job.log_steps, devices[index])
-        for index in range(len(layers))
-    )
 
 
 def _cut(job: Job, stages: int, measured: Measured | None) -> tuple[list[range], float, float]:

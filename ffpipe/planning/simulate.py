@@ -12,13 +12,15 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from ffpipe.pipeline.inbox import Inbox
 from ffpipe.pipeline.packet import Packet
 from ffpipe.pipeline.publisher import PUBLISH_AHEAD
-from ffpipe.pipeline.schedule import Flow, Item, Train
+from ffpipe.pipeline.schedule import Item, Train
+from ffpipe.pipeline.window import Flow
 
 Then = Callable[[], None]
 
@@ -66,30 +68,18 @@ class Site:
 class Timing:
     """What came of it, in seconds and bytes.
 
-    busy, began, ended: of each stage's work on layers. linked: bytes that left each host. processors: seconds that were
-    worked there. fed: when the source began its last item. done: when the last stage was through with each.
+    seconds: of the whole. linked: bytes that left each host. processors: seconds that were worked there. fed: when the
+    source began its last item. done: when the last stage was through with each.
     """
 
-    busy: list[float]
-    began: list[float]
-    ended: list[float]
+    seconds: float = 0.0
     linked: dict[int, int] = field(default_factory=dict)
     processors: dict[int, float] = field(default_factory=dict)
     fed: float = 0.0
     done: list[tuple[Item, float]] = field(default_factory=list)
 
-    @property
-    def seconds(self) -> float:
-        """Of the whole."""
-        return max(self.ended)
-
-    @property
-    def last_seconds(self) -> float:
-        """From the begin of the last stage's first work to the end of its last."""
-        return self.ended[-1] - self.began[-1]
-
     def steady_seconds(self) -> float:
-        """A minibatch takes when the pipeline is full: after the first third, before the source has no more."""
+        """Seconds a minibatch takes when the pipeline is full: after the first third, before the source runs dry."""
         trained = [(item, at) for item, at in self.done if isinstance(item, Train)]
         first = len(trained) // 3
         full = [each for each in trained[first:] if each[1] <= self.fed]
@@ -97,13 +87,6 @@ class Timing:
         if len(full) == 1:
             return self.seconds / sum(item.count for item, _ in trained)
         return (full[-1][1] - full[0][1]) / sum(item.count for item, _ in full[1:])
-
-
-def simulate(
-    items: Sequence[Item], weight: Callable[[Item], int], window: int, loads: Sequence[Load], wires: Wires, site: Site
-) -> Timing:
-    """Work these items to the end. weight: of an item in the window."""
-    return _Simulation(items, weight, window, loads, wires, site).run()
 
 
 class _Clock:
@@ -175,23 +158,50 @@ class _Host:
         self.out_free = self.into_free = 0.0
 
 
+class _Waiting:
+    """A process that waits until something has changed, if it does."""
+
+    def __init__(self) -> None:
+        self._then: Then | None = None
+
+    def wait(self, then: Then) -> None:
+        self._then = then
+
+    def wake(self) -> None:
+        then, self._then = self._then, None
+        if then is not None:
+            then()
+
+
 class _Stage:
     """One stage, its publisher and its inbox."""
 
     def __init__(self, index: int, load: Load, host: _Host) -> None:
         self.index, self.load, self.host = index, load, host
         self.inbox = Inbox(load.senders)
-        self.working = self.sending = False
-        self.waiting: deque[tuple[int, Item]] = deque()  # for the publisher
-        self.held: tuple[int, Item] | None = None  # what the stage itself waits to hand to it
-        self.sequence = 0
         self.to_read: dict[int, int] = {}  # bytes of messages that have come, by their number
+        self.waiting: deque[tuple[int, Item]] = deque()  # for the publisher
+        self.worker, self.publisher = _Waiting(), _Waiting()
 
 
-class _Simulation:
+# The steps of something that takes time: it goes on when what it yielded calls back.
+Process = Iterator[Callable[[Then], None]]
+
+
+def _start(process: Process) -> None:
+    def go_on() -> None:
+        if (pause := next(process, None)) is not None:
+            pause(go_on)
+
+    go_on()
+
+
+class Simulation:
+    """A run of these items. weight: of an item in the window."""
+
     def __init__(
         self,
-        items: Sequence[Item],
+        items: Iterable[Item],
         weight: Callable[[Item], int],
         window: int,
         loads: Sequence[Load],
@@ -203,56 +213,48 @@ class _Simulation:
         self._wires, self._site = wires, site
         self._hosts = {host: _Host(self._clock, site.cores) for host in site.hosts}
         self._stages = [_Stage(i, load, self._hosts[site.hosts[i]]) for i, load in enumerate(loads)]
-        count = len(loads)
-        self._timing = Timing([0.0] * count, [-1.0] * count, [0.0] * count, dict.fromkeys(self._hosts, 0))
+        self._timing = Timing(linked=dict.fromkeys(self._hosts, 0))
 
     def run(self) -> Timing:
-        self._wake(self._stages[0])
+        """Work the items to the end."""
+        for stage in self._stages:
+            _start(self._work(stage))
+            _start(self._publish(stage))
         self._clock.run()
         assert not self._items, "the simulated run came to a stop"
         self._timing.processors = {number: host.processors.worked for number, host in self._hosts.items()}
         return self._timing
 
-    def _wake(self, stage: _Stage) -> None:
-        """Begin the stage's next item, if it may."""
-        if stage.working or stage.held:
-            return
-        if stage.index == 0:
-            if not self._items or not self._flow.may_send(self._weight(self._items[0])):
-                return
-            item = self._items.popleft()
-            self._flow.sent(self._weight(item))
-            self._timing.fed = self._clock.now
-        elif stage.inbox.ready:
-            item = stage.inbox.take()[stage.index - 1].item
-        else:
-            return
-        stage.working = True
-        reading = self._site.reads * stage.to_read.pop(stage.sequence, 0) / self._wires.copy
-        stage.host.processors.do(self._wires.item + reading, lambda: self._compute(stage, item))
+    def _next_item(self, stage: _Stage) -> Item | None:
+        """The item that a stage may begin now, if there is one."""
+        if stage.index:
+            return stage.inbox.take()[stage.index - 1].item if stage.inbox.ready else None
+        if not self._items or not self._flow.may_send(self._weight(self._items[0])):
+            return None
+        item = self._items.popleft()
+        self._flow.sent(self._weight(item))
+        self._timing.fed = self._clock.now
+        return item
 
-    def _compute(self, stage: _Stage, item: Item) -> None:
-        seconds, now = stage.load.seconds(item), self._clock.now
-        if isinstance(item, Train) and self._timing.began[stage.index] < 0:
-            self._timing.began[stage.index] = now
-        if self._site.computes:
-            stage.host.processors.do(seconds, lambda: self._computed(stage, item, now))
-        else:
-            self._clock.after(seconds, lambda: self._computed(stage, item, now))
-
-    def _computed(self, stage: _Stage, item: Item, begun: float) -> None:
-        self._timing.busy[stage.index] += self._clock.now - begun
-        self._timing.ended[stage.index] = self._clock.now
-        stage.working = False
-        message = (stage.sequence, item)
-        stage.sequence += 1
-        if stage.index == len(self._stages) - 1:
-            self._timing.done.append((item, self._clock.now))
-            self._return(stage)
-        else:
-            stage.held = message
-            self._publish(stage)
-        self._wake(stage)
+    def _work(self, stage: _Stage) -> Process:
+        """A stage: takes an item, computes, and hands it to its publisher as soon as that has room."""
+        for sequence in itertools.count():
+            while (item := self._next_item(stage)) is None:
+                yield stage.worker.wait
+            reading = self._site.reads * stage.to_read.pop(sequence, 0) / self._wires.copy
+            yield partial(stage.host.processors.do, self._wires.item + reading)
+            yield partial(
+                stage.host.processors.do if self._site.computes else self._clock.after, stage.load.seconds(item)
+            )
+            self._timing.seconds = self._clock.now
+            if stage is self._stages[-1]:
+                self._timing.done.append((item, self._clock.now))
+                self._return(stage)
+                continue
+            while len(stage.waiting) == PUBLISH_AHEAD:
+                yield stage.worker.wait
+            stage.waiting.append((sequence, item))
+            stage.publisher.wake()
 
     def _return(self, last: _Stage) -> None:
         """The window opens again, and predictions are back."""
@@ -260,70 +262,43 @@ class _Simulation:
 
         def back() -> None:
             self._flow.done()
-            self._wake(first)
+            first.worker.wake()
 
         if first is last:
             back()
         else:
-            self._carry(last, first, 0, back)
+            _start(self._carry(last, first, 0, back))
 
-    def _publish(self, stage: _Stage) -> None:
-        """Hand to the publisher what it has room for, and to the wire what it is free for."""
-        if stage.held and len(stage.waiting) < PUBLISH_AHEAD:
-            stage.waiting.append(stage.held)
-            stage.held = None
-        if stage.sending or not stage.waiting:
-            return
-        sequence, item = stage.waiting.popleft()
-        stage.sending = True
-        # A packet to every receiver of the stage, though there may be nothing in it; the next one's goes first.
-        parts = deque(sorted(stage.load.parts(item).items()))
+    def _publish(self, stage: _Stage) -> Process:
+        """The publisher of a stage: puts arrays into the object store and calls the stages that get them."""
+        while True:
+            while not stage.waiting:
+                yield stage.publisher.wait
+            sequence, item = stage.waiting.popleft()
+            stage.worker.wake()
+            # A packet to every receiver of the stage, though there may be nothing in it; the next one's goes first.
+            for receiver, size in sorted(stage.load.parts(item).items()):
+                yield partial(stage.host.processors.do, self._wires.call + size / self._wires.copy)
+                other = self._stages[receiver]
+                arrived = partial(self._arrived, other, stage, sequence, item, size)
+                _start(self._carry(stage, other, size, arrived))
 
-        def next_part() -> None:
-            if parts:
-                receiver, size = parts.popleft()
-                self._send(stage, receiver, sequence, item, size, next_part)
-                return
-            stage.sending = False
-            self._publish(stage)
-            self._wake(stage)
+    def _arrived(self, stage: _Stage, sender: _Stage, sequence: int, item: Item, size: int) -> None:
+        stage.inbox.put(sequence, sender.index, Packet(item))
+        stage.to_read[sequence] = stage.to_read.get(sequence, 0) + size
+        stage.worker.wake()
 
-        next_part()
-        self._publish(stage)
-
-    def _send(self, stage: _Stage, to: int, sequence: int, item: Item, size: int, then: Then) -> None:
-        """Put an array into the object store and call the other stage with it; `then`, when the publisher is free."""
-
-        def arrived() -> None:
-            other = self._stages[to]
-            other.inbox.put(sequence, stage.index, Packet(item))
-            other.to_read[sequence] = other.to_read.get(sequence, 0) + size
-            self._wake(other)
-
-        def called() -> None:
-            then()
-            self._carry(stage, self._stages[to], size, arrived)
-
-        stage.host.processors.do(self._wires.call + size / self._wires.copy, called)
-
-    def _carry(self, sender: _Stage, receiver: _Stage, size: int, then: Then) -> None:
+    def _carry(self, sender: _Stage, receiver: _Stage, size: int, then: Then) -> Process:
         """Over the network where the other is elsewhere, and into the receiver's hands."""
         taken = self._wires.call
-
-        def received() -> None:
-            receiver.host.processors.do(taken, then)
-
-        if sender.host is receiver.host:
-            received()
-            return
-        self._timing.linked[self._site.hosts[sender.index]] += size
-        taken += size / self._wires.copy
-        seconds = size / self._wires.link
-
-        def leaves() -> None:
+        if sender.host is not receiver.host:
+            self._timing.linked[self._site.hosts[sender.index]] += size
+            taken += size / self._wires.copy
+            seconds = size / self._wires.link
+            begin = max(self._clock.now, sender.host.out_free)
+            sender.host.out_free = begin + seconds
+            yield partial(self._clock.after, begin - self._clock.now)
             receiver.host.into_free = max(self._clock.now, receiver.host.into_free) + seconds
-            self._clock.after(receiver.host.into_free - self._clock.now + self._wires.latency, received)
-
-        begin = max(self._clock.now, sender.host.out_free)
-        sender.host.out_free = begin + seconds
-        self._clock.after(begin - self._clock.now, leaves)
+            yield partial(self._clock.after, receiver.host.into_free - self._clock.now + self._wires.latency)
+        yield partial(receiver.host.processors.do, taken)
+        then()

@@ -23,8 +23,9 @@ from ffpipe.pipeline.job import make_job
 from ffpipe.pipeline.packet import LABELS, TAP, X
 from ffpipe.pipeline.saver import Saved
 from ffpipe.pipeline.schedule import Evaluate, Snapshot, Train
-from ffpipe.pipeline.stage import Stage, StageSpec
-from ffpipe.planning.account import Holding, Sizes, holding, incoming, outgoing
+from ffpipe.pipeline.stage import Stage
+from ffpipe.pipeline.stage_spec import StageSpec
+from ffpipe.planning.memory import Holding, Sizes, holding, incoming, outgoing
 from ffpipe.storage.checkpoint import HEAD, Input, layer_file
 
 BATCH, CHUNK, CLASSES = 50, 3, 10
@@ -41,7 +42,7 @@ def network_of(
 
 @pytest.fixture(autouse=True)
 def _one_thread(threads_put_back: None) -> None:
-    """On more, the first step takes memory for trials (account.py), which is not in the figures that are held here."""
+    """On more, the first step takes memory for trials (planning/memory.py), which is not in these figures."""
     torch.set_num_threads(1)
 
 

@@ -11,18 +11,17 @@ from hypothesis import strategies as st
 from ffpipe import override, recipe
 from ffpipe.pipeline.job import make_job
 from ffpipe.pipeline.schedule import Course, Plan, Snapshot, Stop
-from ffpipe.planning.account import Sizes
-from ffpipe.planning.chapters import (
+from ffpipe.planning.layerwise import (
     SHARE,
     Snapshots,
     chapter_of,
     disk_bytes,
     longest_chapter,
     needed_bytes,
-    parked_bytes,
     spooled_bytes,
 )
 from ffpipe.planning.layout import make_layout
+from ffpipe.planning.memory import Sizes
 
 BATCH, PARTS = 50, 3
 
@@ -34,7 +33,7 @@ def test_what_lies_between_rows_is_what_a_stage_reads_and_writes_and_what_the_he
     # Beside the rows that stage 1 reads and writes, layer 1's neutral rows wait for the last stage; layer 0 is not
     # seen, layer 2 comes as rows.
     assert spooled_bytes(specs, of) == 4 * BATCH * (PARTS * (50 + 40) + 50)
-    assert parked_bytes(of) > 4 * 2 * (64 * 30 + 30 * 50 + 50 * 40 + 40 * 20)
+    assert of.whole_state > 4 * 2 * (64 * 30 + 30 * 50 + 50 * 40 + 40 * 20)
 
 
 @pytest.mark.parametrize("snapshots", [None, Snapshots(2, 0, 0, 10000, 10, timed=False)])
@@ -96,4 +95,4 @@ def test_a_single_stage_leaves_nothing_between_rows() -> None:
     layout = make_layout(job, 1)
     of = Sizes(job.network, 1)
     assert spooled_bytes(layout.stages, of) == 0
-    assert disk_bytes(layout.stages, of, 1000) == parked_bytes(of)
+    assert disk_bytes(layout.stages, of, 1000) == of.whole_state

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ffpipe import UserError, override, recipe
 from ffpipe.learn.local_item import Local
 from ffpipe.pipeline.job import Job, Model, make_job
-from ffpipe.pipeline.stage import StageSpec
-from ffpipe.planning.footprint import USABLE, Room, evaluated, fitting, footprints, refuse_unfit
+from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.planning.layout import Measured, make_layout
+from ffpipe.planning.memory import USABLE, Room, evaluated, fitting, footprints
 
 DIMS = [64, 1000, 2000, 500, 300]
 MB = 10**6
@@ -157,10 +157,10 @@ def test_what_does_not_fit_is_refused_with_what_would(window: int, chunk: int, c
     room = Room("ab", {"a": 10**12, "b": capacity}, larger)
     cut = specs(2)
     if not says:
-        refuse_unfit(cut, room, window, chunk)
+        fitting(cut, room, window, chunk)
         return
     with pytest.raises(UserError, match=says):
-        refuse_unfit(cut, room, window, chunk)
+        fitting(cut, room, window, chunk)
 
 
 def test_a_window_that_is_chosen_fits() -> None:

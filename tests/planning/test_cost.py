@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 import ffpipe
 from ffpipe.config.rules import torch_optimizers
 from ffpipe.config.schema import BlockConfig, Optimizer
-from ffpipe.learn.block import Block, Step, StepCost
+from ffpipe.learn.block import Block
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.local_item import Local
 from ffpipe.learn.peak_memory import PeakMemory
@@ -30,10 +30,11 @@ from ffpipe.pipeline.job import Job, Model, make_job
 from ffpipe.pipeline.schedule import Train
 from ffpipe.pipeline.stage import Stage
 from ffpipe.planning import cost
-from ffpipe.planning.account import Sizes
-from ffpipe.planning.calibrate import sample_of
+from ffpipe.planning.calibrate import learning
 from ffpipe.planning.cost import costs_of, workspace_buffers
+from ffpipe.planning.dense_cost import StepCost
 from ffpipe.planning.layout import make_layout
+from ffpipe.planning.memory import Sizes
 from ffpipe.system.errors import UserError
 
 CPU, B = torch.device("cpu"), 50
@@ -182,12 +183,7 @@ class Alive(TorchDispatchMode):
 def really(network: Blueprint, index: int) -> tuple[int, int]:
     """The worst moment of a block's second step on the CPU: by the tensors that live, and by torch's allocator."""
     block = network.make(index, Workspace(CPU))
-    x, layout, labels, out, kept = sample_of(block, network, CPU)
-
-    @torch.no_grad()
-    def step(number: int) -> None:
-        block.learn(x, layout, labels, Step(number), out, kept)
-
+    step = learning(block, network, CPU)
     step(0)
     with Alive() as alive:
         step(1)

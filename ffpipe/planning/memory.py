@@ -1,0 +1,299 @@
+"""Bytes of a process and of Ray's object store, as arithmetic on the sizes of a config: nothing is made or measured.
+
+    parameters   weights, biases, running means; in bfloat16 the rounded copies that products read
+    optimizer    what it keeps between steps
+    buffers      what a step computes in: one set for all layers of a process
+    messages     the streams that a stage reads, makes and is about to send
+    snapshot     the copy that is written while training goes on, or a file that is read at a resume
+
+On more threads than one, the first step tries its products on operands of their own (learn/trials.py): a weight and its
+rows at a time, which is less than the copy that is not there yet.
+
+Messages that wait between two stages are on disk or in Ray's object store, which belongs to the host. A minibatch in
+flight is in one message at a time; while a stage computes, what it makes is its own memory. Features for the head that
+go past the stages between wait at the last one, beside it:
+
+    stage 0 ──rows──► stage 1 ──rows──► stage 2 ──rows──► stage 3       of a minibatch on the second edge the store
+       └──features──────┼─────────────────┼─────────────────►           holds its rows there, and the features of
+                        └──features───────┼─────────────────►           stages 0 and 1
+
+On one node an array is put once and read in place. Of several, each holds what its stages send and what they get.
+All of the window may be on the widest edge at once, if the stage behind it is the slowest.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import NamedTuple
+
+from ffpipe.learn.block import OPTIMIZER
+from ffpipe.learn.blueprint import Blueprint
+from ffpipe.learn.precision import PRECISIONS
+from ffpipe.pipeline.contents import contents_bytes, head_contents, meter_contents
+from ffpipe.pipeline.packet import KEPT, TAP
+from ffpipe.pipeline.routes import Routes
+from ffpipe.pipeline.stage_spec import StageSpec
+from ffpipe.planning.cost import costs_of
+from ffpipe.storage.checkpoint import Contents
+from ffpipe.system.errors import UserError
+
+# Results on their way to the next actor: one waits to be published and one is being published (publisher.py).
+ON_THEIR_WAY = 2
+# A file that is read is there as its bytes, and as the tensors made from them.
+READ_TWICE = 2
+# Ray begins to spill when 0.8 of a store is taken; the rest is for reports and for the gaps between arrays.
+USABLE = 0.75
+PREDICTION_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Holding:
+    """Bytes that a process holds for its stage, at the worst moment of each kind."""
+
+    parameters: int
+    optimizer: int
+    buffers: int
+    messages: int
+    snapshot: int
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the bytes of every stage of a run follow from. chunk: minibatches in a message."""
+
+    network: Blueprint
+    chunk: int
+
+    @property
+    def rows_of_message(self) -> int:
+        """Rows of the largest: a chunk, or one example of an evaluation."""
+        return max(self.chunk * self.network.layout.rows, self.network.rows_of_example)
+
+    @cached_property
+    def head(self) -> Contents:
+        """What the file of the read-out has; nothing where there is none."""
+        network = self.network
+        # Optimisers have some state only after their first step, and all predictions are owed after as many as the lag.
+        return head_contents(network, max(1, network.training.lookahead or 0)) if network.has_head else {}
+
+    def state(self, layers: range) -> list[tuple[int, int]]:
+        """Bytes of each file of a snapshot that a stage with these blocks writes, and of those its optimiser's."""
+        meter = contents_bytes(meter_contents(1))
+        files = [
+            (cost.parameters - cost.scratch + cost.optimizer + meter, cost.optimizer)
+            for cost in costs_of(self.network)[layers.start : layers.stop]
+        ]
+        if self.head and layers.stop == len(self.network):
+            optimizer = {name: kept for name, kept in self.head.items() if name.startswith(OPTIMIZER)}
+            files.append((contents_bytes(self.head), contents_bytes(optimizer)))
+        return files
+
+    @property
+    def whole_state(self) -> int:
+        """Bytes of all files of a snapshot."""
+        return sum(size for size, _ in self.state(range(len(self.network))))
+
+
+def holding(of: Sizes, layers: range, *, sends: bool, receives: bool) -> Holding:
+    """The memory of a process with these blocks.
+
+    sends, receives: whether messages go to, and come from, other processes or the disk. Those that come lie in shared
+    memory or in a file.
+    """
+    files, costs = of.state(layers), costs_of(of.network)[layers.start : layers.stop]
+    state, optimizer = [size for size, _ in files], sum(size for _, size in files)
+    messages = _streams(of, layers, receives=receives)
+    messages += ON_THEIR_WAY * outgoing(of, layers) if sends else 0
+    messages += 0 if receives else _source(of)
+    return Holding(
+        parameters=sum(state) - optimizer + sum(cost.scratch for cost in costs),
+        optimizer=optimizer,
+        buffers=max(cost.step for cost in costs),
+        messages=messages,
+        snapshot=max(sum(state), READ_TWICE * max(state)),
+    )
+
+
+def incoming(of: Sizes, layers: range) -> int:
+    """Bytes of the largest message that comes to a process: rows, what read-out and blocks here see of earlier ones."""
+    return _message(of, layers.start, _routes_around(of, layers).names(0, 1)) if layers.start else 0
+
+
+def outgoing(of: Sizes, layers: range) -> int:
+    """Bytes of the largest message that leaves it: rows, and what later stages see beside them."""
+    if layers.stop == len(of.network):
+        return 0
+    return _message(of, layers.stop, _routes_around(of, layers).leaving(1 if layers.start else 0))
+
+
+def _routes_around(of: Sizes, layers: range) -> Routes:
+    """The routes where the blocks before these are in one stage, the next one alone in another, and the rest in a
+    third: no other cut of them makes more go past a neighbour."""
+    end = len(of.network)
+    following = min(layers.stop + 1, end)
+    groups = (range(layers.start), layers, range(layers.stop, following), range(following, end))
+    return Routes.of(of.network, tuple(group for group in groups if group))
+
+
+def _message(of: Sizes, end: int, names: Iterable[str]) -> int:
+    """end: after how many blocks. names: of what goes with the rows."""
+    network = of.network
+    return of.rows_of_message * network.edges[end].nbytes + sum(
+        beside_bytes(network, name, of.chunk * network.layout.rows, of.chunk * network.layout.batch) for name in names
+    )
+
+
+def beside_bytes(network: Blueprint, name: str, rows: int, seen: int) -> int:
+    """Bytes of what goes beside the rows. rows: of the message. seen: those of them that the read-out sees."""
+    if name.startswith(TAP):
+        return seen * network.outlines[int(name.removeprefix(TAP))].outputs.nbytes
+    return rows * network.outlines[network.kept[name.removeprefix(KEPT)]].outputs.nbytes
+
+
+def _streams(of: Sizes, layers: range, *, receives: bool) -> int:
+    """Rows of the largest message (stage.py): the input, the last block's output, and of those before what the
+    read-out and later blocks are yet to see, and two in turn of the others."""
+    network = of.network
+    row = [edge.nbytes * of.rows_of_message for edge in network.edges]
+    entry = 0 if receives else row[layers.start]
+    *inner, end = layers
+    last = layers.stop == len(network)
+    stay = [i for i in inner if network.outlines[i].keep or (last and i in network.taps)]
+    in_turn = [max((row[i + 1] for i in inner if i not in stay and i % 2 == turn), default=0) for turn in (0, 1)]
+    return entry + sum(in_turn) + sum(row[i + 1] for i in stay) + row[end + 1]
+
+
+def _source(of: Sizes) -> int:
+    """Images on their way into the first message, its rows in the format of the weights, and in an evaluation as many
+    from which these are put together, while those of training are kept."""
+    training, network = of.network.training, of.network
+    rows = of.rows_of_message * network.inputs.size * PRECISIONS[training.precision].weights.itemsize
+    return 2 * rows + 3 * training.batch_size * math.prod(network.takes.shape) * 4
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes in the store of one node: `fixed`, and `each` for every minibatch in flight."""
+
+    fixed: int
+    each: int
+
+    def most(self, capacity: int) -> int:
+        """Minibatches that may be in flight with a store of this size."""
+        return max(0, (int(capacity * USABLE) - self.fixed) // self.each)
+
+    def held(self, minibatches: int) -> int:
+        """Bytes held at most."""
+        return self.fixed + minibatches * self.each
+
+    def capacity(self, minibatches: int) -> int:
+        """Size of a store that is large enough, in whole megabytes."""
+        return math.ceil(self.held(minibatches) / USABLE / 1e6) * 10**6
+
+
+@dataclass(frozen=True)
+class Room:
+    """The stores that a run finds. nodes: where each stage is. capacities: bytes, by node.
+
+    larger: how to come by a store of so many bytes, for messages.
+    """
+
+    nodes: Sequence[str]
+    capacities: Mapping[str, int]
+    larger: Callable[[int], str]
+
+
+class _Load(NamedTuple):
+    """Numbers of what a message has for one minibatch: rows; those for the head; labels; sums of goodness."""
+
+    rows: int
+    neutral: int
+    labels: int
+    scores: int
+
+
+def footprints(specs: Sequence[StageSpec], nodes: Sequence[str]) -> dict[str, Footprint]:
+    """What a run of these stages takes, by node. Empty for a single stage, which sends nothing."""
+    if len(specs) == 1:
+        return {}
+    training, classes = specs[0].training, specs[0].network.takes.classes
+    lead = training.lookahead or 0
+    predictions = 0 if training.lookahead is None else training.batch_size * classes * PREDICTION_BYTES
+    found = {}
+    for node in dict.fromkeys(nodes):
+        cells = itertools.product(range(len(specs) - 1), _loads(specs[0]))
+        each = max(_on_edge(specs, nodes, node, edge, load) for edge, load in cells)
+        returns = predictions if node in (nodes[0], nodes[-1]) else 0
+        found[node] = Footprint(lead * returns, each + returns)
+    return found
+
+
+def least_store(specs: Sequence[StageSpec], nodes: Sequence[str], window: int) -> int:
+    """Bytes that the largest of the stores needs with such a window."""
+    return max((footprint.capacity(window) for footprint in footprints(specs, nodes).values()), default=0)
+
+
+def fitting(specs: Sequence[StageSpec], room: Room, window: int = 0, chunk: int = 0) -> int | None:
+    """Minibatches that may be in flight in these stores; None where none is ever in one.
+
+    Raises UserError where the window or chunk given (0: none) does not fit, or not even one minibatch does.
+    """
+    of_nodes = footprints(specs, room.nodes)
+    if not of_nodes:
+        return None
+    most = {node: footprint.most(room.capacities[node]) for node, footprint in of_nodes.items()}
+    node = min(most, key=lambda each: most[each])
+    fits, wanted = most[node], max(window, chunk, 1)
+    if wanted <= fits:
+        return fits
+    need, held = of_nodes[node].capacity(wanted), of_nodes[node].held(wanted)
+    given = (("window", window), ("chunk", chunk))
+    smaller = " ".join(f"--execution.{name} {fits}" for name, value in given if value > fits)
+    raise UserError(
+        f"{wanted} minibatch(es) in flight hold up to {held / 1e6:,.0f} MB of Ray's object store, which must have "
+        f"{need / 1e6:,.0f} MB for that and has {room.capacities[node] / 1e6:,.0f} MB: "
+        f"give {smaller if fits else '--stages 1'}, or {room.larger(need)}"
+    )
+
+
+def _on_edge(specs: Sequence[StageSpec], nodes: Sequence[str], node: str, edge: int, load: _Load) -> int:
+    """Bytes on a node of a minibatch between the stages `edge` and `edge` + 1, and of what went ahead of it."""
+    network, routes = specs[0].network, specs[0].routes
+    held = sum(
+        beside_bytes(network, name, load.rows, load.neutral)
+        for sender in range(edge + 1)
+        for receiver in routes.receivers(sender)
+        if receiver > edge and node in (nodes[sender], nodes[receiver])
+        for name in routes.names(sender, receiver)
+    )
+    if node in nodes[edge : edge + 2]:
+        held += load.rows * network.edges[specs[edge].layers.stop].nbytes
+        # A stage hands on the very labels that it got: for a moment they are in two messages.
+        weights = PRECISIONS[network.training.precision].weights
+        held += 2 * load.labels * network.labels.nbytes + load.scores * weights.itemsize
+    return held
+
+
+def _loads(spec: StageSpec) -> list[_Load]:
+    """Messages with minibatches to train on, and with their like of an evaluation."""
+    network, training = spec.network, spec.training
+    examples, classes = evaluated(network), network.takes.classes
+    seen = training.batch_size if network.has_head else 0
+    labels = training.batch_size if network.has_head or not training.contrasts else 0
+    scores = classes * (training.labelled or (not training.contrasts and not network.labels.shape))
+    train = _Load(network.layout.rows, seen, labels, 0)
+    evaluate = _Load(examples * network.rows_of_example, examples * network.has_head, examples, examples * scores)
+    return [train, evaluate]
+
+
+def evaluated(network: Blueprint) -> int:
+    """Examples that are evaluated in the place of one minibatch: as many as have no more rows, but one at least."""
+    return max(1, math.ceil(network.layout.rows / network.rows_of_example))
