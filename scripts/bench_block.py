@@ -21,8 +21,9 @@ import ffpipe
 from ffpipe import BlockConfig, Optimizer, recipe
 from ffpipe.config.schema import Options
 from ffpipe.learn.block import Step
-from ffpipe.learn.blueprint import CPU, make_blueprint
+from ffpipe.learn.blueprint import make_blueprint
 from ffpipe.learn.feeder import row_specs
+from ffpipe.learn.items import CPU
 from ffpipe.learn.local import LocalBlock
 from ffpipe.learn.workspace import Workspace
 from ffpipe.storage.checkpoint import Input

@@ -46,7 +46,8 @@ from ffpipe.pipeline.job import Layout, Start, make_job
 from ffpipe.pipeline.packet import LABELS, TAP, X
 from ffpipe.pipeline.publisher import OUTPUTS
 from ffpipe.pipeline.schedule import Train
-from ffpipe.pipeline.stage import Stage, StageSpec
+from ffpipe.pipeline.stage import Stage
+from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.pipeline.worker import set_allocator
 from ffpipe.storage.store import Store
 from ffpipe.telemetry.report import StageReport

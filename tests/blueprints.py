@@ -11,7 +11,8 @@ from ffpipe.learn.blueprint import Blueprint, make_blueprint
 from ffpipe.learn.feeder import row_specs
 from ffpipe.pipeline.packet import Tensors
 from ffpipe.pipeline.schedule import Item
-from ffpipe.pipeline.stage import Stage, StageSpec
+from ffpipe.pipeline.stage import Stage
+from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.storage.checkpoint import Input
 
 

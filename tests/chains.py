@@ -37,9 +37,10 @@ from ffpipe.config.schema import Training
 from ffpipe.data.examples import Examples
 from ffpipe.data.splits import Splits
 from ffpipe.learn.block import Block, Step
-from ffpipe.learn.blueprint import Blueprint, Outline
+from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.feeder import Feeder
 from ffpipe.learn.objectives import Learned
+from ffpipe.learn.outline import Outline
 from ffpipe.learn.rates import Rates
 from ffpipe.learn.readout import Head, HeadStep
 from ffpipe.learn.spec import PAIRS, PLAIN, RowLayout, RowSpec
@@ -152,7 +153,7 @@ class ChainHead(Head):
         return HeadStep(belief, torch.tensor(float(small(chain))), torch.tensor(chain % 2))
 
 
-class ChainFeeder:
+class ChainFeeder(Feeder):
     """Rows that tell minibatch, role and prediction. Holds every prediction that it is given against the model's."""
 
     inputs, labels = ROW, LABEL

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ffpipe.learn.objectives import Learned
+from ffpipe.learn.optim import Optimizing
 from ffpipe.learn.spec import PLAIN, RowLayout, RowSpec
 from ffpipe.storage.checkpoint import Kept
+
+# What an optimiser keeps, in the names of a block's state.
+OPTIMIZER = "optimizer."
 
 
 @dataclass(frozen=True)
@@ -31,19 +34,13 @@ class Step:
     factor: float | None = 1.0
 
 
-class StepCost(NamedTuple):
-    """What a step of a block takes. bytes: what comes and goes, at most at once, beside its state and its rows."""
-
-    bytes: int
-    flops: int
-
-
 class Block(nn.Module):
     """Learns from its own input. Subclasses set the attributes and write the methods.
 
     index: its place in the network, from 0. inputs, outputs: one row of what it takes and hands on. roles: the rows
     that it learns from (spec.PAIRS or spec.PLAIN). keep: name under which later blocks find its output, or "". use:
-    names of kept outputs, which come to the methods below as `kept`, in this order.
+    names of kept outputs, which come to the methods below as `kept`, in this order. optimizer: changes the weights,
+    and has a state of its own.
     """
 
     index: int
@@ -52,6 +49,7 @@ class Block(nn.Module):
     roles: tuple[str, ...] = PLAIN
     keep: str = ""
     use: tuple[str, ...] = ()
+    optimizer: Optimizing | None = None
 
     def forward(self, x: Tensor, *kept: Tensor) -> Tensor:
         """What the next block gets of rows x (n, *inputs.shape): (n, *outputs.shape). Can be differentiated."""
@@ -76,16 +74,22 @@ class Block(nn.Module):
         raise NotImplementedError
 
     def weights(self) -> dict[str, Tensor]:
-        """What the trained block is made of, by name: the tensors themselves. A run's digest is over these."""
+        """Give what the trained block is made of, by name: the tensors themselves. A run's digest is over these."""
         return dict(self.state_dict(keep_vars=True))
 
     def state(self) -> dict[str, Tensor]:
-        """All that the block needs to go on: `weights`, and what its optimiser keeps."""
-        raise NotImplementedError
+        """All that the block needs to go on: weights and buffers, and what its optimiser keeps. No copies."""
+        optimizer = {} if self.optimizer is None else self.optimizer.state()
+        return dict(self.state_dict(keep_vars=True)) | {f"{OPTIMIZER}{name}": kept for name, kept in optimizer.items()}
 
+    @torch.no_grad()
     def restore(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""
-        raise NotImplementedError
+        for name, tensor in self.state_dict(keep_vars=True).items():
+            tensor.copy_(state[name])
+        self.renew()
+        if self.optimizer is not None:
+            self.optimizer.load({n.removeprefix(OPTIMIZER): t for n, t in state.items() if n.startswith(OPTIMIZER)})
 
     @torch.no_grad()
     def set_weights(self, state: dict[str, Tensor]) -> None:
@@ -95,12 +99,10 @@ class Block(nn.Module):
         self.renew()
 
     def contents(self, step: int) -> dict[str, Kept]:
-        """What `state` has after so many steps of the run: shapes, dtypes, and what counts may be."""
-        return {name: Kept(tuple(tensor.shape), tensor.dtype) for name, tensor in self.weights().items()}
-
-    def step_cost(self, layout: RowLayout) -> StepCost | None:
-        """What a step takes, where the block can tell; None: one is made to find out (planning/cost.py)."""
-        return None
+        """Shapes and dtypes of what `state` has after so many steps of the run, and what counts may be."""
+        optimizer = {} if self.optimizer is None else self.optimizer.contents(step)
+        kept = {name: Kept(tuple(t.shape), t.dtype) for name, t in self.state_dict(keep_vars=True).items()}
+        return kept | {f"{OPTIMIZER}{name}": each for name, each in optimizer.items()}
 
     def scratch(self) -> list[Tensor]:
         """Large tensors beside `state`, whose contents `renew` makes again."""

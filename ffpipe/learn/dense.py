@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ffpipe.config.schema import Training
-from ffpipe.learn.block import Block, Step, StepCost
+from ffpipe.learn.block import Block, Step
 from ffpipe.learn.contrast import make_objective
 from ffpipe.learn.denormals import is_due, settle
 from ffpipe.learn.objectives import Learned
@@ -25,15 +25,10 @@ from ffpipe.learn.products import addmm, mm
 from ffpipe.learn.rows import row_scale
 from ffpipe.learn.spec import PAIRS, RowLayout, RowSpec
 from ffpipe.learn.threads import mean, total
-from ffpipe.learn.updates import make_update, update_contents
+from ffpipe.learn.updates import Update, make_update
 from ffpipe.learn.workspace import Workspace
 from ffpipe.storage.checkpoint import Kept
 from ffpipe.system.rng import generator
-
-# Bytes of what NumPy draws for dropout, and what it is compared to.
-DRAWN = np.dtype(np.uint16).itemsize + np.dtype(np.bool_).itemsize
-# Numbers of a row that a step makes: the sum of its squares, its factors, its goodness.
-SUMS = 4
 
 
 class FFDense(Block):
@@ -68,7 +63,7 @@ class FFDense(Block):
         self._rounded: Tensor | None
         self.register_buffer("_rounded", None if products == dtype else self.weight.to(products), persistent=False)
         factor = self.weight if self._rounded is None else self._rounded
-        self.update = make_update(self.weight, self.bias, training.optimizer, factor, workspace)
+        self.optimizer: Update = make_update(self.weight, self.bias, training.optimizer, factor, workspace)
         self._workspace = workspace
         self._training = training
         self._objective = make_objective(
@@ -139,7 +134,8 @@ class FFDense(Block):
         dropped, pairs = self._kept(step.index, len(x)), layout.batch
         if step.factor is None:
             _, _, goodness = self._activate(x, out, dropped)
-            return self._judged(goodness[:pairs], goodness[pairs : 2 * pairs])
+            positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
+            return Learned(total(self._objective(positive, negative).loss), (negative > positive).sum())
         first = self._update(x, pairs, step.factor, out, dropped)
         loss, spare = first.loss, out if self._training.hand_on == "after" else None
         for _ in range(1, self._training.local_steps):
@@ -149,11 +145,8 @@ class FFDense(Block):
             self._activate(x, out, dropped)
         if is_due(step.index, self._training.updates):
             settle([self.mean_activity])
-            self.update.settle()
+            self.optimizer.settle()
         return Learned(loss / self._training.local_steps, first.errors)
-
-    def _judged(self, positive: Tensor, negative: Tensor) -> Learned:
-        return Learned(total(self._objective(positive, negative).loss), (negative > positive).sum())
 
     def _update_together(self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None) -> Learned:
         """One update on positive and negative rows."""
@@ -166,7 +159,7 @@ class FFDense(Block):
         delta *= torch.cat([slope.positive, slope.negative]).mul_(self._slope_factor).unsqueeze_(1)
         if pull is not None:
             delta[:pairs] += pull
-        self.update.step(rows[: 2 * pairs], delta, pairs, factor)
+        self.optimizer.step(rows[: 2 * pairs], delta, pairs, factor)
         return Learned(total(slope.loss), pair_errors)
 
     def _update_apart(self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None) -> Learned:
@@ -178,13 +171,13 @@ class FFDense(Block):
         delta *= self._objective(positive, positive).positive.mul_(self._slope_factor).unsqueeze_(1)
         if pull is not None:
             delta += pull
-        self.update.step(rows[:pairs], delta, pairs, factor)
+        self.optimizer.step(rows[:pairs], delta, pairs, factor)
         activity, _, goodness = self._activate(rows[pairs:], out[pairs:], of_rest)
         negative = goodness[:pairs]
         slope = self._objective(positive, negative)
         delta = activity[:pairs]
         delta *= slope.negative.mul_(self._slope_factor).unsqueeze_(1)
-        self.update.step(rows[pairs : 2 * pairs], delta, pairs, factor)
+        self.optimizer.step(rows[pairs : 2 * pairs], delta, pairs, factor)
         return Learned(total(slope.loss), (negative > positive).sum())
 
     def _kept(self, step: int, rows: int, behind: int = 0) -> Tensor | None:
@@ -211,42 +204,8 @@ class FFDense(Block):
         """The weight and the bias."""
         return {"weight": self.weight, "bias": self.bias}
 
-    def state(self) -> dict[str, Tensor]:
-        """Weights, running mean and optimiser state."""
-        optimizer = {f"optimizer.{name}": tensor for name, tensor in self.update.state().items()}
-        return {**self.weights(), "mean_activity": self.mean_activity, **optimizer}
-
     def contents(self, step: int) -> dict[str, Kept]:
-        weight, bias = self.weight, Kept((self.width,), self.bias.dtype)
-        shape, updates = (weight.shape[0], weight.shape[1]), step * self._training.updates
-        update = update_contents(self._training.optimizer, shape, weight.dtype, updates, bias=True)
-        optimizer = {f"optimizer.{name}": kept for name, kept in update.items()}
-        return {"weight": Kept(shape, weight.dtype), "bias": bias, "mean_activity": bias, **optimizer}
-
-    def step_cost(self, layout: RowLayout) -> StepCost:
-        """What a step takes: buffers for all rows and for the update; beside them sums and factors of rows, and at most
-        one of what dropout draws, what it is rounded to, and what the update makes."""
-        training, (weight, products) = self._training, PRECISIONS[self._training.precision]
-        rows, learning, mixed = layout.rows, layout.learning_rows, self._rounded is not None
-        together = training.phases == "together"
-        at_once, updated = (rows, learning) if together else (rows - layout.batch, layout.batch)
-        buffers, passing = self.update.step_bytes(updated)
-        each = at_once * (2 * weight.itemsize + mixed * products.itemsize)
-        if training.dropout:
-            each += rows * weight.itemsize
-            passing = max(passing, self.width * rows * max(DRAWN, mixed * products.itemsize))
-        if training.local_steps > 1 and training.hand_on == "before":
-            each += rows * products.itemsize
-        size = self.width * each + SUMS * rows * weight.itemsize + buffers + passing
-        passes = training.local_steps * (rows + learning) + rows * (training.hand_on == "after")
-        return StepCost(size, 2 * passes * self.weight.numel())
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Continue from what `state` returned."""
-        self.set_weights(state)
-        self.mean_activity.copy_(state["mean_activity"])
-        prefix = "optimizer."
-        self.update.load({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        return super().contents(step * self._training.updates)
 
     def scratch(self) -> list[Tensor]:
         """The rounded copy of the weight, where there is one."""

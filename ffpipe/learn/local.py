@@ -20,14 +20,11 @@ from ffpipe.config.schema import Optimizer
 from ffpipe.learn.block import Block, Step
 from ffpipe.learn.denormals import is_due
 from ffpipe.learn.objectives import Learned, Objective
-from ffpipe.learn.optim import NamedOptimizer, optimizer_contents
+from ffpipe.learn.optim import NamedOptimizer
 from ffpipe.learn.precision import Precision
 from ffpipe.learn.spec import RowLayout, RowSpec
 from ffpipe.learn.thread_count import threads_of_block
-from ffpipe.storage.checkpoint import Kept
 from ffpipe.system.rng import torch_seed
-
-OPTIMIZER = "optimizer."
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class LocalBlock(Block):
         self.body, self.objective, self.settings = body, objective, settings
         self._autocast = settings.precision.products != settings.precision.weights
         parameters = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        self._optimizer = NamedOptimizer(parameters, settings.optimizer) if parameters else None
+        self.optimizer: NamedOptimizer | None = NamedOptimizer(parameters, settings.optimizer) if parameters else None
 
     def score(self, x: Tensor, *kept: Tensor) -> tuple[Tensor, Tensor | None]:
         """As `Block.score`, by the body in evaluation mode where `eval()` was called."""
@@ -91,18 +88,18 @@ class LocalBlock(Block):
         rest = [each[:rows] for each in kept]
         self._mode(training=True)
         with self._threads(x.device), seeded(x.device, self.settings.seed, "block", self.index, step.index):
-            learns = step.factor is not None and self._optimizer is not None
+            learns = step.factor is not None and self.optimizer is not None
             with torch.set_grad_enabled(learns), self._format(x.device):
                 h = self._run(x[:rows], rest)
                 learned = self.objective(h, layout, labels)
                 mean = learned.loss / layout.batch
             self._put(h.detach(), out[:rows])  # from before the update, so that it need not wait for that
             del h
-            if step.factor is not None and self._optimizer is not None:
+            if step.factor is not None and self.optimizer is not None:
                 mean.backward()
-                self._optimizer.step(step.factor)
+                self.optimizer.step(step.factor)
                 if is_due(step.index):
-                    self._optimizer.settle()
+                    self.optimizer.settle()
                 if self.settings.hand_on == "after":
                     with self._format(x.device):
                         self._put(self._run(x[:rows], rest), out[:rows])
@@ -140,23 +137,3 @@ class LocalBlock(Block):
         if not self._autocast:
             return nullcontext()
         return torch.autocast(device.type, self.settings.precision.products)
-
-    def state(self) -> dict[str, Tensor]:
-        optimizer = {} if self._optimizer is None else self._optimizer.state()
-        return self.weights() | {f"{OPTIMIZER}{name}": tensor for name, tensor in optimizer.items()}
-
-    def contents(self, step: int) -> dict[str, Kept]:
-        contents = super().contents(step)
-        if self._optimizer is None:
-            return contents
-        of = {name: Kept(tuple(p.shape), p.dtype) for name, p in self._optimizer.parameters.items()}
-        # A parameter that the loss has not reached yet has no state.
-        optimizer = optimizer_contents(self.settings.optimizer, of, step, OPTIMIZER)
-        return contents | {name: kept._replace(optional=True) for name, kept in optimizer.items()}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        self.set_weights(state)
-        if self._optimizer is not None:
-            self._optimizer.load(
-                {name.removeprefix(OPTIMIZER): t for name, t in state.items() if name.startswith(OPTIMIZER)}
-            )

@@ -52,15 +52,17 @@ class Local:
         return self.name or getattr(self.body, "__name__", "") or type(self.body).__name__
 
 
-def as_item(given: Any, where: str) -> Local | Block | Callable[..., Any]:
+# The width of a dense layer is one too, but no user's function gives it.
+Item = Local | Block | int | Callable[..., Any]
+
+
+def as_item(given: Any, where: str) -> Item:
     """What a user's function returned for one block. Raises UserError for anything else."""
     if isinstance(given, nn.Module) and not isinstance(given, Block):
         return Local(given)
-    if isinstance(given, (Local, Block)):
-        return given
-    if callable(given):
-        made: Callable[..., Any] = given
-        return made
+    if isinstance(given, (Local, Block)) or callable(given):
+        item: Item = given
+        return item
     raise UserError(f"{where} is {type(given).__name__}: give a torch module, an ffpipe.Local, or a function")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ffpipe.learn.block import Block
 from ffpipe.learn.blueprint import Blueprint
-from ffpipe.learn.feeder import channels_first
+from ffpipe.learn.images import channels_first
 from ffpipe.learn.labels import LabelCode
 from ffpipe.learn.normalization import Normalization
 from ffpipe.learn.precision import PRECISIONS

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +19,6 @@ from ffpipe.storage.checkpoint import Kept
 
 # Optimisers that are not element-wise: their norms and means are over whole weights.
 SUMMING = (torch.optim.Adafactor,)
-# Optimisers whose step reads numbers, which weights on the meta device lack; and the tensors of the size of a parameter
-# that their step makes at most.
-READING = {"ASGD": 2, "Adafactor": 1}
 # Sizes of the axes of a parameter on which an optimiser is tried: each tells its axis.
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
 
@@ -56,22 +54,32 @@ def make_optimizer(groups: Iterable[Any], settings: Optimizer) -> torch.optim.Op
     return made
 
 
+class Optimizing(Protocol):
+    """An optimiser whose state can be saved."""
+
+    def settle(self) -> None:
+        """Make zero what is about to become denormal (denormals.py)."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Give what a checkpoint keeps, by name; the tensors themselves, not copies."""
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Continue from what `state` returned."""
+
+    def contents(self, steps: int) -> dict[str, Kept]:
+        """Give shapes and dtypes of what `state` has after so many steps, which no count in it exceeds."""
+
+
 class NamedOptimizer:
     """An optimiser of parameters by name. Weight decay is of matrices and kernels, not of vectors such as biases."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], settings: Optimizer) -> None:
         self.parameters = dict(parameters)
-        self._rate = settings.learning_rate
+        self._settings, self._rate = settings, settings.learning_rate
         decayed = [p for p in self.parameters.values() if p.dim() > 1]
         others = [p for p in self.parameters.values() if p.dim() <= 1]
-        # Some steps need weights that are there: on the meta device, where all that counts is what a step takes, they
-        # are imitated. A fused step takes nothing beside the weights.
-        fused = bool(settings.options.get("fused"))
-        is_meta = any(p.is_meta for p in self.parameters.values())
-        self._imitated = is_meta and (fused or settings.kind in READING)
-        self._temporaries = 0 if fused else READING.get(settings.kind, 0)
-        if is_meta and fused:
-            settings = replace(settings, options={**settings.options, "fused": False})
+        if any(p.is_meta for p in self.parameters.values()):  # where torch has no fused steps
+            settings = replace(settings, options={k: v for k, v in settings.options.items() if k != "fused"})
         groups = [(decayed, settings.weight_decay), (others, 0.0)]
         self._optimizer = make_optimizer([{"params": p, "weight_decay": decay} for p, decay in groups if p], settings)
 
@@ -79,17 +87,9 @@ class NamedOptimizer:
         """One step from the gradients that the parameters have, which go. factor: on the learning rate."""
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate * factor
-        if self._imitated:
-            self._imitate()
-        else:
-            with one_thread() if isinstance(self._optimizer, SUMMING) else nullcontext():
-                self._optimizer.step()
+        with one_thread() if isinstance(self._optimizer, SUMMING) else nullcontext():
+            self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-
-    def _imitate(self) -> None:
-        """Take the memory that a step takes, and change nothing."""
-        for parameter in self.parameters.values():
-            _ = [torch.empty_like(parameter) for _ in range(self._temporaries)]
 
     def settle(self) -> None:
         """Make zero what is about to become denormal (denormals.py)."""
@@ -102,6 +102,18 @@ class NamedOptimizer:
             for key, value in self._optimizer.state.get(parameter, {}).items():
                 kept[f"{name}.{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
         return kept
+
+    def contents(self, steps: int) -> dict[str, Kept]:
+        """Give what `state` has after so many steps, without making one.
+
+        A parameter that no loss has reached yet has no state.
+        """
+        found = {}
+        for name, parameter in self.parameters.items():
+            for key, axes, dtype in _state_of(json.dumps(asdict(self._settings)), parameter.dim(), parameter.dtype):
+                shape = tuple(1 if axis is None else parameter.shape[axis] for axis in axes)
+                found[f"{name}.{key}"] = Kept(shape, dtype, steps if key == "step" else None, optional=True)
+        return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Continue from what `state` returned."""
@@ -123,42 +135,17 @@ class NamedOptimizer:
                 loaded[key] = loaded[key].to(value.dtype)
 
 
-def optimizer_contents(
-    settings: Optimizer, parameters: Mapping[str, Kept], steps: int, prefix: str = ""
-) -> dict[str, Kept]:
-    """What a checkpoint keeps of an optimiser after its first step, without making it.
-
-    parameters: shapes and dtypes by name. steps: how many it has made, which no count in its state exceeds.
-    """
-    found = {}
-    for name, parameter in parameters.items():
-        for key, axes, dtype in _state_of(repr(settings), _Hashable(settings), len(parameter.shape), parameter.dtype):
-            shape = tuple(1 if axis is None else parameter.shape[axis] for axis in axes)
-            found[f"{prefix}{name}.{key}"] = Kept(shape, dtype, steps if key == "step" else None)
-    return found
-
-
-class _Hashable:
-    """Settings, which hold a dictionary, as an argument that a cache leaves to another."""
-
-    def __init__(self, settings: Optimizer) -> None:
-        self.settings = settings
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashable)
-
-    def __hash__(self) -> int:
-        return 0
-
-
 @cache
 def _state_of(
-    key: str, hashable: _Hashable, dims: int, dtype: torch.dtype
+    settings: str, dims: int, dtype: torch.dtype
 ) -> tuple[tuple[str, tuple[int | None, ...], torch.dtype], ...]:
-    """Name, axes of the parameter (None: of size 1) and dtype of each tensor of state: seen on a small parameter."""
+    """Name, axes of the parameter (None: of size 1) and dtype of each tensor of state: seen on a small parameter.
+
+    settings: as JSON, which can be hashed where their dictionary of options cannot.
+    """
     parameter = nn.Parameter(torch.zeros(PRIMES[:dims], dtype=dtype))
     parameter.grad = torch.zeros_like(parameter)
-    optimizer = NamedOptimizer({"p": parameter}, hashable.settings)
+    optimizer = NamedOptimizer({"p": parameter}, Optimizer(**json.loads(settings)))
     optimizer.step(1.0)
     return tuple(
         (name.removeprefix("p."), tuple(None if n == 1 else PRIMES.index(n) for n in tensor.shape), tensor.dtype)

@@ -20,6 +20,7 @@ from ffpipe.learn.products import accumulate, mm
 from ffpipe.learn.threads import exp, log_softmax, total
 from ffpipe.learn.updates import make_update
 from ffpipe.learn.workspace import Workspace
+from ffpipe.storage.checkpoint import Kept
 
 
 class HeadStep(NamedTuple):
@@ -92,6 +93,15 @@ class Head(nn.Module):
             for name, tensor in update.state().items()
         }
         return {**self.weights(), **optimizer}
+
+    def contents(self, steps: int) -> dict[str, Kept]:
+        """Give shapes and dtypes of what `state` has after so many steps."""
+        optimizer = {
+            f"optimizer.{i}.{name}": kept
+            for i, update in zip(self.layers, self._updates, strict=True)
+            for name, kept in update.contents(steps).items()
+        }
+        return {name: Kept(tuple(w.shape), w.dtype) for name, w in self.weights().items()} | optimizer
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""

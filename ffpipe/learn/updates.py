@@ -13,32 +13,19 @@ from torch import Tensor
 
 from ffpipe.config.schema import Optimizer
 from ffpipe.learn.denormals import settle
-from ffpipe.learn.optim import NamedOptimizer, optimizer_contents
-from ffpipe.learn.peak_memory import PeakMemory
+from ffpipe.learn.optim import NamedOptimizer, Optimizing
 from ffpipe.learn.products import accumulate, mm
 from ffpipe.learn.threads import total
 from ffpipe.learn.workspace import Workspace
 from ffpipe.storage.checkpoint import Kept
 
 
-class Update(Protocol):
+class Update(Optimizing, Protocol):
     """Changes a weight (fan_in, width) and, where there is one, a bias (width,) in place."""
 
     def step(self, rows: Tensor, delta: Tensor, examples: int, factor: float) -> None:
         """rows: (n, fan_in); delta: (n, width), dLoss/d(total input), summed over rows and divided by
         `examples`; factor: on the learning rate."""
-
-    def step_bytes(self, rows: int) -> tuple[int, int]:
-        """Bytes of the buffers of a step on so many rows, and of what comes and goes beside them at most."""
-
-    def settle(self) -> None:
-        """Make zero what is about to become denormal (denormals.py)."""
-
-    def state(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps, by name; the tensors themselves, not copies."""
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Continue from what `state` returned."""
 
 
 class Averaging:
@@ -70,9 +57,6 @@ class Averaging:
         accumulate(self.weight_average, rows.t(), delta, self.settings.averaging, share)
         self.weight.mul_(1.0 - rate * self.settings.weight_decay).add_(self.weight_average, alpha=-rate)
 
-    def step_bytes(self, rows: int) -> tuple[int, int]:
-        return 0, self.weight.shape[1] * self.weight.itemsize  # the gradient of the bias
-
     def settle(self) -> None:
         settle(self.state().values())
 
@@ -83,6 +67,9 @@ class Averaging:
     def load(self, state: dict[str, Tensor]) -> None:
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
+
+    def contents(self, steps: int) -> dict[str, Kept]:
+        return {name: Kept(tuple(tensor.shape), tensor.dtype) for name, tensor in self.state().items()}
 
 
 class MixedAveraging(Averaging):
@@ -115,11 +102,6 @@ class MixedAveraging(Averaging):
             weight.mul_(1.0 - rate * self.settings.weight_decay).add_(average, alpha=-rate)
             self._factor[block].copy_(weight)
 
-    def step_bytes(self, rows: int) -> tuple[int, int]:
-        block, width = min(self.BLOCK, len(self.weight)), self.weight.shape[1]
-        weight, factor = self.weight.itemsize, self._factor.itemsize
-        return width * (rows * factor + block * (weight + factor)), width * weight
-
 
 class TorchUpdate:
     """Any optimiser of torch.optim, one instance a layer; weight decay is of the weights alone."""
@@ -149,24 +131,9 @@ class TorchUpdate:
         if product.dtype != gradient.dtype:
             self._factor.copy_(self.weight)
 
-    def step_bytes(self, rows: int) -> tuple[int, int]:
-        numbers, (weight, factor) = self.weight.numel(), (self.weight.itemsize, self._factor.itemsize)
-        mixed = self._factor.dtype != self.weight.dtype
-        rounded = mixed * rows * self.weight.shape[1] * factor
-        made = temporaries(self._settings, self.weight.dtype) * numbers * weight
-        return numbers * (weight + mixed * factor), max(rounded, made)
-
-
-def temporaries(settings: Optimizer, dtype: torch.dtype) -> int:
-    """Count the tensors of the size of a weight that a step of an optimiser of torch makes at most, on a small one."""
-    weight = torch.nn.Parameter(torch.zeros(64, 64, dtype=dtype))
-    optimizer = NamedOptimizer({"weight": weight}, settings)
-    for _ in range(2):  # the first step makes the state too
-        weight.grad = torch.zeros_like(weight)
-        with PeakMemory() as memory:
-            optimizer.step(1.0)
-    made: int = round(memory.peak / weight.nbytes)
-    return made
+    def contents(self, steps: int) -> dict[str, Kept]:
+        # A weight of a layer has a gradient in every step.
+        return {name: kept._replace(optional=False) for name, kept in self._optimizer.contents(steps).items()}
 
 
 def _zeros(like: Tensor) -> Tensor:
@@ -186,13 +153,3 @@ def make_update(
     if factor is weight:
         return Averaging(weight, bias, settings)
     return MixedAveraging(weight, bias, settings, factor, workspace)
-
-
-def update_contents(
-    settings: Optimizer, shape: tuple[int, int], dtype: torch.dtype, steps: int, *, bias: bool
-) -> dict[str, Kept]:
-    """What `Update.state` has for a weight of this shape after so many steps."""
-    kept = {"weight": Kept(shape, dtype)} | ({"bias": Kept(shape[1:], dtype)} if bias else {})
-    if settings.kind != "averaging":
-        return optimizer_contents(settings, kept, steps)
-    return {f"{name}_average": of for name, of in kept.items()}

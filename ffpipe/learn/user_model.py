@@ -1,7 +1,7 @@
-"""Model functions of users: found by name, imported only with consent, shipped as source, checked and called.
+"""Model functions of users: found by name, imported only with consent, shipped as source.
 
-This is the only place that executes a user's source. It must know nothing of blocks: whoever asked for the items makes
-blocks of them. Whatever goes wrong in the user's code becomes one line that names the file and the line.
+This is the only place that executes a user's source. It must know nothing of blocks, and does without torch. Whatever
+goes wrong in the user's code becomes one line that names the file and the line.
 """
 
 from __future__ import annotations
@@ -9,35 +9,28 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import linecache
 import os
-import pkgutil
 import re
 import shlex
 import sys
 import sysconfig
 import traceback
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
-from importlib.abc import ExecutionLoader
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
-from ffpipe.learn.model_options import bound
 from ffpipe.system.errors import UserError, nearest, one_line
 from ffpipe.system.files import expanded, read_whole
 
 # A file travels to other hosts in one message, and a model is far smaller.
 LARGEST_SOURCE = 1 << 20
 
-T = TypeVar("T")
-
 _FORM = "package.module:function or path/to/file.py:function"
-_RETURN = "return a list of blocks, torch modules or callables that make one"
 _LIBRARIES = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), str(Path(__file__).parents[1])}
 
 
@@ -86,7 +79,7 @@ def find(name: str) -> ModelCode:
 
     A module is looked for in the current folder first. One that this process has imported before is not imported
     again, as everywhere in Python. Raises UserError: no such name, source that cannot be read or has more than
-    LARGEST_SOURCE bytes, an exception while it is executed. Nothing of the user's stays imported then.
+    LARGEST_SOURCE bytes, an exception while it is executed.
     """
     if not all(name.rpartition(":")):
         raise UserError(f"the model {name!r} does not have the form {_FORM}")
@@ -98,14 +91,13 @@ def find(name: str) -> ModelCode:
         except UnicodeDecodeError:
             raise UserError(f"cannot read {where}: it is not UTF-8 text") from None
         code = ModelCode(name, _digest(source.encode()), source, "")
-        with _searching(os.path.dirname(where)):
-            _function(_executed(code), code)
-        return code
-    folder = os.getcwd()
-    with _searching(folder):
-        origin = _origin(name, folder)
-        code = ModelCode(name, _digest(_read(origin)), "", _path_entry(where, origin))
-        _function(_imported(where, name), code)
+    else:
+        with _searching(os.getcwd()):
+            origin = _origin(name)
+        # The file lies as many folders below the entry of sys.path as its module has packages.
+        depth = where.count(".") + (origin.name == "__init__.py")
+        code = ModelCode(name, _digest(_read(str(origin))), "", str(origin.parents[depth]))
+    load(code)
     return code
 
 
@@ -114,22 +106,23 @@ def load(code: ModelCode) -> Callable[..., Any]:
 
     Raises UserError as `find` does, and, before it imports the module, where the source on this host is another.
     """
-    where = code.name.rpartition(":")[0]
-    if _is_file(where):
-        if _digest(code.source.encode()) != code.sha256:
-            raise UserError(f"the source of {code.name} differs from its SHA-256 {code.sha256[:12]}: ship it again")
-        # Neighbours of the file are not shipped: those that this host has are found.
-        with _searching(os.path.dirname(where)):
-            return _function(_executed(code), code)
-    with _searching(code.path_entry):
-        origin = _origin(code.name, code.path_entry)
-        found = _digest(_read(origin))
+    where, _, attribute = code.name.rpartition(":")
+    shipped = _is_file(where)
+    # Neighbours of a file are not shipped: those that this host has are found.
+    with _searching(os.path.dirname(where) if shipped else code.path_entry):
+        origin = where if shipped else str(_origin(code.name))
+        found = _digest(code.source.encode() if shipped else _read(origin))
         if found != code.sha256:
             raise UserError(
                 f"the source of {code.name} has changed or differs on this host: {origin} has the SHA-256 "
                 f"{found[:12]} and not {code.sha256[:12]}; give every host the same file"
             )
-        return _function(_imported(where, code.name), code)
+        with of_users(f"the model {code.name} cannot be imported", _module_name(code)):
+            module = _executed(code) if shipped else importlib.import_module(where)
+    if not hasattr(module, attribute):
+        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UserError(f"{where} has no function {attribute!r}{_hint(attribute, functions)}")
+    return typing.cast(Callable[..., Any], getattr(module, attribute))
 
 
 def changed(code: ModelCode, recorded_sha256: str, where: str) -> None:
@@ -141,21 +134,16 @@ def changed(code: ModelCode, recorded_sha256: str, where: str) -> None:
         )
 
 
-def call(
-    function: Callable[..., Any], options: Mapping[str, Any], name: str, kinds: tuple[type, ...] = ()
-) -> list[Any]:
-    """Call a model function and return its items, each a torch module or another callable.
+@contextmanager
+def of_users(what: str, package: str = "") -> Iterator[None]:
+    """Raise UserError, which begins with `what`, for any exception of a user's code.
 
-    options: keyword arguments; strings are converted to the annotated type where that is int, float, bool, a tuple or
-    list of these ("1,2,3"), a Literal or a union of these; without an annotation, to the type of the default. A
-    torch.nn.Sequential is taken apart. kinds: of items that are allowed beside these. Raises UserError, which calls
-    the function `name`: options that do not fit the signature, an exception in the function, a result that is not a
-    list of such items.
+    package: one whose files are the user's wherever they are.
     """
-    _refuse_unfit(function, name)
-    arguments = bound(function, options, name)
-    made = _users(partial(function, **arguments), f"{name} failed", _top(getattr(function, "__module__", None)))
-    return _items(made, name, kinds)
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # a script may end with sys.exit
+        raise UserError(f"{what}: {_describe(error, package)}") from error
 
 
 def describe_error(error: BaseException, code: ModelCode | None = None) -> str:
@@ -164,7 +152,7 @@ def describe_error(error: BaseException, code: ModelCode | None = None) -> str:
     The place is that of the innermost frame outside torch, ffpipe, the standard library and site-packages (but for the
     package of `code`): "nets.py:12: ValueError: message". Without such a frame there is no place.
     """
-    return _describe(error, "" if code is None else _top(_module_name(code)))
+    return _describe(error, "" if code is None else _module_name(code))
 
 
 def _is_file(where: str) -> bool:
@@ -197,62 +185,34 @@ def _hint(given: str, allowed: Sequence[str]) -> str:
 
 @contextmanager
 def _searching(folder: str) -> Iterator[None]:
-    """Have imports look in a folder too; after an exception, drop the user's modules that were imported in it."""
-    path, modules = list(sys.path), set(sys.modules)
-    added = os.path.isdir(folder) and folder not in map(os.path.abspath, path)
-    if added:
-        sys.path.insert(0, folder)
+    """Have imports look in a folder first."""
+    sys.path.insert(0, folder)
     importlib.invalidate_caches()  # finders list a folder once, and the file may be new
     try:
         yield
-    except BaseException:
-        sys.path[:] = path
-        for name in set(sys.modules) - modules:
-            # Libraries stay: some with compiled parts cannot be imported twice in a process.
-            if _is_users(name, _file(sys.modules[name])):
-                del sys.modules[name]
-        raise
-    if added:
+    finally:
         with suppress(ValueError):  # the user's code may have removed it
             sys.path.remove(folder)
 
 
-def _origin(name: str, folder: str) -> str:
-    """Return the source file of a module; its packages are imported for that, the module itself is not."""
-    where, parent = name.rpartition(":")[0], ""
+def _origin(name: str) -> Path:
+    """Find the source file of a module; its packages are imported for that, the module itself is not."""
+    where = name.rpartition(":")[0]
     if not all(part.isidentifier() for part in where.split(".")):
         raise UserError(f"the model {name!r}: {where!r} cannot be the name of a module; give {_FORM}")
-    spec: ModuleSpec | None = None
-    for part in where.split("."):
-        full = f"{parent}.{part}" if parent else part
-        places = getattr(sys.modules[parent], "__path__", None) if parent else [folder]
-        if places is None:
-            raise UserError(f"the model {name}: there is no module {full}: {parent} is not a package")
+    spec = None
+    with of_users(f"the model {name} cannot be imported", where):
         try:
-            spec = importlib.util.find_spec(full)
-        except ValueError:  # a module that no finder made, such as a script's __main__
-            raise _no_source(name, full) from None
-        if spec is None:
-            near = _hint(part, sorted(module.name for module in pkgutil.iter_modules(places)))
-            at = f"in {parent}" if parent else f"in this Python environment or in {folder or 'the current folder'}"
-            raise UserError(f"the model {name}: there is no module {full} {at}{near}")
-        if full != where:
-            _imported(full, name)
-        parent = full
+            spec = importlib.util.find_spec(where)
+        except ModuleNotFoundError as error:
+            if not f"{where}.".startswith(f"{error.name}."):  # a package's own import
+                raise
+    if spec is None:
+        raise UserError(f"the model {name}: there is no module {where} in this Python environment or in {sys.path[0]}")
     # The name __main__ stands for another module in every process.
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py") or where == "__main__":
-        raise _no_source(name, where)
-    return os.path.abspath(spec.origin)
-
-
-def _no_source(name: str, module: str) -> UserError:
-    return UserError(f"the model {name}: the source of {module} cannot be read: give a module that is a .py file")
-
-
-def _path_entry(where: str, origin: str) -> str:
-    top = importlib.util.find_spec(where.partition(".")[0])
-    places = [] if top is None else top.submodule_search_locations or [top.origin or ""]
-    return next((os.path.dirname(p) for p in map(os.path.abspath, places) if Path(origin).is_relative_to(p)), "")
+    if spec.origin is None or not spec.origin.endswith(".py") or where == "__main__":
+        raise UserError(f"the model {name}: the source of {where} cannot be read: give a module that is a .py file")
+    return Path(spec.origin).absolute()
 
 
 def _module_name(code: ModelCode) -> str:
@@ -262,97 +222,27 @@ def _module_name(code: ModelCode) -> str:
     return f"_ffpipe_{stem}_{_digest(f'{where}:{code.sha256}'.encode())[:12]}" if _is_file(where) else where
 
 
-class _Shipped(ExecutionLoader):
-    """A loader of source that need not be in the file that it came from; inspect and linecache find it here."""
-
-    def __init__(self, path: str, source: str) -> None:
-        self.path, self.source = path, source
-
-    def get_filename(self, fullname: str) -> str:
-        return self.path
-
-    def get_source(self, fullname: str) -> str:
-        return self.source.removeprefix("\ufeff")
-
-
 def _executed(code: ModelCode) -> ModuleType:
-    where, name = code.name.rpartition(":")[0], _module_name(code)
-    if name in sys.modules:
-        return sys.modules[name]
-    loader = _Shipped(where, code.source)
-    spec = importlib.util.spec_from_file_location(name, where, loader=loader)
-    assert spec is not None  # there is a loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        _users(partial(loader.exec_module, module), f"the model {code.name} cannot be imported", name)
-    except BaseException:
-        sys.modules.pop(name, None)
-        raise
-    return module
+    """Execute the shipped source of a file, or return the module that it has become before."""
+    name, path = _module_name(code), code.name.rpartition(":")[0]
+    if name not in sys.modules:
+        module = sys.modules[name] = ModuleType(name)
+        module.__file__ = path
+        # inspect and tracebacks find the text here where the file is not.
+        linecache.cache[path] = (len(code.source), None, code.source.splitlines(keepends=True), path)
+        try:
+            exec(compile(code.source.encode(), path, "exec"), vars(module))
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
 
 
-def _imported(module: str, name: str) -> ModuleType:
-    return _users(partial(importlib.import_module, module), f"the model {name} cannot be imported", _top(module))
-
-
-def _function(module: ModuleType, code: ModelCode) -> Callable[..., Any]:
-    where, _, attribute = code.name.rpartition(":")
-    try:
-        function = getattr(module, attribute)
-    except AttributeError:
-        public = {key: value for key, value in vars(module).items() if callable(value) and not key.startswith("_")}
-        own = [key for key, value in public.items() if getattr(value, "__module__", None) == module.__name__]
-        raise UserError(f"{where} has no function {attribute!r}{_hint(attribute, own or list(public))}") from None
-    _refuse_unfit(function, code.name)
-    return typing.cast(Callable[..., Any], function)
-
-
-def _refuse_unfit(function: object, name: str) -> None:
-    if isinstance(function, _of_torch("Module")):
-        raise UserError(f"{name} is a {type(function).__name__} and not a function: give a function that makes it")
-    if not callable(function):
-        raise UserError(f"{name} is of type {type(function).__name__} and not a function")
-
-
-def _of_torch(kind: str) -> tuple[Any, ...]:
-    """Return a class of torch.nn for isinstance; none before torch is imported, when nothing is of that class."""
-    nn = sys.modules.get("torch.nn")
-    return () if nn is None else (getattr(nn, kind),)
-
-
-def _items(made: object, name: str, kinds: tuple[type, ...]) -> list[Any]:
-    for sequential in _of_torch("Sequential"):
-        if isinstance(made, sequential):
-            if type(made).forward is not sequential.forward:
-                raise UserError(f"{name} returned a {type(made).__name__} with a forward of its own: {_RETURN}")
-            made = list(made)
-    if made is None:
-        raise UserError(f"{name} returned nothing: {_RETURN}")
-    if not isinstance(made, list | tuple):
-        raise UserError(f"{name} returned a value of type {type(made).__name__}: {_RETURN}")
-    if not made:
-        raise UserError(f"{name} returned an empty list: {_RETURN}")
-    for index, item in enumerate(made):
-        if not callable(item) and not isinstance(item, kinds):
-            kind = type(item).__name__
-            raise UserError(f"{name} returned a list whose item [{index}] is of type {kind}: {_RETURN}")
-    return list(made)
-
-
-def _users(action: Callable[[], T], what: str, top: str) -> T:
-    """Run the user's code, and raise UserError that begins with `what` for any exception in it."""
-    try:
-        return action()
-    except (Exception, SystemExit) as error:  # a script may end with sys.exit
-        raise UserError(f"{what}: {_describe(error, top)}") from error
-
-
-def _describe(error: BaseException, top: str) -> str:
-    place = ""
+def _describe(error: BaseException, package: str) -> str:
+    place, top = "", package.partition(".")[0]
     for frame, line in traceback.walk_tb(error.__traceback__):
         name, file = frame.f_globals.get("__name__") or "", frame.f_code.co_filename
-        if (top and _top(name) == top) or _is_users(name, file):
+        if (top and name.partition(".")[0] == top) or _is_users(name, file):
             # As many parts of the path as the module's name has say enough, and are the same on every host.
             parts = name.count(".") + 1 + (Path(file).name == "__init__.py")
             place = f"{Path(*Path(file).parts[-parts:])}:{line}: "
@@ -362,20 +252,11 @@ def _describe(error: BaseException, top: str) -> str:
     return one_line(f"{place}{type(error).__name__}: {message}" if message else f"{place}{type(error).__name__}")
 
 
-def _top(module: str | None) -> str:
-    return (module or "").partition(".")[0]
-
-
-def _file(module: ModuleType) -> str:
-    return getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")
-
-
 def _is_users(module: str, file: str) -> bool:
     """Return whether a module is a user's and not a library's, by its name and its file."""
     return not (
-        not file
-        or file.startswith("<")
-        or _top(module) == "torch"  # which may run from a folder that it was built in
+        file.startswith("<")
+        or module.partition(".")[0] == "torch"  # which may run from a folder that it was built in
         or {"site-packages", "dist-packages"} & set(Path(file).parts)
         or any(Path(file).is_relative_to(folder) for folder in _LIBRARIES)
     )

@@ -20,7 +20,7 @@ from ffpipe.learn.normalization import Normalization, measured
 from ffpipe.learn.user_model import ModelCode
 from ffpipe.pipeline.contents import contents_bytes, snapshot_contents
 from ffpipe.pipeline.schedule import Plan
-from ffpipe.pipeline.stage import StageSpec
+from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.storage.checkpoint import HEAD, Input
 from ffpipe.storage.store import Store, whole_place
 from ffpipe.system.errors import UserError

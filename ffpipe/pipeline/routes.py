@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
+from ffpipe.learn.blueprint import Blueprint
 from ffpipe.pipeline.packet import KEPT, TAP
 
 T = TypeVar("T")
@@ -28,6 +29,13 @@ class Routes:
     taps: frozenset[int] = frozenset()
     made: Mapping[str, int] = field(default_factory=dict)
     used: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, network: Blueprint, groups: tuple[range, ...]) -> Routes:
+        """The routes of a network that is cut so."""
+        users = [(name, outline.index) for outline in network.outlines for name in outline.use]
+        used = {name: tuple(index for each, index in users if each == name) for name in network.kept}
+        return cls(groups, frozenset(network.taps), network.kept, used)
 
     @cached_property
     def _straight(self) -> dict[tuple[int, int], tuple[str, ...]]:

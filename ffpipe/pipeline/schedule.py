@@ -1,4 +1,4 @@
-"""The schedule as data: the messages of a run in their one order, and when the source may let the next one go.
+"""The schedule as data: the messages of a run in their one order.
 
 Every stage handles the same items in the same order, so a stage's state is a function of the items
 before it. A chunk is cut wherever a marker stands:
@@ -17,8 +17,6 @@ Nothing here knows Ray, torch or time.
 from __future__ import annotations
 
 import itertools
-import math
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -160,16 +158,9 @@ class Course:
     """
 
     def __init__(self, plan: Plan, start: int, snapshot_seconds: float, now: Callable[[], float]) -> None:
-        self._items: Iterator[Item] = plan.items(start)
-        self._seconds = snapshot_seconds
-        self._now = now
-        self._saved_at = now()
-        self._saved_step = start
-        self._step = start
-        self._between = True
+        self._seconds, self._now = snapshot_seconds, now
         self._interrupted = False
-        self._ahead: deque[Item] = deque()
-        self._over = False
+        self._woven = self._weave(plan.items(start), start, now())
 
     def interrupt(self) -> None:
         """End the run at the next step at which it can go on; may be called from another thread."""
@@ -179,89 +170,31 @@ class Course:
         return self
 
     def __next__(self) -> Item:
-        if self._over:
-            raise StopIteration
-        if not self._ahead:
-            self._refill()
-        item = self._ahead.popleft()
-        match item:
-            case Train():
-                self._step = item.end
-            case Snapshot():
-                self._saved_step, self._saved_at = item.step, self._now()
-            case Stop():
-                self._over = True
-        self._between = not (isinstance(item, Predict) or (isinstance(item, Train) and item.ahead))
-        return item
+        return next(self._woven)
 
-    def _refill(self) -> None:
-        if self._interrupted and self._between:
-            if self._saved_step != self._step:
-                self._ahead.append(Snapshot(self._step))
-            self._ahead.append(Stop(self._step))
-            return
-        item = next(self._items)
-        due = self._seconds and self._now() - self._saved_at >= self._seconds
-        if isinstance(item, Train) and item.ahead and (due or self._interrupted):
-            self._items = itertools.chain([Predict(item.end)], self._items)
-            item = replace(item, ahead=False)
-        if due and self._between and self._saved_step != self._step and isinstance(item, (Train, Predict)):
-            self._ahead.append(Snapshot(self._step))
-        self._ahead.append(item)
-
-
-class Flow:
-    """How far the source may run ahead of the last stage: at most `window` minibatches' worth of messages.
-
-    That one rule bounds memory and serves hard negatives too: with a window of at most `negative_lag`,
-    the predictions that a minibatch needs have come back whenever it may leave. A message that is larger
-    than the window goes alone.
-    """
-
-    def __init__(self, window: int) -> None:
-        self.window = window
-        self._flying: deque[int] = deque()
-        self._load = 0
-
-    def may_send(self, weight: int) -> bool:
-        """Whether a message worth `weight` minibatches may leave now."""
-        return not self._flying or self._load + weight <= self.window
-
-    def sent(self, weight: int) -> None:
-        self._flying.append(weight)
-        self._load += weight
-
-    def done(self) -> None:
-        """The last stage is through with the oldest message in flight."""
-        self._load -= self._flying.popleft()
-
-
-# What a message may cost beside the work in it, and what is as much as one should hold: filling and draining
-# the pipeline takes a chunk a stage.
-MESSAGE_SHARE = 0.03
-LARGEST_CHUNK = 8
-
-
-def choose_window(stages: int, chunk: int, lag: int | None, minibatch_bytes: int, window_bytes: int) -> int:
-    """Minibatches in flight where none are given: a chunk for each stage and four more, within lag and bytes.
-
-    Four are enough that a late message holds nobody up; what is beyond only takes memory.
-
-    chunk: the one wanted. lag: `negative_lag` for hard negatives, else None.
-    """
-    room = max(1, window_bytes // max(1, minibatch_bytes))
-    wanted = min((stages + 4) * chunk, room)
-    return max(1, wanted if lag is None else min(wanted, max(lag, 1)), chunk)
-
-
-def choose_chunk(stages: int, room: int | None, step_seconds: float, message_seconds: float) -> int:
-    """Minibatches in a message where none are given.
-
-    Enough that a message costs at most MESSAGE_SHARE of the work in it, but so few that the room in the
-    window (None: as much as one likes) holds one for each stage, one on its way, and one coming back.
-    step_seconds: the slowest stage's, for a minibatch. message_seconds: for one minibatch, end to end.
-    """
-    affordable = MESSAGE_SHARE * step_seconds
-    enough = LARGEST_CHUNK if message_seconds >= LARGEST_CHUNK * affordable else math.ceil(message_seconds / affordable)
-    fits = LARGEST_CHUNK if room is None else room // (stages + 2) if stages > 1 else room
-    return max(1, min(enough, fits, LARGEST_CHUNK))
+    def _weave(self, items: Iterator[Item], step: int, saved_at: float) -> Iterator[Item]:
+        saved = step
+        between = True  # not where neutral rows have passed whose pairs are yet to come
+        while True:
+            if self._interrupted and between:
+                if saved != step:
+                    yield Snapshot(step)
+                yield Stop(step)
+                return
+            item = next(items)
+            due = self._seconds and self._now() - saved_at >= self._seconds
+            if isinstance(item, Train) and item.ahead and (due or self._interrupted):
+                items = itertools.chain([Predict(item.end)], items)
+                item = replace(item, ahead=False)
+            if due and between and saved != step and isinstance(item, (Train, Predict)):
+                saved, saved_at = step, self._now()
+                yield Snapshot(step)
+            match item:
+                case Train():
+                    step = item.end
+                case Snapshot():
+                    saved, saved_at = item.step, self._now()
+            between = not (isinstance(item, Predict) or (isinstance(item, Train) and item.ahead))
+            yield item
+            if isinstance(item, Stop):
+                return

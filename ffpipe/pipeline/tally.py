@@ -10,15 +10,27 @@ from ffpipe.config.schema import Training
 from ffpipe.pipeline.packet import LABELS, LOSS, SCORE, WRONG, Tensors
 from ffpipe.telemetry.report import BLOCK, Evaluation
 
-LAST, SUM = "last", "sum"
+SOFTMAX, GOODNESS, LAST, SUM = "softmax", "goodness", "last", "sum"
 
 
-def judged(said: Tensors, scores: Tensor | None, labels: Tensor) -> None:
-    """Add what one block gets wrong by itself, and its loss, to what those before it have in a message.
+def add_block(said: Tensors, index: int, scores: Tensor | None, labelled: int, training: Training) -> None:
+    """Add what a block says of an evaluation's rows to what those before it have said.
 
-    scores: (n, classes), or of tokens (n, T, classes), or None for a block that says nothing, which counts as NaN.
-    labels: (n,) or (n, T). An example of tokens counts as the mean over its positions.
+    scores: (rows, ...) or None where it says nothing. labelled: how many of the rows, the first, carry a label. Without
+    negatives each block is judged too: what it gets wrong by itself, and its loss, NaN where it says nothing.
     """
+    labels = said[LABELS]
+    if training.contrasts:
+        scores = scores[:labelled] if labelled and scores is not None else None
+    else:
+        _judge(said, scores, labels[0])
+    if scores is not None and labels.dim() == 2 and index >= training.goodness_from:
+        said[SCORE] = said[SCORE] + scores if SCORE in said else scores
+
+
+def _judge(said: Tensors, scores: Tensor | None, labels: Tensor) -> None:
+    """scores: (n, classes), or of tokens (n, T, classes). labels: (n,) or (n, T). An example of tokens counts as the
+    mean over its positions."""
     if scores is None:
         wrong = loss = torch.full((1,), torch.nan, dtype=torch.float64, device=labels.device)
     else:
@@ -31,13 +43,11 @@ def judged(said: Tensors, scores: Tensor | None, labels: Tensor) -> None:
 
 
 class Tally:
-    """The sums of one evaluation so far."""
+    """The sums of one evaluation so far. Those of a read-out that the network lacks are None."""
 
     def __init__(self) -> None:
         self._examples = 0
-        self._goodness: int | None = None
-        self._softmax: int | None = None
-        self._sum: int | None = None
+        self._wrong: dict[str, int] = {}  # by read-out
         self._blocks: Tensor | None = None  # (2, blocks): wrong examples, and losses
 
     def add(self, examples: int, said: Tensors, logits: Tensor | None, training: Training) -> None:
@@ -45,34 +55,25 @@ class Tally:
         labels = said[LABELS][0]
         self._examples += examples
         if logits is not None:
-            self._softmax = (self._softmax or 0) + int((logits.argmax(1) != labels).sum())
-        if training.contrasts:
-            if SCORE in said:
-                answers = said[SCORE].view(examples, -1).argmax(1)
-                self._goodness = (self._goodness or 0) + int((answers != labels).sum())
-            return
+            self._count(SOFTMAX, logits, labels)
         if SCORE in said:
-            self._sum = (self._sum or 0) + int((said[SCORE].argmax(1) != labels).sum())
-        both = torch.stack([said[WRONG], said[LOSS]]).cpu()
-        self._blocks = both if self._blocks is None else self._blocks + both
+            scores = said[SCORE].view(examples, -1) if training.contrasts else said[SCORE]
+            self._count(GOODNESS if training.contrasts else SUM, scores, labels)
+        if not training.contrasts:
+            both = torch.stack([said[WRONG], said[LOSS]]).cpu()
+            self._blocks = both if self._blocks is None else self._blocks + both
+
+    def _count(self, readout: str, scores: Tensor, labels: Tensor) -> None:
+        self._wrong[readout] = self._wrong.get(readout, 0) + int((scores.argmax(1) != labels).sum())
 
     def close(self, step: int, split: str) -> Evaluation:
-        """What it came to; the next evaluation begins anew."""
-        count = self._examples
-        errors, losses = {}, {}
+        """Give what it came to, as shares of the examples."""
+        count, losses = self._examples, {}
+        share = {readout: wrong / count for readout, wrong in self._wrong.items()}
+        errors: dict[str, float | None] = {}
         if self._blocks is not None:
             wrong, loss = ([None if v != v else v / count for v in row] for row in self._blocks.tolist())
-            errors = {LAST: wrong[-1], SUM: None if self._sum is None else self._sum / count}
+            errors = {LAST: wrong[-1], SUM: share.get(SUM)}
             errors |= {f"{BLOCK}{index}": each for index, each in enumerate(wrong)}
             losses = {f"{BLOCK}{index}": each for index, each in enumerate(loss)}
-        made = Evaluation(
-            step,
-            split,
-            count,
-            None if self._goodness is None else self._goodness / count,
-            None if self._softmax is None else self._softmax / count,
-            errors,
-            losses,
-        )
-        self.__init__()  # type: ignore[misc]  # begin anew
-        return made
+        return Evaluation(step, split, count, share.get(GOODNESS), share.get(SOFTMAX), errors, losses)

@@ -25,7 +25,7 @@ from ffpipe.config.schema import Config
 from ffpipe.data.splits import Splits, splits_from
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.workspace import Outputs, OutputsInTurn, Workspace
-from ffpipe.pipeline.contents import snapshot_contents
+from ffpipe.pipeline.contents import owed_predictions, snapshot_contents
 from ffpipe.pipeline.feed import Feed
 from ffpipe.pipeline.inbox import Inbox
 from ffpipe.pipeline.job import Start
@@ -33,8 +33,10 @@ from ffpipe.pipeline.links import Links, Predictions
 from ffpipe.pipeline.packet import Packet, Tensors, to_arrays, to_tensors
 from ffpipe.pipeline.publisher import OUTPUTS, Publish, Publisher
 from ffpipe.pipeline.saver import Saver, State
-from ffpipe.pipeline.schedule import Course, Flow, Item, Plan, Stop, Train
-from ffpipe.pipeline.stage import Stage, StageSpec, owed_predictions
+from ffpipe.pipeline.schedule import Course, Item, Plan, Stop, Train
+from ffpipe.pipeline.stage import Stage
+from ffpipe.pipeline.stage_spec import StageSpec
+from ffpipe.pipeline.window import Flow
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import UserError
@@ -225,7 +227,7 @@ class Worker:
             else:
                 tensors = self._joined(packets.values())
             out = self.stage.handle(item, tensors)
-        # What came in leaves the object store before what goes out enters it (footprint.py).
+        # What came in leaves the object store before what goes out enters it (planning/memory.py).
         self.links.read(packets.values())
         packets, tensors = {}, None
         if isinstance(item, Train):

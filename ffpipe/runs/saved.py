@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ffpipe.config.schema import Config
 from ffpipe.learn.block import Block
-from ffpipe.learn.blueprint import CPU, META, Blueprint, make_blueprint
+from ffpipe.learn.blueprint import Blueprint, make_blueprint
 from ffpipe.learn.feeder import row_specs
+from ffpipe.learn.items import CPU, META
 from ffpipe.learn.network import readouts_of
 from ffpipe.learn.readout import Head
 from ffpipe.learn.workspace import Workspace
@@ -79,8 +80,7 @@ class Saved:
         """The trained linear read-out; None where there is none."""
         if not self.network.has_head:
             return None
-        widths = {index: self.network.outlines[index].outputs.size for index in self.network.taps}
-        head = Head(self.network.training, widths, self.network.takes.classes, Workspace(CPU))
+        head = self.network.make_head(Workspace(CPU))
         head.load(self._read(checkpoint.HEAD))
         return head.eval()
 

@@ -20,11 +20,11 @@ from ffpipe.learn.feeder import (
     ForwardForwardFeeder,
     PlainFeeder,
     TokenFeeder,
-    channels_first,
     make_feeder,
     row_specs,
 )
 from ffpipe.learn.hybrids import hybrid_images
+from ffpipe.learn.images import channels_first
 from ffpipe.learn.jitter import jittered
 from ffpipe.learn.negatives import (
     AdaptiveLabels,
@@ -155,7 +155,7 @@ def test_without_negatives_rows_are_the_examples_with_their_channels_first(tmp_p
     splits = load_splits(data)
     feeder = feeder_of(changed, splits)
     assert isinstance(feeder, PlainFeeder)
-    assert (feeder.inputs, feeder.labels) == (RowSpec((3, 6, 5), torch.float32), RowSpec((), torch.int64))
+    assert feeder.inputs == RowSpec((3, 6, 5), torch.float32)
     images, right = examples(splits, 0)
     for each, expected in (
         (feeder, Changes(crop=1, flip=True, cutout=2)(images, (6, 5, 3), SEED, 0)),
@@ -197,7 +197,7 @@ def test_a_token_is_to_be_told_from_those_before_it(tmp_path: Path) -> None:
     splits = load_splits(data)
     feeder = feeder_of(of_tokens, splits)
     assert isinstance(feeder, TokenFeeder)
-    assert feeder.inputs == feeder.labels == RowSpec((8,), torch.int64)
+    assert feeder.inputs == RowSpec((8,), torch.int64)
     out = torch.empty(BATCH, 8, dtype=torch.int64)
     labels = feeder.learning(0, None, out)
     whole = ids[:80][Sampler(80, BATCH, SEED).rows(0)]

@@ -21,8 +21,8 @@ from ffpipe.learn.block import Block
 from ffpipe.pipeline.inbox import Inbox
 from ffpipe.pipeline.job import Layout
 from ffpipe.pipeline.packet import Packet
+from ffpipe.pipeline.passage import Passage
 from ffpipe.pipeline.publisher import OUTPUTS
-from ffpipe.pipeline.stage import _Passage
 from ffpipe.runs.log import RunLog
 from ffpipe.runs.recovery import Again
 
@@ -178,18 +178,18 @@ def keep_all(log: RunLog, layout: Layout) -> None:
     log._layout, log._latest, log._files = layout, {}, {}
 
 
-def hand_out_itself(passage: _Passage, name: str, tensor: Tensor) -> None:
+def hand_out_itself(passage: Passage, name: str, tensor: Tensor) -> None:
     """Without a copy."""
     if name in passage._leaving_names:
         passage._made[name] = tensor
 
 
-def last_rows(passage: _Passage, rows: Tensor, labels: Tensor) -> Tensor:
+def last_rows(passage: Passage, rows: Tensor, labels: Tensor) -> Tensor:
     """Those that the read-out sees only where rows carry labels."""
     return rows[:, -labels.shape[1] :]
 
 
-def in_order_of_blocks(passage: _Passage, block: Block) -> list[Tensor]:
+def in_order_of_blocks(passage: Passage, block: Block) -> list[Tensor]:
     """Whatever order the block names them in."""
     return [passage._kept[name] for name in sorted(block.use)]
 
@@ -197,16 +197,16 @@ def in_order_of_blocks(passage: _Passage, block: Block) -> list[Tensor]:
 MISTAKES: dict[str, tuple[str, Any]] = {
     "a snapshot of a later moment": ("ffpipe.pipeline.saver._copy", lambda state: state),
     "messages out of turn": ("ffpipe.pipeline.worker.Inbox", Hasty),
-    "no window": ("ffpipe.pipeline.schedule.Flow.may_send", lambda flow, weight: True),
+    "no window": ("ffpipe.pipeline.window.Flow.may_send", lambda flow, weight: True),
     "predictions forgotten": ("ffpipe.pipeline.worker.owed_predictions", lambda head: {}),
     "no giving up": ("ffpipe.runs.recovery.Recovery.failed", lambda recovery, kind, step: Again(1.0)),
     "rows kept that were not saved": ("ffpipe.runs.log.RunLog.begin", keep_all),
     "old snapshots kept": ("simulation.real_prune", lambda store, keep: None),
     "a result overwritten before it is sent": ("ffpipe.pipeline.worker.OUTPUTS", OUTPUTS - 1),
-    "a kept output overwritten before it is sent": ("ffpipe.pipeline.stage._Passage._hand_out", hand_out_itself),
-    "a read-out of negative rows": ("ffpipe.pipeline.stage._Passage._seen", last_rows),
+    "a kept output overwritten before it is sent": ("ffpipe.pipeline.passage.Passage._hand_out", hand_out_itself),
+    "a read-out of negative rows": ("ffpipe.pipeline.passage.Passage._seen", last_rows),
     "blocks that learn in all epochs": ("ffpipe.learn.rates.Rates.factor", lambda rates, step: 1.0),
-    "kept outputs in another order": ("ffpipe.pipeline.stage._Passage.kept_for", in_order_of_blocks),
+    "kept outputs in another order": ("ffpipe.pipeline.passage.Passage.kept_for", in_order_of_blocks),
 }
 
 

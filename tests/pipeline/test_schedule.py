@@ -11,16 +11,14 @@ from hypothesis import strategies as st
 from ffpipe.pipeline.schedule import (
     Course,
     Evaluate,
-    Flow,
     Item,
     Plan,
     Predict,
     Snapshot,
     Stop,
     Train,
-    choose_chunk,
-    choose_window,
 )
+from ffpipe.pipeline.window import Flow, choose_chunk, choose_window
 
 PLAN = Plan(
     steps=10,

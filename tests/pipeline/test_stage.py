@@ -22,8 +22,9 @@ from ffpipe.learn.local_item import Local
 from ffpipe.learn.readout import Head
 from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.packet import LABELS, LOSS, SCORE, TAP, WRONG, Tensors, X
+from ffpipe.pipeline.routes import Routes
 from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Train
-from ffpipe.pipeline.stage import Stage, routes_of
+from ffpipe.pipeline.stage import Stage
 
 BATCH, FEATURES, CLASSES, STEP = 6, 5, 3, 0
 LABELS_GIVEN = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -235,7 +236,7 @@ def test_wherever_it_is_cut_a_network_is_the_same_and_messages_carry_what_the_ro
         assert cut.keys() == whole.keys()
         assert [key for key, tensor in cut.items() if not torch.equal(tensor, whole[key])] == [], groups
         assert of_cut == evaluations, groups
-        routes = routes_of(network, tuple(groups))
+        routes = Routes.of(network, tuple(groups))
         for of_item in got:
             for receiver, tensors in enumerate(of_item[1:], 1):
                 straight = {each for sender in range(receiver) for each in routes.names(sender, receiver)}

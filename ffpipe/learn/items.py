@@ -1,0 +1,183 @@
+"""Blocks made from items: what a user's function, a config's tables or its widths give for each block.
+
+    item: a Local, a Block, the width of a dense layer, or a function that makes one of these where the block lives
+
+Weights come from the seed and the block's index, so that it does not matter who makes it, nor what else is made there.
+A block that is made again begins anew: modules of items are copied. On META nothing takes memory, where the user's code
+lets it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ffpipe.config.schema import BlockConfig, Training
+from ffpipe.learn.block import Block
+from ffpipe.learn.local import LocalBlock, Settings, seeded
+from ffpipe.learn.local_item import Item, Local, as_item, make_objective, of_config
+from ffpipe.learn.model_options import bound
+from ffpipe.learn.outline import Outline
+from ffpipe.learn.precision import PRECISIONS
+from ffpipe.learn.spec import RowSpec
+from ffpipe.learn.user_model import ModelCode, describe_error, load, of_users
+from ffpipe.system.errors import UserError
+
+META = torch.device("meta")
+CPU = torch.device("cpu")
+# Rows on which shapes are worked out: of two, no size of a network is mistaken for their number as of one.
+TRIED = 2
+T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
+
+
+def items_of(
+    training: Training, code: ModelCode | None, function: Callable[..., Any] | None, device: torch.device
+) -> list[Item]:
+    """Give the items of a network. code, function: of the user's model, if there is one. Raises UserError."""
+    if training.model or function is not None:
+        model = load(code) if function is None and code is not None else function
+        name = training.model or getattr(model, "__qualname__", "the model")
+        return _made(lambda: call(model, training.model_options, name), device, training.seed, "model")
+    if training.blocks:
+        return [of_config(block) for block in training.blocks]
+    if training.contrasts:
+        return list(training.dims[1:])
+    return [
+        of_config(BlockConfig(kind="dense", options={"width": width, "dropout": training.dropout}))
+        for width in training.dims[1:]
+    ]
+
+
+def call(function: Any, options: Mapping[str, Any], name: str) -> list[Any]:
+    """Call a model function, which messages call `name`, and return its items; a torch.nn.Sequential is taken apart.
+
+    options: keyword arguments, as `bound` takes them. Raises UserError: what is not a function, options that do not
+    fit its signature, an exception in it, a result that is not a list of items.
+    """
+    if not callable(function) or isinstance(function, nn.Module):
+        raise UserError(f"{name} is of type {type(function).__name__} and not a function: give a function")
+    arguments = bound(function, options, name)
+    with of_users(f"{name} failed", getattr(function, "__module__", None) or ""):
+        made = function(**arguments)
+    if isinstance(made, nn.Sequential) and type(made).forward is nn.Sequential.forward:
+        made = list(made)
+    if not isinstance(made, (list, tuple)) or not made:
+        what = "an empty list" if isinstance(made, (list, tuple)) else f"a value of type {type(made).__name__}"
+        raise UserError(f"{name} returned {what}: return a list of blocks, torch modules or callables that make one")
+    return [as_item(item, f"item {index} of {name}") for index, item in enumerate(made)]
+
+
+def resolved(item: Item, index: int, inputs: RowSpec, training: Training) -> Item:
+    """Give the item itself, or what it makes where it is a function."""
+    if isinstance(item, (Local, Block, int)):
+        return item
+    with seeded(CPU, training.seed, "weights", index):
+        return as_item(_called(item, inputs, f"item {index}"), f"what item {index} makes")
+
+
+def body_of(item: Local, outline: Outline, training: Training, device: torch.device) -> nn.Module:
+    """Give the body of a block: the item's own module, or what its function makes."""
+    if isinstance(item.body, nn.Module):
+        return item.body
+    make = item.body
+    body = _made(lambda: _called(make, outline.inputs, str(outline)), device, training.seed, "weights", outline.index)
+    if not isinstance(body, nn.Module):
+        kind = type(body).__name__
+        raise UserError(f"the body of {outline} is {kind}: give a torch module or a function that makes one")
+    return body
+
+
+def local_block(
+    item: Local, body: nn.Module, outline: Outline, classes: int, training: Training, device: torch.device
+) -> LocalBlock:
+    """Join a body and the objective of its item. Raises UserError where the objective does not fit."""
+    precision, channels_last = PRECISIONS[training.precision], training.memory_format == "channels-last"
+    failing, here = f"the objective of {outline} cannot be made", device if device == META else nullcontext()
+    with _naming(str(outline), failing), seeded(CPU, training.seed, "objective", outline.index), here:
+        objective = make_objective(item, training, outline.hidden, classes)
+    body = fresh(body, device) if isinstance(item.body, nn.Module) else body
+    objective = fresh(objective, device) if isinstance(item.objective, nn.Module) else objective
+    for part in (body, objective):
+        part.to(dtype=precision.weights, device=device)
+        if channels_last:
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no hint for it
+    optimizer, hand_on = item.optimizer or training.optimizer, item.hand_on or training.hand_on
+    settings = Settings(training.seed, precision, optimizer, training.threads, hand_on, channels_last)
+    edges = (outline.index, outline.inputs, outline.outputs)
+    return LocalBlock(*edges, body, objective, settings, item.keep, item.use)
+
+
+def shape_of(body: nn.Module, inputs: Sequence[RowSpec], training: Training, where: str) -> RowSpec:
+    """One row of what a body makes: seen on META, or where the body does not run there on a few rows of zeros."""
+    weights, products = PRECISIONS[training.precision]
+
+    def tried(device: torch.device) -> Any:
+        rows = [
+            torch.zeros(
+                TRIED, *each.shape, dtype=weights if each.dtype.is_floating_point else each.dtype, device=device
+            )
+            for each in inputs
+        ]
+        module = fresh(body, device)
+        if any(parameter.device == META for parameter in module.parameters()):
+            module.to_empty(device=device)
+        return module.to(dtype=weights).train()(*rows)
+
+    def made() -> Any:
+        with torch.no_grad(), _naming(where, f"{where} cannot take rows of {', '.join(map(str, inputs))}"):
+            return tried(torch.get_default_device())
+
+    found = _made(made, META, training.seed, "shapes")
+    if not isinstance(found, Tensor):
+        what = f"{len(found)} values" if isinstance(found, (tuple, list)) else type(found).__name__
+        raise UserError(f"{where} gives {what}: its body must return one tensor, of as many rows as it gets")
+    if found.dim() == 0 or len(found) != TRIED:
+        raise UserError(f"{where} gives a tensor of shape {tuple(found.shape)} for {TRIED} rows: keep the rows first")
+    return RowSpec(tuple(found.shape[1:]), products if found.dtype.is_floating_point else found.dtype)
+
+
+def fresh(module: M, device: torch.device) -> M:
+    """Copy a module; on META its weights have shapes and no memory."""
+    memo: dict[int, Any] = {}
+    for tensor in (*module.parameters(), *module.buffers()) if device == META else ():
+        bare = torch.empty_like(tensor, device=META)
+        memo[id(tensor)] = nn.Parameter(bare, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else bare
+    return copy.deepcopy(module, memo)
+
+
+def _made(make: Callable[[], T], device: torch.device, seed: int, purpose: str, *index: int) -> T:
+    """Make what draws from torch's own generator; on META without memory, or where that fails as on the CPU."""
+    for where in (META, CPU) if device == META else (CPU,):
+        try:
+            with seeded(CPU, seed, purpose, *index), where if where == META else nullcontext():
+                return make()
+        except UserError:
+            if where == CPU:
+                raise
+    raise AssertionError("the CPU is tried last")
+
+
+def _called(function: Callable[..., Any], inputs: RowSpec, where: str) -> Any:
+    """Call a function that makes a block or a body; with `inputs` where it has a parameter of that name."""
+    code = getattr(function, "__code__", None)
+    names = () if code is None else code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    with _naming(where, f"{where} cannot be made"):
+        return function(inputs) if "inputs" in names else function()
+
+
+@contextmanager
+def _naming(where: str, failing: str) -> Iterator[None]:
+    """Raise UserError that names the block for what goes wrong. failing: begins the line where it is an exception of
+    torch or of the user's code."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except Exception as error:  # a user's code has as many ways to fail as there are
+        raise UserError(f"{failing}: {describe_error(error)}") from None

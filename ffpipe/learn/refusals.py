@@ -1,0 +1,82 @@
+"""What a network cannot have: each of these raises UserError with one line that names the block."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from torch import nn
+
+from ffpipe.config.rules import check_optimizer
+from ffpipe.config.schema import Training
+from ffpipe.learn.block import Block
+from ffpipe.learn.local_item import Item, Local
+from ffpipe.learn.outline import Outline
+from ffpipe.learn.spec import EXAMPLES, PAIRS, PLAIN, RowSpec
+from ffpipe.storage.tensorfile import DTYPES
+from ffpipe.system.errors import UserError
+
+
+def refuse_shared(item: Item, index: int, owners: dict[int, int]) -> None:
+    """Refuse a parameter that an earlier block has. owners: by id, the block of each so far."""
+    parts = [item.body, item.objective] if isinstance(item, Local) else [item]
+    for part in parts:
+        for name, parameter in part.named_parameters() if isinstance(part, nn.Module) else ():
+            if owners.setdefault(id(parameter), index) != index:
+                raise UserError(
+                    f"block {index} shares the parameter {name!r} with block {owners[id(parameter)]}: a block learns "
+                    "alone, so give each its own"
+                )
+
+
+def refuse_local(item: Local, outline: Outline, kept: Mapping[str, RowSpec]) -> None:
+    """Refuse an optimiser that there is not, names of kept outputs that no block before has, and epochs that the run
+    has not."""
+    rates, epochs = outline.rates, outline.rates.epochs
+    if item.optimizer is not None:
+        check_optimizer(f"{outline}: optimizer", item.optimizer)
+    if missing := [name for name in item.use if name not in kept]:
+        raise UserError(
+            f"{outline} uses {missing[0]!r}, which no block before it keeps; there are: {', '.join(kept) or 'none'}"
+        )
+    if not 0 <= rates.first < (rates.last or epochs) <= epochs:
+        raise UserError(
+            f"{outline} learns in epochs {rates.first} to {rates.last or epochs}, but the run has {epochs}: give a "
+            f"first epoch below the last, within 0 to {epochs}"
+        )
+
+
+def refuse_block(block: Block, outline: Outline, kept: Collection[str], training: Training) -> None:
+    """Refuse a block that takes or learns from other rows than it gets, that cannot be saved, or whose output is kept
+    under the name of another."""
+    if block.inputs != outline.inputs:
+        raise UserError(f"{outline} takes rows of {block.inputs}, but it gets {outline.inputs}")
+    if block.roles != (PAIRS if training.contrasts else PLAIN):
+        if block.roles == PAIRS:
+            why = "learns from positive and negative rows, but training.negatives is 'none': give --training.negatives"
+            raise UserError(f"{outline} {why} random, or an objective without negatives")
+        raise UserError(
+            f"{outline} learns from {EXAMPLES} alone, but training.negatives {training.negatives!r} makes pairs of "
+            "rows: give --training.negatives none"
+        )
+    for name, tensor in block.weights().items():
+        if tensor.dtype not in DTYPES:
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+            raise UserError(f"{outline} has {name!r} of {tensor.dtype}, which cannot be saved: give one of {known}")
+    if outline.keep in kept:
+        raise UserError(f"block {outline.index} keeps {outline.keep!r}, which an earlier one keeps: give another name")
+
+
+def refuse_read_outs(training: Training, outlines: Sequence[Outline], taps: range) -> None:
+    """Refuse a read-out that begins behind the last block, or that sees rows that are not floating-point numbers."""
+    blocks = len(outlines)
+    starts = [("head_from", training.head_from)] if training.head and training.method != "backprop" else []
+    starts += [("goodness_from", training.goodness_from)] if training.labelled or training.readout == "sum" else []
+    for name, start in starts:
+        if start >= blocks:
+            raise UserError(
+                f"training.{name} is {start}, but there are {blocks} block(s), counted from 0: give 0 to {blocks - 1}"
+            )
+    for outline in outlines:
+        if outline.index in taps and not outline.outputs.dtype.is_floating_point:
+            rows = f"the read-out sees block {outline.index}, whose rows are {outline.outputs}"
+            raise UserError(f"{rows}: give --training.head false")

@@ -1,0 +1,63 @@
+"""How far the source may run ahead of the last stage, and how many minibatches travel together. Plain numbers."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+
+class Flow:
+    """How far the source may run ahead of the last stage: at most `window` minibatches' worth of messages.
+
+    That one rule bounds memory and serves hard negatives too: with a window of at most `negative_lag`,
+    the predictions that a minibatch needs have come back whenever it may leave. A message that is larger
+    than the window goes alone.
+    """
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self._flying: deque[int] = deque()
+        self._load = 0
+
+    def may_send(self, weight: int) -> bool:
+        """Whether a message worth `weight` minibatches may leave now."""
+        return not self._flying or self._load + weight <= self.window
+
+    def sent(self, weight: int) -> None:
+        self._flying.append(weight)
+        self._load += weight
+
+    def done(self) -> None:
+        """The last stage is through with the oldest message in flight."""
+        self._load -= self._flying.popleft()
+
+
+# What a message may cost beside the work in it, and what is as much as one should hold: filling and draining
+# the pipeline takes a chunk a stage.
+MESSAGE_SHARE = 0.03
+LARGEST_CHUNK = 8
+
+
+def choose_window(stages: int, chunk: int, lag: int | None, minibatch_bytes: int, window_bytes: int) -> int:
+    """Minibatches in flight where none are given: a chunk for each stage and four more, within lag and bytes.
+
+    Four are enough that a late message holds nobody up; what is beyond only takes memory.
+
+    chunk: the one wanted. lag: `negative_lag` for hard negatives, else None.
+    """
+    room = max(1, window_bytes // max(1, minibatch_bytes))
+    wanted = min((stages + 4) * chunk, room)
+    return max(1, wanted if lag is None else min(wanted, max(lag, 1)), chunk)
+
+
+def choose_chunk(stages: int, room: int | None, step_seconds: float, message_seconds: float) -> int:
+    """Minibatches in a message where none are given.
+
+    Enough that a message costs at most MESSAGE_SHARE of the work in it, but so few that the room in the
+    window (None: as much as one likes) holds one for each stage, one on its way, and one coming back.
+    step_seconds: the slowest stage's, for a minibatch. message_seconds: for one minibatch, end to end.
+    """
+    affordable = MESSAGE_SHARE * step_seconds
+    enough = LARGEST_CHUNK if message_seconds >= LARGEST_CHUNK * affordable else math.ceil(message_seconds / affordable)
+    fits = LARGEST_CHUNK if room is None else room // (stages + 2) if stages > 1 else room
+    return max(1, min(enough, fits, LARGEST_CHUNK))

@@ -1,0 +1,73 @@
+"""What a step of a dense layer takes, by formulas of what dense.py and updates.py have in memory at once.
+
+All other blocks are looked at while they make a step without memory, for which torch takes 100 MB of a process.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ffpipe.config.schema import Optimizer, Training
+from ffpipe.learn.dense import FFDense
+from ffpipe.learn.optim import NamedOptimizer
+from ffpipe.learn.peak_memory import PeakMemory
+from ffpipe.learn.spec import RowLayout
+from ffpipe.learn.updates import MixedAveraging
+
+# Bytes of what NumPy draws for dropout, and what it is compared to.
+DRAWN = np.dtype(np.uint16).itemsize + np.dtype(np.bool_).itemsize
+# Numbers of a row that a step makes: the sum of its squares, its factors, its goodness.
+SUMS = 4
+
+
+class StepCost(NamedTuple):
+    """What a step of a block takes. bytes: what comes and goes, at most at once, beside its state and its rows."""
+
+    bytes: int
+    flops: int
+
+
+def dense_step(block: FFDense, layout: RowLayout, training: Training) -> StepCost:
+    """Count buffers for all rows and for the update; beside them sums and factors of rows, and at most one of what
+    dropout draws, what it is rounded to, and what the update makes."""
+    weight, products = block.weight.itemsize, block.outputs.dtype.itemsize
+    rows, learning, mixed = layout.rows, layout.learning_rows, products != weight
+    together = training.phases == "together"
+    at_once, updated = (rows, learning) if together else (rows - layout.batch, layout.batch)
+    buffers, passing = _update_bytes(block, training.optimizer, updated)
+    each = at_once * (2 * weight + mixed * products)
+    if training.dropout:
+        each += rows * weight
+        passing = max(passing, block.width * rows * max(DRAWN, mixed * products))
+    if training.local_steps > 1 and training.hand_on == "before":
+        each += rows * products
+    size = block.width * each + SUMS * rows * weight + buffers + passing
+    passes = training.local_steps * (rows + learning) + rows * (training.hand_on == "after")
+    return StepCost(size, 2 * passes * block.weight.numel())
+
+
+def _update_bytes(block: FFDense, settings: Optimizer, rows: int) -> tuple[int, int]:
+    """Bytes of the buffers of an update on so many rows, and of what comes and goes beside them at most."""
+    (fan_in, width), weight, products = block.weight.shape, block.weight.itemsize, block.outputs.dtype.itemsize
+    mixed = products != weight
+    if settings.kind == "averaging":
+        at_once = min(MixedAveraging.BLOCK, fan_in)
+        buffers = width * (rows * products + at_once * (weight + products)) if mixed else 0
+        return buffers, width * weight  # the gradient of the bias
+    made = temporaries(settings, block.weight.dtype) * fan_in * width * weight
+    return fan_in * width * (weight + mixed * products), max(mixed * rows * width * products, made)
+
+
+def temporaries(settings: Optimizer, dtype: torch.dtype) -> int:
+    """Count the tensors of the size of a weight that a step of an optimiser of torch makes at most, on a small one."""
+    weight = torch.nn.Parameter(torch.zeros(64, 64, dtype=dtype))
+    optimizer = NamedOptimizer({"weight": weight}, settings)
+    for _ in range(2):  # the first step makes the state too
+        weight.grad = torch.zeros_like(weight)
+        with PeakMemory() as memory:
+            optimizer.step(1.0)
+    made: int = round(memory.peak / weight.nbytes)
+    return made
