@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import ray
 
@@ -22,7 +24,7 @@ def test_the_next_ray_of_a_program_prints_again(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(Cluster, "_start", lambda *_: None)
-    monkeypatch.setattr(Cluster, "_watch", lambda *_: None)
+    monkeypatch.setattr(ray, "get_runtime_context", mock.Mock)
     monkeypatch.setattr(ray._private.worker, "print_to_stdstream", RAY_PRINTS)
     cluster = Cluster()
     assert ray._private.worker.print_to_stdstream is not RAY_PRINTS

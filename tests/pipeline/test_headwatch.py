@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import socket
 
 import pytest
 
+from ffpipe.engines.ray import headwatch
 from ffpipe.engines.ray.headwatch import EVERY, PATIENCE, HeadWatch, knock
 from ffpipe.system.errors import ClusterLost
+
+ADDRESS = "10.0.0.1:6379"
 
 
 class Door:
@@ -16,32 +20,39 @@ class Door:
     def __init__(self) -> None:
         self.now = 0.0
         self.open = True
+        self.opens_at = math.inf
         self.knocks = 0
 
     def knock(self, address: str) -> None:
         self.knocks += 1
-        if not self.open:
+        if not self.open and self.now < self.opens_at:
             raise ConnectionRefusedError
+
+    def monotonic(self) -> float:
+        return self.now
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
-    def watch(self) -> HeadWatch:
-        return HeadWatch("10.0.0.1:6379", self.knock, lambda: self.now, self.sleep)
 
-
-def test_it_knocks_now_and_then() -> None:
+@pytest.fixture
+def door(monkeypatch: pytest.MonkeyPatch) -> Door:
     door = Door()
-    watch = door.watch()
+    monkeypatch.setattr(headwatch, "knock", door.knock)
+    monkeypatch.setattr(headwatch, "time", door)
+    return door
+
+
+def test_it_knocks_now_and_then(door: Door) -> None:
+    watch = HeadWatch(ADDRESS)
     for _ in range(100):
         watch.look()
         door.now += EVERY / 10
     assert door.knocks == 9
 
 
-def test_a_silence_that_ends_in_time_is_forgiven() -> None:
-    door = Door()
-    watch = door.watch()
+def test_a_silence_that_ends_in_time_is_forgiven(door: Door) -> None:
+    watch = HeadWatch(ADDRESS)
     for _ in range(3):
         door.open = False
         for _ in range(int(PATIENCE / EVERY) - 1):
@@ -52,9 +63,8 @@ def test_a_silence_that_ends_in_time_is_forgiven() -> None:
         watch.look()
 
 
-def test_a_long_one_is_not() -> None:
-    door = Door()
-    watch = door.watch()
+def test_a_long_one_is_not(door: Door) -> None:
+    watch = HeadWatch(ADDRESS)
     door.open = False
     with pytest.raises(ClusterLost, match=r"10\.0\.0\.1:6379\) has not answered for 30 s: start a cluster"):
         watch.wait()
@@ -63,17 +73,11 @@ def test_a_long_one_is_not() -> None:
         watch.wait()
 
 
-def test_waiting_ends_when_it_answers() -> None:
-    door = Door()
-
-    def sleep(seconds: float) -> None:
-        door.now += seconds
-        door.open = door.now > PATIENCE / 2
-
-    watch = HeadWatch("10.0.0.1:6379", door.knock, lambda: door.now, sleep)
-    door.open = False
+def test_waiting_ends_when_it_answers(door: Door) -> None:
+    watch = HeadWatch(ADDRESS)
+    door.open, door.opens_at = False, PATIENCE / 2
     watch.wait()
-    assert PATIENCE / 2 < door.now < PATIENCE
+    assert PATIENCE / 2 <= door.now < PATIENCE
 
 
 def test_knocking() -> None:

@@ -16,7 +16,7 @@ from ffpipe.data import cache
 from ffpipe.data.arrow import Stored
 from ffpipe.data.splits import splits_from
 from ffpipe.engines.ray import supply
-from ffpipe.engines.ray.supply import Found, Shelf
+from ffpipe.engines.ray.supply import Shelf
 from ffpipe.pipeline.job import Job, make_job
 
 
@@ -85,7 +85,7 @@ def test_a_host_with_its_own_copy_is_sent_nothing(file: Path, there: OtherHost) 
 def test_a_host_without_data_is_refused(file: Path, there: OtherHost) -> None:
     job = job_of(file)
     file.unlink()
-    with pytest.raises(UserError, match=r"10\.0\.0\.2, which has not the data .* --execution\.data-from driver"):
+    with pytest.raises(UserError, match=r"10\.0\.0\.2, which does not have the data .* --execution\.data-from driver"):
         supply.supply(job, there, "10.0.0.2")
 
 
@@ -137,9 +137,9 @@ def test_files_that_are_cut_short_or_misnamed(file: Path, there: OtherHost) -> N
 
 def test_what_a_host_says_of_data_that_are_not_there(file: Path) -> None:
     data = job_of(file).config.training.data
-    found = Shelf().find(replace(data, train=("nowhere.npz",)), "")
-    assert found == Found(problem=found.problem)
-    assert "nowhere.npz" in found.problem
+    fingerprint, problem = Shelf().find(replace(data, train=("nowhere.npz",)), "")
+    assert not fingerprint
+    assert "nowhere.npz" in problem
 
 
 def test_a_host_whose_cache_cannot_be_written(file: Path, there: OtherHost) -> None:

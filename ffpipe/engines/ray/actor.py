@@ -20,7 +20,7 @@ from ffpipe.system.processes import start_ticks
 
 if TYPE_CHECKING:
     from ffpipe.learn.blueprint import Blueprint
-    from ffpipe.pipeline.links import Links, Predictions
+    from ffpipe.pipeline.links import Predictions
     from ffpipe.pipeline.packet import Packet
     from ffpipe.pipeline.schedule import Item
     from ffpipe.pipeline.worker import Parts, WorkerSetup
@@ -103,11 +103,13 @@ class StageActor:
         """Make the worker; all of them exist once this returns everywhere."""
         import torch
 
+        from ffpipe.pipeline.links import NoLinks
         from ffpipe.pipeline.worker import Worker, set_allocator
 
         torch.set_num_threads(threads)
         set_allocator(setup.spec.network)
-        self.worker = Worker(setup, parts, _ray_links(setup.spec.index, actors))
+        links = RayLinks(setup.spec.index, actors) if len(actors) > 1 else NoLinks()
+        self.worker = Worker(setup, parts, links)
 
     @ray.method(concurrency_group="inbox")
     def push(self, sequence: int, sender: int, item: Item, names: tuple[tuple[str, str], ...], *arrays: Any) -> None:
@@ -186,9 +188,3 @@ def _unmap(array: Any) -> None:
     """Take the pages of an array that came by the object store out of this process."""
     if array.nbytes >= LARGE:
         unmap(array)
-
-
-def _ray_links(index: int, actors: list[Any]) -> Links:
-    from ffpipe.pipeline.links import NoLinks
-
-    return RayLinks(index, actors) if len(actors) > 1 else NoLinks()

@@ -15,21 +15,22 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import ray
-from ray._private.services import canonicalize_bootstrap_address
 from ray._private.utils import estimate_available_memory, resolve_object_store_memory
 
 from ffpipe.config.schema import LEAST_OBJECT_STORE
 from ffpipe.engines.ray.headwatch import HeadWatch, knock
 from ffpipe.engines.ray.placement import Host
-from ffpipe.system.errors import RunFailed, UserError
+from ffpipe.system.errors import RunFailed, UserError, reason
 from ffpipe.system.leftovers import own_folder, sweep
 
 CONNECT_SECONDS = 10.0
 SHARED_MEMORY = "/dev/shm"
 PREFIX = "ffpipe"
-# What follows it is "/ffpipe-PPPPPPP-XXXXXXXX/r/session_YYYY-MM-DD_HH-MM-SS_XXXXXX_PPPPPPP/sockets/plasma_store".
+# A temporary folder that leaves room, in the 107 bytes of a Unix socket's path, for
+# "/ffpipe-PPPPPPP-XXXXXXXX/r/session_YYYY-MM-DD_HH-MM-SS_XXXXXX_PPPPPPP/sockets/plasma_store".
 LONGEST_FOLDER = 17
 # Ray opens its own folder to every user; ours around it is for this one alone.
 FOLDER_OF_RAY = "r"
@@ -46,13 +47,13 @@ class Cluster:
     def __init__(self, object_store_bytes: int = 0) -> None:
         """object_store_bytes: of a cluster of our own; 0: as Ray chooses."""
         self._asked_bytes = object_store_bytes
-        self._on_disk = False
         self._shared = shared_memory()
-        self._owned = False
+        self._on_disk = self._owned = False
         self._folder: str | None = None
-        if not ray.is_initialized():
+        if ray.is_initialized():
+            self.head = HeadWatch(ray.get_runtime_context().gcs_address)
+        else:
             self._attach()
-        self.head = self._watch()
 
     def _attach(self) -> None:
         address = os.environ.get("RAY_ADDRESS")
@@ -62,7 +63,8 @@ class Cluster:
             if address:
                 self._join(address)
             else:
-                self._start(own_store_bytes(self._asked_bytes, _default_store_bytes(), self._shared))
+                chosen = int(resolve_object_store_memory(estimate_available_memory()))
+                self._start(own_store_bytes(self._asked_bytes, chosen, self._shared))
         except SystemExit:  # of Ray's own handler, which is in place meanwhile
             raise KeyboardInterrupt from None
         finally:
@@ -72,24 +74,19 @@ class Cluster:
         # Whatever log_to_driver says, Ray writes a thousand characters on every stage that dies to the program's
         # output, in the middle of a live table; the run says it in one line.
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
+        self.head = HeadWatch(ray.get_runtime_context().gcs_address)
 
     def hosts(self) -> list[Host]:
         """The nodes that are alive, as far as Ray has noticed."""
-        alive = (node for node in ray.nodes() if node["Alive"])
-        return [Host(node["NodeManagerAddress"], node["Resources"], node.get("Labels") or {}) for node in alive]
+        return [Host(n["NodeManagerAddress"], n["Resources"], n.get("Labels") or {}) for n in alive_nodes()]
 
     def address(self, node: str) -> str:
         """Of the host of a node, by its id."""
         return next((str(n["NodeManagerAddress"]) for n in ray.nodes() if n["NodeID"] == node), node)
 
-    def available(self) -> dict[str, float]:
-        """What nobody uses at the moment."""
-        return dict(ray.available_resources())
-
     def stores(self) -> dict[str, int]:
         """Bytes of the object store of each node, by its id."""
-        alive = (node for node in ray.nodes() if node["Alive"])
-        return {node["NodeID"]: int(node["Resources"].get("object_store_memory", 0)) for node in alive}
+        return {node["NodeID"]: int(node["Resources"].get("object_store_memory", 0)) for node in alive_nodes()}
 
     def larger_store(self, size: int) -> str:
         """How to come by an object store of so many bytes, for messages."""
@@ -111,7 +108,7 @@ class Cluster:
     def attached(self) -> bool:
         """Whether the node that this process is attached to is alive, as far as Ray has noticed."""
         here = ray.get_runtime_context().get_node_id()
-        return any(node["NodeID"] == here and node["Alive"] for node in ray.nodes())
+        return any(node["NodeID"] == here for node in alive_nodes())
 
     def attach_again(self) -> None:
         """Join by another node of the cluster, or start one anew, after that node has died. Raises RunFailed."""
@@ -122,11 +119,6 @@ class Cluster:
             self._attach()
         except UserError as error:
             raise RunFailed(str(error)) from error
-        self.head = self._watch()
-
-    @staticmethod
-    def _watch() -> HeadWatch:
-        return HeadWatch(ray.get_runtime_context().gcs_address)
 
     def close(self) -> None:
         """Leave the cluster; take it down and remove its files if it is our own."""
@@ -145,12 +137,14 @@ class Cluster:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise UserError(
-                f"RAY_ADDRESS is {address!r}, but no Ray cluster can be joined there ({_first_line(error)}): "
+                f"RAY_ADDRESS is {address!r}, but no Ray cluster can be joined there ({reason(error)}): "
                 "start one there, or unset RAY_ADDRESS to have one started here"
             ) from None
 
     def _start(self, object_store_bytes: int) -> None:
-        folder = Path(_short_folder())
+        folder = Path(tempfile.gettempdir())
+        if len(str(folder)) > LONGEST_FOLDER:
+            folder = Path("/tmp")
         self._on_disk = object_store_bytes > self._shared
         sweep(folder, PREFIX)
         self._folder = str(own_folder(folder, PREFIX))
@@ -167,8 +161,13 @@ class Cluster:
         except BaseException as error:
             self.close()
             if isinstance(error, (RuntimeError, ConnectionError, TimeoutError, ValueError)):
-                raise RunFailed(f"Ray could not be started: {_first_line(error)}") from error
+                raise RunFailed(f"Ray could not be started: {reason(error)}") from error
             raise
+
+
+def alive_nodes() -> list[dict[str, Any]]:
+    """Nodes of the cluster, in Ray's words, that are alive as far as it has noticed."""
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def shared_memory() -> int:
@@ -195,11 +194,6 @@ def own_store_bytes(asked: int, default: int, shared: int) -> int:
     return asked or (min(default, fits) if fits >= LEAST_OBJECT_STORE else default)
 
 
-def _default_store_bytes() -> int:
-    """What Ray would choose."""
-    return int(resolve_object_store_memory(estimate_available_memory()))
-
-
 def _shm_size(store: int) -> str:
     """Docker's option for a /dev/shm with room for a store of so many bytes."""
     return f"--shm-size={math.ceil(store / 0.95 / 1e6) * 10**6}"
@@ -207,23 +201,8 @@ def _shm_size(store: int) -> str:
 
 def _knock(address: str) -> None:
     """Raise at once what Ray would take minutes to find: nobody listens there."""
-    if address == "auto":
-        address = canonicalize_bootstrap_address(address) or ""
-        if not address:
-            raise ValueError("no cluster is running on this host")
-    _, colon, port = address.rpartition(":")
     if "://" in address:
         raise ValueError("give HOST:PORT; a Ray Client address does not let stages talk to each other")
+    _, colon, port = address.rpartition(":")
     if colon and port.isdigit():
         knock(address, CONNECT_SECONDS)
-
-
-def _short_folder() -> str:
-    """Where temporary files go, unless that is too long for the path of a Unix socket in it (107 bytes)."""
-    folder = tempfile.gettempdir()
-    return folder if len(folder) <= LONGEST_FOLDER else "/tmp"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

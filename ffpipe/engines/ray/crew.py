@@ -16,7 +16,7 @@ from ffpipe.config.schema import Execution
 from ffpipe.engines.ray.actor import CONCURRENCY, Process, StageActor
 from ffpipe.engines.ray.cluster import Cluster
 from ffpipe.engines.ray.placement import MEMORY, STRATEGIES, Place, neighbours_together, say_amounts, shortage
-from ffpipe.system.errors import Diverged, RunFailed, StageLost, UserError
+from ffpipe.system.errors import ClusterLost, Diverged, RunFailed, StageLost, UserError, reason
 from ffpipe.system.processes import start_ticks
 
 POLL_SECONDS = 0.5
@@ -49,7 +49,7 @@ class Crew:
             self._wait_for_places(pings, execution)
             self.processes = ray.get([actor.process.remote() for actor in self.actors], timeout=timeout)
         except ray.exceptions.GetTimeoutError:
-            free = self._cluster.available()
+            free = ray.available_resources()
             asked = " | ".join(dict.fromkeys(map(str, places)))
             there = say_amounts({name: free.get(name, 0.0) for place in places for name in place.asks})
             self.release()
@@ -59,7 +59,7 @@ class Crew:
                 "--execution.start-timeout"
             ) from None
         except ray.exceptions.RayError as error:
-            raise StageLost(_reason("a stage could not start", error)) from error
+            raise failure("a stage could not start", error) from error
         order = neighbours_together(places, [process.node for process in self.processes])
         self.actors = [self.actors[index] for index in order]
         self.processes = [self.processes[index] for index in order]
@@ -92,8 +92,9 @@ class Crew:
                     os.kill(process.id, signal.SIGKILL)
         self.actors, self.processes = [], []
         # What it had reserved. Ray waits for the head node here, and it goes with the program in any case.
-        if self._group is not None and self._cluster.head.answers():
-            remove_placement_group(self._group)
+        with contextlib.suppress(ClusterLost):
+            if self._group is not None and self._cluster.head.answers():
+                remove_placement_group(self._group)
         self._group = None
 
     def _wait_for_places(self, pings: list[Any], execution: Execution) -> None:
@@ -111,29 +112,18 @@ class Crew:
         ray.get(pings)
 
     def ask(self, refs: list[Any], seconds: float = 0.0) -> list[Any]:
-        """Results of calls before the run. seconds: that they may take; 0: what it takes to begin.
+        """Results of calls before the run. seconds: that they may take as long as all stages answer meanwhile; a stage
+        has as long as it takes to begin in any case.
 
         Raises StageLost where a stage dies or does not answer, else RunFailed.
         """
-        try:
-            enough = seconds or SECONDS_TO_BEGIN + SECONDS_A_STAGE_TO_BEGIN * len(self.actors)
-            results = self.get(refs, time.monotonic() + enough)
-        except ray.exceptions.RayError as error:
-            raise failure("a stage could not begin", error) from error
-        return results
-
-    def begin(self, refs: list[Any], seconds: float) -> list[Any]:
-        """Results of calls that may take so many seconds, as long as all stages answer meanwhile. Raises as `ask`."""
-        end = time.monotonic() + seconds
+        patience = SECONDS_TO_BEGIN + SECONDS_A_STAGE_TO_BEGIN * len(self.actors)
+        end = time.monotonic() + max(seconds, patience)
         try:
             while True:
-                enough = SECONDS_TO_BEGIN + SECONDS_A_STAGE_TO_BEGIN * len(self.actors)
-                try:
-                    return self.get(refs, min(end, time.monotonic() + enough))
-                except ray.exceptions.GetTimeoutError:
-                    if time.monotonic() >= end:
-                        raise
-                self.get([actor.process.remote() for actor in self.actors], time.monotonic() + enough)
+                with contextlib.suppress(ray.exceptions.GetTimeoutError):
+                    return self.get(refs, min(end, time.monotonic() + patience))
+                self.get([actor.process.remote() for actor in self.actors], min(end, time.monotonic() + patience))
         except ray.exceptions.RayError as error:
             raise failure("a stage could not begin", error) from error
 
@@ -142,25 +132,17 @@ class Crew:
         while True:
             try:
                 results: list[Any] = ray.get(refs, timeout=min(POLL_SECONDS, max(0.1, deadline - time.monotonic())))
+                return results
             except ray.exceptions.GetTimeoutError:
                 if time.monotonic() >= deadline:
                     raise
                 self._cluster.head.look()
-            else:
-                return results
 
 
 def failure(what: str, error: BaseException) -> RunFailed:
     """StageLost where a process, a host or a message is gone; RunFailed with its own words where the program raised."""
-    cause = getattr(error, "cause", None)
+    cause = getattr(error, "cause", None) or error
     if isinstance(cause, Diverged):
         return Diverged(str(cause))
     own = isinstance(error, ray.exceptions.RayTaskError) and not isinstance(error.cause, ray.exceptions.RayError)
-    return RunFailed(_reason(what, error)) if own else StageLost(_reason(what, error))
-
-
-def _reason(what: str, error: BaseException) -> str:
-    """One line; the cause raised inside an actor where there is one."""
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).strip().splitlines() if line.strip()]
-    return f"{what}: {type(cause).__name__}: {lines[0] if lines else 'no message'}"
+    return (RunFailed if own else StageLost)(f"{what}: {type(cause).__name__}: {reason(cause)}")

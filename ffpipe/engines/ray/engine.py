@@ -22,15 +22,13 @@ from ffpipe.engines.ray.supply import supply
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.worker import Parts, WorkerSetup, make_own_stage
 from ffpipe.planning.calibrate import pooled
-from ffpipe.planning.footprint import Room, least_store
 from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout
+from ffpipe.planning.memory import Room, least_store
 from ffpipe.storage.store import Store
-from ffpipe.system.errors import RunFailed, StageLost, UserError
+from ffpipe.system.errors import RunFailed, StageLost, UserError, reason
 from ffpipe.telemetry.report import Answer
 
-# A host may have to download and convert them first.
-SECONDS_TO_FIND_DATA = 6 * 3600.0
-# To make a stage, which may have to read a large snapshot through a slow network.
+# A host may have to download and convert data, or read a large snapshot through a slow network.
 SECONDS_TO_SET_UP = 6 * 3600.0
 
 
@@ -106,7 +104,7 @@ class RayEngine:
         try:
             store.write(mark, [b""])
         except OSError as error:
-            raise UserError(f"checkpoints cannot be written to {store.root}: {error.strerror or error}") from None
+            raise UserError(f"checkpoints cannot be written to {store.root}: {reason(error)}") from None
         try:
             for node, actor in elsewhere.items():
                 if problem := self.crew.ask([actor.reaches.remote(store, mark)])[0]:
@@ -119,21 +117,13 @@ class RayEngine:
             store.remove_empty()
 
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
+        data = job.splits.fingerprint
         setups = [
-            WorkerSetup(
-                spec,
-                layout.plan,
-                layout.window,
-                job.config,
-                store,
-                start,
-                self._data_files,
-                job.splits.fingerprint,
-            )
+            WorkerSetup(spec, layout.plan, layout.window, job.config, store, start, self._data_files, data)
             for spec in layout.stages
         ]
         try:
-            self.crew.begin(
+            self.crew.ask(
                 [
                     actor.set_up.remote(setup, self._parts, self.crew.actors, threads_of(place))
                     for actor, setup, place in zip(self.crew.actors, setups, self.crew.places, strict=True)
@@ -170,7 +160,7 @@ class RayEngine:
             return ()
         shelf = self.crew.actors[0].shelf
         where = self.cluster.address(first)
-        return supply(job, lambda *call: self.crew.ask([shelf.remote(*call)], SECONDS_TO_FIND_DATA)[0], where)
+        return supply(job, lambda *call: self.crew.ask([shelf.remote(*call)], SECONDS_TO_SET_UP)[0], where)
 
     def measure(self, job: Job) -> Measured:
         """Costs of every block on every stage's device, and of a message between neighbours."""

@@ -52,16 +52,16 @@ class Place:
 
 
 def places_of(execution: Execution, stages: int, hosts: Sequence[Host]) -> tuple[Place, ...]:
-    """Of every stage. Without a word, a stage has a CPU, or an equal share of fewer."""
+    """The place of every stage. One that asks for no CPUs has one, or an equal share of fewer."""
     found = []
     for index in range(stages):
         device: Device = of_stage(execution.device, index)
-        custom = {name: of_stage(each, index) for name, each in execution.resources.items()}
+        memory = of_stage(execution.memory, index)
         asks = {
             "CPU": of_stage(execution.cpus, index),
             "GPU": of_stage(execution.gpus, index) or float(device == "cuda"),
-            MEMORY: _bytes(of_stage(execution.memory, index)),
-            **custom,
+            MEMORY: float(parse_size(memory)) if memory else 0.0,
+            **{name: of_stage(each, index) for name, each in execution.resources.items()},
         }
         labels = {name: of_stage(value, index) for name, value in execution.labels.items()}
         asked = {name: each for name, each in asks.items() if each}
@@ -116,21 +116,18 @@ def shortage(places: Sequence[Place], hosts: Sequence[Host], strategy: str) -> s
         need = sum(place.asks.get(name, 0.0) for place in places)
         have = sum(host.has.get(name, 0.0) for host in hosts)
         if need > have + ROUNDING:
-            what = f"the cluster has {_say(name, have)}"
             field = {"CPU": "cpus", "GPU": "gpus", MEMORY: "memory"}.get(name, "resources")
             return (
-                f"{len(places)} stage(s) need {_say(name, need)} {name}, {what}: ask for fewer stages or less for "
-                f"each (--execution.{field}), or join a larger cluster with RAY_ADDRESS"
+                f"{len(places)} stage(s) need {_say(name, need)} {name}, the cluster has {_say(name, have)}: ask for "
+                f"fewer stages or less for each (--execution.{field}), or join a larger cluster with RAY_ADDRESS"
             )
     there = "; ".join(map(str, hosts))
     for index, place in enumerate(places):
         if not any(place.fits(host) for host in hosts):
             return f"stage {index} asks for {place}, but no host has that: there are {there}"
-    if strategy == "one-host-each" and _most_apart(places, hosts) < len(places):
-        return (
-            f"execution.placement 'one-host-each' needs {len(places)} hosts that fit, one for each stage: "
-            f"there are {there}"
-        )
+    if strategy == "one-host-each" and sum(any(place.fits(host) for place in places) for host in hosts) < len(places):
+        needed = f"needs {len(places)} hosts that fit, one for each stage"
+        return f"execution.placement 'one-host-each' {needed}: there are {there}"
     return None
 
 
@@ -159,23 +156,3 @@ def say_amounts(amounts: Mapping[str, float]) -> str:
 
 def _say(name: str, amount: float) -> str:
     return say_size(int(amount)) if name == MEMORY else f"{amount:g}"
-
-
-def _bytes(text: str) -> float:
-    return float(parse_size(text)) if text else 0.0
-
-
-def _most_apart(places: Sequence[Place], hosts: Sequence[Host]) -> int:
-    """How many stages can have a host of their own at most: a matching, grown by augmenting paths."""
-    taken: dict[int, int] = {}
-
-    def seat(index: int, seen: set[int]) -> bool:
-        for number, host in enumerate(hosts):
-            if number not in seen and places[index].fits(host):
-                seen.add(number)
-                if number not in taken or seat(taken[number], seen):
-                    taken[number] = index
-                    return True
-        return False
-
-    return sum(seat(index, set()) for index in range(len(places)))

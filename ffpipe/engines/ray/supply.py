@@ -6,9 +6,7 @@ driver has; or the driver sends its canonical files to the host's cache. Ray is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,26 +21,18 @@ from ffpipe.system.errors import UserError
 PIECE_BYTES = 32 << 20
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a host has for a run: the fingerprint of its data, or why it has none."""
-
-    fingerprint: str = ""
-    problem: str = ""
-
-
 class Shelf:
     """The data of the host that this process is on."""
 
     def __init__(self) -> None:
         self._incoming: cache.Incoming | None = None
 
-    def find(self, data: Data, data_dir: str) -> Found:
-        """Look for the data of a config."""
+    def find(self, data: Data, data_dir: str) -> tuple[str, str]:
+        """Look for the data of a config. Returns their fingerprint, or why there are none."""
         try:
-            return Found(load_splits(data, data_dir).fingerprint)
+            return load_splits(data, data_dir).fingerprint, ""
         except UserError as error:
-            return Found(problem=str(error))
+            return "", str(error)
 
     def fingerprint(self, name: str) -> str:
         """Of a canonical file in the cache; empty where it is not there."""
@@ -73,22 +63,18 @@ def supply(job: Job, ask: Ask, where: str) -> tuple[str, ...]:
     execution, splits = job.config.execution, job.splits
     if execution.data_from == "driver":
         for stored in splits.stored:
-            if ask("fingerprint", stored.path.name) != stored.fingerprint:
-                for piece, last in _pieces(stored.path):
-                    if problem := ask("take", stored.path.name, piece, last):
-                        raise UserError(f"data could not be sent to host {where}: {problem}")
+            if ask("fingerprint", stored.path.name) == stored.fingerprint:
+                continue
+            whole = np.memmap(stored.path, dtype=np.uint8, mode="r")
+            for end in range(PIECE_BYTES, len(whole) + PIECE_BYTES, PIECE_BYTES):
+                piece = np.array(whole[end - PIECE_BYTES : end])
+                if problem := ask("take", stored.path.name, piece, end >= len(whole)):
+                    raise UserError(f"data could not be sent to host {where}: {problem}")
         return tuple(stored.path.name for stored in splits.stored)
-    found: Found = ask("find", job.config.training.data, execution.data_dir)
+    fingerprint, problem = ask("find", job.config.training.data, execution.data_dir)
     instead = "give --execution.data-from driver, or put the same data there (--data-dir names the folder)"
-    if found.problem:
-        raise UserError(f"the first stage is on host {where}, which has not the data ({found.problem}): {instead}")
-    if found.fingerprint != splits.fingerprint:
+    if problem:
+        raise UserError(f"the first stage is on host {where}, which does not have the data ({problem}): {instead}")
+    if fingerprint != splits.fingerprint:
         raise UserError(f"the first stage is on host {where}, whose data are not those of this host: {instead}")
     return ()
-
-
-def _pieces(path: Path) -> Iterator[tuple[NDArray[np.uint8], bool]]:
-    """The bytes of a file, and whether they are the last."""
-    whole = np.memmap(path, dtype=np.uint8, mode="r")
-    for start in range(0, len(whole), PIECE_BYTES):
-        yield np.array(whole[start : start + PIECE_BYTES]), start + PIECE_BYTES >= len(whole)
