@@ -88,8 +88,8 @@ def test_whose_they_are(store: Store, tmp_path: Path) -> None:
     checkpoint.claim(store, "0" * 31 + "a")
     assert checkpoint.owner(store) == "0" * 31 + "a"
     (tmp_path / "run").write_text("something else")
-    with pytest.raises(UserError, match="is no file of ffpipe's"):
-        checkpoint.owner(store)
+    with pytest.raises(UserError, match="is for the snapshots of another run"):
+        checkpoint.claim(store, "0" * 31 + "a")
 
 
 def test_nothing_is_written_through_a_link(store: Store, tmp_path: Path) -> None:

@@ -39,8 +39,6 @@ LARGEST_MANIFEST = 1 << 20
 # Dtypes that NumPy has no name for.
 WITHOUT_NUMPY = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 FOLDER = re.compile("step-[0-9]{8}")
-# The name of a run, drawn when it begins.
-RUN = re.compile("[0-9a-f]{32}")
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -144,12 +142,9 @@ def write_manifest(store: Store, step: int, files: Sequence[WrittenFile], takes:
 def owner(store: Store) -> str:
     """The run that said that it keeps its snapshots here; empty where none has. Raises UserError."""
     try:
-        said = store.read(OWNER, 64).decode("ascii", "replace") if store.exists(OWNER) else ""
+        return store.read(OWNER, 64).decode("ascii", "replace") if store.exists(OWNER) else ""
     except OSError as error:
         raise UserError(f"{store.place(OWNER)} cannot be read: {error}") from None
-    if said and not RUN.fullmatch(said):
-        raise UserError(f"{store.place(OWNER)} is no file of ffpipe's: give another place for checkpoints")
-    return said
 
 
 def refuse_taken(store: Store, run: str) -> None:
@@ -184,8 +179,8 @@ def prune(store: Store, keep: int) -> None:
     One that never became whole goes when a later one is: every stage is past it then, so nobody writes there any more.
     """
     kept = whole_snapshots(store)[-keep:]
-    for folder in store.folders("step-"):
-        if kept and FOLDER.fullmatch(folder) and folder < kept[-1] and folder not in kept:
+    for folder in _folders(store):
+        if kept and folder < kept[-1] and folder not in kept:
             remove(store, folder)
     for folder in kept:
         store.remove_temporary(folder)
@@ -207,10 +202,13 @@ def remove(store: Store, folder: str) -> None:
 def whole_snapshots(store: Store) -> list[str]:
     """Folders of snapshots that have a manifest, oldest first. Raises Unreachable where the store cannot be read."""
     try:
-        folders = [folder for folder in store.folders("step-") if FOLDER.fullmatch(folder)]
-        return [folder for folder in folders if store.exists(f"{folder}/{MANIFEST}")]
+        return [folder for folder in _folders(store) if store.exists(f"{folder}/{MANIFEST}")]
     except OSError as error:
         raise Unreachable(f"{store.root}, the place of the snapshots, cannot be read: {error}") from None
+
+
+def _folders(store: Store) -> list[str]:
+    return [folder for folder in store.folders("step-") if FOLDER.fullmatch(folder)]
 
 
 def read_manifest(store: Store, folder: str) -> Manifest:
