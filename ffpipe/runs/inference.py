@@ -18,16 +18,16 @@ from ffpipe.config.fields import to_toml
 from ffpipe.data.images import read_image
 from ffpipe.data.splits import load_splits
 from ffpipe.learn.block import Block
-from ffpipe.learn.blueprint import META
 from ffpipe.learn.dense import FFDense
+from ffpipe.learn.items import META
 from ffpipe.learn.network import Network, Silent, StreamedNetwork, readouts_of
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.workspace import Workspace
 from ffpipe.runs.model import Given
 from ffpipe.runs.saved import Saved
 from ffpipe.storage import tensorfile
-from ffpipe.storage.tensorfile import Entry
 from ffpipe.system.errors import UserError
+from ffpipe.system.files import replacing
 from ffpipe.system.memory import host_bytes, refuse_beyond_host
 
 # Rows that pass through the network at once; bounds the memory of an evaluation.
@@ -180,29 +180,26 @@ def export(run: str | Path, out: str | Path, *, model: Given | None = None, allo
     path = Path(out)
     if path.exists():
         raise UserError(f"{path} exists: give a new file")
-    entries: dict[str, Entry] = {}
+    outlines: dict[str, Tensor] = {}
     for index in range(len(saved.network)):
-        entries |= tensorfile.entries(_named(saved.network.make(index, Workspace(META))))
+        outlines |= _named(saved.network.make(index, Workspace(META)))
     dtype = PRECISIONS[saved.config.training.precision].weights
     for index in saved.network.taps:
-        entries[f"head{index}.weight"] = Entry(dtype, (takes.classes, saved.network.outlines[index].outputs.size))
+        shape = (takes.classes, saved.network.outlines[index].outputs.size)
+        outlines[f"head{index}.weight"] = torch.empty(shape, dtype=dtype, device=META)
     metadata = {
         "format": "ffpipe",
         "config": to_toml(saved.config),
         "shape": " ".join(map(str, takes.shape)),
         "classes": str(takes.classes),
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(tensorfile.header(entries, metadata))
-            for tensor in _exported(saved, tensorfile.order(entries)):
+        with replacing(path, f".{os.getpid()}") as file:
+            file.write(tensorfile.header(outlines, metadata))
+            for tensor in _exported(saved, tensorfile.order(outlines)):
                 file.write(tensorfile.data(tensor))
-        os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

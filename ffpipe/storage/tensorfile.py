@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,35 +30,19 @@ DTYPES = {
 ALIGNMENT = 8
 
 
-class Entry(NamedTuple):
-    """What the header tells of a tensor."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        return self.dtype.itemsize * torch.Size(self.shape).numel()
-
-
-def entries(state: Mapping[str, Tensor]) -> dict[str, Entry]:
-    """Of tensors by name."""
-    return {name: Entry(tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()}
-
-
-def order(of: Mapping[str, Entry]) -> list[str]:
+def order(state: Mapping[str, Tensor]) -> list[str]:
     """Names as their tensors follow each other: by falling alignment, so that each begins where it may."""
-    return sorted(of, key=lambda name: (-of[name].dtype.itemsize, name))
+    return sorted(state, key=lambda name: (-state[name].dtype.itemsize, name))
 
 
-def header(of: Mapping[str, Entry], metadata: Mapping[str, str] | None = None) -> bytes:
-    """What comes before the tensors, which then have to follow in `order`."""
+def header(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Bytes before those of the tensors, which then have to follow in `order`. No tensor needs to have contents."""
     told: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
-    for name in order(of):
-        start, end = end, end + of[name].size
-        told[name] = {"dtype": DTYPES[of[name].dtype], "shape": of[name].shape, "data_offsets": (start, end)}
+    for name in order(state):
+        tensor = state[name]
+        start, end = end, end + tensor.nbytes
+        told[name] = {"dtype": DTYPES[tensor.dtype], "shape": tuple(tensor.shape), "data_offsets": (start, end)}
     text = json.dumps(told, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
@@ -72,7 +55,6 @@ def data(tensor: Tensor) -> memoryview:
 
 def pieces(state: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     """A whole file of these tensors."""
-    of = entries(state)
-    yield header(of)
-    for name in order(of):
+    yield header(state)
+    for name in order(state):
         yield data(state[name])
