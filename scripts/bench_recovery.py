@@ -144,6 +144,7 @@ def train(config: Config, kills: int) -> tuple[float, list[Kill]]:
         view = Killer(engine, kills)
         layout = engine.layout(job)
         folder = new_run(job.config)
+        folder.make()
         with folder.lock():
             log = RunLog(job, folder, folder.store(config), view, Past(), None, time.time())
             Run(job, engine, folder, log, view, Interrupt()).go(layout)

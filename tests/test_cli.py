@@ -66,7 +66,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["train", "--execution.window", "25"], "allow at most 24"),
         (["train", "--training.batch-size", "1500"], "1400 training examples"),
         (["train", "--training.data.test-count", "1797"], "training.data"),
-        (["train", "--training.jitter", "8"], "shifts images of 8 x 8 pixels out of sight: give at most 7"),
+        (["train", "--training.jitter", "8"], "training.jitter is 8, but an image has 8 x 8 pixels: give at most 7"),
         (["train", "--backprop", "--training.jitter", "1000000"], "give at most 7"),
         (
             ["train", "--training.optimizer.kind", "Adam", "--training.optimizer.options", "lr=1"],
@@ -82,7 +82,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["train", "absent.toml"], "absent.toml"),
         (["train", "--data-dir", "~nosuchuser/data"], "a home folder that is not known"),
         (["train", "--run-dir", "~nosuchuser/run"], "a home folder that is not known"),
-        (["train", "--data-dir", "\udcff"], "execution.data_dir is '\\udcff', which is no text in UTF-8"),
+        (
+            ["train", "--data-dir", "\udcff"],
+            "execution.data_dir is '\\udcff', which has a character that no name can have",
+        ),
         (["train", "--execution.checkpoints", "hf://a/b"], "is no place for checkpoints"),
         (["train", "--epochs", "9999", "--execution.log-steps", "1"], "400,000 rows of metrics: give at least 3"),
         (["train", "mnist", "--data-dir", "nowhere"], "nowhere"),
@@ -159,6 +162,7 @@ def test_a_ray_address_where_nobody_is(here: Path) -> None:
 
 def test_what_a_run_leaves(run: Path) -> None:
     assert sorted(path.name for path in run.iterdir()) == [
+        ".lock",
         "checkpoints",
         "config.toml",
         "metrics.parquet",

@@ -19,34 +19,18 @@ from ffpipe.telemetry.report import Past
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     config = recipe("digits")
-    return new_run(replace(config, execution=replace(config.execution, run_dir=str(tmp_path / "run"))))
+    folder = new_run(replace(config, execution=replace(config.execution, run_dir=str(tmp_path / "run"))))
+    folder.make()
+    folder.write_config(config)
+    return folder
 
 
-def test_one_trainer_at_a_time_and_no_file_of_it_is_left(folder: RunFolder) -> None:
-    names = {path.name for path in folder.path.iterdir()}
+def test_one_trainer_at_a_time(folder: RunFolder) -> None:
     for _ in range(2):
         with folder.lock() as warning:
             assert warning == ""
             with pytest.raises(UserError, match="another process is training run"), folder.lock():
                 pass
-        assert {path.name for path in folder.path.iterdir()} == names
-
-
-def test_a_lock_that_was_removed_meanwhile_is_none(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who opened the file of the one before gets another."""
-    flock, calls = fcntl.flock, list[int]()
-
-    def late(handle: int, how: int) -> None:
-        if not calls:
-            (folder.path / ".lock").unlink()
-        calls.append(handle)
-        flock(handle, how)
-
-    monkeypatch.setattr(fcntl, "flock", late)
-    with folder.lock():
-        assert len(calls) == 2
-        with pytest.raises(UserError, match="another process"), folder.lock():
-            pass
 
 
 @pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS, errno.EBADF])

@@ -11,7 +11,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -42,8 +42,6 @@ SHORT = {
     "memory-budget": "execution.memory_budget",
     "model": "training.model",
 }
-
-
 # Fields whose values may have commas in them.
 FILES = ("train", "test")
 # Tables, which have no form on a command line.
@@ -52,99 +50,57 @@ RESUME_SHORT = ("engine", "stages", "chunk", "epochs", "device", "data-dir", "sn
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that raises UserError where it would print its usage and exit."""
+    """argparse that raises UserError where it would print its usage and exit, and names the nearest option."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog}: {message}")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what is not known here, which argparse calls for every command."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown and not unknown[0].startswith("-"):
+            raise UserError(f"unexpected argument {unknown[0]!r}; see {self.prog} --help")
+        if unknown:
+            given = unknown[0].split("=")[0]
+            raise UserError(f"unknown option {given!r}; {nearest(given, self._option_string_actions)}")
+        return options, unknown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     try:
-        return _status(sys.argv[1:] if arguments is None else list(arguments))
-    finally:
-        _drop_output()
-
-
-def _status(arguments: list[str]) -> int:
-    try:
-        status = _dispatch(arguments)
-        _flush()
-        return status
+        options = _parser().parse_args(arguments)
+        COMMANDS[options.command](options)
+        if options.command not in ("train", "resume"):  # a run whose words were lost is done all the same
+            _flush()
+        return 0
     except UserError as error:
-        print(f"ffpipe: {one_line(error)}", file=sys.stderr)
-        return 2
+        status, line = 2, str(error)
     except RunFailed as error:
-        print(f"ffpipe: the run failed: {one_line(error)}", file=sys.stderr)
-        return 1
+        status, line = 1, f"the run failed: {error}"
     except Interrupted as error:
-        print(f"ffpipe: interrupted; {one_line(error)}", file=sys.stderr)
-        return 130
+        status, line = 130, f"interrupted; {error}"
     except KeyboardInterrupt:
-        print("ffpipe: interrupted", file=sys.stderr)
-        return 130
+        status, line = 130, "interrupted"
     except BrokenPipeError:  # the reader of our output, `head` say, has gone
         return 1
     except OSError as error:  # a folder that cannot be written, a disk that is full
-        print(f"ffpipe: {one_line(error)}", file=sys.stderr)
-        return 1
+        status, line = 1, str(error)
+    finally:
+        with suppress(OSError):
+            _flush()
+    print(f"ffpipe: {one_line(line)}", file=sys.stderr)
+    return status
 
 
 def _flush() -> None:
-    """Where the caller has closed our output, there is none. Raises OSError."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
-
-
-def _drop_output() -> None:
-    """What cannot be written: it would make the interpreter complain when it ends."""
+    """Write out what was printed. Raises OSError, and drops what cannot be written: the interpreter would complain."""
     try:
-        _flush()
+        if sys.stdout is not None:  # None: the caller has closed it
+            sys.stdout.flush()
     except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-
-
-@contextmanager
-def _interrupts(interrupt: Interrupt) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask the run to end."""
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda *_: interrupt.request()) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _dispatch(arguments: list[str]) -> int:
-    parser = _parser()
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        _refuse(parser, options.command, unknown[0])
-    command = COMMANDS[options.command]
-    command(options)
-    return 0
-
-
-def _refuse(parser: argparse.ArgumentParser, command: str, given: str) -> NoReturn:
-    if not given.startswith("-"):
-        raise UserError(f"unexpected argument {given!r}; see ffpipe {command} --help")
-    known = list(_known_options(command))
-    raise UserError(f"unknown option {given.split('=')[0]!r}; {nearest(given.split('=')[0], known)}")
-
-
-def _known_options(command: str) -> list[str]:
-    fixed = {"evaluate": ["--split", "--data-dir"], "predict": ["--readout"]}
-    consent = [] if command == "recipes" else ["--allow-code", "--model"]
-    if command in ("train", "plan"):
-        own = ["--backprop"] if command == "train" else list(plan_command.OPTIONS)
-        return [*own, "--allow-code", *(f"--{name}" for name in SHORT), *map(_option, _settable())]
-    if command == "resume":
-        execution = [_option(leaf) for leaf in _settable() if leaf.path[0] == "execution"]
-        return [*consent, *(f"--{name}" for name in RESUME_SHORT), *execution]
-    return [*consent, *fixed.get(command, []), "--help"]
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def _settable() -> list[Leaf]:
@@ -164,6 +120,15 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"ffpipe {version('ffpipe')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
+    def of_run(name: str, does: str) -> argparse.ArgumentParser:
+        command: argparse.ArgumentParser = commands.add_parser(name, help=does, allow_abbrev=False)
+        command.add_argument("run", help="folder of a run")
+        command.add_argument(
+            "--model", dest="training.model", help="the network of the run, named again as in training"
+        )
+        _add_allow_code(command)
+        return command
+
     train = commands.add_parser("train", help="train a recipe", allow_abbrev=False)
     train.add_argument(
         "--backprop",
@@ -175,9 +140,7 @@ def _parser() -> Parser:
     )
     _add_config(train)
 
-    resume = commands.add_parser("resume", help="go on with a run, finished or broken off", allow_abbrev=False)
-    resume.add_argument("run", help="folder of a run")
-    _add_consent(resume)
+    resume = of_run("resume", "go on with a run, finished or broken off")
     by_name = {leaf.name: leaf for leaf in _settable()}
     for name in RESUME_SHORT:
         _add_field(resume, f"--{name}", by_name[SHORT[name]])
@@ -185,24 +148,17 @@ def _parser() -> Parser:
         if leaf.path[0] == "execution":
             _add_field(resume, _option(leaf), leaf)
 
-    evaluate = commands.add_parser("evaluate", help="test a run again", allow_abbrev=False)
-    evaluate.add_argument("run", help="folder of a run")
-    _add_consent(evaluate)
+    evaluate = of_run("evaluate", "test a run again")
     evaluate.add_argument("--split", default="test", help="test, validation or train")
     evaluate.add_argument("--data-dir", default="", help="folder with local copies of the data")
 
-    predict = commands.add_parser("predict", help="classify images", allow_abbrev=False)
-    predict.add_argument("run", help="folder of a run")
-    _add_consent(predict)
+    predict = of_run("predict", "classify images")
     predict.add_argument("images", nargs="+", help="PNG, JPEG or .npy files")
     predict.add_argument(
         "--readout", help="softmax (the default where there is a head) or goodness; without negatives last or sum"
     )
 
-    export = commands.add_parser("export", help="write the weights as one safetensors file", allow_abbrev=False)
-    export.add_argument("run", help="folder of a run")
-    _add_consent(export)
-    export.add_argument("out", help="new .safetensors file")
+    of_run("export", "write the weights as one safetensors file").add_argument("out", help="new .safetensors file")
 
     plan = commands.add_parser(
         "plan", help="what a run would take of memory, disk, network and time", allow_abbrev=False
@@ -214,10 +170,7 @@ def _parser() -> Parser:
     return parser
 
 
-def _add_consent(parser: argparse.ArgumentParser, *, model: bool = True) -> None:
-    """Options by which a user says that the code which a run or a config names may be imported."""
-    if model:
-        parser.add_argument("--model", dest="training.model", help="the network of the run, named again as in training")
+def _add_allow_code(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-code", action="append", default=[], metavar="NAME",
         help="module or file of which code may be imported that the run or the config names; may be given again",
@@ -225,14 +178,14 @@ def _add_consent(parser: argparse.ArgumentParser, *, model: bool = True) -> None
 
 
 def _consent(options: argparse.Namespace) -> dict[str, Any]:
-    """What of the user's code may be imported, as keyword arguments of the functions behind the commands."""
+    """The user's consent to import code, as keyword arguments of the functions behind the commands."""
     return {"model": vars(options).get("training.model"), "allow_code": options.allow_code}
 
 
 def _add_config(parser: argparse.ArgumentParser, but: Sequence[str] = ()) -> None:
-    """A recipe and every field that it sets. but: short options that the command has a meaning of its own for."""
+    """Add a recipe and every field that it sets. but: short options that the command has a meaning of its own for."""
     parser.add_argument("recipe", nargs="?", default="digits", help="a name from `ffpipe recipes`, or a config.toml")
-    _add_consent(parser, model=False)
+    _add_allow_code(parser)
     short = parser.add_argument_group("short options")
     group = parser.add_argument_group("every field of the config")
     by_name = {leaf.name: leaf for leaf in _settable()}
@@ -268,7 +221,7 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _value(leaf: Leaf, given: Any) -> Any:
-    """The tree's form of what argparse collected: strings, lists of them, or a table."""
+    """Strings that argparse collected as the value of a field: a string, a list of them, or a table."""
     if leaf.is_mapping:
         pairs = [text.partition("=") for text in given]
         bad = next((name for name, equals, _ in pairs if not equals), None)
@@ -282,30 +235,41 @@ def _value(leaf: Leaf, given: Any) -> Any:
 
 
 def _one_or_more(text: str) -> str | list[str]:
-    """A value, or those between commas; commas in brackets, as in in(a,b), part nothing."""
+    """Split a value at its commas, but not at those in brackets, as in in(a,b)."""
     parts = re.split(r",(?![^(]*\))", text)
     return parts if len(parts) > 1 else text
 
 
 def _train(options: argparse.Namespace) -> None:
-    from ffpipe.runs.controller import Interrupt, train
+    from ffpipe.runs.controller import train
     from ffpipe.runs.view import ConsoleView, Terminal
 
-    interrupt = Interrupt()
-    with _interrupts(interrupt):
+    with _interrupts() as interrupt:
         train(_config(options), ConsoleView(Terminal()), interrupt, **_consent(options))
-    _drop_output()  # a run whose words were lost is done all the same
 
 
 def _resume(options: argparse.Namespace) -> None:
-    from ffpipe.runs.controller import Interrupt, resume
+    from ffpipe.runs.controller import resume
     from ffpipe.runs.view import ConsoleView, Terminal
 
-    interrupt = Interrupt()
-    with _interrupts(interrupt):
-        changes = {name: value for name, value in _given(options).items() if name != "training.model"}
+    changes = {name: value for name, value in _given(options).items() if name != "training.model"}
+    with _interrupts() as interrupt:
         resume(options.run, changes, ConsoleView(Terminal()), interrupt, **_consent(options))
-    _drop_output()
+
+
+@contextmanager
+def _interrupts() -> Iterator[Interrupt]:
+    """Ctrl-C and SIGTERM ask the run to end."""
+    from ffpipe.runs.controller import Interrupt
+
+    interrupt = Interrupt()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: interrupt.request()) for number in signals}
+    try:
+        yield interrupt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -331,7 +295,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    plan_command.run(_config(options), plan_command.request_of(options), _consent(options))
+    plan_command.run(_config(options), options, _consent(options))
 
 
 def _recipes(options: argparse.Namespace) -> None:

@@ -23,20 +23,15 @@ from ffpipe.system.errors import UserError, nearest
 from ffpipe.system.files import read_whole
 
 LARGEST_FILE = 256 << 10
-# Our keys have four parts. The time that tomllib takes for one grows with the square of their number.
-_PART = r"""(?:[\w-]++|"(?:\\.|[^"\\\n])*+"|'[^'\n]*+')[ \t]*+"""
-_DEEP_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*+(?:{_PART}\.[ \t]*+){{8}}", re.MULTILINE)
 
 
 def to_toml(config: Config) -> str:
-    """What `from_toml` reads."""
+    """Write what `from_toml` reads."""
     return tomli_w.dumps(_without_none(dataclasses.asdict(config)))
 
 
 def from_toml(text: str, *, where: str) -> Config:
     """Read and check a config. Raises UserError naming `where`, the field and what it may be."""
-    if _DEEP_KEY.search(text):
-        raise UserError(f"{where} is no config: it has a key of more than 8 parts")
     try:
         tree = tomllib.loads(text)
     # Beside its own errors: arrays in arrays without end, integers of thousands of digits, impossible dates.
@@ -46,7 +41,7 @@ def from_toml(text: str, *, where: str) -> Config:
 
 
 def read_config(path: Path) -> Config:
-    """Raises UserError."""
+    """Read and check a file of a config. Raises UserError."""
     try:
         text = read_whole(path, LARGEST_FILE).decode("utf-8")
     except (FileNotFoundError, UnicodeDecodeError) as error:
@@ -72,7 +67,7 @@ class Leaf:
 
     @property
     def may_be_single(self) -> bool:
-        """Whether a value need not be in a list."""
+        """A value need not be in a list."""
         return len(self._kinds) > 1
 
     @property
@@ -80,26 +75,21 @@ class Leaf:
         return typing.get_origin(self.annotation) is dict
 
     @property
-    def _kinds(self) -> tuple[Any, ...]:
-        """The alternatives of a union, or the one annotation that there is."""
-        union = typing.get_origin(self.annotation) in (types.UnionType, typing.Union)
-        return typing.get_args(self.annotation) if union else (self.annotation,)
-
-    @property
     def may_be_fraction(self) -> bool:
-        """Whether it, or one of its values, may be a float."""
-        return any(kind is float or float in typing.get_args(kind) for kind in (*self._kinds, *self._values))
-
-    @property
-    def _values(self) -> tuple[Any, ...]:
-        """Of a table, what its values may be."""
-        return typing.get_args(self.annotation)[1:] if self.is_mapping else ()
+        """It, or one of its values, may be a float."""
+        kinds = (*self._kinds, *typing.get_args(self.annotation)[1:]) if self.is_mapping else self._kinds
+        return any(kind is float or float in typing.get_args(kind) for kind in kinds)
 
     @property
     def choices(self) -> tuple[str, ...]:
         """The words that it may be, where it is one of a few."""
-        literal = next((kind for kind in self._kinds if typing.get_origin(kind) is typing.Literal), None)
-        return typing.get_args(literal)
+        return next((typing.get_args(kind) for kind in self._kinds if typing.get_origin(kind) is typing.Literal), ())
+
+    @property
+    def _kinds(self) -> tuple[Any, ...]:
+        """The alternatives of a union, or the one annotation that there is."""
+        union = typing.get_origin(self.annotation) in (types.UnionType, typing.Union)
+        return typing.get_args(self.annotation) if union else (self.annotation,)
 
 
 @functools.cache
@@ -178,15 +168,11 @@ def _refuse_unknown(tree: Mapping[str, Any], cls: type, where: str, prefix: str 
             _refuse_unknown(value, typing.cast(type, hints[name]), where, f"{prefix}{name}.")
 
 
-def _without_none(tree: dict[str, Any]) -> dict[str, Any]:
-    """TOML has no null: a field that is None is left out and comes back as its default, None."""
-    return {name: _plain_value(value) for name, value in tree.items() if value is not None}
-
-
-def _plain_value(value: Any) -> Any:
+def _without_none(value: Any) -> Any:
+    """TOML has no null: a field that is None is left out and comes back as its default, None. Tuples become lists."""
     if isinstance(value, dict):
-        return _without_none(value)
-    return [_plain_value(each) for each in value] if isinstance(value, (tuple, list)) else value
+        return {name: _without_none(each) for name, each in value.items() if each is not None}
+    return [_without_none(each) for each in value] if isinstance(value, (tuple, list)) else value
 
 
 def _plain(error: msgspec.ValidationError) -> str:

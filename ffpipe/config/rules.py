@@ -119,7 +119,7 @@ def _check_size(name: str, text: str) -> None:
 
 
 def _check_values(value: Any, name: str = "") -> None:
-    """What holds for every field: numbers that can be counted with and text that can be a path."""
+    """Hold every field against what numbers can be counted with and what text can be a path."""
     match value:
         case Mapping():
             for key, inner in value.items():
@@ -131,19 +131,9 @@ def _check_values(value: Any, name: str = "") -> None:
             raise UserError(f"{name} is beyond {LARGEST_INTEGER}: give a smaller number")
         case float() if not abs(value) <= LARGEST_FLOAT:
             raise UserError(f"{name} is {value}: give a finite number, at most {LARGEST_FLOAT:.3g}")
-        case str() if "\0" in value:
-            raise UserError(f"{name} holds the character NUL: leave it out")
-        case str() if not _is_unicode(value):
-            raise UserError(f"{name} is {value!r}, which is no text in UTF-8: give another name")
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether it can be written down: bytes of a command line that are no UTF-8 come as what cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        # Bytes of a command line that are not UTF-8 come as what cannot be encoded.
+        case str() if "\0" in value or value != value.encode("utf-8", "replace").decode():
+            raise UserError(f"{name} is {value!r}, which has a character that no name can have: give another")
 
 
 def _check_rule(training: Training) -> None:

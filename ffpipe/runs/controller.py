@@ -22,8 +22,8 @@ from ffpipe.pipeline.contents import snapshot_contents
 from ffpipe.pipeline.job import Engine, Job, Layout, Model, Start, make_job, refuse_beyond_this_host
 from ffpipe.planning.budget import within_budget
 from ffpipe.planning.estimate import Estimate, bare_process, draft_layout, estimate_layout
-from ffpipe.runs.folder import RunFolder, check_new, new_run, open_run
-from ffpipe.runs.log import RunLog, read_past
+from ffpipe.runs.folder import RunFolder, new_run, open_run
+from ffpipe.runs.log import RunLog
 from ffpipe.runs.model import Given, with_model
 from ffpipe.runs.recovery import GiveUp, Recovery
 from ffpipe.runs.view import View
@@ -76,7 +76,7 @@ class Interrupt:
         self._tell()
 
     def goes_to(self, tell: Callable[[], None]) -> None:
-        """Who is to be told, before whom nobody was: there is nothing to save."""
+        """Set what the first wish calls. Until it is set, there is nothing to save."""
         self._tell = tell
 
 
@@ -95,41 +95,9 @@ def train(
     have imported. Writes the run folder and returns what is in it. Raises UserError, and leaves no run folder, where
     the config asks for what cannot be; RunFailed where the run broke off; Interrupted where it was asked to.
     """
-    asked_at = time.time()
     config, of_user = with_model(checked(config), model, allow_code, "the config")
     config = _in_one_piece(config)
-    check_new(config)
-    view = view or View()
-    spoolfolder.make_room(config.execution, None)
-    asked, job, notes = _make_job(config, of_user)
-    engine = make_engine(job.config.execution)
-    try:
-        layout = _noted(engine.layout(job), notes)
-        folder = new_run(asked)
-        with ExitStack() as held:
-            try:
-                warning = held.enter_context(folder.lock())
-                store = folder.store(config)
-                if checkpoint.owner(store) or checkpoint.whole_snapshots(store):
-                    raise UserError(f"{store.root} is for the snapshots of another run: give another place for these")
-                engine.check_store(store)
-                code = job.network.code.sha256 if job.network.code else ""
-                past = Past(run=uuid4().hex, data=job.splits.fingerprint, code=code)
-                folder.write_past(past)
-                log = RunLog(job, folder, store, view, past, None, asked_at)
-                checkpoint.claim(store, past.run)
-            except BaseException:
-                held.close()
-                shutil.rmtree(folder.path, ignore_errors=True)
-                raise
-            try:
-                return Run(job, engine, folder, log, view, interrupt or Interrupt()).go(_noted(layout, (warning,)))
-            except BaseException:
-                if log.newest is None:
-                    checkpoint.disclaim(store, past.run)
-                raise
-    finally:
-        engine.close()
+    return _carry_out(config, of_user, new_run(config), False, view or View(), interrupt or Interrupt())
 
 
 def resume(
@@ -149,47 +117,81 @@ def resume(
     field of `training` would change or the run is past those epochs, where its data are others now, and where its
     place for snapshots has those of another run or another network; RunFailed and Interrupted as `train` does.
     """
-    asked_at = time.time()
-    view = view or View()
     folder, before = open_run(run)
     before, of_user = with_model(before, model, allow_code, f"run {run}", folder.code_sha256())
     config = override(before, changes or {})
     if replace(config.training, epochs=before.training.epochs) != before.training:
         raise UserError("a run goes on with what it began with: of training only training.epochs can be changed")
-    with folder.lock() as warning:
+    return _carry_out(config, of_user, folder, True, view or View(), interrupt or Interrupt())
+
+
+def _carry_out(
+    config: Config, model: Model, folder: RunFolder, goes_on: bool, view: View, interrupt: Interrupt
+) -> Result:
+    """Train from the beginning, or go on with the run in the folder.
+
+    A new folder is made as soon as the config is known to fit the data and the engine, and removed where the run cannot
+    begin all the same.
+    """
+    asked_at = time.time()
+    # The spool goes to the run folder, wherever that is now.
+    config = override(config, {"execution.run_dir": str(folder.path.absolute())})
+    store = folder.store(config)
+    with ExitStack() as held, ExitStack() as unless_begun:
+        warning = held.enter_context(folder.lock()) if goes_on else ""
         spoolfolder.make_room(config.execution, folder.path)
-        # The spool goes to the run folder, wherever that is now.
-        asked, job, notes = _make_job(override(config, {"execution.run_dir": str(folder.path.absolute())}), of_user)
-        store = folder.store(config)
-        past, lost = read_past(folder)
-        _check_data(past, job)
-        name = folder.name(past, store) or uuid4().hex
-        snapshot = newest_whole(store, job, view)
-        if snapshot and snapshot.step > job.steps:
-            raise UserError(f"run {run} is at step {snapshot.step}, past the end of {config.training.epochs} epochs")
+        asked, job, notes = _make_job(config, model)
+        if goes_on:
+            past, name, snapshot = _past_of(folder, store, job, view)
+        else:
+            past, name, snapshot = Past(code=job.network.code.sha256 if job.network.code else ""), uuid4().hex, None
         engine = make_engine(job.config.execution)
+        held.callback(engine.close)
+        layout = engine.layout(job)
+        if not goes_on:
+            folder.make()
+            unless_begun.callback(shutil.rmtree, folder.path, ignore_errors=True)
+            warning = held.enter_context(folder.lock())
+            if checkpoint.owner(store) or checkpoint.whole_snapshots(store):
+                raise UserError(f"{store.root} is for the snapshots of another run: give another place for these")
+        engine.check_store(store)
+        if (past.run, past.data) != (name, job.splits.fingerprint):
+            past.run, past.data = name, job.splits.fingerprint
+            folder.write_past(past)
+        log = RunLog(job, folder, store, view, past, snapshot, asked_at)
+        checkpoint.claim(store, name)
+        folder.write_config(asked)
+        unless_begun.pop_all()
+        layout = replace(layout, notes=(*notes, *filter(None, [warning]), *layout.notes))
         try:
-            layout = _noted(engine.layout(job), (*notes, warning))
-            engine.check_store(store)
-            if lost and snapshot:
-                view.note(f"warning: {lost}; metrics and evaluations up to step {snapshot.step} are lost")
-            if (name, job.splits.fingerprint) != (past.run, past.data):
-                past.run, past.data = name, job.splits.fingerprint
-                folder.write_past(past)
-            checkpoint.claim(store, name)
-            folder.write_config(asked)
-            log = RunLog(job, folder, store, view, past, snapshot, asked_at)
-            return Run(job, engine, folder, log, view, interrupt or Interrupt()).go(layout)
-        finally:
-            engine.close()
+            return Run(job, engine, folder, log, view, interrupt).go(layout)
+        except BaseException:
+            if log.newest is None:
+                checkpoint.disclaim(store, name)
+            raise
 
 
-def _check_data(past: Past, job: Job) -> None:
+def _past_of(folder: RunFolder, store: Store, job: Job, view: View) -> tuple[Past, str, checkpoint.Manifest | None]:
+    """The past of a run, its name, and the snapshot that it goes on from. Raises UserError."""
+    training, lost = job.config.training, ""
+    try:
+        past = folder.read_past()
+    except Unreachable:  # it need not be lost
+        raise
+    except UserError as error:  # which changes no weight
+        past, lost = Past(), str(error)
     if past.data and past.data != job.splits.fingerprint:
-        source = job.config.training.data.source
         raise UserError(
-            f"training.data: what {source} gives now is not what the run began with: put that back, or begin a new run"
+            f"training.data: what {training.data.source} gives now is not what the run began with: put that back, or "
+            "begin a new run"
         )
+    name = folder.name(past, store) or uuid4().hex
+    snapshot = newest_whole(store, job, view)
+    if snapshot and snapshot.step > job.steps:
+        raise UserError(f"run {folder.path} is at step {snapshot.step}, past the end of {training.epochs} epochs")
+    if lost and snapshot:
+        view.note(f"warning: {lost}; metrics and evaluations up to step {snapshot.step} are lost")
+    return past, name, snapshot
 
 
 def _in_one_piece(config: Config) -> Config:
@@ -215,17 +217,11 @@ def _make_job(config: Config, model: Model) -> tuple[Config, Job, tuple[str, ...
     return asked.config, job, notes
 
 
-def _bare_process(config: Config) -> int:
-    """Bytes of a process with all that a stage of this config needs."""
-    if config.execution.engine == "ray":
-        load_ray()
-    return bare_process(config)
-
-
 def planned(
     config: Config, model: Given | None = None, allow_code: Iterable[str] = ()
 ) -> tuple[Job, Estimate, tuple[str, ...]]:
-    """What a run of this config would take, and what was chosen for its budget. Nothing is written or started.
+    """Estimate what a run of this config would take; returns also what was chosen for its budget. Nothing is written or
+    started.
 
     model, allow_code: as for `train`. Raises UserError as `train` would.
     """
@@ -236,8 +232,11 @@ def planned(
     return job, estimate_layout(job, draft_layout(job), process), notes
 
 
-def _noted(layout: Layout, notes: tuple[str, ...]) -> Layout:
-    return replace(layout, notes=(*filter(None, notes), *layout.notes))
+def _bare_process(config: Config) -> int:
+    """Bytes of a process with all that a stage of this config needs."""
+    if config.execution.engine == "ray":
+        load_ray()
+    return bare_process(config)
 
 
 def newest_whole(store: Store, job: Job, view: View) -> checkpoint.Manifest | None:
@@ -246,7 +245,7 @@ def newest_whole(store: Store, job: Job, view: View) -> checkpoint.Manifest | No
     Raises Unreachable where that cannot be known; Misfit where there is none, but whole ones of another network, which
     a run that began anew would remove.
     """
-    found, problems = None, list[UserError]()
+    found, misfits, notes = None, list[Misfit](), list[str]()
     for folder in reversed(checkpoint.whole_snapshots(store)):
         try:
             found = verified(store, folder, job)
@@ -254,11 +253,12 @@ def newest_whole(store: Store, job: Job, view: View) -> checkpoint.Manifest | No
         except Unreachable:
             raise
         except UserError as error:
-            problems.append(error)
-    if found is None and (misfit := next((error for error in problems if isinstance(error, Misfit)), None)):
-        raise misfit
-    for problem in problems:
-        view.note(f"warning: {problem}; trying the snapshot before it")
+            misfits += [error] if isinstance(error, Misfit) else []
+            notes.append(f"warning: {error}; trying the snapshot before it")
+    if found is None and misfits:
+        raise misfits[0]
+    for note in notes:
+        view.note(note)
     return found
 
 
@@ -286,19 +286,16 @@ def make_engine(execution: Execution) -> Engine:
     return RayEngine(object_store_bytes=execution.object_store_bytes)
 
 
+@dataclass
 class Run:
     """Works a job to its end, from one whole snapshot to the next if need be."""
 
-    def __init__(
-        self, job: Job, engine: Engine, folder: RunFolder, log: RunLog, view: View, interrupt: Interrupt
-    ) -> None:
-        self.job = job
-        self.engine = engine
-        self.folder = folder
-        self.log = log
-        self.view = view
-        self.interrupt = interrupt
-        self.store = folder.store(job.config)
+    job: Job
+    engine: Engine
+    folder: RunFolder
+    log: RunLog
+    view: View
+    interrupt: Interrupt
 
     def go(self, layout: Layout) -> Result:
         """Raises RunFailed, Interrupted."""
@@ -309,18 +306,13 @@ class Run:
             raise RunFailed(f"{why}; {self._rescue()}") from error
         if status == "interrupted":
             raise Interrupted(f"saved after step {summary['steps']}; go on with: ffpipe resume {self.folder.path}")
-        result = Result(
-            self.folder.path,
-            summary["test_error_goodness"],
-            summary["test_error_softmax"],
-            summary["weights_sha256"],
-            summary,
-        )
+        goodness, softmax = summary["test_error_goodness"], summary["test_error_softmax"]
+        result = Result(self.folder.path, goodness, softmax, summary["weights_sha256"], summary)
         self.view.finish(result.run_dir, result.test_errors, summary["train_seconds"])
         return result
 
     def _to_its_end(self, layout: Layout) -> tuple[str, dict[str, Any]]:
-        """Status and summary, which is written however the run ends."""
+        """Returns status and summary, which is written however the run ends."""
         self.view.start(self.job, layout, self.folder.path)
         for note in layout.notes:
             self.view.note(note)
@@ -328,7 +320,9 @@ class Run:
         try:
             self._work(layout)
             newest = self.log.newest
-            if newest is not None and newest.step == self.job.steps and not self._unfinished():
+            # An interrupt may have come between the last snapshot and the evaluation after it.
+            tested = self.log.tested or not self.interrupt.wished
+            if newest is not None and newest.step == self.job.steps and tested:
                 status = "finished"
             elif self.interrupt.wished and self._start().step >= self.log.step:
                 status = "interrupted"
@@ -346,7 +340,7 @@ class Run:
         return self.log.close(status)
 
     def _work(self, layout: Layout) -> None:
-        """The plan, with recoveries."""
+        """Work the plan, with recoveries."""
         execution = self.job.config.execution
         recovery = Recovery(execution.attempts, execution.back_off)
         try:
@@ -357,7 +351,7 @@ class Run:
             start = self._start()
             self.interrupt.goes_to(self.engine.interrupt)
             try:
-                self.engine.run(self.job, layout, self.store, start, self.folder.path, self.log.take)
+                self.engine.run(self.job, layout, self.log.store, start, self.folder.path, self.log.take)
                 return
             except (Diverged, ClusterLost) as error:
                 raise type(error)(f"{error}; {self._rescue()}") from error
@@ -369,8 +363,8 @@ class Run:
                     raise RunFailed(f"{error} ({why}); {self._rescue()}") from error
                 time.sleep(decision.wait)
                 try:
-                    layout = self.engine.layout_again(self.job, self.store)
-                    self.log.newest = patiently(lambda: newest_whole(self.store, self.job, self.view))
+                    layout = self.engine.layout_again(self.job, self.log.store)
+                    self.log.newest = patiently(lambda: newest_whole(self.log.store, self.job, self.view))
                     patiently(partial(self.log.begin, layout))
                 except (RunFailed, UserError) as nowhere:
                     raise RunFailed(f"{error}; {nowhere}; {self._rescue()}") from nowhere
@@ -382,13 +376,9 @@ class Run:
         newest = self.log.newest
         return Start(newest.step, checkpoint.folder_of(newest.step)) if newest else Start()
 
-    def _unfinished(self) -> bool:
-        """Whether an interrupt came between the last snapshot and the evaluation after it."""
-        return self.interrupt.wished and not self.log.tested
-
     def _rescue(self) -> str:
         newest = self.log.newest
         if newest is None:
             return "there is no snapshot to go on from"
-        place = self.store.place(checkpoint.folder_of(newest.step))
+        place = self.log.store.place(checkpoint.folder_of(newest.step))
         return f"what there was after step {newest.step} is in {place}; go on with: ffpipe resume {self.folder.path}"

@@ -1,7 +1,6 @@
 """A run folder: what `ffpipe train` writes and everything after training reads.
 
-config.toml  metrics.parquet  summary.json  past.json  checkpoints/  and, if asked for, trace.json; while it is
-trained, .lock
+config.toml  metrics.parquet  summary.json  past.json  checkpoints/  .lock  and, if asked for, trace.json
 
 metrics.parquet and summary.json are for people and are never read back; a run that goes on reads past.json, which
 can be parsed in bounded memory, as a damaged Parquet file cannot.
@@ -17,8 +16,8 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,42 +35,35 @@ from ffpipe.telemetry.report import MOST_ROWS, Past
 LARGEST_PAST = 3 * 120 * MOST_ROWS
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """Paths of one run."""
+    """The files of one run."""
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.toml"
+        self.metrics = path / "metrics.parquet"
+        self.summary = path / "summary.json"
+        self.past = path / "past.json"
+        self.trace = path / "trace.json"
 
-    @property
-    def config(self) -> Path:
-        return self.path / "config.toml"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.parquet"
-
-    @property
-    def summary(self) -> Path:
-        return self.path / "summary.json"
-
-    @property
-    def past(self) -> Path:
-        return self.path / "past.json"
-
-    @property
-    def trace(self) -> Path:
-        return self.path / "trace.json"
+    def make(self) -> None:
+        """Make the folder. Raises UserError where that cannot be, or it was made meanwhile."""
+        try:
+            self.path.mkdir(parents=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"run folder {self.path} cannot be made ({reason}): give another with --run-dir") from None
 
     def store(self, config: Config) -> Store:
-        """Where its snapshots are."""
+        """The place of its snapshots."""
         return store_of(config, self.path)
 
     def holds(self, store: Store) -> bool:
-        """Whether the snapshots are in the run folder, on the same disk as all else."""
+        """Snapshots in the run folder are on the same disk as all else."""
         return store.folder == self.path.absolute() / "checkpoints"
 
     def name(self, past: Past, store: Store) -> str:
-        """What the run is called in the place of its snapshots; empty where it has no name yet. Raises UserError where
+        """The run's name in the place of its snapshots; empty where it does not have one yet. Raises UserError where
         the place is another run's."""
         owner, own = checkpoint.owner(store), self.holds(store)
         if own and not past.run:
@@ -98,17 +90,24 @@ class RunFolder:
     def lock(self) -> Iterator[str]:
         """Hold the run against other trainers; a process that dies holds nothing. Raises UserError.
 
-        Gives a warning where the file system has no locks.
+        Gives a warning where the file system has no locks, as some network file systems do not; else "". The file
+        stays, since whoever removed it could take it from a process that is about to lock it.
         """
-        path = self.path / ".lock"
-        handle, warning = _hold(path, self.path)
+        path, warning = self.path / ".lock", ""
         try:
+            # For writing: NFS gives no exclusive lock on a file that is open for reading.
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise UserError(f"run {self.path} cannot be locked: {path}: {error.strerror or error}") from None
+        with open(handle, "rb"):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise UserError(f"another process is training run {self.path}: wait for it, or end it") from None
+                reason = error.strerror or error
+                warning = f"warning: {path} cannot be locked ({reason}): see to it that nobody else trains this run"
             yield warning
-        finally:
-            with suppress(OSError):
-                if not warning:
-                    path.unlink()
-            os.close(handle)
 
     def write_config(self, config: Config) -> None:
         """Whole or not at all. Raises UserError."""
@@ -121,7 +120,7 @@ class RunFolder:
             raise UserError(f"{self.config} cannot be written: {error.strerror or error}") from None
 
     def read_past(self) -> Past:
-        """What a run that goes on has behind it.
+        """Read what a run that goes on has behind it.
 
         Raises UserError where the file is absent or damaged, Unreachable where it cannot be read.
         """
@@ -146,67 +145,23 @@ class RunFolder:
         replace_whole(self.summary, lambda file: file.write(text))
 
 
-def _hold(path: Path, run: Path) -> tuple[int, str]:
-    """An open file with a lock on it, and a warning where there are none. Raises UserError."""
-    while True:
-        try:
-            # For writing: NFS gives no exclusive lock on a file that is open for reading.
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
-        except OSError as error:
-            raise UserError(f"run {run} cannot be locked: {path}: {error.strerror or error}") from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Who had the lock before has removed its file, perhaps after we had opened it.
-            if os.path.exists(path) and os.path.samestat(os.fstat(handle), os.stat(path)):
-                return handle, ""
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                reason = error.strerror or error
-                return (
-                    handle,
-                    f"warning: {path} cannot be locked ({reason}): see to it that nobody else trains this run",
-                )
-            os.close(handle)
-            raise UserError(f"another process is training run {run}: wait for it, or end it") from None
-        os.close(handle)
-
-
 def new_run(config: Config) -> RunFolder:
-    """Make the folder of a run that begins now. Raises UserError where it exists or can't be made."""
+    """Name the folder of a run that begins now. Raises UserError where it exists, or cannot be written down."""
     asked = config.execution.run_dir
-    path = expanded(asked) if asked else Path("runs") / f"{config.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path = expanded(asked or f"runs/{config.recipe}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
     if not asked and path.exists():  # a second run within one second
         path = path.with_name(f"{path.name}-{os.getpid()}")
-    path = path.absolute()
-    try:
-        path.mkdir(parents=True)
-    except FileExistsError:
-        raise UserError(f"run folder {path} exists: give a new one with --run-dir, or remove it") from None
-    except OSError as error:
-        raise UserError(f"run folder {path} cannot be made ({error.strerror}): give another with --run-dir") from None
-    folder = RunFolder(path)
-    try:
-        folder.write_config(config)
-    except UserError:
-        path.rmdir()
-        raise
-    return folder
-
-
-def check_new(config: Config) -> None:
-    """Refuse a run folder that exists, or whose name cannot be written down, before anything is started."""
-    asked = config.execution.run_dir
-    path = expanded(asked or "runs").absolute()
-    if asked and os.path.exists(path):
+    if os.path.exists(path):
         raise UserError(f"run folder {path} exists: give a new one with --run-dir, or remove it")
     try:
         str(path).encode()
     except UnicodeEncodeError:
         raise UserError(f"run folder {path} is no text in UTF-8: give another with --run-dir") from None
+    return RunFolder(path)
 
 
 def open_run(path: str | Path) -> tuple[RunFolder, Config]:
-    """An existing run and its config. Raises UserError where the folder is none, or keeps nothing to go on from."""
+    """Find an existing run and its config. Raises UserError where there is none, or nothing to go on from."""
     folder = RunFolder(expanded(path))
     if not os.path.isdir(folder.path):
         raise UserError(f"{path} is no folder: give the folder of a run, as `ffpipe train` printed it")
@@ -218,12 +173,6 @@ def open_run(path: str | Path) -> tuple[RunFolder, Config]:
     return folder, config
 
 
-def versions() -> dict[str, str | None]:
-    """The versions that a run was made with; None for what is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in ("torch", "ray", "ffpipe"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # engines in one process do without Ray
-            found[name] = None
-    return found
+def versions() -> dict[str, str]:
+    """The versions that a run was made with."""
+    return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "ray", "ffpipe")}}
