@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import functools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -57,7 +56,7 @@ def within_budget(job: Job, process: int) -> tuple[Job, tuple[str, ...]]:
 
 
 class _Search:
-    """Through the ways in which a job can be run, for one that keeps to a budget.
+    """Search through the ways in which a job can be run, for one that keeps to a budget.
 
     The budget is that of GPUs where all stages have one. Where only some do, it is that of every process.
     """
@@ -66,7 +65,6 @@ class _Search:
         self._job, self._process, self.budget = job, process, budget
         device = job.config.execution.device
         self._on_gpus = "cpu" not in (device if isinstance(device, tuple) else (device,))
-        self._sizes = functools.cache(lambda chunk: Sizes(job.network, chunk))
         self._stage_needs: dict[tuple[str, range, int], int] = {}
 
     def with_(self, execution: Execution) -> Job:
@@ -76,7 +74,7 @@ class _Search:
         def fits(layers: range, chunk: int) -> bool:
             key = (execution.engine, layers, chunk)
             if key not in self._stage_needs:
-                stage = estimate_stage(job, self._sizes(chunk), layers, self._process)
+                stage = estimate_stage(job, Sizes(job.network, chunk), layers, self._process)
                 self._stage_needs[key] = stage.on_device if self._on_gpus else stage.resident
             return self._stage_needs[key] <= self.budget * SAFE
 
@@ -98,7 +96,7 @@ class _Search:
         return max(stage.on_device if self._on_gpus else stage.resident for stage in stages)
 
     def ways(self) -> Iterator[Execution]:
-        """From what would be done without a budget to what takes least."""
+        """Ways to run, from what would be done without a budget to what takes least."""
         job, execution = self._job, self._job.config.execution
         if execution.engine == "ray":
             # As many as there are here, so that what is judged is what will be run.

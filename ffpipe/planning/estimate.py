@@ -123,14 +123,14 @@ def estimate_layout(job: Job, layout: Layout, process: int) -> Estimate:
 
 def estimate_stage(job: Job, of: Sizes, layers: range, process: int) -> StageEstimate:
     """Work out what a process with these layers takes."""
-    engine, last = job.config.execution.engine, layers.stop == job.layers
+    engine = job.config.execution.engine
     comes = incoming(of, layers)
     mapped = {"ray": comes + outgoing(of, layers), "layerwise": comes, "local": 0}
     return StageEstimate(
         layers,
         process,
         0 if engine == "ray" and layers.start else job.splits.most_in_sight,
-        holding(of, layers, sends=engine == "ray" and not last, receives=layers.start > 0),
+        holding(of, layers, sends=engine == "ray", receives=layers.start > 0),
         mapped[engine],
         comes,
     )

@@ -27,18 +27,18 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import lru_cache
 from typing import NamedTuple
 
 from ffpipe.learn.block import OPTIMIZER
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.precision import PRECISIONS
-from ffpipe.pipeline.contents import contents_bytes, head_contents, meter_contents
+from ffpipe.pipeline.contents import contents_bytes, snapshot_contents
 from ffpipe.pipeline.packet import KEPT, TAP
 from ffpipe.pipeline.routes import Routes
 from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.planning.cost import costs_of
-from ffpipe.storage.checkpoint import Contents
+from ffpipe.storage.checkpoint import HEAD, layer_file
 from ffpipe.system.errors import UserError
 
 # Results on their way to the next actor: one waits to be published and one is being published (publisher.py).
@@ -67,7 +67,7 @@ class Holding:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the bytes of every stage of a run follow from. chunk: minibatches in a message."""
+    """Sizes from which the bytes of every stage of a run follow. chunk: minibatches in a message."""
 
     network: Blueprint
     chunk: int
@@ -77,29 +77,27 @@ class Sizes:
         """Rows of the largest: a chunk, or one example of an evaluation."""
         return max(self.chunk * self.network.layout.rows, self.network.rows_of_example)
 
-    @cached_property
-    def head(self) -> Contents:
-        """What the file of the read-out has; nothing where there is none."""
-        network = self.network
-        # Optimisers have some state only after their first step, and all predictions are owed after as many as the lag.
-        return head_contents(network, max(1, network.training.lookahead or 0)) if network.has_head else {}
-
     def state(self, layers: range) -> list[tuple[int, int]]:
         """Bytes of each file of a snapshot that a stage with these blocks writes, and of those its optimiser's."""
-        meter = contents_bytes(meter_contents(1))
-        files = [
-            (cost.parameters - cost.scratch + cost.optimizer + meter, cost.optimizer)
-            for cost in costs_of(self.network)[layers.start : layers.stop]
-        ]
-        if self.head and layers.stop == len(self.network):
-            optimizer = {name: kept for name, kept in self.head.items() if name.startswith(OPTIMIZER)}
-            files.append((contents_bytes(self.head), contents_bytes(optimizer)))
-        return files
+        head = [HEAD] if self.network.has_head and layers.stop == len(self.network) else []
+        return [_files(self.network)[name] for name in (*map(layer_file, layers), *head)]
 
     @property
     def whole_state(self) -> int:
         """Bytes of all files of a snapshot."""
         return sum(size for size, _ in self.state(range(len(self.network))))
+
+
+@lru_cache(maxsize=16)
+def _files(network: Blueprint) -> dict[str, tuple[int, int]]:
+    """Bytes of each file of a snapshot, and of those its optimiser's, by name."""
+    # Optimisers have some state only after their first step, and all predictions are owed after as many as the lag.
+    files = snapshot_contents(network, max(1, network.training.lookahead or 0))
+    found = {}
+    for name, contents in files.items():
+        optimizer = {tensor: kept for tensor, kept in contents.items() if tensor.startswith(OPTIMIZER)}
+        found[name] = (contents_bytes(contents), contents_bytes(optimizer))
+    return found
 
 
 def holding(of: Sizes, layers: range, *, sends: bool, receives: bool) -> Holding:
@@ -144,7 +142,7 @@ def _routes_around(of: Sizes, layers: range) -> Routes:
 
 
 def _message(of: Sizes, end: int, names: Iterable[str]) -> int:
-    """end: after how many blocks. names: of what goes with the rows."""
+    """Bytes of a message. end: after how many blocks. names: of what goes with the rows."""
     network = of.network
     return of.rows_of_message * network.edges[end].nbytes + sum(
         beside_bytes(network, name, of.chunk * network.layout.rows, of.chunk * network.layout.batch) for name in names
@@ -221,7 +219,7 @@ class _Load(NamedTuple):
 
 
 def footprints(specs: Sequence[StageSpec], nodes: Sequence[str]) -> dict[str, Footprint]:
-    """What a run of these stages takes, by node. Empty for a single stage, which sends nothing."""
+    """Work out what a run of these stages takes, by node. Empty for a single stage, which sends nothing."""
     if len(specs) == 1:
         return {}
     training, classes = specs[0].training, specs[0].network.takes.classes

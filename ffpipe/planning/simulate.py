@@ -27,7 +27,7 @@ Then = Callable[[], None]
 
 @dataclass(frozen=True)
 class Wires:
-    """What messages take.
+    """Costs of messages.
 
     item: seconds of a processor for what a stage does with a message beside its layers. call: for sending one, and as
     much again for taking it in. copy: bytes a second into the object store, and as many out of it for the stage that
@@ -44,8 +44,11 @@ class Wires:
 
 @dataclass(frozen=True)
 class Load:
-    """What one stage has to do, by item. seconds: of its blocks. parts: bytes to each stage that gets something of it.
-    senders: stages whose packets make its messages complete."""
+    """Work of one stage, by item.
+
+    seconds: of its blocks. parts: bytes to each stage that gets something of it. senders: stages whose packets make its
+    messages complete.
+    """
 
     seconds: Callable[[Item], float]
     parts: Callable[[Item], Mapping[int, int]]
@@ -54,9 +57,11 @@ class Load:
 
 @dataclass(frozen=True)
 class Site:
-    """Where stages are. hosts: of each. cores: processors of a host, which its stages and messages share; layers take
-    them too where `computes`, and have processors of their own (GPUs) where not. reads: whether stages read what they
-    get."""
+    """Hosts of the stages.
+
+    hosts: of each stage. cores: processors of a host, which its stages and messages share; layers take them too where
+    `computes`, and have processors of their own (GPUs) where not. reads: whether stages read what they get.
+    """
 
     hosts: tuple[int, ...]
     cores: float
@@ -66,7 +71,7 @@ class Site:
 
 @dataclass
 class Timing:
-    """What came of it, in seconds and bytes.
+    """Outcome of a simulation, in seconds and bytes.
 
     seconds: of the whole. linked: bytes that left each host. processors: seconds that were worked there. fed: when the
     source began its last item. done: when the last stage was through with each.
@@ -289,7 +294,7 @@ class Simulation:
         stage.worker.wake()
 
     def _carry(self, sender: _Stage, receiver: _Stage, size: int, then: Then) -> Process:
-        """Over the network where the other is elsewhere, and into the receiver's hands."""
+        """A message: goes over the network where the receiver is elsewhere, and is taken in by it."""
         taken = self._wires.call
         if sender.host is not receiver.host:
             self._timing.linked[self._site.hosts[sender.index]] += size
