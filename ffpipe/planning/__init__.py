@@ -1,1 +1,1 @@
-"""What a run takes of memory, disk and time, and how it is cut to fit: arithmetic before the run."""
+"""Memory, disk and time that a run takes, and its cut to fit: arithmetic before the run."""

@@ -1,4 +1,4 @@
-"""What a stage's work costs on this device: measured in a moment, so that cuts and chunks fit the machine.
+"""Costs of a stage's work on this device: measured in a moment, so that cuts and chunks fit the machine.
 
 The figures decide where the network is cut and how much goes into a message; neither changes a bit of it.
 """

@@ -1,4 +1,4 @@
-"""What a block costs, asked of the block itself: it tells, or it is made without memory and takes a step.
+"""Costs of a block, found out from the block itself: it is made without memory and takes a step.
 
 Every operation of that step has shapes and no numbers, so that a network of any size is judged in a moment on any host:
 

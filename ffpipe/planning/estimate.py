@@ -1,4 +1,4 @@
-"""What a run will take, before it is started: bytes of each stage, of the object store and of the disk.
+"""Memory and disk that a run will take, before it is started: bytes of each stage, of the object store and of the disk.
 
     resident = the process (Python, torch, Ray) + the data, for who feeds + what the stage holds (memory.py)
                + the messages that it has in sight: those in the object store that it reads and writes, or on disk

@@ -1,4 +1,4 @@
-"""What a run would do on so many stages: the engine's own cut, chunk and window, worked in simulated time.
+"""Forecast of a run on so many stages: the engine's own cut, chunk and window, worked in simulated time.
 
     costs of layers ─► cut, chunk, window (job.py) ─► loads of the stages ─► simulate.py ─► rate, bottleneck
 
@@ -45,7 +45,7 @@ BUSY = 0.9
 
 @dataclass(frozen=True)
 class Ground:
-    """Where a run is forecast.
+    """Circumstances for which a run is forecast.
 
     costs: of layers, by how many stages compute on one host. stages_per_host: 0 for all on one. cores: of a host.
     computes: whether layers take those (CPU), or have processors of their own (GPU). reads: whether stages read what
