@@ -141,12 +141,7 @@ def _parser() -> Parser:
     _add_config(train)
 
     resume = of_run("resume", "go on with a run, finished or broken off")
-    by_name = {leaf.name: leaf for leaf in _settable()}
-    for name in RESUME_SHORT:
-        _add_field(resume, f"--{name}", by_name[SHORT[name]])
-    for leaf in by_name.values():
-        if leaf.path[0] == "execution":
-            _add_field(resume, _option(leaf), leaf)
+    _add_fields(resume, RESUME_SHORT, [leaf for leaf in _settable() if leaf.path[0] == "execution"])
 
     evaluate = of_run("evaluate", "test a run again")
     evaluate.add_argument("--split", default="test", help="test, validation or train")
@@ -186,13 +181,17 @@ def _add_config(parser: argparse.ArgumentParser, but: Sequence[str] = ()) -> Non
     """Add a recipe and every field that it sets. but: short options that the command has a meaning of its own for."""
     parser.add_argument("recipe", nargs="?", default="digits", help="a name from `ffpipe recipes`, or a config.toml")
     _add_allow_code(parser)
-    short = parser.add_argument_group("short options")
-    group = parser.add_argument_group("every field of the config")
+    _add_fields(parser, [name for name in SHORT if name not in but], _settable())
+
+
+def _add_fields(parser: argparse.ArgumentParser, short: Sequence[str], fields: Sequence[Leaf]) -> None:
+    """Add these fields by their dotted names, and some by short ones."""
+    group = parser.add_argument_group("short options")
     by_name = {leaf.name: leaf for leaf in _settable()}
-    for name, field in SHORT.items():
-        if name not in but:
-            _add_field(short, f"--{name}", by_name[field])
-    for leaf in by_name.values():
+    for name in short:
+        _add_field(group, f"--{name}", by_name[SHORT[name]])
+    group = parser.add_argument_group("fields of the config")
+    for leaf in fields:
         _add_field(group, _option(leaf), leaf)
 
 

@@ -54,17 +54,13 @@ def check(config: Config) -> None:
     _check_places(execution)
     if training.lookahead is not None:
         _check_lag(training.lookahead, execution)
-    if execution.window and execution.chunk > execution.window:
-        raise UserError(
-            f"execution.chunk is {execution.chunk}, more than execution.window {execution.window}: "
-            f"give a chunk of at most {execution.window}"
-        )
     layerwise = execution.engine == "layerwise" or execution.memory_budget  # which may choose it
-    if layerwise and execution.chapter and execution.chunk > execution.chapter:
-        raise UserError(
-            f"execution.chunk is {execution.chunk}, more than execution.chapter {execution.chapter}: "
-            f"give a chunk of at most {execution.chapter}"
-        )
+    for name, most in (("window", execution.window), ("chapter", execution.chapter if layerwise else 0)):
+        if most and execution.chunk > most:
+            raise UserError(
+                f"execution.chunk is {execution.chunk}, more than execution.{name} {most}: "
+                f"give a chunk of at most {most}"
+            )
     if 0 < execution.object_store_bytes < LEAST_OBJECT_STORE:
         raise UserError(
             f"execution.object_store_bytes is {execution.object_store_bytes}, but Ray's least object store has "

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 from torch import Tensor
@@ -93,26 +94,21 @@ class Saved:
 
 
 def _network(config: Config, model: Model, takes: checkpoint.Input, where: str) -> Blueprint:
-    """The network that a config makes on this input. Raises UserError where a manifest tells of another one, or of one
-    no block of which fits here."""
+    """The network that a config makes on this input. Raises UserError where a manifest is of another one, or of one
+    whose largest block does not fit here."""
     training = config.training
+    dense = not (training.model or training.blocks)
     size = math.prod(takes.shape)
-    if not (training.model or training.blocks) and training.dims[0] != size:
-        raise _misfit(config, takes, where)
     inputs, labels = row_specs(training, takes.shape, takes.classes)
     overlaid = training.labelled and training.labels == "overlay" and takes.classes > size
-    if inputs.size != takes.width or overlaid:
-        raise _misfit(config, takes, where)
-    if not (training.model or training.blocks):
-        widest = max(takes.width, *training.dims[1:])
-        largest = max(a * b for a, b in zip((takes.width, *training.dims[1:]), training.dims[1:], strict=False))
-        needed = ((takes.classes + 1) * widest + largest) * 4
+    if (dense and training.dims[0] != size) or inputs.size != takes.width or overlaid:
+        raise UserError(
+            f"checkpoint {where} is of a network for {takes}, but the config has {training.dims[0]} features "
+            f"and labels {training.labels!r}"
+        )
+    if dense:
+        widths = (takes.width, *training.dims[1:])
+        largest = max(fan_in * width for fan_in, width in pairwise(widths))
+        needed = ((takes.classes + 1) * max(widths) + largest) * 4
         refuse_beyond_host(needed, f"the network in {where}", "use a larger one")
     return make_blueprint(training, takes, inputs, labels, 1, model.code, model.function)
-
-
-def _misfit(config: Config, takes: checkpoint.Input, where: str) -> UserError:
-    return UserError(
-        f"checkpoint {where} is of a network for {takes}, but the config has {config.training.dims[0]} features "
-        f"and labels {config.training.labels!r}"
-    )

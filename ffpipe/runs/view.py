@@ -81,16 +81,12 @@ class Progress:
         (begun, first), (ended, last) = self._marks[0], self._marks[-1]
         return (last - first) * self.job.config.training.batch_size / (ended - begun)
 
-    @property
-    def seconds_left(self) -> float | None:
-        rate = self.examples_per_second
-        return (self.job.steps - self.step) * self.job.config.training.batch_size / rate if rate else None
-
     def headline(self) -> str:
-        left = self.seconds_left
+        training, rate = self.job.config.training, self.examples_per_second
+        left = f"{(self.job.steps - self.step) * training.batch_size / rate:.0f} s" if rate else "-"
         return (
-            f"epoch {self.epoch}/{self.job.config.training.epochs}  step {self.step:,}/{self.job.steps:,}  "
-            f"{self.examples_per_second:,.0f} examples/s  {'-' if left is None else f'{left:.0f} s'} left"
+            f"epoch {self.epoch}/{training.epochs}  step {self.step:,}/{self.job.steps:,}  "
+            f"{rate:,.0f} examples/s  {left} left"
         )
 
     def figures(self) -> str:
