@@ -82,19 +82,16 @@ class Block(nn.Module):
         optimizer = {} if self.optimizer is None else self.optimizer.state()
         return dict(self.state_dict(keep_vars=True)) | {f"{OPTIMIZER}{name}": kept for name, kept in optimizer.items()}
 
-    @torch.no_grad()
     def restore(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""
-        for name, tensor in self.state_dict(keep_vars=True).items():
-            tensor.copy_(state[name])
-        self.renew()
+        self.set_weights(state)
         if self.optimizer is not None:
             self.optimizer.load({n.removeprefix(OPTIMIZER): t for n, t in state.items() if n.startswith(OPTIMIZER)})
 
     @torch.no_grad()
     def set_weights(self, state: dict[str, Tensor]) -> None:
-        """Take the weights alone of what `state` returned."""
-        for name, tensor in self.weights().items():
+        """Take weights and buffers of what `state` returned, and nothing of an optimiser."""
+        for name, tensor in self.state_dict(keep_vars=True).items():
             tensor.copy_(state[name])
         self.renew()
 

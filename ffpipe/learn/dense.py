@@ -47,8 +47,7 @@ class FFDense(Block):
         super().__init__()
         device = workspace.device
         dtype, products = PRECISIONS[training.precision]
-        self.index = index
-        self.width = width
+        self.index, self.width = index, width
         self.inputs, self.outputs = RowSpec((fan_in,), products), RowSpec((width,), products)
         if device.type == "meta":  # nothing is to be allocated
             weight = torch.empty(fan_in, width, dtype=dtype, device=device)
@@ -64,8 +63,7 @@ class FFDense(Block):
         self.register_buffer("_rounded", None if products == dtype else self.weight.to(products), persistent=False)
         factor = self.weight if self._rounded is None else self._rounded
         self.optimizer: Update = make_update(self.weight, self.bias, training.optimizer, factor, workspace)
-        self._workspace = workspace
-        self._training = training
+        self._workspace, self._training = workspace, training
         self._objective = make_objective(
             training.objective, training.goodness, width, training.threshold, training.temperature
         )

@@ -215,15 +215,10 @@ def _check_images(training: Training, splits: Splits) -> None:
         return
     if training.labelled and training.labels == "planes" and (len(shape) < 2 or training.depth == len(training.dims)):
         raise UserError(f"training.labels 'planes' are channels of images, but an example has the shape {shape}")
-    if training.jitter and len(shape) < 2:
-        raise UserError(f"training.jitter shifts pixels, but an example has the shape {shape}: set it to 0")
-    if training.jitter and training.jitter >= (smaller := min(shape[:2])):
-        raise UserError(
-            f"training.jitter is {training.jitter}, which shifts images of {shape[0]} x {shape[1]} "
-            f"pixels out of sight: give at most {smaller - 1}"
-        )
     each = training.augmentation
-    Augmentation(crop=each.crop, padding=each.padding, flip=each.flip, cutout=each.cutout).check(shape)
+    Augmentation(
+        crop=each.crop, padding=each.padding, flip=each.flip, cutout=each.cutout, jitter=training.jitter
+    ).check(shape)
     if training.standardize:
         Normalization(training.mean, training.deviation).check(shape)
     if training.negatives == "hybrid" and len(shape) < 2:

@@ -119,7 +119,7 @@ class Plan:
                 yield Train(step, count)
                 step += count
             if step == stop:
-                if self._saves_at(step):
+                if self._is_due(step, self.snapshot_steps):
                     yield Snapshot(step)
                 yield from self._evaluations(step)
         yield Stop(step)
@@ -134,20 +134,15 @@ class Plan:
         every = [n for n in (*self.evaluations.values(), self.snapshot_steps) if n]
         return min([self.steps, *((step // n + 1) * n for n in every)])
 
-    def _saves_at(self, step: int) -> bool:
-        return step == self.steps or bool(self.snapshot_steps and step % self.snapshot_steps == 0)
+    def _is_due(self, step: int, every: int) -> bool:
+        return step == self.steps or bool(every and step % every == 0)
 
     def _evaluations(self, step: int) -> Iterator[Item]:
         for split, every in self.evaluations.items():
-            due = step == self.steps or bool(every and step % every == 0)
-            if due and self.sizes[split]:
-                yield from self._evaluation(step, split)
-
-    def _evaluation(self, step: int, split: str) -> Iterator[Item]:
-        size = self.sizes[split]
-        for first in range(0, size, self.evaluation_batch):
-            count = min(self.evaluation_batch, size - first)
-            yield Evaluate(step, split, first, count, last=first + count == size)
+            size = self.sizes[split] if self._is_due(step, every) else 0
+            for first in range(0, size, self.evaluation_batch):
+                count = min(self.evaluation_batch, size - first)
+                yield Evaluate(step, split, first, count, last=first + count == size)
 
 
 class Course:

@@ -51,7 +51,6 @@ class Stage:
         training, network = spec.training, spec.network
         self.blocks: list[Block] = [network.make(index, self.workspace) for index in spec.layers]
         self.head = network.make_head(self.workspace) if network.has_head and spec.is_last else None
-        self._rates = {index: network.outlines[index].rates for index in spec.layers}
         self.owed: dict[int, NDArray[np.float32]] = {}
         self.step = 0
         self._save = save
@@ -109,7 +108,7 @@ class Stage:
             out, losses = self._output(block, x), []
             for minibatch, index in enumerate(range(item.first, item.end)):
                 labels = None if passage.labels is None else passage.labels[minibatch]
-                step = Step(index, self._rates[block.index].factor(index))
+                step = Step(index, self.spec.network.outlines[block.index].rates.factor(index))
                 seen = [each[minibatch, trained] for each in kept]
                 with self._blaming(block, index):
                     made = block.learn(x[minibatch, trained], layout, labels, step, out[minibatch, trained], seen)
@@ -136,9 +135,8 @@ class Stage:
             network = self.spec.network
             if network.code is None and network.function is None:
                 raise
-            name = network.outlines[block.index].name
             why = describe_error(error, network.code)
-            raise RunFailed(f"block {block.index} ({name}) failed at step {step}: {why}") from error
+            raise RunFailed(f"{network.outlines[block.index]} failed at step {step}: {why}") from error
 
     def _predict(self, item: Predict, passage: Passage) -> None:
         for block in self.blocks:
