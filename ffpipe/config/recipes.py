@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from ffpipe.config import local_recipes
 from ffpipe.config.schema import Augmentation, BlockConfig, Config, Data, Execution, Optimizer, Training
 from ffpipe.system.errors import UserError, nearest
 
@@ -344,6 +345,7 @@ _ALL = (
     five_digits_supervised,
     pff,
     symba,
+    *local_recipes.RECIPES,
 )
 RECIPES: dict[str, Callable[[], Config]] = {recipe.__name__.replace("_", "-"): recipe for recipe in _ALL}
 

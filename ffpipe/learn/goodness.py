@@ -15,7 +15,7 @@ from ffpipe.learn.contrast import make_objective
 from ffpipe.learn.objectives import Learned, Objective
 from ffpipe.learn.rows import TINY
 from ffpipe.learn.spec import NEGATIVE, PAIRS, POSITIVE, RowLayout, RowSpec
-from ffpipe.learn.threads import total
+from ffpipe.learn.threads import mean, total
 from ffpipe.system.errors import UserError, nearest
 
 GOODNESS = ("sum", "mean")
@@ -27,6 +27,10 @@ class GoodnessContrast(Objective):
     """Loss of pairs of a positive and a negative row, whose goodness is a sum or mean of squares.
 
     It has no parameters. Computed in float32 at least, also under autocast.
+
+    rectify: h is what a block has before its ReLU, which is made here. peer: strength of peer normalisation (Hinton's
+    program, as in dense.py): a pull of each unit's mean activity on positive rows to that of all units, which acts on h
+    as it comes, so with `rectify` also on units that are off.
     """
 
     roles = PAIRS
@@ -40,6 +44,9 @@ class GoodnessContrast(Objective):
         threshold: float | None = None,
         temperature: float = 1.0,
         normalization: str = "rms",
+        rectify: bool = False,
+        peer: float = 0.0,
+        peer_averaging: float = 0.9,
     ) -> None:
         """outputs: one row of the block's output. The other arguments are those of `contrast.make_objective` and
         `rows.row_scale`; without a threshold it is what a mean square of 1 gives. Raises UserError for words that are
@@ -55,8 +62,17 @@ class GoodnessContrast(Objective):
                 raise UserError(f"goodness contrast: {name} is {given!r}: {nearest(given, allowed)}")
         if not temperature > 0:
             raise UserError(f"goodness contrast: temperature is {temperature:g}: give a positive number")
+        if not (peer >= 0 and 0 <= peer_averaging < 1):
+            raise UserError(
+                f"goodness contrast: peer is {peer:g} and peer_averaging {peer_averaging:g}: give 0 (off) or more, and "
+                "0 to less than 1"
+            )
         self.size = outputs.size
         self.goodness = goodness
+        self.rectify, self.peer, self.peer_averaging = rectify, peer, peer_averaging
+        self.mean_activity: Tensor | None
+        # 0.5 is where Hinton's program starts the running mean.
+        self.register_buffer("mean_activity", torch.full((outputs.size,), 0.5) if peer else None)
         self.normalization = normalization
         self.contrast = make_objective(objective, goodness, outputs.size, threshold, temperature)
 
@@ -69,7 +85,19 @@ class GoodnessContrast(Objective):
         goodness = self.score(h)
         positive, negative = goodness[layout[POSITIVE]], goodness[layout[NEGATIVE]]
         # The slopes that come with the loss are in closed form and cost nothing beside h: autograd makes its own.
-        return Learned(total(self.contrast(positive, negative).loss), (negative > positive).sum())
+        loss, errors = total(self.contrast(positive, negative).loss), (negative > positive).sum()
+        if self.mean_activity is not None:
+            loss = loss + self._peer_term(h, layout, self.mean_activity)
+        return Learned(loss, errors)
+
+    def _peer_term(self, h: Tensor, layout: RowLayout, means: Tensor) -> Tensor:
+        """Return a term of value 0 whose gradient is the pull on each positive row; moves the running means."""
+        with torch.no_grad():
+            active = self._rows(h)[layout[POSITIVE]]
+            means.mul_(self.peer_averaging).add_(mean(active, 0), alpha=1.0 - self.peer_averaging)
+            pull = (means - mean(means)).mul_(self.peer)
+        taken = self._flat(h)[layout[POSITIVE]]
+        return ((taken - taken.detach()) * pull).sum()
 
     def score(self, h: Tensor) -> Tensor:
         """Give the goodness of each row of h (n, ...): (n,), float32 or float64."""
@@ -89,7 +117,11 @@ class GoodnessContrast(Objective):
         return (rows * (length + TINY).reciprocal().unsqueeze(1)).to(h.dtype).view(h.shape)
 
     def _rows(self, h: Tensor) -> Tensor:
-        """Flatten each row, in float32 at least: (n, size)."""
+        """Flatten each row, in float32 at least, rectified where that is done here: (n, size)."""
+        rows = self._flat(h)
+        return rows.relu() if self.rectify else rows
+
+    def _flat(self, h: Tensor) -> Tensor:
         return h.to(torch.promote_types(h.dtype, torch.float32)).reshape(h.shape[0], self.size)
 
 

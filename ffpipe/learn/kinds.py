@@ -25,11 +25,24 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def dense(
-    inputs: RowSpec, *, width: int, norm: bool = False, activation: str = "relu", dropout: float = 0.0
+    inputs: RowSpec,
+    *,
+    width: int,
+    norm: bool = False,
+    activation: str = "relu",
+    dropout: float = 0.0,
+    input_dropout: float = 0.0,
 ) -> nn.Module:
-    """A fully connected layer on flattened rows: Linear, batch normalisation, activation, dropout; gives (n, width)."""
-    layers = [nn.Flatten(), nn.Linear(inputs.size, width), *([nn.BatchNorm1d(width)] if norm else [])]
-    return nn.Sequential(*layers, _activation(activation), *_dropout(dropout, nn.Dropout))
+    """A fully connected layer on flattened rows: dropout of what comes in, Linear, batch normalisation, activation,
+    dropout; gives (n, width)."""
+    layers = [nn.Flatten(), *_dropout(input_dropout, nn.Dropout), nn.Linear(inputs.size, width)]
+    norms = [nn.BatchNorm1d(width)] if norm else []
+    return nn.Sequential(*layers, *norms, _activation(activation), *_dropout(dropout, nn.Dropout))
+
+
+def readout(inputs: RowSpec, *, dropout: float = 0.0) -> nn.Module:
+    """No layer at all, but dropout of what comes in: its objective reads what the block before hands on."""
+    return nn.Sequential(*_dropout(dropout, nn.Dropout))
 
 
 def conv(
@@ -43,21 +56,31 @@ def conv(
     norm: bool = True,
     activation: str = "relu",
     pool: int = 1,
+    pool_first: bool = False,
+    norm_last: bool = False,
     dropout: float = 0.0,
+    input_dropout: float = 0.0,
 ) -> nn.Module:
     """Convolutions with padding on images (C, H, W), each with batch normalisation and activation, then max pooling
     and dropout of whole channels; gives (n, channels, H', W'). layers: convolutions, of which the first has the stride.
+
+    pool_first: pool before the first convolution. norm_last: one batch normalisation at the end, with epsilon 1e-4, in
+    place of those before the activations (CwComp, arXiv 2312.12668). input_dropout: of channels that come in.
     """
     taken = _channels(inputs, "conv")
     if taken % groups or channels % groups:
         raise UserError(f"groups is {groups}, which does not divide {taken} and {channels} channels: give a divisor")
-    parts: list[nn.Module] = []
+    inner = norm and not norm_last
+    pooling = [nn.MaxPool2d(pool)] if pool > 1 else []
+    parts: list[nn.Module] = [*_dropout(input_dropout, nn.Dropout2d), *(pooling if pool_first else [])]
     for index in range(layers):
         given = taken if index == 0 else channels
         step = stride if index == 0 else 1
-        parts += [nn.Conv2d(given, channels, kernel, step, kernel // 2, groups=groups, bias=not norm)]
-        parts += [*([nn.BatchNorm2d(channels)] if norm else []), _activation(activation)]
-    return nn.Sequential(*parts, *([nn.MaxPool2d(pool)] if pool > 1 else []), *_dropout(dropout, nn.Dropout2d))
+        parts += [nn.Conv2d(given, channels, kernel, step, kernel // 2, groups=groups, bias=not inner)]
+        parts += [*([nn.BatchNorm2d(channels)] if inner else []), _activation(activation)]
+    parts += [] if pool_first else pooling
+    parts += [nn.BatchNorm2d(channels, eps=1e-4)] if norm_last else []
+    return nn.Sequential(*parts, *_dropout(dropout, nn.Dropout2d))
 
 
 class Residual(nn.Module):
@@ -88,14 +111,15 @@ def residual(inputs: RowSpec, *, channels: int, stride: int = 1, layers: int = 1
 
 
 class ReceptiveFields(nn.Module):
-    """Unshared local receptive fields: at each place a dense ReLU layer of its own sees kernel x kernel pixels.
+    """Unshared local receptive fields: at each place a dense layer of its own sees kernel x kernel pixels.
 
     weight: (places, C kernel^2, channels). Gives (n, channels, H', W'), as Hinton, arXiv 2212.13345, section 3.2.
     """
 
-    def __init__(self, inputs: RowSpec, channels: int, kernel: int, stride: int) -> None:
+    def __init__(self, inputs: RowSpec, channels: int, kernel: int, stride: int, activation: nn.Module) -> None:
         super().__init__()
         taken, height, width = inputs.shape
+        self.activation = activation
         self.kernel, self.stride = kernel, stride
         self.size = ((height - kernel) // stride + 1, (width - kernel) // stride + 1)
         fan_in = taken * kernel * kernel
@@ -105,15 +129,18 @@ class ReceptiveFields(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         fields = nn.functional.unfold(x, self.kernel, stride=self.stride)  # (n, fan_in, places)
         total = torch.baddbmm(self.bias, fields.permute(2, 0, 1), self.weight)  # (places, n, channels)
-        return torch.relu(total).permute(1, 2, 0).reshape(x.shape[0], -1, *self.size)
+        made: Tensor = self.activation(total)
+        return made.permute(1, 2, 0).reshape(x.shape[0], -1, *self.size)
 
 
-def receptive_fields(inputs: RowSpec, *, channels: int, kernel: int, stride: int = 1) -> nn.Module:
+def receptive_fields(
+    inputs: RowSpec, *, channels: int, kernel: int, stride: int = 1, activation: str = "relu"
+) -> nn.Module:
     """See ReceptiveFields. Takes images (C, H, W)."""
     _channels(inputs, "receptive-fields")
     if kernel > min(inputs.shape[1:]):
         raise UserError(f"kernel is {kernel}, larger than rows of {inputs}: give at most {min(inputs.shape[1:])}")
-    return ReceptiveFields(inputs, channels, kernel, stride)
+    return ReceptiveFields(inputs, channels, kernel, stride, _activation(activation))
 
 
 class TransformerLayer(nn.Module):
@@ -185,6 +212,7 @@ class Added(nn.Module):
 
 KINDS: dict[str, Callable[..., nn.Module]] = {
     "dense": dense,
+    "readout": readout,
     "conv": conv,
     "residual": residual,
     "receptive-fields": receptive_fields,

@@ -1,0 +1,262 @@
+"""Recipes of networks that people train by local losses other than Forward-Forward's dense layers.
+
+As in recipes.py: each is a function that returns a config; its docstring says where it comes from and what to expect.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ffpipe.config.schema import Augmentation, BlockConfig, Config, Data, Execution, Optimizer, Options, Training
+
+# Means and deviations of the channels, as the sources of the recipes give them.
+CIFAR = {"mean": (0.4914, 0.4822, 0.4465), "deviation": (0.2023, 0.1994, 0.2010)}
+MNIST = {"mean": (0.1307,), "deviation": (0.3081,)}
+FASHION = {"mean": (0.2860,), "deviation": (0.3530,)}
+
+
+def _class_heads(blocks: tuple[BlockConfig, ...], **fields: object) -> Training:
+    """Blocks that learn by class heads from standardised images, without negatives and without a linear read-out."""
+    plain = Training(
+        blocks=blocks,
+        labels="none",
+        negatives="none",
+        head=False,
+        goodness_from=0,
+        standardize=True,
+        batch_size=128,
+        memory_format="channels-last",
+    )
+    return replace(plain, **fields)  # type: ignore[arg-type]  # names are checked by replace
+
+
+def mono_forward() -> Config:
+    """Mono-Forward on CIFAR-10: 3 x 2000 ReLU units, each layer with a learned projection to the classes and
+    cross-entropy; no negatives.
+
+    Network, rows and their normalisation are those of the BeyondBackpropagation study (arXiv 2511.01061,
+    configs/mf/cifar10_mlp_3x2000.yaml): crops from images padded by reflection, flips, batches of 128. Its layers learn
+    one after another, here all at once; the rate falls along a cosine. 5,000 training images validate. Published:
+    62.34 % accuracy (backpropagation 61.13). Expected: not measured yet.
+    """
+    block = BlockConfig(kind="dense", options={"width": 2000}, objective_options={"bias": False})
+    return Config(
+        recipe="mono-forward",
+        training=_class_heads(
+            (block,) * 3,
+            epochs=40,
+            optimizer=Optimizer(kind="Adam", learning_rate=0.0005),
+            schedule="cosine",
+            memory_format="contiguous",
+            augmentation=Augmentation(crop=4, padding="reflect", flip=True),
+            data=Data(source="cifar10", split_seed=-1, validation=5_000),
+            **CIFAR,
+        ),
+        execution=Execution(stages=2, evaluate_every=2, snapshot_steps=1_500),
+    )
+
+
+def hinton_lrf() -> Config:
+    """Section 3.2 of Hinton's paper (arXiv 2212.13345) with local receptive fields that share no weights: 4 x 4 places
+    of 128 units, 3 x 3 of 220, 2 x 2 of 512, no labels, negatives mixed from two digits, peer normalisation.
+
+    The softmax read-out sees the normalised activities of the last two layers. Published: 1.16 % test error after 60
+    epochs, by no public program. Expected: not measured yet.
+    """
+
+    def fields(channels: int, kernel: int, stride: int) -> BlockConfig:
+        return BlockConfig(
+            kind="receptive-fields",
+            options={"channels": channels, "kernel": kernel, "stride": stride, "activation": "none"},
+            objective_options={"rectify": True, "peer": 0.03},
+        )
+
+    return Config(
+        recipe="hinton-lrf",
+        training=Training(
+            blocks=(fields(128, 10, 6), fields(220, 2, 1), fields(512, 2, 1)),
+            epochs=60,
+            labels="none",
+            negatives="hybrid",
+            optimizer=Optimizer(learning_rate=0.01, weight_decay=0.001),
+            data=Data(source="mnist", split_seed=-1, validation=5_000),
+        ),
+        execution=Execution(stages=2, evaluate_every=5, snapshot_steps=3_000),
+    )
+
+
+def nokland_mlp() -> Config:
+    """Nøkland and Eidnes (ICML 2019, arXiv 1901.06656), predsim: 3 x 1024 on MNIST, each layer with a linear decoder
+    and a similarity loss, and a linear layer that answers.
+
+    Linear, batch normalisation, LeakyReLU, dropout .1 of what goes on; .01 of the cross-entropy of a decoder that
+    starts at zero and .99 of the similarity loss; Adam at .0005; images shifted by up to 2 pixels (their train.py).
+    Published: 0.62 % test error after 100 epochs with a rate that falls in steps (backpropagation .75); here along a
+    cosine. 5,000 training images validate. Expected: not measured yet.
+    """
+
+    def layer(dropout: float) -> BlockConfig:
+        options: Options = {"width": 1024, "norm": True, "activation": "leaky-relu", "input_dropout": dropout}
+        return BlockConfig(kind="dense", options=options, objective_options={"zero": True, "similarity": 0.99})
+
+    answer = BlockConfig(kind="readout", options={"dropout": 0.1}, objective_options={"zero": True})
+    return Config(
+        recipe="nokland-mlp",
+        training=_class_heads(
+            (layer(0.0), layer(0.1), layer(0.1), answer),
+            epochs=100,
+            optimizer=Optimizer(kind="Adam", learning_rate=0.0005),
+            schedule="cosine",
+            memory_format="contiguous",
+            augmentation=Augmentation(crop=2),
+            data=Data(source="mnist", split_seed=-1, validation=5_000),
+            **MNIST,
+        ),
+        execution=Execution(stages=2, evaluate_every=5, snapshot_steps=4_000),
+    )
+
+
+def cwcomp() -> Config:
+    """CwComp (AAAI 2024, arXiv 2312.12668) on MNIST: four convolutions whose channels compete by groups of a class.
+
+    Channels 20, 80, 240, 480, every second layer grouped by class and pooled, batch normalisation last; the goodness of
+    a class is the mean square of its group; Adam at .01; layer i learns in the first 2 + i of 20 epochs (its program's
+    windows "Acc"). A linear read-out on the last layer answers. 5,000 training images validate. Published: .58 % test
+    error on MNIST, chosen by test error (7.69 on Fashion-MNIST, 21.89 on CIFAR-10, where others get 25). Expected: not
+    measured yet.
+    """
+
+    def layer(channels: int, groups: int, last_epoch: int) -> BlockConfig:
+        options: Options = {"channels": channels, "groups": groups, "pool": 2 if groups > 1 else 1, "norm_last": True}
+        return BlockConfig(
+            kind="conv", options=options, objective_options={"kind": "groups-squared"}, last_epoch=last_epoch
+        )
+
+    answer = BlockConfig(kind="readout", optimizer=Optimizer(kind="SGD", learning_rate=0.01))
+    return Config(
+        recipe="cwcomp",
+        training=_class_heads(
+            (layer(20, 1, 2), layer(80, 10, 3), layer(240, 1, 4), layer(480, 10, 5), answer),
+            epochs=20,
+            optimizer=Optimizer(kind="Adam", learning_rate=0.01),
+            schedule="constant",
+            data=Data(source="mnist", split_seed=-1, validation=5_000),
+            **MNIST,
+        ),
+        execution=Execution(stages=2, evaluate_every=1, snapshot_steps=2_000),
+    )
+
+
+def dgl() -> Config:
+    """Decoupled greedy learning (ICML 2020, arXiv 1901.08164) on CIFAR-10: four convolutions of 64, 128, 128, 256
+    channels, 520 k weights, each with a small network of its own that tells the classes.
+
+    The network and heads of the authors' learning_curves (three pointwise convolutions and three hidden layers; two
+    hidden layers on the last), SGD with momentum .9 and decay .0005, crops padded by 4 and flips, batches of 128. The
+    rate falls along a cosine over 15 epochs; theirs is constant for 15 of 50. Published: 89.86 % accuracy after 50
+    epochs. Expected: not measured yet.
+    """
+
+    def layer(channels: int, pool: int) -> BlockConfig:
+        return BlockConfig(
+            kind="conv",
+            options={"channels": channels, "pool": pool, "pool_first": True},
+            objective_options={"kind": "mlp"},
+        )
+
+    last = replace(layer(256, 2), objective_options={"kind": "mlp", "convolutions": 0, "depth": 2})
+    return Config(
+        recipe="dgl",
+        training=_class_heads(
+            (layer(64, 1), layer(128, 2), layer(128, 1), last),
+            epochs=15,
+            optimizer=Optimizer(kind="SGD", learning_rate=0.1, weight_decay=0.0005, options={"momentum": 0.9}),
+            schedule="onecycle",
+            augmentation=Augmentation(crop=4, flip=True),
+            data=Data(source="cifar10", split_seed=-1, validation=5_000),
+            **CIFAR,
+        ),
+        execution=Execution(stages=2, evaluate_every=1, snapshot_steps=350),
+    )
+
+
+def fashion_cnn() -> Config:
+    """Convolutional blocks with class heads on Fashion-MNIST: our own network of the kind that does best there.
+
+    Three blocks of two convolutions each and a read-out, crops padded by 2 and flips. Published, by other networks:
+    93.13 % (DeeperForward), 94.55 % (CAW-Conv), 95.35 % (vgg8b with predsim). Expected: not measured yet.
+    """
+
+    def layer(channels: int, layers: int, head: int) -> BlockConfig:
+        return BlockConfig(
+            kind="conv",
+            options={"channels": channels, "layers": layers, "pool": 2, "dropout": 0.1},
+            objective_options={"pool": head},
+        )
+
+    return Config(
+        recipe="fashion-cnn",
+        training=_class_heads(
+            (layer(48, 2, 7), layer(96, 2, 7), layer(192, 2, 3)),
+            epochs=20,
+            optimizer=Optimizer(kind="AdamW", learning_rate=0.003, weight_decay=0.01),
+            schedule="onecycle",
+            augmentation=Augmentation(crop=2, flip=True),
+            data=Data(source="fashion-mnist", split_seed=-1, validation=5_000),
+            **FASHION,
+        ),
+        execution=Execution(stages=2, evaluate_every=1, snapshot_steps=400),
+    )
+
+
+def cifar10_local() -> Config:
+    """CIFAR-10 by a ResNet-9 cut into four blocks of one to three convolutions, each with a head of its own.
+
+    Published, by other networks: 86.22 % (DeeperForward), 91.8 % (DTG-FF), 94.4 % (vgg8b with predsim, strictly local).
+    Expected: not measured yet.
+    """
+
+    def conv(channels: int, layers: int, pool: int) -> BlockConfig:
+        options: Options = {"channels": channels, "layers": layers, "pool": pool}
+        return BlockConfig(kind="conv", options=options, objective_options={"kind": "mlp", "depth": 1})
+
+    return Config(
+        recipe="cifar10-local",
+        training=_class_heads(
+            (conv(64, 2, 2), conv(128, 3, 2), conv(256, 2, 2), conv(256, 2, 1)),
+            epochs=30,
+            optimizer=Optimizer(kind="SGD", learning_rate=0.1, weight_decay=0.0005, options={"momentum": 0.9}),
+            schedule="onecycle",
+            augmentation=Augmentation(crop=4, flip=True, cutout=8),
+            data=Data(source="cifar10", split_seed=-1, validation=5_000),
+            **CIFAR,
+        ),
+        execution=Execution(stages=2, evaluate_every=1, snapshot_steps=200),
+    )
+
+
+def char_lm() -> Config:
+    """A character model of tiny shakespeare: four transformer blocks, each with a next-character head of its own.
+
+    Sequences of 128 characters, width 128, 4 heads; the last 5 % of the text test, 5 % before them validate. The
+    yardstick is `--backprop`, the same blocks end to end. Expected: not measured yet.
+    """
+    block = BlockConfig(kind="transformer", options={"width": 128, "heads": 4, "symbols": 65, "dropout": 0.1})
+    return Config(
+        recipe="char-lm",
+        training=_class_heads(
+            (block,) * 4,
+            inputs="tokens",
+            epochs=30,
+            batch_size=32,
+            standardize=False,
+            memory_format="contiguous",
+            optimizer=Optimizer(kind="AdamW", learning_rate=0.001, weight_decay=0.1),
+            schedule="onecycle",
+            data=Data(source="text", length=128, split_seed=-1, validation=435, test_count=435),
+        ),
+        execution=Execution(stages=2, evaluate_every=1, snapshot_steps=400),
+    )
+
+
+RECIPES = (mono_forward, hinton_lrf, nokland_mlp, cwcomp, dgl, fashion_cnn, cifar10_local, char_lm)
