@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from ffpipe import Optimizer, recipe
+from ffpipe.learn.block import Step
 from ffpipe.learn.contrast import make_objective
+from ffpipe.learn.dense import FFDense
 from ffpipe.learn.goodness import GoodnessContrast
+from ffpipe.learn.local import LocalBlock, Settings
+from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.rows import normalize_rows_
 from ffpipe.learn.spec import NEUTRAL, PAIRS, PLAIN, RowLayout, RowSpec
+from ffpipe.learn.workspace import Workspace
 from ffpipe.system.errors import UserError
 
 LAYOUT = RowLayout(batch=2, learning=PAIRS)
@@ -138,3 +146,29 @@ def test_it_needs_pairs() -> None:
 def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         GoodnessContrast(PAIR, **arguments)
+
+
+def test_peer_normalisation_is_that_of_the_closed_form() -> None:
+    """A linear map and this objective move their weights as a dense layer does, over several steps."""
+    training = replace(recipe("digits").training, dims=(12, 7), peer=0.3, optimizer=Optimizer(learning_rate=0.1))
+    dense = FFDense(0, 12, 7, training, Workspace(torch.device("cpu")))
+    spec = RowSpec((7,), torch.float32)
+    body = nn.Linear(12, 7)
+    with torch.no_grad():
+        body.weight.copy_(dense.weight.t())
+        body.bias.zero_()
+    settings = Settings(1, PRECISIONS["float32"], training.optimizer)
+    goodness = GoodnessContrast(spec, rectify=True, peer=0.3)
+    block = LocalBlock(0, RowSpec((12,), torch.float32), spec, body, goodness, settings)
+    chance = torch.Generator().manual_seed(0)
+    for step in range(5):
+        rows = torch.randn(4, 12, generator=chance)
+        made = [torch.empty(4, 7) for _ in range(2)]
+        with torch.no_grad():
+            for each, out in zip((dense, block), made, strict=True):
+                each.learn(rows, LAYOUT, None, Step(step), out)
+        torch.testing.assert_close(*made, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(body.weight.t(), dense.weight, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(goodness.mean_activity, dense.mean_activity)
+    with pytest.raises(UserError, match="peer is -1"):
+        GoodnessContrast(spec, peer=-1.0)

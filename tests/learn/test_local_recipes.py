@@ -1,0 +1,112 @@
+"""Networks of the recipes of local losses, held against the tables of their sources: parameters and shapes."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from ffpipe.config.recipes import get_recipe
+from ffpipe.learn.block import Block
+from ffpipe.learn.blueprint import META, Blueprint, make_blueprint
+from ffpipe.learn.feeder import row_specs
+from ffpipe.learn.local import LocalBlock
+from ffpipe.learn.workspace import Workspace
+from ffpipe.storage.checkpoint import Input
+
+CIFAR, MNIST, TEXT = ((32, 32, 3), 10), ((28, 28), 10), ((129,), 65)
+
+
+def network(recipe: str, data: tuple[tuple[int, ...], int]) -> Blueprint:
+    training = get_recipe(recipe).training
+    shape, classes = data
+    inputs, labels = row_specs(training, shape, classes)
+    return make_blueprint(training, Input(shape, inputs.size, classes), inputs, labels, 100)
+
+
+def blocks(recipe: str, data: tuple[tuple[int, ...], int]) -> list[Block]:
+    made = network(recipe, data)
+    return [made.make(index, Workspace(META)) for index in range(len(made))]
+
+
+def counts(block: Block) -> tuple[int, int]:
+    """Parameters of the body and of the objective."""
+    assert isinstance(block, LocalBlock)
+    return tuple(sum(p.numel() for p in part.parameters()) for part in (block.body, block.objective))  # type: ignore[return-value]  # of two
+
+
+@pytest.mark.parametrize(
+    ("recipe", "data", "bodies", "heads", "outputs"),
+    [
+        (
+            "mono-forward",
+            CIFAR,
+            [3072 * 2000 + 2000, 2000 * 2000 + 2000, 2000 * 2000 + 2000],
+            [20_000, 20_000, 20_000],
+            [(2000,)] * 3,
+        ),
+        # 2,048 units with 204,800 weights, 1,980 with 1,013,760, 2,048 with 1,802,240 (Hinton 2022, section 3.2).
+        (
+            "hinton-lrf",
+            MNIST,
+            [204_800 + 2048, 1_013_760 + 1980, 1_802_240 + 2048],
+            [0, 0, 0],
+            [(128, 4, 4), (220, 3, 3), (512, 2, 2)],
+        ),
+        # 2.91 million weights, and as many again to compare similarities and tell classes.
+        (
+            "nokland-mlp",
+            MNIST,
+            [784 * 1024 + 3 * 1024, 1024 * 1024 + 3 * 1024, 1024 * 1024 + 3 * 1024, 0],
+            [1024 * 1024 + 10_250, 1024 * 1024 + 10_250, 1024 * 1024 + 10_250, 10_250],
+            [(1024,)] * 4,
+        ),
+        # 280,920 on three channels with those of the batch normalisations; a read-out of 235,210 numbers.
+        (
+            "cwcomp",
+            MNIST,
+            [180 + 60, 1440 + 240, 172_800 + 720, 103_680 + 1440, 0],
+            [0, 0, 0, 0, 235_210],
+            [(20, 28, 28), (80, 14, 14), (240, 14, 14), (480, 7, 7), (480, 7, 7)],
+        ),
+        # Blocks of 520 thousand weights; heads of 214, 846, 846 thousand and 2.1 million.
+        (
+            "dgl",
+            CIFAR,
+            [1728 + 192, 73_728 + 384, 147_456 + 384, 294_912 + 768],
+            [214_154, 846_090, 846_090, 2_113_546],
+            [(64, 32, 32), (128, 16, 16), (128, 16, 16), (256, 8, 8)],
+        ),
+        (
+            "fashion-cnn",
+            MNIST,
+            [48 * 9 + 48 * 48 * 9 + 4 * 48, 96 * 48 * 9 + 96 * 96 * 9 + 4 * 96, 192 * 96 * 9 + 192 * 192 * 9 + 4 * 192],
+            [48 * 49 * 10 + 10, 96 * 49 * 10 + 10, 192 * 9 * 10 + 10],
+            [(48, 14, 14), (96, 7, 7), (192, 3, 3)],
+        ),
+        ("char-lm", TEXT, None, [128 * 65 + 65] * 4, [(128, 128)] * 4),
+    ],
+)
+def test_parameters_and_shapes(
+    recipe: str,
+    data: tuple[tuple[int, ...], int],
+    bodies: list[int] | None,
+    heads: list[int],
+    outputs: list[tuple[int, ...]],
+) -> None:
+    made = blocks(recipe, data)
+    assert [counts(block)[1] for block in made] == heads
+    assert bodies is None or [counts(block)[0] for block in made] == bodies
+    assert [outline.outputs.shape for outline in network(recipe, data).outlines] == outputs
+
+
+def test_cwcomp_has_the_published_number_of_weights_on_three_channels() -> None:
+    assert sum(counts(block)[0] for block in blocks("cwcomp", CIFAR)) == 280_920
+
+
+def test_the_order_of_layers() -> None:
+    """CwComp normalises last; DGL pools before its convolution."""
+    cwcomp, dgl = blocks("cwcomp", MNIST)[1], blocks("dgl", CIFAR)[1]
+    assert isinstance(cwcomp, LocalBlock)
+    assert isinstance(dgl, LocalBlock)
+    assert [type(part) for part in cwcomp.body.children()] == [nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.BatchNorm2d]
+    assert [type(part) for part in dgl.body.children()] == [nn.MaxPool2d, nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
