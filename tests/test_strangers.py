@@ -35,6 +35,10 @@ import ffpipe
 from ffpipe.commands.cli import main
 
 BAD_TOML: dict[str, tuple[str | bytes, str]] = {
+    "a key too deep": ("a." * 100_000 + "a = 1", "a key of more than 8 parts"),
+    "a quoted key too deep": ('"\\"".' * 40_000 + "a = 1", "a key of more than 8 parts"),
+    "a table too deep": ("[" + "a." * 100_000 + "a]", "a key of more than 8 parts"),
+    "an inline table too deep": ("x = {" + "a ." * 80_000 + "a = 1}", "a key of more than 8 parts"),
     "arrays in arrays": ("a = " + "[" * 100_000, "recursion"),
     "tables in tables": ("a = " + "{a=" * 50_000, "recursion"),
     "too large": ("# " + "x" * 300_000, "more than 262,144 bytes"),

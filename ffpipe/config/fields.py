@@ -23,6 +23,9 @@ from ffpipe.system.errors import UserError, nearest
 from ffpipe.system.files import read_whole
 
 LARGEST_FILE = 256 << 10
+# Our keys have four parts. tomllib takes minutes for one of thousands, as their time grows with the square.
+_PART = r"""(?:[\w-]++|"(?:\\.|[^"\\\n])*+"|'[^'\n]*+')[ \t]*+"""
+_DEEP_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*+(?:{_PART}\.[ \t]*+){{8}}", re.MULTILINE)
 
 
 def to_toml(config: Config) -> str:
@@ -32,6 +35,8 @@ def to_toml(config: Config) -> str:
 
 def from_toml(text: str, *, where: str) -> Config:
     """Read and check a config. Raises UserError naming `where`, the field and what it may be."""
+    if _DEEP_KEY.search(text):
+        raise UserError(f"{where} is no config: it has a key of more than 8 parts")
     try:
         tree = tomllib.loads(text)
     # Beside its own errors: arrays in arrays without end, integers of thousands of digits, impossible dates.
