@@ -1,6 +1,6 @@
 # make train   set everything up and train the default recipe
 # make test    set everything up and run the tests
-# make test-long   those of launchers and lost hosts: a quarter of an hour (Linux, root)
+# make test-long   those of launchers, lost hosts and scripts: an hour (Linux, root)
 # make lint    ruff, mypy, and the arrows between packages
 
 PYTHON ?= python3

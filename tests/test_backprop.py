@@ -115,6 +115,7 @@ def test_it_learns_and_comes_out_the_same_twice(tmp_path: Path) -> None:
     assert train(kept).weights_sha256 == first.weights_sha256
 
 
+@pytest.mark.long
 def test_what_of_the_training_half_it_knows(tmp_path: Path) -> None:
     each: dict[str, dict[str, object]] = {
         "plain": {},

@@ -59,6 +59,7 @@ def test_the_nearest_budget_that_would_do_does() -> None:
             chosen(enough - 20, **fields)
 
 
+@pytest.mark.long
 def test_a_deep_network_has_as_few_stages_as_keep_to_the_budget() -> None:
     deep = {"stages": 0, "chunk": 1}
     layers = [64, *[1000] * 100]
@@ -128,10 +129,10 @@ WITHOUT_NEGATIVES = ["--training.negatives", "none", "--training.head", "false",
     ("engine", "options", "small"),
     [
         ("ray", [], "420MiB"),
-        ("local", [], "420MiB"),
+        pytest.param("local", [], "420MiB", marks=pytest.mark.long),
         ("layerwise", [], "420MiB"),
-        ("local", WITHOUT_NEGATIVES, "440MiB"),
-        ("ray", WITHOUT_NEGATIVES, "500MiB"),
+        pytest.param("local", WITHOUT_NEGATIVES, "440MiB", marks=pytest.mark.long),
+        pytest.param("ray", WITHOUT_NEGATIVES, "500MiB", marks=pytest.mark.long),
     ],
 )
 def test_a_run_keeps_to_its_budget_and_to_its_weights(

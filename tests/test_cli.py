@@ -219,6 +219,7 @@ def test_predict_refuses_another_size(run: Path, here: Path, capsys: pytest.Capt
     refused(["predict", str(run), "~nosuchuser/a.png"], "a home folder that is not known", capsys)
 
 
+@pytest.mark.long
 def test_output_that_is_closed(run: Path, here: Path) -> None:
     """Nobody reads what a run says: it is done all the same. Where the answer is lost, the command has failed."""
     command = f"{sys.executable} -m ffpipe"

@@ -20,8 +20,12 @@ OPTIMIZERS = ["averaging", "SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "
 OPTIMIZERS += ["RMSprop", "Adafactor"]
 
 
+# Beside float32, in the long tests.
+LONG = [pytest.param(precision, marks=pytest.mark.long) for precision in ("bfloat16", "float64")]
+
+
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("precision", ["float32", *LONG])
 def test_what_is_expected_of_a_file_is_what_is_written(kind: str, precision: str, tmp_path: Path) -> None:
     """Every tensor's name, shape and dtype, for every optimiser; nothing else could be gone on from."""
     fields = {
@@ -48,7 +52,7 @@ def test_what_is_expected_of_a_file_is_what_is_written(kind: str, precision: str
         assert verified(store, folder, job).step == step
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", LONG[0]])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_expected_of_a_block_is_what_is_written(kind: str, precision: str, tmp_path: Path) -> None:
     config = ffpipe.override(network(kind, tmp_path), {"training.precision": precision})

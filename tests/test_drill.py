@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 DRILL = Path(__file__).resolve().parent.parent / "scripts" / "drill.py"
 FAULTS = {
     *("first chunk", "middle", "last chunk", "two at once", "snapshot", "evaluation", "set-up", "stop"),
@@ -17,6 +19,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.long
 def test_every_fault_once() -> None:
     # Ray's settings of this process are not for the drill's own clusters.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}

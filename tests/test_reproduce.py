@@ -52,6 +52,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Row:
     return row
 
 
+@pytest.mark.long
 def test_a_row_is_run_kept_skipped_and_put_in_the_table(
     reproduce: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,6 +103,7 @@ def sweep(folder: Path, row: Row) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_run_save_and_the_next_call_goes_on(
     number: signal.Signals, undisturbed: Result, tmp_path: Path
@@ -137,6 +139,7 @@ def test_a_signal_lets_the_run_save_and_the_next_call_goes_on(
     assert "resume" not in figures.command
 
 
+@pytest.mark.long
 def test_two_sweeps_at_once(
     reproduce: Any, tiny: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,6 +157,7 @@ def test_two_sweeps_at_once(
     assert (runs / "tiny-1").exists()
 
 
+@pytest.mark.long
 def test_the_yardstick_goes_on_where_it_broke_off(
     reproduce: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,8 @@ import scaling
 from hosts import NotAllowed
 from scaling_run import Point
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

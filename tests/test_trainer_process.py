@@ -12,6 +12,8 @@ import pytest
 from disturbed import wait_until
 from trainer_process import Ended, run_to_its_end
 
+pytestmark = pytest.mark.long
+
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
 # Says which signals came, and ends a while after the first one.

@@ -46,7 +46,8 @@ def finished(run: Path, digest: str, stages: int) -> None:
     assert result["stages"] == stages
 
 
-@pytest.mark.parametrize("rate", ["", pytest.param("100mbit", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("rate", ["", "100mbit"])
 def test_a_stage_on_each_host(rate: str, whole_ray_hosts: RayHosts, digest: str, tmp_path: Path) -> None:
     ray_hosts = whole_ray_hosts
     with ExitStack() as links:

@@ -53,6 +53,7 @@ def test_what_hosts_have_not(options: tuple[str, ...], says: str, whole_ray_host
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_snapshots_on_a_disk_that_other_hosts_do_not_see_are_refused(whole_ray_hosts: RayHosts, tmp_path: Path) -> None:
     run, disk = tmp_path / "run", whole_ray_hosts.folder / "disk"
     own = ("--execution.checkpoints", str(disk / "snapshots"))

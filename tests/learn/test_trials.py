@@ -13,14 +13,12 @@ from ffpipe.learn import trials
 from ffpipe.learn.products import _cancel, mm
 from ffpipe.learn.trials import LINE, LONG, RANDOM, SHORT, steady
 
-pytestmark = pytest.mark.usefixtures("threads_put_back")
-
 THREADS = 3
 calls: list[int] = []
 
 
 @pytest.fixture(autouse=True)
-def _nothing_tried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _nothing_tried(threads_put_back: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(trials, "_same", {})
     torch.set_num_threads(THREADS)
     calls.clear()

@@ -74,6 +74,7 @@ class TestSmallSharedMemory:
         summary = json.loads((tmp_path / "run" / "summary.json").read_text())
         assert 1 <= summary["window"] <= 6
 
+    @pytest.mark.long
     def test_a_window_that_does_not_fit_is_refused(self, tmp_path: Path) -> None:
         done = ffpipe(tmp_path / "run", "--execution.window", "20", shm="100m")
         assert done.returncode == 2
@@ -82,6 +83,7 @@ class TestSmallSharedMemory:
         )
         assert not (tmp_path / "run").exists()
 
+    @pytest.mark.long
     def test_without_room_for_any_store_it_is_on_disk_and_says_so(self, tmp_path: Path) -> None:
         """64 MB are what Docker gives."""
         done = ffpipe(tmp_path / "run", shm="64m")
