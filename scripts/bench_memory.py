@@ -7,6 +7,8 @@ Parts, all by default:
 depth-WIDTH  peak resident memory of the largest process, and examples a second, at 2 to 64 layers, batch 100
 batch        the same at 8 layers of 1000 with batches of 100, 400 and 1200
 stages       one layer a stage, 2 to 16 stages: the peak of one stage
+conv         4 and 16 convolutions of 128 channels at 8 x 8 with class heads, batch 400
+transformer  the same of transformer blocks of width 256 on 64 tokens, batch 50
 settings     chunks of more than one minibatch and a head on all layers, which the other parts have not
 tensors      exact bytes of the tensors of one stage at 2 to 64 layers, as torch's allocator counts them
 
@@ -54,6 +56,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "layerwise": {"kind": "layerwise"},
 }
 ONE_LAYER = "one layer a stage"
+BLOCK_DEPTHS = (4, 16)
+BLOCKS = {"conv": {"width": 128, "batch": 400}, "transformer": {"width": 256, "batch": 50}}
 
 Run = dict[str, Any]
 
@@ -72,6 +76,11 @@ def runs(part: str) -> Iterator[tuple[str, Run]]:
     elif part == "stages":
         for depth in DEPTHS[:4]:
             yield ONE_LAYER, {"kind": "ray", "stages": depth, "depth": depth, "width": 1000, "batch": 100}
+    elif part in BLOCKS:
+        for depth in BLOCK_DEPTHS:
+            for way in ("streaming, 2 stages", "layerwise", ONE_LAYER):
+                fixed = WAYS.get(way, {"kind": "ray", "stages": depth})
+                yield way, fixed | BLOCKS[part] | {"depth": depth, "blocks": part}
     elif part == "settings":
         for batch in SETTINGS:
             fixed = {"depth": 16, "width": 1000, "batch": batch, "seen": 15}
@@ -172,7 +181,7 @@ def _is(row: dict[str, Any], way: str, width: int) -> bool:
 
 
 def main() -> None:
-    parts = ("depth-1000", "depth-2000", "batch", "stages", "settings", "tensors")
+    parts = ("depth-1000", "depth-2000", "batch", "stages", *BLOCKS, "settings", "tensors")
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}")
     parser.add_argument("--again", action="store_true", help="run also what is known")
@@ -193,8 +202,12 @@ def main() -> None:
             table, rows = table_of(part, known, options.device)
             every += rows
         Console(width=120).print(table)
-    depths = [row for row in every if row["batch"] == 100]
+    depths = [row for row in every if row["batch"] == 100 and "blocks" not in row]
     told["worst_prediction"] = max((abs(row["off"]) for row in every), default=None)
+    for part in BLOCKS:
+        rows = [row for row in every if row.get("blocks") == part]
+        for way in sorted({row["way"] for row in rows}):
+            told[f"growth of {part}, {way}"] = spread([row["peak"] for row in rows if row["way"] == way])
     for way in ("layerwise", ONE_LAYER):
         told[f"growth of {way}"] = {
             str(width): spread([row["peak"] for row in depths if row["way"] == way and row["width"] == width])

@@ -21,7 +21,8 @@ LARGEST = 16 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Of one run. goodness, softmax: test errors as fractions; the yardstick's last layer is a softmax. losses: the
+    """Of one run. goodness, softmax: test errors as fractions; where there is no linear read-out, that of
+    the last block's class head. losses: the
     running mean at each log point."""
 
     goodness: float | None

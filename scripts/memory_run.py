@@ -10,20 +10,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint_sequential
 
 from ffpipe import override, recipe, train
-from ffpipe.config.schema import Config
+from ffpipe.config.schema import BlockConfig, Config, Data, Optimizer
 from ffpipe.runs.controller import planned as plan
 from ffpipe.system.memory import give_back_at_once, peak_bytes, process_bytes
 
 FEATURES, CLASSES = 64, 10
+TOKENS = 64
 # Fixed, since the Ray engine would choose it by what it measures, and what a stage takes goes with it.
 CHUNK = 1
 # Layers that the head sees, however many there are.
@@ -56,11 +60,14 @@ def forward_forward(
     chunk: int = CHUNK,
     seen: int = SEEN,
     device: str = "cpu",
+    blocks: str = "",
 ) -> dict[str, Any]:
-    """`steps` steps through an engine. chunk: 0 for the engine's own. seen: the head sees so many layers, the last."""
+    """`steps` steps through an engine. chunk: 0 for the engine's own. seen: the head sees so many layers, the last.
+    blocks: "conv" or "transformer" blocks of that width with class heads, in place of dense layers."""
     with tempfile.TemporaryDirectory(prefix="ff-", dir="/tmp") as folder:
         config = _config(engine, depth, width, batch, steps, stages, folder)
         config = override(config, {"training.head_from": max(0, depth - seen), "execution.chunk": chunk})
+        config = config if not blocks else _of_blocks(config, blocks, depth, width, folder)
         config = override(config, {"execution.device": device, "execution.gpus": GPU_SHARE if device == "cuda" else 0})
         _, planned, _ = plan(config)
         result = train(config)
@@ -73,6 +80,27 @@ def forward_forward(
         "examples_per_second": summary["examples_per_second"],
         "weights_sha256": result.weights_sha256,
     }
+
+
+def _of_blocks(config: Config, kind: str, depth: int, width: int, folder: str) -> Config:
+    """The same with blocks trained by autograd, on the digits as images or on random characters."""
+    block = BlockConfig(kind=kind, options={"channels" if kind == "conv" else "width": width})
+    training = replace(
+        config.training,
+        blocks=(block,) * depth,
+        labels="none",
+        negatives="none",
+        head=False,
+        goodness_from=0,
+        optimizer=Optimizer(kind="Adam", learning_rate=LEARNING_RATE),
+    )
+    if kind == "transformer":
+        text = Path(folder) / "text.txt"
+        letters = np.random.default_rng(1).integers(97, 123, 1400 * TOKENS + 1, dtype=np.uint8)
+        text.write_bytes(letters.tobytes())
+        data = Data(source="text", train=(str(text),), length=TOKENS, split_seed=-1, test_count=1)
+        training = replace(training, inputs="tokens", data=data, epochs=max(1, training.epochs))
+    return replace(config, training=training)
 
 
 def _config(engine: str, depth: int, width: int, batch: int, steps: int, stages: int, folder: str) -> Config:

@@ -13,8 +13,8 @@ from ffpipe.pipeline.job import make_job
 from ffpipe.pipeline.packet import LABELS, TAP, X
 from ffpipe.pipeline.schedule import Train
 from ffpipe.pipeline.stage import Stage
-from ffpipe.planning.memory import Sizes, holding
 from ffpipe.planning.layout import make_layout
+from ffpipe.planning.memory import Sizes, holding
 
 MESSAGES = 3
 

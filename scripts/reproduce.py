@@ -1,4 +1,4 @@
-"""Run the recipes of the known Forward-Forward programs and write the table of results.
+"""Run the recipes of the known programs and write the table of results.
 
     python scripts/reproduce.py ROW... [--seeds 1 2 3]     run these rows, or go on with them
     python scripts/reproduce.py                            what there is and what is done
@@ -125,7 +125,7 @@ def keep(row: Row, seed: int, folder: Path, log: Path) -> None:
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     figures = Figures(
         goodness=summary["test_error_goodness"],
-        softmax=summary["test_error_last" if row.backprop else "test_error_softmax"],
+        softmax=first_known(summary["test_error_softmax"], summary.get("test_error_last")),
         losses=running_losses(folder / "metrics.parquet") if "losses" in row.ours else None,
         epochs_to_2_percent=epochs_to(0.02, summary),
         seconds=summary["train_seconds"],
@@ -137,6 +137,11 @@ def keep(row: Row, seed: int, folder: Path, log: Path) -> None:
         date=time.strftime("%Y-%m-%d"),
     )
     add_figures(RESULTS / "results.json", row.name, seed, figures)
+
+
+def first_known(*errors: float | None) -> float | None:
+    """The first that is known: of the linear read-out, or of the last block's class head where there is none."""
+    return next((error for error in errors if error is not None), None)
 
 
 def running_losses(metrics: Path) -> list[float]:

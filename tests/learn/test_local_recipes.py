@@ -7,8 +7,9 @@ from torch import nn
 
 from ffpipe.config.recipes import get_recipe
 from ffpipe.learn.block import Block
-from ffpipe.learn.blueprint import META, Blueprint, make_blueprint
+from ffpipe.learn.blueprint import Blueprint, make_blueprint
 from ffpipe.learn.feeder import row_specs
+from ffpipe.learn.items import META
 from ffpipe.learn.local import LocalBlock
 from ffpipe.learn.workspace import Workspace
 from ffpipe.storage.checkpoint import Input
