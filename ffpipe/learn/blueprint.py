@@ -27,7 +27,7 @@ from ffpipe.learn.outline import Outline
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.rates import Rates
 from ffpipe.learn.readout import Head
-from ffpipe.learn.refusals import refuse_block, refuse_local, refuse_read_outs, refuse_shared
+from ffpipe.learn.refusals import refuse_block, refuse_few_symbols, refuse_local, refuse_read_outs, refuse_shared
 from ffpipe.learn.spec import NEUTRAL, PAIRS, PLAIN, RowLayout, RowSpec
 from ffpipe.learn.user_model import ModelCode
 from ffpipe.learn.workspace import Workspace
@@ -159,6 +159,8 @@ def make_blueprint(
         refuse_shared(item, index, owners)
         outline, block = _outlined(bare, resolved(item, index, inputs, training), index, inputs, kept)
         refuse_block(block, outline, kept, training)
+        if training.inputs == "tokens" and index == 0:
+            refuse_few_symbols(block, outline, takes.classes)
         outlines.append(outline)
         inputs = outline.outputs
         if outline.keep:

@@ -45,6 +45,15 @@ def refuse_local(item: Local, outline: Outline, kept: Mapping[str, RowSpec]) -> 
         )
 
 
+def refuse_few_symbols(block: Block, outline: Outline, symbols: int) -> None:
+    """Refuse a block that embeds fewer symbols than the data have: an id beyond them would fail while training."""
+    for module in block.modules():
+        if isinstance(module, nn.Embedding) and module.num_embeddings < symbols:
+            raise UserError(
+                f"{outline} embeds {module.num_embeddings} symbols, but the data have {symbols}: give {symbols} or more"
+            )
+
+
 def refuse_block(block: Block, outline: Outline, kept: Collection[str], training: Training) -> None:
     """Refuse a block that takes or learns from other rows than it gets, that cannot be saved, or whose output is kept
     under the name of another."""

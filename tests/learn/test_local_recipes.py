@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
+from ffpipe.config.fields import override
 from ffpipe.config.recipes import get_recipe
 from ffpipe.learn.block import Block
 from ffpipe.learn.blueprint import Blueprint, make_blueprint
@@ -13,6 +14,7 @@ from ffpipe.learn.items import META
 from ffpipe.learn.local import LocalBlock
 from ffpipe.learn.workspace import Workspace
 from ffpipe.storage.checkpoint import Input
+from ffpipe.system.errors import UserError
 
 CIFAR, MNIST, TEXT = ((32, 32, 3), 10), ((28, 28), 10), ((129,), 65)
 
@@ -112,3 +114,10 @@ def test_the_order_of_layers() -> None:
     assert isinstance(dgl, LocalBlock)
     assert [type(part) for part in cwcomp.body.children()] == [nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.BatchNorm2d]
     assert [type(part) for part in dgl.body.children()] == [nn.MaxPool2d, nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+
+
+def test_a_text_with_more_symbols_than_are_embedded_is_refused() -> None:
+    with pytest.raises(UserError, match=r"block 0 \(transformer\) embeds 65 symbols, but the data have 80: give 80"):
+        network("char-lm", ((129,), 80))
+    with pytest.raises(UserError, match="set training.inputs tokens"):
+        override(get_recipe("char-lm"), {"training.inputs": "images"})

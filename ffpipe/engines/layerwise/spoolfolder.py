@@ -46,9 +46,13 @@ def make_room(execution: Execution, run: Path | None) -> None:
 @contextlib.contextmanager
 def spool_folder(inside: Path) -> Iterator[Path]:
     """A new folder, removed with all in it. Raises OSError."""
+    missing = [folder for folder in (inside, *inside.parents) if not folder.exists()]
     inside.mkdir(parents=True, exist_ok=True)
     place = own_folder(inside, PREFIX)
     try:
         yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
+        with contextlib.suppress(OSError):  # somebody has put something there
+            for folder in missing:
+                folder.rmdir()
