@@ -91,8 +91,8 @@ def nokland_mlp() -> Config:
 
     Linear, batch normalisation, LeakyReLU, dropout .1 of what goes on; .01 of the cross-entropy of a decoder that
     starts at zero and .99 of the similarity loss; Adam at .0005; images shifted by up to 2 pixels (their train.py).
-    Published: 0.62 % test error after 100 epochs with a rate that falls in steps (backpropagation .75); here along a
-    cosine. 5,000 training images validate. Expected: not measured yet.
+    The rate falls to a quarter after 50, 75, 89 and 94 of 100 epochs. Published: 0.62 % test error (backpropagation
+    .75). 5,000 training images validate. Expected: not measured yet.
     """
 
     def layer(dropout: float) -> BlockConfig:
@@ -106,7 +106,9 @@ def nokland_mlp() -> Config:
             (layer(0.0), layer(0.1), layer(0.1), answer),
             epochs=100,
             optimizer=Optimizer(kind="Adam", learning_rate=0.0005),
-            schedule="cosine",
+            schedule="steps",
+            milestones=(50, 75, 89, 94),
+            decay=0.25,
             memory_format="contiguous",
             augmentation=Augmentation(crop=2),
             data=Data(source="mnist", split_seed=-1, validation=5_000),

@@ -135,6 +135,8 @@ def _check_values(value: Any, name: str = "") -> None:
 def _check_rule(training: Training) -> None:
     """What labels, negatives and objective ask of each other."""
     negatives = training.negatives
+    if training.schedule == "steps" and not training.milestones:
+        raise UserError("training.schedule 'steps' needs training.milestones: name the epochs after which rates fall")
     if training.data.source == "text" and training.inputs != "tokens":
         raise UserError("training.data.source 'text' has rows of ids: set training.inputs tokens")
     if negatives == "none" or training.method == "backprop":

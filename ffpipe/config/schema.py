@@ -133,7 +133,7 @@ class BlockConfig:
     )
     optimizer: Annotated[Optimizer | None, Meta(description="none: training.optimizer")] = None
     schedule: Annotated[
-        Literal["", "constant", "hinton", "cosine", "onecycle"], Meta(description="empty: training.schedule")
+        Literal["", "constant", "hinton", "cosine", "onecycle", "steps"], Meta(description="empty: training.schedule")
     ] = ""
     first_epoch: Annotated[int, Meta(ge=0, description="epochs before which the block only passes rows on")] = 0
     last_epoch: Annotated[int, Meta(ge=0, description="epoch after which it only passes rows on; 0: the end")] = 0
@@ -232,12 +232,17 @@ class Training:
     peer_averaging: Annotated[float, Meta(ge=0, lt=1, description="share of the old mean activity kept")] = 0.9
     optimizer: Annotated[Optimizer, Meta(description="of the layers")] = field(default_factory=Optimizer)
     schedule: Annotated[
-        Literal["constant", "hinton", "cosine", "onecycle"],
+        Literal["constant", "hinton", "cosine", "onecycle", "steps"],
         Meta(
             description="hinton: learning rates constant for half the epochs, then linearly towards zero; cosine: half "
-            "a period of it; onecycle: linearly up for a quarter of the steps, then down to zero"
+            "a period of it; onecycle: linearly up for a quarter of the steps, then down to zero; steps: times decay "
+            "after each of the milestones"
         ),
     ] = "hinton"
+    milestones: Annotated[
+        tuple[Annotated[int, Meta(ge=1)], ...], Meta(description="schedule steps: numbers of epochs that are done")
+    ] = ()
+    decay: Annotated[float, Meta(gt=0, le=1, description="schedule steps: what rates are multiplied by")] = 0.1
     negatives: Annotated[
         Literal["random", "fixed", "shuffled", "hard", "adaptive", "hybrid", "others", "none"],
         Meta(

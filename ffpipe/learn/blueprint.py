@@ -104,7 +104,7 @@ class Blueprint:
     @property
     def head_rates(self) -> Rates:
         """Of the linear read-out."""
-        return Rates(self.training.schedule, self.steps_per_epoch, self.training.epochs)
+        return _rates(self.training, self.steps_per_epoch)
 
     def make(self, index: int, workspace: Workspace) -> Block:
         """Make a block with its first weights on the device of the workspace. Raises UserError."""
@@ -175,7 +175,7 @@ def _outlined(
 ) -> tuple[Outline, Block]:
     """The outline of a block and the block itself, on META. kept: one row of each output that a block before keeps."""
     training = bare.training
-    rates = Rates(training.schedule, bare.steps_per_epoch, training.epochs)
+    rates = _rates(training, bare.steps_per_epoch)
     if isinstance(item, Local):
         first, last = item.epochs
         rates = replace(rates, schedule=item.schedule or training.schedule, first=first, last=last)
@@ -214,3 +214,10 @@ def _end_to_end(network: Blueprint, device: torch.device) -> Local:
     last = items_of(training, network.code, network.function, device)[-1]
     objective, options = (last.objective, last.options) if isinstance(last, Local) else (None, {})
     return Local(body, objective, options, yardstick, name="end-to-end")
+
+
+def _rates(training: Training, steps_per_epoch: int) -> Rates:
+    """Make the rates of the whole run."""
+    return Rates(
+        training.schedule, steps_per_epoch, training.epochs, milestones=training.milestones, decay=training.decay
+    )

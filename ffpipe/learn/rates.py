@@ -25,7 +25,7 @@ class Rates:
     """The factors of one block or read-out over a run.
 
     schedule: its name in the config. epochs: of the run. first, last: the epochs from and before which the block
-    learns; its schedule runs over these.
+    learns; its schedule runs over these. milestones, decay: of schedule "steps", in epochs since `first`.
     """
 
     schedule: str
@@ -33,17 +33,21 @@ class Rates:
     epochs: int
     first: int = 0
     last: int = 0
+    milestones: tuple[int, ...] = ()
+    decay: float = 1.0
 
     def factor(self, step: int) -> float | None:
         """The factor at a step; None where the block does not learn.
 
         "cosine": (1 + cos(pi p)) / 2, p the share of the steps that are done. "onecycle": linearly from 0 to 1 in the
-        first quarter of the steps, then linearly to 0.
+        first quarter of the steps, then linearly to 0. "steps": times `decay` after each of the milestones.
         """
         last = self.last or self.epochs
         epoch = step // self.steps_per_epoch
         if not self.first <= epoch < last:
             return None
+        if self.schedule == "steps":
+            return self.decay ** sum(epoch - self.first >= milestone for milestone in self.milestones)
         if self.schedule in ("constant", "hinton"):
             return rate_factor(self.schedule, epoch - self.first, last - self.first)
         steps = (last - self.first) * self.steps_per_epoch

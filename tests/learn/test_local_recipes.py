@@ -119,5 +119,5 @@ def test_the_order_of_layers() -> None:
 def test_a_text_with_more_symbols_than_are_embedded_is_refused() -> None:
     with pytest.raises(UserError, match=r"block 0 \(transformer\) embeds 65 symbols, but the data have 80: give 80"):
         network("char-lm", ((129,), 80))
-    with pytest.raises(UserError, match="set training.inputs tokens"):
+    with pytest.raises(UserError, match=r"set training\.inputs tokens"):
         override(get_recipe("char-lm"), {"training.inputs": "images"})

@@ -33,6 +33,11 @@ def test_one_cycle_rises_for_a_quarter_of_the_steps() -> None:
     assert factors == pytest.approx([1 / 4, 3 / 4, 11 / 12, 9 / 12, 7 / 12, 5 / 12, 3 / 12, 1 / 12], rel=1e-12)
 
 
+def test_steps_fall_at_milestones_counted_from_the_first_epoch_of_a_block() -> None:
+    rates = Rates("steps", 2, 6, 1, 5, milestones=(1, 3), decay=0.5)
+    assert [rates.factor(step) for step in range(12)] == [None, None, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, None, None]
+
+
 def test_the_steps_of_an_epoch_have_the_rate_of_their_epoch() -> None:
     rates = Rates("hinton", 3, 10)
     assert [rates.factor(step) for step in range(30)] == [rate_factor("hinton", step // 3, 10) for step in range(30)]

@@ -124,6 +124,8 @@ class Crew:
                 with contextlib.suppress(ray.exceptions.GetTimeoutError):
                     return self.get(refs, min(end, time.monotonic() + patience))
                 self.get([actor.process.remote() for actor in self.actors], min(end, time.monotonic() + patience))
+        except ray.exceptions.GetTimeoutError:
+            raise StageLost(f"a stage could not begin: it did not answer for {max(seconds, patience):g} s") from None
         except ray.exceptions.RayError as error:
             raise failure("a stage could not begin", error) from error
 
