@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import ffpipe
 from ffpipe import Config, override, recipe
 
@@ -51,6 +53,19 @@ RECIPES = (
     "pff",
     "symba",
 )
+
+# Networks of local losses, each a few steps on random data of the shape that it is for.
+LOCAL = {
+    "mono-forward": (32, 32, 3),
+    "hinton-lrf": (28, 28),
+    "nokland-mlp": (28, 28),
+    "cwcomp": (28, 28),
+    "dgl": (32, 32, 3),
+    "fashion-cnn": (28, 28),
+    "cifar10-local": (32, 32, 3),
+    "char-lm": (),
+}
+LOCAL_BATCH, LOCAL_STEPS = 8, 5
 
 # One process, one stage, and nothing beside the training and the test after it.
 PLAIN: Fields = {
@@ -200,6 +215,34 @@ def mnist_cases(folder: str) -> dict[str, Config]:
     return _named("mnist", {**recipes, **variants, "wide-paper-supervised": short("paper-supervised", WIDE)})
 
 
+def local_cases(folder: Path) -> dict[str, Config]:
+    """Return the cases of LOCAL by name, and write what they train on into a folder.
+
+    Epochs have one step, so that milestones and windows of epochs come to pass.
+    """
+    fields: Fields = {
+        **PLAIN,
+        "training.epochs": LOCAL_STEPS,
+        "training.batch_size": LOCAL_BATCH,
+        "training.data.train_limit": LOCAL_BATCH,
+        "training.data.validation": 4,
+        "training.data.test_count": 4,
+    }
+    cases = {}
+    for name, shape in LOCAL.items():
+        if shape:
+            path = folder / f"{'x'.join(map(str, shape))}.npz"
+            images = np.random.default_rng(1).integers(0, 256, (LOCAL_BATCH + 8, *shape), dtype=np.uint8)
+            np.savez(path, images=images, labels=np.arange(len(images)) % 10)
+            data: Fields = {"training.data.source": "npz", "training.data.train": [str(path)]}
+        else:
+            path = folder / "text.txt"
+            path.write_text("the quick brown fox jumps over the lazy dog\n" * 60)
+            data = {"training.data.train": [str(path)]}
+        cases[f"recipe-{name}"] = override(recipe(name), {**fields, **data})
+    return _named("local", cases)
+
+
 def measure(config: Config, tested: bool = False) -> Measured:
     """Train on one thread, in a folder that is removed, and return the digest; `tested`: the test errors too.
 
@@ -281,9 +324,15 @@ def main() -> int:
     parser.add_argument("--record", action="store_true", help=f"write tests/{RECORD.name}")
     options = parser.parse_args()
 
+    with tempfile.TemporaryDirectory() as place:
+        return compare(options, parser, local_cases(Path(place)))
+
+
+def compare(options: argparse.Namespace, parser: argparse.ArgumentParser, local: dict[str, Config]) -> int:
+    """Run what was asked for. Returns the exit status."""
     folder = os.environ.get("FFPIPE_DATA", "")
     at_hand = bool(folder) and all((Path(folder) / "mnist" / name).is_file() for name in MNIST_FILES)
-    cases = {**digits_cases(), **(mnist_cases(folder) if at_hand else {})}
+    cases = {**digits_cases(), **local, **(mnist_cases(folder) if at_hand else {})}
     if not at_hand:
         print("without MNIST: set FFPIPE_DATA to a folder that holds mnist/")
     chosen = {name: each for name, each in cases.items() if name.startswith(tuple(options.prefixes) or "")}
@@ -304,7 +353,7 @@ def main() -> int:
         f"{differing} of {len(chosen)} differ, {time.perf_counter() - began:.0f} s, {time.process_time():.0f} s of CPU"
     )
     if options.record:
-        write_record(merged(record, kind, measured, {*digits_cases(), *mnist_cases(folder)}))
+        write_record(merged(record, kind, measured, {*digits_cases(), *local, *mnist_cases(folder)}))
         return 0
     return 1 if differing else 0
 

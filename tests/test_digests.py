@@ -41,10 +41,13 @@ def test_another_seed_is_found() -> None:
 
 
 def test_every_recipe_has_a_case() -> None:
-    assert set(digests.RECIPES) == set(RECIPES)
-    of_digits = {f"digits/recipe-{name}" for name in RECIPES}
+    assert {*digests.RECIPES, *digests.LOCAL} == set(RECIPES)
+    assert not set(digests.RECIPES) & set(digests.LOCAL)
+    of_digits = {f"digits/recipe-{name}" for name in digests.RECIPES}
     assert of_digits - set(digests.digits_cases()) == {"digits/recipe-mnist-cnn"}
-    assert {f"mnist/recipe-{name}" for name in RECIPES} - set(digests.mnist_cases("")) == {"mnist/recipe-digits"}
+    assert {f"mnist/recipe-{name}" for name in digests.RECIPES} - set(digests.mnist_cases("")) == {
+        "mnist/recipe-digits"
+    }
     assert set(digests.TESTED) <= {*digests.digits_cases(), *digests.mnist_cases("")}
 
 
