@@ -200,6 +200,9 @@ def _origin(name: str) -> Path:
     where = name.rpartition(":")[0]
     if not all(part.isidentifier() for part in where.split(".")):
         raise UserError(f"the model {name!r}: {where!r} cannot be the name of a module; give {_FORM}")
+    unread = UserError(f"the model {name}: the source of {where} cannot be read: give a module that is a .py file")
+    if where == "__main__":  # which is another module in every process
+        raise unread
     spec = None
     with of_users(f"the model {name} cannot be imported", where):
         try:
@@ -209,9 +212,8 @@ def _origin(name: str) -> Path:
                 raise
     if spec is None:
         raise UserError(f"the model {name}: there is no module {where} in this Python environment or in {sys.path[0]}")
-    # The name __main__ stands for another module in every process.
-    if spec.origin is None or not spec.origin.endswith(".py") or where == "__main__":
-        raise UserError(f"the model {name}: the source of {where} cannot be read: give a module that is a .py file")
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        raise unread
     return Path(spec.origin).absolute()
 
 

@@ -139,7 +139,7 @@ def _carry_out(
     store = folder.store(config)
     with ExitStack() as held, ExitStack() as unless_begun:
         warning = held.enter_context(folder.lock()) if goes_on else ""
-        spoolfolder.make_room(config.execution, folder.path)
+        spoolfolder.make_room(config.execution, folder.path if goes_on else None)
         asked, job, notes = _make_job(config, model)
         if goes_on:
             past, name, snapshot = _past_of(folder, store, job, view)
