@@ -100,6 +100,10 @@ def test_nothing_is_written_through_a_link(store: Store, tmp_path: Path) -> None
     checkpoint.claim(store, "0" * 32)
     assert (mine / "precious").read_text() == "precious"
     assert not (tmp_path / "run").is_symlink()
+    (tmp_path / checkpoint.folder_of(10)).symlink_to(mine)
+    with pytest.raises(OSError, match="symbolic links"):
+        write(store, 10, "layer-000.safetensors")
+    assert [path.name for path in mine.iterdir()] == ["precious"]
 
 
 def test_a_place_is_taken_once(store: Store) -> None:

@@ -64,6 +64,8 @@ class Store:
         Raises OSError.
         """
         path = self._path(name)
+        if self.is_local and "/" in name and Path(path).parent.is_symlink():  # which leads out of a run that was sent
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(Path(path).parent))
         self._files.create_dir(str(PurePosixPath(path).parent), recursive=True)
         # A stage that was given up for dead may still write the same file from its own process.
         whole = replacing(Path(path), f".{os.getpid()}") if self.is_local else self._files.open_output_stream(path)
