@@ -11,6 +11,7 @@ import fcntl
 import os
 import shutil
 import socket
+import stat
 import tempfile
 from pathlib import Path
 from typing import IO
@@ -43,7 +44,8 @@ def sweep(folder: Path, prefix: str) -> None:
         # Absent, which is another's folder; of another user; or locked.
         with contextlib.suppress(OSError), (left / OWNER).open("r+", errors="replace") as owner:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if owner.read() == socket.gethostname():
+            # A pipe, which somebody else has put there, would be read for ever.
+            if stat.S_ISREG(os.fstat(owner.fileno()).st_mode) and owner.read(1 << 10) == socket.gethostname():
                 shutil.rmtree(left, ignore_errors=True)
 
 

@@ -51,6 +51,13 @@ def test_a_folder_that_cannot_be_owned_is_not_left(tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_pipe_in_place_of_the_owner_holds_nobody_up(tmp_path: Path) -> None:
+    (tmp_path / "ffpipe-1-x").mkdir()
+    os.mkfifo(tmp_path / "ffpipe-1-x" / OWNER)
+    sweep(tmp_path, "ffpipe")
+    assert list(tmp_path.iterdir()) == [tmp_path / "ffpipe-1-x"]
+
+
 def test_in_a_place_of_ones_own_all_goes_but_not_what_a_link_leads_to(tmp_path: Path) -> None:
     own_folder(tmp_path, "ffpipe-spool")
     (tmp_path / "ffpipe-spool-1-x").mkdir()
