@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ffpipe.config.schema import Optimizer, Training
+from ffpipe.config.schema import BlockConfig, Optimizer, Options, Training
 from ffpipe.learn.block import Block
 from ffpipe.learn.chained import Chained
 from ffpipe.learn.dense import FFDense
@@ -199,7 +199,10 @@ def _outlined(
 
 def _end_to_end(network: Blueprint, device: torch.device) -> Local:
     """All blocks as the body of one, which learns by the last one's class head: the yardstick."""
-    training = replace(network.training, method="forward-forward", negatives="none")
+    blocks = network.training.blocks
+    if network.training.negatives != "none":
+        blocks = tuple(map(_without_goodness, blocks))
+    training = replace(network.training, method="forward-forward", negatives="none", blocks=blocks)
     yardstick = YARDSTICK if network.training.negatives != "none" else training.optimizer
 
     def body() -> nn.Module:
@@ -214,6 +217,12 @@ def _end_to_end(network: Blueprint, device: torch.device) -> Local:
     last = items_of(training, network.code, network.function, device)[-1]
     objective, options = (last.objective, last.options) if isinstance(last, Local) else (None, {})
     return Local(body, objective, options, yardstick, name="end-to-end")
+
+
+def _without_goodness(block: BlockConfig) -> BlockConfig:
+    """The same block for a class head; a ReLU that was the objective's is the body's."""
+    rectified: Options = {"activation": "relu"} if block.objective_options.get("rectify") else {}
+    return replace(block, objective="", objective_options={}, options={**block.options, **rectified})
 
 
 def _rates(training: Training, steps_per_epoch: int) -> Rates:

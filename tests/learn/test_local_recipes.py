@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from torch import nn
 
 from ffpipe.config.fields import override
-from ffpipe.config.recipes import get_recipe
+from ffpipe.config.recipes import RECIPES, get_recipe
 from ffpipe.learn.block import Block
 from ffpipe.learn.blueprint import Blueprint, make_blueprint
 from ffpipe.learn.feeder import row_specs
@@ -121,3 +123,17 @@ def test_a_text_with_more_symbols_than_are_embedded_is_refused() -> None:
         network("char-lm", ((129,), 80))
     with pytest.raises(UserError, match=r"set training\.inputs tokens"):
         override(get_recipe("char-lm"), {"training.inputs": "images"})
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_a_twin_by_backpropagation(name: str) -> None:
+    """The same blocks as one, with a ReLU of their own where an objective had it."""
+    config = get_recipe(name)
+    data = {"cifar10": CIFAR, "mnist": MNIST, "fashion-mnist": MNIST, "text": TEXT, "digits": ((8, 8), 10)}
+    training = replace(config.training, method="backprop")
+    shape, classes = data[training.data.source]
+    inputs, labels = row_specs(training, shape, classes)
+    made = make_blueprint(training, Input(shape, inputs.size, classes), inputs, labels, 100)
+    block = made.make(0, Workspace(META))
+    assert len(made) == 1
+    assert name != "hinton-lrf" or [type(part).__name__ for part in block.modules()].count("ReLU") == 3
