@@ -135,7 +135,7 @@ def run_local(config: Config, threads: int) -> tuple[float, list[StageReport], L
 def bound_stage(spec: StageSpec, steps: int, chunk: int, ready: Any, go: Any, out: Any) -> None:
     """One process: a stage that trains on the same chunk again and again."""
     torch.set_num_threads(1)
-    set_allocator(spec.network)
+    set_allocator(spec.network, Execution())
     workspace = Workspace(torch.device("cpu"))
     stage = Stage(spec, lambda *_: None, workspace, OutputsInTurn(workspace, 1 if spec.is_last else OUTPUTS))
     network, edge = spec.network, spec.network.edges[spec.layers.start]

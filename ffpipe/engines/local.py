@@ -29,7 +29,7 @@ class LocalEngine(InProcessEngine):
     @as_stages()
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
         if job.config.execution.memory_budget or not job.network.is_closed_form:
-            set_allocator(job.network)
+            set_allocator(job.network, job.config.execution)
         setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start) for spec in layout.stages]
         savers = [Saver(store) for _ in setups]
         workspace = Workspace(torch.device(job.config.execution.first_device))

@@ -21,7 +21,7 @@ from typing import Protocol
 
 import torch
 
-from ffpipe.config.schema import Config
+from ffpipe.config.schema import Config, Execution
 from ffpipe.data.splits import Splits, splits_from
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.workspace import Outputs, OutputsInTurn, Workspace
@@ -85,10 +85,15 @@ class WorkerSetup:
     data: str = ""
 
 
-def set_allocator(network: Blueprint) -> None:
-    """Choose what becomes of memory that steps free. Without it peaks of one moment stay in a process for good; but
-    blocks trained by autograd take in each step what they freed in the last."""
-    (give_back_at_once if network.is_closed_form else keep_freed)()
+def keeps_freed(network: Blueprint, execution: Execution) -> bool:
+    """Whether processes keep the memory that steps free: blocks trained by autograd take in each step what they freed
+    in the last. Not within a memory budget: what lies free between tensors doubles what a step takes."""
+    return not (network.is_closed_form or execution.memory_budget)
+
+
+def set_allocator(network: Blueprint, execution: Execution) -> None:
+    """Choose what becomes of memory that steps free."""
+    (keep_freed if keeps_freed(network, execution) else give_back_at_once)()
 
 
 def make_stage(

@@ -16,6 +16,7 @@ from ffpipe.config.schema import Config, of_stage
 from ffpipe.learn.blueprint import make_blueprint
 from ffpipe.learn.feeder import row_specs
 from ffpipe.pipeline.job import Job, Layout
+from ffpipe.pipeline.worker import keeps_freed
 from ffpipe.planning.calibrate import measure_costs
 from ffpipe.planning.layerwise import disk_bytes, in_chapters
 from ffpipe.planning.layout import make_layout
@@ -25,6 +26,9 @@ from ffpipe.system.memory import host_cpus, process_bytes
 
 # Sizes of a network of which only its code takes memory.
 SMALL = 16
+# What glibc's allocator comes to hold of the memory that a step takes at once, where it keeps what is freed: holes
+# between tensors are too small for the next. Measured by scripts/bench_memory.py conv transformer.
+KEPT = 2.4
 # Bytes that a process came to have beyond that in a run of 16 units: threads, logs, Parquet, Ray's connections.
 ENGINE_BYTES = {"local": 8 << 20, "layerwise": 16 << 20, "ray": 24 << 20}
 
@@ -125,12 +129,15 @@ def estimate_stage(job: Job, of: Sizes, layers: range, process: int) -> StageEst
     """Work out what a process with these layers takes."""
     engine = job.config.execution.engine
     comes = incoming(of, layers)
+    held = holding(of, layers, sends=engine == "ray", receives=layers.start > 0)
+    if keeps_freed(job.network, job.config.execution) and job.config.execution.first_device == "cpu":
+        held = replace(held, buffers=round(KEPT * held.buffers))
     mapped = {"ray": comes + outgoing(of, layers), "layerwise": comes, "local": 0}
     return StageEstimate(
         layers,
         process,
         0 if engine == "ray" and layers.start else job.splits.most_in_sight,
-        holding(of, layers, sends=engine == "ray", receives=layers.start > 0),
+        held,
         mapped[engine],
         comes,
     )

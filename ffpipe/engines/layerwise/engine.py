@@ -48,7 +48,7 @@ class LayerwiseEngine(InProcessEngine):
     @as_stages()
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
         """Raises StageLost where a file of the spool is damaged, RunFailed where there is no room for it."""
-        set_allocator(job.network)
+        set_allocator(job.network, job.config.execution)
         course = self.begin(job, layout, start)
         inside = Path(job.config.execution.spool or scratch)
         try:

@@ -19,6 +19,7 @@ from ffpipe.system.memory import unmap
 from ffpipe.system.processes import start_ticks
 
 if TYPE_CHECKING:
+    from ffpipe.config.schema import Execution
     from ffpipe.learn.blueprint import Blueprint
     from ffpipe.pipeline.links import Predictions
     from ffpipe.pipeline.packet import Packet
@@ -53,7 +54,7 @@ class StageActor:
     def ping(self) -> None:
         """Answer as soon as the actor has been placed."""
 
-    def measure(self, network: Blueprint, device: str, threads: int) -> Costs:
+    def measure(self, network: Blueprint, execution: Execution, device: str, threads: int) -> Costs:
         """What the blocks cost here (calibrate.py)."""
         import torch
 
@@ -61,7 +62,7 @@ class StageActor:
         from ffpipe.planning.calibrate import measure_costs
 
         torch.set_num_threads(threads)
-        set_allocator(network)
+        set_allocator(network, execution)
         return measure_costs(network, torch.device(device))
 
     def round_trip(self, other: Any, size: int) -> float:
@@ -107,7 +108,7 @@ class StageActor:
         from ffpipe.pipeline.worker import Worker, set_allocator
 
         torch.set_num_threads(threads)
-        set_allocator(setup.spec.network)
+        set_allocator(setup.spec.network, setup.config.execution)
         links = RayLinks(setup.spec.index, actors) if len(actors) > 1 else NoLinks()
         self.worker = Worker(setup, parts, links)
 

@@ -166,7 +166,7 @@ class RayEngine:
         """Costs of every block on every stage's device, and of a message between neighbours."""
         costs = self.crew.ask(
             [
-                actor.measure.remote(job.network, place.device, threads_of(place))
+                actor.measure.remote(job.network, job.config.execution, place.device, threads_of(place))
                 for actor, place in zip(self.crew.actors, self.crew.places, strict=True)
             ]
         )
