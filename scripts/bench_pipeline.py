@@ -57,7 +57,7 @@ BATCH, FEATURES, CLASSES = 100, 784, 10
 
 def make_config(options: argparse.Namespace, data: Path, negatives: str, stages: int) -> Config:
     source = Data(source="npz", train=(str(data),), test_count=1)
-    execution = Execution(stages=stages, chunk=options.chunk)
+    execution = Execution(stages=stages, chunk=options.chunk, keep_freed=True)
     if options.conv:
         block = BlockConfig(kind="conv", options={"channels": options.conv}, objective_options={"pool": 4})
         training = Training(
@@ -135,7 +135,7 @@ def run_local(config: Config, threads: int) -> tuple[float, list[StageReport], L
 def bound_stage(spec: StageSpec, steps: int, chunk: int, ready: Any, go: Any, out: Any) -> None:
     """One process: a stage that trains on the same chunk again and again."""
     torch.set_num_threads(1)
-    set_allocator(spec.network, Execution())
+    set_allocator(spec.network, Execution(keep_freed=True))
     workspace = Workspace(torch.device("cpu"))
     stage = Stage(spec, lambda *_: None, workspace, OutputsInTurn(workspace, 1 if spec.is_last else OUTPUTS))
     network, edge = spec.network, spec.network.edges[spec.layers.start]

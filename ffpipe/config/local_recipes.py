@@ -145,7 +145,7 @@ def cwcomp() -> Config:
             data=Data(source="mnist", split_seed=-1, validation=5_000),
             **MNIST,
         ),
-        execution=Execution(stages=2, evaluate_every=1, snapshot_steps=2_000),
+        execution=Execution(stages=2, keep_freed=True, evaluate_every=1, snapshot_steps=2_000),
     )
 
 
@@ -178,7 +178,7 @@ def dgl() -> Config:
             data=Data(source="cifar10", split_seed=-1, validation=5_000),
             **CIFAR,
         ),
-        execution=Execution(stages=2, evaluate_every=1, snapshot_steps=350),
+        execution=Execution(stages=2, keep_freed=True, evaluate_every=1, snapshot_steps=350),
     )
 
 
@@ -207,7 +207,7 @@ def fashion_cnn() -> Config:
             data=Data(source="fashion-mnist", split_seed=-1, validation=5_000),
             **FASHION,
         ),
-        execution=Execution(stages=2, evaluate_every=1, snapshot_steps=400),
+        execution=Execution(stages=2, keep_freed=True, evaluate_every=1, snapshot_steps=400),
     )
 
 
@@ -233,7 +233,7 @@ def cifar10_local() -> Config:
             data=Data(source="cifar10", split_seed=-1, validation=5_000),
             **CIFAR,
         ),
-        execution=Execution(stages=2, evaluate_every=1, snapshot_steps=200),
+        execution=Execution(stages=2, keep_freed=True, evaluate_every=1, snapshot_steps=200),
     )
 
 
@@ -257,7 +257,7 @@ def char_lm() -> Config:
             schedule="onecycle",
             data=Data(source="text", length=128, split_seed=-1, validation=435, test_count=435),
         ),
-        execution=Execution(stages=2, evaluate_every=1, snapshot_steps=400),
+        execution=Execution(stages=2, keep_freed=True, evaluate_every=1, snapshot_steps=400),
     )
 
 

@@ -103,7 +103,7 @@ def mnist_cnn() -> Config:
             augmentation=Augmentation(crop=2),
             data=Data(source="mnist", split_seed=-1, validation=5_000),
         ),
-        execution=Execution(stages=2, evaluate_every=1),
+        execution=Execution(stages=2, evaluate_every=1, keep_freed=True),
     )
 
 

@@ -356,6 +356,13 @@ class Execution:
             "are chosen to fit, and the window for them; empty: none",
         ),
     ] = ""
+    keep_freed: Annotated[
+        bool,
+        Meta(
+            description="blocks trained by autograd: a stage keeps the memory that a step frees, for the next one; "
+            "faster, but its peak is larger, grows with the number of blocks and is foretold roughly"
+        ),
+    ] = False
     device: Annotated[
         Device | tuple[Device, ...], Meta(description="of every stage; engine ray: or one for each, as: cuda cuda cpu")
     ] = "cpu"

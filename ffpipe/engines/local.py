@@ -28,7 +28,7 @@ class LocalEngine(InProcessEngine):
 
     @as_stages()
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
-        if job.config.execution.memory_budget or not job.network.is_closed_form:
+        if job.config.execution.memory_budget or job.config.execution.keep_freed:
             set_allocator(job.network, job.config.execution)
         setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start) for spec in layout.stages]
         savers = [Saver(store) for _ in setups]

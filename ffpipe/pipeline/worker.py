@@ -86,9 +86,9 @@ class WorkerSetup:
 
 
 def keeps_freed(network: Blueprint, execution: Execution) -> bool:
-    """Whether processes keep the memory that steps free: blocks trained by autograd take in each step what they freed
-    in the last. Not within a memory budget: what lies free between tensors doubles what a step takes."""
-    return not (network.is_closed_form or execution.memory_budget)
+    """Whether processes keep the memory that steps free, as a config asks for: blocks trained by autograd take in each
+    step what they freed in the last. Dense layers in closed form have nothing of it, and a budget leaves no room."""
+    return execution.keep_freed and not (network.is_closed_form or execution.memory_budget)
 
 
 def set_allocator(network: Blueprint, execution: Execution) -> None:
