@@ -17,7 +17,8 @@ from ffpipe.system.errors import UserError
 
 # From malloc.h of glibc.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-LARGE_BLOCK, LARGEST_KEPT = 1 << 20, 32 << 20
+# Weights of 590 KB, of 16 blocks in turn, left holes of 5 % of a process where only what has 1 MiB went back.
+LARGE_BLOCK, LARGEST_KEPT = 1 << 18, 32 << 20
 KEPT_AT_MOST = (1 << 31) - 1
 
 
