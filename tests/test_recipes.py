@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import reduce
 from typing import Any
 
+import digests
 import pytest
 from known_results import ROWS
 
@@ -164,8 +165,9 @@ def test_the_negatives_of_pff_are_an_option(negatives: str) -> None:
     assert override(get_recipe("pff"), {"training.negatives": negatives}).training.negatives == negatives
 
 
-def test_every_row_of_the_sweep_is_pinned_here() -> None:
-    assert {row.recipe for row in ROWS.values()} == set(TABLE)
+def test_every_row_of_the_sweep_is_pinned() -> None:
+    """Here, or as networks of local losses in learn/test_local_recipes.py and by their digests."""
+    assert {row.recipe for row in ROWS.values()} == {*TABLE, *digests.LOCAL, "mnist-cnn"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
