@@ -86,7 +86,7 @@ class WorkerSetup:
 
 
 def keeps_freed(network: Blueprint, execution: Execution) -> bool:
-    """Whether processes keep the memory that steps free, as a config asks for: blocks trained by autograd take in each
+    """Tell whether processes keep what steps free, as a config may ask for: blocks trained by autograd take in each
     step what they freed in the last. Dense layers in closed form have nothing of it, and a budget leaves no room."""
     return execution.keep_freed and not (network.is_closed_form or execution.memory_budget)
 
