@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from ffpipe.config.schema import BlockConfig, Optimizer, Options, Training
 from ffpipe.learn.block import Block
 from ffpipe.learn.chained import Chained
 from ffpipe.learn.dense import FFDense
+from ffpipe.learn.goodness import GoodnessContrast
 from ffpipe.learn.items import CPU, META, TRIED, body_of, fresh, items_of, local_block, resolved, shape_of
 from ffpipe.learn.kinds import FF_DENSE
 from ffpipe.learn.local_item import Item, Local
@@ -221,8 +223,11 @@ def _end_to_end(network: Blueprint, device: torch.device) -> Local:
 
 def _without_goodness(block: BlockConfig) -> BlockConfig:
     """The same block for a class head; a ReLU that was the objective's is the body's."""
-    rectified: Options = {"activation": "relu"} if block.objective_options.get("rectify") else {}
-    return replace(block, objective="", objective_options={}, options={**block.options, **rectified})
+    given = block.objective_options
+    rectified: Options = {"activation": "relu"} if given.get("rectify") else {}
+    others = {name: value for name, value in given.items() if name not in signature(GoodnessContrast).parameters}
+    named = "" if block.objective == "goodness" else block.objective
+    return replace(block, objective=named, objective_options=others, options={**block.options, **rectified})
 
 
 def _rates(training: Training, steps_per_epoch: int) -> Rates:

@@ -186,8 +186,10 @@ def test_what_is_left_in_a_folder_for_spools_is_swept_before_a_new_run_measures_
 
 @pytest.mark.parametrize("spool", ["run/spool", "other/and/deeper"])
 def test_a_spool_in_a_folder_that_is_not_there_yet(spool: str, tmp_path: Path) -> None:
+    """It is made with those above it, and they go with it; a run folder stays."""
     train(config(tmp_path / "run", **{"training.epochs": 1, "execution.spool": str(tmp_path / spool)}))
-    assert list((tmp_path / spool).iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert not (tmp_path / spool).exists()
 
 
 def test_what_is_refused_leaves_no_folder_for_its_spool(tmp_path: Path) -> None:
