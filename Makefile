@@ -13,10 +13,10 @@ READY := $(VENV)/.ready
 train: $(READY)
 	$(BIN)/ffpipe train $(ARGS)
 
-# Three test processes, each file in one of them: some tests wait for most of their time. One thread each: OpenMP's
+# Four test processes, each file in one of them: tests wait for half of their time. One thread each: OpenMP's
 # threads spin while they wait, and take the cores from the stages of other processes.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-long: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,cluster]'

@@ -30,9 +30,13 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     patch.undo()
 
 
+# Each file is one process's, and these take minutes: at the end nobody would work beside them.
+LONGEST = ("test_drill", "test_invariance_of_blocks", "test_invariance", "test_recovery", "test_local_recipes")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The drill first: at the end nobody would work beside it."""
-    items.sort(key=lambda item: item.path.stem != "test_drill")
+    """The longest files first."""
+    items.sort(key=lambda item: (*LONGEST, item.path.stem).index(item.path.stem))
 
 
 @pytest.fixture(scope="session")

@@ -100,8 +100,8 @@ OTHER_RULES: dict[str, dict[str, Any]] = {
 def test_other_rules(training: dict[str, Any], tmp_path: Path) -> None:
     config = override(digits_run(), {f"training.{name}": value for name, value in training.items()})
     local = digest(config, tmp_path / "local", engine="local", chunk=1)
-    assert digest(config, tmp_path / "two", engine="ray", stages=2, evaluate_every=1, snapshot_steps=7) == local
-    assert digest(config, tmp_path / "three", engine="ray", stages=3, chunk=3) == local
+    ways = {"stages": 3, "chunk": 3, "evaluate_every": 1, "snapshot_steps": 7}
+    assert digest(config, tmp_path / "three", engine="ray", **ways) == local
     assert digest(config, tmp_path / "layerwise", engine="layerwise", chapter=11) == local
 
 
@@ -127,8 +127,7 @@ def test_bfloat16_has_a_digest_of_its_own(optimizer: str, digits_digest: str, tm
     config = override(digits_run(), {"training.precision": "bfloat16", "training.optimizer.kind": optimizer})
     local = digest(config, tmp_path / "local", engine="local", chunk=1)
     assert local != digits_digest
-    assert digest(config, tmp_path / "two", engine="ray", stages=2, evaluate_every=1) == local
-    assert digest(config, tmp_path / "three", engine="ray", stages=3, chunk=3) == local
+    assert digest(config, tmp_path / "three", engine="ray", stages=3, chunk=3, evaluate_every=1) == local
     assert digest(config, tmp_path / "layerwise", engine="layerwise", chapter=10, evaluate_every=1) == local
 
 

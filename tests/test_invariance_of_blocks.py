@@ -19,8 +19,6 @@ from ffpipe import Config, Result, resume, train
 
 WAYS: dict[str, dict[str, Any]] = {
     "local, two stages, chunk 3": {"engine": "local", "stages": 2, "chunk": 3, "evaluate_every": 1},
-    "ray, two stages, chunk 1": {"engine": "ray", "stages": 2, "chunk": 1},
-    "ray, three stages, chunk 3": {"engine": "ray", "stages": 3, "chunk": 3, "evaluate_every": 1},
     "layerwise, chapters of 7": {"engine": "layerwise", "chapter": 7, "chunk": 2},
     "layerwise, two stages": {"engine": "layerwise", "stages": 2, "evaluate_every": 1},
 }
@@ -53,7 +51,6 @@ def digest(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
-@pytest.mark.usefixtures("cluster")
 def test_every_way_gives_the_same_weights(config: Config, digest: str, way: dict[str, Any], tmp_path: Path) -> None:
     assert run(config, tmp_path / "run", **way).weights_sha256 == digest
 
@@ -65,17 +62,20 @@ def test_threads_change_no_bit(config: Config, digest: str, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_crash_and_a_resume_elsewhere(config: Config, digest: str, tmp_path: Path) -> None:
-    """A stage is killed; and a run that ended early goes on in another engine, on another number of stages."""
+def test_three_stages_of_which_one_is_killed(config: Config, digest: str, tmp_path: Path) -> None:
     killed = Disturb(1, lambda: os.kill(stage_processes()[-1], signal.SIGKILL))
-    way = {"engine": "ray", "stages": 3, "chunk": 1, "snapshot_steps": 5, "back_off": 0.05}
+    way = {"engine": "ray", "stages": 3, "chunk": 3, "snapshot_steps": 5, "back_off": 0.05, "evaluate_every": 1}
     assert run(config, tmp_path / "killed", killed, **way).weights_sha256 == digest
     assert killed.done
 
+
+@pytest.mark.usefixtures("cluster")
+def test_two_stages_that_end_early_and_go_on_as_three_elsewhere(config: Config, tmp_path: Path) -> None:
     blocks = tuple(replace(block, first_epoch=0) for block in config.training.blocks)
     longer = replace(config, training=replace(config.training, schedule="constant", blocks=blocks))
     whole = run(longer, tmp_path / "whole", engine="local", stages=1)
-    run(replace(longer, training=replace(longer.training, epochs=1)), tmp_path / "half", engine="ray", stages=2)
+    half = replace(longer, training=replace(longer.training, epochs=1))
+    run(half, tmp_path / "half", engine="ray", stages=2, chunk=1)
     changes = {"training.epochs": 2, "execution.engine": "layerwise", "execution.stages": 3}
     resumed = resume(tmp_path / "half", changes, allow_code=["own.py"]).weights_sha256
     assert resumed == whole.weights_sha256
