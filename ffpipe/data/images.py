@@ -18,31 +18,35 @@ from ffpipe.data.source import MOST_FEATURES
 from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import expanded
 
-_FORMATS = ("PNG", "JPEG")
+FORMATS = ("PNG", "JPEG")
 
 # Modes with eight bits or less a channel, and the one in which they are stored. Others (16-bit PNG) would lose bits;
 # of grey with transparency, which networks on one channel cannot use, the grey is kept.
-_STORED_MODE = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}
+STORED_MODE = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}
 _PNG, _PNG_DEPTH = b"\x89PNG\r\n\x1a\n", 24
 _MODE_OF_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def decode(encoded: bytes, mode: str = "") -> NDArray[np.uint8]:
+def decode(encoded: bytes, mode: str = "", size: tuple[int, ...] = ()) -> NDArray[np.uint8]:
     """PNG or JPEG bytes as uint8 (height, width) or (height, width, channels).
 
-    mode: Pillow's name of the colours wanted ("L", "RGB", "RGBA"); empty: as they are. Raises ValueError with a
+    mode: Pillow's name of the colours wanted ("L", "RGB", "RGBA"); empty: as they are. size: height and width to
+    resize to; empty: as it is. Raises ValueError with a
     reason: damaged, of another format, more than 8 bits a channel, or too large (refused before it is unpacked).
     """
     try:
-        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
-            if image.mode not in _STORED_MODE:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            if image.mode not in STORED_MODE:
                 raise ValueError(f"its mode is {image.mode}; expected 8 bits a channel")
             if bytes(memoryview(encoded)[:8]) == _PNG and memoryview(encoded)[_PNG_DEPTH] == 16:
                 raise ValueError("it has 16 bits a channel; expected 8 bits a channel")  # Pillow drops the lower ones
-            mode = mode or _STORED_MODE[image.mode]
+            mode = mode or STORED_MODE[image.mode]
             if image.width * image.height * len(mode) > MOST_FEATURES:
                 raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MOST_FEATURES} values")
-            return np.array(image.convert(mode))
+            converted = image.convert(mode)
+            if size and size != (image.height, image.width):
+                converted = converted.resize((size[1], size[0]))
+            return np.array(converted)
     except UnidentifiedImageError:
         raise ValueError("it is no PNG or JPEG") from None
     except Exception as error:  # Pillow's decoders have as many ways to fail as a damaged image has

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -50,11 +51,12 @@ class Errors(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network makes of one image. scores: (classes,), of the read-out in use."""
+    """What the network makes of one image. scores: (classes,), of the read-out in use. name: of the class."""
 
     path: str
     label: int
     scores: tuple[float, ...]
+    name: str
 
 
 def load(
@@ -161,7 +163,7 @@ def predict(
         except Silent as error:
             raise UserError(f"run {run}: {error}") from None
         found += [
-            Prediction(str(path), int(row.argmax()), tuple(row.tolist()))
+            Prediction(str(path), label := int(row.argmax()), tuple(row.tolist()), saved.network.takes.name(label))
             for path, row in zip(some, scores, strict=True)
         ]
     return found
@@ -192,6 +194,7 @@ def export(run: str | Path, out: str | Path, *, model: Given | None = None, allo
         "config": to_toml(saved.config),
         "shape": " ".join(map(str, takes.shape)),
         "classes": str(takes.classes),
+        "names": json.dumps(takes.names),
     }
     try:
         with replacing(path, f".{os.getpid()}") as file:

@@ -15,7 +15,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -54,11 +54,19 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Input:
-    """What the network takes: the shape of an image, the width of a row with its label, the classes."""
+    """What the network takes: the shape of an image, the width of a row with its label, the classes.
+
+    names: of the classes, where they are more than numbers; they decide nothing.
+    """
 
     shape: Annotated[tuple[Annotated[int, Meta(ge=1, le=MOST_UNITS)], ...], Meta(min_length=1, max_length=32)]
     width: Annotated[int, Meta(ge=1, le=2 * MOST_UNITS)]
     classes: Annotated[int, Meta(ge=2, le=MOST_UNITS)]
+    names: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+    def name(self, label: int) -> str:
+        """The name of a class, or its number."""
+        return self.names[label] if label < len(self.names) else str(label)
 
 
 @dataclass(frozen=True)
