@@ -44,6 +44,7 @@ SHORT = {
 }
 # Fields whose values may have commas in them.
 FILES = ("train", "test")
+DATA = "training.data."
 # Tables, which have no form on a command line.
 NOT_SETTABLE = ("recipe", "training.blocks")
 RESUME_SHORT = ("engine", "stages", "chunk", "epochs", "device", "data-dir", "snapshot-steps", "memory-budget")
@@ -160,6 +161,11 @@ def _parser() -> Parser:
     )
     _add_config(plan, but=("stages",))
     plan_command.add_options(plan)
+
+    data = commands.add_parser("data", help="what ffpipe makes of data, without training", allow_abbrev=False)
+    data.add_argument("files", nargs="*", help="files, a folder, or the name of a recipe whose data are meant")
+    data.add_argument("--png", default="", help="new PNG file, with examples of each class")
+    _add_fields(data, ("data-dir", "train-limit"), [leaf for leaf in _settable() if leaf.name.startswith(DATA)])
 
     commands.add_parser("recipes", help="list the recipes", allow_abbrev=False)
     return parser
@@ -307,6 +313,19 @@ def _plan(options: argparse.Namespace) -> None:
     plan_command.run(_config(options), options, _consent(options))
 
 
+def _data(options: argparse.Namespace) -> None:
+    from ffpipe.commands.data import show
+
+    names = options.files
+    if not names or (len(names) == 1 and names[0] in RECIPES and not Path(names[0]).exists()):
+        config = get_recipe(names[0] if names else "digits")
+    else:
+        from ffpipe.data.discover import discover, on
+
+        config = on(get_recipe("digits"), discover(names))
+    show(override(config, _given(options), where="options"), Console(), options.png)
+
+
 def _recipes(options: argparse.Namespace) -> None:
     table = Table("recipe", "what it is", box=None, pad_edge=False)
     for name, recipe in RECIPES.items():
@@ -321,5 +340,6 @@ COMMANDS = {
     "predict": _predict,
     "export": _export,
     "plan": _plan,
+    "data": _data,
     "recipes": _recipes,
 }
