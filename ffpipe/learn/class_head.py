@@ -18,6 +18,7 @@ from torch.nn.functional import avg_pool2d, cross_entropy, mse_loss, one_hot
 
 from ffpipe.config.schema import MOST_LAYERS
 from ffpipe.learn.objectives import Learned, Objective
+from ffpipe.learn.precision import wide
 from ffpipe.learn.spec import EXAMPLES, PLAIN, RowLayout, RowSpec
 from ffpipe.learn.threads import total
 from ffpipe.system.errors import UserError, nearest
@@ -128,7 +129,7 @@ class ClassHead(Objective):
 
     def logits(self, h: Tensor) -> Tensor:
         """Read h (n, ...): (n, classes), or (n, T, classes) of tokens; float32 or float64."""
-        return _promoted(self.decoder(h)) / self.temperature
+        return wide(self.decoder(h)) / self.temperature
 
 
 class GroupMeans(nn.Module):
@@ -141,7 +142,7 @@ class GroupMeans(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Average h (n, C, ...), where `classes` divides C: (n, classes), float32 or float64."""
-        activities: Tensor = _promoted(h).flatten(1).unflatten(1, (self.classes, -1))
+        activities: Tensor = wide(h).flatten(1).unflatten(1, (self.classes, -1))
         return torch.pow(activities, self.power).mean(2)
 
 
@@ -190,7 +191,7 @@ def similarity_matrix(rows: Tensor) -> Tensor:
     An image with more than 3 channels and 1 pixel counts as the standard deviations of its channels (Nøkland and
     Eidnes, arXiv 1901.06656, with the limits of their program).
     """
-    rows = _promoted(rows)
+    rows = wide(rows)
     if rows.dim() == 4 and rows.shape[1] > 3 and rows.shape[2:].numel() > 1:
         rows = rows.flatten(2).std(2)
     rows = rows.flatten(1)
@@ -231,10 +232,6 @@ def _check_pooling(outputs: RowSpec, kind: str, pool: int, dim: int) -> None:
     if (pool and dim) or dim < 0 or (pool and not 0 < pool <= min(outputs.shape[1:])):
         fitting = f"pool 1 to {min(outputs.shape[1:])}, a positive dim, or 0 for both"
         raise UserError(f"class head: pool is {pool} and dim is {dim} for rows {outputs}: give {fitting}")
-
-
-def _promoted(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _linear(shape: tuple[int, ...], classes: int, pool: int, dim: int, bias: bool) -> nn.Module:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ffpipe.learn.precision import wide
 from ffpipe.learn.threads import sqrt, sum_of_squares
 
 # Keeps a row of zeros at zero; small enough to leave every other row alone (Hinton's program: exp(-100)).
@@ -30,4 +31,4 @@ def row_scale(sum_of_squares: Tensor, features: int, kind: str) -> Tensor:
 
 def normalize_rows_(rows: Tensor, kind: str) -> Tensor:
     """Normalise each row of (rows, features) in place and return it."""
-    return rows.mul_(row_scale(sum_of_squares(rows), rows.shape[-1], kind))
+    return rows.mul_(row_scale(sum_of_squares(wide(rows)), rows.shape[-1], kind))
