@@ -9,6 +9,7 @@ the block.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 
@@ -152,19 +153,19 @@ class AverageTo(nn.Module):
     The numbers are those of torch's adaptive_avg_pool2d, whose gradient on GPUs depends on the order of additions.
     """
 
-    def __init__(self, height: int, width: int) -> None:
+    def __init__(self, taken: Sequence[int], height: int, width: int) -> None:
+        """taken: height and width of the images that come, which do not change: what is recorded hangs on neither."""
         super().__init__()
-        self.sides = (height, width)
+        self.taken, self.sides = tuple(taken), (height, width)
 
     def forward(self, images: Tensor) -> Tensor:
         """Average images (n, C, H, W): (n, C, height, width). Parts overlap where the sides do not divide."""
-        if tuple(images.shape[2:]) == self.sides:
+        if self.taken == self.sides:
             return images
-        factors = [divmod(side, parts) for side, parts in zip(images.shape[2:], self.sides, strict=True)]
+        factors = [divmod(side, parts) for side, parts in zip(self.taken, self.sides, strict=True)]
         if all(rest == 0 for _, rest in factors):
             return avg_pool2d(images, [factor for factor, _ in factors])
-        for dim, parts in zip((2, 3), self.sides, strict=True):
-            side = images.shape[dim]
+        for dim, side, parts in zip((2, 3), self.taken, self.sides, strict=True):
             cuts = [(part * side // parts, -(-(part + 1) * side // parts)) for part in range(parts)]
             images = torch.stack([images.narrow(dim, low, high - low).mean(dim) for low, high in cuts], dim)
         return images
@@ -240,7 +241,7 @@ def _linear(shape: tuple[int, ...], classes: int, pool: int, dim: int, bias: boo
     channels, *sides = shape[0], *shape[1:]
     parts: list[nn.Module] = []
     if pool:
-        parts, sides = [AverageTo(pool, pool)], [pool, pool]
+        parts, sides = [AverageTo(sides, pool, pool)], [pool, pool]
     elif dim:
         kernel = kernel_for(shape, dim)
         # Where a side is not divided, half a kernel of zeros goes before and after it, which count in the average.
@@ -257,10 +258,11 @@ def _perceptron(
     parts: list[nn.Module] = []
     width = shape[0]
     if len(shape) == 3:
-        parts.append(AverageTo(math.ceil(shape[1] / 4), math.ceil(shape[2] / 4)))
+        quarter = (math.ceil(shape[1] / 4), math.ceil(shape[2] / 4))
+        parts.append(AverageTo(shape[1:], *quarter))
         for _ in range(convolutions):
             parts += [nn.Conv2d(shape[0], shape[0], 1, bias=False), nn.BatchNorm2d(shape[0]), nn.ReLU()]
-        parts += [AverageTo(2, 2), nn.Flatten()]
+        parts += [AverageTo(quarter, 2, 2), nn.Flatten()]
         width *= 4
     for _ in range(depth):
         parts += [nn.Linear(width, hidden or width), nn.BatchNorm1d(hidden or width), nn.ReLU()]
