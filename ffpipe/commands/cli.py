@@ -153,7 +153,9 @@ def _parser() -> Parser:
         "--readout", help="softmax (the default where there is a head) or goodness; without negatives last or sum"
     )
 
-    of_run("export", "write the weights as one safetensors file").add_argument("out", help="new .safetensors file")
+    of_run("export", "write the network as one file").add_argument(
+        "out", help="new file: .safetensors (the weights), .pt2 (a program of torch.export) or .onnx"
+    )
 
     plan = commands.add_parser(
         "plan", help="what a run would take of memory, disk, network and time", allow_abbrev=False
@@ -288,7 +290,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from ffpipe.runs.inference import export
+    from ffpipe.runs.export import export
 
     print(f"wrote {export(options.run, options.out, **_consent(options))}")
 

@@ -1,8 +1,8 @@
 """A trained network as a torch module: examples in, class scores out. Made of the very blocks that were trained.
 
 It needs no Ray and no run folder, has true parameters, can be trained further and converted to another dtype, and goes
-through torch.export and torch.jit.trace. (Where it computes, `tensor.shape[0]` stands for `len(tensor)`, which both take
-for a constant.)
+through torch.export and torch.jit.trace. (Where it computes, `tensor.shape[0]` stands for `len(tensor)`, which both
+take for a constant.)
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class Network(nn.Module):
         """Scores (n, classes) of images (n, features) or (n, *shape): floats as in training (0 to 1), or uint8.
 
         Of a network on tokens: scores (n, T, classes) of rows of ids (n, T). Weights that were converted (`double`,
-        `half`, `to`) are computed with as they are; scores have their dtype, float32 at least. Raises ValueError where the examples are of another shape.
+        `half`, `to`) are computed with as they are; scores have their dtype, float32 at least. Raises
+        ValueError where the examples are of another shape.
         """
         return self.scores(images, self.readout)
 

@@ -92,5 +92,5 @@ def _for_shares(values: Tensor) -> AbstractContextManager[None]:
 
 
 def _is_large(values: Tensor) -> bool:
-    """Return whether torch cuts the values for its threads. A recorded program has none, and must not fix their number."""
+    """Return whether torch cuts the values for its threads. A recorded program must not fix their number."""
     return not is_recorded() and values.numel() >= GRAIN
