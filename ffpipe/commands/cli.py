@@ -182,6 +182,12 @@ def _consent(options: argparse.Namespace) -> dict[str, Any]:
 def _add_config(parser: argparse.ArgumentParser, but: Sequence[str] = ()) -> None:
     """Add a recipe and every field that it sets. but: short options that the command has a meaning of its own for."""
     parser.add_argument("recipe", nargs="?", default="digits", help="a name from `ffpipe recipes`, or a config.toml")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        default=[],
+        help="files or a folder of one's own in place of the recipe's data; what they are is worked out",
+    )
     _add_allow_code(parser)
     _add_fields(parser, [name for name in SHORT if name not in but], _settable())
 
@@ -213,6 +219,10 @@ def _add_field(group: Any, option: str, leaf: Leaf) -> None:
 def _config(options: argparse.Namespace) -> Config:
     name = options.recipe
     config = read_config(Path(name)) if name.endswith(".toml") else get_recipe(name)
+    if options.data:
+        from ffpipe.data.discover import discover, on
+
+        config = on(config, discover(options.data))
     return override(config, _given(options), where="options")
 
 
@@ -286,7 +296,7 @@ def _predict(options: argparse.Namespace) -> None:
     from ffpipe.runs.inference import predict
 
     for prediction in predict(options.run, options.images, options.readout, **_consent(options)):
-        print(f"{prediction.path}: {prediction.label}")
+        print(f"{prediction.path}: {prediction.name}")
 
 
 def _export(options: argparse.Namespace) -> None:

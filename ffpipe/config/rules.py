@@ -26,6 +26,8 @@ def check(config: Config) -> None:
     """The rules between fields that need no data and no cluster. Raises UserError."""
     training, execution = config.training, config.execution
     layers = training.depth
+    if 0 in training.dims[1:]:
+        raise UserError("training.dims has a layer of width 0: only the first number, of features, may be 0")
     _check_values(dataclasses.asdict(config))
     readouts = (
         ("head_from", training.head_from, training.head and training.method != "backprop"),

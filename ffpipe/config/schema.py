@@ -44,21 +44,62 @@ class Data:
     """Where the examples come from and how they are split."""
 
     source: Annotated[
-        Literal["digits", "mnist", "fashion-mnist", "cifar10", "idx", "npz", "parquet", "text"],
+        Literal[
+            "digits",
+            "mnist",
+            "fashion-mnist",
+            "cifar10",
+            "folder",
+            "csv",
+            "npz",
+            "npy",
+            "parquet",
+            "arrow",
+            "idx",
+            "text",
+        ],
         Meta(
-            description="digits, mnist, fashion-mnist and cifar10 are known sets; idx, npz and parquet read the files "
-            "named in train and test; text reads one file, or tiny shakespeare where none is named"
+            description="digits, mnist, fashion-mnist and cifar10 are known sets; the others read what is named in "
+            "train and test: folder has a folder of pictures for each class, arrow is of Hugging Face's datasets, "
+            "text reads one file, or tiny shakespeare where none is named"
         ),
     ] = "digits"
     train: Annotated[
         tuple[str, ...],
-        Meta(description="training files: idx takes IMAGES LABELS, npz one file, parquet one file or more"),
+        Meta(
+            description="training files: idx, npy and npz take IMAGES LABELS (npz one archive, too); csv, parquet and "
+            "arrow files, folders of them or patterns in quotes; folder one folder"
+        ),
     ] = ()
     test: Annotated[
         tuple[str, ...], Meta(description="test files, in the form of train; none: test_count examples are set aside")
     ] = ()
-    image_column: Annotated[str, Meta(description="parquet: column of the images; empty: the only image column")] = ""
-    label_column: Annotated[str, Meta(description="parquet: column of the labels")] = "label"
+    image_column: Annotated[
+        str,
+        Meta(
+            description="parquet, arrow, csv: column of the images; empty: the only image column, or a column a pixel"
+        ),
+    ] = ""
+    label_column: Annotated[str, Meta(description="parquet, arrow, csv: column of the labels")] = "label"
+    arrays: Annotated[
+        tuple[str, ...],
+        Meta(description="npz: arrays of images and labels, of training and then of test; none: by usual names"),
+    ] = ()
+    shape: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=MOST_UNITS)], ...],
+        Meta(description="shape of one image, height width [channels]; none: as the data have it"),
+    ] = ()
+    mode: Annotated[
+        Literal["", "L", "RGB", "RGBA"], Meta(description="pictures: colours to read; empty: what all have in common")
+    ] = ""
+    size: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=4096)], ...],
+        Meta(description="pictures: height and width that all are resized to; none: as they are"),
+    ] = ()
+    scale: Annotated[
+        float,
+        Meta(ge=0, description="what numbers of images are divided by; 0: 255 where they are bytes, else 1"),
+    ] = 0.0
     symbols: Annotated[
         Literal["characters", "bytes"], Meta(description="text: what an id stands for; characters are 256 at most")
     ] = "characters"
@@ -70,11 +111,16 @@ class Data:
         Meta(
             ge=0,
             le=MOST_UNITS,
-            description="number of classes; 0: that of the known set, else the largest training label + 1",
+            description="number of classes; 0: that of the known set, else what the training labels are",
         ),
     ] = 0
-    validation: Annotated[int, Meta(ge=0, description="examples set aside from the training set for validation")] = 0
-    test_count: Annotated[int, Meta(ge=0, description="examples set aside for the test where the set has none")] = 0
+    validation: Annotated[
+        int, Meta(ge=-1, description="examples set aside from the training set for validation; -1: a tenth of it")
+    ] = 0
+    test_count: Annotated[
+        int,
+        Meta(ge=-1, description="examples set aside for the test where the set has none; -1: a tenth of it"),
+    ] = 0
     split_seed: Annotated[
         int, Meta(ge=-1, description="shuffles the training set before it is split; -1: the order of the file")
     ] = 0
@@ -155,11 +201,12 @@ class Training:
         Meta(description="backprop: the same blocks as one, trained end to end by the last one's class head"),
     ] = "forward-forward"
     dims: Annotated[
-        tuple[Annotated[int, Meta(ge=1, le=MOST_UNITS)], ...],
+        tuple[Annotated[int, Meta(ge=0, le=MOST_UNITS)], ...],
         Meta(
             min_length=2,
             max_length=MOST_LAYERS + 1,
-            description="input features (labels appended not counted), then the width of each dense layer",
+            description="input features (labels appended not counted; 0: those that the data have), then the width of "
+            "each dense layer",
         ),
     ] = (64, 500, 500)
     blocks: Annotated[

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,11 +18,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from xxhash import xxh3_128
 
-from ffpipe.data.source import BLOCK_BYTES, Contents, check_labels
+from ffpipe.data.labels import Classes
+from ffpipe.data.scale import Scale
+from ffpipe.data.source import BLOCK_BYTES, Contents
 from ffpipe.system.errors import UserError
 from ffpipe.system.memory import unmap
 
-FORMAT = 1
+FORMAT = 2
 _KEY = b"ffpipe"
 # Images that a fingerprint reads; all of a large set would take minutes.
 SAMPLE = 1000
@@ -30,25 +33,44 @@ SAMPLE = 1000
 KEPT_MAPPED = 256 << 20
 
 
+@dataclass(frozen=True)
+class Meaning:
+    """What labels and numbers of a part stand for.
+
+    found, labels: what its source made of what it was given, and of the labels, for people.
+    """
+
+    classes: Classes
+    scale: Scale
+    found: str = ""
+    labels: str = ""
+
+    def to_header(self) -> dict[str, Any]:
+        scale = {**asdict(self.scale), "stored": str(self.scale.stored), "given": self.scale.given.str}
+        return {"classes": asdict(self.classes), "scale": scale, "found": [self.found, self.labels]}
+
+    @classmethod
+    def from_header(cls, header: dict[str, Any]) -> Meaning:
+        scale, classes = header["scale"], header["classes"]
+        dtypes = {name: np.dtype(scale[name]) for name in ("stored", "given")}
+        known = Classes(classes["count"], tuple(classes["names"]), classes["mapped"])
+        return cls(known, Scale(**{**scale, **dtypes}), *header["found"])
+
+
 class BadFile(Exception):
     """The file is not one that `write` wrote, or is no longer whole."""
 
 
-def write(sink: BinaryIO, contents: Contents, classes: int, batch_bytes: int = BLOCK_BYTES) -> None:
-    """Write `contents` in bounded memory, checking it on the way.
+def write(
+    sink: BinaryIO, contents: Contents, labels: NDArray[np.int64], meaning: Meaning, batch_bytes: int = BLOCK_BYTES
+) -> None:
+    """Write `contents`, whose numbers are scaled, and the class numbers of its examples in bounded memory.
 
-    Raises UserError: a label outside 0..classes-1, NaN or infinity in an image, blocks that do not have the
-    promised shape or number of rows. Leaves `sink` open.
+    Raises UserError: NaN or infinity in an image, blocks that do not have the promised shape or number of rows. Leaves
+    `sink` open.
     """
-    check_labels(contents.labels, classes, contents.where)
-    count, features = len(contents.labels), contents.features
-    header = {
-        "format": FORMAT,
-        "shape": contents.shape,
-        "divisor": contents.divisor,
-        "classes": classes,
-        "count": count,
-    }
+    features = contents.features
+    header = {"format": FORMAT, "shape": contents.shape, "count": len(labels), **meaning.to_header()}
     schema = pa.schema(
         [
             pa.field("image", pa.list_(pa.from_numpy_dtype(contents.dtype), features), nullable=False),
@@ -59,9 +81,9 @@ def write(sink: BinaryIO, contents: Contents, classes: int, batch_bytes: int = B
     done = 0
     with pa.ipc.new_file(sink, schema) as writer:
         for block in _batches(contents, max(1, batch_bytes // (features * contents.dtype.itemsize))):
-            labels = contents.labels[done : done + len(block)]
             images = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), features)
-            writer.write_batch(pa.RecordBatch.from_arrays([images, pa.array(labels)], schema=schema))
+            numbers = pa.array(labels[done : done + len(block)])
+            writer.write_batch(pa.RecordBatch.from_arrays([images, numbers], schema=schema))
             done += len(block)
 
 
@@ -80,8 +102,7 @@ class Stored:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         header = json.loads((reader.schema.metadata or {})[_KEY])
         self.shape: tuple[int, ...] = tuple(header["shape"])
-        self.divisor: int = header["divisor"]
-        self.classes: int = header["classes"]
+        self.meaning = Meaning.from_header(header)
         self.features = math.prod(self.shape)
         self.path = path
         self._images: list[NDArray[Any]] = []
@@ -106,6 +127,16 @@ class Stored:
         if self._large:
             for part in self._images:  # to open the file was to touch all of its batches
                 unmap(part)
+
+    @property
+    def divisor(self) -> float:
+        """What an image is divided by when it is read as float32."""
+        return self.meaning.scale.divisor
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.meaning.classes.count
 
     @property
     def fingerprint(self) -> str:

@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffpipe.data import arrow
-from ffpipe.data.source import Part, derived_classes
+from ffpipe.data.labels import classes_of, plain
+from ffpipe.data.scale import scale_like, scale_of, scaled
+from ffpipe.data.source import Part
 from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import replacing
 
@@ -36,13 +38,15 @@ def folder() -> Path:
         raise UserError("cannot tell where the cache folder is: set FFPIPE_CACHE to a folder") from None
 
 
-def stored(part: Part, classes: int = 0) -> arrow.Stored:
+def stored(part: Part, classes: int = 0, scale: float = 0.0, like: arrow.Stored | None = None) -> arrow.Stored:
     """The canonical file of `part`, converted now unless an earlier call has done so.
 
-    classes: how many there are; 0: the largest label + 1. A file that is damaged is written again. Raises
+    classes: how many there are; 0: the labels tell. scale: what numbers of images are divided by; 0: they tell. like:
+    of the training part, whose classes and scale a test part has. A file that is damaged is written again. Raises
     UserError where the source is wrong or the cache folder cannot be written.
     """
-    key = hashlib.sha256(repr((arrow.FORMAT, part.identity, classes)).encode()).hexdigest()[:32]
+    given = like and (like.meaning.classes, like.meaning.scale)
+    key = hashlib.sha256(repr((arrow.FORMAT, part.identity, classes, scale, given)).encode()).hexdigest()[:32]
     path = folder() / f"{part.name}-{key}.arrow"
     try:
         return arrow.Stored(path)
@@ -50,8 +54,16 @@ def stored(part: Part, classes: int = 0) -> arrow.Stored:
         pass  # absent or damaged: both are answered by writing it
     contents = part.open()
     with _replacing(path) as sink:
-        known = classes or contents.classes
-        arrow.write(sink, contents, known or derived_classes(contents.labels, contents.where))
+        labels = plain(contents.labels, contents.where)
+        if like is None:
+            known = classes_of(labels, contents.where, classes or contents.classes, contents.names)
+            chosen = scale_of(contents, scale)
+        else:
+            known, chosen = like.meaning.classes, scale_like(contents, like.meaning.scale, scale)
+        numbers = known.numbers(labels, contents.where)
+        said = "" if contents.classes or like is not None else known.found(numbers)
+        meaning = arrow.Meaning(known, chosen, contents.found, said)
+        arrow.write(sink, scaled(contents, chosen), numbers, meaning)
     return arrow.Stored(path)
 
 

@@ -9,7 +9,7 @@ import pickletools
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ffpipe.data import cache, parquet
+from ffpipe.data import cache, columns, tables
 from ffpipe.data.download import Patience, Remote, fetch
 from ffpipe.data.known import PARQUET, Digest, checked, find, given_folder, mirrors_of
 from ffpipe.data.source import Contents, Part, file_identity
 from ffpipe.system.errors import UserError, reason
 
 CLASSES = 10
+# batches.meta.txt of the authors' archives.
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SHAPE = (32, 32, 3)
 PIXELS = 3 * 32 * 32
 TITLE = "CIFAR-10"
@@ -105,10 +107,10 @@ def _local_part(part: str, batches: Batches, folder: Path, setting: str) -> Part
     if (path := find(folders[:2], PARQUET[part])) is not None:
 
         def contents() -> Contents:
-            opened = parquet.contents([path], "", "label")
+            opened = columns.contents(tables.parquet, [path])
             if opened.shape != SHAPE:
                 raise UserError(f"{path}: images are {opened.shape}, those of {TITLE} {SHAPE}: it is another set")
-            return checked(opened, batches.digests, _records, TITLE)
+            return checked(replace(opened, names=NAMES), batches.digests, _records, TITLE)
 
         return Part("cifar10", ("cifar10", "parquet", file_identity(path, setting)), contents)
     raise UserError(
@@ -134,7 +136,7 @@ def _of_batches(where: Path, version: str, batches: Batches) -> Contents:
 
     labels = np.concatenate([each for each, _ in read()])
     opened = Contents(
-        where=str(where), shape=SHAPE, dtype=np.dtype(np.uint8), divisor=255, labels=labels, blocks=blocks
+        where=str(where), shape=SHAPE, dtype=np.dtype(np.uint8), divisor=255, labels=labels, blocks=blocks, names=NAMES
     )
     return checked(opened, batches.digests, _records, TITLE)
 

@@ -50,14 +50,13 @@ def contents(images: Path, labels: Path) -> Contents:
         raise UserError(f"{images} has {dims[0]} images, but {labels} has {label_dims[0]} labels")
     shape = source.check_shape(dims[1:], str(images))
     numbers = np.concatenate([np.empty(0, label_kind), *(block[:, 0] for block in _blocks(labels))])
-    dtype, divisor = source.stored_as(kind)
     return Contents(
         where=f"{images} and {labels}",
         shape=shape,
-        dtype=dtype,
-        divisor=divisor,
-        labels=source.integer_labels(numbers, str(labels)),
-        blocks=lambda: (source.cast(block) for block in _blocks(images)),
+        dtype=kind,
+        divisor=0,
+        labels=numbers,
+        blocks=lambda: _blocks(images),
     )
 
 

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import md5 as md5_of
 from pathlib import Path
 
 import numpy as np
 
-from ffpipe.data import cache, idx, parquet
+from ffpipe.data import cache, columns, idx, tables
 from ffpipe.data.download import Patience, Remote, fetch
 from ffpipe.data.gzipped import md5
 from ffpipe.data.known import PARQUET, Digest, checked, find, given_folder, mirrors_of
+from ffpipe.data.labels import plain
+from ffpipe.data.scale import BYTE
 from ffpipe.data.source import Contents, Part, file_identity
 from ffpipe.system.errors import UserError
 
@@ -28,13 +30,15 @@ Files = Mapping[str, tuple[Remote, Remote]]
 
 @dataclass(frozen=True)
 class Known:
-    """A set of four IDX files. title: in messages. variable: names other mirrors. files: images and labels by part."""
+    """A set of four IDX files. title: in messages. variable: names other mirrors. files: images and labels by part.
+    names: of the classes, where they are more than digits."""
 
     name: str
     title: str
     variable: str
     mirrors: tuple[str, ...]
     files: Files
+    names: tuple[str, ...] = ()
 
 
 def _files(*of_each: tuple[str, int]) -> Files:
@@ -73,6 +77,8 @@ FASHION_MNIST = Known(
         ("8181f5470baa50b63fa0f6fddb340f0a", 7_840_016),
         ("15d484375f8d13e6eb1aabb0c3f46965", 10_008),
     ),
+    # https://github.com/zalandoresearch/fashion-mnist#labels
+    ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 
 
@@ -121,7 +127,7 @@ def _idx_part(known: Known, part: str, paths: list[Path], setting: str) -> Part:
                     f"{path}: the MD5 of its content is {found}, that of {known.title} is {remote.md5}: it is damaged "
                     "or another set; other data in this format are read with --training.data.source idx"
                 )
-        return idx.contents(*paths)
+        return replace(idx.contents(*paths), divisor=BYTE, names=known.names)
 
     return Part(known.name, (known.name, *(file_identity(path, setting) for path in paths)), contents)
 
@@ -131,12 +137,16 @@ def _parquet_part(known: Known, part: str, path: Path, setting: str) -> Part:
 
     def contents() -> Contents:
         images, labels = known.files[part]
-        opened = parquet.contents([path], "", "label")
+        opened = columns.contents(tables.parquet, [path])
         count = len(opened.labels)
-        told = md5_of(struct.pack(">II", 0x0801, count) + opened.labels.astype(np.uint8).tobytes()).hexdigest()
+        numbers = plain(opened.labels, str(path))
+        if numbers.dtype.kind != "i":
+            raise UserError(f"{path}: its labels are names; those of {known.title} are numbers: it is another set")
+        told = md5_of(struct.pack(">II", 0x0801, count) + numbers.astype(np.uint8).tobytes()).hexdigest()
         if told != labels.md5:
             raise UserError(f"{path}: its labels have the MD5 {told}, those of {known.title} {labels.md5}")
         head = struct.pack(">IIII", 0x0803, count, SIDE, SIDE)
+        opened = replace(opened, divisor=BYTE, names=known.names)
         return checked(opened, [Digest(count, images.md5, head)], lambda block, _: block, known.title)
 
     return Part(known.name, (known.name, "parquet", file_identity(path, setting)), contents)
@@ -147,7 +157,7 @@ def _remote_part(known: Known, part: str, patience: Patience, progress: Callable
         # MNIST's were kept beside others before there was a second set of the same names.
         folder = cache.folder() / "downloads" / ("" if known.name == "mnist" else known.name)
         images, labels = (fetch(remote, folder, mirrors(known), patience, progress) for remote in known.files[part])
-        return idx.contents(images, labels)
+        return replace(idx.contents(images, labels), divisor=BYTE, names=known.names)
 
     return Part(known.name, (known.name, *(remote.md5 for remote in known.files[part])), contents)
 

@@ -1,4 +1,4 @@
-"""NumPy archives (.npz), of which one array at a time is in memory and none is unpickled.
+"""NumPy archives (.npz) and pairs of arrays (.npy), of which one array at a time is in memory and none is unpickled.
 
 It knows the names that pairs of arrays go by; it must not know how a set is split.
 """
@@ -6,7 +6,7 @@ It knows the names that pairs of arrays go by; it must not know how a set is spl
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -21,77 +21,144 @@ from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import expanded
 
 Pair = tuple[str, str]
+Role = Literal["train", "test"]
 
-# Images and labels, in the order in which they are looked for.
-_KERAS: dict[str, Pair] = {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")}
-_PLAIN: tuple[Pair, ...] = (("images", "labels"), ("x", "y"))
+# Images and labels, in lower case, in the order in which they are looked for: of Keras and MedMNIST, then of files of
+# one part, then of those that were saved without names.
+_OF_ROLE: dict[Role, tuple[Pair, ...]] = {
+    role: ((f"x_{role}", f"y_{role}"), (f"{role}_images", f"{role}_labels"), (f"{role}_x", f"{role}_y"))
+    for role in ("train", "test")
+}
+_PLAIN: tuple[Pair, ...] = (("images", "labels"), ("x", "y"), ("data", "labels"), ("data", "target"))
+_NAMELESS: Pair = ("arr_0", "arr_1")
 
 
-def part(path: Path, role: Literal["train", "test"], field: str) -> Part:
-    """The part for `role` in an archive: its Keras pair, else (images, labels), else (x, y). Raises UserError."""
-    identity = source.file_identity(path, field)
+def part(paths: list[Path], role: Role, arrays: tuple[str, ...], field: str) -> Part:
+    """The part for `role` in one archive, or in two of which the second has the labels.
+
+    arrays: names of the arrays of images and labels; empty: looked for. Raises UserError.
+    """
+    identity = tuple(source.file_identity(path, field) for path in paths)
+    files = [expanded(path) for path in paths]
+    if len(files) == 2:  # a file a role, as KMNIST has them
+        names = [(_only(path), path) for path in files]
+        return Part("npz", ("npz", identity), lambda: _contents(*names))
+    names_in = _names(files[0])
+    pair = (
+        _asked(files[0], names_in, arrays, role) if arrays else _pair(names_in, (*_OF_ROLE[role], *_PLAIN, _NAMELESS))
+    )
+    if pair is None:
+        expected = " or ".join(f"({a}, {b})" for a, b in (*_OF_ROLE[role][:2], *_PLAIN[:2]))
+        raise UserError(
+            f"{files[0]}: expected the arrays {expected}; it has {', '.join(sorted(names_in)) or 'none'}: "
+            "training.data.arrays names those of images and labels"
+        )
+    return _part(files[0], identity, pair)
+
+
+def test_part(path: Path, arrays: tuple[str, ...], field: str) -> Part | None:
+    """The test part that an archive of training examples brings along, if any. arrays: as for `part`."""
+    identity = (source.file_identity(path, field),)
     path = expanded(path)
-    names, pairs = _names(path), (_KERAS[role], *_PLAIN)
-    for pair in pairs:
-        if names.issuperset(pair):
-            return _part(path, identity, pair)
-    expected = " or ".join(f"({a}, {b})" for a, b in pairs)
-    raise UserError(f"{path}: expected the arrays {expected}; it has {', '.join(sorted(names)) or 'none'}")
+    names = _names(path)
+    pair = _asked(path, names, arrays, "test") if len(arrays) == 4 else _pair(names, _OF_ROLE["test"])
+    return _part(path, identity, pair) if pair else None
 
 
-def keras_test(path: Path, field: str) -> Part | None:
-    """The test part that an archive of training examples brings along, if any."""
-    identity = source.file_identity(path, field)
-    path = expanded(path)
-    return _part(path, identity, _KERAS["test"]) if _names(path).issuperset(_KERAS["test"]) else None
+def npy_part(images: Path, labels: Path, field: str) -> Part:
+    """The part in two .npy files. Raises UserError."""
+    identity = (source.file_identity(images, field), source.file_identity(labels, field))
+    names = [("", expanded(images)), ("", expanded(labels))]
+    return Part("npy", ("npy", identity), lambda: _contents(*names))
 
 
-def contents(path: Path, pair: Pair) -> Contents:
+def _part(path: Path, identity: object, pair: Pair) -> Part:
+    return Part("npz", ("npz", identity, pair), lambda: _contents((pair[0], path), (pair[1], path)))
+
+
+def _contents(images_at: tuple[str, Path], labels_at: tuple[str, Path]) -> Contents:
     """Read both arrays. Raises UserError: unreadable, damaged, not images and their labels."""
-    name, label_name = pair
-    labels, images = _array(path, label_name), _array(path, name)
+    (name, path), (label_name, label_path) = images_at, labels_at
+    labels, images = _array(label_path, label_name, text=True), _array(path, name)
+    name, label_name = name or path.name, label_name or label_path.name
     if images.ndim < 2:
         raise UserError(f"{path}: {name} has shape {images.shape}; expected (examples, ...)")
-    if labels.shape not in ((len(images),), (len(images), 1)):
+    if labels.ndim not in (1, 2) or len(labels) != len(images):
         raise UserError(
             f"{path}: {name} has shape {images.shape} and {label_name} {labels.shape}; expected one label an image"
         )
-    dtype, divisor = source.stored_as(images.dtype)
     return Contents(
         where=str(path),
         shape=source.check_shape(images.shape[1:], f"{path}: {name}"),
-        dtype=dtype,
-        divisor=divisor,
-        labels=source.integer_labels(labels.reshape(-1), f"{path}: {label_name}"),
+        dtype=images.dtype,
+        divisor=0,
+        labels=labels,
         blocks=lambda: _blocks(images),
     )
 
 
-def _part(path: Path, identity: object, pair: Pair) -> Part:
-    return Part("npz", ("npz", identity, pair), lambda: contents(path, pair))
+def _pair(names: Mapping[str, str], pairs: tuple[Pair, ...]) -> Pair | None:
+    """The first of these pairs that is there, by the names that the archive has."""
+    return next(((names[a], names[b]) for a, b in pairs if a in names and b in names), None)
 
 
-def _names(path: Path) -> set[str]:
+def _asked(path: Path, names: Mapping[str, str], arrays: tuple[str, ...], role: Role) -> Pair:
+    """The pair that the user names: of the training part, then of the test part where it has names of its own."""
+    if len(arrays) not in (2, 4):
+        raise UserError(
+            f"training.data.arrays names {len(arrays)} arrays; expected IMAGES LABELS, or those of training and of test"
+        )
+    pair = arrays[2:] if role == "test" and len(arrays) == 4 else arrays[:2]
+    for name in pair:
+        if name not in names.values():
+            raise UserError(
+                f"{path}: training.data.arrays names {name!r}, but it has {', '.join(sorted(names.values())) or 'none'}"
+            )
+    return pair[0], pair[1]
+
+
+def _names(path: Path) -> dict[str, str]:
+    """The names of the arrays of an archive, by themselves in lower case."""
     with _opened(path) as archive:
-        return set(archive.files)
+        return {name.lower(): name for name in archive.files}
 
 
-def _array(path: Path, name: str) -> NDArray[Any]:
-    with _opened(path) as archive:
-        array = archive[name]
+def _only(path: Path) -> str:
+    names = _names(path)
+    if len(names) != 1:
+        raise UserError(f"{path}: it has {len(names)} arrays; of two files, each has one: of images, and of labels")
+    return next(iter(names.values()))
+
+
+def _array(path: Path, name: str, text: bool = False) -> NDArray[Any]:
+    """An array of an archive, or of a .npy file where no name is given. text: whether it may hold words."""
+    if name:
+        with _opened(path) as archive:
+            array = archive[name]
+    else:
+        array = _npy(path)
     if not isinstance(array, np.ndarray):  # a member that does not begin as .npy files do comes as bytes
         raise UserError(f"{path}: {name} is not an array")
-    if array.dtype.kind not in "iuf":
-        raise UserError(f"{path}: {name} holds {array.dtype}; expected integers or floats")
+    if array.dtype.kind not in ("biufSU" if text else "biuf"):
+        raise UserError(f"{path}: {name or 'it'} holds {array.dtype}; expected integers or floats")
+    return array
+
+
+def _npy(path: Path) -> NDArray[Any]:
+    try:
+        # Mapped, so that nothing is allocated for a shape that the header only claims.
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # as below
+        raise UserError(f"{path}: cannot be read: {reason(error)}") from None
     return array
 
 
 def _blocks(images: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Arrays (n, features) in the dtype in which they are stored."""
+    """Arrays (n, features) in the dtype of the file."""
     width = math.prod(images.shape[1:])
     rows = max(1, source.BLOCK_BYTES // (width * images.itemsize))
     for first in range(0, len(images), rows):
-        yield source.cast(images[first : first + rows].reshape(-1, width))
+        yield images[first : first + rows].reshape(-1, width)
 
 
 @contextmanager

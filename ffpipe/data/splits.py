@@ -5,9 +5,10 @@ It must not know a file format; whatever is wrong with a request is said here or
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -16,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffpipe.config.schema import Data
-from ffpipe.data import cache, cifar10, digits, idx, mnist, npz, parquet, text
+from ffpipe.data import cache, cifar10, columns, digits, folder, idx, mnist, npz, tables, text
 from ffpipe.data.arrow import Stored
+from ffpipe.data.discover import table_files
 from ffpipe.data.examples import Examples
-from ffpipe.data.source import Part
+from ffpipe.data.scale import Given
+from ffpipe.data.source import Contents, Part
 from ffpipe.system import rng
 from ffpipe.system.errors import UserError
 
@@ -28,6 +31,16 @@ _KNOWN_CLASSES = {
     "mnist": mnist.CLASSES,
     "fashion-mnist": mnist.CLASSES,
     "cifar10": cifar10.CLASSES,
+}
+
+
+_TABLES = {"parquet": tables.parquet, "arrow": tables.arrow, "csv": tables.comma_separated}
+# How many files the other sources take, at least and at most, and which.
+_TAKES = {
+    "idx": (2, 2, "two: IMAGES LABELS"),
+    "npy": (2, 2, "two: IMAGES LABELS"),
+    "npz": (1, 2, "one, or two: IMAGES LABELS"),
+    "folder": (1, 1, "one folder, with a folder for each class"),
 }
 
 
@@ -71,6 +84,28 @@ class Splits:
     def shape(self) -> tuple[int, ...]:
         return self.train.shape
 
+    @property
+    def found(self) -> tuple[str, ...]:
+        """What was found in files of the user's, as a line for a person, and warnings."""
+        meaning, train, test = self.train.stored.meaning, self.train.stored, self.test.stored
+        kinds = " x ".join(map(str, self.shape))
+        set_aside = "" if test is train else f", {len(test):,} to test on"
+        first = f"data: {len(train):,} images of {kinds}, {meaning.classes.count} classes{set_aside}"
+        said = [each for each in (meaning.found, meaning.scale.found, meaning.labels) if each]
+        warnings = [each for each in said if each.startswith("warning")]
+        return ("; ".join([first, *(each for each in said if each not in warnings)]), *warnings)
+
+    @property
+    def given(self) -> Given:
+        """The numbers of the training images as they came."""
+        scale = self.train.stored.meaning.scale
+        return Given(scale.given.kind, scale.divisor)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the classes; empty where they are their numbers."""
+        return self.train.stored.meaning.classes.names[: self.classes]
+
 
 def _to_terminal(line: str) -> None:
     """Say it to a person who waits; a log keeps stderr for what went wrong."""
@@ -92,13 +127,31 @@ def load_splits(data: Data, data_dir: str = "", *, progress: Callable[[str], Non
             "of examples to set aside"
             + ("" if data.source in (*_KNOWN_CLASSES, "text") else ", or name files in training.data.test")
         )
-    if test_part is not None and data.test_count:
+    if test_part is not None and data.test_count > 0:
         raise UserError(
             f"training.data.test_count is {data.test_count}, but the source has a test part of its own: set it to 0"
         )
-    stored = cache.stored(train_part, data.classes or _KNOWN_CLASSES.get(data.source, 0))
-    test = [] if test_part is None else [_fitting(cache.stored(test_part, stored.classes), stored)]
-    return split(data, [stored, *test])
+    parts = [_shaped(part, data.shape) for part in (train_part, test_part) if part is not None]
+    stored = [cache.stored(parts[0], data.classes or _KNOWN_CLASSES.get(data.source, 0), data.scale)]
+    stored += [cache.stored(part, scale=data.scale, like=stored[0]) for part in parts[1:]]
+    return split(data, [stored[0], *(_fitting(test, stored[0]) for test in stored[1:])])
+
+
+def _shaped(part: Part, shape: tuple[int, ...]) -> Part:
+    """The part with images of another shape, row-major; of none: as they are."""
+    if not shape:
+        return part
+
+    def opened() -> Contents:
+        contents = part.open()
+        if math.prod(shape) != contents.features:
+            raise UserError(
+                f"{contents.where}: training.data.shape is {shape}, but an image has {contents.features} numbers "
+                f"({contents.shape})"
+            )
+        return replace(contents, shape=shape)
+
+    return Part(part.name, (*part.identity, shape), opened)
 
 
 def split(data: Data, stored: Sequence[Stored]) -> Splits:
@@ -106,8 +159,9 @@ def split(data: Data, stored: Sequence[Stored]) -> Splits:
 
     Raises UserError.
     """
-    train, validation, set_aside = _split(len(stored[0]), data)
-    if len(stored) > 1:
+    has_test = len(stored) > 1
+    train, validation, set_aside = _split(len(stored[0]), replace(data, test_count=0) if has_test else data)
+    if has_test:
         set_aside = np.arange(len(stored[-1]))
     return _by_class(stored[0], stored[-1], (train, validation, set_aside), data.positive_classes)
 
@@ -145,7 +199,7 @@ def _parts(data: Data, data_dir: str, progress: Callable[[str], None]) -> tuple[
             if files:
                 raise UserError(
                     f"training.data.{field} names files, but training.data.source {data.source!r} reads none: leave it "
-                    "empty, or set training.data.source to idx, npz or parquet"
+                    "empty, or set training.data.source to one that reads files, such as folder, csv, npz or parquet"
                 )
         if data.source == "digits":
             return digits.part(), None
@@ -162,7 +216,9 @@ def _parts(data: Data, data_dir: str, progress: Callable[[str], None]) -> tuple[
     train = _part_of_files("train", data.train, data)
     if data.test:
         return train, _part_of_files("test", data.test, data)
-    return train, npz.keras_test(Path(data.train[0]), "training.data.train") if data.source == "npz" else None
+    if data.source == "npz" and len(data.train) == 1:
+        return train, npz.test_part(Path(data.train[0]), data.arrays, "training.data.train")
+    return train, None
 
 
 def _text(data: Data, data_dir: str, progress: Callable[[str], None]) -> Part:
@@ -184,20 +240,27 @@ def _text(data: Data, data_dir: str, progress: Callable[[str], None]) -> Part:
 
 def _part_of_files(role: Literal["train", "test"], names: tuple[str, ...], data: Data) -> Part:
     field, paths = f"training.data.{role}", [Path(name) for name in names]
-    if data.source == "parquet":
-        return parquet.part(paths, data.image_column, data.label_column, field)
+    if data.source in _TABLES:
+        files = table_files(data.source, names, field)
+        wanted = columns.Wanted(data.image_column, data.label_column, data.mode, data.size)
+        return columns.part(data.source, _TABLES[data.source], files, wanted, field)
+    least, most, takes = _TAKES[data.source]
+    if not least <= len(paths) <= most:
+        raise UserError(f"{field} names {len(paths)} file(s), but {data.source} takes {takes}")
+    if data.source == "folder":
+        return folder.part(paths[0], data.mode, data.size, field)
     if data.source == "idx":
-        if len(paths) != 2:
-            raise UserError(f"{field} names {len(paths)} file(s), but idx takes two: IMAGES LABELS")
         return idx.part(paths[0], paths[1], field)
-    if len(paths) != 1:
-        raise UserError(f"{field} names {len(paths)} files, but npz takes one")
-    return npz.part(paths[0], role, field)
+    if data.source == "npy":
+        return npz.npy_part(paths[0], paths[1], field)
+    return npz.part(paths, role, data.arrays, field)
 
 
 def _split(count: int, data: Data) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Rows of the training part for train, validation and (where the source has none) test."""
-    aside = data.test_count + data.validation
+    tenth = max(1, count // 10)
+    test_count = tenth if data.test_count < 0 else data.test_count
+    aside = test_count + (tenth if data.validation < 0 else data.validation)
     if aside >= count:
         raise UserError(
             f"training.data.test_count {data.test_count} and training.data.validation {data.validation} set aside "
@@ -205,15 +268,14 @@ def _split(count: int, data: Data) -> tuple[NDArray[np.int64], NDArray[np.int64]
         )
     shuffled = data.split_seed != -1
     order = rng.generator(data.split_seed, "split").permutation(count) if shuffled else np.arange(count)
-    rest, validation, test = np.split(order, [count - aside, count - data.test_count])
+    rest, validation, test = np.split(order, [count - aside, count - test_count])
     return rest[: data.train_limit or None], validation, test
 
 
 def _fitting(test: Stored, train: Stored) -> Stored:
     """The test part, or a UserError where a network for the training part cannot read it."""
-    if (test.shape, test.dtype) != (train.shape, train.dtype):
+    if test.shape != train.shape:
         raise UserError(
-            f"the test images are {test.dtype} of shape {test.shape}, but the training images are {train.dtype} of "
-            f"shape {train.shape} (bytes are scaled to [0, 1], other numbers are not): expected the same of both"
+            f"the test images have the shape {test.shape}, but the training images {train.shape}: expected the same"
         )
     return test

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from ffpipe.config.fields import checked
 from ffpipe.config.schema import Config, Training
 from ffpipe.data.sampler import Sampler
+from ffpipe.data.scale import Given
 from ffpipe.data.splits import Splits, load_splits
 from ffpipe.learn.augmentation import Augmentation
 from ffpipe.learn.blueprint import Blueprint, make_blueprint
@@ -161,14 +162,16 @@ def make_job(config: Config, model: Model | None = None) -> Job:
     """
     config = _with_whole_paths(config)
     splits = load_splits(config.training.data, config.execution.data_dir)
-    config = replace(config, training=_measured(config.training, splits))
+    config = replace(config, training=_measured(_with_width(config.training, splits), splits))
     training = config.training
     _check_images(training, splits)
     steps_per_epoch = Sampler(len(splits.train), training.batch_size, training.seed).steps_per_epoch
     if training.negatives == "others":
         Sampler(len(splits.others), training.batch_size, training.seed)
     inputs, labels = row_specs(training, splits.shape, splits.classes)
-    takes = Input(splits.shape, inputs.size, splits.classes)
+    # Of known sets a user has pictures; the numbers behind them are nobody's to know.
+    given = splits.given if training.data.train else Given()
+    takes = Input(splits.shape, inputs.size, splits.classes, splits.names, given)
     model = model or Model()
     job = Job(
         config, splits, make_blueprint(training, takes, inputs, labels, steps_per_epoch, model.code, model.function)
@@ -187,6 +190,11 @@ def make_job(config: Config, model: Model | None = None) -> Job:
             f"there are more than {MOST_ROWS:,} rows of metrics: give at least {job.least_log_steps}"
         )
     return job
+
+
+def _with_width(training: Training, splits: Splits) -> Training:
+    """The config with as many features as the data have, where it leaves them open."""
+    return replace(training, dims=(training.dims[0] or splits.features, *training.dims[1:]))
 
 
 def _measured(training: Training, splits: Splits) -> Training:

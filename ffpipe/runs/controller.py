@@ -214,7 +214,8 @@ def _make_job(config: Config, model: Model) -> tuple[Config, Job, tuple[str, ...
     asked = make_job(config, model)
     job, notes = within_budget(asked, process)
     refuse_beyond_this_host(job)
-    return asked.config, job, notes
+    found = asked.splits.found if asked.config.training.data.train else ()
+    return asked.config, job, (*found, *notes)
 
 
 def planned(

@@ -92,6 +92,7 @@ def _metadata(saved: Saved) -> dict[str, str]:
         "config": to_toml(saved.config),
         "shape": " ".join(map(str, takes.shape)),
         "classes": str(takes.classes),
+        "names": json.dumps(takes.names),
     }
 
 

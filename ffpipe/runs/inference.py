@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from ffpipe.data.images import read_image
+from ffpipe.data.opened import OpenedImages, open_images
 from ffpipe.data.splits import load_splits
 from ffpipe.learn.network import Network, Silent, StreamedNetwork, readouts_of
 from ffpipe.runs.model import Given
@@ -39,11 +42,14 @@ class Errors(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network makes of one image. scores: (classes,), of the read-out in use."""
+    """What the network makes of one image. scores: (classes,), of the read-out in use. name: of the class. index: place
+    in a file of several images; None where the file is one image."""
 
     path: str
     label: int
     scores: tuple[float, ...]
+    name: str
+    index: int | None = None
 
 
 def load(
@@ -123,38 +129,61 @@ def evaluate(
     return Errors(len(examples), shares.pop("goodness", None), shares.pop("softmax", None), shares)
 
 
+def _raise(error: UserError) -> None:
+    raise error
+
+
 def predict(
     run: str | Path,
-    images: Sequence[str | Path],
+    images: Iterable[str | Path],
     readout: str | None = None,
     *,
     model: Given | None = None,
     allow_code: Iterable[str] = (),
+    refused: Callable[[UserError], object] = _raise,
 ) -> list[Prediction]:
-    """Classify PNG, JPEG or .npy images of the size that the run was trained on.
+    """Classify pictures (PNG, JPEG, BMP, GIF, WebP) and .npy files of the size that the run was trained on.
 
-    A .npy is one image, of the shape trained on or flat: uint8, or floats as in training (0 to 1). readout, model,
-    allow_code: as for `load`. Raises UserError where the folder is no run, has no whole
-    snapshot, a damaged one or not that readout, and where an image cannot be read or is of another size.
+    A .npy is one image, of the shape trained on or flat, or n of them: whole numbers from 0 to 255, bools, floats from
+    0 to 1, or numbers of the kind that the run was trained on. readout, model, allow_code: as for `load`. refused: gets
+    the error of each image that cannot be read or is of another size, which is left out. Raises UserError for these
+    where `refused` does, as it does by default, and where the folder is no run, has no whole snapshot, a damaged one or
+    not that readout.
     """
     saved = Saved.of(run, readout, model, allow_code)
     if saved.config.training.inputs == "tokens":
         raise UserError(f"run {run} was trained on tokens, not on images: use ffpipe.load from Python")
     network = _opened(saved)
-    size = _images_at_once(network)
-    found = []
-    for some in (images[first : first + size] for first in range(0, len(images), size)):
-        pixels = [read_image(path, network.shape) for path in some]
+    size, takes = _images_at_once(network), saved.network.takes
+    opened = partial(open_images, shape=network.shape, scale=takes.scale, asked=saved.config.training.data.scale)
+    rows, found = _images(images, opened, refused), list[Prediction]()
+    while some := list(islice(rows, size)):
         try:
             with torch.no_grad():
-                scores = network(torch.from_numpy(np.stack(pixels)))
+                scores = network(torch.from_numpy(np.stack([row for _, _, row in some])))
         except Silent as error:
             raise UserError(f"run {run}: {error}") from None
-        found += [
-            Prediction(str(path), int(row.argmax()), tuple(row.tolist()))
-            for path, row in zip(some, scores, strict=True)
-        ]
+        for (path, index, _), each in zip(some, scores, strict=True):
+            label = int(each.argmax())
+            found.append(Prediction(path, label, tuple(each.tolist()), takes.name(label), index))
     return found
+
+
+def _images(
+    paths: Iterable[str | Path], opened: Callable[[str | Path], OpenedImages], refused: Callable[[UserError], object]
+) -> Iterator[tuple[str, int | None, NDArray[np.float32]]]:
+    """Each image of each file: the file's path, the place in it where there are several, and the row."""
+    for path in paths:
+        try:
+            file = opened(path)
+        except UserError as error:
+            refused(error)
+            continue
+        for index in range(len(file)):
+            try:
+                yield str(path), index if file.many else None, file[index]
+            except UserError as error:
+                refused(error)
 
 
 def _images_at_once(network: Network) -> int:

@@ -124,7 +124,7 @@ import numpy as np
 from pathlib import Path
 from typing import Any
 from ffpipe.data import cache, npz
-part = npz.part(Path(sys.argv[1]), "train", "training.data.train")
+part = npz.part([Path(sys.argv[1])], "train", (), "training.data.train")
 print("ready", flush=True)
 sys.stdin.readline()
 print(int(cache.stored(part).images(np.arange(1000)).sum()))

@@ -142,7 +142,7 @@ def test_more_classes_than_there_are_labels(make: Make) -> None:
         ({"test_count": 60}, r"training\.data\.test_count 60"),
         ({"test_count": 5, "classes": 4}, r"the label 4 at row 4 is not in 0\.\.3; .*training\.data\.classes"),
         ({"test_count": 5, "train": ()}, r"training\.data\.train is empty"),
-        ({"test_count": 5, "train": ("a", "b")}, r"training\.data\.train names 2 files, but npz takes one"),
+        ({"test_count": 5, "train": ("a", "b", "c")}, r"training\.data\.train names 3 file\(s\), but npz takes one"),
         ({"test_count": 5, "train": ("nowhere",)}, r"training\.data\.train: cannot find the file nowhere"),
         ({"test": ("nowhere",)}, r"training\.data\.test: cannot find the file nowhere"),
         (
@@ -166,8 +166,8 @@ def test_what_is_refused(make: Make, fields: dict[str, Any], message: str) -> No
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (IMAGES[:, :2], LABELS, r"test images are uint8 of shape \(2, 4\), but .* uint8 of shape \(3, 4\)"),
-        (IMAGES.astype(np.float32), LABELS, "test images are float32 .* training images are uint8"),
+        (IMAGES[:, :2], LABELS, r"test images have the shape \(2, 4\), but the training images \(3, 4\)"),
+        (IMAGES.astype(np.float32) * 2, LABELS, r"float32, .* uint8, .* beyond 0 to 1 .* training\.data\.scale"),
         (IMAGES, LABELS + 1, r"test\.npz: the label 5 at row 4 is not in 0\.\.4"),
         (IMAGES[:0], LABELS[:0], "there are no examples"),
     ],

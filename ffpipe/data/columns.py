@@ -1,0 +1,339 @@
+"""Labelled images in tables: encoded pictures, lists of numbers of any depth, or a column a pixel.
+
+It reads the columns that it needs, a few rows at a time, from one file or several with the same columns. It must
+not know how a set is split, nor the format of a file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ffpipe.data import images, pictures, source
+from ffpipe.data.source import BLOCK_BYTES, Contents, Part
+from ffpipe.data.tables import Table, class_names
+from ffpipe.system.errors import UserError, nearest
+from ffpipe.system.files import expanded
+
+# A row group may hold gigabytes, so rows are asked for some at a time: as many as fit BLOCK_BYTES when decoded, judged
+# by the first, and never more than these, should the first be small by chance.
+_MOST_ROWS = 512
+_LABEL_ROWS = 1 << 16
+# What a column of labels is called where `training.data.label_column` names none of the columns.
+DEFAULT_LABEL = "label"
+_OTHER_LABELS = ("labels", "class", "target", "y", "digit", "category")
+
+OpenTable = Callable[[Path], Table]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user says of the columns.
+
+    image: name of the column of images; empty: found. label: of the labels. mode: Pillow's name of the colours of
+    encoded pictures; empty: what all of them can be. size: height and width of encoded pictures; empty: as they are.
+    """
+
+    image: str = ""
+    label: str = DEFAULT_LABEL
+    mode: str = ""
+    size: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Columns:
+    """label: name of the column of labels. images: the column of images, or one for each pixel. read: what of them is
+    read. kind: type of the images."""
+
+    label: str
+    images: tuple[str, ...]
+    read: tuple[str, ...]
+    kind: pa.DataType
+
+    @property
+    def encoded(self) -> bool:
+        """Whether images are PNG or JPEG bytes."""
+        return len(self.images) == 1 and not _is_numbers(self.kind)
+
+
+def part(name: str, open_table: OpenTable, paths: Sequence[Path], wanted: Wanted, field: str) -> Part:
+    """The part in these files, in this order."""
+    identity = tuple(source.file_identity(path, field) for path in paths)
+    files = [expanded(path) for path in paths]
+    return Part(name, (name, identity, wanted), lambda: contents(open_table, files, wanted))
+
+
+def contents(open_table: OpenTable, paths: Sequence[Path], wanted: Wanted | None = None) -> Contents:
+    """Read the schemas, the labels and the first image. Raises UserError: unreadable, no such column, not images."""
+    wanted = wanted or Wanted()
+    tables = [open_table(path) for path in paths]
+    columns = _columns(tables[0], wanted)
+    for table in tables[1:]:
+        if (other := _columns(table, wanted)) != columns:
+            raise UserError(
+                f"{table.path}: its images are in {_spelled(other)}, but those of {paths[0]} in {_spelled(columns)}; "
+                "expected the same"
+            )
+    labels = [piece for table in tables for piece in _labels(table, columns.label)]
+    if not labels:
+        raise UserError(f"{paths[0]}: there are no examples")
+    found = ""
+    if columns.encoded and not wanted.mode:
+        mode, found = pictures.common(pictures.mode_of(each) for table in tables for each in _encoded(table, columns))
+    else:
+        mode = wanted.mode
+    decode = partial(images.decode, mode=mode, size=wanted.size)
+    first = next((block for table in tables for block in _blocks(table, columns, decode, rows=1)), None)
+    if first is None:
+        raise UserError(f"{paths[0]}: there are no images")
+    shape = source.check_shape(first.shape[1:], f"{paths[0]}: {_spelled(columns)}")
+    rows = min(_MOST_ROWS, max(1, BLOCK_BYTES // first.nbytes))
+
+    def blocks() -> Iterator[NDArray[Any]]:
+        for table in tables:
+            row = 0
+            for block in _blocks(table, columns, decode, rows):
+                if block.shape[1:] != first.shape[1:]:
+                    raise UserError(
+                        f"{table.path}: the image at row {row} has shape {block.shape[1:]}, but the first of all has "
+                        f"{shape}" + (": training.data.size makes them alike" if columns.encoded else "")
+                    )
+                row += len(block)
+                yield block.reshape(len(block), -1)
+
+    return Contents(
+        where=", ".join(map(str, paths)),
+        shape=_square(shape) if len(columns.images) > 1 else shape,
+        dtype=first.dtype,
+        divisor=255 if columns.encoded else 0,
+        labels=np.concatenate(labels),
+        blocks=blocks,
+        names=class_names(tables[0].schema, columns.label),
+        found=found,
+    )
+
+
+def _columns(table: Table, wanted: Wanted) -> Columns:
+    names = table.schema.names
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{table.path}: the column {twice!r} is there twice; expected names that differ")
+    types = dict(zip(names, table.schema.types, strict=True))
+    label = _label(table, wanted.label)
+    candidates = [name for name, kind in types.items() if name != label and _holds_images(kind)]
+    if wanted.image and wanted.image not in candidates:
+        raise UserError(
+            f"{table.path}: training.data.image_column is {wanted.image!r}, but that column is "
+            f"{types.get(wanted.image, 'absent')}; expected a struct with bytes, encoded pictures, or lists of "
+            f"numbers; {nearest(wanted.image, candidates or types)}"
+        )
+    if not wanted.image and len(candidates) > 1:
+        raise UserError(
+            f"{table.path}: training.data.image_column has to name the column of images; there are: "
+            f"{', '.join(candidates)}"
+        )
+    if not wanted.image and not candidates:
+        return _pixels(table, types, label)
+    image = wanted.image or candidates[0]
+    kind = types[image]
+    leaf = f"{image}.bytes" if table.nested and pa.types.is_struct(kind) else image
+    return Columns(label, (image,), (leaf,), kind)
+
+
+def _label(table: Table, asked: str) -> str:
+    """The name of the column of labels."""
+    names = table.schema.names
+    if asked in names:
+        return asked
+    if asked == DEFAULT_LABEL:
+        if not table.headed:
+            return str(names[0])
+        others = [name for name in names if name.strip().lower() in (DEFAULT_LABEL, *_OTHER_LABELS)]
+        if len(others) == 1:
+            return str(others[0])
+    raise UserError(
+        f"{table.path}: training.data.label_column is {asked!r}, but there is no such column; {nearest(asked, names)}"
+    )
+
+
+def _pixels(table: Table, types: dict[str, pa.DataType], label: str) -> Columns:
+    """All columns but the label's, each of one pixel."""
+    pixels = [name for name in types if name != label]
+    text = [name for name in pixels if not _is_number(types[name])]
+    if text or not pixels:
+        some = ", ".join(f"{name!r} ({types[name]})" for name in text[:5]) + ", ..." * (len(text) > 5)
+        raise UserError(
+            f"{table.path}: there is no column of images, and beside the label {label!r} not only columns of numbers: "
+            f"{some or 'none'}; leave out what is no pixel, or name the column of the labels in "
+            "training.data.label_column"
+        )
+    kind = pa.float64() if any(pa.types.is_floating(types[name]) for name in pixels) else types[pixels[0]]
+    return Columns(label, tuple(pixels), tuple(pixels), kind)
+
+
+def _square(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """As many pixels as a square has are one."""
+    side = math.isqrt(shape[0])
+    return (side, side) if side > 1 and side * side == shape[0] else shape
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _is_binary(kind.field(index).type)
+    return _is_binary(kind) or _is_numbers(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_binary(kind.value_type)
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_binary_view(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    )
+
+
+def _is_numbers(kind: pa.DataType) -> bool:
+    """Whether values are lists of numbers, of lists of them, or tensors."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _is_numbers(kind.storage_type)
+    return _is_list(kind) and (_is_number(kind.value_type) or _is_numbers(kind.value_type))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+
+
+def _spelled(columns: Columns) -> str:
+    if len(columns.images) == 1:
+        return f"the column {columns.images[0]!r} ({columns.kind})"
+    return f"the {len(columns.images)} columns {columns.images[0]!r} to {columns.images[-1]!r} ({columns.kind})"
+
+
+def _labels(table: Table, column: str) -> Iterator[NDArray[Any]]:
+    row = 0
+    for batch in table.read([column], _LABEL_ROWS):
+        values = _values(batch.column(column))
+        _refuse_null(values, table.path, column, row)
+        row += len(values)
+        if _is_numbers(values.type):
+            yield from _numbers(values, table.path, column, row)
+        elif _is_number(values.type):
+            yield values.to_numpy(zero_copy_only=False)
+        elif pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+            yield np.array(values.to_pylist())
+        else:
+            raise UserError(
+                f"{table.path}: the label column {column!r} is {values.type}; expected numbers, names or one-hot rows"
+            )
+
+
+def _encoded(table: Table, columns: Columns) -> Iterator[pa.Buffer]:
+    """The bytes of every picture."""
+    row = 0
+    for batch in table.read(columns.read, _MOST_ROWS):
+        values = _values(batch.column(columns.images[0]))
+        _refuse_null(values, table.path, columns.images[0], row)
+        row += len(values)
+        yield from (value.as_buffer() for value in values)
+
+
+def _blocks(
+    table: Table, columns: Columns, decode: Callable[..., NDArray[np.uint8]], rows: int
+) -> Iterator[NDArray[Any]]:
+    """Arrays (at most `rows`, *shape) in the dtype of the file, in its order, each of images of one shape."""
+    if columns.encoded:
+        for some in _batched(enumerate(_encoded(table, columns)), rows):
+            yield from _stacked(
+                [_picture(buffer, decode, f"{table.path}: the image at row {row}") for row, buffer in some]
+            )
+        return
+    row = 0
+    for some in table.read(columns.read, rows):
+        if len(columns.images) > 1:
+            yield _side_by_side(some, table.path, row)
+        else:
+            values = _values(some.column(columns.images[0]))
+            _refuse_null(values, table.path, columns.images[0], row)
+            yield from _numbers(values, table.path, columns.images[0], row)
+        row += len(some)
+
+
+def _picture(encoded: pa.Buffer, decode: Callable[..., NDArray[np.uint8]], what: str) -> NDArray[np.uint8]:
+    try:
+        return decode(encoded)
+    except ValueError as error:
+        raise UserError(f"{what} cannot be decoded: {error}") from None
+
+
+def _batched(each: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Yield lists of `size`, of which the last may be shorter."""
+    left = iter(each)
+    while some := list(islice(left, size)):
+        yield some
+
+
+def _stacked(batch: list[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+    for _, alike in groupby(batch, key=np.shape):
+        yield np.stack(list(alike))
+
+
+def _side_by_side(batch: pa.RecordBatch, path: Path, start: int) -> NDArray[Any]:
+    """The columns of a batch as rows of pixels."""
+    for name, values in zip(batch.schema.names, batch.columns, strict=True):
+        _refuse_null(values, path, name, start)
+    return np.stack([values.to_numpy(zero_copy_only=False) for values in batch.columns], axis=1)
+
+
+def _numbers(values: pa.Array, path: Path, column: str, start: int) -> Iterator[NDArray[Any]]:
+    """Arrays (n, *shape) of lists of numbers, each of rows of one shape."""
+    shape: list[int] = []
+    inner = values
+    while not _is_number(inner.type):
+        inner = inner.storage if isinstance(inner, pa.ExtensionArray) else inner
+        lengths = np.asarray(inner.value_lengths()) if not pa.types.is_fixed_size_list(inner.type) else None
+        length = inner.type.list_size if lengths is None else int(lengths[0]) if len(lengths) else 0
+        if lengths is not None and (lengths != length).any():
+            if len(values) == 1:
+                raise UserError(f"{path}: the lists at row {start} of {column!r} differ in length within the row")
+            for row in range(len(values)):
+                yield from _numbers(values[row : row + 1], path, column, start + row)
+            return
+        shape.append(length)
+        inner = inner.flatten()
+        if inner.null_count:
+            row = int(np.asarray(inner.is_null()).argmax()) // max(1, math.prod(shape))
+            raise UserError(f"{path}: the list at row {start + row} of {column!r} holds a null; expected numbers")
+    if isinstance(values.type, pa.FixedShapeTensorType):
+        shape = list(values.type.shape)
+    yield inner.to_numpy(zero_copy_only=False).reshape(len(values), *shape)
+
+
+def _values(values: pa.Array) -> pa.Array:
+    """Values without what wraps them: the bytes of a struct, what a dictionary stands for."""
+    if pa.types.is_struct(values.type):
+        values = values.flatten()[values.type.get_field_index("bytes")]
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    return values
+
+
+def _refuse_null(values: pa.Array, path: Path, column: str, start: int) -> None:
+    if values.null_count:
+        row = start + int(np.asarray(values.is_null()).argmax())
+        raise UserError(f"{path}: the column {column!r} is null at row {row}; expected a value in every row")

@@ -1,0 +1,214 @@
+"""What files and folders hold, worked out from their names and first bytes: a source, and its training and test part.
+
+This module must not read more of a file than tells its format.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ffpipe.config.schema import Config, Data
+from ffpipe.system.errors import UserError, reason
+from ffpipe.system.files import expanded
+
+# Endings of a file, the longest first where one is another's.
+_ENDINGS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".csv.gz": "csv",
+    ".tsv.gz": "csv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+    ".npz": "npz",
+    ".npy": "npy",
+    ".txt": "text",
+}
+_MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow", b"PK": "npz", b"\x93NUMPY": "npy"}
+_IDX, _GZIP = b"\0\0", b"\x1f\x8b"
+_TESTS = ("test", "t10k", "validation", "valid", "val", "dev")
+# Sources of tables, of which a folder or a pattern stands for all that are in it.
+TABLES = ("parquet", "arrow", "csv")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A source, and the files of its parts. test: empty where there are none."""
+
+    source: str
+    train: tuple[str, ...]
+    test: tuple[str, ...] = ()
+
+
+def discover(names: Sequence[str]) -> Found:
+    """Work out what these files, folder or pattern are. Raises UserError where nothing is known of them."""
+    paths = matching(names, "--data")
+    if len(paths) == 1 and paths[0].is_dir():
+        return _folder(paths[0])
+    kinds = {kind_of(path) for path in paths}
+    if len(kinds) > 1:
+        raise UserError(f"--data names files of several formats: {', '.join(sorted(kinds))}; give those of one")
+    return _parts(kinds.pop(), paths)
+
+
+def on(config: Config, found: Found) -> Config:
+    """The config of a recipe on other data: what depended on its own is worked out from these.
+
+    A tenth of the training part is set aside to validate on, and one to test on where there is no test part.
+    """
+    training, own = config.training, config.training.data
+    text = found.source == "text"
+    data = Data(
+        source=found.source,  # type: ignore[arg-type]  # one of the words of the field
+        train=found.train,
+        test=found.test,
+        validation=-1,
+        test_count=0 if found.test else -1,
+        split_seed=-1 if text else own.split_seed if own.split_seed > 0 else 0,
+        length=own.length,
+        symbols=own.symbols,
+        train_limit=own.train_limit,
+        positive_classes=own.positive_classes,
+    )
+    training = replace(training, data=data, dims=(0, *training.dims[1:]), mean=(), deviation=())
+    return replace(config, training=training)
+
+
+def kind_of(path: Path) -> str:
+    """The source that reads a file. Raises UserError."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {reason(error)}") from None
+    for magic, kind in _MAGIC.items():
+        if start.startswith(magic):
+            return kind
+    name = path.name.lower()
+    for ending, kind in _ENDINGS.items():
+        if name.endswith(ending) and kind in ("csv", "text"):
+            return kind
+    if start.startswith(_IDX) or (start.startswith(_GZIP) and "idx" in name):
+        return "idx"
+    raise UserError(
+        f"{path}: its format is not known: expected a folder of pictures, CSV, Parquet, Arrow, npz, npy, IDX or a text"
+    )
+
+
+def matching(names: Sequence[str], field: str) -> list[Path]:
+    """The files that names and patterns stand for, in their order. Raises UserError where there is none."""
+    paths: list[Path] = []
+    for name in names:
+        path = expanded(name)
+        found = sorted(glob.glob(str(path))) if glob.has_magic(name) and not path.exists() else [str(path)]
+        if not found or not Path(found[0]).exists():
+            raise UserError(f"{field}: cannot find the file {name}")
+        paths += map(Path, found)
+    return paths
+
+
+def table_files(source: str, names: Sequence[str], field: str) -> list[Path]:
+    """The files of a table: a folder stands for those in it, and one that `datasets` saved for its own.
+
+    Raises UserError where a folder has none.
+    """
+    files: list[Path] = []
+    for path in matching(names, field):
+        if not path.is_dir():
+            files.append(path)
+            continue
+        inside = _saved(path) if source == "arrow" else []
+        inside = inside or sorted(each for each in path.rglob("*") if each.is_file() and _ending(each) == source)
+        if not inside:
+            raise UserError(f"{field}: there is no {source} file in the folder {path}")
+        files += inside
+    return files
+
+
+def _folder(path: Path) -> Found:
+    """What is in a folder."""
+    if (splits := _json(path / "dataset_dict.json").get("splits")) and isinstance(splits, list):
+        train, test = _named_parts([path / str(split) for split in splits])
+        return Found("arrow", tuple(map(str, train)), tuple(map(str, test)))
+    if (path / "state.json").is_file():
+        return Found("arrow", (str(path),))
+    try:
+        files = sorted(each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
+        folders = sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{path}: {reason(error)}") from None
+    for source in (*TABLES, "npz", "npy"):
+        if some := [each for each in files if _ending(each) == source]:
+            return _parts(source, some)
+    if some := [each for each in files if "ubyte" in each.name]:
+        return _parts("idx", some)
+    if folders:
+        train, test = _named_parts(folders)
+        if test and any(each.is_dir() for each in train[0].iterdir()):
+            return Found("folder", (str(train[0]),), (str(test[0]),))
+        for source in TABLES:
+            if some := sorted(each for each in path.rglob("*") if each.is_file() and _ending(each) == source):
+                return _parts(source, some)
+        if len(folders) == 1 and folders[0].name.lower().startswith("train"):
+            return Found("folder", (str(folders[0]),))
+        return Found("folder", (str(path),))
+    raise UserError(f"{path}: the folder has neither data in a known format nor folders of pictures")
+
+
+def _parts(source: str, paths: Sequence[Path]) -> Found:
+    """Tell files of the training part from those of the test part by their names."""
+    train, test = _named_parts(paths)
+    if source in ("idx", "npy"):
+        train, test = _images_first(train), _images_first(test)
+    if source == "csv" and test and not _same_header(train[0], test[0]):  # as Kaggle's, which has no labels
+        test = []
+    return Found(source, tuple(map(str, train)), tuple(map(str, test)))
+
+
+def _named_parts(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Paths of the training and of the test part, by their names; the first of several kinds of tests."""
+    kinds = {kind: [path for path in paths if path.name.lower().startswith(kind)] for kind in _TESTS}
+    tests = [path for some in kinds.values() for path in some]
+    train = [path for path in paths if path not in tests]
+    named = [path for path in train if path.name.lower().startswith("train")]
+    if not train:
+        return list(paths), []
+    return named or train, next((some for some in kinds.values() if some), [])
+
+
+def _images_first(paths: Sequence[Path]) -> list[Path]:
+    return sorted(paths, key=lambda path: "label" in path.name.lower() or path.name.lower().startswith("y"))
+
+
+def _same_header(one: Path, other: Path) -> bool:
+    from ffpipe.data.tables import comma_separated
+
+    return bool(comma_separated(one).schema.names == comma_separated(other).schema.names)
+
+
+def _ending(path: Path) -> str:
+    return next((kind for ending, kind in _ENDINGS.items() if path.name.lower().endswith(ending)), "")
+
+
+def _saved(folder: Path) -> list[Path]:
+    """The files of a data set that `datasets` saved, in their order; none where it saved none."""
+    files = _json(folder / "state.json").get("_data_files")
+    if not isinstance(files, list):
+        return []
+    names = [str(each["filename"]) for each in files if isinstance(each, dict) and "filename" in each]
+    if any(Path(name).name != name for name in names):
+        raise UserError(f"{folder / 'state.json'}: it names a file elsewhere; expected files of the folder")
+    return [folder / name for name in names]
+
+
+def _json(path: Path) -> dict[str, object]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

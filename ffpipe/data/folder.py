@@ -1,0 +1,93 @@
+"""Pictures in folders, one a class, as torchvision's ImageFolder has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ffpipe.data import images, pictures, source
+from ffpipe.data.source import BLOCK_BYTES, Contents, Part
+from ffpipe.system.errors import UserError, reason
+from ffpipe.system.files import expanded
+
+# The headers of a picture are within these.
+_HEADER_BYTES = 1 << 16
+
+
+def part(path: Path, mode: str, size: tuple[int, ...], field: str) -> Part:
+    """The pictures in the folders below `path`, by folder and name. mode, size: as in columns.Wanted. Raises
+    UserError where there are none."""
+    root = expanded(path)
+    files = pictures_of(root, field)
+    identity = tuple(source.file_identity(file, field) for file in files)
+    return Part("folder", ("folder", str(root), identity, mode, size), lambda: contents(root, files, mode, size))
+
+
+def pictures_of(root: Path, field: str) -> list[Path]:
+    """All files but hidden ones in the folders below `root`. Raises UserError where there are none."""
+    try:
+        classes = sorted(each for each in root.iterdir() if each.is_dir() and not each.name.startswith("."))
+        files = [file for each in classes for file in sorted(each.rglob("*")) if _is_shown(file, root)]
+    except OSError as error:
+        raise UserError(f"{field}: {root}: {reason(error)}") from None
+    if not files:
+        raise UserError(f"{field}: {root} has no folders with pictures in them; expected one folder for each class")
+    return files
+
+
+def contents(root: Path, files: list[Path], mode: str, size: tuple[int, ...]) -> Contents:
+    """Read the headers and the first picture. Raises UserError naming the first file that is no picture."""
+    found = ""
+    if not mode:
+        mode, found = pictures.common(pictures.mode_of(_bytes_of(file, _HEADER_BYTES)) for file in files)
+    decode = partial(_decoded, mode=mode, size=size)
+    first = decode(files[0])
+    at_once = max(1, BLOCK_BYTES // first.nbytes)
+
+    def blocks() -> Iterator[NDArray[Any]]:
+        for start in range(0, len(files), at_once):
+            some = files[start : start + at_once]
+            block = np.empty((len(some), *first.shape), np.uint8)
+            for row, file in enumerate(some):
+                pixels = decode(file)
+                if pixels.shape != first.shape:
+                    raise UserError(
+                        f"{file}: it has the shape {pixels.shape}, but {files[0]} has {first.shape}: "
+                        "training.data.size makes them alike"
+                    )
+                block[row] = pixels
+            yield block.reshape(len(some), -1)
+
+    return Contents(
+        where=str(root),
+        shape=source.check_shape(first.shape, str(files[0])),
+        dtype=np.dtype(np.uint8),
+        divisor=255,
+        labels=np.array([file.relative_to(root).parts[0] for file in files]),
+        blocks=blocks,
+        found=found,
+    )
+
+
+def _is_shown(file: Path, root: Path) -> bool:
+    return file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
+
+
+def _bytes_of(file: Path, most: int = -1) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(most)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {reason(error)}") from None
+
+
+def _decoded(file: Path, mode: str, size: tuple[int, ...]) -> NDArray[np.uint8]:
+    try:
+        return images.decode(_bytes_of(file), mode, size)
+    except ValueError as error:
+        raise UserError(f"{file}: it cannot be decoded: {error}") from None

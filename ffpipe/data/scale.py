@@ -1,0 +1,148 @@
+"""What the numbers of images are divided by, so that the same picture trains the same however its numbers came.
+
+This module must not know a file format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from ffpipe.data.source import Contents
+from ffpipe.system.errors import UserError
+
+BYTE = 255
+# Whole numbers whose largest is within these are bytes, whatever type they have.
+LEAST_BYTE = 128
+# Bytes whose largest is smaller are probably something else.
+DIM = 64
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What images are divided by, and how they are stored.
+
+    given: their dtype. unit: whether they are within 0 to 1 then. found: what a person should know of it.
+    """
+
+    divisor: float
+    stored: np.dtype[Any]
+    given: np.dtype[Any]
+    unit: bool = True
+    found: str = ""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers of a part: the lowest, the highest, and whether all are whole."""
+
+    low: float
+    high: float
+    whole: bool
+
+    @classmethod
+    def of(cls, contents: Contents) -> Range:
+        """Read all of it once."""
+        low, high, whole = np.inf, -np.inf, True
+        for block in contents.blocks():
+            if block.size:
+                low, high = min(low, float(block.min())), max(high, float(block.max()))
+                whole = whole and (block.dtype.kind != "f" or bool((block == np.rint(block)).all()))
+        return cls(low, high, whole)
+
+    @property
+    def bytes(self) -> bool:
+        """Whether the numbers could be bytes."""
+        return self.whole and self.low >= 0 and self.high <= BYTE
+
+
+@dataclass(frozen=True)
+class Given:
+    """The numbers of the user's own images that a network was trained on. kind: NumPy's, of their dtype; empty: there
+    were none. divisor: what they were divided by."""
+
+    kind: Annotated[str, Meta(max_length=1)] = ""
+    divisor: Annotated[float, Meta(ge=0)] = 1.0
+
+    def divisor_of(self, contents: Contents, asked: float = 0.0) -> float:
+        """What other images are divided by: as much as those where they are of the same kind, else 255 where they are
+        whole numbers. asked: what the config says. Raises UserError for whole numbers that are no bytes."""
+        dtype = contents.dtype
+        if asked:
+            return asked
+        if _is_whole(dtype.kind) == _is_whole(self.kind) and "b" not in (dtype.kind, self.kind) and self.kind:
+            return self.divisor
+        if not _is_whole(dtype.kind):
+            return 1
+        if dtype != np.uint8 and not Range.of(contents).bytes:
+            raise UserError(
+                f"{contents.where}: it has whole numbers beyond 0 to 255; give bytes, or floats from 0 to 1"
+            )
+        return BYTE
+
+
+def _is_whole(kind: str) -> bool:
+    return kind in ("i", "u")
+
+
+def scale_of(contents: Contents, asked: float = 0.0) -> Scale:
+    """Decide for a training part. asked: what to divide by; 0: 255 where the numbers are bytes, else 1."""
+    given = contents.dtype
+    bytes_ = given == np.uint8
+    stored = np.dtype(np.uint8) if bytes_ or given.kind == "b" else np.dtype(np.float32)
+    if contents.divisor:
+        return Scale(contents.divisor, stored, given)
+    if given.kind == "b":
+        return Scale(asked or 1, stored, given)
+    numbers = Range.of(contents)
+    reach = f"numbers of images reach {numbers.high:g}"
+    if asked:
+        return Scale(asked, stored, given, numbers.low >= 0 and numbers.high <= asked)
+    if bytes_ and numbers.high == 1:
+        return Scale(1, stored, given, found="images are of 0 and 1")
+    if bytes_ and numbers.high < DIM:
+        found = f"warning: {reach} and are divided by 255: training.data.scale divides them by another number"
+        return Scale(BYTE, stored, given, found=found)
+    if bytes_:
+        return Scale(BYTE, stored, given)
+    if numbers.bytes and numbers.high >= LEAST_BYTE:
+        return Scale(BYTE, np.dtype(np.uint8), given, found=f"{reach} and are divided by 255")
+    if numbers.high > 1 or numbers.low < 0:
+        found = f"numbers of images are {numbers.low:g} to {numbers.high:g}, not 0 to 1, and taken as they are"
+        return Scale(1, stored, given, False, f"warning: {found}: training.data.scale divides them")
+    return Scale(1, stored, given)
+
+
+def scale_like(contents: Contents, training: Scale, asked: float = 0.0) -> Scale:
+    """Decide for a test part: as for the training part where both hold the same kind of numbers.
+
+    Raises UserError where they do not, and one of them is not within 0 to 1 when it is scaled.
+    """
+    if contents.dtype != training.given or contents.divisor:
+        scale = scale_of(contents, asked)
+        if (scale.unit and training.unit) or (scale.divisor, scale.stored) == (training.divisor, training.stored):
+            return scale
+        raise UserError(
+            f"{contents.where}: numbers of images are {contents.dtype}, but those of the training part "
+            f"{training.given}, and one of both goes beyond 0 to 1 when it is scaled: set training.data.scale, or give "
+            "the same kind in both"
+        )
+    if training.stored == np.uint8 and contents.dtype.kind in "if" and not Range.of(contents).bytes:
+        return replace(training, stored=np.dtype(np.float32), unit=False)
+    return training
+
+
+def scaled(contents: Contents, scale: Scale) -> Contents:
+    """The same contents with blocks as they are stored. What overflows becomes infinite, which the writer refuses."""
+
+    def blocks() -> Iterator[NDArray[Any]]:
+        for block in contents.blocks():
+            with np.errstate(over="ignore", invalid="ignore"):
+                yield block.astype(scale.stored, copy=False)
+
+    return replace(contents, dtype=scale.stored, divisor=scale.divisor, blocks=blocks)

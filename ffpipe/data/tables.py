@@ -1,0 +1,160 @@
+"""Files of rows and columns, read a few rows at a time: Parquet, Arrow (files, streams, Feather) and CSV.
+
+This module must not know which column is what.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.ipc
+import pyarrow.parquet as pq
+
+from ffpipe.data.gzipped import opened
+from ffpipe.system.errors import UserError, reason
+
+_BUFFER_BYTES = 1 << 20  # of each column of a Parquet file
+_CSV_BLOCK = 8 << 20
+_SNIFFED = 1 << 20
+_DELIMITERS = ",;\t|"
+_ARROW = b"ARROW1"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One file.
+
+    names: of its columns, as they are in the file. read: yields the named columns (or leaves of Parquet columns, as
+    image.bytes) in batches of at most so many rows, and no empty ones; raises UserError where the file is damaged.
+    headed: whether the columns have names of their own.
+    """
+
+    path: Path
+    schema: pa.Schema
+    read: Callable[[Sequence[str], int], Iterator[pa.RecordBatch]]
+    nested: bool = False
+    headed: bool = True
+
+
+def parquet(path: Path) -> Table:
+    """A Parquet file. Raises UserError."""
+
+    @contextmanager
+    def file() -> Iterator[pq.ParquetFile]:
+        # By default whole row groups are read ahead.
+        with _reading(path), pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as whole:
+            yield whole
+
+    def read(columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        with file() as source:
+            for batch in source.iter_batches(batch_size=rows, columns=list(columns), use_threads=False):
+                if len(batch):
+                    yield batch
+
+    with file() as source:
+        return Table(path, source.schema_arrow, read, nested=True)
+
+
+def arrow(path: Path) -> Table:
+    """An Arrow file or stream, as `datasets` saves them, or a Feather file. Raises UserError."""
+
+    @contextmanager
+    def batches() -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+        with _reading(path), pa.memory_map(str(path)) as source:
+            if source.read(len(_ARROW)) == _ARROW:
+                whole = pa.ipc.open_file(source)
+                yield whole.schema, (whole.get_batch(index) for index in range(whole.num_record_batches))
+            else:
+                source.seek(0)
+                stream = pa.ipc.open_stream(source)
+                yield stream.schema, iter(stream)
+
+    def read(columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        with batches() as (_, found):
+            for batch in found:
+                batch.validate()
+                chosen = batch.select(list(columns))
+                yield from (chosen.slice(first, rows) for first in range(0, len(chosen), rows))
+
+    with batches() as (schema, _):
+        return Table(path, schema, read)
+
+
+def comma_separated(path: Path) -> Table:
+    """A CSV file in UTF-8, gzipped or not, with or without a line of names; the delimiter is found. Raises UserError.
+
+    A column whose values are no numbers is text.
+    """
+    with _reading(path), opened(path) as stream:
+        start = stream.read(_SNIFFED).decode("utf-8-sig", "replace")
+    if not start.strip():
+        raise UserError(f"{path}: it is empty; expected lines of numbers with a label")
+    first = start.splitlines()[0]
+    delimiter = max(_DELIMITERS, key=first.count)
+    cells = next(csv.reader([first], delimiter=delimiter))
+    headed = not all(map(_is_number, cells))
+    names = [name.strip() for name in cells] if headed else [str(index) for index in range(len(cells))]
+    kinds = _kinds(start, headed, delimiter, len(names))
+
+    def read(columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        with _reading(path), opened(path) as stream:
+            reader = pyarrow.csv.open_csv(
+                stream,
+                pyarrow.csv.ReadOptions(
+                    use_threads=False, block_size=_CSV_BLOCK, column_names=names, skip_rows=int(headed)
+                ),
+                pyarrow.csv.ParseOptions(delimiter=delimiter),
+                pyarrow.csv.ConvertOptions(
+                    include_columns=list(columns),
+                    column_types=dict(zip(names, kinds, strict=True)),
+                    strings_can_be_null=True,
+                ),
+            )
+            for batch in reader:
+                yield from (batch.slice(first, rows) for first in range(0, len(batch), rows))
+
+    schema = pa.schema(list(zip(names, kinds, strict=True)))
+    return Table(path, schema, read, headed=headed)
+
+
+def class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
+    """The names of the classes of a column, where `datasets` has left them in the schema; else none."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        names = features[column]["names"]
+    except (KeyError, TypeError, ValueError):
+        return ()
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def _kinds(start: str, headed: bool, delimiter: str, columns: int) -> list[pa.DataType]:
+    """Return the types of the columns by the first lines: numbers, or text. The last of these lines may be cut."""
+    lines = start.splitlines()[int(headed) :]
+    rows = list(csv.reader(lines[:-1] or lines, delimiter=delimiter))
+    numbers = [all(_is_number(cell) for row in rows for cell in row[at : at + 1]) for at in range(columns)]
+    return [pa.float64() if is_number else pa.string() for is_number in numbers]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn failures to read a file into UserErrors."""
+    try:
+        yield
+    # ArrowException has kinds that are none of Python's; the rest is what damaged metadata make of lookups.
+    except (pa.ArrowException, OSError, ValueError, TypeError, LookupError, MemoryError, OverflowError) as error:
+        raise UserError(f"{path}: cannot be read: {reason(error)}") from None
