@@ -114,8 +114,8 @@ def _rows(path: Path, array: NDArray[Any], shape: tuple[int, ...]) -> tuple[NDAr
             return array[np.newaxis], False
         if array.ndim > 1 and len(array) and fits(array.shape[1:]):
             return array, True
-    one = f"{shape}" if shape == flat else f"{shape} or {flat}"
-    raise UserError(f"{path}: it has shape {array.shape}; expected {one}, or n such images in a row")
+    one, many = " or ".join(map(str, dict.fromkeys((shape, flat)))), ", ".join(map(str, ("n", *shape)))
+    raise UserError(f"{path}: it has shape {array.shape}; expected {one}, or ({many}) for n images")
 
 
 def _is_like(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:

@@ -19,6 +19,8 @@ from ffpipe.system.errors import UserError
 BYTE = 255
 # Whole numbers whose largest is within these are bytes, whatever type they have.
 LEAST_BYTE = 128
+# Kinds of dtypes of whole numbers.
+_WHOLE = ("i", "u")
 # Bytes whose largest is smaller are probably something else.
 DIM = 64
 
@@ -72,22 +74,16 @@ class Given:
     def divisor_of(self, contents: Contents, asked: float = 0.0) -> float:
         """What other images are divided by: as much as those where they are of the same kind, else 255 where they are
         whole numbers. asked: what the config says. Raises UserError for whole numbers that are no bytes."""
-        dtype = contents.dtype
         if asked:
             return asked
-        if _is_whole(dtype.kind) == _is_whole(self.kind) and "b" not in (dtype.kind, self.kind) and self.kind:
-            return self.divisor
-        if not _is_whole(dtype.kind):
-            return 1
-        if dtype != np.uint8 and not Range.of(contents).bytes:
+        kind, whole = contents.dtype.kind, contents.dtype.kind in _WHOLE
+        alike = kind == self.kind or (whole and self.kind in _WHOLE)
+        divisor = self.divisor if alike else BYTE if whole else 1
+        if whole and divisor == BYTE and contents.dtype != np.uint8 and not Range.of(contents).bytes:
             raise UserError(
                 f"{contents.where}: it has whole numbers beyond 0 to 255; give bytes, or floats from 0 to 1"
             )
-        return BYTE
-
-
-def _is_whole(kind: str) -> bool:
-    return kind in ("i", "u")
+        return divisor
 
 
 def scale_of(contents: Contents, asked: float = 0.0) -> Scale:
