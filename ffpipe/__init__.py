@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ffpipe.learn.objectives import Learned, Objective
     from ffpipe.learn.spec import RowLayout, RowSpec
     from ffpipe.runs.controller import Interrupt, Result, resume, train
-    from ffpipe.runs.inference import evaluate, export, load, predict
+    from ffpipe.runs.export import export
+    from ffpipe.runs.inference import evaluate, load, predict
     from ffpipe.system.errors import Interrupted, RunFailed, UserError
 
 __all__ = [
@@ -71,7 +72,8 @@ _HOMES = {
     **dict.fromkeys(["Learned", "Objective"], "learn.objectives"),
     **dict.fromkeys(["RowLayout", "RowSpec"], "learn.spec"),
     **dict.fromkeys(["Interrupted", "RunFailed", "UserError"], "system.errors"),
-    **dict.fromkeys(["evaluate", "export", "load", "predict"], "runs.inference"),
+    **dict.fromkeys(["evaluate", "load", "predict"], "runs.inference"),
+    "export": "runs.export",
     **dict.fromkeys(["Interrupt", "Result", "resume", "train"], "runs.controller"),
     "override": "config.fields",
     "recipe": "config.recipes",

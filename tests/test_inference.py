@@ -4,6 +4,7 @@ layers that somebody else wrote."""
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -380,3 +381,31 @@ def test_a_network_larger_than_memory_is_read_a_layer_at_a_time(
     assert ffpipe.evaluate(run.run_dir) == whole
     for readout, predictions in loaded.items():
         assert ffpipe.predict(run.run_dir, [image], readout) == predictions
+
+
+def test_an_exported_program_has_the_scores_of_the_network(
+    run: ffpipe.Result, test_split: tuple[torch.Tensor, torch.Tensor], tmp_path: Path
+) -> None:
+    images = test_split[0].view(-1, 8, 8)
+    kept = {"ffpipe.json": ""}
+    program = torch.export.load(ffpipe.export(run.run_dir, tmp_path / "net.pt2"), extra_files=kept).module()
+    assert json.loads(kept["ffpipe.json"])["shape"] == "8 8"
+    for count in (1, 4, len(images)):
+        torch.testing.assert_close(program(images[:count]), ffpipe.load(run.run_dir)(images[:count]))
+
+
+@pytest.mark.parametrize("ending", ["pt", "pth", "bin", "h5", "npz", "tflite", "safetensor", ""])
+def test_other_endings_are_not_written(run: ffpipe.Result, ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"net.{ending}"
+    with pytest.raises(ffpipe.UserError, match=r"\.safetensors .*\.pt2 .*\.onnx"):
+        ffpipe.export(run.run_dir, path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("missing", [("onnx",), ("onnx", "onnxscript")])
+def test_packages_that_a_format_needs_are_named(
+    run: ffpipe.Result, missing: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ffpipe.runs.export.find_spec", lambda name: None if name in missing else name)
+    with pytest.raises(ffpipe.UserError, match=" and ".join(missing) + ": install"):
+        ffpipe.export(run.run_dir, tmp_path / "net.ONNX")

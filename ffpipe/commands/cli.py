@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,7 @@ from ffpipe.commands import plan as plan_command
 from ffpipe.config.fields import Leaf, leaves, override, read_config
 from ffpipe.config.recipes import RECIPES, get_recipe
 from ffpipe.config.schema import Config
-from ffpipe.system.errors import Interrupted, RunFailed, UserError, nearest, one_line
+from ffpipe.system.errors import Interrupted, RunFailed, UserError, encodable, nearest, one_line
 
 if TYPE_CHECKING:
     from ffpipe.runs.controller import Interrupt
@@ -71,10 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     try:
         options = _parser().parse_args(arguments)
-        COMMANDS[options.command](options)
+        status = COMMANDS[options.command](options) or 0
         if options.command not in ("train", "resume"):  # a run whose words were lost is done all the same
             _flush()
-        return 0
+        return status
     except UserError as error:
         status, line = 2, str(error)
     except RunFailed as error:
@@ -90,8 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         with suppress(OSError):
             _flush()
-    print(f"ffpipe: {one_line(line)}", file=sys.stderr)
+    _complain(line)
     return status
+
+
+def _complain(line: object) -> None:
+    print(f"ffpipe: {one_line(line)}", file=sys.stderr)
 
 
 def _flush() -> None:
@@ -149,12 +153,14 @@ def _parser() -> Parser:
     evaluate.add_argument("--data-dir", default="", help="folder with local copies of the data")
 
     predict = of_run("predict", "classify images")
-    predict.add_argument("images", nargs="+", help="PNG, JPEG or .npy files")
+    predict.add_argument("images", nargs="+", help="PNG, JPEG, BMP, GIF or WebP, or .npy of one image or of many")
     predict.add_argument(
         "--readout", help="softmax (the default where there is a head) or goodness; without negatives last or sum"
     )
 
-    of_run("export", "write the weights as one safetensors file").add_argument("out", help="new .safetensors file")
+    of_run("export", "write the network as one file").add_argument(
+        "out", help="new file: .safetensors (the weights), .pt2 (a program of torch.export) or .onnx"
+    )
 
     plan = commands.add_parser(
         "plan", help="what a run would take of memory, disk, network and time", allow_abbrev=False
@@ -296,17 +302,21 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(f"{options.split} error: {said} ({errors.examples:,} examples)")
 
 
-def _predict(options: argparse.Namespace) -> None:
+def _predict(options: argparse.Namespace) -> int:
     from ffpipe.runs.inference import predict
 
-    for prediction in predict(options.run, options.images, options.readout, **_consent(options)):
-        print(f"{prediction.path}: {prediction.name}")
+    bad: list[UserError] = []
+    for each in predict(options.run, options.images, options.readout, refused=bad.append, **_consent(options)):
+        print(encodable(f"{each.path}{'' if each.index is None else f'[{each.index}]'}: {each.name}"))
+    for error in bad:
+        _complain(error)
+    return 2 if bad else 0
 
 
 def _export(options: argparse.Namespace) -> None:
-    from ffpipe.runs.inference import export
+    from ffpipe.runs.export import export
 
-    print(f"wrote {export(options.run, options.out, **_consent(options))}")
+    print(encodable(f"wrote {export(options.run, options.out, **_consent(options))}"))
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -333,7 +343,7 @@ def _recipes(options: argparse.Namespace) -> None:
     Console().print(table)
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "train": _train,
     "resume": _resume,
     "evaluate": _evaluate,

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from ffpipe.data.images import FORMATS, STORED_MODE
+from ffpipe.data.images import FORMATS, STORED_MODE, quiet
 
 GREYS = "greys of a palette"
 
@@ -19,7 +19,7 @@ GREYS = "greys of a palette"
 def mode_of(encoded: Any) -> str:
     """The mode in which a picture would be stored by itself; empty where that cannot be told. encoded: its bytes."""
     try:
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        with quiet(), Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             if image.mode == "P" and image.palette is not None and _is_grey(image.palette.getdata()[1]):
                 return GREYS
             return STORED_MODE.get(image.mode, "")

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from ffpipe.data.source import Contents
@@ -18,6 +19,8 @@ from ffpipe.system.errors import UserError
 BYTE = 255
 # Whole numbers whose largest is within these are bytes, whatever type they have.
 LEAST_BYTE = 128
+# Kinds of dtypes of whole numbers.
+_WHOLE = ("i", "u")
 # Bytes whose largest is smaller are probably something else.
 DIM = 64
 
@@ -58,6 +61,29 @@ class Range:
     def bytes(self) -> bool:
         """Whether the numbers could be bytes."""
         return self.whole and self.low >= 0 and self.high <= BYTE
+
+
+@dataclass(frozen=True)
+class Given:
+    """The numbers of the user's own images that a network was trained on. kind: NumPy's, of their dtype; empty: there
+    were none. divisor: what they were divided by."""
+
+    kind: Annotated[str, Meta(max_length=1)] = ""
+    divisor: Annotated[float, Meta(ge=0)] = 1.0
+
+    def divisor_of(self, contents: Contents, asked: float = 0.0) -> float:
+        """What other images are divided by: as much as those where they are of the same kind, else 255 where they are
+        whole numbers. asked: what the config says. Raises UserError for whole numbers that are no bytes."""
+        if asked:
+            return asked
+        kind, whole = contents.dtype.kind, contents.dtype.kind in _WHOLE
+        alike = kind == self.kind or (whole and self.kind in _WHOLE)
+        divisor = self.divisor if alike else BYTE if whole else 1
+        if whole and divisor == BYTE and contents.dtype != np.uint8 and not Range.of(contents).bytes:
+            raise UserError(
+                f"{contents.where}: it has whole numbers beyond 0 to 255; give bytes, or floats from 0 to 1"
+            )
+        return divisor
 
 
 def scale_of(contents: Contents, asked: float = 0.0) -> Scale:

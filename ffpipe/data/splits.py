@@ -21,6 +21,7 @@ from ffpipe.data import cache, cifar10, columns, digits, folder, idx, mnist, npz
 from ffpipe.data.arrow import Stored
 from ffpipe.data.discover import table_files
 from ffpipe.data.examples import Examples
+from ffpipe.data.scale import Given
 from ffpipe.data.source import Contents, Part
 from ffpipe.system import rng
 from ffpipe.system.errors import UserError
@@ -93,6 +94,12 @@ class Splits:
         said = [each for each in (meaning.found, meaning.scale.found, meaning.labels) if each]
         warnings = [each for each in said if each.startswith("warning")]
         return ("; ".join([first, *(each for each in said if each not in warnings)]), *warnings)
+
+    @property
+    def given(self) -> Given:
+        """The numbers of the training images as they came."""
+        scale = self.train.stored.meaning.scale
+        return Given(scale.given.kind, scale.divisor)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ the block.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 
@@ -18,6 +19,7 @@ from torch.nn.functional import avg_pool2d, cross_entropy, mse_loss, one_hot
 
 from ffpipe.config.schema import MOST_LAYERS
 from ffpipe.learn.objectives import Learned, Objective
+from ffpipe.learn.precision import wide
 from ffpipe.learn.spec import EXAMPLES, PLAIN, RowLayout, RowSpec
 from ffpipe.learn.threads import total
 from ffpipe.system.errors import UserError, nearest
@@ -128,7 +130,7 @@ class ClassHead(Objective):
 
     def logits(self, h: Tensor) -> Tensor:
         """Read h (n, ...): (n, classes), or (n, T, classes) of tokens; float32 or float64."""
-        return _promoted(self.decoder(h)) / self.temperature
+        return wide(self.decoder(h)) / self.temperature
 
 
 class GroupMeans(nn.Module):
@@ -141,7 +143,7 @@ class GroupMeans(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Average h (n, C, ...), where `classes` divides C: (n, classes), float32 or float64."""
-        activities: Tensor = _promoted(h).flatten(1).unflatten(1, (self.classes, -1))
+        activities: Tensor = wide(h).flatten(1).unflatten(1, (self.classes, -1))
         return torch.pow(activities, self.power).mean(2)
 
 
@@ -151,19 +153,19 @@ class AverageTo(nn.Module):
     The numbers are those of torch's adaptive_avg_pool2d, whose gradient on GPUs depends on the order of additions.
     """
 
-    def __init__(self, height: int, width: int) -> None:
+    def __init__(self, taken: Sequence[int], height: int, width: int) -> None:
+        """taken: height and width of the images that come, which do not change: what is recorded hangs on neither."""
         super().__init__()
-        self.sides = (height, width)
+        self.taken, self.sides = tuple(taken), (height, width)
 
     def forward(self, images: Tensor) -> Tensor:
         """Average images (n, C, H, W): (n, C, height, width). Parts overlap where the sides do not divide."""
-        if tuple(images.shape[2:]) == self.sides:
+        if self.taken == self.sides:
             return images
-        factors = [divmod(side, parts) for side, parts in zip(images.shape[2:], self.sides, strict=True)]
+        factors = [divmod(side, parts) for side, parts in zip(self.taken, self.sides, strict=True)]
         if all(rest == 0 for _, rest in factors):
             return avg_pool2d(images, [factor for factor, _ in factors])
-        for dim, parts in zip((2, 3), self.sides, strict=True):
-            side = images.shape[dim]
+        for dim, side, parts in zip((2, 3), self.taken, self.sides, strict=True):
             cuts = [(part * side // parts, -(-(part + 1) * side // parts)) for part in range(parts)]
             images = torch.stack([images.narrow(dim, low, high - low).mean(dim) for low, high in cuts], dim)
         return images
@@ -190,7 +192,7 @@ def similarity_matrix(rows: Tensor) -> Tensor:
     An image with more than 3 channels and 1 pixel counts as the standard deviations of its channels (Nøkland and
     Eidnes, arXiv 1901.06656, with the limits of their program).
     """
-    rows = _promoted(rows)
+    rows = wide(rows)
     if rows.dim() == 4 and rows.shape[1] > 3 and rows.shape[2:].numel() > 1:
         rows = rows.flatten(2).std(2)
     rows = rows.flatten(1)
@@ -232,18 +234,14 @@ def _check_pooling(outputs: RowSpec, kind: str, pool: int, dim: int) -> None:
         raise UserError(f"class head: pool is {pool} and dim is {dim}: give one of both, positive, or 0 for both")
 
 
-def _promoted(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
 def _linear(shape: tuple[int, ...], classes: int, pool: int, dim: int, bias: bool) -> nn.Module:
     if len(shape) == 2:
         return nn.Linear(shape[1], classes, bias=bias)
     channels, *sides = shape[0], *shape[1:]
     parts: list[nn.Module] = []
     if pool:
-        sides = [min(pool, side) for side in sides]
-        parts = [AverageTo(*sides)]
+        smaller = [min(pool, side) for side in sides]
+        parts, sides = [AverageTo(sides, *smaller)], smaller
     elif dim:
         kernel = kernel_for(shape, dim)
         # Where a side is not divided, half a kernel of zeros goes before and after it, which count in the average.
@@ -260,10 +258,11 @@ def _perceptron(
     parts: list[nn.Module] = []
     width = shape[0]
     if len(shape) == 3:
-        parts.append(AverageTo(math.ceil(shape[1] / 4), math.ceil(shape[2] / 4)))
+        quarter = (math.ceil(shape[1] / 4), math.ceil(shape[2] / 4))
+        parts.append(AverageTo(shape[1:], *quarter))
         for _ in range(convolutions):
             parts += [nn.Conv2d(shape[0], shape[0], 1, bias=False), nn.BatchNorm2d(shape[0]), nn.ReLU()]
-        parts += [AverageTo(2, 2), nn.Flatten()]
+        parts += [AverageTo(quarter, 2, 2), nn.Flatten()]
         width *= 4
     for _ in range(depth):
         parts += [nn.Linear(width, hidden or width), nn.BatchNorm1d(hidden or width), nn.ReLU()]

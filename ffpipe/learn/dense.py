@@ -20,7 +20,7 @@ from ffpipe.learn.block import Block, Step
 from ffpipe.learn.contrast import make_objective
 from ffpipe.learn.denormals import is_due, settle
 from ffpipe.learn.objectives import Learned
-from ffpipe.learn.precision import PRECISIONS
+from ffpipe.learn.precision import PRECISIONS, wide
 from ffpipe.learn.products import addmm, mm
 from ffpipe.learn.rows import row_scale
 from ffpipe.learn.spec import PAIRS, RowLayout, RowSpec
@@ -80,11 +80,11 @@ class FFDense(Block):
         normalisation and before the goodness.
         """
         buffered = out is not None
-        activity = self._total(rows, buffered).relu_()
+        activity = wide(self._total(rows, buffered).relu_())
         squares = self._squares(activity, buffered)
         scale = row_scale(squares, self.width, self._training.normalization)
         if out is None or out.dtype == activity.dtype:
-            out = torch.mul(activity, scale, out=out).to(self.outputs.dtype)
+            out = torch.mul(activity, scale, out=out).to(rows.dtype)
         else:  # torch would take new memory for what it rounds
             out.copy_(torch.mul(activity, scale, out=self._buffer("squares", activity)))
         if kept is not None:
@@ -104,10 +104,11 @@ class FFDense(Block):
         """Multiply rows by the weight and add the bias."""
         shape = (rows.shape[0], self.width)
         out = self._workspace.take("activity", shape, self.weight.dtype) if buffered else None
-        if self._rounded is None:
+        if rows.dtype == self.weight.dtype:
             return addmm(self.bias, rows, self.weight, out=out)
         if out is None:
-            return torch.add(mm(rows, self.weight.to(self._rounded.dtype)), self.bias)
+            return torch.add(mm(rows, self.weight.to(rows.dtype)), self.bias)
+        assert self._rounded is not None
         product = mm(rows, self._rounded, out=self._workspace.take("product", shape, self._rounded.dtype))
         return out.copy_(product).add_(self.bias)  # in one call torch would take new memory for the product
 

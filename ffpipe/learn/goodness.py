@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ffpipe.learn.contrast import make_objective
 from ffpipe.learn.objectives import Learned, Objective
+from ffpipe.learn.precision import wide
 from ffpipe.learn.rows import TINY
 from ffpipe.learn.spec import NEGATIVE, PAIRS, POSITIVE, RowLayout, RowSpec
 from ffpipe.learn.threads import mean, total
@@ -122,7 +123,7 @@ class GoodnessContrast(Objective):
         return rows.relu() if self.rectify else rows
 
     def _flat(self, h: Tensor) -> Tensor:
-        return h.to(torch.promote_types(h.dtype, torch.float32)).reshape(h.shape[0], self.size)
+        return wide(h).reshape(h.shape[0], self.size)
 
 
 def _squares(rows: Tensor) -> Tensor:

@@ -156,12 +156,12 @@ class TransformerLayer(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        n, tokens, width = x.shape
-        query, key, value = self.project(self.before(x)).view(n, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        parts = self.project(self.before(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = parts.unbind()
         seen = nn.functional.scaled_dot_product_attention(
             query, key, value, is_causal=True, dropout_p=self.dropout if self.training else 0.0
         )
-        x = x + self.drop(self.join(seen.transpose(1, 2).reshape(n, tokens, width)))
+        x = x + self.drop(self.join(seen.transpose(1, 2).flatten(2)))
         made: Tensor = x + self.drop(self.mlp(self.after(x)))
         return made
 

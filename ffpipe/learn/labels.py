@@ -30,7 +30,7 @@ class LabelCode:
         """Fill `out` (rows, width) from images (rows, features) and labels (rows,) int64, or neutral where None."""
         out[:, : self.features] = images
         place = out[:, self._place]
-        if not place.shape[1]:
+        if self._place.start == self._place.stop:
             return
         if labels is None:
             place.fill_(self.strength / self.classes)

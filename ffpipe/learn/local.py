@@ -21,7 +21,7 @@ from ffpipe.learn.block import Block, Step
 from ffpipe.learn.denormals import is_due
 from ffpipe.learn.objectives import Learned, Objective
 from ffpipe.learn.optim import NamedOptimizer
-from ffpipe.learn.precision import Precision
+from ffpipe.learn.precision import Formats, Precision, wide
 from ffpipe.learn.spec import RowLayout, RowSpec
 from ffpipe.learn.thread_count import threads_of_block
 from ffpipe.system.rng import torch_seed
@@ -70,7 +70,7 @@ class LocalBlock(Block):
         self.index, self.inputs, self.outputs = index, inputs, outputs
         self.keep, self.use, self.roles = keep, tuple(use), objective.roles
         self.body, self.objective, self.settings = body, objective, settings
-        self._autocast = settings.precision.products != settings.precision.weights
+        self._formats = Formats(settings.precision)
         parameters = {name: p for name, p in self.named_parameters() if p.requires_grad}
         self.optimizer: NamedOptimizer | None = NamedOptimizer(parameters, settings.optimizer) if parameters else None
 
@@ -79,7 +79,8 @@ class LocalBlock(Block):
         with self._threads(x.device), self._format(x.device):
             h = self._run(x, kept)
             scores = self.objective.score(h)
-            return self.objective.hand_on(h).to(self.outputs.dtype), None if scores is None else self._wide(scores)
+            dtype = self._formats.now.products if self.outputs.dtype.is_floating_point else self.outputs.dtype
+            return self.objective.hand_on(h).to(dtype), None if scores is None else wide(scores)
 
     def learn(
         self, x: Tensor, layout: RowLayout, labels: Tensor | None, step: Step, out: Tensor, kept: Sequence[Tensor] = ()
@@ -116,15 +117,21 @@ class LocalBlock(Block):
     def _run(self, x: Tensor, kept: Sequence[Tensor]) -> Tensor:
         if self.settings.channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        h: Tensor = self.body(x if self._autocast else self._wide(x), *kept)
+        h: Tensor = self.body(x if self._autocast else self._as_weights(x), *kept)
         return h
 
     def _put(self, h: Tensor, out: Tensor) -> None:
         out.copy_(self.objective.hand_on(h))
 
-    def _wide(self, x: Tensor) -> Tensor:
+    @property
+    def _autocast(self) -> bool:
+        """Products are made in another format than that of the weights."""
+        formats = self._formats.now
+        return formats.products != formats.weights
+
+    def _as_weights(self, x: Tensor) -> Tensor:
         """Numbers in the format of the weights; integers stay what they are."""
-        return x.to(self.settings.precision.weights) if x.is_floating_point() else x
+        return x.to(self._formats.now.weights) if x.is_floating_point() else x
 
     def _mode(self, *, training: bool) -> None:
         if self.training != training:
@@ -136,4 +143,4 @@ class LocalBlock(Block):
     def _format(self, device: torch.device) -> AbstractContextManager[None]:
         if not self._autocast:
             return nullcontext()
-        return torch.autocast(device.type, self.settings.precision.products)
+        return torch.autocast(device.type, self._formats.now.products)

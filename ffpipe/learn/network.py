@@ -1,7 +1,8 @@
 """A trained network as a torch module: examples in, class scores out. Made of the very blocks that were trained.
 
-It needs no Ray and no run folder, has true parameters, can be trained further, and goes through torch.export. (Where it
-computes, `tensor.shape[0]` stands for `len(tensor)`, which torch.export takes for a constant.)
+It needs no Ray and no run folder, has true parameters, can be trained further and converted to another dtype, and goes
+through torch.export and torch.jit.trace. (Where it computes, `tensor.shape[0]` stands for `len(tensor)`, which both
+take for a constant.)
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.images import channels_first
 from ffpipe.learn.labels import LabelCode
 from ffpipe.learn.normalization import Normalization
-from ffpipe.learn.precision import PRECISIONS
+from ffpipe.learn.precision import PRECISIONS, Formats, wide
 from ffpipe.learn.readout import Head
 from ffpipe.learn.rows import normalize_rows_
 
@@ -58,7 +59,7 @@ class Network(nn.Module):
             training.labels, self.features, takes.classes, training.label_strength, tuple(takes.shape)
         )
         self._normalization = Normalization(training.mean, training.deviation) if training.standardize else None
-        self._dtype, self._products = PRECISIONS[training.precision]
+        self._formats = Formats(PRECISIONS[training.precision])
 
     @property
     def has_head(self) -> bool:
@@ -68,8 +69,9 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Scores (n, classes) of images (n, features) or (n, *shape): floats as in training (0 to 1), or uint8.
 
-        Of a network on tokens: scores (n, T, classes) of rows of ids (n, T). They have the dtype of the weights,
-        float32 or float64. Raises ValueError where the examples are of another shape.
+        Of a network on tokens: scores (n, T, classes) of rows of ids (n, T). Weights that were converted (`double`,
+        `half`, `to`) are computed with as they are; scores have their dtype, float32 at least. Raises
+        ValueError where the examples are of another shape.
         """
         return self.scores(images, self.readout)
 
@@ -106,7 +108,7 @@ class Network(nn.Module):
                 total = said if total is None else total + said
         if readout == SOFTMAX:
             assert self.head is not None
-            return self.head.logits(taps)
+            return wide(self.head.logits(taps))
         if total is None:
             instead = "" if self.head is None else "; read it by softmax"
             raise Silent(f"no block that is read by {readout} has scores{instead}")
@@ -122,14 +124,20 @@ class Network(nn.Module):
         """(n, features) of the weights' dtype, or of tokens their ids."""
         device = next((parameter.device for parameter in self.parameters()), images.device)
         if self.training_config.inputs == "tokens":
-            if tuple(images.shape[1:]) != self.blueprint.inputs.shape or images.is_floating_point():
+            if not self._is_one_of(images, {self.blueprint.inputs.shape}) or images.is_floating_point():
                 raise ValueError(f"tokens are {tuple(images.shape)}; give integers (n, {self.blueprint.inputs.size})")
             return images.to(device, torch.int64)
-        if tuple(images.shape[1:]) not in {(self.features,), self.shape}:
+        if not self._is_one_of(images, {(self.features,), self.shape}):
             raise ValueError(f"images are {tuple(images.shape)}; give (n, {self.features}) or (n, *{self.shape})")
         rows = images.reshape(images.shape[0], self.features).to(device)
-        rows = rows.to(self._dtype) / 255 if images.dtype == torch.uint8 else rows.to(self._dtype)
+        dtype = self._formats.now.weights
+        rows = rows.to(dtype) / 255 if images.dtype == torch.uint8 else rows.to(dtype)
         return rows if self._normalization is None else self._normalization.apply(rows, self.shape)
+
+    @staticmethod
+    def _is_one_of(examples: Tensor, shapes: set[tuple[int, ...]]) -> bool:
+        """Whether each example has one of these shapes; not asked by torch.jit.trace, to which sizes are tensors."""
+        return torch.jit.is_tracing() or tuple(examples.shape[1:]) in shapes
 
     def _encoded(self, rows: Tensor, readout: str) -> Tensor:
         """What the first block gets: with every label, the neutral one, or as they are."""
@@ -141,7 +149,7 @@ class Network(nn.Module):
         if training.contrasts:
             rows = self._labels.every_label(rows) if readout == GOODNESS else self._labels.neutral(rows)
             rows = normalize_rows_(rows, training.normalization)
-        return rows.to(self._products).view(-1, *inputs.shape)
+        return rows.to(self._formats.now.products).view(-1, *inputs.shape)
 
 
 class StreamedNetwork(Network):

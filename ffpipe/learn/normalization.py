@@ -59,9 +59,12 @@ class Normalization:
         the same shape and dtype; both steps are rounded to that dtype, number by number, whatever the threads.
         """
         # A row of means as long as an image is several times as fast as one that torch repeats for each pixel.
-        pixels = images.shape[1] // channels_of(shape)
-        mean = torch.tensor(self.mean, dtype=images.dtype, device=images.device).repeat(pixels)
-        deviation = torch.tensor(self.deviation, dtype=images.dtype, device=images.device).repeat(pixels)
+        pixels = math.prod(shape) // channels_of(shape)
+        mean, deviation = (
+            # Not made of a list of numbers, of which torch.jit.trace warns.
+            torch.stack([images.new_full((pixels,), number) for number in numbers], 1).flatten()
+            for numbers in (self.mean, self.deviation)
+        )
         return (images - mean).div_(deviation)
 
 

@@ -14,6 +14,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from ffpipe.learn.recording import is_recorded
 from ffpipe.learn.thread_count import one_thread
 from ffpipe.learn.trials import Function, steady
 
@@ -62,7 +63,7 @@ def _matmul(left: Tensor, right: Tensor) -> Tensor:
 def _made(product: Function, operands: Sequence[Tensor], *factors: float) -> Tensor:
     """Make a product, which is of the first two operands."""
     left, right = operands[:2]
-    if torch.compiler.is_compiling() or not left.is_cpu:
+    if is_recorded() or not left.is_cpu:
         return product(*operands, *factors)
     work = max(left.numel() * right.shape[-1], right.numel() * left.shape[-2])  # either may be a batch
     if work < SMALL or (left.dtype == torch.bfloat16 and _has_amx()):

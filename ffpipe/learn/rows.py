@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ffpipe.learn.precision import wide
+from ffpipe.learn.recording import is_recorded
 from ffpipe.learn.threads import sqrt, sum_of_squares
 
 # Keeps a row of zeros at zero; small enough to leave every other row alone (Hinton's program: exp(-100)).
@@ -21,7 +23,7 @@ def row_scale(sum_of_squares: Tensor, features: int, kind: str) -> Tensor:
     sum_of_squares: (rows,), of `features` entries each. kind "rms" makes the mean square of a row 1
     (Hinton's program), "l2" its L2 norm (the Keras example). Returns (rows, 1).
     """
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or is_recorded():
         # A row of zeros stays one whatever it is multiplied by, but the root has no finite slope at zero.
         sum_of_squares = sum_of_squares.masked_fill(sum_of_squares == 0, 1.0)
     length = sqrt(sum_of_squares / features if kind == "rms" else sum_of_squares)
@@ -30,4 +32,4 @@ def row_scale(sum_of_squares: Tensor, features: int, kind: str) -> Tensor:
 
 def normalize_rows_(rows: Tensor, kind: str) -> Tensor:
     """Normalise each row of (rows, features) in place and return it."""
-    return rows.mul_(row_scale(sum_of_squares(rows), rows.shape[-1], kind))
+    return rows.mul_(row_scale(sum_of_squares(wide(rows)), rows.shape[-1], kind))

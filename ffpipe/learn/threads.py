@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from ffpipe.learn.recording import is_recorded
 from ffpipe.learn.thread_count import one_thread
 from ffpipe.learn.trials import Function, steady
 
@@ -91,5 +92,5 @@ def _for_shares(values: Tensor) -> AbstractContextManager[None]:
 
 
 def _is_large(values: Tensor) -> bool:
-    """Return whether torch cuts the values for its threads. torch.export has none, and must not fix their number."""
-    return not torch.compiler.is_compiling() and values.numel() >= GRAIN
+    """Return whether torch cuts the values for its threads. A recorded program must not fix their number."""
+    return not is_recorded() and values.numel() >= GRAIN

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from xxhash import xxh3_128_digest
 
+from ffpipe.learn.recording import is_recorded
 from ffpipe.learn.thread_count import one_thread, threads_of_block
 
 # Numbers in the operands of a trial; what is larger is left to one thread untried (in float32, beyond 256 MiB).
@@ -48,7 +49,7 @@ def steady(
     function: a module's own, by which results of trials are kept; it may write into operands. operands: of one dtype.
     terms: of each of the sums that it makes. adapt: makes operands of every second trial show more than random ones do.
     """
-    if torch.compiler.is_compiling():  # by torch.export, whose tensors lie nowhere
+    if is_recorded():
         return function(*operands, *options)
     threads = torch.get_num_threads()
     if threads == 1 or not operands[0].is_cpu:

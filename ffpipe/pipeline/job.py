@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from ffpipe.config.fields import checked
 from ffpipe.config.schema import Config, Training
 from ffpipe.data.sampler import Sampler
+from ffpipe.data.scale import Given
 from ffpipe.data.splits import Splits, load_splits
 from ffpipe.learn.augmentation import Augmentation
 from ffpipe.learn.blueprint import Blueprint, make_blueprint
@@ -168,7 +169,9 @@ def make_job(config: Config, model: Model | None = None) -> Job:
     if training.negatives == "others":
         Sampler(len(splits.others), training.batch_size, training.seed)
     inputs, labels = row_specs(training, splits.shape, splits.classes)
-    takes = Input(splits.shape, inputs.size, splits.classes, splits.names)
+    # Of known sets a user has pictures; the numbers behind them are nobody's to know.
+    given = splits.given if training.data.train else Given()
+    takes = Input(splits.shape, inputs.size, splits.classes, splits.names, given)
     model = model or Model()
     job = Job(
         config, splits, make_blueprint(training, takes, inputs, labels, steps_per_epoch, model.code, model.function)

@@ -1,34 +1,25 @@
-"""After training: load, evaluate, predict and export a finished run. No Ray."""
+"""After training: load, evaluate and predict by a finished run. No Ray."""
 
 from __future__ import annotations
 
-import functools
-import json
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from ffpipe.config.fields import to_toml
-from ffpipe.data.images import read_image
+from ffpipe.data.opened import OpenedImages, open_images
 from ffpipe.data.splits import load_splits
-from ffpipe.learn.block import Block
-from ffpipe.learn.dense import FFDense
-from ffpipe.learn.items import META
 from ffpipe.learn.network import Network, Silent, StreamedNetwork, readouts_of
-from ffpipe.learn.precision import PRECISIONS
-from ffpipe.learn.workspace import Workspace
 from ffpipe.runs.model import Given
 from ffpipe.runs.saved import Saved
-from ffpipe.storage import tensorfile
 from ffpipe.system.errors import UserError
-from ffpipe.system.files import replacing
 from ffpipe.system.memory import host_bytes, refuse_beyond_host
 
 # Rows that pass through the network at once; bounds the memory of an evaluation.
@@ -51,12 +42,14 @@ class Errors(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network makes of one image. scores: (classes,), of the read-out in use. name: of the class."""
+    """What the network makes of one image. scores: (classes,), of the read-out in use. name: of the class. index: place
+    in a file of several images; None where the file is one image."""
 
     path: str
     label: int
     scores: tuple[float, ...]
     name: str
+    index: int | None = None
 
 
 def load(
@@ -68,10 +61,11 @@ def load(
     "sum". model, allow_code: consent to import the code that the run names. Raises UserError where the folder is no
     run, has no whole snapshot, a file of it is damaged, or all of it does not fit into memory.
     """
-    return _loaded(Saved.of(run, readout, model, allow_code))
+    return loaded(Saved.of(run, readout, model, allow_code))
 
 
-def _loaded(saved: Saved) -> Network:
+def loaded(saved: Saved) -> Network:
+    """The network of what a run has saved, as `load` gives it. Raises UserError."""
     refuse_beyond_host(saved.bytes_of_weights, f"the network in {saved.where}", "use a larger one")
     blocks = [saved.block(index) for index in range(len(saved.network))]
     network = Network(saved.network, blocks, saved.head(), saved.readout).eval()
@@ -81,7 +75,7 @@ def _loaded(saved: Saved) -> Network:
 def _opened(saved: Saved) -> Network:
     """The network whatever its size: where it would take more than a share of memory, blocks are read one at a time."""
     if saved.bytes_of_weights <= host_bytes() * LOADED_SHARE:
-        return _loaded(saved)
+        return loaded(saved)
     return StreamedNetwork(saved.network, saved.block, saved.head(), saved.readout).eval()
 
 
@@ -135,97 +129,61 @@ def evaluate(
     return Errors(len(examples), shares.pop("goodness", None), shares.pop("softmax", None), shares)
 
 
+def _raise(error: UserError) -> None:
+    raise error
+
+
 def predict(
     run: str | Path,
-    images: Sequence[str | Path],
+    images: Iterable[str | Path],
     readout: str | None = None,
     *,
     model: Given | None = None,
     allow_code: Iterable[str] = (),
+    refused: Callable[[UserError], object] = _raise,
 ) -> list[Prediction]:
-    """Classify PNG, JPEG or .npy images of the size that the run was trained on.
+    """Classify pictures (PNG, JPEG, BMP, GIF, WebP) and .npy files of the size that the run was trained on.
 
-    A .npy is one image, of the shape trained on or flat: uint8, or floats as in training (0 to 1). readout, model,
-    allow_code: as for `load`. Raises UserError where the folder is no run, has no whole
-    snapshot, a damaged one or not that readout, and where an image cannot be read or is of another size.
+    A .npy is one image, of the shape trained on or flat, or n of them: whole numbers from 0 to 255, bools, floats from
+    0 to 1, or numbers of the kind that the run was trained on. readout, model, allow_code: as for `load`. refused: gets
+    the error of each image that cannot be read or is of another size, which is left out. Raises UserError for these
+    where `refused` does, as it does by default, and where the folder is no run, has no whole snapshot, a damaged one or
+    not that readout.
     """
     saved = Saved.of(run, readout, model, allow_code)
     if saved.config.training.inputs == "tokens":
         raise UserError(f"run {run} was trained on tokens, not on images: use ffpipe.load from Python")
     network = _opened(saved)
-    size = _images_at_once(network)
-    found = []
-    for some in (images[first : first + size] for first in range(0, len(images), size)):
-        pixels = [read_image(path, network.shape) for path in some]
+    size, takes = _images_at_once(network), saved.network.takes
+    opened = partial(open_images, shape=network.shape, scale=takes.scale, asked=saved.config.training.data.scale)
+    rows, found = _images(images, opened, refused), list[Prediction]()
+    while some := list(islice(rows, size)):
         try:
             with torch.no_grad():
-                scores = network(torch.from_numpy(np.stack(pixels)))
+                scores = network(torch.from_numpy(np.stack([row for _, _, row in some])))
         except Silent as error:
             raise UserError(f"run {run}: {error}") from None
-        found += [
-            Prediction(str(path), label := int(row.argmax()), tuple(row.tolist()), saved.network.takes.name(label))
-            for path, row in zip(some, scores, strict=True)
-        ]
+        for (path, index, _), each in zip(some, scores, strict=True):
+            label = int(each.argmax())
+            found.append(Prediction(path, label, tuple(each.tolist()), takes.name(label), index))
     return found
 
 
-def export(run: str | Path, out: str | Path, *, model: Given | None = None, allow_code: Iterable[str] = ()) -> Path:
-    """All weights of a run in one safetensors file: layer0.weight (width, fan_in) as in torch.nn.Linear,
-    layer0.bias (width,), ..., head1.weight (classes, width), ...; how to use them in its metadata.
-
-    Blocks that were trained by autograd are in it as block0.NAME, by the names of their state_dict. float32, or float64
-    where the run has that precision. model, allow_code: as for `load`. Raises UserError where `out` exists or can't be
-    written, and where the folder is no run, has no whole snapshot or a damaged one.
-    """
-    saved = Saved.of(run, None, model, allow_code)
-    takes = saved.network.takes
-    path = Path(out)
-    if path.exists():
-        raise UserError(f"{path} exists: give a new file")
-    outlines: dict[str, Tensor] = {}
-    for index in range(len(saved.network)):
-        outlines |= _named(saved.network.make(index, Workspace(META)))
-    dtype = PRECISIONS[saved.config.training.precision].weights
-    for index in saved.network.taps:
-        shape = (takes.classes, saved.network.outlines[index].outputs.size)
-        outlines[f"head{index}.weight"] = torch.empty(shape, dtype=dtype, device=META)
-    metadata = {
-        "format": "ffpipe",
-        "config": to_toml(saved.config),
-        "shape": " ".join(map(str, takes.shape)),
-        "classes": str(takes.classes),
-        "names": json.dumps(takes.names),
-    }
-    try:
-        with replacing(path, f".{os.getpid()}") as file:
-            file.write(tensorfile.header(outlines, metadata))
-            for tensor in _exported(saved, tensorfile.order(outlines)):
-                file.write(tensorfile.data(tensor))
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error}") from None
-    return path
-
-
-def _named(block: Block) -> dict[str, Tensor]:
-    """The weights of a block by their names in an exported file."""
-    if isinstance(block, FFDense):
-        return {f"layer{block.index}.weight": block.weight.t(), f"layer{block.index}.bias": block.bias}
-    return {f"block{block.index}.{name}": tensor for name, tensor in block.weights().items()}
-
-
-def _exported(saved: Saved, names: Sequence[str]) -> Iterator[Tensor]:
-    """The tensors by their names in an exported file; a block's file is read once where its names follow each other."""
-    head = saved.head()
-    block = functools.lru_cache(maxsize=1)(lambda index: _named(saved.block(index)))
-    for name in names:
-        place = re.match(r"(head|layer|block)(\d+)", name)
-        assert place is not None
-        index = int(place[2])
-        if place[1] == "head":
-            assert head is not None
-            yield head.weights()[f"weight.{index}"].t()
-        else:
-            yield block(index)[name]
+def _images(
+    paths: Iterable[str | Path], opened: Callable[[str | Path], OpenedImages], refused: Callable[[UserError], object]
+) -> Iterator[tuple[str, int | None, NDArray[np.float32]]]:
+    """Each image of each file: the file's path, the place in it where there are several, and the row."""
+    for path in paths:
+        try:
+            file = opened(path)
+        except UserError as error:
+            refused(error)
+            continue
+        for index in range(len(file)):
+            try:
+                yield str(path), index if file.many else None, file[index]
+            except UserError as error:
+                refused(error)
 
 
 def _images_at_once(network: Network) -> int:

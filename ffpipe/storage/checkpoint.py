@@ -25,6 +25,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from ffpipe.config.schema import MOST_UNITS
+from ffpipe.data.scale import Given
 from ffpipe.storage.store import Store, patiently
 from ffpipe.storage.tensorfile import data, pieces
 from ffpipe.system.errors import Misfit, Unreachable, UserError, reason
@@ -56,13 +57,15 @@ class FileEntry:
 class Input:
     """What the network takes: the shape of an image, the width of a row with its label, the classes.
 
-    names: of the classes, where they are more than numbers; they decide nothing.
+    names: of the classes, where they are more than numbers. scale: of the user's own images. Neither decides anything
+    that is trained.
     """
 
     shape: Annotated[tuple[Annotated[int, Meta(ge=1, le=MOST_UNITS)], ...], Meta(min_length=1, max_length=32)]
     width: Annotated[int, Meta(ge=1, le=2 * MOST_UNITS)]
     classes: Annotated[int, Meta(ge=2, le=MOST_UNITS)]
     names: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    scale: Given = field(default=Given(), compare=False, repr=False)
 
     def name(self, label: int) -> str:
         """The name of a class, or its number."""

@@ -17,6 +17,11 @@ def one_line(message: object) -> str:
     return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
 
 
+def encodable(text: object) -> str:
+    """Text as any output takes it: bytes of a name that are not UTF-8, which Python keeps as surrogates, escaped."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
 def reason(error: BaseException) -> str:
     """An exception as part of a line: what the system says of it, else the first line of what it says itself."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

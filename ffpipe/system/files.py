@@ -14,24 +14,49 @@ from typing import BinaryIO
 
 from ffpipe.system.errors import Unreachable, UserError
 
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
 
-def read_whole(path: Path, most: int) -> bytes:
-    """The bytes of a file of at most `most`.
+
+def size_of(path: Path) -> int:
+    """The bytes of a regular file, which is not opened: a named pipe that nobody writes to would hold that for ever.
 
     Raises UserError; Unreachable where that says nothing of the file; FileNotFoundError where there is none.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a named pipe that nobody writes to would hold an open for ever
-            raise UserError(f"cannot read {path}: it is no regular file")
-        with path.open("rb") as file:
-            data = file.read(most + 1)
+        found = path.stat()
     except FileNotFoundError:
         raise
     except OSError as error:
         raise Unreachable(f"cannot read {path}: {error.strerror or error}") from None
     except ValueError as error:  # a name that no file can have
         raise UserError(f"cannot read {path}: {error}") from None
-    if len(data) > most:
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+        raise UserError(f"cannot read {path}: it is no regular file, but {kind}")
+    return found.st_size
+
+
+def read_whole(path: Path, most: int) -> bytes:
+    """The bytes of a file of at most `most`.
+
+    Raises what `size_of` does.
+    """
+    data = b""
+    if (size := size_of(path)) <= most:
+        try:
+            with path.open("rb") as file:
+                data = file.read(most + 1)  # it may have grown, and files of /proc have no size
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise Unreachable(f"cannot read {path}: {error.strerror or error}") from None
+    if max(size, len(data)) > most:
         raise UserError(f"cannot read {path}: it has more than {most:,} bytes")
     return data
 

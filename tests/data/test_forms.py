@@ -366,7 +366,7 @@ def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
     folder = pictures()(tmp_path)
     assert isinstance(folder, Path)
     (folder / "dog" / "notes.txt").write_text("what I saw")
-    with pytest.raises(UserError, match=r"dog/notes\.txt: it cannot be decoded: it is no PNG or JPEG"):
+    with pytest.raises(UserError, match=r"dog/notes\.txt: it cannot be decoded: it is no PNG, JPEG, BMP, GIF or WebP"):
         found(tmp_path, lambda _: folder)
 
 

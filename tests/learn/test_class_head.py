@@ -130,7 +130,7 @@ def test_zeros_around_an_image_count_in_its_averages() -> None:
 )
 def test_average_is_the_adaptive_one(side: tuple[int, int], parts: tuple[int, int]) -> None:
     images = random(2, 3, *side)
-    torch.testing.assert_close(AverageTo(*parts)(images), adaptive_avg_pool2d(images, parts))
+    torch.testing.assert_close(AverageTo(images.shape[2:], *parts)(images), adaptive_avg_pool2d(images, parts))
 
 
 def test_similarity_of_rows_by_hand() -> None:

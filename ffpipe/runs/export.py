@@ -1,0 +1,186 @@
+"""A trained network as one file for other programs: its weights, or a program that computes its scores. No Ray.
+
+The ending of the file's name says which; what other endings stand for is not written under their name.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ffpipe.config.fields import to_toml
+from ffpipe.learn.block import Block
+from ffpipe.learn.dense import FFDense
+from ffpipe.learn.items import META
+from ffpipe.learn.precision import PRECISIONS
+from ffpipe.learn.user_model import describe_error
+from ffpipe.learn.workspace import Workspace
+from ffpipe.runs.inference import loaded
+from ffpipe.runs.model import Given
+from ffpipe.runs.saved import Saved
+from ffpipe.storage import tensorfile
+from ffpipe.system.errors import UserError, reason
+from ffpipe.system.files import replacing
+
+# A protocol buffer has no more, and weights in a file beside it would not be one file.
+LARGEST_ONNX = 2**31 - 1
+
+
+class Format(NamedTuple):
+    """What a file holds, and how it is written. needs: packages beside those of ffpipe."""
+
+    holds: str
+    write: Callable[[Saved, BinaryIO], None]
+    needs: tuple[str, ...] = ()
+
+
+def export(run: str | Path, out: str | Path, *, model: Given | None = None, allow_code: Iterable[str] = ()) -> Path:
+    """Write a run's network to one file, as the ending of its name says: .safetensors, .pt2 or .onnx.
+
+    .safetensors has all weights: layer0.weight (width, fan_in) as in torch.nn.Linear, layer0.bias (width,), ...,
+    head1.weight (classes, width), ...; how to use them is in its metadata. Blocks that were trained by autograd are in
+    it as block0.NAME, by the names of their state_dict. They are float32, or float64 where the run has that precision.
+
+    .pt2 (torch.export) and .onnx (with the packages onnx and onnxscript) are programs: images (n, *shape), float32 and
+    as in training (0 to 1), or ids (n, T), give scores (n, classes) by the run's default read-out, for any n.
+
+    model, allow_code: as for `load`. Raises UserError where `out` exists, can't be written or has another ending, where
+    the folder is no run, has no whole snapshot or a damaged one, and where torch cannot make a program of the network.
+    """
+    path = Path(out)
+    form = _format(path)
+    if os.path.lexists(path):
+        raise UserError(f"{path} exists: give a new file")
+    saved = Saved.of(run, None, model, allow_code)
+    try:
+        with replacing(path, f".{os.getpid()}") as file:
+            form.write(saved, file)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {reason(error)}") from None
+    return path
+
+
+def _format(path: Path) -> Format:
+    """The format that a name stands for. Raises UserError where it is none that can be written here."""
+    ending = path.suffix.lower()
+    known = ", ".join(f"{each} ({form.holds})" for each, form in FORMATS.items())
+    if ending not in FORMATS:
+        what = f"ends in {ending!r}, which is not written" if ending else "has no ending"
+        raise UserError(f"{path} {what}: give a name that ends in one of {known}")
+    if missing := [name for name in FORMATS[ending].needs if find_spec(name) is None]:
+        raise UserError(f"{path}: {ending} needs the packages {' and '.join(missing)}: install them, or give .pt2")
+    return FORMATS[ending]
+
+
+def _metadata(saved: Saved) -> dict[str, str]:
+    """What a reader of the file needs to know."""
+    takes = saved.network.takes
+    return {
+        "format": "ffpipe",
+        "config": to_toml(saved.config),
+        "shape": " ".join(map(str, takes.shape)),
+        "classes": str(takes.classes),
+        "names": json.dumps(takes.names),
+    }
+
+
+def _write_weights(saved: Saved, file: BinaryIO) -> None:
+    """Write all tensors, of which one block's at a time is in memory."""
+    outlines: dict[str, Tensor] = {}
+    for index in range(len(saved.network)):
+        outlines |= _named(saved.network.make(index, Workspace(META)))
+    dtype = PRECISIONS[saved.config.training.precision].weights
+    for index in saved.network.taps:
+        shape = (saved.network.takes.classes, saved.network.outlines[index].outputs.size)
+        outlines[f"head{index}.weight"] = torch.empty(shape, dtype=dtype, device=META)
+    file.write(tensorfile.header(outlines, _metadata(saved)))
+    for tensor in _exported(saved, tensorfile.order(outlines)):
+        file.write(tensorfile.data(tensor))
+
+
+def _named(block: Block) -> dict[str, Tensor]:
+    """The weights of a block by their names in an exported file."""
+    if isinstance(block, FFDense):
+        return {f"layer{block.index}.weight": block.weight.t(), f"layer{block.index}.bias": block.bias}
+    return {f"block{block.index}.{name}": tensor for name, tensor in block.weights().items()}
+
+
+def _exported(saved: Saved, names: Sequence[str]) -> Iterator[Tensor]:
+    """The tensors by their names in an exported file; a block's file is read once where its names follow each other."""
+    head = saved.head()
+    block = functools.lru_cache(maxsize=1)(lambda index: _named(saved.block(index)))
+    for name in names:
+        place = re.match(r"(head|layer|block)(\d+)", name)
+        assert place is not None
+        index = int(place[2])
+        if place[1] == "head":
+            assert head is not None
+            yield head.weights()[f"weight.{index}"].t()
+        else:
+            yield block(index)[name]
+
+
+def _write_program(saved: Saved, file: BinaryIO) -> None:
+    """Write the program of torch.export."""
+    program = _recorded(saved, torch.export.export)
+    torch.export.save(program, file, extra_files={"ffpipe.json": json.dumps(_metadata(saved))})
+
+
+def _write_onnx(saved: Saved, file: BinaryIO) -> None:
+    """Write an ONNX model of one protocol buffer. Raises UserError where its weights do not fit into one."""
+    if saved.bytes_of_weights > LARGEST_ONNX:
+        raise UserError(f"the weights are more than the {LARGEST_ONNX:,} bytes of one .onnx file: give .pt2")
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["scores"]}
+    program = _recorded(saved, functools.partial(torch.onnx.export, dynamo=True, verbose=False, **names))
+    program.model.metadata_props.update(_metadata(saved))
+    file.write(program.model_proto.SerializeToString())
+
+
+def _recorded(saved: Saved, record: Callable[..., Any]) -> Any:
+    """Record the network for any number of examples. record: takes a module, examples of its arguments, and which of
+    their sizes are free. Raises UserError where torch cannot follow it."""
+    network: nn.Module = loaded(saved)
+    takes, tokens = saved.network.takes, saved.config.training.inputs == "tokens"
+    # Of two examples, as torch takes sizes of 0 and 1 for fixed.
+    examples = torch.zeros(2, *(saved.network.inputs.shape if tokens else takes.shape))
+    free = {"images": {0: torch.export.Dim("n")}}
+    try:
+        with _quiet():
+            return record(network, (examples.long() if tokens else examples,), dynamic_shapes=free)
+    except Exception as error:  # a user's module has as many ways to resist as torch has to say so
+        raise UserError(
+            f"torch cannot make a program of the network: {describe_error(error)}; give .safetensors"
+        ) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what torch's exporters say of their own insides out of the output."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+FORMATS = {
+    ".safetensors": Format("the weights", _write_weights),
+    ".pt2": Format("a program of torch.export", _write_program),
+    ".onnx": Format("a program for other runtimes", _write_onnx, ("onnx", "onnxscript")),
+}
