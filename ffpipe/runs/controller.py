@@ -152,7 +152,8 @@ def _carry_out(
             folder.make()
             unless_begun.callback(shutil.rmtree, folder.path, ignore_errors=True)
             warning = held.enter_context(folder.lock())
-            if checkpoint.owner(store) or checkpoint.whole_snapshots(store):
+            # Listed first: a store that refuses that may answer all the same when it is asked for one file.
+            if checkpoint.whole_snapshots(store) or checkpoint.owner(store):
                 raise UserError(f"{store.root} is for the snapshots of another run: give another place for these")
         engine.check_store(store)
         if (past.run, past.data) != (name, job.splits.fingerprint):
