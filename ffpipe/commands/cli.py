@@ -46,6 +46,9 @@ SHORT = {
 FILES = ("train", "test")
 # Tables, which have no form on a command line.
 NOT_SETTABLE = ("recipe", "training.blocks")
+# Places that a run may be given anew, beside those of `execution` for one that goes on.
+PLACES = ("execution.checkpoints",)
+DATA_PLACES = ("training.data.train", "training.data.test")
 RESUME_SHORT = ("engine", "stages", "chunk", "epochs", "device", "data-dir", "snapshot-steps", "memory-budget")
 
 
@@ -120,13 +123,14 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"ffpipe {version('ffpipe')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def of_run(name: str, does: str) -> argparse.ArgumentParser:
+    def of_run(name: str, does: str, fields: Sequence[str] = PLACES) -> argparse.ArgumentParser:
         command: argparse.ArgumentParser = commands.add_parser(name, help=does, allow_abbrev=False)
         command.add_argument("run", help="folder of a run")
         command.add_argument(
             "--model", dest="training.model", help="the network of the run, named again as in training"
         )
         _add_allow_code(command)
+        _add_fields(command, (), fields)
         return command
 
     train = commands.add_parser("train", help="train a recipe", allow_abbrev=False)
@@ -140,10 +144,11 @@ def _parser() -> Parser:
     )
     _add_config(train)
 
-    resume = of_run("resume", "go on with a run, finished or broken off")
-    _add_fields(resume, RESUME_SHORT, [leaf for leaf in _settable() if leaf.path[0] == "execution"])
+    resume = of_run("resume", "go on with a run, finished or broken off", ())
+    execution = [leaf.name for leaf in _settable() if leaf.path[0] == "execution"]
+    _add_fields(resume, RESUME_SHORT, [*DATA_PLACES, *execution])
 
-    evaluate = of_run("evaluate", "test a run again")
+    evaluate = of_run("evaluate", "test a run again", (*DATA_PLACES, *PLACES))
     evaluate.add_argument("--split", default="test", help="test, validation or train")
     evaluate.add_argument("--data-dir", default="", help="folder with local copies of the data")
 
@@ -181,18 +186,18 @@ def _add_config(parser: argparse.ArgumentParser, but: Sequence[str] = ()) -> Non
     """Add a recipe and every field that it sets. but: short options that the command has a meaning of its own for."""
     parser.add_argument("recipe", nargs="?", default="digits", help="a name from `ffpipe recipes`, or a config.toml")
     _add_allow_code(parser)
-    _add_fields(parser, [name for name in SHORT if name not in but], _settable())
+    _add_fields(parser, [name for name in SHORT if name not in but], [leaf.name for leaf in _settable()])
 
 
-def _add_fields(parser: argparse.ArgumentParser, short: Sequence[str], fields: Sequence[Leaf]) -> None:
+def _add_fields(parser: argparse.ArgumentParser, short: Sequence[str], fields: Sequence[str]) -> None:
     """Add these fields by their dotted names, and some by short ones."""
     group = parser.add_argument_group("short options")
     by_name = {leaf.name: leaf for leaf in _settable()}
     for name in short:
         _add_field(group, f"--{name}", by_name[SHORT[name]])
     group = parser.add_argument_group("fields of the config")
-    for leaf in fields:
-        _add_field(group, _option(leaf), leaf)
+    for name in fields:
+        _add_field(group, _option(by_name[name]), by_name[name])
 
 
 def _add_field(group: Any, option: str, leaf: Leaf) -> None:
@@ -210,13 +215,21 @@ def _add_field(group: Any, option: str, leaf: Leaf) -> None:
 
 def _config(options: argparse.Namespace) -> Config:
     name = options.recipe
-    config = read_config(Path(name)) if name.endswith(".toml") else get_recipe(name)
-    return override(config, _given(options), where="options")
+    if not name.endswith(".toml"):
+        return override(get_recipe(name), _given(options), where="options")
+    from ffpipe.runs.places import of_file
+
+    return of_file(read_config(Path(name)), Path(name), _given(options))
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
     """The fields that were set on the command line."""
     return {leaf.name: _value(leaf, vars(options)[leaf.name]) for leaf in _settable() if leaf.name in vars(options)}
+
+
+def _changes(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields that were set on the command line of a command on a run."""
+    return {name: value for name, value in _given(options).items() if name != "training.model"}
 
 
 def _value(leaf: Leaf, given: Any) -> Any:
@@ -251,9 +264,8 @@ def _resume(options: argparse.Namespace) -> None:
     from ffpipe.runs.controller import resume
     from ffpipe.runs.view import ConsoleView, Terminal
 
-    changes = {name: value for name, value in _given(options).items() if name != "training.model"}
     with _interrupts() as interrupt:
-        resume(options.run, changes, ConsoleView(Terminal()), interrupt, **_consent(options))
+        resume(options.run, _changes(options), ConsoleView(Terminal()), interrupt, **_consent(options))
 
 
 @contextmanager
@@ -274,7 +286,7 @@ def _interrupts() -> Iterator[Interrupt]:
 def _evaluate(options: argparse.Namespace) -> None:
     from ffpipe.runs.inference import evaluate
 
-    errors = evaluate(options.run, options.split, options.data_dir, **_consent(options))
+    errors = evaluate(options.run, options.split, options.data_dir, changes=_changes(options), **_consent(options))
     by = {"goodness": errors.goodness, "softmax": errors.softmax, **errors.others}
     said = ", ".join(f"{error:.2%} by {readout}" for readout, error in by.items() if error is not None)
     print(f"{options.split} error: {said} ({errors.examples:,} examples)")
@@ -283,14 +295,16 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from ffpipe.runs.inference import predict
 
-    for prediction in predict(options.run, options.images, options.readout, **_consent(options)):
+    for prediction in predict(
+        options.run, options.images, options.readout, changes=_changes(options), **_consent(options)
+    ):
         print(f"{prediction.path}: {prediction.label}")
 
 
 def _export(options: argparse.Namespace) -> None:
     from ffpipe.runs.inference import export
 
-    print(f"wrote {export(options.run, options.out, **_consent(options))}")
+    print(f"wrote {export(options.run, options.out, changes=_changes(options), **_consent(options))}")
 
 
 def _plan(options: argparse.Namespace) -> None:

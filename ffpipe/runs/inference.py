@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from ffpipe.learn.items import META
 from ffpipe.learn.network import Network, Silent, StreamedNetwork, readouts_of
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.workspace import Workspace
+from ffpipe.runs import places
 from ffpipe.runs.model import Given
 from ffpipe.runs.saved import Saved
 from ffpipe.storage import tensorfile
@@ -58,15 +59,21 @@ class Prediction:
 
 
 def load(
-    run: str | Path, readout: str | None = None, *, model: Given | None = None, allow_code: Iterable[str] = ()
+    run: str | Path,
+    readout: str | None = None,
+    *,
+    model: Given | None = None,
+    allow_code: Iterable[str] = (),
+    changes: Mapping[str, Any] | None = None,
 ) -> Network:
     """The network of a run's newest snapshot, as a torch module in evaluation mode on the CPU.
 
     readout: "softmax" (the default where a head was trained) or "goodness"; of networks without negatives "last" or
-    "sum". model, allow_code: consent to import the code that the run names. Raises UserError where the folder is no
-    run, has no whole snapshot, a file of it is damaged, or all of it does not fit into memory.
+    "sum". model, allow_code: consent to import the code that the run names. changes: where its snapshots are
+    (`execution.checkpoints`). Raises UserError where the folder is no run, names a store without the user's word, has
+    no whole snapshot, a file of it is damaged, or all of it does not fit into memory.
     """
-    return _loaded(Saved.of(run, readout, model, allow_code))
+    return _loaded(Saved.of(run, readout, model, allow_code, changes))
 
 
 def _loaded(saved: Saved) -> Network:
@@ -90,15 +97,17 @@ def evaluate(
     *,
     model: Given | None = None,
     allow_code: Iterable[str] = (),
+    changes: Mapping[str, Any] | None = None,
 ) -> Errors:
     """All errors of a run on its "test", "validation" or "train" split.
 
-    data_dir: folder with local copies of the data; empty: that of the run, else $FFPIPE_DATA. model, allow_code: as for
-    `load`. Raises UserError where the folder is no run, has no whole snapshot or a damaged one, and where the split is
-    unknown, empty or of data with other features or classes.
+    data_dir: folder with local copies of the data; empty: that of the run, else $FFPIPE_DATA. model, allow_code,
+    changes: as for `load`, and where the data are (`training.data.train`, `.test`). Raises UserError where the folder
+    is no run, has no whole snapshot or a damaged one, and where the split is unknown, empty or of other data than the
+    run's.
     """
-    saved = Saved.of(run, None, model, allow_code)
-    network, config = _opened(saved), saved.config
+    saved = Saved.of(run, None, model, allow_code, changes)
+    network, config = _opened(saved), places.followed(saved.config, saved.run, saved.past.place)
     data_dir = data_dir or config.execution.data_dir or os.environ.get("FFPIPE_DATA", "")
     splits = load_splits(config.training.data, data_dir)
     parts = {"test": splits.test, "validation": splits.validation, "train": splits.train}
@@ -112,6 +121,7 @@ def evaluate(
             f"the data have {examples.features} features and {examples.classes} classes, "
             f"run {run} was trained on {network.features} and {network.classes}"
         )
+    places.refuse_other_data(saved.past.data, splits.fingerprint, config.training.data.source)
     wrong = dict.fromkeys(readouts_of(saved.network), 0.0)
     size, tokens = _images_at_once(network), config.training.inputs == "tokens"
     for first in range(0, len(examples), size):
@@ -140,14 +150,15 @@ def predict(
     *,
     model: Given | None = None,
     allow_code: Iterable[str] = (),
+    changes: Mapping[str, Any] | None = None,
 ) -> list[Prediction]:
     """Classify PNG, JPEG or .npy images of the size that the run was trained on.
 
     A .npy is one image, of the shape trained on or flat: uint8, or floats as in training (0 to 1). readout, model,
-    allow_code: as for `load`. Raises UserError where the folder is no run, has no whole
+    allow_code, changes: as for `load`. Raises UserError where the folder is no run, has no whole
     snapshot, a damaged one or not that readout, and where an image cannot be read or is of another size.
     """
-    saved = Saved.of(run, readout, model, allow_code)
+    saved = Saved.of(run, readout, model, allow_code, changes)
     if saved.config.training.inputs == "tokens":
         raise UserError(f"run {run} was trained on tokens, not on images: use ffpipe.load from Python")
     network = _opened(saved)
@@ -167,15 +178,22 @@ def predict(
     return found
 
 
-def export(run: str | Path, out: str | Path, *, model: Given | None = None, allow_code: Iterable[str] = ()) -> Path:
+def export(
+    run: str | Path,
+    out: str | Path,
+    *,
+    model: Given | None = None,
+    allow_code: Iterable[str] = (),
+    changes: Mapping[str, Any] | None = None,
+) -> Path:
     """All weights of a run in one safetensors file: layer0.weight (width, fan_in) as in torch.nn.Linear,
     layer0.bias (width,), ..., head1.weight (classes, width), ...; how to use them in its metadata.
 
     Blocks that were trained by autograd are in it as block0.NAME, by the names of their state_dict. float32, or float64
-    where the run has that precision. model, allow_code: as for `load`. Raises UserError where `out` exists or can't be
-    written, and where the folder is no run, has no whole snapshot or a damaged one.
+    where the run has that precision. model, allow_code, changes: as for `load`. Raises UserError where `out` exists or
+    can't be written, and where the folder is no run, has no whole snapshot or a damaged one.
     """
-    saved = Saved.of(run, None, model, allow_code)
+    saved = Saved.of(run, None, model, allow_code, changes)
     takes = saved.network.takes
     path = Path(out)
     if path.exists():
