@@ -47,6 +47,9 @@ FILES = ("train", "test")
 DATA = "training.data."
 # Tables, which have no form on a command line.
 NOT_SETTABLE = ("recipe", "training.blocks")
+# Places that a run may be given anew, beside those of `execution` for one that goes on.
+PLACES = ("execution.checkpoints",)
+DATA_PLACES = ("training.data.train", "training.data.test")
 RESUME_SHORT = ("engine", "stages", "chunk", "epochs", "device", "data-dir", "snapshot-steps", "memory-budget")
 
 
@@ -125,13 +128,14 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"ffpipe {version('ffpipe')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def of_run(name: str, does: str) -> argparse.ArgumentParser:
+    def of_run(name: str, does: str, fields: Sequence[str] = PLACES) -> argparse.ArgumentParser:
         command: argparse.ArgumentParser = commands.add_parser(name, help=does, allow_abbrev=False)
         command.add_argument("run", help="folder of a run")
         command.add_argument(
             "--model", dest="training.model", help="the network of the run, named again as in training"
         )
         _add_allow_code(command)
+        _add_fields(command, (), fields)
         return command
 
     train = commands.add_parser("train", help="train a recipe", allow_abbrev=False)
@@ -145,10 +149,11 @@ def _parser() -> Parser:
     )
     _add_config(train)
 
-    resume = of_run("resume", "go on with a run, finished or broken off")
-    _add_fields(resume, RESUME_SHORT, [leaf for leaf in _settable() if leaf.path[0] == "execution"])
+    resume = of_run("resume", "go on with a run, finished or broken off", ())
+    execution = [leaf.name for leaf in _settable() if leaf.path[0] == "execution"]
+    _add_fields(resume, RESUME_SHORT, [*DATA_PLACES, *execution])
 
-    evaluate = of_run("evaluate", "test a run again")
+    evaluate = of_run("evaluate", "test a run again", (*DATA_PLACES, *PLACES))
     evaluate.add_argument("--split", default="test", help="test, validation or train")
     evaluate.add_argument("--data-dir", default="", help="folder with local copies of the data")
 
@@ -171,7 +176,7 @@ def _parser() -> Parser:
     data = commands.add_parser("data", help="what ffpipe makes of data, without training", allow_abbrev=False)
     data.add_argument("files", nargs="*", help="files, a folder, or the name of a recipe whose data are meant")
     data.add_argument("--png", default="", help="new PNG file, with examples of each class")
-    _add_fields(data, ("data-dir", "train-limit"), [leaf for leaf in _settable() if leaf.name.startswith(DATA)])
+    _add_fields(data, ("data-dir", "train-limit"), [leaf.name for leaf in _settable() if leaf.name.startswith(DATA)])
 
     commands.add_parser("recipes", help="list the recipes", allow_abbrev=False)
     return parser
@@ -199,18 +204,18 @@ def _add_config(parser: argparse.ArgumentParser, but: Sequence[str] = ()) -> Non
         help="files or a folder of one's own in place of the recipe's data; what they are is worked out",
     )
     _add_allow_code(parser)
-    _add_fields(parser, [name for name in SHORT if name not in but], _settable())
+    _add_fields(parser, [name for name in SHORT if name not in but], [leaf.name for leaf in _settable()])
 
 
-def _add_fields(parser: argparse.ArgumentParser, short: Sequence[str], fields: Sequence[Leaf]) -> None:
+def _add_fields(parser: argparse.ArgumentParser, short: Sequence[str], fields: Sequence[str]) -> None:
     """Add these fields by their dotted names, and some by short ones."""
     group = parser.add_argument_group("short options")
     by_name = {leaf.name: leaf for leaf in _settable()}
     for name in short:
         _add_field(group, f"--{name}", by_name[SHORT[name]])
     group = parser.add_argument_group("fields of the config")
-    for leaf in fields:
-        _add_field(group, _option(leaf), leaf)
+    for name in fields:
+        _add_field(group, _option(by_name[name]), by_name[name])
 
 
 def _add_field(group: Any, option: str, leaf: Leaf) -> None:
@@ -229,16 +234,26 @@ def _add_field(group: Any, option: str, leaf: Leaf) -> None:
 def _config(options: argparse.Namespace) -> Config:
     name = options.recipe
     config = read_config(Path(name)) if name.endswith(".toml") else get_recipe(name)
+    given = _given(options)
     if options.data:
         from ffpipe.data.discover import discover, on
 
-        config = on(config, discover(options.data))
-    return override(config, _given(options), where="options")
+        return override(on(config, discover(options.data)), given, where="options")
+    if not name.endswith(".toml"):
+        return override(config, given, where="options")
+    from ffpipe.runs.places import of_file
+
+    return of_file(config, Path(name), given)
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
     """The fields that were set on the command line."""
     return {leaf.name: _value(leaf, vars(options)[leaf.name]) for leaf in _settable() if leaf.name in vars(options)}
+
+
+def _changes(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields that were set on the command line of a command on a run."""
+    return {name: value for name, value in _given(options).items() if name != "training.model"}
 
 
 def _value(leaf: Leaf, given: Any) -> Any:
@@ -273,9 +288,8 @@ def _resume(options: argparse.Namespace) -> None:
     from ffpipe.runs.controller import resume
     from ffpipe.runs.view import ConsoleView, Terminal
 
-    changes = {name: value for name, value in _given(options).items() if name != "training.model"}
     with _interrupts() as interrupt:
-        resume(options.run, changes, ConsoleView(Terminal()), interrupt, **_consent(options))
+        resume(options.run, _changes(options), ConsoleView(Terminal()), interrupt, **_consent(options))
 
 
 @contextmanager
@@ -296,7 +310,7 @@ def _interrupts() -> Iterator[Interrupt]:
 def _evaluate(options: argparse.Namespace) -> None:
     from ffpipe.runs.inference import evaluate
 
-    errors = evaluate(options.run, options.split, options.data_dir, **_consent(options))
+    errors = evaluate(options.run, options.split, options.data_dir, changes=_changes(options), **_consent(options))
     by = {"goodness": errors.goodness, "softmax": errors.softmax, **errors.others}
     said = ", ".join(f"{error:.2%} by {readout}" for readout, error in by.items() if error is not None)
     print(f"{options.split} error: {said} ({errors.examples:,} examples)")
@@ -306,7 +320,8 @@ def _predict(options: argparse.Namespace) -> int:
     from ffpipe.runs.inference import predict
 
     bad: list[UserError] = []
-    for each in predict(options.run, options.images, options.readout, refused=bad.append, **_consent(options)):
+    consent = {"changes": _changes(options), **_consent(options)}
+    for each in predict(options.run, options.images, options.readout, refused=bad.append, **consent):
         print(encodable(f"{each.path}{'' if each.index is None else f'[{each.index}]'}: {each.name}"))
     for error in bad:
         _complain(error)
@@ -316,7 +331,8 @@ def _predict(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> None:
     from ffpipe.runs.export import export
 
-    print(encodable(f"wrote {export(options.run, options.out, **_consent(options))}"))
+    written = export(options.run, options.out, changes=_changes(options), **_consent(options))
+    print(encodable(f"wrote {written}"))
 
 
 def _plan(options: argparse.Namespace) -> None:

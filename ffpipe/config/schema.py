@@ -467,7 +467,7 @@ class Execution:
     snapshot_steps: Annotated[int, Meta(ge=0, description="steps between snapshots; 0: only at the end")] = 0
     snapshot_seconds: Annotated[float, Meta(ge=0, description="seconds between snapshots, beside those; 0: none")] = 0.0
     checkpoints: Annotated[
-        str, Meta(description="where snapshots go, a path or a URI such as s3://bucket/run; empty: the run folder")
+        str, Meta(description="where snapshots go, a path or a URI (s3://, gs://, hdfs://); empty: the run folder")
     ] = ""
     stage_timeout: Annotated[
         float,

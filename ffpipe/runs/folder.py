@@ -129,11 +129,11 @@ class RunFolder:
         except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise UserError(f"cannot read {self.past}: {error}") from None
 
-    def code_sha256(self) -> str:
-        """SHA-256 of the source of the user's network that the run began with; empty where it is not known."""
+    def known_past(self) -> Past:
+        """Read what a run has behind it, or return an empty past where that cannot be read."""
         with suppress(UserError):
-            return self.read_past().code
-        return ""
+            return self.read_past()
+        return Past()
 
     def write_past(self, past: Past) -> None:
         """Whole or not at all."""
