@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -70,10 +71,12 @@ class Parser(argparse.ArgumentParser):
         return options, unknown
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+def main(arguments: Sequence[str] | None = None, ready: Callable[[], object] = lambda: None) -> int:
+    """Run one command; returns the exit status. ready: is called once all that the command needs has been imported."""
     try:
         options = _parser().parse_args(arguments)
+        _load(options.command)
+        ready()
         status = COMMANDS[options.command](options) or 0
         if options.command not in ("train", "resume"):  # a run whose words were lost is done all the same
             _flush()
@@ -99,6 +102,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(line: object) -> None:
     print(f"ffpipe: {one_line(line)}", file=sys.stderr)
+
+
+def _load(command: str) -> None:
+    """Import what a command needs, torch above all. Raises UserError where that would end the process."""
+    if command not in NEEDS:
+        return
+    try:
+        os.getcwd()
+    except OSError:  # Intel's MKL aborts then
+        raise UserError("the working folder has been removed: change to one that exists") from None
+    import_module(NEEDS[command])
 
 
 def _flush() -> None:
@@ -359,6 +373,13 @@ def _recipes(options: argparse.Namespace) -> None:
     Console().print(table)
 
 
+# Modules that take seconds to import.
+NEEDS = {
+    **dict.fromkeys(["train", "resume", "plan"], "ffpipe.runs.controller"),
+    **dict.fromkeys(["evaluate", "predict"], "ffpipe.runs.inference"),
+    "export": "ffpipe.runs.export",
+    "data": "ffpipe.commands.data",
+}
 COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "train": _train,
     "resume": _resume,

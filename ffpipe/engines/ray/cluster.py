@@ -19,7 +19,9 @@ from typing import Any
 
 import ray
 from ray._private.utils import estimate_available_memory, resolve_object_store_memory
+from ray.job_config import JobConfig
 
+import ffpipe
 from ffpipe.config.schema import LEAST_OBJECT_STORE
 from ffpipe.engines.ray.headwatch import HeadWatch, knock
 from ffpipe.engines.ray.placement import Host
@@ -134,7 +136,7 @@ class Cluster:
     def _join(address: str) -> None:
         try:
             _knock(address)
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, job_config=safe_job())
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise UserError(
                 f"RAY_ADDRESS is {address!r}, but no Ray cluster can be joined there ({reason(error)}): "
@@ -154,6 +156,7 @@ class Cluster:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
+                job_config=safe_job(),
                 _node_ip_address="127.0.0.1",
                 object_store_memory=object_store_bytes,
                 _temp_dir=f"{self._folder}/{FOLDER_OF_RAY}",
@@ -163,6 +166,16 @@ class Cluster:
             if isinstance(error, (RuntimeError, ConnectionError, TimeoutError, ValueError)):
                 raise RunFailed(f"Ray could not be started: {reason(error)}") from error
             raise
+
+
+def safe_job() -> JobConfig:
+    """Return settings by which workers import nothing from the working folder, which may hold a stranger's files.
+
+    Ray puts that folder first in their path, but not for a driver that says that it is elsewhere.
+    """
+    # Where ffpipe is not installed and runs from its own source, that is where workers find it.
+    source = Path(ffpipe.__file__).parents[1]
+    return JobConfig(_client_job=True, _py_driver_sys_path=[str(source)] if source == Path.cwd() else [])
 
 
 def alive_nodes() -> list[dict[str, Any]]:
