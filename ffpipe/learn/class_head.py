@@ -62,9 +62,9 @@ class ClassHead(Objective):
 
         pool: the largest side to which kind linear averages an image; 0: none. dim: instead of it, the most values that
         pooling leaves, by `kernel_for`. bias, zero: the last linear map has a bias; its weights start at zero. hidden,
-        depth: width (0: that of its input) and number of hidden layers of kind mlp, after `convolutions` pointwise ones where
-        the row is an image. smoothing: of labels. similarity: beta, the share of the similarity loss. Raises UserError
-        for what does not fit.
+        depth: width (0: that of its input) and number of hidden layers of kind mlp, after `convolutions` pointwise ones
+        where the row is an image. smoothing: of labels. similarity: beta, the share of the similarity loss. Raises
+        UserError for what does not fit.
         """
         super().__init__()
         shape = outputs.shape
