@@ -6,6 +6,7 @@ Every wrong request ends as one line on stderr and exit status 2; a failed run a
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import signal
@@ -23,7 +24,7 @@ from ffpipe.commands import plan as plan_command
 from ffpipe.config.fields import Leaf, leaves, override, read_config
 from ffpipe.config.recipes import RECIPES, get_recipe
 from ffpipe.config.schema import Config
-from ffpipe.system.errors import Interrupted, RunFailed, UserError, nearest, one_line
+from ffpipe.system.errors import Interrupted, RunFailed, UserError, escaped, nearest, one_line
 
 if TYPE_CHECKING:
     from ffpipe.runs.controller import Interrupt
@@ -71,6 +72,8 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names may have characters that a terminal has no letters for
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         options = _parser().parse_args(arguments)
         COMMANDS[options.command](options)
@@ -298,13 +301,13 @@ def _predict(options: argparse.Namespace) -> None:
     for prediction in predict(
         options.run, options.images, options.readout, changes=_changes(options), **_consent(options)
     ):
-        print(f"{prediction.path}: {prediction.label}")
+        print(escaped(f"{prediction.path}: {prediction.label}"))
 
 
 def _export(options: argparse.Namespace) -> None:
     from ffpipe.runs.inference import export
 
-    print(f"wrote {export(options.run, options.out, changes=_changes(options), **_consent(options))}")
+    print(escaped(f"wrote {export(options.run, options.out, changes=_changes(options), **_consent(options))}"))
 
 
 def _plan(options: argparse.Namespace) -> None:
