@@ -6,6 +6,7 @@ Every wrong request ends as one line on stderr and exit status 2; a failed run a
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import signal
@@ -24,7 +25,7 @@ from ffpipe.commands import plan as plan_command
 from ffpipe.config.fields import Leaf, leaves, override, read_config
 from ffpipe.config.recipes import RECIPES, get_recipe
 from ffpipe.config.schema import Config
-from ffpipe.system.errors import Interrupted, RunFailed, UserError, encodable, nearest, one_line
+from ffpipe.system.errors import Interrupted, RunFailed, UserError, escaped, nearest, one_line
 
 if TYPE_CHECKING:
     from ffpipe.runs.controller import Interrupt
@@ -73,6 +74,8 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None, ready: Callable[[], object] = lambda: None) -> int:
     """Run one command; returns the exit status. ready: is called once all that the command needs has been imported."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names may have characters that a terminal has no letters for
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         options = _parser().parse_args(arguments)
         _load(options.command)
@@ -336,7 +339,7 @@ def _predict(options: argparse.Namespace) -> int:
     bad: list[UserError] = []
     consent = {"changes": _changes(options), **_consent(options)}
     for each in predict(options.run, options.images, options.readout, refused=bad.append, **consent):
-        print(encodable(f"{each.path}{'' if each.index is None else f'[{each.index}]'}: {each.name}"))
+        print(escaped(f"{each.path}{'' if each.index is None else f'[{each.index}]'}: {each.name}"))
     for error in bad:
         _complain(error)
     return 2 if bad else 0
@@ -346,7 +349,7 @@ def _export(options: argparse.Namespace) -> None:
     from ffpipe.runs.export import export
 
     written = export(options.run, options.out, changes=_changes(options), **_consent(options))
-    print(encodable(f"wrote {written}"))
+    print(escaped(f"wrote {written}"))
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -174,6 +174,8 @@ def _carry_out(
         folder.write_config(asked)
         places.remember(asked, folder.path)
         unless_begun.pop_all()
+        if goes_on:
+            view.resumed(snapshot.step if snapshot else 0, job.steps)
         layout = replace(layout, notes=(*notes, *filter(None, [warning]), *layout.notes))
         try:
             return Run(job, engine, folder, log, view, interrupt).go(layout)

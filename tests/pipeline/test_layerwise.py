@@ -227,6 +227,7 @@ def test_room_is_left_for_snapshots_on_the_same_disk(tmp_path: Path, monkeypatch
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3_000_000))
     fields = {"execution.chapter": 0, "training.negatives": "random", "execution.spool": str(tmp_path)}
+    fields["execution.snapshot_seconds"] = 0
 
     def chapter(**more: Any) -> int:
         more = {f"execution.{name}": value for name, value in more.items()}
