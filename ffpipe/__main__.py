@@ -18,10 +18,13 @@ def run() -> None:
     if mind_ctrl_c:
         signal.signal(signal.SIGINT, _end)
     from ffpipe.commands.cli import main
+    from ffpipe.engines.ray.calls import caller
 
     status = main(ready=lambda: mind_ctrl_c and signal.signal(signal.SIGINT, signal.default_int_handler))
     if mind_ctrl_c:
         signal.signal(signal.SIGINT, _end)
+    if caller.stuck:  # the end of the interpreter would wait for Ray
+        os._exit(status)
     sys.exit(status)
 
 

@@ -1,14 +1,17 @@
-"""Where and when a command is started: the working folder, and Ctrl-C before there is anything to take down."""
+"""Where and when a command is started: the working folder, Ctrl-C before there is anything to take down, signals."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+
+from ffpipe.commands.cli import LEFT_ALONE, interrupts
 
 SOURCE = Path(__file__).resolve().parent.parent
 # Sends Ctrl-C to the process as soon as this module is looked for.
@@ -49,6 +52,36 @@ def test_ctrl_c_while_modules_are_imported(moment: str, here: Path) -> None:
     assert [path.name for path in here.iterdir()] == ["path"]
 
 
+@pytest.mark.parametrize("number", sorted(signal.valid_signals() - LEFT_ALONE))
+def test_signals_that_would_end_the_program_ask_the_run_to_end(number: int) -> None:
+    before = signal.getsignal(number)
+    told: list[int] = []
+    signal.signal(number, signal.SIG_DFL)
+    try:
+        with interrupts() as interrupt:
+            interrupt.goes_to(lambda: told.append(number))
+            signal.raise_signal(number)
+            assert told == [number]
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(number)
+            with interrupt.until_the_end():
+                pass
+            signal.raise_signal(number)
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+
+
+def test_signals_that_are_heard_or_ignored_stay_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
+    try:
+        with interrupts():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("command", [["train"], ["plan"], ["evaluate", "run"]])
 def test_a_working_folder_that_has_been_removed(command: list[str], here: Path) -> None:
     line = f"mkdir gone; cd gone; rmdir ../gone; exec {sys.executable} -m ffpipe {' '.join(command)}"
@@ -65,7 +98,9 @@ def test_nothing_is_imported_from_the_working_folder(engine: str, here: Path) ->
     """But for the model that the user names, which finds its neighbours."""
     ran = here / "ran"
     for name in SHADOWS:
-        (here / f"{name}.py").write_text(f"open({str(ran)!r}, 'a').write(__name__ + ' ')\nraise ImportError('a shadow')\n")
+        (here / f"{name}.py").write_text(
+            f"open({str(ran)!r}, 'a').write(__name__ + ' ')\nraise ImportError('a shadow')\n"
+        )
     (here / "models").mkdir()
     (here / "models" / "neighbour.py").write_text("from torch import nn\nlayer = nn.Conv2d\n")
     (here / "models" / "mine.py").write_text(

@@ -47,6 +47,12 @@ SHORT = {
 # Fields whose values may have commas in them.
 FILES = ("train", "test")
 DATA = "training.data."
+# Signals that end nothing by themselves, that no program hears of, and those of a fault, after which nothing is sure.
+LEFT_ALONE = {
+    *(signal.SIGCHLD, signal.SIGCONT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGURG, signal.SIGWINCH),
+    *(signal.SIGKILL, signal.SIGSTOP),
+    *(signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP),
+}
 # Tables, which have no form on a command line.
 NOT_SETTABLE = ("recipe", "training.blocks")
 # Places that a run may be given anew, beside those of `execution` for one that goes on.
@@ -297,7 +303,7 @@ def _train(options: argparse.Namespace) -> None:
     from ffpipe.runs.controller import train
     from ffpipe.runs.view import ConsoleView, Terminal
 
-    with _interrupts() as interrupt:
+    with interrupts() as interrupt:
         train(_config(options), ConsoleView(Terminal()), interrupt, **_consent(options))
 
 
@@ -305,17 +311,18 @@ def _resume(options: argparse.Namespace) -> None:
     from ffpipe.runs.controller import resume
     from ffpipe.runs.view import ConsoleView, Terminal
 
-    with _interrupts() as interrupt:
+    with interrupts() as interrupt:
         resume(options.run, _changes(options), ConsoleView(Terminal()), interrupt, **_consent(options))
 
 
 @contextmanager
-def _interrupts() -> Iterator[Interrupt]:
-    """Ctrl-C and SIGTERM ask the run to end."""
+def interrupts() -> Iterator[Interrupt]:
+    """Signals that would end the program, Ctrl-C and SIGTERM first of all, ask the run to end."""
     from ffpipe.runs.controller import Interrupt
 
     interrupt = Interrupt()
-    signals = (signal.SIGINT, signal.SIGTERM)
+    mute = [number for number in signal.valid_signals() - LEFT_ALONE if signal.getsignal(number) == signal.SIG_DFL]
+    signals = {signal.SIGINT, signal.SIGTERM, *mute}
     before = {number: signal.signal(number, lambda *_: interrupt.request()) for number in signals}
     try:
         yield interrupt

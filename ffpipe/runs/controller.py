@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -68,9 +68,12 @@ class Interrupt:
     def __init__(self) -> None:
         self.wished = False
         self._tell: Callable[[], None] | None = None
+        self._over = False
 
     def request(self) -> None:
         """Raises KeyboardInterrupt where there is nothing to save, or the second time."""
+        if self._over:
+            return
         if self.wished or self._tell is None:
             raise KeyboardInterrupt
         self.wished = True
@@ -79,6 +82,14 @@ class Interrupt:
     def goes_to(self, tell: Callable[[], None]) -> None:
         """Set what the first wish calls. Until it is set, there is nothing to save."""
         self._tell = tell
+
+    @contextmanager
+    def until_the_end(self) -> Iterator[None]:
+        """Hear wishes within this block only: what comes after it takes the run down, which is to be done whole."""
+        try:
+            yield
+        finally:
+            self._over = True
 
 
 def train(
@@ -146,7 +157,7 @@ def _carry_out(
     # The spool goes to the run folder, wherever that is now.
     config = override(config, {"execution.run_dir": str(folder.path.absolute())})
     store = folder.store(config)
-    with ExitStack() as held, ExitStack() as unless_begun:
+    with ExitStack() as held, ExitStack() as unless_begun, interrupt.until_the_end():
         warning = held.enter_context(folder.lock()) if goes_on else ""
         spoolfolder.make_room(config.execution, folder.path if goes_on else None)
         asked, job, notes = _make_job(config, model)
