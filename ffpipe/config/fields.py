@@ -17,7 +17,7 @@ import msgspec
 import tomli_w
 from msgspec import Meta
 
-from ffpipe.config.rules import check
+from ffpipe.config.rules import check, check_text
 from ffpipe.config.schema import Config
 from ffpipe.system.errors import UserError, nearest
 from ffpipe.system.files import read_whole
@@ -125,11 +125,11 @@ def from_tree(tree: Mapping[str, Any], *, where: str, strict: bool = True) -> Co
     """
     _refuse_unknown(tree, Config, where)
     try:
+        check_text(tree)  # before msgspec, which raises errors of its own for it
         config = msgspec.convert(tree, Config, strict=strict)
+        check(config)
     except msgspec.ValidationError as error:
         raise UserError(f"{where}: {_plain(error)}") from None
-    try:
-        check(config)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     return config

@@ -116,8 +116,23 @@ def _check_size(name: str, text: str) -> None:
             raise UserError(f"execution.{name} is {error}") from None
 
 
+def check_text(value: Any, name: str = "") -> None:
+    """Hold every word of a tree, and every name of a field, against what text can be a path. Raises UserError."""
+    match value:
+        case Mapping():
+            for key, inner in value.items():
+                check_text(key, name)
+                check_text(inner, f"{name}.{key}" if name else str(key))
+        case list() | tuple():
+            for index, inner in enumerate(value):
+                check_text(inner, f"{name}[{index}]")
+        # Bytes of a command line that are not UTF-8 come as what cannot be encoded.
+        case str() if "\0" in value or value != value.encode("utf-8", "replace").decode():
+            raise UserError(f"{name} is {value!r}, which has a character that no name can have: give another")
+
+
 def _check_values(value: Any, name: str = "") -> None:
-    """Hold every field against what numbers can be counted with and what text can be a path."""
+    """Hold every field against what numbers can be counted with."""
     match value:
         case Mapping():
             for key, inner in value.items():
@@ -129,9 +144,6 @@ def _check_values(value: Any, name: str = "") -> None:
             raise UserError(f"{name} is beyond {LARGEST_INTEGER}: give a smaller number")
         case float() if not abs(value) <= LARGEST_FLOAT:
             raise UserError(f"{name} is {value}: give a finite number, at most {LARGEST_FLOAT:.3g}")
-        # Bytes of a command line that are not UTF-8 come as what cannot be encoded.
-        case str() if "\0" in value or value != value.encode("utf-8", "replace").decode():
-            raise UserError(f"{name} is {value!r}, which has a character that no name can have: give another")
 
 
 def _check_rule(training: Training) -> None:

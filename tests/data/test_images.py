@@ -132,7 +132,7 @@ def png_of(width: int, height: int, depth: int = 8, colour: int = 0, rows: bytes
         "empty",
         "truncated",
         "16 bits",
-        "16 in colour",
+        "16 colour",
         "with alpha",
         "grey with alpha",
         "large",
