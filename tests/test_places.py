@@ -69,7 +69,11 @@ def test_places_outside_a_run_folder(
         set_field(copy / "config.toml", field, place)
         refused(["resume", str(copy), "--engine", "layerwise"], f"by its {field.replace('/', '.')}, which is", capsys)
         if place in URIS:
-            for command in (["evaluate", str(copy)], ["predict", str(copy), "a.npy"], ["export", str(copy), "a.safetensors"]):
+            for command in (
+                ["evaluate", str(copy)],
+                ["predict", str(copy), "a.npy"],
+                ["export", str(copy), "a.safetensors"],
+            ):
                 refused(command, f"give --execution.checkpoints {place}", capsys)
         (copy / "config.toml").write_bytes(kept)
     assert files_in(mine) == before
