@@ -127,7 +127,8 @@ class Work:
         return self.outcome
 
     def _go(self) -> None:
-        arguments = ["train", str(self.config)]
+        elsewhere = ["--execution.checkpoints", str(self.checkpoints)] if self.disk else []
+        arguments = ["train", str(self.config), *elsewhere]
         while arguments:
             with self._cluster() as environment:
                 ended = ""

@@ -32,7 +32,7 @@ WRONG = [
     ("training.batch_size", "many", "training.batch_size: expected int, got str"),
     ("training.epochs", "1.5", "training.epochs: expected int"),
     ("training.dims", ["784"], "training.dims: expected"),
-    ("training.dims", ["784", "0"], "training.dims[1]: expected int >= 1"),
+    ("training.dims", ["784", "0"], "training.dims has a layer of width 0"),
     ("training.negatives", "hardest", "'hard'"),
     ("training.threshold", "nan", "finite"),
     ("training.optimizer.learning_rate", "nan", "learning_rate"),

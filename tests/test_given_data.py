@@ -42,8 +42,8 @@ def test_own_data_from_npz_trains(here: Path) -> None:
 def test_spoilt_data(spoil: str, says: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, labels = some_images()
     if spoil == "label":
-        labels = labels.copy()
-        labels[7] = -1
+        labels = labels.astype(np.float64)
+        labels[7] = 0.5
     if spoil in ("nan", "inf"):
         images[5, 2, 2] = float(spoil)
     if spoil == "count":

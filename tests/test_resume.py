@@ -331,6 +331,17 @@ def test_resume_from_the_shell(undisturbed: Result, tmp_path: Path, capsys: pyte
         assert says in capsys.readouterr().err
 
 
+def test_a_run_says_where_it_goes_on_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(train(config(tmp_path / "run", **QUICK)).run_dir)
+    assert main(["resume", run]) == 0
+    assert "the run is at its end, step 56 of 56" in capsys.readouterr().out
+    assert main(["resume", run, "--epochs", "3"]) == 0
+    assert "the run goes on from step 56 of 84" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert main(["resume", run]) == 0
+    assert "the run begins again at step 0: there is no snapshot" in capsys.readouterr().out
+
+
 def test_the_snapshot_of_a_run_is_the_state_of_its_step(undisturbed: Result, tmp_path: Path) -> None:
     """A run that ends at step 400 has the weights that the snapshot of step 400 has in a longer one."""
     keep = {"execution.engine": "local", "execution.keep_snapshots": 100}

@@ -5,13 +5,16 @@ Inputs that broke something once, or would if a check went. Snapshots have a fil
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -303,3 +306,29 @@ def test_a_trace_is_not_written_through_a_link(copy: Path) -> None:
     ffpipe.resume(copy, {"execution.trace": True})
     assert mine.read_text() == "precious"
     assert json.loads((copy / "trace.json").read_text())
+
+
+def test_names_of_files_are_printed_escaped(
+    copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are no UTF-8 and those that a terminal would obey, in what went well and in what did not."""
+    monkeypatch.chdir(copy)
+    names = ["c\x1b]0;owned\x07\x1b[31m.npy", "b\udcff.npy"]
+    for name in names:
+        np.save(copy / name, np.zeros((8, 8), np.uint8))
+    assert main(["predict", str(copy), *names]) == 0
+    assert main(["export", str(copy), "\x1b[2J.safetensors"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:-1] for line in lines[:2]] == [r"c\x1b]0;owned\x07\x1b[31m.npy: ", r"b\udcff.npy: "]
+    assert lines[2] == r"wrote \x1b[2J.safetensors"
+    refused(["predict", str(copy), "\x1b[2J.npy"], r"\x1b[2J.npy", capsys)
+
+
+def test_what_an_output_has_no_letters_for_is_written_as_its_number(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", output)
+    assert main(["train", str(copy / "config.toml"), "--run-dir", str(copy / "größe")]) == 0
+    output.seek(0)
+    assert output.read().splitlines()[-1] == f"run folder: {copy}/gr\\xf6\\xdfe"

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,7 +26,7 @@ from ffpipe.commands import plan as plan_command
 from ffpipe.config.fields import Leaf, leaves, override, read_config
 from ffpipe.config.recipes import RECIPES, get_recipe
 from ffpipe.config.schema import Config
-from ffpipe.system.errors import Interrupted, RunFailed, UserError, encodable, nearest, one_line
+from ffpipe.system.errors import Interrupted, RunFailed, UserError, escaped, nearest, one_line
 
 if TYPE_CHECKING:
     from ffpipe.runs.controller import Interrupt
@@ -45,8 +47,18 @@ SHORT = {
 }
 # Fields whose values may have commas in them.
 FILES = ("train", "test")
+DATA = "training.data."
+# Signals that end nothing by themselves, that no program hears of, and those of a fault, after which nothing is sure.
+LEFT_ALONE = {
+    *(signal.SIGCHLD, signal.SIGCONT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGURG, signal.SIGWINCH),
+    *(signal.SIGKILL, signal.SIGSTOP),
+    *(signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP),
+}
 # Tables, which have no form on a command line.
 NOT_SETTABLE = ("recipe", "training.blocks")
+# Places that a run may be given anew, beside those of `execution` for one that goes on.
+PLACES = ("execution.checkpoints",)
+DATA_PLACES = ("training.data.train", "training.data.test")
 RESUME_SHORT = ("engine", "stages", "chunk", "epochs", "device", "data-dir", "snapshot-steps", "memory-budget")
 
 
@@ -67,10 +79,14 @@ class Parser(argparse.ArgumentParser):
         return options, unknown
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+def main(arguments: Sequence[str] | None = None, ready: Callable[[], object] = lambda: None) -> int:
+    """Run one command; returns the exit status. ready: is called once all that the command needs has been imported."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names may have characters that a terminal has no letters for
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         options = _parser().parse_args(arguments)
+        _load(options.command)
+        ready()
         status = COMMANDS[options.command](options) or 0
         if options.command not in ("train", "resume"):  # a run whose words were lost is done all the same
             _flush()
@@ -85,7 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status, line = 130, "interrupted"
     except BrokenPipeError:  # the reader of our output, `head` say, has gone
         return 1
-    except OSError as error:  # a folder that cannot be written, a disk that is full; a name that is too long is a request
+    except (
+        OSError
+    ) as error:  # a folder that cannot be written, a disk that is full; a name that is too long is a request
         status, line = 2 if error.errno == errno.ENAMETOOLONG else 1, str(error)
     finally:
         with suppress(OSError):
@@ -96,6 +114,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(line: object) -> None:
     print(f"ffpipe: {one_line(line)}", file=sys.stderr)
+
+
+def _load(command: str) -> None:
+    """Import what a command needs, torch above all. Raises UserError where that would end the process."""
+    if command not in NEEDS:
+        return
+    try:
+        os.getcwd()
+    except OSError:  # Intel's MKL aborts then
+        raise UserError("the working folder has been removed: change to one that exists") from None
+    import_module(NEEDS[command])
 
 
 def _flush() -> None:
@@ -125,13 +154,14 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"ffpipe {version('ffpipe')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def of_run(name: str, does: str) -> argparse.ArgumentParser:
+    def of_run(name: str, does: str, fields: Sequence[str] = PLACES) -> argparse.ArgumentParser:
         command: argparse.ArgumentParser = commands.add_parser(name, help=does, allow_abbrev=False)
         command.add_argument("run", help="folder of a run")
         command.add_argument(
             "--model", dest="training.model", help="the network of the run, named again as in training"
         )
         _add_allow_code(command)
+        _add_fields(command, (), fields)
         return command
 
     train = commands.add_parser("train", help="train a recipe", allow_abbrev=False)
@@ -145,10 +175,11 @@ def _parser() -> Parser:
     )
     _add_config(train)
 
-    resume = of_run("resume", "go on with a run, finished or broken off")
-    _add_fields(resume, RESUME_SHORT, [leaf for leaf in _settable() if leaf.path[0] == "execution"])
+    resume = of_run("resume", "go on with a run, finished or broken off", ())
+    execution = [leaf.name for leaf in _settable() if leaf.path[0] == "execution"]
+    _add_fields(resume, RESUME_SHORT, [*DATA_PLACES, *execution])
 
-    evaluate = of_run("evaluate", "test a run again")
+    evaluate = of_run("evaluate", "test a run again", (*DATA_PLACES, *PLACES))
     evaluate.add_argument("--split", default="test", help="test, validation or train")
     evaluate.add_argument("--data-dir", default="", help="folder with local copies of the data")
 
@@ -167,6 +198,11 @@ def _parser() -> Parser:
     )
     _add_config(plan, but=("stages",))
     plan_command.add_options(plan)
+
+    data = commands.add_parser("data", help="what ffpipe makes of data, without training", allow_abbrev=False)
+    data.add_argument("files", nargs="*", help="files, a folder, or the name of a recipe whose data are meant")
+    data.add_argument("--png", default="", help="new PNG file, with examples of each class")
+    _add_fields(data, ("data-dir", "train-limit"), [leaf.name for leaf in _settable() if leaf.name.startswith(DATA)])
 
     commands.add_parser("recipes", help="list the recipes", allow_abbrev=False)
     return parser
@@ -194,18 +230,18 @@ def _add_config(parser: argparse.ArgumentParser, but: Sequence[str] = ()) -> Non
         help="files or a folder of one's own in place of the recipe's data; what they are is worked out",
     )
     _add_allow_code(parser)
-    _add_fields(parser, [name for name in SHORT if name not in but], _settable())
+    _add_fields(parser, [name for name in SHORT if name not in but], [leaf.name for leaf in _settable()])
 
 
-def _add_fields(parser: argparse.ArgumentParser, short: Sequence[str], fields: Sequence[Leaf]) -> None:
+def _add_fields(parser: argparse.ArgumentParser, short: Sequence[str], fields: Sequence[str]) -> None:
     """Add these fields by their dotted names, and some by short ones."""
     group = parser.add_argument_group("short options")
     by_name = {leaf.name: leaf for leaf in _settable()}
     for name in short:
         _add_field(group, f"--{name}", by_name[SHORT[name]])
     group = parser.add_argument_group("fields of the config")
-    for leaf in fields:
-        _add_field(group, _option(leaf), leaf)
+    for name in fields:
+        _add_field(group, _option(by_name[name]), by_name[name])
 
 
 def _add_field(group: Any, option: str, leaf: Leaf) -> None:
@@ -224,16 +260,26 @@ def _add_field(group: Any, option: str, leaf: Leaf) -> None:
 def _config(options: argparse.Namespace) -> Config:
     name = options.recipe
     config = read_config(Path(name)) if name.endswith(".toml") else get_recipe(name)
+    given = _given(options)
     if options.data:
         from ffpipe.data.discover import discover, on
 
-        config = on(config, discover(options.data))
-    return override(config, _given(options), where="options")
+        return override(on(config, discover(options.data)), given, where="options")
+    if not name.endswith(".toml"):
+        return override(config, given, where="options")
+    from ffpipe.runs.places import of_file
+
+    return of_file(config, Path(name), given)
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
     """The fields that were set on the command line."""
     return {leaf.name: _value(leaf, vars(options)[leaf.name]) for leaf in _settable() if leaf.name in vars(options)}
+
+
+def _changes(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields that were set on the command line of a command on a run."""
+    return {name: value for name, value in _given(options).items() if name != "training.model"}
 
 
 def _value(leaf: Leaf, given: Any) -> Any:
@@ -260,7 +306,7 @@ def _train(options: argparse.Namespace) -> None:
     from ffpipe.runs.controller import train
     from ffpipe.runs.view import ConsoleView, Terminal
 
-    with _interrupts() as interrupt:
+    with interrupts() as interrupt:
         train(_config(options), ConsoleView(Terminal()), interrupt, **_consent(options))
 
 
@@ -268,18 +314,18 @@ def _resume(options: argparse.Namespace) -> None:
     from ffpipe.runs.controller import resume
     from ffpipe.runs.view import ConsoleView, Terminal
 
-    changes = {name: value for name, value in _given(options).items() if name != "training.model"}
-    with _interrupts() as interrupt:
-        resume(options.run, changes, ConsoleView(Terminal()), interrupt, **_consent(options))
+    with interrupts() as interrupt:
+        resume(options.run, _changes(options), ConsoleView(Terminal()), interrupt, **_consent(options))
 
 
 @contextmanager
-def _interrupts() -> Iterator[Interrupt]:
-    """Ctrl-C and SIGTERM ask the run to end."""
+def interrupts() -> Iterator[Interrupt]:
+    """Signals that would end the program, Ctrl-C and SIGTERM first of all, ask the run to end."""
     from ffpipe.runs.controller import Interrupt
 
     interrupt = Interrupt()
-    signals = (signal.SIGINT, signal.SIGTERM)
+    mute = [number for number in signal.valid_signals() - LEFT_ALONE if signal.getsignal(number) == signal.SIG_DFL]
+    signals = {signal.SIGINT, signal.SIGTERM, *mute}
     before = {number: signal.signal(number, lambda *_: interrupt.request()) for number in signals}
     try:
         yield interrupt
@@ -291,7 +337,7 @@ def _interrupts() -> Iterator[Interrupt]:
 def _evaluate(options: argparse.Namespace) -> None:
     from ffpipe.runs.inference import evaluate
 
-    errors = evaluate(options.run, options.split, options.data_dir, **_consent(options))
+    errors = evaluate(options.run, options.split, options.data_dir, changes=_changes(options), **_consent(options))
     by = {"goodness": errors.goodness, "softmax": errors.softmax, **errors.others}
     said = ", ".join(f"{error:.2%} by {readout}" for readout, error in by.items() if error is not None)
     print(f"{options.split} error: {said} ({errors.examples:,} examples)")
@@ -301,8 +347,9 @@ def _predict(options: argparse.Namespace) -> int:
     from ffpipe.runs.inference import predict
 
     bad: list[UserError] = []
-    for each in predict(options.run, options.images, options.readout, refused=bad.append, **_consent(options)):
-        print(encodable(f"{each.path}{'' if each.index is None else f'[{each.index}]'}: {each.name}"))
+    consent = {"changes": _changes(options), **_consent(options)}
+    for each in predict(options.run, options.images, options.readout, refused=bad.append, **consent):
+        print(escaped(f"{each.path}{'' if each.index is None else f'[{each.index}]'}: {each.name}"))
     for error in bad:
         _complain(error)
     return 2 if bad else 0
@@ -311,11 +358,25 @@ def _predict(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> None:
     from ffpipe.runs.export import export
 
-    print(encodable(f"wrote {export(options.run, options.out, **_consent(options))}"))
+    written = export(options.run, options.out, changes=_changes(options), **_consent(options))
+    print(escaped(f"wrote {written}"))
 
 
 def _plan(options: argparse.Namespace) -> None:
     plan_command.run(_config(options), options, _consent(options))
+
+
+def _data(options: argparse.Namespace) -> None:
+    from ffpipe.commands.data import show
+
+    names = options.files
+    if not names or (len(names) == 1 and names[0] in RECIPES and not Path(names[0]).exists()):
+        config = get_recipe(names[0] if names else "digits")
+    else:
+        from ffpipe.data.discover import discover, on
+
+        config = on(get_recipe("digits"), discover(names))
+    show(override(config, _given(options), where="options"), Console(), options.png)
 
 
 def _recipes(options: argparse.Namespace) -> None:
@@ -325,6 +386,13 @@ def _recipes(options: argparse.Namespace) -> None:
     Console().print(table)
 
 
+# Modules that take seconds to import.
+NEEDS = {
+    **dict.fromkeys(["train", "resume", "plan"], "ffpipe.runs.controller"),
+    **dict.fromkeys(["evaluate", "predict"], "ffpipe.runs.inference"),
+    "export": "ffpipe.runs.export",
+    "data": "ffpipe.commands.data",
+}
 COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "train": _train,
     "resume": _resume,
@@ -332,5 +400,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "predict": _predict,
     "export": _export,
     "plan": _plan,
+    "data": _data,
     "recipes": _recipes,
 }

@@ -19,6 +19,7 @@ from ffpipe.config.schema import (
     of_stage,
 )
 from ffpipe.system.errors import UserError, nearest
+from ffpipe.system.files import scheme_of
 from ffpipe.system.units import parse_size
 
 
@@ -45,10 +46,9 @@ def check(config: Config) -> None:
     if taken := {"CPU", "GPU", "memory", "object_store_memory"} & set(execution.resources):
         raise UserError(f"execution.resources names {min(taken)!r}, which is no custom resource of Ray: leave it out")
     _check_size("memory_budget", execution.memory_budget)
-    if "://" in execution.spool:
-        raise UserError(
-            f"execution.spool is {execution.spool!r}, but a spool is on this host: give the path of a folder"
-        )
+    for name in ("spool", "run_dir", "data_dir"):
+        if scheme_of(given := getattr(execution, name)):
+            raise UserError(f"execution.{name} is {given!r}, but it is on this host: give the path of a folder")
     stages = execution.stages or execution.listed
     # Backpropagation is of one stage, whatever the recipe has for its blocks.
     if layers is not None and stages > layers and training.method != "backprop":

@@ -464,10 +464,14 @@ class Execution:
         int, Meta(ge=0, description="of Ray's object store, where ffpipe starts Ray itself; 0: Ray's choice")
     ] = 0
     trace: Annotated[bool, Meta(description="write trace.json, a Chrome trace of what every stage did when")] = False
-    snapshot_steps: Annotated[int, Meta(ge=0, description="steps between snapshots; 0: only at the end")] = 0
-    snapshot_seconds: Annotated[float, Meta(ge=0, description="seconds between snapshots, beside those; 0: none")] = 0.0
+    snapshot_steps: Annotated[
+        int, Meta(ge=0, description="steps between snapshots, beside those by seconds and that at the end; 0: none")
+    ] = 0
+    snapshot_seconds: Annotated[
+        float, Meta(ge=0, description="seconds between snapshots, beside those by steps and that at the end; 0: none")
+    ] = 600.0
     checkpoints: Annotated[
-        str, Meta(description="where snapshots go, a path or a URI such as s3://bucket/run; empty: the run folder")
+        str, Meta(description="where snapshots go, a path or a URI (s3://, gs://, hdfs://); empty: the run folder")
     ] = ""
     stage_timeout: Annotated[
         float,

@@ -31,14 +31,20 @@ Files = Mapping[str, tuple[Remote, Remote]]
 @dataclass(frozen=True)
 class Known:
     """A set of four IDX files. title: in messages. variable: names other mirrors. files: images and labels by part.
-    names: of the classes, where they are more than digits."""
+    torchvision: the folder in which torchvision keeps it. names: of the classes, where they are more than digits."""
 
     name: str
     title: str
     variable: str
     mirrors: tuple[str, ...]
     files: Files
+    torchvision: str
     names: tuple[str, ...] = ()
+
+    @property
+    def md5s(self) -> list[str]:
+        """The MD5s of all files."""
+        return [remote.md5 for pair in self.files.values() for remote in pair]
 
 
 def _files(*of_each: tuple[str, int]) -> Files:
@@ -62,6 +68,7 @@ MNIST = Known(
         ("2646ac647ad5339dbf082846283269ea", 7_840_016),
         ("27ae3e4e09519cfbb04c329615203637", 10_008),
     ),
+    "MNIST",
 )
 FASHION_MNIST = Known(
     "fashion-mnist",
@@ -77,6 +84,7 @@ FASHION_MNIST = Known(
         ("8181f5470baa50b63fa0f6fddb340f0a", 7_840_016),
         ("15d484375f8d13e6eb1aabb0c3f46965", 10_008),
     ),
+    "FashionMNIST",
     # https://github.com/zalandoresearch/fashion-mnist#labels
     ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
@@ -106,7 +114,8 @@ def mirrors(known: Known = MNIST) -> tuple[str, ...]:
 
 
 def _local_part(known: Known, part: str, folder: Path, setting: str) -> Part:
-    folders = [folder / known.name, folder]
+    # The last two are where torchvision and Keras's cache have them.
+    folders = [folder / known.name, folder, folder / known.torchvision / "raw", folder / known.torchvision]
     images, labels = (find(folders, _names(remote)) for remote in known.files[part])
     if images is not None and labels is not None:
         return _idx_part(known, part, [images, labels], setting)
@@ -115,7 +124,8 @@ def _local_part(known: Known, part: str, folder: Path, setting: str) -> Part:
     lacking = known.files[part][0 if images is None else 1]
     raise UserError(
         f"{setting} is {folder}, but {known.title}'s {lacking.name.removesuffix('.gz')} is not there: looked in "
-        f"{folders[0]} and {folders[1]} for {', '.join(_names(lacking))}, and in the first for {PARQUET[part][0]}"
+        f"{', '.join(map(str, folders[:3]))} for {', '.join(_names(lacking))}, and in the first for {PARQUET[part][0]}"
+        + (f"; {keras} is read with --data {keras}" if (keras := find(folders[:2], [f"{known.name}.npz"])) else "")
     )
 
 
@@ -123,6 +133,12 @@ def _idx_part(known: Known, part: str, paths: list[Path], setting: str) -> Part:
     def contents() -> Contents:
         for path, remote in zip(paths, known.files[part], strict=True):
             if (found := md5(path, remote.size)) != remote.md5:
+                other = next((each for each in (MNIST, FASHION_MNIST) if found in each.md5s), None)
+                if other is not None:
+                    raise UserError(
+                        f"{path}: it is a file of {other.title}, another one than {known.title}'s {remote.name}: set "
+                        f"training.data.source {other.name}, or put the right file there"
+                    )
                 raise UserError(
                     f"{path}: the MD5 of its content is {found}, that of {known.title} is {remote.md5}: it is damaged "
                     "or another set; other data in this format are read with --training.data.source idx"

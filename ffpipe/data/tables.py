@@ -59,7 +59,7 @@ def parquet(path: Path) -> Table:
                     yield batch
 
     with file() as source:
-        return Table(path, source.schema_arrow, read, nested=True)
+        return Table(path, _legible(source.schema_arrow), read, nested=True)
 
 
 def arrow(path: Path) -> Table:
@@ -79,12 +79,12 @@ def arrow(path: Path) -> Table:
     def read(columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         with batches() as (_, found):
             for batch in found:
-                batch.validate()
+                batch.validate(full=True)  # offsets may lead anywhere
                 chosen = batch.select(list(columns))
                 yield from (chosen.slice(first, rows) for first in range(0, len(chosen), rows))
 
     with batches() as (schema, _):
-        return Table(path, schema, read)
+        return Table(path, _legible(schema), read)
 
 
 def comma_separated(path: Path) -> Table:
@@ -132,6 +132,12 @@ def class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
     except (KeyError, TypeError, ValueError):
         return ()
     return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def _legible(schema: pa.Schema) -> pa.Schema:
+    """Return the schema. Raises ValueError where a name in it is not UTF-8, which pyarrow finds when it reads it."""
+    str(schema)
+    return schema
 
 
 def _kinds(start: str, headed: bool, delimiter: str, columns: int) -> list[pa.DataType]:

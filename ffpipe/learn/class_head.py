@@ -60,11 +60,11 @@ class ClassHead(Objective):
     ) -> None:
         """Make the head of rows `outputs`: a vector (F,), an image (C, H, W) or tokens (T, D).
 
-        pool: side to which kind linear averages an image; 0: none. dim: instead of it, the most values that pooling
-        leaves, by `kernel_for`. bias, zero: the last linear map has a bias; its weights start at zero. hidden, depth:
-        width (0: that of its input) and number of hidden layers of kind mlp, after `convolutions` pointwise ones where
-        the row is an image. smoothing: of labels. similarity: beta, the share of the similarity loss. Raises UserError
-        for what does not fit.
+        pool: the largest side to which kind linear averages an image; 0: none. dim: instead of it, the most values that
+        pooling leaves, by `kernel_for`. bias, zero: the last linear map has a bias; its weights start at zero. hidden,
+        depth: width (0: that of its input) and number of hidden layers of kind mlp, after `convolutions` pointwise ones
+        where the row is an image. smoothing: of labels. similarity: beta, the share of the similarity loss. Raises
+        UserError for what does not fit.
         """
         super().__init__()
         shape = outputs.shape
@@ -230,9 +230,8 @@ def _check_kind(outputs: RowSpec, kind: str, classes: int, zero: bool) -> None:
 def _check_pooling(outputs: RowSpec, kind: str, pool: int, dim: int) -> None:
     if (pool or dim) and (kind != "linear" or len(outputs.shape) != 3):
         raise UserError(f"class head: pool and dim are for kind 'linear' of images, not for {kind!r} of {outputs}")
-    if (pool and dim) or dim < 0 or (pool and not 0 < pool <= min(outputs.shape[1:])):
-        fitting = f"pool 1 to {min(outputs.shape[1:])}, a positive dim, or 0 for both"
-        raise UserError(f"class head: pool is {pool} and dim is {dim} for rows {outputs}: give {fitting}")
+    if (pool and dim) or min(pool, dim) < 0:
+        raise UserError(f"class head: pool is {pool} and dim is {dim}: give one of both, positive, or 0 for both")
 
 
 def _linear(shape: tuple[int, ...], classes: int, pool: int, dim: int, bias: bool) -> nn.Module:
@@ -241,7 +240,8 @@ def _linear(shape: tuple[int, ...], classes: int, pool: int, dim: int, bias: boo
     channels, *sides = shape[0], *shape[1:]
     parts: list[nn.Module] = []
     if pool:
-        parts, sides = [AverageTo(sides, pool, pool)], [pool, pool]
+        smaller = [min(pool, side) for side in sides]
+        parts, sides = [AverageTo(sides, *smaller)], smaller
     elif dim:
         kernel = kernel_for(shape, dim)
         # Where a side is not divided, half a kernel of zeros goes before and after it, which count in the average.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from ffpipe.pipeline.contents import snapshot_contents
 from ffpipe.pipeline.job import Engine, Job, Layout, Model, Start, make_job, refuse_beyond_this_host
 from ffpipe.planning.budget import within_budget
 from ffpipe.planning.estimate import Estimate, bare_process, draft_layout, estimate_layout
+from ffpipe.runs import places
 from ffpipe.runs.folder import RunFolder, new_run, open_run
 from ffpipe.runs.log import RunLog
 from ffpipe.runs.model import Given, with_model
@@ -67,9 +68,12 @@ class Interrupt:
     def __init__(self) -> None:
         self.wished = False
         self._tell: Callable[[], None] | None = None
+        self._over = False
 
     def request(self) -> None:
         """Raises KeyboardInterrupt where there is nothing to save, or the second time."""
+        if self._over:
+            return
         if self.wished or self._tell is None:
             raise KeyboardInterrupt
         self.wished = True
@@ -78,6 +82,14 @@ class Interrupt:
     def goes_to(self, tell: Callable[[], None]) -> None:
         """Set what the first wish calls. Until it is set, there is nothing to save."""
         self._tell = tell
+
+    @contextmanager
+    def until_the_end(self) -> Iterator[None]:
+        """Hear wishes within this block only: what comes after it takes the run down, which is to be done whole."""
+        try:
+            yield
+        finally:
+            self._over = True
 
 
 def train(
@@ -111,17 +123,25 @@ def resume(
 ) -> Result:
     """Go on with a run, finished or broken off, from its newest whole snapshot, or from the start where it has none.
 
-    changes: fields by dotted name (`execution.*`, and `training.epochs`). view, interrupt: as for `train`. model,
-    allow_code: consent to import the code that the run names. Raises UserError where the folder is no run, where it
-    names code without consent or code that has changed, where another process works on it, where another
-    field of `training` would change or the run is past those epochs, where its data are others now, and where its
-    place for snapshots has those of another run or another network; RunFailed and Interrupted as `train` does.
+    changes: fields by dotted name (`execution.*`, `training.epochs`, and the places of the same data,
+    `training.data.train` and `.test`). view, interrupt: as for `train`. model, allow_code: consent to import the code
+    that the run names. Raises UserError where the folder is no run, where it names code without consent or code that
+    has changed, where it leads outside of itself without the user's word (places.py), where another process works on
+    it, where another field of `training` would change or the run is past those epochs, where its data are others now,
+    and where its place for snapshots has those of another run or another network; RunFailed and Interrupted as `train`
+    does.
     """
     folder, before = open_run(run)
-    before, of_user = with_model(before, model, allow_code, f"run {run}", folder.code_sha256())
-    config = override(before, changes or {})
-    if replace(config.training, epochs=before.training.epochs) != before.training:
-        raise UserError("a run goes on with what it began with: of training only training.epochs can be changed")
+    past = folder.known_past()
+    before, of_user = with_model(before, model, allow_code, f"run {run}", past.code)
+    config = places.of_run(before, folder.path, changes or {}, writes=True)
+    data = replace(before.training.data, train=config.training.data.train, test=config.training.data.test)
+    if replace(before.training, epochs=config.training.epochs, data=data) != config.training:
+        raise UserError(
+            "a run goes on with what it began with: of training only training.epochs can be changed, and where its "
+            f"data are ({', '.join(places.FILES)})"
+        )
+    config = places.followed(config, folder.path, past.place)
     return _carry_out(config, of_user, folder, True, view or View(), interrupt or Interrupt())
 
 
@@ -137,7 +157,7 @@ def _carry_out(
     # The spool goes to the run folder, wherever that is now.
     config = override(config, {"execution.run_dir": str(folder.path.absolute())})
     store = folder.store(config)
-    with ExitStack() as held, ExitStack() as unless_begun:
+    with ExitStack() as held, ExitStack() as unless_begun, interrupt.until_the_end():
         warning = held.enter_context(folder.lock()) if goes_on else ""
         spoolfolder.make_room(config.execution, folder.path if goes_on else None)
         asked, job, notes = _make_job(config, model)
@@ -152,16 +172,21 @@ def _carry_out(
             folder.make()
             unless_begun.callback(shutil.rmtree, folder.path, ignore_errors=True)
             warning = held.enter_context(folder.lock())
-            if checkpoint.owner(store) or checkpoint.whole_snapshots(store):
+            # Listed first: a store that refuses that may answer all the same when it is asked for one file.
+            if checkpoint.whole_snapshots(store) or checkpoint.owner(store):
                 raise UserError(f"{store.root} is for the snapshots of another run: give another place for these")
         engine.check_store(store)
-        if (past.run, past.data) != (name, job.splits.fingerprint):
-            past.run, past.data = name, job.splits.fingerprint
+        is_now = (name, job.splits.fingerprint, str(folder.path.absolute()))
+        if (past.run, past.data, past.place) != is_now:
+            past.run, past.data, past.place = is_now
             folder.write_past(past)
         log = RunLog(job, folder, store, view, past, snapshot, asked_at)
         checkpoint.claim(store, name)
         folder.write_config(asked)
+        places.remember(asked, folder.path)
         unless_begun.pop_all()
+        if goes_on:
+            view.resumed(snapshot.step if snapshot else 0, job.steps)
         layout = replace(layout, notes=(*notes, *filter(None, [warning]), *layout.notes))
         try:
             return Run(job, engine, folder, log, view, interrupt).go(layout)
@@ -180,11 +205,7 @@ def _past_of(folder: RunFolder, store: Store, job: Job, view: View) -> tuple[Pas
         raise
     except UserError as error:  # which changes no weight
         past, lost = Past(), str(error)
-    if past.data and past.data != job.splits.fingerprint:
-        raise UserError(
-            f"training.data: what {training.data.source} gives now is not what the run began with: put that back, or "
-            "begin a new run"
-        )
+    places.refuse_other_data(past.data, job.splits.fingerprint, training.data.source)
     name = folder.name(past, store) or uuid4().hex
     snapshot = newest_whole(store, job, view)
     if snapshot and snapshot.step > job.steps:

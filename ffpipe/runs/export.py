@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,7 +46,14 @@ class Format(NamedTuple):
     needs: tuple[str, ...] = ()
 
 
-def export(run: str | Path, out: str | Path, *, model: Given | None = None, allow_code: Iterable[str] = ()) -> Path:
+def export(
+    run: str | Path,
+    out: str | Path,
+    *,
+    model: Given | None = None,
+    allow_code: Iterable[str] = (),
+    changes: Mapping[str, Any] | None = None,
+) -> Path:
     """Write a run's network to one file, as the ending of its name says: .safetensors, .pt2 or .onnx.
 
     .safetensors has all weights: layer0.weight (width, fan_in) as in torch.nn.Linear, layer0.bias (width,), ...,
@@ -56,14 +63,15 @@ def export(run: str | Path, out: str | Path, *, model: Given | None = None, allo
     .pt2 (torch.export) and .onnx (with the packages onnx and onnxscript) are programs: images (n, *shape), float32 and
     as in training (0 to 1), or ids (n, T), give scores (n, classes) by the run's default read-out, for any n.
 
-    model, allow_code: as for `load`. Raises UserError where `out` exists, can't be written or has another ending, where
-    the folder is no run, has no whole snapshot or a damaged one, and where torch cannot make a program of the network.
+    model, allow_code, changes: as for `load`. Raises UserError where `out` exists, can't be written or has another
+    ending, where the folder is no run, has no whole snapshot or a damaged one, and where torch cannot make a program of
+    the network.
     """
     path = Path(out)
     form = _format(path)
     if os.path.lexists(path):
         raise UserError(f"{path} exists: give a new file")
-    saved = Saved.of(run, None, model, allow_code)
+    saved = Saved.of(run, None, model, allow_code, changes)
     try:
         with replacing(path, f".{os.getpid()}") as file:
             form.write(saved, file)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ffpipe.data.opened import OpenedImages, open_images
 from ffpipe.data.splits import load_splits
 from ffpipe.learn.network import Network, Silent, StreamedNetwork, readouts_of
+from ffpipe.runs import places
 from ffpipe.runs.model import Given
 from ffpipe.runs.saved import Saved
 from ffpipe.system.errors import UserError
@@ -53,15 +54,21 @@ class Prediction:
 
 
 def load(
-    run: str | Path, readout: str | None = None, *, model: Given | None = None, allow_code: Iterable[str] = ()
+    run: str | Path,
+    readout: str | None = None,
+    *,
+    model: Given | None = None,
+    allow_code: Iterable[str] = (),
+    changes: Mapping[str, Any] | None = None,
 ) -> Network:
     """The network of a run's newest snapshot, as a torch module in evaluation mode on the CPU.
 
     readout: "softmax" (the default where a head was trained) or "goodness"; of networks without negatives "last" or
-    "sum". model, allow_code: consent to import the code that the run names. Raises UserError where the folder is no
-    run, has no whole snapshot, a file of it is damaged, or all of it does not fit into memory.
+    "sum". model, allow_code: consent to import the code that the run names. changes: where its snapshots are
+    (`execution.checkpoints`). Raises UserError where the folder is no run, names a store without the user's word, has
+    no whole snapshot, a file of it is damaged, or all of it does not fit into memory.
     """
-    return loaded(Saved.of(run, readout, model, allow_code))
+    return loaded(Saved.of(run, readout, model, allow_code, changes))
 
 
 def loaded(saved: Saved) -> Network:
@@ -86,15 +93,17 @@ def evaluate(
     *,
     model: Given | None = None,
     allow_code: Iterable[str] = (),
+    changes: Mapping[str, Any] | None = None,
 ) -> Errors:
     """All errors of a run on its "test", "validation" or "train" split.
 
-    data_dir: folder with local copies of the data; empty: that of the run, else $FFPIPE_DATA. model, allow_code: as for
-    `load`. Raises UserError where the folder is no run, has no whole snapshot or a damaged one, and where the split is
-    unknown, empty or of data with other features or classes.
+    data_dir: folder with local copies of the data; empty: that of the run, else $FFPIPE_DATA. model, allow_code,
+    changes: as for `load`, and where the data are (`training.data.train`, `.test`). Raises UserError where the folder
+    is no run, has no whole snapshot or a damaged one, and where the split is unknown, empty or of other data than the
+    run's.
     """
-    saved = Saved.of(run, None, model, allow_code)
-    network, config = _opened(saved), saved.config
+    saved = Saved.of(run, None, model, allow_code, changes)
+    network, config = _opened(saved), places.followed(saved.config, saved.run, saved.past.place)
     data_dir = data_dir or config.execution.data_dir or os.environ.get("FFPIPE_DATA", "")
     splits = load_splits(config.training.data, data_dir)
     parts = {"test": splits.test, "validation": splits.validation, "train": splits.train}
@@ -108,6 +117,7 @@ def evaluate(
             f"the data have {examples.features} features and {examples.classes} classes, "
             f"run {run} was trained on {network.features} and {network.classes}"
         )
+    places.refuse_other_data(saved.past.data, splits.fingerprint, config.training.data.source)
     wrong = dict.fromkeys(readouts_of(saved.network), 0.0)
     size, tokens = _images_at_once(network), config.training.inputs == "tokens"
     for first in range(0, len(examples), size):
@@ -141,16 +151,17 @@ def predict(
     model: Given | None = None,
     allow_code: Iterable[str] = (),
     refused: Callable[[UserError], object] = _raise,
+    changes: Mapping[str, Any] | None = None,
 ) -> list[Prediction]:
     """Classify pictures (PNG, JPEG, BMP, GIF, WebP) and .npy files of the size that the run was trained on.
 
     A .npy is one image, of the shape trained on or flat, or n of them: whole numbers from 0 to 255, bools, floats from
-    0 to 1, or numbers of the kind that the run was trained on. readout, model, allow_code: as for `load`. refused: gets
-    the error of each image that cannot be read or is of another size, which is left out. Raises UserError for these
-    where `refused` does, as it does by default, and where the folder is no run, has no whole snapshot, a damaged one or
-    not that readout.
+    0 to 1, or numbers of the kind that the run was trained on. readout, model, allow_code, changes: as for `load`.
+    refused: gets the error of each image that cannot be read or is of another size, which is left out. Raises UserError
+    for these where `refused` does, as it does by default, and where the folder is no run, has no whole snapshot, a
+    damaged one or not that readout.
     """
-    saved = Saved.of(run, readout, model, allow_code)
+    saved = Saved.of(run, readout, model, allow_code, changes)
     if saved.config.training.inputs == "tokens":
         raise UserError(f"run {run} was trained on tokens, not on images: use ffpipe.load from Python")
     network = _opened(saved)

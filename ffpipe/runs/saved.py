@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -21,12 +22,14 @@ from ffpipe.learn.readout import Head
 from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.contents import snapshot_contents
 from ffpipe.pipeline.job import Model
+from ffpipe.runs import places
 from ffpipe.runs.folder import open_run
 from ffpipe.runs.model import Given, with_model
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import UserError
 from ffpipe.system.memory import refuse_beyond_host
+from ffpipe.telemetry.report import Past
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,23 @@ class Saved:
     manifest: checkpoint.Manifest
     network: Blueprint
     readout: str
+    run: Path
+    past: Past
 
     @staticmethod
     def of(
-        run: str | Path, readout: str | None = None, model: Given | None = None, allow_code: Iterable[str] = ()
+        run: str | Path,
+        readout: str | None = None,
+        model: Given | None = None,
+        allow_code: Iterable[str] = (),
+        changes: Mapping[str, Any] | None = None,
     ) -> Saved:
-        """Open a run. model, allow_code: consent to import the code that it names. Raises UserError."""
+        """Open a run. model, allow_code: consent to import the code that it names. changes: places of its snapshots and
+        data, by field. Raises UserError."""
         folder, config = open_run(run)
-        config, of_user = with_model(config, model, allow_code, f"run {run}", folder.code_sha256())
+        past = folder.known_past()
+        config, of_user = with_model(config, model, allow_code, f"run {run}", past.code)
+        config = places.of_run(config, folder.path, changes or {}, writes=False)
         training = config.training
         store = folder.store(config)
         snapshot = folder.newest_snapshot(store)
@@ -59,7 +71,7 @@ class Saved:
             if readout == "goodness" and training.contrasts:
                 raise UserError(f"run {run} was trained without labels in its rows: give readout 'softmax'")
             raise UserError(f"readout is {readout!r}: give {' or '.join(map(repr, known))}")
-        return Saved(config, store, snapshot, manifest, network, readout or known[0])
+        return Saved(config, store, snapshot, manifest, network, readout or known[0], folder.path, past)
 
     @property
     def where(self) -> str:

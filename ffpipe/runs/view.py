@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ffpipe.pipeline.job import Job, Layout
+from ffpipe.system.errors import escaped
 from ffpipe.telemetry.report import LayerRow, StageReport
 
 
@@ -21,6 +22,9 @@ class View:
 
     def start(self, job: Job, layout: Layout, run_dir: Path) -> None:
         """The run begins, on these stages."""
+
+    def resumed(self, step: int, steps: int) -> None:
+        """A run of before goes on from its snapshot of this step; 0: it has none."""
 
     def report(self, report: StageReport) -> None:
         """A stage has come further."""
@@ -119,6 +123,14 @@ class ConsoleView(View):
             self._live.update(self._table(self._progress))
             self._show(self._live.start)
 
+    def resumed(self, step: int, steps: int) -> None:
+        if not step:
+            self.note("the run begins again at step 0: there is no snapshot, and what was trained before is lost")
+        elif step < steps:
+            self.note(f"the run goes on from step {step:,} of {steps:,}: what was trained after that snapshot is lost")
+        else:
+            self.note(f"the run is at its end, step {step:,} of {steps:,}: only its test is made again")
+
     def go_on(self, layout: Layout) -> None:
         assert self._progress is not None
         self._progress.go_on(layout)
@@ -135,7 +147,8 @@ class ConsoleView(View):
             self.note(f"{self._progress.headline()}; {self._progress.figures()}")
 
     def note(self, text: str) -> None:
-        self._show(lambda: self.console.print(text, soft_wrap=True, highlight=False, markup=False))
+        lines = "\n".join(map(escaped, text.split("\n")))
+        self._show(lambda: self.console.print(lines, soft_wrap=True, highlight=False, markup=False))
 
     def stop(self) -> None:
         with suppress(OSError, ValueError):  # also where it is silent: its thread is to end

@@ -155,7 +155,7 @@ def owner(store: Store) -> str:
     try:
         return store.read(OWNER, 64).decode("ascii", "replace") if store.exists(OWNER) else ""
     except OSError as error:
-        raise UserError(f"{store.place(OWNER)} cannot be read: {error}") from None
+        raise UserError(f"{store.place(OWNER)}, the name of a run, cannot be read: {reason(error)}") from None
 
 
 def refuse_taken(store: Store, run: str) -> None:
@@ -215,7 +215,7 @@ def whole_snapshots(store: Store) -> list[str]:
     try:
         return [folder for folder in _folders(store) if store.exists(f"{folder}/{MANIFEST}")]
     except OSError as error:
-        raise Unreachable(f"{store.root}, the place of the snapshots, cannot be read: {error}") from None
+        raise Unreachable(f"{store.root}, the place of the snapshots, cannot be read: {reason(error)}") from None
 
 
 def _folders(store: Store) -> list[str]:

@@ -9,17 +9,16 @@ from collections.abc import Iterable
 LONGEST_LINE = 2000
 
 
+def escaped(text: object) -> str:
+    """Return what a terminal may be sent of a text from elsewhere: each control character as its escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
+
+
 def one_line(message: object) -> str:
     """A message as one line for a terminal: control characters escaped, the middle of an endless one left out."""
-    line = " ".join(str(message).split())
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
+    line = escaped(" ".join(str(message).split()))
     half = (LONGEST_LINE - 5) // 2
     return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
-
-
-def encodable(text: object) -> str:
-    """Text as any output takes it: bytes of a name that are not UTF-8, which Python keeps as surrogates, escaped."""
-    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 def reason(error: BaseException) -> str:

@@ -6,6 +6,7 @@ What is in them is the caller's to check.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,3 +92,9 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise UserError(f"{path} begins with a home folder that is not known: give the whole path") from None
+
+
+def scheme_of(place: str) -> str:
+    """Return the scheme of a URI, also of one with a slash too few; empty for a path."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", place)
+    return found[1] if found else ""

@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
+from ffpipe.system.processes import end_writers
+
 OWNER = ".owner"
 _locked: dict[Path, IO[str]] = {}
 
@@ -39,13 +41,16 @@ def own_folder(inside: Path, prefix: str) -> Path:
 
 
 def sweep(folder: Path, prefix: str) -> None:
-    """Remove what dead processes of this host left in `folder`."""
+    """Remove what dead processes of this host left in `folder`, and end what they had started and is at work there."""
     for left in folder.glob(f"{prefix}-*-*"):
         # Absent, which is another's folder; of another user; or locked.
         with contextlib.suppress(OSError), (left / OWNER).open("r+", errors="replace") as owner:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # A pipe, which somebody else has put there, would be read for ever.
-            if stat.S_ISREG(os.fstat(owner.fileno()).st_mode) and owner.read(1 << 10) == socket.gethostname():
+            status = os.fstat(owner.fileno())
+            if stat.S_ISREG(status.st_mode) and owner.read(1 << 10) == socket.gethostname():
+                if status.st_uid == os.getuid():
+                    end_writers(left.resolve())
                 shutil.rmtree(left, ignore_errors=True)
 
 

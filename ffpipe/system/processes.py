@@ -1,7 +1,11 @@
-"""A process of this host, told from a later one of the same number."""
+"""Processes of this host: one told from a later one of the same number, and those that work in a folder."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import stat
 from pathlib import Path
 
 
@@ -12,3 +16,18 @@ def start_ticks(process: int) -> int:
         return int(Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
     except (OSError, IndexError, ValueError):
         return 0
+
+
+def end_writers(folder: Path) -> None:
+    """Kill all other processes that have a file in this folder, which is to go, open for writing.
+
+    Who only reads there is somebody else. Does nothing where the system does not say who that is.
+    """
+    found = set()
+    for handle in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):  # it has ended or closed it meanwhile, or is not ours
+            if handle.lstat().st_mode & stat.S_IWUSR and handle.readlink().is_relative_to(folder):
+                found.add(int(handle.parts[2]))
+    for process in found - {os.getpid()}:
+        with contextlib.suppress(OSError):
+            os.kill(process, signal.SIGKILL)

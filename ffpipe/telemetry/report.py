@@ -76,13 +76,14 @@ class RecoveryNote:
 class Past:
     """What a run has behind it; past.json keeps it for who goes on.
 
-    run: its name. data: the fingerprint of what it trains on. code: SHA-256 of the source of the user's network. All
-    are empty in runs of before.
+    run: its name. data: the fingerprint of what it trains on. code: SHA-256 of the source of the user's network. place:
+    the run folder when its config was written. All are empty in runs of before.
     """
 
     run: str = ""
     data: str = ""
     code: str = ""
+    place: str = ""
     rows: list[LayerRow] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     recoveries: list[RecoveryNote] = field(default_factory=list)

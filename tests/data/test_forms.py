@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -30,6 +34,7 @@ LABELS = np.arange(30) % 3
 NAMES = np.array(["cat", "dog", "emu"])
 NUMBERS = list(IMAGES.reshape(30, -1))
 Make = Callable[[Path], "Path | list[Path]"]
+Guard = Callable[[type[Exception]], AbstractContextManager[None]]
 
 
 def npz(**arrays: NDArray[Any]) -> Make:
@@ -376,3 +381,23 @@ def test_gaps_are_said(tmp_path: Path) -> None:
     splits = found(tmp_path, npz(x=IMAGES, y=np.where(LABELS == 2, 3, LABELS)))
     assert splits.classes == 4
     assert "no example is of class 2" in splits.found[0]
+
+
+DAMAGED = ("npz", "CSV", "CSV, tabs, gzipped", "Arrow file", "Arrow stream", "Feather", "Parquet, nested")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), form=st.sampled_from(DAMAGED))
+def test_damaged_files_are_refused_in_a_line_or_read(
+    read_or_refused: Guard, tmp_path: Path, data: st.DataObject, form: str
+) -> None:
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    path = FORMS[form](folder)
+    assert isinstance(path, Path)
+    damaged = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(damaged[: data.draw(st.integers(1, len(damaged)))] if data.draw(st.booleans()) else damaged)
+    with read_or_refused(UserError):
+        splits = found(folder, lambda _: path)
+        assert len(splits.train.images(np.arange(len(splits.train)))) == len(splits.train)

@@ -57,7 +57,7 @@ def check(parts: tuple[Part, Part]) -> None:
         np.testing.assert_array_equal(stored.labels(rows), ARRAYS[f"{labels}-idx1-ubyte"])
 
 
-@pytest.mark.parametrize("below", ["", "mnist"])
+@pytest.mark.parametrize("below", ["", "mnist", "MNIST/raw"])
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize("dotted", [False, True])
 @pytest.mark.parametrize("by_variable", [False, True])
@@ -96,6 +96,23 @@ def test_a_folder_that_lacks_a_file(
         (tmp_path / name).write_bytes(plain[name])
     with pytest.raises(UserError, match=rf"{setting} is {tmp_path}, .*t10k-labels-idx1-ubyte is not there: looked in"):
         mnist.parts("" if by_variable else str(tmp_path), silent, small)
+
+
+def test_the_other_known_set_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: dict[str, bytes], small: mnist.Known
+) -> None:
+    for name, data in plain.items():
+        (tmp_path / name).write_bytes(data)
+    monkeypatch.setattr(mnist, "FASHION_MNIST", replace(small, name="fashion-mnist", title="Fashion-MNIST"))
+    other = replace(small, files=mnist.MNIST.files)
+    with pytest.raises(UserError, match=r"file of Fashion-MNIST, .* set training\.data\.source fashion-mnist, or put"):
+        cache.stored(mnist.parts(str(tmp_path), silent, other)[0], 10)
+
+
+def test_an_archive_of_keras_is_named(tmp_path: Path, small: mnist.Known) -> None:
+    (tmp_path / "mnist.npz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"mnist\.npz is read with --data .*mnist\.npz"):
+        mnist.parts(str(tmp_path), silent, small)
 
 
 def test_another_set_in_the_same_format(tmp_path: Path, plain: dict[str, bytes], small: mnist.Known) -> None:

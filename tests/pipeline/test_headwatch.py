@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
+import threading
 
 import pytest
 
@@ -80,9 +81,37 @@ def test_waiting_ends_when_it_answers(door: Door) -> None:
     assert PATIENCE / 2 <= door.now < PATIENCE
 
 
-def test_knocking() -> None:
+def test_a_silence_is_known_without_a_second_knock(door: Door) -> None:
+    watch = HeadWatch(ADDRESS)
+    assert not watch.silent()
+    door.open, door.now = False, 1.0
+    assert watch.silent()
+    assert watch.silent()
+    assert door.knocks == 2
+    door.open = True
+    door.now += EVERY
+    assert not watch.silent()
+
+
+@pytest.mark.parametrize("answer", [b"any word", b""], ids=["says something", "hangs up"])
+def test_knocking_where_somebody_is(answer: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answers() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=answers)
+        thread.start()
+        knock(f"127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+
+
+def test_knocking_where_nobody_is_or_has_been_stopped() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # the kernel takes calls, and nobody answers them
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        knock(address)
+        with pytest.raises(TimeoutError):
+            knock(address, 0.1)
     with pytest.raises(OSError, match="refused"):
         knock(address)

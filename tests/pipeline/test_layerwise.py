@@ -227,12 +227,13 @@ def test_room_is_left_for_snapshots_on_the_same_disk(tmp_path: Path, monkeypatch
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3_000_000))
     fields = {"execution.chapter": 0, "training.negatives": "random", "execution.spool": str(tmp_path)}
+    fields["execution.snapshot_seconds"] = 0
 
     def chapter(**more: Any) -> int:
         more = {f"execution.{name}": value for name, value in more.items()}
         return LayerwiseEngine().layout(make_job(config(tmp_path / "run", **fields, **more))).window
 
-    elsewhere = chapter(checkpoints="mock:///run")
+    elsewhere = chapter(checkpoints="s3://bucket/run?region=us-east-1")
     at_the_end, one_kept, four_kept = (
         chapter(snapshot_steps=steps, keep_snapshots=keep) for steps, keep in ((0, 9), (1000, 1), (20, 4))
     )

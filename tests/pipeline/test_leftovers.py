@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,22 @@ def test_only_what_a_dead_process_of_this_host_left_is_swept(tmp_path: Path) -> 
         folder.mkdir()
     sweep(tmp_path, "ffpipe")
     assert sorted(tmp_path.iterdir()) == sorted([second, mine, *others])
+
+
+def test_what_a_dead_process_had_started_is_ended_but_not_who_looks_on(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", MAKE, str(tmp_path)], check=True)
+    log = next(tmp_path.iterdir()) / "log"
+    log.touch()
+    with log.open("a") as written, log.open() as read:
+        at_work = subprocess.Popen(["sleep", "60"], stdout=written)
+        looks_on = subprocess.Popen(["sleep", "60"], stdin=read)
+    with log.open("a"):  # nor who sweeps
+        sweep(tmp_path, "ffpipe")
+    assert at_work.wait(30) == -signal.SIGKILL
+    assert looks_on.poll() is None
+    looks_on.kill()
+    looks_on.wait()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_gone_holds_no_file_open(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,8 +80,9 @@ def test_a_run_joins_the_cluster_at_ray_address_and_leaves_it_up(tmp_path: Path)
     assert stage_processes() == []
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_takes_everything_down(signal_number: int, tmp_path: Path) -> None:
+@contextmanager
+def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A long run in a process of its own that has come to its first evaluation, and its temporary folder."""
     with tempfile.TemporaryDirectory(prefix="ff-", dir="/tmp") as temporary:  # short enough for Ray's sockets
         options = ["--epochs", "4000", "--run-dir", str(tmp_path / "run")]
         process = subprocess.Popen(
@@ -92,13 +95,50 @@ def test_an_interrupt_takes_everything_down(signal_number: int, tmp_path: Path) 
         assert process.stdout is not None
         while not process.stdout.readline().startswith("after epoch"):
             assert process.poll() is None
-        process.send_signal(signal_number)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 130
-        assert "go on with: ffpipe resume" in errors.strip().splitlines()[-1]
-        assert "Traceback" not in errors
-        assert list(Path(temporary).iterdir()) == []
+        yield process, Path(temporary)
+
+
+def ended(process: subprocess.Popen[str], temporary: Path) -> str:
+    """The last line that it says; by then nothing of it is left."""
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert list(temporary.iterdir()) == []
     assert stage_processes() == []
+    return errors.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("signals", "says"),
+    [
+        ([signal.SIGALRM], "go on with: ffpipe resume"),
+        ([signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM], "ffpipe: interrupted"),
+    ],
+)
+def test_a_signal_takes_everything_down(signals: list[signal.Signals], says: str, tmp_path: Path) -> None:
+    with running(tmp_path) as (process, temporary):
+        for number in signals:
+            process.send_signal(number)
+        assert says in ended(process, temporary)
+
+
+@pytest.mark.long
+def test_a_signal_is_obeyed_while_the_head_node_is_stopped(tmp_path: Path) -> None:
+    with running(tmp_path) as (process, temporary):
+        servers = [
+            p for p in Path("/proc").glob("[0-9]*") if str(temporary) in command(p) and "gcs_server" in command(p)
+        ]
+        os.kill(int(servers[0].name), signal.SIGSTOP)
+        process.send_signal(signal.SIGTERM)
+        assert "go on with: ffpipe resume" in ended(process, temporary)
+
+
+def command(process: Path) -> str:
+    """The command line of a process; empty where it has ended."""
+    try:
+        return (process / "cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 @pytest.mark.long

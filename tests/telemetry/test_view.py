@@ -69,3 +69,31 @@ def test_after_a_recovery_it_follows_the_new_stages() -> None:
     for seconds, step in ((1.0, 50), (2.0, 60)):
         progress.take(StageReport(1, (1,), step=step, seconds=seconds))
     assert (progress.step, progress.examples_per_second) == (60, 10 * 50)
+
+
+@pytest.mark.parametrize(
+    ("step", "says"),
+    [
+        (0, "the run begins again at step 0: there is no snapshot, and what was trained before is lost"),
+        (1400, "the run goes on from step 1,400 of 2,800: what was trained after that snapshot is lost"),
+        (2800, "the run is at its end, step 2,800 of 2,800: only its test is made again"),
+    ],
+)
+def test_where_a_run_goes_on_from(step: int, says: str) -> None:
+    file = io.StringIO()
+    ConsoleView(Console(file=file, width=40)).resumed(step, 2800)
+    assert file.getvalue() == f"{says}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b]0;owned\x07\x1b[31m.png: 3", r"a\x1b]0;owned\x07\x1b[31m.png: 3"),
+        ("run folder: a\rb\x9b2J\u202e\udcff", r"run folder: a\rb\x9b2J\u202e\udcff"),
+        ("größe, 数字 [bold]: 50%", "größe, 数字 [bold]: 50%"),
+    ],
+)
+def test_nothing_that_a_terminal_would_obey_is_shown(text: str, shown: str) -> None:
+    file = io.StringIO()
+    ConsoleView(Console(file=file, width=20)).note(f"{text}\nb")
+    assert file.getvalue() == f"{shown}\nb\n"

@@ -14,19 +14,26 @@ import signal
 import sys
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray._private.utils import estimate_available_memory, resolve_object_store_memory
+from ray.job_config import JobConfig
 
+import ffpipe
 from ffpipe.config.schema import LEAST_OBJECT_STORE
+from ffpipe.engines.ray.calls import PATIENCE, caller, within
 from ffpipe.engines.ray.headwatch import HeadWatch, knock
 from ffpipe.engines.ray.placement import Host
-from ffpipe.system.errors import RunFailed, UserError, reason
+from ffpipe.system.errors import ClusterLost, RunFailed, UserError, reason
 from ffpipe.system.leftovers import own_folder, sweep
+from ffpipe.system.processes import end_writers
 
 CONNECT_SECONDS = 10.0
+# Ray itself gives up starting sooner, and leaving takes it a second or two.
+SECONDS_TO_START, SECONDS_TO_JOIN, SECONDS_TO_LEAVE, SECONDS_WITHOUT_HEAD = 90.0, 60.0, 10.0, 2.0
 SHARED_MEMORY = "/dev/shm"
 PREFIX = "ffpipe"
 # A temporary folder that leaves room, in the 107 bytes of a Unix socket's path, for
@@ -48,7 +55,7 @@ class Cluster:
         """object_store_bytes: of a cluster of our own; 0: as Ray chooses."""
         self._asked_bytes = object_store_bytes
         self._shared = shared_memory()
-        self._on_disk = self._owned = False
+        self._on_disk = self._owned = self._attached = False
         self._folder: str | None = None
         if ray.is_initialized():
             self.head = HeadWatch(ray.get_runtime_context().gcs_address)
@@ -65,16 +72,15 @@ class Cluster:
             else:
                 chosen = int(resolve_object_store_memory(estimate_available_memory()))
                 self._start(own_store_bytes(self._asked_bytes, chosen, self._shared))
-        except SystemExit:  # of Ray's own handler, which is in place meanwhile
-            raise KeyboardInterrupt from None
         finally:
-            # Ray puts its own handler in place of the program's, one that exits without taking anything down.
+            # Ray puts a handler of its own in place of the program's, in C++, which ends the program.
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, on_sigterm)
         # Whatever log_to_driver says, Ray writes a thousand characters on every stage that dies to the program's
         # output, in the middle of a live table; the run says it in one line.
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
         self.head = HeadWatch(ray.get_runtime_context().gcs_address)
+        self._attached = True
 
     def hosts(self) -> list[Host]:
         """The nodes that are alive, as far as Ray has noticed."""
@@ -82,7 +88,7 @@ class Cluster:
 
     def address(self, node: str) -> str:
         """Of the host of a node, by its id."""
-        return next((str(n["NodeManagerAddress"]) for n in ray.nodes() if n["NodeID"] == node), node)
+        return next((str(n["NodeManagerAddress"]) for n in nodes() if n["NodeID"] == node), node)
 
     def stores(self) -> dict[str, int]:
         """Bytes of the object store of each node, by its id."""
@@ -121,21 +127,39 @@ class Cluster:
             raise RunFailed(str(error)) from error
 
     def close(self) -> None:
-        """Leave the cluster; take it down and remove its files if it is our own."""
+        """Leave the cluster; take it down and remove its files if it is our own. Returns soon, whatever Ray does."""
         if self._owned:
-            ray.shutdown()
+            self._leave()
             ray._private.worker.print_to_stdstream = RAY_PRINTS
-            self._owned = False
+            self._owned = self._attached = False
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+    def _leave(self) -> None:
+        """Have Ray shut down, if it does in time; what is left of a cluster of our own is ended in any case."""
+        try:
+            within(self.patience(), "to shut down", ray.shutdown)
+        except ClusterLost:
+            caller.leave_behind()
+        self._end_processes()
+
+    def _end_processes(self) -> None:
+        """Kill what works in the folder of a cluster of our own."""
+        if self._folder is not None:
+            end_writers(Path(self._folder))
+
+    def patience(self) -> float:
+        """Return the seconds that Ray has for taking something down, for which it needs the head node."""
+        return SECONDS_WITHOUT_HEAD if self._attached and self.head.silent() else SECONDS_TO_LEAVE
 
     @staticmethod
     def _join(address: str) -> None:
         try:
             _knock(address)
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            init = partial(ray.init, address, log_to_driver=False, logging_level=logging.ERROR, job_config=safe_job())
+            within(SECONDS_TO_JOIN, "to be joined", init)
+        except Exception as error:  # Ray raises bare ones too
             raise UserError(
                 f"RAY_ADDRESS is {address!r}, but no Ray cluster can be joined there ({reason(error)}): "
                 "start one there, or unset RAY_ADDRESS to have one started here"
@@ -149,25 +173,45 @@ class Cluster:
         sweep(folder, PREFIX)
         self._folder = str(own_folder(folder, PREFIX))
         try:
-            ray.init(
+            init = partial(
+                ray.init,
                 address="local",
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
+                job_config=safe_job(),
                 _node_ip_address="127.0.0.1",
                 object_store_memory=object_store_bytes,
                 _temp_dir=f"{self._folder}/{FOLDER_OF_RAY}",
             )
+            within(SECONDS_TO_START, "to start", init)
         except BaseException as error:
+            self._end_processes()  # for which a start that goes on waits in vain
             self.close()
-            if isinstance(error, (RuntimeError, ConnectionError, TimeoutError, ValueError)):
+            if isinstance(error, Exception):  # Ray raises bare ones too
                 raise RunFailed(f"Ray could not be started: {reason(error)}") from error
             raise
 
 
+def safe_job() -> JobConfig:
+    """Return settings by which workers import nothing from the working folder, which may hold a stranger's files.
+
+    Ray puts that folder first in their path, but not for a driver that says that it is elsewhere.
+    """
+    # Where ffpipe is not installed and runs from its own source, that is where workers find it.
+    source = Path(ffpipe.__file__).parents[1]
+    return JobConfig(_client_job=True, _py_driver_sys_path=[str(source)] if source == Path.cwd() else [])
+
+
+def nodes() -> list[dict[str, Any]]:
+    """Return all nodes of the cluster, in Ray's words. Raises ClusterLost."""
+    found: list[dict[str, Any]] = within(PATIENCE, "for its nodes", ray.nodes)
+    return found
+
+
 def alive_nodes() -> list[dict[str, Any]]:
-    """Nodes of the cluster, in Ray's words, that are alive as far as it has noticed."""
-    return [node for node in ray.nodes() if node["Alive"]]
+    """Return those that are alive as far as Ray has noticed. Raises ClusterLost."""
+    return [node for node in nodes() if node["Alive"]]
 
 
 def shared_memory() -> int:

@@ -6,6 +6,8 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ray
@@ -14,6 +16,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ffpipe.config.schema import Execution
 from ffpipe.engines.ray.actor import CONCURRENCY, Process, StageActor
+from ffpipe.engines.ray.calls import PATIENCE, within
 from ffpipe.engines.ray.cluster import Cluster
 from ffpipe.engines.ray.placement import MEMORY, STRATEGIES, Place, neighbours_together, say_amounts, shortage
 from ffpipe.system.errors import ClusterLost, Diverged, RunFailed, StageLost, UserError, reason
@@ -37,19 +40,14 @@ class Crew:
     def place(self, places: tuple[Place, ...], execution: Execution) -> None:
         """An actor for each place. Raises UserError where they find no room in time, StageLost where one fails."""
         self.places = places
-        self._group = placement_group(
-            [dict(place.asks) for place in places],
-            strategy=STRATEGIES[execution.placement],
-            bundle_label_selector=[dict(place.labels) for place in places],
-        )
-        self.actors = [self._actor(place, index) for index, place in enumerate(places)]
         timeout = execution.start_timeout
-        pings = [actor.ping.remote() for actor in self.actors]
         try:
-            self._wait_for_places(pings, execution)
-            self.processes = ray.get([actor.process.remote() for actor in self.actors], timeout=timeout)
+            within(PATIENCE, "for a placement group", lambda: self._make(places, execution))
+            self._wait_for_places(self.call(lambda actor: actor.ping.remote()), execution)
+            asked = self.call(lambda actor: actor.process.remote())
+            self.processes = self.get(asked, time.monotonic() + timeout)
         except ray.exceptions.GetTimeoutError:
-            free = ray.available_resources()
+            free = within(PATIENCE, "for what is free", ray.available_resources)
             asked = " | ".join(dict.fromkeys(map(str, places)))
             there = say_amounts({name: free.get(name, 0.0) for place in places for name in place.asks})
             self.release()
@@ -63,6 +61,20 @@ class Crew:
         order = neighbours_together(places, [process.node for process in self.processes])
         self.actors = [self.actors[index] for index in order]
         self.processes = [self.processes[index] for index in order]
+
+    def _make(self, places: tuple[Place, ...], execution: Execution) -> None:
+        """Ask for the group and for an actor in each of its places."""
+        self._group = placement_group(
+            [dict(place.asks) for place in places],
+            strategy=STRATEGIES[execution.placement],
+            bundle_label_selector=[dict(place.labels) for place in places],
+        )
+        for index, place in enumerate(places):
+            self.actors.append(self._actor(place, index))
+
+    def call(self, method: Callable[[Any], Any]) -> list[Any]:
+        """Call a method of every actor; returns references of the results."""
+        return within(PATIENCE, "for a call", lambda: [method(actor) for actor in self.actors])
 
     def _actor(self, place: Place, index: int) -> Any:
         """An actor in one place of the group."""
@@ -82,20 +94,17 @@ class Crew:
 
     def release(self) -> None:
         """Discard all stages, the dead and the living, those that answer and those that do not."""
-        for actor in self.actors:
-            ray.kill(actor)
+        actors, group = self.actors, self._group
+        # Ray waits for the head node in both; what is not discarded goes with the program in any case.
+        with contextlib.suppress(ClusterLost):
+            within(self._cluster.patience(), "to discard stages", lambda: _discard(actors, group))
         here = ray.get_runtime_context().get_node_id() if self.processes else ""
         for process in self.processes:
             # One that was stopped cannot obey Ray; on this host it can be ended all the same.
             if process.node == here and process.began and start_ticks(process.id) == process.began:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(process.id, signal.SIGKILL)
-        self.actors, self.processes = [], []
-        # What it had reserved. Ray waits for the head node here, and it goes with the program in any case.
-        with contextlib.suppress(ClusterLost):
-            if self._group is not None and self._cluster.head.answers():
-                remove_placement_group(self._group)
-        self._group = None
+        self.actors, self.processes, self._group = [], [], None
 
     def _wait_for_places(self, pings: list[Any], execution: Execution) -> None:
         """Raises GetTimeoutError, StageLost, and what a dead stage answers.
@@ -103,27 +112,29 @@ class Crew:
         Ray takes a node for alive until it has missed a few calls, places stages on it, and then waits in silence.
         """
         deadline = time.monotonic() + execution.start_timeout
-        while len(ray.wait(pings, num_returns=len(pings), timeout=POLL_SECONDS)[0]) < len(pings):
+        while len(self.wait(pings, len(pings))) < len(pings):
             self._cluster.head.wait()
             if not self._cluster.attached() or shortage(self.places, self._cluster.hosts(), execution.placement):
                 raise StageLost("a node of the cluster has died")
             if time.monotonic() > deadline:
                 raise ray.exceptions.GetTimeoutError
-        ray.get(pings)
+        self.get(pings, time.monotonic() + PATIENCE)
 
-    def ask(self, refs: list[Any], seconds: float = 0.0) -> list[Any]:
-        """Results of calls before the run. seconds: that they may take as long as all stages answer meanwhile; a stage
-        has as long as it takes to begin in any case.
+    def ask(self, call: Callable[[], list[Any]], seconds: float = 0.0) -> list[Any]:
+        """Results of calls before the run. call: makes them, and returns Ray's references. seconds: that they may take
+        as long as all stages answer meanwhile; a stage has as long as it takes to begin in any case.
 
         Raises StageLost where a stage dies or does not answer, else RunFailed.
         """
         patience = SECONDS_TO_BEGIN + SECONDS_A_STAGE_TO_BEGIN * len(self.actors)
         end = time.monotonic() + max(seconds, patience)
         try:
+            refs = within(max(seconds, patience), "for a call", call)
             while True:
                 with contextlib.suppress(ray.exceptions.GetTimeoutError):
                     return self.get(refs, min(end, time.monotonic() + patience))
-                self.get([actor.process.remote() for actor in self.actors], min(end, time.monotonic() + patience))
+                alive = self.call(lambda actor: actor.process.remote())
+                self.get(alive, min(end, time.monotonic() + patience))
         except ray.exceptions.GetTimeoutError:
             raise StageLost(f"a stage could not begin: it did not answer for {max(seconds, patience):g} s") from None
         except ray.exceptions.RayError as error:
@@ -133,12 +144,27 @@ class Crew:
         """What ray.get gives and raises, with an eye on the head node while it waits."""
         while True:
             try:
-                results: list[Any] = ray.get(refs, timeout=min(POLL_SECONDS, max(0.1, deadline - time.monotonic())))
+                seconds = min(POLL_SECONDS, max(0.1, deadline - time.monotonic()))
+                results: list[Any] = within(PATIENCE, "for a result", partial(ray.get, refs, timeout=seconds))
                 return results
             except ray.exceptions.GetTimeoutError:
                 if time.monotonic() >= deadline:
                     raise
                 self._cluster.head.look()
+
+    def wait(self, refs: list[Any], most: int = 1) -> list[Any]:
+        """Return those of these calls that are done, after a moment or as soon as it is `most` of them."""
+        poll = partial(ray.wait, refs, num_returns=most, timeout=POLL_SECONDS)
+        done: list[Any] = within(PATIENCE, "what is done", poll)[0]
+        return done
+
+
+def _discard(actors: list[Any], group: Any) -> None:
+    """Kill the actors, and give back what they had reserved."""
+    for actor in actors:
+        ray.kill(actor)
+    if group is not None:
+        remove_placement_group(group)
 
 
 def failure(what: str, error: BaseException) -> RunFailed:

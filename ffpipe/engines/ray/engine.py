@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 
+from ffpipe.engines.ray.calls import PATIENCE, within
 from ffpipe.engines.ray.carried import sendable
 from ffpipe.engines.ray.cluster import Cluster
 from ffpipe.engines.ray.crew import POLL_SECONDS, Crew, failure
@@ -107,7 +108,7 @@ class RayEngine:
             raise UserError(f"checkpoints cannot be written to {store.root}: {reason(error)}") from None
         try:
             for node, actor in elsewhere.items():
-                if problem := self.crew.ask([actor.reaches.remote(store, mark)])[0]:
+                if problem := self.crew.ask(lambda actor=actor: [actor.reaches.remote(store, mark)])[0]:
                     raise UserError(
                         f"checkpoints go to {store.root}, which host {self.cluster.address(node)} {problem}: give "
                         "--execution.checkpoints a folder that all hosts share, or a URI such as s3://bucket/run"
@@ -124,7 +125,7 @@ class RayEngine:
         ]
         try:
             self.crew.ask(
-                [
+                lambda: [
                     actor.set_up.remote(setup, self._parts, self.crew.actors, threads_of(place))
                     for actor, setup, place in zip(self.crew.actors, setups, self.crew.places, strict=True)
                 ],
@@ -160,12 +161,12 @@ class RayEngine:
             return ()
         shelf = self.crew.actors[0].shelf
         where = self.cluster.address(first)
-        return supply(job, lambda *call: self.crew.ask([shelf.remote(*call)], SECONDS_TO_SET_UP)[0], where)
+        return supply(job, lambda *call: self.crew.ask(lambda: [shelf.remote(*call)], SECONDS_TO_SET_UP)[0], where)
 
     def measure(self, job: Job) -> Measured:
         """Costs of every block on every stage's device, and of a message between neighbours."""
         costs = self.crew.ask(
-            [
+            lambda: [
                 actor.measure.remote(job.network, job.config.execution, place.device, threads_of(place))
                 for actor, place in zip(self.crew.actors, self.crew.places, strict=True)
             ]
@@ -180,7 +181,7 @@ class RayEngine:
         """What a message of `size` bytes takes between neighbours; one of less is sent where the stores are small."""
         sent = max(1, min(size, *(store // 8 for store in self.cluster.stores().values())))
         pairs = list(zip(self.crew.actors, self.crew.actors[1:], strict=False))
-        trips = [self.crew.ask([a.round_trip.remote(b, sent)])[0] for a, b in pairs[:MEASURED_EDGES]]
+        trips = [self.crew.ask(lambda a=a, b=b: [a.round_trip.remote(b, sent)])[0] for a, b in pairs[:MEASURED_EDGES]]
         return statistics.median(trips) * size / sent if trips else 0.0
 
     def _listen(self, timeout: float, layout: Layout, on_report: OnReport) -> None:
@@ -188,19 +189,19 @@ class RayEngine:
 
         A failure of the program itself goes before the loss of a stage, which may be its consequence.
         """
-        running = {actor.run.remote(): index for index, actor in enumerate(self.crew.actors)}
+        running = {ref: index for index, ref in enumerate(self.crew.call(lambda actor: actor.run.remote()))}
         told = False
         while running:
             if self._interrupted and not told:
                 told = True
-                self.crew.actors[0].interrupt.remote()
+                within(PATIENCE, "to end the run", self.crew.actors[0].interrupt.remote)
             self.cluster.head.look()
-            done, _ = ray.wait(list(running), timeout=POLL_SECONDS)
+            done = self.crew.wait(list(running))
             for ref in done:
                 self._fetch([ref], [running.pop(ref)], layout, timeout, on_report)
             started = time.monotonic()
             # Those that are through as well: what one had sent and nobody had fetched yet is lost with it.
-            asked = [actor.report.remote() for actor in self.crew.actors if running]
+            asked = self.crew.call(lambda actor: actor.report.remote()) if running else []
             waited = self._fetch(asked, list(range(len(asked))), layout, timeout, on_report)
             if running and min(waited[index] for index in running.values()) > timeout:
                 raise StageLost(f"no stage has had anything to do for {timeout:g} s: a message was lost")

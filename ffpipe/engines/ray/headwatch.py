@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
+from contextlib import suppress
 
 from ffpipe.system.errors import ClusterLost
 
@@ -17,10 +18,21 @@ KNOCK_SECONDS = 2.0
 PAUSE_SECONDS = 0.5
 
 
+# What a client of HTTP/2, and so of gRPC, says first, with an empty frame of settings.
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+
+
 def knock(address: str, timeout: float = KNOCK_SECONDS) -> None:
-    """Raise OSError where nobody listens at HOST:PORT."""
+    """Raise OSError where nobody answers at HOST:PORT.
+
+    A process that has been stopped listens all the same: the kernel takes its calls. So a word is waited for, be it a
+    refusal.
+    """
     host, _, port = address.rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=timeout).close()
+    place = (host.strip("[]"), int(port))
+    with socket.create_connection(place, timeout=timeout) as connection, suppress(ConnectionError):
+        connection.sendall(HELLO)
+        connection.recv(1)
 
 
 class HeadWatch:
@@ -42,6 +54,13 @@ class HeadWatch:
         """
         while not self.answers():
             time.sleep(PAUSE_SECONDS)
+
+    def silent(self) -> bool:
+        """Return whether nobody answers, as a knock has found now or a moment ago."""
+        if self._looked == self._answered or time.monotonic() - self._looked >= EVERY:
+            with suppress(ClusterLost):
+                self.answers()
+        return self._looked != self._answered
 
     def answers(self) -> bool:
         """Knock now. Raises ClusterLost where nobody has answered for long."""

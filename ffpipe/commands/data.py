@@ -1,0 +1,98 @@
+"""`ffpipe data`: what ffpipe makes of files, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from ffpipe.config.schema import Config
+from ffpipe.data.examples import Examples
+from ffpipe.data.splits import Splits, load_splits
+from ffpipe.system.errors import UserError
+from ffpipe.system.files import replacing
+
+# Examples of each class in the picture, and classes that the table spells out.
+SAMPLES, MOST_CLASSES = 10, 50
+CHANNELS = (1, 3, 4)
+
+
+def show(config: Config, console: Console, picture: str = "") -> None:
+    """Print what the data of a config are, and write some of each class as a PNG. Raises UserError."""
+    if picture and Path(picture).exists():
+        raise UserError(f"{picture} exists: give a new file")
+    data = config.training.data
+    splits = load_splits(data, config.execution.data_dir)
+    stored = splits.train.stored
+    scale = stored.meaning.scale
+    sample = splits.train.images(np.arange(min(len(splits.train), 1000)))
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in (
+        ("source", data.source),
+        ("training part", ", ".join(data.train) or "of the set"),
+        ("test part", ", ".join(data.test) or ("of the set" if len(splits.stored) > 1 else "set aside")),
+        ("shape of an image", " x ".join(map(str, splits.shape))),
+        ("numbers", f"{scale.given}, divided by {scale.divisor:g}: {sample.min():g} to {sample.max():g}"),
+        ("examples", _counts(splits)),
+        ("classes", f"{splits.classes:,}"),
+    ):
+        table.add_row(name, value)
+    console.print(table, markup=False)
+    console.print()
+    console.print(_classes(splits))
+    for line in splits.found:
+        console.print(line, markup=False)
+    if picture:
+        write_samples(splits, Path(picture))
+        console.print(f"wrote {picture}: {SAMPLES} examples of each class, a row for each", markup=False)
+
+
+def _counts(splits: Splits) -> str:
+    parts = {"training": splits.train, "validation": splits.validation, "test": splits.test}
+    return ", ".join(f"{len(examples):,} {name}" for name, examples in parts.items())
+
+
+def _classes(splits: Splits) -> Table:
+    """The classes with their names and how many examples of each there are."""
+    table = Table("class", "name", "training", "validation", "test", box=None, pad_edge=False)
+    counts = [_by_class(part, splits.classes) for part in (splits.train, splits.validation, splits.test)]
+    for label in range(min(splits.classes, MOST_CLASSES)):
+        name = splits.names[label] if splits.names else ""
+        table.add_row(str(label), name.replace("[", r"\["), *(f"{each[label]:,}" for each in counts))
+    if splits.classes > MOST_CLASSES:
+        table.add_row("...")
+    return table
+
+
+def _by_class(examples: Examples, classes: int) -> NDArray[np.int64]:
+    return np.bincount(examples.labels(np.arange(len(examples))), minlength=classes)
+
+
+def write_samples(splits: Splits, path: Path) -> None:
+    """Write a PNG with a row of examples for each class. Raises UserError where examples are no pictures."""
+    from PIL import Image
+
+    shape = splits.shape if len(splits.shape) == 3 else (*splits.shape, 1)
+    if len(shape) != 3 or shape[2] not in CHANNELS:
+        raise UserError(
+            f"images of shape {splits.shape} are no pictures, which have (height, width) or (height, width, channels): "
+            "set training.data.shape, or leave --png out"
+        )
+    height, width, channels = shape
+    labels = splits.train.labels(np.arange(len(splits.train)))
+    shown = range(min(splits.classes, MOST_CLASSES))
+    sheet = np.zeros((len(shown) * (height + 1), SAMPLES * (width + 1), channels), np.uint8)
+    for label in shown:
+        rows = np.flatnonzero(labels == label)[:SAMPLES]
+        for at, image in enumerate(splits.train.images(rows)):
+            top, left = label * (height + 1), at * (width + 1)
+            pixels = np.clip(image.reshape(shape) * 255, 0, 255)
+            sheet[top : top + height, left : left + width] = np.rint(pixels)
+    try:
+        with replacing(path, ".part") as file:
+            Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet).save(file, "PNG")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}") from None

@@ -1,0 +1,82 @@
+"""`ffpipe data`, and what names of classes are used for in a run on data of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ffpipe.commands.cli import main
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two folders of pictures: bright above, and bright below."""
+    chance = np.random.default_rng(0)
+    for row in range(120):
+        pixels = chance.integers(0, 90, (8, 8), np.uint8)
+        name = ("above", "below [1]")[row % 2]
+        pixels[slice(0, 4) if row % 2 == 0 else slice(4, 8)] += 150
+        (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "set" / name / f"{row:03d}.png")
+    return tmp_path / "set"
+
+
+def test_what_it_shows(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", str(pictures), "--png", str(tmp_path / "samples.png")]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    for said in (
+        "source folder",
+        "shape of an image 8 x 8",
+        "uint8, divided by 255: 0 to 0.9",
+        "96 training, 12 validation, 12 test",
+        "classes 0 to 1 are above, below [1]",
+    ):
+        assert said in words
+    with Image.open(tmp_path / "samples.png") as sheet:
+        assert sheet.size == (10 * 9, 2 * 9)
+    assert main(["data", str(pictures), "--png", str(tmp_path / "samples.png")]) == 2
+    assert "exists: give a new file" in capsys.readouterr().err
+
+
+def test_known_sets_by_the_name_of_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data"]) == 0
+    assert "1,797" in capsys.readouterr().out
+    assert main(["data", "digits", "--training.data.test-count", "7"]) == 0
+    assert "7 test" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "cannot find the file nowhere"),
+        (["digits", "--training.data.scale", "-1"], "training.data.scale"),
+        (["--rows", "3"], "unknown option"),
+    ],
+)
+def test_what_is_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", *arguments]) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_pictures_from_training_to_predictions(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a convolutional recipe and a dense one, neither of which is told of sizes or classes."""
+    for recipe in ("digits", "digits-cnn"):
+        run = str(tmp_path / recipe)
+        place = ["--engine", "local", "--stages", "1", "--epochs", "8", "--run-dir", run]
+        assert main(["train", recipe, "--data", str(pictures), *place, "--training.batch-size", "12"]) == 0
+        assert "data: 120 images of 8 x 8, 2 classes; classes 0 to 1 are above, below [1]" in capsys.readouterr().out
+        assert main(["predict", run, *(str(pictures / name) for name in ("above/000.png", "below [1]/001.png"))]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.rpartition(": ")[2] for line in lines] == ["above", "below [1]"]
+        assert main(["evaluate", run]) == 0
+        assert "(12 examples)" in capsys.readouterr().out
+        assert main(["resume", run, "--epochs", "9"]) == 0
+        assert main(["export", run, str(tmp_path / f"{recipe}.safetensors")]) == 0
+        capsys.readouterr()
