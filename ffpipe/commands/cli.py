@@ -6,6 +6,7 @@ Every wrong request ends as one line on stderr and exit status 2; a failed run a
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import re
@@ -103,8 +104,10 @@ def main(arguments: Sequence[str] | None = None, ready: Callable[[], object] = l
         status, line = 130, "interrupted"
     except BrokenPipeError:  # the reader of our output, `head` say, has gone
         return 1
-    except OSError as error:  # a folder that cannot be written, a disk that is full
-        status, line = 1, str(error)
+    except (
+        OSError
+    ) as error:  # a folder that cannot be written, a disk that is full; a name that is too long is a request
+        status, line = 2 if error.errno == errno.ENAMETOOLONG else 1, str(error)
     finally:
         with suppress(OSError):
             _flush()
@@ -286,14 +289,14 @@ def _value(leaf: Leaf, given: Any) -> Any:
     """Strings that argparse collected as the value of a field: a string, a list of them, or a table."""
     if leaf.is_mapping:
         pairs = [text.partition("=") for text in given]
-        bad = next((name for name, equals, _ in pairs if not equals), None)
+        bad = next((text for text, (name, equals, _) in zip(given, pairs, strict=True) if not (name and equals)), None)
         if bad is not None:
             raise UserError(f"{_option(leaf)} takes NAME=VALUE, not {bad!r}")
         return {name: _one_or_more(value) for name, _, value in pairs}
     if not leaf.is_sequence or leaf.path[-1] in FILES:
         return given
     parts = [part for text in given for part in text.split(",") if part]
-    return parts[0] if leaf.may_be_single and len(parts) == 1 else parts
+    return "".join(parts) if leaf.may_be_single and len(parts) < 2 else parts
 
 
 def _one_or_more(text: str) -> str | list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from ffpipe.config.schema import Config, Data
 from ffpipe.data.remote import fetched, to_terminal
 from ffpipe.system.errors import UserError, reason
-from ffpipe.system.files import expanded, scheme_of
+from ffpipe.system.files import expanded, scheme_of, size_of
 
 # Endings of a file, the longest first where one is another's.
 _ENDINGS = {
@@ -92,6 +92,7 @@ def on(config: Config, found: Found) -> Config:
 def kind_of(path: Path) -> str:
     """The source that reads a file. Raises UserError."""
     try:
+        size_of(path)  # which refuses what an open would wait for
         with path.open("rb") as file:
             start = file.read(8)
     except OSError as error:

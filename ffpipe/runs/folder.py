@@ -153,11 +153,16 @@ def new_run(config: Config) -> RunFolder:
         path = path.with_name(f"{path.name}-{os.getpid()}")
     if os.path.exists(path):
         raise UserError(f"run folder {path} exists: give a new one with --run-dir, or remove it")
+    _check_name(path, "give another with --run-dir")
+    return RunFolder(path)
+
+
+def _check_name(path: Path, instead: str) -> None:
+    """Refuse a name that is no text: a config cannot hold it, nor does Arrow open it."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise UserError(f"run folder {path} is no text in UTF-8: give another with --run-dir") from None
-    return RunFolder(path)
+        raise UserError(f"run folder {path} is no text in UTF-8: {instead}") from None
 
 
 def open_run(path: str | Path) -> tuple[RunFolder, Config]:
@@ -165,6 +170,7 @@ def open_run(path: str | Path) -> tuple[RunFolder, Config]:
     folder = RunFolder(expanded(path))
     if not os.path.isdir(folder.path):
         raise UserError(f"{path} is no folder: give the folder of a run, as `ffpipe train` printed it")
+    _check_name(folder.path.absolute(), "rename it, or give a link to it")
     if not os.path.isfile(folder.config):
         raise UserError(f"{path} is no run: it has no config.toml")
     if not os.path.getsize(folder.config):  # which would be read as one of defaults alone

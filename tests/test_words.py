@@ -1,0 +1,153 @@
+"""Words of a command line that no text editor writes, for every field and every name: taken, or refused in one line."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ffpipe.commands import cli
+from ffpipe.commands.cli import main
+from ffpipe.config.fields import Leaf
+
+# Bytes that are not UTF-8 come as surrogates.
+NOT_UTF8 = ("\udcff", "a=\udcff", "\udcff=1", "a\0b")
+STRANGE = (*NOT_UTF8, "", "  ", "a\nb", "x" * 5000, "größe", "folder", "/dev/zero", "pipe", "=x", "a=", "\x1b[31m")
+SETTABLE = [leaf for leaf in cli._settable() if leaf.name != "training.blocks"]
+RUN_COMMANDS = (["evaluate"], ["export", "o.safetensors"], ["predict", "ok.png"], ["resume"])
+
+
+def taken_or_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> bool:
+    """Whether a command is done; it is refused with status 2 and one line that a terminal may be sent."""
+    capsys.readouterr()
+    status = main(arguments)
+    err = capsys.readouterr().err
+    if status == 0:
+        return True
+    assert (status, err.count("\n")) == (2, 1), ascii(arguments)
+    assert err.removesuffix("\n").isprintable()
+    assert len(err) < 2100
+    return False
+
+
+@pytest.fixture
+def strange(here: Path) -> Path:
+    """A working folder with a folder, a named pipe and a picture."""
+    (here / "folder").mkdir()
+    os.mkfifo(here / "pipe")
+    Image.new("L", (8, 8)).save(here / "ok.png")
+    return here
+
+
+@pytest.mark.parametrize("leaf", SETTABLE, ids=lambda leaf: leaf.name)
+def test_every_field_takes_or_refuses_every_word(
+    leaf: Leaf, strange: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The config alone is made; what it says is not done."""
+    monkeypatch.setitem(cli.COMMANDS, "train", lambda options: cli._config(options) and None)
+    is_text = "str" in str(leaf.annotation).replace("dict[str", "")
+    for word in STRANGE if is_text or leaf.is_mapping else NOT_UTF8[:1]:
+        taken = taken_or_refused(["train", cli._option(leaf), word], capsys)
+        assert not (taken and word in NOT_UTF8), word
+
+
+@pytest.mark.parametrize("word", [word for word in STRANGE if "\0" not in word], ids=ascii)
+def test_names_of_files_and_other_arguments(
+    word: str, strange: Path, strangers_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(strangers_run)
+    for command, *others in RUN_COMMANDS:
+        assert not taken_or_refused([command, word, *others], capsys)
+    for arguments in (
+        ["train", word],
+        ["train", f"{word}.toml"],
+        ["train", "--data", word],
+        ["train", f"--no-{word}"],
+        ["train", "--model", f"{word}:f"],
+        ["train", "--model", f"{word}.py:f"],
+        ["evaluate", run, "--split", word],
+        ["predict", run, "ok.png", "--readout", word],
+        ["predict", run, word],
+        ["predict", run, f"{word}.png"],
+        ["predict", run, f"{word}.npy"],
+        ["export", run, word],
+        ["export", run, f"nowhere/{word}.safetensors"],
+        ["plan", "--link", word],
+        ["plan", "--cores", word],
+        [word],
+    ):
+        assert not taken_or_refused(arguments, capsys), ascii(arguments)
+    for arguments in (["evaluate", run, "--data-dir", word], ["evaluate", run, "--allow-code", word]):
+        taken_or_refused(arguments, capsys)
+
+
+@pytest.mark.parametrize("option", ["--run-dir", "--execution.checkpoints", "--execution.spool"])
+@pytest.mark.parametrize("word", ["x" * 300, "x" * 5000, "pipe", "pipe/x", "/dev/zero", "ok.png/x", "/proc/x"])
+def test_places_that_cannot_be_written(
+    option: str, word: str, strange: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--epochs", "1", "--training.dims", "64", "8", "8", "--stages", "1", "--engine", "layerwise"]
+    assert not taken_or_refused(["train", *small, option, word], capsys)
+    assert sorted(path.name for path in strange.iterdir() if path.name != "runs") == ["folder", "ok.png", "pipe"]
+
+
+class Strict(io.TextIOWrapper):
+    """A terminal of UTF-8 that takes nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), encoding="utf-8", errors="strict")
+
+    def lines(self) -> list[str]:
+        self.flush()
+        self.seek(0)
+        return self.read().splitlines()
+
+
+def test_files_whose_names_are_not_utf8_are_opened_and_named_escaped(
+    here: Path, strangers_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("L", (8, 8)).save(here / "a.png")
+    (here / "a.png").rename(here / "b\udcff.png")
+    np.save(here / "c.npy", np.zeros((8, 8)))
+    (here / "c.npy").rename(here / "c\udcff.npy")
+    out = Strict()
+    monkeypatch.setattr(sys, "stdout", out)
+    run = str(strangers_run)
+    assert main(["predict", run, "b\udcff.png", "c\udcff.npy"]) == 0
+    assert main(["export", run, "o\udcff.safetensors"]) == 0
+    assert [line.split(":")[0] for line in out.lines()] == [
+        "b\\udcff.png",
+        "c\\udcff.npy",
+        "wrote o\\udcff.safetensors",
+    ]
+    assert (here / "o\udcff.safetensors").stat().st_size > 1000
+
+
+def test_a_run_whose_name_is_not_utf8_is_found_by_a_link(
+    here: Path, strangers_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(strangers_run, here / "run\udcff")
+    for command, *others in RUN_COMMANDS:
+        assert not taken_or_refused([command, "run\udcff", *others], capsys)
+    (here / "link").symlink_to("run\udcff")
+    assert taken_or_refused(["evaluate", "link"], capsys)
+
+
+def test_the_good_images_are_predicted_beside_the_bad(
+    strange: Path, strangers_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(strange / "many.npy", np.where(np.arange(3 * 64).reshape(3, 8, 8) == 70, np.nan, 0.5))
+    (strange / "text.png").write_text("no picture")
+    images = ["text.png", "many.npy", "pipe", "ok.png", "absent.png"]
+    assert main(["predict", str(strangers_run), *images]) == 2
+    out, err = capsys.readouterr()
+    assert [line.split(":")[0] for line in out.splitlines()] == ["many.npy[0]", "many.npy[2]", "ok.png"]
+    assert [line.split(":")[0] for line in err.splitlines()] == ["ffpipe"] * 4
+    for line, name in zip(err.splitlines(), ["text.png", "many.npy[1]", "pipe", "absent.png"], strict=True):
+        assert name in line
