@@ -70,7 +70,9 @@ def check(config: Config) -> None:
             f"{LEAST_OBJECT_STORE}: give that or more, or 0 for Ray's choice"
         )
     if execution.evaluate_every and not training.data.validation:
-        raise UserError("execution.evaluate_every needs a validation split: set training.data.validation")
+        raise UserError(
+            "execution.evaluate_every needs a validation split: set training.data.validation, or evaluate_every 0"
+        )
 
 
 def _check_places(execution: Execution) -> None:

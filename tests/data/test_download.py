@@ -24,7 +24,7 @@ CONTENT = np.random.default_rng(0).bytes(200_000)
 FILE = gzip.compress(CONTENT, 1, mtime=0)
 OTHER = gzip.compress(CONTENT[::-1], 1, mtime=0)
 REMOTE = Remote("data.gz", hashlib.md5(CONTENT).hexdigest(), len(CONTENT))
-PATIENCE = Patience(timeout=0.5, grace=0.5, floor=50_000, report=0)
+PATIENCE = Patience(timeout=2, grace=2, floor=50_000, report=0)
 HALF = len(FILE) // 2
 
 
