@@ -193,7 +193,7 @@ def test_a_proxy_that_unpacks_does_no_harm(get: Get) -> None:
         ("cut_without_length", "wrong bytes: .* end-of-stream"),
         ("silent", "timed out"),
         ("stall", "timed out"),
-        ("trickle", "too slow: [0-9]+ bytes in [01] seconds"),
+        ("trickle", "too slow: [0-9]+ bytes in [0-9]+ seconds"),
         ("wrong", f"wrong bytes: .* expected {REMOTE.md5}"),
         ("text", "wrong bytes"),
         ("endless", "wrong bytes"),
