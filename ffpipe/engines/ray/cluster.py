@@ -80,6 +80,11 @@ class Cluster:
         self.head = HeadWatch(ray.get_runtime_context().gcs_address)
         self._attached = True
 
+    @property
+    def own(self) -> bool:
+        """Whether it is a cluster of our own, which is on this host alone."""
+        return self._folder is not None
+
     def hosts(self) -> list[Host]:
         """The nodes that are alive, as far as Ray has noticed."""
         return [Host(n["NodeManagerAddress"], n["Resources"], n.get("Labels") or {}) for n in alive_nodes()]

@@ -19,7 +19,7 @@ from ffpipe.engines.ray.actor import CONCURRENCY, Process, StageActor
 from ffpipe.engines.ray.calls import PATIENCE, within
 from ffpipe.engines.ray.cluster import Cluster
 from ffpipe.engines.ray.placement import MEMORY, STRATEGIES, Place, neighbours_together, say_amounts, shortage
-from ffpipe.system.errors import ClusterLost, Diverged, RunFailed, StageLost, UserError, reason
+from ffpipe.system.errors import ClusterLost, Diverged, OutOfMemory, RunFailed, StageLost, UserError, reason
 from ffpipe.system.processes import start_ticks
 
 POLL_SECONDS = 0.5
@@ -172,5 +172,7 @@ def failure(what: str, error: BaseException) -> RunFailed:
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, Diverged):
         return Diverged(str(cause))
+    if isinstance(error, ray.exceptions.OutOfMemoryError):  # of Ray's own watch on the host's memory
+        return OutOfMemory(what)
     own = isinstance(error, ray.exceptions.RayTaskError) and not isinstance(error.cause, ray.exceptions.RayError)
     return (RunFailed if own else StageLost)(f"{what}: {type(cause).__name__}: {reason(cause)}")
