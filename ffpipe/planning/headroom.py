@@ -1,7 +1,8 @@
-"""Memory that a run on this host alone takes, held against what there is: before it begins, and when a stage is killed."""
+"""Memory of a run on this host alone, held against what there is: before it begins, and when a stage is killed."""
 
 from __future__ import annotations
 
+from ffpipe.config.schema import of_stage
 from ffpipe.pipeline.job import Job
 from ffpipe.planning.estimate import ENGINE_BYTES, draft_layout, estimate_layout
 from ffpipe.system.errors import UserError
@@ -21,7 +22,13 @@ def needed(job: Job) -> int:
     """
     process = anonymous_bytes()
     estimate = estimate_layout(job, draft_layout(job), process + ENGINE_BYTES["ray"])
-    return process + RAY_BYTES + sum(stage.resident - stage.data for stage in estimate.stages)
+    devices = [of_stage(job.config.execution.device, index) for index in range(len(estimate.stages))]
+    on_gpus = sum(
+        stage.holding.total - stage.holding.snapshot
+        for stage, device in zip(estimate.stages, devices, strict=True)
+        if device != "cpu"
+    )
+    return process + RAY_BYTES + sum(stage.resident - stage.data for stage in estimate.stages) - on_gpus
 
 
 def balance(job: Job) -> str:
