@@ -14,6 +14,7 @@ from ffpipe.engines.ray.crew import failure
 from ffpipe.pipeline.job import Job, make_job
 from ffpipe.planning import headroom
 from ffpipe.system.errors import OutOfMemory, RunFailed, StageLost, UserError
+from ffpipe.system.memory import anonymous_bytes
 
 GROUP = "this control group has"
 
@@ -25,7 +26,7 @@ def job() -> Job:
 
 def test_what_is_needed_grows_with_the_stages_by_a_process(job: Job) -> None:
     one = make_job(override(recipe("digits"), {"execution.stages": 1}), None)
-    assert headroom.needed(job) - headroom.needed(one) > 0.9 * headroom.anonymous_bytes()
+    assert headroom.needed(job) - headroom.needed(one) > 0.9 * anonymous_bytes()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ import ray
 from ray._private.utils import estimate_available_memory, resolve_object_store_memory
 from ray.job_config import JobConfig
 
-import ffpipe
 from ffpipe.config.schema import LEAST_OBJECT_STORE
 from ffpipe.engines.ray.calls import PATIENCE, caller, within
 from ffpipe.engines.ray.headwatch import HeadWatch
@@ -208,7 +207,7 @@ def safe_job() -> JobConfig:
     Ray puts that folder first in their path, but not for a driver that says that it is elsewhere.
     """
     # Where ffpipe is not installed and runs from its own source, that is where workers find it.
-    source = Path(ffpipe.__file__).parents[1]
+    source = Path(__file__).parents[3]
     return JobConfig(_client_job=True, _py_driver_sys_path=[str(source)] if source == Path.cwd() else [])
 
 

@@ -44,8 +44,8 @@ class Crew:
         try:
             within(PATIENCE, "for a placement group", lambda: self._make(places, execution))
             self._wait_for_places(self.call(lambda actor: actor.ping.remote()), execution)
-            asked = self.call(lambda actor: actor.process.remote())
-            self.processes = self.get(asked, time.monotonic() + timeout)
+            found = self.call(lambda actor: actor.process.remote())
+            self.processes = self.get(found, time.monotonic() + timeout)
         except ray.exceptions.GetTimeoutError:
             free = within(PATIENCE, "for what is free", ray.available_resources)
             asked = " | ".join(dict.fromkeys(map(str, places)))
@@ -139,6 +139,10 @@ class Crew:
             raise StageLost(f"a stage could not begin: it did not answer for {max(seconds, patience):g} s") from None
         except ray.exceptions.RayError as error:
             raise failure("a stage could not begin", error) from error
+
+    def ask_one(self, method: Any, *arguments: Any, seconds: float = 0.0) -> Any:
+        """Return the result of one call of an actor's method, as `ask` does."""
+        return self.ask(lambda: [method.remote(*arguments)], seconds)[0]
 
     def get(self, refs: list[Any], deadline: float) -> list[Any]:
         """What ray.get gives and raises, with an eye on the head node while it waits."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ class RayEngine:
             raise UserError(f"checkpoints cannot be written to {store.root}: {reason(error)}") from None
         try:
             for node, actor in elsewhere.items():
-                if problem := self.crew.ask(lambda actor=actor: [actor.reaches.remote(store, mark)])[0]:
+                if problem := self.crew.ask_one(actor.reaches, store, mark):
                     raise UserError(
                         f"checkpoints go to {store.root}, which host {self.cluster.address(node)} {problem}: give "
                         "--execution.checkpoints a folder that all hosts share, or a URI such as s3://bucket/run"
@@ -183,7 +184,7 @@ class RayEngine:
             return ()
         shelf = self.crew.actors[0].shelf
         where = self.cluster.address(first)
-        return supply(job, lambda *call: self.crew.ask(lambda: [shelf.remote(*call)], SECONDS_TO_SET_UP)[0], where)
+        return supply(job, partial(self.crew.ask_one, shelf, seconds=SECONDS_TO_SET_UP), where)
 
     def measure(self, job: Job) -> Measured:
         """Costs of every block on every stage's device, and of a message between neighbours."""
@@ -203,7 +204,7 @@ class RayEngine:
         """What a message of `size` bytes takes between neighbours; one of less is sent where the stores are small."""
         sent = max(1, min(size, *(store // 8 for store in self.cluster.stores().values())))
         pairs = list(zip(self.crew.actors, self.crew.actors[1:], strict=False))
-        trips = [self.crew.ask(lambda a=a, b=b: [a.round_trip.remote(b, sent)])[0] for a, b in pairs[:MEASURED_EDGES]]
+        trips = [self.crew.ask_one(a.round_trip, b, sent) for a, b in pairs[:MEASURED_EDGES]]
         return statistics.median(trips) * size / sent if trips else 0.0
 
     def _listen(self, timeout: float, layout: Layout, on_report: OnReport) -> None:

@@ -11,6 +11,7 @@ import shutil
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
@@ -83,7 +84,10 @@ def check_door(address: str) -> None:
 def _ask(address: str) -> None:
     """Ask the head node for anything; what it answers does not matter, but for a refusal."""
     try:
-        ray._raylet.GcsClient(address=address, cluster_id=SOME_CLUSTER).check_alive([], timeout=CONNECT_SECONDS)
+        client: Any = ray._raylet.GcsClient(  # type: ignore[attr-defined]  # no hint
+            address=address, cluster_id=SOME_CLUSTER
+        )
+        client.check_alive([], timeout=CONNECT_SECONDS)
     except ray.exceptions.AuthenticationError:
         raise
     except Exception:  # it is Ray's turn to say what is wrong
