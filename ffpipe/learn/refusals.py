@@ -79,9 +79,8 @@ def refuse_read_outs(training: Training, outlines: Sequence[Outline], taps: rang
     """Refuse a read-out that begins behind the last block, or that sees rows that are not floating-point numbers."""
     blocks = len(outlines)
     starts = [("head_from", training.head_from)] if training.head and training.method != "backprop" else []
-    starts += (
-        [("goodness_from", training.goodness_from)] if training.reads_goodness or training.readout == "sum" else []
-    )
+    summed = training.reads_goodness or training.readout == "sum"
+    starts += [("goodness_from", training.goodness_from)] if summed else []
     for name, start in starts:
         if start >= blocks:
             raise UserError(
