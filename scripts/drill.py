@@ -16,6 +16,9 @@ their own:
     stop                 SIGSTOP of a stage for longer than the deadline
     only raylet          SIGKILL of the raylet, with all stages
     driver               SIGKILL of the driver, then `resume`
+    SIGINT at the start, SIGTERM at the snapshot, ...: signals to the driver in its first chunk, while a snapshot is
+                         written, in its last chunk: it saves and ends with status 130; then `resume`
+    GCS stopped          SIGSTOP of the GCS, alone or with SIGKILL of a stage: status 1 within a deadline; then `resume`
     cut                  half of a file of the newest snapshot is gone when a run has ended; then `resume`
 
 On a cluster of several raylets (drill_raylets.py), each stage on its own:
@@ -49,7 +52,7 @@ from collections import Counter
 from pathlib import Path
 
 from arguments import positive
-from drill_faults import Fault
+from drill_faults import PLACES, SIGNALS, Fault
 from drill_host import small_disk
 from drill_work import LAYERS, STEPS, Hand, Work, undisturbed
 from rich.console import Console
@@ -61,6 +64,9 @@ ON_OWN_CLUSTER = (
     *("first chunk", "middle", "last chunk", "two at once", "snapshot", "evaluation"),
     *("set-up", "stop", "only raylet", "driver", "cut"),
 )
+# Of each round as many, in turn over the rounds; each ends a process of the run.
+SERVICES = ("GCS stopped", "GCS stopped, a stage killed")
+ASKED_TO_END = tuple(f"{name} at the {place}" for name in SIGNALS for place in PLACES)
 # Those of one run, in their order.
 ON_RAYLETS = (("raylet", "driver's raylet", "raylet, no room"), ("raylet", "head", "raylet, no room"))
 ON_SMALL_DISK = ("disk full", "disk full at the end")
@@ -85,6 +91,8 @@ def deal(chance: random.Random, turn: int) -> list[Hand]:
     hands = [("own", own[:half]), ("own", own[half:])]
     hands += [("raylets", list(kinds)) for kinds in ON_RAYLETS]
     hands += [("disk", list(ON_SMALL_DISK))]
+    signals = [ASKED_TO_END[(3 * turn + each) * 5 % len(ASKED_TO_END)] for each in range(3)]
+    hands += [("own", [*signals, SERVICES[turn % len(SERVICES)]])]
     # The first resume of a run that starts on two stages is on more, of one that starts on three on fewer. Runs that
     # lose their head are always resumed, and so are those whose disk is full at their end: each round has both kinds.
     always = {"raylets": 2, "disk": 3}

@@ -10,6 +10,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+# Signals to the driver, each at some place of a run: all ask it to save and end.
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGXCPU", "SIGUSR1")
+PLACES = ("start", "snapshot", "end")
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -19,6 +23,18 @@ class Fault:
     stage: int
     step: int = 0
     delay: float = 0.0
+
+    @property
+    def signal(self) -> str:
+        """The signal that the driver gets; empty for other faults."""
+        name = self.kind.split()[0]
+        return name if name in SIGNALS else ""
+
+    @property
+    def place(self) -> str:
+        """Where in the run: one of PLACES; empty where `step` says it."""
+        last = self.kind.split()[-1]
+        return last if last in PLACES else ""
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,13 @@ class BreakingStage:
         return self.stage.report()
 
     def _is_due(self, fault: Fault, item: Item) -> bool:
+        match fault.place:
+            case "start":
+                return isinstance(item, Train)
+            case "snapshot":
+                return isinstance(item, Snapshot) and item.step >= fault.step
+            case "end":
+                return isinstance(item, Train) and item.end == self.spec.steps
         match fault.kind:
             case "snapshot" | "set-up" | "cut":
                 return False
@@ -91,6 +98,9 @@ class BreakingStage:
         return isinstance(item, Train) and item.end > fault.step
 
     def _do(self, fault: Fault) -> None:
+        if fault.signal:
+            os.kill(int(self.programme.told("driver")), signal.Signals[fault.signal])
+            return
         act = self._acts()[fault.kind]
         if fault.delay:
             threading.Timer(fault.delay, act).start()
@@ -107,6 +117,8 @@ class BreakingStage:
             ),
             "two at once": lambda: _kill(int(told(f"stage-{(self.spec.index + 1) % self.spec.stages}")), here),
             "stop": lambda: os.kill(here, signal.SIGSTOP),
+            "GCS stopped": lambda: _stop(_gcs_of(int(told("driver")))),
+            "GCS stopped, a stage killed": lambda: (_stop(_gcs_of(int(told("driver")))), _kill(here)),
             **dict.fromkeys(("raylet", "raylet, no room", "only raylet"), lambda: _kill_ray(raylet)),
             "driver's raylet": lambda: _kill_ray(int(told("attached"))),
             "head": lambda: _kill_ray(int(told("gcs")), int(told("attached"))),
@@ -152,6 +164,18 @@ class BreakingStage:
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             if disk := self.programme.told("disk"):
                 (Path(disk) / "filler").unlink()
+
+
+def _gcs_of(driver: int) -> int:
+    """The GCS of the cluster that a driver has started."""
+    children = [
+        int(each) for path in Path(f"/proc/{driver}/task").glob("*/children") for each in path.read_text().split()
+    ]
+    return next(each for each in children if "gcs_server" in Path(f"/proc/{each}/cmdline").read_text())
+
+
+def _stop(process: int) -> None:
+    os.kill(process, signal.SIGSTOP)
 
 
 def _kill(*processes: int) -> None:

@@ -474,3 +474,26 @@ def test_what_training_takes_predict_takes(dtype: str, scale: float, tmp_path: P
         right = network(torch.from_numpy(train.images(np.arange(len(train)))))
     found = ffpipe.predict(run.run_dir, [tmp_path / "all.npy"])[: len(train)]
     torch.testing.assert_close(torch.tensor([each.scores for each in found]), right)
+
+
+def test_goodness_is_left_out_of_the_tests_where_no_block_counts(tmp_path: Path) -> None:
+    """Which changes neither weights nor the other read-out."""
+
+    def trained(goodness_from: int) -> ffpipe.Result:
+        fields = {"training.dims": [64, 20, 10], "training.epochs": 1, "execution.engine": "local"}
+        fields |= {"training.goodness_from": goodness_from, "execution.run_dir": str(tmp_path / str(goodness_from))}
+        return ffpipe.train(ffpipe.override(ffpipe.recipe("digits"), fields))
+
+    both, softmax = trained(1), trained(2)
+    assert softmax.weights_sha256 == both.weights_sha256
+    assert list(softmax.test_errors.items()) == [("softmax", both.test_error_softmax)]
+    told: list[tuple[int, int]] = []
+    errors = ffpipe.evaluate(softmax.run_dir, progress=lambda *each: told.append(each))
+    assert errors == (300, None, both.test_error_softmax, {})
+    assert told[-1] == (300, 300)
+    assert Saved.of(softmax.run_dir).network.rows_of_example == 1
+    with pytest.raises(ffpipe.UserError, match="leaves goodness out: give readout 'softmax'"):
+        ffpipe.load(softmax.run_dir, readout="goodness")
+    fields = {"training.dims": [64, 20, 10], "training.head": False, "training.negatives": "random"}
+    with pytest.raises(ffpipe.UserError, match=r"training\.goodness_from is 2, .* give 0 to 1"):
+        ffpipe.override(ffpipe.recipe("digits"), {**fields, "training.goodness_from": 2})

@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -45,6 +46,8 @@ SHORT = {
     "memory-budget": "execution.memory_budget",
     "model": "training.model",
 }
+# Between lines that say how far a test is.
+PROGRESS_SECONDS = 10.0
 # Fields whose values may have commas in them.
 FILES = ("train", "test")
 DATA = "training.data."
@@ -337,10 +340,21 @@ def interrupts() -> Iterator[Interrupt]:
 def _evaluate(options: argparse.Namespace) -> None:
     from ffpipe.runs.inference import evaluate
 
-    errors = evaluate(options.run, options.split, options.data_dir, changes=_changes(options), **_consent(options))
+    said = time.monotonic()
+
+    def progress(tested: int, examples: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= PROGRESS_SECONDS:
+            said = time.monotonic()
+            print(f"tested {tested:,} of {examples:,} examples", file=sys.stderr, flush=True)
+
+    changes = _changes(options)
+    errors = evaluate(
+        options.run, options.split, options.data_dir, changes=changes, progress=progress, **_consent(options)
+    )
     by = {"goodness": errors.goodness, "softmax": errors.softmax, **errors.others}
-    said = ", ".join(f"{error:.2%} by {readout}" for readout, error in by.items() if error is not None)
-    print(f"{options.split} error: {said} ({errors.examples:,} examples)")
+    shares = ", ".join(f"{error:.2%} by {readout}" for readout, error in by.items() if error is not None)
+    print(f"{options.split} error: {shares} ({errors.examples:,} examples)")
 
 
 def _predict(options: argparse.Namespace) -> int:

@@ -71,7 +71,7 @@ def run(config: Config, options: argparse.Namespace, consent: dict[str, Any]) ->
     console.print(_table_of_outlooks(job, rows, link))
     for line in (*without, *_left_out(job.config, cores, flops is None)):
         print(line)
-    print(f"from {origin}, {_words(ground, link)}; evaluations and snapshots are not counted")
+    print(f"from {origin}, {_words(ground, link)}; time is with {_tests(job)}, snapshots are not counted")
 
 
 def _refuse(config: Config, options: argparse.Namespace) -> None:
@@ -168,13 +168,26 @@ def _lines(job: Job, estimate: Estimate) -> list[str]:
 
 def _time(job: Job, costs: Costs) -> str:
     """The time of training in one process, where one layer is worked after the other."""
+    from ffpipe.planning.forecast import evaluation_seconds
+
     step = sum(costs.layers) + costs.head
     rate = job.config.training.batch_size / step
-    return f"{say_seconds(job.steps * step)} for {job.steps:,} steps ({rate:,.0f} examples/s), evaluations not counted"
+    trained = f"{say_seconds(job.steps * step)} for {job.steps:,} steps ({rate:,.0f} examples/s)"
+    return f"{trained}, and {say_seconds(evaluation_seconds(job, step))} for {_tests(job)}"
+
+
+def _tests(job: Job) -> str:
+    """The evaluations of a run, in words."""
+    from ffpipe.planning.forecast import evaluated_examples
+
+    passes = job.network.rows_of_example
+    return f"tests of {evaluated_examples(job):,} examples, {passes:,} forward pass{'es' if passes > 1 else ''} each"
 
 
 def _table_of_outlooks(job: Job, rows: Sequence[tuple[Outlook, Estimate]], link: float | None) -> Table:
     """A row for each number of stages. link: bytes a second, where stages are on several hosts."""
+    from ffpipe.planning.forecast import evaluation_seconds
+
     table = Table("stages", "layers of each", "chunk", "window", "examples/s", "speed-up", "efficiency", "time")
     for name in ("largest stage", *(["out of a host"] if link else []), "bottleneck"):
         table.add_column(name)
@@ -183,7 +196,8 @@ def _table_of_outlooks(job: Job, rows: Sequence[tuple[Outlook, Estimate]], link:
         rate = job.config.training.batch_size / outlook.steady_seconds
         times = outlook.one_stage_seconds / outlook.steady_seconds
         cells = [str(len(outlook.layout.stages)), _cut(outlook.layout), str(plan.chunk), str(outlook.layout.window)]
-        cells += [f"{rate:,.0f}", f"{times:.2f}", f"{outlook.efficiency:.3f}", say_seconds(outlook.seconds)]
+        seconds = outlook.seconds + evaluation_seconds(job, outlook.step_seconds)
+        cells += [f"{rate:,.0f}", f"{times:.2f}", f"{outlook.efficiency:.3f}", say_seconds(seconds)]
         cells += [say_size(estimate.largest)]
         cells += [f"{say_rate(outlook.link_rate)} ({outlook.link_rate / link:.0%})"] if link else []
         table.add_row(*cells, outlook.bottleneck)

@@ -35,7 +35,8 @@ def check(config: Config) -> None:
         ("goodness_from", training.goodness_from, training.labelled or training.readout == "sum"),
     )
     for name, start, used in readouts:
-        if layers is not None and used and start >= layers:
+        softmax_alone = name == "goodness_from" and start == layers and training.head and training.labelled
+        if layers is not None and used and start >= layers and not softmax_alone:
             raise UserError(
                 f"training.{name} is {start}, but training.{'blocks' if training.blocks else 'dims'} gives {layers} "
                 f"layer(s), counted from 0: give 0 to {layers - 1}"

@@ -336,7 +336,11 @@ class Training:
     )
     goodness_from: Annotated[
         int,
-        Meta(ge=0, description="first block whose goodness or logits count in their sum; 1 leaves the first out"),
+        Meta(
+            ge=0,
+            description="first block whose goodness or logits count in their sum; 1 leaves the first out; as many as "
+            "there are blocks of dims or [[training.blocks]]: tests leave goodness out, which takes a pass a class",
+        ),
     ] = 1
     data: Data = field(default_factory=Data)
 
@@ -349,6 +353,11 @@ class Training:
     def labelled(self) -> bool:
         """Whether rows carry a label, so that goodness can be read under each."""
         return self.contrasts and self.labels != "none"
+
+    @property
+    def reads_goodness(self) -> bool:
+        """Whether tests read goodness under each label, which takes as many passes as there are classes."""
+        return self.labelled and (self.depth is None or self.goodness_from < self.depth)
 
     @property
     def updates(self) -> int:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ffpipe.config.schema import Config, Data
+from ffpipe.data.remote import fetched, to_terminal
 from ffpipe.system.errors import UserError, reason
-from ffpipe.system.files import expanded, size_of
+from ffpipe.system.files import expanded, scheme_of, size_of
 
 # Endings of a file, the longest first where one is another's.
 _ENDINGS = {
@@ -45,8 +46,17 @@ class Found:
     test: tuple[str, ...] = ()
 
 
-def discover(names: Sequence[str]) -> Found:
-    """Work out what these files, folder or pattern are. Raises UserError where nothing is known of them."""
+def discover(names: Sequence[str], progress: Callable[[str], None] = to_terminal) -> Found:
+    """Work out what these files, folder or pattern are; of URIs, all are of the training part.
+
+    progress: takes lines of text while something is fetched. Raises UserError where nothing is known of them.
+    """
+    if any(map(scheme_of, names)):
+        here = fetched(names, "--data", progress)
+        kinds = {kind_of(Path(name)) for name in here}
+        if len(kinds) != 1:
+            raise UserError(f"--data names files of several formats: {', '.join(sorted(kinds))}; give those of one")
+        return Found(kinds.pop(), tuple(names))
     paths = matching(names, "--data")
     if len(paths) == 1 and paths[0].is_dir():
         return _folder(paths[0])

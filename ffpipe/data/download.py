@@ -87,7 +87,7 @@ def _download(url: str, part: Path, remote: Remote, patience: Patience, progress
     """Make `part` the right file. Where that fails, what is left of it may be continued."""
     start = part.stat().st_size if part.exists() else 0
     progress(f"{'continuing' if start else 'downloading'} {url}")
-    _receive(url, start, part, remote, patience, progress)
+    receive(url, start, part, remote, patience, progress)
     if flaw := _flaw(part, remote):
         part.unlink(missing_ok=True)
         if not start:
@@ -96,7 +96,7 @@ def _download(url: str, part: Path, remote: Remote, patience: Patience, progress
         _download(url, part, remote, patience, progress)
 
 
-def _receive(
+def receive(
     url: str, start: int, part: Path, remote: Remote, patience: Patience, progress: Callable[[str], None]
 ) -> None:
     """Append to `part`, of `start` bytes, what the mirror has beyond them; from one that cannot continue, begin anew.

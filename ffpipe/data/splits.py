@@ -6,7 +6,6 @@ It must not know a file format; whatever is wrong with a request is said here or
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +20,7 @@ from ffpipe.data import cache, cifar10, columns, digits, folder, idx, mnist, npz
 from ffpipe.data.arrow import Stored
 from ffpipe.data.discover import table_files
 from ffpipe.data.examples import Examples
+from ffpipe.data.remote import fetched, to_terminal
 from ffpipe.data.scale import Given
 from ffpipe.data.source import Contents, Part
 from ffpipe.system import rng
@@ -107,20 +107,16 @@ class Splits:
         return self.train.stored.meaning.classes.names[: self.classes]
 
 
-def _to_terminal(line: str) -> None:
-    """Say it to a person who waits; a log keeps stderr for what went wrong."""
-    if sys.stderr.isatty():
-        print(line, file=sys.stderr, flush=True)
-
-
-def load_splits(data: Data, data_dir: str = "", *, progress: Callable[[str], None] = _to_terminal) -> Splits:
+def load_splits(data: Data, data_dir: str = "", *, progress: Callable[[str], None] = to_terminal) -> Splits:
     """Find, convert where needed, and split.
 
     data_dir: folder with local copies of known sets; empty: $FFPIPE_DATA. progress: takes a line of text now and
     then while something is downloaded. The same request on the same files gives the same splits in every process.
     Raises UserError: one line saying what is wrong, where, and what was expected.
     """
-    train_part, test_part = _parts(data, data_dir, progress)
+    train = fetched(data.train, "training.data.train", progress)
+    test = fetched(data.test, "training.data.test", progress)
+    train_part, test_part = _parts(replace(data, train=train, test=test), data_dir, progress)
     if test_part is None and not data.test_count:
         raise UserError(
             f"training.data.source {data.source!r} has no test part here: set training.data.test_count to the number "

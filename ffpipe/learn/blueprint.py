@@ -96,7 +96,7 @@ class Blueprint:
         """Rows that an evaluation makes of one example: it is read under every label, and by the read-out."""
         if not self.training.contrasts:
             return 1
-        return self.takes.classes * self.training.labelled + self.has_head
+        return self.takes.classes * self.training.reads_goodness + self.has_head
 
     @property
     def kept(self) -> dict[str, int]:

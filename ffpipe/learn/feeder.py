@@ -89,7 +89,7 @@ class ForwardForwardFeeder(Feeder):
         """Each image under every label, then for a read-out under the neutral one; without labels, as it is."""
         rows, training = np.arange(first, first + count), self._training
         images = self._shaped(self._images.plain(split, rows))
-        kinds = [self._code.every_label] * training.labelled + [self._code.neutral] * training.head
+        kinds = [self._code.every_label] * training.reads_goodness + [self._code.neutral] * training.head
         made = torch.cat([kind(images) for kind in kinds])  # the parts are gone before the squares are made
         normalize_rows_(made, training.normalization)
         return made.view(len(made), *self.inputs.shape), torch.from_numpy(split.labels(rows))

@@ -33,7 +33,7 @@ def readouts_of(blueprint: Blueprint) -> tuple[str, ...]:
     training = blueprint.training
     softmax = (SOFTMAX,) if blueprint.has_head else ()
     if training.contrasts:
-        return (*softmax, *((GOODNESS,) if training.labelled else ()))
+        return (*softmax, *((GOODNESS,) if training.reads_goodness else ()))
     if training.goodness_from >= len(blueprint):  # no block counts in the sum
         return (LAST, *softmax)
     return (*((LAST, SUM) if training.readout == "last" else (SUM, LAST)), *softmax)

@@ -81,7 +81,7 @@ def refuse_read_outs(training: Training, outlines: Sequence[Outline], taps: rang
     starts = [("head_from", training.head_from)] if training.head and training.method != "backprop" else []
     starts += [("goodness_from", training.goodness_from)] if training.labelled or training.readout == "sum" else []
     for name, start in starts:
-        if start >= blocks:
+        if start >= blocks and not (name == "goodness_from" and training.labelled and not training.reads_goodness):
             raise UserError(
                 f"training.{name} is {start}, but there are {blocks} block(s), counted from 0: give 0 to {blocks - 1}"
             )

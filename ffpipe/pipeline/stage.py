@@ -90,7 +90,8 @@ class Stage:
 
     def report(self) -> StageReport:
         """What happened since the last call."""
-        report, self._report = self._report, StageReport(self.spec.index, tuple(self.spec.layers))
+        report = self._report
+        self._report = StageReport(report.stage, report.layers, testing=report.testing, tested=report.tested)
         for meter in (*self._meters, self._head_meter):
             report.rows += meter.drain()
         report.step = self.step
@@ -164,7 +165,7 @@ class Stage:
 
     def _evaluate(self, item: Evaluate, passage: Passage) -> None:
         training, said = self.spec.training, passage.said
-        labelled = item.count * self.spec.network.takes.classes if training.labelled else 0
+        labelled = item.count * self.spec.network.takes.classes if training.reads_goodness else 0
         for block in self.blocks:
             block.eval()
             x, out = passage.x, self._output(block, passage.x)
@@ -174,7 +175,9 @@ class Stage:
         if self.spec.is_last:
             logits = None if self.head is None else self.head.logits([passage.taps[i][0] for i in self.head.layers])
             self._tally.add(item.count, said, logits, training)
+            self._report.testing, self._report.tested = item.split, item.first + item.count
             if item.last:
+                self._report.testing = ""
                 self._report.evaluations.append(self._tally.close(item.step, item.split))
                 self._tally = Tally()
 

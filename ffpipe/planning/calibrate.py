@@ -21,6 +21,8 @@ from ffpipe.learn.workspace import Workspace
 
 T = TypeVar("T")
 STEPS = 3
+# Of a block that takes as long, fewer steps are timed: a stage has to answer before a run begins.
+ENOUGH_SECONDS = 3.0
 # Costs of larger minibatches are in proportion; to measure them in full could take minutes.
 LARGEST_BATCH = 512
 
@@ -126,4 +128,6 @@ def _median_seconds(step: Callable[[], object], device: torch.device) -> float:
         step()
         wait(device)
         times.append(time.perf_counter() - started)
+        if len(times) > 1 and sum(times) > ENOUGH_SECONDS:
+            break
     return statistics.median(times[1:])

@@ -99,6 +99,21 @@ def costs_at(flops: float, network: Blueprint) -> Costs:
     return Costs(layers, 4.0 * network.training.batch_size * seen * network.takes.classes / flops)
 
 
+def evaluated_examples(job: Job) -> int:
+    """Count the examples of all evaluations of a run, each as often as it is evaluated."""
+    validations = 1 + (job.config.training.epochs - 1) // (job.config.execution.evaluate_every or math.inf)
+    return int(validations) * len(job.splits.validation) + len(job.splits.test)
+
+
+def evaluation_seconds(job: Job, step_seconds: float) -> float:
+    """Work out seconds of all evaluations, which pass forward alone. step_seconds: of a minibatch, in training."""
+    layout, minibatches = job.network.layout, evaluated_examples(job) / job.config.training.batch_size
+    # Products of a layer's weights: with what it learns from, forward and gradient, and with what only passes; by
+    # autograd a gradient of its input too.
+    products = (layout.rows + layout.learning_rows) / layout.batch if job.network.is_closed_form else 3.0
+    return minibatches * job.network.rows_of_example * step_seconds / products
+
+
 def forecast(job: Job, stages: int, ground: Ground) -> Outlook:
     """Cut the job into so many stages and simulate its first items. Raises UserError where it cannot be cut so."""
     job = replace(job, config=replace(job.config, execution=replace(job.config.execution, stages=stages)))

@@ -286,7 +286,7 @@ def _loads(spec: StageSpec) -> list[_Load]:
     examples, classes = evaluated(network), network.takes.classes
     seen = training.batch_size if network.has_head else 0
     labels = training.batch_size if network.has_head or not training.contrasts else 0
-    scores = classes * (training.labelled or (not training.contrasts and not network.labels.shape))
+    scores = classes * (training.reads_goodness or (not training.contrasts and not network.labels.shape))
     train = _Load(network.layout.rows, seen, labels, 0)
     evaluate = _Load(examples * network.rows_of_example, examples * network.has_head, examples, examples * scores)
     return [train, evaluate]

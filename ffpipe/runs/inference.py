@@ -94,13 +94,14 @@ def evaluate(
     model: Given | None = None,
     allow_code: Iterable[str] = (),
     changes: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] = lambda tested, examples: None,
 ) -> Errors:
     """All errors of a run on its "test", "validation" or "train" split.
 
     data_dir: folder with local copies of the data; empty: that of the run, else $FFPIPE_DATA. model, allow_code,
-    changes: as for `load`, and where the data are (`training.data.train`, `.test`). Raises UserError where the folder
-    is no run, has no whole snapshot or a damaged one, and where the split is unknown, empty or of other data than the
-    run's.
+    changes: as for `load`, and where the data are (`training.data.train`, `.test`). progress: takes how many
+    examples are tested, of how many. Raises UserError where the folder is no run, has no whole snapshot or a damaged
+    one, and where the split is unknown, empty or of other data than the run's.
     """
     saved = Saved.of(run, None, model, allow_code, changes)
     network, config = _opened(saved), places.followed(saved.config, saved.run, saved.past.place)
@@ -135,6 +136,7 @@ def evaluate(
                 del wrong[readout]
                 continue
             wrong[readout] += float(missed.double().flatten(1).mean(1).sum() if tokens else missed.sum())
+        progress(int(rows[-1]) + 1, len(examples))
     shares = {readout: count / len(examples) for readout, count in wrong.items()}
     return Errors(len(examples), shares.pop("goodness", None), shares.pop("softmax", None), shares)
 

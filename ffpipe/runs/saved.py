@@ -69,7 +69,8 @@ class Saved:
             if readout == "softmax":
                 raise UserError(f"run {run} trained no softmax head: give readout {known[0]!r}")
             if readout == "goodness" and training.contrasts:
-                raise UserError(f"run {run} was trained without labels in its rows: give readout 'softmax'")
+                why = "leaves goodness out" if training.labelled else "was trained without labels in its rows"
+                raise UserError(f"run {run} {why}: give readout 'softmax'")
             raise UserError(f"readout is {readout!r}: give {' or '.join(map(repr, known))}")
         return Saved(config, store, snapshot, manifest, network, readout or known[0], folder.path, past)
 

@@ -55,7 +55,8 @@ class Progress:
     def __init__(self, job: Job, layout: Layout) -> None:
         self.job = job
         self.rows: dict[int, LayerRow] = {}
-        self.step = 0
+        self.step = self.tested = 0
+        self.testing = ""
         self.go_on(layout)
 
     def go_on(self, layout: Layout) -> None:
@@ -69,8 +70,15 @@ class Progress:
         for row in report.rows:
             self.rows[row.layer] = row
         if report.stage == len(self.layers) - 1:
-            self.step = report.step
-            self._marks = [*self._marks[-20:], (report.seconds, report.step)]
+            if report.testing != self.testing:  # the rate of other work
+                self._marks = []
+            self.step, self.testing, self.tested = report.step, report.testing, report.tested
+            self._marks = [*self._marks[-20:], (report.seconds, self.examples)]
+
+    @property
+    def examples(self) -> int:
+        """Number of examples that are through, of the training or of the test at hand."""
+        return self.tested if self.testing else self.step * self.job.config.training.batch_size
 
     @property
     def epoch(self) -> int:
@@ -83,15 +91,18 @@ class Progress:
         if len(self._marks) < 2 or self._marks[-1][0] <= self._marks[0][0]:
             return 0.0
         (begun, first), (ended, last) = self._marks[0], self._marks[-1]
-        return (last - first) * self.job.config.training.batch_size / (ended - begun)
+        return (last - first) / (ended - begun)
 
     def headline(self) -> str:
         training, rate = self.job.config.training, self.examples_per_second
-        left = f"{(self.job.steps - self.step) * training.batch_size / rate:.0f} s" if rate else "-"
-        return (
-            f"epoch {self.epoch}/{training.epochs}  step {self.step:,}/{self.job.steps:,}  "
-            f"{rate:,.0f} examples/s  {left} left"
-        )
+        there = self.job.steps * training.batch_size
+        work = f"step {self.step:,}/{self.job.steps:,}"
+        if self.testing:
+            there = len({"validation": self.job.splits.validation, "test": self.job.splits.test}[self.testing])
+            work += f"  tests: {self.tested:,}/{there:,} {self.testing} examples"
+        left = f"{(there - self.examples) / rate:.0f} s" if rate else "-"
+        speed = f"{rate:,.0f}" if rate >= 10 or not rate else f"{rate:.2g}"
+        return f"epoch {self.epoch}/{training.epochs}  {work}  {speed} examples/s  {left} left"
 
     def figures(self) -> str:
         """Loss and errors of each block, in a line."""

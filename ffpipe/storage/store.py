@@ -1,4 +1,4 @@
-"""A folder of files, on this machine or in one of the stores that pyarrow.fs reaches (SCHEMES).
+"""A folder of files, on this machine or in a store (places.py).
 
 Files are written whole or not at all and read up to a bound. What is in them it does not know. Whatever a store fails
 with is an OSError here, and none is waited for without a deadline.
@@ -9,20 +9,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-import pyarrow as pa
 from pyarrow import fs
 
 from ffpipe.config.schema import Config
-from ffpipe.system.deadline import within
 from ffpipe.system.errors import Unreachable, UserError, reason
 from ffpipe.system.files import expanded, replacing, scheme_of
+from ffpipe.system.places import Place
 
 T = TypeVar("T")
 
@@ -33,24 +31,6 @@ LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, e
 # What a file is written from, one after the other.
 Pieces = Iterable[bytes | memoryview]
 
-# Kinds of place, by the beginning of their URIs, and what messages call those that can refuse access.
-SCHEMES = {
-    "file": "the host",
-    "s3": "S3",
-    "gs": "Google Cloud Storage",
-    "gcs": "Google Cloud Storage",
-    "hdfs": "HDFS",
-}
-# Seconds that a store may be silent, beside those that its bytes take at the slowest rate.
-SILENT_SECONDS = 30.0
-SLOWEST_BYTES_PER_SECOND = 1 << 20
-# Google's own policy is to try for a quarter of an hour.
-RETRY_SECONDS = 10
-REFUSED = re.compile(
-    "ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|[Ss]tatus:? 40[13]|PERMISSION_DENIED|UNAUTHENTICATED|"
-    "AccessControlException"
-)
-
 
 class Store:
     """root: a path, or a URI of one of SCHEMES. Plain data: it can be sent to any process.
@@ -59,15 +39,12 @@ class Store:
     """
 
     def __init__(self, root: str) -> None:
-        self._scheme = scheme_of(root)
-        self.root = root if self._scheme else str(Path(root).absolute())
-        self._files, self._base = fs.LocalFileSystem(), self.root
-        self.is_local = self._scheme in ("", "file")
-        if self._scheme:
-            try:
-                self._files, self._base = self._ask(partial(_from_uri, root, self._scheme))
-            except (OSError, ImportError, ValueError) as error:
-                raise UserError(f"{root} is no place for checkpoints: {reason(error)}") from None
+        self.root = root if scheme_of(root) else str(Path(root).absolute())
+        try:
+            self._at = Place(self.root)
+        except (OSError, ImportError, ValueError) as error:
+            raise UserError(f"{root} is no place for checkpoints: {reason(error)}") from None
+        self._files, self._base, self.is_local = self._at.files, self._at.path, self._at.is_local
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         return Store, (self.root,)
@@ -89,18 +66,18 @@ class Store:
         path = self._path(name)
         if self.is_local and "/" in name and Path(path).parent.is_symlink():  # which leads out of a run that was sent
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(Path(path).parent))
-        self._ask(lambda: self._files.create_dir(str(PurePosixPath(path).parent), recursive=True))
+        self._at.ask(lambda: self._files.create_dir(str(PurePosixPath(path).parent), recursive=True))
         if self.is_local:
             # A stage that was given up for dead may still write the same file from its own process.
             with replacing(Path(path), f".{os.getpid()}") as file:
                 for piece in pieces:
                     file.write(piece)
             return
-        written, stream = 0, self._ask(lambda: self._files.open_output_stream(path))
+        written, stream = 0, self._at.ask(lambda: self._files.open_output_stream(path))
         for piece in pieces:
             written += len(piece)
-            self._ask(partial(stream.write, piece), len(piece))
-        self._ask(stream.close, written)
+            self._at.ask(partial(stream.write, piece), len(piece))
+        self._at.ask(stream.close, written)
 
     def read(self, name: str, most: int) -> bytes:
         """The bytes of a file. Raises OSError where it is absent, not a regular file, or of more than `most` bytes, and
@@ -110,7 +87,7 @@ class Store:
             info = self._info(name)
             # Asked before it is opened: a named pipe would make us wait, and `read` allocates all that it is asked for.
             if info.type == fs.FileType.File and info.size <= most:
-                return self._ask(lambda: self._content(name, info.size), info.size)
+                return self._at.ask(lambda: self._content(name, info.size), info.size)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -126,7 +103,7 @@ class Store:
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders in the root that begin so, in order. Raises OSError where the root is no folder."""
-        found = self._ask(lambda: self._files.get_file_info(fs.FileSelector(self._base, allow_not_found=True)))
+        found = self._at.ask(lambda: self._files.get_file_info(fs.FileSelector(self._base, allow_not_found=True)))
         folders = [i for i in found if i.type == fs.FileType.Directory and i.base_name.startswith(prefix)]
         # Old folders are removed, but not what a link points to.
         return sorted(i.base_name for i in folders if not (self.is_local and os.path.islink(i.path)))
@@ -134,12 +111,12 @@ class Store:
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         if self.exists(name):
-            self._ask(lambda: self._files.delete_file(self._path(name)))
+            self._at.ask(lambda: self._files.delete_file(self._path(name)))
 
     def remove_folder(self, name: str) -> None:
         """Remove a folder and all in it, if it is there."""
         if self._info(name).type == fs.FileType.Directory:
-            self._ask(lambda: self._files.delete_dir(self._path(name)))
+            self._at.ask(lambda: self._files.delete_dir(self._path(name)))
 
     def remove_empty(self) -> None:
         """Remove the root if it is a folder with nothing in it."""
@@ -157,36 +134,12 @@ class Store:
         return f"{self._base}/{name}"
 
     def _info(self, name: str) -> fs.FileInfo:
-        return self._ask(lambda: self._files.get_file_info(self._path(name)))
+        return self._at.ask(lambda: self._files.get_file_info(self._path(name)))
 
     def _content(self, name: str, size: int) -> bytes:
         with self._files.open_input_stream(self._path(name)) as stream:
             data: bytes = stream.read(size)
             return data
-
-    def _ask(self, work: Callable[[], T], size: int = 0) -> T:
-        """Do something with the store that moves `size` bytes. Raises OSError, whatever the store failed with."""
-        try:
-            return work() if self.is_local else within(SILENT_SECONDS + size / SLOWEST_BYTES_PER_SECOND, work)
-        except (pa.ArrowException, OSError) as error:
-            if not self.is_local and REFUSED.search(str(error)):
-                why = f"access was refused by {SCHEMES[self._scheme]} ({reason(error)})"
-                raise PermissionError(errno.EACCES, why) from None
-            if isinstance(error, OSError):
-                raise
-            raise OSError(reason(error)) from None
-
-
-def _from_uri(uri: str, scheme: str) -> tuple[fs.FileSystem, str]:
-    """Open the file system of a URI; returns it and the path there. Raises what pyarrow raises, or ValueError."""
-    if scheme not in SCHEMES or "://" not in uri:
-        raise ValueError("give a folder, or a URI that begins with s3://, gs://, hdfs:// or file://")
-    if scheme in ("gs", "gcs") and "retry_limit_seconds=" not in uri:
-        uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={RETRY_SECONDS}"
-    files, base = fs.FileSystem.from_uri(uri)
-    if not base.strip("/"):
-        raise ValueError("it names no folder")
-    return files, base
 
 
 def whole_place(given: str) -> str:

@@ -112,11 +112,16 @@ class FailedFile:
 
 @dataclass
 class StageReport:
-    """What happened in one stage since its last report, and where it stands."""
+    """What happened in one stage since its last report, and where it stands.
+
+    testing: the split that it tests at the moment, of which so many examples are `tested`; empty while it trains.
+    """
 
     stage: int
     layers: tuple[int, ...]
     step: int = 0
+    testing: str = ""
+    tested: int = 0
     began_at: float = 0.0  # when the stage began to run, in seconds since the epoch
     seconds: float = 0.0  # since the stage began to run
     train_began: float = 0.0  # of those, when its first training item began

@@ -11,9 +11,9 @@ import pytest
 
 from ffpipe import override, recipe
 from ffpipe.pipeline.job import Job, make_job
-from ffpipe.pipeline.schedule import Predict, Train
+from ffpipe.pipeline.schedule import Evaluate, Predict, Train
 from ffpipe.planning.calibrate import Costs
-from ffpipe.planning.forecast import Ground, costs_at, forecast, load_of
+from ffpipe.planning.forecast import Ground, costs_at, evaluated_examples, evaluation_seconds, forecast, load_of
 from ffpipe.planning.layout import make_layout
 from ffpipe.planning.simulate import Wires
 
@@ -110,3 +110,25 @@ def test_layers_cost_what_they_do_among_as_many_as_a_host_has_cores_for() -> Non
     assert [ground.costs_among(stages).layers[0] for stages in (1, 2, 4)] == [0.02, 0.04, 0.04]
     assert replace(ground, stages_per_host=1).costs_among(4).layers[0] == 0.02
     assert replace(ground, computes=False).costs_among(4).layers[0] == 0.02
+
+
+@pytest.mark.parametrize(("epochs", "every"), [(1, 0), (5, 0), (5, 1), (5, 2), (6, 3), (7, 9)])
+def test_every_example_of_an_evaluation_is_counted(epochs: int, every: int) -> None:
+    fields = {"training.epochs": epochs, "execution.evaluate_every": every, "execution.engine": "local"}
+    job = make_job(override(recipe("digits"), fields))
+    items = make_layout(job, 1).plan.items()
+    assert evaluated_examples(job) == sum(item.count for item in items if isinstance(item, Evaluate)) > 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "products"),
+    [
+        ({}, 5),  # three roles forward, two with a gradient
+        ({"training.head": False, "training.negatives": "random"}, 4),
+        ({"training.goodness_from": 3}, 5),
+    ],
+)
+def test_evaluations_pass_forward_alone(fields: dict[str, object], products: int) -> None:
+    job = make_job(override(recipe("digits"), {**fields, "execution.engine": "local"}))
+    passes = evaluated_examples(job) * job.network.rows_of_example / job.config.training.batch_size
+    assert evaluation_seconds(job, 1.0) == pytest.approx(passes / products)

@@ -8,12 +8,13 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from rich.console import Console
 
 from ffpipe import override, recipe, train
-from ffpipe.runs.view import ConsoleView, Progress, Terminal
+from ffpipe.runs.view import ConsoleView, Progress, Terminal, View
 from ffpipe.telemetry.report import StageReport
 
 
@@ -55,6 +56,47 @@ def test_a_run_whose_words_are_lost_goes_on(reader: str, tmp_path: Path) -> None
             output.close()
     os.close(writing) if reader == "a full disk" else None
     assert result.summary["status"] == "finished"
+
+
+def test_a_test_says_how_far_it_is() -> None:
+    splits = SimpleNamespace(validation=range(50), test=range(2000))
+    job = SimpleNamespace(steps_per_epoch=14, steps=28, config=recipe("digits"), splits=splits)
+    progress = Progress(job, SimpleNamespace(stages=[SimpleNamespace(layers=range(2))]))  # type: ignore[arg-type]
+    for seconds, step in ((1.0, 14), (2.0, 28)):
+        progress.take(StageReport(0, (0, 1), step=step, seconds=seconds))
+    assert progress.headline().endswith("step 28/28  700 examples/s  0 s left")
+    heads = []
+    for seconds, tested in ((3.0, 10), (4.0, 12), (5.0, 110), (6.0, 1210)):
+        progress.take(StageReport(0, (0, 1), step=28, seconds=seconds, testing="test", tested=tested))
+        heads.append(progress.headline().partition("28/28  tests: ")[2])
+    assert heads == [
+        "10/2,000 test examples  0 examples/s  - left",
+        "12/2,000 test examples  2 examples/s  994 s left",
+        "110/2,000 test examples  50 examples/s  38 s left",
+        "1,210/2,000 test examples  400 examples/s  2 s left",
+    ]
+
+
+def test_stages_report_how_far_their_tests_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tests(View):
+        """Keeps how far the last stage is."""
+
+        seen: ClassVar[list[tuple[str, int]]] = []
+
+        def report(self, report: StageReport) -> None:
+            if report.stage == 1:
+                self.seen.append((report.testing, report.tested))
+
+    monkeypatch.setattr("ffpipe.engines.local.REPORT_SECONDS", 0.0)
+    fields = {"execution.engine": "local", "execution.stages": 2, "execution.chunk": 1, "training.epochs": 1}
+    fields |= {"training.dims": [64, 20, 10], "execution.run_dir": str(tmp_path / "run")}
+    train(override(recipe("digits"), fields), Tests())
+    told = list(dict.fromkeys(Tests.seen))
+    tests = [tested for split, tested in told if split == "test"]
+    assert told[0] == ("", 0)
+    assert told[-1] == ("", 300)
+    assert len(tests) > 3
+    assert tests == sorted(tests)
 
 
 def test_after_a_recovery_it_follows_the_new_stages() -> None:

@@ -1,0 +1,112 @@
+"""Data on a network, by URI: fetched whole to the cache folder, and known again by what their store says of them.
+
+Stores are those of system/places.py, and http and https. This module must not know what is in a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+from urllib.request import Request, urlopen
+
+from pyarrow import fs
+
+from ffpipe.data import cache
+from ffpipe.data.download import Patience, Remote, receive
+from ffpipe.system.errors import UserError, reason
+from ffpipe.system.files import replacing, scheme_of
+from ffpipe.system.places import Place
+
+_WEB = ("http", "https")
+_PIECE = 4 << 20
+
+
+def to_terminal(line: str) -> None:
+    """Say it to a person who waits; a log keeps stderr for what went wrong."""
+    if sys.stderr.isatty():
+        print(line, file=sys.stderr, flush=True)
+
+
+def fetched(
+    names: Sequence[str], field: str, progress: Callable[[str], None], patience: Patience | None = None
+) -> tuple[str, ...]:
+    """Names of files on this machine, in the place of URIs; of a folder in a store, all files in it, in order.
+
+    field: names the setting in messages. progress: takes lines of text. Raises UserError: no such file, a store that
+    does not answer or refuses.
+    """
+    here: list[str] = []
+    for name in names:
+        scheme = scheme_of(name)
+        if not scheme:
+            here.append(name)
+            continue
+        try:
+            if scheme in _WEB:
+                here.append(str(_from_web(name, patience or Patience(), progress)))
+            else:
+                here += [str(path) for path in _from_store(name, progress)]
+        except (OSError, HTTPException, ImportError, ValueError) as error:
+            raise UserError(f"{field}: {name} cannot be fetched: {reason(error)}") from None
+    return tuple(here)
+
+
+def _from_web(url: str, patience: Patience, progress: Callable[[str], None]) -> Path:
+    """Download a file unless its server says that it is what is there already."""
+    asked = Request(url, headers={"User-Agent": "ffpipe"}, method="HEAD")
+    with urlopen(asked, timeout=patience.timeout) as response:  # the scheme was looked at
+        size = int(response.headers.get("Content-Length") or 0)
+        version = (url, size, response.headers.get("ETag"), response.headers.get("Last-Modified"))
+    target = _place(version, unquote(urlsplit(url).path))
+    if target.exists() and version[2:] != (None, None):
+        return target
+    part = target.with_name(f"{target.name}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    progress(f"downloading {url}")
+    receive(url, part.stat().st_size if part.exists() else 0, part, Remote(target.name, "", size), patience, progress)
+    if size and part.stat().st_size != size:
+        part.unlink()
+        raise OSError(f"it has other than the {size:,} bytes that its server spoke of")
+    part.replace(target)
+    return target
+
+
+def _from_store(uri: str, progress: Callable[[str], None]) -> list[Path]:
+    place = Place(uri)
+    info = place.ask(lambda: place.files.get_file_info(place.path))
+    if info.type == fs.FileType.NotFound:
+        raise FileNotFoundError("there is no such file")
+    found = [info]
+    if info.type == fs.FileType.Directory:
+        selector = fs.FileSelector(place.path, recursive=True)
+        inside = place.ask(lambda: place.files.get_file_info(selector))
+        found = sorted((each for each in inside if each.type == fs.FileType.File), key=lambda each: str(each.path))
+    return [_copied(place, each, uri, progress) for each in found]
+
+
+def _copied(place: Place, info: fs.FileInfo, uri: str, progress: Callable[[str], None]) -> Path:
+    """Copy one file unless it is here already, piece by piece with a deadline for each."""
+    target = _place((uri, info.path, info.size, info.mtime_ns), info.path)
+    if target.exists():
+        return target
+    progress(f"fetching {info.path}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stream = place.ask(lambda: place.files.open_input_stream(info.path))
+    with replacing(target, ".part") as file:
+        while piece := place.ask(partial(stream.read, _PIECE), _PIECE):
+            file.write(piece)
+    with suppress(OSError):
+        place.ask(stream.close)
+    return target
+
+
+def _place(version: tuple[object, ...], path: str) -> Path:
+    """Where this version of a file lies in the cache folder; its name tells its format."""
+    key = hashlib.sha256(repr(version).encode("utf-8", "replace")).hexdigest()[:32]
+    return cache.folder() / "downloads" / "remote" / key / (PurePosixPath(path).name or "data")

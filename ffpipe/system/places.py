@@ -1,0 +1,78 @@
+"""A file or a folder on this machine, or in one of the stores that pyarrow.fs reaches.
+
+Whatever a store fails with is an OSError here, and none is waited for without a deadline.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import pyarrow as pa
+from pyarrow import fs
+
+from ffpipe.system.deadline import within
+from ffpipe.system.errors import reason
+from ffpipe.system.files import scheme_of
+
+T = TypeVar("T")
+
+# Kinds of place, by the beginning of their URIs, and what messages call those that can refuse access.
+SCHEMES = {
+    "file": "the host",
+    "s3": "S3",
+    "gs": "Google Cloud Storage",
+    "gcs": "Google Cloud Storage",
+    "hdfs": "HDFS",
+}
+# Seconds that a store may be silent, beside those that its bytes take at the slowest rate.
+SILENT_SECONDS = 30.0
+SLOWEST_BYTES_PER_SECOND = 1 << 20
+# Google's own policy is to try for a quarter of an hour.
+RETRY_SECONDS = 10
+REFUSED = re.compile(
+    "ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|[Ss]tatus:? 40[13]|PERMISSION_DENIED|UNAUTHENTICATED|"
+    "AccessControlException"
+)
+
+
+class Place:
+    """files: the file system. path: of the file or folder there. is_local: on this machine.
+
+    Raises OSError, ImportError or ValueError where a URI is of no known kind, or lacks what its kind needs.
+    """
+
+    def __init__(self, name: str) -> None:
+        """name: a whole path, or a URI of one of SCHEMES."""
+        self.scheme = scheme_of(name)
+        self.files, self.path = fs.LocalFileSystem(), name
+        self.is_local = self.scheme in ("", "file")
+        if self.scheme:
+            self.files, self.path = self.ask(partial(_from_uri, name, self.scheme))
+
+    def ask(self, work: Callable[[], T], size: int = 0) -> T:
+        """Do something with the store that moves `size` bytes. Raises OSError, whatever the store failed with."""
+        try:
+            return work() if self.is_local else within(SILENT_SECONDS + size / SLOWEST_BYTES_PER_SECOND, work)
+        except (pa.ArrowException, OSError) as error:
+            if not self.is_local and REFUSED.search(str(error)):
+                why = f"access was refused by {SCHEMES[self.scheme]} ({reason(error)})"
+                raise PermissionError(errno.EACCES, why) from None
+            if isinstance(error, OSError):
+                raise
+            raise OSError(reason(error)) from None
+
+
+def _from_uri(uri: str, scheme: str) -> tuple[fs.FileSystem, str]:
+    """Open the file system of a URI; returns it and the path there. Raises what pyarrow raises, or ValueError."""
+    if scheme not in SCHEMES or "://" not in uri:
+        raise ValueError("give a folder, or a URI that begins with s3://, gs://, hdfs:// or file://")
+    if scheme in ("gs", "gcs") and "retry_limit_seconds=" not in uri:
+        uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={RETRY_SECONDS}"
+    files, base = fs.FileSystem.from_uri(uri)
+    if not base.strip("/"):
+        raise ValueError("it names no folder")
+    return files, base
