@@ -117,8 +117,8 @@ class BreakingStage:
             ),
             "two at once": lambda: _kill(int(told(f"stage-{(self.spec.index + 1) % self.spec.stages}")), here),
             "stop": lambda: os.kill(here, signal.SIGSTOP),
-            "GCS stopped": lambda: _stop(_gcs_of(int(told("driver")))),
-            "GCS stopped, a stage killed": lambda: (_stop(_gcs_of(int(told("driver")))), _kill(here)),
+            "GCS stopped": lambda: os.kill(_gcs_of(int(told("driver"))), signal.SIGSTOP),
+            "GCS stopped, a stage killed": self._stop_gcs_and_die,
             **dict.fromkeys(("raylet", "raylet, no room", "only raylet"), lambda: _kill_ray(raylet)),
             "driver's raylet": lambda: _kill_ray(int(told("attached"))),
             "head": lambda: _kill_ray(int(told("gcs")), int(told("attached"))),
@@ -126,6 +126,10 @@ class BreakingStage:
             "disk full": self._fill,
             "disk full at the end": self._fill_for_good,
         }
+
+    def _stop_gcs_and_die(self) -> None:
+        os.kill(_gcs_of(int(self.programme.told("driver"))), signal.SIGSTOP)
+        _kill(os.getpid())
 
     def _die_before_renaming(self, index: int) -> None:
         """When the next file of a snapshot has been written under its temporary name."""
@@ -172,10 +176,6 @@ def _gcs_of(driver: int) -> int:
         int(each) for path in Path(f"/proc/{driver}/task").glob("*/children") for each in path.read_text().split()
     ]
     return next(each for each in children if "gcs_server" in Path(f"/proc/{each}/cmdline").read_text())
-
-
-def _stop(process: int) -> None:
-    os.kill(process, signal.SIGSTOP)
 
 
 def _kill(*processes: int) -> None:
