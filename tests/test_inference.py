@@ -411,6 +411,71 @@ def test_packages_that_a_format_needs_are_named(
         ffpipe.export(run.run_dir, tmp_path / "net.ONNX")
 
 
+def test_more_classes_than_features_need_rows_without_labels(tmp_path: Path) -> None:
+    """The same rule holds where a network is trained and where it is read."""
+    images = np.random.default_rng(0).random((300, 3, 6), np.float32)
+    np.savez(tmp_path / "set.npz", x=images, y=np.arange(300) % 19)
+    fields = {
+        "training.epochs": 1,
+        "training.dims": [18, 8, 8],
+        "training.data.source": "npz",
+        "training.data.train": [str(tmp_path / "set.npz")],
+        "training.data.test_count": 30,
+        "training.data.validation": 0,
+        "training.labels": "none",
+        "training.negatives": "hybrid",
+        "execution.engine": "local",
+        "execution.evaluate_every": 0,
+        "execution.run_dir": str(tmp_path / "run"),
+    }
+    config = ffpipe.override(ffpipe.recipe("digits"), fields)
+    run = ffpipe.train(config)
+    assert ffpipe.evaluate(run.run_dir).softmax == run.test_error_softmax
+    np.save(tmp_path / "some.npy", images[:4])
+    found = ffpipe.predict(run.run_dir, [tmp_path / "some.npy"])
+    assert [each.index for each in found] == [0, 1, 2, 3]
+    assert [each.label for each in found] == ffpipe.load(run.run_dir)(torch.from_numpy(images[:4])).argmax(1).tolist()
+    assert ffpipe.export(run.run_dir, tmp_path / "net.safetensors").exists()
+    labelled = {"training.labels": "overlay", "training.negatives": "random", "execution.run_dir": str(tmp_path / "no")}
+    with pytest.raises(ffpipe.UserError, match="19 labels do not fit over 18 features"):
+        ffpipe.train(ffpipe.override(config, labelled))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [("uint8", 0), ("int64", 0), ("float32", 0), ("float64", 0), ("uint8", 100), ("bool", 0)]
+)
+def test_what_training_takes_predict_takes(dtype: str, scale: float, tmp_path: Path) -> None:
+    """Arrays of the kind that was trained on are divided by as much."""
+    images = np.random.default_rng(0).integers(0, 256, (120, 8, 8)).astype(dtype)
+    np.savez(tmp_path / "set.npz", x=images, y=np.arange(120) % 3)
+    fields = {
+        "training.epochs": 1,
+        "training.dims": [64, 8],
+        "execution.stages": 1,
+        "training.head_from": 0,
+        "training.goodness_from": 0,
+        "training.batch_size": 20,
+        "training.data.source": "npz",
+        "training.data.train": [str(tmp_path / "set.npz")],
+        "training.data.test_count": 20,
+        "training.data.split_seed": -1,
+        "training.data.validation": 0,
+        "training.data.scale": scale,
+        "execution.engine": "local",
+        "execution.evaluate_every": 0,
+        "execution.run_dir": str(tmp_path / "run"),
+    }
+    config = ffpipe.override(ffpipe.recipe("digits"), fields)
+    run = ffpipe.train(config)
+    np.save(tmp_path / "all.npy", images)
+    train = load_splits(config.training.data).train
+    network = ffpipe.load(run.run_dir)
+    with torch.no_grad():
+        right = network(torch.from_numpy(train.images(np.arange(len(train)))))
+    found = ffpipe.predict(run.run_dir, [tmp_path / "all.npy"])[: len(train)]
+    torch.testing.assert_close(torch.tensor([each.scores for each in found]), right)
+
+
 def test_goodness_is_left_out_of_the_tests(tmp_path: Path) -> None:
     """Which changes neither weights nor the other read-out."""
 

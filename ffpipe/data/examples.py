@@ -46,7 +46,7 @@ class Examples:
         IndexError for a row that is not in 0..len-1.
         """
         raw = self._stored.images(self._rows(rows))
-        if self._stored.divisor == 1:
+        if self._stored.divisor == 1 and raw.dtype == np.float32:
             return raw
         scaled: NDArray[np.float32] = np.divide(raw, self._stored.divisor, dtype=np.float32)
         return scaled

@@ -44,7 +44,8 @@ class OpenedImages:
     def __getitem__(self, index: int) -> NDArray[np.float32]:
         """One image as a row (features,). Raises UserError where it has NaN or infinity."""
         with np.errstate(all="ignore"):
-            row = np.divide(self.array[index], self.divisor, dtype=np.float32, casting="unsafe").reshape(-1)
+            image = np.divide(self.array[index], self.divisor, dtype=np.float32, casting="unsafe")
+        row: NDArray[np.float32] = image.reshape(-1)
         if not np.isfinite(row).all():
             where = f"{self.path}[{index}]" if self.many else self.path
             raise UserError(f"{where}: it holds NaN or infinity; expected finite float32 numbers")

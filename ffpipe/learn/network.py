@@ -19,6 +19,7 @@ from ffpipe.learn.labels import LabelCode
 from ffpipe.learn.normalization import Normalization
 from ffpipe.learn.precision import PRECISIONS, Formats, wide
 from ffpipe.learn.readout import Head
+from ffpipe.learn.recording import is_traced
 from ffpipe.learn.rows import normalize_rows_
 
 SOFTMAX, GOODNESS, LAST, SUM = "softmax", "goodness", "last", "sum"
@@ -136,8 +137,8 @@ class Network(nn.Module):
 
     @staticmethod
     def _is_one_of(examples: Tensor, shapes: set[tuple[int, ...]]) -> bool:
-        """Whether each example has one of these shapes; not asked by torch.jit.trace, to which sizes are tensors."""
-        return torch.jit.is_tracing() or tuple(examples.shape[1:]) in shapes
+        """Whether each example has one of these shapes; not asked where they are traced."""
+        return is_traced() or tuple(examples.shape[1:]) in shapes
 
     def _encoded(self, rows: Tensor, readout: str) -> Tensor:
         """What the first block gets: with every label, the neutral one, or as they are."""

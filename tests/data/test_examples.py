@@ -21,7 +21,7 @@ def examples(images: NDArray[Any] = BYTES, divisor: int = 255, order: NDArray[np
     return Examples(cache.stored(Part("made", (divisor,), lambda: contents)), order)
 
 
-@pytest.mark.parametrize(("images", "divisor"), [(BYTES, 255), (BYTES % 17, 16), (FLOATS, 1)])
+@pytest.mark.parametrize(("images", "divisor"), [(BYTES, 255), (BYTES % 17, 16), (BYTES % 2, 1), (FLOATS, 1)])
 def test_scaled_to_float32(images: NDArray[Any], divisor: int) -> None:
     rows = np.array([3, 0, 3])
     read = examples(images, divisor).images(rows)

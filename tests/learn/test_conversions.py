@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from ffpipe.learn.thread_count import one_thread
 from ffpipe.learn.workspace import Workspace
 
 CONV = (BlockConfig(kind="conv", options={"channels": 8}),) * 2
-MORE = {
+HEADS: tuple[dict[str, bool | int | float | str], ...] = ({"pool": 3}, {"kind": "mlp"})
+MORE: dict[str, dict[str, Any]] = {
     "planes": {"blocks": CONV, "negatives": "random", "labels": "planes"},
     "standardized": {"standardize": True, "mean": (0.3,), "deviation": (0.2,), **PLAIN},
     "bfloat16": {"precision": "bfloat16"},
@@ -26,7 +28,7 @@ MORE = {
     "float64": {"precision": "float64"},
     "mean goodness": {"goodness": "mean", "normalization": "l2"},
     "pooled heads": {
-        "blocks": tuple(replace(CONV[0], objective_options=options) for options in ({"pool": 3}, {"kind": "mlp"})),
+        "blocks": tuple(replace(CONV[0], objective_options=options) for options in HEADS),
         **PLAIN,
     },
 }

@@ -10,8 +10,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ffpipe.data.arrow import Stored, write
+from ffpipe.data.arrow import Meaning, Stored, write
 from ffpipe.data.examples import Examples
+from ffpipe.data.labels import Classes
+from ffpipe.data.scale import scale_of
 from ffpipe.data.source import Contents
 from ffpipe.learn.normalization import Normalization, measured
 from ffpipe.system.errors import UserError
@@ -24,7 +26,7 @@ def examples(folder: Path, images: NDArray[np.float32] | NDArray[np.uint8], divi
     contents = Contents("made", images.shape[1:], images.dtype, divisor, labels, lambda: iter([flat]))
     path = folder / "images.arrow"
     with path.open("wb") as sink:
-        write(sink, contents, 1, batch_bytes=10 * flat[0].nbytes)
+        write(sink, contents, labels, Meaning(Classes(1), scale_of(contents)), batch_bytes=10 * flat[0].nbytes)
     return Examples(Stored(path))
 
 
