@@ -39,7 +39,7 @@ Guard = Callable[[type[Exception]], AbstractContextManager[None]]
 
 def npz(**arrays: NDArray[Any]) -> Make:
     def make(folder: Path) -> Path:
-        np.savez(folder / "set.npz", **arrays)
+        np.savez(folder / "set.npz", **arrays)  # type: ignore[arg-type]  # a name is taken for an option
         return folder / "set.npz"
 
     return make
