@@ -137,8 +137,8 @@ def _check_rule(training: Training) -> None:
     negatives = training.negatives
     if training.readout == "softmax" and not (training.labelled and training.head):
         raise UserError(
-            "training.readout 'softmax' leaves out goodness, which takes negatives with labels in their rows, and a head "
-            "that is read in its place: set training.readout last"
+            "training.readout 'softmax' leaves out goodness, which takes negatives with labels in their rows, and a "
+            "head that is read in its place: set training.readout last"
         )
     if training.schedule == "steps" and not training.milestones:
         raise UserError("training.schedule 'steps' needs training.milestones: name the epochs after which rates fall")
