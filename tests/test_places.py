@@ -55,6 +55,29 @@ def test_a_link_in_the_place_of_snapshots_is_not_followed(
         assert files_in(mine) == before
 
 
+STEP = "checkpoints/step-00000028"
+FILES = ["past.json", "summary.json", "metrics.parquet", "trace.json", ".lock", "checkpoints/run", "checkpoints", STEP]
+FILES += [f"{STEP}/{name}" for name in ("manifest.json", "layer-001.safetensors", "head.safetensors")]
+FILES += ["ffpipe-spool-1-a", ".past.json.tmp", ".config.toml.tmp", "checkpoints/step-00000056"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_is_written_through_any_link(name: str, mine: Path, copy: Path) -> None:
+    """Whatever of a run folder is a link to a file or a folder of another run, that run stays as it is."""
+    (mine / "trace.json").write_text("[]")
+    before = files_in(mine)
+    there = mine / name if (mine / name).exists() else mine
+    link = copy / name
+    if link.is_dir():
+        shutil.rmtree(link)
+    link.unlink(missing_ok=True)
+    link.symlink_to(there)
+    with bounded():
+        for engine in ("local", "layerwise"):
+            main(["resume", str(copy), "--epochs", "2", "--engine", engine, "--execution.trace", "true"])
+    assert files_in(mine) == before
+
+
 @pytest.mark.parametrize("field", [CHECKPOINTS, SPOOL])
 def test_places_outside_a_run_folder(
     field: str, mine: Path, copy: Path, capsys: pytest.CaptureFixture[str], no_network: mock.Mock
