@@ -476,15 +476,15 @@ def test_what_training_takes_predict_takes(dtype: str, scale: float, tmp_path: P
     torch.testing.assert_close(torch.tensor([each.scores for each in found]), right)
 
 
-def test_goodness_is_left_out_of_the_tests_where_no_block_counts(tmp_path: Path) -> None:
+def test_goodness_is_left_out_of_the_tests(tmp_path: Path) -> None:
     """Which changes neither weights nor the other read-out."""
 
-    def trained(goodness_from: int) -> ffpipe.Result:
+    def trained(readout: str) -> ffpipe.Result:
         fields = {"training.dims": [64, 20, 10], "training.epochs": 1, "execution.engine": "local"}
-        fields |= {"training.goodness_from": goodness_from, "execution.run_dir": str(tmp_path / str(goodness_from))}
+        fields |= {"training.readout": readout, "execution.run_dir": str(tmp_path / readout)}
         return ffpipe.train(ffpipe.override(ffpipe.recipe("digits"), fields))
 
-    both, softmax = trained(1), trained(2)
+    both, softmax = trained("last"), trained("softmax")
     assert softmax.weights_sha256 == both.weights_sha256
     assert list(softmax.test_errors.items()) == [("softmax", both.test_error_softmax)]
     told: list[tuple[int, int]] = []
@@ -494,6 +494,13 @@ def test_goodness_is_left_out_of_the_tests_where_no_block_counts(tmp_path: Path)
     assert Saved.of(softmax.run_dir).network.rows_of_example == 1
     with pytest.raises(ffpipe.UserError, match="leaves goodness out: give readout 'softmax'"):
         ffpipe.load(softmax.run_dir, readout="goodness")
-    fields = {"training.dims": [64, 20, 10], "training.head": False, "training.negatives": "random"}
-    with pytest.raises(ffpipe.UserError, match=r"training\.goodness_from is 2, .* give 0 to 1"):
-        ffpipe.override(ffpipe.recipe("digits"), {**fields, "training.goodness_from": 2})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"head": False, "negatives": "random"}, {"labels": "none", "negatives": "hybrid"}, {"method": "backprop"}],
+)
+def test_softmax_is_no_read_out_where_there_is_nothing_to_leave_out(fields: dict[str, object]) -> None:
+    fields = {f"training.{name}": value for name, value in {**fields, "readout": "softmax"}.items()}
+    with pytest.raises(ffpipe.UserError, match=r"training\.readout 'softmax' leaves out goodness"):
+        ffpipe.override(ffpipe.recipe("digits"), fields)

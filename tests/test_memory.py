@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from pathlib import Path
 
@@ -29,6 +30,45 @@ def test_limits_of_control_groups(line: str, file: str, text: str, found: list[i
     limit.parent.mkdir(parents=True)
     limit.write_text(text + "\n")
     assert memory._group_limits(groups, tmp_path / "fs") == found
+
+
+@pytest.mark.parametrize(
+    ("line", "file", "text"),
+    [
+        ("4:memory:/mine", "memory/mine/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"),
+        ("0::/mine", "mine/memory.events", "low 0\nmax 7\noom 3\noom_kill 2\n"),
+    ],
+)
+def test_processes_that_were_killed_for_want_of_memory(
+    line: str, file: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, path in (("GROUPS", "cgroup"), ("ROOT_OF_GROUPS", "fs"), ("COUNTS_OF_HOST", "vmstat")):
+        monkeypatch.setattr(memory, name, tmp_path / path)
+    assert memory.oom_kills() == 0  # where nothing says so
+    (tmp_path / "cgroup").write_text(line + "\n")
+    (tmp_path / "fs" / file).parent.mkdir(parents=True)
+    (tmp_path / "fs" / file).write_text(text)
+    (tmp_path / "vmstat").write_text("pgfault 9\noom_kill 5\n")
+    assert memory.oom_kills() == 7
+
+
+@pytest.mark.parametrize(
+    ("host", "limits", "room", "hard"),
+    [
+        ("MemAvailable: 4 kB\nSwapTotal: 0 kB", [9000], (4096, "this host has free"), 9000),
+        ("MemAvailable: 4 kB\nSwapTotal: 0 kB", [9000, 700], (700, "this control group has"), 700),
+        ("MemAvailable: 4 kB\nSwapTotal: 8 kB", [700], (700, "this control group has"), math.inf),
+        ("MemAvailable: 4 kB", [], (4096, "this host has free"), math.inf),
+    ],
+)
+def test_room(
+    host: str, limits: list[int], room: tuple[int, str], hard: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "meminfo").write_text(host)
+    monkeypatch.setattr(memory, "MEMORY_OF_HOST", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_group_limits", lambda: limits)
+    assert memory.room() == room
+    assert memory.hard_limit() == hard
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ PROGRESS_SECONDS = 10.0
 # Fields whose values may have commas in them.
 FILES = ("train", "test")
 DATA = "training.data."
+VALIDATION, EVALUATE = "training.data.validation", "execution.evaluate_every"
 # Signals that end nothing by themselves, that no program hears of, and those of a fault, after which nothing is sure.
 LEFT_ALONE = {
     *(signal.SIGCHLD, signal.SIGCONT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGURG, signal.SIGWINCH),
@@ -264,6 +265,8 @@ def _config(options: argparse.Namespace) -> Config:
     name = options.recipe
     config = read_config(Path(name)) if name.endswith(".toml") else get_recipe(name)
     given = _given(options)
+    if given.get(VALIDATION) == "0":  # then there is nothing that the recipe could evaluate on
+        given = {EVALUATE: "0", **given}
     if options.data:
         from ffpipe.data.discover import discover, on
 

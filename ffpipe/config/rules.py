@@ -32,11 +32,10 @@ def check(config: Config) -> None:
     _check_values(dataclasses.asdict(config))
     readouts = (
         ("head_from", training.head_from, training.head and training.method != "backprop"),
-        ("goodness_from", training.goodness_from, training.labelled or training.readout == "sum"),
+        ("goodness_from", training.goodness_from, training.reads_goodness or training.readout == "sum"),
     )
     for name, start, used in readouts:
-        softmax_alone = name == "goodness_from" and start == layers and training.head and training.labelled
-        if layers is not None and used and start >= layers and not softmax_alone:
+        if layers is not None and used and start >= layers:
             raise UserError(
                 f"training.{name} is {start}, but training.{'blocks' if training.blocks else 'dims'} gives {layers} "
                 f"layer(s), counted from 0: give 0 to {layers - 1}"
@@ -70,7 +69,9 @@ def check(config: Config) -> None:
             f"{LEAST_OBJECT_STORE}: give that or more, or 0 for Ray's choice"
         )
     if execution.evaluate_every and not training.data.validation:
-        raise UserError("execution.evaluate_every needs a validation split: set training.data.validation")
+        raise UserError(
+            "execution.evaluate_every needs a validation split: set training.data.validation, or evaluate_every 0"
+        )
 
 
 def _check_places(execution: Execution) -> None:
@@ -150,6 +151,11 @@ def _check_values(value: Any, name: str = "") -> None:
 def _check_rule(training: Training) -> None:
     """What labels, negatives and objective ask of each other."""
     negatives = training.negatives
+    if training.readout == "softmax" and not (training.labelled and training.head):
+        raise UserError(
+            "training.readout 'softmax' leaves goodness out, which takes negatives with labels in their rows and a "
+            "head that is read in its place: set training.readout last"
+        )
     if training.schedule == "steps" and not training.milestones:
         raise UserError("training.schedule 'steps' needs training.milestones: name the epochs after which rates fall")
     if training.data.source == "text" and training.inputs != "tokens":

@@ -326,8 +326,11 @@ class Training:
         bool, Meta(description="method backprop: keep the activations of no block, and make them again")
     ] = False
     readout: Annotated[
-        Literal["last", "sum"],
-        Meta(description="negatives none: the answer is that of the last block, or of the sum over blocks"),
+        Literal["last", "sum", "softmax"],
+        Meta(
+            description="negatives none: the answer is that of the last block, or of the sum over blocks; otherwise "
+            "softmax: tests leave goodness out, which takes a forward pass for each class"
+        ),
     ] = "last"
     head: Annotated[bool, Meta(description="train a linear softmax head on the outputs of blocks")] = True
     head_from: Annotated[int, Meta(ge=0, description="first layer that the head sees; 1 leaves the first out")] = 1
@@ -336,11 +339,7 @@ class Training:
     )
     goodness_from: Annotated[
         int,
-        Meta(
-            ge=0,
-            description="first block whose goodness or logits count in their sum; 1 leaves the first out; as many as "
-            "there are blocks of dims or [[training.blocks]]: tests leave goodness out, which takes a pass a class",
-        ),
+        Meta(ge=0, description="first block whose goodness or logits count in their sum; 1 leaves the first out"),
     ] = 1
     data: Data = field(default_factory=Data)
 
@@ -357,7 +356,7 @@ class Training:
     @property
     def reads_goodness(self) -> bool:
         """Whether tests read goodness under each label, which takes as many passes as there are classes."""
-        return self.labelled and (self.depth is None or self.goodness_from < self.depth)
+        return self.labelled and self.readout != "softmax"
 
     @property
     def updates(self) -> int:

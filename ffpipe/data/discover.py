@@ -111,6 +111,14 @@ def kind_of(path: Path) -> str:
     )
 
 
+def known_kind(path: Path) -> str:
+    """The source that reads a file; empty where that is not known."""
+    try:
+        return kind_of(path)
+    except UserError:
+        return ""
+
+
 def matching(names: Sequence[str], field: str) -> list[Path]:
     """The files that names and patterns stand for, in their order. Raises UserError where there is none."""
     paths: list[Path] = []

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ffpipe.config.schema import Data
 from ffpipe.data import cache, cifar10, columns, digits, folder, idx, mnist, npz, tables, text
 from ffpipe.data.arrow import Stored
-from ffpipe.data.discover import table_files
+from ffpipe.data.discover import known_kind, table_files
 from ffpipe.data.examples import Examples
 from ffpipe.data.remote import fetched, to_terminal
 from ffpipe.data.scale import Given
@@ -236,6 +236,7 @@ def _text(data: Data, data_dir: str, progress: Callable[[str], None]) -> Part:
 
 def _part_of_files(role: Literal["train", "test"], names: tuple[str, ...], data: Data) -> Part:
     field, paths = f"training.data.{role}", [Path(name) for name in names]
+    _refuse_other_format(paths, data.source, field)
     if data.source in _TABLES:
         files = table_files(data.source, names, field)
         wanted = columns.Wanted(data.image_column, data.label_column, data.mode, data.size)
@@ -250,6 +251,16 @@ def _part_of_files(role: Literal["train", "test"], names: tuple[str, ...], data:
     if data.source == "npy":
         return npz.npy_part(paths[0], paths[1], field)
     return npz.part(paths, role, data.arrays, field)
+
+
+def _refuse_other_format(paths: Sequence[Path], source: str, field: str) -> None:
+    """Raise UserError for the first file that is of another known format than its source reads."""
+    for path in paths:
+        if path.is_file() and (kind := known_kind(path)) not in ("", source, "text"):
+            raise UserError(
+                f"{field}: {path} is a file for training.data.source {kind!r}, not {source!r}: set that, or give it "
+                "as --data, where formats are found"
+            )
 
 
 def _split(count: int, data: Data) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

@@ -79,9 +79,10 @@ def refuse_read_outs(training: Training, outlines: Sequence[Outline], taps: rang
     """Refuse a read-out that begins behind the last block, or that sees rows that are not floating-point numbers."""
     blocks = len(outlines)
     starts = [("head_from", training.head_from)] if training.head and training.method != "backprop" else []
-    starts += [("goodness_from", training.goodness_from)] if training.labelled or training.readout == "sum" else []
+    summed = training.reads_goodness or training.readout == "sum"
+    starts += [("goodness_from", training.goodness_from)] if summed else []
     for name, start in starts:
-        if start >= blocks and not (name == "goodness_from" and training.labelled and not training.reads_goodness):
+        if start >= blocks:
             raise UserError(
                 f"training.{name} is {start}, but there are {blocks} block(s), counted from 0: give 0 to {blocks - 1}"
             )

@@ -182,8 +182,8 @@ def _carry_out(
             folder.write_past(past)
         log = RunLog(job, folder, store, view, past, snapshot, asked_at)
         checkpoint.claim(store, name)
+        places.remember(asked, folder.path)  # before there is a config that could be resumed
         folder.write_config(asked)
-        places.remember(asked, folder.path)
         unless_begun.pop_all()
         if goes_on:
             view.resumed(snapshot.step if snapshot else 0, job.steps)

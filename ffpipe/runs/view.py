@@ -138,7 +138,7 @@ class ConsoleView(View):
         if not step:
             self.note("the run begins again at step 0: there is no snapshot, and what was trained before is lost")
         elif step < steps:
-            self.note(f"the run goes on from step {step:,} of {steps:,}: what was trained after that snapshot is lost")
+            self.note(f"the run goes on from step {step:,} of {steps:,}: what was done after that is lost")
         else:
             self.note(f"the run is at its end, step {step:,} of {steps:,}: only its test is made again")
 

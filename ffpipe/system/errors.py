@@ -51,6 +51,10 @@ class StageLost(RunFailed):
     """A stage, its host or the way to it is gone; what it knew is in the last whole snapshot."""
 
 
+class OutOfMemory(RunFailed):
+    """A stage was killed for want of memory. It would be again, so it is tried no more often than a program's error."""
+
+
 class ClusterLost(RunFailed):
     """The head node of the cluster is gone, and with it all that the cluster knew. Nothing can be tried again there."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import mmap
 import os
 import resource
@@ -29,6 +30,25 @@ def host_bytes() -> int:
     return min([physical, *_group_limits(), *(limit for limit in limits if limit != resource.RLIM_INFINITY)])
 
 
+def room() -> tuple[int, str]:
+    """Return the bytes that processes here can come to have, and whose they are: "this host has free", say."""
+    free = next((number << 10 for number in _numbers(MEMORY_OF_HOST, "MemAvailable:")), host_bytes())
+    return min([(free, "this host has free"), *((limit, "this control group has") for limit in _group_limits())])
+
+
+def hard_limit() -> float:
+    """Return the bytes beyond which a process of this control group is killed; no limit where there is swap space."""
+    return math.inf if any(_numbers(MEMORY_OF_HOST, "SwapTotal:")) else min(_group_limits(), default=math.inf)
+
+
+def oom_kills() -> int:
+    """Return how often the system has killed a process for want of memory, on this host and in this process's control
+    groups: what has grown since has killed another."""
+    texts = [text for file in COUNTS_OF_KILLS for text in _group_settings("memory", file, GROUPS, ROOT_OF_GROUPS)]
+    counts = [number for text in texts for number in _numbers_in(text, "oom_kill")]
+    return sum([*counts, *_numbers(COUNTS_OF_HOST, "oom_kill")])
+
+
 def host_cpus() -> int:
     """The host's CPUs, or the quota of this process's control group where that is lower, in whole ones as Ray counts;
     at least one."""
@@ -36,6 +56,10 @@ def host_cpus() -> int:
 
 
 GROUPS, ROOT_OF_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+STATUS = Path("/proc/self/status")
+MEMORY_OF_HOST, COUNTS_OF_HOST = Path("/proc/meminfo"), Path("/proc/vmstat")
+# Of version 2 and 1 of control groups.
+COUNTS_OF_KILLS = ("memory.events", "memory.oom_control")
 
 
 def _group_limits(groups: Path = GROUPS, root: Path = ROOT_OF_GROUPS) -> list[int]:
@@ -110,6 +134,11 @@ def unmap(array: NDArray[Any]) -> None:
             ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
+def anonymous_bytes() -> int:
+    """Bytes that this process has in memory now and that are in no file."""
+    return next((number << 10 for number in _numbers(STATUS, "RssAnon:")), process_bytes())
+
+
 def process_bytes() -> int:
     """Bytes that this process has in memory now."""
     return _status_bytes("VmRSS:")
@@ -121,11 +150,22 @@ def peak_bytes() -> int:
 
 
 def _status_bytes(field: str) -> int:
+    found = _numbers(STATUS, field)
+    # On macOS only the peak is known, in bytes.
+    return found[0] << 10 if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _numbers(file: Path, name: str) -> list[int]:
+    """Numbers that a file of the system gives beside a name; none where there is no such file."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:  # macOS, where only the peak is known, in bytes
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field))
+        return _numbers_in(file.read_text(), name)
+    except OSError:
+        return []
+
+
+def _numbers_in(text: str, name: str) -> list[int]:
+    pairs = (line.split() for line in text.splitlines())
+    return [int(number) for first, number, *_ in (pair for pair in pairs if len(pair) > 1) if first == name]
 
 
 def refuse_beyond_host(needed: int, what: str, instead: str) -> None:

@@ -24,7 +24,7 @@ CONTENT = np.random.default_rng(0).bytes(200_000)
 FILE = gzip.compress(CONTENT, 1, mtime=0)
 OTHER = gzip.compress(CONTENT[::-1], 1, mtime=0)
 REMOTE = Remote("data.gz", hashlib.md5(CONTENT).hexdigest(), len(CONTENT))
-PATIENCE = Patience(timeout=0.5, grace=0.5, floor=50_000, report=0)
+PATIENCE = Patience(timeout=2, grace=2, floor=50_000, report=0)
 HALF = len(FILE) // 2
 
 
@@ -193,7 +193,7 @@ def test_a_proxy_that_unpacks_does_no_harm(get: Get) -> None:
         ("cut_without_length", "wrong bytes: .* end-of-stream"),
         ("silent", "timed out"),
         ("stall", "timed out"),
-        ("trickle", "too slow: [0-9]+ bytes in [01] seconds"),
+        ("trickle", "too slow: [0-9]+ bytes in [0-9]+ seconds"),
         ("wrong", f"wrong bytes: .* expected {REMOTE.md5}"),
         ("text", "wrong bytes"),
         ("endless", "wrong bytes"),

@@ -39,7 +39,7 @@ Guard = Callable[[type[Exception]], AbstractContextManager[None]]
 
 def npz(**arrays: NDArray[Any]) -> Make:
     def make(folder: Path) -> Path:
-        np.savez(folder / "set.npz", **arrays)
+        np.savez(folder / "set.npz", **arrays)  # type: ignore[arg-type]  # a name is taken for an option
         return folder / "set.npz"
 
     return make
@@ -401,3 +401,13 @@ def test_damaged_files_are_refused_in_a_line_or_read(
     with read_or_refused(UserError):
         splits = found(folder, lambda _: path)
         assert len(splits.train.images(np.arange(len(splits.train)))) == len(splits.train)
+
+
+@pytest.mark.parametrize(
+    ("source", "form", "kind"),
+    [("parquet", "CSV", "csv"), ("parquet", "Arrow stream", "arrow"), ("npz", "Parquet, list", "parquet")],
+)
+def test_a_file_of_another_source_is_named(source: Any, form: str, kind: str, tmp_path: Path) -> None:
+    data = Data(source=source, train=(str(FORMS[form](tmp_path)),), test_count=3)
+    with pytest.raises(UserError, match=rf"is a file for training\.data\.source '{kind}', not '{source}'"):
+        load_splits(data)

@@ -146,7 +146,7 @@ def test_more_classes_than_there_are_labels(make: Make) -> None:
         ({"test_count": 5, "train": ("nowhere",)}, r"training\.data\.train: cannot find the file nowhere"),
         ({"test": ("nowhere",)}, r"training\.data\.test: cannot find the file nowhere"),
         (
-            {"test_count": 5, "source": "idx"},
+            {"test_count": 5, "source": "idx", "train": ("nowhere",)},
             r"training\.data\.train names 1 file\(s\), but idx takes two: IMAGES LABELS",
         ),
         ({"test_count": 5, "source": "digits"}, r"training\.data\.train names files, but .* 'digits' reads none"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from unittest import mock
 
 import pytest
 import ray
 
 from ffpipe.engines.ray.cluster import RAY_PRINTS, Cluster
-from ffpipe.system.errors import UserError
+from ffpipe.system.errors import RunFailed, UserError
 
 
 @pytest.mark.parametrize(
@@ -19,12 +21,28 @@ def test_an_address_that_cannot_be_joined(address: str, says: str) -> None:
         Cluster._join(address)
 
 
+def test_ray_that_does_not_start_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def init(**_: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen\nwhere it does")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("ffpipe.engines.ray.cluster.LONGEST_FOLDER", 999)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(RunFailed, match="Ray could not be started: The current node timed out during startup"):
+        Cluster()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_next_ray_of_a_program_prints_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(Cluster, "_start", lambda *_: None)
     monkeypatch.setattr(ray, "get_runtime_context", mock.Mock)
+    monkeypatch.setattr("ffpipe.engines.ray.cluster.HeadWatch", mock.Mock())
     monkeypatch.setattr(ray._private.worker, "print_to_stdstream", RAY_PRINTS)
     cluster = Cluster()
     assert ray._private.worker.print_to_stdstream is not RAY_PRINTS

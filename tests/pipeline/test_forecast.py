@@ -125,7 +125,7 @@ def test_every_example_of_an_evaluation_is_counted(epochs: int, every: int) -> N
     [
         ({}, 5),  # three roles forward, two with a gradient
         ({"training.head": False, "training.negatives": "random"}, 4),
-        ({"training.goodness_from": 3}, 5),
+        ({"training.readout": "softmax"}, 5),
     ],
 )
 def test_evaluations_pass_forward_alone(fields: dict[str, object], products: int) -> None:

@@ -158,6 +158,23 @@ def test_a_client_without_the_token_is_refused(cluster: None) -> None:
     assert "token" in done.stderr.lower()
 
 
+@pytest.mark.long
+@pytest.mark.usefixtures("cluster")
+def test_a_run_without_the_token_of_the_cluster_that_it_is_to_join(tmp_path: Path) -> None:
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "ffpipe", "train", "--run-dir", str(tmp_path / "run")],
+        env={**bare, "HOME": "/nonexistent", "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "wants a token: set RAY_AUTH_MODE=token" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.usefixtures("cluster")
 def test_stages_that_cannot_be_placed_in_time_say_what_is_free(tmp_path: Path) -> None:
     total = ray.cluster_resources()["CPU"]

@@ -11,7 +11,6 @@ import math
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 from functools import partial
@@ -22,19 +21,17 @@ import ray
 from ray._private.utils import estimate_available_memory, resolve_object_store_memory
 from ray.job_config import JobConfig
 
-import ffpipe
 from ffpipe.config.schema import LEAST_OBJECT_STORE
 from ffpipe.engines.ray.calls import PATIENCE, caller, within
-from ffpipe.engines.ray.headwatch import HeadWatch, knock
+from ffpipe.engines.ray.headwatch import HeadWatch
 from ffpipe.engines.ray.placement import Host
+from ffpipe.engines.ray.surroundings import check_door, check_host, shared_memory
 from ffpipe.system.errors import ClusterLost, RunFailed, UserError, reason
 from ffpipe.system.leftovers import own_folder, sweep
 from ffpipe.system.processes import end_writers
 
-CONNECT_SECONDS = 10.0
 # Ray itself gives up starting sooner, and leaving takes it a second or two.
 SECONDS_TO_START, SECONDS_TO_JOIN, SECONDS_TO_LEAVE, SECONDS_WITHOUT_HEAD = 90.0, 60.0, 10.0, 2.0
-SHARED_MEMORY = "/dev/shm"
 PREFIX = "ffpipe"
 # A temporary folder that leaves room, in the 107 bytes of a Unix socket's path, for
 # "/ffpipe-PPPPPPP-XXXXXXXX/r/session_YYYY-MM-DD_HH-MM-SS_XXXXXX_PPPPPPP/sockets/plasma_store".
@@ -82,6 +79,11 @@ class Cluster:
         self.head = HeadWatch(ray.get_runtime_context().gcs_address)
         self._attached = True
 
+    @property
+    def own(self) -> bool:
+        """Whether it is a cluster of our own, which is on this host alone."""
+        return self._folder is not None
+
     def hosts(self) -> list[Host]:
         """The nodes that are alive, as far as Ray has noticed."""
         return [Host(n["NodeManagerAddress"], n["Resources"], n.get("Labels") or {}) for n in alive_nodes()]
@@ -106,6 +108,8 @@ class Cluster:
         if not self._on_disk:
             return ()
         least = max(size, LEAST_OBJECT_STORE)
+        if not self._shared:
+            return ("warning: /dev/shm cannot be written to: Ray's object store is on disk and slower now",)
         return (
             f"warning: /dev/shm has {self._shared / 1e6:.0f} MB free, too little for Ray's object store, which is "
             f"on disk and slower now: give it more (docker run {_shm_size(least)})",
@@ -156,9 +160,11 @@ class Cluster:
     @staticmethod
     def _join(address: str) -> None:
         try:
-            _knock(address)
+            check_door(address)
             init = partial(ray.init, address, log_to_driver=False, logging_level=logging.ERROR, job_config=safe_job())
             within(SECONDS_TO_JOIN, "to be joined", init)
+        except UserError:
+            raise
         except Exception as error:  # Ray raises bare ones too
             raise UserError(
                 f"RAY_ADDRESS is {address!r}, but no Ray cluster can be joined there ({reason(error)}): "
@@ -170,6 +176,7 @@ class Cluster:
         if len(str(folder)) > LONGEST_FOLDER:
             folder = Path("/tmp")
         self._on_disk = object_store_bytes > self._shared
+        check_host()
         sweep(folder, PREFIX)
         self._folder = str(own_folder(folder, PREFIX))
         try:
@@ -182,6 +189,7 @@ class Cluster:
                 job_config=safe_job(),
                 _node_ip_address="127.0.0.1",
                 object_store_memory=object_store_bytes,
+                _plasma_directory=self._folder if self._on_disk else None,
                 _temp_dir=f"{self._folder}/{FOLDER_OF_RAY}",
             )
             within(SECONDS_TO_START, "to start", init)
@@ -199,7 +207,7 @@ def safe_job() -> JobConfig:
     Ray puts that folder first in their path, but not for a driver that says that it is elsewhere.
     """
     # Where ffpipe is not installed and runs from its own source, that is where workers find it.
-    source = Path(ffpipe.__file__).parents[1]
+    source = Path(__file__).parents[3]
     return JobConfig(_client_job=True, _py_driver_sys_path=[str(source)] if source == Path.cwd() else [])
 
 
@@ -212,14 +220,6 @@ def nodes() -> list[dict[str, Any]]:
 def alive_nodes() -> list[dict[str, Any]]:
     """Return those that are alive as far as Ray has noticed. Raises ClusterLost."""
     return [node for node in nodes() if node["Alive"]]
-
-
-def shared_memory() -> int:
-    """Bytes free in /dev/shm, where object stores are kept; no limit where there is none, as on macOS."""
-    try:
-        return shutil.disk_usage(SHARED_MEMORY).free
-    except FileNotFoundError:
-        return sys.maxsize
 
 
 def own_store_bytes(asked: int, default: int, shared: int) -> int:
@@ -241,12 +241,3 @@ def own_store_bytes(asked: int, default: int, shared: int) -> int:
 def _shm_size(store: int) -> str:
     """Docker's option for a /dev/shm with room for a store of so many bytes."""
     return f"--shm-size={math.ceil(store / 0.95 / 1e6) * 10**6}"
-
-
-def _knock(address: str) -> None:
-    """Raise at once what Ray would take minutes to find: nobody listens there."""
-    if "://" in address:
-        raise ValueError("give HOST:PORT; a Ray Client address does not let stages talk to each other")
-    _, colon, port = address.rpartition(":")
-    if colon and port.isdigit():
-        knock(address, CONNECT_SECONDS)

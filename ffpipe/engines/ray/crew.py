@@ -19,7 +19,7 @@ from ffpipe.engines.ray.actor import CONCURRENCY, Process, StageActor
 from ffpipe.engines.ray.calls import PATIENCE, within
 from ffpipe.engines.ray.cluster import Cluster
 from ffpipe.engines.ray.placement import MEMORY, STRATEGIES, Place, neighbours_together, say_amounts, shortage
-from ffpipe.system.errors import ClusterLost, Diverged, RunFailed, StageLost, UserError, reason
+from ffpipe.system.errors import ClusterLost, Diverged, OutOfMemory, RunFailed, StageLost, UserError, reason
 from ffpipe.system.processes import start_ticks
 
 POLL_SECONDS = 0.5
@@ -44,8 +44,8 @@ class Crew:
         try:
             within(PATIENCE, "for a placement group", lambda: self._make(places, execution))
             self._wait_for_places(self.call(lambda actor: actor.ping.remote()), execution)
-            asked = self.call(lambda actor: actor.process.remote())
-            self.processes = self.get(asked, time.monotonic() + timeout)
+            found = self.call(lambda actor: actor.process.remote())
+            self.processes = self.get(found, time.monotonic() + timeout)
         except ray.exceptions.GetTimeoutError:
             free = within(PATIENCE, "for what is free", ray.available_resources)
             asked = " | ".join(dict.fromkeys(map(str, places)))
@@ -140,6 +140,10 @@ class Crew:
         except ray.exceptions.RayError as error:
             raise failure("a stage could not begin", error) from error
 
+    def ask_one(self, method: Any, *arguments: Any, seconds: float = 0.0) -> Any:
+        """Return the result of one call of an actor's method, as `ask` does."""
+        return self.ask(lambda: [method.remote(*arguments)], seconds)[0]
+
     def get(self, refs: list[Any], deadline: float) -> list[Any]:
         """What ray.get gives and raises, with an eye on the head node while it waits."""
         while True:
@@ -172,5 +176,7 @@ def failure(what: str, error: BaseException) -> RunFailed:
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, Diverged):
         return Diverged(str(cause))
+    if isinstance(error, ray.exceptions.OutOfMemoryError):  # of Ray's own watch on the host's memory
+        return OutOfMemory(what)
     own = isinstance(error, ray.exceptions.RayTaskError) and not isinstance(error.cause, ray.exceptions.RayError)
     return (RunFailed if own else StageLost)(f"{what}: {type(cause).__name__}: {reason(cause)}")

@@ -8,7 +8,10 @@ from __future__ import annotations
 import secrets
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +25,13 @@ from ffpipe.engines.ray.placement import fewer, most_places, places_of, shortage
 from ffpipe.engines.ray.supply import supply
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.worker import Parts, WorkerSetup, make_own_stage
+from ffpipe.planning import headroom
 from ffpipe.planning.calibrate import pooled
 from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout
 from ffpipe.planning.memory import Room, least_store
 from ffpipe.storage.store import Store
-from ffpipe.system.errors import RunFailed, StageLost, UserError, reason
+from ffpipe.system.errors import OutOfMemory, RunFailed, StageLost, UserError, reason
+from ffpipe.system.memory import oom_kills
 from ffpipe.telemetry.report import Answer
 
 # A host may have to download and convert data, or read a large snapshot through a slow network.
@@ -43,6 +48,7 @@ class RayEngine:
         self._parts = parts or Parts(make_own_stage)
         self._data_files: tuple[str, ...] = ()
         self._interrupted = False
+        self._kills = oom_kills()
         self.cluster = Cluster(object_store_bytes)
         self.crew = Crew(self.cluster)
 
@@ -57,8 +63,11 @@ class RayEngine:
         places = places_of(execution, stages, hosts) if stages else most_places(execution, job.layers, hosts)
         if why := shortage(places, hosts, execution.placement):
             raise UserError(why)
-        self.crew.place(places, execution)
-        return self._make_layout(job)
+        warnings = headroom.warnings(job) if self.cluster.own else ()
+        with self._naming_memory(job):
+            self.crew.place(places, execution)
+            layout = self._make_layout(job)
+        return replace(layout, notes=(*layout.notes, *warnings))
 
     def layout_again(self, job: Job, store: Store) -> Layout:
         """On as many stages as before if they find room, else on fewer."""
@@ -85,11 +94,12 @@ class RayEngine:
                 why = why or short
                 continue
             try:
-                self.crew.place(places, execution)
-                layout = self._make_layout(job)
+                with self._naming_memory(job):
+                    self.crew.place(places, execution)
+                    layout = self._make_layout(job)
                 self.check_store(store)
                 return layout, ""
-            except (UserError, StageLost) as error:
+            except (UserError, StageLost, OutOfMemory) as error:
                 why = str(error)
                 self.crew.release()
         return None, why
@@ -108,7 +118,7 @@ class RayEngine:
             raise UserError(f"checkpoints cannot be written to {store.root}: {reason(error)}") from None
         try:
             for node, actor in elsewhere.items():
-                if problem := self.crew.ask(lambda actor=actor: [actor.reaches.remote(store, mark)])[0]:
+                if problem := self.crew.ask_one(actor.reaches, store, mark):
                     raise UserError(
                         f"checkpoints go to {store.root}, which host {self.cluster.address(node)} {problem}: give "
                         "--execution.checkpoints a folder that all hosts share, or a URI such as s3://bucket/run"
@@ -123,18 +133,31 @@ class RayEngine:
             WorkerSetup(spec, layout.plan, layout.window, job.config, store, start, self._data_files, data)
             for spec in layout.stages
         ]
+        with self._naming_memory(job):
+            try:
+                self.crew.ask(
+                    lambda: [
+                        actor.set_up.remote(setup, self._parts, self.crew.actors, threads_of(place))
+                        for actor, setup, place in zip(self.crew.actors, setups, self.crew.places, strict=True)
+                    ],
+                    SECONDS_TO_SET_UP,
+                )
+                self._listen(job.config.execution.stage_timeout, layout, on_report)
+            except StageLost:
+                self.cluster.head.wait()  # a stage that was lost with the head node cannot be replaced
+                raise
+
+    @contextmanager
+    def _naming_memory(self, job: Job) -> Iterator[None]:
+        """Say of a stage that is lost whether it was killed for want of memory, and what to do then."""
         try:
-            self.crew.ask(
-                lambda: [
-                    actor.set_up.remote(setup, self._parts, self.crew.actors, threads_of(place))
-                    for actor, setup, place in zip(self.crew.actors, setups, self.crew.places, strict=True)
-                ],
-                SECONDS_TO_SET_UP,
-            )
-            self._listen(job.config.execution.stage_timeout, layout, on_report)
-        except StageLost:
-            self.cluster.head.wait()  # a stage that was lost with the head node cannot be replaced
-            raise
+            yield
+        except (StageLost, OutOfMemory) as error:
+            before, self._kills = self._kills, oom_kills()
+            if isinstance(error, StageLost) and self._kills == before:
+                raise
+            advice = headroom.balance(job) if self.cluster.own else "give more stages, or each more --execution.memory"
+            raise OutOfMemory(f"{error}; it was killed, probably for want of memory: {advice}") from error
 
     def interrupt(self) -> None:
         self._interrupted = True  # the first stage is told when we listen next: Ray is not called in a signal handler
@@ -161,7 +184,7 @@ class RayEngine:
             return ()
         shelf = self.crew.actors[0].shelf
         where = self.cluster.address(first)
-        return supply(job, lambda *call: self.crew.ask(lambda: [shelf.remote(*call)], SECONDS_TO_SET_UP)[0], where)
+        return supply(job, partial(self.crew.ask_one, shelf, seconds=SECONDS_TO_SET_UP), where)
 
     def measure(self, job: Job) -> Measured:
         """Costs of every block on every stage's device, and of a message between neighbours."""
@@ -181,7 +204,7 @@ class RayEngine:
         """What a message of `size` bytes takes between neighbours; one of less is sent where the stores are small."""
         sent = max(1, min(size, *(store // 8 for store in self.cluster.stores().values())))
         pairs = list(zip(self.crew.actors, self.crew.actors[1:], strict=False))
-        trips = [self.crew.ask(lambda a=a, b=b: [a.round_trip.remote(b, sent)])[0] for a, b in pairs[:MEASURED_EDGES]]
+        trips = [self.crew.ask_one(a.round_trip, b, sent) for a, b in pairs[:MEASURED_EDGES]]
         return statistics.median(trips) * size / sent if trips else 0.0
 
     def _listen(self, timeout: float, layout: Layout, on_report: OnReport) -> None:

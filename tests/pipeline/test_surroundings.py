@@ -1,0 +1,72 @@
+"""What Ray would stumble over is found before it is started or joined; no Ray runs here."""
+
+from __future__ import annotations
+
+import resource
+import socket
+from pathlib import Path
+
+import pytest
+import ray
+
+from ffpipe.engines.ray import surroundings
+from ffpipe.engines.ray.surroundings import LEAST_OPEN_FILES, check_door, check_host, shared_memory
+from ffpipe.system.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("most", "enough"), [(40, False), (LEAST_OPEN_FILES, True), (resource.RLIM_INFINITY, True)], ids=str
+)
+def test_open_files(most: int, enough: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (20, most))
+    if enough:
+        check_host()
+        return
+    with pytest.raises(UserError, match=rf"40 open files here, and Ray needs {LEAST_OPEN_FILES}: .*--engine local"):
+        check_host()
+
+
+def test_a_loopback_interface_that_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object) -> socket.socket:
+        raise OSError(101, "Network is unreachable")
+
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    with pytest.raises(
+        UserError, match=r"loopback interface, which carries nothing \(Network is unreachable\): .*local"
+    ):
+        check_host()
+
+
+def test_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shared_memory(tmp_path) > 0
+    assert shared_memory(tmp_path / "missing") == 0
+    monkeypatch.setattr("os.access", lambda *_: False)  # as on a disk that is mounted read-only
+    assert shared_memory(tmp_path) == 0
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert shared_memory(tmp_path) > 1 << 60
+
+
+@pytest.mark.parametrize(
+    ("mode", "refusal", "says"),
+    [
+        ("", "InvalidAuthToken: missing or incorrect", "wants a token: set RAY_AUTH_MODE=token"),
+        ("token", "InvalidAuthToken: missing or incorrect", "wants another token"),
+        ("token", "WrongClusterID", None),
+        ("", None, None),
+    ],
+)
+def test_a_cluster_that_wants_a_token(
+    mode: str, refusal: str | None, says: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(_: str) -> None:
+        if refusal:
+            raise ray.exceptions.AuthenticationError(refusal)
+
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setattr(surroundings, "knock", lambda *_: None)
+    monkeypatch.setattr(surroundings, "_ask", ask)
+    if says is None:
+        check_door("10.0.0.1:6379")
+        return
+    with pytest.raises(UserError, match=says):
+        check_door("10.0.0.1:6379")
