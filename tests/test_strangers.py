@@ -160,7 +160,7 @@ def test_code_that_a_run_or_a_config_names_is_not_imported(
         ["resume", str(copy)],
         ["evaluate", str(copy)],
         ["predict", str(copy), "a.npy"],
-        ["export", str(copy), str(copy / "to")],
+        ["export", str(copy), str(copy / "to.safetensors")],
     ):
         refused(command, says, capsys)
     with pytest.raises(ffpipe.UserError, match="names the code"):
