@@ -21,7 +21,7 @@ from ffpipe.data.arrow import Stored
 from ffpipe.data.examples import Examples
 from ffpipe.data.source import Part
 from ffpipe.system import rng
-from ffpipe.system.errors import UserError
+from ffpipe.system.errors import UserError, escaped
 
 _KNOWN_CLASSES = {
     "digits": digits.CLASSES,
@@ -75,7 +75,7 @@ class Splits:
 def _to_terminal(line: str) -> None:
     """Say it to a person who waits; a log keeps stderr for what went wrong."""
     if sys.stderr.isatty():
-        print(line, file=sys.stderr, flush=True)
+        print(escaped(line), file=sys.stderr, flush=True)
 
 
 def load_splits(data: Data, data_dir: str = "", *, progress: Callable[[str], None] = _to_terminal) -> Splits:
