@@ -19,7 +19,7 @@ from pyarrow import fs
 
 from ffpipe.data import cache
 from ffpipe.data.download import Patience, Remote, receive
-from ffpipe.system.errors import UserError, reason
+from ffpipe.system.errors import UserError, escaped, reason
 from ffpipe.system.files import replacing, scheme_of
 from ffpipe.system.places import Place
 
@@ -30,7 +30,7 @@ _PIECE = 4 << 20
 def to_terminal(line: str) -> None:
     """Say it to a person who waits; a log keeps stderr for what went wrong."""
     if sys.stderr.isatty():
-        print(line, file=sys.stderr, flush=True)
+        print(escaped(line), file=sys.stderr, flush=True)
 
 
 def fetched(

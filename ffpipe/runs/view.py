@@ -100,6 +100,8 @@ class Progress:
         if self.testing:
             there = len({"validation": self.job.splits.validation, "test": self.job.splits.test}[self.testing])
             work += f"  tests: {self.tested:,}/{there:,} {self.testing} examples"
+            if not rate:
+                return f"epoch {self.epoch}/{training.epochs}  {work}"
         left = f"{(there - self.examples) / rate:.0f} s" if rate else "-"
         speed = f"{rate:,.0f}" if rate >= 10 or not rate else f"{rate:.2g}"
         return f"epoch {self.epoch}/{training.epochs}  {work}  {speed} examples/s  {left} left"

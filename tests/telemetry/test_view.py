@@ -70,7 +70,7 @@ def test_a_test_says_how_far_it_is() -> None:
         progress.take(StageReport(0, (0, 1), step=28, seconds=seconds, testing="test", tested=tested))
         heads.append(progress.headline().partition("28/28  tests: ")[2])
     assert heads == [
-        "10/2,000 test examples  0 examples/s  - left",
+        "10/2,000 test examples",
         "12/2,000 test examples  2 examples/s  994 s left",
         "110/2,000 test examples  50 examples/s  38 s left",
         "1,210/2,000 test examples  400 examples/s  2 s left",
