@@ -73,7 +73,7 @@ def simulated(world: World) -> Iterator[None]:
             world.check_rows(world.rows, summary["steps"])
 
     def write_past(folder: RunFolder, past: Past) -> None:
-        if past != Past(past.run, past.data):  # which it is before anything is trained
+        if past != Past(past.run, past.data, place=past.place):  # which it is before anything is trained
             world.write("driver", "past.json")
         real_write_past(folder, past)
 

@@ -502,5 +502,5 @@ def test_goodness_is_left_out_of_the_tests(tmp_path: Path) -> None:
 )
 def test_softmax_is_no_read_out_where_there_is_nothing_to_leave_out(fields: dict[str, object]) -> None:
     fields = {f"training.{name}": value for name, value in {**fields, "readout": "softmax"}.items()}
-    with pytest.raises(ffpipe.UserError, match=r"training\.readout 'softmax' leaves out goodness"):
+    with pytest.raises(ffpipe.UserError, match=r"training\.readout 'softmax' leaves goodness out"):
         ffpipe.override(ffpipe.recipe("digits"), fields)

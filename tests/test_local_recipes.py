@@ -10,6 +10,7 @@ import pytest
 import ffpipe
 
 
+@pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("name", digests.LOCAL)
 def test_it_learns_through_two_stages(name: str, tmp_path: Path) -> None:
     config = digests.local_cases(tmp_path)[f"local/recipe-{name}"]

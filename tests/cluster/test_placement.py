@@ -22,6 +22,7 @@ def digest_of_local(run: Path, fields: dict[str, Any]) -> str:
     return train(override(recipe("digits"), {**FIELDS, **fields, **local})).weights_sha256
 
 
+@pytest.mark.long
 def test_a_stage_to_a_host_by_placement_and_by_labels(whole_ray_hosts: RayHosts, tmp_path: Path) -> None:
     digest = digest_of_local(tmp_path / "local", {})
     apart = (*OPTIONS, "--execution.placement", "one-host-each", "--execution.labels", "host=host3,host2,host1")

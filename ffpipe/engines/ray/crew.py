@@ -24,7 +24,7 @@ from ffpipe.system.processes import start_ticks
 
 POLL_SECONDS = 0.5
 # To import torch and time a few steps, when all stages of a host do it at once on few cores.
-SECONDS_TO_BEGIN, SECONDS_A_STAGE_TO_BEGIN = 30.0, 10.0
+SECONDS_TO_BEGIN, SECONDS_A_STAGE_TO_BEGIN = 60.0, 10.0
 
 
 class Crew:
