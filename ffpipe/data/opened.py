@@ -110,6 +110,8 @@ def _array(path: Path) -> NDArray[Any]:
 def _rows(path: Path, array: NDArray[Any], shape: tuple[int, ...]) -> tuple[NDArray[Any], bool]:
     """Tell one image from a row of images: (n, ...), and whether they are a row. Raises UserError."""
     flat = (math.prod(shape),)
+    if len(shape) == 3 and array.ndim in (3, 4) and array.shape[-3:] == (shape[2], *shape[:2]) != shape:
+        array = np.moveaxis(array, -3, -1)  # channels first, as training takes them too
     for fits in ((shape, flat).__contains__, lambda given: _is_like(given, shape)):
         if fits(array.shape):
             return array[np.newaxis], False

@@ -25,6 +25,7 @@ from PIL import Image
 from ffpipe.config.recipes import get_recipe
 from ffpipe.config.schema import Data
 from ffpipe.data.discover import discover, on
+from ffpipe.data.opened import open_images
 from ffpipe.data.splits import Splits, load_splits
 from ffpipe.system.errors import UserError
 
@@ -411,3 +412,23 @@ def test_a_file_of_another_source_is_named(source: Any, form: str, kind: str, tm
     data = Data(source=source, train=(str(FORMS[form](tmp_path)),), test_count=3)
     with pytest.raises(UserError, match=rf"is a file for training\.data\.source '{kind}', not '{source}'"):
         load_splits(data)
+
+
+@pytest.mark.parametrize(("channels", "shape"), [(3, (5, 6, 3)), (4, (5, 6, 4)), (1, (5, 6))])
+def test_channels_first_are_read_with_channels_last(channels: int, shape: tuple[int, ...], tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (30, channels, 5, 6), np.uint8)
+    splits = found(tmp_path, npz(x=images, y=LABELS))
+    assert splits.shape == shape
+    read = splits.train.images(np.arange(27)).reshape(27, 5, 6, channels)
+    np.testing.assert_array_equal(read, np.moveaxis(images[:27], 1, -1) / np.float32(255))
+    assert f"images of {channels} x 5 x 6, channels first, are read as 5 x 6" in splits.found[0]
+    np.save(tmp_path / "some.npy", images[:2])
+    np.save(tmp_path / "one.npy", images[0])
+    opened = open_images(tmp_path / "some.npy", shape, splits.given)
+    np.testing.assert_array_equal(np.stack([opened[0], opened[1]]), splits.train.images(np.arange(2)))
+    np.testing.assert_array_equal(open_images(tmp_path / "one.npy", shape, splits.given)[0], opened[0])
+
+
+def test_channels_last_stay_where_they_are(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (30, 3, 6, 3), np.uint8)
+    assert found(tmp_path, npz(x=images, y=LABELS)).shape == (3, 6, 3)

@@ -95,8 +95,8 @@ def test_an_array_is_one_image_or_many(
         ((64,), (0, 64), "it has shape"),
         ((64,), (0,), "it has shape"),
         ((64,), (), "it has shape"),
-        ((6, 5, 3), (3, 6, 5), "it has shape"),
-        ((6, 5, 3), (2, 3, 6, 5), "it has shape"),
+        ((6, 5, 3), (3, 5, 6), "it has shape"),
+        ((6, 5, 3), (2, 3, 5, 6), "it has shape"),
         ((28, 28), (7, 14, 56), "it has shape"),
     ],
 )
