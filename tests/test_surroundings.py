@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ffpipe.commands.cli import LEFT_ALONE, interrupts
+from ffpipe.commands.signals import LEFT_ALONE, interrupts
 
 SOURCE = Path(__file__).resolve().parent.parent
 # Sends Ctrl-C to the process as soon as this module is looked for.

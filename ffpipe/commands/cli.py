@@ -10,11 +10,10 @@ import errno
 import io
 import os
 import re
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -24,13 +23,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ffpipe.commands import plan as plan_command
-from ffpipe.config.fields import Leaf, leaves, override, read_config
+from ffpipe.commands.signals import interrupts
+from ffpipe.config.fields import CHECKPOINTS, DATA_FILES, Leaf, leaves, override, read_config
 from ffpipe.config.recipes import RECIPES, get_recipe
 from ffpipe.config.schema import Config
 from ffpipe.system.errors import Interrupted, RunFailed, UserError, escaped, nearest, one_line
 
 if TYPE_CHECKING:
-    from ffpipe.runs.controller import Interrupt
+    pass
 
 SHORT = {
     "engine": "execution.engine",
@@ -52,17 +52,8 @@ PROGRESS_SECONDS = 10.0
 FILES = ("train", "test")
 DATA = "training.data."
 VALIDATION, EVALUATE = "training.data.validation", "execution.evaluate_every"
-# Signals that end nothing by themselves, that no program hears of, and those of a fault, after which nothing is sure.
-LEFT_ALONE = {
-    *(signal.SIGCHLD, signal.SIGCONT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGURG, signal.SIGWINCH),
-    *(signal.SIGKILL, signal.SIGSTOP),
-    *(signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP),
-}
 # Tables, which have no form on a command line.
 NOT_SETTABLE = ("recipe", "training.blocks")
-# Places that a run may be given anew, beside those of `execution` for one that goes on.
-PLACES = ("execution.checkpoints",)
-DATA_PLACES = ("training.data.train", "training.data.test")
 RESUME_SHORT = ("engine", "stages", "chunk", "epochs", "device", "data-dir", "snapshot-steps", "memory-budget")
 
 
@@ -105,9 +96,8 @@ def main(arguments: Sequence[str] | None = None, ready: Callable[[], object] = l
         status, line = 130, "interrupted"
     except BrokenPipeError:  # the reader of our output, `head` say, has gone
         return 1
-    except (
-        OSError
-    ) as error:  # a folder that cannot be written, a disk that is full; a name that is too long is a request
+    except OSError as error:  # a folder that cannot be written, a disk that is full
+        # A name that is too long is a wrong request.
         status, line = 2 if error.errno == errno.ENAMETOOLONG else 1, str(error)
     finally:
         with suppress(OSError):
@@ -158,7 +148,7 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"ffpipe {version('ffpipe')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def of_run(name: str, does: str, fields: Sequence[str] = PLACES) -> argparse.ArgumentParser:
+    def of_run(name: str, does: str, fields: Sequence[str] = (CHECKPOINTS,)) -> argparse.ArgumentParser:
         command: argparse.ArgumentParser = commands.add_parser(name, help=does, allow_abbrev=False)
         command.add_argument("run", help="folder of a run")
         command.add_argument(
@@ -181,9 +171,9 @@ def _parser() -> Parser:
 
     resume = of_run("resume", "go on with a run, finished or broken off", ())
     execution = [leaf.name for leaf in _settable() if leaf.path[0] == "execution"]
-    _add_fields(resume, RESUME_SHORT, [*DATA_PLACES, *execution])
+    _add_fields(resume, RESUME_SHORT, [*DATA_FILES, *execution])
 
-    evaluate = of_run("evaluate", "test a run again", (*DATA_PLACES, *PLACES))
+    evaluate = of_run("evaluate", "test a run again", (*DATA_FILES, CHECKPOINTS))
     evaluate.add_argument("--split", default="test", help="test, validation or train")
     evaluate.add_argument("--data-dir", default="", help="folder with local copies of the data")
 
@@ -322,22 +312,6 @@ def _resume(options: argparse.Namespace) -> None:
 
     with interrupts() as interrupt:
         resume(options.run, _changes(options), ConsoleView(Terminal()), interrupt, **_consent(options))
-
-
-@contextmanager
-def interrupts() -> Iterator[Interrupt]:
-    """Signals that would end the program, Ctrl-C and SIGTERM first of all, ask the run to end."""
-    from ffpipe.runs.controller import Interrupt
-
-    interrupt = Interrupt()
-    mute = [number for number in signal.valid_signals() - LEFT_ALONE if signal.getsignal(number) == signal.SIG_DFL]
-    signals = {signal.SIGINT, signal.SIGTERM, *mute}
-    before = {number: signal.signal(number, lambda *_: interrupt.request()) for number in signals}
-    try:
-        yield interrupt
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

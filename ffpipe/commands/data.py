@@ -11,13 +11,13 @@ from rich.table import Table
 
 from ffpipe.config.schema import Config
 from ffpipe.data.examples import Examples
+from ffpipe.data.shape import CHANNELS
 from ffpipe.data.splits import Splits, load_splits
 from ffpipe.system.errors import UserError
 from ffpipe.system.files import replacing
 
 # Examples of each class in the picture, and classes that the table spells out.
 SAMPLES, MOST_CLASSES = 10, 50
-CHANNELS = (1, 3, 4)
 
 
 def show(config: Config, console: Console, picture: str = "") -> None:

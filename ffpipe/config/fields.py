@@ -27,6 +27,10 @@ LARGEST_FILE = 256 << 10
 _PART = r"""(?:[\w-]++|"(?:\\.|[^"\\\n])*+"|'[^'\n]*+')[ \t]*+"""
 _DEEP_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*+(?:{_PART}\.[ \t]*+){{8}}", re.MULTILINE)
 
+# Fields that say where things are, and may be given anew for a run that exists.
+CHECKPOINTS = "execution.checkpoints"
+DATA_FILES = ("training.data.train", "training.data.test")
+
 
 def to_toml(config: Config) -> str:
     """Write what `from_toml` reads."""

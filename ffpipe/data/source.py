@@ -65,15 +65,6 @@ class Part:
     open: Callable[[], Contents]
 
 
-# Numbers of channels that pictures have.
-CHANNELS = (1, 3, 4)
-
-
-def channels_first(shape: Sequence[int]) -> bool:
-    """Whether images of a shape are (channels, height, width), as torch has them, and not (height, width, channels)."""
-    return len(shape) == 3 and shape[0] in CHANNELS and shape[2] not in CHANNELS
-
-
 def file_identity(path: Path, field: str) -> tuple[str, int, int, int]:
     """A key to this state of a file: resolved path, bytes, mtime and ctime in ns (a copy may keep its
     mtime). UserError: no such file."""

@@ -5,12 +5,11 @@ It must not know a file format; whatever is wrong with a request is said here or
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,8 @@ from ffpipe.data.discover import known_kind, table_files
 from ffpipe.data.examples import Examples
 from ffpipe.data.remote import fetched, to_terminal
 from ffpipe.data.scale import Given
-from ffpipe.data.source import Contents, Part, channels_first
+from ffpipe.data.shape import shaped
+from ffpipe.data.source import Part
 from ffpipe.system import rng
 from ffpipe.system.errors import UserError
 
@@ -127,44 +127,10 @@ def load_splits(data: Data, data_dir: str = "", *, progress: Callable[[str], Non
         raise UserError(
             f"training.data.test_count is {data.test_count}, but the source has a test part of its own: set it to 0"
         )
-    parts = [_shaped(part, data.shape) for part in (train_part, test_part) if part is not None]
+    parts = [shaped(part, data.shape) for part in (train_part, test_part) if part is not None]
     stored = [cache.stored(parts[0], data.classes or _KNOWN_CLASSES.get(data.source, 0), data.scale)]
     stored += [cache.stored(part, scale=data.scale, like=stored[0]) for part in parts[1:]]
     return split(data, [stored[0], *(_fitting(test, stored[0]) for test in stored[1:])])
-
-
-def _shaped(part: Part, shape: tuple[int, ...]) -> Part:
-    """The part with images of another shape, row-major; of none: as they are, but with channels last."""
-    if not shape:
-        return Part(part.name, part.identity, lambda: _channels_last(part.open()))
-
-    def opened() -> Contents:
-        contents = part.open()
-        if math.prod(shape) != contents.features:
-            raise UserError(
-                f"{contents.where}: training.data.shape is {shape}, but an image has {contents.features} numbers "
-                f"({contents.shape})"
-            )
-        return replace(contents, shape=shape)
-
-    return Part(part.name, (*part.identity, shape), opened)
-
-
-def _channels_last(contents: Contents) -> Contents:
-    """The same images with their channels behind height and width; a single channel goes."""
-    if not channels_first(contents.shape):
-        return contents
-    first = contents.shape
-    channels, *sides = first
-    last = (*sides, channels) if channels > 1 else tuple(sides)
-
-    def blocks() -> Iterator[NDArray[Any]]:
-        for block in contents.blocks():
-            yield np.moveaxis(block.reshape(-1, *first), 1, -1).reshape(len(block), -1)
-
-    kinds = (" x ".join(map(str, shape)) for shape in (first, last))
-    said = [contents.found, "images of {}, channels first, are read as {}".format(*kinds)]
-    return replace(contents, shape=last, blocks=blocks, found="; ".join(filter(None, said)))
 
 
 def split(data: Data, stored: Sequence[Stored]) -> Splits:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from ffpipe.config.fields import checked, override
+from ffpipe.config.fields import DATA_FILES, checked, override
 from ffpipe.config.schema import Config, Execution
 from ffpipe.engines.layerwise import spoolfolder
 from ffpipe.engines.layerwise.engine import LayerwiseEngine
@@ -139,7 +139,7 @@ def resume(
     if replace(before.training, epochs=config.training.epochs, data=data) != config.training:
         raise UserError(
             "a run goes on with what it began with: of training only training.epochs can be changed, and where its "
-            f"data are ({', '.join(places.FILES)})"
+            f"data are ({', '.join(DATA_FILES)})"
         )
     config = places.followed(config, folder.path, past.place)
     return _carry_out(config, of_user, folder, True, view or View(), interrupt or Interrupt())

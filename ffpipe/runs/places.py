@@ -16,18 +16,15 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from ffpipe.config.fields import override
+from ffpipe.config.fields import CHECKPOINTS, DATA_FILES, override
 from ffpipe.config.schema import Config
 from ffpipe.data import cache
 from ffpipe.storage.store import whole_place
 from ffpipe.system.errors import UserError
 from ffpipe.system.files import expanded, scheme_of
 
-# Fields that a command may give anew for a run that exists, beside those of `execution`.
-FILES = ("training.data.train", "training.data.test")
-CHECKPOINTS = "execution.checkpoints"
 # What a command that only reads a run takes.
-READ = (CHECKPOINTS, *FILES)
+READ = (CHECKPOINTS, *DATA_FILES)
 
 
 def of_run(config: Config, run: Path, changes: Mapping[str, Any], writes: bool) -> Config:
@@ -85,7 +82,7 @@ def followed(config: Config, run: Path, was: str) -> Config:
 
     data, execution = config.training.data, config.execution
     data = replace(data, train=tuple(map(moved, data.train)), test=tuple(map(moved, data.test)))
-    for field, names in zip(FILES, (data.train, data.test), strict=True):
+    for field, names in zip(DATA_FILES, (data.train, data.test), strict=True):
         for name in names:
             if not (scheme_of(name) or set("*?[") & set(name) or os.path.exists(expanded(name))):
                 raise UserError(f"run {run}: {name} is not there any more: give its new place with --{field}")
@@ -101,7 +98,7 @@ def refuse_other_data(before: str, now: str, source: str) -> None:
     if before and before != now:
         raise UserError(
             f"training.data: what {source} gives now is not what the run began with: put that back, name it "
-            f"with --{FILES[0]} or --data-dir, or begin a new run"
+            f"with --{DATA_FILES[0]} or --data-dir, or begin a new run"
         )
 
 
@@ -111,7 +108,7 @@ def _places(config: Config, run: Path | None) -> list[tuple[str, str]]:
     checkpoints = whole_place(execution.checkpoints) or (str(run / "checkpoints") if run else "")
     spool = execution.spool and str(expanded(execution.spool))
     local = [(CHECKPOINTS, checkpoints), ("execution.spool", spool)]
-    files = [(field, name) for field, names in zip(FILES, (data.train, data.test), strict=True) for name in names]
+    files = [(field, name) for field, names in zip(DATA_FILES, (data.train, data.test), strict=True) for name in names]
     named = [(field, place) for field, place in local if place] + [each for each in files if scheme_of(each[1])]
     return [(field, place if scheme_of(place) else os.path.realpath(place)) for field, place in named]
 

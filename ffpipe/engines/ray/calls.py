@@ -13,10 +13,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from ffpipe.engines.ray.headwatch import PATIENCE
 from ffpipe.system.errors import ClusterLost
-
-__all__ = ["PATIENCE", "caller", "within"]
 
 T = TypeVar("T")
 Call = tuple["Future[Any]", Callable[[], Any]]

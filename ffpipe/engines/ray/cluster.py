@@ -22,8 +22,8 @@ from ray._private.utils import estimate_available_memory, resolve_object_store_m
 from ray.job_config import JobConfig
 
 from ffpipe.config.schema import LEAST_OBJECT_STORE
-from ffpipe.engines.ray.calls import PATIENCE, caller, within
-from ffpipe.engines.ray.headwatch import HeadWatch
+from ffpipe.engines.ray.calls import caller, within
+from ffpipe.engines.ray.headwatch import PATIENCE, HeadWatch
 from ffpipe.engines.ray.placement import Host
 from ffpipe.engines.ray.surroundings import check_door, check_host, shared_memory
 from ffpipe.system.errors import ClusterLost, RunFailed, UserError, reason

@@ -16,8 +16,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ffpipe.config.schema import Execution
 from ffpipe.engines.ray.actor import CONCURRENCY, Process, StageActor
-from ffpipe.engines.ray.calls import PATIENCE, within
+from ffpipe.engines.ray.calls import within
 from ffpipe.engines.ray.cluster import Cluster
+from ffpipe.engines.ray.headwatch import PATIENCE
 from ffpipe.engines.ray.placement import MEMORY, STRATEGIES, Place, neighbours_together, say_amounts, shortage
 from ffpipe.system.errors import ClusterLost, Diverged, OutOfMemory, RunFailed, StageLost, UserError, reason
 from ffpipe.system.processes import start_ticks

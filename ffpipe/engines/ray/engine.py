@@ -17,10 +17,11 @@ from typing import Any
 
 import ray
 
-from ffpipe.engines.ray.calls import PATIENCE, within
+from ffpipe.engines.ray.calls import within
 from ffpipe.engines.ray.carried import sendable
 from ffpipe.engines.ray.cluster import Cluster
 from ffpipe.engines.ray.crew import POLL_SECONDS, Crew, failure
+from ffpipe.engines.ray.headwatch import PATIENCE
 from ffpipe.engines.ray.placement import fewer, most_places, places_of, shortage, threads_of
 from ffpipe.engines.ray.supply import supply
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start

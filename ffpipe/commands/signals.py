@@ -1,0 +1,34 @@
+"""Signals to the program while a run is at work: those that would end it ask the run to end."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ffpipe.runs.controller import Interrupt
+
+# Signals that end nothing by themselves, that no program hears of, and those of a fault, after which nothing is sure.
+LEFT_ALONE = {
+    *(signal.SIGCHLD, signal.SIGCONT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGURG, signal.SIGWINCH),
+    *(signal.SIGKILL, signal.SIGSTOP),
+    *(signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP),
+}
+
+
+@contextmanager
+def interrupts() -> Iterator[Interrupt]:
+    """Signals that would end the program, Ctrl-C and SIGTERM first of all, ask the run to end."""
+    from ffpipe.runs.controller import Interrupt
+
+    interrupt = Interrupt()
+    mute = [number for number in signal.valid_signals() - LEFT_ALONE if signal.getsignal(number) == signal.SIG_DFL]
+    signals = {signal.SIGINT, signal.SIGTERM, *mute}
+    before = {number: signal.signal(number, lambda *_: interrupt.request()) for number in signals}
+    try:
+        yield interrupt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
