@@ -23,6 +23,9 @@ def one_line(message: object) -> str:
 
 def reason(error: BaseException) -> str:
     """An exception as part of a line: what the system says of it, else the first line of what it says itself."""
+    within = getattr(error, "reason", None)
+    if isinstance(within, BaseException):  # urllib's errors have the system's in them
+        return reason(within)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = getattr(error, "strerror", None) or (lines[0] if lines else type(error).__name__)
     return str(said)
