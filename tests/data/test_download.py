@@ -223,7 +223,7 @@ def test_every_mirror_is_listed(get: Get) -> None:
 def test_addresses_that_are_none(tmp_path: Path) -> None:
     mirrors = ["http://127.0.0.1:9/", "file:///etc/", "nonsense", "http://[/", "http://127.0.0.1:99999999/"]
     with pytest.raises(
-        UserError, match=r"Connection refused>; file:///etc/data\.gz: not an http or https address; nons"
+        UserError, match=r"Connection refused; file:///etc/data\.gz: not an http or https address; nons"
     ):
         fetch(REMOTE, tmp_path, mirrors, PATIENCE, lambda line: None)
 
