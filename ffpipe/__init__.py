@@ -22,15 +22,18 @@ if TYPE_CHECKING:
     from ffpipe.learn.local_item import Local
     from ffpipe.learn.objectives import Learned, Objective
     from ffpipe.learn.spec import RowLayout, RowSpec
-    from ffpipe.runs.controller import Interrupt, Result, resume, train
+    from ffpipe.runs.controller import Result, resume, train
     from ffpipe.runs.export import export
     from ffpipe.runs.inference import evaluate, load, predict
+    from ffpipe.runs.interrupt import Interrupt
     from ffpipe.system.errors import Interrupted, RunFailed, UserError
+    from ffpipe.telemetry.callbacks import Callback, RunStart, Speed
 
 __all__ = [
     "Augmentation",
     "Block",
     "BlockConfig",
+    "Callback",
     "ClassHead",
     "Config",
     "Data",
@@ -46,6 +49,8 @@ __all__ = [
     "RowLayout",
     "RowSpec",
     "RunFailed",
+    "RunStart",
+    "Speed",
     "Training",
     "UserError",
     "evaluate",
@@ -74,7 +79,9 @@ _HOMES = {
     **dict.fromkeys(["Interrupted", "RunFailed", "UserError"], "system.errors"),
     **dict.fromkeys(["evaluate", "load", "predict"], "runs.inference"),
     "export": "runs.export",
-    **dict.fromkeys(["Interrupt", "Result", "resume", "train"], "runs.controller"),
+    **dict.fromkeys(["Result", "resume", "train"], "runs.controller"),
+    "Interrupt": "runs.interrupt",
+    **dict.fromkeys(["Callback", "RunStart", "Speed"], "telemetry.callbacks"),
     "override": "config.fields",
     "recipe": "config.recipes",
 }

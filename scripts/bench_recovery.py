@@ -35,7 +35,8 @@ from ffpipe.config.schema import Config
 from ffpipe.engines.ray.settings import prepare_ray
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start, make_job
 from ffpipe.planning.layout import Measured
-from ffpipe.runs.controller import Interrupt, Run
+from ffpipe.runs.controller import Run
+from ffpipe.runs.interrupt import Interrupt
 from ffpipe.runs.folder import new_run
 from ffpipe.runs.log import RunLog
 from ffpipe.runs.view import View

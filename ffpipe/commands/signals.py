@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ffpipe.runs.controller import Interrupt
+    from ffpipe.runs.interrupt import Interrupt
 
 # Signals that end nothing by themselves, that no program hears of, and those of a fault, after which nothing is sure.
 LEFT_ALONE = {
@@ -21,7 +21,7 @@ LEFT_ALONE = {
 @contextmanager
 def interrupts() -> Iterator[Interrupt]:
     """Signals that would end the program, Ctrl-C and SIGTERM first of all, ask the run to end."""
-    from ffpipe.runs.controller import Interrupt
+    from ffpipe.runs.interrupt import Interrupt
 
     interrupt = Interrupt()
     mute = [number for number in signal.valid_signals() - LEFT_ALONE if signal.getsignal(number) == signal.SIG_DFL]

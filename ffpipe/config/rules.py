@@ -68,7 +68,7 @@ def check(config: Config) -> None:
             f"execution.object_store_bytes is {execution.object_store_bytes}, but Ray's least object store has "
             f"{LEAST_OBJECT_STORE}: give that or more, or 0 for Ray's choice"
         )
-    if execution.evaluate_every and not training.data.validation:
+    if execution.evaluate_every and not (training.data.validation or execution.evaluate_train):
         raise UserError(
             "execution.evaluate_every needs a validation split: set training.data.validation, or evaluate_every 0"
         )

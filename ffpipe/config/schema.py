@@ -464,6 +464,9 @@ class Execution:
     evaluate_every: Annotated[
         int, Meta(ge=0, description="epochs between evaluations on the validation split; 0: none")
     ] = 0
+    evaluate_train: Annotated[
+        int, Meta(ge=0, description="training examples, the first, that are tested with each of these too; 0: none")
+    ] = 0
     log_steps: Annotated[
         int,
         Meta(ge=0, description="steps between rows of metrics.parquet; 0: an epoch, at most 100; long runs: more"),
@@ -472,6 +475,9 @@ class Execution:
         int, Meta(ge=0, description="of Ray's object store, where ffpipe starts Ray itself; 0: Ray's choice")
     ] = 0
     trace: Annotated[bool, Meta(description="write trace.json, a Chrome trace of what every stage did when")] = False
+    tensorboard: Annotated[
+        bool, Meta(description="write event files for TensorBoard into the folder tensorboard of the run")
+    ] = False
     snapshot_steps: Annotated[
         int, Meta(ge=0, description="steps between snapshots, beside those by seconds and that at the end; 0: none")
     ] = 0

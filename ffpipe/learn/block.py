@@ -40,7 +40,7 @@ class Block(nn.Module):
     index: its place in the network, from 0. inputs, outputs: one row of what it takes and hands on. roles: the rows
     that it learns from (spec.PAIRS or spec.PLAIN). keep: name under which later blocks find its output, or "". use:
     names of kept outputs, which come to the methods below as `kept`, in this order. optimizer: changes the weights,
-    and has a state of its own.
+    and has a state of its own. rate: its learning rate before the schedule, for the log; None where it has no one rate.
     """
 
     index: int
@@ -50,6 +50,7 @@ class Block(nn.Module):
     keep: str = ""
     use: tuple[str, ...] = ()
     optimizer: Optimizing | None = None
+    rate: float | None = None
 
     def forward(self, x: Tensor, *kept: Tensor) -> Tensor:
         """What the next block gets of rows x (n, *inputs.shape): (n, *outputs.shape). Can be differentiated."""

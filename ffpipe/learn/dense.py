@@ -63,6 +63,7 @@ class FFDense(Block):
         self.register_buffer("_rounded", None if products == dtype else self.weight.to(products), persistent=False)
         factor = self.weight if self._rounded is None else self._rounded
         self.optimizer: Update = make_update(self.weight, self.bias, training.optimizer, factor, workspace)
+        self.rate = training.optimizer.learning_rate
         self._workspace, self._training = workspace, training
         self._objective = make_objective(
             training.objective, training.goodness, width, training.threshold, training.temperature

@@ -73,6 +73,7 @@ class LocalBlock(Block):
         self._formats = Formats(settings.precision)
         parameters = {name: p for name, p in self.named_parameters() if p.requires_grad}
         self.optimizer: NamedOptimizer | None = NamedOptimizer(parameters, settings.optimizer) if parameters else None
+        self.rate = settings.optimizer.learning_rate if parameters else None
 
     def score(self, x: Tensor, *kept: Tensor) -> tuple[Tensor, Tensor | None]:
         """As `Block.score`, by the body in evaluation mode where `eval()` was called."""

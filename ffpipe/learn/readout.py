@@ -43,6 +43,7 @@ class Head(nn.Module):
             weight = torch.zeros(width, classes, dtype=dtype, device=device)
             self.register_parameter(f"weight_{i}", nn.Parameter(weight, requires_grad=False))
         settings = training.head_optimizer
+        self.rate = settings.learning_rate
         self._updates = [make_update(weight, None, settings, weight, workspace) for weight in self._weights]
 
     @property

@@ -23,7 +23,11 @@ class Feed:
 
     def __init__(self, network: Blueprint, splits: Splits, device: torch.device) -> None:
         self.feeder = make_feeder(network.training, splits, network.inputs)
-        self._splits: dict[str, Examples] = {"validation": splits.validation, "test": splits.test}
+        self._splits: dict[str, Examples] = {
+            "train": splits.train,
+            "validation": splits.validation,
+            "test": splits.test,
+        }
         self._network = network
         self._device = device
         # Rows are made in the format of the weights, and sent in that of the products.

@@ -71,6 +71,13 @@ class Job:
         return self.network.steps_per_epoch
 
     @property
+    def tested(self) -> dict[str, int]:
+        """Examples of each split that are tested in an evaluation."""
+        splits = self.splits
+        train = min(self.config.execution.evaluate_train, len(splits.train))
+        return {"train": train, "validation": len(splits.validation), "test": len(splits.test)}
+
+    @property
     def minibatch_bytes(self) -> int:
         """Bytes of the largest rows of one minibatch between two blocks."""
         return self.network.layout.rows * max(edge.nbytes for edge in self.network.edges)

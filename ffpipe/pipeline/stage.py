@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ffpipe.learn.block import Block, Step
+from ffpipe.learn.readout import Head
+from ffpipe.learn.sizes import matrices, root_mean_square
 from ffpipe.learn.user_model import describe_error
 from ffpipe.learn.workspace import Outputs, Workspace
 from ffpipe.pipeline.contents import PREDICTION, owed_predictions
@@ -27,7 +30,7 @@ from ffpipe.pipeline.tally import Tally, add_block
 from ffpipe.storage import checkpoint
 from ffpipe.system.errors import Diverged, RunFailed
 from ffpipe.system.memory import peak_bytes
-from ffpipe.telemetry.metrics import LayerMeter
+from ffpipe.telemetry.metrics import LayerMeter, Sizes
 from ffpipe.telemetry.report import StageReport
 
 Save = Callable[[int, Mapping[str, Saved]], None]
@@ -117,7 +120,7 @@ class Stage:
                     rest = slice(layout.learning_rows, None)
                     after = [each[minibatch, rest] for each in kept]
                     block.pass_on(x[minibatch, rest], Step(item.end), out[minibatch, rest], after)
-                meter.add(index, *made)
+                meter.add(index, *made, partial(_sizes, block, step.factor, out[minibatch, : layout.learning_rows]))
                 losses.append(made.loss)
             _refuse_infinite(f"layer {block.index}", item.first, losses)
             passage.put(block, out)
@@ -156,7 +159,7 @@ class Stage:
             activities = [passage.taps[block][minibatch] for block in self.head.layers]
             factor = self.spec.network.head_rates.factor(first + minibatch)
             made = self.head.step(first + minibatch, activities, labels, factor or 0.0)
-            self._head_meter.add(first + minibatch, made.loss, made.errors)
+            self._head_meter.add(first + minibatch, made.loss, made.errors, partial(_sizes, self.head, factor))
             if lookahead is not None:
                 self.owed[predicted + minibatch] = made.probabilities.float().cpu().numpy()
                 self.owed.pop(predicted + minibatch - max(lookahead, 1), None)
@@ -241,6 +244,15 @@ class Stage:
             self._head_meter.load(state)
             self.owed = owed_predictions(state)
         self.step = step
+
+
+def _sizes(learner: Block | Head, factor: float | None, out: Tensor | None = None) -> Sizes:
+    """What a row of metrics says of a block or of the read-out as it is. out: what it handed on."""
+    return Sizes(
+        None if learner.rate is None or factor is None else learner.rate * factor,
+        root_mean_square(matrices(learner.weights().values())),
+        None if out is None else root_mean_square([out]),
+    )
 
 
 def _have_one_order() -> None:

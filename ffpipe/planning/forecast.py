@@ -102,7 +102,8 @@ def costs_at(flops: float, network: Blueprint) -> Costs:
 def evaluated_examples(job: Job) -> int:
     """Count the examples of all evaluations of a run, each as often as it is evaluated."""
     validations = 1 + (job.config.training.epochs - 1) // (job.config.execution.evaluate_every or math.inf)
-    return int(validations) * len(job.splits.validation) + len(job.splits.test)
+    tested = job.tested
+    return int(validations) * (tested["train"] + tested["validation"]) + tested["test"]
 
 
 def evaluation_seconds(job: Job, step_seconds: float) -> float:

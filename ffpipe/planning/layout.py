@@ -58,12 +58,13 @@ def make_layout(
     chunk = execution.chunk or choose_chunk(stages, most, step_seconds, message_seconds)
     window = execution.window or choose_window(stages, chunk, lag, job.minibatch_bytes, execution.window_bytes)
     window = window if fits is None else min(window, fits)
+    every = execution.evaluate_every * job.steps_per_epoch
     plan = Plan(
         steps=job.steps,
         chunk=chunk,
         lockstep=lag == 0,
-        evaluations={"validation": execution.evaluate_every * job.steps_per_epoch, "test": 0},
-        sizes={"validation": len(job.splits.validation), "test": len(job.splits.test)},
+        evaluations={"train": every * bool(execution.evaluate_train), "validation": every, "test": 0},
+        sizes=job.tested,
         evaluation_batch=max(1, chunk * job.network.layout.rows // job.network.rows_of_example),
         snapshot_steps=execution.snapshot_steps,
     )

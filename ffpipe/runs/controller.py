@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,8 @@ from ffpipe.planning.budget import within_budget
 from ffpipe.planning.estimate import Estimate, bare_process, draft_layout, estimate_layout
 from ffpipe.runs import places
 from ffpipe.runs.folder import RunFolder, new_run, open_run
+from ffpipe.runs.follow import Followed
+from ffpipe.runs.interrupt import Interrupt
 from ffpipe.runs.log import RunLog
 from ffpipe.runs.model import Given, with_model
 from ffpipe.runs.recovery import GiveUp, Recovery
@@ -40,7 +42,9 @@ from ffpipe.system.errors import (
     Unreachable,
     UserError,
 )
+from ffpipe.telemetry.callbacks import Callback
 from ffpipe.telemetry.report import Past, RecoveryNote
+from ffpipe.telemetry.tensorboard import TensorBoard
 
 
 @dataclass(frozen=True)
@@ -62,36 +66,6 @@ class Result:
         return {name: error for name, error in named.items() if error is not None}
 
 
-class Interrupt:
-    """A wish that the run end: the first lets it save, the second does not wait. Safe in a signal handler."""
-
-    def __init__(self) -> None:
-        self.wished = False
-        self._tell: Callable[[], None] | None = None
-        self._over = False
-
-    def request(self) -> None:
-        """Raises KeyboardInterrupt where there is nothing to save, or the second time."""
-        if self._over:
-            return
-        if self.wished or self._tell is None:
-            raise KeyboardInterrupt
-        self.wished = True
-        self._tell()
-
-    def goes_to(self, tell: Callable[[], None]) -> None:
-        """Set what the first wish calls. Until it is set, there is nothing to save."""
-        self._tell = tell
-
-    @contextmanager
-    def until_the_end(self) -> Iterator[None]:
-        """Hear wishes within this block only: what comes after it takes the run down, which is to be done whole."""
-        try:
-            yield
-        finally:
-            self._over = True
-
-
 def train(
     config: Config,
     view: View | None = None,
@@ -99,17 +73,20 @@ def train(
     *,
     model: Given | None = None,
     allow_code: Iterable[str] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Do what `ffpipe train` does with this config.
 
     view: is told how the run goes. interrupt: asks it to save and end. model: the network, as a function that returns
     its blocks or the name of one; it takes the place of `training.model`. allow_code: names of code that the config may
-    have imported. Writes the run folder and returns what is in it. Raises UserError, and leaves no run folder, where
-    the config asks for what cannot be; RunFailed where the run broke off; Interrupted where it was asked to.
+    have imported. callbacks: follow the run. Writes the run folder and returns what is in it. Raises UserError, and
+    leaves no run folder, where the config asks for what cannot be; RunFailed where the run broke off; Interrupted where
+    it was asked to.
     """
     config, of_user = with_model(checked(config), model, allow_code, "the config")
     config = _in_one_piece(config)
-    return _carry_out(config, of_user, new_run(config), False, view or View(), interrupt or Interrupt())
+    view, interrupt = _followed(config, view, interrupt, callbacks)
+    return _carry_out(config, of_user, new_run(config), False, view, interrupt)
 
 
 def resume(
@@ -120,16 +97,17 @@ def resume(
     *,
     model: Given | None = None,
     allow_code: Iterable[str] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Go on with a run, finished or broken off, from its newest whole snapshot, or from the start where it has none.
 
     changes: fields by dotted name (`execution.*`, `training.epochs`, and the places of the same data,
-    `training.data.train` and `.test`). view, interrupt: as for `train`. model, allow_code: consent to import the code
-    that the run names. Raises UserError where the folder is no run, where it names code without consent or code that
-    has changed, where it leads outside of itself without the user's word (places.py), where another process works on
-    it, where another field of `training` would change or the run is past those epochs, where its data are others now,
-    and where its place for snapshots has those of another run or another network; RunFailed and Interrupted as `train`
-    does.
+    `training.data.train` and `.test`). view, interrupt, callbacks: as for `train`. model, allow_code: consent to import
+    the code that the run names. Raises UserError where the folder is no run, where it names code without consent or
+    code that has changed, where it leads outside of itself without the user's word (places.py), where another process
+    works on it, where another field of `training` would change or the run is past those epochs, where its data are
+    others now, and where its place for snapshots has those of another run or another network; RunFailed and Interrupted
+    as `train` does.
     """
     folder, before = open_run(run)
     past = folder.known_past()
@@ -142,7 +120,17 @@ def resume(
             f"data are ({', '.join(DATA_FILES)})"
         )
     config = places.followed(config, folder.path, past.place)
-    return _carry_out(config, of_user, folder, True, view or View(), interrupt or Interrupt())
+    view, interrupt = _followed(config, view, interrupt, callbacks)
+    return _carry_out(config, of_user, folder, True, view, interrupt)
+
+
+def _followed(
+    config: Config, view: View | None, interrupt: Interrupt | None, callbacks: Sequence[Callback]
+) -> tuple[View, Interrupt]:
+    """The view of a run, with callbacks beside it where there are any, and what ends the run. Raises UserError."""
+    view, interrupt = view or View(), interrupt or Interrupt()
+    callbacks = [*callbacks, *([TensorBoard()] if config.execution.tensorboard else [])]
+    return Followed(view, callbacks, interrupt) if callbacks else view, interrupt
 
 
 def _carry_out(
@@ -359,7 +347,9 @@ class Run:
     def _close(self, status: str) -> dict[str, Any]:
         self.interrupt.goes_to(lambda: None)  # what there is to save is being saved
         self.view.stop()
-        return self.log.close(status)
+        summary = self.log.close(status)
+        self.view.ended(summary)
+        return summary
 
     def _work(self, layout: Layout) -> None:
         """Work the plan, with recoveries."""

@@ -31,8 +31,8 @@ from ffpipe.system.errors import UserError
 from ffpipe.system.files import expanded, read_whole, replace_whole
 from ffpipe.telemetry.report import MOST_ROWS, Past
 
-# A row of metrics takes 80 to 120 bytes; a run that is trained for longer, again and again, adds to its own.
-LARGEST_PAST = 3 * 120 * MOST_ROWS
+# A row of metrics takes 150 to 220 bytes; a run that is trained for longer, again and again, adds to its own.
+LARGEST_PAST = 3 * 220 * MOST_ROWS
 
 
 class RunFolder:

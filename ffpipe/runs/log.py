@@ -68,6 +68,7 @@ class RunLog:
     def recovered(self, note: RecoveryNote) -> None:
         self.past.recoveries.append(note)
         self.view.note(f"{note.reason}; going on after step {note.from_step} with {note.stages} stage(s)")
+        self.view.recovered(note)
 
     def take(self, report: StageReport) -> None:
         """Take in one report of one stage."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.system.errors import escaped
-from ffpipe.telemetry.report import LayerRow, StageReport
+from ffpipe.telemetry.report import LayerRow, RecoveryNote, StageReport
 
 
 class View:
@@ -35,8 +36,14 @@ class View:
     def note(self, text: str) -> None:
         """A warning or a recovery, which a person should know of."""
 
+    def recovered(self, note: RecoveryNote) -> None:
+        """The run goes on from its newest snapshot, after something was lost."""
+
     def stop(self) -> None:
         """Training ends, whether it went well or not."""
+
+    def ended(self, summary: Mapping[str, Any]) -> None:
+        """The run has ended and all is written. summary: as in summary.json."""
 
     def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float) -> None:
         """The run is finished. errors: of each read-out on the test split, as fractions. seconds: of training."""
@@ -98,7 +105,7 @@ class Progress:
         there = self.job.steps * training.batch_size
         work = f"step {self.step:,}/{self.job.steps:,}"
         if self.testing:
-            there = len({"validation": self.job.splits.validation, "test": self.job.splits.test}[self.testing])
+            there = self.job.tested[self.testing]
             work += f"  tests: {self.tested:,}/{there:,} {self.testing} examples"
             if not rate:
                 return f"epoch {self.epoch}/{training.epochs}  {work}"
@@ -107,9 +114,12 @@ class Progress:
         return f"epoch {self.epoch}/{training.epochs}  {work}  {speed} examples/s  {left} left"
 
     def figures(self) -> str:
-        """Loss and errors of each block, in a line."""
-        rows = [f"{block}: {' '.join(_figures(row))}" for block, row in sorted(self.rows.items()) if block >= 0]
-        return f"loss and errors of blocks {', '.join(rows) or '-'}"
+        """Loss, errors and size of the weights of each block, in a line, and their learning rates."""
+        rows = [(block, row) for block, row in sorted(self.rows.items()) if block >= 0]
+        rates = list(dict.fromkeys(row.rate for _, row in rows if row.rate is not None))
+        each = ", ".join(f"{block}: {' '.join(_figures(row))}" for block, row in rows)
+        rate = f"rate {' '.join(f'{rate:.3g}' for rate in rates)}; " if rates else ""
+        return f"{rate}loss, errors and rms of weights of blocks {each or '-'}"
 
 
 class ConsoleView(View):
@@ -183,7 +193,7 @@ class ConsoleView(View):
 
     def _table(self, progress: Progress) -> Group:
         errors = "pair errors" if progress.job.config.training.contrasts else "errors"
-        table = Table("block", "stage", "loss", errors, "busy")
+        table = Table("block", "stage", "loss", errors, "weights", "busy")
         for stage, blocks in enumerate(progress.layers):
             for block in blocks:
                 row = progress.rows.get(block)
@@ -222,9 +232,11 @@ def _evaluation_lines(job: Job, report: StageReport) -> list[str]:
     return lines
 
 
-def _figures(row: LayerRow | None) -> tuple[str, str]:
-    """Loss and errors of a block, in words."""
-    return ("-", "-") if row is None else (f"{row.loss:.4f}", _percent(row.pair_errors))
+def _figures(row: LayerRow | None) -> tuple[str, str, str]:
+    """Loss, errors and root mean square of the weights of a block, in words."""
+    if row is None:
+        return "-", "-", "-"
+    return f"{row.loss:.4f}", _percent(row.pair_errors), "-" if row.weight_rms is None else f"{row.weight_rms:.4f}"
 
 
 def _percent(fraction: float | None) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,11 +17,20 @@ from ffpipe.telemetry.report import LayerRow
 
 SCHEMA = pa.schema(
     [("step", pa.int64()), ("epoch", pa.float64()), ("layer", pa.int32()), ("loss", pa.float64()),
-     ("pair_errors", pa.float64())]
+     ("pair_errors", pa.float64()), ("rate", pa.float64()), ("weight_rms", pa.float64()),
+     ("output_rms", pa.float64())]
 )  # fmt: skip
 # Names of what a snapshot keeps.
 METER = "meter"
 METER_STEPS = "meter_steps"
+
+
+class Sizes(NamedTuple):
+    """The fields of a `LayerRow` that are of its last step alone."""
+
+    rate: float | None = None
+    weight_rms: float | None = None
+    output_rms: float | None = None
 
 
 class LayerMeter:
@@ -36,15 +46,15 @@ class LayerMeter:
         self._steps = 0
         self._rows: list[LayerRow] = []
 
-    def add(self, step: int, loss: Tensor, errors: Tensor) -> None:
-        """loss, errors: sums over minibatch `step`, 0-dimensional."""
+    def add(self, step: int, loss: Tensor, errors: Tensor, sizes: Callable[[], Sizes] = Sizes) -> None:
+        """Count a step. loss, errors: sums over minibatch `step`, 0-dimensional. sizes: called where a row is made."""
         here = torch.stack([loss.double(), errors.double()])
         self._sums = here if self._sums is None else self._sums.to(here.device).add_(here)
         self._steps += 1
         if (step + 1) % self.log_steps == 0 or step + 1 == self.steps:
             mean_loss, mean_errors = (self._sums / (self._steps * self.batch)).tolist()
             counted = None if math.isnan(mean_errors) else mean_errors
-            self._rows.append(LayerRow(step + 1, self.layer, mean_loss, counted))
+            self._rows.append(LayerRow(step + 1, self.layer, mean_loss, counted, *sizes()))
             self._sums, self._steps = None, 0
 
     def state(self) -> dict[str, Tensor]:
@@ -66,11 +76,6 @@ class LayerMeter:
 def write_metrics(path: Path, rows: Sequence[LayerRow], steps_per_epoch: int) -> None:
     """metrics.parquet: one row per layer and log point, the head as layer -1, in order of step and layer."""
     ordered = sorted(rows, key=lambda r: (r.step, r.layer))
-    columns = {
-        "step": [r.step for r in ordered],
-        "epoch": [r.step / steps_per_epoch for r in ordered],
-        "layer": [r.layer for r in ordered],
-        "loss": [r.loss for r in ordered],
-        "pair_errors": [r.pair_errors for r in ordered],
-    }
+    columns = {name: [getattr(row, name) for row in ordered] for name in SCHEMA.names if name != "epoch"}
+    columns["epoch"] = [row.step / steps_per_epoch for row in ordered]
     replace_whole(path, lambda file: pq.write_table(pa.table(columns, schema=SCHEMA), file))

@@ -74,6 +74,12 @@ def test_a_long_one_is_not(door: Door) -> None:
         watch.wait()
 
 
+def test_of_a_cluster_of_our_own_no_address_is_asked_for(door: Door) -> None:
+    door.open = False
+    with pytest.raises(ClusterLost, match=r"has not answered for 30 s$"):
+        HeadWatch(ADDRESS, own=True).wait()
+
+
 def test_waiting_ends_when_it_answers(door: Door) -> None:
     watch = HeadWatch(ADDRESS)
     door.open, door.opens_at = False, PATIENCE / 2

@@ -59,8 +59,8 @@ def test_a_run_whose_words_are_lost_goes_on(reader: str, tmp_path: Path) -> None
 
 
 def test_a_test_says_how_far_it_is() -> None:
-    splits = SimpleNamespace(validation=range(50), test=range(2000))
-    job = SimpleNamespace(steps_per_epoch=14, steps=28, config=recipe("digits"), splits=splits)
+    sizes = {"validation": 50, "test": 2000}
+    job = SimpleNamespace(steps_per_epoch=14, steps=28, config=recipe("digits"), tested=sizes)
     progress = Progress(job, SimpleNamespace(stages=[SimpleNamespace(layers=range(2))]))  # type: ignore[arg-type]
     for seconds, step in ((1.0, 14), (2.0, 28)):
         progress.take(StageReport(0, (0, 1), step=step, seconds=seconds))

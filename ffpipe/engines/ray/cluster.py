@@ -76,7 +76,7 @@ class Cluster:
         # Whatever log_to_driver says, Ray writes a thousand characters on every stage that dies to the program's
         # output, in the middle of a live table; the run says it in one line.
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
-        self.head = HeadWatch(ray.get_runtime_context().gcs_address)
+        self.head = HeadWatch(ray.get_runtime_context().gcs_address, self.own)
         self._attached = True
 
     @property

@@ -38,8 +38,9 @@ def knock(address: str, timeout: float = KNOCK_SECONDS) -> None:
 class HeadWatch:
     """Knocks at the head node's door now and then; gives it up when it has been silent for so long."""
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, address: str, own: bool = False) -> None:
+        """own: the cluster is one that the run has started, and that the next run starts anew."""
+        self._address, self._own = address, own
         self._looked = self._answered = time.monotonic()
 
     def look(self) -> None:
@@ -70,9 +71,9 @@ class HeadWatch:
             self._looked = time.monotonic()
             silent = self._looked - self._answered
             if silent >= PATIENCE:
+                advice = "" if self._own else ": start a cluster anew, let RAY_ADDRESS be its address"
                 raise ClusterLost(
-                    f"the head node of the Ray cluster ({self._address}) has not answered for {silent:.0f} s: "
-                    "start a cluster anew, let RAY_ADDRESS be its address"
+                    f"the head node of the Ray cluster ({self._address}) has not answered for {silent:.0f} s{advice}"
                 ) from None
             return False
         self._looked = self._answered = time.monotonic()

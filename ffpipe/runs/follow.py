@@ -1,0 +1,75 @@
+"""Between a run and the callbacks of a user: what a view is told, as the events that they are promised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ffpipe.pipeline.job import Job, Layout
+from ffpipe.runs.interrupt import Interrupt
+from ffpipe.runs.view import Progress, View
+from ffpipe.telemetry.callbacks import Callback, Callbacks, RunStart, Speed
+from ffpipe.telemetry.report import RecoveryNote, StageReport
+
+
+class Followed(View):
+    """A view, and callbacks beside it. interrupt: what they may end the run by."""
+
+    def __init__(self, view: View, callbacks: Sequence[Callback], interrupt: Interrupt) -> None:
+        self._view, self._interrupt = view, interrupt
+        self._callbacks = Callbacks(callbacks, complain=view.note)
+        self._first_step = 0
+        self._progress: Progress | None = None
+
+    def resumed(self, step: int, steps: int) -> None:
+        self._first_step = step
+        self._view.resumed(step, steps)
+
+    def start(self, job: Job, layout: Layout, run_dir: Path) -> None:
+        self._view.start(job, layout, run_dir)
+        self._progress = Progress(job, layout)
+        names = tuple(outline.name for outline in job.network.outlines)
+        stages = tuple(tuple(spec.layers) for spec in layout.stages)
+        self._callbacks.start(
+            RunStart(run_dir, job.config, job.steps, job.steps_per_epoch, self._first_step, names, stages, self._stop)
+        )
+
+    def report(self, report: StageReport) -> None:
+        self._view.report(report)
+        progress = self._progress
+        assert progress is not None
+        progress.take(report)
+        for row in report.rows:
+            self._callbacks.row(row)
+        for evaluation in report.evaluations:
+            self._callbacks.evaluation(evaluation)
+        if report.rows and report.stage == len(progress.layers) - 1:
+            self._callbacks.speed(Speed(report.step, progress.examples_per_second, tuple(progress.busy)))
+
+    def recovered(self, note: RecoveryNote) -> None:
+        self._view.recovered(note)
+        self._callbacks.recovery(note)
+
+    def go_on(self, layout: Layout) -> None:
+        self._view.go_on(layout)
+        if self._progress is not None:
+            self._progress.go_on(layout)
+
+    def note(self, text: str) -> None:
+        self._view.note(text)
+        self._callbacks.note(text)
+
+    def stop(self) -> None:
+        self._view.stop()
+
+    def ended(self, summary: Mapping[str, Any]) -> None:
+        self._view.ended(summary)
+        self._callbacks.end(summary)
+
+    def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float) -> None:
+        self._view.finish(run_dir, errors, seconds)
+
+    def _stop(self) -> None:
+        if not self._interrupt.wished:  # a second wish would not let the run save
+            self._interrupt.request()

@@ -1,0 +1,125 @@
+"""Callbacks: code of the user's own that follows a run. It gets plain data, and changes no weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ffpipe.config.schema import Config
+from ffpipe.telemetry.report import Evaluation, LayerRow, RecoveryNote
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """A run as it begins, or goes on.
+
+    config: as the run keeps it. steps: of the whole run. first_step: of the snapshot that it goes on from; 0: none.
+    blocks: the name of each block. stages: indices of the blocks of each stage. stop: ends the run at the next step at
+    which it can go on, after a snapshot, as Ctrl-C does: `train` then raises `Interrupted`.
+    """
+
+    run_dir: Path
+    config: Config
+    steps: int
+    steps_per_epoch: int
+    first_step: int
+    blocks: tuple[str, ...]
+    stages: tuple[tuple[int, ...], ...]
+    stop: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a run is. examples_per_second: over the last seconds. busy: the share of its time since it began in
+    which each stage computed, from 0 to 1."""
+
+    step: int
+    examples_per_second: float
+    busy: tuple[float, ...]
+
+
+class Callback:
+    """Follows a run: subclass it and write the methods that you want.
+
+    They are called in the process that called `ffpipe.train`, one at a time, while stages go on; one that takes long
+    holds up reports, and at last the run. What one raises is said once, and the run goes on.
+    """
+
+    def on_start(self, run: RunStart) -> None:
+        """Training begins, or goes on from a snapshot."""
+
+    def on_row(self, row: LayerRow) -> None:
+        """A block (or the read-out, layer -1) has come to the end of a log interval: one row of metrics.parquet.
+
+        Rows of a block come in the order of their steps. A recovery does not bring one twice; a run that is resumed
+        brings those after its snapshot again.
+        """
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        """A split has been tested; each step and split comes once, as rows do."""
+
+    def on_speed(self, speed: Speed) -> None:
+        """The last stage has come to the end of a log interval."""
+
+    def on_recovery(self, note: RecoveryNote) -> None:
+        """Something was lost, and the run goes on from its newest snapshot."""
+
+    def on_note(self, text: str) -> None:
+        """A line for a person: a warning or a recovery."""
+
+    def on_end(self, summary: Mapping[str, Any]) -> None:
+        """The run has ended, well or not: summary["status"] is "finished", "interrupted" or "failed"; the rest is what
+        summary.json has."""
+
+
+class Callbacks:
+    """Calls several callbacks in turn, and goes on where one raises. complain: takes the line that says so."""
+
+    def __init__(self, callbacks: Iterable[Callback], complain: Callable[[str], object]) -> None:
+        self._callbacks, self._complain = tuple(callbacks), complain
+        self._failed: set[tuple[int, str]] = set()
+        self._seen: dict[object, int] = {}  # the last step of each series
+
+    def start(self, run: RunStart) -> None:
+        self._call("on_start", run)
+
+    def row(self, row: LayerRow) -> None:
+        if self._is_new(row.layer, row.step):
+            self._call("on_row", row)
+
+    def evaluation(self, evaluation: Evaluation) -> None:
+        if self._is_new(evaluation.split, evaluation.step):
+            self._call("on_evaluation", evaluation)
+
+    def speed(self, speed: Speed) -> None:
+        self._call("on_speed", speed)
+
+    def recovery(self, note: RecoveryNote) -> None:
+        self._call("on_recovery", note)
+
+    def note(self, text: str) -> None:
+        self._call("on_note", text)
+
+    def end(self, summary: Mapping[str, Any]) -> None:
+        self._call("on_end", summary)
+
+    def _is_new(self, series: object, step: int) -> bool:
+        """Whether a step of a series has not been told yet: after a recovery some come again."""
+        if step <= self._seen.get(series, -1):
+            return False
+        self._seen[series] = step
+        return True
+
+    def _call(self, method: str, argument: object) -> None:
+        for index, callback in enumerate(self._callbacks):
+            try:
+                getattr(callback, method)(argument)
+            except Exception as error:  # whatever a user's code raises
+                if (index, method) not in self._failed:
+                    self._failed.add((index, method))
+                    self._complain(
+                        f"warning: callback {type(callback).__name__}.{method} failed ({type(error).__name__}: {error})"
+                        "; the run goes on, and this is not said again"
+                    )

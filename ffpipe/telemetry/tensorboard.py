@@ -1,0 +1,63 @@
+"""Event files for TensorBoard, written by the package of that name (extra `tensorboard`)."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+from ffpipe.system.errors import UserError
+from ffpipe.telemetry.callbacks import Callback, RunStart, Speed
+from ffpipe.telemetry.report import Evaluation, LayerRow
+
+FOLDER = "tensorboard"
+
+
+class TensorBoard(Callback):
+    """Writes what happens into the folder `tensorboard` of the run: `tensorboard --logdir RUN` shows it.
+
+    Tags: loss, errors, rate, weights (root mean square) and outputs, each with /block 0, ... and /read-out; SPLIT
+    error/READOUT; speed/examples per second; busy/stage 0, .... A run that goes on replaces what came after its
+    snapshot. Raises UserError where the package is not there.
+    """
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise UserError(
+                "execution.tensorboard needs the package tensorboard: pip install 'ffpipe[tensorboard]', or set false"
+            )
+        self._writer: Any = None
+
+    def on_start(self, run: RunStart) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        purged = run.first_step + 1 if run.first_step else None
+        self._writer = SummaryWriter(str(run.run_dir / FOLDER), purge_step=purged)  # type: ignore[no-untyped-call]
+
+    def on_row(self, row: LayerRow) -> None:
+        block = "read-out" if row.layer < 0 else f"block {row.layer}"
+        values = {
+            "loss": row.loss, "errors": row.pair_errors, "rate": row.rate, "weights": row.weight_rms,
+            "outputs": row.output_rms,
+        }  # fmt: skip
+        for name, value in values.items():
+            self._write(f"{name}/{block}", value, row.step)
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        for readout, error in evaluation.readouts.items():
+            self._write(f"{evaluation.split} error/{readout}", error, evaluation.step)
+        for index, error in enumerate(evaluation.blocks):
+            self._write(f"{evaluation.split} error/block {index}", error, evaluation.step)
+
+    def on_speed(self, speed: Speed) -> None:
+        self._write("speed/examples per second", speed.examples_per_second, speed.step)
+        for stage, busy in enumerate(speed.busy):
+            self._write(f"busy/stage {stage}", busy, speed.step)
+
+    def on_end(self, summary: Mapping[str, Any]) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write(self, tag: str, value: float | None, step: int) -> None:
+        if value is not None and self._writer is not None:
+            self._writer.add_scalar(tag, value, step)

@@ -1,0 +1,212 @@
+"""Callbacks follow a run: every row and evaluation once, in order, and nothing of theirs disturbs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from ffpipe import Callback, Config, Interrupted, RunFailed, RunStart, Speed, UserError, override, recipe, resume, train
+from ffpipe.learn.dense import FFDense
+from ffpipe.runs.view import View
+from ffpipe.telemetry.callbacks import Callbacks
+from ffpipe.telemetry.report import Evaluation, LayerRow
+
+SMALL = {"training.dims": [64, 20, 20], "training.epochs": 4, "execution.engine": "local", "execution.log_steps": 14}
+
+
+def small(folder: Path, **fields: object) -> Config:
+    given = {f"execution.{name}": value for name, value in fields.items()}
+    return override(
+        recipe("digits"), {**SMALL, "execution.evaluate_every": 2, "execution.run_dir": str(folder), **given}
+    )
+
+
+class Diary(Callback):
+    """Keeps all that it is told."""
+
+    def __init__(self) -> None:
+        self.started: list[RunStart] = []
+        self.rows: list[LayerRow] = []
+        self.tests: list[Evaluation] = []
+        self.speeds: list[Speed] = []
+        self.ends: list[Mapping[str, Any]] = []
+
+    def on_start(self, run: RunStart) -> None:
+        self.started.append(run)
+
+    def on_row(self, row: LayerRow) -> None:
+        self.rows.append(row)
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        self.tests.append(evaluation)
+
+    def on_speed(self, speed: Speed) -> None:
+        self.speeds.append(speed)
+
+    def on_end(self, summary: Mapping[str, Any]) -> None:
+        self.ends.append(summary)
+
+
+def test_the_events_are_those_of_the_run_folder(tmp_path: Path) -> None:
+    diary = Diary()
+    result = train(small(tmp_path / "run", evaluate_train=50), callbacks=[diary])
+    (run,) = diary.started
+    assert (run.run_dir, run.steps, run.steps_per_epoch, run.first_step) == (tmp_path / "run", 112, 28, 0)
+    assert len(run.blocks) == 2
+    assert [block for stage in run.stages for block in stage] == [0, 1]
+    kept = pq.read_table(tmp_path / "run" / "metrics.parquet").drop_columns("epoch").to_pylist()
+    told = sorted((vars(row) for row in diary.rows), key=lambda row: (row["step"], row["layer"]))
+    assert told == kept
+    splits = [(each.split, each.step, each.examples) for each in diary.tests]
+    assert splits == [
+        ("train", 56, 50), ("validation", 56, 97), ("train", 112, 50), ("validation", 112, 97), ("test", 112, 300)
+    ]  # fmt: skip
+    assert [speed.step for speed in diary.speeds][-1] == 112
+    assert all(0 < busy <= 1 for speed in diary.speeds for busy in speed.busy)
+    assert diary.ends == [result.summary]
+
+
+def test_rates_and_sizes_are_those_of_the_schedule_and_the_weights(tmp_path: Path) -> None:
+    from ffpipe import load
+
+    config = small(tmp_path / "run")
+    diary = Diary()
+    train(config, callbacks=[diary])
+    rates = {row.step: row.rate for row in diary.rows if row.layer == 0}
+    full = config.training.optimizer.learning_rate
+    # Hinton's schedule over 4 epochs of 28 steps: 1 for two, then (1 + 2 (4 - e)) / 4 for e = 3, 4.
+    assert rates == {
+        14: full,
+        28: full,
+        42: full,
+        56: full,
+        70: 0.75 * full,
+        84: 0.75 * full,
+        98: full / 4,
+        112: full / 4,
+    }
+    network = load(tmp_path / "run")
+    block = network.blocks[0]
+    assert isinstance(block, FFDense)
+    last = next(row for row in diary.rows if row.step == 112 and row.layer == 0)
+    assert last.weight_rms == pytest.approx(float(block.weight.detach().square().mean().sqrt()), rel=1e-5)
+    assert last.output_rms == pytest.approx(1.0, rel=1e-3), "rows are normalised to a mean square of 1"
+    head = next(row for row in diary.rows if row.step == 112 and row.layer == -1)
+    assert head.output_rms is None
+    assert head.weight_rms is not None
+
+
+def test_one_that_raises_is_named_once_and_the_run_goes_on(tmp_path: Path) -> None:
+    class Broken(Callback):
+        """Raises at every row."""
+
+        def on_row(self, row: LayerRow) -> None:
+            raise ZeroDivisionError("no such thing")
+
+    class Notes(View):
+        """Keeps what a person would read."""
+
+        def __init__(self) -> None:
+            self.notes: list[str] = []
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+    view, diary = Notes(), Diary()
+    result = train(small(tmp_path / "run"), view, callbacks=[Broken(), diary])
+    assert result.summary["status"] == "finished"
+    (said,) = [note for note in view.notes if "callback" in note]
+    assert said.startswith("warning: callback Broken.on_row failed (ZeroDivisionError: no such thing); the run goes on")
+    assert len(diary.rows) == 3 * 8
+
+
+def test_one_may_end_the_run_which_goes_on_later(tmp_path: Path) -> None:
+    class Patience(Callback):
+        """Ends the run at the second validation."""
+
+        def on_start(self, run: RunStart) -> None:
+            self.run, self.seen = run, 0
+
+        def on_evaluation(self, evaluation: Evaluation) -> None:
+            self.seen += 1
+            if self.seen == 1:
+                self.run.stop()
+                self.run.stop()  # a second wish changes nothing
+
+    whole = train(small(tmp_path / "whole"))
+    with pytest.raises(Interrupted):
+        train(small(tmp_path / "run"), callbacks=[Patience()])
+    diary = Diary()
+    result = resume(tmp_path / "run", callbacks=[diary])
+    assert diary.started[0].first_step >= 56
+    assert min(row.step for row in diary.rows) > 56
+    assert result.weights_sha256 == whole.weights_sha256
+
+
+def test_what_comes_again_after_a_recovery_is_told_once() -> None:
+    diary = Diary()
+    callbacks = Callbacks([diary], complain=print)
+    rows = [LayerRow(step, layer, 1.0, 0.0) for step in (10, 20, 30) for layer in (0, 1)]
+    for row in [*rows[:4], *rows[2:]]:
+        callbacks.row(row)
+    assert diary.rows == rows
+    tests = [Evaluation(step, split, 9, 0.1, 0.1) for step in (10, 20) for split in ("validation", "test")]
+    for test in [*tests[:3], *tests]:
+        callbacks.evaluation(test)
+    assert diary.tests == tests
+
+
+def test_a_failed_run_ends_for_callbacks_too(tmp_path: Path) -> None:
+    config = small(tmp_path / "run")
+    optimizer = replace(config.training.optimizer, learning_rate=1e30)
+    diary = Diary()
+    with pytest.raises(RunFailed):
+        train(replace(config, training=replace(config.training, optimizer=optimizer)), callbacks=[diary])
+    assert [end["status"] for end in diary.ends] == ["failed"]
+
+
+def test_event_files_are_read_by_tensorboard(tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    diary = Diary()
+    with pytest.raises(Interrupted):
+        train(small(tmp_path / "run", tensorboard=True), callbacks=[_StopAt(56)])
+    resume(tmp_path / "run", callbacks=[diary])
+    events = reader.EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    kept = pq.read_table(tmp_path / "run" / "metrics.parquet").to_pylist()
+    for tag, column in (("loss", "loss"), ("errors", "pair_errors"), ("rate", "rate"), ("weights", "weight_rms")):
+        for layer, name in ((0, "block 0"), (1, "block 1"), (-1, "read-out")):
+            written = [(event.step, event.value) for event in events.Scalars(f"{tag}/{name}")]
+            expected = [(row["step"], row[column]) for row in kept if row["layer"] == layer]
+            assert [step for step, _ in written] == [step for step, _ in expected]
+            assert [value for _, value in written] == pytest.approx([value for _, value in expected], rel=1e-6)
+    tags = set(events.Tags()["scalars"])
+    assert {"validation error/softmax", "test error/goodness", "busy/stage 0", "speed/examples per second"} <= tags
+    assert [event.step for event in events.Scalars("validation error/softmax")] == [56, 112]
+
+
+class _StopAt(Callback):
+    """Ends the run at the evaluation after a step."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_start(self, run: RunStart) -> None:
+        self._run = run
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        if evaluation.step == self._step:
+            self._run.stop()
+
+
+def test_without_the_package_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(UserError, match=r"needs the package tensorboard: pip install 'ffpipe\[tensorboard\]'"):
+        train(small(tmp_path / "run", tensorboard=True))
+    assert not (tmp_path / "run").exists()
