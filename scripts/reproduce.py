@@ -2,7 +2,7 @@
 
     python scripts/reproduce.py ROW... [--seeds 1 2 3]     run these rows, or go on with them
     python scripts/reproduce.py                            what there is and what is done
-    python scripts/reproduce.py --table                    write the table into the README
+    python scripts/reproduce.py --table                    write the tables into docs/reproduction.md
 
 Every run is `ffpipe train RECIPE` through two or three Ray stages in a process of its own, under --runs (made where
 it is not), with snapshots: broken off, it is resumed; finished, it is skipped. Ctrl-C and SIGTERM go on to the run,
@@ -40,7 +40,7 @@ from ffpipe.config.schema import Config
 from ffpipe.system.errors import UserError, one_line
 
 RESULTS = Path(__file__).parent / "results"
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "reproduction.md"
 LOG_LINES = 12
 INTERRUPTED = 130
 # Said by --backprop and by no recipe.
@@ -191,7 +191,7 @@ def work(options: argparse.Namespace) -> int:
                 return status
     figures = read_figures(RESULTS / "results.json")
     if options.table:
-        write_table(README, figures, kept_of)
+        write_table(PAGE, figures, kept_of)
     table = Table(*head_of(figures))
     for cells in lines_of(figures, kept_of):
         table.add_row(*cells)
@@ -206,7 +206,7 @@ def main() -> int:
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the row's own")
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), help="where run folders go")
-    parser.add_argument("--table", action="store_true", help="write the table into the README")
+    parser.add_argument("--table", action="store_true", help="write the tables into docs/reproduction.md")
     options = parser.parse_args()
     unknown = [name for name in options.rows if name not in ROWS]
     if unknown:

@@ -1,4 +1,4 @@
-"""The tables that the figures say, for a terminal and for the README. Pure but for the kept configs that it reads."""
+"""The tables that the figures say, for a terminal and for docs/reproduction.md. Pure but for the kept configs that it reads."""
 
 from __future__ import annotations
 
@@ -114,21 +114,21 @@ def head_of(figures: AllFigures) -> list[str]:
     return [*HEAD, "machine"] if len(machines_of(figures)) > 1 else HEAD
 
 
-def write_table(readme: Path, figures: AllFigures, kept_of: KeptOf) -> None:
-    """Both tables, between the two marks in the README. Raises UserError where the marks are absent."""
+def write_table(page: Path, figures: AllFigures, kept_of: KeptOf) -> None:
+    """Both tables, between the two marks in a page. Raises UserError where the marks are absent."""
     machines = machines_of(figures)
     table = f"All rows were run on {machines[0]}.\n\n" if len(machines) == 1 else ""
     table += as_markdown(head_of(figures), lines_of(figures, kept_of))
     lags = lines_of_lags(figures)
     if lags:
-        table += "\nWhat the look-ahead costs: `hinton` at other lags. It is validated at every second epoch.\n\n"
+        table += "\n## What the look-ahead costs\n\n`hinton` at other lags. It is validated at every second epoch.\n\n"
         table += as_markdown(LAGS_HEAD, lags)
-    text = readme.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     if END not in rest:
-        raise UserError(f"{readme} lacks the lines {BEGIN.strip()} and {END.strip()}: put them where the table goes")
-    readme.write_text(before + BEGIN + table + END + after, encoding="utf-8")
+        raise UserError(f"{page} lacks the lines {BEGIN.strip()} and {END.strip()}: put them where the table goes")
+    page.write_text(before + BEGIN + table + END + after, encoding="utf-8")
 
 
 def as_markdown(head: list[str], lines: list[list[str]]) -> str:

@@ -28,13 +28,13 @@ QUICK = {"training.epochs": 2, "execution.engine": "local", "execution.stages": 
 
 @pytest.fixture
 def reproduce(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """scripts/reproduce.py with a README and results of its own."""
+    """scripts/reproduce.py with a page and results of its own."""
     import reproduce as module
 
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- results -->\nold\n<!-- end of results -->\nafter\n", encoding="utf-8")
+    page = tmp_path / "reproduction.md"
+    page.write_text("before\n<!-- results -->\nold\n<!-- end of results -->\nafter\n", encoding="utf-8")
     monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(module, "README", readme)
+    monkeypatch.setattr(module, "PAGE", page)
     return module
 
 
@@ -70,7 +70,7 @@ def test_a_row_is_run_kept_skipped_and_put_in_the_table(
     kept = tmp_path / "results" / "tiny" / "1"
     assert sorted(path.name for path in kept.iterdir()) == ["config.toml", "log.txt", "summary.json"]
     assert all(str(tmp_path) not in path.read_text() for path in kept.iterdir())
-    lines = (tmp_path / "README.md").read_text().splitlines()
+    lines = (tmp_path / "reproduction.md").read_text().splitlines()
     assert lines[0] == "before"
     assert lines[-1] == "after"
     row = next(line for line in lines if "`tiny`" in line)

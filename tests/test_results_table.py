@@ -95,19 +95,19 @@ def test_the_table_of_lags_has_them_in_order(tmp_path: Path) -> None:
     ]
 
 
-def test_the_readme_names_the_machine_once_or_in_each_row(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{results_table.BEGIN}old\n{results_table.END}after\n")
-    results_table.write_table(readme, {"hinton": {1: FIGURES}}, in_bfloat16)
-    text = readme.read_text()
+def test_the_page_names_the_machine_once_or_in_each_row(tmp_path: Path) -> None:
+    page = tmp_path / "reproduction.md"
+    page.write_text(f"before\n{results_table.BEGIN}old\n{results_table.END}after\n")
+    results_table.write_table(page, {"hinton": {1: FIGURES}}, in_bfloat16)
+    text = page.read_text()
     assert text.startswith("before\n<!-- results -->\nAll rows were run on 2 cores of Abacus 9.\n\n| row |")
     assert "| 16 | 1 | 1.39 / 2.00 | 28 |\n" in text
     assert text.endswith(f"{results_table.END}after\n")
     other = replace(FIGURES, machine="one GPU")
-    results_table.write_table(readme, {"hinton": {1: FIGURES, 2: other}, "keras": {1: other}}, in_bfloat16)
-    assert "All rows" not in readme.read_text()
-    assert "| command | machine |\n" in readme.read_text()
-    assert "| 2 cores of Abacus 9, one GPU |\n" in readme.read_text()
-    readme.write_text("no marks")
+    results_table.write_table(page, {"hinton": {1: FIGURES, 2: other}, "keras": {1: other}}, in_bfloat16)
+    assert "All rows" not in page.read_text()
+    assert "| command | machine |\n" in page.read_text()
+    assert "| 2 cores of Abacus 9, one GPU |\n" in page.read_text()
+    page.write_text("no marks")
     with pytest.raises(UserError, match="lacks the lines"):
-        results_table.write_table(readme, {}, in_bfloat16)
+        results_table.write_table(page, {}, in_bfloat16)
