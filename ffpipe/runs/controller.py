@@ -17,7 +17,7 @@ from ffpipe.config.schema import Config, Execution
 from ffpipe.engines.layerwise import spoolfolder
 from ffpipe.engines.layerwise.engine import LayerwiseEngine
 from ffpipe.engines.local import LocalEngine
-from ffpipe.engines.ray.settings import load_ray, prepare_ray
+from ffpipe.engines.ray.settings import PREFIX, folder_of_clusters, load_ray, prepare_ray
 from ffpipe.pipeline.contents import snapshot_contents
 from ffpipe.pipeline.job import Engine, Job, Layout, Model, Start, make_job, refuse_beyond_this_host
 from ffpipe.planning.budget import within_budget
@@ -42,6 +42,7 @@ from ffpipe.system.errors import (
     Unreachable,
     UserError,
 )
+from ffpipe.system.leftovers import sweep
 from ffpipe.telemetry.callbacks import Callback
 from ffpipe.telemetry.report import Past, RecoveryNote
 from ffpipe.telemetry.tensorboard import TensorBoard
@@ -287,8 +288,9 @@ def verified(store: Store, folder: str, job: Job) -> checkpoint.Manifest:
 
 
 def make_engine(execution: Execution) -> Engine:
-    """The engine that was asked for. Ray is imported only where it is used."""
+    """The engine that was asked for. Ray is imported only where it is used; what a run left that was killed goes."""
     if execution.engine != "ray":
+        sweep(folder_of_clusters(), PREFIX)
         return LocalEngine() if execution.engine == "local" else LayerwiseEngine()
     prepare_ray()
     from ffpipe.engines.ray.engine import RayEngine

@@ -27,7 +27,7 @@ def test_ray_that_does_not_start_is_said_in_one_line(monkeypatch: pytest.MonkeyP
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr("ffpipe.engines.ray.cluster.LONGEST_FOLDER", 999)
+    monkeypatch.setattr("ffpipe.engines.ray.settings.LONGEST_FOLDER", 999)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(ray, "init", init)

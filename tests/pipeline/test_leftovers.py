@@ -8,15 +8,19 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from ffpipe.config.schema import Execution
+from ffpipe.engines.ray.settings import folder_of_clusters
+from ffpipe.runs.controller import make_engine
 from ffpipe.system.leftovers import OWNER, own_folder, sweep, sweep_all
 
 MAKE = """
 import pathlib, sys
 from ffpipe.system.leftovers import own_folder
-own_folder(pathlib.Path(sys.argv[1]), "ffpipe")
+print(own_folder(pathlib.Path(sys.argv[1]), "ffpipe"))
 """
 
 
@@ -48,6 +52,17 @@ def test_what_a_dead_process_had_started_is_ended_but_not_who_looks_on(tmp_path:
     looks_on.kill()
     looks_on.wait()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("engine", ["local", "layerwise"])
+def test_an_engine_without_ray_sweeps_too(engine: Literal["local", "layerwise"]) -> None:
+    made = subprocess.run(
+        [sys.executable, "-c", MAKE, str(folder_of_clusters())], check=True, capture_output=True, text=True
+    )
+    left = Path(made.stdout.strip())
+    assert left.exists()
+    make_engine(Execution(engine=engine))
+    assert not left.exists()
 
 
 def test_a_folder_that_is_gone_holds_no_file_open(tmp_path: Path) -> None:

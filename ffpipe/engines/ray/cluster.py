@@ -11,7 +11,6 @@ import math
 import os
 import shutil
 import signal
-import tempfile
 import threading
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from ffpipe.config.schema import LEAST_OBJECT_STORE
 from ffpipe.engines.ray.calls import caller, within
 from ffpipe.engines.ray.headwatch import PATIENCE, HeadWatch
 from ffpipe.engines.ray.placement import Host
+from ffpipe.engines.ray.settings import PREFIX, folder_of_clusters
 from ffpipe.engines.ray.surroundings import check_door, check_host, shared_memory
 from ffpipe.system.errors import ClusterLost, RunFailed, UserError, reason
 from ffpipe.system.leftovers import own_folder, sweep
@@ -32,10 +32,6 @@ from ffpipe.system.processes import end_writers
 
 # Ray itself gives up starting sooner, and leaving takes it a second or two.
 SECONDS_TO_START, SECONDS_TO_JOIN, SECONDS_TO_LEAVE, SECONDS_WITHOUT_HEAD = 90.0, 60.0, 10.0, 2.0
-PREFIX = "ffpipe"
-# A temporary folder that leaves room, in the 107 bytes of a Unix socket's path, for
-# "/ffpipe-PPPPPPP-XXXXXXXX/r/session_YYYY-MM-DD_HH-MM-SS_XXXXXX_PPPPPPP/sockets/plasma_store".
-LONGEST_FOLDER = 17
 # Ray opens its own folder to every user; ours around it is for this one alone.
 FOLDER_OF_RAY = "r"
 RAY_PRINTS = ray._private.worker.print_to_stdstream
@@ -172,9 +168,7 @@ class Cluster:
             ) from None
 
     def _start(self, object_store_bytes: int) -> None:
-        folder = Path(tempfile.gettempdir())
-        if len(str(folder)) > LONGEST_FOLDER:
-            folder = Path("/tmp")
+        folder = folder_of_clusters()
         self._on_disk = object_store_bytes > self._shared
         check_host()
         sweep(folder, PREFIX)

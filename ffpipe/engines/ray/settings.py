@@ -5,6 +5,19 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import tempfile
+from pathlib import Path
+
+# A temporary folder that leaves room, in the 107 bytes of a Unix socket's path, for
+# "/ffpipe-PPPPPPP-XXXXXXXX/r/session_YYYY-MM-DD_HH-MM-SS_XXXXXX_PPPPPPP/sockets/plasma_store".
+LONGEST_FOLDER = 17
+PREFIX = "ffpipe"
+
+
+def folder_of_clusters() -> Path:
+    """The folder in which each cluster of our own has one that begins with PREFIX."""
+    folder = Path(tempfile.gettempdir())
+    return folder if len(str(folder)) <= LONGEST_FOLDER else Path("/tmp")
 
 
 def prepare_ray() -> None:
