@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any
 
 import ffpipe
-from ffpipe.commands.cli import _parser
+from ffpipe.commands.cli import COMMANDS, parser
 from ffpipe.config.fields import Leaf, leaves
 from ffpipe.config.schema import BlockConfig, Config
 
@@ -35,11 +35,9 @@ def fields() -> str:
 
 
 def commands() -> str:
-    """All commands with their arguments and options."""
-    parser = _parser()
-    (made,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    help_of = {each.dest: each.help or "" for each in made._choices_actions}
-    return "\n".join(_command(name, help_of.get(name, ""), each) for name, each in made.choices.items())
+    """All commands with what they do, examples, arguments and options."""
+    (made,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return "\n".join(_command(name, made.choices[name]) for name in COMMANDS)
 
 
 def names() -> str:
@@ -91,23 +89,30 @@ def _default(leaf: Leaf, owner: Any) -> str:
     return f"`{list(owner) if isinstance(owner, tuple) else owner}`"
 
 
-def _command(name: str, does: str, parser: argparse.ArgumentParser) -> str:
-    """A heading, what the command does, and a table; fields of the config are one line of it."""
-    field_names = {leaf.name for leaf in leaves()}
-    rows, of_config = [], 0
-    for action in parser._actions:
-        if action.help == argparse.SUPPRESS or isinstance(action, argparse._HelpAction):
-            continue
+def _command(name: str, its: argparse.ArgumentParser) -> str:
+    """A heading, what the command does, examples and a table; fields without a short name are one line of it."""
+    fields_of_config = {leaf.name for leaf in leaves()}
+    rows, others = [], 0
+    for action in its._actions:
         options = action.option_strings
-        if action.dest in field_names and options and all("." in option for option in options):
-            of_config += 1
-            continue
-        shown = ", ".join(f"`{option}`" for option in options) or f"`{action.dest.upper()}`"
-        rows.append(f"| {shown} | {_cell((action.help or '').replace('%%', '%'))} |")
-    if of_config:
-        rows.append(f"| `--FIELD` | {of_config} fields of the [config](reference-config.md) by their dotted names |")
-    table = "\n".join(["| argument | meaning |", "| --- | --- |", *rows]) + "\n" if rows else "It takes no options.\n"
-    return f"## `ffpipe {name}`\n\n{does[:1].upper()}{does[1:]}.\n\n{table}"
+        if action.dest in fields_of_config and options and all("." in option for option in options):
+            others += 1
+        elif action.help != argparse.SUPPRESS:
+            rows.append(f"| {_shown(action)} | {_cell((action.help or '').replace('%%', '%'))} |")
+    if others:
+        rows.append(f"| `--FIELD VALUE` | {others} more fields of the [config](reference-config.md), by dotted names |")
+    table = "\n".join(["| argument | meaning |", "| --- | --- |", *rows])
+    does, examples = COMMANDS[name].does, COMMANDS[name].examples
+    shown = "".join(f"{example}\n" for example in examples)
+    shown = f"```text\n{shown}```\n\n" if examples else ""
+    return f"## `ffpipe {name}`\n\n{does[0].upper()}{does[1:]}.\n\n{shown}{table}\n"
+
+
+def _shown(action: argparse.Action) -> str:
+    """An argument, or the names of an option with what stands for its value."""
+    value = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
+    takes = "" if action.nargs == 0 else f" {value}"
+    return ", ".join(f"`{option}{takes}`" for option in action.option_strings) or f"`{value}`"
 
 
 def _cell(text: str) -> str:

@@ -1,12 +1,13 @@
 """Fenced blocks of the documents: what is to be run of a page, and whether it printed what the page shows.
 
-A comment in the page speaks of the next block alone:
+A comment in the page speaks of the next block, or of that above it where it stands in the very next line:
 
     <!-- run: COMMAND -->       run this first; readers do not see it
     <!-- not run: REASON -->    leave the block alone
     <!-- long: REASON -->       run it among the long tests only
     <!-- file: NAME -->         keep it as that file; where the repository has the file, both must be the same
     <!-- status: NUMBER -->     the exit status of its last command
+    <!-- ray: REASON -->        its runs keep engine ray, where all others have `--engine local` added
 
 What a block shows of its output may leave things out: `...` is anything, within a line or as lines of its own. Times,
 sizes and dates may be others, shares of errors a little.
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 # Languages whose blocks are run, whose blocks are held against the config, and which are for reading alone.
 RUN = ("console", "bash", "python")
 READ = ("toml", "text", "json")
-WORDS = ("run", "not run", "long", "file", "status")
+WORDS = ("run", "not run", "long", "file", "status", "ray")
 # Percentage points by which processors of other kinds may come to another error.
 POINTS = 2.0
 
@@ -82,13 +83,17 @@ def fences(page: str) -> list[Fence]:
     found: list[Fence] = []
     lines = iter(enumerate(page.splitlines(), 1))
     between: list[str] = []
+    last = 0  # the line with which the block before ended
     for number, line in lines:
         begin = _FENCE.match(line)
         if not begin:
-            between.append(line)
+            if number == last + 1 and found and (said := _said(line)):
+                found[-1].said.update(said)
+            else:
+                between.append(line)
             continue
         inside = []
-        for _, inner in lines:
+        for last, inner in lines:  # noqa: B007  # read above
             end = _FENCE.match(inner)
             if end and end["marks"].startswith(begin["marks"]) and not end["language"]:
                 break

@@ -27,11 +27,16 @@ $ one \\
   if True:
       pass
   ```
+
+```bash
+rm -r data
+```
+<!-- not run: takes all away -->
 """
 
 
 def test_blocks_with_what_is_said_of_them() -> None:
-    console, python = fences(PAGE)
+    console, python, below = fences(PAGE)
     assert console == Fence(
         7,
         "console",
@@ -42,6 +47,7 @@ def test_blocks_with_what_is_said_of_them() -> None:
     assert console.is_run
     assert python == Fence(19, "python", "if True:\n    pass\n", {"not run": ["downloads 11 MB"]})
     assert not python.is_run
+    assert below == Fence(24, "bash", "rm -r data\n", {"not run": ["takes all away"]})
     assert [each.fault for each in (console, python)] == ["", ""]
 
 

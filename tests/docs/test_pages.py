@@ -28,6 +28,15 @@ SECONDS = 280
 # What a command may not learn from outside: a terminal's size, copies of data, a cluster.
 LEFT_OUT = ("FFPIPE_DATA", "RAY_ADDRESS", "COLUMNS", "LINES")
 
+# $ADDED is what runs of this block have added to them, unless they name it themselves.
+PROGRAM = """#!/bin/sh
+case "$*" in
+*--engine*) ;;
+train* | resume*) set -- "$@" $ADDED ;;
+esac
+exec "{python}" -m ffpipe "$@"
+"""
+
 
 def blocks(page: str) -> Iterator[Fence]:
     """The blocks of a page that are run, or kept as files."""
@@ -71,13 +80,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads_put_back: No
     shutil.copytree(REPOSITORY / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     programs = tmp_path.with_name(tmp_path.name + "-bin")
     programs.mkdir()
-    (programs / "ffpipe").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ffpipe "$@"\n')
+    (programs / "ffpipe").write_text(PROGRAM.format(python=sys.executable))
     (programs / "ffpipe").chmod(0o755)
     for name in LEFT_OUT:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]))
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("ADDED", "")  # so that it is put back
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -92,6 +102,7 @@ class Reader:
     def read(self, found: Iterator[Fence]) -> None:
         for fence in found:
             where = f"{self.page}:{fence.line}"
+            os.environ["ADDED"] = "" if "ray" in fence.said else "--engine local"
             for command in fence.said.get("run", ()):
                 self.run(command, where, 0, [])
             if "file" in fence.said:
