@@ -47,7 +47,7 @@ from ffpipe.learn.chained import Chained
 from ffpipe.learn.local import LocalBlock, seeded
 from ffpipe.learn.objectives import Learned
 from ffpipe.learn.rates import rate_factor
-from ffpipe.learn.spec import RowLayout, RowSpec
+from ffpipe.learn.spec import PLAIN, RowLayout, RowSpec
 from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.job import make_job
 
@@ -58,6 +58,7 @@ BLOCKS = (
     BlockConfig(kind="residual", options={"channels": 8}, use=("a",)),
     BlockConfig(kind="dense", options={"width": 30, "dropout": 0.2}, objective_options={"smoothing": 0.1}),
 )
+NO_NEGATIVES = {"negatives": "none", "labels": "none", "head": False, "goodness_from": 0}
 
 
 def config(run_dir: Path, **fields: object) -> Config:
@@ -302,6 +303,62 @@ def kept_bytes(*, checkpointing: bool) -> int:
 
 def test_checkpointing_keeps_the_inputs_of_blocks_alone() -> None:
     assert kept_bytes(checkpointing=True) < kept_bytes(checkpointing=False) / 2
+
+
+@pytest.mark.parametrize("method", ["backprop", "forward-forward"])
+def test_accumulation_sums_gradients_before_one_update(method: str, tmp_path: Path) -> None:
+    """Parts of a minibatch give the update of the whole, to rounding, where nothing is over the minibatch."""
+    blocks = (BlockConfig(kind="dense", options={"width": 20}), BlockConfig(kind="dense", options={"width": 20}))
+    found = []
+    for parts in (1, 5):
+        training = {"method": method, "blocks": blocks, "accumulation": parts, "precision": "float64", **NO_NEGATIVES}
+        run = tmp_path / f"{parts}"
+        result = train(of_blocks(run, **training))
+        weights = [tensor for block in load(run).blocks for tensor in block.state_dict().values()]
+        found.append((weights, result.weights_sha256))
+    assert found[0][1] != found[1][1], "the sums are made in another order"
+    for whole, parted in zip(found[0][0], found[1][0], strict=True):
+        torch.testing.assert_close(whole, parted, rtol=1e-9, atol=1e-11)
+
+
+def test_accumulation_holds_a_part_at_a_time() -> None:
+    """The graph of a part alone is kept, whatever the minibatch."""
+    peaks = []
+    for parts in (1, 5):
+        training = Training(
+            batch_size=200, method="backprop", blocks=BLOCKS, accumulation=parts, negatives="none", head=False
+        )
+        block = blueprint_of(training, (8, 8)).make(0, Workspace(CPU))
+        x, out = torch.rand(200, 1, 8, 8), torch.empty(200, *block.outputs.shape)
+        kept, most = 0, 0
+
+        def pack(tensor: Tensor) -> Tensor:
+            nonlocal kept, most
+            kept += tensor.nbytes
+            most = max(most, kept)
+            return tensor
+
+        def unpack(tensor: Tensor) -> Tensor:
+            nonlocal kept
+            kept -= tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            block.learn(x, RowLayout(200, PLAIN), torch.zeros(200, dtype=torch.int64), Step(0), out)
+        peaks.append(most)
+    assert peaks[1] < 0.3 * peaks[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"training.accumulation": 3}, "does not divide training.batch_size 50"),
+        ({"training.accumulation": 2, "training.negatives": "random", "training.labels": "overlay"}, "not of pairs"),
+    ],
+)
+def test_accumulation_that_cannot_be(fields: dict[str, object], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        override(recipe("digits-cnn"), {"training.batch_size": 50, **fields})
 
 
 def test_a_run_goes_on_from_its_snapshots_to_the_same_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

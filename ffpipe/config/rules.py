@@ -158,6 +158,15 @@ def _check_rule(training: Training) -> None:
         )
     if training.schedule == "steps" and not training.milestones:
         raise UserError("training.schedule 'steps' needs training.milestones: name the epochs after which rates fall")
+    if training.batch_size % training.accumulation:
+        raise UserError(
+            f"training.accumulation is {training.accumulation}, which does not divide training.batch_size "
+            f"{training.batch_size}: give one that does"
+        )
+    if training.accumulation > 1 and training.contrasts:
+        raise UserError(
+            "training.accumulation cuts minibatches of examples, not of pairs: set training.negatives none, or 1"
+        )
     if training.data.source == "text" and training.inputs != "tokens":
         raise UserError("training.data.source 'text' has rows of ids: set training.inputs tokens")
     if negatives == "none" or training.method == "backprop":

@@ -325,6 +325,14 @@ class Training:
     checkpointing: Annotated[
         bool, Meta(description="method backprop: keep the activations of no block, and make them again")
     ] = False
+    accumulation: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="blocks without negatives that are trained by autograd: parts of a minibatch, worked one after "
+            "the other, whose gradients are summed for one update; batch normalisation is over a part",
+        ),
+    ] = 1
     readout: Annotated[
         Literal["last", "sum", "softmax"],
         Meta(

@@ -108,7 +108,9 @@ def local_block(
         if channels_last:
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no hint for it
     optimizer, hand_on = item.optimizer or training.optimizer, item.hand_on or training.hand_on
-    settings = Settings(training.seed, precision, optimizer, training.threads, hand_on, channels_last)
+    settings = Settings(
+        training.seed, precision, optimizer, training.threads, hand_on, channels_last, training.accumulation
+    )
     edges = (outline.index, outline.inputs, outline.outputs)
     return LocalBlock(*edges, body, objective, settings, item.keep, item.use)
 

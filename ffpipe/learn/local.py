@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,8 @@ from ffpipe.system.rng import torch_seed
 
 @dataclass(frozen=True)
 class Settings:
-    """How a block computes and learns, beside its body and its objective."""
+    """How a block computes and learns, beside its body and its objective. parts: into which a minibatch is cut, whose
+    gradients are summed for one update."""
 
     seed: int
     precision: Precision
@@ -37,6 +38,7 @@ class Settings:
     threads: int = 1
     hand_on: str = "before"
     channels_last: bool = False
+    parts: int = 1
 
 
 @contextmanager
@@ -46,6 +48,11 @@ def seeded(device: torch.device, seed: int, purpose: str, *index: int) -> Iterat
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(torch_seed(seed, purpose, *index))
         yield
+
+
+def sum_of(values: Sequence[Tensor]) -> Tensor:
+    """Add up numbers, or give the one that there is, to the bit."""
+    return values[0] if len(values) == 1 else torch.stack(list(values)).sum()
 
 
 class LocalBlock(Block):
@@ -89,16 +96,23 @@ class LocalBlock(Block):
         rows = layout.learning_rows
         rest = [each[:rows] for each in kept]
         self._mode(training=True)
+        size = layout.batch // self.settings.parts
+        parts = [slice(0, rows)] if size == layout.batch else [slice(i, i + size) for i in range(0, layout.batch, size)]
+        found: list[Learned] = []
         with self._threads(x.device), seeded(x.device, self.settings.seed, "block", self.index, step.index):
             learns = step.factor is not None and self.optimizer is not None
-            with torch.set_grad_enabled(learns), self._format(x.device):
-                h = self._run(x[:rows], rest)
-                learned = self.objective(h, layout, labels)
-                mean = learned.loss / layout.batch
-            self._put(h.detach(), out[:rows])  # from before the update, so that it need not wait for that
-            del h
+            for part in parts:
+                with torch.set_grad_enabled(learns), self._format(x.device):
+                    h = self._run(x[part], [each[part] for each in rest])
+                    learned = self.objective(h, replace(layout, batch=size), None if labels is None else labels[part])
+                    mean = learned.loss / layout.batch
+                self._put(h.detach(), out[part])  # from before the update, so that it need not wait for that
+                del h
+                if learns:
+                    mean.backward()
+                found.append(Learned(learned.loss.detach(), learned.errors.detach()))
+                del learned, mean
             if step.factor is not None and self.optimizer is not None:
-                mean.backward()
                 self.optimizer.step(step.factor)
                 if is_due(step.index):
                     self.optimizer.settle()
@@ -107,7 +121,7 @@ class LocalBlock(Block):
                         self._put(self._run(x[:rows], rest), out[:rows])
         if len(x) > rows:
             self.pass_on(x[rows:], step, out[rows:], [each[rows:] for each in kept])
-        return Learned(learned.loss.detach(), learned.errors.detach())
+        return Learned(sum_of([each.loss for each in found]), sum_of([each.errors for each in found]))
 
     def pass_on(self, x: Tensor, step: Step, out: Tensor, kept: Sequence[Tensor] = ()) -> None:
         """As `Block.pass_on`, in evaluation mode: rows that are not learned from move no running statistics."""
