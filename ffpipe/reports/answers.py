@@ -1,0 +1,99 @@
+"""What a trained network answers to examples of the test split: who is taken for whom, and where it is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ffpipe.learn.network import GOODNESS
+from ffpipe.reports.network import Trained, chosen
+from ffpipe.reports.rows import Images, as_pictures
+from ffpipe.system.errors import UserError
+
+# Mistakes that are shown, and tokens that are looked at.
+MOST_MISTAKES = 24
+MOST_TOKENS = 40_000
+# Classes of which a table of all by all is made.
+MOST_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An example of the test split that the network gets wrong. index: its place in the split. belief: the share that
+    the answer has of all classes, or by goodness the lead over the right one. second: the next answer."""
+
+    index: int
+    right: int
+    answer: int
+    belief: float
+    second: int
+
+
+@dataclass(frozen=True)
+class Answers:
+    """counts: (classes, classes), rows by the right class, columns by the answer. mistakes: the surest first. tested:
+    examples that were looked at, of so many. by_goodness: beliefs are leads."""
+
+    split: str
+    readout: str
+    names: tuple[str, ...]
+    counts: NDArray[np.int64]
+    mistakes: tuple[Mistake, ...]
+    tested: int
+    available: int
+    by_goodness: bool
+
+    @property
+    def error(self) -> float:
+        """The share of wrong answers."""
+        total = int(self.counts.sum())
+        return 1.0 - float(np.trace(self.counts)) / total if total else 0.0
+
+
+def answers(trained: Trained, most: int) -> Answers:
+    """Ask the network about at most so many test examples. Raises UserError."""
+    splits, classes = trained.job.splits, trained.saved.network.takes.classes
+    split, name = (splits.test, "test") if len(splits.test) else (splits.validation, "validation")
+    if not len(split):
+        raise UserError("there are no test examples")
+    if classes > MOST_CLASSES:
+        raise UserError(f"there are {classes:,} classes, too many for a table of all by all")
+    if trained.training.inputs == "tokens":
+        most = max(1, min(most, MOST_TOKENS // trained.job.network.inputs.size))
+    rows = chosen(split, most)
+    examples, labels = trained.examples(split, rows)
+    scores = trained.scores(examples)
+    believed = scores.argmax(-1)
+    pairs = (labels.flatten() * classes + believed.flatten()).numpy()
+    counts = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    by_goodness = trained.saved.readout == GOODNESS
+    tokens = labels.dim() > 1
+    mistakes = () if tokens else _mistakes(scores, labels, rows, by_goodness)
+    names = tuple(map(trained.name, range(classes)))
+    return Answers(name, trained.saved.readout, names, counts, mistakes, len(rows), len(split), by_goodness)
+
+
+def _mistakes(scores: Tensor, labels: Tensor, rows: NDArray[np.int64], by_goodness: bool) -> tuple[Mistake, ...]:
+    wrong = (scores.argmax(1) != labels).nonzero().flatten()
+    scores, labels = scores[wrong].double(), labels[wrong]
+    if not len(wrong):
+        return ()
+    top = scores.topk(2, dim=1).indices
+    at = torch.arange(len(wrong))
+    leads = scores[at, top[:, 0]] - scores[at, labels]
+    belief = leads if by_goodness else scores.softmax(1)[at, top[:, 0]]
+    order = leads.argsort(descending=True)[:MOST_MISTAKES].tolist()
+    found = [(int(rows[wrong[i]]), int(labels[i]), int(top[i, 0]), float(belief[i]), int(top[i, 1])) for i in order]
+    return tuple(Mistake(*each) for each in found)
+
+
+def pictures_of(trained: Trained, found: Answers) -> Images:
+    """Pictures of the mistakes. Raises UserError where examples are not pictures."""
+    splits = trained.job.splits
+    split = splits.test if found.split == "test" else splits.validation
+    rows = np.array([mistake.index for mistake in found.mistakes], np.int64)
+    return as_pictures(split.images(rows), splits.shape)

@@ -1,0 +1,135 @@
+"""Several runs laid over each other: their curves in one picture, their results and the fields in which they differ."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from string import ascii_uppercase
+
+from ffpipe.reports import curves
+from ffpipe.reports.gather import HEAD, Curve, Record, block_name
+from ffpipe.reports.parts import Item, Missing, Page, Picture, Section, Table, Tile
+from ffpipe.reports.results import percent
+from ffpipe.system.units import say_seconds, say_size
+
+# Fields that say where a run lies, and not what it is.
+PLACES = ("execution.run_dir",)
+
+
+def compared(records: Sequence[Record], epochs: Sequence[float], refresh: int = 0) -> Page:
+    """A page of several runs. epochs: steps of one epoch of each; 0: not known."""
+    letters = [letter(index) for index in range(len(records))]
+    names = [f"{each}: {record.name}" for each, record in zip(letters, records, strict=True)]
+    sections = [
+        _results(records, names),
+        _errors(records, names, epochs),
+        _losses(records, names, epochs),
+        _differences(records, letters),
+    ]
+    going = sum(record.going for record in records)
+    status = f"{going} still going" if going else "all have ended"
+    best = _best(records, names)
+    return Page(f"{len(records)} runs compared", "; ".join(names), status, best, sections, refresh)
+
+
+def letter(index: int) -> str:
+    """A short name: A to Z, then AA, AB, ..."""
+    before, last = divmod(index, len(ascii_uppercase))
+    return (letter(before - 1) if before else "") + ascii_uppercase[last]
+
+
+def _best(records: Sequence[Record], names: Sequence[str]) -> list[Tile]:
+    """The least test error by each read-out."""
+    best: dict[str, tuple[float, str]] = {}
+    for record, name in zip(records, names, strict=True):
+        for readout, error in record.tested.readouts.items() if record.tested else ():
+            best[readout] = min(best.get(readout, (2.0, "")), (error, name))
+    return [Tile(percent(error), f"least test error by {readout} ({name})") for readout, (error, name) in best.items()]
+
+
+def _results(records: Sequence[Record], names: Sequence[str]) -> Section:
+    readouts = list(dict.fromkeys(name for r in records if r.tested for name in r.tested.readouts))
+    head = ["run", "recipe", "state", "steps", *(f"test error by {name}" for name in readouts)]
+    rows = []
+    for record, name in zip(records, names, strict=True):
+        summary, tested = record.summary.value, record.tested
+        shares = [percent(tested.readouts.get(readout) if tested else None) for readout in readouts]
+        times = (
+            [say_seconds(summary.train_seconds), f"{summary.examples_per_second or 0:,.0f}"] if summary else ["-", "-"]
+        )
+        peak = say_size(max(summary.peak_rss_bytes)) if summary and summary.peak_rss_bytes else "-"
+        rows.append([name, record.config.recipe, record.status, f"{record.step:,}", *shares, *times, peak])
+    items: list[Item] = [Table([*head, "training", "examples a second", "peak memory"], rows)]
+    items += [Missing(name, r.past.missing) for r, name in zip(records, names, strict=True) if r.past.missing]
+    return Section("Results", items)
+
+
+def _errors(records: Sequence[Record], names: Sequence[str], epochs: Sequence[float]) -> Section:
+    items: list[Item] = []
+    for split in ("validation", "test", "train"):
+        found: dict[str, list[tuple[str, Curve, float]]] = {}
+        for record, name, epoch in zip(records, names, epochs, strict=True):
+            for curve in record.errors(split):
+                found.setdefault(curve.name, []).append((name, curve, epoch))
+        # A test is made once, and is in the table.
+        drawn = {r: f for r, f in found.items() if any(len(curve.steps) > 1 for _, curve, _ in f)}
+        items += [_picture(f"{split}-{r}", f"{split} error by {r}".capitalize(), f, True) for r, f in drawn.items()]
+    if not items:
+        items.append(Missing("curves of errors", "no run was evaluated more than once (--execution.evaluate-every)"))
+    return Section("Errors", items)
+
+
+def _losses(records: Sequence[Record], names: Sequence[str], epochs: Sequence[float]) -> Section:
+    """Loss and training errors of the first and the last block of each run."""
+    items: list[Item] = []
+    for title, number, shares in (
+        ("Loss", lambda row: row.loss, False),
+        ("Errors in training", lambda row: row.pair_errors, True),
+    ):
+        first, last = [], []
+        for record, name, epoch in zip(records, names, epochs, strict=True):
+            found = [curve for curve in record.curves(number) if curve.name != block_name(HEAD)]
+            if found:
+                first.append((name, found[0], epoch))
+                last.append((name, found[-1], epoch))
+        for which, chosen in (("first", first), ("last", last)):
+            if chosen:
+                key = f"{'errors' if shares else 'loss'}-{which}"
+                items.append(_picture(key, f"{title} of the {which} block", chosen, shares))
+    return Section("Blocks in training", items or [Missing("curves", "no run has written any down yet")])
+
+
+def _picture(name: str, title: str, found: list[tuple[str, Curve, float]], shares: bool) -> Picture:
+    figure = curves.runs_against_epochs(found, title, "share" if shares else "loss", shares)
+    ends = ", ".join(f"{run} {percent(c.last) if shares else f'{c.last:.4g}'}" for run, c, _ in found[:8])
+    return Picture(name, figure, f"{title} of {len(found)} run(s); the last: {ends}")
+
+
+def _differences(records: Sequence[Record], letters: Sequence[str]) -> Section:
+    configs = [flat(record.config) for record in records]
+    fields = list(dict.fromkeys(name for config in configs for name in config))
+    differ = [name for name in fields if name not in PLACES and len({config.get(name) for config in configs}) > 1]
+    rows = [[name, *(config.get(name, "-") for config in configs)] for name in differ]
+    if not rows:
+        return Section("Configs", [Table(["field"], [["no field differs"]])])
+    return Section("Configs", [Table(["field", *letters], rows)], "Fields in which the configs differ.")
+
+
+def flat(config: object) -> dict[str, str]:
+    """The fields of a config by their dotted names, as text."""
+    found: dict[str, str] = {}
+
+    def walk(value: object, name: str) -> None:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            for field in dataclasses.fields(value):
+                walk(getattr(value, field.name), f"{name}.{field.name}" if name else field.name)
+        elif isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
+            for index, each in enumerate(value):
+                walk(each, f"{name}[{index}]")
+        elif isinstance(value, tuple):
+            found[name] = " ".join(map(str, value)) or "none"
+        else:
+            found[name] = str(value) if value not in ("", None) else "none"
+
+    walk(config, "")
+    return found

@@ -1,0 +1,143 @@
+"""Pictures of numbers against steps: errors, losses, learning rates, sizes of weights and activities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import ArrayLike, NDArray
+
+from ffpipe.reports.drawing import HALF, INK, SERIES, WIDE, colours, few, shortened, styled
+from ffpipe.reports.gather import HEAD, Curve, block_name
+
+# Points of a series that a picture has room for, and the ratio of numbers beyond which their scale is logarithmic.
+MOST_POINTS = 400
+LARGE_RATIO = 30.0
+DASHES = {"test": "-", "validation": "--", "train": ":"}
+MARKERS = {"test": "o", "validation": "", "train": ""}
+PERCENT = FuncFormatter(lambda share, _: f"{100 * share:g} %")
+
+
+def blocks_against_steps(
+    curves: Sequence[Curve], title: str, label: str, epoch: float, percent: bool = False
+) -> Figure:
+    """Draw a series of each block. epoch: steps of one; 0: not known."""
+    with styled():
+        figure = Figure(figsize=(HALF, 3.3))
+        axes = figure.subplots()
+        blocks = [curve for curve in curves if curve.name != block_name(HEAD)]
+        named = few(len(blocks))
+        for index, (curve, colour) in enumerate(zip(blocks, colours(len(blocks)), strict=True)):
+            _plot(axes, curve, color=colour, label=curve.name if index in named else None)
+        for curve in curves:
+            if curve.name == block_name(HEAD):
+                _plot(axes, curve, color=INK, linestyle="--", label="softmax head")
+        axes.set_title(title)
+        axes.set_ylabel(label)
+        _scale(axes, [value for curve in curves for value in curve.values], percent)
+        _against_steps(axes, epoch)
+        _legend(figure, axes, 4)
+    return figure
+
+
+def errors_against_steps(errors: Mapping[str, Sequence[Curve]], epoch: float) -> Figure:
+    """Draw the errors of every read-out on every split. errors: by split."""
+    with styled():
+        figure = Figure(figsize=(WIDE, 3.6))
+        axes = figure.subplots()
+        readouts = list(dict.fromkeys(curve.name for curves in errors.values() for curve in curves))
+        colour = dict(zip(readouts, colours(len(readouts)), strict=True))
+        for split, curves in errors.items():
+            for curve in curves:
+                marker = "o" if split == "test" or len(curve.steps) < 30 else ""
+                _plot(
+                    axes, curve, color=colour[curve.name], label=f"{split}, by {curve.name}", marker=marker,
+                    linestyle=DASHES.get(split, "-."), markersize=6 if split == "test" else 3.5,
+                )  # fmt: skip
+        axes.set_ylabel("share of examples answered wrongly")
+        _scale(axes, [value for curves in errors.values() for curve in curves for value in curve.values], True)
+        _against_steps(axes, epoch)
+        _legend(figure, axes, 6)
+    return figure
+
+
+def runs_against_epochs(curves: Sequence[tuple[str, Curve, float]], title: str, label: str, percent: bool) -> Figure:
+    """Draw a series of each of several runs. curves: the run's name, its series, and the steps of its epoch or 0."""
+    with styled():
+        figure = Figure(figsize=(WIDE, 3.6))
+        axes = figure.subplots()
+        by_epoch = all(epoch for *_, epoch in curves)
+        for index, ((name, curve, epoch), colour) in enumerate(zip(curves, colours(len(curves)), strict=True)):
+            moved = Curve(curve.name, tuple(range(len(curve.steps))), curve.values)
+            steps, values = _thinned(moved)
+            x = np.interp(steps, moved.steps, curve.steps) / (epoch if by_epoch else 1)
+            marker = "o" if len(values) < 30 else ""
+            style = ("-", "--", "-.", ":")[index // len(SERIES) % 4] if len(curves) <= 24 else "-"
+            axes.plot(x, values, style, color=colour, label=shortened(name, 40), marker=marker, markersize=4)
+        axes.set_title(title)
+        axes.set_ylabel(label)
+        axes.set_xlabel("epochs" if by_epoch else "steps")
+        _scale(axes, [value for _, curve, _ in curves for value in curve.values], percent)
+        _legend(figure, axes, 3)
+    return figure
+
+
+def _legend(figure: Figure, axes: Axes, columns: int) -> None:
+    """Name the series below the picture, where a name can hide no line."""
+    hands, names = axes.get_legend_handles_labels()
+    figure.legend(hands, names, loc="outside lower center", ncols=min(columns, len(names)))
+
+
+def _plot(axes: Axes, curve: Curve, **style: object) -> None:
+    steps, values = _thinned(curve)
+    if len(values) == 1:
+        style = {"marker": "o", **{name: value for name, value in style.items() if (name, value) != ("marker", "")}}
+    axes.plot(steps, values, **style)  # type: ignore[arg-type]  # any style
+
+
+def _thinned(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Steps and means of neighbouring points, where there are more than a picture has room for."""
+    steps, values = np.array(curve.steps, np.float64), np.array(curve.values, np.float64)
+    if len(values) <= MOST_POINTS:
+        return steps, values
+    parts = np.array_split(np.arange(len(values)), MOST_POINTS)
+    return np.array([steps[part[-1]] for part in parts]), np.array([values[part].mean() for part in parts])
+
+
+def _scale(axes: Axes, values: Sequence[float], percent: bool) -> None:
+    """Choose a linear or a logarithmic scale, and what stands at its ticks."""
+    finite = [value for value in values if math.isfinite(value)]
+    positive = [value for value in finite if value > 0]
+    wide = bool(positive) and max(positive) > LARGE_RATIO * min(positive)
+    if wide and len(positive) == len(finite):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(
+            LogLocator(subs=(1.0, 2.0, 5.0) if max(positive) < 1e3 * min(positive) else (1.0,))
+        )
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(PERCENT if percent else FuncFormatter(lambda value, _: f"{value:g}"))
+        return
+    if finite and min(finite) >= 0:
+        axes.set_ylim(0, max(max(finite) * 1.06, 1e-9))
+    if percent:
+        axes.yaxis.set_major_formatter(PERCENT)
+
+
+def _times(factor: float) -> Callable[[ArrayLike], ArrayLike]:
+    return lambda values: np.multiply(values, factor)
+
+
+def _against_steps(axes: Axes, epoch: float) -> None:
+    """Steps below the picture, and epochs above it where an epoch is known."""
+    axes.set_xlabel("steps")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    if epoch:
+        above = axes.secondary_xaxis("top", functions=(_times(1 / epoch), _times(epoch)))
+        above.set_xlabel("epochs")
+        above.xaxis.set_major_locator(MaxNLocator(8, integer=axes.get_xlim()[1] > 2 * epoch))

@@ -1,0 +1,181 @@
+"""How pictures look, and how a figure becomes SVG or PNG.
+
+Figures are drawn in colours for a light page. In SVG each of them becomes a variable of the page, so that the very same
+picture is right on a dark page too.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+
+import matplotlib as mpl
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+# Colours for a light page and, beside them, for a dark one. The six of the series are told apart by people who do not
+# see some colours, after Okabe and Ito.
+INK, FAINT, GRID, PAPER = "#23272d", "#646c76", "#dde2e8", "#ffffff"
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#b4578f", "#e69f00", "#56b4e9")
+DARK = {
+    INK: "#e4e7eb",
+    FAINT: "#9aa3ad",
+    GRID: "#363c44",
+    PAPER: "#1b1f24",
+    "#0072b2": "#4ea8de",
+    "#d55e00": "#ff8547",
+    "#009e73": "#34c79c",
+    "#b4578f": "#e08abf",
+    "#e69f00": "#f2b632",
+    "#56b4e9": "#a3d8f7",
+}
+RIGHT, WRONG = SERIES[0], SERIES[1]
+# Inches of a picture as wide as the page, and of one of two side by side.
+WIDE, HALF = 10.0, 5.0
+# SVG beyond this is held against a PNG of the same figure.
+LARGE_SVG = 150_000
+STYLE = {
+    "font.family": ["DejaVu Sans", "sans-serif"],
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+    "figure.facecolor": "none",
+    "figure.constrained_layout.use": True,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ffpipe",
+    "text.parse_math": False,
+    "axes.formatter.use_mathtext": False,
+    "axes.unicode_minus": True,
+    "image.composite_image": False,  # which would blur small pictures
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw within this block as all pictures of a report are drawn."""
+    # A font may lack a letter of a class's name; in SVG the browser finds another font.
+    with mpl.rc_context(STYLE), warnings.catch_warnings():  # type: ignore[arg-type]  # its hint lists every key
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph")
+        warnings.filterwarnings("ignore", message=".*constrained_layout")
+        yield
+
+
+@cache
+def colours(count: int) -> tuple[str, ...]:
+    """Return colours of so many series: six that differ, or where there are more a scale from dark to bright."""
+    if count <= len(SERIES):
+        return SERIES[:count]
+    scale = mpl.colormaps["viridis"]
+    chosen = []
+    for index in range(count):
+        share = index / (count - 1)
+        light, dark = to_hex(scale(0.83 * share)), to_hex(scale(0.27 + 0.73 * share))
+        DARK.setdefault(light, dark)
+        chosen.append(light)
+    return tuple(chosen)
+
+
+def few(count: int, most: int = 8) -> set[int]:
+    """Choose the series that a legend names: all, or the first, the last and some between."""
+    if count <= most:
+        return set(range(count))
+    return {round(index * (count - 1) / (most - 2)) for index in range(most - 1)}
+
+
+def shortened(text: str, most: int) -> str:
+    """Cut a text from elsewhere to a length that a picture has room for."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture as a part of an HTML page. colours: those for a light page that it has as variables."""
+
+    html: str
+    colours: frozenset[str] = frozenset()
+
+
+def drawn(figure: Figure, name: str, alt: str) -> Drawn:
+    """Draw a figure as SVG, or as a PNG where that is smaller. alt: in words, escaped for HTML."""
+    svg, used = _svg(figure, name, alt)
+    if len(svg) > LARGE_SVG:
+        image = png(figure)
+        if len(image) * 4 // 3 < len(svg):
+            data = base64.b64encode(image).decode()
+            return Drawn(f'<img class="png" alt="{alt}" src="data:image/png;base64,{data}">')
+    return Drawn(svg, used)
+
+
+def png(figure: Figure, dpi: int = 150) -> bytes:
+    """Draw a figure as a PNG for a light page."""
+    sink = io.BytesIO()
+    with styled():
+        figure.savefig(sink, format="png", dpi=dpi, facecolor=PAPER, metadata={"Software": None})
+    return sink.getvalue()
+
+
+def _svg(figure: Figure, name: str, alt: str) -> tuple[str, frozenset[str]]:
+    sink = io.StringIO()
+    with styled():
+        # Without date and maker, so that the same figure gives the same text.
+        figure.savefig(sink, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = sink.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
+    # Several pictures stand in one page, and names of their parts must not meet.
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
+    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r" ?font-family: [^;\"]*;", "", text)  # the page's own
+    used: set[str] = set()
+
+    def variable(found: re.Match[str]) -> str:
+        if found[2] not in DARK:
+            return found[0]
+        used.add(found[2])
+        return f"{found[1]}{as_variable(found[2])}"
+
+    text = re.sub(r"((?:fill|stroke|stop-color): ?)(#[0-9a-f]{6})\b", variable, text)
+    width, height = (size * 72 for size in figure.get_size_inches())
+    head = (
+        f'<svg role="img" aria-label="{alt}" viewBox="0 0 {width:g} {height:g}" style="max-width:{width * 1.5:.0f}px"'
+    )
+    text = re.sub(
+        r"<svg[^>]*>", f'{head} xmlns:xlink="http://www.w3.org/1999/xlink"><title>{alt}</title>', text, count=1
+    )
+    return re.sub(r"\n\s*", "\n", text), frozenset(used)
+
+
+def as_variable(colour: str) -> str:
+    """Return the page's variable for a colour."""
+    return f"var(--c{colour.removeprefix('#')})"
+
+
+def variables(used: Sequence[str], dark: bool) -> str:
+    """Return the values of the page's variables for colours, as CSS."""
+    return "".join(f"--c{each.removeprefix('#')}:{DARK[each] if dark else each};" for each in sorted(used))

@@ -1,0 +1,285 @@
+"""Pictures of what a network makes of rows, of its weights, and of where time and memory went. Pure: data in, figure
+out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
+
+from ffpipe.reports.answers import Answers
+from ffpipe.reports.drawing import FAINT, INK, RIGHT, SERIES, WIDE, WRONG, shortened, styled
+from ffpipe.reports.memory import KINDS as KINDS_OF_MEMORY
+from ffpipe.reports.memory import Memory
+from ffpipe.reports.rows import Images, Kind
+from ffpipe.reports.spread import Spread, Spreads
+from ffpipe.reports.trace import KINDS, Timeline
+from ffpipe.reports.weights import Fields
+
+# Blocks that have a histogram each; more are drawn as bands side by side.
+MOST_HISTOGRAMS = 12
+# Classes of which a confusion matrix is drawn, and of which its numbers are written into it.
+MOST_CLASSES, MOST_NUMBERS = 60, 15
+KIND_COLOURS = (SERIES[0], SERIES[5], SERIES[4], SERIES[1], SERIES[3], SERIES[2])
+
+
+def histograms(spreads: Spreads) -> Figure:
+    """Draw how a number spreads in each block for two kinds of rows."""
+    if len(spreads.blocks) > MOST_HISTOGRAMS:
+        return _bands(spreads)
+    count = len(spreads.blocks)
+    columns = min(count, 4 if count > 6 else 3)
+    lines = math.ceil(count / columns)
+    with styled():
+        figure = Figure(figsize=(WIDE, 0.5 + 2.3 * lines))
+        grid = figure.subplots(lines, columns, squeeze=False).flatten()
+        for axes, spread in zip(grid, spreads.blocks, strict=False):
+            _histogram(axes, spread)
+        for axes in grid[count:]:
+            axes.set_axis_off()
+        for index in range(count - columns if count > columns else 0, count):
+            grid[index].set_xlabel(spreads.number)
+        hands = [
+            Patch(color=colour, alpha=0.6, label=kind) for kind, colour in zip(spreads.kinds, SERIES, strict=False)
+        ]
+        figure.legend(handles=hands, loc="outside upper right", ncols=3)
+    return figure
+
+
+def _histogram(axes: Axes, spread: Spread) -> None:
+    both = np.concatenate([spread.first, spread.second])
+    low, high = np.quantile(both, (0.002, 0.998)) if len(both) else (0.0, 1.0)
+    if spread.border is not None:
+        low, high = min(low, spread.border), max(high, spread.border)
+    edges = np.linspace(low, max(high, low + 1e-9), 41)
+    for numbers, colour in ((spread.first, SERIES[0]), (spread.second, SERIES[1])):
+        axes.hist(np.clip(numbers, low, high), edges.tolist(), color=colour, alpha=0.6)
+    if spread.border is not None:
+        axes.axvline(spread.border, color=INK, linestyle="--", linewidth=1.2)
+    axes.set_title(f"block {spread.block}, {shortened(spread.name, 18)}")
+    axes.set_yticks([])
+    axes.grid(False)
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def _bands(spreads: Spreads) -> Figure:
+    """Draw medians and the middle half and nine tenths of the numbers against the block."""
+    with styled():
+        figure = Figure(figsize=(WIDE, 4.0))
+        axes = figure.subplots()
+        x = [spread.block for spread in spreads.blocks]
+        for kind, colour, numbers in (
+            (spreads.kinds[0], SERIES[0], [spread.first for spread in spreads.blocks]),
+            (spreads.kinds[1], SERIES[1], [spread.second for spread in spreads.blocks]),
+        ):
+            low, lower, middle, upper, high = np.array(
+                [np.quantile(n, (0.05, 0.25, 0.5, 0.75, 0.95)) for n in numbers]
+            ).T
+            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(x, lower, upper, color=colour, alpha=0.3, linewidth=0)
+            axes.plot(x, middle, color=colour, marker="o", markersize=3, label=kind)
+        borders = [math.nan if spread.border is None else spread.border for spread in spreads.blocks]
+        axes.plot(x, borders, color=INK, linestyle="--", linewidth=1.2, label="border")
+        axes.set_xlabel("block")
+        axes.set_ylabel(spreads.number)
+        axes.xaxis.set_major_locator(MaxNLocator(16, integer=True))
+        axes.legend()
+    return figure
+
+
+def confusion(answers: Answers) -> Figure:
+    """Draw which class is taken for which, as shares of the right class's examples."""
+    counts, count = answers.counts, len(answers.names)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = min(8.5, max(3.6, 0.34 * count + 1.3))
+    with styled():
+        figure = Figure(figsize=(side, side * 0.94))
+        axes = figure.subplots()
+        for right in range(count):
+            for answer in np.flatnonzero(counts[right]).tolist():
+                share = float(shares[right, answer])
+                colour, alpha = (RIGHT, 0.12 + 0.45 * share) if right == answer else (WRONG, 0.15 + 0.6 * share**0.5)
+                box = Rectangle((answer - 0.5, right - 0.5), 1, 1, facecolor=colour, alpha=alpha, linewidth=0)
+                axes.add_patch(box)
+                if count <= MOST_NUMBERS:
+                    axes.text(answer, right, f"{counts[right, answer]:,}", ha="center", va="center", fontsize=8)
+        names = [shortened(name, 14) for name in answers.names]
+        long = max(map(len, names)) > 2
+        axes.set_xticks(range(count), names, rotation=90 if long else 0, fontsize=8 if count <= 30 else 5.5)
+        axes.set_yticks(range(count), names, fontsize=8 if count <= 30 else 5.5)
+        axes.set_xlim(-0.5, count - 0.5)
+        axes.set_ylim(count - 0.5, -0.5)
+        axes.set_aspect("equal")
+        axes.grid(False)
+        axes.tick_params(length=0)
+        axes.set_xlabel("answer")
+        axes.set_ylabel("right class")
+    return figure
+
+
+def sheet(images: Images, captions: Sequence[str], columns: int = 12) -> Figure:
+    """Draw pictures side by side with a caption below each."""
+    lines = math.ceil(len(images) / columns)
+    with styled():
+        figure = Figure(figsize=(WIDE, max(0.9, lines * 1.18)))
+        axes = figure.subplots()
+        _tiles(axes, images, columns, 0.42)
+        height, width = images.shape[1:3]
+        for index, caption in enumerate(captions):
+            line, column = divmod(index, columns)
+            middle, bottom = column * width * 1.14 + width / 2, line * height * 1.42 + height * 1.04
+            axes.text(middle, bottom, caption, ha="center", va="top", fontsize=8, linespacing=1.15)
+    return figure
+
+
+def rows_of_kinds(kinds: Sequence[Kind]) -> Figure:
+    """Draw rows of each kind below one another, so that an example stands above its own changed forms."""
+    with styled():
+        figure = Figure(figsize=(WIDE, 0.1 + 0.95 * len(kinds)))
+        grid = figure.subplots(len(kinds), 1, squeeze=False).flatten()
+        for axes, kind in zip(grid, kinds, strict=True):
+            _tiles(axes, kind.images, len(kind.images), 0.0)
+            height, width = kind.images.shape[1:3]
+            axes.text(-0.12 * width, height / 2, kind.title.replace(" (", "\n("), ha="right", va="center", fontsize=9)
+            for index, caption in enumerate(kind.captions):
+                place = (index * 1.14 + 0.5) * width
+                axes.text(place, height * 1.04, shortened(caption, 11), ha="center", va="top", fontsize=8)
+            axes.set_ylim(height * 1.35, 0)
+            axes.set_xlim(-1.6 * width, len(kind.images) * 1.14 * width)
+    return figure
+
+
+def receptive_fields(fields: Fields) -> Figure:
+    """Draw fields of one layer: orange where a weight is above zero, blue where it is below."""
+    values = fields.values
+    scale = np.maximum(np.abs(values).max(tuple(range(1, values.ndim)), keepdims=True), 1e-12)
+    # A field of one pixel's width would be a line of nothing else.
+    columns = min(len(values), 16)
+    lines = math.ceil(len(values) / columns)
+    with styled():
+        figure = Figure(figsize=(WIDE, 0.15 + lines * WIDE / 16 * values.shape[1] / values.shape[2]))
+        axes = figure.subplots()
+        shown = values / scale
+        _tiles(axes, (shown + 1) / 2 if values.ndim == 4 else _signed(shown), columns, 0.14)
+        axes.set_xlim(-0.5, 16 * 1.14 * values.shape[2])
+    return figure
+
+
+def _signed(values: NDArray[np.float32]) -> Images:
+    """Colours (..., 3) of numbers from -1 to 1, by a scale that people who do not see some colours read too."""
+    import matplotlib as mpl
+
+    made: Images = mpl.colormaps["PuOr_r"]((values + 1) / 2)[..., :3].astype(np.float32)
+    return made
+
+
+def _tiles(axes: Axes, images: Images, columns: int, below: float) -> None:
+    """One image of all tiles, with gaps that let the page through. below: room under each, in shares of its height."""
+    height, width = images.shape[1:3]
+    for index, image in enumerate(images):
+        line, column = divmod(index, columns)
+        left, top = column * width * 1.14, line * height * (1 + below)
+        coloured = image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
+        axes.imshow(np.clip(coloured, 0, 1), interpolation="none", extent=(left, left + width, top + height, top))
+    lines = math.ceil(len(images) / columns)
+    axes.set_xlim(-0.05 * width, columns * 1.14 * width)
+    axes.set_ylim(lines * height * (1 + below), -0.02 * height)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+
+
+def shares_of_time(shares: Sequence[dict[str, float]]) -> Figure:
+    """Draw what each stage did, as shares of its time."""
+    named = {"compute": 0, "input": 3, "credit": 4, "blocked": 5}
+    with styled():
+        figure = Figure(figsize=(WIDE, 0.9 + 0.34 * len(shares)))
+        axes = figure.subplots()
+        left = np.zeros(len(shares))
+        labels = {0: "computes", 3: KINDS[3], 4: KINDS[4], 5: KINDS[5]}
+        for name, kind in named.items():
+            widths = np.array([max(0.0, min(1.0, stage.get(name, 0.0))) for stage in shares])
+            axes.barh(range(len(shares)), widths, left=left, color=KIND_COLOURS[kind], label=labels[kind], height=0.62)
+            left += widths
+        _stages(axes, len(shares))
+        axes.set_xlim(0, max(1.0, float(left.max())))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
+        axes.set_xlabel("share of the stage's time")
+        figure.legend(loc="outside upper right", ncols=4)
+    return figure
+
+
+def timeline(found: Timeline) -> Figure:
+    """Draw the whole run as shares of short times, and below it single spans from its middle."""
+    stages = len(found.shares)
+    with styled():
+        figure = Figure(figsize=(WIDE, 1.8 + 0.75 * min(stages, 16)))
+        whole, part = figure.subplots(2, 1)
+        bins = found.shares.shape[2]
+        x = (np.arange(bins + 1)) * found.seconds / bins
+        for stage in range(stages):
+            bottom = np.full(bins, float(stage) - 0.4)
+            for kind in range(len(KINDS)):
+                top = bottom + 0.8 * np.clip(found.shares[stage, kind], 0, 1)
+                if found.shares[stage, kind].any():
+                    whole.stairs(top, x, baseline=bottom, fill=True, color=KIND_COLOURS[kind], linewidth=0)
+                bottom = top
+        whole.set_title("the whole run: what each stage did with its time")
+        for span in found.spans:
+            box = Rectangle(
+                (span.start, span.stage - 0.4), span.seconds, 0.8, facecolor=KIND_COLOURS[span.kind], linewidth=0
+            )
+            part.add_patch(box)
+        part.set_title("a moment in its middle, span by span")
+        if found.spans:
+            part.set_xlim(found.spans[0].start, max(span.start + span.seconds for span in found.spans))
+        for axes in (whole, part):
+            _stages(axes, stages)
+            axes.set_xlabel("seconds")
+            axes.xaxis.set_major_locator(MaxNLocator(8))
+        whole.set_xlim(0, found.seconds)
+        used = [kind for kind in range(len(KINDS)) if found.shares[:, kind].any()]
+        hands = [Patch(color=KIND_COLOURS[kind], label=KINDS[kind]) for kind in used]
+        figure.legend(handles=hands, loc="outside upper right", ncols=6)
+    return figure
+
+
+def memory_of_stages(memory: Memory) -> Figure:
+    """Draw what was foretold of each stage, kind by kind, and what was measured."""
+    with styled():
+        figure = Figure(figsize=(WIDE, 1.1 + 0.42 * len(memory.layers)))
+        axes = figure.subplots()
+        left = np.zeros(len(memory.layers))
+        tints = (FAINT, SERIES[5], SERIES[0], SERIES[2], SERIES[4], SERIES[1], SERIES[3], INK)
+        for kind, name in enumerate(KINDS_OF_MEMORY):
+            sizes = np.array([stage[kind] for stage in memory.predicted]) / 2**20
+            if sizes.any():
+                axes.barh(range(len(left)), sizes, left=left, color=tints[kind], label=name, height=0.55)
+            left += sizes
+        for stage, peak in enumerate(memory.measured):
+            if peak is not None:
+                axes.plot(
+                    [peak / 2**20] * 2,
+                    [stage - 0.4, stage + 0.4],
+                    color=INK,
+                    linewidth=2.4,
+                    label="measured peak" if not stage else None,
+                )
+        _stages(axes, len(left))
+        axes.set_xlabel("MiB")
+        figure.legend(loc="outside upper right", ncols=9)
+    return figure
+
+
+def _stages(axes: Axes, count: int) -> None:
+    axes.set_ylim(count - 0.5, -0.5)
+    axes.yaxis.set_major_locator(MaxNLocator(min(count, 16), integer=True))
+    if count <= 16:
+        axes.set_yticks(range(count), [f"stage {index}" for index in range(count)])
+    axes.grid(False, axis="y")

@@ -1,0 +1,57 @@
+"""Memory of a run: what arithmetic says of each stage as it was cut, to be laid beside what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from ffpipe.config.fields import from_toml, to_toml
+from ffpipe.engines.ray.settings import load_ray
+from ffpipe.pipeline.job import Job
+from ffpipe.planning.estimate import StageEstimate, bare_process, draft_layout, estimate_stage
+from ffpipe.planning.memory import Sizes
+from ffpipe.reports.gather import Summary
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of each stage. predicted: by kind, in the order of KINDS. measured: the peak of its process; None where
+    that is not known."""
+
+    layers: tuple[range, ...]
+    predicted: tuple[tuple[int, ...], ...]
+    measured: tuple[int | None, ...]
+
+
+KINDS = ("process", "data", "parameters", "optimizer", "buffers", "messages", "snapshot", "mapped")
+
+
+@cache
+def _process(config: str) -> int:
+    """Bytes of a bare process, measured before this one has drawn pictures."""
+    return bare_process(from_toml(config, where="config"))
+
+
+def memory(job: Job, summary: Summary | None) -> Memory:
+    """Work out each stage as the summary has it, or as it would be cut. Raises UserError."""
+    if job.config.execution.engine == "ray":
+        load_ray()
+    layout = draft_layout(job)
+    groups = [each for each in summary.stage_layers if each] if summary else []
+    layers = [spec.layers for spec in layout.stages]
+    if [block for group in groups for block in group] == list(range(job.layers)):
+        layers = [range(group[0], group[-1] + 1) for group in groups]
+    if job.config.execution.engine == "local":
+        layers = [range(job.layers)]
+    chunk = (summary.chunk if summary else 0) or layout.plan.chunk
+    of, process = Sizes(job.network, chunk), _process(to_toml(job.config))
+    estimates = [estimate_stage(job, of, each, process) for each in layers]
+    peaks = summary.peak_rss_bytes if summary else []
+    known = len(peaks) == len(layers)
+    return Memory(tuple(layers), tuple(map(_kinds, estimates)), tuple(peaks) if known else (None,) * len(layers))
+
+
+def _kinds(estimate: StageEstimate) -> tuple[int, ...]:
+    held = estimate.holding
+    kinds = (held.parameters, held.optimizer, held.buffers, held.messages, held.snapshot)
+    return (estimate.process, estimate.data, *kinds, estimate.mapped)

@@ -1,0 +1,176 @@
+"""The trained network of a run together with its data, for what a report computes anew.
+
+Weights are read file by file, block after block, so that a network of any depth passes through; examples come in
+bounded numbers. The user's code is imported only with consent, and nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ffpipe.config.schema import Training
+from ffpipe.data.examples import Examples
+from ffpipe.data.splits import load_splits
+from ffpipe.learn.block import Block
+from ffpipe.learn.feeder import Feeder, make_feeder
+from ffpipe.learn.network import GOODNESS, StreamedNetwork
+from ffpipe.pipeline.job import Job, make_job
+from ffpipe.reports.gather import Record
+from ffpipe.runs import places
+from ffpipe.runs.model import Given, with_model
+from ffpipe.runs.saved import Saved
+from ffpipe.system.errors import UserError
+from ffpipe.system.memory import host_bytes
+
+# Rows that pass through the network at once, and the share of memory that weights may take which are kept for later.
+ROWS_AT_ONCE = 4096
+KEPT_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user says on the command line of a run: consent to code, and where things are."""
+
+    model: Given | None = None
+    allow_code: Sequence[str] = ()
+    changes: dict[str, Any] | None = None
+    data_dir: str = ""
+    examples: int = 2000
+
+    def user_code(self, record: Record) -> bool:
+        """Whether code of the user's takes part."""
+        return bool(self.model or record.config.training.model)
+
+
+def open_job(record: Record, asked: Asked) -> Job:
+    """Find the data of a run and work out its network, without weights. Raises UserError."""
+    folder, where = record.folder, f"run {record.folder.path}"
+    past = folder.known_past()
+    config, of_user = with_model(record.config, asked.model, asked.allow_code, where, past.code)
+    config = places.of_run(config, folder.path, asked.changes or {}, writes=False)
+    config = places.followed(config, folder.path, past.place)
+    data_dir = asked.data_dir or config.execution.data_dir or os.environ.get("FFPIPE_DATA", "")
+    splits = load_splits(config.training.data, data_dir, progress=_no_download)
+    places.refuse_other_data(past.data, splits.fingerprint, config.training.data.source)
+    execution = replace(config.execution, data_dir=data_dir)
+    return make_job(replace(config, execution=execution), of_user)
+
+
+def _no_download(line: str) -> None:
+    raise UserError("the data are not on this machine, and a report downloads nothing: name them with --data-dir")
+
+
+def open_saved(record: Record, asked: Asked) -> Saved:
+    """Open the newest snapshot of a run. Raises UserError."""
+    return Saved.of(record.folder.path, None, asked.model, asked.allow_code, asked.changes)
+
+
+class Trained:
+    """The weights of a run's newest snapshot and its data."""
+
+    def __init__(self, saved: Saved, job: Job) -> None:
+        """Raises UserError where the two do not belong together."""
+        if saved.network.takes != job.input:
+            raise UserError(f"the snapshot is of a network for {saved.network.takes}, but the data are {job.input}")
+        self.saved, self.job = saved, job
+        keeps = saved.bytes_of_weights <= host_bytes() * KEPT_SHARE
+        self.block = cache(saved.block) if keeps else saved.block
+
+    @property
+    def training(self) -> Training:
+        """What the run computes, with all that the data decide filled in."""
+        return self.job.config.training
+
+    @property
+    def step(self) -> int:
+        """The step of the snapshot."""
+        return self.saved.manifest.step
+
+    @property
+    def user_code(self) -> bool:
+        """Whether code of the user's takes part."""
+        return bool(self.training.model)
+
+    @cached_property
+    def feeder(self) -> Feeder:
+        """The feeder of the run."""
+        return make_feeder(self.training, self.job.splits, self.job.network.inputs)
+
+    @cached_property
+    def network(self) -> StreamedNetwork:
+        """The network whose blocks are read when it is their turn."""
+        network = StreamedNetwork(self.saved.network, self.block, self.saved.head(), self.saved.readout)
+        return network.eval()
+
+    def name(self, label: int) -> str:
+        """The name of a class."""
+        return self.saved.network.takes.name(label)
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Scores (n, ..., classes) of examples by the run's own read-out, a few at a time. Raises Silent."""
+        per_example = self.saved.network.takes.classes if self.saved.readout == GOODNESS else 1
+        some = max(1, ROWS_AT_ONCE // per_example)
+        with torch.no_grad():
+            return torch.cat([self.network(part).cpu() for part in images.split(some)])
+
+    def examples(self, split: Examples, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Examples of a split and their labels, as the network takes them."""
+        if self.training.inputs == "tokens":
+            ids = torch.from_numpy(split.raw(rows)).to(torch.int64)
+            return ids[:, :-1], ids[:, 1:]
+        return torch.from_numpy(split.images(rows)), torch.from_numpy(split.labels(rows))
+
+    def learning_rows(self, step: int) -> tuple[Tensor, Tensor]:
+        """The rows that blocks learn from at a step, (rows, *inputs.shape), and the labels of the examples.
+
+        Where negatives follow the model they are those that the network of the snapshot makes.
+        """
+        layout, inputs = self.job.network.layout, self.job.network.inputs
+        out = torch.empty(layout.learning_rows, *inputs.shape, dtype=inputs.dtype)
+        prediction = None
+        if self.training.lookahead is not None:
+            probabilities = self._softmax(self.neutral_rows(step))
+            prediction = probabilities.numpy().astype(np.float32)
+        return out, self.feeder.learning(step, prediction, out)
+
+    def neutral_rows(self, step: int) -> Tensor:
+        """The rows of a step under the neutral label, (B, *inputs.shape)."""
+        inputs = self.job.network.inputs
+        out = torch.empty(self.training.batch_size, *inputs.shape, dtype=inputs.dtype)
+        self.feeder.passing(step, out)
+        return out
+
+    def _softmax(self, rows: Tensor) -> Tensor:
+        """Probabilities (n, classes) of the linear read-out for rows that are made already."""
+        taps = [x for block, x, _ in self.through(rows) if block.index in self.saved.network.taps]
+        head = self.network.head
+        assert head is not None
+        with torch.no_grad():
+            return head.logits(taps).float().softmax(1)
+
+    def through(self, rows: Tensor) -> Iterator[tuple[Block, Tensor, Tensor | None]]:
+        """Each block in turn, what it hands on of the rows, and what it says of the answer."""
+        kept: dict[str, Tensor] = {}
+        x = rows
+        for index in range(len(self.saved.network)):
+            block = self.block(index)
+            with torch.no_grad():
+                x, said = block.score(x, *(kept[name] for name in block.use))
+            if block.keep:
+                kept[block.keep] = x
+            yield block, x, said
+
+
+def chosen(split: Examples, most: int) -> NDArray[np.int64]:
+    """Choose at most so many examples of a split, always the same ones, spread over all of it."""
+    count = min(len(split), most)
+    return np.unique(np.linspace(0, len(split) - 1, count).astype(np.int64)) if count else np.arange(0)

@@ -1,0 +1,133 @@
+"""The parts of a report as plain data: a value or the reason why it is missing, and what a page is made of.
+
+A page is a list of sections, each a list of items. It must not know how an item was found, nor how it is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from ffpipe.learn.network import Silent
+from ffpipe.learn.user_model import describe_error
+from ffpipe.system.errors import UserError, one_line, reason
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+# Errors that name what is wrong with a run, its data or this host.
+EXPECTED = (UserError, OSError, Silent, MemoryError)
+
+
+@dataclass(frozen=True)
+class Part(Generic[T]):
+    """A value that a report shows, or the reason why it is missing."""
+
+    value: T | None = None
+    missing: str = ""
+
+    def then(self, make: Callable[[T], S]) -> Part[S]:
+        """Make another part from the value; without a value the reason stays the same."""
+        if self.value is None:
+            return Part(missing=self.missing)
+        value = self.value
+        return attempt(lambda: make(value))
+
+
+def attempt(make: Callable[[], T], user_code: bool = False) -> Part[T]:
+    """Make a value, or keep the reason why that failed.
+
+    user_code: whether code of the user's takes part, which may raise anything.
+    """
+    try:
+        return Part(make())
+    except EXPECTED as error:
+        return Part(missing=one_line(error if isinstance(error, (UserError, Silent)) else reason(error)))
+    except Exception as error:
+        if not user_code:
+            raise
+        return Part(missing=one_line(describe_error(error)))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure. name: of its file as a PNG, without the ending. alt: says in words what is to be seen.
+
+    wide: takes the whole width of the page, or else half of it.
+    """
+
+    name: str
+    figure: Figure
+    alt: str
+    caption: str = ""
+    wide: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells, as text. folded: shown when a reader asks for it. beside: stands at the right of a picture of half
+    the width."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    folded: bool = False
+    beside: bool = False
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A stretch of text, of which some pieces are marked. folded: shown when a reader asks for it."""
+
+    pieces: Sequence[tuple[str, bool]]
+    caption: str = ""
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Something that cannot be shown, and the reason."""
+
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number that stands out, and what it is."""
+
+    number: str
+    label: str
+
+
+Item = Picture | Table | Passage | Missing
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page with a title of its own."""
+
+    title: str
+    items: Sequence[Item]
+    intro: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """All of a report. refresh: seconds after which a browser reads the file again; 0: never."""
+
+    title: str
+    subtitle: str
+    status: str
+    tiles: Sequence[Tile]
+    sections: Sequence[Section]
+    refresh: int = 0
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """All pictures, in their order."""
+        return [item for section in self.sections for item in section.items if isinstance(item, Picture)]

@@ -1,0 +1,228 @@
+"""A report of a run, or of several: gathered, drawn and written, once or again and again while the run is going."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ffpipe.reports.gather import Record, read_run
+from ffpipe.reports.network import Asked, Trained, open_job, open_saved
+from ffpipe.reports.parts import Part, attempt
+from ffpipe.reports.trace import read_trace
+from ffpipe.runs.model import Given
+from ffpipe.system.errors import UserError
+from ffpipe.system.files import expanded, replace_whole, size_of
+
+if TYPE_CHECKING:
+    from ffpipe.reports.parts import Page
+
+NAME = "report.html"
+EXAMPLES = 2000
+# Bytes of a file in which the mark of our reports has to stand.
+BEGINNING = 500
+
+
+def write_report(
+    run: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    png: str | Path | None = None,
+    model: Given | None = None,
+    allow_code: Iterable[str] = (),
+    changes: Mapping[str, Any] | None = None,
+    data_dir: str = "",
+    examples: int = EXAMPLES,
+    refresh: int = 0,
+) -> Path:
+    """Write a report as one HTML file, and return its path.
+
+    run: a run folder, or several that are laid over each other. out: the file; none: report.html in the run folder, of
+    several in the working folder. png: folder for the pictures as PNGs. model, allow_code, changes, data_dir: as for
+    `evaluate`; without consent the report does without what needs the code, and says so. examples: of the test split
+    that are looked at, at most. refresh: seconds after which a browser reads the file again; 0: never. Raises
+    UserError where a folder is not a run, where the file or the folder cannot be written, and without matplotlib.
+    """
+    asked = Asked(model, tuple(allow_code), dict(changes or {}), data_dir, examples)
+    runs = [run] if isinstance(run, (str, Path)) else list(run)
+    return _Report(runs, out, png, asked).write(refresh)
+
+
+def watch_report(
+    run: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    seconds: int,
+    png: str | Path | None = None,
+    model: Given | None = None,
+    allow_code: Iterable[str] = (),
+    changes: Mapping[str, Any] | None = None,
+    data_dir: str = "",
+    examples: int = EXAMPLES,
+    wait: Callable[[float], object] = time.sleep,
+    written: Callable[[Path], object] = lambda path: None,
+) -> Path:
+    """Write a report again and again, as `write_report` does, until the run has ended, or all of several have.
+
+    It is written anew where the run has written something. seconds: between two looks. wait: is called with them.
+    written: takes the path once the first report is there.
+    """
+    if seconds < 1:
+        raise UserError(f"--watch is {seconds}: give whole seconds from 1 on")
+    asked = Asked(model, tuple(allow_code), dict(changes or {}), data_dir, examples)
+    report = _Report([run] if isinstance(run, (str, Path)) else list(run), out, png, asked)
+    seen = report.signature()
+    path = report.write(seconds if report.going else 0)
+    written(path)
+    while report.going:
+        wait(seconds)
+        before, now = seen, report.signature()
+        report.read()
+        if now != before or not report.going:
+            seen = now
+            report.write(seconds if report.going else 0)
+    return path
+
+
+class _Report:
+    """One report that can be written again. Raises UserError where it could not be written at all."""
+
+    def __init__(
+        self, runs: Sequence[str | Path], out: str | Path | None, png: str | Path | None, asked: Asked
+    ) -> None:
+        if find_spec("matplotlib") is None:
+            raise UserError("ffpipe report draws with matplotlib, which is not installed: pip install 'ffpipe[report]'")
+        if not runs:
+            raise UserError("no run is named: give the folder of a run, or of several")
+        if asked.examples < 1:
+            raise UserError(f"--examples is {asked.examples}: give 1 or more")
+        self._runs, self._asked = runs, asked
+        self.records: list[Record] = []
+        self.read()
+        folders = [os.path.realpath(record.folder.path) for record in self.records]
+        if twice := next((run for run, folder in zip(runs, folders, strict=True) if folders.count(folder) > 1), None):
+            raise UserError(f"run {twice} is named twice: name each run once")
+        self._out = expanded(out) if out else (Path(NAME) if len(runs) > 1 else self.records[0].folder.path / NAME)
+        self._png = expanded(png) if png else None
+        refuse_output(self._out)
+        if self._png is not None:
+            _make_folder(self._png)
+
+    @property
+    def going(self) -> bool:
+        """Whether any of the runs is trained at the moment."""
+        return any(record.going for record in self.records)
+
+    def read(self) -> None:
+        """Read all runs anew."""
+        self.records = [read_run(run) for run in self._runs]
+
+    def signature(self) -> tuple[tuple[int, int], ...]:
+        """Sizes and times of what a run writes now and then."""
+        files = (file for record in self.records for file in (record.folder.past, record.folder.summary))
+        found = (file.stat() if file.exists() else None for file in files)
+        return tuple((0, 0) if each is None else (each.st_mtime_ns, each.st_size) for each in found)
+
+    def write(self, refresh: int) -> Path:
+        """Draw and write all of it."""
+        page = self._page(refresh)
+        from ffpipe.reports.drawing import png
+        from ffpipe.reports.page import html
+
+        if self._png is not None:
+            for picture in page.pictures:
+                _write(self._png / f"{picture.name}.png", png(picture.figure))
+        _write(self._out, html(page).encode("utf-8", "replace"))
+        return self._out
+
+    def _page(self, refresh: int) -> Page:
+        jobs = [
+            attempt(partial(open_job, record, self._asked), self._asked.user_code(record)) for record in self.records
+        ]
+        epochs = [
+            float(job.value.steps_per_epoch) if job.value else _epoch_of(record)
+            for job, record in zip(jobs, self.records, strict=True)
+        ]
+        if len(self.records) > 1:
+            from ffpipe.reports.compare import compared
+
+            return compared(self.records, epochs, refresh)
+        return _page_of(self.records[0], jobs[0], epochs[0], self._asked, refresh)
+
+
+def _page_of(record: Record, job: Part[Any], epoch: float, asked: Asked, refresh: int) -> Page:
+    """The page of one run."""
+    from ffpipe.reports.memory import memory
+
+    # Before matplotlib is here, which takes memory of its own.
+    held = job.then(lambda found: memory(found, record.summary.value))
+    from ffpipe.reports import results
+    from ffpipe.reports.insights import insights
+    from ffpipe.reports.parts import Page
+
+    saved = attempt(lambda: open_saved(record, asked), asked.user_code(record))
+    trained = saved.then(lambda snapshot: job.then(lambda found: Trained(snapshot, found)))
+    ready: Part[Trained] = trained.value if trained.value is not None else Part(missing=trained.missing)
+    rates = job.then(lambda found: results.rates_of(found, record.step))
+    sections = [
+        results.errors(record, epoch),
+        results.learning(record, epoch, rates),
+        *insights(ready, asked.examples),
+        results.where_time_went(record.summary, attempt(lambda: read_trace(record.folder.trace))),
+        results.where_memory_went(held),
+        *results.what_happened(record),
+        results.what_it_was(record),
+    ]
+    training = record.config.training
+    kind = f"{training.negatives} negatives" if training.contrasts else "no negatives"
+    blocks = f"{len(job.value.network)} blocks" if job.value else "blocks not known"
+    subtitle = f"{record.config.recipe}: {blocks}, {kind}, seed {training.seed}, {training.epochs} epoch(s)"
+    return Page(record.name, subtitle, record.status, results.tiles(record, held), sections, refresh)
+
+
+def _epoch_of(record: Record) -> float:
+    """Steps of an epoch by what a finished run says; 0 where that is not known."""
+    summary = record.summary.value
+    return summary.steps / summary.epochs if summary and summary.status == "finished" and summary.epochs else 0.0
+
+
+def refuse_output(path: Path) -> None:
+    """Raise UserError where a report cannot be written, or what is there is not one of ours."""
+    from ffpipe.reports.page import MARK
+
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UserError(f"{path} cannot be written: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{path} cannot be written: folder {folder} is not yours to write to; give another with --out")
+    try:
+        size_of(path)
+        with path.open("rb") as file:
+            ours = MARK.encode() in file.read(BEGINNING)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    if not ours:
+        raise UserError(f"{path} exists and is not a report of ffpipe: give another file with --out")
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all. Raises UserError."""
+    try:
+        replace_whole(path, lambda file: file.write(data))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def _make_folder(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--png is {path}, which is a file: give a folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--png: folder {path} cannot be made: {error.strerror or error}") from None

@@ -1,0 +1,122 @@
+"""How the numbers spread by which a block decides: goodness of its rows, or margins of its class head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ffpipe.learn.block import Block
+from ffpipe.learn.contrast import ThresholdObjective
+from ffpipe.learn.dense import FFDense
+from ffpipe.learn.goodness import GoodnessContrast
+from ffpipe.learn.local import LocalBlock
+from ffpipe.reports.network import Trained, chosen
+from ffpipe.system.errors import UserError
+
+# Pairs or examples that are looked at.
+MOST_ROWS = 600
+MOST_TOKENS = 40_000
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Numbers of one block for two kinds of rows. wrong: share that it decides wrongly of pairs, or of the second kind
+    where each row counts by itself. border: the number by which it decides, if there is one."""
+
+    block: int
+    name: str
+    first: Numbers
+    second: Numbers
+    wrong: float
+    border: float | None
+
+
+@dataclass(frozen=True)
+class Spreads:
+    """Of all blocks that say anything. number: what is spread. kinds: of rows, first and second."""
+
+    number: str
+    kinds: tuple[str, str]
+    blocks: tuple[Spread, ...]
+
+
+def spreads(trained: Trained) -> Spreads:
+    """Look at every block. Raises UserError where none says anything of the answer."""
+    found = _goodness(trained) if trained.training.contrasts else _margins(trained)
+    if not found.blocks:
+        raise UserError("no block says anything of the answer: they learn by losses of the user's own")
+    return found
+
+
+def _goodness(trained: Trained) -> Spreads:
+    """Goodness of rows of the newest minibatches."""
+    batch = trained.training.batch_size
+    steps = range(max(0, trained.step - -(-MOST_ROWS // batch)), max(1, trained.step))
+    pairs = [trained.learning_rows(step)[0].split(batch) for step in steps]
+    positive, negative = (torch.cat(rows)[:MOST_ROWS] for rows in zip(*pairs, strict=True))
+    blocks = []
+    for block, _, said in trained.through(torch.cat([positive, negative])):
+        if said is None or said.dim() != 1:
+            continue
+        first, second = (part.double().numpy() for part in said.split(len(positive)))
+        name = trained.job.network.outlines[block.index].name
+        wrong = float((second > first).mean())
+        blocks.append(Spread(block.index, name, first, second, wrong, _threshold(block)))
+    return Spreads("goodness", ("positive", "negative"), tuple(blocks))
+
+
+def _threshold(block: Block) -> float | None:
+    """The goodness above which a row counts as positive; None where pairs are compared."""
+    contrast = None
+    if isinstance(block, FFDense):
+        contrast = block._objective
+    elif isinstance(block, LocalBlock) and isinstance(block.objective, GoodnessContrast):
+        contrast = block.objective.contrast
+    return contrast.threshold if isinstance(contrast, ThresholdObjective) else None
+
+
+def _margins(trained: Trained) -> Spreads:
+    """Score of the right class less the best of the others, of training and of test examples."""
+    splits, training = trained.job.splits, trained.training
+    most = MOST_ROWS
+    if training.inputs == "tokens":
+        most = max(1, min(most, MOST_TOKENS // trained.job.network.inputs.size))
+    rows, labels = zip(*_plain(trained, most), strict=True)
+    said_of: dict[int, list[Tensor]] = {}
+    names = {}
+    for block, _, said in trained.through(torch.cat(rows)):
+        if said is not None and said.dim() == labels[0].dim() + 1:
+            parts = said.split([len(each) for each in rows])
+            said_of[block.index] = [margins(part, right) for part, right in zip(parts, labels, strict=True)]
+            names[block.index] = trained.job.network.outlines[block.index].name
+    blocks = [
+        Spread(index, names[index], first.numpy(), second.numpy(), float((second <= 0).double().mean()), 0.0)
+        for index, (first, second) in said_of.items()
+    ]
+    return Spreads("margin", ("training", "test" if len(splits.test) else "training"), tuple(blocks))
+
+
+def _plain(trained: Trained, most: int) -> list[tuple[Tensor, Tensor]]:
+    """Rows of the newest minibatches as they are trained on, and of test examples, with their labels."""
+    splits, batch = trained.job.splits, trained.training.batch_size
+    steps = range(max(0, trained.step - -(-most // batch)), max(1, trained.step))
+    made = [trained.learning_rows(step) for step in steps]
+    rows, labels = (torch.cat(parts)[:most] for parts in zip(*made, strict=True))
+    tested = [trained.feeder.evaluation(splits.test, int(row), 1) for row in chosen(splits.test, most)]
+    if not tested:
+        return [(rows, labels), (rows, labels)]
+    return [(rows, labels), tuple(torch.cat(parts) for parts in zip(*tested, strict=True))]  # type: ignore[list-item]
+
+
+def margins(scores: Tensor, labels: Tensor) -> Tensor:
+    """Score of the right class less the best of the others: (n,) from scores (n, ..., classes) and labels (n, ...)."""
+    scores, labels = scores.double().flatten(0, -2), labels.flatten().unsqueeze(1)
+    right = scores.gather(1, labels).squeeze(1)
+    others = scores.scatter(1, labels, -torch.inf).amax(1)
+    return right - others

@@ -1,0 +1,106 @@
+"""Text of a network on tokens: what it writes, and how it reads a passage of the test text."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ffpipe.config.schema import Config
+from ffpipe.data import cache
+from ffpipe.data.known import find, given_folder
+from ffpipe.data.text import NAMES, encoded
+from ffpipe.reports.network import Trained, chosen
+from ffpipe.system.errors import UserError
+from ffpipe.system.files import expanded
+from ffpipe.system.rng import generator
+
+# Symbols that the network writes, those that it is given first, and the temperature at which it draws.
+WRITTEN = 400
+GIVEN = 32
+TEMPERATURE = 0.8
+# Sequences of the test text that are read.
+READ = 3
+
+
+@dataclass(frozen=True)
+class Written:
+    """given: the beginning, from the test text. text: what the network wrote after it."""
+
+    given: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A sequence of the test text: each symbol, and whether another was expected in its place."""
+
+    symbols: tuple[tuple[str, bool], ...]
+
+
+def written(trained: Trained, length: int = WRITTEN) -> Written:
+    """Let the network go on with the beginning of a test sequence. Raises UserError."""
+    say, tokens = symbols_of(trained), trained.job.network.inputs.size
+    split = trained.job.splits.test if len(trained.job.splits.test) else trained.job.splits.train
+    ids = split.raw(chosen(split, 1))[0].astype(np.int64)[: min(GIVEN, tokens)].tolist()
+    given = len(ids)
+    chance = generator(trained.training.seed, "report text", trained.step)
+    for _ in range(length):
+        seen = ids[-tokens:]
+        row = torch.zeros(1, tokens, dtype=torch.int64)
+        row[0, : len(seen)] = torch.tensor(seen)  # what follows is not seen by positions before it
+        scores = trained.scores(row)[0, len(seen) - 1].double()
+        ladder = (scores / TEMPERATURE).softmax(0).cumsum(0).numpy()
+        ids.append(int(min(np.searchsorted(ladder, chance.random() * ladder[-1]), len(ladder) - 1)))
+    return Written(say(ids[:given]), say(ids[given:]))
+
+
+def readings(trained: Trained) -> list[Reading]:
+    """Let the network predict each symbol of some test sequences. Raises UserError."""
+    say, split = symbols_of(trained), trained.job.splits.test
+    if not len(split):
+        raise UserError("there are no test sequences")
+    tokens, labels = trained.examples(split, chosen(split, READ))
+    wrong = trained.scores(tokens).argmax(-1) != labels
+    return [
+        Reading(tuple((say([each]), missed) for each, missed in zip(row.tolist(), misses.tolist(), strict=True)))
+        for row, misses in zip(labels, wrong, strict=True)
+    ]
+
+
+def symbols_of(trained: Trained) -> Callable[[list[int]], str]:
+    """Return what makes text of ids again. Raises UserError where the text is not there."""
+    config = trained.job.config
+    if config.training.data.source != "text":
+        return lambda ids: " ".join(map(str, ids)) + " "
+    if config.training.data.symbols == "bytes":
+        return lambda ids: bytes(ids).decode("utf-8", "replace")
+    path = _text_of(config)
+    alphabet = alphabet_of(path)
+    if len(alphabet) != trained.job.splits.classes:
+        raise UserError(f"{path} has {len(alphabet)} different characters, not {trained.job.splits.classes}")
+    return lambda ids: "".join(alphabet[each] for each in ids)
+
+
+def alphabet_of(path: Path) -> str:
+    """The characters of a text in the order of their ids. Raises UserError."""
+    _, count = encoded(path, "characters")  # which refuses what is not to be read
+    alphabet = "".join(sorted(set(path.read_bytes().decode("utf-8-sig"))))
+    assert len(alphabet) == count
+    return alphabet
+
+
+def _text_of(config: Config) -> Path:
+    """The file that a run's text came from. Raises UserError."""
+    if config.training.data.train:
+        return expanded(config.training.data.train[0])
+    given = given_folder(config.execution.data_dir or os.environ.get("FFPIPE_DATA", ""))
+    folders = [cache.folder() / "downloads" / "tinyshakespeare"]
+    folders += [] if given is None else [given[0] / "text", given[0]]
+    if (path := find(folders, NAMES)) is None:
+        raise UserError("the text itself is not on this machine: name its folder with --data-dir")
+    return path
