@@ -2,26 +2,60 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
-
+from ffpipe.commands.options import add_fields, given, settable
+from ffpipe.config.fields import override
+from ffpipe.config.recipes import RECIPES, get_recipe
 from ffpipe.config.schema import Config
-from ffpipe.data.examples import Examples
-from ffpipe.data.shape import CHANNELS
-from ffpipe.data.splits import Splits, load_splits
 from ffpipe.system.errors import UserError
 from ffpipe.system.files import replacing
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from rich.console import Console
+    from rich.table import Table
+
+    from ffpipe.data.examples import Examples
+    from ffpipe.data.splits import Splits
 
 # Examples of each class in the picture, and classes that the table spells out.
 SAMPLES, MOST_CLASSES = 10, 50
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ffpipe data`."""
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help="files, a folder, or the name of a recipe whose data are meant"
+    )
+    parser.add_argument("--png", default="", metavar="FILE", help="new PNG file, with examples of each class")
+    add_fields(parser, ("data-dir", "train-limit"), [name for name in settable() if name.startswith("training.data.")])
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print what the data that were named are."""
+    from rich.console import Console
+
+    names = options.files
+    if not names or (len(names) == 1 and names[0] in RECIPES and not Path(names[0]).exists()):
+        config = get_recipe(names[0] if names else "digits")
+    else:
+        from ffpipe.data.discover import discover, on
+
+        config = on(get_recipe("digits"), discover(names))
+    show(override(config, given(options), where="options"), Console(), options.png)
+
+
 def show(config: Config, console: Console, picture: str = "") -> None:
     """Print what the data of a config are, and write some of each class as a PNG. Raises UserError."""
+    import numpy as np
+    from rich.table import Table
+
+    from ffpipe.data.splits import load_splits
+
     if picture and Path(picture).exists():
         raise UserError(f"{picture} exists: give a new file")
     data = config.training.data
@@ -57,6 +91,8 @@ def _counts(splits: Splits) -> str:
 
 def _classes(splits: Splits) -> Table:
     """The classes with their names and how many examples of each there are."""
+    from rich.table import Table
+
     table = Table("class", "name", "training", "validation", "test", box=None, pad_edge=False)
     counts = [_by_class(part, splits.classes) for part in (splits.train, splits.validation, splits.test)]
     for label in range(min(splits.classes, MOST_CLASSES)):
@@ -68,12 +104,17 @@ def _classes(splits: Splits) -> Table:
 
 
 def _by_class(examples: Examples, classes: int) -> NDArray[np.int64]:
+    import numpy as np
+
     return np.bincount(examples.labels(np.arange(len(examples))), minlength=classes)
 
 
 def write_samples(splits: Splits, path: Path) -> None:
     """Write a PNG with a row of examples for each class. Raises UserError where examples are no pictures."""
+    import numpy as np
     from PIL import Image
+
+    from ffpipe.data.shape import CHANNELS
 
     shape = splits.shape if len(splits.shape) == 3 else (*splits.shape, 1)
     if len(shape) != 3 or shape[2] not in CHANNELS:

@@ -8,16 +8,15 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
+from ffpipe.commands.options import add_config, config_of, consent
 from ffpipe.config.fields import override
 from ffpipe.config.schema import Config
 from ffpipe.system.errors import UserError
-from ffpipe.system.memory import host_cpus, refuse_beyond_host
 from ffpipe.system.units import parse_flops, parse_rate, parse_seconds, say_rate, say_seconds, say_size
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ffpipe.pipeline.job import Job, Layout
     from ffpipe.planning.calibrate import Costs
     from ffpipe.planning.estimate import Estimate
@@ -31,16 +30,24 @@ HELD = ("parameters", "optimizer", "buffers", "messages", "snapshot")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options beside those of the config."""
-    group = parser.add_argument_group("the forecast (engine ray)")
-    for name, (parse, text) in OPTIONS.items():
-        group.add_argument(name, type=parse, help=text)
+    """Add the options of the config, and those of the forecast beside them."""
+    add_config(parser, but=("stages",))
+    for name, (parse, value, text) in OPTIONS.items():
+        parser.add_argument(name, type=parse, metavar=value, help=text)
 
 
-def run(config: Config, options: argparse.Namespace, consent: dict[str, Any]) -> None:
-    """Print the plan. consent: what of the user's code may be imported. Raises UserError."""
+def run(options: argparse.Namespace) -> None:
+    """Print the plan that was asked for."""
+    show(config_of(options), options, consent(options))
+
+
+def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]) -> None:
+    """Print the plan of a config. may_import: what of the user's code may be imported. Raises UserError."""
+    from rich.console import Console
+
     from ffpipe.planning.forecast import Ground, costs_at, wires_of
     from ffpipe.runs.controller import planned
+    from ffpipe.system.memory import host_cpus
 
     stages: tuple[int, ...] = options.stages or ()
     flops: float | None = options.flops
@@ -51,7 +58,7 @@ def run(config: Config, options: argparse.Namespace, consent: dict[str, Any]) ->
     console = Console(width=max(Console().width, WIDE))
     if stages:
         config = override(config, {"execution.stages": 0 if several else stages[0]})
-    job, estimate, notes = planned(config, **consent)
+    job, estimate, notes = planned(config, **may_import)
     ray = job.config.execution.engine == "ray"
     if not (several and ray):
         console.print(_table(estimate))
@@ -113,6 +120,8 @@ def _rows(
 
 def _left_out(config: Config, cores: int, measured: bool) -> list[str]:
     """Name what of the config a forecast does not know. measured: whether layers are timed here."""
+    from ffpipe.system.memory import host_cpus
+
     execution, here = config.execution, host_cpus()
     found = []
     if isinstance(execution.device, tuple) and len(set(execution.device)) > 1:
@@ -130,6 +139,7 @@ def _measured(job: Job, copies: int) -> Costs:
 
     from ffpipe.planning.calibrate import measure_costs, measure_side_by_side
     from ffpipe.planning.cost import largest_block_bytes
+    from ffpipe.system.memory import host_cpus, refuse_beyond_host
 
     execution = job.config.execution
     copies = min(copies, host_cpus())
@@ -141,6 +151,8 @@ def _measured(job: Job, copies: int) -> Costs:
 
 def _table(estimate: Estimate) -> Table:
     """A row for each process, a column for each kind of bytes."""
+    from rich.table import Table
+
     table = Table("layers", "process", "data", *HELD, "mapped", "in all")
     for stage in estimate.stages:
         held = [getattr(stage.holding, kind) for kind in HELD]
@@ -186,6 +198,8 @@ def _tests(job: Job) -> str:
 
 def _table_of_outlooks(job: Job, rows: Sequence[tuple[Outlook, Estimate]], link: float | None) -> Table:
     """A row for each number of stages. link: bytes a second, where stages are on several hosts."""
+    from rich.table import Table
+
     from ffpipe.planning.forecast import evaluation_seconds
 
     table = Table("stages", "layers of each", "chunk", "window", "examples/s", "speed-up", "efficiency", "time")
@@ -277,14 +291,17 @@ def _amount(option: str, parse: Callable[[str], float], text: str) -> float:
     return value
 
 
-OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "--stages": (parse_stages, "one number, or several: 1,2,4 or 1,2,4,...,128"),
-    "--link": (partial(_amount, "--link", parse_rate), "rate of each host's network, as 10Gbit; none: all on one host"),
-    "--latency": (partial(_amount, "--latency", parse_seconds), "between hosts, as 50us; none: 100us"),
+# What reads the value of each option beside those of the config, what stands for it in a help, and its meaning.
+OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
+    "--stages": (parse_stages, "N,N,...", "one number of stages, or several: 1,2,4 or 1,2,4,...,128"),
+    "--link": (partial(_amount, "--link", parse_rate), "RATE", "of each host's network, as 10Gbit; none: one host"),
+    "--latency": (partial(_amount, "--latency", parse_seconds), "TIME", "between hosts, as 50us; none: 100us"),
     "--flops": (
         partial(_amount, "--flops", parse_flops),
-        "speed of a stage's processor, as 60TFLOPS; none: measured here",
+        "SPEED",
+        "of a stage's processor, as 60TFLOPS; none: measured here",
     ),
-    "--stages-per-host": (partial(_whole, "--stages-per-host"), "none: 1 with --link, else all"),
-    "--cores": (partial(_whole, "--cores"), "of a host, for messages and for layers on CPUs; none: as here"),
+    "--stages-per-host": (partial(_whole, "--stages-per-host"), "N", "none: 1 with --link, else all"),
+    "--cores": (partial(_whole, "--cores"), "N", "of a host, for messages and layers on CPUs; none: as here"),
 }
+NOTHING_GIVEN = argparse.Namespace(**{name.removeprefix("--").replace("-", "_"): None for name in OPTIONS})

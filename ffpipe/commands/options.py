@@ -1,0 +1,168 @@
+"""Fields of the config as options of a command, by their dotted names and some by short ones, and back to a config."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ffpipe.config.fields import CHECKPOINTS, Leaf, leaves, override, read_config
+from ffpipe.config.recipes import get_recipe
+from ffpipe.config.schema import Config
+from ffpipe.system.errors import UserError
+
+
+class Short(NamedTuple):
+    """A field that has a short option: what stands for its value in a help, and its meaning in a line."""
+
+    field: str
+    value: str
+    meaning: str
+
+
+SHORT = {
+    "epochs": Short("training.epochs", "N", "passes over the training examples"),
+    "seed": Short("training.seed", "N", "of all that is drawn by chance"),
+    "model": Short("training.model", "FILE:FUNCTION", "network of your own: net.py:blocks or package.module:blocks"),
+    "engine": Short("execution.engine", "NAME", "ray: an actor a stage; local: one process; layerwise: least memory"),
+    "stages": Short("execution.stages", "N", "parts that the network is cut into; 0: chosen"),
+    "chunk": Short("execution.chunk", "N", "minibatches in one message; 0: chosen"),
+    "device": Short("execution.device", "NAME", "cpu or cuda, of all stages; or one for each"),
+    "memory-budget": Short("execution.memory_budget", "SIZE", "of each stage, as 2GiB: the rest is chosen to fit"),
+    "run-dir": Short("execution.run_dir", "FOLDER", "new folder of the run; default: runs/RECIPE-TIMESTAMP"),
+    "data-dir": Short("execution.data_dir", "FOLDER", "local copies of known data sets; default: $FFPIPE_DATA"),
+    "train-limit": Short("training.data.train_limit", "N", "use the first N training examples alone; 0: all"),
+    "snapshot-steps": Short("execution.snapshot_steps", "N", "steps between snapshots; 0: by time alone"),
+}
+RESUME_SHORT = ("epochs", "engine", "stages", "chunk", "device", "memory-budget", "data-dir", "snapshot-steps")
+# Fields whose values may have commas in them.
+FILES = ("train", "test")
+VALIDATION, EVALUATE = "training.data.validation", "execution.evaluate_every"
+# Tables, which have no form on a command line.
+NOT_SETTABLE = ("recipe", "training.blocks")
+
+
+@cache
+def settable() -> dict[str, Leaf]:
+    """The fields that a command line can set, by name, in order of declaration."""
+    return {leaf.name: leaf for leaf in leaves() if leaf.name not in NOT_SETTABLE}
+
+
+def option(leaf: Leaf) -> str:
+    """The option of a field by its dotted name."""
+    return "--" + leaf.name.replace("_", "-")
+
+
+def add_fields(parser: argparse.ArgumentParser, short: Sequence[str], fields: Iterable[str]) -> None:
+    """Add these fields by their dotted names, and some by short names too."""
+    names = {SHORT[name].field: name for name in short}
+    for field in dict.fromkeys([*names, *fields]):
+        leaf, name = settable()[field], names.get(field)
+        value = SHORT[name].value if name else leaf.path[-1].upper()
+        parser.add_argument(
+            *([f"--{name}"] if name else []),
+            option(leaf),
+            dest=field,
+            # A table may be empty: options of a recipe can be taken away.
+            nargs="*" if leaf.is_mapping else "+" if leaf.is_sequence else None,
+            default=argparse.SUPPRESS,
+            metavar="NAME=VALUE" if leaf.is_mapping else value,
+            help=(SHORT[name].meaning if name else leaf.description).replace("%", "%%"),
+        )
+
+
+def add_config(parser: argparse.ArgumentParser, but: Sequence[str] = ()) -> None:
+    """Add a recipe and every field that it sets. but: short options that the command has a meaning of its own for."""
+    parser.add_argument(
+        "recipe",
+        nargs="?",
+        default="digits",
+        metavar="RECIPE",
+        help="a name from `ffpipe recipes` (digits), or a config.toml",
+    )
+    parser.add_argument(
+        "--data", nargs="+", default=[], metavar="FILE", help="files or a folder of your own in place of its data"
+    )
+    add_fields(parser, [name for name in SHORT if name not in but], settable())
+    add_allow_code(parser)
+
+
+def add_run(parser: argparse.ArgumentParser, fields: Iterable[str] = (CHECKPOINTS,)) -> None:
+    """Add a run, consent to its code, and these of its fields."""
+    parser.add_argument("run", metavar="RUN", help="folder of a run, as `ffpipe train` printed it")
+    parser.add_argument(
+        "--model",
+        dest="training.model",
+        metavar="FILE:FUNCTION",
+        help="the network of the run, named again as in training",
+    )
+    add_allow_code(parser)
+    add_fields(parser, (), fields)
+
+
+def add_allow_code(parser: argparse.ArgumentParser) -> None:
+    """Add the option for consent to import code."""
+    parser.add_argument(
+        "--allow-code",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="module or file whose code may be imported, if the run or config names it",
+    )
+
+
+def consent(options: argparse.Namespace) -> dict[str, Any]:
+    """The user's consent to import code, as keyword arguments of the functions behind the commands."""
+    return {"model": vars(options).get("training.model"), "allow_code": options.allow_code}
+
+
+def config_of(options: argparse.Namespace) -> Config:
+    """The config that a command line asks for. Raises UserError."""
+    name = options.recipe
+    config = read_config(Path(name)) if name.endswith(".toml") else get_recipe(name)
+    fields = given(options)
+    if fields.get(VALIDATION) == "0":  # then there is nothing that the recipe could evaluate on
+        fields = {EVALUATE: "0", **fields}
+    if options.data:
+        from ffpipe.data.discover import discover, on
+
+        return override(on(config, discover(options.data)), fields, where="options")
+    if not name.endswith(".toml"):
+        return override(config, fields, where="options")
+    from ffpipe.runs.places import of_file
+
+    return of_file(config, Path(name), fields)
+
+
+def given(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields that were set on the command line. Raises UserError."""
+    found = vars(options)
+    return {name: _value(leaf, found[name]) for name, leaf in settable().items() if name in found}
+
+
+def changes(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields that were set on the command line of a command on a run. Raises UserError."""
+    return {name: value for name, value in given(options).items() if name != "training.model"}
+
+
+def _value(leaf: Leaf, words: Any) -> Any:
+    """Strings that argparse collected as the value of a field: a string, a list of them, or a table."""
+    if leaf.is_mapping:
+        pairs = [text.partition("=") for text in words]
+        bad = next((text for text, (name, equals, _) in zip(words, pairs, strict=True) if not (name and equals)), None)
+        if bad is not None:
+            raise UserError(f"{option(leaf)} takes NAME=VALUE, not {bad!r}")
+        return {name: _one_or_more(value) for name, _, value in pairs}
+    if not leaf.is_sequence or leaf.path[-1] in FILES:
+        return words
+    parts = [part for text in words for part in text.split(",") if part]
+    return "".join(parts) if leaf.may_be_single and len(parts) < 2 else parts
+
+
+def _one_or_more(text: str) -> str | list[str]:
+    """Split a value at its commas, but not at those in brackets, as in in(a,b)."""
+    parts = re.split(r",(?![^(]*\))", text)
+    return parts if len(parts) > 1 else text

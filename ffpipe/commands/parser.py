@@ -1,0 +1,150 @@
+"""The parser of a command: errors as one line with the nearest name, a help of one screen, and one with every field."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from ffpipe.commands.groups import grouped, meaning
+from ffpipe.config.fields import Leaf
+from ffpipe.system.errors import UserError, nearest
+
+WIDE = 100
+# Columns of a help before what an option means, and before what a field means.
+MARGIN, INDENT = 28, 8
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises UserError where it would print its usage and exit, and names the nearest option.
+
+    examples: commands to paste. commands: the commands below this one, and what they do. parts: their parsers.
+    """
+
+    def __init__(
+        self, *, examples: Sequence[str] = (), commands: Mapping[str, str] | None = None, **settings: Any
+    ) -> None:
+        super().__init__(**settings, allow_abbrev=False, add_help=False)
+        self.examples, self.commands, self.parts = tuple(examples), dict(commands or {}), list[Parser]()
+        self.add_argument("-h", "--help", action=Help, help="show this")
+
+    def complete(self) -> None:
+        """Add a second help where the first leaves options out. Call it once all of them are there."""
+        if any(map(_is_left_out, self._actions)):
+            self.add_argument(
+                "--help-all", action=HelpAll, help="show every option and every field of the config, in groups"
+            )
+
+    @property
+    def actions(self) -> list[argparse.Action]:
+        """All arguments and options."""
+        return list(self._actions)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what is not known here, which argparse calls for every command."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown and not unknown[0].startswith("-"):
+            raise UserError(f"unexpected argument {unknown[0]!r}; see {self.prog} --help")
+        if unknown:
+            given = unknown[0].split("=")[0]
+            raise UserError(f"unknown option {given!r}; {nearest(given, self._option_string_actions)}")
+        return options, unknown
+
+    def format_usage(self) -> str:
+        """Return one line."""
+        arguments = [_argument(action) for action in self._actions if not action.option_strings]
+        return f"usage: {' '.join([self.prog, *arguments])} [OPTION ...]\n"
+
+    def format_help(self) -> str:
+        """Return what most people need, on one screen."""
+        shown = [action for action in self._actions if not (_is_left_out(action) or type(action) is Help)]
+        lines = [*self._heading(), *_entries(shown, self.commands)]
+        if len(self.examples) == 1:
+            lines.append(f"example: {self.examples[0]}")
+        elif self.examples:
+            lines += ["examples:", *(f"  {example}" for example in self.examples)]
+        return "\n".join(lines) + "\n"
+
+    def format_all(self) -> str:
+        """Return all arguments and options, and every field of the config in its group."""
+        fields = {action.dest: action for action in self._actions if any(map(_is_dotted, action.option_strings))}
+        others = [action for action in self._actions if action not in fields.values()]
+        lines = [*self._heading(), *_entries(others, self.commands)]
+        lines += ["", "Defaults are those of a config that says nothing; a recipe sets its own."]
+        for group, leaves in grouped(fields).items():
+            lines += ["", f"{group}:"]
+            for leaf in leaves:
+                lines += _field(fields[leaf.name], leaf)
+        return "\n".join(lines) + "\n"
+
+    def _heading(self) -> list[str]:
+        return [self.format_usage().rstrip(), *textwrap.wrap(self.description or "", WIDE)]
+
+
+class Help(argparse.Action):
+    """The option that prints a help of one screen and ends the program."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        print(parser.format_help(), end="")
+        raise SystemExit(0)
+
+
+class HelpAll(Help):
+    """The option that prints all there is."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        assert isinstance(parser, Parser)
+        print(parser.format_all(), end="")
+        raise SystemExit(0)
+
+
+def _is_dotted(name: str) -> bool:
+    return "." in name
+
+
+def _is_left_out(action: argparse.Action) -> bool:
+    """Whether an option is a field that has no short name."""
+    return bool(action.option_strings) and all(map(_is_dotted, action.option_strings))
+
+
+def _argument(action: argparse.Action) -> str:
+    """An argument as a line of usage has it."""
+    name = str(action.metavar or action.dest)
+    return {"?": f"[{name}]", "+": f"{name} ...", "*": f"[{name} ...]"}.get(str(action.nargs), name)
+
+
+def _entries(actions: Iterable[argparse.Action], commands: Mapping[str, str]) -> list[str]:
+    """Arguments and options, or commands in their place, with their meanings beside them."""
+    lines = []
+    for action in actions:
+        if action.nargs == argparse.PARSER:
+            entries = dict(commands)
+        else:
+            short = [name for name in action.option_strings if not _is_dotted(name)]
+            entries = {_named(action, short): (action.help or "").replace("%%", "%")}
+        for name, text in entries.items():
+            left = f"  {name}".ljust(MARGIN - 1) + " "
+            lines += textwrap.wrap(left + text, WIDE, subsequent_indent=" " * MARGIN, replace_whitespace=False)
+    return lines
+
+
+def _field(action: argparse.Action, leaf: Leaf) -> list[str]:
+    """A field by all its names, and its meaning below them."""
+    indent = " " * INDENT
+    text = textwrap.wrap(meaning(leaf), WIDE, initial_indent=indent, subsequent_indent=indent)
+    return [f"  {_named(action, action.option_strings)}", *text]
+
+
+def _named(action: argparse.Action, names: Sequence[str]) -> str:
+    """An argument or an option with what stands for its value."""
+    if not names:
+        return str(action.metavar or action.dest)
+    value = f" {action.metavar or action.dest.upper()}" if action.nargs != 0 else ""
+    return ", ".join(names) + value + (" ..." if action.nargs in ("+", "*") else "")

@@ -1,0 +1,86 @@
+"""`ffpipe runs`: the runs of a folder, newest last."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ffpipe.runs.inspection import Look, runs_in
+from ffpipe.system.errors import escaped
+from ffpipe.system.units import say_seconds
+
+COLUMNS = ("run", "recipe", "state", "trained", "errors", "time")
+# Of a name or a reason in a table.
+LONGEST = 48
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ffpipe runs`."""
+    parser.add_argument("folder", nargs="?", default="runs", metavar="FOLDER", help="folder that runs are in: runs/")
+    parser.add_argument("--json", action="store_true", help="print JSON, a list with an object for each run")
+
+
+def run(options: argparse.Namespace) -> None:
+    """List the runs of a folder."""
+    found = runs_in(options.folder)
+    if options.json:
+        print(json.dumps([as_tree(look) for look in found], indent=2))
+    elif not found:
+        print(escaped(f"there are no runs in {options.folder}"))
+    else:
+        print("\n".join(columns([COLUMNS, *map(_row, found)])))
+
+
+def as_tree(look: Look) -> dict[str, Any]:
+    """A run as JSON has it."""
+    split, errors = look.errors
+    return {
+        "run": look.name,
+        "path": str(look.path),
+        "recipe": look.config.recipe if look.config else None,
+        "state": look.state,
+        "step": look.summary.steps if look.summary else None,
+        "epochs": look.config.training.epochs if look.config else None,
+        "split": split or None,
+        "errors": errors,
+        "train_seconds": look.summary.train_seconds if look.summary else None,
+        "changed": look.changed,
+        "damage": list(look.damage),
+    }
+
+
+def say_errors(errors: Mapping[str, float]) -> str:
+    """Errors by read-out, in words."""
+    return ", ".join(f"{error:.2%} by {name}" for name, error in errors.items())
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines, with their cells below each other."""
+    cells = [[escaped(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def clipped(text: str) -> str:
+    """A text that fits into a table."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def _row(look: Look) -> tuple[str, ...]:
+    summary, config = look.summary, look.config
+    trained = "-"
+    if config and summary:
+        finished = look.state == "finished"
+        trained = f"{config.training.epochs:,} epochs" if finished else f"step {summary.steps:,}"
+    split, errors = look.errors
+    said = say_errors(errors) + (f" ({split})" if split != "test" else "") if errors else "-"
+    return (
+        clipped(look.name),
+        config.recipe if config else "-",
+        look.state,
+        trained,
+        clipped(look.damage[0]) if look.damage else said,
+        say_seconds(summary.train_seconds) if summary else "-",
+    )

@@ -1,0 +1,190 @@
+"""`ffpipe show`: one run on one screen."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from shlex import quote
+from typing import Any, TypeVar
+
+from ffpipe.commands.runs import as_tree, clipped, columns, say_errors
+from ffpipe.config.schema import Config
+from ffpipe.runs.inspection import Look, Summary, look_at, newest_rows, past_of
+from ffpipe.system.errors import UserError, escaped
+from ffpipe.system.files import expanded
+from ffpipe.system.units import say_seconds, say_size
+from ffpipe.telemetry.report import Evaluation, LayerRow
+
+# Rows of a table, of which the middle ones are left out, and recoveries that are named.
+MOST_ROWS, MOST_RECOVERIES = 6, 2
+LONGEST = 90
+
+T = TypeVar("T")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ffpipe show`."""
+    parser.add_argument("run", metavar="RUN", help="folder of a run, as `ffpipe runs` lists it")
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON: all evaluations, and the blocks' newest losses"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Show one run. Raises UserError where the folder is not one."""
+    look = look_at(expanded(options.run))
+    rows: list[LayerRow] = []
+    without = ""
+    try:
+        rows = newest_rows(past_of(look.path).rows)
+    except UserError as error:
+        without = str(error)
+    if options.json:
+        print(json.dumps(_tree(look, rows, without), indent=2))
+        return
+    for name, lines in _sections(look, rows, without):
+        for line in lines:
+            print(f"{name:<10}{escaped(line)}".rstrip())
+            name = ""
+
+
+def command_that_goes_on(look: Look) -> str:
+    """The command that goes on with a run; empty while it is running, or where its config is lost."""
+    if look.running or look.config is None:
+        return ""
+    training, words = look.config.training, ["ffpipe", "resume", quote(str(look.path))]
+    if look.state == "finished":
+        words += ["--epochs", str(2 * training.epochs)]
+    if training.model:
+        words += ["--model", quote(training.model)]
+    return " ".join(words)
+
+
+def _tree(look: Look, rows: Sequence[LayerRow], without: str) -> dict[str, Any]:
+    """A run as JSON has it."""
+    summary = look.summary or Summary()
+    return {
+        **as_tree(look),
+        "evaluations": [asdict(each) for each in summary.evaluations],
+        "blocks": [asdict(row) for row in rows],
+        "engine": summary.engine,
+        "stage_layers": summary.stage_layers,
+        "examples_per_second": summary.examples_per_second,
+        "peak_rss_bytes": summary.peak_rss_bytes,
+        "recoveries": [asdict(note) for note in summary.recovery_notes],
+        "goes_on_with": command_that_goes_on(look) or None,
+        "damage": [*look.damage, *([without] if without else [])],
+    }
+
+
+def _sections(look: Look, rows: Sequence[LayerRow], without: str) -> list[tuple[str, list[str]]]:
+    """What the screen has, by name, in lines."""
+    summary, config, named = look.summary or Summary(), look.config, []
+    named.append(("run", [f"{look.path}: {look.state}"]))
+    if config:
+        named += [("trained", _trained(config)), ("data", [_data(config)])]
+    if look.damage:
+        named.append(("damaged", list(map(_short, look.damage))))
+    if look.summary:
+        named.append(("steps", [_steps(summary, config)]))
+        split, errors = look.errors
+        named.append((f"{split or 'test'} error"[:9], [say_errors(errors) or "-"]))
+        named.append(("over time", columns(_evaluations(summary.evaluations)) if summary.evaluations else ["-"]))
+    named.append(("blocks", columns(_blocks(rows)) if rows else [_short(without) or "-"]))
+    if look.summary:
+        named += [("time", [_time(summary)]), ("memory", [_memory(summary)]), ("recovered", _recoveries(summary))]
+    goes_on = command_that_goes_on(look)
+    named.append(("go on", [goes_on or ("it is being trained" if look.running else "-")]))
+    return named
+
+
+def _trained(config: Config) -> list[str]:
+    training = config.training
+    if training.model:
+        network = training.model
+    elif training.blocks:
+        network = ", ".join(block.kind for block in training.blocks)
+    else:
+        network = "-".join(map(str, training.dims))
+    negatives = f"{training.negatives} negatives" if training.contrasts else "no negatives"
+    how = "backpropagation" if training.method == "backprop" else negatives
+    return [
+        _short(f"{config.recipe}: {network}, {how}"),
+        f"{training.epochs:,} epochs, batch {training.batch_size}, seed {training.seed}, {training.precision}, "
+        f"{training.optimizer.kind} at {training.optimizer.learning_rate:g}",
+    ]
+
+
+def _data(config: Config) -> str:
+    data = config.training.data
+    files = [*data.train, *data.test]
+    named = f": {', '.join(files[:2])}{', ...' if len(files) > 2 else ''}" if files else ""
+    limit = f", the first {data.train_limit:,} training examples" if data.train_limit else ""
+    return _short(f"{data.source}{named}{limit}")
+
+
+def _steps(summary: Summary, config: Config | None) -> str:
+    layers = " | ".join(f"{each[0]}-{each[-1]}" if len(each) > 1 else str(*each) for each in summary.stage_layers[:8])
+    more = " | ..." if len(summary.stage_layers) > 8 else ""
+    saved = f"{summary.steps:,} saved" + (f", of {config.training.epochs:,} epochs" if config else "")
+    stages = f"{len(summary.stage_layers)} stage(s) of layers {layers}{more}"
+    return f"{saved}; engine {summary.engine}, {stages}, chunk {summary.chunk}, window {summary.window}"
+
+
+def _evaluations(found: Sequence[Evaluation]) -> list[tuple[str, ...]]:
+    """A table of errors over time, the newest below."""
+    readouts = list(dict.fromkeys(name for each in found for name in each.readouts))[:4]
+    rows = [
+        (
+            f"{each.step:,}",
+            each.split[:10],
+            *(f"{each.readouts[name]:.2%}" if name in each.readouts else "-" for name in readouts),
+        )
+        for each in found
+    ]
+    return [("step", "split", *(clipped(name) for name in readouts)), *_ends(rows, ("...",) * (2 + len(readouts)))]
+
+
+def _blocks(rows: Sequence[LayerRow]) -> list[tuple[str, ...]]:
+    """A table of what the newest row of metrics has of each block."""
+    table = [
+        (
+            "head" if row.layer < 0 else str(row.layer),
+            f"{row.loss:.4f}",
+            "-" if row.pair_errors is None else f"{row.pair_errors:.2%}",
+        )
+        for row in rows
+    ]
+    return [("block", "loss", "errors"), *_ends(table, ("...",) * 3)]
+
+
+def _ends(rows: list[T], gap: T) -> list[T]:
+    """The first rows and the last, where there are too many for a screen."""
+    if len(rows) <= MOST_ROWS:
+        return rows
+    return [*rows[: MOST_ROWS // 2 - 1], gap, *rows[-(MOST_ROWS // 2) :]]
+
+
+def _time(summary: Summary) -> str:
+    rate = summary.examples_per_second
+    return say_seconds(summary.train_seconds) + (f", {rate:,.0f} examples/s" if rate else "")
+
+
+def _memory(summary: Summary) -> str:
+    if not summary.peak_rss_bytes:
+        return "-"
+    on_devices = [size for size in summary.peak_device_bytes if size]
+    gpus = f"; on its GPU {say_size(max(on_devices))}" if on_devices else ""
+    return f"{say_size(max(summary.peak_rss_bytes))}, of the largest stage{gpus}"
+
+
+def _recoveries(summary: Summary) -> list[str]:
+    notes = summary.recovery_notes
+    newest = [_short(f"{note.reason}; went on after step {note.from_step:,}") for note in notes[-MOST_RECOVERIES:]]
+    return [f"{len(notes)} time(s)" if notes else "never", *newest]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."

@@ -1,0 +1,84 @@
+"""`ffpipe train` and `ffpipe resume`, and what either would do."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Any
+
+from ffpipe.commands import plan
+from ffpipe.commands.options import RESUME_SHORT, add_config, add_fields, add_run, changes, config_of, consent, settable
+from ffpipe.commands.signals import interrupts
+from ffpipe.config.fields import DATA_FILES, to_toml
+from ffpipe.system.errors import escaped
+
+if TYPE_CHECKING:
+    from ffpipe.config.schema import Config
+
+
+def add_train_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ffpipe train`."""
+    add_config(parser)
+    parser.add_argument(
+        "--backprop",
+        action="store_const",
+        const="backprop",
+        dest="training.method",
+        default=argparse.SUPPRESS,
+        help="train the same blocks by backpropagation, as a yardstick",
+    )
+    _add_dry_run(parser)
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train, or say what would be trained."""
+    from ffpipe.runs.controller import train as run
+    from ffpipe.runs.folder import new_run
+    from ffpipe.runs.view import ConsoleView, Terminal
+
+    if options.dry_run:
+        config = config_of(options)
+        _say(config, [f"run folder: {new_run(config).path}"], consent(options))
+        return
+    with interrupts() as interrupt:
+        run(config_of(options), ConsoleView(Terminal()), interrupt, **consent(options))
+
+
+def add_resume_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ffpipe resume`."""
+    execution = [name for name in settable() if name.startswith("execution.")]
+    add_run(parser, ())
+    add_fields(parser, RESUME_SHORT, [*DATA_FILES, *execution])
+    _add_dry_run(parser)
+
+
+def resume(options: argparse.Namespace) -> None:
+    """Go on with a run, or say what would be done."""
+    from ffpipe.runs.controller import resume as go_on
+    from ffpipe.runs.resumed import resumed
+    from ffpipe.runs.view import ConsoleView, Terminal
+
+    if options.dry_run:
+        found = resumed(options.run, changes(options), **consent(options))
+        _say(found.config, [f"run folder: {found.folder.path}", f"it would go on {found.origin}"], consent(options))
+        return
+    with interrupts() as interrupt:
+        go_on(options.run, changes(options), ConsoleView(Terminal()), interrupt, **consent(options))
+
+
+def _add_dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the config and the plan, as `ffpipe plan` does; start nothing"
+    )
+
+
+def _say(config: Config, notes: Sequence[str], may_import: dict[str, Any]) -> None:
+    """Print a config as TOML, and in comments below it notes and the plan: all of it is a config file still."""
+    print(to_toml(config))
+    planned = io.StringIO()
+    with redirect_stdout(planned):
+        plan.show(config, plan.NOTHING_GIVEN, may_import)
+    for line in [*notes, *planned.getvalue().splitlines()]:
+        print(f"# {escaped(line)}".rstrip())

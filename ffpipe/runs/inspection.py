@@ -1,0 +1,215 @@
+"""A run folder as it lies there, for a look: what is trained in it, in what state it is, and how far it came.
+
+It may be a stranger's, and a run may be at work in it. Small files are read up to a bound, nothing is written, nothing
+but the run's lock is asked, and torch is not imported.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from ffpipe.config.fields import read_config
+from ffpipe.config.schema import LARGEST_INTEGER, Config
+from ffpipe.system.errors import UserError, reason
+from ffpipe.system.files import expanded, read_whole
+from ffpipe.telemetry.report import Evaluation, LayerRow, Past, RecoveryNote, Steps
+
+# Far more than a run of a thousand evaluations writes; a summary is read for each run of a list.
+LARGEST_SUMMARY = 8 << 20
+# Longer pasts are for those who go on; a look leaves them alone.
+LARGEST_PAST = 32 << 20
+MOST_ENTRIES = 100_000
+CONFIG, SUMMARY, PAST, LOCK = "config.toml", "summary.json", "past.json", ".lock"
+# A folder with one of these is a run, or what is left of one.
+FILES = (CONFIG, SUMMARY, PAST, "metrics.parquet", "checkpoints")
+
+Count = Annotated[int, Meta(ge=0, le=LARGEST_INTEGER)]
+Amount = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a look takes from summary.json."""
+
+    status: Literal["running", "finished", "interrupted", "failed"] = "running"
+    engine: str = ""
+    stage_layers: list[list[Count]] = field(default_factory=list)
+    chunk: Count = 0
+    window: Count = 0
+    steps: Steps = 0
+    train_seconds: Amount = 0.0
+    examples_per_second: Amount | None = None
+    test_error_goodness: Share | None = None
+    test_error_softmax: Share | None = None
+    test_error_last: Share | None = None
+    test_error_sum: Share | None = None
+    recovery_notes: list[RecoveryNote] = field(default_factory=list)
+    peak_rss_bytes: list[Count] = field(default_factory=list)
+    peak_device_bytes: list[Count] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+
+    @property
+    def test_errors(self) -> dict[str, float]:
+        """The test error of every read-out that was tested at the end, by name."""
+        named = {
+            "goodness": self.test_error_goodness,
+            "softmax": self.test_error_softmax,
+            "last": self.test_error_last,
+            "sum": self.test_error_sum,
+        }
+        return {name: error for name, error in named.items() if error is not None}
+
+
+@dataclass(frozen=True)
+class Look:
+    """One run. config, summary: None where they are absent or damaged. damage: what is, a phrase each. changed: when
+    any of its files was written last, in seconds since the epoch."""
+
+    path: Path
+    config: Config | None
+    summary: Summary | None
+    running: bool
+    damage: tuple[str, ...]
+    changed: float
+
+    @property
+    def name(self) -> str:
+        """The name of the folder."""
+        return self.path.absolute().name or str(self.path)
+
+    @property
+    def state(self) -> str:
+        """The state in a word or two. A run that says that it is running and holds no lock was broken off."""
+        if self.running:
+            return "running"
+        if self.damage:
+            return "damaged"
+        said = self.summary.status if self.summary else "running"
+        return "broken off" if said == "running" else said
+
+    @property
+    def errors(self) -> tuple[str, dict[str, float]]:
+        """A split, and the error of each read-out on it: on the test split at the end, else the newest validation."""
+        if self.summary is None:
+            return "", {}
+        if found := self.summary.test_errors:
+            return "test", found
+        on_validation = [each for each in self.summary.evaluations if each.split == "validation"]
+        return ("validation", on_validation[-1].readouts) if on_validation else ("", {})
+
+
+def look_at(path: Path) -> Look:
+    """Read what a look needs of a run folder. Raises UserError where it is not one."""
+    if not os.path.isdir(path):
+        raise UserError(f"{path} is no folder: give the folder of a run, as `ffpipe train` printed it")
+    if not is_run(path):
+        raise UserError(f"{path} is no run: it has no config.toml")
+    config, summary, damage, running = None, None, [], is_running(path)
+    try:
+        config = read_config(path / CONFIG)
+    except UserError as error:
+        if not running or os.path.lexists(path / CONFIG):  # which a run that begins has not written yet
+            damage.append(_phrase(error, path / CONFIG))
+    try:
+        summary = msgspec.json.decode(read_whole(path / SUMMARY, LARGEST_SUMMARY), type=Summary)
+    except FileNotFoundError:  # it is written with the first snapshot
+        pass
+    except (UserError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        damage.append(_phrase(error, path / SUMMARY))
+    return Look(path, config, summary, running, tuple(damage), _changed(path))
+
+
+def runs_in(folder: str | Path) -> list[Look]:
+    """The runs in a folder, the one that was written to last at the end. Raises UserError."""
+    root = expanded(folder)
+    if not os.path.isdir(root):
+        raise UserError(f"{folder} is no folder: give the one that runs are in")
+    if os.path.lexists(root / CONFIG):
+        raise UserError(f"{folder} is a run itself: give the folder that it is in, or ask `ffpipe show`")
+    found = []
+    try:
+        with os.scandir(root) as entries:
+            for count, entry in enumerate(entries):
+                if count == MOST_ENTRIES:
+                    raise UserError(f"{folder} has more than {MOST_ENTRIES:,} entries: give a folder of runs")
+                path = root / entry.name
+                if os.path.isdir(path) and is_run(path):
+                    found.append(look_at(path))
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {reason(error)}") from None
+    return sorted(found, key=lambda look: (look.changed, look.name))
+
+
+def past_of(path: Path) -> Past:
+    """Read what a run has behind it. Raises UserError with a phrase that says why that cannot be."""
+    try:
+        return msgspec.json.decode(read_whole(path / PAST, LARGEST_PAST), type=Past)
+    except (FileNotFoundError, UserError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(_phrase(error, path / PAST)) from None
+
+
+def newest_rows(rows: Iterable[LayerRow]) -> list[LayerRow]:
+    """The newest row of metrics of each block, in their order; that of the head comes last."""
+    newest: dict[int, LayerRow] = {}
+    for row in rows:
+        if row.layer not in newest or row.step >= newest[row.layer].step:
+            newest[row.layer] = row
+    return [newest[layer] for layer in sorted(newest, key=lambda layer: (layer < 0, layer))]
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run, or what is left of one."""
+    return any(os.path.lexists(path / name) for name in FILES)
+
+
+def is_running(path: Path) -> bool:
+    """Whether a process holds the lock of a run, whatever its files say. False where the file system has no locks."""
+    try:
+        # Nothing that lies there is waited for, nor followed.
+        handle = os.open(path / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        # Shared, so that two looks at once do not take each other for a trainer, and given back at once.
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return False
+
+
+def _changed(path: Path) -> float:
+    times = [0.0]
+    for name in FILES:
+        try:
+            found = os.lstat(path / name)
+        except OSError:
+            continue
+        if stat.S_ISREG(found.st_mode):
+            times.append(found.st_mtime)
+    return max(times)
+
+
+def _phrase(error: Exception, path: Path) -> str:
+    """What is wrong with a file, by its name."""
+    if isinstance(error, FileNotFoundError):
+        return f"{path.name}: absent"
+    said = str(error)
+    for spelled in (f"cannot read {path}: ", f"{path}: ", f"{path} "):
+        if said.startswith(spelled):
+            said = said.removeprefix(spelled)
+            break
+    return f"{path.name}: {'absent' if said.startswith('[Errno 2]') else said}"
