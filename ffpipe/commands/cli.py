@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NoReturn
 
-from ffpipe.commands import completion, data, plan, predict, recipes, runs, show, train, trained
+from ffpipe.commands import completion, data, plan, predict, recipes, report, runs, show, train, trained
 from ffpipe.commands.parser import Help, Parser
 from ffpipe.system.errors import Interrupted, RunFailed, UserError, one_line
 
@@ -64,6 +64,17 @@ COMMANDS: dict[str, Command] = {
         show.add_options,
         show.run,
         examples=("ffpipe show runs/mine", "ffpipe show runs/mine --json"),
+    ),
+    "report": Command(
+        "draw what a run did and learned as one HTML file, or compare runs",
+        report.add_options,
+        report.run,
+        CONTROLLER,
+        (
+            "ffpipe report runs/mine",
+            "ffpipe report runs/mine --watch",
+            "ffpipe report runs/mine runs/other --out compared.html",
+        ),
     ),
     "evaluate": Command(
         "test a run again, from its saved weights",

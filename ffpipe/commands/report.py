@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ffpipe.commands.options import add_allow_code, add_fields, changes, consent
 from ffpipe.config.fields import CHECKPOINTS, DATA_FILES
 from ffpipe.system.errors import UserError, escaped
 
@@ -17,46 +18,82 @@ EXAMPLES = 2000
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options beside those that every command on a run has: consent to code, and places by their fields."""
+    """Add the options of `ffpipe report`."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run; of several, which are compared")
-    parser.add_argument("--out", default="", help="HTML file; none: report.html in the run folder, of several here")
+    parser.add_argument(
+        "--out",
+        default="",
+        metavar="FILE",
+        help="the HTML file; default: report.html in the run folder, of several here",
+    )
     parser.add_argument("--png", default="", metavar="FOLDER", help="folder for the pictures as PNGs, too")
     parser.add_argument(
-        "--watch", nargs="?", type=_whole("--watch"), const=WATCHED, default=0, metavar="SECONDS",
-        help=f"write it anew, every so many seconds (none given: {WATCHED}), until the run has ended",
-    )  # fmt: skip
-    parser.add_argument(
-        "--examples", type=_whole("--examples"), default=EXAMPLES, help="of the test split that are looked at, at most"
+        "--watch",
+        nargs="?",
+        type=_whole("--watch"),
+        const=WATCHED,
+        default=0,
+        metavar="SECONDS",
+        help=f"write it anew until the run has ended; between two looks: {WATCHED} seconds",
     )
-    parser.add_argument("--data-dir", default="", help="folder with local copies of the data")
+    parser.add_argument(
+        "--examples",
+        type=_whole("--examples"),
+        default=EXAMPLES,
+        metavar="N",
+        help=f"test examples that the network is asked about, at most; default: {EXAMPLES:,}",
+    )
+    parser.add_argument("--data-dir", default="", metavar="FOLDER", help="folder with local copies of the data")
+    parser.add_argument(
+        "--model",
+        dest="training.model",
+        metavar="FILE:FUNCTION",
+        help="the network of the run, named again as in training",
+    )
+    add_allow_code(parser)
+    add_fields(parser, (), (*DATA_FILES, CHECKPOINTS))
+
+
+def add_at_end(parser: argparse.ArgumentParser) -> None:
+    """Add the option of a command that trains."""
+    parser.add_argument(
+        "--report", action="store_true", help="write report.html at the end, as `ffpipe report` does (needs matplotlib)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """Write the report and print where it is; with --watch, again and again. Raises UserError."""
-    if options.watch:
-        write(options.runs, options, seconds=options.watch)
-    else:
-        write(options.runs, options)
-
-
-def write(runs: list[str], options: argparse.Namespace, seconds: int = 0) -> None:
-    """Write the report of runs by the options of a command, which need not be this one, and print where it is."""
     from ffpipe.reports import watch_report, write_report
 
-    given = vars(options)
     asked: dict[str, Any] = {
-        "out": given.get("out") or None,
-        "png": given.get("png") or None,
-        "model": given.get("training.model"),
-        "allow_code": given.get("allow_code", ()),
-        "changes": {name: given[name] for name in (CHECKPOINTS, *DATA_FILES) if name in given},
-        "data_dir": given.get("data_dir") or given.get("execution.data_dir") or "",
-        "examples": given.get("examples", EXAMPLES),
+        "out": options.out or None,
+        "png": options.png or None,
+        "changes": changes(options),
+        "data_dir": options.data_dir,
+        "examples": options.examples,
+        **consent(options),
     }
-    if seconds:
-        watch_report(runs, seconds=seconds, written=_say, **asked)
+    if options.watch:
+        watch_report(options.runs, seconds=options.watch, written=_say, **asked)
     else:
-        _say(write_report(runs, **asked))
+        _say(write_report(options.runs, **asked))
+
+
+def check_at_end(options: argparse.Namespace) -> None:
+    """Refuse a report that could not be drawn, before training begins. Raises UserError."""
+    from ffpipe.reports.report import refuse_without_matplotlib
+
+    if options.report:
+        refuse_without_matplotlib()
+
+
+def write_at_end(options: argparse.Namespace, folder: Path) -> None:
+    """Write the report of a run that has just been trained, where the command asks for it."""
+    from ffpipe.reports import write_report
+
+    if options.report:
+        known = {name: value for name, value in changes(options).items() if name in (CHECKPOINTS, *DATA_FILES)}
+        _say(write_report(folder, changes=known, **consent(options)))
 
 
 def _say(path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from ffpipe.commands import plan
+from ffpipe.commands import plan, report
 from ffpipe.commands.options import RESUME_SHORT, add_config, add_fields, add_run, changes, config_of, consent, settable
 from ffpipe.commands.signals import interrupts
 from ffpipe.config.fields import DATA_FILES, to_toml
@@ -30,6 +30,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         help="train the same blocks by backpropagation, as a yardstick",
     )
     _add_dry_run(parser)
+    report.add_at_end(parser)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -42,8 +43,10 @@ def train(options: argparse.Namespace) -> None:
         config = config_of(options)
         _say(config, [f"run folder: {new_run(config).path}"], consent(options))
         return
+    report.check_at_end(options)
     with interrupts() as interrupt:
-        run(config_of(options), ConsoleView(Terminal()), interrupt, **consent(options))
+        result = run(config_of(options), ConsoleView(Terminal()), interrupt, **consent(options))
+    report.write_at_end(options, result.run_dir)
 
 
 def add_resume_options(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +55,7 @@ def add_resume_options(parser: argparse.ArgumentParser) -> None:
     add_run(parser, ())
     add_fields(parser, RESUME_SHORT, [*DATA_FILES, *execution])
     _add_dry_run(parser)
+    report.add_at_end(parser)
 
 
 def resume(options: argparse.Namespace) -> None:
@@ -64,8 +68,10 @@ def resume(options: argparse.Namespace) -> None:
         found = resumed(options.run, changes(options), **consent(options))
         _say(found.config, [f"run folder: {found.folder.path}", f"it would go on {found.origin}"], consent(options))
         return
+    report.check_at_end(options)
     with interrupts() as interrupt:
-        go_on(options.run, changes(options), ConsoleView(Terminal()), interrupt, **consent(options))
+        result = go_on(options.run, changes(options), ConsoleView(Terminal()), interrupt, **consent(options))
+    report.write_at_end(options, result.run_dir)
 
 
 def _add_dry_run(parser: argparse.ArgumentParser) -> None:

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from ffpipe.learn.network import GOODNESS
 from ffpipe.reports.network import Trained, chosen
+from ffpipe.reports.parts import attempt
 from ffpipe.reports.rows import Images, as_pictures
+from ffpipe.reports.writing import symbols_of
 from ffpipe.system.errors import UserError
 
 # Mistakes that are shown, and tokens that are looked at.
 MOST_MISTAKES = 24
-MOST_TOKENS = 40_000
+MOST_TOKENS = 25_000
 # Classes of which a table of all by all is made.
 MOST_CLASSES = 1000
 
@@ -74,6 +76,8 @@ def answers(trained: Trained, most: int) -> Answers:
     tokens = labels.dim() > 1
     mistakes = () if tokens else _mistakes(scores, labels, rows, by_goodness)
     names = tuple(map(trained.name, range(classes)))
+    if tokens and (say := attempt(lambda: symbols_of(trained)).value):
+        names = tuple(repr(say([symbol]))[1:-1] for symbol in range(classes))
     return Answers(name, trained.saved.readout, names, counts, mistakes, len(rows), len(split), by_goodness)
 
 
@@ -86,7 +90,7 @@ def _mistakes(scores: Tensor, labels: Tensor, rows: NDArray[np.int64], by_goodne
     at = torch.arange(len(wrong))
     leads = scores[at, top[:, 0]] - scores[at, labels]
     belief = leads if by_goodness else scores.softmax(1)[at, top[:, 0]]
-    order = leads.argsort(descending=True)[:MOST_MISTAKES].tolist()
+    order = belief.argsort(descending=True)[:MOST_MISTAKES].tolist()
     found = [(int(rows[wrong[i]]), int(labels[i]), int(top[i, 0]), float(belief[i]), int(top[i, 1])) for i in order]
     return tuple(Mistake(*each) for each in found)
 

@@ -25,7 +25,7 @@ from ffpipe.reports.weights import Fields
 # Blocks that have a histogram each; more are drawn as bands side by side.
 MOST_HISTOGRAMS = 12
 # Classes of which a confusion matrix is drawn, and of which its numbers are written into it.
-MOST_CLASSES, MOST_NUMBERS = 60, 15
+MOST_CLASSES, MOST_NUMBERS = 100, 15
 KIND_COLOURS = (SERIES[0], SERIES[5], SERIES[4], SERIES[1], SERIES[3], SERIES[2])
 
 
@@ -34,7 +34,7 @@ def histograms(spreads: Spreads) -> Figure:
     if len(spreads.blocks) > MOST_HISTOGRAMS:
         return _bands(spreads)
     count = len(spreads.blocks)
-    columns = min(count, 4 if count > 6 else 3)
+    columns = 3 if count in (5, 6) else min(count, 4)
     lines = math.ceil(count / columns)
     with styled():
         figure = Figure(figsize=(WIDE, 0.5 + 2.3 * lines))
@@ -112,8 +112,9 @@ def confusion(answers: Answers) -> Figure:
                     axes.text(answer, right, f"{counts[right, answer]:,}", ha="center", va="center", fontsize=8)
         names = [shortened(name, 14) for name in answers.names]
         long = max(map(len, names)) > 2
-        axes.set_xticks(range(count), names, rotation=90 if long else 0, fontsize=8 if count <= 30 else 5.5)
-        axes.set_yticks(range(count), names, fontsize=8 if count <= 30 else 5.5)
+        size, places = (8 if count <= 30 else 5.5), range(0, count, -(-count // 70))
+        axes.set_xticks(places, [names[place] for place in places], rotation=90 if long else 0, fontsize=size)
+        axes.set_yticks(places, [names[place] for place in places], fontsize=size)
         axes.set_xlim(-0.5, count - 0.5)
         axes.set_ylim(count - 0.5, -0.5)
         axes.set_aspect("equal")
@@ -160,15 +161,13 @@ def receptive_fields(fields: Fields) -> Figure:
     """Draw fields of one layer: orange where a weight is above zero, blue where it is below."""
     values = fields.values
     scale = np.maximum(np.abs(values).max(tuple(range(1, values.ndim)), keepdims=True), 1e-12)
-    # A field of one pixel's width would be a line of nothing else.
-    columns = min(len(values), 16)
+    columns = 24 if values.shape[2] <= 5 else 16
     lines = math.ceil(len(values) / columns)
     with styled():
-        figure = Figure(figsize=(WIDE, 0.15 + lines * WIDE / 16 * values.shape[1] / values.shape[2]))
+        figure = Figure(figsize=(WIDE, 0.15 + lines * WIDE / columns * values.shape[1] / values.shape[2]))
         axes = figure.subplots()
         shown = values / scale
         _tiles(axes, (shown + 1) / 2 if values.ndim == 4 else _signed(shown), columns, 0.14)
-        axes.set_xlim(-0.5, 16 * 1.14 * values.shape[2])
     return figure
 
 

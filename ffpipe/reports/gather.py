@@ -6,9 +6,6 @@ part with its reason. Weights and data are network.py's.
 
 from __future__ import annotations
 
-import fcntl
-import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,42 +14,28 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from ffpipe.config.schema import LARGEST_INTEGER, MOST_LAYERS, Config
+from ffpipe.config.schema import Config
 from ffpipe.reports.parts import Part, attempt
-from ffpipe.runs.folder import LARGEST_PAST, RunFolder, open_run
+from ffpipe.runs import inspection
+from ffpipe.runs.folder import RunFolder, open_run
+from ffpipe.runs.inspection import Count
 from ffpipe.system.errors import UserError
 from ffpipe.system.files import read_whole
 from ffpipe.telemetry.report import Evaluation, LayerRow, Past
 
-Count = Annotated[int, Meta(ge=0, le=LARGEST_INTEGER)]
-Amount = Annotated[float, Meta(ge=0)]
 Word = Annotated[str, Meta(max_length=200)]
 HEAD = -1
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What a report shows of summary.json, in which there may be anything."""
+class Summary(inspection.Summary):
+    """What a report shows of summary.json, beside what a look takes from it."""
 
-    status: Word = ""
-    engine: Word = ""
-    stage_layers: Annotated[list[Annotated[list[Count], Meta(max_length=MOST_LAYERS)]], Meta(max_length=1000)] = field(
-        default_factory=list
-    )
-    chunk: Count = 0
-    window: Count = 0
-    steps: Count = 0
     epochs: Count = 0
-    train_seconds: Amount = 0.0
-    examples_per_second: Amount | None = None
     weights_sha256: Word | None = None
-    peak_rss_bytes: Annotated[list[Count], Meta(max_length=MOST_LAYERS)] = field(default_factory=list)
-    peak_device_bytes: Annotated[list[Count], Meta(max_length=MOST_LAYERS)] = field(default_factory=list)
-    efficiency: float | None = None
     time_shares: Annotated[list[Annotated[dict[Word, float], Meta(max_length=20)]], Meta(max_length=1000)] = field(
         default_factory=list
     )
-    written_at: Amount = 0.0
     versions: Annotated[dict[Word, Word], Meta(max_length=20)] = field(default_factory=dict)
 
 
@@ -87,10 +70,10 @@ class Record:
     @property
     def status(self) -> str:
         """The state of the run, in words."""
-        said = self.summary.value.status if self.summary.value else ""
         if self.going:
-            return "still going"
-        return said if said in ("finished", "interrupted", "failed") else "broken off"
+            return "running"
+        said = self.summary.value.status if self.summary.value else "running"
+        return "broken off" if said == "running" else said
 
     @property
     def evaluations(self) -> list[Evaluation]:
@@ -147,27 +130,8 @@ def block_name(block: int) -> str:
 def read_run(run: str | Path) -> Record:
     """Read a run folder. Raises UserError where it is not one."""
     folder, config = open_run(run)
-    going = is_trained(folder)
+    going = inspection.is_running(folder.path)
     return Record(folder, config, attempt(lambda: _past(folder)), attempt(lambda: _summary(folder)), going)
-
-
-def is_trained(folder: RunFolder) -> bool:
-    """Whether a process holds the run's lock."""
-    try:
-        handle = os.open(folder.path / ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        # Shared, and given back at once: several reports may ask at the same time.
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # no locks in this file system: a summary that is renewed is a sign of life
-        summary = attempt(lambda: _summary(folder)).value
-        return summary is not None and summary.status == "running" and time.time() - summary.written_at < 3600
-    finally:
-        os.close(handle)
-    return False
 
 
 def _past(folder: RunFolder) -> Past:
@@ -178,7 +142,7 @@ def _past(folder: RunFolder) -> Past:
 
 def _summary(folder: RunFolder) -> Summary:
     try:
-        return msgspec.json.decode(read_whole(folder.summary, LARGEST_PAST), type=Summary)
+        return msgspec.json.decode(read_whole(folder.summary, inspection.LARGEST_SUMMARY), type=Summary)
     except FileNotFoundError:
         raise UserError("there is no summary.json: it is written with the first snapshot") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

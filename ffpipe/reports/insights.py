@@ -53,7 +53,8 @@ def _answers(part: Part[Answers], trained: Trained, user: bool) -> Section:
     said = f"{found.tested:,} of {found.available:,} {found.split} examples" if found.tested < found.available else (
         f"all {found.tested:,} {found.split} examples"
     )  # fmt: skip
-    return Section(title, items, f"By {found.readout}, on {said}: {percent(found.error)} wrong.")
+    of = " of their symbols" if trained.training.inputs == "tokens" else ""
+    return Section(title, items, f"By {found.readout}, on {said}: {percent(found.error)}{of} wrong.")
 
 
 def _confused(found: Answers) -> Table:
@@ -83,7 +84,7 @@ def _by_class(found: Answers) -> Table:
 def _named(found: Answers, label: int) -> str:
     """A class as a word: blanks and the like of a text are made visible."""
     name = found.names[label]
-    return name if name.strip() else repr(name)
+    return name if name.strip() else f"'{name}'"
 
 
 def _mistakes(found: Answers, trained: Trained, user: bool) -> list[Item]:

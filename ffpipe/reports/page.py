@@ -10,11 +10,9 @@ from itertools import groupby
 
 from ffpipe.reports.drawing import DARK, Drawn, drawn, variables
 from ffpipe.reports.parts import Item, Missing, Page, Passage, Picture, Section, Table
-from ffpipe.reports.style import CSS, DARK_PAGE, LIGHT_PAGE
+from ffpipe.reports.style import CSS, DARK_PAGE, LIGHT_PAGE, MARK
 from ffpipe.system.errors import escaped
 
-# By this a file is known as one of ours, which may be written over.
-MARK = '<meta name="generator" content="ffpipe report">'
 # The browser is told to fetch nothing, should something have slipped through.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 # A cell that is longer is cut: it may be a stranger's.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ffpipe.reports.gather import Record, read_run
 from ffpipe.reports.network import Asked, Trained, open_job, open_saved
 from ffpipe.reports.parts import Part, attempt
+from ffpipe.reports.style import MARK
 from ffpipe.reports.trace import read_trace
 from ffpipe.runs.model import Given
 from ffpipe.system.errors import UserError
@@ -88,14 +89,19 @@ def watch_report(
     return path
 
 
+def refuse_without_matplotlib() -> None:
+    """Raise UserError where pictures cannot be drawn."""
+    if find_spec("matplotlib") is None:
+        raise UserError("a report is drawn with matplotlib, which is not installed: pip install 'ffpipe[report]'")
+
+
 class _Report:
     """One report that can be written again. Raises UserError where it could not be written at all."""
 
     def __init__(
         self, runs: Sequence[str | Path], out: str | Path | None, png: str | Path | None, asked: Asked
     ) -> None:
-        if find_spec("matplotlib") is None:
-            raise UserError("ffpipe report draws with matplotlib, which is not installed: pip install 'ffpipe[report]'")
+        refuse_without_matplotlib()
         if not runs:
             raise UserError("no run is named: give the folder of a run, or of several")
         if asked.examples < 1:
@@ -192,8 +198,6 @@ def _epoch_of(record: Record) -> float:
 
 def refuse_output(path: Path) -> None:
     """Raise UserError where a report cannot be written, or what is there is not one of ours."""
-    from ffpipe.reports.page import MARK
-
     folder = path.absolute().parent
     if not folder.is_dir():
         raise UserError(f"{path} cannot be written: there is no folder {folder}")

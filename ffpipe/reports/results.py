@@ -115,7 +115,7 @@ def learning(record: Record, epoch: float, rates: Part[list[Curve]]) -> Section:
         why = record.past.missing or "no interval of the log has ended yet (--execution.log-steps)"
         return Section("Blocks in training", [Missing("loss of blocks", why)])
     wrong = record.curves(lambda row: row.pair_errors)
-    meaning = "share of pairs ranked wrongly" if contrasts else "share of training rows answered wrongly"
+    meaning = "pairs ranked wrongly" if contrasts else "rows answered wrongly"
     items: list[Item] = [_picture("loss", "Loss", "loss", losses, epoch)]
     if wrong:
         items.append(_picture("training-errors", "Errors in training", meaning, wrong, epoch, shares=True))

@@ -19,7 +19,7 @@ from ffpipe.system.errors import UserError
 
 # Pairs or examples that are looked at.
 MOST_ROWS = 600
-MOST_TOKENS = 40_000
+MOST_TOKENS = 15_000
 
 Numbers = NDArray[np.float64]
 

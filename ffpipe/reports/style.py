@@ -1,5 +1,7 @@
 """How the page of a report looks, as CSS: one column of cards, light or dark as the browser wants it."""
 
+# By this a file is known as a report of ours, which may be written over.
+MARK = '<meta name="generator" content="ffpipe report">'
 CSS = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,"Segoe UI",Roboto,

@@ -18,7 +18,7 @@ from ffpipe.system.files import size_of
 MOST_SPANS = 400_000
 LONGEST_LINE = 2_000
 BINS = 300
-DRAWN = 240
+DRAWN = 40
 MOST_STAGES = 1000
 # What a stage does, from the names of its spans, in the order in which pictures have it.
 KINDS = ("train", "test", "snapshot", "waits for input", "waits for the window", "waits to hand over")
