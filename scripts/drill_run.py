@@ -33,6 +33,7 @@ from ffpipe.pipeline.links import Predictions
 from ffpipe.pipeline.packet import Tensors
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Evaluate, Item, Snapshot, Train
+from ffpipe.pipeline.stage import Leave
 from ffpipe.pipeline.worker import Parts, WorkerSetup, make_stage
 from ffpipe.telemetry.report import StageReport
 
@@ -60,11 +61,11 @@ class BreakingStage:
         self.stage = make_stage(setup, saver)
         self.device: torch.device = self.stage.device
 
-    def handle(self, item: Item, tensors: Tensors | None) -> Tensors | None:
+    def handle(self, item: Item, tensors: Tensors | None, leave: Leave | None = None) -> Tensors | None:
         for index, fault in self.faults.items():
             if fault.kind == "snapshot" and isinstance(item, Snapshot) and item.step >= fault.step:
                 self._die_before_renaming(index)
-        out = self.stage.handle(item, tensors)
+        out = self.stage.handle(item, tensors, leave)
         for index, fault in self.faults.items():
             if self._is_due(fault, item) and self.programme.claim(index):
                 self._do(fault)

@@ -24,6 +24,7 @@ from ffpipe.pipeline.links import Predictions
 from ffpipe.pipeline.packet import LABELS, Tensors, X
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Item, Train
+from ffpipe.pipeline.stage import Leave
 from ffpipe.pipeline.worker import Parts, WorkerSetup
 from ffpipe.planning.calibrate import Costs
 from ffpipe.planning.layout import Measured
@@ -43,21 +44,26 @@ class SetTimeStage:
 
     device = torch.device("cpu")
 
-    def __init__(self, setup: WorkerSetup, saver: Saver, seconds: float) -> None:
-        """seconds: a minibatch, of each layer."""
+    def __init__(self, setup: WorkerSetup, saver: Saver, seconds: float, after: float) -> None:
+        """seconds: a minibatch, of each layer. after: of these, those after its result is there (a backward pass)."""
         spec = setup.spec
-        self.setup = setup
+        self.setup, self.after = setup, after
         self.seconds = seconds * len(spec.layers)
         self.step = 0
         self.rows = _rows(setup, spec.network.edges[spec.layers.stop])
         self.labels = torch.zeros(setup.plan.chunk, spec.training.batch_size, dtype=torch.int64)
 
-    def handle(self, item: Item, tensors: Tensors | None) -> Tensors | None:
+    def handle(self, item: Item, tensors: Tensors | None, leave: Leave | None = None) -> Tensors | None:
         if not isinstance(item, Train):
             return None
-        time.sleep(self.seconds * item.count)
+        time.sleep(self.seconds * item.count - self.after)
+        made = None if self.setup.spec.is_last else {X: self.rows[: item.count], LABELS: self.labels[: item.count]}
+        if made is not None and leave is not None:
+            leave(made)
+            made = None
+        time.sleep(self.after)
         self.step = item.end
-        return None if self.setup.spec.is_last else {X: self.rows[: item.count], LABELS: self.labels[: item.count]}
+        return made
 
     def predictions(self, item: Item) -> Predictions:
         training = self.setup.spec.training
@@ -101,9 +107,9 @@ class NoSplits:
 class SetTimeEngine(RayEngine):
     """The Ray engine with such stages."""
 
-    def __init__(self, seconds: float) -> None:
-        """seconds: a minibatch, of each layer."""
-        super().__init__(Parts(partial(SetTimeStage, seconds=seconds), SetTimeFeed))
+    def __init__(self, seconds: float, after: float = 0.0) -> None:
+        """seconds, after: of each layer, as for `SetTimeStage`."""
+        super().__init__(Parts(partial(SetTimeStage, seconds=seconds, after=after), SetTimeFeed))
         self.seconds = seconds
 
     def measure(self, job: Job) -> Measured:
@@ -154,8 +160,9 @@ def make_job(
 
 
 def run(engine: RayEngine, job: Job, layout: Layout, trace: Path | None = None) -> dict[str, float]:
-    """Seconds of a run: from the last stage's first minibatch to its last, and of the whole; the driver's own work as a
-    share of a core, and the publishers' of their time."""
+    """Seconds of a run: from the last stage's first minibatch to its last, and of the whole; of filling, from the first
+    stage's first minibatch to the last stage's, and of draining, from the one's last to the other's; the driver's own
+    work as a share of a core, and the publishers' of their time."""
     reports: list[StageReport] = []
     began, worked = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
@@ -167,8 +174,10 @@ def run(engine: RayEngine, job: Job, layout: Layout, trace: Path | None = None) 
         for report in reports:
             file.add(report.stage, f"stage {report.stage}", report.spans)
         file.close()
-    last = final[max(final)]
+    first, last = final[0], final[max(final)]
     return {
+        "fill": last.began_at + last.train_began - first.began_at - first.train_began,
+        "drain": last.began_at + last.train_seconds - first.began_at - first.train_seconds,
         "last": last.train_seconds - last.train_began,
         "whole": max(report.train_seconds for report in final.values()),
         "driver": driver,

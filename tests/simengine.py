@@ -236,7 +236,7 @@ class SimEngine:
         for peer, spec in zip(self.peers, layout.stages, strict=True):
             own = StageStore(store.root, self.world, peer)
             data = job.splits.fingerprint
-            setup = WorkerSetup(spec, layout.plan, layout.window, job.config, own, start, data=data)
+            setup = WorkerSetup(spec, layout.plan, layout.window, job.config, own, start, data=data, early=layout.early)
             try:
                 peer.worker = Worker(setup, Parts(make_own_stage), peer)
             except UserError as error:

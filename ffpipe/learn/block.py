@@ -10,7 +10,7 @@ network calls `forward`. Which stage a block is in, what a chunk is and who its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,13 +25,19 @@ from ffpipe.storage.checkpoint import Kept
 OPTIMIZER = "optimizer."
 
 
+def nothing() -> None:
+    """Do nothing."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One weight update of a block. index: of the minibatch, since the start of the run. factor: on its learning rate;
-    None where the block does not learn at this step and only passes rows on."""
+    None where the block does not learn at this step and only passes rows on. ready: a block may call it as soon as
+    `out` holds all that it hands on, so that this leaves while the block still learns."""
 
     index: int
     factor: float | None = 1.0
+    ready: Callable[[], object] = nothing
 
 
 class Block(nn.Module):

@@ -9,14 +9,14 @@ A layer knows nothing of stages, chunks or other layers. Its large buffers are t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ffpipe.config.schema import Training
-from ffpipe.learn.block import Block, Step
+from ffpipe.learn.block import Block, Step, nothing
 from ffpipe.learn.contrast import make_objective
 from ffpipe.learn.denormals import is_due, settle
 from ffpipe.learn.objectives import Learned
@@ -136,11 +136,12 @@ class FFDense(Block):
             _, _, goodness = self._activate(x, out, dropped)
             positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
             return Learned(total(self._objective(positive, negative).loss), (negative > positive).sum())
-        first = self._update(x, pairs, step.factor, out, dropped)
+        early = self._training.hand_on == "before"
+        first = self._update(x, pairs, step.factor, out, dropped, step.ready if early else nothing)
         loss, spare = first.loss, out if self._training.hand_on == "after" else None
         for _ in range(1, self._training.local_steps):
             spare = torch.empty_like(out) if spare is None else spare
-            loss = loss + self._update(x, pairs, step.factor, spare, dropped).loss
+            loss = loss + self._update(x, pairs, step.factor, spare, dropped, nothing).loss
         if self._training.hand_on == "after":
             self._activate(x, out, dropped)
         if is_due(step.index, self._training.updates):
@@ -148,9 +149,12 @@ class FFDense(Block):
             self.optimizer.settle()
         return Learned(loss / self._training.local_steps, first.errors)
 
-    def _update_together(self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None) -> Learned:
-        """One update on positive and negative rows."""
+    def _update_together(
+        self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None, ready: Callable[[], object]
+    ) -> Learned:
+        """One update on positive and negative rows. ready: called when out is whole, before the update."""
         activity, _, goodness = self._activate(rows, out, kept)
+        ready()
         positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
         slope = self._objective(positive, negative)
         pair_errors = (negative > positive).sum()
@@ -162,9 +166,11 @@ class FFDense(Block):
         self.optimizer.step(rows[: 2 * pairs], delta, pairs, factor)
         return Learned(total(slope.loss), pair_errors)
 
-    def _update_apart(self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None) -> Learned:
+    def _update_apart(
+        self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None, ready: Callable[[], object]
+    ) -> Learned:
         """One update on the positive rows, then with the new weights one on the negative rows; the rows that only
-        pass go with these."""
+        pass go with these. ready: called when out is whole, before the last update."""
         of_positive, of_rest = (None, None) if kept is None else (kept[:pairs], kept[pairs:])
         delta, _, positive = self._activate(rows[:pairs], out[:pairs], of_positive)
         pull = self._peer_pull(delta) if self._training.peer else None
@@ -173,6 +179,7 @@ class FFDense(Block):
             delta += pull
         self.optimizer.step(rows[:pairs], delta, pairs, factor)
         activity, _, goodness = self._activate(rows[pairs:], out[pairs:], of_rest)
+        ready()
         negative = goodness[:pairs]
         slope = self._objective(positive, negative)
         delta = activity[:pairs]

@@ -118,12 +118,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Layout:
-    """A job cut into stages: what `execution` comes to. notes: what a person should know of it."""
+    """A job cut into stages: what `execution` comes to. notes: what a person should know of it. early: results may
+    leave a stage while its last block still learns (pipeline/stage.py)."""
 
     stages: tuple[StageSpec, ...]
     plan: Plan
     window: int
     notes: tuple[str, ...] = ()
+    early: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -34,6 +35,8 @@ from ffpipe.telemetry.metrics import LayerMeter, Sizes
 from ffpipe.telemetry.report import StageReport
 
 Save = Callable[[int, Mapping[str, Saved]], None]
+# Takes what leaves with an item.
+Leave = Callable[[Tensors], None]
 # Smaller tensors stay where they are: they are not worth a place in a file.
 PARKED_BYTES = 1024
 
@@ -63,8 +66,11 @@ class Stage:
         self._report = StageReport(spec.index, tuple(spec.layers))
 
     @torch.no_grad()
-    def handle(self, item: Item, tensors: Tensors | None) -> Tensors | None:
-        """Do one item. Returns what leaves with it (None after the last stage, and with a snapshot)."""
+    def handle(self, item: Item, tensors: Tensors | None, leave: Leave | None = None) -> Tensors | None:
+        """Do one item. Returns what leaves with it (None after the last stage, and with a snapshot).
+
+        leave: takes that while the last block still learns, where it may; it is then not returned.
+        """
         if isinstance(item, Snapshot):
             self._save(item.step, self._files(item.step))
         if isinstance(item, (Snapshot, Stop)):
@@ -73,7 +79,8 @@ class Stage:
         passage = Passage(self.spec, tensors)
         match item:
             case Train():
-                self._train(item, passage)
+                if self._train(item, passage, None if self.spec.is_last else leave):
+                    return None
             case Predict():
                 self._predict(item, passage)
             case Evaluate():
@@ -103,16 +110,29 @@ class Stage:
             report.peak_device_bytes = torch.cuda.max_memory_allocated(self.device)
         return report
 
-    def _train(self, item: Train, passage: Passage) -> None:
-        layout = self.spec.network.layout
+    def _train(self, item: Train, passage: Passage, leave: Leave | None) -> bool:
+        """Train every block on the minibatches of an item. Returns whether what leaves has left."""
+        layout, left = self.spec.network.layout, False
         # In lock step neutral rows pass when the block has trained.
         trained = slice(layout.learning_rows) if item.ahead else slice(None)
         for block, meter in zip(self.blocks, self._meters, strict=True):
             x, kept = passage.x, passage.kept_for(block)
             out, losses = self._output(block, x), []
+
+            def ready(block: Block = block, out: Tensor = out) -> None:
+                nonlocal left
+                assert leave is not None
+                if not left:
+                    passage.put(block, out)
+                    left = True
+                    leave(passage.leaving())
+
             for minibatch, index in enumerate(range(item.first, item.end)):
                 labels = None if passage.labels is None else passage.labels[minibatch]
                 step = Step(index, self.spec.network.outlines[block.index].rates.factor(index))
+                # In lock step neutral rows are yet to come.
+                if leave is not None and block is self.blocks[-1] and index == item.end - 1 and not item.ahead:
+                    step = replace(step, ready=ready)
                 seen = [each[minibatch, trained] for each in kept]
                 with self._blaming(block, index):
                     made = block.learn(x[minibatch, trained], layout, labels, step, out[minibatch, trained], seen)
@@ -123,10 +143,12 @@ class Stage:
                 meter.add(index, *made, partial(_sizes, block, step.factor, out[minibatch, : layout.learning_rows]))
                 losses.append(made.loss)
             _refuse_infinite(f"layer {block.index}", item.first, losses)
-            passage.put(block, out)
+            if not left:
+                passage.put(block, out)
         lead = item.lead(self.spec.training.lookahead) or 0
         self._train_head(item.end if item.ahead else item.first, item.first + lead, passage)
         self.step = item.end
+        return left
 
     @contextmanager
     def _blaming(self, block: Block, step: int) -> Iterator[None]:

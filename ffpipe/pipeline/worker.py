@@ -34,7 +34,7 @@ from ffpipe.pipeline.packet import Packet, Tensors, to_arrays, to_tensors
 from ffpipe.pipeline.publisher import OUTPUTS, Publish, Publisher
 from ffpipe.pipeline.saver import Saver, State
 from ffpipe.pipeline.schedule import Course, Item, Plan, Stop, Train
-from ffpipe.pipeline.stage import Stage
+from ffpipe.pipeline.stage import Leave, Stage
 from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.pipeline.window import Flow
 from ffpipe.storage import checkpoint
@@ -52,7 +52,7 @@ class AnyStage(Protocol):
 
     device: torch.device
 
-    def handle(self, item: Item, tensors: Tensors | None) -> Tensors | None: ...
+    def handle(self, item: Item, tensors: Tensors | None, leave: Leave | None = None) -> Tensors | None: ...
 
     def predictions(self, item: Item) -> Predictions: ...
 
@@ -72,7 +72,7 @@ class WorkerSetup:
     """What a worker is made from.
 
     data_files: what was sent to the first stage's host for it (supply.py). data: the fingerprint of what the run trains
-    on, for who reads that again.
+    on, for who reads that again. early: results may leave while the last block of the stage still learns.
     """
 
     spec: StageSpec
@@ -83,6 +83,7 @@ class WorkerSetup:
     start: Start
     data_files: tuple[str, ...] = ()
     data: str = ""
+    early: bool = False
 
 
 def keeps_freed(network: Blueprint, execution: Execution) -> bool:
@@ -225,21 +226,31 @@ class Worker:
                 packets = self.inbox.take()
             item = packets[self.spec.index - 1].item
         begun = self._spans.elapsed
+        left, held = False, 0.0
+
+        def leave(made: Tensors) -> None:
+            nonlocal left, held
+            left, since, self._waits_since = True, self._spans.elapsed, time.monotonic()
+            publish(sequence, item, made)
+            held, self._waits_since = self._spans.elapsed - since, None
+
         with self._spans.span("compute", label=str(item)):
             if self.feed is not None:
                 self.feed.predictions(back)
                 tensors = self.feed.tensors(item)
             else:
                 tensors = self._joined(packets.values())
-            out = self.stage.handle(item, tensors)
+            out = self.stage.handle(item, tensors, leave if self.setup.early else None)
+        self._spans.move("compute", "blocked", held)
         # What came in leaves the object store before what goes out enters it (planning/memory.py).
         self.links.read(packets.values())
         packets, tensors = {}, None
         if isinstance(item, Train):
             self._trained = (self._trained[0] or begun, self._spans.elapsed)
         if not self.spec.is_last:
-            with self._waiting("blocked"):
-                publish(sequence, item, out)
+            if not left:
+                with self._waiting("blocked"):
+                    publish(sequence, item, out)
         elif self.feed is not None:
             self.returns.done(self.stage.predictions(item))
         else:

@@ -68,7 +68,9 @@ def make_layout(
         evaluation_batch=max(1, chunk * job.network.layout.rows // job.network.rows_of_example),
         snapshot_steps=execution.snapshot_steps,
     )
-    return Layout(specs, plan, window)
+    # Then each stage but the first holds a message that it still learns from beside those in flight.
+    early = chunk == 1 and (fits is None or window + stages - 1 <= fits)
+    return Layout(specs, plan, window, early=early)
 
 
 def _cut(job: Job, stages: int, measured: Measured | None) -> tuple[list[range], float, float]:

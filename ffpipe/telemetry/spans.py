@@ -51,6 +51,11 @@ class Spans:
         if self._keep:
             self._kept.append(Span(kind, label, self._epoch + start, seconds))
 
+    def move(self, kind: Kind, other: Kind, seconds: float) -> None:
+        """Count seconds of one kind as those of another, which came in between."""
+        self.totals[kind] -= seconds
+        self.totals[other] += seconds
+
     @property
     def began_at(self) -> float:
         """When the stage began to run, in seconds since the epoch."""

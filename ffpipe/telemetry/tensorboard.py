@@ -32,7 +32,7 @@ class TensorBoard(Callback):
         from torch.utils.tensorboard import SummaryWriter
 
         purged = run.first_step + 1 if run.first_step else None
-        self._writer = SummaryWriter(str(run.run_dir / FOLDER), purge_step=purged)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(run.run_dir / FOLDER), purge_step=purged)
 
     def on_row(self, row: LayerRow) -> None:
         block = "read-out" if row.layer < 0 else f"block {row.layer}"
@@ -46,8 +46,8 @@ class TensorBoard(Callback):
     def on_evaluation(self, evaluation: Evaluation) -> None:
         for readout, error in evaluation.readouts.items():
             self._write(f"{evaluation.split} error/{readout}", error, evaluation.step)
-        for index, error in enumerate(evaluation.blocks):
-            self._write(f"{evaluation.split} error/block {index}", error, evaluation.step)
+        for index, of_block in enumerate(evaluation.blocks):
+            self._write(f"{evaluation.split} error/block {index}", of_block, evaluation.step)
 
     def on_speed(self, speed: Speed) -> None:
         self._write("speed/examples per second", speed.examples_per_second, speed.step)

@@ -16,8 +16,10 @@ import torch
 from ffpipe import UserError, override, recipe
 from ffpipe.pipeline.job import Job, Layout, Start, make_job
 from ffpipe.pipeline.links import Predictions
-from ffpipe.pipeline.packet import Packet
+from ffpipe.pipeline.packet import Packet, Tensors
 from ffpipe.pipeline.saver import Saver
+from ffpipe.pipeline.schedule import Item
+from ffpipe.pipeline.stage import Leave, Stage
 from ffpipe.pipeline.worker import Parts, Worker, WorkerSetup, make_own_feed, make_stage
 from ffpipe.planning.layout import make_layout
 from ffpipe.storage.store import Store
@@ -51,15 +53,17 @@ def job(**fields: Any) -> Job:
     return make_job(override(recipe("digits"), {**FIELDS, **fields}))
 
 
-def run_workers(job: Job, layout: Layout, folder: Path, seed: int) -> tuple[list[Worker], list[StageReport]]:
+def run_workers(
+    job: Job, layout: Layout, folder: Path, seed: int, parts: Parts | None = None
+) -> tuple[list[Worker], list[StageReport]]:
     """The workers after their run, and the reports of each in turn."""
     workers: list[Worker] = []
     chance = random.Random(seed)
     for spec in layout.stages:
         store = Store(str(folder))
         data = job.splits.fingerprint
-        setup = WorkerSetup(spec, layout.plan, layout.window, job.config, store, Start(), data=data)
-        workers.append(Worker(setup, Parts(), ThreadLinks(spec.index, workers, chance)))
+        setup = WorkerSetup(spec, layout.plan, layout.window, job.config, store, Start(), data=data, early=layout.early)
+        workers.append(Worker(setup, parts or Parts(), ThreadLinks(spec.index, workers, chance)))
     reports: dict[int, list[StageReport]] = {}
 
     def run(worker: Worker) -> None:
@@ -99,8 +103,15 @@ SKIPPING = [
         {"execution.chunk": 2},
         {"training.blocks": SKIPPING, "training.negatives": "none"},
         {"training.blocks": SKIPPING, "training.negative_lag": 0},
+        {"execution.chunk": 1},
+        {"execution.chunk": 1, "training.hand_on": "after"},
+        {"execution.chunk": 1, "training.phases": "apart", "training.local_steps": 2},
+        {"execution.chunk": 1, "training.blocks": SKIPPING, "training.negatives": "none"},
     ],
-    ids=["hard", "lock step", "evaluations", "chunks", "kept outputs", "kept outputs in lock step"],
+    ids=[
+        *("hard", "lock step", "evaluations", "chunks", "kept outputs", "kept outputs in lock step"),
+        *("early", "early after updates", "early in two phases", "early with kept outputs"),
+    ],
 )
 def test_any_order_of_arrival_makes_the_same_weights(fields: dict[str, Any], tmp_path: Path) -> None:
     one = job(**{**fields, "execution.stages": 1})
@@ -110,6 +121,48 @@ def test_any_order_of_arrival_makes_the_same_weights(fields: dict[str, Any], tmp
         found = weights(run_workers(four, make_layout(four, 4), tmp_path / str(seed), seed)[0])
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "early"),
+    [
+        ({"execution.chunk": 1}, True),
+        ({"execution.chunk": 1, "training.blocks": SKIPPING, "training.negatives": "none"}, True),
+        ({"execution.chunk": 1, "training.hand_on": "after"}, False),
+        ({"execution.chunk": 2}, False),
+    ],
+    ids=["dense", "autograd", "from after the update", "chunks"],
+)
+def test_results_leave_before_the_update(fields: dict[str, Any], early: bool, tmp_path: Path) -> None:
+    """Its first block still has the weights that it began with, when what the first stage made leaves it."""
+    seen: list[bool] = []
+
+    class Watched:
+        """The first stage, which looks at its weights when something leaves."""
+
+        def __init__(self, stage: Stage) -> None:
+            self._stage, self.device, self.blocks = stage, stage.device, stage.blocks
+
+        def handle(self, item: Item, tensors: Tensors | None, leave: Leave | None = None) -> Tensors | None:
+            before = {name: weight.clone() for name, weight in self.blocks[0].weights().items()}
+
+            def looking(made: Tensors) -> None:
+                seen.append(all(torch.equal(weight, before[name]) for name, weight in self.blocks[0].weights().items()))
+                assert leave is not None
+                leave(made)
+
+            return self._stage.handle(item, tensors, leave and looking)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._stage, name)
+
+    def watched(setup: WorkerSetup, saver: Saver) -> Any:
+        stage = make_stage(setup, saver)
+        return Watched(stage) if setup.spec.index == 0 else stage
+
+    two = job(**{**fields, "execution.stages": 2})
+    run_workers(two, make_layout(two, 2), tmp_path, 0, Parts(watched))
+    assert seen == [True] * (two.steps if early else 0)
 
 
 def test_where_the_seconds_went_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

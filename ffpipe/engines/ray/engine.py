@@ -131,7 +131,9 @@ class RayEngine:
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
         data = job.splits.fingerprint
         setups = [
-            WorkerSetup(spec, layout.plan, layout.window, job.config, store, start, self._data_files, data)
+            WorkerSetup(
+                spec, layout.plan, layout.window, job.config, store, start, self._data_files, data, layout.early
+            )
             for spec in layout.stages
         ]
         with self._naming_memory(job):
