@@ -72,7 +72,7 @@ def completer_of(action: argparse.Action) -> Completer:
     """What completes the value of an option or argument."""
     if action.dest in WORDS:
         return _among(WORDS[action.dest])
-    if action.dest == "run":
+    if action.dest in ("run", "runs"):
         return lambda prefix, **_: _paths(prefix, folders=True)
     if action.dest == "recipe":
         return lambda prefix, **_: [*RECIPES, *(path for path in _paths(prefix) if path.endswith(("/", ".toml")))]

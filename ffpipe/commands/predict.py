@@ -1,31 +1,172 @@
-"""`ffpipe predict`: classify images with a run's network."""
+"""`ffpipe predict`: the classes of images by a run's network, on the terminal or in a file."""
 
 from __future__ import annotations
 
 import argparse
+import csv
+import io
+import json
+import os
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ffpipe.commands.options import add_run, changes, consent
 from ffpipe.system.errors import UserError, escaped, one_line
+from ffpipe.system.files import expanded, replacing
+
+if TYPE_CHECKING:
+    from ffpipe.runs.inference import Prediction
+
+STDIN = "-"
+# Bytes of a path in a line of standard input.
+LONGEST_PATH = 1 << 16
+SHARE = "note: shares of classes are the softmax of goodness, which nothing has trained to be probabilities"
+Write = Callable[["Prediction"], None]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ffpipe predict`."""
     add_run(parser)
     parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="PNG, JPEG, BMP, GIF or WebP, or .npy of one image or of many"
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="pictures, .npy, .npz, Parquet, Arrow, CSV, folders of pictures; -: paths from standard input",
     )
-    parser.add_argument("--readout", metavar="NAME", help="softmax (the default where there is a head) or goodness")
+    parser.add_argument("--readout", metavar="NAME", help="softmax (the default with a head), goodness, last or sum")
+    parser.add_argument("--top", metavar="K", help="print the K likeliest classes with their probabilities")
+    parser.add_argument(
+        "--out", metavar="FILE", help="new .csv, .json or .jsonl: path, index, label, name, probabilities"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the class of each image."""
-    from ffpipe.runs.inference import predict
+    """Print the class of each image, or write it to a file; returns 2 where some could not be read."""
+    from ffpipe.runs.inference import predictions
 
+    top, out = _whole(options.top), _new(options.out)
     bad: list[UserError] = []
     may_import = {"changes": changes(options), **consent(options)}
-    for each in predict(options.run, options.images, options.readout, refused=bad.append, **may_import):
-        print(escaped(f"{each.path}{'' if each.index is None else f'[{each.index}]'}: {each.name}"))
+    found = predictions(options.run, _paths(options.images), options.readout, refused=bad.append, **may_import)
+    count, readout = 0, ""
+    with ExitStack() as held:
+        write = _print(top)
+        for count, each in enumerate(found, 1):
+            if count == 1 and out:  # a file comes to be only where there is something to write
+                write = held.enter_context(_written(out))
+            write(each)
+            readout = each.readout
+    if readout == "goodness" and (top or out):
+        print(SHARE, file=sys.stderr)
+    if out and count:
+        print(escaped(f"wrote {count:,} predictions to {out}"))
     for error in bad:
         print(f"ffpipe: {one_line(error)}", file=sys.stderr)
     return 2 if bad else 0
+
+
+def _paths(given: Iterable[str]) -> Iterator[str]:
+    """The paths that were given, and in the place of a dash those of standard input."""
+    for path in given:
+        if path != STDIN:
+            yield path
+            continue
+        while line := sys.stdin.buffer.readline(LONGEST_PATH):
+            if path := os.fsdecode(line.rstrip(b"\r\n")):
+                yield path
+
+
+def _print(top: int) -> Write:
+    """Print predictions: the class alone, or the likeliest ones with their probabilities."""
+
+    def write(each: Prediction) -> None:
+        likeliest = ", ".join(f"{name} {share:.2%}" for name, share in each.top(top)) if top else each.name
+        print(escaped(f"{each.where}: {likeliest}"))
+
+    return write
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Write]:
+    """A file of predictions, which is there whole once the block has ended, or not at all."""
+    with replacing(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
+        try:
+            with FORMATS[path.suffix.lower()](text) as write:
+                yield write
+            text.flush()
+        finally:
+            with suppress(OSError):  # it has been flushed, or something has failed already
+                text.detach()
+
+
+@contextmanager
+def _csv(file: TextIO) -> Iterator[Write]:
+    """Write a line an image, below a line of names."""
+    writer, headed = csv.writer(file, lineterminator="\n"), False
+
+    def write(each: Prediction) -> None:
+        nonlocal headed
+        if not headed:
+            writer.writerow([*FIELDS, *(f"probability_{label}" for label in range(len(each.scores)))])
+            headed = True
+        index = "" if each.index is None else each.index
+        writer.writerow([each.path, index, each.label, each.name, *each.probabilities])
+
+    yield write
+
+
+@contextmanager
+def _json(file: TextIO) -> Iterator[Write]:
+    """Write a list of objects."""
+    before = "[\n"
+
+    def write(each: Prediction) -> None:
+        nonlocal before
+        file.write(before + json.dumps(_tree(each)))
+        before = ",\n"
+
+    yield write
+    file.write("\n]\n")
+
+
+@contextmanager
+def _jsonl(file: TextIO) -> Iterator[Write]:
+    """Write an object a line."""
+    yield lambda each: print(json.dumps(_tree(each)), file=file)
+
+
+def _tree(each: Prediction) -> dict[str, Any]:
+    """A prediction as JSON has it."""
+    values = (each.path, each.index, each.label, each.name)
+    return {**dict(zip(FIELDS, values, strict=True)), "readout": each.readout, "probabilities": each.probabilities}
+
+
+def _whole(top: str | None) -> int:
+    """The number of classes to print; 0: the likeliest alone. Raises UserError."""
+    if top is None:
+        return 0
+    if not (top.isdecimal() and len(top) < 9 and int(top)):
+        raise UserError(f"--top is {top[:20]!r}: give a whole number from 1 on")
+    return int(top)
+
+
+def _new(out: str | None) -> Path | None:
+    """The file to write, before any work is done for it. Raises UserError."""
+    if out is None:
+        return None
+    path = expanded(out)
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"--out is {out!r}: give a file that ends in {', '.join(FORMATS)}")
+    if os.path.lexists(path):
+        raise UserError(f"{out} exists: give a new file with --out, or remove it")
+    if not os.path.isdir(path.parent):
+        raise UserError(f"{out} cannot be written: {path.parent} is no folder")
+    return path
+
+
+FIELDS = ("path", "index", "label", "name")
+FORMATS: dict[str, Callable[[TextIO], AbstractContextManager[Write]]] = {".csv": _csv, ".json": _json, ".jsonl": _jsonl}

@@ -72,8 +72,9 @@ def _row(look: Look) -> tuple[str, ...]:
     summary, config = look.summary, look.config
     trained = "-"
     if config and summary:
-        finished = look.state == "finished"
-        trained = f"{config.training.epochs:,} epochs" if finished else f"step {summary.steps:,}"
+        epochs = config.training.epochs
+        finished = f"{epochs:,} epoch{'s' if epochs > 1 else ''}"
+        trained = finished if look.state == "finished" else f"step {summary.steps:,}"
     split, errors = look.errors
     said = say_errors(errors) + (f" ({split})" if split != "test" else "") if errors else "-"
     return (

@@ -90,7 +90,7 @@ def _sections(look: Look, rows: Sequence[LayerRow], without: str) -> list[tuple[
     if look.summary:
         named.append(("steps", [_steps(summary, config)]))
         split, errors = look.errors
-        named.append((f"{split or 'test'} error"[:9], [say_errors(errors) or "-"]))
+        named.append(("errors", [f"{say_errors(errors)} ({split})" if errors else "-"]))
         named.append(("over time", columns(_evaluations(summary.evaluations)) if summary.evaluations else ["-"]))
     named.append(("blocks", columns(_blocks(rows)) if rows else [_short(without) or "-"]))
     if look.summary:

@@ -43,27 +43,33 @@ class OpenedImages:
 
     def __getitem__(self, index: int) -> NDArray[np.float32]:
         """One image as a row (features,). Raises UserError where it has NaN or infinity."""
-        with np.errstate(all="ignore"):
-            image = np.divide(self.array[index], self.divisor, dtype=np.float32, casting="unsafe")
-        row: NDArray[np.float32] = image.reshape(-1)
-        if not np.isfinite(row).all():
-            where = f"{self.path}[{index}]" if self.many else self.path
-            raise UserError(f"{where}: it holds NaN or infinity; expected finite float32 numbers")
-        return row
+        return row_of(self.array[index], self.divisor, f"{self.path}[{index}]" if self.many else str(self.path))
 
 
-def open_images(path: str | Path, shape: tuple[int, ...], scale: Given, asked: float = 0.0) -> OpenedImages:
+def row_of(image: NDArray[Any], divisor: float, where: str) -> NDArray[np.float32]:
+    """An image as a row (features,). where: names it. Raises UserError where it has NaN or infinity."""
+    with np.errstate(all="ignore"):
+        divided = np.divide(image, divisor, dtype=np.float32, casting="unsafe")
+    row: NDArray[np.float32] = divided.reshape(-1)
+    if not np.isfinite(row).all():
+        raise UserError(f"{where}: it holds NaN or infinity; expected finite float32 numbers")
+    return row
+
+
+def open_images(
+    path: str | Path, shape: tuple[int, ...], scale: Given, asked: float = 0.0, size: tuple[int, ...] = ()
+) -> OpenedImages:
     """Open a picture, or an array in a .npy file, of images for a network.
 
     shape: of the images that it was trained on: (height, width), (height, width, channels), or any other for .npy. The
     colours of a picture are converted to the channels of `shape`. An array is one image, of `shape` or flat, or n of
-    them. scale, asked: as training had them, for numbers of an array. Raises UserError: no regular file, unreadable,
-    too large, of another size or dtype.
+    them. scale, asked: as training had them, for numbers of an array. size: height and width that training resized
+    pictures to; empty: it did not. Raises UserError: no regular file, unreadable, too large, of another size or dtype.
     """
     path = expanded(path)
     try:
         if path.suffix.lower() != ".npy":
-            return OpenedImages(path, _picture(path, shape)[np.newaxis], BYTE)
+            return OpenedImages(path, _picture(path, shape, size)[np.newaxis], BYTE)
         array = _array(path)
     except FileNotFoundError as error:
         raise UserError(f"cannot read {path}: {reason(error)}") from None
@@ -73,12 +79,18 @@ def open_images(path: str | Path, shape: tuple[int, ...], scale: Given, asked: f
     return OpenedImages(path, images, scale.divisor_of(_contents(path, images, shape), asked), many)
 
 
-def _picture(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Decode a picture. Raises ValueError where it is damaged or of another format."""
+def mode_of(shape: tuple[int, ...]) -> str:
+    """The colours, by Pillow's name, of pictures of a shape; empty where no picture has it."""
     channels = 1 if len(shape) == 2 else shape[-1]
-    if len(shape) not in (2, 3) or channels not in _MODE_OF_CHANNELS:
+    return _MODE_OF_CHANNELS.get(channels, "") if len(shape) in (2, 3) else ""
+
+
+def _picture(path: Path, shape: tuple[int, ...], size: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Decode a picture. Raises ValueError where it is damaged or of another format."""
+    mode = mode_of(shape)
+    if not mode:
         raise UserError(f"{path}: images of shape {shape} cannot come from a picture; give a .npy file of that shape")
-    pixels = decode(read_whole(path, LARGEST_PICTURE), _MODE_OF_CHANNELS[channels])
+    pixels = decode(read_whole(path, LARGEST_PICTURE), mode, size)
     if pixels.shape[:2] != shape[:2]:
         raise UserError(
             f"{path}: it is {pixels.shape[0]} high and {pixels.shape[1]} wide; expected {shape[0]} and {shape[1]}"
@@ -112,7 +124,7 @@ def _rows(path: Path, array: NDArray[Any], shape: tuple[int, ...]) -> tuple[NDAr
     flat = (math.prod(shape),)
     if len(shape) == 3 and array.ndim in (3, 4) and array.shape[-3:] == (shape[2], *shape[:2]) != shape:
         array = np.moveaxis(array, -3, -1)  # channels first, as training takes them too
-    for fits in ((shape, flat).__contains__, lambda given: _is_like(given, shape)):
+    for fits in ((shape, flat).__contains__, lambda given: is_like(given, shape)):
         if fits(array.shape):
             return array[np.newaxis], False
         if array.ndim > 1 and len(array) and fits(array.shape[1:]):
@@ -121,7 +133,7 @@ def _rows(path: Path, array: NDArray[Any], shape: tuple[int, ...]) -> tuple[NDAr
     raise UserError(f"{path}: it has shape {array.shape}; expected {one}, or ({many}) for n images")
 
 
-def _is_like(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+def is_like(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     """Whether an image of another shape has its numbers in the same order: axes of length 1 make no difference, and a
     flat one has but one order."""
     a, b = (tuple(size for size in each if size != 1) for each in (given, shape))

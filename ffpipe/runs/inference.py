@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ffpipe.data.opened import OpenedImages, open_images
+from ffpipe.data.inputs import Inputs, files_of
 from ffpipe.data.splits import load_splits
 from ffpipe.learn.network import Network, Silent, StreamedNetwork, readouts_of
 from ffpipe.runs import places
@@ -44,13 +43,36 @@ class Errors(NamedTuple):
 @dataclass(frozen=True)
 class Prediction:
     """What the network makes of one image. scores: (classes,), of the read-out in use. name: of the class. index: place
-    in a file of several images; None where the file is one image."""
+    in a file of several images; None where the file is one image. names: of the classes; empty where they are numbers.
+    """
 
     path: str
     label: int
     scores: tuple[float, ...]
     name: str
     index: int | None = None
+    readout: str = ""
+    names: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def where(self) -> str:
+        """The image by its file, and its place in it."""
+        return self.path if self.index is None else f"{self.path}[{self.index}]"
+
+    @property
+    def probabilities(self) -> tuple[float, ...]:
+        """The softmax of the scores: what a head was trained to give; of goodness only a share, which nothing has
+        trained to be a probability."""
+        return tuple(torch.tensor(self.scores, dtype=torch.float64).softmax(0).tolist())
+
+    def top(self, count: int) -> list[tuple[str, float]]:
+        """The likeliest classes by name, with their probabilities, the likeliest first; of equals the first class."""
+        probabilities = self.probabilities
+        order = sorted(range(len(probabilities)), key=lambda label: (-probabilities[label], label))
+        return [(self._name(label), probabilities[label]) for label in order[:count]]
+
+    def _name(self, label: int) -> str:
+        return self.names[label] if label < len(self.names) else str(label)
 
 
 def load(
@@ -155,21 +177,37 @@ def predict(
     refused: Callable[[UserError], object] = _raise,
     changes: Mapping[str, Any] | None = None,
 ) -> list[Prediction]:
-    """Classify pictures (PNG, JPEG, BMP, GIF, WebP) and .npy files of the size that the run was trained on.
+    """Classify images of the size that the run was trained on, in files or in folders.
 
-    A .npy is one image, of the shape trained on or flat, or n of them: whole numbers from 0 to 255, bools, floats from
-    0 to 1, or numbers of the kind that the run was trained on. readout, model, allow_code, changes: as for `load`.
-    refused: gets the error of each image that cannot be read or is of another size, which is left out. Raises UserError
-    for these where `refused` does, as it does by default, and where the folder is no run, has no whole snapshot, a
-    damaged one or not that readout.
+    Files are pictures (PNG, JPEG, BMP, GIF, WebP), .npy of one image or of many, and .npz, Parquet, Arrow and CSV, with
+    labels or without; a folder stands for the pictures and .npy below it, in sorted order. A .npy is one image, of the
+    shape trained on or flat, or n of them: whole numbers from 0 to 255, bools, floats from 0 to 1, or numbers of the
+    kind that the run was trained on. readout, model, allow_code, changes: as for `load`. refused: gets the error of
+    each image that cannot be read or is of another size, which is left out. Raises UserError for these where `refused`
+    does, as it does by default, and where the folder is no run, has no whole snapshot, a damaged one or not that
+    readout.
     """
+    return list(predictions(run, images, readout, model=model, allow_code=allow_code, refused=refused, changes=changes))
+
+
+def predictions(
+    run: str | Path,
+    images: Iterable[str | Path],
+    readout: str | None = None,
+    *,
+    model: Given | None = None,
+    allow_code: Iterable[str] = (),
+    refused: Callable[[UserError], object] = _raise,
+    changes: Mapping[str, Any] | None = None,
+) -> Iterator[Prediction]:
+    """Do as `predict`, one image after the other, of which only some are in memory at once."""
     saved = Saved.of(run, readout, model, allow_code, changes)
     if saved.config.training.inputs == "tokens":
         raise UserError(f"run {run} was trained on tokens, not on images: use ffpipe.load from Python")
     network = _opened(saved)
     size, takes = _images_at_once(network), saved.network.takes
-    opened = partial(open_images, shape=network.shape, scale=takes.scale, asked=saved.config.training.data.scale)
-    rows, found = _images(images, opened, refused), list[Prediction]()
+    inputs = Inputs(network.shape, takes.scale, saved.config.training.data)
+    rows, named = _images(images, inputs, refused), (saved.readout, takes.names)
     while some := list(islice(rows, size)):
         try:
             with torch.no_grad():
@@ -178,25 +216,26 @@ def predict(
             raise UserError(f"run {run}: {error}") from None
         for (path, index, _), each in zip(some, scores, strict=True):
             label = int(each.argmax())
-            found.append(Prediction(path, label, tuple(each.tolist()), takes.name(label), index))
-    return found
+            yield Prediction(path, label, tuple(each.tolist()), takes.name(label), index, *named)
 
 
 def _images(
-    paths: Iterable[str | Path], opened: Callable[[str | Path], OpenedImages], refused: Callable[[UserError], object]
+    paths: Iterable[str | Path], inputs: Inputs, refused: Callable[[UserError], object]
 ) -> Iterator[tuple[str, int | None, NDArray[np.float32]]]:
     """Each image of each file: the file's path, the place in it where there are several, and the row."""
     for path in paths:
         try:
-            file = opened(path)
-        except UserError as error:
+            for file in files_of(path):
+                try:
+                    for index, row in inputs.images(file):
+                        if isinstance(row, UserError):
+                            refused(row)
+                        else:
+                            yield str(file), index, row
+                except UserError as error:
+                    refused(error)
+        except UserError as error:  # of a folder
             refused(error)
-            continue
-        for index in range(len(file)):
-            try:
-                yield str(path), index if file.many else None, file[index]
-            except UserError as error:
-                refused(error)
 
 
 def _images_at_once(network: Network) -> int:

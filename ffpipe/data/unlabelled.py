@@ -1,0 +1,147 @@
+"""Images of a table or of an archive, for predictions: no label is needed, and one that is there is left alone.
+
+They come in blocks, so memory does not grow with the file. This module must not know of data sets.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from ffpipe.data import columns, tables
+from ffpipe.data.columns import OpenTable, Wanted
+from ffpipe.data.scale import Range
+from ffpipe.data.source import BLOCK_BYTES, Contents
+from ffpipe.data.tables import Table
+from ffpipe.system.errors import UserError, reason
+from ffpipe.system.memory import refuse_beyond_host
+
+TABLES: dict[str, OpenTable] = {
+    "parquet": tables.parquet,
+    "arrow": tables.arrow,
+    "csv": tables.comma_separated,
+}
+# The column that a table without labels is given, so that it can be read as one with labels.
+NO_LABEL = "(no label)"
+# Arrays of images by their usual names, those of a test part first.
+NAMES = ("x_test", "test_images", "test_x", "images", "x", "data", "arr_0", "x_train", "train_images", "train_x")
+
+
+def table(path: Path, kind: str, wanted: Wanted, features: int) -> Contents:
+    """The images of a Parquet, Arrow or CSV file. kind: key of TABLES. features: numbers of an image. Raises
+    UserError."""
+    open_table, plain = TABLES[kind], replace(wanted, label=NO_LABEL)
+    found, wrong = None, None
+    # Every column may be a pixel, or one of them a label.
+    for opener, said in ((_without_label(open_table), plain), (open_table, wanted)):
+        try:
+            found = columns.contents(opener, [path], said)
+        except UserError as error:
+            wrong = wrong or error
+        else:
+            if found.features == features:
+                return found
+    if found is None:
+        raise wrong or UserError(f"{path}: there are no images")
+    raise UserError(f"{path}: its images have the shape {found.shape}; expected {features} numbers")
+
+
+def archive(path: Path, shape: tuple[int, ...], named: Sequence[str] = ()) -> Contents:
+    """The images of a .npz file. shape: of one. named: arrays that are preferred, by name. Raises UserError."""
+    try:
+        with zipfile.ZipFile(path) as zipped:
+            members = [each for each in zipped.namelist() if each.endswith(".npy")]
+            headers = {name.removesuffix(".npy"): _header(zipped, name) for name in members}
+    except Exception as error:  # zipfile and NumPy's parser have as many ways to fail as a damaged archive has
+        raise UserError(f"{path}: cannot be read: {reason(error)}") from None
+    size = math.prod(shape)
+    fit = {
+        name: (dims, dtype)
+        for name, (dims, _, dtype) in headers.items()
+        if dtype.kind in "biuf" and len(dims) > 1 and math.prod(dims[1:]) == size
+    }
+    spelled = {name.lower(): name for name in fit} | {name: name for name in fit}
+    name = next((spelled[name] for name in (*named, *NAMES) if name in spelled), "")
+    name = name or (next(iter(fit)) if len(fit) == 1 else "")
+    if not name:
+        has = ", ".join(f"{name} {dims}" for name, (dims, _, _) in sorted(headers.items())) or "none"
+        raise UserError(f"{path}: expected an array of images with {size} numbers each, as images or x; it has {has}")
+    dims, dtype = fit[name]
+    if headers[name][1]:  # by columns, which cannot be read row by row
+        refuse_beyond_host(math.prod(dims) * dtype.itemsize, f"the array {name} of {path}", "save it in C order")
+    return Contents(f"{path}: {name}", dims[1:], dtype, 0, np.empty(0), lambda: _blocks(path, f"{name}.npy"))
+
+
+def as_written(contents: Contents) -> Contents:
+    """The same contents with bytes as whole numbers, since a CSV does not say what its numbers are."""
+    numbers = Range.of(contents)
+    if not numbers.bytes or numbers.high <= 1:
+        return contents
+
+    def blocks() -> Iterator[NDArray[Any]]:
+        for block in contents.blocks():
+            yield block.astype(np.uint8)
+
+    return replace(contents, dtype=np.dtype(np.uint8), blocks=blocks)
+
+
+def _without_label(open_table: OpenTable) -> OpenTable:
+    """A reader of the same tables with one column more, of labels that mean nothing."""
+
+    def opened(path: Path) -> Table:
+        found = open_table(path)
+
+        def read(names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+            if list(names) == [NO_LABEL]:
+                yield pa.record_batch({NO_LABEL: pa.array([0], pa.int8())})
+            else:
+                yield from found.read(names, rows)
+
+        return replace(found, schema=found.schema.append(pa.field(NO_LABEL, pa.int8())), read=read, headed=True)
+
+    return opened
+
+
+def _header(zipped: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """The shape of an array, whether it is stored by columns, and its dtype."""
+    with zipped.open(member) as stream:
+        return _read_header(stream)
+
+
+def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read what stands before the numbers. Raises ValueError, and what else NumPy's parser raises."""
+    version = npy.read_magic(stream)
+    if version != (1, 0):  # whose headers have 64 KiB at most
+        raise ValueError(f"its header is of version {version}; expected (1, 0)")
+    dims, by_columns, dtype = npy.read_array_header_1_0(stream)
+    return tuple(dims), by_columns, dtype
+
+
+def _blocks(path: Path, member: str) -> Iterator[NDArray[Any]]:
+    """Arrays (n, features) in the dtype of the file."""
+    try:
+        with zipfile.ZipFile(path) as zipped, zipped.open(member) as stream:
+            (count, *rest), by_columns, dtype = _read_header(stream)
+            width = math.prod(rest)
+            if by_columns:
+                whole = np.frombuffer(stream.read(count * width * dtype.itemsize), dtype, count * width)
+                yield whole.reshape(count, *rest, order="F").reshape(count, width)
+                return
+            at_once = max(1, BLOCK_BYTES // (width * dtype.itemsize))
+            for first in range(0, count, at_once):
+                rows = min(at_once, count - first)
+                piece = stream.read(rows * width * dtype.itemsize)
+                if len(piece) < rows * width * dtype.itemsize:
+                    raise ValueError(f"it ends within {rows} images after {first} of {count}")
+                yield np.frombuffer(piece, dtype).reshape(rows, width)
+    except Exception as error:  # as above
+        raise UserError(f"{path}: cannot be read: {reason(error)}") from None
