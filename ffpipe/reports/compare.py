@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 
 from ffpipe.reports import curves
-from ffpipe.reports.gather import HEAD, Curve, Record, block_name
+from ffpipe.reports.curves import OfRun
+from ffpipe.reports.gather import HEAD, Record, block_name
 from ffpipe.reports.parts import Item, Missing, Page, Picture, Section, Table, Tile
 from ffpipe.reports.results import percent
 from ffpipe.system.units import say_seconds, say_size
@@ -27,7 +28,7 @@ def compared(records: Sequence[Record], epochs: Sequence[float], refresh: int = 
         _differences(records, letters),
     ]
     going = sum(record.going for record in records)
-    status = f"{going} still going" if going else "all have ended"
+    status = f"{going} running" if going else "all have ended"
     best = _best(records, names)
     return Page(f"{len(records)} runs compared", "; ".join(names), status, best, sections, refresh)
 
@@ -67,13 +68,16 @@ def _results(records: Sequence[Record], names: Sequence[str]) -> Section:
 def _errors(records: Sequence[Record], names: Sequence[str], epochs: Sequence[float]) -> Section:
     items: list[Item] = []
     for split in ("validation", "test", "train"):
-        found: dict[str, list[tuple[str, Curve, float]]] = {}
-        for record, name, epoch in zip(records, names, epochs, strict=True):
+        found: dict[str, list[OfRun]] = {}
+        for index, record in enumerate(records):
             for curve in record.errors(split):
-                found.setdefault(curve.name, []).append((name, curve, epoch))
+                found.setdefault(curve.name, []).append(OfRun(index, names[index], curve, epochs[index]))
         # A test is made once, and is in the table.
-        drawn = {r: f for r, f in found.items() if any(len(curve.steps) > 1 for _, curve, _ in f)}
-        items += [_picture(f"{split}-{r}", f"{split} error by {r}".capitalize(), f, True) for r, f in drawn.items()]
+        drawn = {r: each for r, each in found.items() if any(len(one.curve.steps) > 1 for one in each)}
+        for readout, each in drawn.items():
+            items.append(
+                _picture(f"{split}-{readout}", f"{split} error by {readout}".capitalize(), each, records, True)
+            )
     if not items:
         items.append(Missing("curves of errors", "no run was evaluated more than once (--execution.evaluate-every)"))
     return Section("Errors", items)
@@ -86,23 +90,21 @@ def _losses(records: Sequence[Record], names: Sequence[str], epochs: Sequence[fl
         ("Loss", lambda row: row.loss, False),
         ("Errors in training", lambda row: row.pair_errors, True),
     ):
-        first, last = [], []
-        for record, name, epoch in zip(records, names, epochs, strict=True):
-            found = [curve for curve in record.curves(number) if curve.name != block_name(HEAD)]
-            if found:
-                first.append((name, found[0], epoch))
-                last.append((name, found[-1], epoch))
-        for which, chosen in (("first", first), ("last", last)):
+        for which, place in (("first", 0), ("last", -1)):
+            chosen = []
+            for index, record in enumerate(records):
+                found = [curve for curve in record.curves(number) if curve.name != block_name(HEAD)]
+                chosen += [OfRun(index, names[index], found[place], epochs[index])] if found else []
             if chosen:
                 key = f"{'errors' if shares else 'loss'}-{which}"
-                items.append(_picture(key, f"{title} of the {which} block", chosen, shares))
+                items.append(_picture(key, f"{title} of the {which} block", chosen, records, shares))
     return Section("Blocks in training", items or [Missing("curves", "no run has written any down yet")])
 
 
-def _picture(name: str, title: str, found: list[tuple[str, Curve, float]], shares: bool) -> Picture:
-    figure = curves.runs_against_epochs(found, title, "share" if shares else "loss", shares)
-    ends = ", ".join(f"{run} {percent(c.last) if shares else f'{c.last:.4g}'}" for run, c, _ in found[:8])
-    return Picture(name, figure, f"{title} of {len(found)} run(s); the last: {ends}")
+def _picture(name: str, title: str, found: list[OfRun], records: Sequence[Record], shares: bool) -> Picture:
+    figure = curves.runs_against_epochs(found, len(records), title, "share" if shares else "loss", shares)
+    ends = [f"{each.name} {percent(each.curve.last) if shares else f'{each.curve.last:.4g}'}" for each in found[:8]]
+    return Picture(name, figure, f"{title} of {len(found)} run(s); the last: {', '.join(ends)}")
 
 
 def _differences(records: Sequence[Record], letters: Sequence[str]) -> Section:

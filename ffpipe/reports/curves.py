@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from ffpipe.reports.drawing import HALF, INK, SERIES, WIDE, colours, few, shortened, styled
+from ffpipe.reports.drawing import HALF, INK, WIDE, colours, few, shortened, styled
 from ffpipe.reports.gather import HEAD, Curve, block_name
 
 # Points of a series that a picture has room for, and the ratio of numbers beyond which their scale is logarithmic.
@@ -65,23 +66,35 @@ def errors_against_steps(errors: Mapping[str, Sequence[Curve]], epoch: float) ->
     return figure
 
 
-def runs_against_epochs(curves: Sequence[tuple[str, Curve, float]], title: str, label: str, percent: bool) -> Figure:
-    """Draw a series of each of several runs. curves: the run's name, its series, and the steps of its epoch or 0."""
+@dataclass(frozen=True)
+class OfRun:
+    """A series of one of several runs. index: of the run, by which it has its colour. epoch: steps of one; 0: not
+    known."""
+
+    index: int
+    name: str
+    curve: Curve
+    epoch: float
+
+
+def runs_against_epochs(found: Sequence[OfRun], runs: int, title: str, label: str, percent: bool) -> Figure:
+    """Draw a series of each of several runs. runs: how many there are in all."""
     with styled():
         figure = Figure(figsize=(WIDE, 3.6))
         axes = figure.subplots()
-        by_epoch = all(epoch for *_, epoch in curves)
-        for index, ((name, curve, epoch), colour) in enumerate(zip(curves, colours(len(curves)), strict=True)):
-            moved = Curve(curve.name, tuple(range(len(curve.steps))), curve.values)
-            steps, values = _thinned(moved)
-            x = np.interp(steps, moved.steps, curve.steps) / (epoch if by_epoch else 1)
-            marker = "o" if len(values) < 30 else ""
-            style = ("-", "--", "-.", ":")[index // len(SERIES) % 4] if len(curves) <= 24 else "-"
-            axes.plot(x, values, style, color=colour, label=shortened(name, 40), marker=marker, markersize=4)
+        by_epoch = all(each.epoch for each in found)
+        for each in found:
+            steps, values = _thinned(each.curve)
+            axes.plot(
+                steps / (each.epoch if by_epoch else 1), values, ("-", "--", "-.", ":")[each.index % 4],
+                color=colours(runs)[each.index], label=shortened(each.name, 40), markersize=4,
+                marker="o" if len(values) < 30 else "",
+            )  # fmt: skip
         axes.set_title(title)
         axes.set_ylabel(label)
         axes.set_xlabel("epochs" if by_epoch else "steps")
-        _scale(axes, [value for _, curve, _ in curves for value in curve.values], percent)
+        axes.set_xlim(left=0)
+        _scale(axes, [value for each in found for value in each.curve.values], percent)
         _legend(figure, axes, 3)
     return figure
 

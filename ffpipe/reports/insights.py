@@ -173,7 +173,9 @@ def _weights(part: Part[list[Fields]]) -> Section:
     for index, each in enumerate(part.value):
         caption = f"{each.title}: {len(each.values)} of {each.in_all:,}, {each.what}."
         items.append(Picture(f"fields-{index}", figures.receptive_fields(each), caption, caption))
-    intro = "Each is scaled by itself; orange is above zero, purple below."
+    intro = (
+        "Each is scaled by itself; orange is above zero, purple below. Three channels are shown as colours, on grey."
+    )
     return Section(title, items, intro)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from ffpipe.config.fields import from_toml, to_toml
+from ffpipe.config.schema import Config
 from ffpipe.engines.ray.settings import load_ray
 from ffpipe.pipeline.job import Job
 from ffpipe.planning.estimate import StageEstimate, bare_process, draft_layout, estimate_stage
@@ -26,16 +27,24 @@ class Memory:
 KINDS = ("process", "data", "parameters", "optimizer", "buffers", "messages", "snapshot", "mapped")
 
 
+def process_of(config: Config) -> int:
+    """Bytes of a bare process of this config. Call it before data are opened and pictures drawn: they would count.
+
+    Raises UserError.
+    """
+    if config.execution.engine == "ray":
+        load_ray()
+    return _process(to_toml(config))
+
+
 @cache
 def _process(config: str) -> int:
-    """Bytes of a bare process, measured before this one has drawn pictures."""
     return bare_process(from_toml(config, where="config"))
 
 
-def memory(job: Job, summary: Summary | None) -> Memory:
-    """Work out each stage as the summary has it, or as it would be cut. Raises UserError."""
-    if job.config.execution.engine == "ray":
-        load_ray()
+def memory(job: Job, summary: Summary | None, process: int) -> Memory:
+    """Work out each stage as the summary has it, or as it would be cut. process: bytes of a bare one. Raises
+    UserError."""
     layout = draft_layout(job)
     groups = [each for each in summary.stage_layers if each] if summary else []
     layers = [spec.layers for spec in layout.stages]
@@ -44,7 +53,7 @@ def memory(job: Job, summary: Summary | None) -> Memory:
     if job.config.execution.engine == "local":
         layers = [range(job.layers)]
     chunk = (summary.chunk if summary else 0) or layout.plan.chunk
-    of, process = Sizes(job.network, chunk), _process(to_toml(job.config))
+    of = Sizes(job.network, chunk)
     estimates = [estimate_stage(job, of, each, process) for each in layers]
     peaks = summary.peak_rss_bytes if summary else []
     known = len(peaks) == len(layers)

@@ -87,7 +87,7 @@ def _table(table: Table) -> str:
 
 def _is_number(cell: str) -> bool:
     """Whether a cell begins with a number and thus stands at the right of its column."""
-    return cell in ("", "-") or cell.lstrip("-")[:1].isdigit()
+    return cell in ("", "-") or cell.lstrip("+-")[:1].isdigit()
 
 
 def _passage(passage: Passage) -> str:

@@ -37,6 +37,12 @@ class Part(Generic[T]):
         value = self.value
         return attempt(lambda: make(value))
 
+    def beside(self, other: Part[S]) -> Part[tuple[T, S]]:
+        """Join two values; where one is missing, so are both."""
+        if self.value is None or other.value is None:
+            return Part(missing=self.missing or other.missing)
+        return Part((self.value, other.value))
+
 
 def attempt(make: Callable[[], T], user_code: bool = False) -> Part[T]:
     """Make a value, or keep the reason why that failed.

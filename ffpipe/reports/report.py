@@ -8,19 +8,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ffpipe.pipeline.job import Job
 from ffpipe.reports.gather import Record, read_run
+from ffpipe.reports.memory import memory, process_of
 from ffpipe.reports.network import Asked, Trained, open_job, open_saved
-from ffpipe.reports.parts import Part, attempt
+from ffpipe.reports.parts import Page, Part, attempt
 from ffpipe.reports.style import MARK
 from ffpipe.reports.trace import read_trace
 from ffpipe.runs.model import Given
 from ffpipe.system.errors import UserError
 from ffpipe.system.files import expanded, replace_whole, size_of
-
-if TYPE_CHECKING:
-    from ffpipe.reports.parts import Page
 
 NAME = "report.html"
 EXAMPLES = 2000
@@ -64,7 +63,7 @@ def watch_report(
     changes: Mapping[str, Any] | None = None,
     data_dir: str = "",
     examples: int = EXAMPLES,
-    wait: Callable[[float], object] = time.sleep,
+    wait: Callable[[float], object] = lambda seconds: time.sleep(seconds),
     written: Callable[[Path], object] = lambda path: None,
 ) -> Path:
     """Write a report again and again, as `write_report` does, until the run has ended, or all of several have.
@@ -146,9 +145,9 @@ class _Report:
         return self._out
 
     def _page(self, refresh: int) -> Page:
-        jobs = [
-            attempt(partial(open_job, record, self._asked), self._asked.user_code(record)) for record in self.records
-        ]
+        # Before there are data and matplotlib, which take memory of their own.
+        process = attempt(lambda: process_of(self.records[0].config)) if len(self.records) == 1 else Part[int]()
+        jobs = [attempt(partial(open_job, each, self._asked), self._asked.user_code(each)) for each in self.records]
         epochs = [
             float(job.value.steps_per_epoch) if job.value else _epoch_of(record)
             for job, record in zip(jobs, self.records, strict=True)
@@ -157,27 +156,23 @@ class _Report:
             from ffpipe.reports.compare import compared
 
             return compared(self.records, epochs, refresh)
-        return _page_of(self.records[0], jobs[0], epochs[0], self._asked, refresh)
+        return _page_of(self.records[0], jobs[0], process, epochs[0], self._asked, refresh)
 
 
-def _page_of(record: Record, job: Part[Any], epoch: float, asked: Asked, refresh: int) -> Page:
+def _page_of(record: Record, job: Part[Job], process: Part[int], epoch: float, asked: Asked, refresh: int) -> Page:
     """The page of one run."""
-    from ffpipe.reports.memory import memory
-
-    # Before matplotlib is here, which takes memory of its own.
-    held = job.then(lambda found: memory(found, record.summary.value))
     from ffpipe.reports import results
     from ffpipe.reports.insights import insights
-    from ffpipe.reports.parts import Page
 
+    summary = record.summary.value
+    held = job.beside(process).then(lambda both: memory(both[0], summary, both[1]))
     saved = attempt(lambda: open_saved(record, asked), asked.user_code(record))
-    trained = saved.then(lambda snapshot: job.then(lambda found: Trained(snapshot, found)))
-    ready: Part[Trained] = trained.value if trained.value is not None else Part(missing=trained.missing)
+    trained = saved.beside(job).then(lambda both: Trained(*both))
     rates = job.then(lambda found: results.rates_of(found, record.step))
     sections = [
         results.errors(record, epoch),
         results.learning(record, epoch, rates),
-        *insights(ready, asked.examples),
+        *insights(trained, asked.examples),
         results.where_time_went(record.summary, attempt(lambda: read_trace(record.folder.trace))),
         results.where_memory_went(held),
         *results.what_happened(record),

@@ -125,7 +125,7 @@ def learning(record: Record, epoch: float, rates: Part[list[Curve]]) -> Section:
         ("weights", "Size of weights", "root mean square", record.curves(lambda row: row.weight_rms)),
         ("outputs", "Size of what is handed on", "root mean square", record.curves(lambda row: row.output_rms)),
     ):
-        if found:
+        if not _is_constant(found):
             items.append(_picture(name, title, label, found, epoch))
     logged = record.curves(lambda row: row.rate)
     known = Part(logged) if logged else rates
@@ -140,6 +140,12 @@ def learning(record: Record, epoch: float, rates: Part[list[Curve]]) -> Section:
         else "Each block is judged by its own objective on the rows that it learns from."
     )
     return Section("Blocks in training", items, intro)
+
+
+def _is_constant(found: list[Curve]) -> bool:
+    """Whether there is nothing to be seen, as where rows are normalised before they are handed on."""
+    values = [value for each in found for value in each.values]
+    return not values or max(values) - min(values) <= 1e-3 * max(map(abs, values))
 
 
 def _picture(name: str, title: str, label: str, found: list[Curve], epoch: float, shares: bool = False) -> Picture:

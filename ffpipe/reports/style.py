@@ -32,9 +32,9 @@ figcaption{color:var(--faint);font-size:13px;margin-top:4px}
 table{border-collapse:collapse;font-size:13.5px;font-variant-numeric:tabular-nums}
 caption{text-align:left;color:var(--faint);font-size:13px;padding-bottom:4px}
 th,td{padding:3px 18px 3px 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top;
-overflow-wrap:anywhere}
+max-width:72ch;overflow-wrap:break-word}
 th{font-weight:600;color:var(--faint)}
-td.n,th.n{text-align:right}
+td.n,th.n{text-align:right;white-space:nowrap}
 details{margin:8px 0}summary{cursor:pointer;color:var(--link);font-size:14px}
 pre{background:var(--page);border:1px solid var(--line);border-radius:8px;padding:12px;font-size:13px;overflow-x:auto;
 white-space:pre-wrap;overflow-wrap:anywhere;margin:8px 0}

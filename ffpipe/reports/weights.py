@@ -54,7 +54,7 @@ def _of_block(block: Block, index: int, shape: tuple[int, ...]) -> list[Fields]:
     body = getattr(block, "body", block)
     for number, module in enumerate(body.modules()):
         title = f"block {index}, {type(module).__name__}"
-        if isinstance(module, ReceptiveFields):
+        if isinstance(module, ReceptiveFields) and module.kernel**2 >= LEAST_PIXELS:
             found += [_of_places(module, f"block {index}, receptive fields", block.inputs.shape[0])]
         elif isinstance(module, nn.Conv2d) and min(module.kernel_size) > 1:
             found += [_of_kernels(module.weight.detach(), title)]
