@@ -2,13 +2,14 @@
 # make test    set everything up and run the tests
 # make test-long   those of launchers, lost hosts and scripts: an hour (Linux, root)
 # make lint    ruff, mypy, and the arrows between packages
+# make docs    the documents as a site, in build/site; `make docs-serve` shows it on 127.0.0.1
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test test-long lint format clean
+.PHONY: train test test-long lint format docs docs-serve clean
 
 train: $(READY)
 	$(BIN)/ffpipe train $(ARGS)
@@ -31,6 +32,12 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --strict --dev-addr 127.0.0.1:8000
 
 # torch comes first and by its exact version: asked for as a range, pip may take a build with a GPU
 # toolkit of several gigabytes.
