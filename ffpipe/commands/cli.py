@@ -42,8 +42,7 @@ COMMANDS: dict[str, Command] = {
         CONTROLLER,
         (
             "ffpipe train mnist --stages 2 --epochs 20 --run-dir runs/mine",
-            "ffpipe train mnist-cnn --data my-pictures/ --training.batch-size 50",
-            "ffpipe train digits-cnn --model net.py:blocks --dry-run",
+            "ffpipe train mnist-cnn --data my-pictures/ --training.batch-size 50 --dry-run",
         ),
     ),
     "resume": Command(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from ffpipe.config.fields import read_config
+from ffpipe.config.fields import _DEEP_KEY, LARGEST_FILE
 from ffpipe.config.schema import LARGEST_INTEGER, Config
 from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import expanded, read_whole
@@ -31,6 +32,9 @@ MOST_ENTRIES = 100_000
 CONFIG, SUMMARY, PAST, LOCK = "config.toml", "summary.json", "past.json", ".lock"
 # A folder with one of these is a run, or what is left of one.
 FILES = (CONFIG, SUMMARY, PAST, "metrics.parquet", "checkpoints")
+
+# What a damaged or a hostile file makes of reading it.
+UNREADABLE = (UserError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 Count = Annotated[int, Meta(ge=0, le=LARGEST_INTEGER)]
 Amount = Annotated[float, Meta(ge=0)]
@@ -116,15 +120,15 @@ def look_at(path: Path) -> Look:
         raise UserError(f"{path} is no run: it has no config.toml")
     config, summary, damage, running = None, None, [], is_running(path)
     try:
-        config = read_config(path / CONFIG)
-    except UserError as error:
+        config = _config(path / CONFIG)
+    except (OSError, ValueError, OverflowError, *UNREADABLE) as error:
         if not running or os.path.lexists(path / CONFIG):  # which a run that begins has not written yet
             damage.append(_phrase(error, path / CONFIG))
     try:
         summary = msgspec.json.decode(read_whole(path / SUMMARY, LARGEST_SUMMARY), type=Summary)
     except FileNotFoundError:  # it is written with the first snapshot
         pass
-    except (UserError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         damage.append(_phrase(error, path / SUMMARY))
     return Look(path, config, summary, running, tuple(damage), _changed(path))
 
@@ -154,7 +158,7 @@ def past_of(path: Path) -> Past:
     """Read what a run has behind it. Raises UserError with a phrase that says why that cannot be."""
     try:
         return msgspec.json.decode(read_whole(path / PAST, LARGEST_PAST), type=Past)
-    except (FileNotFoundError, UserError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (FileNotFoundError, *UNREADABLE) as error:
         raise UserError(_phrase(error, path / PAST)) from None
 
 
@@ -189,6 +193,17 @@ def is_running(path: Path) -> bool:
     finally:
         os.close(handle)
     return False
+
+
+def _config(path: Path) -> Config:
+    """Read a config without the rules between its fields, some of which ask torch. Raises UNREADABLE, OSError,
+    ValueError and OverflowError."""
+    text = read_whole(path, LARGEST_FILE).decode("utf-8")
+    if not text.strip():  # which would be read as one of defaults alone
+        raise UserError("it is empty")
+    if _DEEP_KEY.search(text):  # which takes minutes to read
+        raise UserError("it has a key of more than 8 parts")
+    return msgspec.convert(tomllib.loads(text), Config)
 
 
 def _changed(path: Path) -> float:
