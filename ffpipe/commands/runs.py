@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ffpipe.config.schema import Config
 from ffpipe.runs.inspection import Look, runs_in
 from ffpipe.system.errors import escaped
 from ffpipe.system.units import say_seconds
@@ -56,6 +57,12 @@ def say_errors(errors: Mapping[str, float]) -> str:
     return ", ".join(f"{error:.2%} by {name}" for name, error in errors.items())
 
 
+def say_epochs(config: Config) -> str:
+    """The epochs that a run is to have, in words."""
+    epochs = config.training.epochs
+    return f"{epochs:,} epoch{'s' if epochs > 1 else ''}"
+
+
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as lines, with their cells below each other."""
     cells = [[escaped(cell) for cell in row] for row in rows]
@@ -72,9 +79,7 @@ def _row(look: Look) -> tuple[str, ...]:
     summary, config = look.summary, look.config
     trained = "-"
     if config and summary:
-        epochs = config.training.epochs
-        finished = f"{epochs:,} epoch{'s' if epochs > 1 else ''}"
-        trained = finished if look.state == "finished" else f"step {summary.steps:,}"
+        trained = say_epochs(config) if look.state == "finished" else f"step {summary.steps:,}"
     split, errors = look.errors
     said = say_errors(errors) + (f" ({split})" if split != "test" else "") if errors else "-"
     return (

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from shlex import quote
 from typing import Any, TypeVar
 
-from ffpipe.commands.runs import as_tree, clipped, columns, say_errors
+from ffpipe.commands.runs import as_tree, clipped, columns, say_epochs, say_errors
 from ffpipe.config.schema import Config
 from ffpipe.runs.inspection import Look, Summary, look_at, newest_rows, past_of
 from ffpipe.system.errors import UserError, escaped
@@ -112,7 +112,7 @@ def _trained(config: Config) -> list[str]:
     how = "backpropagation" if training.method == "backprop" else negatives
     return [
         _short(f"{config.recipe}: {network}, {how}"),
-        f"{training.epochs:,} epochs, batch {training.batch_size}, seed {training.seed}, {training.precision}, "
+        f"{say_epochs(config)}, batch {training.batch_size}, seed {training.seed}, {training.precision}, "
         f"{training.optimizer.kind} at {training.optimizer.learning_rate:g}",
     ]
 
@@ -126,11 +126,11 @@ def _data(config: Config) -> str:
 
 
 def _steps(summary: Summary, config: Config | None) -> str:
-    layers = " | ".join(f"{each[0]}-{each[-1]}" if len(each) > 1 else str(*each) for each in summary.stage_layers[:8])
-    more = " | ..." if len(summary.stage_layers) > 8 else ""
-    saved = f"{summary.steps:,} saved" + (f", of {config.training.epochs:,} epochs" if config else "")
-    stages = f"{len(summary.stage_layers)} stage(s) of layers {layers}{more}"
-    return f"{saved}; engine {summary.engine}, {stages}, chunk {summary.chunk}, window {summary.window}"
+    stages = [f"{each[0]}-{each[-1]}" if len(each) > 1 else str(*each) for each in summary.stage_layers]
+    layers = f" of layers {' | '.join(stages)}" if len(stages) <= 4 else ""
+    saved = f"{summary.steps:,} saved" + (f", of {say_epochs(config)}" if config else "")
+    how = f"engine {summary.engine[:10]}, {len(stages)} stage(s){layers}"
+    return f"{saved}; {how}, chunk {summary.chunk}, window {summary.window}"
 
 
 def _evaluations(found: Sequence[Evaluation]) -> list[tuple[str, ...]]:

@@ -1,0 +1,323 @@
+"""`ffpipe runs` and `ffpipe show`: states of runs, and folders in which anything may lie."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import refused
+from strangers import bounded, endless, folder, fresh, loop, pipe, set_field
+
+from ffpipe.commands.cli import main
+from ffpipe.runs.folder import RunFolder
+from ffpipe.runs.inspection import LARGEST_PAST, LARGEST_SUMMARY, look_at
+from ffpipe.telemetry.report import MOST_STEPS
+
+SCREEN = (24, 120)
+
+
+def printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The lines of a command that ends well within bounds, and has nothing for a terminal to obey."""
+    capsys.readouterr()
+    with bounded():
+        assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    lines: list[str] = out.splitlines()
+    assert all(line.isprintable() for line in lines)
+    return lines
+
+
+def as_json(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads("\n".join(printed([*arguments, "--json"], capsys)))
+
+
+@pytest.fixture
+def runs(here: Path, strangers_run: Path) -> Path:
+    """A folder with one finished run."""
+    fresh(strangers_run, here / "runs" / "first")
+    return here / "runs"
+
+
+def set_status(run: Path, status: str) -> None:
+    set_field(run / "summary.json", "status", status)
+
+
+@pytest.mark.parametrize(
+    ("said", "state"),
+    [("finished", "finished"), ("interrupted", "interrupted"), ("failed", "failed"), ("running", "broken off")],
+)
+def test_the_state_of_a_run(said: str, state: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    set_status(runs / "first", said)
+    (look,) = as_json(["runs"], capsys)
+    assert (look["run"], look["recipe"], look["state"], look["step"], look["epochs"]) == (
+        "first",
+        "digits",
+        state,
+        28,
+        1,
+    )
+    assert state in " ".join(printed(["runs"], capsys))
+    assert as_json(["show", "runs/first"], capsys)["state"] == state
+
+
+def test_a_run_is_at_work_while_its_lock_is_held(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever its summary says, and before it has one."""
+    for status in ("finished", "running", ""):
+        if status:
+            set_status(runs / "first", status)
+        else:
+            (runs / "first" / "summary.json").unlink()
+        with RunFolder(runs / "first").lock():
+            shown = as_json(["show", "runs/first"], capsys)
+            assert (as_json(["runs"], capsys)[0]["state"], shown["state"]) == ("running", "running")
+            assert shown["goes_on_with"] is None
+            assert printed(["show", "runs/first"], capsys)[-1].endswith("it is being trained")
+        assert as_json(["runs"], capsys)[0]["state"] == ("finished" if status == "finished" else "broken off")
+
+
+def test_a_look_leaves_the_lock_to_a_trainer(runs: Path) -> None:
+    look_at(runs / "first")
+    with RunFolder(runs / "first").lock() as warning:
+        assert warning == ""
+
+
+def test_the_run_that_was_written_to_last_is_at_the_end(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, second in (("a", 3000), ("b", 1000), ("c", 2000), ("first", 4000)):
+        run = runs / name if name == "first" else Path(shutil.copytree(runs / "first", runs / name))
+        for file in run.iterdir():
+            os.utime(file, (second, second))
+    (runs / "notes.txt").touch()
+    (runs / "empty").mkdir()
+    assert [look["run"] for look in as_json(["runs"], capsys)] == ["b", "c", "a", "first"]
+    lines = printed(["runs"], capsys)
+    assert lines[0].split() == ["run", "recipe", "state", "trained", "errors", "time"]
+    assert [line.split()[0] for line in lines[1:]] == ["b", "c", "a", "first"]
+
+
+def test_errors_are_those_of_the_test_or_else_the_newest_validation(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, summary = runs / "first", runs / "first" / "summary.json"
+    tree = json.loads(summary.read_text())
+    (look,) = as_json(["runs"], capsys)
+    assert (look["split"], look["errors"]["softmax"]) == ("test", tree["test_error_softmax"])
+    made = [
+        {"step": 10 * n, "split": split, "examples": 9, "error_goodness": n / 100, "error_softmax": None}
+        for n, split in enumerate(("validation", "validation", "train"), 1)
+    ]
+    set_status(run, "interrupted")
+    for name, value in {"evaluations": made, "test_error_goodness": None, "test_error_softmax": None}.items():
+        set_field(summary, name, value)
+    (look,) = as_json(["runs"], capsys)
+    assert (look["split"], look["errors"]) == ("validation", {"goodness": 0.02})
+    assert "2.00% by goodness (validation)" in printed(["runs"], capsys)[1]
+
+
+def test_a_run_is_shown_on_one_screen(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = json.loads((runs / "first" / "summary.json").read_text())
+    lines = printed(["show", "runs/first"], capsys)
+    text = "\n".join(lines)
+    for said in (
+        "runs/first: finished",
+        "digits: 64-20-20-20, hard negatives",
+        "1 epoch, batch 50, seed 1, float32, averaging at 0.01",
+        "28 saved, of 1 epoch; engine local, 1 stage(s) of layers 0-2",
+        f"{summary['test_error_softmax']:.2%} by softmax (test)",
+        "recovered never",
+        "go on     ffpipe resume runs/first --epochs 2",
+    ):
+        assert said in text
+    assert [line.split()[0] for line in lines if line.startswith(" " * 10)][-4:] == ["0", "1", "2", "head"]
+    assert len(lines) <= SCREEN[0]
+    shown = as_json(["show", "runs/first"], capsys)
+    assert [row["layer"] for row in shown["blocks"]] == [0, 1, 2, -1]
+    assert shown["peak_rss_bytes"] == summary["peak_rss_bytes"]
+
+
+def test_a_long_run_is_shown_on_one_screen_too(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = runs / "first"
+    many = [
+        {"step": n, "split": "validation", "examples": 9, "error_goodness": 0.5, "error_softmax": 0.25}
+        for n in range(1000)
+    ]
+    note = {"reason": "stage 1 was lost " * 50, "from_step": 20, "lost_steps": 5, "stages": 2}
+    set_field(run / "summary.json", "evaluations", many)
+    set_field(run / "summary.json", "stage_layers", [[index] for index in range(900)])
+    set_field(run / "summary.json", "recovery_notes", [note] * 30)
+    rows = [{"step": MOST_STEPS, "layer": n, "loss": 0.5, "pair_errors": None} for n in range(-1, 900)]
+    set_field(run / "past.json", "rows", rows)
+    set_field(run / "config.toml", "training/data/train", ["x" * 4000])
+    lines = printed(["show", "runs/first"], capsys)
+    assert len(lines) <= SCREEN[0] + 6
+    assert max(map(len, lines)) <= SCREEN[1]
+    assert "999" in " ".join(lines)
+    assert "30 time(s)" in " ".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("status", "model", "command"),
+    [
+        ("finished", "", "ffpipe resume 'my runs/it' --epochs 2"),
+        ("failed", "", "ffpipe resume 'my runs/it'"),
+        ("interrupted", "my net.py:blocks", "ffpipe resume 'my runs/it' --model 'my net.py:blocks'"),
+    ],
+)
+def test_the_command_that_goes_on(
+    status: str, model: str, command: str, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (runs / "first").rename(runs / "it")
+    runs.rename("my runs")
+    set_status(Path("my runs/it"), status)
+    set_field(Path("my runs/it/config.toml"), "training/model", model)
+    assert as_json(["show", "my runs/it"], capsys)["goes_on_with"] == command
+
+
+def write(text: str | bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def of_bytes(size: int) -> Callable[[Path], object]:
+    def make(path: Path) -> None:
+        path.touch()
+        os.truncate(path, size)
+
+    return make
+
+
+HOSTILE: dict[str, Callable[[Path], object]] = {
+    "no JSON": write("{"),
+    "empty": write(""),
+    "no UTF-8": write(b'{"status": "\xff\xfe"}'),
+    "no object": write("[1, 2]"),
+    "brackets": write("[" * 200_000),
+    "too large": of_bytes(LARGEST_SUMMARY + 1),
+    "numbers as text": write('{"steps": "many"}'),
+    "numbers without end": write('{"train_seconds": 1e999}'),
+    "less than nothing": write('{"peak_rss_bytes": [-1]}'),
+    "other words": write('{"status": "great"}'),
+    "a folder": folder,
+    "a named pipe": pipe,
+    "an endless device": endless,
+    "a link to itself": loop,
+}
+
+
+HOSTILE_PAST = {
+    **{
+        kind: HOSTILE[kind]
+        for kind in ("no JSON", "empty", "no object", "brackets", "a named pipe", "a link to itself")
+    },
+    "rows as text": write('{"rows": ["1"]}'),
+    "rows beyond all layers": write('{"rows": [{"step": 1, "layer": 5000, "loss": 1, "pair_errors": null}]}'),
+    "too large": of_bytes(LARGEST_PAST + 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        *(pytest.param("summary.json", make, id=f"summary.json-{kind}") for kind, make in HOSTILE.items()),
+        *(pytest.param("config.toml", make, id=f"config.toml-{kind}") for kind, make in HOSTILE.items()),
+        *(pytest.param("past.json", make, id=f"past.json-{kind}") for kind, make in HOSTILE_PAST.items()),
+    ],
+)
+def test_a_damaged_file_is_named(
+    name: str, make: Callable[[Path], object], runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(runs / "first", runs / "second")
+    path = runs / "first" / name
+    path.unlink()
+    make(path)
+    listed = {look["run"]: look for look in as_json(["runs"], capsys)}
+    assert listed["second"]["state"] == "finished"
+    seen_in_a_list = name != "past.json"
+    assert (listed["first"]["state"] == "damaged") == seen_in_a_list
+    assert [word.split(":")[0] for word in listed["first"]["damage"]] == [name] * seen_in_a_list
+    lines = printed(["runs"], capsys)
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= SCREEN[1]
+    shown = printed(["show", "runs/first"], capsys)
+    assert len(shown) <= SCREEN[0] + 2
+    assert any(f"{name}: " in line for line in shown)
+    assert [word.split(":")[0] for word in as_json(["show", "runs/first"], capsys)["damage"]] == [name]
+
+
+def test_words_of_strangers_reach_no_terminal(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "\x1b[2J\x07\r\n\u202e"
+    run = (runs / "first").rename(runs / f"run{evil}")
+    set_field(run / "summary.json", "engine", evil)
+    note = {"reason": evil, "from_step": 1, "lost_steps": 1, "stages": 1}
+    set_field(run / "summary.json", "recovery_notes", [note])
+    errors = {"error_goodness": None, "error_softmax": None, "errors": {evil: 0.5}}
+    set_field(run / "summary.json", "evaluations", [{"step": 1, "split": evil, "examples": 1, **errors}])
+    for name in ("model", "optimizer/kind", "data/source", "data/train"):
+        value = [evil] if name == "data/train" else "text" if name == "data/source" else evil
+        set_field(run / "config.toml", f"training/{name}", value)
+    assert "\\x1b[2J" in "".join(printed(["runs"], capsys))
+    text = "".join(printed(["show", str(run)], capsys))
+    assert text.count("\\x1b[2J") >= 5
+    as_json(["show", str(run)], capsys)
+    as_json(["runs"], capsys)
+
+
+@pytest.mark.parametrize("make", [folder, pipe, endless, loop])
+def test_a_strange_lock_is_no_lock(
+    make: Callable[[Path], object], runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (runs / "first" / ".lock").unlink()
+    make(runs / "first" / ".lock")
+    assert as_json(["runs"], capsys)[0]["state"] == "finished"
+
+
+def test_links_to_runs_are_runs_and_broken_ones_are_nothing(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (runs / "link").symlink_to("first")
+    (runs / "broken").symlink_to("nowhere")
+    (runs / "loop").symlink_to("loop")
+    pipe(runs / "pipe")
+    assert {look["run"] for look in as_json(["runs"], capsys)} == {"first", "link"}
+
+
+@pytest.mark.parametrize("left", ["summary.json", "past.json", "metrics.parquet", "checkpoints"])
+def test_what_is_left_of_a_run_is_listed_as_damaged(left: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rest = runs / "rest"
+    rest.mkdir()
+    (runs / "first" / left).rename(rest / left)
+    listed = {look["run"]: look for look in as_json(["runs"], capsys)}
+    assert (listed["rest"]["state"], listed["rest"]["damage"]) == ("damaged", ["config.toml: absent"])
+    assert "config.toml: absent" in " ".join(printed(["show", "runs/rest"], capsys))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["runs"], "runs is no folder"),
+        (["runs", "absent"], "absent is no folder"),
+        (["runs", "file"], "file is no folder"),
+        (["runs", "run"], "run is a run itself"),
+        (["runs", "~nosuchuser"], "a home folder that is not known"),
+        (["runs", "a\0b"], "is no folder"),
+        (["show", "absent"], "absent is no folder"),
+        (["show", "file"], "file is no folder"),
+        (["show", "empty"], "empty is no run"),
+        (["show", "x" * 5000], "is no folder"),
+        (["show", "~nosuchuser"], "a home folder that is not known"),
+    ],
+)
+def test_wrong_folders_in_one_line(
+    arguments: list[str], says: str, here: Path, strangers_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "file").touch()
+    (here / "empty").mkdir()
+    (here / "run").symlink_to(strangers_run)
+    refused(arguments, says, capsys)
+
+
+def test_a_folder_without_runs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(["runs", "."], capsys) == ["there are no runs in ."]
+    assert as_json(["runs", "."], capsys) == []
