@@ -1,6 +1,6 @@
 """The installed command; `python -m ffpipe` does what `ffpipe` does.
 
-Almost nothing is imported here before Ctrl-C is seen to: the rest takes seconds.
+Almost nothing is imported here before Ctrl-C and SIGTERM are seen to: the rest takes seconds.
 """
 
 import os
@@ -10,22 +10,29 @@ from contextlib import suppress
 from typing import Any
 
 STATUS_OF_INTERRUPTED = 130
+ASKED_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+BY_DEFAULT = (signal.default_int_handler, signal.SIG_DFL)
 
 
 def run() -> None:
     """Run the command that was typed, and exit with its status."""
-    mind_ctrl_c = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else a shell has it ignored
-    if mind_ctrl_c:
-        signal.signal(signal.SIGINT, _end)
+    # A shell may have one of them ignored, and a handler of somebody else's stays.
+    before = {number: handler for number in ASKED_TO_END if (handler := signal.getsignal(number)) in BY_DEFAULT}
+    _on(dict.fromkeys(before, _end))
     from ffpipe.commands.cli import main
     from ffpipe.engines.ray.calls import caller
 
-    status = main(ready=lambda: mind_ctrl_c and signal.signal(signal.SIGINT, signal.default_int_handler))
-    if mind_ctrl_c:
-        signal.signal(signal.SIGINT, _end)
+    status = main(ready=lambda: _on(before))
+    _on(dict.fromkeys(before, _end))
     if caller.stuck:  # the end of the interpreter would wait for Ray
         os._exit(status)
     sys.exit(status)
+
+
+def _on(handlers: dict[signal.Signals, Any]) -> None:
+    """Set what signals do."""
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def _end(*_: Any) -> None:

@@ -43,6 +43,8 @@ FULL_STEPS = 100
 # "File too large" in place of "No space left on device".
 LARGEST_FILE = 4096
 MISSED_SECONDS = 120.0
+# Of a GCS that is stopped: for longer than the patience of headwatch.py.
+GCS_MISSED_SECONDS = 60.0
 
 
 class BreakingStage:
@@ -118,7 +120,7 @@ class BreakingStage:
             ),
             "two at once": lambda: _kill(int(told(f"stage-{(self.spec.index + 1) % self.spec.stages}")), here),
             "stop": lambda: os.kill(here, signal.SIGSTOP),
-            "GCS stopped": lambda: os.kill(_gcs_of(int(told("driver"))), signal.SIGSTOP),
+            "GCS stopped": self._stop_gcs,
             "GCS stopped, a stage killed": self._stop_gcs_and_die,
             **dict.fromkeys(("raylet", "raylet, no room", "only raylet"), lambda: _kill_ray(raylet)),
             "driver's raylet": lambda: _kill_ray(int(told("attached"))),
@@ -127,6 +129,11 @@ class BreakingStage:
             "disk full": self._fill,
             "disk full at the end": self._fill_for_good,
         }
+
+    def _stop_gcs(self) -> None:
+        """And then work no further: the run must not be through before it is missed."""
+        os.kill(_gcs_of(int(self.programme.told("driver"))), signal.SIGSTOP)
+        time.sleep(GCS_MISSED_SECONDS)
 
     def _stop_gcs_and_die(self) -> None:
         os.kill(_gcs_of(int(self.programme.told("driver"))), signal.SIGSTOP)

@@ -14,14 +14,14 @@ import pytest
 from ffpipe.commands.signals import LEFT_ALONE, interrupts
 
 SOURCE = Path(__file__).resolve().parent.parent
-# Sends Ctrl-C to the process as soon as this module is looked for.
+# Sends a signal to the process as soon as this module is looked for.
 INTERRUPTER = """
 import os, signal, sys
 
 class Interrupter:
     def find_spec(self, name, *_):
         if name == os.environ.get("INTERRUPT_AT"):
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(getattr(signal, os.environ["INTERRUPT_BY"]))
 
 sys.meta_path.insert(0, Interrupter())
 """
@@ -43,11 +43,17 @@ def ffpipe(*arguments: str, cwd: Path, path: Path | None = None, **env: str) -> 
     )
 
 
-@pytest.mark.parametrize("moment", ["ffpipe.commands.cli", "torch", "torch.nn", "ray"])
-def test_ctrl_c_while_modules_are_imported(moment: str, here: Path) -> None:
+@pytest.mark.parametrize(
+    ("moment", "by"),
+    [
+        *((moment, "SIGINT") for moment in ("ffpipe.commands.cli", "torch", "torch.nn", "ray")),
+        *(("torch", by) for by in ("SIGTERM", "SIGHUP")),
+    ],
+)
+def test_signals_while_modules_are_imported(moment: str, by: str, here: Path) -> None:
     (here / "path").mkdir()
     (here / "path" / "sitecustomize.py").write_text(INTERRUPTER)
-    done = ffpipe("train", "--run-dir", "run", cwd=here, path=here / "path", INTERRUPT_AT=moment)
+    done = ffpipe("train", "--run-dir", "run", cwd=here, path=here / "path", INTERRUPT_AT=moment, INTERRUPT_BY=by)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "ffpipe: interrupted\n")
     assert [path.name for path in here.iterdir()] == ["path"]
 

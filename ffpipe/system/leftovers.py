@@ -13,12 +13,15 @@ import shutil
 import socket
 import stat
 import tempfile
+import time
 from pathlib import Path
 from typing import IO
 
 from ffpipe.system.processes import end_writers
 
 OWNER = ".owner"
+# Of processes that were killed, to be gone.
+SECONDS_TO_END, PAUSE_SECONDS = 5.0, 0.05
 _locked: dict[Path, IO[str]] = {}
 
 
@@ -40,6 +43,17 @@ def own_folder(inside: Path, prefix: str) -> Path:
     return folder
 
 
+def remove_with_writers(folder: Path) -> None:
+    """Remove a folder, and end whoever writes there; again for a while, since who is ending may still make a file."""
+    deadline = time.monotonic() + SECONDS_TO_END
+    while True:
+        end_writers(folder.resolve())
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists() or time.monotonic() > deadline:
+            return
+        time.sleep(PAUSE_SECONDS)
+
+
 def sweep(folder: Path, prefix: str) -> None:
     """Remove what dead processes of this host left in `folder`, and end what they had started and is at work there."""
     for left in folder.glob(f"{prefix}-*-*"):
@@ -50,8 +64,9 @@ def sweep(folder: Path, prefix: str) -> None:
             status = os.fstat(owner.fileno())
             if stat.S_ISREG(status.st_mode) and owner.read(1 << 10) == socket.gethostname():
                 if status.st_uid == os.getuid():
-                    end_writers(left.resolve())
-                shutil.rmtree(left, ignore_errors=True)
+                    remove_with_writers(left)
+                else:
+                    shutil.rmtree(left, ignore_errors=True)
 
 
 def sweep_all(folder: Path, prefix: str) -> None:

@@ -55,6 +55,20 @@ def test_what_does_not_answer_has_a_deadline_and_holds_up_the_next(gate: threadi
     assert not caller.stuck
 
 
+def test_something_else_is_done_meanwhile(gate: threading.Event) -> None:
+    seen: list[int] = []
+
+    def meanwhile() -> None:
+        seen.append(1)
+        if len(seen) == 3:
+            gate.set()
+
+    assert within(60, "", lambda: gate.wait(60), meanwhile)
+    assert len(seen) == 3
+    with pytest.raises(ClusterLost):
+        within(0.05, "", threading.Event().wait, lambda: None)
+
+
 def test_one_that_is_stuck_is_left_behind(gate: threading.Event, caller: Caller) -> None:
     with pytest.raises(ClusterLost):
         within(0.05, "", gate.wait)

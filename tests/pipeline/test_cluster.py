@@ -18,7 +18,7 @@ from ffpipe.system.errors import RunFailed, UserError
 )
 def test_an_address_that_cannot_be_joined(address: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
-        Cluster._join(address)
+        Cluster._join(address, lambda: None)
 
 
 def test_ray_that_does_not_start_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

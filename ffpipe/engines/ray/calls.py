@@ -8,14 +8,16 @@ cluster with the thread that started them, and none is called while another is s
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from ffpipe.system.errors import ClusterLost
 
 T = TypeVar("T")
+MEANWHILE_SECONDS = 0.02
 Call = tuple["Future[Any]", Callable[[], Any]]
 
 
@@ -42,15 +44,19 @@ class Caller:
 caller = Caller()
 
 
-def within(seconds: float, what: str, function: Callable[[], T]) -> T:
-    """Return what `function` returns, or raise what it raises. what: it is done for, in a message.
+def within(seconds: float, what: str, function: Callable[[], T], meanwhile: Callable[[], object] | None = None) -> T:
+    """Return what `function` returns, or raise what it raises. what: it is done for, in a message. meanwhile: called
+    again and again while that is waited for.
 
     Raises ClusterLost where there is no answer in time. Ray is then still at it, and what is called next waits too.
     """
     answer: Future[T] = Future()
     caller.put((answer, function))
+    deadline = time.monotonic() + seconds
     try:
-        return answer.result(seconds)
+        while meanwhile is not None and not wait([answer], MEANWHILE_SECONDS).done and time.monotonic() < deadline:
+            meanwhile()
+        return answer.result(max(0.0, deadline - time.monotonic()))
     except TimeoutError:
         if answer.done():  # with a deadline of its own
             return answer.result()

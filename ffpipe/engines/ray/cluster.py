@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
 import signal
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from ffpipe.engines.ray.placement import Host
 from ffpipe.engines.ray.settings import PREFIX, folder_of_clusters
 from ffpipe.engines.ray.surroundings import check_door, check_host, shared_memory
 from ffpipe.system.errors import ClusterLost, RunFailed, UserError, reason
-from ffpipe.system.leftovers import own_folder, sweep
+from ffpipe.system.leftovers import own_folder, remove_with_writers, sweep
 from ffpipe.system.processes import end_writers
 
 # Ray itself gives up starting sooner, and leaving takes it a second or two.
@@ -59,16 +59,20 @@ class Cluster:
         address = os.environ.get("RAY_ADDRESS")
         self._owned = True
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        try:
-            if address:
-                self._join(address)
-            else:
-                chosen = int(resolve_object_store_memory(estimate_available_memory()))
-                self._start(own_store_bytes(self._asked_bytes, chosen, self._shared))
-        finally:
+
+        def take_back() -> None:
             # Ray puts a handler of its own in place of the program's, in C++, which ends the program.
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, on_sigterm)
+
+        try:
+            if address:
+                self._join(address, take_back)
+            else:
+                chosen = int(resolve_object_store_memory(estimate_available_memory()))
+                self._start(own_store_bytes(self._asked_bytes, chosen, self._shared), take_back)
+        finally:
+            take_back()
         # Whatever log_to_driver says, Ray writes a thousand characters on every stage that dies to the program's
         # output, in the middle of a live table; the run says it in one line.
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
@@ -133,7 +137,7 @@ class Cluster:
             ray._private.worker.print_to_stdstream = RAY_PRINTS
             self._owned = self._attached = False
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove_with_writers(Path(self._folder))
             self._folder = None
 
     def _leave(self) -> None:
@@ -154,11 +158,11 @@ class Cluster:
         return SECONDS_WITHOUT_HEAD if self._attached and self.head.silent() else SECONDS_TO_LEAVE
 
     @staticmethod
-    def _join(address: str) -> None:
+    def _join(address: str, meanwhile: Callable[[], object]) -> None:
         try:
             check_door(address)
             init = partial(ray.init, address, log_to_driver=False, logging_level=logging.ERROR, job_config=safe_job())
-            within(SECONDS_TO_JOIN, "to be joined", init)
+            within(SECONDS_TO_JOIN, "to be joined", init, meanwhile)
         except UserError:
             raise
         except Exception as error:  # Ray raises bare ones too
@@ -167,7 +171,7 @@ class Cluster:
                 "start one there, or unset RAY_ADDRESS to have one started here"
             ) from None
 
-    def _start(self, object_store_bytes: int) -> None:
+    def _start(self, object_store_bytes: int, meanwhile: Callable[[], object]) -> None:
         folder = folder_of_clusters()
         self._on_disk = object_store_bytes > self._shared
         check_host()
@@ -186,7 +190,7 @@ class Cluster:
                 _plasma_directory=self._folder if self._on_disk else None,
                 _temp_dir=f"{self._folder}/{FOLDER_OF_RAY}",
             )
-            within(SECONDS_TO_START, "to start", init)
+            within(SECONDS_TO_START, "to start", init, meanwhile)
         except BaseException as error:
             self._end_processes()  # for which a start that goes on waits in vain
             self.close()
