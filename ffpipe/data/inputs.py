@@ -5,10 +5,12 @@ It must not know a file format.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +19,19 @@ from ffpipe.config.schema import Data
 from ffpipe.data.columns import Wanted
 from ffpipe.data.discover import known_kind
 from ffpipe.data.opened import is_like, mode_of, open_images, row_of
-from ffpipe.data.scale import Given
+from ffpipe.data.scale import BYTE, Given
 from ffpipe.data.source import Contents
-from ffpipe.data.unlabelled import TABLES, archive, as_written, table
+from ffpipe.data.unlabelled import TABLES, Tabular, archive, as_written
 from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import expanded
 
 # Files of a folder that are read; whatever else lies there is left alone.
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".npy")
 
-# Its place in a file of several images, None in one of one; and the row, or what is wrong with it.
-Image = tuple[int | None, NDArray[np.float32] | UserError]
+# An image, or what is wrong with it.
+Row = NDArray[np.float32] | UserError
+# With its place in a file of several images; None in one of one.
+Image = tuple[int | None, Row]
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,20 @@ class Inputs:
     def images(self, path: str | Path) -> Iterator[Image]:
         """Each image of a file. Raises UserError where the file cannot be read, or not to its end."""
         kind = known_kind(expanded(path))
-        if kind in TABLES or kind == "npz":
-            yield from self._numbered(self._contents(expanded(path), kind), str(path))
+        if kind not in TABLES and kind != "npz":
+            yield from self._of_file(path)
             return
+        done = 0
+        try:
+            for index, image in self._of_table(expanded(path), kind) if kind in TABLES else self._of_archive(path):
+                done = index + 1
+                yield index, image
+        except UserError as error:
+            left_out = f"; its images from number {done} on are left out" if done else ""
+            raise UserError(f"{error}{left_out}") from None
+
+    def _of_file(self, path: str | Path) -> Iterator[Image]:
+        """The picture or the array of a file of their own."""
         file = open_images(path, self.shape, self.scale, self.data.scale, self.data.size)
         for index in range(len(file)):
             place = index if file.many else None
@@ -53,40 +68,61 @@ class Inputs:
             except UserError as error:
                 yield place, error
 
-    def _contents(self, path: Path, kind: str) -> Contents:
-        """A table or an archive with its images in any shape that has the right numbers. Raises UserError."""
-        data, features = self.data, int(np.prod(self.shape))
-        if kind == "npz":
-            contents = archive(path, self.shape, data.arrays[2:3] or data.arrays[:1])
-        else:
-            wanted = Wanted(data.image_column, data.label_column, mode_of(self.shape), data.size)
-            contents = table(path, kind, wanted, features)
+    def _of_archive(self, path: str | Path) -> Iterator[tuple[int, Row]]:
+        arrays = self.data.arrays
+        contents = archive(expanded(path), self.shape, arrays[2:3] or arrays[:1])
+        return self._rows(_counted(contents), contents.shape, self._divisor(contents), str(path))
+
+    def _of_table(self, path: Path, kind: str) -> Iterator[tuple[int, Row]]:
+        """The images of a table. Once one cannot be read, each of the others is read by itself."""
+        data, features, done = self.data, math.prod(self.shape), 0
+        wanted = Wanted(data.image_column, data.label_column, mode_of(self.shape), data.size)
+        table = Tabular(path, kind, wanted, features)
+        contents = table.contents
+        if contents is None:  # its first picture cannot be read
+            yield from self._rows(table.apart(0), self.shape, BYTE, str(path))
+            return
         if kind == "csv" and not contents.divisor and self.scale.kind != "f":  # which was trained on such numbers
             contents = as_written(contents)
-        if not (self._channels_first(contents) or is_like(contents.shape, self.shape)):
-            raise UserError(f"{path}: its images have the shape {contents.shape}; expected {self.shape}")
-        return contents
-
-    def _channels_first(self, contents: Contents) -> bool:
-        """Whether images have their channels before height and width, as training takes them too."""
-        shape = self.shape
-        return len(shape) == 3 and contents.shape == (shape[2], *shape[:2]) != shape
-
-    def _numbered(self, contents: Contents, path: str) -> Iterator[Image]:
-        """The images in their order, with their numbers."""
-        divisor = contents.divisor or self.scale.divisor_of(contents, self.data.scale)
-        index = 0
+        divisor = self._divisor(contents)
         try:
-            for block in contents.blocks():
-                images = block.reshape(len(block), *contents.shape)
-                for image in np.moveaxis(images, 1, -1) if self._channels_first(contents) else images:
-                    try:
-                        yield index, row_of(image, divisor, f"{path}[{index}]")
-                    except UserError as error:
-                        yield index, error
-                    index += 1
-        except UserError as error:
-            raise UserError(f"{error}; its images from number {index} on are left out") from None
+            for index, row in self._rows(_counted(contents), contents.shape, divisor, str(path)):
+                yield index, row
+                done = index + 1
+        except UserError:
+            yield from self._rows(table.apart(done), contents.shape, divisor, str(path))
+
+    def _rows(
+        self, images: Iterator[tuple[int, NDArray[Any] | UserError]], given: tuple[int, ...], divisor: float, path: str
+    ) -> Iterator[tuple[int, Row]]:
+        """Images of a shape that is given, as rows of the network's; of each that is bad, what is wrong with it.
+
+        Raises UserError for another shape.
+        """
+        shape = self.shape
+        # As training takes them too.
+        channels_first = len(shape) == 3 and given == (shape[2], *shape[:2]) != shape
+        if not channels_first and not is_like(given, shape):
+            raise UserError(f"{path}: its images have the shape {given}; expected {shape}")
+        for index, image in images:
+            row: Row
+            try:
+                if isinstance(image, UserError):
+                    raise image
+                image = np.moveaxis(image.reshape(given), 0, -1) if channels_first else image
+                row = row_of(image, divisor, f"{path}[{index}]")
+            except UserError as error:
+                row = error
+            yield index, row
+
+    def _divisor(self, contents: Contents) -> float:
+        """What the numbers are divided by."""
+        return contents.divisor or self.scale.divisor_of(contents, self.data.scale)
+
+
+def _counted(contents: Contents) -> Iterator[tuple[int, NDArray[Any]]]:
+    """The images of a source with their numbers."""
+    return enumerate(image for block in contents.blocks() for image in block)
 
 
 def files_of(path: str | Path) -> Iterator[str | Path]:

@@ -9,6 +9,7 @@ import math
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,27 +33,61 @@ TABLES: dict[str, OpenTable] = {
 }
 # The column that a table without labels is given, so that it can be read as one with labels.
 NO_LABEL = "(no label)"
+_NO_LABELS = pa.record_batch({NO_LABEL: pa.array([0], pa.int8())})
+# Rows that are read at once where each is by itself; if none of the first has an image, no other is looked at.
+FIRST_ROWS = 256
 # Arrays of images by their usual names, those of a test part first.
 NAMES = ("x_test", "test_images", "test_x", "images", "x", "data", "arr_0", "x_train", "train_images", "train_x")
 
 
-def table(path: Path, kind: str, wanted: Wanted, features: int) -> Contents:
-    """The images of a Parquet, Arrow or CSV file. kind: key of TABLES. features: numbers of an image. Raises
-    UserError."""
-    open_table, plain = TABLES[kind], replace(wanted, label=NO_LABEL)
-    found, wrong = None, None
-    # Every column may be a pixel, or one of them a label.
-    for opener, said in ((_without_label(open_table), plain), (open_table, wanted)):
+class Tabular:
+    """The images of a Parquet, Arrow or CSV file.
+
+    contents: all of them, as a source has them. Raises UserError where not even the first rows have an image of so
+    many features. kind: key of TABLES.
+    """
+
+    def __init__(self, path: Path, kind: str, wanted: Wanted, features: int) -> None:
+        self._path, self._features = path, features
+        # Every column may be a pixel, or one of them a label.
+        ways = ((_without_label(TABLES[kind]), replace(wanted, label=NO_LABEL)), (TABLES[kind], wanted))
+        self._open, self._wanted = ways[0]
+        self.contents, wrong = None, None
+        for self._open, self._wanted in ways:
+            try:
+                self.contents = columns.contents(self._open, [path], self._wanted)
+            except UserError as error:
+                wrong = wrong or error
+            else:
+                if self.contents.features == features:
+                    return
+        if self.contents is not None:
+            shape = self.contents.shape
+            raise UserError(f"{path}: its images have the shape {shape}; expected {features} numbers")
+        self._open, self._wanted = ways[0]
+        if all(isinstance(row, UserError) for _, row in islice(self.apart(0), FIRST_ROWS)):
+            raise wrong or UserError(f"{path}: there are no images")
+
+    def apart(self, first: int) -> Iterator[tuple[int, NDArray[Any] | UserError]]:
+        """The rows from `first` on, each read by itself: an image (features,), or what is wrong with it."""
+        whole, row = self._open(self._path), 0
+        for batch in whole.read([name for name in whole.schema.names if name != NO_LABEL], FIRST_ROWS):
+            for at in range(len(batch)):
+                if row >= first:
+                    yield row, self._one(whole, batch.slice(at, 1), row)
+                row += 1
+
+    def _one(self, whole: Table, row: pa.RecordBatch, number: int) -> NDArray[Any] | UserError:
+        """The image of one row, from a table that has no other."""
+        only = replace(whole, read=lambda names, _: iter([_NO_LABELS if list(names) == [NO_LABEL] else row]))
         try:
-            found = columns.contents(opener, [path], said)
+            (image,) = next(columns.contents(lambda _: only, [self._path], self._wanted).blocks())
         except UserError as error:
-            wrong = wrong or error
-        else:
-            if found.features == features:
-                return found
-    if found is None:
-        raise wrong or UserError(f"{path}: there are no images")
-    raise UserError(f"{path}: its images have the shape {found.shape}; expected {features} numbers")
+            return UserError(str(error).replace("at row 0", f"at row {number}"))
+        if image.size != self._features:
+            return UserError(f"{self._path}: the image at row {number} has {image.size} numbers, not {self._features}")
+        found: NDArray[Any] = image
+        return found
 
 
 def archive(path: Path, shape: tuple[int, ...], named: Sequence[str] = ()) -> Contents:
@@ -102,7 +137,7 @@ def _without_label(open_table: OpenTable) -> OpenTable:
 
         def read(names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
             if list(names) == [NO_LABEL]:
-                yield pa.record_batch({NO_LABEL: pa.array([0], pa.int8())})
+                yield _NO_LABELS
             else:
                 yield from found.read(names, rows)
 
