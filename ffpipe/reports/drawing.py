@@ -145,6 +145,7 @@ def _svg(figure: Figure, name: str, alt: str) -> tuple[str, frozenset[str]]:
     with styled():
         # Without date and maker, so that the same figure gives the same text.
         figure.savefig(sink, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        figure.set_layout_engine("none")  # all has found its place, which takes as long as to draw it
     text = sink.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)

@@ -118,7 +118,7 @@ class Record:
 
 def curve(name: str, points: list[tuple[int, float]]) -> Curve:
     """Join points in the order of their steps; of several at one step the last counts."""
-    steps = dict(sorted(points))
+    steps = dict(sorted(points, key=lambda point: point[0]))
     return Curve(name, tuple(steps), tuple(steps.values()))
 
 

@@ -138,10 +138,11 @@ class _Report:
         from ffpipe.reports.drawing import png
         from ffpipe.reports.page import html
 
+        text = html(page).encode("utf-8", "replace")
         if self._png is not None:
             for picture in page.pictures:
                 _write(self._png / f"{picture.name}.png", png(picture.figure))
-        _write(self._out, html(page).encode("utf-8", "replace"))
+        _write(self._out, text)
         return self._out
 
     def _page(self, refresh: int) -> Page:

@@ -1,0 +1,86 @@
+"""Small runs of different kinds, of which tests make reports."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import ffpipe
+from ffpipe.commands.cli import main
+from ffpipe.config.schema import BlockConfig, Data, Execution
+
+# Names that somebody chose who wishes us ill.
+HOSTILE_CLASSES = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "$\\frac{1}{0}$ & 名前")
+HOSTILE_FOLDER = "<b>run</b> &amp; 'x'"
+
+
+class Reported(NamedTuple):
+    """A run, its report, and the pictures of that as PNGs."""
+
+    run: Path
+    report: Path
+    pictures: list[Path]
+
+
+def make_pairs(base: Path) -> Path:
+    """Dense layers with hard negatives, traced."""
+    run = base / "pairs"
+    fields = ["--training.dims", "64", "30", "30", "30", "--epochs", "3", "--execution.log-steps", "10"]
+    more = ["--execution.evaluate-every", "1", "--execution.trace", "true", "--engine", "local"]
+    assert main(["train", "digits", *fields, *more, "--run-dir", str(run)]) == 0
+    return run
+
+
+def make_classes(base: Path) -> Path:
+    """Convolutions with class heads on shifted images of the user's own."""
+    chance = np.random.default_rng(1)
+    labels = np.array([HOSTILE_CLASSES[index % 3] for index in range(160)])
+    images = chance.integers(0, 60, (160, 8, 8), dtype=np.uint8)
+    for index in range(160):
+        images[index, 2 * (index % 3) : 2 * (index % 3) + 3] += 120
+    np.savez(base / "own.npz", x_train=images, y_train=labels)
+    config = ffpipe.override(
+        ffpipe.recipe("digits-cnn"),
+        {
+            "training.epochs": 2,
+            "training.batch_size": 20,
+            "training.augmentation.crop": 1,
+            "training.standardize": True,
+        },
+    )
+    data = Data(source="npz", train=(str(base / "own.npz"),), validation=20, test_count=40)
+    return _trained(replace(config, training=replace(config.training, data=data)), base / HOSTILE_FOLDER)
+
+
+def make_hybrid(base: Path) -> Path:
+    """Receptive fields, with negatives that are two images in one."""
+
+    def fields(channels: int, kernel: int) -> BlockConfig:
+        options: dict[str, bool | int | float | str] = {"channels": channels, "kernel": kernel, "activation": "none"}
+        return BlockConfig(kind="receptive-fields", options=options, objective_options={"rectify": True})
+
+    config = ffpipe.recipe("hinton-lrf")
+    data = Data(source="digits", validation=97, test_count=100, train_limit=300)
+    training = replace(config.training, blocks=(fields(6, 4), fields(8, 2)), epochs=2, batch_size=50, data=data)
+    return _trained(replace(config, training=training), base / "hybrid")
+
+
+def make_text(base: Path) -> Path:
+    """Two transformer blocks on a text of a few words."""
+    (base / "words.txt").write_text("the quick brown fox jumps over the lazy dog.\n" * 60)
+    block = BlockConfig(kind="transformer", options={"width": 16, "heads": 2, "symbols": 29})
+    config = ffpipe.recipe("char-lm")
+    data = Data(source="text", train=(str(base / "words.txt"),), length=16, split_seed=-1, validation=10, test_count=10)
+    training = replace(config.training, blocks=(block,) * 2, epochs=2, batch_size=16, data=data)
+    return _trained(replace(config, training=training), base / "text")
+
+
+def _trained(config: ffpipe.Config, folder: Path) -> Path:
+    execution = Execution(engine="local", stages=1, evaluate_every=1, log_steps=3, run_dir=str(folder))
+    return ffpipe.train(replace(config, execution=execution)).run_dir
+
+
+MAKERS = {"pairs": make_pairs, "classes": make_classes, "hybrid": make_hybrid, "text": make_text}

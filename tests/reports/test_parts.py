@@ -1,0 +1,184 @@
+"""The parts of a report by themselves: pictures of few and of many series, traces, margins, labels, the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from ffpipe.config.schema import Training
+from ffpipe.reports import curves, figures
+from ffpipe.reports.answers import Answers
+from ffpipe.reports.compare import flat, letter
+from ffpipe.reports.drawing import DARK, colours, drawn, few
+from ffpipe.reports.gather import Curve, block_name, curve
+from ffpipe.reports.memory import Memory
+from ffpipe.reports.page import html
+from ffpipe.reports.parts import Missing, Page, Part, Passage, Section, Table, Tile, attempt
+from ffpipe.reports.rows import as_pictures, labels_in
+from ffpipe.reports.spread import Spread, Spreads, margins
+from ffpipe.reports.trace import KINDS, read_trace
+from ffpipe.reports.weights import Fields
+from ffpipe.system.errors import UserError
+
+BLOCKS = [1, 3, 12, 32, 1000]
+
+
+def many(count: int, points: int = 50) -> list[Curve]:
+    steps = tuple(range(1, points + 1))
+    return [Curve(block_name(block), steps, tuple((block + 1) / step for step in steps)) for block in range(count)]
+
+
+@pytest.mark.parametrize("count", BLOCKS)
+def test_curves_of_any_number_of_blocks(count: int) -> None:
+    """Each has a colour of its own on both pages, and the legend fits below the picture."""
+    made = colours(count)
+    assert len(set(made)) == min(count, len(set(made)))
+    assert set(made) <= DARK.keys()
+    assert len(few(count)) <= 8
+    assert {0, count - 1} <= few(count)
+    if count > 32:
+        return
+    figure = curves.blocks_against_steps(many(count), "Loss", "loss", 10.0)
+    drawn(figure, "loss", "alt")  # now all has its place
+    legend, axes = figure.legends[0].get_window_extent(), figure.axes[0].get_window_extent()
+    assert legend.y1 < axes.y0
+    assert 0 <= legend.x0 < legend.x1 <= figure.bbox.width
+
+
+def test_a_long_curve_is_thinned() -> None:
+    svg = drawn(curves.blocks_against_steps(many(2, 20_000), "Loss", "loss", 0.0), "loss", "alt").html
+    assert len(svg) < 150_000
+
+
+def test_a_curve_is_in_the_order_of_its_steps() -> None:
+    assert curve("a", [(3, 0.5), (1, 0.9), (3, 0.4)]) == Curve("a", (1, 3), (0.9, 0.4))
+
+
+@pytest.mark.parametrize("count", [1, 4, 12, 32])
+def test_pictures_of_any_number_of_blocks(count: int) -> None:
+    chance = np.random.default_rng(0)
+    spread = [Spread(b, "dense", chance.normal(b, 1, 50), chance.normal(0, 1, 50), 0.1, 0.5) for b in range(count)]
+    for figure in (
+        figures.histograms(Spreads("goodness", ("positive", "negative"), tuple(spread))),
+        figures.shares_of_time([{"compute": 0.5, "input": 0.3}] * count),
+        figures.memory_of_stages(Memory((range(1),) * count, ((2**20,) * 8,) * count, (2**23,) * count)),
+    ):
+        assert drawn(figure, "x", "alt").html.startswith(("<svg", "<img"))
+
+
+@pytest.mark.parametrize("classes", [2, 10, 70])
+def test_confusion_of_few_and_many_classes(classes: int) -> None:
+    counts = np.random.default_rng(0).integers(0, 9, (classes, classes))
+    names = tuple(f"${index}_" for index in range(classes))
+    figure = figures.confusion(Answers("test", "last", names, counts, (), 100, 100, False))
+    svg = drawn(figure, "x", "alt").html
+    assert svg.startswith("<svg")
+    assert "$1_" in svg
+
+
+def test_a_picture_of_too_many_parts_becomes_pixels() -> None:
+    figure = Figure(figsize=(4, 3))
+    figure.subplots().plot(np.arange(60_000) % 777, np.arange(60_000) % 1013, ".", markersize=1)
+    found = drawn(figure, "x", "what it shows")
+    assert found.html.startswith('<img class="png" alt="what it shows" src="data:image/png;base64,')
+
+
+def test_fields_in_colours_and_without() -> None:
+    for shape in ((5, 4, 4), (3, 28, 28, 3), (48, 2, 2)):
+        assert (
+            "<image" in drawn(figures.receptive_fields(Fields("t", "w", np.ones(shape, np.float32), 99)), "x", "a").html
+        )
+
+
+def test_a_trace_is_read_line_by_line(tmp_path: Path) -> None:
+    """Also one that is being written, with lines that are none of ours."""
+    path = tmp_path / "trace.json"
+    with pytest.raises(UserError, match="there is no trace"):
+        read_trace(path)
+    path.write_text(
+        "[\n"
+        '{"ph": "M", "name": "process_name", "pid": 0, "args": {"name": "stage 0"}},\n'
+        '{"ph": "X", "name": "compute Train(first=0)", "cat": "compute", "pid": 0, "tid": 0, "ts": 1e6, "dur": 3e6},\n'
+        '{"ph": "X", "name": "input", "cat": "input", "pid": 1, "tid": 0, "ts": 1e6, "dur": 1e6},\n'
+        '{"ph": "X", "name": "publish", "cat": "publish", "pid": 0, "tid": 1, "ts": 1e6, "dur": 1e9},\n'
+        '{"ph": "X", "name": "compute Train", "pid": 99999999, "tid": 0, "ts": 1e6, "dur": 1e9},\n'
+        '{"ph": "X", "name": "compute Train", "pid": 1, "tid": 0, "ts": -1e300, "dur": 1e9},\n'
+        f'{{"ph": "X", "name": "{"x" * 5000}", "pid": 1}},\n'
+        '{"ph": "X", "name": "compute Ev'
+    )
+    found = read_trace(path)
+    assert found.seconds == pytest.approx(3.0)
+    assert not found.cut
+    assert found.shares.shape[:2] == (2, len(KINDS))
+    assert found.shares[0, 0] == pytest.approx(np.ones(300))
+    assert found.shares[1, 3, :100] == pytest.approx(np.ones(100))
+    assert found.shares[1, 3, 101:].sum() == 0
+    assert {span.stage for span in found.spans} == {0, 1}
+    path.write_text("[\n")
+    with pytest.raises(UserError, match="has no spans yet"):
+        read_trace(path)
+
+
+def test_margins() -> None:
+    scores = torch.tensor([[1.0, 3.0, 2.0], [5.0, 1.0, 0.0]])
+    assert margins(scores, torch.tensor([1, 2])).tolist() == [1.0, -5.0]
+    assert margins(scores[None], torch.tensor([[0, 0]])).tolist() == [-2.0, 4.0]
+
+
+@pytest.mark.parametrize(("labels", "width"), [("overlay", 16), ("append", 20), ("planes", 80)])
+def test_labels_that_rows_carry(labels: str, width: int) -> None:
+    from ffpipe.learn.labels import LabelCode
+
+    code = LabelCode(labels, 16, 4, 1.0, (4, 4))
+    rows = torch.empty(3, width)
+    right = torch.tensor([2, 0, 3])
+    code.write(rows, torch.rand(3, 16) / 2, right)
+    found = labels_in(rows, Training(labels=labels), 16, 4)  # type: ignore[arg-type]  # one of them
+    assert found is not None
+    assert torch.equal(found, right)
+    assert labels_in(rows, Training(labels="none"), 16, 4) is None
+
+
+def test_pictures_of_examples() -> None:
+    rows = np.arange(24, dtype=np.float32).reshape(2, 12)
+    assert as_pictures(rows, (3, 4)).shape == (2, 3, 4)
+    assert as_pictures(rows, (2, 2, 3)).shape == (2, 2, 2, 3)
+    assert as_pictures(rows, (3, 4)).max() == 1.0
+    with pytest.raises(UserError, match="are not pictures"):
+        as_pictures(rows, (12,))
+
+
+def test_everything_on_a_page_is_escaped() -> None:
+    evil = "<script>\x1b[31m</script>\"'&"
+    section = Section(evil, [Table([evil], [[evil]], evil), Passage([(evil, True)], evil), Missing(evil, evil)], evil)
+    text = html(Page(evil, evil, evil, [Tile(evil, evil)], [section]))
+    assert "<script" not in text
+    assert "\x1b" not in text
+    assert text.count("&lt;script&gt;\\x1b[31m&lt;/script&gt;&quot;&#x27;&amp;") == 16
+
+
+def test_a_part_is_a_value_or_a_reason() -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    assert Part(2).then(lambda two: two + 1) == Part(3)
+    assert Part[int](missing="gone").then(lambda two: two + 1) == Part(missing="gone")
+    assert attempt(lambda: fail(UserError("not there"))).missing == "not there"
+    assert attempt(lambda: fail(FileNotFoundError(2, "No such file"))).missing == "No such file"
+    assert "ZeroDivisionError" in attempt(lambda: 1 // 0, user_code=True).missing
+    with pytest.raises(ZeroDivisionError):
+        attempt(lambda: 1 // 0)
+    assert Part(1).beside(Part("a")) == Part((1, "a"))
+    assert Part(1).beside(Part[str](missing="gone")) == Part(missing="gone")
+
+
+def test_letters_and_fields_of_runs() -> None:
+    assert [letter(index) for index in (0, 25, 26, 27, 52)] == ["A", "Z", "AA", "AB", "BA"]
+    fields = flat(Training(blocks=()))
+    assert fields["data.source"] == "digits"
+    assert fields["dims"] == "64 500 500"
+    assert fields["blocks"] == "none"
