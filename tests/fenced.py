@@ -10,7 +10,7 @@ A comment in the page speaks of the next block, or of that above it where it sta
     <!-- ray: REASON -->        its runs keep engine ray, where all others have `--engine local` added
 
 What a block shows of its output may leave things out: `...` is anything, within a line or as lines of its own. Times,
-sizes and dates may be others, shares of errors a little.
+sizes, dates, and the chunk and window that were chosen may be others, shares of errors a little.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)
 _FENCE = re.compile(r"^(?P<indent> *)(?P<marks>`{3,}|~{3,}) *(?P<language>[^\s`{]*).*$")
 _UNITS = r"(?:s|ms|min|h|[kMGT]?i?B|[KMG]iB|examples/s|MB/s|GB/s|steps/s|/s)\b"
 _PARTS = re.compile(
-    rf"(?P<any>\.\.\.)|(?P<stamp>\d{{8}}-\d{{6}})|(?P<share>\d+(?:\.\d+)?) ?%|(?P<amount>\d[\d,.]* ?{_UNITS})"
+    rf"(?P<any>\.\.\.)|(?P<stamp>\d{{8}}-\d{{6}})|(?P<share>\d+(?:\.\d+)?) ?%"
+    rf"|(?P<chosen>chunk \d+, window \d+)|(?P<amount>\d[\d,.]* ?{_UNITS})"
 )
 
 
@@ -155,6 +156,8 @@ def _pattern(expected: list[str]) -> tuple[str, list[str]]:
             elif part["share"]:
                 pattern += r"(\d+(?:\.\d+)?) ?%"
                 shares.append(part["share"])
+            elif part["chosen"]:
+                pattern += r"chunk \d+, window \d+"
             else:
                 pattern += rf"\d[\d,.]* ?{_UNITS}"
         pattern += re.escape(line[place:]) + r"\n"
