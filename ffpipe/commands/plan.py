@@ -12,6 +12,7 @@ from ffpipe.commands.options import add_config, config_of, consent
 from ffpipe.config.fields import override
 from ffpipe.config.schema import Config
 from ffpipe.system.errors import UserError
+from ffpipe.system.memory import host_cpus, refuse_beyond_host
 from ffpipe.system.units import parse_flops, parse_rate, parse_seconds, say_rate, say_seconds, say_size
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]
 
     from ffpipe.planning.forecast import Ground, costs_at, wires_of
     from ffpipe.runs.controller import planned
-    from ffpipe.system.memory import host_cpus
 
     stages: tuple[int, ...] = options.stages or ()
     flops: float | None = options.flops
@@ -120,8 +120,6 @@ def _rows(
 
 def _left_out(config: Config, cores: int, measured: bool) -> list[str]:
     """Name what of the config a forecast does not know. measured: whether layers are timed here."""
-    from ffpipe.system.memory import host_cpus
-
     execution, here = config.execution, host_cpus()
     found = []
     if isinstance(execution.device, tuple) and len(set(execution.device)) > 1:
@@ -139,7 +137,6 @@ def _measured(job: Job, copies: int) -> Costs:
 
     from ffpipe.planning.calibrate import measure_costs, measure_side_by_side
     from ffpipe.planning.cost import largest_block_bytes
-    from ffpipe.system.memory import host_cpus, refuse_beyond_host
 
     execution = job.config.execution
     copies = min(copies, host_cpus())
@@ -296,11 +293,7 @@ OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "--stages": (parse_stages, "N,N,...", "one number of stages, or several: 1,2,4 or 1,2,4,...,128"),
     "--link": (partial(_amount, "--link", parse_rate), "RATE", "of each host's network, as 10Gbit; none: one host"),
     "--latency": (partial(_amount, "--latency", parse_seconds), "TIME", "between hosts, as 50us; none: 100us"),
-    "--flops": (
-        partial(_amount, "--flops", parse_flops),
-        "SPEED",
-        "of a stage's processor, as 60TFLOPS; none: measured here",
-    ),
+    "--flops": (partial(_amount, "--flops", parse_flops), "SPEED", "of a processor, as 60TFLOPS; none: measured here"),
     "--stages-per-host": (partial(_whole, "--stages-per-host"), "N", "none: 1 with --link, else all"),
     "--cores": (partial(_whole, "--cores"), "N", "of a host, for messages and layers on CPUs; none: as here"),
 }
