@@ -41,8 +41,9 @@ def commands() -> str:
 
 
 def names() -> str:
-    """All public names, as mkdocstrings asks for them."""
-    return "\n\n".join(f"::: ffpipe.{name}" for name in ffpipe.__all__) + "\n"
+    """All public names in the form that mkdocstrings reads, functions before classes."""
+    found = sorted(ffpipe.__all__, key=lambda name: (name[0].isupper(), name))
+    return "\n\n".join(f"::: ffpipe.{name}" for name in found) + "\n"
 
 
 def _sorted(found: Iterable[Leaf]) -> list[Leaf]:
