@@ -1,0 +1,218 @@
+"""One process of a contender that is not ffpipe: backpropagation in one process, by data parallelism, or through a
+pipeline of torch.distributed. Started by bench_peers.py; prints one line of JSON.
+
+    python scripts/peer.py '{"way": "gpipe", "world": 2, ...}' RANK
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ffpipe  # isort: skip - sets what torch reads from the environment
+import torch
+import torch.distributed as dist
+from peer_networks import config_of
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
+from torch.nn.parallel import DistributedDataParallel
+
+from ffpipe.learn.block import Block
+from ffpipe.learn.local import LocalBlock
+from ffpipe.learn.workspace import Workspace
+from ffpipe.pipeline.feed import Feed
+from ffpipe.pipeline.job import make_job
+from ffpipe.pipeline.packet import LABELS, X
+from ffpipe.pipeline.partition import partition
+from ffpipe.pipeline.schedule import Train
+from ffpipe.planning.cost import costs_of
+from ffpipe.system.memory import keep_freed
+
+CPU = torch.device("cpu")
+# Steps before the clock starts: allocators and connections warm up.
+WARM_UP = 3
+SCHEDULES: dict[str, Callable[..., Any]] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
+# Of a network that only takes time: numbers of a row, and classes.
+WIDTH, CLASSES = 1000, 10
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What bench_peers.py asks for. seconds: forward and backward of a minibatch in each stage that only takes time;
+    empty where `network` is computed. place: a file in which the processes meet."""
+
+    way: str
+    world: int
+    place: str
+    steps: int
+    microbatches: int = 1
+    threads: int = 1
+    network: str = ""
+    batch: int = 100
+    seconds: tuple[float, ...] = ()
+
+
+class _Takes(torch.autograd.Function):
+    """Hands rows on after a set time, and gradients after another."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, forward: float, backward: float) -> Tensor:
+        ctx.seconds = backward
+        time.sleep(forward)
+        return rows.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        time.sleep(ctx.seconds)
+        return gradient, torch.zeros(1), None, None
+
+
+class Takes(nn.Module):
+    """A part of a network that takes a set time and no processor."""
+
+    def __init__(self, forward: float, backward: float) -> None:
+        super().__init__()
+        self.weight, self.seconds = nn.Parameter(torch.zeros(1)), (forward, backward)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        made: Tensor = _Takes.apply(rows, self.weight, *self.seconds)  # type: ignore[no-untyped-call]
+        return made
+
+
+class Answer(nn.Module):
+    """The last part of a network: its bodies, and the logits of the last one's class head."""
+
+    def __init__(self, blocks: Sequence[LocalBlock]) -> None:
+        super().__init__()
+        self.bodies, self.objective = nn.ModuleList(block.body for block in blocks), blocks[-1].objective
+
+    def forward(self, rows: Tensor) -> Tensor:
+        for body in self.bodies:
+            rows = body(rows)
+        logits = self.objective.score(rows)
+        assert logits is not None
+        return logits
+
+
+@dataclass(frozen=True)
+class Work:
+    """A network cut into parts, and its minibatches. edges: one row before each part, and after the last."""
+
+    parts: list[nn.Module]
+    edges: list[tuple[int, ...]]
+    rows: Callable[[int], Tensor]
+    labels: Callable[[int], Tensor]
+
+
+def timed_work(asked: Asked, parts: int) -> Work:
+    """Parts that only take time."""
+    scale = asked.microbatches
+    forward, backward = (each * asked.world / parts / scale for each in asked.seconds)
+    rows, labels = torch.rand(asked.batch, WIDTH), torch.zeros(asked.batch, dtype=torch.int64)
+    modules: list[nn.Module] = [Takes(forward, backward) for _ in range(parts)]
+    return Work(modules, [(WIDTH,)] * (parts + 1), lambda step: rows, lambda step: labels)
+
+
+def computed_work(asked: Asked, parts: int) -> Work:
+    """A network of ffpipe's, end to end: the bodies of its blocks, with the last one's class head."""
+    job = make_job(config_of(asked.network, asked.steps + WARM_UP))
+    network = job.network
+    groups = partition([[float(cost.flops) for cost in costs_of(network)]] * parts, None)
+    blocks: list[Block] = [network.make(index, Workspace(CPU)) for index in range(len(network))]
+    local = [block for block in blocks if isinstance(block, LocalBlock)]
+    modules: list[nn.Module] = [nn.Sequential(*(local[i].body for i in group)) for group in groups[:-1]]
+    modules.append(Answer([local[i] for i in groups[-1]]))
+    feed = Feed(network, job.splits, CPU)
+
+    def made(step: int, name: str) -> Tensor:
+        tensors = feed.tensors(Train(step, 1))
+        assert tensors is not None
+        return tensors[name][0].clone()
+
+    edges = [network.edges[group.start].shape for group in groups] + [(network.takes.classes,)]
+    return Work(modules, edges, lambda step: made(step, X), lambda step: made(step, LABELS))
+
+
+def steps_of(asked: Asked, rank: int) -> tuple[Callable[[int], object], list[nn.Module]]:
+    """A function that makes one update, and the modules of this process."""
+    interleaved = asked.way == "interleaved"
+    piped = asked.way in ("gpipe", "1f1b", "interleaved")
+    parts = asked.world * (2 if interleaved else 1) if piped else 1
+    work = timed_work(asked, parts) if asked.seconds else computed_work(asked, parts)
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits, labels)
+
+    if not piped:
+        whole = work.parts[0]
+        module: nn.Module = DistributedDataParallel(whole) if asked.world > 1 else whole
+        share = asked.batch // asked.world
+
+        def alone(step: int) -> None:
+            mine = slice(rank * share, (rank + 1) * share)
+            loss(module(work.rows(step)[mine]), work.labels(step)[mine]).backward()
+
+        return alone, [module]
+    size = asked.batch // asked.microbatches
+    own = [rank, rank + asked.world] if interleaved else [rank]
+
+    def example(index: int) -> Tensor:
+        """Rows before a part, which get a gradient but for those of the data."""
+        return torch.zeros(size, *work.edges[index], requires_grad=index > 0)
+
+    stages = [
+        PipelineStage(
+            work.parts[index], index, parts, CPU, input_args=(example(index),), output_args=(example(index + 1),)
+        )
+        for index in own
+    ]
+    schedule: Any = (
+        ScheduleInterleaved1F1B(stages, asked.microbatches, loss_fn=loss)  # type: ignore[arg-type]
+        if interleaved
+        else SCHEDULES[asked.way](stages[0], asked.microbatches, loss_fn=loss)
+    )
+
+    def piped_step(step: int) -> None:
+        given = (work.rows(step),) if rank == 0 else ()
+        last = {"target": work.labels(step), "losses": []} if rank == asked.world - 1 else {}
+        schedule.step(*given, **last)
+
+    return piped_step, [work.parts[index] for index in own]
+
+
+def main() -> None:
+    asked = Asked(**json.loads(sys.argv[1]))
+    rank = int(sys.argv[2])
+    torch.set_num_threads(asked.threads)
+    keep_freed()
+    dist.init_process_group("gloo", init_method=f"file://{asked.place}", rank=rank, world_size=asked.world)
+    step, modules = steps_of(asked, rank)
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=0.0005)
+    began = worked = 0.0
+    for index in range(asked.steps + WARM_UP):
+        if index == WARM_UP:
+            dist.barrier()
+            began, worked = time.perf_counter(), time.process_time()
+        step(index)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    dist.barrier()
+    seconds = time.perf_counter() - began
+    told = {
+        "rate": asked.steps * asked.batch / seconds,
+        "busy": (time.process_time() - worked) / seconds,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+    print(json.dumps(told), flush=True)
+    dist.destroy_process_group()
+
+
+assert ffpipe
+if __name__ == "__main__":
+    main()
