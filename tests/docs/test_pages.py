@@ -53,6 +53,10 @@ def test_every_block_is_run_or_says_why_not(page: str) -> None:
     assert not faults, "\n".join(faults)
 
 
+def test_the_readme_is_one_screen() -> None:
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 80
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_toml_is_of_a_config(page: str) -> None:
     for fence in PAGES[page]:
