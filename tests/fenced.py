@@ -10,7 +10,8 @@ A comment in the page speaks of the next block, or of that above it where it sta
     <!-- ray: REASON -->        its runs keep engine ray, where all others have `--engine local` added
 
 What a block shows of its output may leave things out: `...` is anything, within a line or as lines of its own. Times,
-sizes, dates, and the chunk and window that were chosen may be others, shares of errors a little.
+sizes, dates, and the chunk and window that were chosen may be others, shares of errors a little. Lines of progress, which
+slow machines print, need not be shown.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ READ = ("toml", "text", "json")
 WORDS = ("run", "not run", "long", "file", "status", "ray")
 # Percentage points by which processors of other kinds may come to another error.
 POINTS = 2.0
+
+# What a command prints every ten seconds, on a machine that needs as many.
+PROGRESS = re.compile(r"tested [\d,]+ of [\d,]+ examples|epoch \d+/\d+ +step .*")
 
 _COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)
 _FENCE = re.compile(r"^(?P<indent> *)(?P<marks>`{3,}|~{3,}) *(?P<language>[^\s`{]*).*$")
@@ -120,7 +124,8 @@ def difference(shown: list[str], printed: str) -> str:
     expected = [" ".join(line.split()) for line in shown if line.strip()]
     if not expected:
         return ""
-    text = "".join(" ".join(line.split()) + "\n" for line in printed.splitlines() if line.strip())
+    lines = [line for line in printed.splitlines() if line.strip() and not PROGRESS.match(line)]
+    text = "".join(" ".join(line.split()) + "\n" for line in lines)
     pattern, shares = _pattern(expected)
     match = re.fullmatch(pattern, text, re.DOTALL)
     told = f"the page shows\n{_indented(chr(10).join(shown))}\nprinted was\n{_indented(printed)}"

@@ -74,6 +74,7 @@ def test_a_block_that_is_neither_run_nor_marked(page: str, fault: str) -> None:
         (["run folder: .../runs/digits-20261120-171500"], "run folder: /tmp/runs/digits-20271231-000000\n"),
         (["trained in 5.2 s"], "trained in 1,015.1 s\n"),
         (["chunk 6, window 24"], "chunk 3, window 18\n"),
+        (["a", "b"], "a\ntested 60 of 1,000 examples\nepoch 1/10  step 0/280  0 examples/s\nb\n"),
         (["two   columns"], "two columns\n"),
         (["error 2.00%, 1 layer"], "error 3.33%, 1 layer\n"),
         (["1.5 GiB, 12 examples/s"], "380 MiB, 3,000 examples/s\n"),
