@@ -14,6 +14,7 @@ from ffpipe.config.schema import BlockConfig, Data, Execution
 
 # Names that somebody chose who wishes us ill.
 HOSTILE_CLASSES = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "$\\frac{1}{0}$ & 名前")
+SENTENCE = "the quick brown fox jumps over the lazy dog.\n"
 HOSTILE_FOLDER = "<b>run</b> &amp; 'x'"
 
 
@@ -70,7 +71,7 @@ def make_hybrid(base: Path) -> Path:
 
 def make_text(base: Path) -> Path:
     """Two transformer blocks on a text of a few words."""
-    (base / "words.txt").write_text("the quick brown fox jumps over the lazy dog.\n" * 60)
+    (base / "words.txt").write_text(SENTENCE * 60)
     block = BlockConfig(kind="transformer", options={"width": 16, "heads": 2, "symbols": 29})
     config = ffpipe.recipe("char-lm")
     data = Data(source="text", train=(str(base / "words.txt"),), length=16, split_seed=-1, validation=10, test_count=10)

@@ -149,8 +149,9 @@ def _svg(figure: Figure, name: str, alt: str) -> tuple[str, frozenset[str]]:
     text = sink.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
-    # Several pictures stand in one page, and names of their parts must not meet.
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
+    # Several pictures stand in one page, and names of their parts must not meet. Most are for nobody.
+    referred = set(re.findall(r'(?:xlink:href="|url\()#([^")]+)', text))
+    text = re.sub(r' id="([^"]+)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in referred else "", text)
     text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r" ?font-family: [^;\"]*;", "", text)  # the page's own
     used: set[str] = set()

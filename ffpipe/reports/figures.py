@@ -60,7 +60,7 @@ def _histogram(axes: Axes, spread: Spread) -> None:
         low, high = min(low, spread.border), max(high, spread.border)
     edges = np.linspace(low, max(high, low + 1e-9), 41)
     for numbers, colour in ((spread.first, SERIES[0]), (spread.second, SERIES[1])):
-        axes.hist(np.clip(numbers, low, high), edges.tolist(), color=colour, alpha=0.6)
+        axes.stairs(np.histogram(np.clip(numbers, low, high), edges)[0], edges, fill=True, color=colour, alpha=0.6)
     if spread.border is not None:
         axes.axvline(spread.border, color=INK, linestyle="--", linewidth=1.2)
     axes.set_title(f"block {spread.block}, {shortened(spread.name, 18)}")

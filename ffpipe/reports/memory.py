@@ -50,12 +50,12 @@ def memory(job: Job, summary: Summary | None, process: int) -> Memory:
     layers = [spec.layers for spec in layout.stages]
     if [block for group in groups for block in group] == list(range(job.layers)):
         layers = [range(group[0], group[-1] + 1) for group in groups]
-    if job.config.execution.engine == "local":
-        layers = [range(job.layers)]
+    peaks = summary.peak_rss_bytes if summary else []
+    if job.config.execution.engine == "local":  # all stages are in one process
+        layers, peaks = [range(job.layers)], [max(peaks)] if peaks else []
     chunk = (summary.chunk if summary else 0) or layout.plan.chunk
     of = Sizes(job.network, chunk)
     estimates = [estimate_stage(job, of, each, process) for each in layers]
-    peaks = summary.peak_rss_bytes if summary else []
     known = len(peaks) == len(layers)
     return Memory(tuple(layers), tuple(map(_kinds, estimates)), tuple(peaks) if known else (None,) * len(layers))
 

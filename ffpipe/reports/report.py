@@ -109,8 +109,9 @@ class _Report:
         self.records: list[Record] = []
         self.read()
         folders = [os.path.realpath(record.folder.path) for record in self.records]
-        if twice := next((run for run, folder in zip(runs, folders, strict=True) if folders.count(folder) > 1), None):
-            raise UserError(f"run {twice} is named twice: name each run once")
+        for index, run in enumerate(runs):
+            if folders[index] in folders[:index]:
+                raise UserError(f"run {run} is named twice: name each run once")
         self._out = expanded(out) if out else (Path(NAME) if len(runs) > 1 else self.records[0].folder.path / NAME)
         self._png = expanded(png) if png else None
         refuse_output(self._out)

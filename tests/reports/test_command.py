@@ -126,9 +126,8 @@ def test_data_that_are_gone(reported: dict[str, Reported], here: Path, fast: Non
 
 def test_nothing_is_downloaded(here: Path, fast: None, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FFPIPE_CACHE", str(here / "cache"))
-    config = override(
-        read_config(run / "config.toml"), {"training.data.source": "mnist", "training.dims": [784, 30, 30]}
-    )
+    of_mnist = {"training.data.source": "mnist", "training.data.test_count": 0, "training.dims": [784, 30, 30, 30]}
+    config = override(read_config(run / "config.toml"), of_mnist)
     (run / "config.toml").write_text(to_toml(config))
     text = write_report(run).read_text()
     assert "a report downloads nothing: name them with --data-dir" in text
