@@ -10,8 +10,8 @@ A comment in the page speaks of the next block, or of that above it where it sta
     <!-- ray: REASON -->        its runs keep engine ray, where all others have `--engine local` added
 
 What a block shows of its output may leave things out: `...` is anything, within a line or as lines of its own. Times,
-sizes, dates, and the chunk and window that were chosen may be others, shares of errors a little. Lines of progress, which
-slow machines print, need not be shown.
+sizes, dates, and the chunk and window that were chosen may be others, shares of errors a little. Lines of progress,
+which slow machines print, need not be shown.
 """
 
 from __future__ import annotations
