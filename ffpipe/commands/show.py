@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def command_that_goes_on(look: Look) -> str:
-    """The command that goes on with a run; empty while it is running, or where its config is lost."""
+    """Spell the command that goes on with a run; empty while it is running, or where its config is lost."""
     if look.running or look.config is None:
         return ""
     training, words = look.config.training, ["ffpipe", "resume", quote(str(look.path))]
@@ -63,7 +63,7 @@ def command_that_goes_on(look: Look) -> str:
 
 
 def _tree(look: Look, rows: Sequence[LayerRow], without: str) -> dict[str, Any]:
-    """A run as JSON has it."""
+    """Turn a run into what JSON has of it."""
     summary = look.summary or Summary()
     return {
         **as_tree(look),
@@ -80,7 +80,7 @@ def _tree(look: Look, rows: Sequence[LayerRow], without: str) -> dict[str, Any]:
 
 
 def _sections(look: Look, rows: Sequence[LayerRow], without: str) -> list[tuple[str, list[str]]]:
-    """What the screen has, by name, in lines."""
+    """Lay out what the screen has, by name, in lines."""
     summary, config, named = look.summary or Summary(), look.config, []
     named.append(("run", [f"{look.path}: {look.state}"]))
     if config:
@@ -110,11 +110,9 @@ def _trained(config: Config) -> list[str]:
         network = "-".join(map(str, training.dims))
     negatives = f"{training.negatives} negatives" if training.contrasts else "no negatives"
     how = "backpropagation" if training.method == "backprop" else negatives
-    return [
-        _short(f"{config.recipe}: {network}, {how}"),
-        f"{say_epochs(config)}, batch {training.batch_size}, seed {training.seed}, {training.precision}, "
-        f"{training.optimizer.kind} at {training.optimizer.learning_rate:g}",
-    ]
+    optimizer = f"{training.optimizer.kind} at {training.optimizer.learning_rate:g}"
+    numbers = f"batch {training.batch_size}, seed {training.seed}, {training.precision}, {optimizer}"
+    return [_short(f"{config.recipe}: {network}, {how}"), _short(f"{say_epochs(config)}, {numbers}")]
 
 
 def _data(config: Config) -> str:
@@ -134,7 +132,7 @@ def _steps(summary: Summary, config: Config | None) -> str:
 
 
 def _evaluations(found: Sequence[Evaluation]) -> list[tuple[str, ...]]:
-    """A table of errors over time, the newest below."""
+    """Make a table of errors over time, the newest below."""
     readouts = list(dict.fromkeys(name for each in found for name in each.readouts))[:4]
     rows = [
         (
@@ -148,7 +146,7 @@ def _evaluations(found: Sequence[Evaluation]) -> list[tuple[str, ...]]:
 
 
 def _blocks(rows: Sequence[LayerRow]) -> list[tuple[str, ...]]:
-    """A table of what the newest row of metrics has of each block."""
+    """Make a table of what the newest row of metrics has of each block."""
     table = [
         (
             "head" if row.layer < 0 else str(row.layer),
@@ -161,7 +159,7 @@ def _blocks(rows: Sequence[LayerRow]) -> list[tuple[str, ...]]:
 
 
 def _ends(rows: list[T], gap: T) -> list[T]:
-    """The first rows and the last, where there are too many for a screen."""
+    """Keep the first rows and the last, where there are too many for a screen."""
     if len(rows) <= MOST_ROWS:
         return rows
     return [*rows[: MOST_ROWS // 2 - 1], gap, *rows[-(MOST_ROWS // 2) :]]

@@ -1,4 +1,4 @@
-"""What a person hands over to be classified: pictures, arrays, tables, archives and folders, as one row an image.
+"""Images that a person wants classified: pictures, arrays, tables, archives and folders, as one row an image.
 
 It must not know a file format.
 """
@@ -44,7 +44,7 @@ class Inputs:
     data: Data
 
     def images(self, path: str | Path) -> Iterator[Image]:
-        """Each image of a file. Raises UserError where the file cannot be read, or not to its end."""
+        """Yield each image of a file. Raises UserError where the file cannot be read, or not to its end."""
         kind = known_kind(expanded(path))
         if kind not in TABLES and kind != "npz":
             yield from self._of_file(path)
@@ -59,7 +59,7 @@ class Inputs:
             raise UserError(f"{error}{left_out}") from None
 
     def _of_file(self, path: str | Path) -> Iterator[Image]:
-        """The picture or the array of a file of their own."""
+        """Yield the picture or the images of the array in a file of their own."""
         file = open_images(path, self.shape, self.scale, self.data.scale, self.data.size)
         for index in range(len(file)):
             place = index if file.many else None
@@ -74,7 +74,7 @@ class Inputs:
         return self._rows(_counted(contents), contents.shape, self._divisor(contents), str(path))
 
     def _of_table(self, path: Path, kind: str) -> Iterator[tuple[int, Row]]:
-        """The images of a table. Once one cannot be read, each of the others is read by itself."""
+        """Yield the images of a table. Once one cannot be read, each of the others is read by itself."""
         data, features, done = self.data, math.prod(self.shape), 0
         wanted = Wanted(data.image_column, data.label_column, mode_of(self.shape), data.size)
         table = Tabular(path, kind, wanted, features)
@@ -95,7 +95,7 @@ class Inputs:
     def _rows(
         self, images: Iterator[tuple[int, NDArray[Any] | UserError]], given: tuple[int, ...], divisor: float, path: str
     ) -> Iterator[tuple[int, Row]]:
-        """Images of a shape that is given, as rows of the network's; of each that is bad, what is wrong with it.
+        """Yield images of a shape that is given as rows of the network's; of each that is bad, what is wrong with it.
 
         Raises UserError for another shape.
         """
@@ -116,17 +116,17 @@ class Inputs:
             yield index, row
 
     def _divisor(self, contents: Contents) -> float:
-        """What the numbers are divided by."""
+        """Return what the numbers are divided by."""
         return contents.divisor or self.scale.divisor_of(contents, self.data.scale)
 
 
 def _counted(contents: Contents) -> Iterator[tuple[int, NDArray[Any]]]:
-    """The images of a source with their numbers."""
+    """Yield the images of a source with their numbers."""
     return enumerate(image for block in contents.blocks() for image in block)
 
 
 def files_of(path: str | Path) -> Iterator[str | Path]:
-    """The path, or where it is a folder its pictures and arrays, recursively and in sorted order.
+    """Yield the path, or where it is a folder its pictures and arrays, recursively and in sorted order.
 
     Raises UserError where the folder cannot be read or has none.
     """
@@ -143,7 +143,7 @@ def files_of(path: str | Path) -> Iterator[str | Path]:
 
 
 def _below(root: Path) -> Iterator[Path]:
-    """Files of a folder, sorted by their parts; hidden ones are left out, and links to folders are not followed."""
+    """Yield files of a folder, sorted by their parts. Hidden ones are left out, links to folders not followed."""
     waiting = [root]
     while waiting:
         path = waiting.pop()
