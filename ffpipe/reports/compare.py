@@ -8,7 +8,7 @@ from string import ascii_uppercase
 
 from ffpipe.reports import curves
 from ffpipe.reports.curves import OfRun
-from ffpipe.reports.gather import HEAD, Record, block_name
+from ffpipe.reports.gather import HEAD, Record, block_name, readouts
 from ffpipe.reports.parts import Item, Missing, Page, Picture, Section, Table, Tile
 from ffpipe.reports.results import percent
 from ffpipe.system.units import say_seconds, say_size
@@ -43,18 +43,18 @@ def _best(records: Sequence[Record], names: Sequence[str]) -> list[Tile]:
     """The least test error by each read-out."""
     best: dict[str, tuple[float, str]] = {}
     for record, name in zip(records, names, strict=True):
-        for readout, error in record.tested.readouts.items() if record.tested else ():
+        for readout, error in readouts(record.tested).items() if record.tested else ():
             best[readout] = min(best.get(readout, (2.0, "")), (error, name))
     return [Tile(percent(error), f"least test error by {readout} ({name})") for readout, (error, name) in best.items()]
 
 
 def _results(records: Sequence[Record], names: Sequence[str]) -> Section:
-    readouts = list(dict.fromkeys(name for r in records if r.tested for name in r.tested.readouts))
-    head = ["run", "recipe", "state", "steps", *(f"test error by {name}" for name in readouts)]
+    by = list(dict.fromkeys(name for r in records if r.tested for name in readouts(r.tested)))
+    head = ["run", "recipe", "state", "steps", *(f"test error by {name}" for name in by)]
     rows = []
     for record, name in zip(records, names, strict=True):
         summary, tested = record.summary.value, record.tested
-        shares = [percent(tested.readouts.get(readout) if tested else None) for readout in readouts]
+        shares = [percent(readouts(tested).get(readout) if tested else None) for readout in by]
         times = (
             [say_seconds(summary.train_seconds), f"{summary.examples_per_second or 0:,.0f}"] if summary else ["-", "-"]
         )

@@ -19,6 +19,8 @@ import matplotlib as mpl
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from ffpipe.system.errors import escaped
+
 # Colours for a light page and, beside them, for a dark one. The six of the series are told apart by people who do not
 # see some colours, after Okabe and Ito.
 INK, FAINT, GRID, PAPER = "#23272d", "#646c76", "#dde2e8", "#ffffff"
@@ -109,7 +111,8 @@ def few(count: int, most: int = 8) -> set[int]:
 
 
 def shortened(text: str, most: int) -> str:
-    """Cut a text from elsewhere to a length that a picture has room for."""
+    """Cut a text from elsewhere to a length that a picture has room for, with nothing in it that is not seen."""
+    text = escaped(text)
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

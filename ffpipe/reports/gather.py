@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from ffpipe.config.schema import Config
+from ffpipe.learn.network import GOODNESS, LAST, SOFTMAX, SUM
 from ffpipe.reports.parts import Part, attempt
 from ffpipe.runs import inspection
 from ffpipe.runs.folder import RunFolder, open_run
@@ -25,6 +26,8 @@ from ffpipe.telemetry.report import Evaluation, LayerRow, Past
 
 Word = Annotated[str, Meta(max_length=200)]
 HEAD = -1
+# Beyond this a number is as good as endless, and pictures have no room for it.
+LARGEST = 1e30
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class Record:
         points: dict[str, list[tuple[int, float]]] = {}
         for each in self.evaluations:
             if each.split == split:
-                for readout, error in each.readouts.items():
+                for readout, error in readouts(each).items():
                     points.setdefault(readout, []).append((each.step, error))
         return [curve(readout, found) for readout, found in points.items()]
 
@@ -119,7 +122,12 @@ class Record:
 def curve(name: str, points: list[tuple[int, float]]) -> Curve:
     """Join points in the order of their steps; of several at one step the last counts."""
     steps = dict(sorted(points, key=lambda point: point[0]))
-    return Curve(name, tuple(steps), tuple(steps.values()))
+    return Curve(name, tuple(steps), tuple(max(-LARGEST, min(LARGEST, value)) for value in steps.values()))
+
+
+def readouts(evaluation: Evaluation) -> dict[str, float]:
+    """The errors of the read-outs that ffpipe knows, by name: a stranger's file may have any others."""
+    return {name: error for name, error in evaluation.readouts.items() if name in (GOODNESS, SOFTMAX, LAST, SUM)}
 
 
 def block_name(block: int) -> str:

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 
 from ffpipe.config.fields import to_toml
+from ffpipe.config.schema import MOST_LAYERS
 from ffpipe.pipeline.job import Job
 from ffpipe.reports import curves, figures
-from ffpipe.reports.gather import Curve, Record, Summary, block_name, curve
+from ffpipe.reports.gather import Curve, Record, Summary, block_name, curve, readouts
 from ffpipe.reports.memory import KINDS, Memory
 from ffpipe.reports.parts import Item, Missing, Part, Passage, Picture, Section, Table, Tile
 from ffpipe.reports.trace import Timeline
@@ -18,6 +19,7 @@ from ffpipe.telemetry.report import Evaluation
 
 # Lines of a table before it is folded.
 LONG_TABLE = 12
+MOST_EVALUATIONS = 300
 SPLITS = ("validation", "test", "train")
 
 
@@ -32,7 +34,7 @@ def tiles(record: Record, memory: Part[Memory]) -> list[Tile]:
     tested = record.tested
     newest = tested or next((e for e in reversed(record.evaluations) if e.split == "validation"), None)
     if newest:
-        found += [Tile(percent(e), f"{newest.split} error by {name}") for name, e in newest.readouts.items()]
+        found += [Tile(percent(e), f"{newest.split} error by {name}") for name, e in readouts(newest).items()]
         if record.config.training.inputs == "tokens" and (nats := list(newest.losses.values())[-1:]) and nats[0]:
             found.append(Tile(f"{nats[0] / math.log(2):.3f}", f"bits a symbol, {newest.split}"))
     found.append(Tile(f"{record.step:,}", "steps written down"))
@@ -67,16 +69,16 @@ def errors(record: Record, epoch: float) -> Section:
 
 
 def _evaluations(found: Sequence[Evaluation], epoch: float) -> Table:
-    readouts = list(dict.fromkeys(name for each in found for name in each.readouts))
+    names = list(dict.fromkeys(name for each in found for name in readouts(each)))
     rows = [
         [
             *(_epochs(each.step, epoch), f"{each.step:,}", each.split, f"{each.examples:,}"),
-            *(percent(each.readouts.get(name)) for name in readouts),
+            *(percent(readouts(each).get(name)) for name in names),
         ]
-        for each in found
+        for each in found[-MOST_EVALUATIONS:]
     ]
-    caption = "Every evaluation"
-    return Table(["epoch", "step", "split", "examples", *readouts], rows, caption, len(rows) > LONG_TABLE)
+    caption = "Every evaluation" if len(found) <= MOST_EVALUATIONS else f"The newest {MOST_EVALUATIONS} evaluations"
+    return Table(["epoch", "step", "split", "examples", *names], rows, caption, len(rows) > LONG_TABLE)
 
 
 def _epochs(step: int, epoch: float) -> str:
@@ -89,7 +91,7 @@ def _of_blocks(found: Sequence[Evaluation], epoch: float) -> Iterator[Item]:
     points: dict[int, list[tuple[int, float]]] = {}
     for each in found:
         if each.split == split:
-            for block, error in enumerate(each.blocks):
+            for block, error in enumerate(each.blocks[:MOST_LAYERS]):
                 if error is not None:
                     points.setdefault(block, []).append((each.step, error))
     series = [curve(block_name(block), one) for block, one in points.items()]
@@ -101,7 +103,7 @@ def _of_blocks(found: Sequence[Evaluation], epoch: float) -> Iterator[Item]:
         losses = list(newest.losses.values())
         rows = [
             [str(block), percent(error), _number(losses[block] if block < len(losses) else None)]
-            for block, error in enumerate(newest.blocks)
+            for block, error in enumerate(newest.blocks[:MOST_LAYERS])
         ]
         caption = f"Each block by itself after step {newest.step:,} ({newest.split})"
         yield Table(["block", "error", "loss, nats"], rows, caption, len(rows) > LONG_TABLE, beside=True)

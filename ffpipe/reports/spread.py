@@ -51,6 +51,9 @@ def spreads(trained: Trained) -> Spreads:
     found = _goodness(trained) if trained.training.contrasts else _margins(trained)
     if not found.blocks:
         raise UserError("no block says anything of the answer: they learn by losses of the user's own")
+    for each in found.blocks:
+        if not (np.isfinite(each.first).all() and np.isfinite(each.second).all()):
+            raise UserError(f"block {each.block} gives numbers that are not finite: the run has diverged")
     return found
 
 

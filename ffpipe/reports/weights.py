@@ -52,13 +52,13 @@ def _of_block(block: Block, index: int, shape: tuple[int, ...]) -> list[Fields]:
         return _of_dense(block.weight.detach().T, f"block {index}, dense", shape, False) if index == 0 else []
     found = []
     body = getattr(block, "body", block)
-    for number, module in enumerate(body.modules()):
+    for module in body.modules():
         title = f"block {index}, {type(module).__name__}"
         if isinstance(module, ReceptiveFields) and module.kernel**2 >= LEAST_PIXELS:
             found += [_of_places(module, f"block {index}, receptive fields", block.inputs.shape[0])]
         elif isinstance(module, nn.Conv2d) and min(module.kernel_size) > 1:
             found += [_of_kernels(module.weight.detach(), title)]
-        elif isinstance(module, nn.Linear) and index == 0 and number <= 3:
+        elif isinstance(module, nn.Linear) and index == 0 and not found:
             first = len(block.inputs.shape) == 3
             found += _of_dense(module.weight.detach(), title, shape, first)
     return found
@@ -111,5 +111,5 @@ def _of_colours(seen: Tensor) -> NDArray[np.float32]:
     """(n, height, width[, channels]) as (n, height, width[, 3]); two or four channels become their mean."""
     if seen.dim() == 4 and seen.shape[3] != 3:
         seen = seen.mean(3)
-    made: NDArray[np.float32] = seen.numpy().astype(np.float32)
+    made: NDArray[np.float32] = np.nan_to_num(seen.numpy().astype(np.float32))
     return made
