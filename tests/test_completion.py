@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ffpipe.commands.cli import COMMANDS, main
+from ffpipe.commands.options import settable
 from ffpipe.config.recipes import RECIPES
 
 ASK = "import sys; from ffpipe.commands.cli import main; sys.exit(main([]))"
@@ -18,7 +19,7 @@ SEPARATOR = "\v"
 
 
 def completed(line: str, folder: Path, *, code: str = ASK) -> list[str]:
-    """The words that the last one of a line may become."""
+    """Return the words that the last one of a line may become."""
     answer = folder.with_name(f"{folder.name}-answer")
     asks = {
         "_ARGCOMPLETE": "1",
@@ -42,7 +43,7 @@ def completed(line: str, folder: Path, *, code: str = ASK) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with two runs, a config, a picture, a hidden file and a folder."""
+    """Make a working folder with two runs, a config, a picture, a hidden file and a folder."""
     folder = tmp_path_factory.mktemp("completion") / "work"
     for name in ("runs/one", "runs/other", "runs/empty", "pictures"):
         (folder / name).mkdir(parents=True)
@@ -59,8 +60,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("ffpipe train mn", ["mnist", "mnist-cnn"]),
         ("ffpipe train mi", ["mine.toml"]),
         ("ffpipe train --ep", ["--epochs"]),
-        ("ffpipe train --training.schedule ", ["constant", "hinton", "cosine", "onecycle", "steps"]),
-        ("ffpipe train --training.schedule co", ["constant", "cosine"]),
+        ("ffpipe train --training.schedule ", list(settable()["training.schedule"].choices)),
+        ("ffpipe train --training.schedule one", ["onecycle"]),
         ("ffpipe train mnist --engine ", ["ray", "local", "layerwise"]),
         ("ffpipe train --device cu", ["cuda"]),
         ("ffpipe train --execution.trace ", ["true", "false"]),
@@ -93,7 +94,7 @@ def test_options_come_where_one_begins(folder: Path) -> None:
 
 
 def test_an_answer_does_not_wait_for_torch(folder: Path) -> None:
-    """Nor for anything else that takes long: the answer ends the process, with all that was imported until then."""
+    """The answer ends the process, with all that was imported until then."""
     code = (
         "import atexit, sys\nfrom ffpipe.commands.cli import main\n"
         "def loaded():\n"

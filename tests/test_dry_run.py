@@ -1,4 +1,4 @@
-"""`ffpipe train --dry-run` and `ffpipe resume --dry-run`: what would be done, and nothing of it."""
+"""`ffpipe train --dry-run` and `ffpipe resume --dry-run` say what would be done, and do nothing of it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SMALL = ["--engine", "local", "--training.dims", "64", "20", "20", "--stages", "
 
 
 def files_below(folder: Path) -> dict[str, tuple[int, int]]:
-    """Names, sizes and times of all that is there."""
+    """Return names, sizes and times of all that is there."""
     found = ((path, path.lstat()) for path in folder.rglob("*"))
     return {str(path): (stat.st_size, stat.st_mtime_ns) for path, stat in found}
 
 
 def dry(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[Config, list[str]]:
-    """The config that is printed, and the lines below it. The whole of it is a config file, and nothing is written."""
+    """Return the config that is printed, and the lines below it. All of it is a config file, and nothing is written."""
     capsys.readouterr()
     before = files_below(Path())
     assert main([*arguments, "--dry-run"]) == 0
@@ -66,7 +66,7 @@ def test_what_was_printed_can_be_trained(here: Path, capsys: pytest.CaptureFixtu
 def test_a_run_would_go_on(
     more: list[str], steps: int, epochs: int, here: Path, strangers_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From its newest whole snapshot."""
+    """It does so from its newest whole snapshot."""
     run = fresh(strangers_run, here / "run")
     snapshots = sorted(run.glob("checkpoints/step-*"))
     for snapshot in {"old": snapshots[1:], "none": snapshots}.get("".join(more), []):

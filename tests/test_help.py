@@ -1,4 +1,4 @@
-"""What `ffpipe --help` and its likes show: one screen for what most need, and every field once in the long help."""
+"""Helps of `ffpipe` and its commands: one screen for what most need, and every field once in the long help."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEAVY = ("torch", "ray", "pyarrow", "rich", "PIL")
 
 
 def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
-    """The lines of a help, which ends with status 0 and says nothing else."""
+    """Return the lines of a help, which ends with status 0 and says nothing else."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         main(list(arguments))
@@ -89,7 +89,7 @@ def test_the_long_help_has_every_field_once_in_its_group(
     lines = help_of(capsys, command, "--help-all")
     assert max(map(len, lines)) <= COLUMNS
     group, found = "", list[str]()
-    heads = [name for name, _ in GROUPS]
+    heads = [*(name for name, _ in GROUPS), OTHERS]
     for at, line in enumerate(lines):
         group = line.removesuffix(":") if line.removesuffix(":") in heads else group
         if line.startswith("  --") and group:

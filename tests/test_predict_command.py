@@ -1,4 +1,4 @@
-"""`ffpipe predict`: whatever images come in, and where their classes go."""
+"""`ffpipe predict`: images of every form, and where their classes go."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ FORMS: dict[str, Callable[[Path], object]] = {
 
 
 def predicted(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> dict[str, str]:
-    """What the command prints of each image, by its name."""
+    """Return what the command prints of each image, by its name."""
     capsys.readouterr()
     assert main(["predict", *arguments]) == status
     return dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
@@ -76,7 +76,7 @@ def predicted(capsys: pytest.CaptureFixture[str], *arguments: str, status: int =
 
 @pytest.fixture(scope="module")
 def answers(strangers_run: Path) -> list[str]:
-    """The classes of the images, one picture at a time."""
+    """Return the classes of the images."""
     network = ffpipe.load(strangers_run)
     torch = sys.modules["torch"]
     return [str(int(network(torch.from_numpy(image[None])).argmax())) for image in IMAGES]

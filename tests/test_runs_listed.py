@@ -22,7 +22,7 @@ SCREEN = (24, 120)
 
 
 def printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """The lines of a command that ends well within bounds, and has nothing for a terminal to obey."""
+    """Return the lines of a command that ends well within bounds, and has nothing for a terminal to obey."""
     capsys.readouterr()
     with bounded():
         assert main(arguments) == 0
@@ -39,7 +39,7 @@ def as_json(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
 
 @pytest.fixture
 def runs(here: Path, strangers_run: Path) -> Path:
-    """A folder with one finished run."""
+    """Make a folder with one finished run."""
     fresh(strangers_run, here / "runs" / "first")
     return here / "runs"
 
@@ -67,7 +67,7 @@ def test_the_state_of_a_run(said: str, state: str, runs: Path, capsys: pytest.Ca
 
 
 def test_a_run_is_at_work_while_its_lock_is_held(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever its summary says, and before it has one."""
+    """This is so whatever its summary says, and before it has one."""
     for status in ("finished", "running", ""):
         if status:
             set_status(runs / "first", status)

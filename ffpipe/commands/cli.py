@@ -167,7 +167,7 @@ def main(arguments: Sequence[str] | None = None, ready: Callable[[], object] = l
 
 
 def parser() -> Parser:
-    """The parser of all commands."""
+    """Build the parser of all commands."""
     whole = Parser(
         prog="ffpipe",
         description="Train networks by local objectives, Forward-Forward first of all, through a pipeline.",

@@ -1,4 +1,4 @@
-"""`ffpipe completion`: what a shell needs to complete commands, and the answers when it asks.
+"""`ffpipe completion`: the lines that a shell needs to complete commands, and the answers when it asks.
 
 The shell asks by running `ffpipe` with the line in its environment; argcomplete has the shells' parts. No answer
 imports torch.
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def is_asked() -> bool:
-    """Whether a shell asks how a line goes on."""
+    """Return True where a shell asks how a line goes on."""
     return "_ARGCOMPLETE" in os.environ and "COMP_LINE" in os.environ
 
 
@@ -69,7 +69,7 @@ def answer(parser: Parser) -> None:
 
 
 def completer_of(action: argparse.Action) -> Completer:
-    """What completes the value of an option or argument."""
+    """Return what completes the value of an option or argument."""
     if action.dest in WORDS:
         return _among(WORDS[action.dest])
     if action.dest in ("run", "runs"):
@@ -87,7 +87,7 @@ def _among(words: Iterable[str]) -> Completer:
 
 
 def _paths(prefix: str, folders: bool = False) -> list[str]:
-    """Names of files and folders that begin so; of folders alone, where runs are whole and others lead on."""
+    """List files and folders whose names begin so; or folders alone, where runs are whole and others lead on."""
     folder, start = os.path.split(prefix)
     found = []
     try:

@@ -33,8 +33,8 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "training.method", "training.objective", "training.goodness", "training.threshold",
             "training.temperature", "training.negatives", "training.negative_lag", "training.labels",
-            "training.label_strength", "training.peer", "training.peer_averaging", "training.local_steps",
-            "training.phases", "training.hand_on",
+            "training.label_strength", "training.peer", "training.peer_averaging", "training.pair_errors",
+            "training.local_steps", "training.phases", "training.hand_on",
         ),
     ),
     (
@@ -91,7 +91,7 @@ MEANINGS = {
 
 
 def group_of(field: str) -> str:
-    """The group of a field, by its dotted name."""
+    """Return the group of a field, by its dotted name."""
     for group, names in GROUPS:
         if any(field == name or (name.endswith(".") and field.startswith(name)) for name in names):
             return group
@@ -99,7 +99,7 @@ def group_of(field: str) -> str:
 
 
 def grouped(fields: Iterable[str]) -> dict[str, list[Leaf]]:
-    """Fields by their groups, in the order of groups and of declaration."""
+    """Sort fields into their groups, in the order of groups and of declaration."""
     found: dict[str, list[Leaf]] = {group: [] for group in (*(name for name, _ in GROUPS), OTHERS)}
     wanted = set(fields)
     for name, leaf in settable().items():
@@ -109,12 +109,12 @@ def grouped(fields: Iterable[str]) -> dict[str, list[Leaf]]:
 
 
 def choices(leaf: Leaf) -> tuple[str, ...]:
-    """The words that a field may be; none where it is no word."""
+    """List the words that a field may be; none where it is no word."""
     return tuple(choice for choice in leaf.choices if choice) or (("true", "false") if leaf.annotation is bool else ())
 
 
 def meaning(leaf: Leaf) -> str:
-    """What a field means, what it may be, and what it is by default, in a line."""
+    """Say in a line what a field means, what it may be, and what it is by default."""
     words = leaf.description or MEANINGS.get(leaf.name, "")
     may_be = choices(leaf)
     of = f"one of {', '.join(may_be)}; " if may_be and leaf.annotation is not bool else ""
@@ -131,7 +131,7 @@ def _default(leaf: Leaf) -> Any:
 
 
 def _spelled(value: Any) -> str:
-    """A value as a command line has it."""
+    """Spell a value as a command line has it."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None or value in ((), {}):

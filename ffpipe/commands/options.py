@@ -16,7 +16,7 @@ from ffpipe.system.errors import UserError
 
 
 class Short(NamedTuple):
-    """A field that has a short option: what stands for its value in a help, and its meaning in a line."""
+    """A field that has a short option: its value as a help has it, and its meaning in a line."""
 
     field: str
     value: str
@@ -47,12 +47,12 @@ NOT_SETTABLE = ("recipe", "training.blocks")
 
 @cache
 def settable() -> dict[str, Leaf]:
-    """The fields that a command line can set, by name, in order of declaration."""
+    """Return the fields that a command line can set, by name, in order of declaration."""
     return {leaf.name: leaf for leaf in leaves() if leaf.name not in NOT_SETTABLE}
 
 
 def option(leaf: Leaf) -> str:
-    """The option of a field by its dotted name."""
+    """Spell the option of a field by its dotted name."""
     return "--" + leaf.name.replace("_", "-")
 
 
@@ -115,12 +115,12 @@ def add_allow_code(parser: argparse.ArgumentParser) -> None:
 
 
 def consent(options: argparse.Namespace) -> dict[str, Any]:
-    """The user's consent to import code, as keyword arguments of the functions behind the commands."""
+    """Return the user's consent to import code, as keyword arguments of the functions behind the commands."""
     return {"model": vars(options).get("training.model"), "allow_code": options.allow_code}
 
 
 def config_of(options: argparse.Namespace) -> Config:
-    """The config that a command line asks for. Raises UserError."""
+    """Make the config that a command line asks for. Raises UserError."""
     name = options.recipe
     config = read_config(Path(name)) if name.endswith(".toml") else get_recipe(name)
     fields = given(options)
@@ -138,18 +138,18 @@ def config_of(options: argparse.Namespace) -> Config:
 
 
 def given(options: argparse.Namespace) -> dict[str, Any]:
-    """The fields that were set on the command line. Raises UserError."""
+    """Return the fields that were set on the command line. Raises UserError."""
     found = vars(options)
     return {name: _value(leaf, found[name]) for name, leaf in settable().items() if name in found}
 
 
 def changes(options: argparse.Namespace) -> dict[str, Any]:
-    """The fields that were set on the command line of a command on a run. Raises UserError."""
+    """Return the fields that were set on the command line of a command on a run. Raises UserError."""
     return {name: value for name, value in given(options).items() if name != "training.model"}
 
 
 def _value(leaf: Leaf, words: Any) -> Any:
-    """Strings that argparse collected as the value of a field: a string, a list of them, or a table."""
+    """Turn strings that argparse collected into the value of a field: a string, a list of them, or a table."""
     if leaf.is_mapping:
         pairs = [text.partition("=") for text in words]
         bad = next((text for text, (name, equals, _) in zip(words, pairs, strict=True) if not (name and equals)), None)

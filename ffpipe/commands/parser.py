@@ -17,7 +17,7 @@ MARGIN, INDENT = 28, 8
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that raises UserError where it would print its usage and exit, and names the nearest option.
+    """A parser that raises UserError where argparse would print its usage and exit, and names the nearest option.
 
     examples: commands to paste. commands: the commands below this one, and what they do. parts: their parsers.
     """
@@ -110,18 +110,18 @@ def _is_dotted(name: str) -> bool:
 
 
 def _is_left_out(action: argparse.Action) -> bool:
-    """Whether an option is a field that has no short name."""
+    """Return True for an option that is a field without a short name."""
     return bool(action.option_strings) and all(map(_is_dotted, action.option_strings))
 
 
 def _argument(action: argparse.Action) -> str:
-    """An argument as a line of usage has it."""
+    """Spell an argument as a line of usage has it."""
     name = str(action.metavar or action.dest)
     return {"?": f"[{name}]", "+": f"{name} ...", "*": f"[{name} ...]"}.get(str(action.nargs), name)
 
 
 def _entries(actions: Iterable[argparse.Action], commands: Mapping[str, str]) -> list[str]:
-    """Arguments and options, or commands in their place, with their meanings beside them."""
+    """Lay out arguments and options, or commands in their place, with their meanings beside them."""
     lines = []
     for action in actions:
         if action.nargs == argparse.PARSER:
@@ -136,14 +136,14 @@ def _entries(actions: Iterable[argparse.Action], commands: Mapping[str, str]) ->
 
 
 def _field(action: argparse.Action, leaf: Leaf) -> list[str]:
-    """A field by all its names, and its meaning below them."""
+    """Lay out a field by all its names, with its meaning below them."""
     indent = " " * INDENT
     text = textwrap.wrap(meaning(leaf), WIDE, initial_indent=indent, subsequent_indent=indent)
     return [f"  {_named(action, action.option_strings)}", *text]
 
 
 def _named(action: argparse.Action, names: Sequence[str]) -> str:
-    """An argument or an option with what stands for its value."""
+    """Spell an argument, or an option with what stands for its value."""
     if not names:
         return str(action.metavar or action.dest)
     value = f" {action.metavar or action.dest.upper()}" if action.nargs != 0 else ""

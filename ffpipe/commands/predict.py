@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _paths(given: Iterable[str]) -> Iterator[str]:
-    """The paths that were given, and in the place of a dash those of standard input."""
+    """Yield the paths that were given, and in the place of a dash those of standard input."""
     for path in given:
         if path != STDIN:
             yield path
@@ -80,7 +80,7 @@ def _paths(given: Iterable[str]) -> Iterator[str]:
 
 
 def _print(top: int) -> Write:
-    """Print predictions: the class alone, or the likeliest ones with their probabilities."""
+    """Return what prints a prediction: the class alone, or the likeliest ones with their probabilities."""
 
     def write(each: Prediction) -> None:
         likeliest = ", ".join(f"{name} {share:.2%}" for name, share in each.top(top)) if top else each.name
@@ -91,7 +91,7 @@ def _print(top: int) -> Write:
 
 @contextmanager
 def _written(path: Path) -> Iterator[Write]:
-    """A file of predictions, which is there whole once the block has ended, or not at all."""
+    """Write a file of predictions, which is there whole once the block has ended, or not at all."""
     with replacing(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
         try:
@@ -140,13 +140,13 @@ def _jsonl(file: TextIO) -> Iterator[Write]:
 
 
 def _tree(each: Prediction) -> dict[str, Any]:
-    """A prediction as JSON has it."""
+    """Turn a prediction into what JSON has of it."""
     values = (each.path, each.index, each.label, each.name)
     return {**dict(zip(FIELDS, values, strict=True)), "readout": each.readout, "probabilities": each.probabilities}
 
 
 def _whole(top: str | None) -> int:
-    """The number of classes to print; 0: the likeliest alone. Raises UserError."""
+    """Read the number of classes to print; 0: the likeliest alone. Raises UserError."""
     if top is None:
         return 0
     if not (top.isdecimal() and len(top) < 9 and int(top)):
@@ -155,7 +155,7 @@ def _whole(top: str | None) -> int:
 
 
 def _new(out: str | None) -> Path | None:
-    """The file to write, before any work is done for it. Raises UserError."""
+    """Check the file to write, before any work is done for it. Raises UserError."""
     if out is None:
         return None
     path = expanded(out)

@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def as_tree(look: Look) -> dict[str, Any]:
-    """A run as JSON has it."""
+    """Turn a run into what JSON has of it."""
     split, errors = look.errors
     return {
         "run": look.name,
@@ -53,25 +53,25 @@ def as_tree(look: Look) -> dict[str, Any]:
 
 
 def say_errors(errors: Mapping[str, float]) -> str:
-    """Errors by read-out, in words."""
+    """Say errors by read-out."""
     return ", ".join(f"{error:.2%} by {name}" for name, error in errors.items())
 
 
 def say_epochs(config: Config) -> str:
-    """The epochs that a run is to have, in words."""
+    """Say how many epochs a run is to have."""
     epochs = config.training.epochs
     return f"{epochs:,} epoch{'s' if epochs > 1 else ''}"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines, with their cells below each other."""
+    """Lay out rows as lines, with their cells below each other."""
     cells = [[escaped(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
 def clipped(text: str) -> str:
-    """A text that fits into a table."""
+    """Shorten a text so that it fits into a table."""
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 

@@ -1,4 +1,4 @@
-"""`ffpipe train` and `ffpipe resume`, and what either would do."""
+"""`ffpipe train` and `ffpipe resume`, and a look at what either would do."""
 
 from __future__ import annotations
 

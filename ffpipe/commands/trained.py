@@ -1,4 +1,4 @@
-"""`ffpipe evaluate` and `ffpipe export`: what a finished run is good for, beside predictions."""
+"""`ffpipe evaluate` and `ffpipe export`: uses of a finished run, beside predictions."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Tabular:
             raise wrong or UserError(f"{path}: there are no images")
 
     def apart(self, first: int) -> Iterator[tuple[int, NDArray[Any] | UserError]]:
-        """The rows from `first` on, each read by itself: an image (features,), or what is wrong with it."""
+        """Yield the rows from `first` on, each read by itself: an image (features,), or what is wrong with it."""
         whole, row = self._open(self._path), 0
         for batch in whole.read([name for name in whole.schema.names if name != NO_LABEL], FIRST_ROWS):
             for at in range(len(batch)):
@@ -78,7 +78,7 @@ class Tabular:
                 row += 1
 
     def _one(self, whole: Table, row: pa.RecordBatch, number: int) -> NDArray[Any] | UserError:
-        """The image of one row, from a table that has no other."""
+        """Read the image of one row, from a table that has no other."""
         only = replace(whole, read=lambda names, _: iter([_NO_LABELS if list(names) == [NO_LABEL] else row]))
         try:
             (image,) = next(columns.contents(lambda _: only, [self._path], self._wanted).blocks())
@@ -91,7 +91,7 @@ class Tabular:
 
 
 def archive(path: Path, shape: tuple[int, ...], named: Sequence[str] = ()) -> Contents:
-    """The images of a .npz file. shape: of one. named: arrays that are preferred, by name. Raises UserError."""
+    """Open the images of a .npz file. shape: of one. named: arrays that are preferred, by name. Raises UserError."""
     try:
         with zipfile.ZipFile(path) as zipped:
             members = [each for each in zipped.namelist() if each.endswith(".npy")]
@@ -117,7 +117,7 @@ def archive(path: Path, shape: tuple[int, ...], named: Sequence[str] = ()) -> Co
 
 
 def as_written(contents: Contents) -> Contents:
-    """The same contents with bytes as whole numbers, since a CSV does not say what its numbers are."""
+    """Return the same contents with bytes as whole numbers, since a CSV does not say what its numbers are."""
     numbers = Range.of(contents)
     if not numbers.bytes or numbers.high <= 1:
         return contents
@@ -130,7 +130,7 @@ def as_written(contents: Contents) -> Contents:
 
 
 def _without_label(open_table: OpenTable) -> OpenTable:
-    """A reader of the same tables with one column more, of labels that mean nothing."""
+    """Make a reader of the same tables with one column more, of labels that mean nothing."""
 
     def opened(path: Path) -> Table:
         found = open_table(path)
@@ -147,7 +147,7 @@ def _without_label(open_table: OpenTable) -> OpenTable:
 
 
 def _header(zipped: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """The shape of an array, whether it is stored by columns, and its dtype."""
+    """Read the shape of an array, whether it is stored by columns, and its dtype."""
     with zipped.open(member) as stream:
         return _read_header(stream)
 
@@ -162,7 +162,7 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any
 
 
 def _blocks(path: Path, member: str) -> Iterator[NDArray[Any]]:
-    """Arrays (n, features) in the dtype of the file."""
+    """Yield arrays (n, features) in the dtype of the file."""
     try:
         with zipfile.ZipFile(path) as zipped, zipped.open(member) as stream:
             (count, *rest), by_columns, dtype = _read_header(stream)

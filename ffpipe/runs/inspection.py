@@ -43,7 +43,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 
 @dataclass(frozen=True)
 class Summary:
-    """What a look takes from summary.json."""
+    """The part of summary.json that a look takes."""
 
     status: Literal["running", "finished", "interrupted", "failed"] = "running"
     engine: str = ""
@@ -134,7 +134,7 @@ def look_at(path: Path) -> Look:
 
 
 def runs_in(folder: str | Path) -> list[Look]:
-    """The runs in a folder, the one that was written to last at the end. Raises UserError."""
+    """List the runs in a folder, the one that was written to last at the end. Raises UserError."""
     root = expanded(folder)
     if not os.path.isdir(root):
         raise UserError(f"{folder} is no folder: give the one that runs are in")
@@ -163,7 +163,7 @@ def past_of(path: Path) -> Past:
 
 
 def newest_rows(rows: Iterable[LayerRow]) -> list[LayerRow]:
-    """The newest row of metrics of each block, in their order; that of the head comes last."""
+    """Return the newest row of metrics of each block, in their order; that of the head comes last."""
     newest: dict[int, LayerRow] = {}
     for row in rows:
         if row.layer not in newest or row.step >= newest[row.layer].step:
@@ -172,12 +172,12 @@ def newest_rows(rows: Iterable[LayerRow]) -> list[LayerRow]:
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder is a run, or what is left of one."""
+    """Return True for a folder that is a run, or what is left of one."""
     return any(os.path.lexists(path / name) for name in FILES)
 
 
 def is_running(path: Path) -> bool:
-    """Whether a process holds the lock of a run, whatever its files say. False where the file system has no locks."""
+    """Return True while a process holds the lock of a run, whatever its files say; False where there are no locks."""
     try:
         # Nothing that lies there is waited for, nor followed.
         handle = os.open(path / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -219,7 +219,7 @@ def _changed(path: Path) -> float:
 
 
 def _phrase(error: Exception, path: Path) -> str:
-    """What is wrong with a file, by its name."""
+    """Say what is wrong with a file, by its name."""
     if isinstance(error, FileNotFoundError):
         return f"{path.name}: absent"
     said = str(error)

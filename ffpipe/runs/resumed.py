@@ -1,4 +1,4 @@
-"""What a run would go on with: its config with what a command changes, before anything is started or written."""
+"""The config that a run goes on with, with what a command changes, before anything is started or written."""
 
 from __future__ import annotations
 

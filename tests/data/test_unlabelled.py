@@ -24,7 +24,7 @@ INPUTS = Inputs((4, 3), Given("u", 255.0), Data())
 
 
 def rows(path: Path, inputs: Inputs = INPUTS) -> NDArray[np.float32]:
-    """All images of a file, none of which may be bad."""
+    """Read all images of a file, none of which may be bad."""
     found = list(inputs.images(path))
     assert [index for index, _ in found] == list(range(len(found)))
     assert not [row for _, row in found if isinstance(row, UserError)]
@@ -32,7 +32,7 @@ def rows(path: Path, inputs: Inputs = INPUTS) -> NDArray[np.float32]:
 
 
 def zipped(path: Path, header: dict[str, Any], numbers: bytes, version: tuple[int, int] = (1, 0)) -> Path:
-    """An archive of one array, with whatever its header says."""
+    """Write an archive of one array, with whatever its header says."""
     array = io.BytesIO()
     write = npy.write_array_header_1_0 if version == (1, 0) else npy.write_array_header_2_0
     write(array, {"descr": "|u1", "fortran_order": False, **header})
@@ -45,7 +45,7 @@ def zipped(path: Path, header: dict[str, Any], numbers: bytes, version: tuple[in
     ("shape", "axes"), [((2, 4, 3), (0, 2, 3, 1)), ((2, 3, 4), (0, 1, 2, 3))], ids=["channels first", "channels last"]
 )
 def test_channels_stand_where_training_has_them(shape: tuple[int, ...], axes: tuple[int, ...], tmp_path: Path) -> None:
-    """For a network on images of 4 x 3 with two channels."""
+    """The network takes images of 4 x 3 with two channels."""
     images = np.arange(5 * 24, dtype=np.uint8).reshape(5, 24)
     first = images.reshape(5, 2, 4, 3) if axes[-1] == 1 else images.reshape(5, 4, 3, 2)
     np.savez(tmp_path / "some.npz", x=first)
