@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -247,6 +248,30 @@ def test_nothing_is_written_where_nothing_can_be_read(
 ) -> None:
     refused(["predict", str(strangers_run), "absent.png", "--out", "found.csv"], "absent.png", capsys)
     assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "jsonl"])
+def test_a_file_that_cannot_be_written_whole_is_not_there(
+    ending: str, here: Path, strangers_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bound on the size of files plays a full disk."""
+    np.save(here / "many.npy", np.zeros((200, 8, 8)))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        assert main(["predict", str(strangers_run), "many.npy", "--out", f"found.{ending}"]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n"), f"found.{ending}" in err) == ("", 1, True)
+    assert [path.name for path in here.iterdir()] == ["many.npy"]
+
+
+def test_standard_input_may_be_closed(
+    strangers_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    refused(["predict", str(strangers_run), "-"], "standard input is closed", capsys)
 
 
 @pytest.mark.parametrize(

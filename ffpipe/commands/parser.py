@@ -30,11 +30,9 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action=Help, help="show this")
 
     def complete(self) -> None:
-        """Add a second help where the first leaves options out. Call it once all of them are there."""
-        if any(map(_is_left_out, self._actions)):
-            self.add_argument(
-                "--help-all", action=HelpAll, help="show every option and every field of the config, in groups"
-            )
+        """Add the second help. Call it once all options are there."""
+        text = "show every option and every field of the config, in groups"
+        self.add_argument("--help-all", action=HelpAll, help=text)
 
     @property
     def actions(self) -> list[argparse.Action]:
@@ -61,7 +59,8 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """Return what most people need, on one screen."""
-        shown = [action for action in self._actions if not (_is_left_out(action) or type(action) is Help)]
+        helps = () if any(map(_is_left_out, self._actions)) else (HelpAll,)
+        shown = [action for action in self._actions if not (_is_left_out(action) or type(action) in (Help, *helps))]
         lines = [*self._heading(), *_entries(shown, self.commands)]
         if len(self.examples) == 1:
             lines.append(f"example: {self.examples[0]}")
@@ -74,7 +73,8 @@ class Parser(argparse.ArgumentParser):
         fields = {action.dest: action for action in self._actions if any(map(_is_dotted, action.option_strings))}
         others = [action for action in self._actions if action not in fields.values()]
         lines = [*self._heading(), *_entries(others, self.commands)]
-        lines += ["", "Defaults are those of a config that says nothing; a recipe sets its own."]
+        if fields:
+            lines += ["", "Defaults are those of a config that says nothing; a recipe sets its own."]
         for group, leaves in grouped(fields).items():
             lines += ["", f"{group}:"]
             for leaf in leaves:

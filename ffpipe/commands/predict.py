@@ -74,6 +74,8 @@ def _paths(given: Iterable[str]) -> Iterator[str]:
         if path != STDIN:
             yield path
             continue
+        if sys.stdin is None:
+            raise UserError("standard input is closed: give paths on it, or in the place of -")
         while line := sys.stdin.buffer.readline(LONGEST_PATH):
             if path := os.fsdecode(line.rstrip(b"\r\n")):
                 yield path
@@ -92,15 +94,18 @@ def _print(top: int) -> Write:
 @contextmanager
 def _written(path: Path) -> Iterator[Write]:
     """Write a file of predictions, which is there whole once the block has ended, or not at all."""
-    with replacing(path) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
-        try:
-            with FORMATS[path.suffix.lower()](text) as write:
-                yield write
-            text.flush()
-        finally:
-            with suppress(OSError):  # it has been flushed, or something has failed already
-                text.detach()
+    try:
+        with replacing(path) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
+            try:
+                with FORMATS[path.suffix.lower()](text) as write:
+                    yield write
+                text.flush()
+            finally:
+                with suppress(OSError):  # it has been flushed, or something has failed already
+                    text.detach()
+    except OSError as error:  # a full disk does not name the file
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 @contextmanager
