@@ -40,6 +40,7 @@ RECIPES = (
     "augmented",
     "digits",
     "digits-cnn",
+    "ff-py",
     "five-digits-supervised",
     "five-digits-unsupervised",
     "hinton",
@@ -102,6 +103,9 @@ FULL_BATCH: Fields = {
     "training.epochs": 2,
     "training.dims": [784, 200, 200],
 }
+
+# On top of these for the digits.
+DIGITS_STEPS: dict[str, Fields] = {"keras-exact": FULL_BATCH, "ff-py": {"training.data.split_seed": -1}}
 
 # On top of these for MNIST, where a recipe has minibatches of its own.
 MNIST_STEPS: dict[str, Fields] = {
@@ -184,7 +188,7 @@ def digits_cases() -> dict[str, Config]:
         return _narrowed(override(recipe(name), {**PLAIN, **DIGITS, **fields}), 64, WIDEST_OF_DIGITS)
 
     recipes = {
-        f"recipe-{name}": short(name, FULL_BATCH if name == "keras-exact" else {})
+        f"recipe-{name}": short(name, DIGITS_STEPS.get(name, {}))
         for name in RECIPES
         if name != "mnist-cnn"  # whose heads are for larger images
     }

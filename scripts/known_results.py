@@ -61,6 +61,7 @@ ROWS = {
             BOTH,
         ),
         Row("hinton-exact", "hinton-exact", "the same in lock step, rate .015", "the same", BOTH),
+        Row("ff-py", "ff-py", "as its figures were published: no peer normalisation", "1.33 / 1.38, 1.30 / 1.45", BOTH),
         Row("paper-supervised", "paper-supervised", "4 x 2000, 60 epochs", "1.36 by goodness", BOTH, (1,)),
         Row("paper-unsupervised", "paper-unsupervised", "4 x 2000, no labels, 100 epochs", "1.37", SOFTMAX, (1,)),
         Row(

@@ -67,6 +67,16 @@ FIVE_DIGITS = {
 TABLE: dict[str, dict[str, Any]] = {
     "hinton": HINTON | {"negative_lag": 16},
     "hinton-exact": HINTON | {"negative_lag": 0, "optimizer.learning_rate": 0.015},
+    "ff-py": HINTON
+    | {
+        "negative_lag": 0,
+        "peer": 0.0,
+        "schedule": "ff-py",
+        "optimizer.weight_decay": 0.002,
+        "pair_errors": "logistic",
+        "precision": "float32",
+        "data.order": "file",
+    },
     "paper-supervised": OF_HINTON | {"dims": (784, 2000, 2000, 2000, 2000), "epochs": 60},
     "paper-unsupervised": OF_HINTON
     | {
@@ -99,7 +109,7 @@ TABLE: dict[str, dict[str, Any]] = {
         "temperature": 1.0,
         "peer": 0.0,
         "dropout": 0.0,
-        "optimizer.kind": "Adam",
+        "optimizer.kind": "KerasAdam",
         "optimizer.learning_rate": 0.03,
         "optimizer.weight_decay": 0.0,
         "optimizer.options": {"eps": 1e-7},

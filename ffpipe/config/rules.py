@@ -22,6 +22,9 @@ from ffpipe.system.errors import UserError, nearest
 from ffpipe.system.files import scheme_of
 from ffpipe.system.units import parse_size
 
+# Optimisers of our own (learn/optim.py), and the class of torch.optim whose options each takes.
+OWN_FORMS = {"KerasAdam": "Adam"}
+
 
 def check(config: Config) -> None:
     """The rules between fields that need no data and no cluster. Raises UserError."""
@@ -167,6 +170,11 @@ def _check_rule(training: Training) -> None:
         raise UserError(
             "training.accumulation cuts minibatches of examples, not of pairs: set training.negatives none, or 1"
         )
+    if training.data.order == "file" and training.data.split_seed != -1:
+        raise UserError(
+            "training.data.order is 'file', but training.data.split_seed shuffles the examples before they are split: "
+            "set it to -1"
+        )
     if training.data.source == "text" and training.inputs != "tokens":
         raise UserError("training.data.source 'text' has rows of ids: set training.inputs tokens")
     if negatives == "none" or training.method == "backprop":
@@ -231,9 +239,10 @@ def check_optimizer(name: str, optimizer: Optimizer) -> None:
     import torch
 
     classes = torch_optimizers()
-    if optimizer.kind not in classes:
-        raise UserError(f"{name}.kind is {optimizer.kind!r}; {nearest(optimizer.kind, ['averaging', *classes])}")
-    cls = getattr(torch.optim, optimizer.kind)
+    if optimizer.kind not in (*classes, *OWN_FORMS):
+        known = ["averaging", *OWN_FORMS, *classes]
+        raise UserError(f"{name}.kind is {optimizer.kind!r}; {nearest(optimizer.kind, known)}")
+    cls = getattr(torch.optim, OWN_FORMS.get(optimizer.kind, optimizer.kind))
     weight = torch.nn.Parameter(torch.zeros(2, 2))
     weight.grad = torch.zeros(2, 2)
     decay = {"weight_decay": optimizer.weight_decay} if optimizer.weight_decay else {}  # some know none

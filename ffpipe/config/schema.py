@@ -124,6 +124,10 @@ class Data:
     split_seed: Annotated[
         int, Meta(ge=-1, description="shuffles the training set before it is split; -1: the order of the file")
     ] = 0
+    order: Annotated[
+        Literal["shuffled", "file"],
+        Meta(description="of the training examples in an epoch: drawn anew for each, or that of the file in all"),
+    ] = "shuffled"
     train_limit: Annotated[int, Meta(ge=0, description="use only the first N training examples; 0: all")] = 0
     positive_classes: Annotated[
         int,
@@ -136,7 +140,11 @@ class Optimizer:
     """How a gradient becomes an update. One instance a layer."""
 
     kind: Annotated[
-        str, Meta(description="'averaging' (Hinton's exponential averaging) or the name of a torch.optim class")
+        str,
+        Meta(
+            description="'averaging' (Hinton's exponential averaging), the name of a torch.optim class, or KerasAdam, "
+            "which adds epsilon before the bias is corrected"
+        ),
     ] = "averaging"
     learning_rate: Annotated[float, Meta(gt=0)] = 0.01
     averaging: Annotated[
@@ -144,7 +152,8 @@ class Optimizer:
     ] = 0.9
     weight_decay: Annotated[float, Meta(ge=0, description="of the weights, not of the biases")] = 0.0
     options: Annotated[
-        dict[str, float | bool], Meta(description="further keyword arguments of the torch.optim class, as NAME=VALUE")
+        dict[str, float | bool | tuple[float, ...]],
+        Meta(description="further keyword arguments of the torch.optim class, as NAME=VALUE or betas=0.9,0.99"),
     ] = field(default_factory=dict)
 
 
@@ -275,15 +284,22 @@ class Training:
     hand_on: Annotated[
         Literal["before", "after"], Meta(description="activities go on from before a layer's update or from after it")
     ] = "before"
+    pair_errors: Annotated[
+        Literal["goodness", "logistic"],
+        Meta(
+            description="an error of a pair is a negative row with the higher goodness, or with the higher probability "
+            "of being positive, which float32 has alike where both are near 1"
+        ),
+    ] = "goodness"
     peer: Annotated[float, Meta(ge=0, description="strength of peer normalisation; 0: off")] = 0.03
     peer_averaging: Annotated[float, Meta(ge=0, lt=1, description="share of the old mean activity kept")] = 0.9
     optimizer: Annotated[Optimizer, Meta(description="of the layers")] = field(default_factory=Optimizer)
     schedule: Annotated[
-        Literal["constant", "hinton", "cosine", "onecycle", "steps"],
+        Literal["constant", "hinton", "ff-py", "cosine", "onecycle", "steps"],
         Meta(
-            description="hinton: learning rates constant for half the epochs, then linearly towards zero; cosine: half "
-            "a period of it; onecycle: linearly up for a quarter of the steps, then down to zero; steps: times decay "
-            "after each of the milestones"
+            description="hinton: learning rates constant for half the epochs, then linearly towards zero; ff-py: the "
+            "same with epochs counted from 0; cosine: half a period of it; onecycle: linearly up for a quarter of the "
+            "steps, then down to zero; steps: times decay after each of the milestones"
         ),
     ] = "hinton"
     milestones: Annotated[

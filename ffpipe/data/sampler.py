@@ -21,8 +21,11 @@ class Sampler:
     steps_per_epoch: floor(examples / batch_size).
     """
 
-    def __init__(self, examples: int, batch_size: int, seed: int, purpose: str = "order") -> None:
-        """purpose: of the randomness (rng.py). Raises UserError where there are too few examples for one minibatch."""
+    def __init__(
+        self, examples: int, batch_size: int, seed: int, purpose: str = "order", *, shuffles: bool = True
+    ) -> None:
+        """purpose: of the randomness (rng.py). shuffles: or else all epochs have the examples in the order in which
+        they come. Raises UserError where there are too few examples for one minibatch."""
         if batch_size > examples:
             raise UserError(
                 f"training.batch_size is {batch_size}, but there are {examples} training examples: give 1 to {examples}"
@@ -32,6 +35,7 @@ class Sampler:
         self._batch_size = batch_size
         self._seed = seed
         self._purpose = purpose
+        self._shuffles = shuffles
         self._orders: dict[int, NDArray[np.int64]] = {}
 
     def rows(self, step: int) -> NDArray[np.int64]:
@@ -44,5 +48,10 @@ class Sampler:
         if epoch not in self._orders:
             if len(self._orders) == _EPOCHS_KEPT:
                 del self._orders[next(iter(self._orders))]  # the one made first
-            self._orders[epoch] = rng.generator(self._seed, self._purpose, epoch).permutation(self._examples)
+            self._orders[epoch] = self._made(epoch)
         return self._orders[epoch]
+
+    def _made(self, epoch: int) -> NDArray[np.int64]:
+        if not self._shuffles:
+            return np.arange(self._examples)
+        return rng.generator(self._seed, self._purpose, epoch).permutation(self._examples)

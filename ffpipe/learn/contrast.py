@@ -22,7 +22,10 @@ class Slope(NamedTuple):
 
 
 class Objective(Protocol):
-    """Loss per pair of a positive and a negative row."""
+    """Loss per pair of a positive and a negative row. threshold: of the goodness, and temperature."""
+
+    threshold: float
+    temperature: float
 
     def __call__(self, positive: Tensor, negative: Tensor) -> Slope:
         """positive, negative: (B,) goodness. Returns the loss of each pair and its derivatives."""
@@ -59,6 +62,8 @@ class SymmetricObjective:
     SymBa (Lee and Song, arXiv 2303.08418), where 1 / T is called alpha.
     """
 
+    threshold = 0.0
+
     def __init__(self, temperature: float) -> None:
         self.temperature = temperature
 
@@ -66,6 +71,19 @@ class SymmetricObjective:
         behind = (negative - positive) / self.temperature
         slope = sigmoid(behind).div_(self.temperature)
         return Slope(loss=softplus(behind), positive=-slope, negative=slope)
+
+
+def pair_errors(objective: Objective, measure: str, positive: Tensor, negative: Tensor) -> Tensor:
+    """Count the pairs whose negative row is taken for the better one, (). positive, negative: (B,) goodness.
+
+    measure "goodness" compares these; "logistic" the probabilities of being positive, sigmoid((g - threshold) / T), as
+    Hinton's NumPy port does: they are equal, which is no error, where the format has both as 1.
+    """
+    if measure == "logistic":
+        positive, negative = (
+            sigmoid((each - objective.threshold) / objective.temperature) for each in (positive, negative)
+        )
+    return (negative > positive).sum()
 
 
 def make_objective(kind: str, goodness: str, width: int, threshold: float | None, temperature: float) -> Objective:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ffpipe.config.schema import Training
 from ffpipe.learn.block import Block, Step, nothing
-from ffpipe.learn.contrast import make_objective
+from ffpipe.learn.contrast import make_objective, pair_errors
 from ffpipe.learn.denormals import is_due, settle
 from ffpipe.learn.objectives import Learned
 from ffpipe.learn.precision import PRECISIONS, wide
@@ -135,7 +135,7 @@ class FFDense(Block):
         if step.factor is None:
             _, _, goodness = self._activate(x, out, dropped)
             positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
-            return Learned(total(self._objective(positive, negative).loss), (negative > positive).sum())
+            return Learned(total(self._objective(positive, negative).loss), self._errors(positive, negative))
         early = self._training.hand_on == "before"
         first = self._update(x, pairs, step.factor, out, dropped, step.ready if early else nothing)
         loss, spare = first.loss, out if self._training.hand_on == "after" else None
@@ -157,7 +157,7 @@ class FFDense(Block):
         ready()
         positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
         slope = self._objective(positive, negative)
-        pair_errors = (negative > positive).sum()
+        pair_errors = self._errors(positive, negative)
         pull = self._peer_pull(activity[:pairs]) if self._training.peer else None
         delta = activity[: 2 * pairs]
         delta *= torch.cat([slope.positive, slope.negative]).mul_(self._slope_factor).unsqueeze_(1)
@@ -185,7 +185,11 @@ class FFDense(Block):
         delta = activity[:pairs]
         delta *= slope.negative.mul_(self._slope_factor).unsqueeze_(1)
         self.optimizer.step(rows[pairs : 2 * pairs], delta, pairs, factor)
-        return Learned(total(slope.loss), (negative > positive).sum())
+        return Learned(total(slope.loss), self._errors(positive, negative))
+
+    def _errors(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """Count the errors of pairs, by the measure that the config asks for."""
+        return pair_errors(self._objective, self._training.pair_errors, positive, negative)
 
     def _kept(self, step: int, rows: int, behind: int = 0) -> Tensor | None:
         """What dropout makes of each activity of a step (rows, width): 0, or 1 / (1 - dropout). behind: rows before."""

@@ -35,7 +35,8 @@ class Feeder:
     def __init__(self, training: Training, splits: Splits, inputs: RowSpec) -> None:
         """inputs: one row of what the first block takes."""
         self.inputs, self._training, self._train = inputs, training, splits.train
-        self._sampler = Sampler(len(splits.train), training.batch_size, training.seed)
+        shuffles = training.data.order == "shuffled"
+        self._sampler = Sampler(len(splits.train), training.batch_size, training.seed, shuffles=shuffles)
         self._images = Images(training, splits.shape)
 
     def learning(self, step: int, prediction: Predictions | None, out: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -45,11 +46,41 @@ class Averaging(torch.optim.Optimizer):
                 parameter.mul_(1.0 - rate * group["weight_decay"]).add_(average, alpha=-rate)
 
 
+class KerasAdam(torch.optim.Adam):
+    """Adam as Keras has it: epsilon is added to sqrt(v) before the bias of v is corrected.
+
+        weight <- weight - rate sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + epsilon)
+
+    It is the efficient form of Kingma and Ba (arXiv 1412.6980, end of section 2); torch divides by
+    sqrt(v / (1 - b2^t)) + epsilon. So torch's step t is made with epsilon / sqrt(1 - b2^t).
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float = 0.001, eps: float = 1e-7, **options: Any) -> None:
+        super().__init__(params, lr=lr, eps=eps, **options)
+        # A group for each parameter, as each has a count of its own.
+        groups, self.param_groups = self.param_groups, []
+        for group in groups:
+            for parameter in group["params"]:
+                self.add_param_group({**group, "params": [parameter]})
+        self._epsilon = eps
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # torch's may return a loss, this has none
+        for group in self.param_groups:
+            (parameter,) = group["params"]
+            done = float(self.state[parameter]["step"]) if self.state[parameter] else 0.0
+            group["eps"] = self._epsilon / math.sqrt(1.0 - group["betas"][1] ** (done + 1.0))
+        super().step()
+
+
+OWN = {"KerasAdam": KerasAdam}
+
+
 def make_optimizer(groups: Iterable[Any], settings: Optimizer) -> torch.optim.Optimizer:
     """The optimiser that a config asks for, of groups of parameters."""
     if settings.kind == "averaging":
         return Averaging(groups, lr=settings.learning_rate, averaging=settings.averaging)
-    cls = getattr(torch.optim, settings.kind)
+    cls: Any = OWN.get(settings.kind) or getattr(torch.optim, settings.kind)
     made: torch.optim.Optimizer = cls(groups, lr=settings.learning_rate, **settings.options)
     return made
 

@@ -13,8 +13,11 @@ def rate_factor(schedule: str, epoch: int, epochs: int) -> float:
     """The factor in `epoch` (counted from 0) of `epochs`, for the schedules that are constant within an epoch.
 
     "hinton" is the schedule of Hinton's program: 1 for the first half of the epochs, then
-    (1 + 2 * (epochs - e)) / epochs with e counted from 1, which falls linearly to 1 / epochs.
+    (1 + 2 * (epochs - e)) / epochs with e counted from 1, which falls linearly to 1 / epochs. "ff-py" is that of its
+    NumPy port, which counts e from 0 and falls to 3 / epochs.
     """
+    if schedule == "ff-py":
+        return min(1.0, (1.0 + 2.0 * (epochs - epoch)) / epochs)
     if schedule == "constant" or 2 * (epoch + 1) <= epochs:
         return 1.0
     return (1.0 + 2.0 * (epochs - (epoch + 1))) / epochs
@@ -48,7 +51,7 @@ class Rates:
             return None
         if self.schedule == "steps":
             return self.decay ** sum(epoch - self.first >= milestone for milestone in self.milestones)
-        if self.schedule in ("constant", "hinton"):
+        if self.schedule in ("constant", "hinton", "ff-py"):
             return rate_factor(self.schedule, epoch - self.first, last - self.first)
         steps = (last - self.first) * self.steps_per_epoch
         done = (step - self.first * self.steps_per_epoch + 0.5) / steps

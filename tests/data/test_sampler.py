@@ -66,3 +66,8 @@ def test_a_minibatch_larger_than_the_set() -> None:
         UserError, match=r"training\.batch_size is 11, but there are 10 training examples: give 1 to 10"
     ):
         Sampler(10, 11, 1)
+
+
+def test_the_order_of_the_file_is_that_of_all_epochs() -> None:
+    sampler = Sampler(10, 4, 1, shuffles=False)
+    assert [sampler.rows(step).tolist() for step in range(4)] == [[0, 1, 2, 3], [4, 5, 6, 7]] * 2

@@ -8,12 +8,20 @@ import pytest
 
 from ffpipe.learn.rates import Rates, rate_factor
 
-SCHEDULES = ("constant", "hinton", "cosine", "onecycle")
+SCHEDULES = ("constant", "hinton", "ff-py", "cosine", "onecycle")
 
 
 def test_hinton_is_flat_for_half_the_epochs_then_falls_in_a_line() -> None:
     factors = [rate_factor("hinton", epoch, 10) for epoch in range(10)]
     assert factors == [1, 1, 1, 1, 1, 0.9, 0.7, 0.5, 0.3, 0.1]
+
+
+def test_the_numpy_port_counts_epochs_from_0() -> None:
+    factors = [rate_factor("ff-py", epoch, 125) for epoch in range(125)]
+    assert factors[:64] == [1.0] * 64
+    assert factors[64] == 123 / 125
+    assert factors[-1] == 3 / 125
+    assert [rate_factor("hinton", epoch, 125) for epoch in (64, 124)] == [121 / 125, 1 / 125]
 
 
 def test_constant_is_one() -> None:
