@@ -12,7 +12,7 @@ import ffpipe
 from ffpipe.commands.cli import main
 from ffpipe.config.schema import BlockConfig, Data, Execution
 
-# Names that somebody chose who wishes us ill.
+# Names that would do harm in a page that did not escape them.
 HOSTILE_CLASSES = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "$\\frac{1}{0}$ & 名前")
 SENTENCE = "the quick brown fox jumps over the lazy dog.\n"
 HOSTILE_FOLDER = "<b>run</b> &amp; 'x'"

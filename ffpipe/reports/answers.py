@@ -1,4 +1,4 @@
-"""What a trained network answers to examples of the test split: who is taken for whom, and where it is wrong."""
+"""Answers of a trained network to test examples: which class is taken for which, and where they are wrong."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ MOST_CLASSES = 1000
 
 @dataclass(frozen=True)
 class Mistake:
-    """An example of the test split that the network gets wrong. index: its place in the split. belief: the share that
-    the answer has of all classes, or by goodness the lead over the right one. second: the next answer."""
+    """An example of the test split that the network gets wrong. index: its place in the split. share: the probability
+    of the answer, or by goodness its lead over the right one. second: the next answer."""
 
     index: int
     right: int
     answer: int
-    belief: float
+    share: float
     second: int
 
 
 @dataclass(frozen=True)
 class Answers:
-    """counts: (classes, classes), rows by the right class, columns by the answer. mistakes: the surest first. tested:
-    examples that were looked at, of so many. by_goodness: beliefs are leads."""
+    """All answers. counts: (classes, classes), rows by the right class, columns by the answer. mistakes:
+    the surest first. tested: examples that were looked at, of `available`. by_goodness: shares are leads."""
 
     split: str
     readout: str
@@ -57,7 +57,7 @@ class Answers:
 
 
 def answers(trained: Trained, most: int) -> Answers:
-    """Ask the network about at most so many test examples. Raises UserError."""
+    """Find the network's answers to at most so many test examples. Raises UserError."""
     splits, classes = trained.job.splits, trained.saved.network.takes.classes
     split, name = (splits.test, "test") if len(splits.test) else (splits.validation, "validation")
     if not len(split):
@@ -69,8 +69,8 @@ def answers(trained: Trained, most: int) -> Answers:
     rows = chosen(split, most)
     examples, labels = trained.examples(split, rows)
     scores = trained.scores(examples)
-    believed = scores.argmax(-1)
-    pairs = (labels.flatten() * classes + believed.flatten()).numpy()
+    answered = scores.argmax(-1)
+    pairs = (labels.flatten() * classes + answered.flatten()).numpy()
     counts = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
     by_goodness = trained.saved.readout == GOODNESS
     tokens = labels.dim() > 1
@@ -89,14 +89,14 @@ def _mistakes(scores: Tensor, labels: Tensor, rows: NDArray[np.int64], by_goodne
     top = scores.topk(2, dim=1).indices
     at = torch.arange(len(wrong))
     leads = scores[at, top[:, 0]] - scores[at, labels]
-    belief = leads if by_goodness else scores.softmax(1)[at, top[:, 0]]
-    order = belief.argsort(descending=True)[:MOST_MISTAKES].tolist()
-    found = [(int(rows[wrong[i]]), int(labels[i]), int(top[i, 0]), float(belief[i]), int(top[i, 1])) for i in order]
+    surety = leads if by_goodness else scores.softmax(1)[at, top[:, 0]]
+    order = surety.argsort(descending=True)[:MOST_MISTAKES].tolist()
+    found = [(int(rows[wrong[i]]), int(labels[i]), int(top[i, 0]), float(surety[i]), int(top[i, 1])) for i in order]
     return tuple(Mistake(*each) for each in found)
 
 
 def pictures_of(trained: Trained, found: Answers) -> Images:
-    """Pictures of the mistakes. Raises UserError where examples are not pictures."""
+    """Make pictures of the mistakes. Raises UserError where examples are not pictures."""
     splits = trained.job.splits
     split = splits.test if found.split == "test" else splits.validation
     rows = np.array([mistake.index for mistake in found.mistakes], np.int64)

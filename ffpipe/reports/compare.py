@@ -18,7 +18,7 @@ PLACES = ("execution.run_dir",)
 
 
 def compared(records: Sequence[Record], epochs: Sequence[float], refresh: int = 0) -> Page:
-    """A page of several runs. epochs: steps of one epoch of each; 0: not known."""
+    """Make the page of several runs. epochs: steps of one epoch of each; 0: not known."""
     letters = [letter(index) for index in range(len(records))]
     names = [f"{each}: {record.name}" for each, record in zip(letters, records, strict=True)]
     sections = [
@@ -34,13 +34,13 @@ def compared(records: Sequence[Record], epochs: Sequence[float], refresh: int = 
 
 
 def letter(index: int) -> str:
-    """A short name: A to Z, then AA, AB, ..."""
+    """Return a short name: A to Z, then AA, AB, ..."""
     before, last = divmod(index, len(ascii_uppercase))
     return (letter(before - 1) if before else "") + ascii_uppercase[last]
 
 
 def _best(records: Sequence[Record], names: Sequence[str]) -> list[Tile]:
-    """The least test error by each read-out."""
+    """Find the least test error by each read-out."""
     best: dict[str, tuple[float, str]] = {}
     for record, name in zip(records, names, strict=True):
         for readout, error in readouts(record.tested).items() if record.tested else ():
@@ -84,7 +84,7 @@ def _errors(records: Sequence[Record], names: Sequence[str], epochs: Sequence[fl
 
 
 def _losses(records: Sequence[Record], names: Sequence[str], epochs: Sequence[float]) -> Section:
-    """Loss and training errors of the first and the last block of each run."""
+    """Draw loss and training errors of the first and the last block of each run."""
     items: list[Item] = []
     for title, number, shares in (
         ("Loss", lambda row: row.loss, False),
@@ -118,7 +118,7 @@ def _differences(records: Sequence[Record], letters: Sequence[str]) -> Section:
 
 
 def flat(config: object) -> dict[str, str]:
-    """The fields of a config by their dotted names, as text."""
+    """Return the fields of a config by their dotted names, as text."""
     found: dict[str, str] = {}
 
     def walk(value: object, name: str) -> None:

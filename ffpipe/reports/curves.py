@@ -113,7 +113,7 @@ def _plot(axes: Axes, curve: Curve, **style: object) -> None:
 
 
 def _thinned(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Steps and means of neighbouring points, where there are more than a picture has room for."""
+    """Return steps and means of neighbouring points, where there are more than a picture has room for."""
     steps, values = np.array(curve.steps, np.float64), np.array(curve.values, np.float64)
     if len(values) <= MOST_POINTS:
         return steps, values
@@ -145,7 +145,7 @@ def _times(factor: float) -> Callable[[ArrayLike], ArrayLike]:
 
 
 def _against_steps(axes: Axes, epoch: float) -> None:
-    """Steps below the picture, and epochs above it where an epoch is known."""
+    """Put steps below the picture, and epochs above it where an epoch is known."""
     axes.set_xlabel("steps")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

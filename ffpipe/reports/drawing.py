@@ -1,4 +1,4 @@
-"""How pictures look, and how a figure becomes SVG or PNG.
+"""The look of pictures, and figures as SVG or PNG.
 
 Figures are drawn in colours for a light page. In SVG each of them becomes a variable of the page, so that the very same
 picture is right on a dark page too.
@@ -152,7 +152,7 @@ def _svg(figure: Figure, name: str, alt: str) -> tuple[str, frozenset[str]]:
     text = sink.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
-    # Several pictures stand in one page, and names of their parts must not meet. Most are for nobody.
+    # Several pictures stand in one page, and names of their parts must not meet. Most are referred to by none.
     referred = set(re.findall(r'(?:xlink:href="|url\()#([^")]+)', text))
     text = re.sub(r' id="([^"]+)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in referred else "", text)
     text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)

@@ -160,7 +160,7 @@ def rows_of_kinds(kinds: Sequence[Kind]) -> Figure:
 
 
 def receptive_fields(fields: Fields) -> Figure:
-    """Draw fields of one layer: orange where a weight is above zero, blue where it is below."""
+    """Draw fields of one layer: orange where a weight is above zero, purple where it is below."""
     values = fields.values
     scale = np.maximum(np.abs(values).max(tuple(range(1, values.ndim)), keepdims=True), 1e-12)
     columns = 24 if values.shape[2] <= 5 else 16
@@ -174,7 +174,7 @@ def receptive_fields(fields: Fields) -> Figure:
 
 
 def _signed(values: NDArray[np.float32]) -> Images:
-    """Colours (..., 3) of numbers from -1 to 1, by a scale that people who do not see some colours read too."""
+    """Give colours (..., 3) of numbers from -1 to 1, by a scale that people who do not see some colours read too."""
     import matplotlib as mpl
 
     made: Images = mpl.colormaps["PuOr_r"]((values + 1) / 2)[..., :3].astype(np.float32)
@@ -182,7 +182,7 @@ def _signed(values: NDArray[np.float32]) -> Images:
 
 
 def _tiles(axes: Axes, images: Images, columns: int, below: float) -> None:
-    """One image of all tiles, with gaps that let the page through. below: room under each, in shares of its height."""
+    """Draw images as tiles, with gaps that let the page through. below: room under each, in shares of its height."""
     height, width = images.shape[1:3]
     for index, image in enumerate(images):
         line, column = divmod(index, columns)

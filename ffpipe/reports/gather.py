@@ -32,7 +32,7 @@ LARGEST = 1e30
 
 @dataclass(frozen=True)
 class Summary(inspection.Summary):
-    """What a report shows of summary.json, beside what a look takes from it."""
+    """The part of summary.json that a report shows, beside what a look takes from it."""
 
     epochs: Count = 0
     weights_sha256: Word | None = None
@@ -57,7 +57,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Record:
-    """What a run folder says without its weights. going: whether a process trains the run at the moment."""
+    """A run folder without its weights. going: whether a process trains the run at the moment."""
 
     folder: RunFolder
     config: Config
@@ -101,7 +101,7 @@ class Record:
         return sorted(found, key=lambda block: (block == HEAD, block))
 
     def curves(self, number: Callable[[LayerRow], float | None]) -> list[Curve]:
-        """A series of one number of the rows for each block that has it."""
+        """Make a series of one number of the rows for each block that has it."""
         points: dict[int, list[tuple[int, float]]] = {block: [] for block in self.blocks}
         for row in self.past.value.rows if self.past.value else ():
             value = number(row)
@@ -110,7 +110,7 @@ class Record:
         return [curve(block_name(block), found) for block, found in points.items() if found]
 
     def errors(self, split: str) -> list[Curve]:
-        """A series of errors on a split for each read-out."""
+        """Make a series of errors on a split for each read-out."""
         points: dict[str, list[tuple[int, float]]] = {}
         for each in self.evaluations:
             if each.split == split:
@@ -126,12 +126,12 @@ def curve(name: str, points: list[tuple[int, float]]) -> Curve:
 
 
 def readouts(evaluation: Evaluation) -> dict[str, float]:
-    """The errors of the read-outs that ffpipe knows, by name: a stranger's file may have any others."""
+    """Return the errors of the read-outs that ffpipe knows, by name: a stranger's file may have any others."""
     return {name: error for name, error in evaluation.readouts.items() if name in (GOODNESS, SOFTMAX, LAST, SUM)}
 
 
 def block_name(block: int) -> str:
-    """The name of a block in pictures and tables."""
+    """Return the name of a block in pictures and tables."""
     return "head" if block == HEAD else f"block {block}"
 
 

@@ -20,7 +20,7 @@ MOST_CONFUSED = 10
 
 
 def insights(trained: Part[Trained], examples: int) -> list[Section]:
-    """All of these sections. examples: of the test split, at most."""
+    """Make all of these sections. examples: of the test split, at most."""
     if trained.value is None:
         what = "confusions, wrong answers, spread of scores, rows that are trained on, weights"
         return [Section("What the network has learned", [Missing(what, trained.missing)])]
@@ -82,25 +82,25 @@ def _by_class(found: Answers) -> Table:
 
 
 def _named(found: Answers, label: int) -> str:
-    """A class as a word: blanks and the like of a text are made visible."""
+    """Return a class as a word: blanks and the like of a text are made visible."""
     name = found.names[label]
     return name if name.strip() else f"'{name}'"
 
 
 def _mistakes(found: Answers, trained: Trained, user: bool) -> list[Item]:
-    """Pictures of wrong answers, and a table of the same."""
+    """Draw wrong answers, and list the same in a table."""
 
-    def belief(share: float) -> str:
+    def say(share: float) -> str:
         return f"+{share:.3g}" if found.by_goodness else f"{share:.0%}"
 
     captions = [
-        f"{shortened(_named(found, m.right), 9)} → {shortened(_named(found, m.answer), 9)}\n{belief(m.belief)}"
+        f"{shortened(_named(found, m.right), 9)} → {shortened(_named(found, m.answer), 9)}\n{say(m.share)}"
         for m in found.mistakes
     ]
     pictures = attempt(lambda: pictures_of(trained, found), user)
     items: list[Item] = []
     meaning = "the lead in goodness of its answer over the right class" if found.by_goodness else (
-        "the share of belief that its answer has"
+        "the probability of that answer"
     )  # fmt: skip
     if pictures.value is not None:
         alt = (
@@ -114,12 +114,12 @@ def _mistakes(found: Answers, trained: Trained, user: bool) -> list[Item]:
         [
             str(m.index),
             *(_named(found, each) for each in (m.right, m.answer)),
-            belief(m.belief),
+            say(m.share),
             _named(found, m.second),
         ]
         for m in found.mistakes
     ]
-    head = ["example", "right class", "answer", "belief", "second answer"]
+    head = ["example", "right class", "answer", "lead" if found.by_goodness else "probability", "second answer"]
     items.append(Table(head, rows, "The wrong answers of the picture", folded=True))
     return items
 
@@ -145,7 +145,7 @@ def _spread(part: Part[Spreads], trained: Trained) -> Section:
         ]
         for each in found.blocks
     ]
-    head = ["block", "kind", f"mean, {found.kinds[0]}", f"mean, {found.kinds[1]}", "border", wrong]
+    head = ["block", "kind", f"mean, {found.kinds[0]}", f"mean, {found.kinds[1]}", "threshold", wrong]
     items: list[Item] = [
         Picture("spread", figures.histograms(found), alt),
         Table(head, rows, "", len(rows) > LONG_TABLE),

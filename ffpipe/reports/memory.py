@@ -28,8 +28,9 @@ KINDS = ("process", "data", "parameters", "optimizer", "buffers", "messages", "s
 
 
 def process_of(config: Config) -> int:
-    """Bytes of a bare process of this config. Call it before data are opened and pictures drawn: they would count.
+    """Measure the bytes of a bare process of this config.
 
+    Call it before data are opened and pictures drawn, which would count.
     Raises UserError.
     """
     if config.execution.engine == "ray":

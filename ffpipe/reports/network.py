@@ -38,7 +38,7 @@ KEPT_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user says on the command line of a run: consent to code, and where things are."""
+    """The user's words on a run: consent to code, and where things are."""
 
     model: Given | None = None
     allow_code: Sequence[str] = ()
@@ -47,7 +47,7 @@ class Asked:
     examples: int = 2000
 
     def user_code(self, record: Record) -> bool:
-        """Whether code of the user's takes part."""
+        """Tell whether code of the user's takes part."""
         return bool(self.model or record.config.training.model)
 
 
@@ -78,7 +78,7 @@ class Trained:
     """The weights of a run's newest snapshot and its data."""
 
     def __init__(self, saved: Saved, job: Job) -> None:
-        """Raises UserError where the two do not belong together."""
+        """Join the two. Raises UserError where they do not belong together."""
         if saved.network.takes != job.input:
             raise UserError(f"the snapshot is of a network for {saved.network.takes}, but the data are {job.input}")
         self.saved, self.job = saved, job
@@ -87,7 +87,7 @@ class Trained:
 
     @property
     def training(self) -> Training:
-        """What the run computes, with all that the data decide filled in."""
+        """The training half of the config, with all that the data decide filled in."""
         return self.job.config.training
 
     @property
@@ -97,7 +97,7 @@ class Trained:
 
     @property
     def user_code(self) -> bool:
-        """Whether code of the user's takes part."""
+        """True where code of the user's takes part."""
         return bool(self.training.model)
 
     @cached_property
@@ -112,25 +112,25 @@ class Trained:
         return network.eval()
 
     def name(self, label: int) -> str:
-        """The name of a class."""
+        """Return the name of a class."""
         return self.saved.network.takes.name(label)
 
     def scores(self, images: Tensor) -> Tensor:
-        """Scores (n, ..., classes) of examples by the run's own read-out, a few at a time. Raises Silent."""
+        """Compute scores (n, ..., classes) of examples by the run's own read-out, a few at a time. Raises Silent."""
         per_example = self.saved.network.takes.classes if self.saved.readout == GOODNESS else 1
         some = max(1, ROWS_AT_ONCE // per_example)
         with torch.no_grad():
             return torch.cat([self.network(part).cpu() for part in images.split(some)])
 
     def examples(self, split: Examples, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Examples of a split and their labels, as the network takes them."""
+        """Read examples of a split and their labels, as the network takes them."""
         if self.training.inputs == "tokens":
             ids = torch.from_numpy(split.raw(rows)).to(torch.int64)
             return ids[:, :-1], ids[:, 1:]
         return torch.from_numpy(split.images(rows)), torch.from_numpy(split.labels(rows))
 
     def learning_rows(self, step: int) -> tuple[Tensor, Tensor]:
-        """The rows that blocks learn from at a step, (rows, *inputs.shape), and the labels of the examples.
+        """Make the rows that blocks learn from at a step, (rows, *inputs.shape), and the labels of the examples.
 
         Where negatives follow the model they are those that the network of the snapshot makes.
         """
@@ -143,14 +143,14 @@ class Trained:
         return out, self.feeder.learning(step, prediction, out)
 
     def neutral_rows(self, step: int) -> Tensor:
-        """The rows of a step under the neutral label, (B, *inputs.shape)."""
+        """Make the rows of a step under the neutral label, (B, *inputs.shape)."""
         inputs = self.job.network.inputs
         out = torch.empty(self.training.batch_size, *inputs.shape, dtype=inputs.dtype)
         self.feeder.passing(step, out)
         return out
 
     def _softmax(self, rows: Tensor) -> Tensor:
-        """Probabilities (n, classes) of the linear read-out for rows that are made already."""
+        """Compute probabilities (n, classes) of the linear read-out for rows that are made already."""
         taps = [x for block, x, _ in self.through(rows) if block.index in self.saved.network.taps]
         head = self.network.head
         assert head is not None
@@ -158,7 +158,7 @@ class Trained:
             return head.logits(taps).float().softmax(1)
 
     def through(self, rows: Tensor) -> Iterator[tuple[Block, Tensor, Tensor | None]]:
-        """Each block in turn, what it hands on of the rows, and what it says of the answer."""
+        """Pass rows through all blocks; gives each block, what it hands on, and what it says of the answer."""
         kept: dict[str, Tensor] = {}
         x = rows
         for index in range(len(self.saved.network)):

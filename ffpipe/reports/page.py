@@ -20,7 +20,7 @@ LONGEST_CELL = 300
 
 
 def html(page: Page) -> str:
-    """The whole file."""
+    """Make the whole file."""
     pictures = {item.name: drawn(item.figure, item.name, _safe(item.alt)) for item in page.pictures}
     used = sorted({colour for each in pictures.values() for colour in each.colours} & DARK.keys())
     light, dark = (
@@ -54,7 +54,7 @@ def _section(section: Section, pictures: dict[str, Drawn]) -> str:
 
 
 def _is_narrow(item: Item) -> bool:
-    """Whether an item takes half the width, so that two of them stand side by side."""
+    """Tell whether an item takes half the width, so that two of them stand side by side."""
     return (isinstance(item, Picture) and not item.wide) or (isinstance(item, Table) and item.beside)
 
 
@@ -86,7 +86,7 @@ def _table(table: Table) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    """Whether a cell begins with a number and thus stands at the right of its column."""
+    """Tell whether a cell begins with a number and thus stands at the right of its column."""
     return cell in ("", "-") or cell.lstrip("+-")[:1].isdigit()
 
 
@@ -97,12 +97,12 @@ def _passage(passage: Passage) -> str:
 
 
 def _lines(text: str) -> str:
-    """Text that keeps its line breaks."""
+    """Escape a text that keeps its line breaks."""
     return "\n".join(map(_safe, text.split("\n")))
 
 
 def _safe(text: str) -> str:
-    """Text as HTML: control characters are made visible, and nothing in it is markup."""
+    """Escape a text for HTML: control characters are made visible, and nothing in it is markup."""
     return escape(escaped(text))
 
 

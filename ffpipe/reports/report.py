@@ -120,7 +120,7 @@ class _Report:
 
     @property
     def going(self) -> bool:
-        """Whether any of the runs is trained at the moment."""
+        """True while any of the runs is trained."""
         return any(record.going for record in self.records)
 
     def read(self) -> None:
@@ -128,7 +128,7 @@ class _Report:
         self.records = [read_run(run) for run in self._runs]
 
     def signature(self) -> tuple[tuple[int, int], ...]:
-        """Sizes and times of what a run writes now and then."""
+        """Return sizes and times of what a run writes now and then."""
         files = (file for record in self.records for file in (record.folder.past, record.folder.summary))
         found = (file.stat() if file.exists() else None for file in files)
         return tuple((0, 0) if each is None else (each.st_mtime_ns, each.st_size) for each in found)
@@ -162,7 +162,7 @@ class _Report:
 
 
 def _page_of(record: Record, job: Part[Job], process: Part[int], epoch: float, asked: Asked, refresh: int) -> Page:
-    """The page of one run."""
+    """Make the page of one run."""
     from ffpipe.reports import results
     from ffpipe.reports.insights import insights
 
@@ -188,7 +188,7 @@ def _page_of(record: Record, job: Part[Job], process: Part[int], epoch: float, a
 
 
 def _epoch_of(record: Record) -> float:
-    """Steps of an epoch by what a finished run says; 0 where that is not known."""
+    """Work out the steps of an epoch from what a finished run says; 0 where that is not known."""
     summary = record.summary.value
     return summary.steps / summary.epochs if summary and summary.status == "finished" and summary.epochs else 0.0
 

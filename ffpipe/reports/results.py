@@ -24,12 +24,12 @@ SPLITS = ("validation", "test", "train")
 
 
 def percent(share: float | None) -> str:
-    """A share as a person reads it."""
+    """Write a share as a person reads it."""
     return "-" if share is None else f"{share:.2%}"
 
 
 def tiles(record: Record, memory: Part[Memory]) -> list[Tile]:
-    """The numbers that a reader looks for first."""
+    """Pick the numbers that a reader looks for first."""
     found, summary = list[Tile](), record.summary.value
     tested = record.tested
     newest = tested or next((e for e in reversed(record.evaluations) if e.split == "validation"), None)
@@ -50,7 +50,7 @@ def tiles(record: Record, memory: Part[Memory]) -> list[Tile]:
 
 
 def errors(record: Record, epoch: float) -> Section:
-    """Errors of every read-out on every split."""
+    """Show the errors of every read-out on every split."""
     by_split = {split: record.errors(split) for split in SPLITS}
     by_split = {split: found for split, found in by_split.items() if found}
     if not by_split:
@@ -86,7 +86,7 @@ def _epochs(step: int, epoch: float) -> str:
 
 
 def _of_blocks(found: Sequence[Evaluation], epoch: float) -> Iterator[Item]:
-    """The error of each block by itself, without negatives."""
+    """Show the error of each block by itself, without negatives."""
     split = "validation" if any(each.split == "validation" for each in found) else found[-1].split
     points: dict[int, list[tuple[int, float]]] = {}
     for each in found:
@@ -110,7 +110,7 @@ def _of_blocks(found: Sequence[Evaluation], epoch: float) -> Iterator[Item]:
 
 
 def learning(record: Record, epoch: float, rates: Part[list[Curve]]) -> Section:
-    """Loss and errors of each block in training, its learning rate, and the sizes of weights and activities."""
+    """Show loss and errors of each block in training, its learning rate, and the sizes of weights and activities."""
     contrasts = record.config.training.contrasts
     losses = record.curves(lambda row: row.loss)
     if not losses:
@@ -145,7 +145,7 @@ def learning(record: Record, epoch: float, rates: Part[list[Curve]]) -> Section:
 
 
 def _is_constant(found: list[Curve]) -> bool:
-    """Whether there is nothing to be seen, as where rows are normalised before they are handed on."""
+    """Tell whether there is nothing to be seen, as where rows are normalised before they are handed on."""
     values = [value for each in found for value in each.values]
     return not values or max(values) - min(values) <= 1e-3 * max(map(abs, values))
 
@@ -160,7 +160,7 @@ def _picture(name: str, title: str, label: str, found: list[Curve], epoch: float
 
 
 def _newest(record: Record, rates: list[Curve]) -> Table:
-    """The last row of the log of each block."""
+    """List the last row of the log of each block."""
     rows = record.past.value.rows if record.past.value else []
     newest = {row.layer: row for row in sorted(rows, key=lambda row: row.step)}
     rate_of = {each.name: each.last for each in rates}
@@ -181,7 +181,7 @@ def _number(value: float | None) -> str:
 
 
 def rates_of(job: Job, last: int) -> list[Curve]:
-    """The learning rate of each block up to a step, from the config, where a run did not log it."""
+    """Work out the learning rate of each block up to a step from the config, where a run did not log it."""
     training, found = job.config.training, []
     steps = sorted({*range(0, max(1, last), max(1, last // 200)), max(0, last - 1)})
     for outline in job.network.outlines:
@@ -195,7 +195,7 @@ def rates_of(job: Job, last: int) -> list[Curve]:
 
 
 def where_time_went(summary: Part[Summary], timeline: Part[Timeline]) -> Section:
-    """What each stage did with its time, and when."""
+    """Show what each stage did with its time, and when."""
     items: list[Item] = []
     shares = summary.value.time_shares if summary.value else []
     if shares:
@@ -228,7 +228,7 @@ def _range(layers: Sequence[int]) -> str:
 
 
 def where_memory_went(memory: Part[Memory]) -> Section:
-    """Memory of each stage, foretold and measured."""
+    """Show the memory of each stage, foretold and measured."""
     if memory.value is None:
         return Section("Memory", [Missing("memory of stages", memory.missing)])
     found = memory.value
@@ -249,7 +249,7 @@ def where_memory_went(memory: Part[Memory]) -> Section:
 
 
 def what_happened(record: Record) -> list[Section]:
-    """Recoveries, if there were any or it is not known."""
+    """List recoveries, if there were any or it is not known."""
     if record.past.value is None:
         return [Section("Recoveries", [Missing("recoveries", record.past.missing)])]
     notes = record.past.value.recoveries
@@ -261,7 +261,7 @@ def what_happened(record: Record) -> list[Section]:
 
 
 def what_it_was(record: Record) -> Section:
-    """Config and versions."""
+    """Show config and versions."""
     summary = record.summary.value
     items: list[Item] = []
     facts = [["run folder", str(record.folder.path.absolute())], ["state", record.status]]

@@ -32,7 +32,7 @@ class Kind:
 
 
 def as_pictures(rows: NDArray[np.float32], shape: tuple[int, ...]) -> Images:
-    """Pictures (n, height, width[, 3]) from 0 to 1 of examples (n, features) of a shape. Raises UserError."""
+    """Make pictures (n, height, width[, 3]) from 0 to 1 of examples (n, features) of a shape. Raises UserError."""
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in CHANNELS):
         raise UserError(f"examples of shape {shape} are not pictures")
     pictures = rows.reshape(-1, *shape)
@@ -47,7 +47,7 @@ def as_pictures(rows: NDArray[np.float32], shape: tuple[int, ...]) -> Images:
 
 
 def trained_rows(trained: Trained) -> list[Kind]:
-    """The first examples of the newest minibatch in every form in which they are learned from. Raises UserError."""
+    """Take the first examples of the newest minibatch in every form that is learned from. Raises UserError."""
     training, job = trained.training, trained.job
     step = max(0, trained.step - 1)
     split = job.splits.train
@@ -76,7 +76,7 @@ def _labelled(title: str, rows: Tensor, trained: Trained) -> Kind:
 
 
 def labels_in(rows: Tensor, training: Training, features: int, classes: int) -> Tensor | None:
-    """The labels (n,) that rows (n, ...) carry; None where they carry none."""
+    """Read the labels (n,) that rows (n, ...) carry; None where they carry none."""
     flat = rows.flatten(1).float()
     if training.labels == "none":
         return None
@@ -86,7 +86,7 @@ def labels_in(rows: Tensor, training: Training, features: int, classes: int) -> 
 
 
 def _pictures(trained: Trained, rows: Tensor) -> Images:
-    """Pictures of rows (n, *inputs.shape), as they come to the first block."""
+    """Make pictures of rows (n, *inputs.shape), as they come to the first block."""
     training, shape = trained.training, trained.job.splits.shape
     features = math.prod(shape)
     flat = rows.flatten(1).float()[:, :features]
@@ -104,6 +104,6 @@ def _statistics(training: Training) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 def _changes(training: Training) -> bool:
-    """Whether images are changed before they are learned from."""
+    """Tell whether images are changed before they are learned from."""
     each = training.augmentation
     return bool(each.crop or each.flip or each.cutout or training.jitter)

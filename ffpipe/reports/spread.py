@@ -1,4 +1,4 @@
-"""How the numbers spread by which a block decides: goodness of its rows, or margins of its class head."""
+"""Spread of the numbers by which a block decides: goodness of its rows, or margins of its class head."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Spreads:
-    """Of all blocks that say anything. number: what is spread. kinds: of rows, first and second."""
+    """Spreads of all blocks that say anything. number: what is spread. kinds: of rows, first and second."""
 
     number: str
     kinds: tuple[str, str]
@@ -58,7 +58,7 @@ def spreads(trained: Trained) -> Spreads:
 
 
 def _goodness(trained: Trained) -> Spreads:
-    """Goodness of rows of the newest minibatches."""
+    """Compute the goodness of rows of the newest minibatches."""
     batch = trained.training.batch_size
     steps = range(max(0, trained.step - -(-MOST_ROWS // batch)), max(1, trained.step))
     pairs = [trained.learning_rows(step)[0].split(batch) for step in steps]
@@ -75,7 +75,7 @@ def _goodness(trained: Trained) -> Spreads:
 
 
 def _threshold(block: Block) -> float | None:
-    """The goodness above which a row counts as positive; None where pairs are compared."""
+    """Return the goodness above which a row counts as positive; None where pairs are compared."""
     contrast = None
     if isinstance(block, FFDense):
         contrast = block._objective
@@ -85,7 +85,7 @@ def _threshold(block: Block) -> float | None:
 
 
 def _margins(trained: Trained) -> Spreads:
-    """Score of the right class less the best of the others, of training and of test examples."""
+    """Compute the score of the right class less the best of the others, of training and of test examples."""
     splits, training = trained.job.splits, trained.training
     most = MOST_ROWS
     if training.inputs == "tokens":
@@ -106,7 +106,7 @@ def _margins(trained: Trained) -> Spreads:
 
 
 def _plain(trained: Trained, most: int) -> list[tuple[Tensor, Tensor]]:
-    """Rows of the newest minibatches as they are trained on, and of test examples, with their labels."""
+    """Make rows of the newest minibatches as they are trained on, and of test examples, with their labels."""
     splits, batch = trained.job.splits, trained.training.batch_size
     steps = range(max(0, trained.step - -(-most // batch)), max(1, trained.step))
     made = [trained.learning_rows(step) for step in steps]
@@ -118,7 +118,10 @@ def _plain(trained: Trained, most: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def margins(scores: Tensor, labels: Tensor) -> Tensor:
-    """Score of the right class less the best of the others: (n,) from scores (n, ..., classes) and labels (n, ...)."""
+    """Compute the score of the right class less the best of the others.
+
+    scores: (n, ..., classes). labels: (n, ...). Returns (n times ...,) float64.
+    """
     scores, labels = scores.double().flatten(0, -2), labels.flatten().unsqueeze(1)
     right = scores.gather(1, labels).squeeze(1)
     others = scores.scatter(1, labels, -torch.inf).amax(1)

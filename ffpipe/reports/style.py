@@ -1,4 +1,4 @@
-"""How the page of a report looks, as CSS: one column of cards, light or dark as the browser wants it."""
+"""The look of a report's page, as CSS: one column of cards, light or dark as the browser wants it."""
 
 # By this a file is known as a report of ours, which may be written over.
 MARK = '<meta name="generator" content="ffpipe report">'
@@ -31,7 +31,7 @@ figcaption{color:var(--faint);font-size:13px;margin-top:4px}
 .table{overflow-x:auto;margin:10px 0}
 table{border-collapse:collapse;font-size:13.5px;font-variant-numeric:tabular-nums}
 caption{text-align:left;color:var(--faint);font-size:13px;padding-bottom:4px}
-th,td{padding:3px 18px 3px 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top;
+th,td{padding:3px 14px 3px 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top;
 max-width:72ch;overflow-wrap:break-word}
 th{font-weight:600;color:var(--faint)}
 td.n,th.n{text-align:right;white-space:nowrap}

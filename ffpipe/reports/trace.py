@@ -48,8 +48,8 @@ class Span:
 
 @dataclass(frozen=True)
 class Timeline:
-    """When each stage did what. shares: (stages, KINDS, BINS), of the time of each bin. spans: of a short time in the
-    middle. cut: whether there is more in the file than was read."""
+    """The work of each stage over time. shares: (stages, KINDS, BINS), of the time of each bin. spans: of a short
+    time in the middle. cut: whether there is more in the file than was read."""
 
     seconds: float
     shares: NDArray[np.float64]
@@ -108,7 +108,7 @@ def _spread(bins: NDArray[np.float64], start: float, length: float) -> None:
 
 
 def _middle(spans: list[Span], stages: int) -> tuple[Span, ...]:
-    """The spans around the middle of training, as many as a picture can hold."""
+    """Take the spans around the middle of training, as many as a picture can hold."""
     ordered = sorted(spans, key=lambda span: span.start)
     trained = [index for index, span in enumerate(ordered) if span.kind == 0]
     if not trained:

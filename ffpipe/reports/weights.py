@@ -65,7 +65,7 @@ def _of_block(block: Block, index: int, shape: tuple[int, ...]) -> list[Fields]:
 
 
 def _of_dense(weight: Tensor, title: str, shape: tuple[int, ...], channels_first: bool) -> list[Fields]:
-    """Fields of the units (units, inputs) of a layer that sees the pixels and perhaps a label behind them."""
+    """Take the fields of the units (units, inputs) of a layer that sees the pixels and perhaps a label behind them."""
     features = math.prod(shape)
     if len(shape) not in (2, 3) or features < LEAST_PIXELS or weight.shape[1] < features:
         return []
@@ -79,7 +79,7 @@ def _of_dense(weight: Tensor, title: str, shape: tuple[int, ...], channels_first
 
 
 def _of_places(module: ReceptiveFields, title: str, taken: int) -> Fields:
-    """Fields of a grid: those of the strongest channels, place after place."""
+    """Take the fields of a grid: those of the strongest channels, place after place."""
     places, _, channels = module.weight.shape
     weight = module.weight.detach().view(places, taken, module.kernel, module.kernel, channels).float()
     weight = weight[:, :3] if taken == 3 else weight.mean(1, keepdim=True)
@@ -91,7 +91,7 @@ def _of_places(module: ReceptiveFields, title: str, taken: int) -> Fields:
 
 
 def _of_kernels(weight: Tensor, title: str) -> Fields:
-    """Kernels (out, in, height, width) of a convolution: all of one or three input channels, else pairs of both."""
+    """Take kernels (out, in, height, width) of a convolution: whole ones of one or three channels, else single ones."""
     out, taken = weight.shape[:2]
     if taken in (1, 3):
         seen = weight[_strongest(weight.flatten(1))].float().permute(0, 2, 3, 1)
@@ -108,7 +108,7 @@ def _strongest(rows: Tensor) -> Tensor:
 
 
 def _of_colours(seen: Tensor) -> NDArray[np.float32]:
-    """(n, height, width[, channels]) as (n, height, width[, 3]); two or four channels become their mean."""
+    """Give (n, height, width[, channels]) as (n, height, width[, 3]); two or four channels become their mean."""
     if seen.dim() == 4 and seen.shape[3] != 3:
         seen = seen.mean(3)
     made: NDArray[np.float32] = np.nan_to_num(seen.numpy().astype(np.float32))

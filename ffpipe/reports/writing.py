@@ -29,7 +29,7 @@ READ = 3
 
 @dataclass(frozen=True)
 class Written:
-    """given: the beginning, from the test text. text: what the network wrote after it."""
+    """A text of the network's. given: its beginning, from the test text. text: what the network wrote after it."""
 
     given: str
     text: str
@@ -43,7 +43,7 @@ class Reading:
 
 
 def written(trained: Trained, length: int = WRITTEN) -> Written:
-    """Let the network go on with the beginning of a test sequence. Raises UserError."""
+    """Continue the beginning of a test sequence by what the network predicts. Raises UserError."""
     say, tokens = symbols_of(trained), trained.job.network.inputs.size
     split = trained.job.splits.test if len(trained.job.splits.test) else trained.job.splits.train
     ids = split.raw(chosen(split, 1))[0].astype(np.int64)[: min(GIVEN, tokens)].tolist()
@@ -60,7 +60,7 @@ def written(trained: Trained, length: int = WRITTEN) -> Written:
 
 
 def readings(trained: Trained) -> list[Reading]:
-    """Let the network predict each symbol of some test sequences. Raises UserError."""
+    """Predict each symbol of some test sequences. Raises UserError."""
     say, split = symbols_of(trained), trained.job.splits.test
     if not len(split):
         raise UserError("there are no test sequences")
@@ -87,7 +87,7 @@ def symbols_of(trained: Trained) -> Callable[[list[int]], str]:
 
 
 def alphabet_of(path: Path) -> str:
-    """The characters of a text in the order of their ids. Raises UserError."""
+    """Return the characters of a text in the order of their ids. Raises UserError."""
     _, count = encoded(path, "characters")  # which refuses what is not to be read
     alphabet = "".join(sorted(set(path.read_bytes().decode("utf-8-sig"))))
     assert len(alphabet) == count
@@ -95,7 +95,7 @@ def alphabet_of(path: Path) -> str:
 
 
 def _text_of(config: Config) -> Path:
-    """The file that a run's text came from. Raises UserError."""
+    """Find the file that a run's text came from. Raises UserError."""
     if config.training.data.train:
         return expanded(config.training.data.train[0])
     given = given_folder(config.execution.data_dir or os.environ.get("FFPIPE_DATA", ""))
