@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -190,3 +191,27 @@ def test_a_report_at_the_end_of_training(
     assert [run.absolute() for run, _ in asked] == [here / "run"] * 2
     assert asked[0][1] == {"changes": {}, "model": None, "allow_code": []}
     assert "report.html" in capsys.readouterr().out
+
+
+def test_numbers_and_names_that_no_run_writes(run: Path, reported: dict[str, Reported], here: Path, fast: None) -> None:
+    """A read-out's name becomes no file elsewhere, and endless numbers end no report."""
+    past = json.loads((run / "past.json").read_text())
+    for row in past["rows"][::3]:
+        row.update(loss=1.7e308, weight_rms=-1.7e308)
+    for each in past["evaluations"]:
+        each.update(
+            errors={"../../evil": 0.5, "block.x": 1e300}, split=each["split"] if each["step"] > 28 else "x" * 5000
+        )
+    (run / "past.json").write_text(json.dumps(past))
+    summary = json.loads((run / "summary.json").read_text())
+    summary.update(
+        train_seconds=1e300, peak_rss_bytes=[2**53], stage_layers=[[0, 2**53], []], time_shares=[{"compute": 1e300}]
+    )
+    (run / "summary.json").write_text(json.dumps(summary))
+    before = sorted(os.listdir(here))
+    text = write_report(run, png=here / "pictures").read_text()
+    assert "x" * 301 not in text
+    compared = write_report([run, reported["hybrid"].run], here / "compared.html", png=here / "pictures")
+    assert "A: run" in compared.read_text()
+    assert sorted({*os.listdir(here)} - {*before}) == ["compared.html", "pictures"]
+    assert {path.suffix for path in (here / "pictures").iterdir()} == {".png"}
