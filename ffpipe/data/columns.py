@@ -62,7 +62,12 @@ class Columns:
     @property
     def encoded(self) -> bool:
         """Whether images are PNG or JPEG bytes."""
-        return len(self.images) == 1 and not _is_numbers(self.kind)
+        return not (self.pixels or _is_numbers(self.kind))
+
+    @property
+    def pixels(self) -> bool:
+        """Whether each column has one pixel of every image."""
+        return len(self.images) > 1 or _is_number(self.kind)
 
 
 def part(name: str, open_table: OpenTable, paths: Sequence[Path], wanted: Wanted, field: str) -> Part:
@@ -112,7 +117,7 @@ def contents(open_table: OpenTable, paths: Sequence[Path], wanted: Wanted | None
 
     return Contents(
         where=", ".join(map(str, paths)),
-        shape=_square(shape) if len(columns.images) > 1 else shape,
+        shape=_square(shape) if columns.pixels else shape,
         dtype=first.dtype,
         divisor=255 if columns.encoded else 0,
         labels=np.concatenate(labels),
@@ -265,7 +270,7 @@ def _blocks(
         return
     row = 0
     for some in table.read(columns.read, rows):
-        if len(columns.images) > 1:
+        if columns.pixels:
             yield _side_by_side(some, table.path, row)
         else:
             values = _values(some.column(columns.images[0]))

@@ -213,3 +213,11 @@ def test_real_cifar10(real_data: Callable[[str], Path]) -> None:
     assert contents.shape == (32, 32, 3)
     assert np.bincount(contents.labels).tolist() == [1000] * 10
     assert sum(len(block) for block in contents.blocks()) == 10_000
+
+
+def test_one_column_of_numbers_is_an_image_of_one_pixel(tmp_path: Path) -> None:
+    path = tmp_path / "one.parquet"
+    pq.write_table(pa.table({"label": [0, 1, 1], "p0": pa.array([3, 200, 9], pa.uint8())}), path)
+    contents = columns.contents(tables.parquet, [path])
+    assert contents.shape == (1,)
+    assert np.concatenate(list(contents.blocks())).tolist() == [[3], [200], [9]]
