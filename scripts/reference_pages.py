@@ -23,7 +23,7 @@ DATA_CLASSES = "ffpipe.config.schema"
 
 
 def fields() -> str:
-    """All fields of a config, a table for each of its parts."""
+    """List all fields of a config, in a table for each of its parts."""
     parts = [
         f"## `{'.'.join(path)}`\n\n{_table(found, Config())}"
         for path, found in groupby(
@@ -35,19 +35,19 @@ def fields() -> str:
 
 
 def commands() -> str:
-    """All commands with what they do, examples, arguments and options."""
+    """List all commands with what they do, examples, arguments and options."""
     (made,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
     return "\n".join(_command(name, made.choices[name]) for name in COMMANDS)
 
 
 def names() -> str:
-    """All public names in the form that mkdocstrings reads, functions before classes."""
+    """List all public names in the form that mkdocstrings reads, functions before classes."""
     found = sorted(ffpipe.__all__, key=lambda name: (name[0].isupper(), name))
     return "\n\n".join(f"::: ffpipe.{name}" for name in found) + "\n"
 
 
 def _sorted(found: Iterable[Leaf]) -> list[Leaf]:
-    """Fields of a part side by side, the parts in the order in which they are declared."""
+    """Put the fields of a part side by side, and parts in the order in which they are declared."""
     order: dict[tuple[str, ...], list[Leaf]] = {}
     for leaf in found:
         order.setdefault(leaf.path[:-1], []).append(leaf)
@@ -63,7 +63,7 @@ def _table(found: Iterable[Leaf], owner: Any) -> str:
 
 
 def kind(annotation: Any) -> str:
-    """An annotation in words."""
+    """Say an annotation in words."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return kind(arguments[0])
@@ -91,7 +91,7 @@ def _default(leaf: Leaf, owner: Any) -> str:
 
 
 def _command(name: str, its: argparse.ArgumentParser) -> str:
-    """A heading, what the command does, examples and a table; fields without a short name are one line of it."""
+    """Make a heading, what the command does, examples and a table; fields without a short name are one line of it."""
     fields_of_config = {leaf.name for leaf in leaves()}
     rows, others = [], 0
     for action in its._actions:
@@ -110,7 +110,7 @@ def _command(name: str, its: argparse.ArgumentParser) -> str:
 
 
 def _shown(action: argparse.Action) -> str:
-    """An argument, or the names of an option with what stands for its value."""
+    """Write an argument, or the names of an option with what stands for its value."""
     value = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
     takes = "" if action.nargs == 0 else f" {value}"
     return ", ".join(f"`{option}{takes}`" for option in action.option_strings) or f"`{value}`"
@@ -124,7 +124,7 @@ TABLES: dict[str, Callable[[], str]] = {"fields": fields, "commands": commands, 
 
 
 def filled(page: str) -> Iterator[str]:
-    """The lines of a page, each mark `<!-- generated NAME -->` in the place of what it names."""
+    """Yield the lines of a page, with what each mark `<!-- generated NAME -->` names in its place."""
     for line in page.splitlines():
         words = line.split()
         marked = words[:2] == ["<!--", "generated"] and words[3:] == ["-->"]

@@ -1,4 +1,4 @@
-"""The tables that the figures say, for a terminal and for docs/reproduction.md. Pure but for the kept configs that it reads."""
+"""Tables of the figures, for a terminal and for docs/reproduction.md. Pure but for the kept configs that it reads."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def head_of(figures: AllFigures) -> list[str]:
 
 
 def write_table(page: Path, figures: AllFigures, kept_of: KeptOf) -> None:
-    """Both tables, between the two marks in a page. Raises UserError where the marks are absent."""
+    """Write both tables between the two marks in a page. Raises UserError where the marks are absent."""
     machines = machines_of(figures)
     table = f"All rows were run on {machines[0]}.\n\n" if len(machines) == 1 else ""
     table += as_markdown(head_of(figures), lines_of(figures, kept_of))

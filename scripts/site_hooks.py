@@ -1,4 +1,4 @@
-"""What mkdocs does beside building docs/: pages that lie elsewhere in the repository, and tables made from the code.
+"""Additions to docs/ when mkdocs builds the site: pages from elsewhere in the repository, tables made from the code.
 
 mkdocs calls the functions `on_*` (mkdocs.yml, `hooks`).
 """
@@ -50,7 +50,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def relinked(markdown: str, place: str, uri: str, known: set[str]) -> str:
-    """The text of the file `place` as the page `uri`: what is no page of the site is named without a link.
+    """Return the text of the file `place` as the page `uri`; what is not a page of the site is named without a link.
 
     known: the files of the site.
     """

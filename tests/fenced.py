@@ -55,7 +55,7 @@ class Fence:
 
     @property
     def fault(self) -> str:
-        """What is wrong with the block's marks; empty: nothing."""
+        """The first fault of the block's marks; empty: none."""
         if unknown := set(self.said) - set(WORDS):
             return f"unknown word {min(unknown)!r}: {', '.join(WORDS)}"
         if empty := [word for word, texts in self.said.items() if not all(texts)]:
@@ -67,7 +67,7 @@ class Fence:
         return ""
 
     def commands(self) -> Iterator[tuple[str, list[str]]]:
-        """Each command of a block of the console, and the lines that the page shows below it."""
+        """Yield each command of a block of the console, and the lines that the page shows below it."""
         command, shown = "", list[str]()
         lines = iter(self.text.splitlines())
         for line in lines:
@@ -84,7 +84,7 @@ class Fence:
 
 
 def fences(page: str) -> list[Fence]:
-    """All blocks of a page, in order."""
+    """Find all blocks of a page, in order."""
     found: list[Fence] = []
     lines = iter(enumerate(page.splitlines(), 1))
     between: list[str] = []
@@ -110,7 +110,7 @@ def fences(page: str) -> list[Fence]:
 
 
 def _said(text: str) -> dict[str, list[str]]:
-    """The words of the comments in a text between two blocks, and what each says; other comments are nobody's."""
+    """Find the words of the comments in a text between two blocks, and what each says; leave other comments alone."""
     said: dict[str, list[str]] = {}
     for comment in _COMMENT.findall(text):
         word, colon, rest = comment.strip().partition(":")
@@ -120,7 +120,7 @@ def _said(text: str) -> dict[str, list[str]]:
 
 
 def difference(shown: list[str], printed: str) -> str:
-    """What the page shows and was not printed; empty: nothing. A page that shows nothing asks for nothing."""
+    """Say what the page shows and was not printed; empty: nothing. A page may show no output at all."""
     expected = [" ".join(line.split()) for line in shown if line.strip()]
     if not expected:
         return ""
@@ -144,7 +144,7 @@ def _indented(text: str) -> str:
 
 
 def _pattern(expected: list[str]) -> tuple[str, list[str]]:
-    """A pattern of the lines that may be printed, and the shares in it, one for each of its groups."""
+    """Make a pattern of the lines that may be printed; return it with its shares, one for each of its groups."""
     pattern, shares = "", []
     for line in expected:
         if line == "...":

@@ -1,4 +1,4 @@
-"""What README and docs/ show is what happens: every block of a page is run, in order, in one folder (fenced.py)."""
+"""README and docs/ show what happens: every block of a page is run, in order, in one folder (fenced.py)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ exec "{python}" -m ffpipe "$@"
 
 
 def blocks(page: str) -> Iterator[Fence]:
-    """The blocks of a page that are run, or kept as files."""
+    """Yield the blocks of a page that are run, or kept as files."""
     return (fence for fence in PAGES[page] if fence.is_run or "file" in fence.said)
 
 
@@ -77,7 +77,7 @@ def test_long_blocks_do_what_the_page_shows(page: str, folder: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads_put_back: None) -> Path:
-    """Where the blocks of a page work: the examples beside them, and `ffpipe` that of this repository."""
+    """Make a folder for the blocks of a page, with the examples in it; `ffpipe` is that of this repository."""
     import torch
 
     torch.set_num_threads(1)
@@ -97,7 +97,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads_put_back: No
 
 
 class Reader:
-    """Somebody who does what a page says, block after block. Names that Python's blocks bind last to the page's end."""
+    """A reader of a page who does what it says, block after block. Names that Python's blocks bind last to the page's end."""
 
     def __init__(self, page: str, folder: Path) -> None:
         self.page, self.folder = page, folder

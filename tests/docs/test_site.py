@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built strictly: broken links, anchors and pages that no menu names are errors."""
+    """Build the site strictly: broken links, anchors and pages that no menu names are errors."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(REPOSITORY)}
@@ -35,7 +35,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Fetched(HTMLParser):
-    """What a browser fetches for a page: not the links that a reader may follow."""
+    """Addresses that a browser fetches for a page: not the links that a reader may follow."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
 
 
 def words(site: Path, page: str) -> str:
-    """The text of a page, without its marks."""
+    """Return the text of a page, without its marks."""
     return unescape(re.sub(r"<[^>]*>", "", (site / page).read_text(encoding="utf-8")))
 
 
