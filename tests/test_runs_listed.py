@@ -127,7 +127,7 @@ def test_a_run_is_shown_on_one_screen(runs: Path, capsys: pytest.CaptureFixture[
         "runs/first: finished",
         "digits: 64-20-20-20, hard negatives",
         "1 epoch, batch 50, seed 1, float32, averaging at 0.01",
-        "28 saved, of 1 epoch; engine local, 1 stage(s) of layers 0-2",
+        "28 saved, 1 of 1 epoch; engine local, 1 stage(s) of layers 0-2",
         f"{summary['test_error_softmax']:.2%} by softmax (test)",
         "recovered never",
         "go on     ffpipe resume runs/first --epochs 2",

@@ -126,9 +126,14 @@ def _data(config: Config) -> str:
 def _steps(summary: Summary, config: Config | None) -> str:
     stages = [f"{each[0]}-{each[-1]}" if len(each) > 1 else str(*each) for each in summary.stage_layers]
     layers = f" of layers {' | '.join(stages)}" if len(stages) <= 4 else ""
-    saved = f"{summary.steps:,} saved" + (f", of {say_epochs(config)}" if config else "")
+    saved = f"{summary.steps:,} saved" + (f", {_epochs(summary, config)}" if config else "")
     how = f"engine {summary.engine[:10]}, {len(stages)} stage(s){layers}"
     return f"{saved}; {how}, chunk {summary.chunk}, window {summary.window}"
+
+
+def _epochs(summary: Summary, config: Config) -> str:
+    done = summary.epochs_done
+    return f"of {say_epochs(config)}" if done is None else f"{done:.3g} of {say_epochs(config)}"
 
 
 def _evaluations(found: Sequence[Evaluation]) -> list[tuple[str, ...]]:

@@ -13,13 +13,12 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeVar
 
-import numpy as np
 from msgspec import Meta
 
 # Bounds far beyond what can be trained, and within what can be counted, allocated for and named, since a config may
 # come from a stranger.
 LARGEST_INTEGER = 2**53
-LARGEST_FLOAT = float(np.finfo(np.float32).max)
+LARGEST_FLOAT = (2.0 - 2.0**-23) * 2.0**127
 MOST_UNITS = 1 << 24  # of a layer, features of an image, classes
 MOST_LAYERS = 1000  # files of layers are numbered with three digits
 MOST_LAG = 1 << 16  # a snapshot keeps a prediction for each

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from ffpipe.config.fields import DATA_FILES, checked, override
+from ffpipe.config.fields import checked, override
 from ffpipe.config.schema import Config, Execution
 from ffpipe.engines.layerwise import spoolfolder
 from ffpipe.engines.layerwise.engine import LayerwiseEngine
@@ -23,12 +23,13 @@ from ffpipe.pipeline.job import Engine, Job, Layout, Model, Start, make_job, ref
 from ffpipe.planning.budget import within_budget
 from ffpipe.planning.estimate import Estimate, bare_process, draft_layout, estimate_layout
 from ffpipe.runs import places
-from ffpipe.runs.folder import RunFolder, new_run, open_run
+from ffpipe.runs.folder import RunFolder, new_run
 from ffpipe.runs.follow import Followed
 from ffpipe.runs.interrupt import Interrupt
 from ffpipe.runs.log import RunLog
 from ffpipe.runs.model import Given, with_model
 from ffpipe.runs.recovery import GiveUp, Recovery
+from ffpipe.runs.resumed import resumed
 from ffpipe.runs.view import View
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store, patiently
@@ -110,19 +111,9 @@ def resume(
     others now, and where its place for snapshots has those of another run or another network; RunFailed and Interrupted
     as `train` does.
     """
-    folder, before = open_run(run)
-    past = folder.known_past()
-    before, of_user = with_model(before, model, allow_code, f"run {run}", past.code)
-    config = places.of_run(before, folder.path, changes or {}, writes=True)
-    data = replace(before.training.data, train=config.training.data.train, test=config.training.data.test)
-    if replace(before.training, epochs=config.training.epochs, data=data) != config.training:
-        raise UserError(
-            "a run goes on with what it began with: of training only training.epochs can be changed, and where its "
-            f"data are ({', '.join(DATA_FILES)})"
-        )
-    config = places.followed(config, folder.path, past.place)
-    view, interrupt = _followed(config, view, interrupt, callbacks)
-    return _carry_out(config, of_user, folder, True, view, interrupt)
+    found = resumed(run, changes or {}, model, allow_code)
+    view, interrupt = _followed(found.config, view, interrupt, callbacks)
+    return _carry_out(found.config, found.model, found.folder, True, view, interrupt)
 
 
 def _followed(

@@ -51,6 +51,7 @@ class Summary:
     chunk: Count = 0
     window: Count = 0
     steps: Steps = 0
+    steps_per_epoch: Count = 0
     train_seconds: Amount = 0.0
     examples_per_second: Amount | None = None
     test_error_goodness: Share | None = None
@@ -61,6 +62,11 @@ class Summary:
     peak_rss_bytes: list[Count] = field(default_factory=list)
     peak_device_bytes: list[Count] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
+
+    @property
+    def epochs_done(self) -> float | None:
+        """Epochs that are saved; None where an earlier version wrote the summary."""
+        return self.steps / self.steps_per_epoch if self.steps_per_epoch else None
 
     @property
     def test_errors(self) -> dict[str, float]:

@@ -179,6 +179,7 @@ class RunLog:
             "window": layout.window if layout else 0,
             "steps": step,
             "epochs": config.training.epochs,
+            "steps_per_epoch": self.job.steps_per_epoch,
             "start_seconds": stages[0].began_at + stages[0].train_began - self.asked_at if stages else None,
             "train_seconds": seconds,
             "examples_per_second": step * config.training.batch_size / seconds if seconds else None,

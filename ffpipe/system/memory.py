@@ -10,11 +10,12 @@ import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from ffpipe.system.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # From malloc.h of glibc.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
