@@ -128,8 +128,10 @@ def test_early_stopping(example: Run) -> None:
     out = example("early_stopping.py")
     errors = [float(each) for each in re.findall(r"validation ([\d.]+)%", out)]
     assert "stopped early" in out
-    assert min(errors) <= min(errors[-2:])  # the last two were no better than the best before
-    assert errors.index(min(errors)) == len(errors) - 3
+    # Where two in a row were no better than the best before, it ends; another one may be under way by then.
+    ends = [at for at in range(2, len(errors)) if min(errors[at - 1 : at + 1]) >= min(errors[: at - 1])]
+    assert ends
+    assert ends[0] >= len(errors) - 2
     assert percent(out, "test error") < 25
 
 
