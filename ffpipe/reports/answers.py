@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ffpipe.learn.network import GOODNESS
-from ffpipe.reports.network import Trained, chosen
+from ffpipe.reports.network import BYTES_AT_ONCE, Trained, chosen
 from ffpipe.reports.parts import attempt
 from ffpipe.reports.rows import Images, as_pictures
 from ffpipe.reports.writing import symbols_of
@@ -66,7 +66,7 @@ def answers(trained: Trained, most: int) -> Answers:
         raise UserError(f"there are {classes:,} classes, too many for a table of all by all")
     if trained.training.inputs == "tokens":
         most = max(1, min(most, MOST_TOKENS // trained.job.network.inputs.size))
-    rows = chosen(split, most)
+    rows = chosen(split, min(most, max(1, BYTES_AT_ONCE // (4 * split.features))))
     examples, labels = trained.examples(split, rows)
     scores = trained.scores(examples)
     answered = scores.argmax(-1)

@@ -82,7 +82,9 @@ STYLE = {
 def styled() -> Iterator[None]:
     """Draw within this block as all pictures of a report are drawn."""
     # A font may lack a letter of a class's name; in SVG the browser finds another font.
-    with mpl.rc_context(STYLE), warnings.catch_warnings():  # type: ignore[arg-type]  # its hint lists every key
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()  # whatever the user's own settings are
+        mpl.rcParams.update(STYLE)  # type: ignore[arg-type]  # its hint lists every key
         warnings.filterwarnings("ignore", message=".*[Gg]lyph")
         warnings.filterwarnings("ignore", message=".*constrained_layout")
         yield

@@ -31,8 +31,10 @@ from ffpipe.runs.saved import Saved
 from ffpipe.system.errors import UserError
 from ffpipe.system.memory import host_bytes
 
-# Rows that pass through the network at once, and the share of memory that weights may take which are kept for later.
+# Rows that pass through the network at once, bytes that they and copies on the way may take, and the share of memory
+# that weights may take which are kept for later.
 ROWS_AT_ONCE = 4096
+BYTES_AT_ONCE = 512 << 20
 KEPT_SHARE = 0.25
 
 
@@ -111,6 +113,12 @@ class Trained:
         network = StreamedNetwork(self.saved.network, self.block, self.saved.head(), self.saved.readout)
         return network.eval()
 
+    @property
+    def rows_at_once(self) -> int:
+        """Rows that may pass through the network at once."""
+        widest = max(edge.size for edge in self.saved.network.edges)
+        return max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // (3 * 4 * widest)))
+
     def name(self, label: int) -> str:
         """Return the name of a class."""
         return self.saved.network.takes.name(label)
@@ -118,7 +126,7 @@ class Trained:
     def scores(self, images: Tensor) -> Tensor:
         """Compute scores (n, ..., classes) of examples by the run's own read-out, a few at a time. Raises Silent."""
         per_example = self.saved.network.takes.classes if self.saved.readout == GOODNESS else 1
-        some = max(1, ROWS_AT_ONCE // per_example)
+        some = max(1, self.rows_at_once // per_example)
         with torch.no_grad():
             return torch.cat([self.network(part).cpu() for part in images.split(some)])
 

@@ -188,9 +188,11 @@ def _page_of(record: Record, job: Part[Job], process: Part[int], epoch: float, a
 
 
 def _epoch_of(record: Record) -> float:
-    """Work out the steps of an epoch from what a finished run says; 0 where that is not known."""
+    """Find the steps of an epoch in the summary; 0 where an earlier version wrote it and the run is not finished."""
     summary = record.summary.value
-    return summary.steps / summary.epochs if summary and summary.status == "finished" and summary.epochs else 0.0
+    if summary is None or summary.steps_per_epoch:
+        return float(summary.steps_per_epoch) if summary else 0.0
+    return summary.steps / summary.epochs if summary.status == "finished" and summary.epochs else 0.0
 
 
 def refuse_output(path: Path) -> None:

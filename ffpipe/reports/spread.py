@@ -60,9 +60,10 @@ def spreads(trained: Trained) -> Spreads:
 def _goodness(trained: Trained) -> Spreads:
     """Compute the goodness of rows of the newest minibatches."""
     batch = trained.training.batch_size
-    steps = range(max(0, trained.step - -(-MOST_ROWS // batch)), max(1, trained.step))
+    most = max(1, min(MOST_ROWS, trained.rows_at_once // 2))
+    steps = range(max(0, trained.step - -(-most // batch)), max(1, trained.step))
     pairs = [trained.learning_rows(step)[0].split(batch) for step in steps]
-    positive, negative = (torch.cat(rows)[:MOST_ROWS] for rows in zip(*pairs, strict=True))
+    positive, negative = (torch.cat(rows)[:most] for rows in zip(*pairs, strict=True))
     blocks = []
     for block, _, said in trained.through(torch.cat([positive, negative])):
         if said is None or said.dim() != 1:
@@ -87,7 +88,7 @@ def _threshold(block: Block) -> float | None:
 def _margins(trained: Trained) -> Spreads:
     """Compute the score of the right class less the best of the others, of training and of test examples."""
     splits, training = trained.job.splits, trained.training
-    most = MOST_ROWS
+    most = max(1, min(MOST_ROWS, trained.rows_at_once // 2))
     if training.inputs == "tokens":
         most = max(1, min(most, MOST_TOKENS // trained.job.network.inputs.size))
     rows, labels = zip(*_plain(trained, most), strict=True)
