@@ -97,7 +97,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads_put_back: No
 
 
 class Reader:
-    """A reader of a page who does what it says, block after block. Names that Python's blocks bind last to the page's end."""
+    """A reader of a page who does what it says, block after block. Names bound in Python last to the page's end."""
 
     def __init__(self, page: str, folder: Path) -> None:
         self.page, self.folder = page, folder
