@@ -73,6 +73,13 @@ def counts(block: Block) -> tuple[int, int]:
             [0, 0, 0, 0, 235_210],
             [(20, 28, 28), (80, 14, 14), (240, 14, 14), (480, 7, 7), (480, 7, 7)],
         ),
+        (
+            "cwcomp-cifar10",
+            CIFAR,
+            [540 + 60, 1440 + 240, 172_800 + 720, 103_680 + 1440, 0],
+            [0, 0, 0, 0, 307_210],
+            [(20, 32, 32), (80, 16, 16), (240, 16, 16), (480, 8, 8), (480, 8, 8)],
+        ),
         # Blocks of 520 thousand weights with the biases that batch normalisation makes void, which ours do without;
         # heads of 214, 846, 846 thousand and 2.1 million.
         (
@@ -106,7 +113,21 @@ def test_parameters_and_shapes(
 
 
 def test_cwcomp_has_the_published_number_of_weights_on_three_channels() -> None:
-    assert sum(counts(block)[0] for block in blocks("cwcomp", CIFAR)) == 280_920
+    assert sum(counts(block)[0] for block in blocks("cwcomp-cifar10", CIFAR)) == 280_920
+
+
+@pytest.mark.parametrize(
+    ("recipe", "epochs", "windows"),
+    [
+        ("cwcomp", 20, [2, 3, 4, 5]),
+        ("cwcomp-fashion", 50, [10, 15, 19, 23]),
+        ("cwcomp-cifar10", 50, [11, 16, 21, 25]),
+    ],
+)
+def test_layers_of_cwcomp_learn_in_the_windows_of_its_program(recipe: str, epochs: int, windows: list[int]) -> None:
+    training = get_recipe(recipe).training
+    assert training.epochs == epochs
+    assert [block.last_epoch for block in training.blocks] == [*windows, 0]
 
 
 def test_the_order_of_layers() -> None:
