@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import linecache
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,13 @@ def is_long(page: str) -> bool:
 def test_every_block_is_run_or_says_why_not(page: str) -> None:
     faults = [f"{page}:{fence.line}: {fence.fault}" for fence in PAGES[page] if fence.fault]
     assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_a_page_names_are_there(page: str) -> None:
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:cluster|docs|examples|ffpipe|scripts|tests)/[a-z0-9_./-]+)`", text)
+    assert not [name for name in named if not (REPOSITORY / name).exists()]
 
 
 def test_the_readme_is_one_screen() -> None:
