@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ffpipe.learn.local_item import Local
     from ffpipe.learn.objectives import Learned, Objective
     from ffpipe.learn.spec import RowLayout, RowSpec
+    from ffpipe.reports import write_report
     from ffpipe.runs.controller import Result, resume, train
     from ffpipe.runs.export import export
     from ffpipe.runs.inference import evaluate, load, predict
@@ -61,6 +62,7 @@ __all__ = [
     "recipe",
     "resume",
     "train",
+    "write_report",
 ]
 
 prepare()
@@ -79,6 +81,7 @@ _HOMES = {
     **dict.fromkeys(["Interrupted", "RunFailed", "UserError"], "system.errors"),
     **dict.fromkeys(["evaluate", "load", "predict"], "runs.inference"),
     "export": "runs.export",
+    "write_report": "reports",
     **dict.fromkeys(["Result", "resume", "train"], "runs.controller"),
     "Interrupt": "runs.interrupt",
     **dict.fromkeys(["Callback", "RunStart", "Speed"], "telemetry.callbacks"),

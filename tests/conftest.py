@@ -31,7 +31,14 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 # Each file is one process's, and these take minutes: at the end nobody would work beside them.
-LONGEST = ("test_drill", "test_invariance_of_blocks", "test_invariance", "test_recovery", "test_local_recipes")
+LONGEST = (
+    "test_pages",
+    "test_drill",
+    "test_invariance_of_blocks",
+    "test_invariance",
+    "test_recovery",
+    "test_local_recipes",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -51,7 +51,7 @@ def test_known_sets_by_the_name_of_a_recipe(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "cannot find the file nowhere"),
+        (["nowhere"], "there is no file or folder nowhere"),
         (["digits", "--training.data.scale", "-1"], "training.data.scale"),
         (["--rows", "3"], "unknown option"),
     ],

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache, reduce
 from typing import Any
 
-from ffpipe.commands.options import SHORT, settable
+from ffpipe.commands.options import settable
 from ffpipe.config.fields import Leaf
 from ffpipe.config.schema import Config
 
@@ -82,12 +82,6 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
 )  # fmt: skip
 OTHERS = "other fields"
-# Meanings of fields that the schema takes for known.
-MEANINGS = {
-    **{short.field: short.meaning for short in SHORT.values()},
-    "training.optimizer.learning_rate": "at the start of the schedule, of the layers",
-    "training.head_optimizer.learning_rate": "at the start of the schedule, of the head",
-}
 
 
 def group_of(field: str) -> str:
@@ -115,7 +109,7 @@ def choices(leaf: Leaf) -> tuple[str, ...]:
 
 def meaning(leaf: Leaf) -> str:
     """Say in a line what a field means, what it may be, and what it is by default."""
-    words = leaf.description or MEANINGS.get(leaf.name, "")
+    words = leaf.description
     may_be = choices(leaf)
     of = f"one of {', '.join(may_be)}; " if may_be and leaf.annotation is not bool else ""
     return f"{words} [{of}default: {_spelled(_default(leaf))}]".lstrip()

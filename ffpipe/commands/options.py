@@ -41,6 +41,7 @@ RESUME_SHORT = ("epochs", "engine", "stages", "chunk", "device", "memory-budget"
 # Fields whose values may have commas in them.
 FILES = ("train", "test")
 VALIDATION, EVALUATE = "training.data.validation", "execution.evaluate_every"
+MODEL, STAGES = "training.model", "execution.stages"
 # Tables, which have no form on a command line.
 NOT_SETTABLE = ("recipe", "training.blocks")
 
@@ -126,6 +127,8 @@ def config_of(options: argparse.Namespace) -> Config:
     fields = given(options)
     if fields.get(VALIDATION) == "0":  # then there is nothing that the recipe could evaluate on
         fields = {EVALUATE: "0", **fields}
+    if MODEL in fields:  # the recipe's stages are for its own network
+        fields = {STAGES: "0", **fields}
     if options.data:
         from ffpipe.data.discover import discover, on
 

@@ -40,6 +40,8 @@ class Parser(argparse.ArgumentParser):
         return list(self._actions)
 
     def error(self, message: str) -> NoReturn:
+        if self.commands and "COMMAND" in message and "required" in message:
+            raise UserError(f"COMMAND is missing: give one of {', '.join(self.commands)}; see {self.prog} --help")
         raise UserError(f"{self.prog}: {message}")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:

@@ -66,7 +66,7 @@ def hinton_lrf() -> Config:
     of 128 units, 3 x 3 of 220, 2 x 2 of 512, no labels, negatives mixed from two digits, peer normalisation.
 
     The softmax read-out sees the normalised activities of the last two layers. Published: 1.16 % test error after 60
-    epochs, by no public program. Expected: not measured yet.
+    epochs, by no public program. Expected: 1.06 % (seed 1; two and a half hours on two cores beside other work).
     """
 
     def fields(channels: int, kernel: int, stride: int) -> BlockConfig:

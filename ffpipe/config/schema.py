@@ -93,7 +93,7 @@ class Data:
     ] = ""
     size: Annotated[
         tuple[Annotated[int, Meta(ge=1, le=4096)], ...],
-        Meta(description="pictures: height and width that all are resized to; none: as they are"),
+        Meta(max_length=2, description="pictures: height and width to resize to, or one for both; none: as they are"),
     ] = ()
     scale: Annotated[
         float,
@@ -145,7 +145,7 @@ class Optimizer:
             "which adds epsilon before the bias is corrected"
         ),
     ] = "averaging"
-    learning_rate: Annotated[float, Meta(gt=0)] = 0.01
+    learning_rate: Annotated[float, Meta(gt=0, description="before the factors of the schedule")] = 0.01
     averaging: Annotated[
         float, Meta(ge=0, lt=1, description="share of the old average kept at each step (kind 'averaging')")
     ] = 0.9
@@ -238,9 +238,9 @@ class Training:
     threads: Annotated[
         int, Meta(ge=1, le=1024, description="CPU threads of blocks whose bits may depend on their number")
     ] = 1
-    epochs: Annotated[int, Meta(ge=1)] = 10
+    epochs: Annotated[int, Meta(ge=1, description="passes over the training examples")] = 10
     batch_size: Annotated[int, Meta(ge=1, description="examples in a minibatch")] = 100
-    seed: Annotated[int, Meta(ge=0)] = 1
+    seed: Annotated[int, Meta(ge=0, description="of all that is drawn by chance")] = 1
     precision: Annotated[
         Literal["float32", "bfloat16", "float64"],
         Meta(description="of weights and products; bfloat16: products and streams, with weights and sums in float32"),

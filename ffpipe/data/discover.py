@@ -126,7 +126,7 @@ def matching(names: Sequence[str], field: str) -> list[Path]:
         path = expanded(name)
         found = sorted(glob.glob(str(path))) if glob.has_magic(name) and not path.exists() else [str(path)]
         if not found or not Path(found[0]).exists():
-            raise UserError(f"{field}: cannot find the file {name}")
+            raise UserError(f"{field}: there is no file or folder {name}")
         paths += map(Path, found)
     return paths
 

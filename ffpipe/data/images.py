@@ -28,8 +28,8 @@ def decode(encoded: bytes, mode: str = "", size: tuple[int, ...] = ()) -> NDArra
     """Decode a picture as uint8 (height, width) or (height, width, channels); of an animation the first frame.
 
     mode: Pillow's name of the colours wanted ("L", "RGB", "RGBA"); empty: as they are. size: height and width to
-    resize to; empty: as it is. Raises ValueError with a
-    reason: damaged, of another format, more than 8 bits a channel, or too large (refused before it is unpacked).
+    resize to, or one number for both; empty: as it is. Raises ValueError with a reason: damaged, of another format,
+    more than 8 bits a channel, or too large (refused before it is unpacked).
     """
     try:
         with quiet(), Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
@@ -41,8 +41,8 @@ def decode(encoded: bytes, mode: str = "", size: tuple[int, ...] = ()) -> NDArra
             if image.width * image.height * len(mode) > MOST_FEATURES:
                 raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MOST_FEATURES} values")
             converted = image.convert(mode)
-            if size and size != (image.height, image.width):
-                converted = converted.resize((size[1], size[0]))
+            if size and (size[0], size[-1]) != (image.height, image.width):
+                converted = converted.resize((size[-1], size[0]))
             return np.array(converted)
     except UnidentifiedImageError:
         raise ValueError(f"it is no {NAMES_OF_FORMATS}") from None

@@ -72,7 +72,7 @@ def file_identity(path: Path, field: str) -> tuple[str, int, int, int]:
         resolved = expanded(path).resolve(strict=True)
         stat = resolved.stat()
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{field}: cannot find the file {path}: {reason(error)}") from None
+        raise UserError(f"{field}: there is no file {path} ({reason(error)})") from None
     if not resolved.is_file():
         raise UserError(f"{field}: {path} is not a file")
     return str(resolved), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

@@ -62,7 +62,7 @@ def call(function: Any, options: Mapping[str, Any], name: str) -> list[Any]:
     """
     if not callable(function) or isinstance(function, nn.Module):
         raise UserError(f"{name} is of type {type(function).__name__} and not a function: give a function")
-    arguments = bound(function, options, name)
+    arguments = bound(function, options, name, how="--training.model-options ")
     with of_users(f"{name} failed", getattr(function, "__module__", None) or ""):
         made = function(**arguments)
     if isinstance(made, nn.Sequential) and type(made).forward is nn.Sequential.forward:

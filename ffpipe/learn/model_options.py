@@ -17,12 +17,13 @@ _UNEVALUATED: dict[str, Any] = {"int": int, "float": float, "bool": bool, "tuple
 
 
 def bound(
-    function: Callable[..., Any], options: Mapping[str, Any], name: str, given: Sequence[str] = ()
+    function: Callable[..., Any], options: Mapping[str, Any], name: str, given: Sequence[str] = (), how: str = ""
 ) -> dict[str, Any]:
     """Hold options against a function's signature, and convert words of the command line to what it expects.
 
-    name: what messages call the function. given: parameters that the caller gives itself. Raises UserError for options
-    that it does not take, for required ones that are missing and for values of another kind.
+    name: what messages call the function. given: parameters that the caller gives itself. how: options are typed, in a
+    message. Raises UserError for options that it does not take, for required ones that are missing and for values of
+    another kind.
     """
     try:
         parameters = _signature(function).parameters.values()
@@ -42,7 +43,8 @@ def bound(
                 raise UserError(f"{name} does not take the option {option!r}: {takes}{meant}")
     missing = [p.name for p in named.values() if p.default is p.empty and p.name not in options]
     if missing:
-        raise UserError(f"{name} needs the option {', '.join(missing)}: give {missing[0]}=VALUE; {takes}")
+        given_as = " ".join(f"{option}=VALUE" for option in missing)
+        raise UserError(f"{name} needs the option {', '.join(missing)}: give {how}{given_as}; {takes}")
     arguments = dict(options)
     for option, p in named.items():
         if isinstance(value := options.get(option), str):

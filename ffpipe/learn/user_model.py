@@ -251,6 +251,8 @@ def _describe(error: BaseException, package: str) -> str:
     message = str(error)
     if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith("<"):
         place, message = f"{Path(error.filename).name}:{error.lineno}: ", error.msg
+    if isinstance(error, UserError) and message:  # one of our own lines
+        return one_line(f"{place}{message}")
     return one_line(f"{place}{type(error).__name__}: {message}" if message else f"{place}{type(error).__name__}")
 
 

@@ -223,7 +223,7 @@ def _check_images(training: Training, splits: Splits) -> None:
             f"{features} features: give {' '.join(map(str, (features, *training.dims[1:])))}"
         )
     if classes < 2:
-        raise UserError(f"training.data has {classes} class: negatives need at least 2")
+        raise UserError(f"training.data has {classes} class: there is nothing to tell apart, give at least 2")
     if training.labelled and training.labels == "overlay" and classes > features:
         raise UserError(f"{classes} labels do not fit over {features} features: set training.labels append")
     if training.inputs == "tokens":

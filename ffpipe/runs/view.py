@@ -151,7 +151,7 @@ class ConsoleView(View):
             self.note("the run begins again at step 0: there is no snapshot, and what was trained before is lost")
         elif step < steps:
             self.note(
-                f"the run goes on from step {step:,} of {steps:,}, its newest snapshot; anything after that is lost"
+                f"the run goes on from step {step:,} of {steps:,}, its newest snapshot; what came after is made again"
             )
         else:
             self.note(f"the run is at its end, step {step:,} of {steps:,}: only its test is made again")

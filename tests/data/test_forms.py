@@ -354,7 +354,7 @@ def write(name: str, data: bytes | str) -> Make:
         (write("a.bin", b"what is it"), "its format is not known: expected a folder of pictures, CSV"),
         (lambda folder: folder, "the folder has neither data in a known format nor folders of pictures"),
         (write("a/kind/1.png", b"no picture"), "its format is not known"),
-        (lambda folder: folder / "nowhere", "--data: cannot find the file"),
+        (lambda folder: folder / "nowhere", "--data: there is no file or folder"),
     ],
 )
 def test_what_is_refused(make: Make, message: str, tmp_path: Path) -> None:

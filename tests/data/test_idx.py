@@ -168,7 +168,7 @@ def test_what_does_not_fit(pair: Pair, images: NDArray[Any], labels: NDArray[Any
 
 
 def test_missing_file_names_the_setting(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"training\.data\.train: cannot find the file .*nowhere"):
+    with pytest.raises(UserError, match=r"training\.data\.train: there is no file .*nowhere"):
         idx.part(tmp_path / "nowhere", tmp_path / "nowhere", "training.data.train")
 
 

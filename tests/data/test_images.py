@@ -153,3 +153,10 @@ def test_damaged_pictures_give_value_errors_or_are_read(read_or_refused: Guard, 
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     with read_or_refused(ValueError):
         assert decode(bytes(damaged)).dtype == np.uint8
+
+
+@pytest.mark.parametrize(("size", "shape"), [((3, 5), (3, 5)), ((4,), (4, 4)), ((), (6, 8))])
+def test_pictures_are_resized_to_two_numbers_or_one(size: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    stream = io.BytesIO()
+    Image.new("L", (8, 6)).save(stream, "PNG")
+    assert decode(stream.getvalue(), size=size).shape == shape

@@ -143,8 +143,8 @@ def test_more_classes_than_there_are_labels(make: Make) -> None:
         ({"test_count": 5, "classes": 4}, r"the label 4 at row 4 is not in 0\.\.3; .*training\.data\.classes"),
         ({"test_count": 5, "train": ()}, r"training\.data\.train is empty"),
         ({"test_count": 5, "train": ("a", "b", "c")}, r"training\.data\.train names 3 file\(s\), but npz takes one"),
-        ({"test_count": 5, "train": ("nowhere",)}, r"training\.data\.train: cannot find the file nowhere"),
-        ({"test": ("nowhere",)}, r"training\.data\.test: cannot find the file nowhere"),
+        ({"test_count": 5, "train": ("nowhere",)}, r"training\.data\.train: there is no file nowhere"),
+        ({"test": ("nowhere",)}, r"training\.data\.test: there is no file nowhere"),
         (
             {"test_count": 5, "source": "idx", "train": ("nowhere",)},
             r"training\.data\.train names 1 file\(s\), but idx takes two: IMAGES LABELS",

@@ -421,7 +421,7 @@ WRONG_OPTIONS: list[tuple[dict[str, Any], str]] = [
         "takes does not take the option 'widht': it takes width, dropout, bias, kind, widths, pair, rates, act, depth, "
         "size, plain; did you mean 'width'?",
     ),
-    ({}, "takes needs the option width: give width=VALUE; it takes width, dropout, "),
+    ({}, "takes needs the option width: give --training.model-options width=VALUE; it takes width, dropout, "),
     ({"width": "12.5"}, "takes: the option width is '12.5', expected int"),
     ({"width": "9" * 5000}, "expected int"),
     ({"width": 1, "dropout": "half"}, "takes: the option dropout is 'half', expected float"),
