@@ -20,6 +20,7 @@ import platform
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ LOCAL = {
     "hinton-lrf": (28, 28),
     "nokland-mlp": (28, 28),
     "cwcomp": (28, 28),
+    "cwcomp-fashion": (28, 28),
+    "cwcomp-cifar10": (32, 32, 3),
     "dgl": (32, 32, 3),
     "fashion-cnn": (28, 28),
     "cifar10-local": (32, 32, 3),
@@ -243,8 +246,14 @@ def local_cases(folder: Path) -> dict[str, Config]:
             path = folder / "text.txt"
             path.write_text("the quick brown fox jumps over the lazy dog\n" * 60)
             data = {"training.data.train": [str(path)]}
-        cases[f"recipe-{name}"] = override(recipe(name), {**fields, **data})
+        cases[f"recipe-{name}"] = override(_with_short_windows(recipe(name)), {**fields, **data})
     return _named("local", cases)
+
+
+def _with_short_windows(config: Config) -> Config:
+    """A recipe whose blocks learn until the last of the few epochs, where they would learn for longer."""
+    blocks = tuple(replace(each, last_epoch=min(each.last_epoch, LOCAL_STEPS)) for each in config.training.blocks)
+    return replace(config, training=replace(config.training, blocks=blocks))
 
 
 def measure(config: Config, tested: bool = False) -> Measured:

@@ -76,7 +76,7 @@ def work(kind: str, numbers: list[int], place: Path) -> None:
 
 
 def ask(arguments: list[str], folder: Path) -> dict[str, Any]:
-    """What became of one request."""
+    """Ask one request, and return what became of it."""
     from ffpipe.commands.cli import main
 
     def enough(*_: object) -> None:
@@ -147,6 +147,8 @@ def ask_all(kind: str, numbers: list[int], place: Path) -> tuple[Counter[str], l
             elif told:
                 left.remove(told["number"])
                 statuses[str(told["status"])] += 1
+                if statuses.total() % 1000 == 0:
+                    print(f"{kind}: {statuses.total():,} requests, {len(wrong)} wrong", flush=True)
                 wrong += [f"{kind} {told['number']}: {each}: {' '.join(told['arguments'])}" for each in told["wrong"]]
             else:
                 if process.poll() is not None and not any(f"{kind} {number}: works" in each for each in wrong):

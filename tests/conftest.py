@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from ffpipe import Result
 
 os.environ.pop("RAY_ADDRESS", None)
+# A shell has them ignored in what it runs in the background, and children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 prepare_ray()  # before any test imports Ray
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -133,7 +133,7 @@ def from_tree(tree: Mapping[str, Any], *, where: str, strict: bool = True) -> Co
         config = msgspec.convert(tree, Config, strict=strict)
         check(config)
     except msgspec.ValidationError as error:
-        raise UserError(f"{where}: {_plain(error)}") from None
+        raise UserError(f"{where}: {_plain(error, tree)}") from None
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     return config
@@ -184,8 +184,9 @@ def _without_none(value: Any) -> Any:
     return [_without_none(each) for each in value] if isinstance(value, (tuple, list)) else value
 
 
-def _plain(error: msgspec.ValidationError) -> str:
-    """msgspec's "Expected `int` >= 1 - at `$.training.epochs`" as "training.epochs: expected int >= 1"."""
+def _plain(error: msgspec.ValidationError, tree: Mapping[str, Any]) -> str:
+    """msgspec's "Expected `int` >= 1 - at `$.training.epochs`" as "training.epochs: expected int >= 1", and of a word
+    in the place of a number the word."""
     text, _, path = str(error).replace("`", "").partition(" - at ")
     text = text[:1].lower() + text[1:]
     place = path.removeprefix("$.")
@@ -193,4 +194,15 @@ def _plain(error: msgspec.ValidationError) -> str:
     choices = next((leaf.choices for leaf in leaves() if leaf.name == place.partition("[")[0]), ())
     if text.startswith("invalid enum value"):
         text += f"; give {' or '.join(repr(choice) for choice in choices)}"
+    given = _at(tree, place)
+    if text.endswith("got str") and isinstance(given, str):
+        text += f" {given!r}"
     return f"{place}: {text}" if place else text
+
+
+def _at(tree: Mapping[str, Any], place: str) -> Any:
+    """What a tree has at a dotted place; None where that leads into a list, or nowhere."""
+    found: Any = tree
+    for part in place.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found

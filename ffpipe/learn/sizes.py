@@ -12,7 +12,7 @@ from ffpipe.learn.thread_count import one_thread
 
 
 def root_mean_square(tensors: Iterable[Tensor]) -> float | None:
-    """Root of the mean square of all numbers of some tensors; None where there are none, or they are integers.
+    """Return the root of the mean square of all numbers of some tensors; None where none is floating.
 
     On one thread: a run that goes on elsewhere has the same rows of metrics, to the bit.
     """
@@ -25,10 +25,10 @@ def root_mean_square(tensors: Iterable[Tensor]) -> float | None:
 
 
 def _single(tensor: Tensor) -> Tensor:
-    """The tensor, in float32 at least."""
+    """Return the tensor in float32 at least."""
     return tensor.float() if tensor.itemsize < torch.float32.itemsize else tensor
 
 
 def matrices(weights: Iterable[Tensor]) -> list[Tensor]:
-    """Those of some weights that are matrices or kernels: biases, gains and running statistics are left out."""
+    """Pick the matrices and kernels of some weights, and leave out biases, gains and running statistics."""
     return [weight for weight in weights if weight.dim() > 1]

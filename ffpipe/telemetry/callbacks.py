@@ -58,7 +58,8 @@ class Callback:
         """
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
-        """A split has been tested; each step and split comes once, as rows do."""
+        """A split has been tested; each step and split comes once, as rows do. A run that is resumed brings those of its
+        snapshot's step again."""
 
     def on_speed(self, speed: Speed) -> None:
         """The last stage has come to the end of a log interval."""
@@ -106,7 +107,7 @@ class Callbacks:
         self._call("on_end", summary)
 
     def _is_new(self, series: object, step: int) -> bool:
-        """Whether a step of a series has not been told yet: after a recovery some come again."""
+        """Return whether a step of a series has not been told yet: after a recovery some come again."""
         if step <= self._seen.get(series, -1):
             return False
         self._seen[series] = step

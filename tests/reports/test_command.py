@@ -98,7 +98,7 @@ def test_a_run_that_has_just_begun(run: Path, fast: None) -> None:
 
 
 def test_code_without_consent_and_a_damaged_past(run: Path, here: Path, fast: None) -> None:
-    """What the config names is not imported; what can be shown without it is shown."""
+    """Code that the config names is not imported; what can be shown without it is shown."""
     (here / "evil.py").write_text("open('was-here', 'w')\n\ndef blocks():\n    return []\n")
     config = override(
         read_config(run / "config.toml"), {"training.model": "evil.py:blocks", "training.negatives": "none"}
