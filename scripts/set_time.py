@@ -99,6 +99,7 @@ class NoSplits:
     """No data: sizes alone."""
 
     classes: int = CLASSES
+    train: tuple[int, ...] = ()
     validation: tuple[int, ...] = ()
     test: tuple[int, ...] = ()
     fingerprint: str = ""

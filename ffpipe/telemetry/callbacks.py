@@ -58,8 +58,10 @@ class Callback:
         """
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
-        """A split has been tested; each step and split comes once, as rows do. A run that is resumed brings those of its
-        snapshot's step again."""
+        """A split has been tested; each step and split comes once, as rows do.
+
+        A run that is resumed brings those of its snapshot's step again.
+        """
 
     def on_speed(self, speed: Speed) -> None:
         """The last stage has come to the end of a log interval."""
