@@ -100,6 +100,7 @@ class NoSplits:
 
     classes: int = CLASSES
     train: tuple[int, ...] = ()
+    most_in_sight: int = 0
     validation: tuple[int, ...] = ()
     test: tuple[int, ...] = ()
     fingerprint: str = ""
