@@ -94,6 +94,12 @@ def add_config(parser: argparse.ArgumentParser, but: Sequence[str] = ()) -> None
 def add_run(parser: argparse.ArgumentParser, fields: Iterable[str] = (CHECKPOINTS,)) -> None:
     """Add a run, consent to its code, and these of its fields."""
     parser.add_argument("run", metavar="RUN", help="folder of a run, as `ffpipe train` printed it")
+    add_consent(parser)
+    add_fields(parser, (), fields)
+
+
+def add_consent(parser: argparse.ArgumentParser) -> None:
+    """Add the options by which a user consents to the code of a run."""
     parser.add_argument(
         "--model",
         dest="training.model",
@@ -101,7 +107,6 @@ def add_run(parser: argparse.ArgumentParser, fields: Iterable[str] = (CHECKPOINT
         help="the network of the run, named again as in training",
     )
     add_allow_code(parser)
-    add_fields(parser, (), fields)
 
 
 def add_allow_code(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ffpipe.commands.options import add_allow_code, add_fields, changes, consent
+from ffpipe.commands.options import add_consent, add_fields, changes, consent
 from ffpipe.config.fields import CHECKPOINTS, DATA_FILES
 from ffpipe.system.errors import UserError, escaped
 
@@ -44,13 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"test examples that the network is asked about, at most; default: {EXAMPLES:,}",
     )
     parser.add_argument("--data-dir", default="", metavar="FOLDER", help="folder with local copies of the data")
-    parser.add_argument(
-        "--model",
-        dest="training.model",
-        metavar="FILE:FUNCTION",
-        help="the network of the run, named again as in training",
-    )
-    add_allow_code(parser)
+    add_consent(parser)
     add_fields(parser, (), (*DATA_FILES, CHECKPOINTS))
 
 
