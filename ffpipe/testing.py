@@ -51,7 +51,7 @@ WAYS: tuple[Mapping[str, Any], ...] = (
 
 
 def blueprint_of(model: Model, *, shape: tuple[int, ...], classes: int, **fields: Any) -> Blueprint:
-    """The network of a model's function on examples of a shape, for the checks below.
+    """Return the network of a model's function on examples of a shape, for the checks below.
 
     shape: (height, width), (height, width, channels) or (features,). fields: of `training`, by name, as
     `batch_size=16`; without them there are no negatives, and Adam. Raises UserError.
@@ -73,7 +73,7 @@ def check_blocks(model: Model, *, shape: tuple[int, ...], classes: int, **fields
 
 
 def check_detached(network: Blueprint, index: int) -> None:
-    """Nothing that is attached to a graph leaves the block, and no graph outlives its step."""
+    """Check that nothing attached to a graph leaves the block, and that no graph outlives its step."""
     block, rows = network.make(index, Workspace(CPU)), _Rows(network, index)
     kept: list[weakref.ref[Tensor]] = []
 
@@ -92,7 +92,8 @@ def check_detached(network: Blueprint, index: int) -> None:
 
 
 def check_stateless(network: Blueprint, index: int) -> None:
-    """What a block draws depends on its seed, index and step alone, and moves nobody else's generator."""
+    """Check that a block's random numbers depend on seed, index and step alone, and that it moves no other
+    generator."""
     digests = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -107,7 +108,7 @@ def check_stateless(network: Blueprint, index: int) -> None:
 
 
 def check_saved(network: Blueprint, index: int) -> None:
-    """What a block saves is what it says that it saves, and brings it back to the bit."""
+    """Check that a block saves what it says that it saves, and comes back from it to the bit."""
     block, rows = network.make(index, Workspace(CPU)), _Rows(network, index)
     for step in range(STEPS):
         rows.learn(block, step)
@@ -129,7 +130,7 @@ def check_saved(network: Blueprint, index: int) -> None:
 
 
 def check_memory(network: Blueprint, index: int) -> None:
-    """A step takes as much memory as the plan says, within 15 % above and 5 % below."""
+    """Check that a step takes as much memory as the plan says, within 15 % above and 5 % below."""
     block, rows = network.make(index, Workspace(CPU)), _Rows(network, index)
     rows.learn(block, 0)
     with PeakMemory() as memory:
@@ -192,13 +193,13 @@ class _Rows:
 
     @torch.no_grad()
     def learn(self, block: Block, step: int) -> tuple[Tensor, Tensor]:
-        """One step of the block; returns its loss and errors."""
+        """Make one step of the block; return its loss and errors."""
         made = block.learn(self._x, self._layout, self._labels, Step(step), self.out, self._kept)
         return made.loss, made.errors
 
 
 def _plain() -> Config:
-    """A run without negatives, by Adam."""
+    """Return a run without negatives, by Adam."""
     config = get_recipe("digits")
     training = replace(
         config.training,

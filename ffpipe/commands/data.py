@@ -90,7 +90,7 @@ def _counts(splits: Splits) -> str:
 
 
 def _classes(splits: Splits) -> Table:
-    """The classes with their names and how many examples of each there are."""
+    """Return the classes with their names and how many examples of each there are."""
     from rich.table import Table
 
     table = Table("class", "name", "training", "validation", "test", box=None, pad_edge=False)

@@ -147,7 +147,7 @@ def _measured(job: Job, copies: int) -> Costs:
 
 
 def _table(estimate: Estimate) -> Table:
-    """A row for each process, a column for each kind of bytes."""
+    """Return a table with a row for each process, a column for each kind of bytes."""
     from rich.table import Table
 
     table = Table("layers", "process", "data", *HELD, "mapped", "in all")
@@ -159,7 +159,7 @@ def _table(estimate: Estimate) -> Table:
 
 
 def _lines(job: Job, estimate: Estimate) -> list[str]:
-    """Lines on what concerns no single stage."""
+    """Return the lines on what concerns no single stage."""
     layout, engine = estimate.layout, job.config.execution.engine
     inflight = "chapter" if engine == "layerwise" else "window"
     lines = [
@@ -176,7 +176,7 @@ def _lines(job: Job, estimate: Estimate) -> list[str]:
 
 
 def _time(job: Job, costs: Costs) -> str:
-    """The time of training in one process, where one layer is worked after the other."""
+    """Describe the time of training in one process, where one layer is worked after the other."""
     from ffpipe.planning.forecast import evaluation_seconds
 
     step = sum(costs.layers) + costs.head
@@ -186,7 +186,7 @@ def _time(job: Job, costs: Costs) -> str:
 
 
 def _tests(job: Job) -> str:
-    """The evaluations of a run, in words."""
+    """Describe the evaluations of a run."""
     from ffpipe.planning.forecast import evaluated_examples
 
     passes = job.network.rows_of_example
@@ -194,7 +194,7 @@ def _tests(job: Job) -> str:
 
 
 def _table_of_outlooks(job: Job, rows: Sequence[tuple[Outlook, Estimate]], link: float | None) -> Table:
-    """A row for each number of stages. link: bytes a second, where stages are on several hosts."""
+    """Return a table with a row for each number of stages. link: bytes a second, where stages are on several hosts."""
     from rich.table import Table
 
     from ffpipe.planning.forecast import evaluation_seconds
@@ -216,7 +216,7 @@ def _table_of_outlooks(job: Job, rows: Sequence[tuple[Outlook, Estimate]], link:
 
 
 def _words(ground: Ground, link: float | None) -> str:
-    """The ground of a forecast, in words. link: bytes a second of a host's network, if it has a part in it."""
+    """Describe what a forecast rests on. link: bytes a second of a host's network, if it has a part in it."""
     wires = ground.wires
     where = f"{ground.stages_per_host} stage(s) a host" if ground.stages_per_host else "all stages on one host"
     if link:
@@ -226,7 +226,7 @@ def _words(ground: Ground, link: float | None) -> str:
 
 
 def _cut(layout: Layout) -> str:
-    """0-1 | 2, or how many stages in a row have how many layers."""
+    """Spell a cut: 0-1 | 2, or how many stages in a row have how many layers."""
     groups = [spec.layers for spec in layout.stages]
     if len(groups) <= 4:
         return " | ".join(map(_named, groups))
@@ -234,7 +234,7 @@ def _cut(layout: Layout) -> str:
 
 
 def _named(layers: range) -> str:
-    """0-1, or 2."""
+    """Spell a group of layers: 0-1, or 2."""
     return f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else str(layers[0])
 
 
@@ -261,7 +261,7 @@ def parse_stages(text: str) -> tuple[int, ...]:
 
 
 def _between(first: int, before: int, last: int, end: int) -> list[int]:
-    """Numbers after these three, up to the end: by a factor where `first` has it too, else in steps."""
+    """Return the numbers after these three, up to the end: by a factor where `first` has it too, else in steps."""
     by_factor = last % before == 0 and before % first == 0 and last // before == before // first > 1
     factor, step = (last // before, 0) if by_factor else (1, max(1, last - before))
     found = []
@@ -271,14 +271,14 @@ def _between(first: int, before: int, last: int, end: int) -> list[int]:
 
 
 def _whole(option: str, text: str) -> int:
-    """A number from 1 on. Raises UserError."""
+    """Parse a number from 1 on. Raises UserError."""
     if not (text.isdecimal() and len(text) < 9 and 1 <= int(text) <= MOST_STAGES):
         raise UserError(f"{option} has {text[:20]!r}: give a whole number from 1 to {MOST_STAGES}")
     return int(text)
 
 
 def _amount(option: str, parse: Callable[[str], float], text: str) -> float:
-    """An amount with its unit. Raises UserError."""
+    """Parse an amount with its unit. Raises UserError."""
     try:
         value = parse(text)
     except ValueError as error:

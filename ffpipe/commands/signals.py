@@ -20,7 +20,7 @@ LEFT_ALONE = {
 
 @contextmanager
 def interrupts() -> Iterator[Interrupt]:
-    """Signals that would end the program, Ctrl-C and SIGTERM first of all, ask the run to end."""
+    """Have signals that would end the program, Ctrl-C and SIGTERM first of all, ask the run to end."""
     from ffpipe.runs.interrupt import Interrupt
 
     interrupt = Interrupt()

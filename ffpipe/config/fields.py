@@ -103,12 +103,12 @@ class Leaf:
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
-    """Annotations by field; evaluating them takes a millisecond."""
+    """Return the annotations by field; evaluating them takes a millisecond."""
     return typing.get_type_hints(cls, include_extras=True)
 
 
 def leaves(cls: type = Config, prefix: tuple[str, ...] = ()) -> list[Leaf]:
-    """Every settable field below `cls`, in order of declaration."""
+    """Return every settable field below `cls`, in order of declaration."""
     found = []
     for name, hint in _hints(cls).items():
         annotation, description = hint, ""
@@ -123,7 +123,7 @@ def leaves(cls: type = Config, prefix: tuple[str, ...] = ()) -> list[Leaf]:
 
 
 def from_tree(tree: Mapping[str, Any], *, where: str, strict: bool = True) -> Config:
-    """A checked Config from nested mappings. With strict=False strings are converted ("50" to 50).
+    """Make a checked Config from nested mappings. With strict=False strings are converted ("50" to 50).
 
     Raises UserError: an unknown field (with the nearest right one), a wrong type, a value out of range.
     """
@@ -140,7 +140,7 @@ def from_tree(tree: Mapping[str, Any], *, where: str, strict: bool = True) -> Co
 
 
 def override(config: Config, values: Mapping[str, Any], *, where: str = "options") -> Config:
-    """`config` with fields replaced by dotted name; values may be strings. Raises UserError as `from_tree`."""
+    """Replace fields of a config by dotted name; values may be strings. Raises UserError as `from_tree`."""
     tree = _without_none(dataclasses.asdict(config))
     by_name = {leaf.name: leaf for leaf in leaves()}
     for name, value in values.items():
@@ -155,7 +155,7 @@ def override(config: Config, values: Mapping[str, Any], *, where: str = "options
 
 
 def _with_zeros(value: Any) -> Any:
-    """Words such as ".5" and "1." as "0.5" and "1.0", which msgspec asks for; those of a table too."""
+    """Spell words such as ".5" and "1." as "0.5" and "1.0", which msgspec asks for; those of a table too."""
     if isinstance(value, Mapping):
         return {name: _with_zeros(of) for name, of in value.items()}
     if not isinstance(value, str):
@@ -164,7 +164,7 @@ def _with_zeros(value: Any) -> Any:
 
 
 def checked(config: Config, *, where: str = "config") -> Config:
-    """A config that was put together in Python, held against types, ranges and rules. Raises UserError."""
+    """Hold a config that was put together in Python against types, ranges and rules. Raises UserError."""
     return from_tree(_without_none(dataclasses.asdict(config)), where=where)
 
 
@@ -178,15 +178,16 @@ def _refuse_unknown(tree: Mapping[str, Any], cls: type, where: str, prefix: str 
 
 
 def _without_none(value: Any) -> Any:
-    """TOML has no null: a field that is None is left out and comes back as its default, None. Tuples become lists."""
+    """Leave out fields that are None, since TOML has no null: they come back as their default, None. Tuples become
+    lists."""
     if isinstance(value, dict):
         return {name: _without_none(each) for name, each in value.items() if each is not None}
     return [_without_none(each) for each in value] if isinstance(value, (tuple, list)) else value
 
 
 def _plain(error: msgspec.ValidationError, tree: Mapping[str, Any]) -> str:
-    """msgspec's "Expected `int` >= 1 - at `$.training.epochs`" as "training.epochs: expected int >= 1", and of a word
-    in the place of a number the word."""
+    """Turn msgspec's "Expected `int` >= 1 - at `$.training.epochs`" into "training.epochs: expected int >= 1", and add
+    the word that stands in the place of a number."""
     text, _, path = str(error).replace("`", "").partition(" - at ")
     text = text[:1].lower() + text[1:]
     place = path.removeprefix("$.")
@@ -201,7 +202,7 @@ def _plain(error: msgspec.ValidationError, tree: Mapping[str, Any]) -> str:
 
 
 def _at(tree: Mapping[str, Any], place: str) -> Any:
-    """What a tree has at a dotted place; None where that leads into a list, or nowhere."""
+    """Return what a tree has at a dotted place; None where that leads into a list, or nowhere."""
     found: Any = tree
     for part in place.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None

@@ -20,7 +20,8 @@ FASHION = {"mean": (0.2860,), "deviation": (0.3530,)}
 
 
 def _class_heads(blocks: tuple[BlockConfig, ...], **fields: object) -> Training:
-    """Blocks that learn by class heads from standardised images, without negatives and without a linear read-out."""
+    """Configure blocks that learn by class heads from standardised images, without negatives and without a linear
+    read-out."""
     plain = Training(
         blocks=blocks,
         labels="none",
@@ -124,7 +125,7 @@ def nokland_mlp() -> Config:
 
 
 def _cwcomp(name: str, last_epochs: tuple[int, int, int, int], epochs: int, source: Known, **scale: Scale) -> Config:
-    """CwComp on one set. last_epochs: before which each convolution learns (its program's windows "Acc")."""
+    """Configure CwComp on one set. last_epochs: before which each convolution learns (its program's windows "Acc")."""
 
     def layer(channels: int, groups: int, last_epoch: int) -> BlockConfig:
         options: Options = {"channels": channels, "groups": groups, "pool": 2 if groups > 1 else 1, "norm_last": True}

@@ -374,7 +374,7 @@ RECIPES: dict[str, Callable[[], Config]] = {recipe.__name__.replace("_", "-"): r
 
 
 def get_recipe(name: str) -> Config:
-    """The config of a recipe. Raises UserError with the nearest right name."""
+    """Return the config of a recipe. Raises UserError with the nearest right name."""
     if name not in RECIPES:
         raise UserError(f"unknown recipe {name!r}; {nearest(name, RECIPES)}")
     return RECIPES[name]()

@@ -91,7 +91,7 @@ class Stored:
     """The canonical file, memory-mapped: the operating system holds what is in use, not this process."""
 
     def __init__(self, path: Path) -> None:
-        """Raises BadFile for anything but a whole canonical file, also where there is none."""
+        """Open a canonical file. Raises BadFile for anything but a whole one, also where there is none."""
         try:
             self._open(path)
         # Arrow's own, and what a damaged file makes of the JSON or of NumPy's views.
@@ -154,11 +154,11 @@ class Stored:
         return self._rows * (len(self._labels) - 1) + len(self._labels[-1])
 
     def images(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Images as stored (uint8 or float32), shape (n, features), for rows (n,) within 0..len-1."""
+        """Return the images as stored (uint8 or float32), shape (n, features), for rows (n,) within 0..len-1."""
         return self._gather(self._images, rows)
 
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Labels, int64 (n,), for rows (n,) within 0..len-1."""
+        """Return the labels, int64 (n,), for rows (n,) within 0..len-1."""
         return self._gather(self._labels, rows)
 
     def _gather(self, batches: list[NDArray[Any]], rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -175,7 +175,7 @@ class Stored:
 
 
 def _batches(contents: Contents, rows: int) -> Iterator[NDArray[Any]]:
-    """The blocks of `contents`, checked and cut anew so that all but the last have exactly `rows` rows.
+    """Check the blocks of `contents` and cut them anew so that all but the last have exactly `rows` rows.
 
     Each array is overwritten by the next one.
     """

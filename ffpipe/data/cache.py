@@ -29,7 +29,7 @@ ABANDONED_SECONDS = 3600.0
 
 
 def folder() -> Path:
-    """$FFPIPE_CACHE, else $XDG_CACHE_HOME/ffpipe, else ~/.cache/ffpipe. Not made yet."""
+    """Return $FFPIPE_CACHE, else $XDG_CACHE_HOME/ffpipe, else ~/.cache/ffpipe. It is not made yet."""
     try:
         if own := os.environ.get("FFPIPE_CACHE"):
             return Path(own).expanduser().absolute()
@@ -39,7 +39,7 @@ def folder() -> Path:
 
 
 def stored(part: Part, classes: int = 0, scale: float = 0.0, like: arrow.Stored | None = None) -> arrow.Stored:
-    """The canonical file of `part`, converted now unless an earlier call has done so.
+    """Return the canonical file of `part`, converted now unless an earlier call has done so.
 
     classes: how many there are; 0: the labels tell. scale: what numbers of images are divided by; 0: they tell. like:
     of the training part, whose classes and scale a test part has. A file that is damaged is written again. Raises
@@ -68,7 +68,7 @@ def stored(part: Part, classes: int = 0, scale: float = 0.0, like: arrow.Stored 
 
 
 def fingerprint(name: str) -> str:
-    """Fingerprint of the canonical file of this name; empty where there is no whole one."""
+    """Return the fingerprint of the canonical file of this name; empty where there is no whole one."""
     try:
         return arrow.Stored(folder() / name).fingerprint
     except arrow.BadFile:
@@ -76,7 +76,7 @@ def fingerprint(name: str) -> str:
 
 
 def open_stored(name: str) -> arrow.Stored:
-    """A canonical file that is there. Raises UserError."""
+    """Open a canonical file that is there. Raises UserError."""
     try:
         return arrow.Stored(folder() / name)
     except arrow.BadFile as error:
@@ -87,7 +87,7 @@ class Incoming:
     """A canonical file that comes in pieces from elsewhere; in its place once it is whole."""
 
     def __init__(self, name: str) -> None:
-        """Raises UserError where the cache folder cannot be written, as do the others."""
+        """Make the cache folder. Raises UserError where it cannot be written, as do the others."""
         if Path(name).name != name:
             raise UserError(f"{name!r} is no name of a file in the cache")
         self._stack = ExitStack()
@@ -106,7 +106,7 @@ class Incoming:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A temporary file beside `path` that takes its place if the block succeeds and vanishes if it does not.
+    """Provide a temporary file beside `path` that takes its place if the block succeeds and vanishes if it does not.
 
     Two processes write two temporary files, and the later rename wins; a process that has mapped the earlier keeps it.
     """

@@ -76,7 +76,8 @@ def parts(
     archive: Remote = ARCHIVE,
     patience: Patience | None = None,
 ) -> tuple[Part, Part]:
-    """The training and the test part, as for MNIST (mnist.parts). Raises UserError where a folder has no copy."""
+    """Return the training and the test part, as for MNIST (mnist.parts). Raises UserError where a folder has no
+    copy."""
     given = given_folder(data_dir)
     if given is not None:
         return _local_part("train", files["train"], *given), _local_part("test", files["test"], *given)

@@ -71,7 +71,7 @@ class Columns:
 
 
 def part(name: str, open_table: OpenTable, paths: Sequence[Path], wanted: Wanted, field: str) -> Part:
-    """The part in these files, in this order."""
+    """Return the part in these files, in this order."""
     identity = tuple(source.file_identity(path, field) for path in paths)
     files = [expanded(path) for path in paths]
     return Part(name, (name, identity, wanted), lambda: contents(open_table, files, wanted))
@@ -155,7 +155,7 @@ def _columns(table: Table, wanted: Wanted) -> Columns:
 
 
 def _label(table: Table, asked: str) -> str:
-    """The name of the column of labels."""
+    """Return the name of the column of labels."""
     names = table.schema.names
     if asked in names:
         return asked
@@ -171,7 +171,7 @@ def _label(table: Table, asked: str) -> str:
 
 
 def _pixels(table: Table, types: dict[str, pa.DataType], label: str) -> Columns:
-    """All columns but the label's, each of one pixel."""
+    """Return all columns but the label's, each of one pixel."""
     pixels = [name for name in types if name != label]
     text = [name for name in pixels if not _is_number(types[name])]
     if text or not pixels:
@@ -186,7 +186,7 @@ def _pixels(table: Table, types: dict[str, pa.DataType], label: str) -> Columns:
 
 
 def _square(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """As many pixels as a square has are one."""
+    """Return the shape of a square of that many pixels, where there is one."""
     side = math.isqrt(shape[0])
     return (side, side) if side > 1 and side * side == shape[0] else shape
 
@@ -210,7 +210,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _is_numbers(kind: pa.DataType) -> bool:
-    """Whether values are lists of numbers, of lists of them, or tensors."""
+    """Return whether values are lists of numbers, of lists of them, or tensors."""
     if isinstance(kind, pa.BaseExtensionType):
         return _is_numbers(kind.storage_type)
     return _is_list(kind) and (_is_number(kind.value_type) or _is_numbers(kind.value_type))
@@ -249,7 +249,7 @@ def _labels(table: Table, column: str) -> Iterator[NDArray[Any]]:
 
 
 def _encoded(table: Table, columns: Columns) -> Iterator[pa.Buffer]:
-    """The bytes of every picture."""
+    """Yield the bytes of every picture."""
     row = 0
     for batch in table.read(columns.read, _MOST_ROWS):
         values = _values(batch.column(columns.images[0]))
@@ -261,7 +261,7 @@ def _encoded(table: Table, columns: Columns) -> Iterator[pa.Buffer]:
 def _blocks(
     table: Table, columns: Columns, decode: Callable[..., NDArray[np.uint8]], rows: int
 ) -> Iterator[NDArray[Any]]:
-    """Arrays (at most `rows`, *shape) in the dtype of the file, in its order, each of images of one shape."""
+    """Yield the arrays (at most `rows`, *shape) in the dtype of the file, in its order, each of images of one shape."""
     if columns.encoded:
         for some in _batched(enumerate(_encoded(table, columns)), rows):
             yield from _stacked(
@@ -299,14 +299,14 @@ def _stacked(batch: list[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
 
 
 def _side_by_side(batch: pa.RecordBatch, path: Path, start: int) -> NDArray[Any]:
-    """The columns of a batch as rows of pixels."""
+    """Join the columns of a batch into rows of pixels."""
     for name, values in zip(batch.schema.names, batch.columns, strict=True):
         _refuse_null(values, path, name, start)
     return np.stack([values.to_numpy(zero_copy_only=False) for values in batch.columns], axis=1)
 
 
 def _numbers(values: pa.Array, path: Path, column: str, start: int) -> Iterator[NDArray[Any]]:
-    """Arrays (n, *shape) of lists of numbers, each of rows of one shape."""
+    """Yield the arrays (n, *shape) of lists of numbers, each of rows of one shape."""
     shape: list[int] = []
     inner = values
     while not _is_number(inner.type):
@@ -330,7 +330,7 @@ def _numbers(values: pa.Array, path: Path, column: str, start: int) -> Iterator[
 
 
 def _values(values: pa.Array) -> pa.Array:
-    """Values without what wraps them: the bytes of a struct, what a dictionary stands for."""
+    """Unwrap values: the bytes of a struct, what a dictionary stands for."""
     if pa.types.is_struct(values.type):
         values = values.flatten()[values.type.get_field_index("bytes")]
     if pa.types.is_dictionary(values.type):

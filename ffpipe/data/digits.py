@@ -19,7 +19,7 @@ FILE = Path(__file__).with_name("digits.parquet")
 
 
 def part() -> Part:
-    """All of them, in the order of the original."""
+    """Return the one part, all digits in the order of the original."""
     return Part("digits", ("digits", hashlib.sha256(FILE.read_bytes()).hexdigest()), _contents)
 
 

@@ -67,7 +67,7 @@ def discover(names: Sequence[str], progress: Callable[[str], None] = to_terminal
 
 
 def on(config: Config, found: Found) -> Config:
-    """The config of a recipe on other data: what depended on its own is worked out from these.
+    """Return the config of a recipe on other data: what depended on its own is worked out from these.
 
     A tenth of the training part is set aside to validate on, and one to test on where there is no test part.
     """
@@ -90,7 +90,7 @@ def on(config: Config, found: Found) -> Config:
 
 
 def kind_of(path: Path) -> str:
-    """The source that reads a file. Raises UserError."""
+    """Return the source that reads a file. Raises UserError."""
     try:
         size_of(path)  # which refuses what an open would wait for
         with path.open("rb") as file:
@@ -112,7 +112,7 @@ def kind_of(path: Path) -> str:
 
 
 def known_kind(path: Path) -> str:
-    """The source that reads a file; empty where that is not known."""
+    """Return the source that reads a file; empty where that is not known."""
     try:
         return kind_of(path)
     except UserError:
@@ -120,7 +120,7 @@ def known_kind(path: Path) -> str:
 
 
 def matching(names: Sequence[str], field: str) -> list[Path]:
-    """The files that names and patterns stand for, in their order. Raises UserError where there is none."""
+    """Return the files that names and patterns stand for, in their order. Raises UserError where there is none."""
     paths: list[Path] = []
     for name in names:
         path = expanded(name)
@@ -132,7 +132,7 @@ def matching(names: Sequence[str], field: str) -> list[Path]:
 
 
 def table_files(source: str, names: Sequence[str], field: str) -> list[Path]:
-    """The files of a table: a folder stands for those in it, and one that `datasets` saved for its own.
+    """Return the files of a table: a folder stands for those in it, and one that `datasets` saved for its own.
 
     Raises UserError where a folder has none.
     """
@@ -150,7 +150,7 @@ def table_files(source: str, names: Sequence[str], field: str) -> list[Path]:
 
 
 def _folder(path: Path) -> Found:
-    """What is in a folder."""
+    """Find the data set in a folder."""
     if (splits := _json(path / "dataset_dict.json").get("splits")) and isinstance(splits, list):
         train, test = _named_parts([path / str(split) for split in splits])
         return Found("arrow", tuple(map(str, train)), tuple(map(str, test)))
@@ -190,7 +190,7 @@ def _parts(source: str, paths: Sequence[Path]) -> Found:
 
 
 def _named_parts(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Paths of the training and of the test part, by their names; the first of several kinds of tests."""
+    """Return the paths of the training and of the test part, by their names; the first of several kinds of tests."""
     kinds = {kind: [path for path in paths if path.name.lower().startswith(kind)] for kind in _TESTS}
     tests = [path for some in kinds.values() for path in some]
     train = [path for path in paths if path not in tests]
@@ -215,7 +215,7 @@ def _ending(path: Path) -> str:
 
 
 def _saved(folder: Path) -> list[Path]:
-    """The files of a data set that `datasets` saved, in their order; none where it saved none."""
+    """Return the files of a data set that `datasets` saved, in their order; none where it saved none."""
     files = _json(folder / "state.json").get("_data_files")
     if not isinstance(files, list):
         return []

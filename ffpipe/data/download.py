@@ -54,7 +54,7 @@ class Patience:
 def fetch(
     remote: Remote, folder: Path, mirrors: Sequence[str], patience: Patience, progress: Callable[[str], None]
 ) -> Path:
-    """The file in `folder`, downloaded unless it is there and right. Its MD5 has been checked.
+    """Return the file in `folder`, downloaded unless it is there and right. Its MD5 has been checked.
 
     mirrors: base URLs, tried in turn. progress: takes lines of text. Of several processes one downloads and the
     others wait. Raises UserError with every mirror's reason if none will do, and if `folder` cannot be written.
@@ -139,7 +139,7 @@ def receive(
 
 
 def _flaw(path: Path, remote: Remote) -> str:
-    """A reason why this file is not `remote`; empty where it is."""
+    """Return a reason why this file is not `remote`; empty where it is."""
     try:
         found = md5(path, remote.size, packed=remote.packed)
     except UserError as error:

@@ -40,7 +40,7 @@ class Examples:
         return len(self._stored) if self._order is None else len(self._order)
 
     def images(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Images as float32 (n, features), a fresh array; `rows` is (n,) of any integer dtype.
+        """Return the images as float32 (n, features), a fresh array; `rows` is (n,) of any integer dtype.
 
         Integers of the source are scaled to [0, 1] (bytes / 255, digits / 16), floats are as they were. Raises
         IndexError for a row that is not in 0..len-1.
@@ -52,11 +52,11 @@ class Examples:
         return scaled
 
     def raw(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Examples as they are stored, uint8 or float32 (n, features), not scaled; `rows` as in `images`."""
+        """Return the examples as they are stored, uint8 or float32 (n, features), not scaled; `rows` as in `images`."""
         return self._stored.images(self._rows(rows))
 
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Labels as int64 (n,), a fresh array; `rows` as in `images`."""
+        """Return the labels as int64 (n,), a fresh array; `rows` as in `images`."""
         return self._stored.labels(self._rows(rows))
 
     def __reduce__(self) -> NoReturn:

@@ -20,7 +20,7 @@ _HEADER_BYTES = 1 << 16
 
 
 def part(path: Path, mode: str, size: tuple[int, ...], field: str) -> Part:
-    """The pictures in the folders below `path`, by folder and name. mode, size: as in columns.Wanted. Raises
+    """Return the pictures in the folders below `path`, by folder and name. mode, size: as in columns.Wanted. Raises
     UserError where there are none."""
     root = expanded(path)
     files = pictures_of(root, field)
@@ -29,7 +29,7 @@ def part(path: Path, mode: str, size: tuple[int, ...], field: str) -> Part:
 
 
 def pictures_of(root: Path, field: str) -> list[Path]:
-    """All files but hidden ones in the folders below `root`. Raises UserError where there are none."""
+    """Return all files but hidden ones in the folders below `root`. Raises UserError where there are none."""
     try:
         classes = sorted(each for each in root.iterdir() if each.is_dir() and not each.name.startswith("."))
         files = [file for each in classes for file in sorted(each.rglob("*")) if _is_shown(file, root)]

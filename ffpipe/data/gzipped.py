@@ -18,7 +18,7 @@ from ffpipe.system.errors import UserError, reason
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """The uncompressed bytes: a GzipFile where the first two bytes say so, else the file.
+    """Open the uncompressed bytes: a GzipFile where the first two bytes say so, else the file.
 
     Whatever fails within the block for what the file holds becomes a UserError that names the file.
     """
@@ -33,8 +33,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def md5(path: Path, most_bytes: int, *, packed: bool = False) -> str:
-    """MD5 of the uncompressed bytes, in hexadecimal, reading at most one byte more than `most_bytes`. packed: of the
-    file as it is.
+    """Compute the MD5 of the uncompressed bytes, in hexadecimal, reading at most one byte more than `most_bytes`.
+    packed: of the file as it is.
 
     So a longer file never has the MD5 of one of `most_bytes`. Raises UserError where it cannot be read.
     """

@@ -33,7 +33,7 @@ _MOST_DIMENSIONS = 8
 
 
 def part(images: Path, labels: Path, field: str) -> Part:
-    """The part in one file of images and one of labels. field: names the setting in messages."""
+    """Return the part in one file of images and one of labels. field: names the setting in messages."""
     identity = (source.file_identity(images, field), source.file_identity(labels, field))
     return Part("idx", ("idx", identity), lambda: contents(expanded(images), expanded(labels)))
 
@@ -62,7 +62,7 @@ def contents(images: Path, labels: Path) -> Contents:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, np.dtype[Any], tuple[int, ...]]]:
-    """The numbers in a file, their dtype (big endian) and the dimensions of the whole array, examples first."""
+    """Open the numbers in a file, their dtype (big endian) and the dimensions of the whole array, examples first."""
     with opened(path) as stream:
         magic = stream.read(4)
         if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _DTYPES or not 1 <= magic[3] <= _MOST_DIMENSIONS:
@@ -76,7 +76,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, np.dtype[Any], tuple[int, ..
 
 
 def _blocks(path: Path) -> Iterator[NDArray[Any]]:
-    """Arrays (n, numbers in a row) in the file's dtype, of about BLOCK_BYTES.
+    """Yield arrays (n, numbers in a row) in the file's dtype, of about BLOCK_BYTES.
 
     Allocates for the rows that are there, never for those that the header promises.
     """

@@ -34,7 +34,8 @@ class Classes:
     mapped: bool = False
 
     def numbers(self, labels: NDArray[Any], where: str) -> NDArray[np.int64]:
-        """Class numbers (n,) of plain labels (n,). Raises UserError for the first that is none of the classes."""
+        """Return the class numbers (n,) of plain labels (n,). Raises UserError for the first that is none of the
+        classes."""
         if not self.mapped:
             if labels.dtype.kind != "i":
                 raise UserError(f"{where}: labels are names such as {str(labels[0])!r}; expected integers")
@@ -51,7 +52,7 @@ class Classes:
         return numbers
 
     def found(self, numbers: NDArray[np.int64]) -> str:
-        """What a person should know of the labels of a training part; empty where they are 0 to count - 1."""
+        """Describe what a person should know of the labels of a training part; empty where they are 0 to count - 1."""
         said = []
         if self.mapped or self.names:
             said.append(f"classes 0 to {self.count - 1} are {spelled(self.names)}")
@@ -61,7 +62,7 @@ class Classes:
 
 
 def plain(labels: NDArray[Any], where: str) -> NDArray[Any]:
-    """Labels as int64 or str, shape (n,), of whatever form data have them in.
+    """Return labels as int64 or str, shape (n,), of whatever form data have them in.
 
     labels: (n,) or (n, 1) of integers, bools, floats that are whole, or text; or one-hot rows (n, classes). Text that
     is whole numbers throughout becomes those. Raises UserError naming the first row that is none of it.
@@ -89,7 +90,7 @@ def plain(labels: NDArray[Any], where: str) -> NDArray[Any]:
 
 
 def classes_of(labels: NDArray[Any], where: str, count: int = 0, names: tuple[str, ...] = ()) -> Classes:
-    """The classes of a training part.
+    """Find the classes of a training part.
 
     labels: plain ones, (n,). count: how many classes there are, where that is known; labels are their numbers then.
     names: of the classes, where the data have them. Otherwise integers from 0 on of which most occur are class
@@ -131,14 +132,14 @@ def check(labels: NDArray[np.int64], count: int, where: str) -> None:
 
 
 def spelled(names: tuple[str, ...]) -> str:
-    """The names, or the first and last of many."""
+    """Spell the names, or the first and last of many."""
     if len(names) <= SPELLED:
         return ", ".join(names)
     return f"{', '.join(names[: SPELLED - 2])}, ... {names[-1]}"
 
 
 def _positions(rows: NDArray[Any], where: str) -> NDArray[np.int64]:
-    """The position of the one in each row (n, classes) of zeros and a one."""
+    """Return the position of the one in each row (n, classes) of zeros and a one."""
     if rows.dtype.kind not in "biuf":
         raise UserError(f"{where}: labels are {rows.dtype} rows of {rows.shape[1]}; expected one label an example")
     wrong = np.flatnonzero(((rows != 0) & (rows != 1)).any(axis=1) | ((rows == 1).sum(axis=1) != 1))

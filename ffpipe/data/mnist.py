@@ -93,7 +93,7 @@ FASHION_MNIST = Known(
 def parts(
     data_dir: str, progress: Callable[[str], None], known: Known = MNIST, patience: Patience | None = None
 ) -> tuple[Part, Part]:
-    """The training and the test part.
+    """Return the training and the test part.
 
     data_dir: folder with local copies; empty: $FFPIPE_DATA; if that is not set either, opening a part downloads
     its files to the cache folder, telling `progress` in lines of text. Raises UserError where a folder is given
@@ -179,6 +179,6 @@ def _remote_part(known: Known, part: str, patience: Patience, progress: Callable
 
 
 def _names(remote: Remote) -> list[str]:
-    """Names that a local copy of a file goes by."""
+    """Return the names that a local copy of a file goes by."""
     plain = remote.name.removesuffix(".gz")
     return [plain, f"{plain}.gz", dotted := plain.replace("-idx", ".idx"), f"{dotted}.gz"]

@@ -34,7 +34,7 @@ _NAMELESS: Pair = ("arr_0", "arr_1")
 
 
 def part(paths: list[Path], role: Role, arrays: tuple[str, ...], field: str) -> Part:
-    """The part for `role` in one archive, or in two of which the second has the labels.
+    """Return the part for `role` in one archive, or in two of which the second has the labels.
 
     arrays: names of the arrays of images and labels; empty: looked for. Raises UserError.
     """
@@ -66,7 +66,7 @@ def test_part(path: Path, arrays: tuple[str, ...], field: str) -> Part | None:
 
 
 def npy_part(images: Path, labels: Path, field: str) -> Part:
-    """The part in two .npy files. Raises UserError."""
+    """Return the part in two .npy files. Raises UserError."""
     identity = (source.file_identity(images, field), source.file_identity(labels, field))
     names = [("", expanded(images)), ("", expanded(labels))]
     return Part("npy", ("npy", identity), lambda: _contents(*names))
@@ -98,12 +98,13 @@ def _contents(images_at: tuple[str, Path], labels_at: tuple[str, Path]) -> Conte
 
 
 def _pair(names: Mapping[str, str], pairs: tuple[Pair, ...]) -> Pair | None:
-    """The first of these pairs that is there, by the names that the archive has."""
+    """Return the first of these pairs that is there, by the names that the archive has."""
     return next(((names[a], names[b]) for a, b in pairs if a in names and b in names), None)
 
 
 def _asked(path: Path, names: Mapping[str, str], arrays: tuple[str, ...], role: Role) -> Pair:
-    """The pair that the user names: of the training part, then of the test part where it has names of its own."""
+    """Return the pair that the user names: of the training part, then of the test part where it has names of its
+    own."""
     if len(arrays) not in (2, 4):
         raise UserError(
             f"training.data.arrays names {len(arrays)} arrays; expected IMAGES LABELS, or those of training and of test"
@@ -118,7 +119,7 @@ def _asked(path: Path, names: Mapping[str, str], arrays: tuple[str, ...], role: 
 
 
 def _names(path: Path) -> dict[str, str]:
-    """The names of the arrays of an archive, by themselves in lower case."""
+    """Return the names of the arrays of an archive, by themselves in lower case."""
     with _opened(path) as archive:
         return {name.lower(): name for name in archive.files}
 
@@ -131,7 +132,7 @@ def _only(path: Path) -> str:
 
 
 def _array(path: Path, name: str, text: bool = False) -> NDArray[Any]:
-    """An array of an archive, or of a .npy file where no name is given. text: whether it may hold words."""
+    """Read an array of an archive, or of a .npy file where no name is given. text: whether it may hold words."""
     if name:
         with _opened(path) as archive:
             array = archive[name]
@@ -154,7 +155,7 @@ def _npy(path: Path) -> NDArray[Any]:
 
 
 def _blocks(images: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Arrays (n, features) in the dtype of the file."""
+    """Yield arrays (n, features) in the dtype of the file."""
     width = math.prod(images.shape[1:])
     rows = max(1, source.BLOCK_BYTES // (width * images.itemsize))
     for first in range(0, len(images), rows):

@@ -42,12 +42,12 @@ class OpenedImages:
         return len(self.array)
 
     def __getitem__(self, index: int) -> NDArray[np.float32]:
-        """One image as a row (features,). Raises UserError where it has NaN or infinity."""
+        """Return one image as a row (features,). Raises UserError where it has NaN or infinity."""
         return row_of(self.array[index], self.divisor, f"{self.path}[{index}]" if self.many else str(self.path))
 
 
 def row_of(image: NDArray[Any], divisor: float, where: str) -> NDArray[np.float32]:
-    """An image as a row (features,). where: names it. Raises UserError where it has NaN or infinity."""
+    """Return an image as a row (features,). where: names it. Raises UserError where it has NaN or infinity."""
     with np.errstate(all="ignore"):
         divided = np.divide(image, divisor, dtype=np.float32, casting="unsafe")
     row: NDArray[np.float32] = divided.reshape(-1)
@@ -80,7 +80,7 @@ def open_images(
 
 
 def mode_of(shape: tuple[int, ...]) -> str:
-    """The colours, by Pillow's name, of pictures of a shape; empty where no picture has it."""
+    """Return the colours, by Pillow's name, of pictures of a shape; empty where no picture has it."""
     channels = 1 if len(shape) == 2 else shape[-1]
     return _MODE_OF_CHANNELS.get(channels, "") if len(shape) in (2, 3) else ""
 
@@ -134,14 +134,14 @@ def _rows(path: Path, array: NDArray[Any], shape: tuple[int, ...]) -> tuple[NDAr
 
 
 def is_like(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether an image of another shape has its numbers in the same order: axes of length 1 make no difference, and a
-    flat one has but one order."""
+    """Return whether an image of another shape has its numbers in the same order: axes of length 1 make no difference,
+    and a flat one has but one order."""
     a, b = (tuple(size for size in each if size != 1) for each in (given, shape))
     return math.prod(a) == math.prod(b) and (a == b or len(a) < 2 or len(b) < 2)
 
 
 def _contents(path: Path, images: NDArray[Any], shape: tuple[int, ...]) -> Contents:
-    """The numbers of an array, as those of a data set."""
+    """Yield the numbers of an array, as those of a data set."""
     at_once = max(1, BLOCK_BYTES // (math.prod(shape) * images.itemsize))
 
     def blocks() -> Iterator[NDArray[Any]]:

@@ -17,7 +17,8 @@ GREYS = "greys of a palette"
 
 
 def mode_of(encoded: Any) -> str:
-    """The mode in which a picture would be stored by itself; empty where that cannot be told. encoded: its bytes."""
+    """Return the mode in which a picture would be stored by itself; empty where that cannot be told. encoded: its
+    bytes."""
     try:
         with quiet(), Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             if image.mode == "P" and image.palette is not None and _is_grey(image.palette.getdata()[1]):
@@ -28,7 +29,7 @@ def mode_of(encoded: Any) -> str:
 
 
 def common(modes: Iterable[str]) -> tuple[str, str]:
-    """The mode that all pictures are read in, and what a person should know of it. Empty: each as it is."""
+    """Return the mode that all pictures are read in, and what a person should know of it. Empty: each as it is."""
     found = set(modes) - {""}
     if found <= {GREYS} or len(found) == 1:
         return "", ""
@@ -39,5 +40,5 @@ def common(modes: Iterable[str]) -> tuple[str, str]:
 
 
 def _is_grey(palette: bytes) -> bool:
-    """Whether red, green and blue are the same throughout."""
+    """Return whether red, green and blue are the same throughout."""
     return palette[0::3] == palette[1::3] == palette[2::3]

@@ -36,7 +36,8 @@ def to_terminal(line: str) -> None:
 def fetched(
     names: Sequence[str], field: str, progress: Callable[[str], None], patience: Patience | None = None
 ) -> tuple[str, ...]:
-    """Names of files on this machine, in the place of URIs; of a folder in a store, all files in it, in order.
+    """Return the names of files on this machine, in the place of URIs; of a folder in a store, all files in it, in
+    order.
 
     field: names the setting in messages. progress: takes lines of text. Raises UserError: no such file, a store that
     does not answer or refuses.
@@ -107,6 +108,6 @@ def _copied(place: Place, info: fs.FileInfo, uri: str, progress: Callable[[str],
 
 
 def _place(version: tuple[object, ...], path: str) -> Path:
-    """Where this version of a file lies in the cache folder; its name tells its format."""
+    """Return where this version of a file lies in the cache folder; its name tells its format."""
     key = hashlib.sha256(repr(version).encode("utf-8", "replace")).hexdigest()[:32]
     return cache.folder() / "downloads" / "remote" / key / (PurePosixPath(path).name or "data")

@@ -39,7 +39,7 @@ class Sampler:
         self._orders: dict[int, NDArray[np.int64]] = {}
 
     def rows(self, step: int) -> NDArray[np.int64]:
-        """The training examples of minibatch `step` (from 0), int64 (batch_size,), without repeats."""
+        """Return the training examples of minibatch `step` (from 0), int64 (batch_size,), without repeats."""
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self._batch_size
         return self._order(epoch)[start : start + self._batch_size].copy()

@@ -72,8 +72,8 @@ class Given:
     divisor: Annotated[float, Meta(ge=0)] = 1.0
 
     def divisor_of(self, contents: Contents, asked: float = 0.0) -> float:
-        """What other images are divided by: as much as those where they are of the same kind, else 255 where they are
-        whole numbers. asked: what the config says. Raises UserError for whole numbers that are no bytes."""
+        """Return what other images are divided by: as much as those where they are of the same kind, else 255 where
+        they are whole numbers. asked: what the config says. Raises UserError for whole numbers that are no bytes."""
         if asked:
             return asked
         kind, whole = contents.dtype.kind, contents.dtype.kind in _WHOLE
@@ -134,7 +134,8 @@ def scale_like(contents: Contents, training: Scale, asked: float = 0.0) -> Scale
 
 
 def scaled(contents: Contents, scale: Scale) -> Contents:
-    """The same contents with blocks as they are stored. What overflows becomes infinite, which the writer refuses."""
+    """Scale the blocks of contents to what is stored. Numbers that overflow become infinite, which the writer
+    refuses."""
 
     def blocks() -> Iterator[NDArray[Any]]:
         for block in contents.blocks():

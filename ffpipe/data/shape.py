@@ -21,12 +21,13 @@ CHANNELS = (1, 3, 4)
 
 
 def channels_first(shape: Sequence[int]) -> bool:
-    """Whether images of a shape are (channels, height, width), as torch has them, and not (height, width, channels)."""
+    """Return whether images of a shape are (channels, height, width), as torch has them, and not (height, width,
+    channels)."""
     return len(shape) == 3 and shape[0] in CHANNELS and shape[2] not in CHANNELS
 
 
 def shaped(part: Part, shape: tuple[int, ...]) -> Part:
-    """The part with images of another shape, row-major; of none: as they are, but with channels last."""
+    """Give the images of a part another shape, row-major; none given: as they are, but with channels last."""
     if not shape:
         return Part(part.name, part.identity, lambda: _channels_last(part.open()))
 
@@ -43,7 +44,7 @@ def shaped(part: Part, shape: tuple[int, ...]) -> Part:
 
 
 def _channels_last(contents: Contents) -> Contents:
-    """The same images with their channels behind height and width; a single channel goes."""
+    """Move the channels of images behind height and width; a single channel goes."""
     if not channels_first(contents.shape):
         return contents
     first = contents.shape

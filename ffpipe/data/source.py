@@ -66,7 +66,7 @@ class Part:
 
 
 def file_identity(path: Path, field: str) -> tuple[str, int, int, int]:
-    """A key to this state of a file: resolved path, bytes, mtime and ctime in ns (a copy may keep its
+    """Return a key to this state of a file: resolved path, bytes, mtime and ctime in ns (a copy may keep its
     mtime). UserError: no such file."""
     try:
         resolved = expanded(path).resolve(strict=True)
@@ -79,7 +79,7 @@ def file_identity(path: Path, field: str) -> tuple[str, int, int, int]:
 
 
 def check_shape(shape: Sequence[int], where: str) -> tuple[int, ...]:
-    """The shape of one image, or a UserError where no image can have it."""
+    """Return the shape of one image. Raises UserError where no image can have it."""
     if not shape or min(shape) < 1 or math.prod(shape) > MOST_FEATURES:
         raise UserError(
             f"{where}: an image of shape {tuple(shape)} cannot be used; expected 1 to {MOST_FEATURES} values an image"

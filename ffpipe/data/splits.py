@@ -134,7 +134,7 @@ def load_splits(data: Data, data_dir: str = "", *, progress: Callable[[str], Non
 
 
 def split(data: Data, stored: Sequence[Stored]) -> Splits:
-    """The splits of canonical files: of the training part, and of the test part where the source has one.
+    """Return the splits of canonical files: of the training part, and of the test part where the source has one.
 
     Raises UserError.
     """
@@ -146,14 +146,15 @@ def split(data: Data, stored: Sequence[Stored]) -> Splits:
 
 
 def splits_from(data: Data, data_dir: str, files: Sequence[str]) -> Splits:
-    """The splits of a config: from files that were sent here, or wherever they are found."""
+    """Return the splits of a config: from files that were sent here, or wherever they are found."""
     return split(data, [cache.open_stored(name) for name in files]) if files else load_splits(data, data_dir)
 
 
 def _by_class(
     stored: Stored, test_stored: Stored, rows: tuple[NDArray[np.int64], ...], positive_classes: int
 ) -> Splits:
-    """The splits from the rows of train, validation and test; of the positive classes alone where there are such."""
+    """Return the splits from the rows of train, validation and test; of the positive classes alone where there are
+    such."""
     train, validation, test = rows
     if not positive_classes:
         nothing = Examples(stored, np.arange(0))
@@ -172,7 +173,7 @@ def _by_class(
 
 
 def _parts(data: Data, data_dir: str, progress: Callable[[str], None]) -> tuple[Part, Part | None]:
-    """The training part, and the test part if the source has one."""
+    """Return the training part, and the test part if the source has one."""
     if data.source in _KNOWN_CLASSES:
         for field, files in (("train", data.train), ("test", data.test)):
             if files:
@@ -201,7 +202,7 @@ def _parts(data: Data, data_dir: str, progress: Callable[[str], None]) -> tuple[
 
 
 def _text(data: Data, data_dir: str, progress: Callable[[str], None]) -> Part:
-    """The one part of a text, which is split by position: training first, then validation, then test."""
+    """Return the one part of a text, which is split by position: training first, then validation, then test."""
     if data.test or len(data.train) > 1:
         raise UserError(
             "training.data.source 'text' reads one file and tests on its end: name one file in training.data.train, "
@@ -247,7 +248,7 @@ def _refuse_other_format(paths: Sequence[Path], source: str, field: str) -> None
 
 
 def _split(count: int, data: Data) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of the training part for train, validation and (where the source has none) test."""
+    """Return the rows of the training part for train, validation and (where the source has none) test."""
     tenth = max(1, count // 10)
     test_count = tenth if data.test_count < 0 else data.test_count
     aside = test_count + (tenth if data.validation < 0 else data.validation)
@@ -263,7 +264,7 @@ def _split(count: int, data: Data) -> tuple[NDArray[np.int64], NDArray[np.int64]
 
 
 def _fitting(test: Stored, train: Stored) -> Stored:
-    """The test part, or a UserError where a network for the training part cannot read it."""
+    """Return the test part. Raises UserError where a network for the training part cannot read it."""
     if test.shape != train.shape:
         raise UserError(
             f"the test images have the shape {test.shape}, but the training images {train.shape}: expected the same"

@@ -44,7 +44,7 @@ class Table:
 
 
 def parquet(path: Path) -> Table:
-    """A Parquet file. Raises UserError."""
+    """Open a Parquet file. Raises UserError."""
 
     @contextmanager
     def file() -> Iterator[pq.ParquetFile]:
@@ -63,7 +63,7 @@ def parquet(path: Path) -> Table:
 
 
 def arrow(path: Path) -> Table:
-    """An Arrow file or stream, as `datasets` saves them, or a Feather file. Raises UserError."""
+    """Open an Arrow file or stream, as `datasets` saves them, or a Feather file. Raises UserError."""
 
     @contextmanager
     def batches() -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
@@ -88,7 +88,8 @@ def arrow(path: Path) -> Table:
 
 
 def comma_separated(path: Path) -> Table:
-    """A CSV file in UTF-8, gzipped or not, with or without a line of names; the delimiter is found. Raises UserError.
+    """Open a CSV file in UTF-8, gzipped or not, with or without a line of names; the delimiter is found. Raises
+    UserError.
 
     A column whose values are no numbers is text.
     """
@@ -125,7 +126,7 @@ def comma_separated(path: Path) -> Table:
 
 
 def class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
-    """The names of the classes of a column, where `datasets` has left them in the schema; else none."""
+    """Return the names of the classes of a column, where `datasets` has left them in the schema; else none."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         names = features[column]["names"]

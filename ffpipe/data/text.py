@@ -31,7 +31,8 @@ NAMES = ("tinyshakespeare.txt", "input.txt")
 
 
 def part(path: Path, field: str, symbols: str, length: int) -> Part:
-    """The whole of a file. symbols: "characters" or "bytes". length: symbols in a sequence that are predicted."""
+    """Return the part that is the whole of a file. symbols: "characters" or "bytes". length: symbols in a sequence that
+    are predicted."""
     identity = file_identity(path, field)
     return Part("text", ("text", identity, symbols, length), lambda: contents(expanded(path), symbols, length))
 
@@ -44,7 +45,7 @@ def shakespeare(
     remote: Remote = SHAKESPEARE,
     patience: Patience | None = None,
 ) -> Part:
-    """Tiny shakespeare. data_dir: folder with a local copy; empty: $FFPIPE_DATA; else it is downloaded."""
+    """Return tiny shakespeare. data_dir: folder with a local copy; empty: $FFPIPE_DATA; else it is downloaded."""
     if (given := given_folder(data_dir)) is not None:
         folder, setting = given
         path = find([folder / "text", folder], NAMES)

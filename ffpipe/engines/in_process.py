@@ -30,7 +30,7 @@ class InProcessEngine(Engine):
         return self.layout(job)
 
     def check_store(self, store: Store) -> None:
-        """All is on this host."""
+        """Accept any store: all is on this host."""
 
     def interrupt(self) -> None:
         self._interrupted = True
@@ -38,10 +38,10 @@ class InProcessEngine(Engine):
             self._course.interrupt()
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing, since nothing was started."""
 
     def begin(self, job: Job, layout: Layout, start: Start) -> Course:
-        """The items of the run, until it is interrupted."""
+        """Start the item stream of the run, which ends when it is interrupted."""
         self._course = Course(layout.plan, start.step, job.config.execution.snapshot_seconds, time.monotonic)
         if self._interrupted:  # before there was a course to tell
             self._course.interrupt()
@@ -49,7 +49,7 @@ class InProcessEngine(Engine):
 
 
 def refuse_without_gpu(execution: Execution) -> None:
-    """Raises UserError where this process is to compute on a GPU that is not here."""
+    """Refuse to compute in this process on a GPU that is not here."""
     if execution.first_device == "cuda" and not torch.cuda.is_available():
         raise UserError("execution.device is 'cuda', but torch finds no GPU here: give --device cpu")
 
@@ -67,7 +67,7 @@ def as_stages() -> Iterator[None]:
 
 
 def report_of(stage: Stage, saver: Saver, spans: Spans, trained: tuple[float, float]) -> StageReport:
-    """Progress of a stage since its last report. trained: when its training began and ended, in seconds."""
+    """Return the progress of a stage since its last report. trained: when its training began and ended, in seconds."""
     report = stage.report()
     report.began_at, report.seconds = spans.began_at, spans.elapsed
     report.train_began, report.train_seconds = trained

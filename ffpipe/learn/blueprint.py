@@ -21,6 +21,7 @@ from ffpipe.config.schema import BlockConfig, Optimizer, Options, Training
 from ffpipe.learn.block import Block
 from ffpipe.learn.chained import Chained
 from ffpipe.learn.dense import FFDense
+from ffpipe.learn.dense_shards import ShardedDense
 from ffpipe.learn.goodness import GoodnessContrast
 from ffpipe.learn.items import CPU, META, TRIED, body_of, fresh, items_of, local_block, resolved, shape_of
 from ffpipe.learn.kinds import FF_DENSE
@@ -61,7 +62,7 @@ class Blueprint:
         return len(self.outlines)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the items, which may hold weights: who gets the blueprint makes its own."""
+        """Leave out the items, which may hold weights: who gets the blueprint makes its own."""
         return {name: value for name, value in vars(self).items() if name not in ("_items", "_shells")}
 
     @property
@@ -70,6 +71,11 @@ class Blueprint:
         training = self.training
         passing = (NEUTRAL,) if self.has_head and training.labelled else ()
         return RowLayout(training.batch_size, PAIRS if training.contrasts else PLAIN, passing)
+
+    @property
+    def shard(self) -> RowLayout:
+        """The rows of one shard of a minibatch."""
+        return replace(self.layout, batch=self.training.batch_size // self.training.shards)
 
     @property
     def has_head(self) -> bool:
@@ -118,7 +124,7 @@ class Blueprint:
             body = body_of(item, outline, training, device)
             return local_block(item, body, outline, self.takes.classes, training, device)
         assert isinstance(item, int)  # resolved makes no function
-        return FFDense(index, outline.inputs.size, item, training, workspace)
+        return _dense(training)(index, outline.inputs.size, item, training, workspace)
 
     def make_head(self, workspace: Workspace) -> Head:
         """Make the linear read-out with its first weights."""
@@ -126,7 +132,7 @@ class Blueprint:
         return Head(self.training, widths, self.takes.classes, workspace)
 
     def items(self, device: torch.device) -> list[Item]:
-        """What each block is made from; on META without memory. Raises UserError."""
+        """Return what each block is made from; on META without memory. Raises UserError."""
         if self.training.method != "backprop":
             return items_of(self.training, self.code, self.function, device)
         return [_end_to_end(self, device)]
@@ -175,7 +181,8 @@ def make_blueprint(
 def _outlined(
     bare: Blueprint, item: Item, index: int, inputs: RowSpec, kept: Mapping[str, RowSpec]
 ) -> tuple[Outline, Block]:
-    """The outline of a block and the block itself, on META. kept: one row of each output that a block before keeps."""
+    """Return the outline of a block and the block itself, on META. kept: one row of each output that a block before
+    keeps."""
     training = bare.training
     rates = _rates(training, bare.steps_per_epoch)
     if isinstance(item, Local):
@@ -195,12 +202,17 @@ def _outlined(
         block, name = item, type(item).__name__
     else:
         assert isinstance(item, int)  # resolved makes no function
-        block, name = FFDense(index, inputs.size, item, training, Workspace(META)), FF_DENSE
+        block, name = _dense(training)(index, inputs.size, item, training, Workspace(META)), FF_DENSE
     return Outline(index, name, inputs, block.outputs, block.outputs, rates, block.keep, block.use), block
 
 
+def _dense(training: Training) -> type[FFDense]:
+    """The class of dense layers in closed form."""
+    return ShardedDense if training.shards > 1 else FFDense
+
+
 def _end_to_end(network: Blueprint, device: torch.device) -> Local:
-    """All blocks as the body of one, which learns by the last one's class head: the yardstick."""
+    """Join all blocks as the body of one, which learns by the last one's class head: the yardstick."""
     blocks = network.training.blocks
     if network.training.negatives != "none":
         blocks = tuple(map(_without_goodness, blocks))
@@ -222,7 +234,7 @@ def _end_to_end(network: Blueprint, device: torch.device) -> Local:
 
 
 def _without_goodness(block: BlockConfig) -> BlockConfig:
-    """The same block for a class head; a ReLU that was the objective's is the body's."""
+    """Return the same block for a class head; a ReLU that was the objective's is the body's."""
     given = block.objective_options
     rectified: Options = {"activation": "relu"} if given.get("rectify") else {}
     others = {name: value for name, value in given.items() if name not in signature(GoodnessContrast).parameters}

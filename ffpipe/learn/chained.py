@@ -47,7 +47,7 @@ class _Buffers:
         self._before: list[Tensor] = []
 
     def contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """Contexts of the first pass and of the second."""
+        """Return the contexts of the first pass and of the second."""
         return self._first(), self._second()
 
     @contextmanager

@@ -24,7 +24,8 @@ MEANS = ("exp_avg", "momentum_buffer")
 
 
 def is_due(step: int, updates: int = 1) -> bool:
-    """Whether `settle` is due after this step. A function of the step, so that a run that goes on has the same bits.
+    """Return whether `settle` is due after this step. It depends on the step alone, so that a run that goes on has the
+    same bits.
 
     step: of the run, from 0; updates: in each step.
     """
@@ -39,5 +40,5 @@ def settle(tensors: Iterable[Tensor]) -> None:
 
 
 def settle_optimizer(states: Iterable[Mapping[str, Any]]) -> None:
-    """`settle` the running means of gradients that an optimiser of torch keeps of each parameter."""
+    """Apply `settle` to the running means of gradients that an optimiser of torch keeps of each parameter."""
     settle(state[name] for state in states for name in MEANS if isinstance(state.get(name), Tensor))

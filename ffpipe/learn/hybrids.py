@@ -20,7 +20,7 @@ BLURS = 10
 
 
 def hybrid_images(images: Tensor, shape: tuple[int, ...], chance: np.random.Generator) -> Tensor:
-    """images: (B, features) of `shape` (height, width, ...). Each is mixed with another one of the minibatch.
+    """Mix each of images (B, features) of `shape` (height, width, ...) with another one of the minibatch.
 
     Returns (B, features). A minibatch of one has no other: it is mixed with itself.
     """
@@ -32,7 +32,7 @@ def hybrid_images(images: Tensor, shape: tuple[int, ...], chance: np.random.Gene
 
 
 def random_masks(count: int, size: tuple[int, ...], chance: np.random.Generator) -> Tensor:
-    """(count, height, width) bool."""
+    """Draw masks (count, height, width), bool."""
     height, width = size
     # Bits of -1 and 1 rather than 0 and 1: what lies beyond the edge counts as neither.
     bits = chance.integers(0, 2, size=(count, height, width), dtype=np.int8)
@@ -42,7 +42,7 @@ def random_masks(count: int, size: tuple[int, ...], chance: np.random.Generator)
 
 @cache
 def blur_matrix(size: int) -> Tensor:
-    """(size, size), symmetric: BLURS blurs of a line of pixels as one product."""
+    """Return a matrix (size, size), symmetric: BLURS blurs of a line of pixels as one product."""
     once = torch.diag(torch.full((size,), 0.5))
     beside = torch.diag(torch.full((size - 1,), 0.25), 1)
     with one_thread():

@@ -28,15 +28,15 @@ class Images:
         self._normalization = Normalization(training.mean, training.deviation) if training.standardize else None
 
     def plain(self, split: Examples, rows: NDArray[np.int64]) -> Tensor:
-        """(n, features), as they are evaluated."""
+        """Return images (n, features) as they are evaluated."""
         return self.normalized(torch.from_numpy(split.images(rows)).to(self._dtype))
 
     def normalized(self, images: Tensor) -> Tensor:
-        """Images (n, features) by mean and deviation, where the config wants that."""
+        """Normalise images (n, features) by mean and deviation, where the config wants that."""
         return images if self._normalization is None else self._normalization.apply(images, self._shape)
 
     def at_step(self, split: Examples, rows: NDArray[np.int64], step: int) -> Tensor:
-        """(n, features), as minibatch `step` has them."""
+        """Return images (n, features) as minibatch `step` has them."""
         images = torch.from_numpy(split.images(rows)).to(self._dtype)
         seed = self._training.seed
         if self._moves:
@@ -46,12 +46,12 @@ class Images:
 
 
 def image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(C, H, W) of an image that is stored as (height, width) or (height, width, channels)."""
+    """Return (C, H, W) of an image that is stored as (height, width) or (height, width, channels)."""
     return (1, *shape) if len(shape) == 2 else (shape[-1], *shape[:-1])
 
 
 def channels_first(images: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Images (n, features) of `shape`, channels last, with their channels first; others as they are."""
+    """Move the channels of images (n, features) of `shape`, channels last, to the front; leave others as they are."""
     if len(shape) != 3:
         return images
     count = images.shape[0]

@@ -116,7 +116,8 @@ def local_block(
 
 
 def shape_of(body: nn.Module, inputs: Sequence[RowSpec], training: Training, where: str) -> RowSpec:
-    """One row of what a body makes: seen on META, or where the body does not run there on a few rows of zeros."""
+    """Return the spec of a row that a body makes: seen on META, or where the body does not run there on a few rows of
+    zeros."""
     weights, products = PRECISIONS[training.precision]
 
     def tried(device: torch.device) -> Any:

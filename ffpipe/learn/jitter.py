@@ -10,7 +10,7 @@ from ffpipe.system.rng import generator
 
 
 def jittered(images: Tensor, shape: tuple[int, ...], pixels: int, seed: int, step: int) -> Tensor:
-    """Each image shifted by -pixels .. pixels in both directions; what comes in from outside is 0.
+    """Shift each image by -pixels .. pixels in both directions; what comes in from outside is 0.
 
     images: (B, features) of `shape` (height, width, ...). Returns (B, features), a function of seed and step.
     """

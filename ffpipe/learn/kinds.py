@@ -33,15 +33,15 @@ def dense(
     dropout: float = 0.0,
     input_dropout: float = 0.0,
 ) -> nn.Module:
-    """A fully connected layer on flattened rows: dropout of what comes in, Linear, batch normalisation, activation,
-    dropout; gives (n, width)."""
+    """Make a fully connected layer on flattened rows: dropout of what comes in, Linear, batch normalisation,
+    activation, dropout; gives (n, width)."""
     layers = [nn.Flatten(), *_dropout(input_dropout, nn.Dropout), nn.Linear(inputs.size, width)]
     norms = [nn.BatchNorm1d(width)] if norm else []
     return nn.Sequential(*layers, *norms, _activation(activation), *_dropout(dropout, nn.Dropout))
 
 
 def readout(inputs: RowSpec, *, dropout: float = 0.0) -> nn.Module:
-    """No layer at all, but dropout of what comes in: its objective reads what the block before hands on."""
+    """Make no layer at all, but dropout of what comes in: its objective reads what the block before hands on."""
     return nn.Sequential(*_dropout(dropout, nn.Dropout))
 
 
@@ -61,8 +61,9 @@ def conv(
     dropout: float = 0.0,
     input_dropout: float = 0.0,
 ) -> nn.Module:
-    """Convolutions with padding on images (C, H, W), each with batch normalisation and activation, then max pooling
-    and dropout of whole channels; gives (n, channels, H', W'). layers: convolutions, of which the first has the stride.
+    """Make convolutions with padding on images (C, H, W), each with batch normalisation and activation, then max
+    pooling and dropout of whole channels; gives (n, channels, H', W'). layers: convolutions, of which the first has the
+    stride.
 
     pool_first: pool before the first convolution. norm_last: one batch normalisation at the end, with epsilon 1e-4, in
     place of those before the activations (CwComp, arXiv 2312.12668). input_dropout: of channels that come in.
@@ -104,7 +105,7 @@ class Residual(nn.Module):
 
 
 def residual(inputs: RowSpec, *, channels: int, stride: int = 1, layers: int = 1) -> nn.Module:
-    """Residual layers on images (C, H, W); gives (n, channels, H', W'). The first has the stride."""
+    """Make residual layers on images (C, H, W); gives (n, channels, H', W'). The first has the stride."""
     taken = _channels(inputs, "residual")
     parts = [Residual(channels if i else taken, channels, 1 if i else stride) for i in range(layers)]
     return parts[0] if layers == 1 else nn.Sequential(*parts)
@@ -182,7 +183,7 @@ class Embedding(nn.Module):
 def transformer(
     inputs: RowSpec, *, width: int, heads: int = 4, layers: int = 1, symbols: int = 256, dropout: float = 0.0
 ) -> nn.Module:
-    """Causal transformer layers on token vectors (T, width), or on token ids (T,), which they embed first.
+    """Make causal transformer layers on token vectors (T, width), or on token ids (T,), which they embed first.
 
     symbols: how many there are, where they are embedded. Gives (n, T, width).
     """
@@ -232,7 +233,7 @@ def check_counts(name: str, options: Mapping[str, Any]) -> None:
 
 
 def kind_of(name: str) -> Callable[..., nn.Module]:
-    """The function of a kind. Raises UserError with the nearest right name."""
+    """Return the function of a kind. Raises UserError with the nearest right name."""
     if name not in KINDS:
         raise UserError(f"there is no kind of block {name!r}; {nearest(name, [*KINDS, FF_DENSE])}")
     return KINDS[name]

@@ -40,14 +40,14 @@ class LabelCode:
             planes.scatter_(1, labels.view(-1, 1, 1).expand(-1, 1, self._each), self.strength)
 
     def every_label(self, images: Tensor) -> Tensor:
-        """Each image (n, features) under each label: (n * classes, width), the labels of one image side by side."""
+        """Put each image (n, features) under each label: (n * classes, width), the labels of one image side by side."""
         rows = images.repeat_interleave(self.classes, dim=0)
         out = rows.new_empty(rows.shape[0], self.width)
         self.write(out, rows, torch.arange(self.classes, device=images.device).repeat(images.shape[0]))
         return out
 
     def neutral(self, images: Tensor) -> Tensor:
-        """Each image (n, features) under the neutral label: (n, width)."""
+        """Put each image (n, features) under the neutral label: (n, width)."""
         out = images.new_empty(images.shape[0], self.width)
         self.write(out, images, None)
         return out

@@ -57,7 +57,7 @@ Item = Local | Block | int | Callable[..., Any]
 
 
 def as_item(given: Any, where: str) -> Item:
-    """What a user's function returned for one block. Raises UserError for anything else."""
+    """Take what a user's function returned for one block. Raises UserError for anything else."""
     if isinstance(given, nn.Module) and not isinstance(given, Block):
         return Local(given)
     if isinstance(given, (Local, Block)) or callable(given):
@@ -67,7 +67,7 @@ def as_item(given: Any, where: str) -> Item:
 
 
 def of_config(config: BlockConfig) -> Local:
-    """The item of a table [[training.blocks]]. Raises UserError for an unknown kind or option."""
+    """Make the item of a table [[training.blocks]]. Raises UserError for an unknown kind or option."""
     if config.kind == FF_DENSE:
         raise UserError(f"kind {FF_DENSE!r} is what training.dims makes: give training.dims")
     kind = kind_of(config.kind)
@@ -93,7 +93,7 @@ def of_config(config: BlockConfig) -> Local:
 
 
 def make_objective(item: Local, training: Training, hidden: RowSpec, classes: int) -> Objective:
-    """The objective of a block whose body gives rows of `hidden`. Raises UserError where it does not fit."""
+    """Make the objective of a block whose body gives rows of `hidden`. Raises UserError where it does not fit."""
     given = item.objective
     if isinstance(given, Objective):
         return given

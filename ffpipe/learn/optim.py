@@ -77,7 +77,7 @@ OWN = {"KerasAdam": KerasAdam}
 
 
 def make_optimizer(groups: Iterable[Any], settings: Optimizer) -> torch.optim.Optimizer:
-    """The optimiser that a config asks for, of groups of parameters."""
+    """Make the optimiser that a config asks for, of groups of parameters."""
     if settings.kind == "averaging":
         return Averaging(groups, lr=settings.learning_rate, averaging=settings.averaging)
     cls: Any = OWN.get(settings.kind) or getattr(torch.optim, settings.kind)
@@ -115,7 +115,8 @@ class NamedOptimizer:
         self._optimizer = make_optimizer([{"params": p, "weight_decay": decay} for p, decay in groups if p], settings)
 
     def step(self, factor: float) -> None:
-        """One step from the gradients that the parameters have, which go. factor: on the learning rate."""
+        """Make one step from the gradients that the parameters have, which are then dropped. factor: on the learning
+        rate."""
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate * factor
         with one_thread() if isinstance(self._optimizer, SUMMING) else nullcontext():
@@ -127,7 +128,7 @@ class NamedOptimizer:
         settle_optimizer(self._optimizer.state.values())
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps, as PARAMETER.NAME; the tensors themselves, not copies."""
+        """Return what a snapshot keeps, as PARAMETER.NAME; the tensors themselves, not copies."""
         kept = {}
         for name, parameter in self.parameters.items():
             for key, value in self._optimizer.state.get(parameter, {}).items():

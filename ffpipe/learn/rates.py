@@ -10,7 +10,7 @@ RISE = 0.25
 
 
 def rate_factor(schedule: str, epoch: int, epochs: int) -> float:
-    """The factor in `epoch` (counted from 0) of `epochs`, for the schedules that are constant within an epoch.
+    """Return the factor in `epoch` (counted from 0) of `epochs`, for the schedules that are constant within an epoch.
 
     "hinton" is the schedule of Hinton's program: 1 for the first half of the epochs, then
     (1 + 2 * (epochs - e)) / epochs with e counted from 1, which falls linearly to 1 / epochs. "ff-py" is that of its
@@ -40,7 +40,7 @@ class Rates:
     decay: float = 1.0
 
     def factor(self, step: int) -> float | None:
-        """The factor at a step; None where the block does not learn.
+        """Return the factor at a step; None where the block does not learn.
 
         "cosine": (1 + cos(pi p)) / 2, p the share of the steps that are done. "onecycle": linearly from 0 to 1 in the
         first quarter of the steps, then linearly to 0. "steps": times `decay` after each of the milestones.

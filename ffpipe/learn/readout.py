@@ -7,7 +7,7 @@ It sees rows under the neutral label, and no gradient of it enters a layer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from ffpipe.config.schema import Training
 from ffpipe.learn.denormals import is_due
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.products import accumulate, mm
+from ffpipe.learn.shards import Shards
 from ffpipe.learn.threads import exp, log_softmax, total
 from ffpipe.learn.updates import make_update
 from ffpipe.learn.workspace import Workspace
@@ -51,11 +52,11 @@ class Head(nn.Module):
         return [self.get_parameter(f"weight_{i}") for i in self.layers]
 
     def forward(self, activities: Sequence[Tensor]) -> Tensor:
-        """As `logits`."""
+        """Return `logits`."""
         return self.logits(activities)
 
     def logits(self, activities: Sequence[Tensor]) -> Tensor:
-        """activities: the rows (n, ...) of each of its blocks, in their order. Returns (n, classes)."""
+        """Return (n, classes). activities: the rows (n, ...) of each of its blocks, in their order."""
         activities, weights = self._wide(activities), self._weights
         logits = mm(activities[0], weights[0])
         for activity, weight in zip(activities[1:], weights[1:], strict=True):
@@ -63,7 +64,7 @@ class Head(nn.Module):
         return logits
 
     def step(self, step: int, activities: Sequence[Tensor], labels: Tensor, factor: float) -> HeadStep:
-        """One step of softmax regression on labels (B,). step: of the run; factor: on the learning rate."""
+        """Make one step of softmax regression on labels (B,). step: of the run; factor: on the learning rate."""
         activities = self._wide(activities)
         log_probabilities = log_softmax(self.logits(activities))
         probabilities = exp(log_probabilities)
@@ -77,17 +78,50 @@ class Head(nn.Module):
                 update.settle()
         return HeadStep(probabilities, loss, errors)
 
+    def step_shards(
+        self, step: int, shards: Sequence[tuple[Sequence[Tensor], Tensor]], of: Shards, factor: float
+    ) -> HeadStep:
+        """As `step`, from activities and labels of the shards that are here. Returns probabilities and sums of the
+        whole minibatch."""
+        examples = len(shards[0][1])
+
+        def made() -> Iterator[list[Tensor]]:
+            for index, (activities, labels) in zip(of.own, shards, strict=True):
+                wide = self._wide(activities)
+                log_probabilities = log_softmax(self.logits(wide))
+                probabilities = exp(log_probabilities)
+                loss = -total(log_probabilities.gather(1, labels.unsqueeze(1)))
+                errors = (log_probabilities.argmax(1) != labels).sum()
+                # Those of other shards are 0 here, so that the sum is all of them side by side.
+                all_of_them = probabilities.new_zeros(of.count * examples, probabilities.shape[1])
+                all_of_them[index * examples : (index + 1) * examples] = probabilities
+                delta = probabilities.scatter_add_(
+                    1, labels.unsqueeze(1), probabilities.new_full((len(labels), 1), -1.0)
+                )
+                gradients = [
+                    update.gradient(activity, delta) for activity, update in zip(wide, self._updates, strict=True)
+                ]
+                yield [*gradients, loss, errors, all_of_them]
+
+        *gradients, loss, errors, whole = of.sum("the head", made())
+        for gradient, update in zip(gradients, self._updates, strict=True):
+            update.apply(gradient, None, of.count * examples, factor)
+            if is_due(step):
+                update.settle()
+        return HeadStep(whole, loss, errors)
+
     def _wide(self, activities: Sequence[Tensor]) -> list[Tensor]:
-        """Flat, and in the format of the weights: the head is too small for another to pay."""
+        """Flatten activities and convert them to the format of the weights: the head is too small for another to
+        pay."""
         dtype = self._weights[0].dtype
         return [activity.flatten(1).to(dtype) for activity in activities]
 
     def weights(self) -> dict[str, Tensor]:
-        """S_l by layer, in layer order."""
+        """Return S_l by layer, in layer order."""
         return {f"weight.{i}": weight for i, weight in zip(self.layers, self._weights, strict=True)}
 
     def state(self) -> dict[str, Tensor]:
-        """What the head needs to go on."""
+        """Return what the head needs to go on."""
         optimizer = {
             f"optimizer.{i}.{name}": tensor
             for i, update in zip(self.layers, self._updates, strict=True)

@@ -49,7 +49,7 @@ class RowLayout:
     passing: tuple[str, ...] = ()
 
     def __getitem__(self, role: str) -> slice:
-        """Rows of one role. Raises ValueError for a role that is not there."""
+        """Return the rows of one role. Raises ValueError for a role that is not there."""
         place = (*self.learning, *self.passing).index(role)
         return slice(place * self.batch, (place + 1) * self.batch)
 

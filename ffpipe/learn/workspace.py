@@ -17,7 +17,7 @@ class Workspace:
         self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """A contiguous tensor with whatever is in it, good until the name is asked for again."""
+        """Return a contiguous tensor with whatever is in it, good until the name is asked for again."""
         size = math.prod(shape)
         buffer = self._buffers.get((name, dtype))
         if buffer is None or len(buffer) < size:
@@ -27,7 +27,7 @@ class Workspace:
         return buffer[:size].view(shape)
 
     def buffers(self) -> list[Tensor]:
-        """All that there are now."""
+        """Return all that there are now."""
         return list(self._buffers.values())
 
 
@@ -35,7 +35,7 @@ class Outputs:
     """What a stage's last layer writes into: fresh memory, since whoever gets it may keep it."""
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """A contiguous tensor with whatever is in it."""
+        """Return a contiguous tensor with whatever is in it."""
         return torch.empty(shape, dtype=dtype, device=device)
 
 

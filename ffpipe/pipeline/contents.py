@@ -24,7 +24,7 @@ PREDICTION = "prediction."
 
 
 def snapshot_contents(network: Blueprint, step: int) -> Mapping[str, Contents]:
-    """By file. step: after which the snapshot was made."""
+    """Return what a snapshot has, by file. step: after which the snapshot was made."""
     files: dict[str, Contents] = {}
     for outline in network.outlines:
         block = network.make(outline.index, Workspace(META))
@@ -33,12 +33,12 @@ def snapshot_contents(network: Blueprint, step: int) -> Mapping[str, Contents]:
 
 
 def contents_bytes(contents: Contents) -> int:
-    """Bytes of the tensors of a file."""
+    """Return the bytes of the tensors of a file."""
     return sum(kept.nbytes for kept in contents.values())
 
 
 def head_contents(network: Blueprint, step: int) -> dict[str, Kept]:
-    """What the file of the linear read-out has."""
+    """Return what the file of the linear read-out has."""
     # Minibatch s was predicted `lag` steps before it, and its prediction is kept until it has been trained on.
     training, lag = network.training, network.training.lookahead or 0
     prediction = Kept((training.batch_size, network.takes.classes), torch.float32)
@@ -47,12 +47,12 @@ def head_contents(network: Blueprint, step: int) -> dict[str, Kept]:
 
 
 def meter_contents(step: int) -> dict[str, Kept]:
-    """What every file has of the losses since the last row of metrics."""
+    """Return what every file has of the losses since the last row of metrics."""
     return {METER: Kept((2,), torch.float64), METER_STEPS: Kept((), torch.int64, largest=step)}
 
 
 def owed_predictions(head: Mapping[str, Tensor]) -> dict[int, NDArray[np.float32]]:
-    """The predictions in the head's file that the source has not used yet, by minibatch."""
+    """Return the predictions in the head's file that the source has not used yet, by minibatch."""
     return {
         int(key.removeprefix(PREDICTION)): value.numpy() for key, value in head.items() if key.startswith(PREDICTION)
     }

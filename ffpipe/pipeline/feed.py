@@ -42,8 +42,8 @@ class Feed:
         self._predictions.update(made)
 
     def tensors(self, item: Item) -> Tensors | None:
-        """What the first stage gets with this item, good until the next. Raises KeyError if its predictions are not
-        back: the window lets no such item leave."""
+        """Return what the first stage gets with this item, good until the next. Raises KeyError if its predictions are
+        not back: the window lets no such item leave."""
         match item:
             case Train():
                 return self._train(item)
@@ -57,8 +57,8 @@ class Feed:
         return None
 
     def _train(self, item: Train) -> Tensors:
-        """Rows of `item.count` minibatches. Labels are of the rows that the read-out sees: the neutral ones, in lock
-        step of the next minibatch, or where there are none those of the examples."""
+        """Return the rows of `item.count` minibatches. Labels are of the rows that the read-out sees: the neutral ones,
+        in lock step of the next minibatch, or where there are none those of the examples."""
         network, layout = self._network, self._network.layout
         lead = item.lead(network.training.lookahead)
         count = layout.learning_rows if lead is None else layout.rows
@@ -73,7 +73,7 @@ class Feed:
         return self._send({X: rows, LABELS: torch.stack(labels)} if labels else {X: rows})
 
     def _prediction(self, step: int) -> NDArray[np.float32] | None:
-        """The prediction for a minibatch; None where the rule is not to draw from one."""
+        """Return the prediction for a minibatch; None where the rule is not to draw from one."""
         lag = self._network.training.lookahead
         if lag is None or step < lag:
             return None

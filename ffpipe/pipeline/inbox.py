@@ -22,7 +22,7 @@ class Inbox:
         self._changed = threading.Condition()
 
     def put(self, sequence: int, sender: int, packet: Packet) -> None:
-        """Raises ValueError for a part that was there already or that nobody waits for."""
+        """Take in a part. Raises ValueError for one that was there already or that nobody waits for."""
         with self._changed:
             arrived = self._parts.setdefault(sequence, {})
             if sequence < self._next or sender not in self._senders or sender in arrived:
@@ -36,7 +36,7 @@ class Inbox:
         return len(self._parts.get(self._next, ())) == len(self._senders)
 
     def take(self) -> dict[int, Packet]:
-        """The next message, by sender; waits for it."""
+        """Return the next message, by sender; waits for it."""
         with self._changed:
             self._changed.wait_for(lambda: self.ready)
             self._next += 1

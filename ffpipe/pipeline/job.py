@@ -37,7 +37,7 @@ Fits = Callable[[range, int], bool]
 
 
 def always(layers: range, chunk: int) -> bool:
-    """Whatever the layers."""
+    """Return whether it is so for all layers."""
     return True
 
 
@@ -202,12 +202,12 @@ def make_job(config: Config, model: Model | None = None) -> Job:
 
 
 def _with_width(training: Training, splits: Splits) -> Training:
-    """The config with as many features as the data have, where it leaves them open."""
+    """Fill in as many features as the data have, where the config leaves them open."""
     return replace(training, dims=(training.dims[0] or splits.features, *training.dims[1:]))
 
 
 def _measured(training: Training, splits: Splits) -> Training:
-    """The config with the means and deviations of the training split, where it wants them and gives none."""
+    """Fill in the means and deviations of the training split, where the config wants them and gives none."""
     if not training.standardize or (training.mean and training.deviation):
         return training
     mean, deviation = measured(splits.train, splits.shape)
@@ -243,7 +243,7 @@ def _check_images(training: Training, splits: Splits) -> None:
 
 
 def refuse_beyond_this_host(job: Job) -> None:
-    """Raises UserError where no engine could hold the job here. What a cluster that is joined has, is its to say."""
+    """Refuse a job that no engine could hold here. A cluster that is joined is asked later."""
     if job.config.execution.engine != "ray" or not os.environ.get("RAY_ADDRESS"):
         refuse_beyond_host(job.least_bytes, "this config", "give smaller training.dims, training.batch_size or window")
 
@@ -253,7 +253,7 @@ def _whole(name: str) -> str:
 
 
 def _with_whole_paths(config: Config) -> Config:
-    """Files named from the root, so that other processes, and a later one elsewhere, find the same. Raises UserError
+    """Name files from the root, so that other processes, and a later one elsewhere, find the same. Raises UserError
     where these names cannot be written down."""
     data, data_dir = config.training.data, config.execution.data_dir or os.environ.get("FFPIPE_DATA", "")
     data = replace(

@@ -17,13 +17,13 @@ class Links(Protocol):
     """Ways from one stage to others; none waits for an answer."""
 
     def to(self, receiver: int, sequence: int, packet: Packet) -> None:
-        """A packet of message `sequence` to a later stage."""
+        """Send a packet of message `sequence` to a later stage."""
 
     def to_first(self, predictions: Predictions) -> None:
-        """The last stage is through with the oldest item in flight."""
+        """Tell the first stage that the last is through with the oldest item in flight."""
 
     def read(self, packets: Iterable[Packet]) -> None:
-        """The packets of a message will not be read again."""
+        """Note that the packets of a message will not be read again."""
 
 
 class NoLinks:

@@ -51,12 +51,12 @@ class Packet:
 
 
 def to_arrays(tensors: Tensors) -> Arrays:
-    """Tensors in host memory, not copied where they are there already."""
+    """Return the tensors in host memory, not copied where they are there already."""
     return {name: _to_array(tensor.detach().cpu().contiguous()) for name, tensor in tensors.items()}
 
 
 def to_tensors(arrays: Arrays, device: torch.device) -> Tensors:
-    """The reverse of `to_arrays`. The arrays may be read-only: nobody writes into what came in a message."""
+    """Reverse `to_arrays`. The arrays may be read-only: nobody writes into what came in a message."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
         return {name: _to_tensor(array).to(device) for name, array in arrays.items()}

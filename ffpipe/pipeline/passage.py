@@ -31,7 +31,7 @@ class Passage:
             self.taps[before] = self._seen(self.x, self.labels)
 
     def kept_for(self, block: Block) -> list[Tensor]:
-        """Outputs that a block gets as further arguments, (minibatches, n, ...) each."""
+        """Return the outputs that a block gets as further arguments, (minibatches, n, ...) each."""
         return [self._kept[name] for name in block.use]
 
     def put(self, block: Block, out: Tensor) -> None:
@@ -45,7 +45,7 @@ class Passage:
             self._hand_out(f"{KEPT}{block.keep}", out)
 
     def leaving(self) -> Tensors:
-        """All that goes on to other stages."""
+        """Return all that goes on to other stages."""
         return {X: self.x, **self.said, **self._made}
 
     def _hand_out(self, name: str, tensor: Tensor) -> None:
@@ -53,7 +53,7 @@ class Passage:
             self._made[name] = tensor.clone(memory_format=torch.contiguous_format)
 
     def _seen(self, rows: Tensor, labels: Tensor) -> Tensor:
-        """Those of rows (minibatches, n, ...) that labels (minibatches, B) are of: neutral ones come last; where rows
-        carry no labels, the positive ones, or in an evaluation all, come first."""
+        """Return those of rows (minibatches, n, ...) that labels (minibatches, B) are of: neutral ones come last; where
+        rows carry no labels, the positive ones, or in an evaluation all, come first."""
         count = labels.shape[1]
         return rows[:, rows.shape[1] - count :] if self._network.training.labelled else rows[:, :count]

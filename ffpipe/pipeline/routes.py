@@ -32,7 +32,7 @@ class Routes:
 
     @classmethod
     def of(cls, network: Blueprint, groups: tuple[range, ...]) -> Routes:
-        """The routes of a network that is cut so."""
+        """Return the routes of a network that is cut so."""
         users = [(name, outline.index) for outline in network.outlines for name in outline.use]
         used = {name: tuple(index for each, index in users if each == name) for name in network.kept}
         return cls(groups, frozenset(network.taps), network.kept, used)
@@ -55,33 +55,33 @@ class Routes:
                 found.setdefault((sender, receiver), []).append(name)
 
     def stage_of(self, block: int) -> int:
-        """The stage that has a block."""
+        """Return the stage that has a block."""
         return next(stage for stage, group in enumerate(self.groups) if block in group)
 
     def is_x(self, block: int, stage: int) -> bool:
-        """Whether what a block hands on comes to a stage as its x."""
+        """Return whether what a block hands on comes to a stage as its x."""
         return block == self.groups[stage].start - 1
 
     def names(self, sender: int, receiver: int) -> tuple[str, ...]:
-        """What goes from a stage to another beside x and its companions."""
+        """Return what goes from a stage to another beside x and its companions."""
         return self._straight.get((sender, receiver), ())
 
     def receivers(self, sender: int) -> tuple[int, ...]:
-        """The stages that get something of every message of a stage: the next one, then others."""
+        """Return the stages that get something of every message of a stage: the next one, then others."""
         following = [sender + 1] if sender + 1 < len(self.groups) else []
         return tuple(following + sorted(r for s, r in self._straight if s == sender and r != sender + 1))
 
     def senders(self, receiver: int) -> tuple[int, ...]:
-        """The stages that send a stage a part of every message."""
+        """Return the stages that send a stage a part of every message."""
         return tuple(s for s in range(receiver) if receiver in self.receivers(s))
 
     def leaving(self, stage: int) -> tuple[str, ...]:
-        """What a stage has to hand out beside x and its companions, whoever gets it."""
+        """Return what a stage has to hand out beside x and its companions, whoever gets it."""
         names = [name for receiver in self.receivers(stage) for name in self.names(stage, receiver)]
         return tuple(dict.fromkeys(names))
 
     def parts(self, sender: int, made: Mapping[str, T]) -> dict[int, dict[str, T]]:
-        """What each receiver gets of the output of a stage, by receiver; the part may be empty."""
+        """Return what each receiver gets of the output of a stage, by receiver; the part may be empty."""
         straight = set(self.leaving(sender))
         found = {}
         for receiver in self.receivers(sender):

@@ -46,12 +46,12 @@ class Saver:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until nothing is being written."""
+        """Wait until nothing is being written."""
         if self._thread is not None:
             self._thread.join()
 
     def drain(self) -> tuple[list[WrittenFile], list[FailedFile]]:
-        """Files written, and what could not be written and why, since the last call."""
+        """Return the files written, and what could not be written and why, since the last call."""
         files = [self._written.popleft() for _ in range(len(self._written))]
         return files, [self._failures.popleft() for _ in range(len(self._failures))]
 

@@ -37,7 +37,7 @@ class Train:
         return self.first + self.count
 
     def lead(self, lookahead: int | None) -> int | None:
-        """By how many minibatches the rows of the head are later than the pairs that they come with.
+        """Return by how many minibatches the rows of the head are later than the pairs that they come with.
 
         lookahead: of the training. None: the pairs come alone.
         """
@@ -99,7 +99,7 @@ class Plan:
     snapshot_steps: int
 
     def items(self, start: int = 0) -> Iterator[Item]:
-        """The items from step `start` to the end, in order.
+        """Yield the items from step `start` to the end, in order.
 
         With a start they are those that follow the snapshot of that step, so that a run that goes on from it
         does what the run that wrote it would have done.
@@ -125,7 +125,7 @@ class Plan:
         yield Stop(step)
 
     def weight(self, item: Item) -> int:
-        """What an item counts for in the window, in minibatches."""
+        """Return an item's weight in the window, in minibatches."""
         if isinstance(item, Train):
             return item.count
         return self.chunk if isinstance(item, Evaluate) else 1

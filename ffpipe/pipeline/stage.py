@@ -88,7 +88,7 @@ class Stage:
         return None if self.spec.is_last else passage.leaving()
 
     def predictions(self, item: Item) -> dict[int, NDArray[np.float32]]:
-        """The probabilities of the neutral rows of this item, by minibatch; the source needs them back."""
+        """Return the probabilities of the neutral rows of this item, by minibatch; the source needs them back."""
         if self.head is None or self.spec.training.lookahead is None:
             return {}
         match item:
@@ -99,7 +99,7 @@ class Stage:
         return {}
 
     def report(self) -> StageReport:
-        """What happened since the last call."""
+        """Return what happened since the last call."""
         report = self._report
         self._report = StageReport(report.stage, report.layers, testing=report.testing, tested=report.tested)
         for meter in (*self._meters, self._head_meter):
@@ -207,7 +207,8 @@ class Stage:
                 self._tally = Tally()
 
     def _score(self, block: Block, x: Tensor, out: Tensor, kept: list[Tensor]) -> Tensor | None:
-        """Rows x (n, ...) through one block into out, and what each says; no more at once than training has."""
+        """Pass rows x (n, ...) through one block into out, and return what each says; no more at once than training
+        has."""
         at_once, found = self.spec.network.layout.rows, []
         for first in range(0, len(x), at_once):
             some = slice(first, first + at_once)
@@ -218,8 +219,8 @@ class Stage:
         return torch.cat(present) if present else None
 
     def _output(self, block: Block, x: Tensor) -> Tensor:
-        """Memory for what a block makes of rows x (minibatches, n, ...): what leaves the stage or what later blocks and
-        the read-out are yet to see is not to be overwritten by the next blocks."""
+        """Return memory for what a block makes of rows x (minibatches, n, ...): what leaves the stage or what later
+        blocks and the read-out are yet to see is not to be overwritten by the next blocks."""
         shape, dtype = (*x.shape[:2], *block.outputs.shape), block.outputs.dtype
         if block.index == self.spec.layers[-1]:
             return self._outputs.take(shape, dtype, x.device)
@@ -228,7 +229,7 @@ class Stage:
         return self.workspace.take(name, shape, dtype)
 
     def _files(self, step: int) -> dict[str, Saved]:
-        """What a snapshot after `step` keeps of this stage, by file."""
+        """Return the tensors that a snapshot after `step` keeps of this stage, by file."""
         files = {}
         for block, meter in zip(self.blocks, self._meters, strict=True):
             state = {**block.state(), **meter.state()}
@@ -240,13 +241,13 @@ class Stage:
         return files
 
     def kept(self) -> list[Tensor]:
-        """Large tensors whose contents make the stage what it is (parking.py)."""
+        """Return large tensors whose contents make the stage what it is (parking.py)."""
         states = [block.state() for block in self.blocks] + ([self.head.state()] if self.head else [])
         found = [tensor for state in states for tensor in state.values() if tensor.nbytes >= PARKED_BYTES]
         return list({id(tensor): tensor for tensor in found}.values())  # a weight may have two names
 
     def scratch(self) -> list[Tensor]:
-        """Large tensors whose contents can be made anew."""
+        """Return large tensors whose contents can be made anew."""
         return [tensor for block in self.blocks for tensor in block.scratch()]
 
     def renew(self) -> None:
@@ -269,7 +270,7 @@ class Stage:
 
 
 def _sizes(learner: Block | Head, factor: float | None, out: Tensor | None = None) -> Sizes:
-    """What a row of metrics says of a block or of the read-out as it is. out: what it handed on."""
+    """Return what a row of metrics says of a block or of the read-out as it is. out: what it handed on."""
     return Sizes(
         None if learner.rate is None or factor is None else learner.rate * factor,
         root_mean_square(matrices(learner.weights().values())),
@@ -285,7 +286,8 @@ def _have_one_order() -> None:
 
 
 def _refuse_infinite(who: str, first: int, losses: list[Tensor]) -> None:
-    """losses: of the minibatches from `first` on. One look a chunk, so that a GPU is not waited for at each step."""
+    """Refuse losses, of the minibatches from `first` on, that are not finite. One look a chunk, so that a GPU is not
+    waited for at each step."""
     finite = torch.isfinite(torch.stack(losses)).tolist()
     if not all(finite):
         step = first + finite.index(False)

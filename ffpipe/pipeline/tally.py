@@ -29,8 +29,8 @@ def add_block(said: Tensors, index: int, scores: Tensor | None, labelled: int, t
 
 
 def _judge(said: Tensors, scores: Tensor | None, labels: Tensor) -> None:
-    """scores: (n, classes), or of tokens (n, T, classes). labels: (n,) or (n, T). An example of tokens counts as the
-    mean over its positions."""
+    """Count errors. scores: (n, classes), or of tokens (n, T, classes). labels: (n,) or (n, T). An example of tokens
+    counts as the mean over its positions."""
     if scores is None:
         wrong = loss = torch.full((1,), torch.nan, dtype=torch.float64, device=labels.device)
     else:

@@ -20,7 +20,7 @@ class Flow:
         self._load = 0
 
     def may_send(self, weight: int) -> bool:
-        """Whether a message worth `weight` minibatches may leave now."""
+        """Return whether a message worth `weight` minibatches may leave now."""
         return not self._flying or self._load + weight <= self.window
 
     def sent(self, weight: int) -> None:
@@ -28,7 +28,7 @@ class Flow:
         self._load += weight
 
     def done(self) -> None:
-        """The last stage is through with the oldest message in flight."""
+        """Note that the last stage is through with the oldest message in flight."""
         self._load -= self._flying.popleft()
 
 
@@ -39,7 +39,8 @@ LARGEST_CHUNK = 8
 
 
 def choose_window(stages: int, chunk: int, lag: int | None, minibatch_bytes: int, window_bytes: int) -> int:
-    """Minibatches in flight where none are given: a chunk for each stage and four more, within lag and bytes.
+    """Choose the minibatches in flight where none are given: a chunk for each stage and four more, within lag and
+    bytes.
 
     Four are enough that a late message holds nobody up; what is beyond only takes memory.
 
@@ -51,7 +52,7 @@ def choose_window(stages: int, chunk: int, lag: int | None, minibatch_bytes: int
 
 
 def choose_chunk(stages: int, room: int | None, step_seconds: float, message_seconds: float) -> int:
-    """Minibatches in a message where none are given.
+    """Choose the minibatches in a message where none are given.
 
     Enough that a message costs at most MESSAGE_SHARE of the work in it, but so few that the room in the
     window (None: as much as one likes) holds one for each stage, one on its way, and one coming back.

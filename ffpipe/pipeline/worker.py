@@ -100,7 +100,7 @@ def set_allocator(network: Blueprint, execution: Execution) -> None:
 def make_stage(
     setup: WorkerSetup, saver: Saver, workspace: Workspace | None = None, outputs: Outputs | None = None
 ) -> Stage:
-    """The stage of a real network, as it was after the snapshot that the run starts from.
+    """Make the stage of a real network, as it was after the snapshot that the run starts from.
 
     workspace, outputs: of those that compute in turn with it.
     """
@@ -111,13 +111,13 @@ def make_stage(
 
 
 def make_own_stage(setup: WorkerSetup, saver: Saver) -> Stage:
-    """The same, whose results are in memory that is used again: for links that copy what they send."""
+    """Make the same stage, whose results are in memory that is used again: for links that copy what they send."""
     workspace = Workspace(torch.device(setup.spec.device))
     return make_stage(setup, saver, workspace, OutputsInTurn(workspace, 1 if setup.spec.is_last else OUTPUTS))
 
 
 def make_feed(setup: WorkerSetup, splits: Splits) -> AnyFeed:
-    """The feed, with the predictions that the snapshot owed it."""
+    """Make the feed, with the predictions that the snapshot owed it."""
     feed = Feed(setup.spec.network, splits, torch.device(setup.spec.device))
     if setup.start.folder and setup.spec.network.has_head:
         feed.predictions(owed_predictions(_reader(setup)(checkpoint.HEAD)))
@@ -125,7 +125,8 @@ def make_feed(setup: WorkerSetup, splits: Splits) -> AnyFeed:
 
 
 def make_own_feed(setup: WorkerSetup) -> AnyFeed:
-    """The same, from the data as they are read here. Raises UserError where they are no longer those of the run."""
+    """Make the same feed, from the data as they are read here. Raises UserError where they are no longer those of the
+    run."""
     config = setup.config
     splits = splits_from(config.training.data, config.execution.data_dir, setup.data_files)
     if splits.fingerprint != setup.data:
@@ -134,7 +135,7 @@ def make_own_feed(setup: WorkerSetup) -> AnyFeed:
 
 
 def _reader(setup: WorkerSetup) -> Callable[[str], State]:
-    """Reads a file of the snapshot that the run starts from."""
+    """Return a function that reads a file of the snapshot that the run starts from."""
     store, folder = setup.store, setup.start.folder
     manifest = checkpoint.read_manifest(store, folder)
     contents = snapshot_contents(setup.spec.network, manifest.step)
@@ -169,11 +170,11 @@ class Worker:
         self._trained = (0.0, 0.0)  # when the first training item began and the latest ended
 
     def push(self, sequence: int, sender: int, packet: Packet) -> None:
-        """A packet of message `sequence` from stage `sender`."""
+        """Take a packet of message `sequence` from stage `sender`."""
         self.inbox.put(sequence, sender, packet)
 
     def returned(self, predictions: Predictions) -> None:
-        """The last stage is through with the oldest item in flight; for the first stage."""
+        """Note, in the first stage, that the last is through with the oldest item in flight."""
         self.returns.done(predictions)
 
     def interrupt(self) -> None:
@@ -181,7 +182,7 @@ class Worker:
         self.course.interrupt()
 
     def drain(self) -> list[StageReport]:
-        """Reports since the last call."""
+        """Return the reports since the last call."""
         reports: list[StageReport] = []
         with suppress(IndexError):  # another thread may drain too
             while True:
@@ -259,14 +260,14 @@ class Worker:
 
     @contextmanager
     def _waiting(self, kind: Kind) -> Iterator[None]:
-        """A span in which the stage depends on others."""
+        """Record a span in which the stage depends on others."""
         self._waits_since = time.monotonic()
         with self._spans.span(kind):
             yield
         self._waits_since = None
 
     def _joined(self, packets: Iterable[Packet]) -> Tensors | None:
-        """One message from its packets; None where it carries nothing."""
+        """Return one message from its packets; None where it carries nothing."""
         arrays = {name: array for packet in packets for name, array in packet.arrays.items()}
         return to_tensors(arrays, self.stage.device) if arrays else None
 

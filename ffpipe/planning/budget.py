@@ -68,7 +68,7 @@ class _Search:
         self._stage_needs: dict[tuple[str, range, int], int] = {}
 
     def with_(self, execution: Execution) -> Job:
-        """The job run so, with every stage held to the budget."""
+        """Return the job run so, with every stage held to the budget."""
         job = replace(self._job, config=replace(self._job.config, execution=execution))
 
         def fits(layers: range, chunk: int) -> bool:
@@ -82,13 +82,13 @@ class _Search:
         return job if execution.engine == "local" else replace(job, fits=fits)
 
     def needs(self, execution: Execution) -> int | None:
-        """Bytes of the largest stage of a way that is cut to the budget; None where no cut keeps to it."""
+        """Return the bytes of the largest stage of a way that is cut to the budget; None where no cut keeps to it."""
         with contextlib.suppress(UserError):
             return self._largest(self.with_(execution))
         return None
 
     def needs_uncut(self, execution: Execution) -> int:
-        """Bytes of the largest stage of a way without a budget."""
+        """Return the bytes of the largest stage of a way without a budget."""
         return self._largest(replace(self.with_(execution), fits=always))
 
     def _largest(self, job: Job) -> int:
@@ -96,7 +96,7 @@ class _Search:
         return max(stage.on_device if self._on_gpus else stage.resident for stage in stages)
 
     def ways(self) -> Iterator[Execution]:
-        """Ways to run, from what would be done without a budget to what takes least."""
+        """Yield the ways to run, from what would be done without a budget to what takes least."""
         job, execution = self._job, self._job.config.execution
         if execution.engine == "ray":
             # As many as there are here, so that what is judged is what will be run.
@@ -120,7 +120,8 @@ class _Search:
                 yield replace(execution, engine="layerwise", stages=stages, chunk=chunk, window=window)
 
     def _fewest(self, execution: Execution) -> int:
-        """The least number of stages from this on that keeps to the budget; as many as there can be where none does.
+        """Return the least number of stages from this on that keeps to the budget; as many as there can be where none
+        does.
 
         More stages have fewer layers each, so that what is possible stays so: the search halves. CPUs can be shared by
         more stages than there are of them, but not what each stage was to have.
@@ -136,7 +137,7 @@ class _Search:
 
 
 def _halved(given: int, largest: int, job: Job) -> list[int]:
-    """Chunks to try: the one given, or ever smaller ones, of no more minibatches than may be in flight."""
+    """Return the chunks to try: the one given, or ever smaller ones, of no more minibatches than may be in flight."""
     if given:
         return [given]
     lag = job.config.training.lookahead
@@ -145,7 +146,7 @@ def _halved(given: int, largest: int, job: Job) -> list[int]:
 
 
 def _words(job: Job, after: Execution, needs: int, budget: int) -> str:
-    """The choice in words, where it is not what would have been done without a budget."""
+    """Describe the choice, where it is not what would have been done without a budget."""
     before = job.config.execution
     stages = stages_here(job) if before.engine == "ray" else before.stages
     changed = [f"engine {after.engine}"] if after.engine != before.engine else []

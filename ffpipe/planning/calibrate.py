@@ -83,7 +83,8 @@ def measure_costs(network: Blueprint, device: torch.device) -> Costs:
 
 
 def measure_side_by_side(network: Blueprint, copies: int) -> Costs:
-    """The same on so many cores of this host at once, each on one thread: they share caches, memory and clock."""
+    """Measure the same on so many cores of this host at once, each on one thread: they share caches, memory and
+    clock."""
     threads = torch.get_num_threads()
     together = threading.Barrier(copies)
 
@@ -101,8 +102,8 @@ def measure_side_by_side(network: Blueprint, copies: int) -> Costs:
 
 
 def pooled(costs: Sequence[Costs], processors: Sequence[Hashable]) -> list[Costs]:
-    """The median of what those found that share a processor, for each of them: that one had less of it while it was
-    measured says nothing of the run. processors: what each was measured on."""
+    """Return the median of what those found that share a processor, for each of them: that one had less of it while it
+    was measured says nothing of the run. processors: what each was measured on."""
     return [_median([costs[i] for i, other in enumerate(processors) if other == own]) for own in processors]
 
 

@@ -67,7 +67,7 @@ class BlockCost:
 
 @lru_cache(maxsize=16)
 def costs_of(network: Blueprint) -> tuple[BlockCost, ...]:
-    """The cost of each block of a network. Raises UserError where one cannot make a step."""
+    """Return the cost of each block of a network. Raises UserError where one cannot make a step."""
 
     def cost_of(block: Block) -> BlockCost:
         contents = block.contents(1)
@@ -86,7 +86,7 @@ def costs_of(network: Blueprint) -> tuple[BlockCost, ...]:
 
 
 def largest_block_bytes(job: Job) -> int:
-    """Bytes of the block that takes most, with its rows of a minibatch."""
+    """Return the bytes of the block that takes most, with its rows of a minibatch."""
     costs = costs_of(job.network)
     return max(cost.parameters + cost.optimizer + cost.step for cost in costs) + 2 * job.minibatch_bytes
 
@@ -140,6 +140,6 @@ def _step(block: Block, network: Blueprint, device: torch.device) -> StepCost:
 
 
 def workspace_buffers(block: Block) -> list[Tensor]:
-    """The buffers of a block that the first step made."""
+    """Return the buffers of a block that the first step made."""
     workspace = getattr(block, "_workspace", None)
     return list(workspace.buffers()) if isinstance(workspace, Workspace) else []

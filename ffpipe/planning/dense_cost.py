@@ -50,7 +50,7 @@ def dense_step(block: FFDense, layout: RowLayout, training: Training) -> StepCos
 
 
 def _update_bytes(block: FFDense, settings: Optimizer, rows: int) -> tuple[int, int]:
-    """Bytes of the buffers of an update on so many rows, and of what comes and goes beside them at most."""
+    """Return the bytes of the buffers of an update on so many rows, and of what comes and goes beside them at most."""
     (fan_in, width), weight, products = block.weight.shape, block.weight.itemsize, block.outputs.dtype.itemsize
     mixed = products != weight
     if settings.kind == "averaging":

@@ -60,12 +60,12 @@ class Ground:
     reads: bool = True
 
     def site(self, stages: int) -> Site:
-        """The places of so many stages."""
+        """Return the places of so many stages."""
         per_host = self.stages_per_host or stages
         return Site(tuple(index // per_host for index in range(stages)), self.cores, self.computes, self.reads)
 
     def costs_among(self, stages: int) -> Costs:
-        """The costs of layers where there are so many stages."""
+        """Return the costs of layers where there are so many stages."""
         return self.costs(max(1, min(self.stages_per_host or stages, stages, int(self.cores)) if self.computes else 1))
 
 
@@ -144,13 +144,14 @@ def forecast(job: Job, stages: int, ground: Ground) -> Outlook:
 
 
 def wires_of(link: float | None = None, latency: float | None = None) -> Wires:
-    """Messages on a host, and between hosts whose networks carry `link` bytes a second, raw."""
+    """Return the messages on a host, and between hosts whose networks carry `link` bytes a second, raw."""
     payload = math.inf if link is None else link * PAYLOAD
     return Wires(ITEM_SECONDS, CALL_SECONDS, COPY_RATE, payload, LATENCY if latency is None else latency)
 
 
 def _message_seconds(wires: Wires, size: int, elsewhere: bool) -> float:
-    """Seconds of an array's way from one stage to the next and an answer's way back, as the engine measures it."""
+    """Return the seconds of an array's way from one stage to the next and an answer's way back, as the engine measures
+    it."""
     way = size / wires.copy + size / wires.link + 2 * wires.latency if elsewhere else 0.0
     return ANSWER_SECONDS + 2 * wires.call + size / wires.copy + way
 

@@ -32,7 +32,7 @@ SHARE = 0.8
 
 
 def in_chapters(job: Job) -> Layout:
-    """The layout in chapters as long as lag and disk allow, where no length is given.
+    """Lay a run out in chapters as long as lag and disk allow, where no length is given.
 
     Raises UserError where the disk is full.
     """
@@ -60,7 +60,7 @@ def in_chapters(job: Job) -> Layout:
 
 
 def _of_chapter(job: Job, chapter: int) -> Layout:
-    """One layer a stage where nothing else is asked for. The window of the layout is the chapter."""
+    """Put one layer into a stage where nothing else is asked for. The window of the layout is the chapter."""
     execution = job.config.execution
     execution = replace(execution, window=chapter, chunk=execution.chunk or min(CHUNK, chapter))
     job = replace(job, config=replace(job.config, execution=execution))
@@ -68,7 +68,7 @@ def _of_chapter(job: Job, chapter: int) -> Layout:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder itself, or the nearest one above it that exists."""
+    """Return the folder itself, or the nearest one above it that exists."""
     whole = folder.absolute()
     return next(place for place in (whole, *whole.parents) if place.is_dir())
 
@@ -84,7 +84,8 @@ def chapter_of(items: Iterator[Item], plan: Plan, chapter: int) -> Iterator[Item
 
 
 def spooled_bytes(specs: Sequence[StageSpec], of: Sizes) -> int:
-    """Bytes on disk for one minibatch of a chapter: what a stage reads and writes, and what waits for later stages."""
+    """Return the bytes on disk for one minibatch of a chapter: what a stage reads and writes, and what waits for later
+    stages."""
     network = of.network
     rows = [network.layout.rows * network.edges[spec.layers.stop].nbytes for spec in specs[:-1]]
     # The file of the last row is still there when the first row of the next chapter is written (layerwise/engine.py).
@@ -102,7 +103,8 @@ def spooled_bytes(specs: Sequence[StageSpec], of: Sizes) -> int:
 
 
 def disk_bytes(specs: Sequence[StageSpec], of: Sizes, chapter: int) -> int:
-    """Bytes that a run has on disk at most, snapshots aside: all stages, each in a file while another works."""
+    """Return the bytes that a run has on disk at most, snapshots aside: all stages, each in a file while another
+    works."""
     return of.whole_state + chapter * spooled_bytes(specs, of)
 
 
@@ -122,7 +124,7 @@ class Snapshots:
     timed: bool
 
     def to_come(self, chapter: int) -> int:
-        """Snapshots that are there at most beside those that are there now.
+        """Return the snapshots that are there at most beside those that are there now.
 
         The stages write in turn, so that all snapshots of a chapter are there in part before the first of them is
         whole and an old one goes. How many it will be time for in a chapter is not known: one is counted.
@@ -138,7 +140,8 @@ class Snapshots:
 
 
 def _snapshots_beside(job: Job, spool: Path) -> Snapshots | None:
-    """Those that a run will write to the disk of its spool; None where they go elsewhere. Raises UserError."""
+    """Count the snapshots that a run will write to the disk of its spool; None where they go elsewhere. Raises
+    UserError."""
     execution = job.config.execution
     store = store_of(job.config, Path(execution.run_dir or "runs"))
     if store.folder is None or _existing(store.folder).stat().st_dev != spool.stat().st_dev:
@@ -151,13 +154,14 @@ def _snapshots_beside(job: Job, spool: Path) -> Snapshots | None:
 
 
 def needed_bytes(specs: Sequence[StageSpec], of: Sizes, chapter: int, snapshots: Snapshots | None) -> int:
-    """Bytes that have to be free for chapters of so many minibatches. snapshots: None where they go to another disk."""
+    """Return the bytes that have to be free for chapters of so many minibatches. snapshots: None where they go to
+    another disk."""
     to_come = snapshots.to_come(chapter) if snapshots else 0
     return math.ceil(disk_bytes(specs, of, chapter) / SHARE) + to_come * of.whole_state
 
 
 def longest_chapter(needed: Callable[[int], int], free: int, most: int) -> int:
-    """The longest chapter of up to `most` minibatches for which so many free bytes are enough; 0 for none.
+    """Return the longest chapter of up to `most` minibatches for which so many free bytes are enough; 0 for none.
 
     needed: bytes for a chapter, by its length.
     """

@@ -74,7 +74,7 @@ def make_layout(
 
 
 def _cut(job: Job, stages: int, measured: Measured | None) -> tuple[list[range], float, float]:
-    """Layers of each stage, seconds a minibatch of the slowest, seconds a message."""
+    """Return the layers of each stage, seconds a minibatch of the slowest, seconds a message."""
     chunk = job.config.execution.chunk or LARGEST_CHUNK
     if measured is None:
         costs = [float(cost.flops) for cost in costs_of(job.network)]

@@ -78,7 +78,8 @@ class Sizes:
         return max(self.chunk * self.network.layout.rows, self.network.rows_of_example)
 
     def state(self, layers: range) -> list[tuple[int, int]]:
-        """Bytes of each file of a snapshot that a stage with these blocks writes, and of those its optimiser's."""
+        """Return the bytes of each file of a snapshot that a stage with these blocks writes, and of those its
+        optimiser's."""
         head = [HEAD] if self.network.has_head and layers.stop == len(self.network) else []
         return [_files(self.network)[name] for name in (*map(layer_file, layers), *head)]
 
@@ -90,7 +91,7 @@ class Sizes:
 
 @lru_cache(maxsize=16)
 def _files(network: Blueprint) -> dict[str, tuple[int, int]]:
-    """Bytes of each file of a snapshot, and of those its optimiser's, by name."""
+    """Return the bytes of each file of a snapshot, and of those its optimiser's, by name."""
     # Optimisers have some state only after their first step, and all predictions are owed after as many as the lag.
     files = snapshot_contents(network, max(1, network.training.lookahead or 0))
     found = {}
@@ -101,7 +102,7 @@ def _files(network: Blueprint) -> dict[str, tuple[int, int]]:
 
 
 def holding(of: Sizes, layers: range, *, sends: bool, receives: bool) -> Holding:
-    """The memory of a process with these blocks.
+    """Return the memory of a process with these blocks.
 
     sends, receives: whether messages go to, and come from, other processes or the disk. Those that come lie in shared
     memory or in a file.
@@ -121,20 +122,21 @@ def holding(of: Sizes, layers: range, *, sends: bool, receives: bool) -> Holding
 
 
 def incoming(of: Sizes, layers: range) -> int:
-    """Bytes of the largest message that comes to a process: rows, what read-out and blocks here see of earlier ones."""
+    """Return the bytes of the largest message that comes to a process: rows, what read-out and blocks here see of
+    earlier ones."""
     return _message(of, layers.start, _routes_around(of, layers).names(0, 1)) if layers.start else 0
 
 
 def outgoing(of: Sizes, layers: range) -> int:
-    """Bytes of the largest message that leaves it: rows, and what later stages see beside them."""
+    """Return the bytes of the largest message that leaves it: rows, and what later stages see beside them."""
     if layers.stop == len(of.network):
         return 0
     return _message(of, layers.stop, _routes_around(of, layers).leaving(1 if layers.start else 0))
 
 
 def _routes_around(of: Sizes, layers: range) -> Routes:
-    """The routes where the blocks before these are in one stage, the next one alone in another, and the rest in a
-    third: no other cut of them makes more go past a neighbour."""
+    """Return the routes where the blocks before these are in one stage, the next one alone in another, and the rest in
+    a third: no other cut of them makes more go past a neighbour."""
     end = len(of.network)
     following = min(layers.stop + 1, end)
     groups = (range(layers.start), layers, range(layers.stop, following), range(following, end))
@@ -142,7 +144,7 @@ def _routes_around(of: Sizes, layers: range) -> Routes:
 
 
 def _message(of: Sizes, end: int, names: Iterable[str]) -> int:
-    """Bytes of a message. end: after how many blocks. names: of what goes with the rows."""
+    """Return the bytes of a message. end: after how many blocks. names: of what goes with the rows."""
     network = of.network
     return of.rows_of_message * network.edges[end].nbytes + sum(
         beside_bytes(network, name, of.chunk * network.layout.rows, of.chunk * network.layout.batch) for name in names
@@ -150,15 +152,16 @@ def _message(of: Sizes, end: int, names: Iterable[str]) -> int:
 
 
 def beside_bytes(network: Blueprint, name: str, rows: int, seen: int) -> int:
-    """Bytes of what goes beside the rows. rows: of the message. seen: those of them that the read-out sees."""
+    """Return the bytes of what goes beside the rows. rows: of the message. seen: those of them that the read-out
+    sees."""
     if name.startswith(TAP):
         return seen * network.outlines[int(name.removeprefix(TAP))].outputs.nbytes
     return rows * network.outlines[network.kept[name.removeprefix(KEPT)]].outputs.nbytes
 
 
 def _streams(of: Sizes, layers: range, *, receives: bool) -> int:
-    """Rows of the largest message (stage.py): the input, the last block's output, and of those before what the
-    read-out and later blocks are yet to see, and two in turn of the others."""
+    """Return the rows of the largest message (stage.py): the input, the last block's output, and of those before what
+    the read-out and later blocks are yet to see, and two in turn of the others."""
     network = of.network
     row = [edge.nbytes * of.rows_of_message for edge in network.edges]
     entry = 0 if receives else row[layers.start]
@@ -170,8 +173,8 @@ def _streams(of: Sizes, layers: range, *, receives: bool) -> int:
 
 
 def _source(of: Sizes) -> int:
-    """Images on their way into the first message, its rows in the format of the weights, and in an evaluation as many
-    from which these are put together, while those of training are kept."""
+    """Return the images on their way into the first message, its rows in the format of the weights, and in an
+    evaluation as many from which these are put together, while those of training are kept."""
     training, network = of.network.training, of.network
     rows = of.rows_of_message * network.inputs.size * PRECISIONS[training.precision].weights.itemsize
     return 2 * rows + 3 * training.batch_size * math.prod(network.takes.shape) * 4
@@ -185,15 +188,15 @@ class Footprint:
     each: int
 
     def most(self, capacity: int) -> int:
-        """Minibatches that may be in flight with a store of this size."""
+        """Return the minibatches that may be in flight with a store of this size."""
         return max(0, (int(capacity * USABLE) - self.fixed) // self.each)
 
     def held(self, minibatches: int) -> int:
-        """Bytes held at most."""
+        """Return the bytes held at most."""
         return self.fixed + minibatches * self.each
 
     def capacity(self, minibatches: int) -> int:
-        """Size of a store that is large enough, in whole megabytes."""
+        """Return the size of a store that is large enough, in whole megabytes."""
         return math.ceil(self.held(minibatches) / USABLE / 1e6) * 10**6
 
 
@@ -235,12 +238,12 @@ def footprints(specs: Sequence[StageSpec], nodes: Sequence[str]) -> dict[str, Fo
 
 
 def least_store(specs: Sequence[StageSpec], nodes: Sequence[str], window: int) -> int:
-    """Bytes that the largest of the stores needs with such a window."""
+    """Return the bytes that the largest of the stores needs with such a window."""
     return max((footprint.capacity(window) for footprint in footprints(specs, nodes).values()), default=0)
 
 
 def fitting(specs: Sequence[StageSpec], room: Room, window: int = 0, chunk: int = 0) -> int | None:
-    """Minibatches that may be in flight in these stores; None where none is ever in one.
+    """Return the minibatches that may be in flight in these stores; None where none is ever in one.
 
     Raises UserError where the window or chunk given (0: none) does not fit, or not even one minibatch does.
     """
@@ -263,7 +266,8 @@ def fitting(specs: Sequence[StageSpec], room: Room, window: int = 0, chunk: int 
 
 
 def _on_edge(specs: Sequence[StageSpec], nodes: Sequence[str], node: str, edge: int, load: _Load) -> int:
-    """Bytes on a node of a minibatch between the stages `edge` and `edge` + 1, and of what went ahead of it."""
+    """Return the bytes on a node of a minibatch between the stages `edge` and `edge` + 1, and of what went ahead of
+    it."""
     network, routes = specs[0].network, specs[0].routes
     held = sum(
         beside_bytes(network, name, load.rows, load.neutral)
@@ -281,7 +285,7 @@ def _on_edge(specs: Sequence[StageSpec], nodes: Sequence[str], node: str, edge: 
 
 
 def _loads(spec: StageSpec) -> list[_Load]:
-    """Messages with minibatches to train on, and with their like of an evaluation."""
+    """Return the messages with minibatches to train on, and with their like of an evaluation."""
     network, training = spec.network, spec.training
     examples, classes = evaluated(network), network.takes.classes
     seen = training.batch_size if network.has_head else 0
@@ -293,5 +297,6 @@ def _loads(spec: StageSpec) -> list[_Load]:
 
 
 def evaluated(network: Blueprint) -> int:
-    """Examples that are evaluated in the place of one minibatch: as many as have no more rows, but one at least."""
+    """Return the examples that are evaluated in the place of one minibatch: as many as have no more rows, but one at
+    least."""
     return max(1, math.ceil(network.layout.rows / network.rows_of_example))

@@ -84,7 +84,8 @@ class Timing:
     done: list[tuple[Item, float]] = field(default_factory=list)
 
     def steady_seconds(self) -> float:
-        """Seconds a minibatch takes when the pipeline is full: after the first third, before the source runs dry."""
+        """Return the seconds a minibatch takes when the pipeline is full: after the first third, before the source runs
+        dry."""
         trained = [(item, at) for item, at in self.done if isinstance(item, Train)]
         first = len(trained) // 3
         full = [each for each in trained[first:] if each[1] <= self.fed]
@@ -139,7 +140,7 @@ class _Shared:
         self._at = self._clock.now
 
     def _expect(self) -> None:
-        """The end of the job that ends next, unless another comes meanwhile."""
+        """Expect the end of the job that ends next, unless another comes meanwhile."""
         self._version += 1
         if self._jobs:
             version = self._version
@@ -231,7 +232,7 @@ class Simulation:
         return self._timing
 
     def _next_item(self, stage: _Stage) -> Item | None:
-        """The item that a stage may begin now, if there is one."""
+        """Return the item that a stage may begin now, if there is one."""
         if stage.index:
             return stage.inbox.take()[stage.index - 1].item if stage.inbox.ready else None
         if not self._items or not self._flow.may_send(self._weight(self._items[0])):
@@ -242,7 +243,7 @@ class Simulation:
         return item
 
     def _work(self, stage: _Stage) -> Process:
-        """A stage: takes an item, computes, and hands it to its publisher as soon as that has room."""
+        """Simulate a stage: take an item, compute, and hand it to its publisher as soon as that has room."""
         for sequence in itertools.count():
             while (item := self._next_item(stage)) is None:
                 yield stage.worker.wait
@@ -262,7 +263,7 @@ class Simulation:
             stage.publisher.wake()
 
     def _return(self, last: _Stage) -> None:
-        """The window opens again, and predictions are back."""
+        """Open the window again, with predictions back."""
         first = self._stages[0]
 
         def back() -> None:
@@ -275,7 +276,7 @@ class Simulation:
             _start(self._carry(last, first, 0, back))
 
     def _publish(self, stage: _Stage) -> Process:
-        """The publisher of a stage: puts arrays into the object store and calls the stages that get them."""
+        """Simulate the publisher of a stage: put arrays into the object store and call the stages that get them."""
         while True:
             while not stage.waiting:
                 yield stage.publisher.wait
@@ -294,7 +295,7 @@ class Simulation:
         stage.worker.wake()
 
     def _carry(self, sender: _Stage, receiver: _Stage, size: int, then: Then) -> Process:
-        """A message: goes over the network where the receiver is elsewhere, and is taken in by it."""
+        """Simulate a message: it goes over the network where the receiver is elsewhere, and is taken in by it."""
         taken = self._wires.call
         if sender.host is not receiver.host:
             self._timing.linked[self._site.hosts[sender.index]] += size

@@ -119,7 +119,8 @@ def resume(
 def _followed(
     config: Config, view: View | None, interrupt: Interrupt | None, callbacks: Sequence[Callback]
 ) -> tuple[View, Interrupt]:
-    """The view of a run, with callbacks beside it where there are any, and what ends the run. Raises UserError."""
+    """Return the view of a run, with callbacks beside it where there are any, and what ends the run. Raises
+    UserError."""
     view, interrupt = view or View(), interrupt or Interrupt()
     callbacks = [*callbacks, *([TensorBoard()] if config.execution.tensorboard else [])]
     return Followed(view, callbacks, interrupt) if callbacks else view, interrupt
@@ -177,7 +178,7 @@ def _carry_out(
 
 
 def _past_of(folder: RunFolder, store: Store, job: Job, view: View) -> tuple[Past, str, checkpoint.Manifest | None]:
-    """The past of a run, its name, and the snapshot that it goes on from. Raises UserError."""
+    """Return the past of a run, its name, and the snapshot that it goes on from. Raises UserError."""
     training, lost = job.config.training, ""
     try:
         past = folder.read_past()
@@ -196,7 +197,7 @@ def _past_of(folder: RunFolder, store: Store, job: Job, view: View) -> tuple[Pas
 
 
 def _in_one_piece(config: Config) -> Config:
-    """The config of the yardstick as one process trains it, which has one block and thus one stage."""
+    """Change a config to one block and one process, as the yardstick has one block and thus one stage."""
     if config.training.method != "backprop":
         return config
     execution = replace(
@@ -207,7 +208,7 @@ def _in_one_piece(config: Config) -> Config:
 
 
 def _make_job(config: Config, model: Model) -> tuple[Config, Job, tuple[str, ...]]:
-    """The config that a run keeps, its job, within its budget, and what a person should know of that.
+    """Return the config that a run keeps, its job, within its budget, and what a person should know of that.
 
     What is chosen for a budget is not kept: a run that goes on, with another budget perhaps, chooses anew.
     """
@@ -235,14 +236,14 @@ def planned(
 
 
 def _bare_process(config: Config) -> int:
-    """Bytes of a process with all that a stage of this config needs."""
+    """Return the bytes of a process with all that a stage of this config needs."""
     if config.execution.engine == "ray":
         load_ray()
     return bare_process(config)
 
 
 def newest_whole(store: Store, job: Job, view: View) -> checkpoint.Manifest | None:
-    """The newest snapshot of which every file is what this job writes; others are named and passed over.
+    """Return the newest snapshot of which every file is what this job writes; others are named and passed over.
 
     Raises Unreachable where that cannot be known; Misfit where there is none, but whole ones of another network, which
     a run that began anew would remove.
@@ -279,7 +280,8 @@ def verified(store: Store, folder: str, job: Job) -> checkpoint.Manifest:
 
 
 def make_engine(execution: Execution) -> Engine:
-    """The engine that was asked for. Ray is imported only where it is used; what a run left that was killed goes."""
+    """Return the engine that was asked for. Ray is imported only where it is used; what a run left that was killed
+    goes."""
     if execution.engine != "ray":
         sweep(folder_of_clusters(), PREFIX)
         return LocalEngine() if execution.engine == "local" else LayerwiseEngine()
@@ -301,7 +303,7 @@ class Run:
     interrupt: Interrupt
 
     def go(self, layout: Layout) -> Result:
-        """Raises RunFailed, Interrupted."""
+        """Run to the end. Raises RunFailed, Interrupted."""
         try:
             status, summary = self._to_its_end(layout)
         except OSError as error:
@@ -315,7 +317,7 @@ class Run:
         return result
 
     def _to_its_end(self, layout: Layout) -> tuple[str, dict[str, Any]]:
-        """Returns status and summary, which is written however the run ends."""
+        """Return status and summary, which is written however the run ends."""
         self.view.start(self.job, layout, self.folder.path)
         for note in layout.notes:
             self.view.note(note)

@@ -81,7 +81,7 @@ def export(
 
 
 def _format(path: Path) -> Format:
-    """The format that a name stands for. Raises UserError where it is none that can be written here."""
+    """Return the format that a name stands for. Raises UserError where it is none that can be written here."""
     ending = path.suffix.lower()
     known = ", ".join(f"{each} ({form.holds})" for each, form in FORMATS.items())
     if ending not in FORMATS:
@@ -93,7 +93,7 @@ def _format(path: Path) -> Format:
 
 
 def _metadata(saved: Saved) -> dict[str, str]:
-    """What a reader of the file needs to know."""
+    """Return the metadata that a reader of the file needs."""
     takes = saved.network.takes
     return {
         "format": "ffpipe",
@@ -119,14 +119,15 @@ def _write_weights(saved: Saved, file: BinaryIO) -> None:
 
 
 def _named(block: Block) -> dict[str, Tensor]:
-    """The weights of a block by their names in an exported file."""
+    """Return the weights of a block by their names in an exported file."""
     if isinstance(block, FFDense):
         return {f"layer{block.index}.weight": block.weight.t(), f"layer{block.index}.bias": block.bias}
     return {f"block{block.index}.{name}": tensor for name, tensor in block.weights().items()}
 
 
 def _exported(saved: Saved, names: Sequence[str]) -> Iterator[Tensor]:
-    """The tensors by their names in an exported file; a block's file is read once where its names follow each other."""
+    """Yield the tensors by their names in an exported file; a block's file is read once where its names follow each
+    other."""
     head = saved.head()
     block = functools.lru_cache(maxsize=1)(lambda index: _named(saved.block(index)))
     for name in names:

@@ -55,16 +55,16 @@ class RunFolder:
             raise UserError(f"run folder {self.path} cannot be made ({reason}): give another with --run-dir") from None
 
     def store(self, config: Config) -> Store:
-        """The place of its snapshots."""
+        """Return the place of its snapshots."""
         return store_of(config, self.path)
 
     def holds(self, store: Store) -> bool:
-        """Snapshots in the run folder are on the same disk as all else."""
+        """Return whether snapshots are in the run folder, thus on the same disk as all else."""
         return store.folder == self.path.absolute() / "checkpoints"
 
     def name(self, past: Past, store: Store) -> str:
-        """The run's name in the place of its snapshots; empty where it does not have one yet. Raises UserError where
-        the place is another run's."""
+        """Return the run's name in the place of its snapshots; empty where it does not have one yet. Raises UserError
+        where the place is another run's."""
         owner, own = checkpoint.owner(store), self.holds(store)
         if own and not past.run:
             return owner
@@ -110,7 +110,7 @@ class RunFolder:
             yield warning
 
     def write_config(self, config: Config) -> None:
-        """Whole or not at all. Raises UserError."""
+        """Write config.toml, whole or not at all. Raises UserError."""
         # A copy of the run starts from this file, so it must not name the folder that is taken.
         kept = replace(config, execution=replace(config.execution, run_dir=""))
         text = to_toml(kept).encode()
@@ -180,5 +180,5 @@ def open_run(path: str | Path) -> tuple[RunFolder, Config]:
 
 
 def versions() -> dict[str, str]:
-    """The versions that a run was made with."""
+    """Return the versions that a run was made with."""
     return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "ray", "ffpipe")}}

@@ -66,7 +66,8 @@ class Prediction:
         return tuple(torch.tensor(self.scores, dtype=torch.float64).softmax(0).tolist())
 
     def top(self, count: int) -> list[tuple[str, float]]:
-        """The likeliest classes by name, with their probabilities, the likeliest first; of equals the first class."""
+        """Return the likeliest classes by name, with their probabilities, the likeliest first; of equals the first
+        class."""
         probabilities = self.probabilities
         order = sorted(range(len(probabilities)), key=lambda label: (-probabilities[label], label))
         return [(self._name(label), probabilities[label]) for label in order[:count]]
@@ -83,7 +84,7 @@ def load(
     allow_code: Iterable[str] = (),
     changes: Mapping[str, Any] | None = None,
 ) -> Network:
-    """The network of a run's newest snapshot, as a torch module in evaluation mode on the CPU.
+    """Return the network of a run's newest snapshot, as a torch module in evaluation mode on the CPU.
 
     readout: "softmax" (the default where a head was trained) or "goodness"; of networks without negatives "last" or
     "sum". model, allow_code: consent to import the code that the run names. changes: where its snapshots are
@@ -94,7 +95,7 @@ def load(
 
 
 def loaded(saved: Saved) -> Network:
-    """The network of what a run has saved, as `load` gives it. Raises UserError."""
+    """Return the network of what a run has saved, as `load` gives it. Raises UserError."""
     refuse_beyond_host(saved.bytes_of_weights, f"the network in {saved.where}", "use a larger one")
     blocks = [saved.block(index) for index in range(len(saved.network))]
     network = Network(saved.network, blocks, saved.head(), saved.readout).eval()
@@ -102,7 +103,8 @@ def loaded(saved: Saved) -> Network:
 
 
 def _opened(saved: Saved) -> Network:
-    """The network whatever its size: where it would take more than a share of memory, blocks are read one at a time."""
+    """Return the network whatever its size: where it would take more than a share of memory, blocks are read one at a
+    time."""
     if saved.bytes_of_weights <= host_bytes() * LOADED_SHARE:
         return loaded(saved)
     return StreamedNetwork(saved.network, saved.block, saved.head(), saved.readout).eval()
@@ -118,7 +120,7 @@ def evaluate(
     changes: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] = lambda tested, examples: None,
 ) -> Errors:
-    """All errors of a run on its "test", "validation" or "train" split.
+    """Return all errors of a run on its "test", "validation" or "train" split.
 
     data_dir: folder with local copies of the data; empty: that of the run, else $FFPIPE_DATA. model, allow_code,
     changes: as for `load`, and where the data are (`training.data.train`, `.test`). progress: takes how many
@@ -222,7 +224,7 @@ def predictions(
 def _images(
     paths: Iterable[str | Path], inputs: Inputs, refused: Callable[[UserError], object]
 ) -> Iterator[tuple[str, int | None, NDArray[np.float32]]]:
-    """Each image of each file: the file's path, the place in it where there are several, and the row."""
+    """Yield each image of each file: the file's path, the place in it where there are several, and the row."""
     for path in paths:
         try:
             for file in files_of(path):
@@ -239,7 +241,7 @@ def _images(
 
 
 def _images_at_once(network: Network) -> int:
-    """Images that pass through the network at once, each with every label."""
+    """Return the images that pass through the network at once, each with every label."""
     rows = ROWS_AT_ONCE
     if isinstance(network, StreamedNetwork):
         # As many as a share of memory holds: what goes into a layer and comes out of it, and a copy on the way.

@@ -15,7 +15,7 @@ class Interrupt:
         self._over = False
 
     def request(self) -> None:
-        """Raises KeyboardInterrupt where there is nothing to save, or the second time."""
+        """Ask the run to end. Raises KeyboardInterrupt where there is nothing to save, or the second time."""
         if self._over:
             return
         if self.wished or self._tell is None:

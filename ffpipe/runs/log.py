@@ -102,7 +102,7 @@ class RunLog:
         return summary
 
     def _file(self, file: WrittenFile | FailedFile) -> None:
-        """A snapshot is whole when every layer and the head have written their file.
+        """Count a file of a snapshot, which is whole when every layer and the head have written theirs.
 
         One that can't become whole is removed when nobody writes to it any more: on a full disk that makes room.
         """
@@ -204,7 +204,8 @@ class RunLog:
 
 
 def _of_blocks(job: Job, test: Evaluation) -> dict[str, Any]:
-    """Errors of the read-outs and of each block of a network without negatives, for its summary; else nothing."""
+    """Return the errors of the read-outs and of each block of a network without negatives, for its summary; else
+    nothing."""
     if not test.errors:
         return {}
     found: dict[str, Any] = {f"test_error_{name}": test.errors.get(name) for name in (LAST, SUM)}

@@ -21,7 +21,7 @@ Given = str | Callable[..., Any]
 def with_model(
     config: Config, given: Given | None, allowed: Iterable[str], where: str, recorded: str = ""
 ) -> tuple[Config, Model]:
-    """The config with the model that it is to have, and the model.
+    """Return the config with the model that it is to have, and the model.
 
     given: what the user names or hands over now. allowed: names of code that the user allows. where: what names the
     code if nothing is given, for messages. recorded: SHA-256 of the source that a run began with. Raises UserError:

@@ -28,8 +28,8 @@ READ = (CHECKPOINTS, *DATA_FILES)
 
 
 def of_run(config: Config, run: Path, changes: Mapping[str, Any], writes: bool) -> Config:
-    """The config of a run folder with what the command changes, once nothing in it leads outside without the user's
-    word. Raises UserError.
+    """Return the config of a run folder with what the command changes, once nothing in it leads outside without the
+    user's word. Raises UserError.
 
     writes: whether snapshots and the spool are to be written, or only read.
     """
@@ -45,7 +45,7 @@ def of_run(config: Config, run: Path, changes: Mapping[str, Any], writes: bool) 
 
 
 def of_file(config: Config, file: Path, changes: Mapping[str, Any]) -> Config:
-    """The same for a config from a file, which may name places below its own folder and the working folder."""
+    """Return the same for a config from a file, which may name places below its own folder and the working folder."""
     config = override(config, changes)
     named = _places(config, None)
     if config.execution.run_dir:
@@ -70,7 +70,7 @@ def remember(config: Config, run: Path) -> None:
 
 
 def followed(config: Config, run: Path, was: str) -> Config:
-    """The config with its files where they are now, if they were moved together with the run.
+    """Return the config with its files where they are now, if they were moved together with the run.
 
     was: where the run folder was when the config was written; empty where that is not known. Raises UserError naming
     the field that gives the place of a file which is gone.
@@ -103,7 +103,7 @@ def refuse_other_data(before: str, now: str, source: str) -> None:
 
 
 def _places(config: Config, run: Path | None) -> list[tuple[str, str]]:
-    """What is written or is on a network, with the fields. run: a run folder, which has a place for snapshots."""
+    """List what is written or is on a network, with the fields. run: a run folder, which has a place for snapshots."""
     execution, data = config.execution, config.training.data
     checkpoints = whole_place(execution.checkpoints) or (str(run / "checkpoints") if run else "")
     spool = execution.spool and str(expanded(execution.spool))
@@ -122,6 +122,6 @@ def _is_local(place: str) -> bool:
 
 
 def _mark(run: Path, place: str) -> Path:
-    """The file in the cache folder that says that the user named this place for the run in this folder."""
+    """Return the file in the cache folder that says that the user named this place for the run in this folder."""
     name = hashlib.sha256(f"{os.path.realpath(run)}\0{place}".encode("utf-8", "replace")).hexdigest()
     return cache.folder() / "places" / name

@@ -39,7 +39,8 @@ class Recovery:
         self._errors = 0
 
     def failed(self, kind: Kind, snapshot: int) -> Again | GiveUp:
-        """kind: what happened. snapshot: step of the last whole snapshot, 0 for none."""
+        """Decide what to do after a failure. kind: what happened. snapshot: step of the last whole snapshot, 0 for
+        none."""
         if snapshot > self._step:
             self._step, self._failures, self._errors = snapshot, 0, 0
         self._failures += 1

@@ -85,13 +85,13 @@ class Saved:
         return sum(tensor.nbytes for block in blocks for tensor in block.weights().values())
 
     def block(self, index: int) -> Block:
-        """Block `index` with its trained weights, in evaluation mode on the CPU."""
+        """Make block `index` with its trained weights, in evaluation mode on the CPU."""
         block = self.network.make(index, Workspace(CPU))
         block.set_weights(self._read(checkpoint.layer_file(index)))
         return block.eval()
 
     def head(self) -> Head | None:
-        """The trained linear read-out; None where there is none."""
+        """Return the trained linear read-out; None where there is none."""
         if not self.network.has_head:
             return None
         head = self.network.make_head(Workspace(CPU))
@@ -107,8 +107,8 @@ class Saved:
 
 
 def _network(config: Config, model: Model, takes: checkpoint.Input, where: str) -> Blueprint:
-    """The network that a config makes on this input. Raises UserError where a manifest is of another one, or of one
-    whose largest block does not fit here."""
+    """Make the network that a config makes on this input. Raises UserError where a manifest is of another one, or of
+    one whose largest block does not fit here."""
     training = config.training
     dense = not (training.model or training.blocks)
     size = math.prod(takes.shape)

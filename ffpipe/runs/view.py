@@ -22,31 +22,32 @@ class View:
     """Is told how a run goes, and shows nothing of it."""
 
     def start(self, job: Job, layout: Layout, run_dir: Path) -> None:
-        """The run begins, on these stages."""
+        """Note that the run begins, on these stages."""
 
     def resumed(self, step: int, steps: int) -> None:
-        """A run of before goes on from its snapshot of this step; 0: it has none."""
+        """Note that an earlier run is resumed from its snapshot of this step; 0: it has none."""
 
     def report(self, report: StageReport) -> None:
-        """A stage has come further."""
+        """Show that a stage has come further."""
 
     def go_on(self, layout: Layout) -> None:
-        """The run goes on, on other stages."""
+        """Note that the run goes on, on other stages."""
 
     def note(self, text: str) -> None:
-        """A warning or a recovery, which a person should know of."""
+        """Show a warning or a recovery."""
 
     def recovered(self, note: RecoveryNote) -> None:
-        """The run goes on from its newest snapshot, after something was lost."""
+        """Note that the run goes on from its newest snapshot, after something was lost."""
 
     def stop(self) -> None:
-        """Training ends, whether it went well or not."""
+        """Note that training ends, whether it went well or not."""
 
     def ended(self, summary: Mapping[str, Any]) -> None:
-        """The run has ended and all is written. summary: as in summary.json."""
+        """Note that the run has ended and all is written. summary: as in summary.json."""
 
     def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float) -> None:
-        """The run is finished. errors: of each read-out on the test split, as fractions. seconds: of training."""
+        """Show that the run is finished. errors: of each read-out on the test split, as fractions. seconds: of
+        training."""
 
 
 class Terminal(Console):
@@ -114,7 +115,7 @@ class Progress:
         return f"epoch {self.epoch}/{training.epochs}  {work}  {speed} examples/s  {left} left"
 
     def figures(self) -> str:
-        """Loss, errors and size of the weights of each block, in a line, and their learning rates."""
+        """Spell loss, errors and size of the weights of each block, in a line, and their learning rates."""
         rows = [(block, row) for block, row in sorted(self.rows.items()) if block >= 0]
         rates = list(dict.fromkeys(row.rate for _, row in rows if row.rate is not None))
         each = ", ".join(f"{block}: {' '.join(_figures(row))}" for block, row in rows)
@@ -233,7 +234,7 @@ def _evaluation_lines(job: Job, report: StageReport) -> list[str]:
 
 
 def _figures(row: LayerRow | None) -> tuple[str, str, str]:
-    """Loss, errors and root mean square of the weights of a block, in words."""
+    """Spell loss, errors and root mean square of the weights of a block."""
     if row is None:
         return "-", "-", "-"
     return f"{row.loss:.4f}", _percent(row.pair_errors), "-" if row.weight_rms is None else f"{row.weight_rms:.4f}"

@@ -68,7 +68,7 @@ class Input:
     scale: Given = field(default=Given(), compare=False, repr=False)
 
     def name(self, label: int) -> str:
-        """The name of a class, or its number."""
+        """Return the name of a class, or its number."""
         return self.names[label] if label < len(self.names) else str(label)
 
 
@@ -111,7 +111,7 @@ def folder_of(step: int) -> str:
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes, dtypes and bytes of tensors, in the order given."""
+    """Compute the SHA-256 over names, shapes, dtypes and bytes of tensors, in the order given."""
     digest = hashlib.sha256()
     for name, tensor in weights.items():
         tensor = tensor.detach().cpu().contiguous()
@@ -123,7 +123,7 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
 
 
 def combined_digest(files: Mapping[str, str]) -> str:
-    """One digest from those of the layers and the head, in layer order, the head last."""
+    """Combine the digests of the layers and the head, in layer order, the head last."""
     ordered = sorted(files, key=lambda name: (name == HEAD, name))
     return hashlib.sha256("".join(files[name] for name in ordered).encode()).hexdigest()
 
@@ -151,7 +151,7 @@ def write_manifest(store: Store, step: int, files: Sequence[WrittenFile], takes:
 
 
 def owner(store: Store) -> str:
-    """The run that said that it keeps its snapshots here; empty where none has. Raises UserError."""
+    """Return the run that said that it keeps its snapshots here; empty where none has. Raises UserError."""
     try:
         return store.read(OWNER, 64).decode("ascii", "replace") if store.exists(OWNER) else ""
     except OSError as error:
@@ -159,7 +159,7 @@ def owner(store: Store) -> str:
 
 
 def refuse_taken(store: Store, run: str) -> None:
-    """Raises UserError where the place is that of another run than this; "": of any."""
+    """Refuse a place that belongs to another run than this; "": to any."""
     if owner(store) not in ("", run):
         raise UserError(
             f"{store.root} is for the snapshots of another run: give another place, or if nobody else uses it remove "
@@ -211,7 +211,8 @@ def remove(store: Store, folder: str) -> None:
 
 
 def whole_snapshots(store: Store) -> list[str]:
-    """Folders of snapshots that have a manifest, oldest first. Raises Unreachable where the store cannot be read."""
+    """Return the folders of snapshots that have a manifest, oldest first. Raises Unreachable where the store cannot be
+    read."""
     try:
         return [folder for folder in _folders(store) if store.exists(f"{folder}/{MANIFEST}")]
     except OSError as error:
@@ -223,7 +224,7 @@ def _folders(store: Store) -> list[str]:
 
 
 def read_manifest(store: Store, folder: str) -> Manifest:
-    """Raises UserError naming the file and what is wrong with it."""
+    """Read the manifest of a snapshot. Raises UserError naming the file and what is wrong with it."""
     path = f"{folder}/{MANIFEST}"
     try:
         manifest = msgspec.json.decode(store.read(path, LARGEST_MANIFEST), type=Manifest)
@@ -237,7 +238,7 @@ def read_manifest(store: Store, folder: str) -> Manifest:
 
 
 def read_tensors(store: Store, folder: str, manifest: Manifest, name: str, contents: Contents) -> dict[str, Tensor]:
-    """The tensors of one file, checked against the manifest and against what must be in it, no less and no more.
+    """Return the tensors of one file, checked against the manifest and against what must be in it, no less and no more.
 
     Raises UserError naming the file: absent or altered; Misfit: a tensor that is missing, not expected, or of another
     kind. Whoever wrote the file may have written the manifest too: nothing in either is believed before it is checked.
@@ -264,7 +265,7 @@ def read_tensors(store: Store, folder: str, manifest: Manifest, name: str, conte
 
 
 def _read(store: Store, folder: str, manifest: Manifest, name: str) -> bytes:
-    """The bytes of a file as the manifest knows it. Raises UserError."""
+    """Return the bytes of a file as the manifest knows it. Raises UserError."""
     entry = manifest.files.get(name)
     if entry is None:
         listed = ", ".join(manifest.files) or "no file"

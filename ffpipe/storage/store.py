@@ -55,7 +55,7 @@ class Store:
         return Path(self._base) if self.is_local else None
 
     def place(self, name: str) -> str:
-        """The whole name of a file, for messages."""
+        """Return the whole name of a file, for messages."""
         return f"{self.root}/{name}"
 
     def write(self, name: str, pieces: Pieces) -> None:
@@ -80,9 +80,9 @@ class Store:
         self._at.ask(stream.close, written)
 
     def read(self, name: str, most: int) -> bytes:
-        """The bytes of a file. Raises OSError where it is absent, not a regular file, or of more than `most` bytes, and
-        Unreachable where that cannot be known: a disk or a network that fails for a while must not be taken for damage.
-        """
+        """Return the bytes of a file. Raises OSError where it is absent, not a regular file, or of more than `most`
+        bytes, and Unreachable where that cannot be known: a disk or a network that fails for a while must not be taken
+        for damage."""
         try:
             info = self._info(name)
             # Asked before it is opened: a named pipe would make us wait, and `read` allocates all that it is asked for.
@@ -102,7 +102,8 @@ class Store:
         return bool(self._info(name).type == fs.FileType.File)
 
     def folders(self, prefix: str) -> list[str]:
-        """Names of the folders in the root that begin so, in order. Raises OSError where the root is no folder."""
+        """Return the names of the folders in the root that begin so, in order. Raises OSError where the root is no
+        folder."""
         found = self._at.ask(lambda: self._files.get_file_info(fs.FileSelector(self._base, allow_not_found=True)))
         folders = [i for i in found if i.type == fs.FileType.Directory and i.base_name.startswith(prefix)]
         # Old folders are removed, but not what a link points to.
@@ -143,12 +144,12 @@ class Store:
 
 
 def whole_place(given: str) -> str:
-    """A place that a person gave, with its home folder written out; empty stays empty. Raises UserError."""
+    """Write out the home folder of a place that a person gave; empty stays empty. Raises UserError."""
     return given if scheme_of(given) or not given else str(expanded(given).absolute())
 
 
 def store_of(config: Config, run: Path) -> Store:
-    """Where the snapshots of a run are. run: its folder. Raises UserError."""
+    """Return the store of a run's snapshots. run: its folder. Raises UserError."""
     return Store(whole_place(config.execution.checkpoints) or str(run / "checkpoints"))
 
 

@@ -31,12 +31,13 @@ ALIGNMENT = 8
 
 
 def order(state: Mapping[str, Tensor]) -> list[str]:
-    """Names as their tensors follow each other: by falling alignment, so that each begins where it may."""
+    """Return names in the order of their tensors: by falling alignment, so that each begins where it may."""
     return sorted(state, key=lambda name: (-state[name].dtype.itemsize, name))
 
 
 def header(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Bytes before those of the tensors, which then have to follow in `order`. No tensor needs to have contents."""
+    """Return the bytes before those of the tensors, which then have to follow in `order`. No tensor needs to have
+    contents."""
     told: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name in order(state):
@@ -49,12 +50,12 @@ def header(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = Non
 
 
 def data(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor, in place where it is contiguous and on the CPU."""
+    """Return the bytes of a tensor, in place where it is contiguous and on the CPU."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def pieces(state: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """A whole file of these tensors."""
+    """Yield a whole file of these tensors."""
     yield header(state)
     for name in order(state):
         yield data(state[name])

@@ -15,14 +15,15 @@ def escaped(text: object) -> str:
 
 
 def one_line(message: object) -> str:
-    """A message as one line for a terminal: control characters escaped, the middle of an endless one left out."""
+    """Turn a message into one line for a terminal: control characters escaped, the middle of an endless one left
+    out."""
     line = escaped(" ".join(str(message).split()))
     half = (LONGEST_LINE - 5) // 2
     return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
 
 
 def reason(error: BaseException) -> str:
-    """An exception as part of a line: what the system says of it, else the first line of what it says itself."""
+    """Spell an exception as part of a line: what the system says of it, else the first line of what it says itself."""
     within = getattr(error, "reason", None)
     if isinstance(within, BaseException):  # urllib's errors have the system's in them
         return reason(within)
@@ -71,7 +72,7 @@ class Interrupted(Exception):
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:
-    """A closing phrase for an unknown name: the nearest right one, or else all of them.
+    """Return a closing phrase for an unknown name: the nearest right one, or else all of them.
 
     >>> nearest("mnits", ["digits", "mnist"])
     "did you mean 'mnist'?"

@@ -25,7 +25,8 @@ _KINDS = {
 
 
 def size_of(path: Path) -> int:
-    """The bytes of a regular file, which is not opened: a named pipe that nobody writes to would hold that for ever.
+    """Return the size of a regular file, which is not opened: a named pipe that nobody writes to would hold that for
+    ever.
 
     Raises UserError; Unreachable where that says nothing of the file; FileNotFoundError where there is none.
     """
@@ -44,7 +45,7 @@ def size_of(path: Path) -> int:
 
 
 def read_whole(path: Path, most: int) -> bytes:
-    """The bytes of a file of at most `most`.
+    """Read a file of at most `most` bytes.
 
     Raises what `size_of` does.
     """
@@ -64,7 +65,7 @@ def read_whole(path: Path, most: int) -> bytes:
 
 @contextmanager
 def replacing(path: Path, mark: str = "") -> Iterator[BinaryIO]:
-    """A file beside `path` that takes its place once the block has written it, and vanishes if the block fails.
+    """Open a file beside `path` that takes its place once the block has written it, and vanishes if the block fails.
 
     mark: part of its name, where several processes may write `path` at once. Raises OSError.
     """
@@ -87,7 +88,7 @@ def replace_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def expanded(path: str | Path) -> Path:
-    """With ~ as the home folder that it stands for. Raises UserError where there is none."""
+    """Replace ~ by the home folder that it stands for. Raises UserError where there is none."""
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -26,7 +26,7 @@ _locked: dict[Path, IO[str]] = {}
 
 
 def own_folder(inside: Path, prefix: str) -> Path:
-    """A new folder PREFIX-... of this process. Raises OSError, and leaves none then."""
+    """Make a folder PREFIX-... of this process. Raises OSError, and leaves none then."""
     for gone in [folder for folder in _locked if not folder.exists()]:
         _locked.pop(gone).close()
     folder = Path(tempfile.mkdtemp(prefix=f"{prefix}-{os.getpid()}-", dir=inside))

@@ -25,7 +25,7 @@ KEPT_AT_MOST = (1 << 31) - 1
 
 
 def host_bytes() -> int:
-    """The host's memory, or the limit of this process or of its control group where that is lower."""
+    """Return the host's memory, or the limit of this process or of its control group where that is lower."""
     limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([physical, *_group_limits(), *(limit for limit in limits if limit != resource.RLIM_INFINITY)])
@@ -51,8 +51,8 @@ def oom_kills() -> int:
 
 
 def host_cpus() -> int:
-    """The host's CPUs, or the quota of this process's control group where that is lower, in whole ones as Ray counts;
-    at least one."""
+    """Return the host's CPUs, or the quota of this process's control group where that is lower, in whole ones as Ray
+    counts; at least one."""
     return max(1, int(min([float(os.cpu_count() or 1), *_group_quotas()])))
 
 
@@ -64,14 +64,14 @@ COUNTS_OF_KILLS = ("memory.events", "memory.oom_control")
 
 
 def _group_limits(groups: Path = GROUPS, root: Path = ROOT_OF_GROUPS) -> list[int]:
-    """Bytes of memory that this process's control groups allow."""
+    """Return the bytes of memory that this process's control groups allow."""
     files = ("memory.max", "memory.limit_in_bytes")
     texts = [text for file in files for text in _group_settings("memory", file, groups, root)]
     return [int(text) for text in texts if text.isdecimal()]  # else "max"
 
 
 def _group_quotas(groups: Path = GROUPS, root: Path = ROOT_OF_GROUPS) -> list[float]:
-    """CPUs that this process's control groups allow."""
+    """Return the CPUs that this process's control groups allow."""
     pairs = [tuple(text.split()) for text in _group_settings("cpu", "cpu.max", groups, root)]
     files = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
     pairs += zip(*(_group_settings("cpu", file, groups, root) for file in files), strict=True)
@@ -79,7 +79,7 @@ def _group_quotas(groups: Path = GROUPS, root: Path = ROOT_OF_GROUPS) -> list[fl
 
 
 def _group_settings(controller: str, file: str, groups: Path, root: Path) -> Iterator[str]:
-    """Texts of this file of the control groups that this process is in.
+    """Yield the texts of this file of the control groups that this process is in.
 
     In version 1 each controller has a tree of its own, in version 2 all have one.
     """
@@ -136,17 +136,17 @@ def unmap(array: NDArray[Any]) -> None:
 
 
 def anonymous_bytes() -> int:
-    """Bytes that this process has in memory now and that are in no file."""
+    """Return the bytes that this process has in memory now and that are in no file."""
     return next((number << 10 for number in _numbers(STATUS, "RssAnon:")), process_bytes())
 
 
 def process_bytes() -> int:
-    """Bytes that this process has in memory now."""
+    """Return the bytes that this process has in memory now."""
     return _status_bytes("VmRSS:")
 
 
 def peak_bytes() -> int:
-    """The most bytes that this process ever had in memory. Those of getrusage begin with what its parent had."""
+    """Return the most bytes that this process ever had in memory. Those of getrusage begin with what its parent had."""
     return _status_bytes("VmHWM:")
 
 
@@ -157,7 +157,7 @@ def _status_bytes(field: str) -> int:
 
 
 def _numbers(file: Path, name: str) -> list[int]:
-    """Numbers that a file of the system gives beside a name; none where there is no such file."""
+    """Return the numbers that a file of the system gives beside a name; none where there is no such file."""
     try:
         return _numbers_in(file.read_text(), name)
     except OSError:
@@ -170,7 +170,7 @@ def _numbers_in(text: str, name: str) -> list[int]:
 
 
 def refuse_beyond_host(needed: int, what: str, instead: str) -> None:
-    """Raises UserError where `what` needs more than the host has. instead: what to give."""
+    """Refuse `what` where it needs more than the host has. instead: what to give."""
     have = host_bytes()
     if needed > have:
         raise UserError(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def start_ticks(process: int) -> int:
-    """When a process of this host began, in the kernel's ticks; 0 where that cannot be known."""
+    """Return the time at which a process of this host began, in the kernel's ticks; 0 where that cannot be known."""
     try:
         # After the name in brackets, which may hold anything, it is the twentieth field.
         return int(Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[19])

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def generator(seed: int, purpose: str, *index: int) -> np.random.Generator:
-    """A fresh counter-based generator for one purpose at one place.
+    """Make a counter-based generator for one purpose at one place.
 
     seed: the run's seed. purpose: what the numbers are for ("order", "negatives", "weights").
     index: where they are used (an epoch, a step, a layer). Equal arguments give equal streams on
@@ -21,5 +21,5 @@ def generator(seed: int, purpose: str, *index: int) -> np.random.Generator:
 
 
 def torch_seed(seed: int, purpose: str, *index: int) -> int:
-    """A seed of 63 bits for torch's own generator, from the same key as `generator`."""
+    """Draw a seed of 63 bits for torch's own generator, from the same key as `generator`."""
     return int(generator(seed, purpose, *index).integers(2**63))

@@ -20,38 +20,38 @@ FLOPS = {f"{prefix}FLOPS": 1000.0**n for n, prefix in enumerate(("", "k", "M", "
 
 
 def parse_size(text: str) -> int:
-    """Bytes of "2GiB", "800 MB". Raises ValueError, as do the others."""
+    """Parse bytes from "2GiB", "800 MB". Raises ValueError, as do the others."""
     return int(_parse(text, SIZES, "size such as 2GiB or 800MB"))
 
 
 def parse_rate(text: str) -> float:
-    """Bytes a second of "10Gbit", "1.2 GB/s"."""
+    """Parse bytes a second from "10Gbit", "1.2 GB/s"."""
     return _parse(text, RATES, "rate such as 10Gbit or 1GB/s")
 
 
 def parse_seconds(text: str) -> float:
-    """Of "50us", "1.5 ms"."""
+    """Parse seconds from "50us", "1.5 ms"."""
     return _parse(text, TIMES, "time such as 50us or 2ms")
 
 
 def parse_flops(text: str) -> float:
-    """Floating point operations a second of "60TFLOPS"."""
+    """Parse floating point operations a second from "60TFLOPS"."""
     return _parse(text, FLOPS, "speed such as 60TFLOPS or 90GFLOPS")
 
 
 def say_size(size: int) -> str:
-    """2.0 GiB, 512 MiB."""
+    """Spell bytes: 2.0 GiB, 512 MiB."""
     return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
 
 
 def say_rate(rate: float) -> str:
-    """Bytes a second as networks are sold: 1.25 Gbit/s, 80 Mbit/s."""
+    """Spell bytes a second as networks are sold: 1.25 Gbit/s, 80 Mbit/s."""
     bits = rate * 8
     return f"{bits / 1e9:,.2f} Gbit/s" if bits >= 1e9 else f"{bits / 1e6:,.0f} Mbit/s"
 
 
 def say_seconds(seconds: float) -> str:
-    """1.5 ms, 12 s, 2 h 5 min."""
+    """Spell seconds: 1.5 ms, 12 s, 2 h 5 min."""
     if seconds < 0.9995:  # which are a second in three digits
         return f"{seconds * 1e3:.3g} ms"
     if seconds < 600:
@@ -61,7 +61,7 @@ def say_seconds(seconds: float) -> str:
 
 
 def _parse(text: str, units: Mapping[str, float], what: str) -> float:
-    """An amount in one of these units, in whatever case they are written."""
+    """Parse an amount in one of these units, in whatever case they are written."""
     found = re.fullmatch(NUMBER, text) if len(text) <= LONGEST else None
     unit = found and (units.get(found[2]) or _any_case(units, found[2]))
     if not found or not unit:
@@ -70,6 +70,6 @@ def _parse(text: str, units: Mapping[str, float], what: str) -> float:
 
 
 def _any_case(units: Mapping[str, float], name: str) -> float | None:
-    """The one unit of this name, be it written large or small; None where there are two: Gb/s is not GB/s."""
+    """Find the one unit of this name, in whatever case; None where there are two: Gb/s is not GB/s."""
     meant = {each for known, each in units.items() if known.lower() == name.lower()}
     return meant.pop() if len(meant) == 1 else None

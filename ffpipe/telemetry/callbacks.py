@@ -48,33 +48,33 @@ class Callback:
     """
 
     def on_start(self, run: RunStart) -> None:
-        """Training begins, or goes on from a snapshot."""
+        """Hear that training begins, or goes on from a snapshot."""
 
     def on_row(self, row: LayerRow) -> None:
-        """A block (or the read-out, layer -1) has come to the end of a log interval: one row of metrics.parquet.
+        """Hear that a block (or the read-out, layer -1) has ended a log interval: one row of metrics.parquet.
 
         Rows of a block come in the order of their steps. A recovery does not bring one twice; a run that is resumed
         brings those after its snapshot again.
         """
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
-        """A split has been tested; each step and split comes once, as rows do.
+        """Hear that a split has been tested; each step and split comes once, as rows do.
 
         A run that is resumed brings those of its snapshot's step again.
         """
 
     def on_speed(self, speed: Speed) -> None:
-        """The last stage has come to the end of a log interval."""
+        """Hear that the last stage has ended a log interval."""
 
     def on_recovery(self, note: RecoveryNote) -> None:
-        """Something was lost, and the run goes on from its newest snapshot."""
+        """Hear that something was lost, and that the run goes on from its newest snapshot."""
 
     def on_note(self, text: str) -> None:
-        """A line for a person: a warning or a recovery."""
+        """Hear a line for a person: a warning or a recovery."""
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
-        """The run has ended, well or not: summary["status"] is "finished", "interrupted" or "failed"; the rest is what
-        summary.json has."""
+        """Hear that the run has ended, well or not: summary["status"] is "finished", "interrupted" or "failed"; the
+        rest is what summary.json has."""
 
 
 class Callbacks:

@@ -58,7 +58,7 @@ class LayerMeter:
             self._sums, self._steps = None, 0
 
     def state(self) -> dict[str, Tensor]:
-        """Sums (2,) float64 and steps () int64 of the interval that is open: a snapshot keeps them."""
+        """Return the sums (2,) float64 and steps () int64 of the interval that is open: a snapshot keeps them."""
         sums = torch.zeros(2, dtype=torch.float64) if self._sums is None else self._sums.cpu()
         return {METER: sums, METER_STEPS: torch.tensor(self._steps)}
 
@@ -68,13 +68,13 @@ class LayerMeter:
         self._sums = state[METER].clone() if self._steps else None
 
     def drain(self) -> list[LayerRow]:
-        """Rows finished since the last call."""
+        """Return the rows finished since the last call."""
         rows, self._rows = self._rows, []
         return rows
 
 
 def write_metrics(path: Path, rows: Sequence[LayerRow], steps_per_epoch: int) -> None:
-    """metrics.parquet: one row per layer and log point, the head as layer -1, in order of step and layer."""
+    """Write metrics.parquet: one row per layer and log point, the head as layer -1, in order of step and layer."""
     ordered = sorted(rows, key=lambda r: (r.step, r.layer))
     columns = {name: [getattr(row, name) for row in ordered] for name in SCHEMA.names if name != "epoch"}
     columns["epoch"] = [row.step / steps_per_epoch for row in ordered]

@@ -43,7 +43,7 @@ class Spans:
 
     @contextmanager
     def span(self, kind: Kind, label: str = "") -> Iterator[None]:
-        """Around what is done or waited for. Threads may use different kinds at the same time."""
+        """Record a span around what is done or waited for. Threads may use different kinds at the same time."""
         start = time.perf_counter()
         yield
         seconds = time.perf_counter() - start
@@ -67,7 +67,7 @@ class Spans:
         return time.perf_counter() - self._began
 
     def drain(self) -> list[Span]:
-        """What was kept since the last call."""
+        """Return the spans that were kept since the last call."""
         kept, self._kept = self._kept, []
         return kept
 
@@ -84,7 +84,7 @@ class TraceFile:
         self._file.write("[\n")
 
     def add(self, stage: int, name: str, spans: list[Span]) -> None:
-        """Spans of one stage: a process in the trace, with publishing as its second thread."""
+        """Add the spans of one stage: a process in the trace, with publishing as its second thread."""
         if stage not in self._named:
             self._named.add(stage)
             self._write({"ph": "M", "name": "process_name", "pid": stage, "args": {"name": name}})

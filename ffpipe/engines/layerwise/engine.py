@@ -47,7 +47,8 @@ class LayerwiseEngine(InProcessEngine):
 
     @as_stages()
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
-        """Raises StageLost where a file of the spool is damaged, RunFailed where there is no room for it."""
+        """Work all chapters. Raises StageLost where a file of the spool is damaged, RunFailed where there is no room
+        for it."""
         set_allocator(job.network, job.config.execution)
         course = self.begin(job, layout, start)
         inside = Path(job.config.execution.spool or scratch)
@@ -97,7 +98,7 @@ class _Rows:
         self.over = False
 
     def work_chapter(self, course: Course) -> None:
-        """One chapter, all rows. The first row takes items as they come, so that an interrupt ends the chapter."""
+        """Work one chapter, all rows. The first row takes items as they come, so that an interrupt ends the chapter."""
         chapter: list[Item] = []
         for index, stage in enumerate(self._stages):
             with self._spans[index].span("input"):
@@ -117,14 +118,14 @@ class _Rows:
         self._report(len(self._stages) - 1)
 
     def _taken(self, course: Course, chapter: list[Item]) -> Iterator[Item]:
-        """Items for one chapter, put down in `chapter` as they are taken."""
+        """Yield the items for one chapter, put down in `chapter` as they are taken."""
         for item in chapter_of(course, self._plan, self._room):
             chapter.append(item)
             self.over = isinstance(item, Stop)
             yield item
 
     def _work_row(self, index: int, stage: Stage, items: Iterable[Item]) -> None:
-        """One stage through the chapter: reads what others left for it, leaves what others need."""
+        """Work one stage through the chapter: read what others left for it, leave what others need."""
         last, routes = len(self._stages) - 1, stage.spec.routes
         spans = self._spans[index]
         with contextlib.ExitStack() as files:
@@ -165,6 +166,6 @@ class _Rows:
 
 
 def spool_name(sender: int, receiver: int) -> str:
-    """The file of what a stage hands to another. Rows to the next stage have two files that take turns, since no more
-    are in use at a time; what goes past it waits in a file of its own."""
+    """Name the file of what a stage hands to another. Rows to the next stage have two files that take turns, since no
+    more are in use at a time; what goes past it waits in a file of its own."""
     return f"rows-{receiver % 2}.arrow" if receiver == sender + 1 else f"from-{sender:03d}-to-{receiver:03d}.arrow"

@@ -69,5 +69,6 @@ def fetch(stage: Stage, slip: Slip) -> None:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous tensor on the CPU, valid while the tensor is. Tensor.numpy() would pin the storage."""
+    """Return the memory of a contiguous tensor on the CPU, valid while the tensor is. Tensor.numpy() would pin the
+    storage."""
     return memoryview((ctypes.c_ubyte * tensor.nbytes).from_address(tensor.data_ptr())).cast("B")

@@ -19,7 +19,7 @@ PREFIX = "ffpipe-spool"
 
 
 def check(execution: Execution) -> None:
-    """Raises UserError where the folder that was asked for cannot be made or written. Makes nothing."""
+    """Refuse a folder that cannot be made or written. Makes nothing."""
     if not execution.spool:
         return
     asked = Path(execution.spool).absolute()
@@ -45,7 +45,7 @@ def make_room(execution: Execution, run: Path | None) -> None:
 
 @contextlib.contextmanager
 def spool_folder(inside: Path) -> Iterator[Path]:
-    """A new folder, removed with all in it. Raises OSError."""
+    """Make a folder, which is removed with all in it. Raises OSError."""
     missing = [folder for folder in (inside, *inside.parents) if not folder.exists()]
     inside.mkdir(parents=True, exist_ok=True)
     place = own_folder(inside, PREFIX)

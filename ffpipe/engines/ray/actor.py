@@ -55,7 +55,7 @@ class StageActor:
         """Answer as soon as the actor has been placed."""
 
     def measure(self, network: Blueprint, execution: Execution, device: str, threads: int) -> Costs:
-        """What the blocks cost here (calibrate.py)."""
+        """Measure what the blocks cost here (calibrate.py)."""
         import torch
 
         from ffpipe.pipeline.worker import set_allocator
@@ -66,7 +66,7 @@ class StageActor:
         return measure_costs(network, torch.device(device))
 
     def round_trip(self, other: Any, size: int) -> float:
-        """Seconds until another actor has got an array of `size` bytes from here; the least of a few."""
+        """Return the seconds until another actor has got an array of `size` bytes from here; the least of a few."""
         array = np.zeros(size, dtype=np.uint8)
         seconds = []
         for _ in range(ROUND_TRIPS):
@@ -77,12 +77,13 @@ class StageActor:
 
     @ray.method(concurrency_group="inbox")
     def receive(self, array: Any) -> None:
-        """The other end of `round_trip`."""
+        """Take an array, as the other end of `round_trip`."""
         _unmap(array)
 
     @ray.method(concurrency_group="control")
     def reaches(self, store: Store, mark: str) -> str:
-        """What keeps this host from the snapshots, in words; empty: nothing. mark: a file that the driver wrote."""
+        """Return the reason why this host cannot reach the snapshots; empty: it can. mark: a file that the driver
+        wrote."""
         try:
             if not store.exists(mark):
                 return "does not see"
@@ -114,7 +115,7 @@ class StageActor:
 
     @ray.method(concurrency_group="inbox")
     def push(self, sequence: int, sender: int, item: Item, names: tuple[tuple[str, str], ...], *arrays: Any) -> None:
-        """A packet of message `sequence` from stage `sender`. names: name and dtype of each array.
+        """Take a packet of message `sequence` from stage `sender`. names: name and dtype of each array.
 
         Arrays are arguments of their own because those, and no arrays inside others, go by the object store.
         """
@@ -125,7 +126,7 @@ class StageActor:
 
     @ray.method(concurrency_group="inbox")
     def returned(self, predictions: Predictions) -> None:
-        """The last stage is through with the oldest item in flight."""
+        """Note that the last stage is through with the oldest item in flight."""
         self.worker.returned(predictions)
 
     @ray.method(concurrency_group="control")
@@ -135,12 +136,12 @@ class StageActor:
 
     @ray.method(concurrency_group="control")
     def process(self) -> Process:
-        """Where this stage runs."""
+        """Return the host and process of this stage."""
         return Process(ray.get_runtime_context().get_node_id(), os.getpid(), start_ticks(os.getpid()))
 
     @ray.method(concurrency_group="control")
     def report(self) -> Answer:
-        """Reports since the last call, and how long the stage has waited."""
+        """Return the reports since the last call, and how long the stage has waited."""
         from ffpipe.telemetry.report import Answer
 
         return Answer(self.worker.drain(), self.worker.waited)
@@ -176,7 +177,7 @@ class RayLinks:
 
 
 def _stored(array: Any) -> Any:
-    """A large array by its place in the object store. Its pages there are not left mapped into this process, in which
+    """Put a large array into the object store. Its pages there are not left mapped into this process, in which
     they would add up to the whole store: every message lies elsewhere."""
     if array.nbytes < LARGE:
         return array

@@ -40,7 +40,7 @@ class Carried:
 
 
 def sendable(network: Blueprint) -> Blueprint:
-    """The network as it can be sent to stages."""
+    """Return the network in a form that can be sent to stages."""
     if network.function is None or isinstance(network.function, Carried):
         return network
     return replace(network, function=Carried(cloudpickle.dumps(network.function), tuple(sys.path)))

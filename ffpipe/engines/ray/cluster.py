@@ -85,26 +85,26 @@ class Cluster:
         return self._folder is not None
 
     def hosts(self) -> list[Host]:
-        """The nodes that are alive, as far as Ray has noticed."""
+        """Return the nodes that are alive, as far as Ray has noticed."""
         return [Host(n["NodeManagerAddress"], n["Resources"], n.get("Labels") or {}) for n in alive_nodes()]
 
     def address(self, node: str) -> str:
-        """Of the host of a node, by its id."""
+        """Return the address of the host of a node, by its id."""
         return next((str(n["NodeManagerAddress"]) for n in nodes() if n["NodeID"] == node), node)
 
     def stores(self) -> dict[str, int]:
-        """Bytes of the object store of each node, by its id."""
+        """Return the bytes of the object store of each node, by its id."""
         return {node["NodeID"]: int(node["Resources"].get("object_store_memory", 0)) for node in alive_nodes()}
 
     def larger_store(self, size: int) -> str:
-        """How to come by an object store of so many bytes, for messages."""
+        """Say how to get an object store of so many bytes, for messages."""
         if self._folder is None:
             return f"a cluster whose nodes have one of that size (ray start --object-store-memory {size})"
         docker = f", after giving /dev/shm more (docker run {_shm_size(size)})" if self._shared < size else ""
         return f"--execution.object-store-bytes {size}{docker}"
 
     def notes(self, size: int) -> tuple[str, ...]:
-        """What a person should know before a run that needs an object store of so many bytes."""
+        """List what a person should know before a run that needs an object store of so many bytes."""
         if not self._on_disk:
             return ()
         least = max(size, LEAST_OBJECT_STORE)
@@ -116,7 +116,7 @@ class Cluster:
         )
 
     def attached(self) -> bool:
-        """Whether the node that this process is attached to is alive, as far as Ray has noticed."""
+        """Return whether the node that this process is attached to is alive, as far as Ray has noticed."""
         here = ray.get_runtime_context().get_node_id()
         return any(node["NodeID"] == here for node in alive_nodes())
 
@@ -221,7 +221,8 @@ def alive_nodes() -> list[dict[str, Any]]:
 
 
 def own_store_bytes(asked: int, default: int, shared: int) -> int:
-    """Size of the object store of a cluster of our own. Raises UserError where there is no room for what was asked.
+    """Return the size of the object store of a cluster of our own. Raises UserError where there is no room for what was
+    asked.
 
     Ray keeps a store on disk where /dev/shm has no room for the whole of it. Ours is made so large that it has,
     unless there is no room for the least that Ray starts with.
@@ -237,5 +238,5 @@ def own_store_bytes(asked: int, default: int, shared: int) -> int:
 
 
 def _shm_size(store: int) -> str:
-    """Docker's option for a /dev/shm with room for a store of so many bytes."""
+    """Spell Docker's option for a /dev/shm with room for a store of so many bytes."""
     return f"--shm-size={math.ceil(store / 0.95 / 1e6) * 10**6}"

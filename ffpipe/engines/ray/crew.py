@@ -39,7 +39,8 @@ class Crew:
         self.places: tuple[Place, ...] = ()
 
     def place(self, places: tuple[Place, ...], execution: Execution) -> None:
-        """An actor for each place. Raises UserError where they find no room in time, StageLost where one fails."""
+        """Start an actor for each place. Raises UserError where they find no room in time, StageLost where one
+        fails."""
         self.places = places
         timeout = execution.start_timeout
         try:
@@ -78,7 +79,7 @@ class Crew:
         return within(PATIENCE, "for a call", lambda: [method(actor) for actor in self.actors])
 
     def _actor(self, place: Place, index: int) -> Any:
-        """An actor in one place of the group."""
+        """Start an actor in one place of the group."""
         asks = dict(place.asks)
         options = {
             "num_cpus": asks.pop("CPU", 0.0),
@@ -108,7 +109,7 @@ class Crew:
         self.actors, self.processes, self._group = [], [], None
 
     def _wait_for_places(self, pings: list[Any], execution: Execution) -> None:
-        """Raises GetTimeoutError, StageLost, and what a dead stage answers.
+        """Wait until all actors run. Raises GetTimeoutError, StageLost, and what a dead stage answers.
 
         Ray takes a node for alive until it has missed a few calls, places stages on it, and then waits in silence.
         """
@@ -122,8 +123,8 @@ class Crew:
         self.get(pings, time.monotonic() + PATIENCE)
 
     def ask(self, call: Callable[[], list[Any]], seconds: float = 0.0) -> list[Any]:
-        """Results of calls before the run. call: makes them, and returns Ray's references. seconds: that they may take
-        as long as all stages answer meanwhile; a stage has as long as it takes to begin in any case.
+        """Return the results of calls before the run. call: makes them, and returns Ray's references. seconds: that
+        they may take as long as all stages answer meanwhile; a stage has as long as it takes to begin in any case.
 
         Raises StageLost where a stage dies or does not answer, else RunFailed.
         """
@@ -146,7 +147,7 @@ class Crew:
         return self.ask(lambda: [method.remote(*arguments)], seconds)[0]
 
     def get(self, refs: list[Any], deadline: float) -> list[Any]:
-        """What ray.get gives and raises, with an eye on the head node while it waits."""
+        """Get results as ray.get does, and watch the head node meanwhile."""
         while True:
             try:
                 seconds = min(POLL_SECONDS, max(0.1, deadline - time.monotonic()))
@@ -173,7 +174,8 @@ def _discard(actors: list[Any], group: Any) -> None:
 
 
 def failure(what: str, error: BaseException) -> RunFailed:
-    """StageLost where a process, a host or a message is gone; RunFailed with its own words where the program raised."""
+    """Return a StageLost where a process, a host or a message is gone; a RunFailed with its own words where the program
+    raised."""
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, Diverged):
         return Diverged(str(cause))

@@ -71,7 +71,7 @@ class RayEngine:
         return replace(layout, notes=(*layout.notes, *warnings))
 
     def layout_again(self, job: Job, store: Store) -> Layout:
-        """On as many stages as before if they find room, else on fewer."""
+        """Place as many stages as before if they find room, else fewer."""
         wanted = max(1, len(self.crew.actors))
         self.cluster.head.wait()
         self.crew.release()
@@ -84,7 +84,7 @@ class RayEngine:
         return layout
 
     def _fit(self, job: Job, store: Store, wanted: int) -> tuple[Layout | None, str]:
-        """A layout on `wanted` stages or as many as find room; where none does, why not."""
+        """Return a layout on `wanted` stages or as many as find room; where none does, why not."""
         execution, why = job.config.execution, ""
         for stages in range(wanted, 0, -1):
             hosts = self.cluster.hosts()
@@ -170,7 +170,7 @@ class RayEngine:
         self.cluster.close()
 
     def _make_layout(self, job: Job) -> Layout:
-        """For the stages that were placed."""
+        """Make the layout for the stages that were placed."""
         job = replace(job, network=sendable(job.network))
         nodes = tuple(process.node for process in self.crew.processes)
         room = Room(nodes, self.cluster.stores(), self.cluster.larger_store)
@@ -181,7 +181,7 @@ class RayEngine:
         return replace(layout, notes=self.cluster.notes(least_store(layout.stages, nodes, layout.window)))
 
     def _supply(self, job: Job) -> tuple[str, ...]:
-        """Data for the first stage. Returns what was sent for it. Raises UserError, StageLost."""
+        """Send the first stage its data. Returns the names of what was sent. Raises UserError, StageLost."""
         first = self.crew.processes[0].node
         if first == ray.get_runtime_context().get_node_id():
             return ()
@@ -190,7 +190,7 @@ class RayEngine:
         return supply(job, partial(self.crew.ask_one, shelf, seconds=SECONDS_TO_SET_UP), where)
 
     def measure(self, job: Job) -> Measured:
-        """Costs of every block on every stage's device, and of a message between neighbours."""
+        """Measure the costs of every block on every stage's device, and of a message between neighbours."""
         costs = self.crew.ask(
             lambda: [
                 actor.measure.remote(job.network, job.config.execution, place.device, threads_of(place))
@@ -204,7 +204,8 @@ class RayEngine:
         return Measured(pooled(costs, processors), self.message_seconds(job.minibatch_bytes))
 
     def message_seconds(self, size: int) -> float:
-        """What a message of `size` bytes takes between neighbours; one of less is sent where the stores are small."""
+        """Measure the seconds of a message of `size` bytes between neighbours; one of less is sent where the stores are
+        small."""
         sent = max(1, min(size, *(store // 8 for store in self.cluster.stores().values())))
         pairs = list(zip(self.crew.actors, self.crew.actors[1:], strict=False))
         trips = [self.crew.ask_one(a.round_trip, b, sent) for a, b in pairs[:MEASURED_EDGES]]
@@ -237,7 +238,8 @@ class RayEngine:
     def _fetch(
         self, refs: list[Any], indices: list[int], layout: Layout, timeout: float, on_report: OnReport
     ) -> list[float]:
-        """Reports of these stages. Each has the same time to answer, asked at once. Returns what each has waited."""
+        """Fetch the reports of these stages. Each has the same time to answer, asked at once. Returns what each has
+        waited."""
         deadline, waited = time.monotonic() + timeout, []
         for ref, index in zip(refs, indices, strict=True):
             layers = layout.stages[index].layers

@@ -46,13 +46,13 @@ class Place:
         return say_amounts(self.asks) + "".join(f" on a host with {n}={v}" for n, v in self.labels.items())
 
     def fits(self, host: Host) -> bool:
-        """Whether the host would do if nobody else were on it."""
+        """Return whether the host would do if nobody else were on it."""
         enough = all(host.has.get(name, 0.0) + ROUNDING >= each for name, each in self.asks.items())
         return enough and all(matches(value, host.labels.get(name)) for name, value in self.labels.items())
 
 
 def places_of(execution: Execution, stages: int, hosts: Sequence[Host]) -> tuple[Place, ...]:
-    """The place of every stage. One that asks for no CPUs has one, or an equal share of fewer."""
+    """Return the place of every stage. One that asks for no CPUs has one, or an equal share of fewer."""
     found = []
     for index in range(stages):
         device: Device = of_stage(execution.device, index)
@@ -73,7 +73,8 @@ def places_of(execution: Execution, stages: int, hosts: Sequence[Host]) -> tuple
 
 
 def most_places(execution: Execution, most: int, hosts: Sequence[Host]) -> tuple[Place, ...]:
-    """Places for as many stages as these hosts have, but no more than CPUs, nor than `most`; for one at least."""
+    """Return the places for as many stages as these hosts have, but no more than CPUs, nor than `most`; for one at
+    least."""
     cpus = int(sum(host.has.get("CPU", 0.0) for host in hosts))
     for stages in range(min(most, cpus), 1, -1):
         places = places_of(execution, stages, hosts)
@@ -84,7 +85,8 @@ def most_places(execution: Execution, most: int, hosts: Sequence[Host]) -> tuple
 
 
 def share_of_cpus(stages: int, cpus: Sequence[float]) -> float:
-    """CPUs for each stage where none are given: one, or where hosts have fewer the most that they have room for.
+    """Return the CPUs for each stage where none are given: one, or where hosts have fewer the most that they have room
+    for.
 
     >>> share_of_cpus(4, [1, 1, 1])
     0.5
@@ -97,12 +99,12 @@ def share_of_cpus(stages: int, cpus: Sequence[float]) -> float:
 
 
 def threads_of(place: Place) -> int:
-    """For its arithmetic: as many as it has CPUs."""
+    """Return the threads of a stage's arithmetic: as many as it has CPUs."""
     return max(1, int(place.asks.get("CPU", 0.0)))
 
 
 def fewer(places: Sequence[Place], count: int, hosts: Iterable[Host]) -> tuple[Place, ...]:
-    """So many of these places: those that no host fits any more go first, then the last ones."""
+    """Keep so many of these places: those that no host fits any more go first, then the last ones."""
     hosts = list(hosts)
     hopeless = [index for index, place in enumerate(places) if not any(place.fits(host) for host in hosts)]
     others = [index for index in reversed(range(len(places))) if index not in hopeless]
@@ -111,7 +113,7 @@ def fewer(places: Sequence[Place], count: int, hosts: Iterable[Host]) -> tuple[P
 
 
 def shortage(places: Sequence[Place], hosts: Sequence[Host], strategy: str) -> str | None:
-    """Why these hosts can never take these stages, in words; None where nothing speaks against it."""
+    """Explain why these hosts can never take these stages; None where they may."""
     for name in {name: None for place in places for name in place.asks}:
         need = sum(place.asks.get(name, 0.0) for place in places)
         have = sum(host.has.get(name, 0.0) for host in hosts)
@@ -132,7 +134,7 @@ def shortage(places: Sequence[Place], hosts: Sequence[Host], strategy: str) -> s
 
 
 def neighbours_together(places: Sequence[Place], nodes: Sequence[str]) -> list[int]:
-    """An order of what was placed in which stages next to each other are on one node where that can be.
+    """Return an order of what was placed in which stages next to each other are on one node where that can be.
 
     nodes: of each. Only what asked for the same can change places.
     """
@@ -143,14 +145,14 @@ def neighbours_together(places: Sequence[Place], nodes: Sequence[str]) -> list[i
 
 
 def matches(selector: str, value: str | None) -> bool:
-    """Whether a host whose label has this value (None: it has none) is meant by a selector of Ray's."""
+    """Return whether a host whose label has this value (None: it has none) is meant by a selector of Ray's."""
     wanted = selector.removeprefix("!")
     values = re.split(", ?", wanted[3:-1]) if wanted.startswith("in(") else [wanted]
     return (value in values) != selector.startswith("!")
 
 
 def say_amounts(amounts: Mapping[str, float]) -> str:
-    """2 CPU, 0.5 GPU, 4.00 GiB memory."""
+    """Spell amounts: 2 CPU, 0.5 GPU, 4.00 GiB memory."""
     return ", ".join(f"{_say(name, each)} {name}" for name, each in amounts.items())
 
 

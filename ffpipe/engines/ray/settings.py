@@ -15,13 +15,13 @@ PREFIX = "ffpipe"
 
 
 def folder_of_clusters() -> Path:
-    """The folder in which each cluster of our own has one that begins with PREFIX."""
+    """Return the folder in which each cluster of our own has one that begins with PREFIX."""
     folder = Path(tempfile.gettempdir())
     return folder if len(str(folder)) <= LONGEST_FOLDER else Path("/tmp")
 
 
 def prepare_ray() -> None:
-    """Settings for a cluster of our own; to be called before Ray is imported.
+    """Set what a cluster of our own needs; to be called before Ray is imported.
 
     Does nothing where RAY_ADDRESS names a cluster, whose settings then count, or where a program that uses
     ffpipe has imported Ray before: it has made its own choice.

@@ -35,11 +35,11 @@ class Shelf:
             return "", str(error)
 
     def fingerprint(self, name: str) -> str:
-        """Of a canonical file in the cache; empty where it is not there."""
+        """Return the fingerprint of a canonical file in the cache; empty where it is not there."""
         return cache.fingerprint(name)
 
     def take(self, name: str, piece: NDArray[np.uint8], last: bool) -> str:
-        """The next piece of a canonical file. Returns what went wrong, in words."""
+        """Take the next piece of a canonical file. Returns what went wrong, in words."""
         try:
             self._incoming = self._incoming or cache.Incoming(name)
             self._incoming.write(piece)
