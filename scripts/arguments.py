@@ -8,14 +8,14 @@ from ffpipe.system.units import parse_size
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on."""
+    """Parse a whole number from 1 on."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
     return int(text)
 
 
 def size(text: str) -> int:
-    """Bytes, as 1.5GiB."""
+    """Parse bytes, as 1.5GiB."""
     try:
         return parse_size(text)
     except ValueError as error:

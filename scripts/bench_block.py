@@ -35,7 +35,7 @@ CONV = [(channels, side) for side in (32, 8) for channels in (64, 128, 256)]
 
 
 def block_of(config: BlockConfig, shape: tuple[int, ...], batch: int, tokens: bool) -> LocalBlock:
-    """The second of two blocks, so that it gets what a block of its kind hands on."""
+    """Return the second of two blocks, so that it gets what a block of its kind hands on."""
     training = replace(
         recipe("digits").training,
         blocks=(config, config),
@@ -54,7 +54,7 @@ def block_of(config: BlockConfig, shape: tuple[int, ...], batch: int, tokens: bo
 
 
 def cases() -> dict[str, tuple[LocalBlock, torch.Tensor]]:
-    """A block and labels by name."""
+    """Return a block and labels by name."""
     found = {}
     for channels, side in CONV:
         batch = 16 if side == 32 else 128
@@ -71,7 +71,7 @@ def cases() -> dict[str, tuple[LocalBlock, torch.Tensor]]:
 
 
 def bare(block: LocalBlock, x: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
-    """One step of a plain program."""
+    """Return a function that makes one step of a plain program."""
     body, head = copy.deepcopy(block.body), copy.deepcopy(block.objective)
     parameters = [*body.parameters(), *head.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=0.001)
@@ -91,7 +91,7 @@ def bare(block: LocalBlock, x: torch.Tensor, labels: torch.Tensor) -> Callable[[
 
 
 def measured(steps: list[Callable[[], None]], rounds: int) -> list[float]:
-    """Median seconds of each, in interleaved rounds."""
+    """Measure the median seconds of each, in interleaved rounds."""
     times: list[list[float]] = [[] for _ in steps]
     for _ in range(rounds + 2):
         for each, step in zip(times, steps, strict=True):

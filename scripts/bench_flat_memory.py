@@ -31,7 +31,7 @@ WARM = 500  # chunks after which buffers and caches have their size
 
 
 def anonymous_bytes(process: int) -> int:
-    """Memory that is the process's own: no files, no shared memory."""
+    """Return the memory that is the process's own: no files, no shared memory."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
 

@@ -44,7 +44,7 @@ def our_step(width: int, precision: str) -> Callable[[], None]:
 
 
 def products(width: int, precision: str) -> Callable[[], None]:
-    """The forward product over all rows, and the gradient's over the rows that are trained on."""
+    """Return a function of the forward product over all rows, and the gradient's over the rows that are trained on."""
     dtype = PRECISIONS[precision].products
     rows, weight = unit_rows(width, dtype), torch.randn(width, width, dtype=dtype)
     out, delta, average = torch.empty(len(rows), width, dtype=dtype), unit_rows(width, dtype), torch.zeros_like(weight)
@@ -57,7 +57,7 @@ def products(width: int, precision: str) -> Callable[[], None]:
 
 
 def autograd(width: int, precision: str, *, passes: int) -> Callable[[], None]:
-    """torch.autograd and torch.optim.SGD with momentum.
+    """Return a step by torch.autograd and torch.optim.SGD with momentum.
 
     passes=2 is what the common PyTorch programs do: a pass that trains, then one with the new weights whose
     activities are handed on. passes=1 hands on those of the training pass, as we do.
@@ -102,7 +102,7 @@ def void(result: object) -> None:
 
 
 def measure(runs: dict[str, Callable[[], None]], rounds: int, seconds: float) -> dict[str, float]:
-    """Median seconds a call of each, in interleaved rounds of about `seconds` each."""
+    """Measure the median seconds a call of each, in interleaved rounds of about `seconds` each."""
     calls, times = {}, {name: list[float]() for name in runs}
     for name, run in runs.items():
         run()

@@ -33,7 +33,7 @@ STEPS_AN_EPOCH = 14
 
 
 def seconds(engine: str, width: int, depth: int, epochs: int, negatives: str, threads: int) -> tuple[float, str]:
-    """Of one run, and the digest of its weights."""
+    """Return the seconds of one run, and the digest of its weights."""
     with tempfile.TemporaryDirectory(prefix="ff-") as folder:
         fields = {
             "training.dims": [64, *[width] * depth],

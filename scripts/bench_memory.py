@@ -63,7 +63,7 @@ Run = dict[str, Any]
 
 
 def runs(part: str) -> Iterator[tuple[str, Run]]:
-    """Way and sizes of the rows of a part."""
+    """Yield way and sizes of the rows of a part."""
     if part.startswith("depth-"):
         for depth in DEPTHS:
             for way, fixed in WAYS.items():
@@ -90,7 +90,7 @@ def runs(part: str) -> Iterator[tuple[str, Run]]:
 
 
 def measure(run: Run, known: dict[str, Any], device: str) -> dict[str, Any]:
-    """One run, or what is known of it. Exits where it fails."""
+    """Measure one run, or return what is known of it. Exits where it fails."""
     key = key_of(run, device)
     if key not in known:
         steps = max(2, STEPS * 100 // run["batch"])
@@ -105,7 +105,7 @@ def measure(run: Run, known: dict[str, Any], device: str) -> dict[str, Any]:
 
 
 def key_of(run: Run, device: str) -> str:
-    """A run's sizes, as the benchmark keeps them and hands them to the run."""
+    """Return a run's sizes, as the benchmark keeps them and hands them to the run."""
     return json.dumps(run | ({"device": device} if device != "cpu" else {}), sort_keys=True)
 
 
@@ -145,12 +145,12 @@ def tensor_table() -> tuple[Table, dict[str, Any]]:
 
 
 def spread(sizes: list[int]) -> float:
-    """How far the largest is above the smallest."""
+    """Return how far the largest is above the smallest."""
     return max(sizes) / min(sizes) - 1 if sizes else 0.0
 
 
 def plot(rows: list[dict[str, Any]]) -> None:
-    """Peak of the largest process against depth, a panel for each width."""
+    """Draw the peak of the largest process against depth, a panel for each width."""
     widths = sorted({row["width"] for row in rows})
     figure, panels = plt.subplots(1, len(widths), figsize=(1 + 5 * len(widths), 4.5), squeeze=False)
     for width, axes in zip(widths, panels[0], strict=True):
@@ -171,7 +171,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
 
 
 def known_depths(known: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was ever run of the parts that the plot shows, so that it is whole whichever of them was run now."""
+    """Return all runs of the parts that the plot shows, so that it is whole whichever of them was run now."""
     rows = [(way, run) for part in ("depth-1000", "depth-2000", "stages") for way, run in runs(part)]
     return [run | known[key_of(run, "cpu")] | {"way": way} for way, run in rows if key_of(run, "cpu") in known]
 

@@ -86,7 +86,7 @@ class Figures:
 
 
 def contenders(network: str, microbatches: list[int]) -> list[Contender]:
-    """All ways to train a network."""
+    """Return all ways to train a network."""
     found = [
         Contender("one process", {"way": "one", "world": 1}),
         Contender("one process, 2 threads", {"way": "one", "world": 1, "threads": 2}),
@@ -123,7 +123,7 @@ def run(contender: Contender, network: str, steps: int, folder: str) -> Figures:
 
 
 def peers(asked: dict[str, Any], name: str) -> list[str]:
-    """The last line of each process of a contender that is not ffpipe."""
+    """Run, and return the last line of each process of a contender that is not ffpipe."""
     commands = [[str(HERE / "peer.py"), json.dumps(asked), str(rank)] for rank in range(asked["world"])]
     return output(commands, name)
 
@@ -150,7 +150,7 @@ def output(commands: list[list[str]], name: str) -> list[str]:
 
 
 def best_of(found: dict[str, list[Figures]]) -> dict[str, list[Figures]]:
-    """The runs of each contender, and of a pipeline those with the best number of microbatches."""
+    """Return the runs of each contender, and of a pipeline those with the best number of microbatches."""
     best: dict[str, str] = {}
     for name, runs in found.items():
         way = name.split(", ")[0] if "microbatches" in name else name

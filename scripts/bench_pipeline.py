@@ -89,7 +89,8 @@ def make_config(options: argparse.Namespace, data: Path, negatives: str, stages:
 
 
 def write_data(path: Path, steps: int, channels: int = 0) -> None:
-    """Random bytes in the size of MNIST's images, or 8 x 8 of so many channels: what is learned does not matter."""
+    """Write random bytes in the size of MNIST's images, or 8 x 8 of so many channels: what is learned does not
+    matter."""
     random = np.random.default_rng(1)
     shape = (8, 8, channels) if channels else (28, 28)
     images = random.integers(0, 256, (steps * BATCH + 1, *shape), dtype=np.uint8)
@@ -97,13 +98,14 @@ def write_data(path: Path, steps: int, channels: int = 0) -> None:
 
 
 def last_stage_rate(reports: list[StageReport]) -> float:
-    """Examples a second between the first and the last training item of the last stage."""
+    """Return the examples a second between the first and the last training item of the last stage."""
     last = max(reports, key=lambda report: (report.stage, report.seconds))
     return last.step * BATCH / (last.train_seconds - last.train_began)
 
 
 def epoch_seconds(reports: list[StageReport]) -> float:
-    """From the start of the first stage to the end of the last one's training, filling and draining included."""
+    """Return the seconds from the start of the first stage to the end of the last one's training, filling and draining
+    included."""
     return max(report.train_seconds for report in reports)
 
 
@@ -133,7 +135,7 @@ def run_local(config: Config, threads: int) -> tuple[float, list[StageReport], L
 
 
 def bound_stage(spec: StageSpec, steps: int, chunk: int, ready: Any, go: Any, out: Any) -> None:
-    """One process: a stage that trains on the same chunk again and again."""
+    """Work as one process: a stage that trains on the same chunk again and again."""
     torch.set_num_threads(1)
     set_allocator(spec.network, Execution(keep_freed=True))
     workspace = Workspace(torch.device("cpu"))
@@ -159,7 +161,7 @@ def bound_stage(spec: StageSpec, steps: int, chunk: int, ready: Any, go: Any, ou
 
 
 def run_bound(layout: Layout, steps: int) -> float:
-    """The slowest of the stages when all run at once."""
+    """Return the rate of the slowest of the stages when all run at once."""
     context = get_context("spawn")
     ready, go, out = context.Semaphore(0), context.Event(), context.Queue()
     arguments = (steps, layout.plan.chunk, ready, go, out)

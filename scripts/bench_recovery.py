@@ -92,11 +92,11 @@ class Kill:
     marks: dict[str, float] = field(default_factory=dict)
 
     def recovery(self, rate: float) -> float:
-        """Seconds until it was where it had been, less those of the lost steps at `rate` steps a second."""
+        """Return the seconds until it was where it had been, less those of the lost steps at `rate` steps a second."""
         return self.back_at - self.at - (self.step - self.from_step) / rate
 
     def parts(self, rate: float, back_off: float) -> dict[str, float]:
-        """Of those seconds, by name."""
+        """Return the parts of those seconds, by name."""
         again, placed, measured, set_up = (self.marks[name] for name in ("again", "placed", "measured", "set up"))
         known = (again - back_off - self.at, back_off, placed - again, measured - placed, set_up - measured)
         return dict(zip(PARTS, (*known, self.recovery(rate) - sum(known)), strict=True))
@@ -138,7 +138,7 @@ class Killer(View):
 
 
 def train(config: Config, kills: int) -> tuple[float, list[Kill]]:
-    """One run; returns minibatches a second of the last stage, and what became of the kills."""
+    """Train one run; return minibatches a second of the last stage, and what became of the kills."""
     job = make_job(config)
     engine = TimedEngine()
     try:

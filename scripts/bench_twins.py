@@ -65,7 +65,7 @@ class Run:
 
 
 def ways(parts: int) -> list[Way]:
-    """All ways. parts: of a minibatch, in the way that sums their gradients."""
+    """Return all ways. parts: of a minibatch, in the way that sums their gradients."""
     local, backprop = {"execution.engine": "local"}, {"training.method": "backprop"}
     return [
         Way("local objectives, two stages", {"execution.engine": "ray", "execution.stages": 2}),

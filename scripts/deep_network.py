@@ -91,7 +91,7 @@ class Deep:
         out.unlink()
 
     def backprop(self, limit: int) -> None:
-        """It is to fail: its weights alone are more than the limit."""
+        """Run backpropagation, which is to fail: its weights alone are more than the limit."""
         command = [*self.train, *_into(self.folder / "backprop", "layerwise"), "--backprop"]
         self.told["backprop"] = self._do("train, backpropagation", limit, command, REFUSED)
         steps = {"kind": "backprop", "depth": self.layers, "width": self.width, "batch": 100, "steps": 2}
@@ -104,7 +104,7 @@ class Deep:
         self.digests.append(_summary(run).get("weights_sha256", "nothing"))
 
     def _do(self, what: str, limit: int, command: list[str], status: int = 0) -> dict[str, Any]:
-        """command: of ffpipe, or a script. status: which is to come of it."""
+        """Run a command of ffpipe, or a script. status: the expected one."""
         program = [command[0]] if command[0].endswith(".py") else ["-m", "ffpipe", command[0]]
         started = time.monotonic()
         with MemoryGroup(min(limit, HOST)) as group:

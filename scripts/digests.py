@@ -251,7 +251,7 @@ def local_cases(folder: Path) -> dict[str, Config]:
 
 
 def _with_short_windows(config: Config) -> Config:
-    """A recipe whose blocks learn until the last of the few epochs, where they would learn for longer."""
+    """Have the blocks of a recipe learn until the last of the few epochs, where they would learn for longer."""
     blocks = tuple(replace(each, last_epoch=min(each.last_epoch, LOCAL_STEPS)) for each in config.training.blocks)
     return replace(config, training=replace(config.training, blocks=blocks))
 

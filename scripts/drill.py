@@ -84,7 +84,7 @@ LOG_TAIL = 8000
 
 
 def deal(chance: random.Random, turn: int) -> list[Hand]:
-    """One round: every kind of fault once."""
+    """Deal one round: every kind of fault once."""
     own = list(ON_OWN_CLUSTER)
     chance.shuffle(own)
     half = len(own) // 2
@@ -103,7 +103,7 @@ def deal(chance: random.Random, turn: int) -> list[Hand]:
 
 
 def draw(kind: str, chance: random.Random) -> Fault:
-    """A fault of this kind, somewhere in the run."""
+    """Draw a fault of this kind, somewhere in the run."""
     stage = chance.randrange(LAYERS)
     match kind:
         case "first chunk" | "last chunk" | "set-up" | "cut":

@@ -50,7 +50,7 @@ class Programme:
         return [Fault(**values) for values in json.loads((self.folder / "faults.json").read_text())]
 
     def claim(self, index: int, mark: str = "done") -> bool:
-        """Whether nobody has claimed fault `index` before."""
+        """Claim fault `index`; return whether it was free."""
         try:
             (self.folder / f"{index}.{mark}").touch(exist_ok=False)
         except FileExistsError:
@@ -58,7 +58,7 @@ class Programme:
         return True
 
     def happened(self) -> list[int]:
-        """Indices of the faults that have happened, in the order in which they did."""
+        """Return the indices of the faults that have happened, in the order in which they did."""
         return [int(path.stem) for path in sorted(self.folder.glob("*.done"), key=lambda path: path.stat().st_mtime_ns)]
 
     def tell(self, name: str, value: str | int) -> None:

@@ -44,7 +44,7 @@ def small_disk(folder: Path) -> Iterator[str]:
 
 
 def _mount(folder: Path) -> str:
-    """Returns why it failed, or ""."""
+    """Mount the disk. Returns why it failed, or ""."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNS):
         return os.strerror(ctypes.get_errno())
@@ -61,7 +61,7 @@ def _mount(folder: Path) -> str:
 
 
 def stages_left(temporary: Path) -> list[str]:
-    """Stages that are still there when they have had time to end."""
+    """Return the stages that are still there when they have had time to end."""
     return _left(temporary, b"ray::StageActor")
 
 
@@ -73,7 +73,8 @@ def _left(temporary: Path, title: bytes = b"") -> list[str]:
 
 
 def _processes(temporary: Path, title: bytes) -> list[str]:
-    """Processes with this folder for temporary files that call themselves so; whoever their parents are by now."""
+    """Return the processes with this folder for temporary files that call themselves so; whoever their parents are by
+    now."""
     found, mark = [], f"TMPDIR={temporary}".encode()
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
@@ -84,13 +85,13 @@ def _processes(temporary: Path, title: bytes) -> list[str]:
 
 
 def temporary_files(run: Path) -> list[str]:
-    """Files in a run that were not finished, and snapshots that are none."""
+    """Return the files in a run that were not finished, and snapshots that are none."""
     snapshots = [path for path in run.rglob("step-*") if not (path / "manifest.json").exists()]
     return [str(path) for path in (*run.rglob("*.tmp"), *snapshots)]
 
 
 def leftovers(temporary: Path, shared_memory: bool) -> list[str]:
-    """Processes, temporary files and shared memory that are still there when they have had time to end.
+    """Return the processes, temporary files and shared memory that are still there when they have had time to end.
 
     temporary: where processes of this drill put such files. shared_memory: whether nobody else's can be there.
     """

@@ -131,7 +131,7 @@ class BreakingStage:
         }
 
     def _stop_gcs(self) -> None:
-        """And then work no further: the run must not be through before it is missed."""
+        """Stop the GCS and work no further: the run must not be through before it is missed."""
         os.kill(_gcs_of(int(self.programme.told("driver"))), signal.SIGSTOP)
         time.sleep(GCS_MISSED_SECONDS)
 
@@ -140,7 +140,7 @@ class BreakingStage:
         _kill(os.getpid())
 
     def _die_before_renaming(self, index: int) -> None:
-        """When the next file of a snapshot has been written under its temporary name."""
+        """Die when the next file of a snapshot has been written under its temporary name."""
 
         def fsync(_: int) -> None:
             if self.programme.claim(index):
@@ -149,7 +149,8 @@ class BreakingStage:
         os.fsync = fsync  # type: ignore[assignment]  # in this process, whose last act it is
 
     def _fill_for_good(self) -> None:
-        """The bound too, since the driver makes room by removing what can't become a whole snapshot."""
+        """Fill the disk up to the bound too, since the driver makes room by removing what can't become a whole
+        snapshot."""
         self._fill()
         self._bound()
 
@@ -179,7 +180,7 @@ class BreakingStage:
 
 
 def _gcs_of(driver: int) -> int:
-    """The GCS of the cluster that a driver has started."""
+    """Find the GCS of the cluster that a driver has started."""
     children = [
         int(each) for path in Path(f"/proc/{driver}/task").glob("*/children") for each in path.read_text().split()
     ]

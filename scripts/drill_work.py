@@ -81,7 +81,7 @@ def make_config(run: Path, hand: Hand, checkpoints: str) -> Config:
 
 
 def undisturbed(run: Path) -> Result:
-    """The run that all others must equal, as plain sequential code."""
+    """Train the run that all others must equal, as plain sequential code."""
     torch.set_num_threads(1)  # more would wait for each other on a busy host
     return train(override(make_config(run, Hand("own", 1, []), ""), {"execution.engine": "local"}))
 
@@ -142,7 +142,7 @@ class Work:
                     arguments = self._resume() if self._cut() or ended else []
 
     def _process(self, arguments: list[str], environment: dict[str, str]) -> str:
-        """One process of the run. Returns the fault that ended it, "" for none."""
+        """Run one process. Returns the fault that ended it, "" for none."""
         before = self.programme.happened()
         command = [sys.executable, str(HERE / "drill_run.py"), str(self.programme.folder), *arguments]
         with self.log.open("a") as log:
@@ -169,7 +169,7 @@ class Work:
         return ended
 
     def _resume(self) -> list[str]:
-        """On more stages than before or on fewer, in turn."""
+        """Resume on more stages than before or on fewer, in turn."""
         done = self.outcome.resumes
         more = self.stages < LAYERS and (not done or done[-1] == "fewer")
         needs_two = any(f.kind == "two at once" for f in self.hand.faults) > ("two at once" in self.outcome.happened)
@@ -190,7 +190,8 @@ class Work:
 
     @contextmanager
     def _cluster(self) -> Iterator[dict[str, str]]:
-        """Where asked for, a cluster of several raylets. Gives what its processes are told by their environment."""
+        """Start a cluster of several raylets where one is asked for. Yields what its processes are told by their
+        environment."""
         if self.hand.place != "raylets":
             yield {}
             return
@@ -210,7 +211,7 @@ class Work:
                     cluster.wait(PROCESS_DEADLINE)
 
     def _check(self, undisturbed: Result) -> None:
-        """What must be so when the run has ended."""
+        """Check what must be so when the run has ended."""
         summary, text = json.loads((self.run / "summary.json").read_text()), self.log.read_text()
         happened = self.outcome.happened
         if summary["weights_sha256"] != undisturbed.weights_sha256:

@@ -42,7 +42,7 @@ AllFigures = dict[str, dict[int, Figures]]
 
 
 def read_figures(path: Path) -> AllFigures:
-    """By row and seed; none where there is no file. Raises UserError where it is damaged."""
+    """Read the figures by row and seed; none where there is no file. Raises UserError where it is damaged."""
     try:
         return msgspec.json.decode(read_whole(path, LARGEST), type=AllFigures)
     except FileNotFoundError:

@@ -39,7 +39,7 @@ LONGEST_LINE = 3000
 
 
 def make_run(folder: Path) -> Path:
-    """A finished run on a file of random images."""
+    """Make a finished run on a file of random images."""
     import ffpipe
 
     images, labels = np.random.default_rng(1).integers(0, 256, (120, 8, 8), dtype=np.uint8), np.arange(120) % 3
@@ -117,7 +117,7 @@ def ask(arguments: list[str], folder: Path) -> dict[str, Any]:
 
 
 def _seen(folder: Path) -> dict[str, tuple[int, int]]:
-    """Names, sizes and times of all that lies in a folder."""
+    """List names, sizes and times of all that lies in a folder."""
     return {
         str(path): (path.lstat().st_size, path.lstat().st_mtime_ns)
         for path in [folder, *folder.rglob("*")]

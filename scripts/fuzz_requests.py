@@ -104,7 +104,7 @@ NAMING = (
 
 
 def request(kind: str, seed: int, run: Path, folder: Path) -> list[str]:
-    """Arguments of one request. run: a finished run to take copies of. folder: empty, for its files."""
+    """Return the arguments of one request. run: a finished run to take copies of. folder: empty, for its files."""
     chance = random.Random(f"{kind} {seed}")
     return {"options": _options, "data": _data, "places": _places}[kind](chance, run, folder)
 
@@ -115,7 +115,7 @@ def _fields() -> tuple[Leaf, ...]:
 
 
 def _word(chance: random.Random, leaf: Leaf | None = None) -> str:
-    """A value for a field: one of its kind, or anything."""
+    """Draw a value for a field: one of its kind, or anything."""
     if leaf is None or chance.random() < 0.2:
         return chance.choice(WORDS)
     if leaf.choices:
@@ -131,7 +131,7 @@ def _word(chance: random.Random, leaf: Leaf | None = None) -> str:
 
 
 def _given(chance: random.Random, most: int) -> list[str]:
-    """Up to so many fields with values."""
+    """Draw up to so many fields with values."""
     found = []
     for leaf in chance.choices(_fields(), k=chance.randint(0, most)):
         name = leaf.name.replace("_", "-") if chance.random() < 0.97 else leaf.name[:-1]
@@ -155,7 +155,7 @@ def _options(chance: random.Random, run: Path, folder: Path) -> list[str]:
 
 
 def _images(chance: random.Random) -> tuple[np.ndarray, np.ndarray]:
-    """Images of any shape and kind of number, and labels of any kind; every second time what most people have."""
+    """Draw images of any shape and kind of number, and labels of any kind; every second time what most people have."""
     if chance.random() < 0.5:
         numbers = np.random.default_rng(chance.randrange(1 << 30))
         return numbers.integers(0, 256, (40, 8, 8), dtype=np.uint8), numbers.integers(0, 3, 40)
@@ -174,7 +174,7 @@ def _images(chance: random.Random) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _write(path: Path, chance: random.Random) -> Path:
-    """A file of examples, or a folder, in one of the forms that are read."""
+    """Write a file of examples, or a folder, in one of the forms that are read."""
     images, labels = _images(chance)
     flat = images.reshape(len(images), int(np.prod(images.shape[1:])))
     columns = {f"p{i}": pa.array(flat[:, i].tolist()) for i in range(min(flat.shape[1], 70))}
@@ -212,7 +212,7 @@ def _write(path: Path, chance: random.Random) -> Path:
 
 
 def _damage(path: Path, chance: random.Random) -> Path:
-    """The file cut, changed, or under another ending."""
+    """Cut the file, change it, or give it another ending."""
     if path.is_file() and chance.random() < 0.3:
         data = bytearray(path.read_bytes())
         for _ in range(chance.randint(1, 4)):

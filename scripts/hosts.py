@@ -66,7 +66,7 @@ class Namespace:
         self.process = int(children.read_text().split()[0])
 
     def enter(self, *kinds: str) -> list[str]:
-        """Words to put before a command that is to run in namespaces of these kinds."""
+        """Return the words to put before a command that is to run in namespaces of these kinds."""
         return ["nsenter", f"--target={self.process}", *kinds, f"--wd={os.getcwd()}", "--"]
 
     @property
@@ -95,7 +95,7 @@ class Host(Namespace):
         switch.plug_in(self._port, self)
 
     def command(self, *command: str) -> list[str]:
-        """This command, to be run in the host."""
+        """Return a command line that runs this command in the host."""
         return [*self.enter("--net", "--pid", "--mount", "--uts"), *command]
 
     def run(
@@ -113,13 +113,13 @@ class Host(Namespace):
         )
 
     def processes(self, title: str = "") -> list[str]:
-        """Command lines of what runs in the host and begins so, but for the process that keeps it up."""
+        """List the command lines of what runs in the host and begins so, but for the process that keeps it up."""
         lines = self.run("ps", "-e", "-ww", "-o", "pid=,args=").stdout.splitlines()
         fields = [line.strip().partition(" ") for line in lines]
         return [args for pid, _, args in fields if pid != "1" and args.startswith(title) and "ps -e -ww" not in args]
 
     def listeners(self) -> list[Listener]:
-        """Every TCP socket that listens."""
+        """List every TCP socket that listens."""
         found = []
         for line in self.run(
             "ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes"
@@ -147,7 +147,7 @@ class Host(Namespace):
         self._switch.checked("ip", "link", "set", self._port, "up")
 
     def lose_power(self) -> None:
-        """Nothing that runs there ends in an orderly way, and nobody is told."""
+        """End all that runs there at once, in no orderly way and unannounced."""
         self.cut_off()
         self.end()
 
@@ -174,7 +174,7 @@ class Switch(Namespace):
 
 @contextmanager
 def make_hosts(count: int, folder: Path) -> Iterator[list[Host]]:
-    """So many hosts, named host1 and so on, which know each other by name. Raises NotAllowed."""
+    """Make so many hosts, named host1 and so on, which know each other by name. Raises NotAllowed."""
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if sys.platform != "linux" or missing:
         raise NotAllowed(f"made of Linux's namespaces by means of {', '.join(TOOLS)}; not here: {missing}")

@@ -29,7 +29,7 @@ class Row:
     backprop: bool = False
 
     def command(self, seed: int) -> list[str]:
-        """What a person would type."""
+        """Return the command that a person would type."""
         words = ["ffpipe", "train", self.recipe, *["--backprop"] * self.backprop, "--seed", str(seed)]
         for name, value in self.fields.items():
             option = f"--{name.replace('_', '-')}"
@@ -37,12 +37,12 @@ class Row:
         return words
 
     def config(self, seed: int) -> Config:
-        """What that command trains."""
+        """Return the config that the command trains."""
         return override(get_recipe(self.recipe), {**self.fields, "training.seed": seed})
 
 
 def _lag(lag: int, stages: int = 0) -> Row:
-    """One more lag beside that of `hinton` (16). stages: 0: as many as that has."""
+    """Add one more lag beside that of `hinton` (16). stages: 0: as many as that has."""
     fields = {"training.negative_lag": lag} | ({"execution.stages": stages} if stages else {})
     return Row(f"lag-{lag}", "hinton", f"`hinton`, negative_lag {lag}", "-", BOTH, (1,), fields)
 

@@ -41,7 +41,7 @@ class MemoryGroup:
                 time.sleep(0.1)
 
     def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """The command in the group, with what it prints."""
+        """Run the command in the group; return it with what it prints."""
         group = self.path / "cgroup.procs"
         return subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=lambda: _enter(group))
 
@@ -53,7 +53,7 @@ class MemoryGroup:
 
 
 def _enter(group: Path) -> None:
-    """Between fork and exec: this process and what it starts belong to the group from now on."""
+    """Join the group between fork and exec: this process and what it starts belong to it from now on."""
     file = os.open(group, os.O_WRONLY)
     os.write(file, str(os.getpid()).encode())
     os.close(file)

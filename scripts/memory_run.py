@@ -62,8 +62,8 @@ def forward_forward(
     device: str = "cpu",
     blocks: str = "",
 ) -> dict[str, Any]:
-    """`steps` steps through an engine. chunk: 0 for the engine's own. seen: the head sees so many layers, the last.
-    blocks: "conv" or "transformer" blocks of that width with class heads, in place of dense layers."""
+    """Train `steps` steps through an engine. chunk: 0 for the engine's own. seen: the head sees so many layers, the
+    last. blocks: "conv" or "transformer" blocks of that width with class heads, in place of dense layers."""
     with tempfile.TemporaryDirectory(prefix="ff-", dir="/tmp") as folder:
         config = _config(engine, depth, width, batch, steps, stages, folder)
         config = override(config, {"training.head_from": max(0, depth - seen), "execution.chunk": chunk})
@@ -83,7 +83,7 @@ def forward_forward(
 
 
 def _of_blocks(config: Config, kind: str, depth: int, width: int, folder: str) -> Config:
-    """The same with blocks trained by autograd, on the digits as images or on random characters."""
+    """Configure the same with blocks trained by autograd, on the digits as images or on random characters."""
     block = BlockConfig(kind=kind, options={"channels" if kind == "conv" else "width": width})
     training = replace(
         config.training,
@@ -120,7 +120,8 @@ def _config(engine: str, depth: int, width: int, batch: int, steps: int, stages:
 
 
 def backprop(kind: str, depth: int, width: int, batch: int, steps: int, device: str = "cpu") -> dict[str, Any]:
-    """`steps` steps of backpropagation through the same layers and a softmax layer, with the allocator of a stage."""
+    """Train `steps` steps of backpropagation through the same layers and a softmax layer, with the allocator of a
+    stage."""
     give_back_at_once()
     _ready(kind, device)
     before = torch.cuda.memory_allocated() if device == "cuda" else process_bytes()
@@ -149,7 +150,7 @@ class Mlp(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(fan_in, width) for fan_in, width in pairwise([*sizes, CLASSES]))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Logits (n, classes) of images (n, features)."""
+        """Return the logits (n, classes) of images (n, features)."""
         for layer in self.layers[:-1]:
             rows = torch.relu(layer(rows))
         logits: Tensor = self.layers[-1](rows)
@@ -171,7 +172,7 @@ def plain(network: Mlp, optimizer: torch.optim.Optimizer, images: Tensor, labels
 
 
 def checkpointed(network: Mlp, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
-    """Only the inputs of sqrt(depth) segments are kept, the rest is computed again (Chen et al., arXiv 1604.06174)."""
+    """Keep only the inputs of sqrt(depth) segments and compute the rest again (Chen et al., arXiv 1604.06174)."""
     optimizer.zero_grad()
     hidden = [nn.Sequential(layer, nn.ReLU()) for layer in network.layers[:-1]]
     rows = images.requires_grad_()
@@ -181,7 +182,7 @@ def checkpointed(network: Mlp, optimizer: torch.optim.Optimizer, images: Tensor,
 
 
 def accumulated(network: Mlp, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
-    """The batch in micro-batches whose gradients are summed."""
+    """Cut the batch into micro-batches whose gradients are summed."""
     optimizer.zero_grad()
     for some, of_some in zip(images.chunk(MICRO_BATCHES), labels.chunk(MICRO_BATCHES), strict=True):
         (cross_entropy(network(some), of_some) / MICRO_BATCHES).backward()
@@ -200,8 +201,8 @@ def _segments(depth: int) -> int:
 
 
 def predicted_backprop(kind: str, depth: int, width: int, batch: int) -> int:
-    """Weights, their gradients and momenta; each layer's output, which its successor and its ReLU keep; three rows of
-    activations on the way (a product before its ReLU, two derivatives)."""
+    """Predict the bytes of weights, their gradients and momenta; each layer's output, which its successor and its ReLU
+    keep; three rows of activations on the way (a product before its ReLU, two derivatives)."""
     weights = FEATURES * width + (depth - 1) * width * width + width * CLASSES
     rows = batch // MICRO_BATCHES if kind == "accumulation" else batch
     kept = depth

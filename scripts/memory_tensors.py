@@ -20,7 +20,7 @@ MESSAGES = 3
 
 
 def peak_bytes(work: Callable[[], None]) -> int:
-    """The most that was allocated at once, beyond what was before."""
+    """Return the most bytes that were allocated at once, beyond what was before."""
     gc.collect()  # what others left is not to go in the middle of it
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         work()
@@ -35,7 +35,8 @@ def peak_bytes(work: Callable[[], None]) -> int:
 
 
 def stage_tensors(depth: int, width: int, batch: int, chunk: int) -> dict[str, tuple[int, int]]:
-    """Peak and predicted bytes of the tensors of a stage of one layer, in the middle and at the end of such a depth."""
+    """Return peak and predicted bytes of the tensors of a stage of one layer, in the middle and at the end of such a
+    depth."""
     fields = {
         "training.dims": [64, *[width] * depth],
         "training.batch_size": batch,

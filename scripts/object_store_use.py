@@ -47,7 +47,7 @@ class StoreLog:
         tempfile.tempdir = temporary
 
     def read(self) -> dict[str, int]:
-        """The most bytes held at once, the times that anything was spilled, and files used beside the store."""
+        """Return the most bytes held at once, the times that anything was spilled, and files used beside the store."""
         [path] = Path(self._temporary).glob("ffpipe-*/r/session_2*/logs/raylet.out")
         text = path.read_text()
         held = [int(n) for n in re.findall(r"^- bytes in use: (\d+)$", text, re.MULTILINE)]

@@ -110,7 +110,7 @@ class Work:
 
 
 def timed_work(asked: Asked, parts: int) -> Work:
-    """Parts that only take time."""
+    """Return the parts that only take time."""
     scale = asked.microbatches
     forward, backward = (each * asked.world / parts / scale for each in asked.seconds)
     rows, labels = torch.rand(asked.batch, WIDTH), torch.zeros(asked.batch, dtype=torch.int64)
@@ -119,7 +119,7 @@ def timed_work(asked: Asked, parts: int) -> Work:
 
 
 def computed_work(asked: Asked, parts: int) -> Work:
-    """A network of ffpipe's, end to end: the bodies of its blocks, with the last one's class head."""
+    """Return a network of ffpipe's, end to end: the bodies of its blocks, with the last one's class head."""
     job = make_job(config_of(asked.network, asked.steps + WARM_UP))
     network = job.network
     groups = partition([[float(cost.flops) for cost in costs_of(network)]] * parts, None)
@@ -139,7 +139,7 @@ def computed_work(asked: Asked, parts: int) -> Work:
 
 
 def steps_of(asked: Asked, rank: int) -> tuple[Callable[[int], object], list[nn.Module]]:
-    """A function that makes one update, and the modules of this process."""
+    """Return a function that makes one update, and the modules of this process."""
     interleaved = asked.way == "interleaved"
     piped = asked.way in ("gpipe", "1f1b", "interleaved")
     parts = asked.world * (2 if interleaved else 1) if piped else 1
@@ -162,7 +162,7 @@ def steps_of(asked: Asked, rank: int) -> tuple[Callable[[int], object], list[nn.
     own = [rank, rank + asked.world] if interleaved else [rank]
 
     def example(index: int) -> Tensor:
-        """Rows before a part, which get a gradient but for those of the data."""
+        """Return the rows before a part, which get a gradient but for those of the data."""
         return torch.zeros(size, *work.edges[index], requires_grad=index > 0)
 
     stages = [

@@ -14,8 +14,8 @@ WIDTHS = {"dense": 1000, "dense-2000": 2000}
 
 
 def config_of(network: str, steps: int) -> Config:
-    """A network without negatives, each of its blocks with a class head, and data for so many steps: MNIST through four
-    dense layers, or CIFAR-10 through the network of decoupled greedy learning."""
+    """Return a network without negatives, each of its blocks with a class head, and data for so many steps: MNIST
+    through four dense layers, or CIFAR-10 through the network of decoupled greedy learning."""
     if network == "dgl":
         return override(get_recipe("dgl"), _of_steps(steps))
     block = BlockConfig(kind="dense", options={"width": WIDTHS[network]})
@@ -32,13 +32,13 @@ def config_of(network: str, steps: int) -> Config:
 
 
 def contrasting(network: str, steps: int) -> Config:
-    """The dense network as Forward-Forward layers with hard negatives."""
+    """Return the dense network as Forward-Forward layers with hard negatives."""
     layers = {"training.dims": [784, *[WIDTHS[network]] * 4], "training.precision": "float32"}
     return override(get_recipe("hinton"), {**layers, **_of_steps(steps)})
 
 
 def _of_steps(steps: int) -> dict[str, Any]:
-    """Fields of a run of so many steps that does nothing but train."""
+    """Return the fields of a run of so many steps that does nothing but train."""
     return {
         "training.epochs": 1,
         "training.batch_size": BATCH,

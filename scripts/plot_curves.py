@@ -65,7 +65,7 @@ def of_accuracy(evaluation: dict[str, Any], block: str) -> float:
 
 
 def curves(summary: dict[str, Any], measure: Measure) -> Curves:
-    """What a run's validations came to."""
+    """Return the results of a run's validations."""
     steps_per_epoch = summary["steps"] // summary["epochs"]
     found = [evaluation for evaluation in summary["evaluations"] if evaluation["split"] == "validation"]
     names = sorted(name for name in found[0]["errors"] if name.startswith("block."))
@@ -80,7 +80,7 @@ PUBLISHED: dict[str, tuple[Curves, Measure, str]] = {
 
 
 def draw(theirs: Curves, ours: list[Curves], label: str, path: Path) -> None:
-    """Ours as lines, theirs as dots of the same colour."""
+    """Draw ours as lines, theirs as dots of the same colour."""
     import matplotlib as mpl
 
     mpl.use("Agg")

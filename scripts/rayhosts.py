@@ -20,7 +20,8 @@ SECONDS_TO_TRAIN = 300.0
 
 
 def token_environment() -> dict[str, str]:
-    """For every process of a cluster of its own: a token, no word of another cluster, and this Python's programs."""
+    """Return the environment for every process of a cluster of its own: a token, no word of another cluster, and this
+    Python's programs."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return mine | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -65,12 +66,12 @@ class RayHosts:
         assert not any(statuses), log.read_text()[-4000:]
 
     def stages(self) -> list[Host]:
-        """Hosts with a stage."""
+        """Return the hosts with a stage."""
         return [host for host in self.hosts if host.is_up and host.processes("ray::StageActor")]
 
     @contextmanager
     def command(self, host: Host, *arguments: str) -> Iterator[Program]:
-        """An `ffpipe` command that runs on a host."""
+        """Run an `ffpipe` command on a host."""
         program = Program(host, arguments, self.environment, self.folder / "ffpipe.log")
         try:
             yield program
@@ -105,13 +106,13 @@ class Program:
 
 
 def summary(run: Path) -> dict[str, Any]:
-    """What a run wrote when it ended."""
+    """Read the summary that a run wrote when it ended."""
     read: dict[str, Any] = json.loads((run / "summary.json").read_text())
     return read
 
 
 def wait_for_step(run: Path, step: int, program: Program) -> None:
-    """Until there is a snapshot of this step or a later one."""
+    """Wait until there is a snapshot of this step or a later one."""
 
     def is_there() -> bool:
         assert not program.ended, program.text

@@ -104,7 +104,7 @@ def check_config(row: Row, seed: int, folder: Path) -> None:
 
 
 def value(config: Config, path: tuple[str, ...]) -> Any:
-    """Of a field, files by their absolute names."""
+    """Return the value of a field, with files by their absolute names."""
     found: Any = config
     for name in path:
         found = getattr(found, name)
@@ -140,19 +140,20 @@ def keep(row: Row, seed: int, folder: Path, log: Path) -> None:
 
 
 def first_known(*errors: float | None) -> float | None:
-    """The first that is known: of the linear read-out, or of the last block's class head where there is none."""
+    """Return the first error that is known: of the linear read-out, or of the last block's class head where there is
+    none."""
     return next((error for error in errors if error is not None), None)
 
 
 def running_losses(metrics: Path) -> list[float]:
-    """The mean loss of all layers' steps so far, at each log point."""
+    """Return the mean loss of all layers' steps so far, at each log point."""
     rows = [row for row in pq.read_table(metrics).to_pylist() if row["layer"] >= 0]
     steps = sorted({row["step"] for row in rows})
     return [statistics.mean(row["loss"] for row in rows if row["step"] <= step) for step in steps]
 
 
 def epochs_to(error: float, summary: dict[str, Any]) -> float | None:
-    """The first epoch with a validation error by goodness of at most this, where there was one."""
+    """Return the first epoch with a validation error by goodness of at most this, where there was one."""
     steps_per_epoch = summary["steps"] / summary["epochs"]
     reached = [
         evaluation["step"] / steps_per_epoch
@@ -165,14 +166,14 @@ def epochs_to(error: float, summary: dict[str, Any]) -> float | None:
 
 
 def machine(processors: Path = Path("/proc/cpuinfo")) -> str:
-    """Processor and cores, in short. processors: what Linux says of them; elsewhere there is no such file."""
+    """Name processor and cores, in short. processors: what Linux says of them; elsewhere there is no such file."""
     lines = processors.read_text(encoding="utf-8").splitlines() if processors.exists() else []
     model = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")
     return f"{os.cpu_count()} cores of {model or platform.processor() or platform.machine()}"
 
 
 def kept_of(row: Row, seed: int) -> Kept:
-    """What is in the folder of a run that is kept; nothing where somebody has removed it."""
+    """Read the folder of a run that is kept; return nothing where it was removed."""
     folder = RESULTS / row.name / str(seed)
     if not folder.exists():
         return Kept()
@@ -201,7 +202,7 @@ def work(options: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """Returns the exit status."""
+    """Run the script; return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the row's own")

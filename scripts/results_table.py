@@ -29,7 +29,7 @@ KeptOf = Callable[[Row, int], Kept]
 
 
 def ours(row: Row, runs: dict[int, Figures]) -> str:
-    """Mean, worst where there is more than one seed, and how many of the row's seeds were run."""
+    """Spell the mean, the worst where there is more than one seed, and how many of the row's seeds were run."""
     of = len({*row.seeds, *runs})
     seeds = f"{len(runs)} of {of} seed{'s' if of > 1 else ''}"
     if row.ours == ("losses",):
@@ -47,7 +47,7 @@ def ours(row: Row, runs: dict[int, Figures]) -> str:
 
 
 def lines_of(figures: AllFigures, kept_of: KeptOf) -> list[list[str]]:
-    """Cells below HEAD, of the rows that were run; and the machine where they were not all run on one."""
+    """Return the cells below HEAD, of the rows that were run; and the machine where they were not all run on one."""
     machines = machines_of(figures)
     found = []
     for row in ROWS.values():
@@ -68,7 +68,7 @@ def lines_of(figures: AllFigures, kept_of: KeptOf) -> list[list[str]]:
 
 
 def lines_of_lags(figures: AllFigures) -> list[list[str]]:
-    """Cells below LAGS_HEAD: what the look-ahead costs, as mean and, of more seeds than one, range."""
+    """Return the cells below LAGS_HEAD: what the look-ahead costs, as mean and, of more seeds than one, range."""
     found = []
     for name, lag in LAGS.items():
         runs = figures.get(name, {})
@@ -94,7 +94,7 @@ def _mean_and_range(values: list[float], digits: int) -> str:
 
 
 def missing(figures: AllFigures) -> list[str]:
-    """Rows that were not run, and of the others the seeds that were not."""
+    """Return the rows that were not run, and of the others the seeds that were not."""
     found = []
     for row in ROWS.values():
         seeds = [seed for seed in row.seeds if seed not in figures.get(row.name, {})]
@@ -105,12 +105,12 @@ def missing(figures: AllFigures) -> list[str]:
 
 
 def machines_of(figures: AllFigures) -> list[str]:
-    """Where the rows of the table were run."""
+    """Return the machines on which the rows of the table were run."""
     return sorted({result.machine for name in ROWS for result in figures.get(name, {}).values()})
 
 
 def head_of(figures: AllFigures) -> list[str]:
-    """HEAD, with a column for machines where there is more than one."""
+    """Return HEAD, with a column for machines where there is more than one."""
     return [*HEAD, "machine"] if len(machines_of(figures)) > 1 else HEAD
 
 
@@ -132,10 +132,10 @@ def write_table(page: Path, figures: AllFigures, kept_of: KeptOf) -> None:
 
 
 def as_markdown(head: list[str], lines: list[list[str]]) -> str:
-    """A table of these cells."""
+    """Write a table of these cells."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines)) + "\n"
 
 
 def _minutes(*runs: Figures) -> str:
-    """The mean of their times of training."""
+    """Spell the mean of their times of training."""
     return f"{statistics.mean(result.seconds for result in runs) / 60:.1f} min"

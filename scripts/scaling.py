@@ -91,7 +91,7 @@ def measure(point: Point, known: dict[str, Any]) -> dict[str, Any]:
 
 
 def key_of(point: Point) -> str:
-    """Its sizes, as the sweep keeps them and hands them to the run."""
+    """Return its sizes, as the sweep keeps them and hands them to the run."""
     return json.dumps(dataclasses.asdict(point), sort_keys=True)
 
 
@@ -105,7 +105,7 @@ def _here(key: str) -> subprocess.CompletedProcess[str]:
 
 
 def _over_hosts(key: str, link: float) -> subprocess.CompletedProcess[str]:
-    """On the first of three hosts, whose links carry so many bytes a second in each direction."""
+    """Run on the first of three hosts, whose links carry so many bytes a second in each direction."""
     with ExitStack() as on:
         short = tempfile.TemporaryDirectory(prefix="ffh-", dir="/tmp", ignore_cleanup_errors=True)
         folder = Path(on.enter_context(short))
@@ -117,7 +117,7 @@ def _over_hosts(key: str, link: float) -> subprocess.CompletedProcess[str]:
 
 
 def row_of(part: str, point: Point, found: dict[str, Any]) -> dict[str, Any]:
-    """A line of the table and of the CSV."""
+    """Return a line of the table and of the CSV."""
     return {
         "part": part,
         "layers": f"{point.depth} {'real' if point.layers == 'real' else f'of {point.milliseconds:g} ms'}",
@@ -155,7 +155,7 @@ def table_of(part: str, rows: list[dict[str, Any]]) -> Table:
 
 
 def plot(rows: list[dict[str, Any]]) -> None:
-    """Speed-up against stages, measured as points, forecast as lines."""
+    """Draw speed-up against stages, measured as points, forecast as lines."""
     figure, axes = plt.subplots(figsize=(7, 4.5))
     for part in ("strong", "weak", "hard"):
         for kind in ("of", "real"):

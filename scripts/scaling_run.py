@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def costs_of_point(point: Point, job: Job, copies: int) -> Costs:
-    """Of its layers, on so many cores at once."""
+    """Measure the costs of a point's layers, on so many cores at once."""
     if point.layers == "set":
         return costs_of(job, point.milliseconds / 1e3)
     return measure_side_by_side(job.network, copies)
@@ -78,7 +78,7 @@ def set_time_job(point: Point) -> Job:
 
 
 def real_job(point: Point) -> Job:
-    """Of so many steps at least."""
+    """Make a job of so many steps at least."""
     fields = {
         "training.dims": [64, *[point.width] * point.depth],
         "training.batch_size": point.batch,
@@ -94,7 +94,7 @@ def real_job(point: Point) -> Job:
 
 
 def forecast_of(point: Point, costs: dict[str, Any]) -> dict[str, Any]:
-    """What `ffpipe plan` says of such layers, and the whole of this run, simulated message by message."""
+    """Forecast such layers as `ffpipe plan` does, and the whole of this run, simulated message by message."""
     known = {int(copies): Costs(tuple(each["layers"]), each["head"]) for copies, each in costs.items()}
     job, wires, real = job_of(point), wires_of(point.link or None), point.layers == "real"
     ground = Ground(lambda copies: known[copies], wires, int(point.link > 0), float(CORES), computes=real, reads=real)
@@ -115,7 +115,7 @@ def forecast_of(point: Point, costs: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(engine: RayEngine, job: Job, rounds: int) -> dict[str, Any]:
-    """Examples a second in the full pipeline and in whole runs; medians of the rounds, and least and most."""
+    """Measure examples a second in the full pipeline and in whole runs; medians of the rounds, and least and most."""
     batch = job.config.training.batch_size
     try:
         layout = engine.layout(job)

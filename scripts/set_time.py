@@ -123,7 +123,7 @@ class SetTimeEngine(RayEngine):
 
 
 def costs_of(job: Job, seconds: float) -> Costs:
-    """Of such layers."""
+    """Return the costs of such layers."""
     return Costs((seconds,) * job.layers, 0.0)
 
 
@@ -140,7 +140,8 @@ def make_job(
     trace: bool = False,
     placement: str = "pack",
 ) -> Job:
-    """Layers of one width. stages: 0 for one a layer. What travels is 1.2 MB a minibatch at 100 rows of 1000."""
+    """Return the layers of one width. stages: 0 for one a layer. A packet has 1.2 MB a minibatch at 100 rows of
+    1000."""
     training = Training(
         dims=(width,) * (layers + 1),
         epochs=1,
@@ -162,9 +163,9 @@ def make_job(
 
 
 def run(engine: RayEngine, job: Job, layout: Layout, trace: Path | None = None) -> dict[str, float]:
-    """Seconds of a run: from the last stage's first minibatch to its last, and of the whole; of filling, from the first
-    stage's first minibatch to the last stage's, and of draining, from the one's last to the other's; the driver's own
-    work as a share of a core, and the publishers' of their time."""
+    """Run, and return its seconds: from the last stage's first minibatch to its last, and of the whole; of filling,
+    from the first stage's first minibatch to the last stage's, and of draining, from the one's last to the other's; the
+    driver's own work as a share of a core, and the publishers' of their time."""
     reports: list[StageReport] = []
     began, worked = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:

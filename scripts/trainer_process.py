@@ -50,7 +50,7 @@ class _Relay:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """The handlers, and afterwards those from before."""
+        """Install the handlers, and afterwards those from before."""
         numbers = [signal.SIGINT, signal.SIGTERM]
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup it stays ignored
             numbers.append(signal.SIGHUP)

@@ -14,7 +14,7 @@ import ray
 
 
 def answers(host: str, port: int) -> bool:
-    """Whether a head is there; Ray itself would wait for it only so long, and say much meanwhile."""
+    """Return whether a head is there; Ray itself would wait for it only so long, and say much meanwhile."""
     try:
         socket.create_connection((host, port), timeout=5).close()
     except OSError:
