@@ -1,10 +1,21 @@
-"""What an NVIDIA GPU makes of it: the same weights in every order, and the time of a step, kind of block by kind.
+"""What an NVIDIA GPU makes of ffpipe: weights, rounding, time and memory, kind of block by kind.
 
-    python scripts/gpu_check.py [--out FILE]
+    python scripts/gpu_check.py [--parts digests rounding dense conv memory cifar10] [--minutes 8] [--out FILE]
 
-Needs PyTorch with CUDA and what ffpipe imports; Ray only for the runs of its engine, which are left out without it.
-Every kind of block is trained for two epochs on the packaged digits: through one stage, through three, and layerwise,
-on the GPU; all must have one digest. The errors stand beside those of the CPU. Then steps are timed.
+Needs PyTorch (2.11 or newer) with CUDA and what ffpipe imports, no network, and Ray only for the runs of its engine,
+which are left out without it:
+
+    digests    every kind of block is trained for two epochs on the packaged digits: through one stage, through three,
+               and layerwise; all must have one digest, and a second run too
+    rounding   outputs and weights after three steps beside the CPU's
+    dense      a step of 2000 x 2000 units beside its two products, in float32, TF32 and bfloat16, and as a CUDA graph
+    conv       a step beside the same module in a bare loop, and that as a CUDA graph
+    memory     the most bytes of tensors on the device beside what the plan says
+    cifar10    images a second of the recipe `cifar10-local`, for a minute: on CIFAR-10 where FFPIPE_DATA names a folder
+               with it, else on random images of its shape
+
+A part begins only while there is time for it. `--device cpu` tries the script itself without a GPU. Exit status 1 where
+weights differ or are not those of the CPU within rounding; 0 without a GPU, where nothing is checked.
 """
 
 from __future__ import annotations
@@ -12,29 +23,38 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import statistics
+import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import ffpipe
-from ffpipe import BlockConfig, Config, Optimizer, recipe
-from ffpipe.learn.block import Step
-from ffpipe.learn.workspace import Workspace
+from ffpipe import BlockConfig, Callback, Config, Optimizer, override, recipe
 from ffpipe.pipeline.job import make_job
+from ffpipe.planning.estimate import draft_layout, estimate_layout
 
 import torch  # isort: skip - after ffpipe, which sets what torch reads from the environment
+import contextlib
+
+from gpu_parts import DENSE_FORMATS, conv_times, convolutions, dense_times, distance_from_cpu, network_of
 
 WAYS: dict[str, dict[str, Any]] = {
     "one stage": {"engine": "local", "stages": 1, "chunk": 1},
+    "one stage again": {"engine": "local", "stages": 1, "chunk": 1},
     "three stages": {"engine": "local", "stages": 3, "chunk": 4},
     "layerwise": {"engine": "layerwise", "chapter": 9},
     "ray, one stage": {"engine": "ray", "stages": 1},
 }
-ROUNDS = 20
+# Norm of the difference over the norm, after three steps. Rounded products differ by 2^-9 each.
+ROUNDING = {"float32": 1e-3, "bfloat16": 5e-2}
+SECONDS_OF_CIFAR10 = 60.0
+RANDOM_IMAGES = 10_000
 
 
 def kinds() -> dict[str, Config]:
@@ -61,70 +81,153 @@ def kinds() -> dict[str, Config]:
     return found
 
 
-def digests(config: Config, folder: Path) -> dict[str, Any]:
-    """Digest and error of each way on the GPU, and on the CPU."""
-    found: dict[str, Any] = {}
-    ways = {name: {**way, "device": "cuda"} for name, way in WAYS.items()}
-    ways["on the CPU"] = {"engine": "local", "stages": 1}
-    if importlib.util.find_spec("ray") is None:
-        del ways["ray, one stage"]
-    for number, (name, way) in enumerate(ways.items()):
-        execution = replace(config.execution, run_dir=str(folder / str(number)), **way)
-        result = ffpipe.train(replace(config, execution=execution))
-        found[name] = {"sha256": result.weights_sha256, "errors": result.test_errors}
+def digests(device: str, folder: Path) -> dict[str, Any]:
+    """Digest and errors of each way on the device, and on the CPU."""
+    found: dict[str, Any] = {"differing": 0}
+    for kind, config in kinds().items():
+        ways = {name: {**way, "device": device} for name, way in WAYS.items()}
+        ways["on the CPU"] = {"engine": "local", "stages": 1}
+        if importlib.util.find_spec("ray") is None:
+            del ways["ray, one stage"]
+        runs = {}
+        for name, way in ways.items():
+            execution = replace(config.execution, run_dir=str(folder / f"{kind}, {name}"), **way)
+            result = ffpipe.train(replace(config, execution=execution))
+            runs[name] = {"sha256": result.weights_sha256, "errors": result.test_errors}
+        there = {way: each["sha256"] for way, each in runs.items() if way != "on the CPU"}
+        same = len(set(there.values())) == 1
+        found["differing"] += not same
+        print(f"{kind}: {len(there)} ways, {'one digest' if same else there}; {runs['one stage']['errors']} "
+              f"(CPU: {runs['on the CPU']['errors']})", flush=True)  # fmt: skip
+        found[kind] = runs
     return found
 
 
-def seconds_a_step(config: Config, **fields: Any) -> float:
-    """Median seconds of one step of the last block of a network on the GPU."""
-    training = replace(config.training, **fields)
-    network = make_job(replace(config, training=training)).network
-    index = len(network) - 1
-    outline, layout, device = network.outlines[index], network.layout, torch.device("cuda")
-    block = network.make(index, Workspace(device))
-    x = torch.randn(layout.rows, *outline.inputs.shape, device=device).to(outline.inputs.dtype)
-    out = torch.empty(layout.rows, *outline.outputs.shape, dtype=outline.outputs.dtype, device=device)
-    labels = torch.zeros(layout.batch, dtype=torch.int64, device=device)
-    times = []
-    for step in range(ROUNDS):
-        torch.cuda.synchronize()
-        begun = time.perf_counter()
-        with torch.no_grad():
-            block.learn(x, layout, labels, Step(step), out)
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times[ROUNDS // 2 :])
+def rounding(device: str, folder: Path) -> dict[str, Any]:
+    """Distances from the CPU of the second block of each kind that draws nothing, and whether they are rounding."""
+    found: dict[str, Any] = {"differing": 0}
+    for precision, most in ROUNDING.items():
+        dense = network_of(recipe("digits"), dims=(64, 500, 500), precision=precision)
+        for kind, job in (("dense", dense), ("conv", convolutions(32, precision))):
+            apart = distance_from_cpu(job, 1, torch.device(device))
+            near = max(apart.values()) <= most
+            found["differing"] += not near
+            print(f"{kind}, {precision}: {apart} from the CPU{'' if near else f', which must be at most {most}'}")
+            found[f"{kind}, {precision}"] = apart
+    return found
+
+
+def dense(device: str, folder: Path) -> dict[str, Any]:
+    """Milliseconds of a dense step in each format."""
+    return {name: _said(f"dense, {name}", dense_times(name, torch.device(device))) for name in DENSE_FORMATS}
+
+
+def conv(device: str, folder: Path) -> dict[str, Any]:
+    """Milliseconds of a convolutional step in each format."""
+    cases = [(channels, precision) for channels in (64, 256) for precision in ROUNDING]
+    return {
+        f"{channels} channels, {precision}": _said(
+            f"conv of {channels} channels, {precision}", conv_times(channels, precision, torch.device(device))
+        )
+        for channels, precision in cases
+    }
+
+
+def memory(device: str, folder: Path) -> dict[str, Any]:
+    """Most bytes of tensors on the device in a run of one stage, beside what the plan says of it."""
+    found: dict[str, Any] = {}
+    wide = {"training.dims": [64, 2000, 2000, 2000], "training.epochs": 2}
+    for name, config in (("dense", override(recipe("digits"), wide)), ("conv", kinds()["residual, float32"])):
+        way: dict[str, Any] = {"engine": "local", "stages": 1, "chunk": 4, "device": device}
+        config = replace(config, execution=replace(config.execution, run_dir=str(folder / name), **way))
+        job = make_job(config)
+        planned = estimate_layout(job, draft_layout(job), 0).stages[0].on_device
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        measured = ffpipe.train(config).summary["peak_device_bytes"][0]
+        found[name] = _said(f"memory, {name}", {"planned": planned / 1e6, "measured": measured / 1e6}, "MB")
+    return found
+
+
+class StopAfter(Callback):
+    """Ends a run some seconds after it began, and keeps how fast it was."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self.rates = seconds, list[float]()
+
+    def on_start(self, run: ffpipe.RunStart) -> None:
+        self._stop, self._begun = run.stop, time.monotonic()
+
+    def on_speed(self, speed: ffpipe.Speed) -> None:
+        self.rates.append(speed.examples_per_second)
+        if time.monotonic() - self._begun > self._seconds:
+            self._stop()
+
+
+def cifar10(device: str, folder: Path) -> dict[str, Any]:
+    """Images a second of `cifar10-local` in one process."""
+    config = recipe("cifar10-local")
+    fields: dict[str, Any] = {"execution.engine": "local", "execution.stages": 1, "execution.device": device}
+    fields |= {"execution.run_dir": str(folder / "cifar10"), "execution.log_steps": 20, "execution.evaluate_every": 0}
+    if "FFPIPE_DATA" not in os.environ:
+        chance = np.random.default_rng(1)
+        images = chance.integers(0, 256, (RANDOM_IMAGES, 32, 32, 3), dtype=np.uint8)
+        np.savez(folder / "random.npz", images=images, labels=chance.integers(0, 10, RANDOM_IMAGES))
+        fields |= {"training.data.source": "npz", "training.data.train": [str(folder / "random.npz")]}
+        fields |= {"training.data.validation": 0, "training.data.test_count": 1000}
+    stop = StopAfter(SECONDS_OF_CIFAR10)
+    with contextlib.suppress(ffpipe.Interrupted):
+        ffpipe.train(override(config, fields), callbacks=[stop])
+    rates = sorted(stop.rates[1:] or stop.rates)
+    return _said("cifar10-local", {"images a second": rates[len(rates) // 2] if rates else 0.0}, "")
+
+
+def _said(name: str, figures: dict[str, Any], unit: str = "ms") -> dict[str, Any]:
+    """Print figures, and give them back."""
+    text = "; ".join(f"{what} {value:.3f} {unit}" if isinstance(value, float) else f"{what}: {value}"
+                     for what, value in figures.items())  # fmt: skip
+    print(f"{name}: {text}", flush=True)
+    return figures
+
+
+# With the minutes that each takes at most on a data centre's GPU.
+PARTS: dict[str, tuple[Callable[[str, Path], dict[str, Any]], float]] = {
+    "rounding": (rounding, 0.5),
+    "dense": (dense, 0.3),
+    "conv": (conv, 0.5),
+    "memory": (memory, 0.7),
+    "cifar10": (cifar10, 1.7),
+    "digests": (digests, 3.0),
+}
 
 
 def main() -> int:
-    """Run all of it; returns 1 where two ways on the GPU have different weights."""
+    """Run the parts; returns 1 where weights are other than they must be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="write what was found as JSON")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--out", type=Path, help="write what was found as JSON, after every part")
     options = parser.parse_args()
-    if not torch.cuda.is_available():
+    if options.device == "cuda" and not torch.cuda.is_available():
         print("no GPU here: nothing was checked")
         return 0
-    report: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "kinds": {}}
-    differing = 0
-    for name, config in kinds().items():
+    name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+    report: dict[str, Any] = {"device": name, "torch": torch.__version__}
+    print(f"{name}, torch {torch.__version__}", flush=True)
+    begun, differing = time.monotonic(), 0
+    for part in options.parts:
+        run, minutes = PARTS[part]
+        if (time.monotonic() - begun) / 60 + minutes > options.minutes:
+            print(f"{part}: left out, for there is no time for it")
+            continue
+        at = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            found = digests(config, Path(folder))
-        on_gpu = {way: each["sha256"] for way, each in found.items() if way != "on the CPU"}
-        same = len(set(on_gpu.values())) == 1
-        differing += not same
-        print(f"{name}: {len(on_gpu)} ways, {'one digest' if same else on_gpu}; {found['one stage']['errors']} "
-              f"(CPU: {found['on the CPU']['errors']})", flush=True)  # fmt: skip
-        report["kinds"][name] = found
-    digits = recipe("digits")
-    blocks = tuple(BlockConfig(kind="conv", options={"channels": 128}) for _ in range(2))
-    for precision in ("float32", "bfloat16"):
-        wide = seconds_a_step(digits, dims=(64, 2000, 2000), batch_size=100, precision=precision)
-        conv = seconds_a_step(digits, batch_size=128, precision=precision, blocks=blocks, negatives="none", head=False,
-                              labels="none", optimizer=Optimizer(kind="Adam"))  # fmt: skip
-        report[precision] = {"dense 2000 x 2000, 300 rows": wide, "conv 128 at 8 x 8, 128 rows": conv}
-        print(f"{precision}: dense 2000 x 2000 {wide * 1e3:.2f} ms a step, conv of 128 channels {conv * 1e3:.2f} ms")
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=1))
+            report[part] = run(options.device, Path(folder))
+        differing += report[part].pop("differing", 0)
+        print(f"-- {part}: {time.monotonic() - at:.0f} s", flush=True)
+        if options.out:
+            options.out.write_text(json.dumps(report, indent=1))
     return int(differing > 0)
 
 
