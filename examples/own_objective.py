@@ -7,7 +7,7 @@ import ffpipe
 
 
 def near_own_class(h, labels):
-    """Cross-entropy of squared distances to the mean output of each class; the mean over the minibatch."""
+    """Compute the cross-entropy of squared distances to the mean output of each class; the mean over the minibatch."""
     rows, classes = h.flatten(1), nn.functional.one_hot(labels, 10).to(h.dtype)
     means = classes.T @ rows / classes.sum(0).clamp(min=1)[:, None]
     return nn.functional.cross_entropy(-torch.cdist(rows, means).square(), labels)

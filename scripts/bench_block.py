@@ -1,4 +1,4 @@
-"""What a block by autograd costs beside the same module, loss and optimiser in a bare PyTorch loop.
+"""The cost of a block by autograd beside the same module, loss and optimiser in a bare PyTorch loop.
 
     python scripts/bench_block.py [--rounds N] [--threads N]
 

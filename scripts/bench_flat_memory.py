@@ -1,4 +1,4 @@
-"""Whether a long run grows: private memory of the driver and of every stage, chunk by chunk.
+"""A test of whether a long run grows: private memory of the driver and of every stage, chunk by chunk.
 
     python scripts/bench_flat_memory.py [--chunks 2500]
 

@@ -1,4 +1,4 @@
-"""What the layerwise engine costs: its speed as a share of the local engine's, spooling and parking included.
+"""The cost of the layerwise engine: its speed as a share of the local engine's, spooling and parking included.
 
     python scripts/bench_layerwise.py [--widths 1000 2000] [--depth 6] [--rounds 5] [--threads 1 2]
 

@@ -9,7 +9,7 @@ batch        the same at 8 layers of 1000 with batches of 100, 400 and 1200
 stages       one layer a stage, 2 to 16 stages: the peak of one stage
 conv         4 and 16 convolutions of 128 channels at 8 x 8 with class heads, batch 400
 transformer  the same of transformer blocks of width 256 on 64 tokens, batch 50
-settings     chunks of more than one minibatch and a head on all layers, which the other parts have not
+settings     chunks of more than one minibatch and a head on all layers, which the other parts do not have
 tensors      exact bytes of the tensors of one stage at 2 to 64 layers, as torch's allocator counts them
 
 With --device cuda what is counted are the bytes of tensors on the GPU instead of those of the process.

@@ -1,4 +1,4 @@
-"""What the pipeline itself costs: stages that take a set time without a processor, as on GPUs, and send real arrays.
+"""The cost of the pipeline itself: stages that take a set time without a processor, as on GPUs, and send real arrays.
 
     python scripts/bench_orchestration.py [--stages 2 4 8 16 32] [--milliseconds 20] [--steps 300] [--rounds 5]
     python scripts/bench_orchestration.py --milliseconds 60 --after 40 [--stages 16 32]      results that leave early

@@ -77,7 +77,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Figures:
-    """What one run came to."""
+    """The figures of one run."""
 
     rate: float
     busy: float

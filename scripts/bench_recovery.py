@@ -1,4 +1,4 @@
-"""What snapshots cost, and how long a run takes to be where it was after a stage is killed.
+"""The cost of snapshots, and how long a run takes to be where it was after a stage is killed.
 
     python scripts/bench_recovery.py [--rounds 5] [--kills 6] [--width 1000] [--layers 4] [--steps 1050]
 

@@ -1,4 +1,4 @@
-"""What local training costs and saves beside backpropagation of the same blocks: examples a second, and peak memory.
+"""Costs and savings of local training beside backpropagation of the same blocks: examples a second, and peak memory.
 
     python scripts/bench_twins.py [RECIPE ...] [--steps 60] [--rounds 3] [--parts 4]
 

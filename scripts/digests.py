@@ -281,7 +281,7 @@ def kind_of_machine(processors: Path = Path("/proc/cpuinfo")) -> str:
 
     processors: a description by Linux; where it is missing, the platform's name of the processor stands for it.
     """
-    # Of bfloat16: processors of one family have AVX-512 with and without it, and sum in another order.
+    # bfloat16 counts: processors of one family have AVX-512 with and without it, and sum in another order.
     also = [name for name in ("avx512_bf16", "amx_bf16") if torch.cpu.get_capabilities().get(name)]
     parts = [_processor(processors), torch.backends.cpu.get_cpu_capability(), *also]
     return f"{' '.join(parts)}, torch {torch.__version__}"

@@ -64,7 +64,7 @@ ON_OWN_CLUSTER = (
     *("first chunk", "middle", "last chunk", "two at once", "snapshot", "evaluation"),
     *("set-up", "stop", "only raylet", "driver", "cut"),
 )
-# Of each round as many, in turn over the rounds; each ends a process of the run.
+# Faults that end a process: as many of each round, in turn over the rounds; each ends a process of the run.
 SERVICES = ("GCS stopped", "GCS stopped, a stage killed")
 ASKED_TO_END = tuple(f"{name} at the {place}" for name in SIGNALS for place in PLACES)
 # Those of one run, in their order.

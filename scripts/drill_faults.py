@@ -1,4 +1,4 @@
-"""What is to happen to a run, as a folder that all processes of the drill share.
+"""The faults that are to happen to a run, as a folder that all processes of the drill share.
 
 faults.json lists the faults. A fault that has happened leaves a file there, so that it happens once, however often
 its place in the run is passed again. Further files say what must be known to do it: process ids, and which disk.

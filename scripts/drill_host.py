@@ -1,4 +1,4 @@
-"""What the drill asks of this host (Linux): a small disk, and what its runs have left behind."""
+"""The drill's use of this host (Linux): a small disk, and what its runs have left behind."""
 
 from __future__ import annotations
 

@@ -39,11 +39,11 @@ from ffpipe.telemetry.report import StageReport
 
 # Steps between filling a disk and freeing it: more than between two snapshots.
 FULL_STEPS = 100
-# Where no small disk could be mounted, a full one is played by a bound on the size of files; Linux's own errors, but
+# If no small disk could be mounted, a full one is played by a bound on the size of files; Linux's own errors, but
 # "File too large" in place of "No space left on device".
 LARGEST_FILE = 4096
 MISSED_SECONDS = 120.0
-# Of a GCS that is stopped: for longer than the patience of headwatch.py.
+# Seconds that a GCS is stopped: for longer than the patience of headwatch.py.
 GCS_MISSED_SECONDS = 60.0
 
 
@@ -201,7 +201,7 @@ def _kill_ray(*processes: int) -> None:
 
 @dataclass(frozen=True)
 class MakeBreakingStage:
-    """What a worker makes its stage with."""
+    """The function by which a worker makes its stage."""
 
     folder: Path
 

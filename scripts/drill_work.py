@@ -42,7 +42,8 @@ ENDINGS = {
 
 @dataclass(frozen=True)
 class Hand:
-    """What is dealt to one run. place: "own" (a cluster of its own), "raylets" (of several), "disk" (a small one)."""
+    """The faults that are dealt to one run. place: "own" (a cluster of its own), "raylets" (of several), "disk" (a
+    small one)."""
 
     place: str
     stages: int
@@ -51,7 +52,7 @@ class Hand:
 
 @dataclass
 class Outcome:
-    """What became of a run. wrong: what should not have been."""
+    """The outcome of a run. wrong: what should not have been."""
 
     happened: list[str] = field(default_factory=list)
     resumes: list[str] = field(default_factory=list)
@@ -159,7 +160,7 @@ class Work:
         ended = next((kind for kind in happened if kind in ENDINGS), "")
         must, says = ENDINGS.get(ended, (0, ""))
         text = self.log.read_text()
-        # What comes with the last chunk may come too late to end anything.
+        # A fault that comes with the last chunk may come too late to end anything.
         late = ended.endswith("at the end") and ended.startswith("SIG") and status == 0
         if late:
             return ""

@@ -21,7 +21,7 @@ LARGEST = 16 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Of one run. goodness, softmax: test errors as fractions; where there is no linear read-out, that of
+    """The figures of one run. goodness, softmax: test errors as fractions; where there is no linear read-out, that of
     the last block's class head. losses: the
     running mean at each log point."""
 

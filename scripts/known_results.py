@@ -1,4 +1,4 @@
-"""What is known of training by local objectives, row by row, and how each row is run here."""
+"""The known results of training by local objectives, row by row, and how each row is run here."""
 
 from __future__ import annotations
 

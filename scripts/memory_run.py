@@ -32,9 +32,9 @@ TOKENS = 64
 CHUNK = 1
 # Layers that the head sees, however many there are.
 SEEN = 3
-# Of one GPU, for as many stages as there are to be.
+# The share of one GPU, for as many stages as there are to be.
 GPU_SHARE = 1 / 16
-# Of the optimiser of both: SGD with momentum keeps one number a weight, as Hinton's averaging does.
+# Numbers a weight of the optimiser of both: SGD with momentum keeps one number a weight, as Hinton's averaging does.
 LEARNING_RATE, MOMENTUM = 0.001, 0.9
 MICRO_BATCHES = 4
 

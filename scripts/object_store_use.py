@@ -1,4 +1,4 @@
-"""What runs hold in Ray's object store, as Ray itself logs it, beside what was worked out before they began.
+"""The use of Ray's object store by runs, as Ray itself logs it, beside what was worked out before they began.
 
     python scripts/object_store_use.py [--fields JSON]
 
@@ -36,7 +36,7 @@ CASES: list[dict[str, Any]] = [
 
 
 class StoreLog:
-    """What the object store of a cluster of our own says of itself, in a file that goes with the cluster.
+    """The log of the object store of a cluster of our own, in a file that goes with the cluster.
 
     temporary: a folder for the cluster's files, with a path short enough for its sockets. To be made before Ray starts.
     """

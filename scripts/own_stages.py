@@ -1,4 +1,4 @@
-"""Which processes on this host (Linux) are stages of this process's own cluster: scripts touch no others."""
+"""The processes on this host (Linux) that are stages of this process's own cluster: scripts touch no others."""
 
 from __future__ import annotations
 

@@ -37,13 +37,13 @@ CPU = torch.device("cpu")
 # Steps before the clock starts: allocators and connections warm up.
 WARM_UP = 3
 SCHEDULES: dict[str, Callable[..., Any]] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
-# Of a network that only takes time: numbers of a row, and classes.
+# A network that only takes time: numbers of a row, and classes.
 WIDTH, CLASSES = 1000, 10
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What bench_peers.py asks for. seconds: forward and backward of a minibatch in each stage that only takes time;
+    """The request of bench_peers.py. seconds: forward and backward of a minibatch in each stage that only takes time;
     empty where `network` is computed. place: a file in which the processes meet."""
 
     way: str

@@ -50,7 +50,7 @@ class RayHosts:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of a program that uses the cluster."""
+        """The environment of a program that uses the cluster."""
         return {**self._own, "RAY_ADDRESS": self.address}
 
     def _start(self, hosts: Sequence[Host], how: tuple[str, ...]) -> None:
@@ -97,7 +97,7 @@ class Program:
 
     @property
     def text(self) -> str:
-        """What it has said."""
+        """The program's output so far."""
         return self._log.read_text()
 
     def end(self) -> None:

@@ -117,7 +117,7 @@ def keep(row: Row, seed: int, folder: Path, log: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
     for name in ("config.toml", "summary.json"):
         text = (folder / name).read_text(encoding="utf-8")
-        # Where this machine keeps its data is nobody else's concern.
+        # The place of this machine's data concerns no one else.
         lines = [line for line in text.splitlines() if not line.startswith(("data_dir", "run_dir"))]
         (place / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     lines = [line for line in log.read_text(encoding="utf-8").splitlines() if not line.startswith("run folder")]

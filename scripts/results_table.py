@@ -19,7 +19,7 @@ LAGS_HEAD = ["`negative_lag`", "seeds", "test error, %", "epochs to 2 % by goodn
 
 @dataclass(frozen=True)
 class Kept:
-    """What the kept folder of a run says. memory: peak bytes of its largest process; None where nobody knows."""
+    """The kept folder of a run. memory: peak bytes of its largest process; None where nobody knows."""
 
     precision: str = "-"
     memory: int | None = None

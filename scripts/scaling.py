@@ -9,12 +9,11 @@ message  4 stages of 20 ms that send 0.3 to 4.8 MB a minibatch
 batch    4 real layers of 1000 units on 2 stages, by batch size
 link     3 stages of 20 ms on three hosts (network namespaces; Linux, root), by the rate of each host's link
 
-Layers of a set time stand for devices that this machine has not; real ones are run where there are cores for them. Each
-point is measured in a process of its own and kept in scripts/results/scaling.json: broken off, the sweep goes on where
-it was; --again measures anew. The forecast is made anew each time, from the times of the layers alone. Writes
-scaling.csv and scaling.png beside it. The last line is JSON. Rates are medians of the rounds of what comes out of the
-full pipeline.
-"""
+Layers of a set time stand for devices that this machine does not have; real ones are run where there are cores for
+them. Each point is measured in a process of its own and kept in scripts/results/scaling.json: broken off, the sweep
+goes on where it was; --again measures anew. The forecast is made anew each time, from the times of the layers alone.
+Writes scaling.csv and scaling.png beside it. The last line is JSON. Rates are medians of the rounds of what comes out
+of the full pipeline."""
 
 from __future__ import annotations
 

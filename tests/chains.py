@@ -59,7 +59,7 @@ class ChainBlueprint(Blueprint):
 
 
 def blueprint(training: Training) -> ChainBlueprint:
-    """The network of a config: who keeps and who uses what, and when blocks learn, is as it says."""
+    """Make the network of a config: who keeps and who uses what, and when blocks learn, is as it says."""
     steps = training.data.train_limit
     outlines = (
         Outline(
@@ -180,10 +180,10 @@ class ChainFeeder(Feeder):
 
 
 def make_feeder(training: Training, splits: Splits, inputs: RowSpec) -> Feeder:
-    """In the place of feeder.make_feeder; minibatches have one example."""
+    """Stand in for feeder.make_feeder; minibatches have one example."""
     return ChainFeeder(training)
 
 
 def _rows(x: Tensor, beside: Sequence[Tensor]) -> Iterator[tuple[int, ...]]:
-    """The numbers of each row of x (n, 1), and of the same rows of others."""
+    """Return the numbers of each row of x (n, 1), and of the same rows of others."""
     return zip(*(map(int, each.flatten().tolist()) for each in (x, *beside)), strict=True)

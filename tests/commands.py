@@ -1,4 +1,4 @@
-"""What a refused command must look like to a person."""
+"""The form in which a refused command must appear to a person."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every test shares: a cache of its own, no data folder unless it asks for one, one Ray cluster."""
+"""The fixtures that every test shares: a cache of its own, no data folder unless it asks for one, one Ray cluster."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first."""
+    """Put the longest files first."""
     items.sort(key=lambda item: (*LONGEST, item.path.stem).index(item.path.stem))
 
 

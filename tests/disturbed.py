@@ -19,7 +19,7 @@ QUICK = {"execution.engine": "local", "execution.stages": 1, "training.epochs": 
 
 
 def config(run_dir: Path, **fields: Any) -> Config:
-    """Three layers, hard negatives, 1,680 steps, a snapshot every 50."""
+    """Return three layers, hard negatives, 1,680 steps, a snapshot every 50."""
     plain = {
         "training.epochs": 60,
         "training.dims": [64, 90, 70, 50],
@@ -33,7 +33,7 @@ def config(run_dir: Path, **fields: Any) -> Config:
 
 
 def same(result: Result, undisturbed: Result) -> None:
-    """Weights, errors and every row of metrics."""
+    """Check that weights, errors and every row of metrics are the same."""
     assert result.weights_sha256 == undisturbed.weights_sha256
     assert result.test_error_goodness == undisturbed.test_error_goodness
     assert result.test_error_softmax == undisturbed.test_error_softmax

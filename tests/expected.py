@@ -1,4 +1,4 @@
-"""What a simulated run must come to, by a program that knows no stages, chunks, messages or files.
+"""The results that a simulated run must come to, by a program that knows no stages, chunks, messages or files.
 
 Every number is mixed from all that it depends on (chains.py): it is right only if each of these was.
 """
@@ -16,39 +16,39 @@ from ffpipe.storage import checkpoint
 from ffpipe.telemetry.report import Evaluation, LayerRow
 
 CLASSES = 2
-# What a number was mixed for.
+# The purposes of mixed numbers.
 POSITIVE, NEGATIVE, NEUTRAL, UNPAIRED, EXAMPLE, OUT, STEP, GOODNESS, BELIEF, LOGIT = range(10)
 # Logits that are this far apart have a cross-entropy in whole numbers, of which sums are exact.
 APART = 1024
 
 
 def mix(*numbers: int) -> int:
-    """24 bits that depend on every number and on their order."""
+    """Mix 24 bits that depend on every number and on their order."""
     return hash(numbers) & 0xFFFFFF
 
 
 def small(number: int) -> int:
-    """A loss, a goodness or a logit: sums of a few are exact in float32."""
+    """Return a loss, a goodness or a logit: sums of a few are exact in float32."""
     return number & 0xFFFFF
 
 
 def first_chain(index: int) -> int:
-    """Where the chain of a block begins; -1: that of the read-out."""
+    """Return where the chain of a block begins; -1: that of the read-out."""
     return mix(index)
 
 
 def label_of(number: int) -> int:
-    """The label of a minibatch or of an example."""
+    """Return the label of a minibatch or of an example."""
     return number % CLASSES
 
 
 def example_row(split: int, example: int, label: int) -> int:
-    """The row of an example of the split of that size under a label; CLASSES: without one."""
+    """Return the row of an example of the split of that size under a label; CLASSES: without one."""
     return mix(EXAMPLE, split, example, label)
 
 
 def logits_of(chain: int, seen: Sequence[int]) -> list[int]:
-    """What a block that learns without negatives says of a row."""
+    """Return what a block that learns without negatives says of a row."""
     number = mix(LOGIT, chain, *seen)
     return [(APART + small(number)) * (label == label_of(number)) for label in range(CLASSES)]
 
@@ -76,13 +76,13 @@ class Few:
 
 
 def splits(training: Training) -> Splits:
-    """As many training examples as a config says, 3 to validate where it wants any, and 5 to test."""
+    """Make as many training examples as a config says, 3 to validate where it wants any, and 5 to test."""
     counts = (training.data.train_limit, 3 if training.data.validation else 0, 5)
     return Splits(*(cast(Examples, Few(count)) for count in (*counts, 0)))
 
 
 def blocks_of(training: Training) -> Sequence[BlockConfig]:
-    """What a config says of each block."""
+    """Return what a config says of each block."""
     return training.blocks or [BlockConfig(kind="chain") for _ in training.dims[1:]]
 
 
@@ -121,7 +121,7 @@ class Model:
         return _MODELS[key]
 
     def learning(self, step: int) -> list[int]:
-        """The rows of a minibatch that blocks learn from."""
+        """Return the rows of a minibatch that blocks learn from."""
         if not self.training.contrasts:
             return [mix(UNPAIRED, step)]
         return [mix(POSITIVE, step), mix(NEGATIVE, step, self.beliefs[step])]
@@ -163,7 +163,7 @@ class Model:
         return passage
 
     def weights(self, step: int) -> dict[str, dict[str, list[list[float]] | list[int]]]:
-        """The weights in each file of the snapshot of a step: updates and chain."""
+        """Return the weights in each file of the snapshot of a step: updates and chain."""
         files: dict[str, dict[str, list[list[float]] | list[int]]] = {
             checkpoint.layer_file(index): {"weight": [sum(self._learns(index, t) for t in range(step)), chain]}
             for index, chain in enumerate(self.layers[step])
@@ -174,11 +174,11 @@ class Model:
         return files
 
     def owed(self, step: int) -> dict[int, int]:
-        """What the feed still has to draw from after a step, by minibatch."""
+        """Return the predictions that the feed still has to draw from after a step, by minibatch."""
         return {t: self.beliefs[t] for t in range(max(step, self.lag), step + self.lag)} if self.lag else {}
 
     def rows(self, log_steps: int) -> list[LayerRow]:
-        """All of metrics.parquet, in its order."""
+        """Return all of metrics.parquet, in its order."""
         found, begun = [], 0
         ends = sorted({*range(log_steps, self.steps, log_steps), self.steps})
         for end in ends:
@@ -191,7 +191,7 @@ class Model:
         return found
 
     def evaluations(self, every: int) -> list[Evaluation]:
-        """All of a run that validates every so many epochs (0: never) and tests at its end."""
+        """Return all of a run that validates every so many epochs (0: never) and tests at its end."""
         sizes = splits(self.training)
         due = range(every * self.epoch, self.steps, every * self.epoch or 1)
         found = [self._evaluation(step, "validation", len(sizes.validation)) for step in due if every]
@@ -228,7 +228,7 @@ class Model:
         return Evaluation(step, split, count, by_goodness, by_softmax, dict(errors), dict(losses))
 
     def _goodness(self, step: int, count: int, example: int) -> list[int]:
-        """The goodness of an example under each label."""
+        """Return the goodness of an example under each label."""
         chains, found = self.layers[step], []
         for label in range(CLASSES):
             seen = self._passage(chains, example_row(count, example, label)).seen
@@ -238,13 +238,13 @@ class Model:
 
 
 def _errors(said: Sequence[Sequence[int]]) -> float:
-    """The share of examples of which the greatest of what is said of each label is not that of theirs."""
+    """Return the share of examples of which the greatest of what is said of each label is not that of theirs."""
     wrong = sum(each.index(max(each)) != label_of(example) for example, each in enumerate(said))
     return wrong / len(said)
 
 
 def _loss(said: Sequence[Sequence[int]]) -> float:
-    """The mean cross-entropy of logits as `logits_of` makes them."""
+    """Return the mean cross-entropy of logits as `logits_of` makes them."""
     return sum(max(each) - each[label_of(example)] for example, each in enumerate(said)) / len(said)
 
 

@@ -28,7 +28,7 @@ WORDS = ("run", "not run", "long", "file", "status", "ray")
 # Percentage points by which processors of other kinds may come to another error.
 POINTS = 2.0
 
-# What a command prints every ten seconds, on a machine that needs as many.
+# Lines that a command prints every ten seconds, on a machine that needs as many.
 PROGRESS = re.compile(r"tested [\d,]+ of [\d,]+ examples|epoch \d+/\d+ +step .*")
 
 _COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)

@@ -12,7 +12,7 @@ from hosts import Host, NotAllowed, make_hosts
 
 @contextmanager
 def hosts_or_skip(folder: Path, count: int = 3) -> Iterator[list[Host]]:
-    """make_hosts, or a skip."""
+    """Yield what make_hosts does, or skip the test."""
     with ExitStack() as stack:
         try:
             hosts = stack.enter_context(make_hosts(count, folder))

@@ -115,7 +115,8 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def network(kind: str, folder: Path) -> Config:
-    """Two epochs of 28 steps of a small network on digits, or on the digits' pixels as tokens. folder: for files."""
+    """Configure two epochs of 28 steps of a small network on digits, or on the digits' pixels as tokens. folder: for
+    files."""
     config = recipe("digits")
     fields: dict[str, Any] = {"dims": (64, 40, 30, 20), "epochs": 2, "seed": 3, **KINDS[kind]}
     training = replace(config.training, **fields)

@@ -1,4 +1,4 @@
-"""What this process has in memory of a mapped file, by the system's own account."""
+"""The memory that a mapped file takes of this process, by the system's own account."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def resident(file: Path) -> int:
-    """Bytes of a mapped file."""
+    """Return the bytes of a mapped file."""
     found, ours = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         words = line.split()

@@ -25,7 +25,7 @@ NUMBERS = (
 
 
 def by_bytes(data: bytes, chance: random.Random) -> bytes:
-    """One to four small changes: flip, cut, splice, insert, repeat, another number."""
+    """Make one to four small changes: flip, cut, splice, insert, repeat, another number."""
     for _ in range(chance.randint(1, 4)):
         a, b = sorted(chance.randrange(len(data) + 1) for _ in range(2))
         b = min(b, a + chance.choice((1, 4, 30, 300)))
@@ -67,7 +67,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def by_structure(tree: Any, chance: random.Random) -> Any:
-    """One to three places of a tree get another value, vanish, or are given another name or a copy."""
+    """Give one to three places of a tree another value, name or copy, or drop them."""
     for _ in range(chance.randint(1, 3)):
         places = [place for place in walk(tree) if place]
         if not places:
@@ -98,7 +98,7 @@ def walk(tree: Any, here: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def by_tensors(data: bytes, chance: random.Random) -> bytes:
-    """A safetensors file whose tensors are others: absent, of another name, shape, dtype or value."""
+    """Make a safetensors file whose tensors are others: absent, of another name, shape, dtype or value."""
     state = safetensors.torch.load(data)
     dtypes = (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int8, torch.bool, torch.complex64)
     for _ in range(chance.randint(1, 2)):

@@ -1,4 +1,4 @@
-"""Which processes on this host are stages of this process's own cluster: tests touch no others."""
+"""The processes on this host that are stages of this process's own cluster: tests touch no others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 
 def stage_processes() -> list[int]:
-    """Stages that run, in order of their start. Ray's processes are children of the driver, workers theirs."""
+    """Return the stages that run, in order of their start. Ray's processes are children of the driver, workers
+    theirs."""
     return sorted(process for process in _running() if _is_stage(process) and _descends_from(process, os.getpid()))
 
 

@@ -45,14 +45,14 @@ class SlowNetwork:
         self.head_gradients = {i: np.zeros_like(w) for i, w in self.head.items()}
 
     def row(self, image: Array, label: int | None) -> Array:
-        """One normalised input row; no label is the neutral one."""
+        """Return one normalised input row; no label is the neutral one."""
         row = image.astype(np.float64).copy()
         for c in range(self.classes):
             row[c] = 1.0 / self.classes if label is None else float(c == label)
         return unit_rms(row)
 
     def states(self, row: Array) -> tuple[list[Array], list[Array]]:
-        """Inputs and activities of each layer for one case."""
+        """Return the inputs and activities of each layer for one case."""
         inputs, states = [], []
         for weight, bias in zip(self.weights, self.biases, strict=True):
             total = np.array([sum(row[i] * weight[i, j] for i in range(len(row))) for j in range(len(bias))]) + bias
@@ -63,7 +63,7 @@ class SlowNetwork:
         return inputs, states
 
     def predict(self, image: Array) -> tuple[Array, dict[int, Array]]:
-        """The head's probabilities for one image under the neutral label, and what it saw."""
+        """Return the head's probabilities for one image under the neutral label, and what it saw."""
         _, states = self.states(self.row(image, None))
         seen = {i: unit_rms(states[i]) for i in self.head}
         logits = np.zeros(self.classes)
@@ -73,7 +73,7 @@ class SlowNetwork:
         return odds / odds.sum(), seen
 
     def train_head(self, images: Array, labels: Array) -> Array:
-        """One step of the head; returns the probabilities from before it."""
+        """Make one step of the head; return the probabilities from before it."""
         probabilities = []
         gradients = {i: np.zeros_like(w) for i, w in self.head.items()}
         for image, label in zip(images, labels, strict=True):
@@ -90,7 +90,7 @@ class SlowNetwork:
         return np.array(probabilities)
 
     def train_layers(self, images: Array, right: Array, wrong: Array) -> None:
-        """One step of every layer, all from the weights before it."""
+        """Make one step of every layer, all from the weights before it."""
         r, n = self.rates, len(images)
         cases = [
             (self.states(self.row(x, a)), self.states(self.row(x, b)))
@@ -116,12 +116,12 @@ class SlowNetwork:
 
 
 def unit_rms(row: Array) -> Array:
-    """A row over its root mean square."""
+    """Return a row over its root mean square."""
     return row / (1e-20 + math.sqrt(float((row * row).mean())))
 
 
 def choose_wrong(probabilities: Array, right: int, draw: float) -> int:
-    """A label drawn from the probabilities with the right one struck out, by going up a ladder."""
+    """Return a label drawn from the probabilities with the right one struck out, by going up a ladder."""
     chances = [0.0 if c == right else float(p) for c, p in enumerate(probabilities)]
     target, climbed = draw * sum(chances), 0.0
     for c, chance in enumerate(chances):
@@ -139,7 +139,7 @@ def train_slowly(
     steps: int,
     lag: int,
 ) -> None:
-    """`steps` steps with hard negatives; with a lag the head works `lag` minibatches ahead of the layers."""
+    """Train `steps` steps with hard negatives; with a lag the head works `lag` minibatches ahead of the layers."""
     predictions: dict[int, Array] = {}
     for step in range(steps):
         images, right = batches(step)

@@ -27,7 +27,7 @@ class Reported(NamedTuple):
 
 
 def make_pairs(base: Path) -> Path:
-    """Dense layers with hard negatives, traced."""
+    """Train dense layers with hard negatives, traced."""
     run = base / "pairs"
     fields = ["--training.dims", "64", "30", "30", "30", "--epochs", "3", "--execution.log-steps", "10"]
     more = ["--execution.evaluate-every", "1", "--execution.trace", "true", "--engine", "local"]
@@ -36,7 +36,7 @@ def make_pairs(base: Path) -> Path:
 
 
 def make_classes(base: Path) -> Path:
-    """Convolutions with class heads on shifted images of the user's own."""
+    """Train convolutions with class heads on shifted images of the user's own."""
     chance = np.random.default_rng(1)
     labels = np.array([HOSTILE_CLASSES[index % 3] for index in range(160)])
     images = chance.integers(0, 60, (160, 8, 8), dtype=np.uint8)
@@ -57,7 +57,7 @@ def make_classes(base: Path) -> Path:
 
 
 def make_hybrid(base: Path) -> Path:
-    """Receptive fields, with negatives that are two images in one."""
+    """Train receptive fields, with negatives that are two images in one."""
 
     def fields(channels: int, kernel: int) -> BlockConfig:
         options: dict[str, bool | int | float | str] = {"channels": channels, "kernel": kernel, "activation": "none"}
@@ -70,7 +70,7 @@ def make_hybrid(base: Path) -> Path:
 
 
 def make_text(base: Path) -> Path:
-    """Two transformer blocks on a text of a few words."""
+    """Train two transformer blocks on a text of a few words."""
     (base / "words.txt").write_text(SENTENCE * 60)
     block = BlockConfig(kind="transformer", options={"width": 16, "heads": 2, "symbols": 29})
     config = ffpipe.recipe("char-lm")

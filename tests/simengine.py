@@ -92,7 +92,7 @@ class Peer:
         self.error: RunFailed | None = None
 
     def to(self, receiver: int, sequence: int, packet: Packet) -> None:
-        """What is sent is copied before the call returns."""
+        """Copy and send a packet before the call returns."""
         arrays = {name: array._replace(data=array.data.copy()) for name, array in packet.arrays.items()}
         sent = Packet(packet.item, arrays)
         self.engine.post(self.index, receiver, lambda to: to.worker.push(sequence, self.index, sent))
@@ -101,16 +101,16 @@ class Peer:
         self.engine.post(self.index, 0, lambda to: to.worker.returned(predictions))
 
     def read(self, packets: Iterable[Packet]) -> None:
-        """Nothing lies in shared memory here."""
+        """Do nothing: nothing lies in shared memory here."""
 
     def die(self) -> None:
-        """With all that it was about to send, and what of it was on its way, as chance will have it."""
+        """Die with all that it was about to send, and what of it was on its way, as chance will have it."""
         if not self.gone:
             self.gone = True
             self.engine.lose(self.index)
 
     def actions(self) -> Iterator[Callable[[], None]]:
-        """What this stage may do next."""
+        """Yield what this stage may do next."""
         if self.gone or self.silent:
             return
         if self.saves and self.saves.todo:
@@ -198,7 +198,7 @@ class SimEngine:
         return self._cut(job, min(before, self.world.room))
 
     def check_store(self, store: Store) -> None:
-        """All is on this host."""
+        """Accept any store: all is on this host."""
 
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
         self.world.engine = self
@@ -218,7 +218,7 @@ class SimEngine:
         self._release()
 
     def _cut(self, job: Job, stages: int) -> Layout:
-        """Stages that measured this or that."""
+        """Return the stages that measured this or that."""
         costs = [Costs(tuple(1.0 + self.world.choose(3) for _ in range(job.layers)), 1.0) for _ in range(stages)]
         self.peers = [Peer(index, self) for index in range(stages)]
         return make_layout(job, stages, Measured(costs, self.world.choose(4) / 10))
@@ -256,7 +256,7 @@ class SimEngine:
             action()
 
     def _poll(self, on_report: OnReport) -> None:
-        """The driver asks all stages at once and then hears them one by one; the first that fails ends the run."""
+        """Ask all stages at once, as the driver does, and hear them one by one; the first that fails ends the run."""
         first = self.world.choose(len(self.peers))
         asked = [(p, p.worker.drain() if not (p.gone or p.silent) else []) for p in self.peers]
         for peer, reports in asked[first:] + asked[:first]:
@@ -276,14 +276,15 @@ class SimEngine:
         self._network.append(Message(sender, receiver, deliver))
 
     def lose(self, gone: int) -> None:
-        """What goes to a dead stage is lost, what comes from it may be."""
+        """Lose what goes to a dead stage, and perhaps what comes from it."""
         self.peers[gone].outbox.clear()
         self._network = [
             m for m in self._network if m.receiver != gone and not (m.sender == gone and self.world.choose(2))
         ]
 
     def _arriving(self) -> list[Message]:
-        """To the first stage in the order in which they were sent, which Ray keeps; to others in any order."""
+        """Return what may arrive next: at the first stage in the order of sending, which Ray keeps; at others in any
+        order."""
         back = [message for message in self._network if message.receiver == 0]
         others = [message for message in self._network if message.receiver]
         return [message for message in [*back[:1], *others] if not self._deaf(message)]
@@ -297,7 +298,7 @@ class SimEngine:
         message.deliver(self.peers[message.receiver])
 
     def worked(self, peer: Peer, item: Item) -> None:
-        """The window: no more minibatches are between source and head, but for a message that goes alone."""
+        """Check the window: no more minibatches are between source and head, but for a message that goes alone."""
         if peer.index == 0:
             self._flying.append(item)
             minibatches = sum(flying.count for flying in self._flying if isinstance(flying, Train))

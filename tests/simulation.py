@@ -49,7 +49,7 @@ real_write_past = RunFolder.write_past
 
 @contextmanager
 def simulated(world: World) -> Iterator[None]:
-    """Everything that a run would take from outside comes from this world."""
+    """Have everything that a run would take from outside come from this world."""
 
     def write(store: Store, name: str, data: Pieces) -> None:
         if name == checkpoint.OWNER:  # before anything is trained
@@ -112,7 +112,8 @@ def simulated(world: World) -> Iterator[None]:
 
 
 def play(config: Config, changes: list[dict[str, Any]], chances: bytes, faults: list[Fault], folder: Path) -> World:
-    """A run from its start to its end, resumed with one after the other of these changes as often as it breaks off."""
+    """Play a run from its start to its end, resumed with one after the other of these changes as often as it breaks
+    off."""
     world = World(chances, faults, folder)
     config = override(config, {"execution.run_dir": str(folder)})
     with simulated(world):
@@ -126,7 +127,8 @@ def play(config: Config, changes: list[dict[str, Any]], chances: bytes, faults: 
 
 
 def _process(world: World, first: Config | None, change: dict[str, Any]) -> Result | None:
-    """One process that trains: what came out of it, or nothing where it ended for a reason that it may end for."""
+    """Play one process that trains; return what came out of it, or nothing where it ended for a reason that it may end
+    for."""
     world.begin(override(first or world.config, change))
     view = Notes(world)
     try:

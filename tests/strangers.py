@@ -28,7 +28,7 @@ LAYER, HEAD, MANIFEST = "layer-001.safetensors", "head.safetensors", "manifest.j
 
 
 def make_run(folder: Path) -> Path:
-    """A finished run of 28 steps with snapshots of steps 20 and 28."""
+    """Make a finished run of 28 steps with snapshots of steps 20 and 28."""
     fields = {
         "training.epochs": 1,
         "training.dims": [64, 20, 20, 20],
@@ -49,7 +49,7 @@ def make_run(folder: Path) -> Path:
 
 
 def fresh(run: Path, to: Path) -> Path:
-    """A copy of the run in place of what is there."""
+    """Copy the run in place of what is there."""
     shutil.rmtree(to, ignore_errors=True)
     return Path(shutil.copytree(run, to))
 
@@ -70,7 +70,7 @@ class Notes(View):
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """No more than MORE_BYTES and SECONDS for what is within."""
+    """Allow no more than MORE_BYTES and SECONDS for what is within."""
 
     def late(*_: object) -> None:
         raise TimeoutError(f"more than {SECONDS} s")
@@ -110,7 +110,7 @@ def refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str])
 
 
 def set_field(path: Path, name: str, value: Any) -> None:
-    """One field of a config.toml or of a .json file; name: its keys, with slashes between them."""
+    """Set one field of a config.toml or of a .json file; name: its keys, with slashes between them."""
     text = path.read_text()
     tree: dict[str, Any] = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     *folders, last = name.split("/")

@@ -52,7 +52,7 @@ from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.job import make_job
 
 CPU = torch.device("cpu")
-# Of every kind of thing that a body may have: running statistics, dropout, an output that a later block uses.
+# A body with every kind of thing that it may have: running statistics, dropout, an output that a later block uses.
 BLOCKS = (
     BlockConfig(kind="conv", options={"channels": 8, "pool": 2}, keep="a"),
     BlockConfig(kind="residual", options={"channels": 8}, use=("a",)),
@@ -72,7 +72,7 @@ def config(run_dir: Path, **fields: object) -> Config:
 
 
 def of_blocks(run_dir: Path, **fields: Any) -> Config:
-    """Two epochs of BLOCKS. fields: of training."""
+    """Return two epochs of BLOCKS. fields: of training."""
     plain = config(run_dir, **{"training.epochs": 2, "execution.evaluate_every": 0})
     return replace(plain, training=replace(plain.training, **{"blocks": BLOCKS, **fields}))
 
@@ -82,7 +82,7 @@ def summary_of(run: Path) -> dict[str, Any]:
 
 
 def evaluations(result: Result) -> list[tuple[int, str, float]]:
-    """Step, split and error by the last block of each."""
+    """Return step, split and error by the last block of each."""
     return [(e["step"], e["split"], e["errors"]["last"]) for e in result.summary["evaluations"]]
 
 
@@ -134,7 +134,7 @@ def test_what_of_the_training_half_it_knows(tmp_path: Path) -> None:
     digests = {name: train(config(tmp_path / name, **some, **fields)).weights_sha256 for name, fields in each.items()}
     assert len(set(digests.values())) == len(each)
     assert summary_of(tmp_path / "five")["steps"] < summary_of(tmp_path / "plain")["steps"]
-    # What is of Forward-Forward alone changes nothing: rows have no labels in them, and there are no pairs.
+    # Fields of Forward-Forward alone change nothing: rows have no labels in them, and there are no pairs.
     forward_forward: dict[str, object] = {
         "training.labels": "overlay",
         "training.negatives": "random",
@@ -283,7 +283,7 @@ def test_checkpointing_gives_the_same_bits(precision: str, tmp_path: Path) -> No
 
 
 def kept_bytes(*, checkpointing: bool) -> int:
-    """Bytes that a forward pass keeps for the backward one, weights not counted."""
+    """Return the bytes that a forward pass keeps for the backward one, weights not counted."""
     training = Training(batch_size=50, method="backprop", blocks=BLOCKS, checkpointing=checkpointing)
     block = blueprint_of(training, (8, 8)).make(0, Workspace(CPU))
     assert isinstance(block, LocalBlock)

@@ -36,7 +36,7 @@ def chosen(budget: int, **fields: Any) -> tuple[Any, str]:
 
 
 def least(**fields: Any) -> int:
-    """MiB of the nearest budget that would do, as the refusal of a smaller one names it."""
+    """Return the MiB of the nearest budget that would do, as the refusal of a smaller one names it."""
     with pytest.raises(UserError, match="give --memory-budget") as refused:
         chosen(301, **fields)
     found = re.search(r"--memory-budget (\d+)MiB", str(refused.value))

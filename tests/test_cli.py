@@ -25,7 +25,7 @@ QUICK = ["--engine", "local", "--epochs", "1", "--training.dims", "64", "100", "
 
 
 def ffpipe(*arguments: str, cwd: Path, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
+    """Run the command in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "ffpipe", *arguments],
         cwd=cwd,

@@ -1,4 +1,4 @@
-"""What contents.py expects in the files of a snapshot is what stages write."""
+"""Stages write what contents.py expects in the files of a snapshot."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_what_is_expected_of_an_optimiser_of_a_block_is_what_is_written(optimize
 
 
 def check_blocks(config: ffpipe.Config, run: Path) -> None:
-    """Nothing is absent but perhaps the state of an optimiser before its first step."""
+    """Check that nothing is absent but perhaps the state of an optimiser before its first step."""
     fields = {
         "training.data.train_limit": 2 * config.training.batch_size,
         "execution.engine": "local",

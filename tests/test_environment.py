@@ -1,4 +1,4 @@
-"""What torch and MKL are told, and on which processors."""
+"""Settings of torch and MKL, and the processors that they are for."""
 
 from __future__ import annotations
 

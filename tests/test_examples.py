@@ -38,14 +38,14 @@ class Run:
 
 
 def percent(out: str, what: str) -> float:
-    """The percentage that is printed after these words."""
+    """Return the percentage that is printed after these words."""
     found = re.search(rf"{re.escape(what)}: ([\d.]+)%", out)
     assert found, f"no {what!r} in {out}"
     return float(found[1])
 
 
 def after(out: str, what: str) -> str:
-    """The rest of the line that begins with these words."""
+    """Return the rest of the line that begins with these words."""
     found = re.search(rf"^{re.escape(what)}:? *(.*)$", out, re.MULTILINE)
     assert found, f"no {what!r} in {out}"
     return found[1]
@@ -62,7 +62,7 @@ def test_digits(example: Run) -> None:
 
 
 def eval_list(text: str) -> list[int]:
-    """The whole numbers of a printed list."""
+    """Return the whole numbers of a printed list."""
     return [int(each) for each in re.findall(r"\d+", text)]
 
 
@@ -128,7 +128,7 @@ def test_early_stopping(example: Run) -> None:
     out = example("early_stopping.py")
     errors = [float(each) for each in re.findall(r"validation ([\d.]+)%", out)]
     assert "stopped early" in out
-    # Where two in a row were no better than the best before, it ends; another one may be under way by then.
+    # If two in a row were no better than the best before, it ends; another one may be under way by then.
     ends = [at for at in range(2, len(errors)) if min(errors[at - 1 : at + 1]) >= min(errors[: at - 1])]
     assert ends
     assert ends[0] >= len(errors) - 2

@@ -101,7 +101,7 @@ def no_room(*_: object) -> None:
 def test_a_snapshot_in_the_run_folder_is_none_without_what_was_known_then(
     elsewhere: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where snapshots are on another disk, the weights come first."""
+    """If snapshots are on another disk, the weights come first."""
     place = tmp_path / ("elsewhere" if elsewhere else "run/checkpoints")
     asked = config(tmp_path / "run", **QUICK, **({"execution.checkpoints": str(place)} if elsewhere else {}))
     real = RunFolder.write_past

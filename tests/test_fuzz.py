@@ -49,7 +49,7 @@ def well(ask: Callable[[], object]) -> str:
 
 
 def read_by_all(run: Path) -> None:
-    """As `load` and as `resume` read the newest snapshot; what is accepted is gone on from."""
+    """Read the newest snapshot as `load` and as `resume` do, and train on from what is accepted."""
     well(lambda: ffpipe.load(run))
     folder, config = open_run(run)
     job = job_of(to_toml(config))
@@ -65,7 +65,7 @@ def job_of(text: str) -> Job:
 
 
 def ask_config(run: Path, data: bytes) -> None:
-    """Held against the data, cut, tried for two steps; and read with the snapshots of the run."""
+    """Hold a config against the data, cut it, try it for two steps, and read it with the snapshots of the run."""
     path = run / "config.toml"
     path.write_bytes(data)
     engine = LocalEngine()
@@ -73,7 +73,7 @@ def ask_config(run: Path, data: bytes) -> None:
     if not well(lambda: jobs.append(make_job(read_config(path)))):
         job, store = jobs[0], Store(str(run / "elsewhere"))
         layouts = []
-        # What is larger is no small network, and may be what somebody wants.
+        # A larger one is not a small network, and may be wanted.
         if not well(lambda: layouts.append(engine.layout(job))) and job.least_bytes < MORE_BYTES // 16:
             plan = replace(layouts[0].plan, steps=min(job.steps, 2))
             well(lambda: engine.run(job, replace(layouts[0], plan=plan), store, Start(), run, lambda report: None))

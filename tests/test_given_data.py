@@ -16,7 +16,7 @@ from ffpipe.commands.cli import main
 
 
 def write_npz(path: Path, images: np.ndarray, labels: np.ndarray) -> list[str]:
-    """A data set as a file, and the options that train on it."""
+    """Write a data set as a file; return the options that train on it."""
     np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
     features = int(np.prod(images.shape[1:]))
     data = ["--training.data.source", "npz", "--training.data.train", str(path), "--training.data.validation", "0"]

@@ -77,7 +77,7 @@ def test_bfloat16_is_read_with_the_products_it_was_trained_with(
 
 
 def kinds(run_dir: Path, model: Callable[[], list[ffpipe.Local]] | None = None, **fields: Any) -> ffpipe.Result:
-    """A run of one epoch."""
+    """Return a run of one epoch."""
     config = ffpipe.recipe("digits")
     training = replace(config.training, epochs=1, optimizer=Optimizer(kind="Adam", learning_rate=0.003), **fields)
     execution = replace(config.execution, engine="local", stages=1, run_dir=str(run_dir))
@@ -138,7 +138,7 @@ def own_loss(h: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def silent() -> list[ffpipe.Local]:
-    """Blocks that learn by a loss of the user's own, which says nothing of the answer."""
+    """Return the blocks that learn by a loss of the user's own, which says nothing of the answer."""
     parts = [nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.ReLU()), nn.Sequential(nn.Linear(30, 20), nn.ReLU())]
     return [ffpipe.Local(part, objective=own_loss) for part in parts]
 
@@ -157,7 +157,7 @@ def test_blocks_without_scores_are_read_by_softmax_alone(head: bool, tmp_path: P
 
 
 def loss_after(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, rate: float) -> list[float]:
-    """Losses before each of a few SGD steps on the scores, and after the last."""
+    """Return the losses before each of a few SGD steps on the scores, and after the last."""
     optimizer = torch.optim.SGD(network.parameters(), lr=rate)
     losses = []
     for _ in range(6):
@@ -239,7 +239,7 @@ def test_any_state_dict_loads_again(
 
 
 def comes_back(run: ffpipe.Result, readout: str, images: torch.Tensor) -> None:
-    """Saved by torch and loaded without pickles of code, a state makes another network the same."""
+    """Check that a state, saved by torch and loaded without pickles of code, makes another network the same."""
     network, other = (ffpipe.load(run.run_dir, readout) for _ in range(2))
     with torch.no_grad():
         for tensor in other.state_dict().values():
@@ -268,7 +268,7 @@ def test_any_network_goes_through_torch_export(
 
 
 def goes_through_export(run: ffpipe.Result, readout: str, images: torch.Tensor) -> None:
-    """The exported program has the same scores, for any number of images, and can be saved and loaded.
+    """Check that the exported program has the same scores, for any number of images, and can be saved and loaded.
 
     To the bit on one thread: it has no trials that would leave to one what depends on their number.
     """
@@ -477,7 +477,7 @@ def test_what_training_takes_predict_takes(dtype: str, scale: float, tmp_path: P
 
 
 def test_goodness_is_left_out_of_the_tests(tmp_path: Path) -> None:
-    """Which changes neither weights nor the other read-out."""
+    """Leaving it out changes neither weights nor the other read-out."""
 
     def trained(readout: str) -> ffpipe.Result:
         fields = {"training.dims": [64, 20, 10], "training.epochs": 1, "execution.engine": "local"}

@@ -38,7 +38,7 @@ def _two_threads() -> Iterator[None]:
 
 
 def digits_run() -> Config:
-    """Three layers, so that features of a layer in the middle travel to the head past another stage."""
+    """Return three layers, so that features of a layer in the middle travel to the head past another stage."""
     return override(recipe("digits"), {"training.epochs": 2, "training.dims": [64, 90, 70, 50], "training.seed": 3})
 
 

@@ -43,7 +43,7 @@ def config(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 @pytest.fixture(scope="module")
 def digest(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of the reference: one process, one stage, one thread, one minibatch at a time."""
+    """The digest of the reference: one process, one stage, one thread, one minibatch at a time."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield run(config, tmp_path_factory.mktemp("reference") / "run", engine="local", stages=1, chunk=1).weights_sha256

@@ -1,4 +1,4 @@
-"""What a host has, as its control groups tell, and memory that is given back."""
+"""The memory and CPUs of a host, by its control groups, and memory that is given back."""
 
 from __future__ import annotations
 

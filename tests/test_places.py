@@ -1,5 +1,5 @@
-"""What a run folder or a config from elsewhere names outside itself is left alone, unless the user names it too; and a
-run goes on with its own files wherever they are now."""
+"""Places that a run folder or a config from elsewhere names outside itself are left alone, unless the user names it
+too; and a run goes on with its own files wherever they are now."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def test_a_message_that_nobody_gets(undisturbed: Result, tmp_path: Path, monkeyp
     lost = tmp_path / "lost"
 
     def make_lossy(setup: WorkerSetup, saver: Saver) -> Stage:
-        """Within a test, so that it travels to the stage's process as it is."""
+        """Make a stage, by a function within a test, which travels to the stage's process as it is."""
         send = RayLinks.to
 
         def to(links: RayLinks, receiver: int, sequence: int, packet: Packet) -> None:

@@ -81,7 +81,7 @@ def test_a_row_is_run_kept_skipped_and_put_in_the_table(
 
 
 def sweep(folder: Path, row: Row) -> subprocess.Popen[str]:
-    """The script in a process group of its own, with this row and results of its own."""
+    """Start the script in a process group of its own, with this row and results of its own."""
     program = f"""
         import sys
         from pathlib import Path

@@ -27,7 +27,7 @@ from ffpipe.system.errors import Unreachable
 
 
 def interrupted_run(folder: Path) -> Path:
-    """A local run that stopped at about half its way."""
+    """Make a local run that stopped at about half its way."""
     interrupt = Interrupt()
     fields = {"execution.engine": "local", "execution.stages": 1}
     with pytest.raises(Interrupted):
@@ -68,7 +68,7 @@ def test_more_epochs(tmp_path: Path) -> None:
 
 
 def own_data(file: Path, seed: int) -> dict[str, object]:
-    """Writes a data set. Returns the fields of a run that trains on it."""
+    """Write a data set. Returns the fields of a run that trains on it."""
     images = np.random.default_rng(seed).integers(0, 256, (400, 4), dtype=np.uint8)
     np.savez(file, images=images, labels=np.arange(400) % 3)
     fields = {"data.source": "npz", "data.train": [str(file)], "data.test_count": 50, "dims": [4, 8, 8, 8]}
@@ -147,7 +147,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 
 def test_another_run_s_snapshots_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whether they would fit or not, and before either run has made one."""
+    """They are refused whether they would fit or not, and before either run has made one."""
     mine, other = tmp_path / "a", str(tmp_path / "b" / "checkpoints")
     train(config(mine, **QUICK))
     train(config(tmp_path / "b", **QUICK, **{"training.seed": 4}))

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where its results go."""
+    """The folder of its results."""
     results = tmp_path / "results"
     monkeypatch.setattr(scaling, "RESULTS", results)
     for name in ("KNOWN", "CSV", "PLOT"):

@@ -95,7 +95,7 @@ ABSURD: list[tuple[str, Any, str]] = [
 
 
 def blocks(kind: str = "dense", width: object = 20, **first: Any) -> list[dict[str, Any]]:
-    """Three blocks, of which the first has these fields."""
+    """Return three blocks, of which the first has these fields."""
     size = {"dense": "width", "conv": "channels"}.get(kind, "width")
     plain = {"kind": "dense", "options": {"width": 20}}
     return [{"kind": kind, **first, "options": {size: width, **first.get("options", {})}}, plain, plain]
@@ -271,7 +271,7 @@ def test_metrics_and_summary_are_written_and_never_read(copy: Path) -> None:
 
 
 class Payload:
-    """What runs when it is unpickled."""
+    """A class that runs when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

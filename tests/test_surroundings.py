@@ -1,4 +1,4 @@
-"""Where and when a command is started: the working folder, Ctrl-C before there is anything to take down, signals."""
+"""The surroundings of a command: the working folder, Ctrl-C before there is anything to take down, signals."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Interrupter:
 
 sys.meta_path.insert(0, Interrupter())
 """
-# Of the standard library, of what ffpipe needs, and of what only some of it needs.
+# Modules of the standard library, of what ffpipe needs, and of what only some of it needs.
 SHADOWS = ("calendar", "csv", "msgspec", "numpy", "psutil", "pyarrow", "ray", "safetensors", "torch", "xxhash", "yaml")
 
 
 def ffpipe(*arguments: str, cwd: Path, path: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own. path: folder that goes before all others in its path."""
+    """Run the command in a process of its own. path: folder that goes before all others in its path."""
     folders = [str(each) for each in (path, SOURCE) if each]
     return subprocess.run(
         [sys.executable, "-m", "ffpipe", *arguments],

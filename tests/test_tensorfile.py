@@ -1,4 +1,4 @@
-"""What is written piece by piece is what the safetensors library reads."""
+"""Files that are written piece by piece are read by the safetensors library."""
 
 from __future__ import annotations
 

@@ -27,7 +27,8 @@ RUN_COMMANDS = (["evaluate"], ["export", "o.safetensors"], ["predict", "ok.png"]
 
 
 def taken_or_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> bool:
-    """Whether a command is done; it is refused with status 2 and one line that a terminal may be sent."""
+    """Run a command and return whether it was done; else it is refused with status 2 and one line that a terminal may
+    be sent."""
     capsys.readouterr()
     status = main(arguments)
     err = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Where a simulated run happens: chance, time, disk and faults, and what must hold whatever they do.
+"""The world of a simulated run: chance, time, disk and faults, and what must hold whatever they do.
 
 Time is a count of moments: every tick of the engine and every write to disk is one. Faults come due by that count.
 """
@@ -78,7 +78,7 @@ class World:
         self._damaged: set[str] = set()
 
     def begin(self, config: Config) -> None:
-        """A process of its own begins to work on the run."""
+        """Begin a process of its own that works on the run."""
         self.config = config
         self.model = Model.of(config.training)
         self.interrupt = Interrupt()
@@ -96,7 +96,7 @@ class World:
         self._stuck = 0
 
     def choose(self, options: int) -> int:
-        """One of so many; the chances are used over and over, never twice in the same way."""
+        """Choose one of so many; the chances are used over and over, never twice in the same way."""
         turn, place = divmod(self._draws, len(self._chances))
         self._draws += 1
         return (self._chances[place] + turn * (place + 1)) % options
@@ -104,7 +104,7 @@ class World:
     # Time and faults
 
     def moment(self, who: Literal["stage", "driver"] = "driver") -> None:
-        """Faults may strike now."""
+        """Let faults strike now."""
         self.moments += 1
         assert self.moments < MOST_MOMENTS, "the run does not end"
         while self._faults and self.moments >= self._due:
@@ -164,7 +164,7 @@ class World:
     # Disk
 
     def write(self, who: Literal["stage", "driver"], name: str) -> None:
-        """Before something is written. Raises OSError where there is no room."""
+        """Let faults strike before something is written. Raises OSError where there is no room."""
         self.moment(who)
         if self.moments < self._full[who]:
             self.refused.add(name.split("/")[0] if who == "stage" or "/" in name else "")
@@ -185,20 +185,21 @@ class World:
         assert best in (-1, *self.good(store)) or best < self.newest, "the newest good snapshot was removed"
 
     def good(self, store: Store) -> list[int]:
-        """Steps of the whole snapshots that nobody has damaged."""
+        """Return the steps of the whole snapshots that nobody has damaged."""
         return [int(f.removeprefix("step-")) for f in checkpoint.whole_snapshots(store) if f not in self._damaged]
 
     def written(self, store: Store, name: str) -> None:
-        """The driver has written a file of a snapshot: a manifest."""
+        """Note that the driver has written a file of a snapshot: a manifest."""
         folder = name.split("/")[0]
         self.newest = int(folder.removeprefix("step-"))
         self._damaged.discard(folder)
         self.check_snapshot(store, self.newest)
 
-    # What must hold
+    # Conditions that must hold
 
     def check_snapshot(self, store: Store, step: int) -> None:
-        """Every file is of this very step, and who goes on from it finds what the run had to show until then."""
+        """Check that every file is of this very step, and that a run that goes on from it finds all results until
+        then."""
         folder = Path(store.root, checkpoint.folder_of(step))
         found = {path.name: safetensors.torch.load(path.read_bytes()) for path in folder.glob("*.safetensors")}
         weights = {
@@ -214,25 +215,26 @@ class World:
         self.check_evaluations([vars(evaluation) for evaluation in past.evaluations], step)
 
     def check_rows(self, rows: list[LayerRow], step: int) -> None:
-        """Metrics have every row until a step."""
+        """Check that metrics have every row until a step."""
         expected = [row for row in self.model.rows(self.config.execution.log_steps) if row.step <= step]
         found = sorted(rows, key=lambda row: (row.step, row.layer))
         assert self._judged([row for row in found if row.step <= step]) == expected
 
     def _judged(self, rows: list[LayerRow]) -> list[LayerRow]:
-        """The rows without the sizes of weights and outputs, which the model does not know: they never change."""
+        """Return the rows without the sizes of weights and outputs, which the model does not know: they never
+        change."""
         for row in rows:
             assert self._sizes.setdefault((row.step, row.layer), row) == row
         return [replace(row, rate=None, weight_rms=None, output_rms=None) for row in rows]
 
     def check_evaluations(self, evaluations: list[dict[str, Any]], step: int) -> None:
-        """All evaluations before a step are there."""
+        """Check that all evaluations before a step are there."""
         every = self.config.execution.evaluate_every
         expected = [vars(e) for e in self.model.evaluations(every) if e.step < step]
         assert [e for e in evaluations if e["step"] < step] == expected
 
     def check_finished(self, result: Result) -> None:
-        """The run is the undisturbed one: weights, every row of metrics, every evaluation, none twice."""
+        """Check that the run is the undisturbed one: weights, every row of metrics, every evaluation, none twice."""
         steps, execution = self.model.steps, self.config.execution
         digests = {
             name: checkpoint.weights_digest({key: torch.tensor(weight) for key, weight in weights.items()})
@@ -248,13 +250,13 @@ class World:
         assert self._judged(self.rows) == self.model.rows(execution.log_steps)
 
     def started(self, start: Start, store: Store) -> None:
-        """Stages begin from here: never behind a good snapshot."""
+        """Note that stages begin from here: never behind a good snapshot."""
         assert self.verdict == "again"
         assert start.step >= max(self.good(store), default=0)
         self.newest = start.step
 
     def failed(self, kind: str) -> None:
-        """What Recovery promises, told from all failures of this process."""
+        """Check what Recovery promises, told from all failures of this process."""
         execution = self.config.execution
         best = max((step for _, step in self.failures), default=-1)
         self.failures = [*(self.failures if self.newest <= best else []), (kind, max(best, self.newest))]
@@ -268,11 +270,11 @@ class World:
         self.moment()
 
     def check_recovery(self) -> None:
-        """The stages are discarded to be built anew."""
+        """Check that the stages are discarded to be built anew."""
         assert self.verdict == "again"
         assert self.waited == self.config.execution.back_off * 2 ** (len(self.failures) - 1)
 
     def check_gave_up(self) -> None:
-        """A run may fail for these reasons alone. (An interrupt makes any snapshot the last.)"""
+        """Check that a run fails for these reasons alone. (An interrupt makes any snapshot the last.)"""
         last = self.refused if self.interrupt.wished else {checkpoint.folder_of(self.model.steps), ""}
         assert self.verdict == "give up" or self.no_room or last & self.refused

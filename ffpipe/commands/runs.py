@@ -13,7 +13,7 @@ from ffpipe.system.errors import escaped
 from ffpipe.system.units import say_seconds
 
 COLUMNS = ("run", "recipe", "state", "trained", "errors", "time")
-# Of a name or a reason in a table.
+# The length of a name or a reason in a table.
 LONGEST = 48
 
 

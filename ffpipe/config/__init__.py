@@ -1,1 +1,1 @@
-"""What a run is: fields with their types, rules between them, TOML, and the recipes. Torch is not known here."""
+"""The config of a run: fields with their types, rules between them, TOML, and the recipes. Torch is not known here."""

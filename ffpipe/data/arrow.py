@@ -35,7 +35,7 @@ KEPT_MAPPED = 256 << 20
 
 @dataclass(frozen=True)
 class Meaning:
-    """What labels and numbers of a part stand for.
+    """The meaning of labels and numbers of a part.
 
     found, labels: what its source made of what it was given, and of the labels, for people.
     """
@@ -130,7 +130,7 @@ class Stored:
 
     @property
     def divisor(self) -> float:
-        """What an image is divided by when it is read as float32."""
+        """The number that an image is divided by when it is read as float32."""
         return self.meaning.scale.divisor
 
     @property

@@ -1,4 +1,4 @@
-"""Where canonical files lie and how they come to lie there: whole or not at all, also when two processes try at once.
+"""The cache of canonical files, which are written whole or not at all, also when two processes try at once.
 
 It knows parts and canonical files; it must not know any source or split.
 """

@@ -28,7 +28,7 @@ from ffpipe.system.files import expanded
 # by the first, and never more than these, should the first be small by chance.
 _MOST_ROWS = 512
 _LABEL_ROWS = 1 << 16
-# What a column of labels is called where `training.data.label_column` names none of the columns.
+# Names of a column of labels where `training.data.label_column` names none of the columns.
 DEFAULT_LABEL = "label"
 _OTHER_LABELS = ("labels", "class", "target", "y", "digit", "category")
 
@@ -37,7 +37,7 @@ OpenTable = Callable[[Path], Table]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user says of the columns.
+    """The user's choice of columns.
 
     image: name of the column of images; empty: found. label: of the labels. mode: Pillow's name of the colours of
     encoded pictures; empty: what all of them can be. size: height and width of encoded pictures; empty: as they are.
@@ -61,12 +61,12 @@ class Columns:
 
     @property
     def encoded(self) -> bool:
-        """Whether images are PNG or JPEG bytes."""
+        """True where images are PNG or JPEG bytes."""
         return not (self.pixels or _is_numbers(self.kind))
 
     @property
     def pixels(self) -> bool:
-        """Whether each column has one pixel of every image."""
+        """True where each column has one pixel of every image."""
         return len(self.images) > 1 or _is_number(self.kind)
 
 

@@ -1,4 +1,5 @@
-"""What files and folders hold, worked out from their names and first bytes: a source, and its training and test part.
+"""The contents of files and folders, worked out from their names and first bytes: a source, and its training and test
+part.
 
 This module must not read more of a file than tells its format.
 """

@@ -22,7 +22,7 @@ from urllib.request import Request, urlopen
 from ffpipe.data.gzipped import md5
 from ffpipe.system.errors import UserError, reason
 
-# What gzip may add to bytes that it cannot compress; more than the file's size and this is another file.
+# The bytes that gzip may add to those that it cannot compress; more than the file's size and this is another file.
 _GZIP_OVERHEAD = 1 << 16
 
 
@@ -92,7 +92,7 @@ def _download(url: str, part: Path, remote: Remote, patience: Patience, progress
         part.unlink(missing_ok=True)
         if not start:
             raise ValueError(f"wrong bytes: {flaw}")
-        # What there was may be of another version of the file, or of another mirror's: once more from the start.
+        # The old part may be of another version of the file, or of another mirror's: once more from the start.
         _download(url, part, remote, patience, progress)
 
 

@@ -1,6 +1,6 @@
 """MNIST and Fashion-MNIST: local copies as IDX or Parquet, or downloaded on first use, and known by their MD5s.
 
-What is in the files is for `idx` and `parquet` to read; how they get here is for `download`.
+Their contents are for `idx` and `parquet` to read; how they get here is for `download`.
 """
 
 from __future__ import annotations

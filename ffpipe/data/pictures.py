@@ -1,4 +1,4 @@
-"""Which colours a set of encoded pictures has in common, from their headers alone.
+"""The colours that a set of encoded pictures has in common, from their headers alone.
 
 A colour set with some grey pictures is a normal set: its grey ones are read as colours.
 """

@@ -1,4 +1,4 @@
-"""Which training examples make the minibatch of a step: a function of the seed and the step, and of nothing else.
+"""The training examples of the minibatch of a step: a function of the seed and the step, and of nothing else.
 
 It must not know the examples, only how many there are.
 """

@@ -1,4 +1,4 @@
-"""What the numbers of images are divided by, so that the same picture trains the same however its numbers came.
+"""The divisor of the numbers of images, chosen so that the same picture trains the same however its numbers came.
 
 This module must not know a file format.
 """
@@ -27,7 +27,7 @@ DIM = 64
 
 @dataclass(frozen=True)
 class Scale:
-    """What images are divided by, and how they are stored.
+    """A divisor of images, and the dtype in which they are stored.
 
     given: their dtype. unit: whether they are within 0 to 1 then. found: what a person should know of it.
     """
@@ -59,7 +59,7 @@ class Range:
 
     @property
     def bytes(self) -> bool:
-        """Whether the numbers could be bytes."""
+        """True where the numbers could be bytes."""
         return self.whole and self.low >= 0 and self.high <= BYTE
 
 

@@ -63,7 +63,7 @@ class Splits:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the data as a whole (arrow.py): the same files give the same, on any host."""
+        """Fingerprint of the data as a whole (arrow.py): the same files give the same, on any host."""
         return " ".join(stored.fingerprint for stored in self.stored)
 
     @property
@@ -86,7 +86,7 @@ class Splits:
 
     @property
     def found(self) -> tuple[str, ...]:
-        """What was found in files of the user's, as a line for a person, and warnings."""
+        """Findings in files of the user's, as a line for a person, and warnings."""
         meaning, train, test = self.train.stored.meaning, self.train.stored, self.test.stored
         kinds = " x ".join(map(str, self.shape))
         set_aside = "" if test is train else f", {len(test):,} to test on"

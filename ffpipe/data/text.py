@@ -67,7 +67,7 @@ def shakespeare(
 def contents(path: Path, symbols: str, length: int) -> Contents:
     """Read a file and cut it: sequence i has symbols i * length to (i + 1) * length, so that each is predicted once.
 
-    What is left at the end is too short and goes. Raises UserError: not to be read, no UTF-8, too short, too many
+    A rest at the end is too short and goes. Raises UserError: not to be read, no UTF-8, too short, too many
     symbols for a byte.
     """
     ids, count = encoded(path, symbols)

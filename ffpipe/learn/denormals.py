@@ -19,7 +19,7 @@ from torch import Tensor
 # has more updates, some are denormal for a few updates on their way to zero.
 EVERY = 32
 MARGIN = 64
-# What optimisers of torch call their running means of gradients.
+# The names that optimisers of torch have for their running means of gradients.
 MEANS = ("exp_avg", "momentum_buffer")
 
 

@@ -1,4 +1,4 @@
-"""What one block is to others, without its weights."""
+"""The outside of a block: what others see of it, without its weights."""
 
 from __future__ import annotations
 

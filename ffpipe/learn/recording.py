@@ -1,4 +1,4 @@
-"""Whether torch writes down what is computed, for a program that computes it elsewhere."""
+"""A test of whether torch records what is computed, for a program that computes it elsewhere."""
 
 from __future__ import annotations
 

@@ -19,11 +19,11 @@ from ffpipe.learn.thread_count import one_thread, threads_of_block
 
 # Numbers in the operands of a trial; what is larger is left to one thread untried (in float32, beyond 256 MiB).
 LARGEST = 1 << 26
-# What follows was found with MKL 2024.2 on an AMD EPYC of the third generation.
+# All that follows was found with MKL 2024.2 on an AMD EPYC of the third generation.
 # A result can depend on where its operands begin in a line of the cache (MKL, of the result's own place), and on
 # nothing else of their address: torch's own memory begins at a line, a row of a minibatch anywhere.
 LINE = 64
-# Where each row of a result begins at a vector, its bits depend on threads as a whole or not at all, which two trials
+# If each row of a result begins at a vector, its bits depend on threads as a whole or not at all, which two trials
 # show.
 VECTOR, AS_A_WHOLE = 16, 2
 # Elsewhere it may be a single number, at the edge of two shares. A trial in which its sum is rounded to the same in

@@ -32,7 +32,7 @@ class Workspace:
 
 
 class Outputs:
-    """What a stage's last layer writes into: fresh memory, since whoever gets it may keep it."""
+    """Outputs of a stage's last layer: fresh memory, since whoever gets it may keep it."""
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
         """Return a contiguous tensor with whatever is in it."""

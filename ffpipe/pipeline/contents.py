@@ -1,4 +1,5 @@
-"""What is in the files of a snapshot: names, shapes and dtypes of tensors, as a function of the network and the step.
+"""The schema of the files of a snapshot: names, shapes and dtypes of tensors, as a function of the network and the
+step.
 
 Stages write it and go on from it; whoever reads a file holds it against this first. Blocks tell it themselves, made
 without memory.

@@ -1,4 +1,4 @@
-"""Where a stage's messages arrive: put back in order, and complete before they are handed out.
+"""The inbox of a stage: it puts messages back in order, and hands them out when they are complete.
 
 A stage gets, for one item, a packet from the stage before, and perhaps others straight from earlier ones; whatever
 the order of arrival, `take` returns the packets of item 0, 1, 2, ... in turn.
@@ -32,7 +32,7 @@ class Inbox:
 
     @property
     def ready(self) -> bool:
-        """Whether the next message is complete."""
+        """True where the next message is complete."""
         return len(self._parts.get(self._next, ())) == len(self._senders)
 
     def take(self) -> dict[int, Packet]:

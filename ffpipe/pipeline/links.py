@@ -1,4 +1,4 @@
-"""What a worker can say to the other stages. Who carries it, Ray or threads in a test, a worker does not know."""
+"""The links of a worker to the other stages. Who carries it, Ray or threads in a test, a worker does not know."""
 
 from __future__ import annotations
 

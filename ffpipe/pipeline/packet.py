@@ -1,4 +1,4 @@
-"""What a message carries: named tensors within a process, the same as NumPy arrays between processes and on disk.
+"""The contents of a message: named tensors within a process, the same as NumPy arrays between processes and on disk.
 
     x             (minibatches, n, *shape)     rows: those that blocks learn from, then those that only pass
     labels        (minibatches, B, ...) int64  of the rows that the read-out sees, or of the examples

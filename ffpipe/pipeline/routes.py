@@ -1,4 +1,4 @@
-"""Which tensor of a stage's output goes to which stage: the one place that knows.
+"""The routes of a stage's tensors to other stages: the one place that knows.
 
     stage 0 ──x, labels, score──► stage 1 ──x, labels, score──► stage 2     and so on, to the next
        ├──kept.a────────────────────────────────────────────────►           to the stage of each block that uses it

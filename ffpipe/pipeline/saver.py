@@ -23,7 +23,7 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Saved:
-    """What one file holds, and which of it are the weights that a run is judged by."""
+    """The tensors of one file, and which of it are the weights that a run is judged by."""
 
     state: State
     weights: tuple[str, ...]

@@ -9,7 +9,7 @@ from collections import deque
 class Flow:
     """How far the source may run ahead of the last stage: at most `window` minibatches' worth of messages.
 
-    That one rule bounds memory and serves hard negatives too: with a window of at most `negative_lag`,
+    This one rule bounds memory and serves hard negatives too: with a window of at most `negative_lag`,
     the predictions that a minibatch needs have come back whenever it may leave. A message that is larger
     than the window goes alone.
     """

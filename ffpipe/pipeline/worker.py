@@ -48,7 +48,7 @@ REPORT_SECONDS = 0.5
 
 
 class AnyStage(Protocol):
-    """What a worker needs of a stage; `Stage`, or one whose layers take a set time."""
+    """A stage as a worker needs it; `Stage`, or one whose layers take a set time."""
 
     device: torch.device
 
@@ -60,7 +60,7 @@ class AnyStage(Protocol):
 
 
 class AnyFeed(Protocol):
-    """What a worker needs of a feed."""
+    """A feed as a worker needs it."""
 
     def predictions(self, made: Predictions) -> None: ...
 
@@ -69,7 +69,7 @@ class AnyFeed(Protocol):
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker is made from.
+    """The parts that a worker is made from.
 
     data_files: what was sent to the first stage's host for it (supply.py). data: the fingerprint of what the run trains
     on, for who reads that again. early: results may leave while the last block of the stage still learns.
@@ -144,7 +144,7 @@ def _reader(setup: WorkerSetup) -> Callable[[str], State]:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a worker makes its stage and its feed with."""
+    """The functions by which a worker makes its stage and its feed."""
 
     stage: Callable[[WorkerSetup, Saver], AnyStage] = make_stage
     feed: Callable[[WorkerSetup], AnyFeed] = make_own_feed
@@ -243,7 +243,7 @@ class Worker:
                 tensors = self._joined(packets.values())
             out = self.stage.handle(item, tensors, leave if self.setup.early else None)
         self._spans.move("compute", "blocked", held)
-        # What came in leaves the object store before what goes out enters it (planning/memory.py).
+        # Arrays that came in leave the object store before what goes out enters it (planning/memory.py).
         self.links.read(packets.values())
         packets, tensors = {}, None
         if isinstance(item, Train):

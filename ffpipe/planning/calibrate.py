@@ -21,7 +21,7 @@ from ffpipe.learn.workspace import Workspace
 
 T = TypeVar("T")
 STEPS = 3
-# Of a block that takes as long, fewer steps are timed: a stage has to answer before a run begins.
+# For a block that takes as long, fewer steps are timed: a stage has to answer before a run begins.
 ENOUGH_SECONDS = 3.0
 # Costs of larger minibatches are in proportion; to measure them in full could take minutes.
 LARGEST_BATCH = 512

@@ -24,7 +24,7 @@ from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout
 from ffpipe.planning.memory import beside_bytes
 from ffpipe.planning.simulate import Load, Simulation, Site, Timing, Wires
 
-# What messages took on two cores of an AMD EPYC (family 26) with Ray 2.60, fitted to `scripts/scaling.py`.
+# The costs of messages on two cores of an AMD EPYC (family 26) with Ray 2.60, fitted to `scripts/scaling.py`.
 ITEM_SECONDS = 0.5e-3
 CALL_SECONDS = 0.7e-3
 COPY_RATE = 1.0e9

@@ -9,7 +9,7 @@ from ffpipe.system.errors import UserError
 from ffpipe.system.memory import anonymous_bytes, hard_limit, room
 from ffpipe.system.units import say_size
 
-# Of the seven processes of a Ray cluster of our own beside its stages; measured with Ray 2.60.
+# Bytes of the seven processes of a Ray cluster of our own beside its stages; measured with Ray 2.60.
 RAY_BYTES = 260 << 20
 # Two stages of the digits came to 0.97 of what is worked out here. So much beyond a limit is beyond doubt.
 SURE = 1.1

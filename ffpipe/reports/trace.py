@@ -20,7 +20,7 @@ LONGEST_LINE = 2_000
 BINS = 300
 DRAWN = 40
 MOST_STAGES = 1000
-# What a stage does, from the names of its spans, in the order in which pictures have it.
+# A stage's kinds of work, from the names of its spans, in the order in which pictures have it.
 KINDS = ("train", "test", "snapshot", "waits for input", "waits for the window", "waits to hand over")
 _BY_NAME = {"compute Train": 0, "compute Evaluate": 1, "compute Snapshot": 2, "input": 3, "credit": 4, "blocked": 5}
 

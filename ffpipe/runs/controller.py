@@ -51,7 +51,7 @@ from ffpipe.telemetry.tensorboard import TensorBoard
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a run; the errors are fractions of the test split, None where not trained.
+    """The result of a run; the errors are fractions of the test split, None where not trained.
 
     test_errors: of every read-out that the network has, by name.
     """
@@ -210,7 +210,7 @@ def _in_one_piece(config: Config) -> Config:
 def _make_job(config: Config, model: Model) -> tuple[Config, Job, tuple[str, ...]]:
     """Return the config that a run keeps, its job, within its budget, and what a person should know of that.
 
-    What is chosen for a budget is not kept: a run that goes on, with another budget perhaps, chooses anew.
+    A choice that was made for a budget is not kept: a run that goes on, with another budget perhaps, chooses anew.
     """
     process = _bare_process(config) if config.execution.memory_budget else 0
     asked = make_job(config, model)

@@ -39,7 +39,7 @@ LARGEST_ONNX = 2**31 - 1
 
 
 class Format(NamedTuple):
-    """What a file holds, and how it is written. needs: packages beside those of ffpipe."""
+    """A format of files: what they hold, and how they are written. needs: packages beside those of ffpipe."""
 
     holds: str
     write: Callable[[Saved, BinaryIO], None]
@@ -162,7 +162,7 @@ def _recorded(saved: Saved, record: Callable[..., Any]) -> Any:
     their sizes are free. Raises UserError where torch cannot follow it."""
     network: nn.Module = loaded(saved)
     takes, tokens = saved.network.takes, saved.config.training.inputs == "tokens"
-    # Of two examples, as torch takes sizes of 0 and 1 for fixed.
+    # Traced with two examples, as torch takes sizes of 0 and 1 for fixed.
     examples = torch.zeros(2, *(saved.network.inputs.shape if tokens else takes.shape))
     free = {"images": {0: torch.export.Dim("n")}}
     try:

@@ -24,7 +24,7 @@ from ffpipe.system.memory import host_bytes, refuse_beyond_host
 
 # Rows that pass through the network at once; bounds the memory of an evaluation.
 ROWS_AT_ONCE = 4096
-# Of memory, what weights may take that are loaded for an evaluation, or rows where weights are not.
+# The share of memory that weights may take that are loaded for an evaluation, or rows where weights are not.
 LOADED_SHARE = 0.25
 
 
@@ -42,7 +42,7 @@ class Errors(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network makes of one image. scores: (classes,), of the read-out in use. name: of the class. index: place
+    """The network's answer for one image. scores: (classes,), of the read-out in use. name: of the class. index: place
     in a file of several images; None where the file is one image. names: of the classes; empty where they are numbers.
     """
 

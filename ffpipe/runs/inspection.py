@@ -33,7 +33,7 @@ CONFIG, SUMMARY, PAST, LOCK = "config.toml", "summary.json", "past.json", ".lock
 # A folder with one of these is a run, or what is left of one.
 FILES = (CONFIG, SUMMARY, PAST, "metrics.parquet", "checkpoints")
 
-# What a damaged or a hostile file makes of reading it.
+# The errors of reading a damaged or a hostile file.
 UNREADABLE = (UserError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 Count = Annotated[int, Meta(ge=0, le=LARGEST_INTEGER)]

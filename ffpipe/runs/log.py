@@ -1,4 +1,4 @@
-"""What a run has to show: collects the stages' reports and keeps the run folder up to date with every snapshot."""
+"""The log of a run: it collects the stages' reports and keeps the run folder up to date with every snapshot."""
 
 from __future__ import annotations
 

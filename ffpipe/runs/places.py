@@ -1,4 +1,4 @@
-"""What a run folder or a config file may touch outside itself, which may be a stranger's: the one place that decides.
+"""The one place that decides what a run folder or a config file, which may be a stranger's, may touch outside itself.
 
 Code has a rule of its own (model.py). Otherwise, files on this host may be read, up to a bound. Nothing else outside is
 written, and no store or address on a network is asked, unless the user names the place in the command, or did so when
@@ -23,7 +23,7 @@ from ffpipe.storage.store import whole_place
 from ffpipe.system.errors import UserError
 from ffpipe.system.files import expanded, scheme_of
 
-# What a command that only reads a run takes.
+# The fields that a command that only reads a run uses.
 READ = (CHECKPOINTS, *DATA_FILES)
 
 

@@ -1,4 +1,4 @@
-"""Whether to go on after a failure: a state machine on plain data, without Ray, clocks or files."""
+"""The decision whether to go on after a failure: a state machine on plain data, without Ray, clocks or files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run has saved, read file by file: its blocks, its read-out, and what they were trained on."""
+"""A saved run, read file by file: its blocks, its read-out, and what they were trained on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live table on a terminal, plain lines elsewhere, or nothing."""
+"""The view of a run for a person: a live table on a terminal, plain lines elsewhere, or nothing."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 @dataclass(frozen=True)
 class FileEntry:
-    """What the manifest knows of one file."""
+    """An entry of the manifest for one file."""
 
     sha256: Sha256
     size: Annotated[int, Meta(ge=0)]
@@ -55,7 +55,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Input:
-    """What the network takes: the shape of an image, the width of a row with its label, the classes.
+    """The input of a network: the shape of an image, the width of a row with its label, the classes.
 
     names: of the classes, where they are more than numbers. scale: of the user's own images. Neither decides anything
     that is trained.
@@ -84,8 +84,8 @@ class Manifest:
 
 
 class Kept(NamedTuple):
-    """What a tensor of a file has to be. largest: what its values may be, from 0 on; None: anything. optional: it may
-    be absent."""
+    """The dtype, shape and values that a tensor of a file has to have. largest: what its values may be, from 0 on;
+    None: anything. optional: it may be absent."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype

@@ -1,6 +1,6 @@
 """A folder of files, on this machine or in a store (places.py).
 
-Files are written whole or not at all and read up to a bound. What is in them it does not know. Whatever a store fails
+Files are written whole or not at all and read up to a bound. It does not know their contents. Whatever a store fails
 with is an OSError here, and none is waited for without a deadline.
 """
 
@@ -26,9 +26,9 @@ T = TypeVar("T")
 
 # Seconds between tries of what a network or a disk may refuse for a moment.
 PAUSES = (1.0, 4.0)
-# What is as it is, however long one waits.
+# Errors that stay however long one waits.
 LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
-# What a file is written from, one after the other.
+# The parts that a file is written from, one after the other.
 Pieces = Iterable[bytes | memoryview]
 
 

@@ -1,6 +1,6 @@
 """Settings that torch, and MKL which computes its products on the CPU, read once from their environment.
 
-This module must therefore not import torch. What is set already is somebody's choice and stays.
+This module must therefore not import torch. A variable that is set already is somebody's choice and stays.
 """
 
 from __future__ import annotations

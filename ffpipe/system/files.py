@@ -1,6 +1,6 @@
 """Files that are read up to a bound and never waited for, and written whole or not at all.
 
-What is in them is the caller's to check.
+Their contents are the caller's to check.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from typing import IO
 from ffpipe.system.processes import end_writers
 
 OWNER = ".owner"
-# Of processes that were killed, to be gone.
+# Seconds for processes that were killed to be gone.
 SECONDS_TO_END, PAUSE_SECONDS = 5.0, 0.05
 _locked: dict[Path, IO[str]] = {}
 

@@ -59,7 +59,7 @@ def host_cpus() -> int:
 GROUPS, ROOT_OF_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 STATUS = Path("/proc/self/status")
 MEMORY_OF_HOST, COUNTS_OF_HOST = Path("/proc/meminfo"), Path("/proc/vmstat")
-# Of version 2 and 1 of control groups.
+# Files of version 2 and 1 of control groups.
 COUNTS_OF_KILLS = ("memory.events", "memory.oom_control")
 
 

@@ -1,1 +1,1 @@
-"""What a run tells: metrics by layer, reports by stage, the live table."""
+"""Telemetry of a run: metrics by layer, reports by stage, the live table."""

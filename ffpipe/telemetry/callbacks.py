@@ -44,7 +44,7 @@ class Callback:
     """Follows a run: subclass it and write the methods that you want.
 
     They are called in the process that called `ffpipe.train`, one at a time, while stages go on; one that takes long
-    holds up reports, and at last the run. What one raises is said once, and the run goes on.
+    holds up reports, and at last the run. An exception is reported once, and the run goes on.
     """
 
     def on_start(self, run: RunStart) -> None:

@@ -1,4 +1,4 @@
-"""Where a stage's seconds go: spans of work and of waiting, summed always and kept one by one for a trace.
+"""The seconds of a stage: spans of work and of waiting, summed always and kept one by one for a trace.
 
 compute  on an item (and, in the first stage, making its rows)
 input    waiting for the next message
@@ -76,7 +76,7 @@ class TraceFile:
     """A Chrome trace (the JSON array form, which Perfetto and chrome://tracing open), written as spans come in."""
 
     def __init__(self, path: Path) -> None:
-        # What is there may be a link to a file that is not ours to write.
+        # A file that is there may be a link to a file that is not ours to write.
         path.unlink(missing_ok=True)
         self._file: IO[str] = path.open("w", encoding="utf-8")
         self._first = True

@@ -25,21 +25,21 @@ CUT_SECONDS = 5.0
 
 
 def arguments(run: Path, stages: int) -> tuple[str, ...]:
-    """Of `ffpipe`, with a stage to a host of one CPU."""
+    """Return arguments of `ffpipe`, with a stage to a host of one CPU."""
     options = {**SNAPSHOTS, "--epochs": EPOCHS, "--stages": stages, "--execution.cpus": 1, "--run-dir": run}
     return ("train", "digits", *(str(word) for option in options.items() for word in option))
 
 
 @pytest.fixture(scope="module")
 def digest(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Of the weights that plain sequential code comes to."""
+    """The digest of the weights that plain sequential code comes to."""
     run = tmp_path_factory.mktemp("local") / "run"
     fields = {"training.epochs": EPOCHS, "execution.engine": "local", "execution.run_dir": str(run)}
     return train(override(recipe("digits"), fields)).weights_sha256
 
 
 def finished(run: Path, digest: str, stages: int) -> None:
-    """The run is whole, its weights are right and it ended on so many stages."""
+    """Check that the run is whole, its weights are right and it ended on so many stages."""
     result = summary(run)
     assert result["status"] == "finished"
     assert result["weights_sha256"] == digest

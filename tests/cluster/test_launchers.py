@@ -22,7 +22,8 @@ WORKER_PORTS = range(PORT + 100, PORT + 1100)
 
 
 def launcher_environment(hosts: list[Host], folder: Path) -> dict[str, str]:
-    """For the launchers: hosts are reached by entering their namespaces, and have this Python's environment."""
+    """Return an environment for the launchers: hosts are reached by entering their namespaces, and have this Python's
+    environment."""
     reach = folder / "reach"
     cases = "".join(f'{host.name}) set -- {" ".join(host.command())} "$@" ;;\n' for host in hosts)
     reach.write_text(f'#!/bin/sh\nhost=$1; shift; cd {folder}\ncase $host in\n{cases}*) exit 255 ;;\nesac\nexec "$@"\n')
@@ -46,7 +47,7 @@ def launch(script: str, *words: str, env: dict[str, str]) -> subprocess.Complete
 
 
 def is_named(listener: Listener, head: bool) -> bool:
-    """Whether cluster/README.md says that there is such a listener."""
+    """Return whether cluster/README.md says that there is such a listener."""
     if listener.is_local:
         return True
     of_head = {PORT, PORT + 7, PORT + 8}
@@ -95,7 +96,7 @@ def test_up_train_down(hosts: list[Host], short_folder: Path) -> None:
 
 
 def refuses_strangers(hosts: list[Host], home: Path) -> None:
-    """Without the token there is no way into the cluster, nor to its jobs."""
+    """Check that without the token there is no way into the cluster, nor to its jobs."""
     environment = {name: value for name, value in token_environment().items() if not name.startswith("RAY_AUTH")}
     environment["HOME"] = str(home)  # Ray looks for a token there
     listed = hosts[0].run("ray", "job", "list", f"--address=http://127.0.0.1:{PORT + 9}", env=environment)

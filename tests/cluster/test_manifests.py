@@ -32,14 +32,14 @@ def read(name: str) -> Any:
 
 
 def pinned(package: str) -> str:
-    """Its version in constraints.txt."""
+    """Return the version of a package in constraints.txt."""
     found = re.search(rf"^{package}==(.+)$", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE)
     assert found
     return found[1]
 
 
 def tool(name: str) -> str:
-    """A program of the environment that the tests run in."""
+    """Return a program of the environment that the tests run in."""
     path = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     return path or pytest.skip(f"there is no {name}: pip install 'ffpipe[dev]'")
 
@@ -98,7 +98,7 @@ def test_ray_up_refuses_what_is_wrong() -> None:
 
 
 def cluster_of(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The specification of its Ray cluster."""
+    """Return the specification of its Ray cluster."""
     spec: dict[str, Any] = manifest["spec"]
     return spec if manifest["kind"] == "RayCluster" else spec["rayClusterSpec"]
 
@@ -126,7 +126,7 @@ def test_what_a_manifest_says(name: str) -> None:
 
 
 def schemas() -> dict[str, Any]:
-    """KubeRay's schemas of its kinds, as strict as the server is about fields that it does not know."""
+    """Read KubeRay's schemas of its kinds, as strict as the server is about fields that it does not know."""
     folder = os.environ.get("FFPIPE_SCHEMAS", "")
     if not folder:
         pytest.skip("FFPIPE_SCHEMAS names no folder with KubeRay's CustomResourceDefinitions (*.yaml or *.yaml.gz)")
@@ -141,7 +141,7 @@ def schemas() -> dict[str, Any]:
 
 
 def closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same, with no fields but those that it names, unless it says otherwise."""
+    """Return the same, with no fields but those that it names, unless it says otherwise."""
     for part in _objects(schema):
         if "properties" in part and not part.get("x-kubernetes-preserve-unknown-fields"):
             part.setdefault("additionalProperties", False)

@@ -17,7 +17,7 @@ OPTIONS = ("--training.dims", "64", "60", "50", "40", "--epochs", str(EPOCHS), "
 
 
 def digest_of_local(run: Path, fields: dict[str, Any]) -> str:
-    """Of the weights that plain sequential code comes to."""
+    """Return the digest of the weights that plain sequential code comes to."""
     local = {"execution.engine": "local", "execution.run_dir": str(run)}
     return train(override(recipe("digits"), {**FIELDS, **fields, **local})).weights_sha256
 

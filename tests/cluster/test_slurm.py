@@ -56,7 +56,7 @@ def stub(path: Path, text: str) -> None:
 
 
 def slurm(hosts: list[Host], folder: Path) -> dict[str, str]:
-    """The environment of a batch job whose nodes are these hosts."""
+    """Return the environment of a batch job whose nodes are these hosts."""
     stubs = folder / "stubs"
     stubs.mkdir()
     stub(stubs / "srun", SRUN)
@@ -79,7 +79,7 @@ def slurm(hosts: list[Host], folder: Path) -> dict[str, str]:
 
 
 def nothing_left(hosts: list[Host], disk: str) -> None:
-    """SLURM ends what a step leaves behind; here it must end by itself."""
+    """Check that nothing is left: SLURM would end it, here it must end by itself."""
     wait_for("nothing runs any more", lambda: not any(host.processes() for host in hosts), 15.0)
     assert [host.run("ls", disk).stdout for host in hosts] == [""] * len(hosts)
 

@@ -45,7 +45,7 @@ def binary(name: str) -> bytes:
 
 
 def pickled(name: str) -> bytes:
-    """As the authors wrote it: a dictionary with a list of labels and an array of bytes."""
+    """Pickle a batch as the authors did: a dictionary with a list of labels and an array of bytes."""
     numbers = [int(label) for label in LABELS[name]]
     return pickle.dumps({"batch_label": "a batch", "labels": numbers, "data": planes(name), "filenames": ["x"]}, 2)
 

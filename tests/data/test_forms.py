@@ -67,7 +67,7 @@ def csv(delimiter: str = ",", header: bool = True, last: bool = False, packed: b
 
 
 def table(kind: str = "list", label: Any = None) -> pa.Table:
-    """A table of the pictures as encoded ones, lists of any depth, a tensor, or a column a pixel."""
+    """Make a table of the pictures as encoded ones, lists of any depth, a tensor, or a column a pixel."""
     labels = pa.array(LABELS) if label is None else label
     if kind == "pixels":
         return pa.table({**{f"p{at}": IMAGES.reshape(30, -1)[:, at] for at in range(16)}, "label": labels})
@@ -110,7 +110,7 @@ def feather(folder: Path) -> Path:
 
 
 def datasets(folder: Path) -> Path:
-    """As Hugging Face's `datasets` saves a set with two splits, with names of the classes in the schema."""
+    """Write a set as Hugging Face's `datasets` saves it with two splits, with names of the classes in the schema."""
     info = {"info": {"features": {"label": {"_type": "ClassLabel", "names": NAMES.tolist()}}}}
     made = table("png").replace_schema_metadata({b"huggingface": json.dumps(info)})
     (folder / "set").mkdir()
@@ -133,7 +133,7 @@ def png(pixels: NDArray[np.uint8], mode: str = "") -> bytes:
 
 
 def pictures(*parts: str) -> Make:
-    """A folder a class, with what is found in such folders beside; names count from one class to the next."""
+    """Return a folder a class, with what is found in such folders beside; names count from one class to the next."""
 
     def make(folder: Path) -> Path:
         for part in parts or ("",):

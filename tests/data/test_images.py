@@ -106,7 +106,7 @@ def test_the_first_frame_of_an_animation_is_read() -> None:
 
 
 def png_of(width: int, height: int, depth: int = 8, colour: int = 0, rows: bytes = b"") -> bytes:
-    """A PNG that claims a size and a kind of pixels, and holds these rows of them: by default none."""
+    """Return a PNG that claims a size and a kind of pixels, and holds these rows of them: by default none."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

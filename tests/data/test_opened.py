@@ -33,7 +33,7 @@ def saved(folder: Path, array: NDArray[Any]) -> Path:
 
 
 def only(file: OpenedImages) -> NDArray[np.float32]:
-    """The row of a file of one image."""
+    """Return the row of a file of one image."""
     assert (len(file), file.many) == (1, False)
     return file[0]
 
@@ -192,7 +192,7 @@ def long_header(path: Path) -> None:
 
 
 def promise(path: Path) -> None:
-    """An array of which there is but the header."""
+    """Write an array of which there is but the header."""
     with path.open("wb") as file:
         np.lib.format.write_array_header_2_0(file, {"descr": "<f8", "fortran_order": False, "shape": (1 << 40, 12)})
 

@@ -18,7 +18,7 @@ from ffpipe.system.rng import generator
 
 SEED, STEP, COUNT = 7, 3, 200
 
-# What is left of the image 123 456 789 ...
+# The rest of the image 123 456 789 ...
 SHIFTED = {  # ... (down, right) from where it was, in zeros
     (-1, -1): "000 012 045",
     (-1, 0): "000 123 456",
@@ -70,7 +70,7 @@ def image(digits: str) -> Tensor:
 
 
 def coloured(plane: Tensor) -> Tensor:
-    """(..., pixels) as (..., pixels * 3), the channels 1, 10 and 100 times the plane."""
+    """Turn (..., pixels) into (..., pixels * 3), the channels 1, 10 and 100 times the plane."""
     return (plane.unsqueeze(-1) * torch.tensor([1.0, 10.0, 100.0])).flatten(-2)
 
 
@@ -190,7 +190,7 @@ def cases(draw: st.DrawFn) -> tuple[Augmentation, int, tuple[int, ...]]:
 
 
 def numbered(count: int, shape: tuple[int, ...]) -> Tensor:
-    """Images (count, features) whose values are 1, 2, 3 ..., so that each says where it is from."""
+    """Return the images (count, features) whose values are 1, 2, 3 ..., so that each says where it is from."""
     features = int(np.prod(shape))
     return torch.arange(1.0, count * features + 1).reshape(count, features)
 

@@ -139,7 +139,7 @@ def test_similarity_of_rows_by_hand() -> None:
     expected = torch.tensor([[1.0, -0.5, 1.0], [-0.5, 1.0, -0.5], [1.0, -0.5, 1.0]])
     torch.testing.assert_close(similarity_matrix(rows), expected)
     assert similarity_matrix(rows).max() <= 1
-    # Of 3 classes, equal one-hot labels have a similarity of 1 and others of -1/2.
+    # With 3 classes, equal one-hot labels have a similarity of 1 and others of -1/2.
     assert similarity_loss(rows, torch.tensor([0, 1, 0]), 3).item() == pytest.approx(0, abs=1e-12)
     # The second and third differ by 1.5 from the first's 1 and -1/2: four entries of nine.
     assert similarity_loss(rows, torch.tensor([0, 0, 1]), 3).item() == pytest.approx(4 * 1.5**2 / 9, rel=1e-6)

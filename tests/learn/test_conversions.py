@@ -36,7 +36,7 @@ NAMES = [name for name in (*KINDS, *MORE) if name != "own module"]
 
 
 def untrained(name: str, folder: Path) -> tuple[Network, torch.Tensor]:
-    """A network with random weights, and five examples for it."""
+    """Return a network with random weights, and five examples for it."""
     training = network(name if name in KINDS else "dense closed form", folder).training
     training = replace(training, **MORE.get(name, {}))
     tokens = training.inputs == "tokens"
@@ -72,7 +72,7 @@ def test_converted_weights_make_about_the_same_scores(
 
 
 def test_dark_images_have_scores_in_half_precision(tmp_path: Path) -> None:
-    """What keeps a row of zeros from being divided by zero is no number of float16."""
+    """The epsilon that keeps a row of zeros from being divided by zero is not a number of float16."""
     made, examples = untrained("dense closed form", tmp_path)
     for readout in readouts_of(made.blueprint):
         assert made.half().scores(torch.zeros_like(examples), readout).isfinite().all()

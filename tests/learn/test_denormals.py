@@ -53,8 +53,8 @@ def is_denormal(tensor: Tensor) -> Tensor:
 
 
 def trained(training: Training, steps: int) -> tuple[FFDense, int]:
-    """On rows of which one column, a pixel, is lit in the first minibatch alone; and after how many steps there were
-    denormal numbers."""
+    """Train on rows of which one column, a pixel, is lit in the first minibatch alone; and after how many steps there
+    were denormal numbers."""
     layer = FFDense(0, 6, 5, training, Workspace(CPU))
     chance = torch.Generator().manual_seed(1)
     denormal = 0

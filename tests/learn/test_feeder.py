@@ -57,7 +57,7 @@ def feeder_of(training: Training, splits: Splits) -> Feeder:
 
 
 def examples(splits: Splits, step: int) -> tuple[torch.Tensor, list[int]]:
-    """Images and labels of a minibatch as they are stored."""
+    """Return the images and labels of a minibatch as they are stored."""
     rows = Sampler(len(splits.train), BATCH, SEED).rows(step)
     return torch.from_numpy(splits.train.images(rows)), splits.train.labels(rows).tolist()
 
@@ -138,7 +138,7 @@ def test_labels_as_planes_of_an_image() -> None:
 
 
 def write(folder: Path, examples: np.ndarray, labels: np.ndarray) -> Data:
-    """A data set of these examples, the last ten of them for the test."""
+    """Write a data set of these examples, the last ten of them for the test."""
     path = folder / "own.npz"
     np.savez(path, x_train=examples[:-10], y_train=labels[:-10], x_test=examples[-10:], y_test=labels[-10:])
     return Data(source="npz", train=(str(path),), split_seed=-1)

@@ -20,7 +20,7 @@ TRAINING = Training(
 
 
 def make_head(training: Training = TRAINING) -> Head:
-    """On the last two of three layers."""
+    """Make a head on the last two of three layers."""
     return Head(training, {1: 4, 2: 3}, 3, Workspace(torch.device("cpu")))
 
 

@@ -18,7 +18,7 @@ def test_the_blur_is_the_filter_of_the_paper_again_and_again() -> None:
 
 
 def by_hand(bits: np.ndarray) -> np.ndarray:
-    """The mask of one image's random bits, pixel by pixel; beyond the edge there is neither 0 nor 1, but 1/2."""
+    """Return the mask of one image's random bits, pixel by pixel; beyond the edge there is neither 0 nor 1, but 1/2."""
     height, width = bits.shape
     field = bits.astype(np.float64)  # quarters of quarters, all of them exact
     for _ in range(BLURS):

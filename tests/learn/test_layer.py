@@ -38,7 +38,7 @@ def rows(seed: int = 0, n: int = 3 * BATCH) -> torch.Tensor:
 
 
 def learn(layer: FFDense, x: torch.Tensor, step: int = 0, factor: float | None = 1.0) -> torch.Tensor:
-    """One step; what is handed on."""
+    """Make one step; return what is handed on."""
     out = torch.empty(len(x), WIDTH, dtype=x.dtype)
     layer.learn(x, LAYOUT, None, Step(step, factor), out)
     return out
@@ -47,7 +47,7 @@ def learn(layer: FFDense, x: torch.Tensor, step: int = 0, factor: float | None =
 def autograd_loss(
     layer: FFDense, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, training: Training
 ) -> torch.Tensor:
-    """The objective of one minibatch, written with the operations that autograd knows."""
+    """Compute the objective of one minibatch, written with the operations that autograd knows."""
     total = x[: 2 * BATCH] @ weight + bias
     activity = torch.relu(total)
     squares = activity.pow(2)

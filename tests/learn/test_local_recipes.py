@@ -34,7 +34,7 @@ def blocks(recipe: str, data: tuple[tuple[int, ...], int]) -> list[Block]:
 
 
 def counts(block: Block) -> tuple[int, int]:
-    """Parameters of the body and of the objective."""
+    """Return the parameters of the body and of the objective."""
     assert isinstance(block, LocalBlock)
     return tuple(sum(p.numel() for p in part.parameters()) for part in (block.body, block.objective))  # type: ignore[return-value]  # of two
 

@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 
 def on_digits(name: str, run: Path, **fields: Any) -> Config:
-    """A recipe on the digits, in float64 and in one process."""
+    """Return a recipe on the digits, in float64 and in one process."""
     made = override(recipe(name), {f"training.{field}": value for field, value in fields.items()})
     data = replace(recipe("digits").training.data, split_seed=-1, order=made.training.data.order)
     training = replace(made.training, data=data, precision="float64")
@@ -32,7 +32,7 @@ def on_digits(name: str, run: Path, **fields: Any) -> Config:
 
 
 def fed(config: Config, steps: int) -> Iterator[tuple[Array, Array]]:
-    """Positive and negative rows of each step, as the feeder makes them."""
+    """Yield the positive and negative rows of each step, as the feeder makes them."""
     splits = load_splits(config.training.data)
     inputs, _ = row_specs(config.training, splits.shape, splits.classes)
     feeder = make_feeder(config.training, splits, inputs)

@@ -20,7 +20,7 @@ from ffpipe.system.errors import UserError
 
 
 def examples(folder: Path, images: NDArray[np.float32] | NDArray[np.uint8], divisor: int = 1) -> Examples:
-    """A split of images (n, height, width[, channels]), in a file of many batches."""
+    """Return a split of images (n, height, width[, channels]), in a file of many batches."""
     count = len(images)
     flat, labels = images.reshape(count, -1), np.zeros(count, np.int64)
     contents = Contents("made", images.shape[1:], images.dtype, divisor, labels, lambda: iter([flat]))

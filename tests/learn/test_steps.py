@@ -25,7 +25,7 @@ ROWS = torch.randn(3 * BATCH, FAN_IN, dtype=torch.float64, generator=torch.Gener
 
 
 def make_layer(**fields: Any) -> FFDense:
-    """Plain gradient descent in float64 on softplus(goodness - 2), without peer normalisation."""
+    """Make a layer with plain gradient descent in float64 on softplus(goodness - 2), without peer normalisation."""
     plain: dict[str, Any] = {
         "precision": "float64",
         "normalization": "l2",
@@ -38,7 +38,7 @@ def make_layer(**fields: Any) -> FFDense:
 
 
 def learn(layer: FFDense, step: int = 0) -> tuple[Tensor, Learned]:
-    """One step on ROWS: what is handed on, and what it came to."""
+    """Make one step on ROWS; return what is handed on, and what it came to."""
     out = torch.empty(3 * BATCH, WIDTH, dtype=torch.float64)
     learned = layer.learn(ROWS, LAYOUT, None, Step(step), out)
     return out, learned

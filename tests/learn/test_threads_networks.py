@@ -1,6 +1,6 @@
 """The number of threads does not change a bit of the weights of any network.
 
-Whether a sum is cut for threads depends on shapes, so networks are drawn by chance: narrow, odd and wide layers, small
+A sum is cut for threads by its shape, so networks are drawn by chance: narrow, odd and wide layers, small
 and large odd minibatches, every rule of training. The first forty run by default, all two hundred with the marker long.
 """
 

@@ -36,7 +36,7 @@ def fickle(values: Tensor) -> Tensor:
 
 
 def seldom(values: Tensor) -> Tensor:
-    """Differ on more than one thread in a single number, every third time."""
+    """Return a result that differs on more than one thread in a single number, every third time."""
     made = steadfast(values)
     made.view(-1)[-1] += torch.get_num_threads() > 1 and calls.count(THREADS) % 3 == 0
     return made

@@ -73,7 +73,7 @@ def test_one_that_goes_on_makes_the_bits_of_one_that_never_stopped(kind: str, dt
         assert torch.equal(kept[name], tensor), name
 
 
-# What torch computes on several threads; the second is summed over in norms and means.
+# Sizes that torch computes on several threads; the second is summed over in norms and means.
 LARGE = [(300, 200), (40_000, 10)]
 OPTIONS: list[dict[str, Any]] = [{}, {"foreach": True}, {"fused": True}]
 

@@ -50,7 +50,7 @@ def write(folder: Path, files: dict[str, str | bytes]) -> None:
 
 
 def refused(action: Callable[[], object]) -> str:
-    """Message of the UserError, after which imports look where they looked before."""
+    """Return the message of the UserError, after which imports look where they looked before."""
     path = list(sys.path)
     with pytest.raises(UserError) as caught:
         action()
@@ -224,7 +224,7 @@ assert not {"ray", "torch"} & set(sys.modules)
 
 
 def loaded_elsewhere(code: ModelCode, folder: Path) -> str:
-    """What another process prints, whose current folder is another."""
+    """Return the output of another process, whose current folder is another."""
     folder.mkdir(exist_ok=True)
     root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run(

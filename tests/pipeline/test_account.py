@@ -1,4 +1,5 @@
-"""What a stage is said to hold is what torch's allocator gave it, to a few percent, and does not grow with depth."""
+"""Stages hold what they are said to hold, which is what torch's allocator gave it, to a few percent, and does not grow
+with depth."""
 
 from __future__ import annotations
 
@@ -47,13 +48,14 @@ def _one_thread(threads_put_back: None) -> None:
 
 
 def stage_spec(network: Blueprint, layers: range) -> StageSpec:
-    """A stage with these blocks, between one with those before and one with those after."""
+    """Return a stage with these blocks, between one with those before and one with those after."""
     groups = [range(layers.start), layers, range(layers.stop, len(network))]
     return StageSpec(int(layers.start > 0), tuple(group for group in groups if group), network, 100, 10, "cpu")
 
 
 def made(network: Blueprint, layers: range) -> tuple[int, Holding]:
-    """Peak bytes of a stage that trains on a few messages, and what was said of it, without its snapshots."""
+    """Return the peak bytes of a stage that trains on a few messages, and what was said of it, without its
+    snapshots."""
     spec, of, rows = stage_spec(network, layers), Sizes(network, CHUNK), network.edges[layers.start]
     tensors = {
         X: torch.rand(CHUNK, network.layout.rows, *rows.shape).to(rows.dtype),
@@ -87,8 +89,8 @@ def test_tensors_are_what_was_said(layers: range, optimizer: Optimizer, precisio
     assert peak == pytest.approx(said.total - said.snapshot, rel=0.15)
 
 
-# What the kernels of a convolution in bfloat16 take inside themselves depends on the processor, and torch tells of it
-# nowhere: such blocks are not held to this.
+# The memory that kernels of a convolution in bfloat16 take inside themselves depends on the processor, and torch tells
+# of it nowhere: such blocks are not held to this.
 @pytest.mark.parametrize(
     ("kind", "size", "precision"),
     [("conv", "channels", "float32"), ("dense", "width", "float32"), ("dense", "width", "bfloat16")],
@@ -159,7 +161,7 @@ def test_files_have_the_bytes_of_their_tensors() -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.kind)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_snapshot_has_the_bytes_of_what_is_saved(precision: Any, optimizer: Optimizer) -> None:
-    """Of every layer, and of the head with the predictions that it owes."""
+    """Every layer counts, and the head with the predictions that it owes."""
     lag = 4
     network = dense(3, 40, precision=precision, optimizer=optimizer, negatives="hard", negative_lag=lag)
     saved: dict[str, Saved] = {}
@@ -177,7 +179,7 @@ def test_a_snapshot_has_the_bytes_of_what_is_saved(precision: Any, optimizer: Op
 @pytest.mark.parametrize(
     ("layers", "comes", "goes"),
     [
-        # Of layers of 400, 300, 200 and 100 units; two minibatches a message, three roles of 5 examples; float32.
+        # Layers of 400, 300, 200 and 100 units; two minibatches a message, three roles of 5 examples; float32.
         (range(1), 0, 2 * 15 * 400 * 4),
         (range(1, 2), 2 * 15 * 400 * 4, 2 * (15 * 300 + 5 * 300) * 4),
         (range(2, 3), 2 * 15 * 300 * 4, 2 * 15 * 200 * 4),  # the last stage has the features of layer 2 as its rows
@@ -221,7 +223,7 @@ def kept_outputs() -> list[Local]:
 @pytest.mark.parametrize(
     ("layers", "comes", "goes"),
     [
-        # Of blocks of 40, 30, 20 and 10 units; two minibatches a message, the 5 examples alone; float32. The output of
+        # Blocks of 40, 30, 20 and 10 units; two minibatches a message, the 5 examples alone; float32. The output of
         # block 0 is kept for block 3, and that of block 1 for block 2, to which it comes as rows.
         (range(1), 0, 2 * 5 * (40 + 40) * 4),
         (range(1, 2), 2 * 5 * 40 * 4, 2 * 5 * 30 * 4),

@@ -1,4 +1,4 @@
-"""What is measured once and for whom: blocks that are alike, and processors that are shared."""
+"""Measurements, each made once and for several: blocks that are alike, and processors that are shared."""
 
 from __future__ import annotations
 

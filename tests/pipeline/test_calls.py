@@ -23,7 +23,7 @@ def caller(monkeypatch: pytest.MonkeyPatch) -> Caller:
 
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
-    """What a call waits for that does not return."""
+    """A gate that a call waits for, so that it does not return."""
     gate = threading.Event()
     yield gate
     gate.set()

@@ -1,4 +1,4 @@
-"""What does not need a cluster to be shown: addresses are looked at first."""
+"""Clusters, as far as none is needed: addresses are looked at first."""
 
 from __future__ import annotations
 

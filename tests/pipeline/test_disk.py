@@ -1,4 +1,4 @@
-"""What the layerwise engine really has on disk is no more than what was predicted."""
+"""The layerwise engine's files take no more than what was predicted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROWS = {
 
 
 def occupied(folder: Path) -> int:
-    """Bytes on disk of all in a folder."""
+    """Return the bytes on disk of all in a folder."""
     return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
 
 

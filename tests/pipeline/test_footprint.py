@@ -18,7 +18,7 @@ from ffpipe.planning.memory import USABLE, Room, evaluated, fitting, footprints
 
 DIMS = [64, 1000, 2000, 500, 300]
 MB = 10**6
-# Of a minibatch of 100: labels in two messages, sums of goodness of the 28 images that are evaluated in its place.
+# A minibatch of 100: labels in two messages, sums of goodness of the 28 images that are evaluated in its place.
 LABELS, SCORES = 2 * 100 * 8, 2 * 28 * 8 + 28 * 10 * 4
 
 

@@ -81,7 +81,7 @@ def test_loads_of_stages() -> None:
     loads = [load_of(spec, Costs((1.0, 2.0, 3.0, 4.0), 0.5)) for spec in specs]
     assert [load.seconds(Train(0, 2)) for load in loads] == [2.0, 4.0, 6.0, 9.0]
     rows = [2 * 3 * 50 * width * 4 for width in (50, 40, 30)]
-    # What the head sees of layer 1 goes past stage 2; layer 2's are the rows of the last stage.
+    # The head's view of layer 1 goes past stage 2; layer 2's are the rows of the last stage.
     parts = [{1: rows[0]}, {2: rows[1], 3: 2 * 50 * 40 * 4}, {3: rows[2]}, {}]
     assert [load.parts(Train(0, 2)) for load in loads] == parts
     assert [load.senders for load in loads] == [(), (0,), (1,), (1, 2)]

@@ -61,7 +61,8 @@ faults = st.builds(Fault, st.integers(0, 120), st.sampled_from(get_args(Kind)), 
 
 @st.composite
 def blocks(draw: st.DrawFn, layers: int, epochs: int) -> list[dict[str, Any]]:
-    """What each block keeps for later ones, what it uses of earlier ones, and from and before which epoch it learns."""
+    """Draw what each block keeps for later ones, what it uses of earlier ones, and from and before which epoch it
+    learns."""
     made: list[dict[str, Any]] = []
     for index in range(layers):
         first = draw(st.integers(0, epochs - 1))
@@ -117,7 +118,7 @@ def test_whatever_happens_the_run_is_the_undisturbed_one(story: Story) -> None:
 
 
 def fill_the_disk() -> None:
-    """The driver's, until one moment after the other."""
+    """Fill the driver's disk, until one moment after the other."""
     config = {
         "training.dims": [1, 1],
         "training.batch_size": 1,
@@ -179,18 +180,18 @@ def keep_all(log: RunLog, layout: Layout) -> None:
 
 
 def hand_out_itself(passage: Passage, name: str, tensor: Tensor) -> None:
-    """Without a copy."""
+    """Hand out the tensor itself, without a copy."""
     if name in passage._leaving_names:
         passage._made[name] = tensor
 
 
 def last_rows(passage: Passage, rows: Tensor, labels: Tensor) -> Tensor:
-    """Those that the read-out sees only where rows carry labels."""
+    """Return those that the read-out sees only where rows carry labels."""
     return rows[:, -labels.shape[1] :]
 
 
 def in_order_of_blocks(passage: Passage, block: Block) -> list[Tensor]:
-    """Whatever order the block names them in."""
+    """Return outputs in the order of their blocks, whatever order the block names them in."""
     return [passage._kept[name] for name in sorted(block.use)]
 
 

@@ -215,7 +215,7 @@ def test_chapters_are_no_longer_than_the_disk_allows(tmp_path: Path, monkeypatch
     fields = {"execution.chapter": 0, "training.negatives": "random"}
     job = make_job(config(tmp_path / "run", **fields))
     assert 1 <= LayerwiseEngine().layout(job).window < 30
-    # What was given is kept, or refused.
+    # A length that was given is kept, or refused.
     with pytest.raises(UserError, match=r"needs .*: give another place with --execution.spool or --execution.chapter"):
         LayerwiseEngine().layout(make_job(config(tmp_path / "run", **fields | {"execution.chapter": 200})))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))

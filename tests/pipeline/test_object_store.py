@@ -21,7 +21,7 @@ MB = 10**6
 
 
 def ffpipe(run: Path, *options: str, shm: str = "") -> subprocess.CompletedProcess[str]:
-    """Trains one epoch in a process of its own; with `shm`, in one that sees a /dev/shm of that size."""
+    """Train one epoch in a process of its own; with `shm`, in one that sees a /dev/shm of that size."""
     command = [sys.executable, "-m", "ffpipe", "train", *WIDE, "--epochs", "1", "--run-dir", str(run), *options]
     if shm:
         mount = f'mount -t tmpfs -o size={shm} tmpfs /dev/shm && exec "$@"'
@@ -58,7 +58,7 @@ def test_a_window_that_does_not_fit_is_refused_and_the_one_named_runs_and_spills
 
 
 def can_mount() -> bool:
-    """Whether this process may have a /dev/shm of its own (Linux, root)."""
+    """Return whether this process may have a /dev/shm of its own (Linux, root)."""
     command = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"]
     try:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0

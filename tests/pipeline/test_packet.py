@@ -34,7 +34,7 @@ SHAPES = [(2, 3, 5), (), (0, 4), (1,)]
 
 
 def made(dtype: torch.dtype, shape: tuple[int, ...], seed: int = 0) -> Tensor:
-    """Any bits, but for bools, which are 0 or 1."""
+    """Return any bits, but for bools, which are 0 or 1."""
     chance = torch.Generator().manual_seed(seed)
     top = 2 if dtype == torch.bool else 256
     size = torch.Size(shape).numel() * dtype.itemsize
@@ -42,7 +42,7 @@ def made(dtype: torch.dtype, shape: tuple[int, ...], seed: int = 0) -> Tensor:
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether they have the same dtype, shape and bits, NaN included."""
+    """Return whether both have the same dtype, shape and bits, NaN included."""
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     bits = [each.contiguous().reshape(-1).view(torch.uint8) for each in (one, other) if each.numel()]

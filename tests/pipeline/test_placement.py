@@ -1,4 +1,4 @@
-"""What can never be placed is said before anything waits; what can be is asked for as it was meant."""
+"""Stages that can never be placed are refused before anything waits; others are placed as was meant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only real actors can show: failures end the run with a reason, and nothing is left."""
+"""Behaviour that only real actors can show: failures end the run with a reason, and nothing is left."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_our_own_cluster_listens_on_loopback_alone() -> None:
 
 
 def ray_sockets() -> set[str]:
-    """Inodes of the sockets of Ray's servers and workers on this host."""
+    """Return the inodes of the sockets of Ray's servers and workers on this host."""
     found = set()
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
@@ -82,7 +82,7 @@ def test_a_run_joins_the_cluster_at_ray_address_and_leaves_it_up(tmp_path: Path)
 
 @contextmanager
 def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A long run in a process of its own that has come to its first evaluation, and its temporary folder."""
+    """Run a long run in a process of its own that has come to its first evaluation, and its temporary folder."""
     with tempfile.TemporaryDirectory(prefix="ff-", dir="/tmp") as temporary:  # short enough for Ray's sockets
         options = ["--epochs", "4000", "--run-dir", str(tmp_path / "run")]
         process = subprocess.Popen(
@@ -99,7 +99,7 @@ def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
 
 
 def ended(process: subprocess.Popen[str], temporary: Path) -> str:
-    """The last line that it says; by then nothing of it is left."""
+    """Return the last line that it says; by then nothing of it is left."""
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
@@ -134,7 +134,7 @@ def test_a_signal_is_obeyed_while_the_head_node_is_stopped(tmp_path: Path) -> No
 
 
 def command(process: Path) -> str:
-    """The command line of a process; empty where it has ended."""
+    """Return the command line of a process; empty where it has ended."""
     try:
         return (process / "cmdline").read_text(errors="replace")
     except OSError:

@@ -16,12 +16,12 @@ COMPANIONS = (X, LABELS, SCORE, WRONG, LOSS)
 
 
 def cut(*sizes: int) -> tuple[range, ...]:
-    """Groups of so many blocks each."""
+    """Return the groups of so many blocks each."""
     ends = [sum(sizes[:n]) for n in range(len(sizes) + 1)]
     return tuple(range(a, b) for a, b in pairwise(ends))
 
 
-# What goes from a stage to another beside x, by (sender, receiver).
+# Tensors that go from a stage to another beside x, by (sender, receiver).
 Straight = dict[tuple[int, int], tuple[str, ...]]
 A_OF_0 = {"a": 0}
 TABLE: list[tuple[str, Routes, Straight]] = [
@@ -30,7 +30,7 @@ TABLE: list[tuple[str, Routes, Straight]] = [
     (
         "the read-out sees all blocks",
         Routes(cut(1, 1, 1), frozenset({0, 1, 2})),
-        # What block 1 hands on is x of stage 2, block 2 is there.
+        # The output of block 1 is x of stage 2, block 2 is there.
         {(0, 2): ("tap.0",)},
     ),
     (
@@ -112,7 +112,7 @@ class Drawn:
         return range(len(self.routes.groups))
 
     def needed(self, stage: int) -> dict[str, int]:
-        """What a stage must have of blocks that are not its own, beside x: the block of each, by name."""
+        """Return what a stage must have of blocks that are not its own, beside x: the block of each, by name."""
         routes, blocks = self.routes, self.routes.groups[stage]
         last = stage == self.stages[-1]
         needed = {f"{TAP}{block}": block for block in routes.taps if last}
@@ -145,7 +145,7 @@ def test_all_that_is_needed_arrives_once_and_x_under_no_other_name(drawn: Drawn)
     for stage in drawn.stages:
         arriving = [(name, sender) for sender in drawn.stages for name in routes.names(sender, stage)]
         needed = drawn.needed(stage)
-        # What the block before the stage hands on comes as x, whatever else it is called.
+        # The output of the block before the stage comes as x, whatever else it is called.
         before = routes.groups[stage].start - 1
         wanted = [(name, routes.stage_of(block)) for name, block in needed.items() if block != before]
         assert sorted(arriving) == sorted(wanted)

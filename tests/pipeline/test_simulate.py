@@ -18,7 +18,7 @@ ALONE = Site((0,), 1.0, False)
 
 
 def chain(seconds: Sequence[float], rows: int = 0, features: int = 0) -> list[Load]:
-    """Stages that take so long for a minibatch, and send so many bytes for it."""
+    """Make stages that take so long for a minibatch, and send so many bytes for it."""
     last = len(seconds) - 1
 
     def load(index: int, each: float) -> Load:

@@ -31,7 +31,7 @@ def write(spool: Spool, messages: dict[int, Tensors]) -> None:
 
 
 def same(read: Tensors, written: Tensors) -> bool:
-    """Whether all tensors are there, to the bit and with their dtype."""
+    """Return whether all tensors are there, to the bit and with their dtype."""
     return read.keys() == written.keys() and all(
         tensor.dtype == written[name].dtype and torch.equal(tensor, written[name]) for name, tensor in read.items()
     )

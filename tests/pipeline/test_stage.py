@@ -35,7 +35,7 @@ def training(**fields: Any) -> Training:
 
 
 def stage(training: Training) -> Stage:
-    """Both layers and the head."""
+    """Make a stage of both layers and the head."""
     (stage,) = make_stages(blueprint_of(training, classes=CLASSES, steps_per_epoch=5), [range(2)], steps=10)
     return stage
 
@@ -50,12 +50,12 @@ def rows(count: int) -> Tensor:
 
 
 def message(rows: Tensor, labels: Tensor | None = LABELS_GIVEN) -> Tensors:
-    """One minibatch."""
+    """Make a message of one minibatch."""
     return {X: rows.unsqueeze(0)} | ({} if labels is None else {LABELS: labels.unsqueeze(0)})
 
 
 def after_both_layers(training: Training, given: Tensor) -> Tensor:
-    """Rows as they are behind two layers that make the first step on them."""
+    """Return the rows as they are behind two layers that make the first step on them."""
     layout = blueprint_of(training, classes=CLASSES).layout
     for i in range(2):
         layer = FFDense(i, FEATURES if not i else 7, 7 + i, training, Workspace(torch.device("cpu")))
@@ -66,7 +66,7 @@ def after_both_layers(training: Training, given: Tensor) -> Tensor:
 
 
 def head_after(training: Training, activities: Tensor) -> dict[str, Tensor]:
-    """Weights of a head on the second layer, which is what it sees, after a step."""
+    """Return the weights of a head on the second layer, which is what it sees, after a step."""
     head = Head(training, {1: 8}, CLASSES, Workspace(torch.device("cpu")))
     head.step(0, [activities], LABELS_GIVEN, 1.0)
     return head.weights()
@@ -147,7 +147,7 @@ class Joined(nn.Module):
 
 
 def with_bypasses() -> list[Local]:
-    """Outputs that later blocks use: the next one, some behind it, and several of them."""
+    """Return the outputs that later blocks use: the next one, some behind it, and several of them."""
 
     return [
         Local(partial(Joined, FEATURES, 6), keep="a"),
@@ -183,7 +183,7 @@ def _blueprint(training: Training, function: Callable[[], list[Local]] | None = 
 
 
 def drawn(network: Blueprint, item: Item) -> Tensors:
-    """A message of random rows, as many as the item has in this network."""
+    """Return a message of random rows, as many as the item has in this network."""
     layout, lookahead = network.layout, network.training.lookahead
     match item:
         case Train():
@@ -216,7 +216,7 @@ LOCK_STEP: list[Item] = [
 
 
 def worked(network: Blueprint, groups: list[range]) -> tuple[dict[str, Tensor], list[Any], list[list[Tensors]]]:
-    """States after all items by name, evaluations, and what each stage got."""
+    """Return the states after all items by name, evaluations, and what each stage got."""
     stages, lock_step = make_stages(network, groups), network.training.lookahead == 0
     got = [hand_through(stages, item, drawn(network, item)) for item in (LOCK_STEP if lock_step else ITEMS)]
     states = {str(block.index): block.state() for stage in stages for block in stage.blocks}

@@ -26,7 +26,7 @@ def job_of(file: Path, **fields: Any) -> Job:
 
 
 def write(file: Path, seed: int) -> None:
-    """400 images of four bytes, and their labels."""
+    """Write 400 images of four bytes, and their labels."""
     random = np.random.default_rng(seed)
     np.savez(file, images=random.integers(0, 256, (400, 4), dtype=np.uint8), labels=np.arange(400) % 3)
 

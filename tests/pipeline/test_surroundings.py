@@ -1,4 +1,4 @@
-"""What Ray would stumble over is found before it is started or joined; no Ray runs here."""
+"""Obstacles to Ray are found before it is started or joined; no Ray runs here."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class ThreadLinks:
         self.workers[0].returned(predictions)
 
     def read(self, packets: Iterable[Packet]) -> None:
-        """Nothing lies in shared memory here."""
+        """Do nothing: nothing lies in shared memory here."""
 
     def _later(self, deliver: Any) -> None:
         threading.Timer(self.chance.random() / 200, deliver).start()
@@ -56,7 +56,7 @@ def job(**fields: Any) -> Job:
 def run_workers(
     job: Job, layout: Layout, folder: Path, seed: int, parts: Parts | None = None
 ) -> tuple[list[Worker], list[StageReport]]:
-    """The workers after their run, and the reports of each in turn."""
+    """Run workers; return them after their run, and the reports of each in turn."""
     workers: list[Worker] = []
     chance = random.Random(seed)
     for spec in layout.stages:

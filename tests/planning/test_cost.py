@@ -1,4 +1,4 @@
-"""What a block is said to cost is what it has and takes: by hand, and as torch's tensors come and go in a real step."""
+"""Blocks have and take what they are said to cost: by hand, and as torch's tensors come and go in a real step."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ PLAIN: dict[str, Any] = {"training.negatives": "none", "training.head": False, "
 
 
 def job_of(fields: Mapping[str, Any], function: Callable[[], list[Any]] | None = None) -> Job:
-    """A job on the digits: 8 x 8 pixels, 10 classes (in closed form 10 features more), minibatches of 50."""
+    """Return a job on the digits: 8 x 8 pixels, 10 classes (in closed form 10 features more), minibatches of 50."""
     config = ffpipe.override(ffpipe.recipe("digits"), {"execution.stages": 0, **fields})
     return make_job(config, Model(function=function))
 
 
 def plain(blocks: list[BlockConfig], **fields: Any) -> Blueprint:
-    """Blocks that learn from the examples alone."""
+    """Return the blocks that learn from the examples alone."""
     return job_of(PLAIN | {"training.blocks": blocks} | fields).network
 
 
 def tokens(folder: Path, blocks: list[BlockConfig], **fields: Any) -> Blueprint:
-    """The same of rows of 32 tokens, of 17 kinds."""
+    """Return the same of rows of 32 tokens, of 17 kinds."""
     rows = np.random.default_rng(1).integers(0, 17, (200, 33))
     np.savez(folder / "tokens.npz", x_train=rows, y_train=np.arange(200) % 17)
     data = {"training.data.source": "npz", "training.data.train": [str(folder / "tokens.npz")]}
@@ -62,12 +62,12 @@ def tokens(folder: Path, blocks: list[BlockConfig], **fields: Any) -> Blueprint:
 
 
 def own(*bodies: Any) -> Blueprint:
-    """A network that a user's function returns."""
+    """Return a network that a user's function returns."""
     return job_of(PLAIN, lambda: [Local(body) for body in bodies]).network
 
 
 def of_kind(optimizer: str) -> dict[str, Any]:
-    """Fields of a config with such an optimiser. Rprop knows no weight decay."""
+    """Return the fields of a config with such an optimiser. Rprop knows no weight decay."""
     decay = 0.0 if optimizer == "Rprop" else 0.0001
     return {"training.optimizer.kind": optimizer, "training.optimizer.weight_decay": decay}
 
@@ -95,7 +95,7 @@ def test_a_dense_block_makes_three_products_and_those_of_its_head() -> None:
 
 
 def test_attention_counts(tmp_path: Path) -> None:
-    """Of causal attention torch counts all pairs: two products forward, five in the fused backward pass."""
+    """torch counts all pairs of causal attention: two products forward, five in the fused backward pass."""
     width, inputs = 16, 32
     (found,) = costs_of(tokens(tmp_path, [BlockConfig(kind="transformer", options={"width": width, "heads": 2})]))
     linear = 3 * (3 * width**2 + width**2 + 8 * width**2) + 3 * width * 17
@@ -114,7 +114,7 @@ class LinearRelu(nn.Module):
 
 
 def mean(h: Tensor, labels: Tensor) -> Tensor:
-    """A loss that makes nothing of the size of h, and whose derivative is of that size."""
+    """Return a loss that makes nothing of the size of h, and whose derivative is of that size."""
     return h.mean()
 
 
@@ -181,7 +181,8 @@ class Alive(TorchDispatchMode):
 
 
 def really(network: Blueprint, index: int) -> tuple[int, int]:
-    """The worst moment of a block's second step on the CPU: by the tensors that live, and by torch's allocator."""
+    """Return the worst moment of a block's second step on the CPU: by the tensors that live, and by torch's
+    allocator."""
     block = network.make(index, Workspace(CPU))
     step = learning(block, network, CPU)
     step(0)
@@ -213,7 +214,7 @@ def test_a_step_takes_what_real_tensors_take(kind: str, optimizer: str, precisio
         alive, allocated = really(network, index)
         # A few numbers are made on the CPU where there are some and not where there are none.
         assert said.step == pytest.approx(alive, rel=0.01)
-        # What a kernel takes inside itself nobody is told; with these it is small, but for convolutions in bfloat16.
+        # The memory that a kernel takes inside itself is unknown; it is small here, but for convolutions in bfloat16.
         if precision == "float32":
             assert said.step == pytest.approx(allocated, rel=0.1)
 
@@ -236,7 +237,7 @@ def test_a_step_in_closed_form_takes_what_real_tensors_take(fields: dict[str, An
     network = job_of({"training.dims": [64, 100, 80], "training.precision": precision, **changes}).network
     for index, said in enumerate(costs_of(network)):
         alive, allocated = really(network, index)
-        # What dropout draws are numbers of NumPy, of which torch does not know.
+        # Dropout draws numbers of NumPy, of which torch does not know.
         drawn = 3 * network.layout.rows * network.outlines[index].outputs.size if "dropout" in fields else 0
         assert alive * 0.99 <= said.step <= alive * 1.01 + drawn
         assert allocated * 0.9 <= said.step <= allocated * 1.1 + drawn

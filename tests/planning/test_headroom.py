@@ -1,4 +1,4 @@
-"""What a run takes is held against what there is; no Ray runs here."""
+"""Needs of a run are held against what the host has; no Ray runs here."""
 
 from __future__ import annotations
 

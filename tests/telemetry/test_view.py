@@ -1,4 +1,4 @@
-"""What a person sees, on a terminal and elsewhere."""
+"""The view of a run on a terminal and elsewhere."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Slip:
 def park(stage: Stage, path: Path) -> Slip:
     """Write what is kept and free all of it. Raises OSError; nothing is freed then."""
     checksums = []
-    # What is there is written over: new pages cost a file system several times what its own do.
+    # Old pages are written over: new pages cost a file system several times what its own do.
     with path.open("r+b" if path.exists() else "wb") as file:
         for tensor in stage.kept():
             host = tensor.detach().cpu()

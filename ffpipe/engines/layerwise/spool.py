@@ -35,7 +35,7 @@ class _Written(NamedTuple):
 
 
 class Spool:
-    """What one stage hands to a later one during a chapter: written by the one, then read by the other.
+    """The packets that one stage hands to a later one during a chapter: written by the one, then read by the other.
 
     compression: None, "lz4" or "zstd", none of which loses anything.
     """

@@ -156,7 +156,7 @@ class StageActor:
 class RayLinks:
     """Links that are calls of other actors, whose results nobody waits for: a dead one is the driver's to notice.
 
-    What is sent is copied before a call returns.
+    Packets are copied before a call returns.
     """
 
     def __init__(self, index: int, actors: list[Any]) -> None:

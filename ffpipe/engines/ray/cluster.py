@@ -81,7 +81,7 @@ class Cluster:
 
     @property
     def own(self) -> bool:
-        """Whether it is a cluster of our own, which is on this host alone."""
+        """True where it is a cluster of our own, which is on this host alone."""
         return self._folder is not None
 
     def hosts(self) -> list[Host]:
@@ -204,7 +204,7 @@ def safe_job() -> JobConfig:
 
     Ray puts that folder first in their path, but not for a driver that says that it is elsewhere.
     """
-    # Where ffpipe is not installed and runs from its own source, that is where workers find it.
+    # If ffpipe is not installed and runs from its own source, that is where workers find it.
     source = Path(__file__).parents[3]
     return JobConfig(_client_job=True, _py_driver_sys_path=[str(source)] if source == Path.cwd() else [])
 

@@ -18,7 +18,7 @@ KNOCK_SECONDS = 2.0
 PAUSE_SECONDS = 0.5
 
 
-# What a client of HTTP/2, and so of gRPC, says first, with an empty frame of settings.
+# The first bytes of a client of HTTP/2, and so of gRPC, with an empty frame of settings.
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 
 

@@ -1,4 +1,4 @@
-"""Where stages may go: what each asks of the host that it is on, and whether hosts have that. Plain data, no Ray.
+"""Places for stages: what each asks of the host that it is on, and whether hosts have that. Plain data, no Ray.
 
 What can be told from this is what can never be placed; that something is busy now, only Ray can say.
 """
@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from ffpipe.config.schema import Device, Execution, of_stage
 from ffpipe.system.units import parse_size, say_size
 
-# What an amount may be short of by rounding.
+# The share that an amount may be short of by rounding.
 ROUNDING = 1e-6
 MEMORY = "memory"
-# What each strategy is to Ray.
+# Ray's name of each strategy.
 STRATEGIES = {"pack": "PACK", "spread": "SPREAD", "one-host-each": "STRICT_SPREAD"}
 
 
@@ -36,7 +36,8 @@ class Host:
 
 @dataclass(frozen=True)
 class Place:
-    """What one stage asks for. asks: amounts by name. labels: what values its host must have, in Ray's words."""
+    """The resources that one stage asks for. asks: amounts by name. labels: what values its host must have, in Ray's
+    words."""
 
     device: Device
     asks: Mapping[str, float]

@@ -1,4 +1,4 @@
-"""What Ray is told through its environment. It reads that when it is imported, so this module must not import it."""
+"""Settings of Ray in its environment. It reads that when it is imported, so this module must not import it."""
 
 from __future__ import annotations
 

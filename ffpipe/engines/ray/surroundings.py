@@ -1,4 +1,4 @@
-"""What Ray needs of the host that it is started on, and a cluster of those who join it: seen to at once, in one line.
+"""Needs of Ray on the host that it is started on, and of a cluster on those who join it: seen to at once, in one line.
 
 Ray itself tries for a minute and then raises whatever came last.
 """
@@ -23,9 +23,9 @@ from ffpipe.system.errors import UserError
 SHARED_MEMORY = Path("/dev/shm")
 LOOPBACK = "127.0.0.1"
 CONNECT_SECONDS = 10.0
-# Of one process of Ray's; two stages did with half as many.
+# File descriptors of one process of Ray's; two stages did with half as many.
 LEAST_OPEN_FILES = 256
-# Of no cluster, but of the right form: with it a client asks nothing before it does what it is told.
+# A token of no cluster, but of the right form: with it a client asks nothing before it does what it is told.
 SOME_CLUSTER = "1" * 56
 
 
