@@ -24,7 +24,8 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "network",
         (
             "training.model", "training.model_options", "training.dims", "training.initialization",
-            "training.normalization", "training.dropout", "training.precision", "training.memory_format",
+            "training.normalization", "training.normalization_epsilon", "training.normalize_inputs",
+            "training.dropout", "training.precision", "training.memory_format",
             "training.checkpointing", "training.accumulation", "training.threads",
         ),
     ),
@@ -40,22 +41,24 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "optimiser and schedule",
         (
-            "training.epochs", "training.batch_size", "training.seed", "training.optimizer.", "training.schedule",
-            "training.milestones", "training.decay",
+            "training.epochs", "training.batch_size", "training.shards", "training.seed", "training.optimizer.",
+            "training.schedule", "training.milestones", "training.decay",
         ),
     ),
     (
         "read-out",
         (
-            "training.readout", "training.head", "training.head_from", "training.head_optimizer.",
-            "training.goodness_from",
+            "training.readout", "training.head", "training.head_from", "training.head_bias",
+            "training.head_initialization", "training.head_optimizer.", "training.goodness_from",
+            "training.test_labels",
         ),
     ),
     (
         "engine and stages",
         (
-            "execution.engine", "execution.stages", "execution.chunk", "execution.window", "execution.window_bytes",
-            "execution.chapter", "execution.spool", "execution.spool_compression", "execution.keep_freed",
+            "execution.engine", "execution.stages", "execution.replicas", "execution.chunk", "execution.window",
+            "execution.window_bytes", "execution.chapter", "execution.spool", "execution.spool_compression",
+            "execution.keep_freed",
         ),
     ),
     (

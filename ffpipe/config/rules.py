@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,8 @@ from ffpipe.system.units import parse_size
 
 # Optimisers of our own (learn/optim.py), and the class of torch.optim whose options each takes.
 OWN_FORMS = {"KerasAdam": "Adam"}
+# The kind of block that is Forward-Forward's layer in closed form (learn/dense.py).
+FF_DENSE = "ff-dense"
 
 
 def check(config: Config) -> None:
@@ -46,6 +49,7 @@ def check(config: Config) -> None:
     for name, optimizer in (("optimizer", training.optimizer), ("head_optimizer", training.head_optimizer)):
         check_optimizer(f"training.{name}", optimizer)
     _check_rule(training)
+    _check_shards(training, execution)
     if taken := {"CPU", "GPU", "memory", "object_store_memory"} & set(execution.resources):
         raise UserError(f"execution.resources names {min(taken)!r}, which is no custom resource of Ray: leave it out")
     _check_size("memory_budget", execution.memory_budget)
@@ -77,9 +81,33 @@ def check(config: Config) -> None:
         )
 
 
+def _check_shards(training: Training, execution: Execution) -> None:
+    """What minibatches, shards and replicas ask of each other."""
+    shards = training.shards
+    if shards & (shards - 1):
+        raise UserError(f"training.shards is {shards}: give a power of 2, as {1 << shards.bit_length() - 1}")
+    if training.batch_size % shards:
+        raise UserError(
+            f"training.shards is {shards}, which does not divide training.batch_size {training.batch_size}: give "
+            f"{math.gcd(shards, training.batch_size)}, or another batch size"
+        )
+    if shards > 1 and training.accumulation > 1:
+        raise UserError(
+            "training.shards and training.accumulation both cut minibatches: give one of them, and 1 for the other"
+        )
+    for stage in range(execution.listed or 1):
+        replicas = of_stage(execution.replicas, stage)
+        if shards % replicas:
+            raise UserError(
+                f"execution.replicas is {replicas}, which does not divide training.shards {shards}: give "
+                f"{math.gcd(replicas, shards)}, or --training.shards {1 << (replicas - 1).bit_length()}"
+            )
+
+
 def _check_places(execution: Execution) -> None:
     """What is given for each stage: as much of everything, and all of it such as can be asked for."""
-    fields: dict[str, Any] = {name: getattr(execution, name) for name in ("device", "cpus", "gpus", "memory")}
+    named = ("replicas", "device", "cpus", "gpus", "memory")
+    fields: dict[str, Any] = {name: getattr(execution, name) for name in named}
     fields |= {f"resources.{name}": each for name, each in execution.resources.items()}
     fields |= {f"labels.{name}": each for name, each in execution.labels.items()}
     stages = execution.stages or execution.listed
@@ -183,7 +211,7 @@ def _check_rule(training: Training) -> None:
         raise UserError("training.inputs 'tokens' have no label to be wrong: set training.negatives none")
     if training.lookahead is not None and not training.head:
         raise UserError(f"training.negatives {negatives!r} come from the head's predictions: set training.head true")
-    if (negatives == "others") != bool(training.data.positive_classes):
+    if training.takes_others != bool(training.data.positive_classes):
         raise UserError(
             f"training.negatives is {negatives!r} and training.data.positive_classes {training.data.positive_classes}: "
             "'others' takes its images from the classes beyond the positive ones, so give both or neither"
@@ -192,15 +220,39 @@ def _check_rule(training: Training) -> None:
         raise UserError(
             "training.negatives 'hybrid' mixes two images, so there is no one label: set training.labels none"
         )
-    if not training.labelled and negatives not in ("hybrid", "others"):
+    if not training.labelled and negatives != "hybrid" and not training.takes_others:
         raise UserError(
             f"training.negatives {negatives!r} are wrong labels, but training.labels is 'none': "
             "set training.negatives hybrid, or training.labels overlay"
         )
+    if training.labelled and training.test_labels != "none":
+        raise UserError(
+            f"training.test_labels are for rows that carry none, but training.labels is {training.labels!r}: set one "
+            "of them to none"
+        )
     if not training.labelled and not training.head:
         raise UserError("training.labels 'none' leaves only the head to tell classes apart: set training.head true")
-    if training.phases == "apart" and training.objective == "symba":
+    if training.phases != "together" and training.objective == "symba":
         raise UserError("training.objective 'symba' compares each pair: set training.phases together")
+    if training.in_turns:
+        _check_turns(training)
+
+
+def _check_turns(training: Training) -> None:
+    """What steps of one role ask of negatives and blocks."""
+    if training.lookahead is not None:
+        raise UserError(
+            f"training.phases 'by-epoch' has no pairs, for which training.negatives {training.negatives!r} are made of "
+            "predictions: set training.negatives random or fixed"
+        )
+    if training.shards > 1:
+        raise UserError(f"training.shards is {training.shards}, but training.phases 'by-epoch' takes 1")
+    others = [block.kind for block in training.blocks if block.kind != FF_DENSE]
+    if training.model or others:
+        raise UserError(
+            f"training.phases 'by-epoch' is for dense Forward-Forward layers, but the network has "
+            f"{training.model or others[0]!r}: give training.dims, or blocks of kind {FF_DENSE}"
+        )
 
 
 def _check_lag(lag: int, execution: Execution) -> None:

@@ -21,6 +21,7 @@ LARGEST_INTEGER = 2**53
 LARGEST_FLOAT = (2.0 - 2.0**-23) * 2.0**127
 MOST_UNITS = 1 << 24  # of a layer, features of an image, classes
 MOST_LAYERS = 1000  # files of layers are numbered with three digits
+MOST_SHARDS = 1 << 10
 MOST_LAG = 1 << 16  # a snapshot keeps a prediction for each
 MOST_SECONDS = 1_000_000
 
@@ -36,6 +37,7 @@ T = TypeVar("T")
 
 Device = Literal["cpu", "cuda"]
 Amount = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1, le=MOST_SHARDS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,6 +242,15 @@ class Training:
     ] = 1
     epochs: Annotated[int, Meta(ge=1, description="passes over the training examples")] = 10
     batch_size: Annotated[int, Meta(ge=1, description="examples in a minibatch")] = 100
+    shards: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=MOST_SHARDS,
+            description="fixed parts of every minibatch, a power of 2, whose gradients are added up along one tree; "
+            "execution.replicas divides them among processes",
+        ),
+    ] = 1
     seed: Annotated[int, Meta(ge=0, description="of all that is drawn by chance")] = 1
     precision: Annotated[
         Literal["float32", "bfloat16", "float64"],
@@ -256,6 +267,12 @@ class Training:
     normalization: Annotated[
         Literal["rms", "l2"], Meta(description="rows are divided by their root mean square or by their L2 norm")
     ] = "rms"
+    normalization_epsilon: Annotated[
+        float, Meta(gt=0, description="added to that, so that a row of zeros stays one")
+    ] = 1e-20
+    normalize_inputs: Annotated[
+        bool, Meta(description="divide the rows before the first layer too, or only those between layers")
+    ] = True
     goodness: Annotated[Literal["sum", "mean"], Meta(description="of the squared activities of a layer")] = "sum"
     objective: Annotated[
         Literal["hinton", "softplus", "symba"],
@@ -277,8 +294,12 @@ class Training:
     dropout: Annotated[float, Meta(ge=0, lt=1, description="share of a layer's activities dropped in training")] = 0.0
     local_steps: Annotated[int, Meta(ge=1, description="updates that a layer makes on each minibatch")] = 1
     phases: Annotated[
-        Literal["together", "apart"],
-        Meta(description="one update for positive and negative rows together, or first one for the positive"),
+        Literal["together", "apart", "by-epoch"],
+        Meta(
+            description="one update for positive and negative rows together, or first one for the positive (apart); "
+            "by-epoch: a step has rows of one role, all positive minibatches of an epoch come first, and the head "
+            "learns from these"
+        ),
     ] = "together"
     hand_on: Annotated[
         Literal["before", "after"], Meta(description="activities go on from before a layer's update or from after it")
@@ -306,11 +327,12 @@ class Training:
     ] = ()
     decay: Annotated[float, Meta(gt=0, le=1, description="schedule steps: what rates are multiplied by")] = 0.1
     negatives: Annotated[
-        Literal["random", "fixed", "shuffled", "hard", "adaptive", "hybrid", "others", "none"],
+        Literal["random", "fixed", "shuffled", "hard", "adaptive", "hybrid", "others", "others-fixed", "none"],
         Meta(
             description="wrong labels: drawn each time (random) or once (fixed), the minibatch's own in another "
             "order (shuffled), drawn from the head's predictions (hard), what it believes in most (adaptive); or other "
-            "images: two mixed under a mask (hybrid), classes beyond data.positive_classes (others); none: no negatives"
+            "images: two mixed under a mask (hybrid), classes beyond data.positive_classes under labels drawn each "
+            "time (others) or once (others-fixed); none: no negatives"
         ),
     ] = "hard"
     negative_lag: Annotated[
@@ -357,6 +379,11 @@ class Training:
     ] = "last"
     head: Annotated[bool, Meta(description="train a linear softmax head on the outputs of blocks")] = True
     head_from: Annotated[int, Meta(ge=0, description="first layer that the head sees; 1 leaves the first out")] = 1
+    head_bias: Annotated[bool, Meta(description="the head has a bias for each class")] = False
+    head_initialization: Annotated[
+        Literal["zeros", "glorot"],
+        Meta(description="of the head's weights; glorot: as those of one layer on all that it sees"),
+    ] = "zeros"
     head_optimizer: Annotated[Optimizer, Meta(description="of the head")] = field(
         default_factory=lambda: Optimizer(learning_rate=0.1, weight_decay=0.003)
     )
@@ -364,6 +391,10 @@ class Training:
         int,
         Meta(ge=0, description="first block whose goodness or logits count in their sum; 1 leaves the first out"),
     ] = 1
+    test_labels: Annotated[
+        Literal["none", "overlay"],
+        Meta(description="labels none: tests read goodness all the same, with each label over the image (overlay)"),
+    ] = "none"
     data: Data = field(default_factory=Data)
 
     @property
@@ -379,7 +410,23 @@ class Training:
     @property
     def reads_goodness(self) -> bool:
         """Whether tests read goodness under each label, which takes as many passes as there are classes."""
-        return self.labelled and self.readout != "softmax"
+        labelled = self.labelled or (self.contrasts and self.test_labels != "none")
+        return labelled and self.readout != "softmax"
+
+    @property
+    def read_labels(self) -> str:
+        """How tests put labels into rows."""
+        return self.labels if self.labels != "none" else self.test_labels
+
+    @property
+    def takes_others(self) -> bool:
+        """Whether the negatives are images of further classes."""
+        return self.negatives in ("others", "others-fixed")
+
+    @property
+    def in_turns(self) -> bool:
+        """Whether a step has rows of one role alone."""
+        return self.contrasts and self.phases == "by-epoch"
 
     @property
     def updates(self) -> int:
@@ -413,6 +460,13 @@ class Execution:
         ),
     ] = "ray"
     stages: Annotated[int, Meta(ge=0, description="0: as many as layers and CPUs allow")] = 0
+    replicas: Annotated[
+        Count | tuple[Count, ...],
+        Meta(
+            description="engine ray: processes that divide training.shards of each stage among them, one number or one "
+            "a stage; the other engines compute all shards in one"
+        ),
+    ] = 1
     chunk: Annotated[int, Meta(ge=0, description="minibatches in one message; 0: chosen")] = 0
     window: Annotated[int, Meta(ge=0, description="minibatches in flight at most; 0: chosen")] = 0
     window_bytes: Annotated[
@@ -536,7 +590,15 @@ class Execution:
     @property
     def listed(self) -> int:
         """How many stages the fields with one value a stage speak of; 0 where there is no such field."""
-        fields = (self.device, self.cpus, self.gpus, self.memory, *self.resources.values(), *self.labels.values())
+        fields = (
+            self.replicas,
+            self.device,
+            self.cpus,
+            self.gpus,
+            self.memory,
+            *self.resources.values(),
+            *self.labels.values(),
+        )
         return max((len(each) for each in fields if isinstance(each, tuple)), default=0)
 
 

@@ -28,7 +28,10 @@ class Objective(Protocol):
     temperature: float
 
     def __call__(self, positive: Tensor, negative: Tensor) -> Slope:
-        """positive, negative: (B,) goodness. Returns the loss of each pair and its derivatives."""
+        """Return the loss of each pair and its derivatives. positive, negative: (B,) goodness."""
+
+    def of_role(self, goodness: Tensor, sign: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Do as `ThresholdObjective.of_role`, where there is a threshold."""
 
 
 class ThresholdObjective:
@@ -55,6 +58,13 @@ class ThresholdObjective:
             negative=sigmoid(above).mul_(slope),
         )
 
+    def of_role(self, goodness: Tensor, sign: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Judge rows (B,) that are all positive (sign 1) or all negative (-1): their part of the loss of a pair, its
+        derivative by the goodness, and which of them are on the wrong side of the threshold."""
+        behind = (self.threshold - goodness) * (sign / self.temperature)
+        slope = sigmoid(behind).mul_(-sign * self.weight / self.temperature)
+        return softplus(behind) * self.weight, slope, behind > 0
+
 
 class SymmetricObjective:
     """softplus(-(g_pos - g_neg) / T): no threshold, and each pair counts by how little it is told apart.
@@ -72,6 +82,9 @@ class SymmetricObjective:
         slope = sigmoid(behind).div_(self.temperature)
         return Slope(loss=softplus(behind), positive=-slope, negative=slope)
 
+    def of_role(self, goodness: Tensor, sign: float) -> tuple[Tensor, Tensor, Tensor]:
+        raise AssertionError("it compares pairs")
+
 
 def pair_errors(objective: Objective, measure: str, positive: Tensor, negative: Tensor) -> Tensor:
     """Count the pairs whose negative row is taken for the better one, (). positive, negative: (B,) goodness.
@@ -87,7 +100,7 @@ def pair_errors(objective: Objective, measure: str, positive: Tensor, negative: 
 
 
 def make_objective(kind: str, goodness: str, width: int, threshold: float | None, temperature: float) -> Objective:
-    """The objective of a layer of `width` units; without a threshold it is what a mean square of 1 gives."""
+    """Make the objective of a layer of `width` units; without a threshold it is what a mean square of 1 gives."""
     if kind == "symba":
         return SymmetricObjective(temperature)
     if threshold is None:

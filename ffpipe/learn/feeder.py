@@ -3,7 +3,8 @@ and, where negatives ask for them, of predictions.
 
 A minibatch has B rows of each role. Forward-Forward: positive (right label), negative (wrong label) and, where a
 read-out is trained, neutral rows, which may be of a later minibatch than the pairs that they go with, so that the
-prediction for it is back by the time its negatives are drawn. Without negatives: the examples as they are.
+prediction for it is back by the time its negatives are drawn; or by turns (turns.py) positive or negative rows alone.
+Without negatives: the examples as they are.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ffpipe.config.rules import FF_DENSE
 from ffpipe.config.schema import Training
 from ffpipe.data.examples import Examples
 from ffpipe.data.sampler import Sampler
@@ -23,8 +25,9 @@ from ffpipe.learn.images import Images, channels_first, image_shape
 from ffpipe.learn.labels import LabelCode
 from ffpipe.learn.negatives import Minibatch, make_negatives
 from ffpipe.learn.precision import PRECISIONS
-from ffpipe.learn.rows import normalize_rows_
-from ffpipe.learn.spec import RowSpec
+from ffpipe.learn.rows import normalize_inputs_
+from ffpipe.learn.spec import NEGATIVE, POSITIVE, RowSpec
+from ffpipe.learn.turns import turns_of
 
 Predictions = NDArray[np.float32]
 
@@ -37,10 +40,15 @@ class Feeder:
         self.inputs, self._training, self._train = inputs, training, splits.train
         shuffles = training.data.order == "shuffled"
         self._sampler = Sampler(len(splits.train), training.batch_size, training.seed, shuffles=shuffles)
+        self.turns = turns_of(training, splits)
         self._images = Images(training, splits.shape)
 
+    def examples(self, step: int) -> NDArray[np.int64]:
+        """The training examples of a step's minibatch, (B,)."""
+        return self._sampler.rows(self.turns.minibatch(step))
+
     def learning(self, step: int, prediction: Predictions | None, out: Tensor) -> Tensor:
-        """Put the rows of minibatch `step` that blocks learn from into out (rows, *inputs.shape).
+        """Put the rows of step `step` that blocks learn from into out (rows, *inputs.shape).
 
         prediction: the read-out's probabilities (B, classes) for this minibatch, where negatives ask for them. Returns
         the labels of the examples, (B,) int64, or of tokens (B, T).
@@ -56,7 +64,7 @@ class Feeder:
         raise NotImplementedError
 
     def _shaped(self, images: Tensor) -> Tensor:
-        """Images (n, features) with their channels first, where blocks take images."""
+        """Return the images (n, features) with their channels first, where blocks take images."""
         return channels_first(images, self._train.shape) if len(self.inputs.shape) == 3 else images
 
 
@@ -66,33 +74,37 @@ class ForwardForwardFeeder(Feeder):
     def __init__(self, training: Training, splits: Splits, inputs: RowSpec) -> None:
         super().__init__(training, splits, inputs)
         train = splits.train
-        self._code = LabelCode(training.labels, train.features, train.classes, training.label_strength, train.shape)
+        sizes = (train.features, train.classes, training.label_strength, train.shape)
+        self._code, self._read_code = LabelCode(training.labels, *sizes), LabelCode(training.read_labels, *sizes)
         self._negatives = make_negatives(training, splits, self._images.at_step)
 
     def learning(self, step: int, prediction: Predictions | None, out: Tensor) -> Tensor:
-        rows, batch = self._sampler.rows(step), self._training.batch_size
+        role, number, batch = self.turns.role(step), self.turns.minibatch(step), self._training.batch_size
+        rows = self._sampler.rows(number)
         images, right = self._images.at_step(self._train, rows, step), self._train.labels(rows)
-        negative = self._negatives(Minibatch(step, rows, images, right), prediction)
         flat = out.view(len(out), -1)
-        self._code.write(flat[:batch], self._shaped(images), torch.from_numpy(right))
-        self._code.write(flat[batch:], self._shaped(negative.images), torch.from_numpy(negative.labels))
-        normalize_rows_(flat, self._training.normalization)
+        if role != NEGATIVE:
+            self._code.write(flat[:batch], self._shaped(images), torch.from_numpy(right))
+        if role != POSITIVE:
+            negative = self._negatives(Minibatch(number, rows, images, right), prediction)
+            self._code.write(flat[-batch:], self._shaped(negative.images), torch.from_numpy(negative.labels))
+        normalize_inputs_(flat, self._training)
         return torch.from_numpy(right)
 
     def passing(self, step: int, out: Tensor) -> Tensor:
         rows = self._sampler.rows(step)
         flat = out.view(len(out), -1)
         self._code.write(flat, self._shaped(self._images.at_step(self._train, rows, step)), None)
-        normalize_rows_(flat, self._training.normalization)
+        normalize_inputs_(flat, self._training)
         return torch.from_numpy(self._train.labels(rows))
 
     def evaluation(self, split: Examples, first: int, count: int) -> tuple[Tensor, Tensor]:
-        """Each image under every label, then for a read-out under the neutral one; without labels, as it is."""
+        """Return each image under every label, then for a read-out under the neutral one; without labels, as it is."""
         rows, training = np.arange(first, first + count), self._training
         images = self._shaped(self._images.plain(split, rows))
-        kinds = [self._code.every_label] * training.reads_goodness + [self._code.neutral] * training.head
+        kinds = [self._read_code.every_label] * training.reads_goodness + [self._code.neutral] * training.head
         made = torch.cat([kind(images) for kind in kinds])  # the parts are gone before the squares are made
-        normalize_rows_(made, training.normalization)
+        normalize_inputs_(made, training)
         return made.view(len(made), *self.inputs.shape), torch.from_numpy(split.labels(rows))
 
 
@@ -128,14 +140,14 @@ class TokenFeeder(Feeder):
 
 
 def make_feeder(training: Training, splits: Splits, inputs: RowSpec) -> Feeder:
-    """The feeder that the config asks for."""
+    """Make the feeder that the config asks for."""
     if training.contrasts:
         return ForwardForwardFeeder(training, splits, inputs)
     return (TokenFeeder if training.inputs == "tokens" else PlainFeeder)(training, splits, inputs)
 
 
 def row_specs(training: Training, shape: tuple[int, ...], classes: int) -> tuple[RowSpec, RowSpec]:
-    """One row of what a feeder makes of examples of a shape, and the label of one example."""
+    """Return the spec of a row that a feeder makes of examples of a shape, and that of the label of one example."""
     products, label = PRECISIONS[training.precision].products, RowSpec((), torch.int64)
     if training.inputs == "tokens":
         tokens = RowSpec((math.prod(shape) - 1,), torch.int64)
@@ -144,6 +156,7 @@ def row_specs(training: Training, shape: tuple[int, ...], classes: int) -> tuple
     if not training.contrasts:
         return RowSpec(image, products), label
     width = LabelCode(training.labels, math.prod(shape), classes, training.label_strength, shape).width
-    flat = not (training.model or training.blocks) or training.labels == "append" or len(shape) < 2
+    dense = not (training.model or training.blocks) or (training.blocks and training.blocks[0].kind == FF_DENSE)
+    flat = dense or training.labels == "append" or len(shape) < 2
     planes = classes if training.labels == "planes" else 0
     return RowSpec((width,) if flat else (image[0] + planes, *image[1:]), products), label

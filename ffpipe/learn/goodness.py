@@ -45,6 +45,7 @@ class GoodnessContrast(Objective):
         threshold: float | None = None,
         temperature: float = 1.0,
         normalization: str = "rms",
+        normalization_epsilon: float = TINY,
         rectify: bool = False,
         peer: float = 0.0,
         peer_averaging: float = 0.9,
@@ -74,7 +75,7 @@ class GoodnessContrast(Objective):
         self.mean_activity: Tensor | None
         # 0.5 is where Hinton's program starts the running mean.
         self.register_buffer("mean_activity", torch.full((outputs.size,), 0.5) if peer else None)
-        self.normalization = normalization
+        self.normalization, self.normalization_epsilon = normalization, normalization_epsilon
         self.contrast = make_objective(objective, goodness, outputs.size, threshold, temperature)
 
     def forward(self, h: Tensor, layout: RowLayout, labels: Tensor | None) -> Learned:
@@ -115,7 +116,7 @@ class GoodnessContrast(Objective):
         # A row of zeros stays one whatever it is multiplied by, but the root has no finite slope at zero.
         squares = squares.masked_fill(squares == 0, 1.0)
         length = torch.sqrt(squares / self.size if self.normalization == "rms" else squares)
-        return (rows * (length + TINY).reciprocal().unsqueeze(1)).to(h.dtype).view(h.shape)
+        return (rows * (length + self.normalization_epsilon).reciprocal().unsqueeze(1)).to(h.dtype).view(h.shape)
 
     def _rows(self, h: Tensor) -> Tensor:
         """Flatten each row, in float32 at least, rectified where that is done here: (n, size)."""

@@ -45,7 +45,7 @@ class Negatives(Protocol):
     """A rule for the negative data of one minibatch."""
 
     def __call__(self, minibatch: Minibatch, predictions: Probabilities | None) -> NegativeData:
-        """predictions: (B, classes), of the head for this minibatch, where the rule asks for them."""
+        """Make negatives. predictions: (B, classes), of the head for this minibatch, where the rule asks for them."""
 
 
 class RandomLabels:
@@ -135,7 +135,7 @@ Read = Callable[[Examples, Labels, int], Tensor]
 
 
 class OtherImages:
-    """Images of classes that are not to be told apart, under labels drawn uniformly.
+    """Images of classes that are not to be told apart, under labels drawn uniformly, at each step or once.
 
     pool: the images. read: the (B, features) of rows of a split as they are at a step. Raises UserError where
     the pool is less than a minibatch.
@@ -145,17 +145,24 @@ class OtherImages:
         self.seed = training.seed
         self.classes = classes
         self.pool = pool
-        self.sampler = Sampler(len(pool), training.batch_size, training.seed, "order of others")
+        shuffles = training.data.order == "shuffled"
+        self.sampler = Sampler(len(pool), training.batch_size, training.seed, "order of others", shuffles=shuffles)
         self.read = read
+        self.fixed: Labels | None = None
+        if training.negatives == "others-fixed":
+            self.fixed = generator(training.seed, "fixed negatives").integers(0, classes, size=len(pool))
 
     def __call__(self, minibatch: Minibatch, predictions: Probabilities | None) -> NegativeData:
-        images = self.read(self.pool, self.sampler.rows(minibatch.step), minibatch.step)
+        rows = self.sampler.rows(minibatch.step)
+        images = self.read(self.pool, rows, minibatch.step)
+        if self.fixed is not None:
+            return NegativeData(images, self.fixed[rows])
         labels = generator(self.seed, "negatives", minibatch.step).integers(0, self.classes, size=len(images))
         return NegativeData(images, labels)
 
 
 def make_negatives(training: Training, splits: Splits, read: Read) -> Negatives:
-    """The rule called `training.negatives`; read: see OtherImages."""
+    """Make the rule called `training.negatives`; read: see OtherImages."""
     seed, classes = training.seed, splits.classes
     rules: dict[str, Callable[[], Negatives]] = {
         "random": lambda: RandomLabels(seed, classes),
@@ -165,5 +172,6 @@ def make_negatives(training: Training, splits: Splits, read: Read) -> Negatives:
         "adaptive": lambda: AdaptiveLabels(seed, classes),
         "hybrid": lambda: HybridImages(seed, splits.shape),
         "others": lambda: OtherImages(training, classes, splits.others, read),
+        "others-fixed": lambda: OtherImages(training, classes, splits.others, read),
     }
     return rules[training.negatives]()

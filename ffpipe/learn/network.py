@@ -20,7 +20,7 @@ from ffpipe.learn.normalization import Normalization
 from ffpipe.learn.precision import PRECISIONS, Formats, wide
 from ffpipe.learn.readout import Head
 from ffpipe.learn.recording import is_traced
-from ffpipe.learn.rows import normalize_rows_
+from ffpipe.learn.rows import normalize_inputs_
 
 SOFTMAX, GOODNESS, LAST, SUM = "softmax", "goodness", "last", "sum"
 
@@ -30,7 +30,7 @@ class Silent(ValueError):
 
 
 def readouts_of(blueprint: Blueprint) -> tuple[str, ...]:
-    """The read-outs that a network has, the default first."""
+    """Return the read-outs that a network has, the default first."""
     training = blueprint.training
     softmax = (SOFTMAX,) if blueprint.has_head else ()
     if training.contrasts:
@@ -56,9 +56,8 @@ class Network(nn.Module):
         self.features = torch.Size(takes.shape).numel()
         self.blocks, self.head = nn.ModuleList(blocks), head
         training = blueprint.training
-        self._labels = LabelCode(
-            training.labels, self.features, takes.classes, training.label_strength, tuple(takes.shape)
-        )
+        sizes = (self.features, takes.classes, training.label_strength, tuple(takes.shape))
+        self._labels, self._read_labels = LabelCode(training.labels, *sizes), LabelCode(training.read_labels, *sizes)
         self._normalization = Normalization(training.mean, training.deviation) if training.standardize else None
         self._formats = Formats(PRECISIONS[training.precision])
 
@@ -68,7 +67,8 @@ class Network(nn.Module):
         return self.head is not None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores (n, classes) of images (n, features) or (n, *shape): floats as in training (0 to 1), or uint8.
+        """Return the scores (n, classes) of images (n, features) or (n, *shape): floats as in training (0 to 1), or
+        uint8.
 
         Of a network on tokens: scores (n, T, classes) of rows of ids (n, T). Weights that were converted (`double`,
         `half`, `to`) are computed with as they are; scores have their dtype, float32 at least. Raises
@@ -77,16 +77,17 @@ class Network(nn.Module):
         return self.scores(images, self.readout)
 
     def softmax_scores(self, images: Tensor) -> Tensor:
-        """The linear read-out's logits (n, classes). Raises ValueError without one."""
+        """Return the linear read-out's logits (n, classes). Raises ValueError without one."""
         return self.scores(images, SOFTMAX)
 
     def goodness_scores(self, images: Tensor) -> Tensor:
-        """The goodness (n, classes) accumulated under every label. Raises ValueError where rows have no labels."""
+        """Return the goodness (n, classes) accumulated under every label. Raises ValueError where rows have no
+        labels."""
         return self.scores(images, GOODNESS)
 
     def scores(self, images: Tensor, readout: str) -> Tensor:
-        """Scores by a read-out. Raises ValueError where the network does not have it, or for another shape, and Silent
-        where its blocks have no scores."""
+        """Return the scores by a read-out. Raises ValueError where the network does not have it, or for another shape,
+        and Silent where its blocks have no scores."""
         if readout == SOFTMAX and self.head is None:
             raise ValueError("this network has no softmax head; read it by another read-out")
         if readout not in readouts_of(self.blueprint):
@@ -116,13 +117,13 @@ class Network(nn.Module):
         return total.view(-1, self.classes) if readout == GOODNESS else total
 
     def _each(self) -> Iterator[Block]:
-        """The blocks in turn."""
+        """Yield the blocks in turn."""
         for block in self.blocks:
             assert isinstance(block, Block)
             yield block
 
     def _rows(self, images: Tensor) -> Tensor:
-        """(n, features) of the weights' dtype, or of tokens their ids."""
+        """Return rows (n, features) of the weights' dtype, or of tokens their ids."""
         device = next((parameter.device for parameter in self.parameters()), images.device)
         if self.training_config.inputs == "tokens":
             if not self._is_one_of(images, {self.blueprint.inputs.shape}) or images.is_floating_point():
@@ -137,19 +138,19 @@ class Network(nn.Module):
 
     @staticmethod
     def _is_one_of(examples: Tensor, shapes: set[tuple[int, ...]]) -> bool:
-        """Whether each example has one of these shapes; not asked where they are traced."""
+        """Return whether each example has one of these shapes; true where they are traced."""
         return is_traced() or tuple(examples.shape[1:]) in shapes
 
     def _encoded(self, rows: Tensor, readout: str) -> Tensor:
-        """What the first block gets: with every label, the neutral one, or as they are."""
+        """Return what the first block gets: with every label, the neutral one, or as they are."""
         inputs, training = self.blueprint.inputs, self.training_config
         if training.inputs == "tokens":
             return rows
         if len(inputs.shape) == 3:
             rows = channels_first(rows, self.shape)
         if training.contrasts:
-            rows = self._labels.every_label(rows) if readout == GOODNESS else self._labels.neutral(rows)
-            rows = normalize_rows_(rows, training.normalization)
+            rows = self._read_labels.every_label(rows) if readout == GOODNESS else self._labels.neutral(rows)
+            rows = normalize_inputs_(rows, training)
         return rows.to(self._formats.now.products).view(-1, *inputs.shape)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ffpipe.config.schema import Training
 from ffpipe.learn.precision import wide
 from ffpipe.learn.recording import is_recorded
 from ffpipe.learn.threads import sqrt, sum_of_squares
@@ -17,19 +18,26 @@ from ffpipe.learn.threads import sqrt, sum_of_squares
 TINY = 1e-20
 
 
-def row_scale(sum_of_squares: Tensor, features: int, kind: str) -> Tensor:
+def row_scale(sum_of_squares: Tensor, features: int, kind: str, epsilon: float = TINY) -> Tensor:
     """The factor that normalises each row.
 
     sum_of_squares: (rows,), of `features` entries each. kind "rms" makes the mean square of a row 1
-    (Hinton's program), "l2" its L2 norm (the Keras example). Returns (rows, 1).
+    (Hinton's program), "l2" its L2 norm (the Keras example). epsilon: added to the length. Returns (rows, 1).
     """
     if torch.is_grad_enabled() or is_recorded():
         # A row of zeros stays one whatever it is multiplied by, but the root has no finite slope at zero.
         sum_of_squares = sum_of_squares.masked_fill(sum_of_squares == 0, 1.0)
     length = sqrt(sum_of_squares / features if kind == "rms" else sum_of_squares)
-    return length.add(TINY).reciprocal().unsqueeze(1)
+    return length.add(epsilon).reciprocal().unsqueeze(1)
 
 
-def normalize_rows_(rows: Tensor, kind: str) -> Tensor:
+def normalize_rows_(rows: Tensor, kind: str, epsilon: float = TINY) -> Tensor:
     """Normalise each row of (rows, features) in place and return it."""
-    return rows.mul_(row_scale(sum_of_squares(wide(rows)), rows.shape[-1], kind))
+    return rows.mul_(row_scale(sum_of_squares(wide(rows)), rows.shape[-1], kind, epsilon))
+
+
+def normalize_inputs_(rows: Tensor, training: Training) -> Tensor:
+    """Normalise rows (rows, features) before the first layer in place, where the config asks for it."""
+    if not training.normalize_inputs:
+        return rows
+    return normalize_rows_(rows, training.normalization, training.normalization_epsilon)

@@ -140,15 +140,19 @@ class Trained:
     def learning_rows(self, step: int) -> tuple[Tensor, Tensor]:
         """Make the rows that blocks learn from at a step, (rows, *inputs.shape), and the labels of the examples.
 
-        Where negatives follow the model they are those that the network of the snapshot makes.
+        Where negatives follow the model they are those that the network of the snapshot makes. Where a step has rows of
+        one role, they are of two steps of its epoch, positive ones first.
         """
         layout, inputs = self.job.network.layout, self.job.network.inputs
-        out = torch.empty(layout.learning_rows, *inputs.shape, dtype=inputs.dtype)
         prediction = None
         if self.training.lookahead is not None:
             probabilities = self._softmax(self.neutral_rows(step))
             prediction = probabilities.numpy().astype(np.float32)
-        return out, self.feeder.learning(step, prediction, out)
+        parts, labels = [], []
+        for each in self.feeder.turns.of_all_roles(step):
+            parts.append(torch.empty(layout.learning_rows, *inputs.shape, dtype=inputs.dtype))
+            labels.append(self.feeder.learning(each, prediction, parts[-1]))
+        return torch.cat(parts), labels[0]
 
     def neutral_rows(self, step: int) -> Tensor:
         """Make the rows of a step under the neutral label, (B, *inputs.shape)."""

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ffpipe.config.schema import Training
-from ffpipe.data.sampler import Sampler
 from ffpipe.reports.network import Trained
 from ffpipe.system.errors import UserError
 
@@ -51,7 +50,7 @@ def trained_rows(trained: Trained) -> list[Kind]:
     training, job = trained.training, trained.job
     step = max(0, trained.step - 1)
     split = job.splits.train
-    which = Sampler(len(split), training.batch_size, training.seed).rows(step)[:SHOWN]
+    which = trained.feeder.examples(trained.feeder.turns.of_all_roles(step)[0])[:SHOWN]
     name, shown = trained.name, len(which)
     stored = as_pictures(split.images(which), job.splits.shape)
     kinds = [Kind("as stored", stored, tuple(name(label) for label in split.labels(which).tolist()))]
@@ -61,9 +60,10 @@ def trained_rows(trained: Trained) -> list[Kind]:
         return [*kinds, Kind(changed, _pictures(trained, rows[:shown]), tuple(map(name, labels[:shown].tolist())))]
     positive, negative = rows[:shown], rows[training.batch_size :][:shown]
     kinds.append(_labelled("positive", positive, trained))
-    title = {"hybrid": "negative (hybrid)", "others": "negative (other class)"}.get(training.negatives, "negative")
+    other = {"hybrid": " (hybrid)", "others": " (other class)", "others-fixed": " (other class)"}
+    title = f"negative{other.get(training.negatives, '')}"
     kinds.append(_labelled(title, negative, trained))
-    if training.labelled and job.network.has_head:
+    if job.network.layout.passing:
         neutral = trained.neutral_rows(step)[:shown]
         kinds.append(Kind("neutral", _pictures(trained, neutral), ("",) * shown))
     return kinds

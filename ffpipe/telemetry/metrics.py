@@ -51,7 +51,15 @@ class LayerMeter:
         here = torch.stack([loss.double(), errors.double()])
         self._sums = here if self._sums is None else self._sums.to(here.device).add_(here)
         self._steps += 1
-        if (step + 1) % self.log_steps == 0 or step + 1 == self.steps:
+        self._close(step, sizes)
+
+    def leave_out(self, step: int, sizes: Callable[[], Sizes] = Sizes) -> None:
+        """Count nothing at a step, with which an interval may end."""
+        self._close(step, sizes)
+
+    def _close(self, step: int, sizes: Callable[[], Sizes]) -> None:
+        """Make a row where an interval ends with a step."""
+        if self._sums is not None and ((step + 1) % self.log_steps == 0 or step + 1 == self.steps):
             mean_loss, mean_errors = (self._sums / (self._steps * self.batch)).tolist()
             counted = None if math.isnan(mean_errors) else mean_errors
             self._rows.append(LayerRow(step + 1, self.layer, mean_loss, counted, *sizes()))

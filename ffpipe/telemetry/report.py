@@ -24,8 +24,8 @@ class LayerRow:
     """Means over the steps of one log interval that ends after `step`; one row of metrics.parquet.
 
     layer: its index from 0, or -1 for the head. pair_errors: share of pairs whose negative row had the
-    higher goodness (head, and blocks without negatives: share of rows that it got wrong); None where an objective does
-    not count them. After the interval's last step: rate: the learning rate of that step; None where the block did not
+    higher goodness (head, and blocks without negatives: share of rows that it got wrong; where steps have rows of one
+    role: share of rows on the wrong side of the threshold); None where an objective does not count them. After the interval's last step: rate: the learning rate of that step; None where the block did not
     learn, or has an optimiser of its own. weight_rms: root mean square of its matrices and kernels. output_rms: of what
     it handed on of the rows that it learned from; None for the head. Runs of version 0.1 have none of the three.
     """
