@@ -1,7 +1,7 @@
 # make train   set everything up and train the default recipe
 # make test    set everything up and run the tests
 # make test-long   those of launchers, lost hosts and scripts: an hour (Linux, root)
-# make lint    ruff, mypy, and the arrows between packages
+# make lint    ruff, mypy, the arrows between packages, and plain English
 # make docs    the documents as a site, in build/site; `make docs-serve` shows it on 127.0.0.1
 
 PYTHON ?= python3
@@ -28,6 +28,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python scripts/plain_english.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

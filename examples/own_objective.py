@@ -1,4 +1,4 @@
-"""Train by a loss function of one's own, and by an objective with parameters: python examples/own_objective.py"""
+"""Train by a loss function of one's own, and by an objective with parameters (python examples/own_objective.py)."""
 
 import torch
 from torch import nn

@@ -32,13 +32,15 @@ class Fault:
 
     @property
     def place(self) -> str:
-        """Where in the run: one of PLACES; empty where `step` says it."""
+        """The place in the run: one of PLACES; empty where `step` says it."""
         last = self.kind.split()[-1]
         return last if last in PLACES else ""
 
 
 @dataclass(frozen=True)
 class Programme:
+    """The faults of a run in their folder."""
+
     folder: Path
 
     def write(self, faults: list[Fault]) -> None:

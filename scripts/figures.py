@@ -1,6 +1,6 @@
 """The figures of all runs: one file, results.json, by row and seed. Read with a check, written whole or not at all.
 
-What is in the kept folders beside it (ROW/SEED: config, summary, end of the log) is not read here.
+The kept folders beside it (ROW/SEED: config, summary, end of the log) are not read here.
 """
 
 from __future__ import annotations

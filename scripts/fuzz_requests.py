@@ -86,7 +86,7 @@ COMMANDS = (
     "completion",
     "x",
 )
-# What asks a network or takes minutes by what it is asked for.
+# Fields that need a network, or that may make a run take minutes.
 LEFT_OUT = {
     "execution.engine",
     "training.epochs",

@@ -1,6 +1,6 @@
 """Reference pages made from the code itself: fields of the config, options of the command line, names of the API.
 
-Pure text. Which page asks for which table is in site_hooks.py.
+Pure text. site_hooks.py says which page asks for which table.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@
 Every run is `ffpipe train RECIPE` through two or three Ray stages in a process of its own, under --runs (made where
 it is not), with snapshots: broken off, it is resumed; finished, it is skipped. Ctrl-C and SIGTERM go on to the run,
 which saves. (Rows of backpropagation are one process.) Its config, its summary and the end of its log are kept under
-scripts/results/ROW/SEED, all figures in scripts/results/results.json. What is resumed or skipped must have been made
-with what the row says today. The test split is read once, at the end of a run.
+scripts/results/ROW/SEED, all figures in scripts/results/results.json. Runs are resumed or skipped only if they were
+made with what the row says today. The test split is read once, at the end of a run.
 
 Exit status: 2 where the request is wrong, else that of the run that broke off.
 """

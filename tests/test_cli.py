@@ -221,7 +221,7 @@ def test_predict_refuses_another_size(run: Path, here: Path, capsys: pytest.Capt
 
 @pytest.mark.long
 def test_output_that_is_closed(run: Path, here: Path) -> None:
-    """Nobody reads what a run says: it is done all the same. Where the answer is lost, the command has failed."""
+    """Nobody reads what a run says: it is done all the same. A command whose answer is lost has failed."""
     command = f"{sys.executable} -m ffpipe"
     train = f"{command} train {' '.join(QUICK)}"
     for line, status in (

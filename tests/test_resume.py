@@ -257,7 +257,6 @@ def test_data_that_change_under_a_run_do_not_change_it(
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A recovery goes on with what the run began with."""
-
     file = tmp_path / "data.npz"
     plain = QUICK | own_data(file, 1) | {"execution.engine": engine}
     plain |= {"execution.snapshot_steps": 3, "execution.back_off": 0.01}

@@ -67,7 +67,7 @@ def test_the_state_of_a_run(said: str, state: str, runs: Path, capsys: pytest.Ca
 
 
 def test_a_run_is_at_work_while_its_lock_is_held(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """This is so whatever its summary says, and before it has one."""
+    """The lock counts whatever the summary says, and before there is one."""
     for status in ("finished", "running", ""):
         if status:
             set_status(runs / "first", status)

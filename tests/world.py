@@ -275,6 +275,6 @@ class World:
         assert self.waited == self.config.execution.back_off * 2 ** (len(self.failures) - 1)
 
     def check_gave_up(self) -> None:
-        """Check that a run fails for these reasons alone. (An interrupt makes any snapshot the last.)"""
+        """Check that a run fails for these reasons alone; an interrupt makes any snapshot the last."""
         last = self.refused if self.interrupt.wished else {checkpoint.folder_of(self.model.steps), ""}
         assert self.verdict == "give up" or self.no_room or last & self.refused

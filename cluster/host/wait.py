@@ -23,6 +23,7 @@ def answers(host: str, port: int) -> bool:
 
 
 def main() -> None:
+    """Wait for the head, and exit with a reason where it does not come."""
     address, count, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     deadline = time.monotonic() + seconds
     host, _, port = address.rpartition(":")

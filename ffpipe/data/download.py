@@ -56,7 +56,7 @@ def fetch(
 ) -> Path:
     """Return the file in `folder`, downloaded unless it is there and right. Its MD5 has been checked.
 
-    mirrors: base URLs, tried in turn. progress: takes lines of text. Of several processes one downloads and the
+    mirrors: base URLs, tried in turn. progress: takes lines of text. One of several processes downloads and the
     others wait. Raises UserError with every mirror's reason if none will do, and if `folder` cannot be written.
     """
     target, part = folder / remote.name, folder / f"{remote.name}.part"
@@ -84,7 +84,7 @@ def fetch(
 
 
 def _download(url: str, part: Path, remote: Remote, patience: Patience, progress: Callable[[str], None]) -> None:
-    """Make `part` the right file. Where that fails, what is left of it may be continued."""
+    """Make `part` the right file. If that fails, the part that is there may be continued."""
     start = part.stat().st_size if part.exists() else 0
     progress(f"{'continuing' if start else 'downloading'} {url}")
     receive(url, start, part, remote, patience, progress)

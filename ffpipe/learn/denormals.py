@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Updates between two calls of `settle`: 0.9 ** 32 divides by 29, less than MARGIN. Where means shrink faster, or a step
+# Updates between two calls of `settle`: 0.9 ** 32 divides by 29, less than MARGIN. If means shrink faster, or a step
 # has more updates, some are denormal for a few updates on their way to zero.
 EVERY = 32
 MARGIN = 64

@@ -44,7 +44,7 @@ class Feeder:
         self._images = Images(training, splits.shape)
 
     def examples(self, step: int) -> NDArray[np.int64]:
-        """The training examples of a step's minibatch, (B,)."""
+        """Return the training examples of a step's minibatch, (B,)."""
         return self._sampler.rows(self.turns.minibatch(step))
 
     def learning(self, step: int, prediction: Predictions | None, out: Tensor) -> Tensor:

@@ -63,14 +63,14 @@ class Network(nn.Module):
 
     @property
     def has_head(self) -> bool:
-        """Whether there is a linear read-out."""
+        """True where there is a linear read-out."""
         return self.head is not None
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the scores (n, classes) of images (n, features) or (n, *shape): floats as in training (0 to 1), or
         uint8.
 
-        Of a network on tokens: scores (n, T, classes) of rows of ids (n, T). Weights that were converted (`double`,
+        A network on tokens gives scores (n, T, classes) of rows of ids (n, T). Weights that were converted (`double`,
         `half`, `to`) are computed with as they are; scores have their dtype, float32 at least. Raises
         ValueError where the examples are of another shape.
         """

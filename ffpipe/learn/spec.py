@@ -13,7 +13,7 @@ import torch
 POSITIVE, NEGATIVE, NEUTRAL, EXAMPLES = "positive", "negative", "neutral", "examples"
 # The rows of a step that are of one role alone, which turns.py gives.
 IN_TURNS = ("positive or negative",)
-# What blocks can learn from: Forward-Forward's pairs, or the examples as they are.
+# The roles that blocks can learn from: Forward-Forward's pairs, or the examples as they are.
 PAIRS = (POSITIVE, NEGATIVE)
 PLAIN = (EXAMPLES,)
 

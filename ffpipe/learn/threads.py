@@ -1,9 +1,10 @@
 """Functions of torch whose bits may depend on the number of threads, held to those that they have on one.
 
-torch shares out what has 32,768 numbers or more. A single sum is cut into a part for each thread. Of several sums each
-is made by one thread, but the last few columns may be added up in another order where they are alone in a share. What
-is computed number by number is as a rule the same wherever a share ends; but the sigmoid and the softplus of the last
-few of a share are rounded in another way, and of exp, log and sqrt the library that computes them does not promise it.
+torch shares out what has 32,768 numbers or more. A single sum is cut into a part for each thread. Each of several sums
+is made by one thread, but the last few columns may be added up in another order where they are alone in a share.
+Results that are computed number by number are as a rule the same wherever a share ends; but the sigmoid and the
+softplus of the last few of a share are rounded in another way, and of exp, log and sqrt the library that computes them
+does not promise it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Trials that show whether a function of tensors has the same bits on all threads of the CPU as on one.
 
-Where torch, MKL and oneDNN cut a sum depends on the sizes of the operands, on their strides, on where they begin in
-memory, and on the number of threads, by rules that no documentation gives. So a function is tried on random operands of
-the very form that it is to be called with, and is left to one thread where its bits differ. What trials of a form have
-shown is kept for as long as the process lives.
+torch, MKL and oneDNN cut a sum by the sizes of the operands, by their strides, by where they begin in memory, and by
+the number of threads, by rules that no documentation gives. So a function is tried on random operands of the very form
+that it is to be called with, and is left to one thread where its bits differ. The results of trials of a form are kept
+for as long as the process lives.
 """
 
 from __future__ import annotations

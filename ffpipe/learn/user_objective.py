@@ -1,4 +1,4 @@
-"""A user's own loss function as a local objective. Which block it judges and how it is trained it does not know."""
+"""A user's own loss function as a local objective. It does not know which block it judges, nor how that is trained."""
 
 from __future__ import annotations
 

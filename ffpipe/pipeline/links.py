@@ -1,4 +1,4 @@
-"""The links of a worker to the other stages. Who carries it, Ray or threads in a test, a worker does not know."""
+"""The links of a worker to the other stages. A worker does not know whether Ray or threads in a test carry them."""
 
 from __future__ import annotations
 

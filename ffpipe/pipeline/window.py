@@ -32,8 +32,8 @@ class Flow:
         self._load -= self._flying.popleft()
 
 
-# What a message may cost beside the work in it, and what is as much as one should hold: filling and draining
-# the pipeline takes a chunk a stage.
+# The share of the work in a message that sending it may cost; and the most minibatches that one should hold, since
+# filling and draining the pipeline takes a chunk a stage.
 MESSAGE_SHARE = 0.03
 LARGEST_CHUNK = 8
 

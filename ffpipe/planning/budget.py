@@ -1,7 +1,7 @@
 """A run within `execution.memory_budget`: which engine, stages and chunk keep every process below it.
 
-Nothing chosen here changes a bit of the weights. What the request itself fixes stays as it is, but for the number of
-stages, which grows, and then the engine, where no other way is left.
+Nothing chosen here changes a bit of the weights. Fields that the request itself fixes stay as they are, but for the
+number of stages, which grows, and then the engine, where no other way is left.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def within_budget(job: Job, process: int) -> tuple[Job, tuple[str, ...]]:
     for tried in search.ways():
         needs = search.needs(tried)
         if needs is not None and needs <= search.budget * SAFE:
-            # Where nothing had to change, the engine itself chooses the stages, by the hosts that it finds.
+            # If nothing had to change, the engine itself chooses the stages, by the hosts that it finds.
             same = execution.engine == "ray" and tried == replace(execution, stages=stages_here(job))
             return search.with_(execution if same else tried), (_words(job, tried, needs, search.budget),)
         with contextlib.suppress(UserError):  # of a disk without room, say
@@ -58,7 +58,7 @@ def within_budget(job: Job, process: int) -> tuple[Job, tuple[str, ...]]:
 class _Search:
     """Search through the ways in which a job can be run, for one that keeps to a budget.
 
-    The budget is that of GPUs where all stages have one. Where only some do, it is that of every process.
+    The budget is that of GPUs where all stages have one. If only some do, it is that of every process.
     """
 
     def __init__(self, job: Job, process: int, budget: int) -> None:

@@ -26,8 +26,8 @@ from ffpipe.system.memory import host_cpus, process_bytes
 
 # Sizes of a network of which only its code takes memory.
 SMALL = 16
-# What glibc's allocator comes to hold of the memory that a step takes at once, where it keeps what is freed: holes
-# between tensors are too small for the next. Measured by scripts/bench_memory.py conv transformer.
+# glibc's allocator comes to hold this many times the memory that a step takes at once, where it keeps what is freed:
+# holes between tensors are too small for the next. Measured by scripts/bench_memory.py conv transformer.
 KEPT = 2.4
 # Bytes that a process came to have beyond that in a run of 16 units: threads, logs, Parquet, Ray's connections.
 ENGINE_BYTES = {"local": 8 << 20, "layerwise": 16 << 20, "ray": 24 << 20}

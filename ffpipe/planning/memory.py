@@ -17,7 +17,7 @@ go past the stages between wait at the last one, beside it:
        └──features──────┼─────────────────┼─────────────────►           holds its rows there, and the features of
                         └──features───────┼─────────────────►           stages 0 and 1
 
-On one node an array is put once and read in place. Of several, each holds what its stages send and what they get.
+On one node an array is put once and read in place. Each of several holds what its stages send and what they get.
 All of the window may be on the widest edge at once, if the stage behind it is the slowest.
 """
 

@@ -140,7 +140,7 @@ class Trained:
     def learning_rows(self, step: int) -> tuple[Tensor, Tensor]:
         """Make the rows that blocks learn from at a step, (rows, *inputs.shape), and the labels of the examples.
 
-        Where negatives follow the model they are those that the network of the snapshot makes. Where a step has rows of
+        If negatives follow the model they are those that the network of the snapshot makes. If a step has rows of
         one role, they are of two steps of its epoch, positive ones first.
         """
         layout, inputs = self.job.network.layout, self.job.network.inputs

@@ -136,11 +136,11 @@ class RunFolder:
         return Past()
 
     def write_past(self, past: Past) -> None:
-        """Whole or not at all."""
+        """Write past.json, whole or not at all."""
         replace_whole(self.past, lambda file: file.write(msgspec.json.encode(past)))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Whole or not at all."""
+        """Write summary.json, whole or not at all."""
         text = (json.dumps(summary, indent=2) + "\n").encode()
         replace_whole(self.summary, lambda file: file.write(text))
 

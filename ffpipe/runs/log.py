@@ -116,8 +116,8 @@ class RunLog:
             self._discard(file.step)
             return
         try:
-            # Before the manifest: whoever goes on from a snapshot finds what was known when it was made. Where
-            # snapshots are elsewhere, the weights come first.
+            # Before the manifest: whoever goes on from a snapshot finds what was known when it was made. If
+            # snapshots are elsewhere, the weights come first: only there can the one fail without the other.
             with nullcontext() if self.folder.holds(self.store) else self._going_on(str(self.folder.past)):
                 patiently(self._write_past)
             self.newest = patiently(lambda: checkpoint.write_manifest(self.store, file.step, written, self.job.input))

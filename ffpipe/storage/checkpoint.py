@@ -102,6 +102,7 @@ Contents = Mapping[str, Kept]
 
 
 def layer_file(index: int) -> str:
+    """Return the name of a block's file."""
     return f"layer-{index:03d}.safetensors"
 
 

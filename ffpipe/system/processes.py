@@ -21,7 +21,7 @@ def start_ticks(process: int) -> int:
 def end_writers(folder: Path) -> None:
     """Kill all other processes that have a file in this folder, which is to go, open for writing.
 
-    Who only reads there is somebody else. Does nothing where the system does not say who that is.
+    A process that only reads there is left alone. Does nothing where the system does not say who that is.
     """
     found = set()
     for handle in Path("/proc").glob("[0-9]*/fd/*"):

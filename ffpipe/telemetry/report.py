@@ -1,4 +1,4 @@
-"""What a stage tells the driver: plain data, small, sent often."""
+"""Reports of a stage to the driver: plain data, small, sent often."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ffpipe.telemetry.spans import Kind, Span
 
 # Snapshots count steps with eight digits. Those of the classes below that a run reads back are held to their ranges.
 MOST_STEPS = 99_999_999
-# Of metrics that one run writes: all of them are kept at hand, and written with every snapshot.
+# The most rows of metrics that one run writes: all of them are kept at hand, and written with every snapshot.
 MOST_ROWS = 400_000
 # How the errors of single blocks begin among those of an evaluation.
 BLOCK = "block."
@@ -23,11 +23,12 @@ Steps = Annotated[int, Meta(ge=0, le=MOST_STEPS)]
 class LayerRow:
     """Means over the steps of one log interval that ends after `step`; one row of metrics.parquet.
 
-    layer: its index from 0, or -1 for the head. pair_errors: share of pairs whose negative row had the
-    higher goodness (head, and blocks without negatives: share of rows that it got wrong; where steps have rows of one
-    role: share of rows on the wrong side of the threshold); None where an objective does not count them. After the interval's last step: rate: the learning rate of that step; None where the block did not
-    learn, or has an optimiser of its own. weight_rms: root mean square of its matrices and kernels. output_rms: of what
-    it handed on of the rows that it learned from; None for the head. Runs of version 0.1 have none of the three.
+    layer: its index from 0, or -1 for the head. pair_errors: share of pairs whose negative row had the higher goodness
+    (head, and blocks without negatives: share of rows that it got wrong; where steps have rows of one role: share of
+    rows on the wrong side of the threshold); None where an objective does not count them. After the interval's last
+    step: rate: the learning rate of that step; None where the block did not learn, or has an optimiser of its own.
+    weight_rms: root mean square of its matrices and kernels. output_rms: of what it handed on of the rows that it
+    learned from; None for the head. Runs of version 0.1 have none of the three.
     """
 
     step: Steps
@@ -79,7 +80,7 @@ class RecoveryNote:
 
 @dataclass
 class Past:
-    """What a run has behind it; past.json keeps it for who goes on.
+    """The history of a run; past.json keeps it for who goes on.
 
     run: its name. data: the fingerprint of what it trains on. code: SHA-256 of the source of the user's network. place:
     the run folder when its config was written. All are empty in runs of before.
@@ -117,7 +118,7 @@ class FailedFile:
 
 @dataclass
 class StageReport:
-    """What happened in one stage since its last report, and where it stands.
+    """The events in one stage since its last report, and its progress.
 
     testing: the split that it tests at the moment, of which so many examples are `tested`; empty while it trains.
     """
@@ -148,7 +149,7 @@ class StageReport:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a stage has to tell: its reports since the last time, and for how many seconds it has waited by now."""
+    """The answer of a stage: its reports since the last time, and for how many seconds it has waited by now."""
 
     reports: list[StageReport]
     waited: float = 0.0

@@ -87,7 +87,7 @@ def test_data_of_the_driver_alone(whole_ray_hosts: RayHosts, tmp_path: Path) -> 
         driver, "train", "digits", *OPTIONS, *elsewhere, "--run-dir", str(tmp_path / "a")
     ) as program:
         assert program.wait() == 2, program.text
-    assert "the first stage is on host 10.77.0.3, which has not the data" in program.text
+    assert "the first stage is on host 10.77.0.3, which does not have the data" in program.text
     assert not (tmp_path / "a").exists()
     sent = (*elsewhere, "--execution.data-from", "driver", "--run-dir", str(tmp_path / "b"))
     with whole_ray_hosts.command(driver, "train", "digits", *OPTIONS, *sent) as program:

@@ -26,7 +26,7 @@ PAGES = {
 }
 # A machine that does other work besides.
 SECONDS = 280
-# What a command may not learn from outside: a terminal's size, copies of data, a cluster.
+# Variables through which a command may not learn from outside: a terminal's size, copies of data, a cluster.
 LEFT_OUT = ("FFPIPE_DATA", "RAY_ADDRESS", "COLUMNS", "LINES")
 
 # $ADDED is what runs of this block have added to them, unless they name it themselves.

@@ -52,7 +52,7 @@ def test_groups_are_consecutive_channels(kind: str, temperature: float, expected
 @pytest.mark.parametrize(
     ("smoothing", "loss"),
     [
-        # Probabilities are 3/4 and 1/4. Of smoothed labels 1 - s + s/2 fall on the right class and s/2 on the other.
+        # Probabilities are 3/4 and 1/4. With smoothed labels 1 - s + s/2 fall on the right class and s/2 on the other.
         (0.0, math.log(4 / 3) + math.log(4)),
         (0.2, (0.9 * math.log(4 / 3) + 0.1 * math.log(4)) + (0.9 * math.log(4) + 0.1 * math.log(4 / 3))),
     ],

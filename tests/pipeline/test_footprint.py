@@ -49,7 +49,7 @@ def test_the_widest_edge_counts() -> None:
 
 
 def test_features_for_the_head_wait_beside_the_rows() -> None:
-    """One layer a stage. What the head sees of layer 1, 2000 wide, goes past stage 2, beside rows 2000 and 500 wide."""
+    """One layer a stage. Layer 1's output, 2000 wide, goes past stage 2, beside rows 2000 and 500 wide."""
     wide, features = 300 * 2000 * 4 + LABELS, 100 * 2000 * 4
     assert each(4, "aaaa") == {"a": wide + features}
     only_rows = {"a": 308 * 1000 * 4 + SCORES, "c": 308 * 2000 * 4 + SCORES}
@@ -121,7 +121,7 @@ def kept_outputs() -> list[Local]:
 
 
 def test_a_kept_output_waits_beside_the_rows_of_later_edges() -> None:
-    """One block a stage, 100 examples a minibatch. What block 0 keeps waits for block 3 until that begins."""
+    """One block a stage, 100 examples a minibatch. Block 0's output waits for block 3 until that begins."""
     fields = {"training.negatives": "none", "training.head": False, "training.goodness_from": 0}
     config = override(recipe("digits"), {"training.batch_size": 100, **fields})
     specs = make_layout(make_job(config, Model(function=kept_outputs)), 4).stages

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from ffpipe.engines.ray import headwatch
-from ffpipe.engines.ray.headwatch import EVERY, PATIENCE, HeadWatch, knock
+from ffpipe.engines.ray.headwatch import EVERY, PATIENCE, HeadWatch, probe
 from ffpipe.system.errors import ClusterLost
 
 ADDRESS = "10.0.0.1:6379"
@@ -22,10 +22,10 @@ class Door:
         self.now = 0.0
         self.open = True
         self.opens_at = math.inf
-        self.knocks = 0
+        self.probes = 0
 
-    def knock(self, address: str) -> None:
-        self.knocks += 1
+    def probe(self, address: str) -> None:
+        self.probes += 1
         if not self.open and self.now < self.opens_at:
             raise ConnectionRefusedError
 
@@ -39,17 +39,17 @@ class Door:
 @pytest.fixture
 def door(monkeypatch: pytest.MonkeyPatch) -> Door:
     door = Door()
-    monkeypatch.setattr(headwatch, "knock", door.knock)
+    monkeypatch.setattr(headwatch, "probe", door.probe)
     monkeypatch.setattr(headwatch, "time", door)
     return door
 
 
-def test_it_knocks_now_and_then(door: Door) -> None:
+def test_it_probes_now_and_then(door: Door) -> None:
     watch = HeadWatch(ADDRESS)
     for _ in range(100):
         watch.look()
         door.now += EVERY / 10
-    assert door.knocks == 9
+    assert door.probes == 9
 
 
 def test_a_silence_that_ends_in_time_is_forgiven(door: Door) -> None:
@@ -87,20 +87,20 @@ def test_waiting_ends_when_it_answers(door: Door) -> None:
     assert PATIENCE / 2 <= door.now < PATIENCE
 
 
-def test_a_silence_is_known_without_a_second_knock(door: Door) -> None:
+def test_a_silence_is_known_without_a_second_probe(door: Door) -> None:
     watch = HeadWatch(ADDRESS)
     assert not watch.silent()
     door.open, door.now = False, 1.0
     assert watch.silent()
     assert watch.silent()
-    assert door.knocks == 2
+    assert door.probes == 2
     door.open = True
     door.now += EVERY
     assert not watch.silent()
 
 
 @pytest.mark.parametrize("answer", [b"any word", b""], ids=["says something", "hangs up"])
-def test_knocking_where_somebody_is(answer: bytes) -> None:
+def test_probing_where_somebody_is(answer: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answers() -> None:
@@ -110,14 +110,14 @@ def test_knocking_where_somebody_is(answer: bytes) -> None:
 
         thread = threading.Thread(target=answers)
         thread.start()
-        knock(f"127.0.0.1:{server.getsockname()[1]}")
+        probe(f"127.0.0.1:{server.getsockname()[1]}")
         thread.join()
 
 
-def test_knocking_where_nobody_is_or_has_been_stopped() -> None:
+def test_probing_where_nobody_is_or_has_been_stopped() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:  # the kernel takes calls, and nobody answers them
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(TimeoutError):
-            knock(address, 0.1)
+            probe(address, 0.1)
     with pytest.raises(OSError, match="refused"):
-        knock(address)
+        probe(address)

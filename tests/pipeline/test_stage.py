@@ -148,7 +148,6 @@ class Joined(nn.Module):
 
 def with_bypasses() -> list[Local]:
     """Return the outputs that later blocks use: the next one, some behind it, and several of them."""
-
     return [
         Local(partial(Joined, FEATURES, 6), keep="a"),
         Local(partial(Joined, 6 + 6, 7), use=("a",), keep="b"),

@@ -63,7 +63,7 @@ def test_a_cluster_that_wants_a_token(
             raise ray.exceptions.AuthenticationError(refusal)
 
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
-    monkeypatch.setattr(surroundings, "knock", lambda *_: None)
+    monkeypatch.setattr(surroundings, "probe", lambda *_: None)
     monkeypatch.setattr(surroundings, "_ask", ask)
     if says is None:
         check_door("10.0.0.1:6379")

@@ -14,7 +14,7 @@ from ffpipe.system.errors import ClusterLost
 
 PATIENCE = 30.0  # seconds; long enough for a cable to be plugged in again, and half of Ray's own
 EVERY = 5.0
-KNOCK_SECONDS = 2.0
+PROBE_SECONDS = 2.0
 PAUSE_SECONDS = 0.5
 
 
@@ -22,7 +22,7 @@ PAUSE_SECONDS = 0.5
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 
 
-def knock(address: str, timeout: float = KNOCK_SECONDS) -> None:
+def probe(address: str, timeout: float = PROBE_SECONDS) -> None:
     """Raise OSError where nobody answers at HOST:PORT.
 
     A process that has been stopped listens all the same: the kernel takes its calls. So a word is waited for, be it a
@@ -36,7 +36,7 @@ def knock(address: str, timeout: float = KNOCK_SECONDS) -> None:
 
 
 class HeadWatch:
-    """Knocks at the head node's door now and then; gives it up when it has been silent for so long."""
+    """A watch that probes the head node now and then, and gives it up when it has been silent for too long."""
 
     def __init__(self, address: str, own: bool = False) -> None:
         """own: the cluster is one that the run has started, and that the next run starts anew."""
@@ -44,7 +44,7 @@ class HeadWatch:
         self._looked = self._answered = time.monotonic()
 
     def look(self) -> None:
-        """Knock if it is time to; returns at once if not. Raises ClusterLost."""
+        """Probe if it is time to; returns at once if not. Raises ClusterLost."""
         if time.monotonic() - self._looked >= EVERY:
             self.answers()
 
@@ -57,16 +57,16 @@ class HeadWatch:
             time.sleep(PAUSE_SECONDS)
 
     def silent(self) -> bool:
-        """Return whether nobody answers, as a knock has found now or a moment ago."""
+        """Return whether nobody answers, as a probe has found now or a moment ago."""
         if self._looked == self._answered or time.monotonic() - self._looked >= EVERY:
             with suppress(ClusterLost):
                 self.answers()
         return self._looked != self._answered
 
     def answers(self) -> bool:
-        """Knock now. Raises ClusterLost where nobody has answered for long."""
+        """Probe now. Raises ClusterLost where nobody has answered for long."""
         try:
-            knock(self._address)
+            probe(self._address)
         except OSError:
             self._looked = time.monotonic()
             silent = self._looked - self._answered

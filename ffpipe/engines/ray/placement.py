@@ -1,6 +1,6 @@
 """Places for stages: what each asks of the host that it is on, and whether hosts have that. Plain data, no Ray.
 
-What can be told from this is what can never be placed; that something is busy now, only Ray can say.
+This tells what can never be placed; that something is busy now, only Ray can say.
 """
 
 from __future__ import annotations

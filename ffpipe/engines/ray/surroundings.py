@@ -17,7 +17,7 @@ import ray
 from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
 
 from ffpipe.engines.ray.calls import within
-from ffpipe.engines.ray.headwatch import knock
+from ffpipe.engines.ray.headwatch import probe
 from ffpipe.system.errors import UserError
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -67,7 +67,7 @@ def check_door(address: str) -> None:
     _, colon, port = address.rpartition(":")
     if not (colon and port.isdigit()):
         return
-    knock(address, CONNECT_SECONDS)
+    probe(address, CONNECT_SECONDS)
     try:
         ensure_token_if_auth_enabled(create_token_if_missing=False)  # without one Ray aborts
         within(CONNECT_SECONDS, "for a sign of life", lambda: _ask(address))
