@@ -21,6 +21,7 @@ from ffpipe.pipeline.job import Job
 from ffpipe.pipeline.schedule import Predict, Train
 from ffpipe.planning.calibrate import Costs, measure_side_by_side
 from ffpipe.planning.forecast import Ground, forecast, load_of, wires_of
+from ffpipe.planning.message_costs import kept_costs
 from ffpipe.planning.simulate import Simulation
 
 CORES = os.cpu_count() or 1
@@ -96,7 +97,7 @@ def real_job(point: Point) -> Job:
 def forecast_of(point: Point, costs: dict[str, Any]) -> dict[str, Any]:
     """Forecast such layers as `ffpipe plan` does, and the whole of this run, simulated message by message."""
     known = {int(copies): Costs(tuple(each["layers"]), each["head"]) for copies, each in costs.items()}
-    job, wires, real = job_of(point), wires_of(point.link or None), point.layers == "real"
+    job, wires, real = job_of(point), wires_of(point.link or None, costs=kept_costs()), point.layers == "real"
     ground = Ground(lambda copies: known[copies], wires, int(point.link > 0), float(CORES), computes=real, reads=real)
     outlook = forecast(job, point.stages, ground)
     layout = outlook.layout

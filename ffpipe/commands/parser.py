@@ -20,6 +20,7 @@ class Parser(argparse.ArgumentParser):
     """A parser that raises UserError where argparse would print its usage and exit, and names the nearest option.
 
     examples: commands to paste. commands: the commands below this one, and what they do. parts: their parsers.
+    minor: names of options that are left to the help of all.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class Parser(argparse.ArgumentParser):
     ) -> None:
         super().__init__(**settings, allow_abbrev=False, add_help=False)
         self.examples, self.commands, self.parts = tuple(examples), dict(commands or {}), list[Parser]()
+        self.minor = frozenset[str]()
         self.add_argument("-h", "--help", action=Help, help="show this")
 
     def complete(self) -> None:
@@ -62,7 +64,8 @@ class Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         """Return what most people need, on one screen."""
         helps = () if any(map(_is_left_out, self._actions)) else (HelpAll,)
-        shown = [action for action in self._actions if not (_is_left_out(action) or type(action) in (Help, *helps))]
+        left_out = {id(action) for action in self._actions if _is_left_out(action) or type(action) in (Help, *helps)}
+        shown = [each for each in self._actions if id(each) not in left_out and each.dest not in self.minor]
         lines = [*self._heading(), *_entries(shown, self.commands)]
         if len(self.examples) == 1:
             lines.append(f"example: {self.examples[0]}")

@@ -9,6 +9,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from ffpipe.commands.options import add_config, config_of, consent
+from ffpipe.commands.parser import Parser
 from ffpipe.config.fields import override
 from ffpipe.config.schema import Config
 from ffpipe.system.errors import UserError
@@ -30,11 +31,15 @@ MOST_STAGES = 4096
 HELD = ("parameters", "optimizer", "buffers", "messages", "snapshot")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: Parser) -> None:
     """Add the options of the config, and those of the forecast beside them."""
     add_config(parser, but=("stages",))
+    parser.minor = frozenset({"execution.run_dir"})
     for name, (parse, value, text) in OPTIONS.items():
         parser.add_argument(name, type=parse, metavar=value, help=text)
+    parser.add_argument(
+        "--calibrate", action="store_true", help="measure costs of messages here; later plans know them"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -47,6 +52,8 @@ def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]
     from rich.console import Console
 
     from ffpipe.planning.forecast import Ground, costs_at, wires_of
+    from ffpipe.planning.message_costs import kept_costs
+    from ffpipe.runs.calibrate import calibrate
     from ffpipe.runs.controller import planned
 
     stages: tuple[int, ...] = options.stages or ()
@@ -71,14 +78,18 @@ def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]
         return
     # A speed that is given is that of a device of the stage's own.
     computes = job.config.execution.first_device == "cpu" and flops is None
-    ground = Ground(costs, wires_of(link, options.latency), options.stages_per_host or int(bool(link)), cores, computes)
+    messages = calibrate() if options.calibrate else kept_costs()
+    wires = wires_of(link, options.latency, messages)
+    ground = Ground(costs, wires, options.stages_per_host or int(bool(link)), cores, computes)
     rows, without = _rows(job, stages or (len(estimate.layout.stages),), ground, estimate.stages[0].process)
     if not rows:
         raise UserError(without[0])
     console.print(_table_of_outlooks(job, rows, link))
     for line in (*without, *_left_out(job.config, cores, flops is None)):
         print(line)
-    print(f"from {origin}, {_words(ground, link)}; time is with {_tests(job)}, snapshots are not counted")
+    print(
+        f"from {origin}, {_words(ground, link, messages.origin)}; time is with {_tests(job)}, snapshots are not counted"
+    )
 
 
 def _refuse(config: Config, options: argparse.Namespace) -> None:
@@ -86,6 +97,10 @@ def _refuse(config: Config, options: argparse.Namespace) -> None:
     import torch
 
     execution, several = config.execution, options.stages and len(options.stages) > 1
+    if options.calibrate and execution.engine != "ray":
+        raise UserError(
+            f"--calibrate measures messages between stages, which engine {execution.engine!r} does not send"
+        )
     if options.latency is not None and not options.link:
         raise UserError("--latency is that between hosts: give --link too")
     if options.flops is None and execution.first_device == "cuda" and not torch.cuda.is_available():
@@ -215,14 +230,15 @@ def _table_of_outlooks(job: Job, rows: Sequence[tuple[Outlook, Estimate]], link:
     return table
 
 
-def _words(ground: Ground, link: float | None) -> str:
-    """Describe what a forecast rests on. link: bytes a second of a host's network, if it has a part in it."""
+def _words(ground: Ground, link: float | None, origin: str) -> str:
+    """Describe what a forecast rests on. link: bytes a second of a host's network, if it has a part in it. origin: of
+    the costs of messages."""
     wires = ground.wires
     where = f"{ground.stages_per_host} stage(s) a host" if ground.stages_per_host else "all stages on one host"
     if link:
         where += f", {say_rate(link)} and {say_seconds(wires.latency)} between hosts"
     whose = f"{ground.cores:g} core(s) of it for layers and messages" if ground.computes else "a device for each stage"
-    return f"{where}, {whose}, {say_seconds(2 * wires.call + wires.item)} of a core a message"
+    return f"{where}, {whose}, {say_seconds(2 * wires.call + wires.item)} of a core a message, {origin}"
 
 
 def _cut(layout: Layout) -> str:
@@ -297,4 +313,6 @@ OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "--stages-per-host": (partial(_whole, "--stages-per-host"), "N", "none: 1 with --link, else all"),
     "--cores": (partial(_whole, "--cores"), "N", "of a host, for messages and layers on CPUs; none: as here"),
 }
-NOTHING_GIVEN = argparse.Namespace(**{name.removeprefix("--").replace("-", "_"): None for name in OPTIONS})
+NOTHING_GIVEN = argparse.Namespace(
+    calibrate=False, **{name.removeprefix("--").replace("-", "_"): None for name in OPTIONS}
+)

@@ -22,14 +22,9 @@ from ffpipe.planning.calibrate import Costs
 from ffpipe.planning.cost import costs_of
 from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout
 from ffpipe.planning.memory import beside_bytes
+from ffpipe.planning.message_costs import FITTED, MessageCosts
 from ffpipe.planning.simulate import Load, Simulation, Site, Timing, Wires
 
-# The costs of messages on two cores of an AMD EPYC (family 26) with Ray 2.60, fitted to `scripts/scaling.py`.
-ITEM_SECONDS = 0.5e-3
-CALL_SECONDS = 0.7e-3
-COPY_RATE = 1.0e9
-# Beside that, an answer's way back to who waits for it, which no message of a run does.
-ANSWER_SECONDS = 1.5e-3
 # Between hosts of one rack.
 LATENCY = 100e-6
 # Of what a link carries, what Ray's transfers of arrays came to: 0.84 to 0.88 where they filled it (headers take 0.06).
@@ -143,17 +138,18 @@ def forecast(job: Job, stages: int, ground: Ground) -> Outlook:
     )
 
 
-def wires_of(link: float | None = None, latency: float | None = None) -> Wires:
+def wires_of(link: float | None = None, latency: float | None = None, costs: MessageCosts = FITTED) -> Wires:
     """Return the messages on a host, and between hosts whose networks carry `link` bytes a second, raw."""
     payload = math.inf if link is None else link * PAYLOAD
-    return Wires(ITEM_SECONDS, CALL_SECONDS, COPY_RATE, payload, LATENCY if latency is None else latency)
+    between = LATENCY if latency is None else latency
+    return Wires(costs.item, costs.call, costs.copy, payload, between, costs.answer)
 
 
 def _message_seconds(wires: Wires, size: int, elsewhere: bool) -> float:
     """Return the seconds of an array's way from one stage to the next and an answer's way back, as the engine measures
     it."""
     way = size / wires.copy + size / wires.link + 2 * wires.latency if elsewhere else 0.0
-    return ANSWER_SECONDS + 2 * wires.call + size / wires.copy + way
+    return wires.answer + 2 * wires.call + size / wires.copy + way
 
 
 def load_of(spec: StageSpec, costs: Costs) -> Load:

@@ -32,7 +32,7 @@ class Wires:
     item: seconds of a processor for what a stage does with a message beside its layers. call: for sending one, and as
     much again for taking it in. copy: bytes a second into the object store, and as many out of it for the stage that
     reads them, and out of the network. link: bytes a second of a host's network, in each direction. latency: seconds
-    from host to host.
+    from host to host. answer: seconds until an answer is back, beside two calls; no message of a run waits for one.
     """
 
     item: float
@@ -40,6 +40,7 @@ class Wires:
     copy: float
     link: float
     latency: float
+    answer: float = 0.0
 
 
 @dataclass(frozen=True)

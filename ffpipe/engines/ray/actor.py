@@ -71,14 +71,14 @@ class StageActor:
         seconds = []
         for _ in range(ROUND_TRIPS):
             started = time.perf_counter()
-            ray.get(other.receive.remote(_stored(array)))
+            ray.get(other.receive.remote(stored(array)))
             seconds.append(time.perf_counter() - started)
         return min(seconds)
 
     @ray.method(concurrency_group="inbox")
     def receive(self, array: Any) -> None:
         """Take an array, as the other end of `round_trip`."""
-        _unmap(array)
+        unmapped(array)
 
     @ray.method(concurrency_group="control")
     def reaches(self, store: Store, mark: str) -> str:
@@ -164,7 +164,7 @@ class RayLinks:
 
     def to(self, receiver: int, sequence: int, packet: Packet) -> None:
         names = tuple((name, array.dtype) for name, array in packet.arrays.items())
-        arrays = [_stored(array.data) for array in packet.arrays.values()]
+        arrays = [stored(array.data) for array in packet.arrays.values()]
         self._actors[receiver].push.remote(sequence, self._index, packet.item, names, *arrays)
 
     def to_first(self, predictions: Predictions) -> None:
@@ -173,10 +173,10 @@ class RayLinks:
     def read(self, packets: Iterable[Packet]) -> None:
         for packet in packets:
             for array in packet.arrays.values():
-                _unmap(array.data)
+                unmapped(array.data)
 
 
-def _stored(array: Any) -> Any:
+def stored(array: Any) -> Any:
     """Put a large array into the object store. Its pages there are not left mapped into this process, in which
     they would add up to the whole store: every message lies elsewhere."""
     if array.nbytes < LARGE:
@@ -186,7 +186,7 @@ def _stored(array: Any) -> Any:
     return ref
 
 
-def _unmap(array: Any) -> None:
+def unmapped(array: Any) -> None:
     """Take the pages of an array that came by the object store out of this process."""
     if array.nbytes >= LARGE:
         unmap(array)
