@@ -77,7 +77,7 @@ class TimedEngine(RayEngine):
         super()._listen(*arguments)
 
     def kill(self, stage: int) -> None:
-        os.kill(self.crew.processes[stage].id, signal.SIGKILL)
+        os.kill(self.group.processes[stage].id, signal.SIGKILL)
 
 
 @dataclass

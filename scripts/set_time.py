@@ -115,7 +115,7 @@ class SetTimeEngine(RayEngine):
         self.seconds = seconds
 
     def measure(self, job: Job) -> Measured:
-        costs = [costs_of(job, self.seconds)] * len(self.crew.processes)
+        costs = [costs_of(job, self.seconds)] * len(self.group.processes)
         return Measured(costs, self.message_seconds(job.minibatch_bytes))
 
     def _supply(self, job: Job) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import ray
 
 from ffpipe import override, recipe
 from ffpipe.engines.ray import engine
-from ffpipe.engines.ray.crew import failure
+from ffpipe.engines.ray.actor_group import failure
 from ffpipe.pipeline.job import Job, make_job
 from ffpipe.planning import headroom
 from ffpipe.system.errors import OutOfMemory, RunFailed, StageLost, UserError

@@ -17,10 +17,10 @@ from typing import Any
 
 import ray
 
+from ffpipe.engines.ray.actor_group import POLL_SECONDS, ActorGroup, failure
 from ffpipe.engines.ray.calls import within
 from ffpipe.engines.ray.carried import sendable
 from ffpipe.engines.ray.cluster import Cluster
-from ffpipe.engines.ray.crew import POLL_SECONDS, Crew, failure
 from ffpipe.engines.ray.headwatch import PATIENCE
 from ffpipe.engines.ray.placement import fewer, most_places, places_of, shortage, threads_of
 from ffpipe.engines.ray.supply import supply
@@ -51,7 +51,7 @@ class RayEngine:
         self._interrupted = False
         self._kills = oom_kills()
         self.cluster = Cluster(object_store_bytes)
-        self.crew = Crew(self.cluster)
+        self.group = ActorGroup(self.cluster)
 
     def layout(self, job: Job) -> Layout:
         """Place the actors, as many as layers and hosts allow where not given, and cut the network.
@@ -66,15 +66,15 @@ class RayEngine:
             raise UserError(why)
         warnings = headroom.warnings(job) if self.cluster.own else ()
         with self._naming_memory(job):
-            self.crew.place(places, execution)
+            self.group.place(places, execution)
             layout = self._make_layout(job)
         return replace(layout, notes=(*layout.notes, *warnings))
 
     def layout_again(self, job: Job, store: Store) -> Layout:
         """Place as many stages as before if they find room, else fewer."""
-        wanted = max(1, len(self.crew.actors))
+        wanted = max(1, len(self.group.actors))
         self.cluster.head.wait()
-        self.crew.release()
+        self.group.release()
         layout, why = self._fit(job, store, wanted)
         if layout is None and not self.cluster.attached():
             self.cluster.attach_again()
@@ -96,19 +96,21 @@ class RayEngine:
                 continue
             try:
                 with self._naming_memory(job):
-                    self.crew.place(places, execution)
+                    self.group.place(places, execution)
                     layout = self._make_layout(job)
                 self.check_store(store)
                 return layout, ""
             except (UserError, StageLost, OutOfMemory) as error:
                 why = str(error)
-                self.crew.release()
+                self.group.release()
         return None, why
 
     def check_store(self, store: Store) -> None:
         """See to it that the hosts of all stages reach the snapshots. Raises UserError naming one that does not."""
         here = ray.get_runtime_context().get_node_id()
-        elsewhere = {process.node: actor for process, actor in zip(self.crew.processes, self.crew.actors, strict=True)}
+        elsewhere = {
+            process.node: actor for process, actor in zip(self.group.processes, self.group.actors, strict=True)
+        }
         elsewhere.pop(here, None)
         if not elsewhere:
             return
@@ -119,7 +121,7 @@ class RayEngine:
             raise UserError(f"checkpoints cannot be written to {store.root}: {reason(error)}") from None
         try:
             for node, actor in elsewhere.items():
-                if problem := self.crew.ask_one(actor.reaches, store, mark):
+                if problem := self.group.ask_one(actor.reaches, store, mark):
                     raise UserError(
                         f"checkpoints go to {store.root}, which host {self.cluster.address(node)} {problem}: give "
                         "--execution.checkpoints a folder that all hosts share, or a URI such as s3://bucket/run"
@@ -138,10 +140,10 @@ class RayEngine:
         ]
         with self._naming_memory(job):
             try:
-                self.crew.ask(
+                self.group.ask(
                     lambda: [
-                        actor.set_up.remote(setup, self._parts, self.crew.actors, threads_of(place))
-                        for actor, setup, place in zip(self.crew.actors, setups, self.crew.places, strict=True)
+                        actor.set_up.remote(setup, self._parts, self.group.actors, threads_of(place))
+                        for actor, setup, place in zip(self.group.actors, setups, self.group.places, strict=True)
                     ],
                     SECONDS_TO_SET_UP,
                 )
@@ -166,40 +168,40 @@ class RayEngine:
         self._interrupted = True  # the first stage is told when we listen next: Ray is not called in a signal handler
 
     def close(self) -> None:
-        self.crew.release()
+        self.group.release()
         self.cluster.close()
 
     def _make_layout(self, job: Job) -> Layout:
         """Make the layout for the stages that were placed."""
         job = replace(job, network=sendable(job.network))
-        nodes = tuple(process.node for process in self.crew.processes)
+        nodes = tuple(process.node for process in self.group.processes)
         room = Room(nodes, self.cluster.stores(), self.cluster.larger_store)
         if not room.capacities.keys() >= set(nodes):
             raise StageLost("the host of a stage is gone")
         self._data_files = self._supply(job)
-        layout = make_layout(job, len(nodes), self.measure(job), room, [place.device for place in self.crew.places])
+        layout = make_layout(job, len(nodes), self.measure(job), room, [place.device for place in self.group.places])
         return replace(layout, notes=self.cluster.notes(least_store(layout.stages, nodes, layout.window)))
 
     def _supply(self, job: Job) -> tuple[str, ...]:
         """Send the first stage its data. Returns the names of what was sent. Raises UserError, StageLost."""
-        first = self.crew.processes[0].node
+        first = self.group.processes[0].node
         if first == ray.get_runtime_context().get_node_id():
             return ()
-        shelf = self.crew.actors[0].shelf
+        shelf = self.group.actors[0].shelf
         where = self.cluster.address(first)
-        return supply(job, partial(self.crew.ask_one, shelf, seconds=SECONDS_TO_SET_UP), where)
+        return supply(job, partial(self.group.ask_one, shelf, seconds=SECONDS_TO_SET_UP), where)
 
     def measure(self, job: Job) -> Measured:
         """Measure the costs of every block on every stage's device, and of a message between neighbours."""
-        costs = self.crew.ask(
+        costs = self.group.ask(
             lambda: [
                 actor.measure.remote(job.network, job.config.execution, place.device, threads_of(place))
-                for actor, place in zip(self.crew.actors, self.crew.places, strict=True)
+                for actor, place in zip(self.group.actors, self.group.places, strict=True)
             ]
         )
         processors = [
             (process.node, place.device, threads_of(place)) if place.device == "cpu" else process
-            for process, place in zip(self.crew.processes, self.crew.places, strict=True)
+            for process, place in zip(self.group.processes, self.group.places, strict=True)
         ]
         return Measured(pooled(costs, processors), self.message_seconds(job.minibatch_bytes))
 
@@ -207,8 +209,8 @@ class RayEngine:
         """Measure the seconds of a message of `size` bytes between neighbours; one of less is sent where the stores are
         small."""
         sent = max(1, min(size, *(store // 8 for store in self.cluster.stores().values())))
-        pairs = list(zip(self.crew.actors, self.crew.actors[1:], strict=False))
-        trips = [self.crew.ask_one(a.round_trip, b, sent) for a, b in pairs[:MEASURED_EDGES]]
+        pairs = list(zip(self.group.actors, self.group.actors[1:], strict=False))
+        trips = [self.group.ask_one(a.round_trip, b, sent) for a, b in pairs[:MEASURED_EDGES]]
         return statistics.median(trips) * size / sent if trips else 0.0
 
     def _listen(self, timeout: float, layout: Layout, on_report: OnReport) -> None:
@@ -216,19 +218,19 @@ class RayEngine:
 
         A failure of the program itself goes before the loss of a stage, which may be its consequence.
         """
-        running = {ref: index for index, ref in enumerate(self.crew.call(lambda actor: actor.run.remote()))}
+        running = {ref: index for index, ref in enumerate(self.group.call(lambda actor: actor.run.remote()))}
         told = False
         while running:
             if self._interrupted and not told:
                 told = True
-                within(PATIENCE, "to end the run", self.crew.actors[0].interrupt.remote)
+                within(PATIENCE, "to end the run", self.group.actors[0].interrupt.remote)
             self.cluster.head.look()
-            done = self.crew.wait(list(running))
+            done = self.group.wait(list(running))
             for ref in done:
                 self._fetch([ref], [running.pop(ref)], layout, timeout, on_report)
             started = time.monotonic()
             # Those that are through as well: what one had sent and nobody had fetched yet is lost with it.
-            asked = self.crew.call(lambda actor: actor.report.remote()) if running else []
+            asked = self.group.call(lambda actor: actor.report.remote()) if running else []
             waited = self._fetch(asked, list(range(len(asked))), layout, timeout, on_report)
             if running and min(waited[index] for index in running.values()) > timeout:
                 raise StageLost(f"no stage has had anything to do for {timeout:g} s: a message was lost")
@@ -245,7 +247,7 @@ class RayEngine:
             layers = layout.stages[index].layers
             what = f"stage {index} (layers {layers.start} to {layers.stop - 1})"
             try:
-                answer: Answer = self.crew.get([ref], deadline)[0]
+                answer: Answer = self.group.get([ref], deadline)[0]
             except ray.exceptions.GetTimeoutError:
                 raise StageLost(f"{what} did not answer for {timeout:g} s") from None
             except ray.exceptions.RayError as error:

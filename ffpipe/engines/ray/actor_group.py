@@ -28,7 +28,7 @@ POLL_SECONDS = 0.5
 SECONDS_TO_BEGIN, SECONDS_A_STAGE_TO_BEGIN = 60.0, 10.0
 
 
-class Crew:
+class ActorGroup:
     """One actor a stage. places: what each asked for. processes: where each is."""
 
     def __init__(self, cluster: Cluster) -> None:
