@@ -52,9 +52,9 @@ def test_parked_and_fetched_it_goes_on_as_if_it_had_not_been(
     fields: dict[str, Any] = {"precision": precision, "optimizer": Optimizer(kind=kind), "head_from": 0, **network}
     parked, other = make_stage(**fields), make_stage(**fields)
     for first in range(0, 8, 2):
-        slip = park(parked, tmp_path / "stage")
+        parked_stage = park(parked, tmp_path / "stage")
         assert bytes_held(parked) == 0
-        fetch(parked, slip)
+        fetch(parked, parked_stage)
         work(parked, first)
         work(other, first)
     for mine, theirs in zip(parked.kept(), other.kept(), strict=True):
@@ -66,26 +66,26 @@ def test_parked_and_fetched_it_goes_on_as_if_it_had_not_been(
 
 def test_a_stage_that_did_not_change_is_left_and_comes_back_from_the_same_file(tmp_path: Path) -> None:
     stage, other = make_stage(), make_stage()
-    slip = park(stage, tmp_path / "stage")
+    parked_stage = park(stage, tmp_path / "stage")
     for _ in range(2):
-        fetch(stage, slip)
+        fetch(stage, parked_stage)
         leave(stage)
         assert bytes_held(stage) == 0
-    fetch(stage, slip)
+    fetch(stage, parked_stage)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(stage.kept(), other.kept(), strict=True))
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "absent"])
 def test_a_file_that_is_not_what_was_written_is_refused(harm: str, tmp_path: Path) -> None:
     stage, path = make_stage(), tmp_path / "stage"
-    slip = park(stage, path)
+    parked_stage = park(stage, path)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 16
     path.unlink()
     if harm != "absent":
         path.write_bytes(data if harm == "flip" else data[:-10])
     with pytest.raises(StageLost, match=str(path)):
-        fetch(stage, slip)
+        fetch(stage, parked_stage)
 
 
 def test_without_room_nothing_is_lost() -> None:

@@ -19,7 +19,7 @@ import torch
 
 from ffpipe.engines.in_process import InProcessEngine, as_stages, refuse_without_gpu, report_of
 from ffpipe.engines.layerwise import spoolfolder
-from ffpipe.engines.layerwise.parking import Slip, fetch, leave, park
+from ffpipe.engines.layerwise.parking import ParkedStage, fetch, leave, park
 from ffpipe.engines.layerwise.spool import Spool
 from ffpipe.learn.workspace import OutputsInTurn, Workspace
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
@@ -88,12 +88,12 @@ class _Rows:
         self._trained = [(0.0, 0.0)] * len(setups)
         self._feed = make_feed(setups[0], job.splits)
         self._stages: list[Stage] = []
-        self._slips: list[Slip] = []
+        self._parked_stages: list[ParkedStage] = []
         workspace = Workspace(torch.device(job.config.execution.first_device))
         outputs = OutputsInTurn(workspace, OUTPUTS)
         for setup in setups:
             stage = make_stage(setup, self._saver, workspace, outputs)
-            self._slips.append(park(stage, self._parked(setup.spec.index)))
+            self._parked_stages.append(park(stage, self._parked(setup.spec.index)))
             self._stages.append(stage)
         self.over = False
 
@@ -102,12 +102,12 @@ class _Rows:
         chapter: list[Item] = []
         for index, stage in enumerate(self._stages):
             with self._spans[index].span("input"):
-                fetch(stage, self._slips[index])
+                fetch(stage, self._parked_stages[index])
             items = self._taken(course, chapter) if index == 0 else iter(chapter)
             self._work_row(index, stage, items)
             with self._spans[index].span("blocked"):
                 if any(isinstance(item, (Train, Predict)) for item in chapter):
-                    self._slips[index] = park(stage, self._parked(index))
+                    self._parked_stages[index] = park(stage, self._parked(index))
                 else:
                     leave(stage)
             self._report(index)

@@ -18,7 +18,7 @@ from ffpipe.system.errors import StageLost, reason
 
 
 @dataclass(frozen=True)
-class Slip:
+class ParkedStage:
     """All that is needed to fetch a stage: its file, bytes of each tensor's storage, a checksum of each kept tensor."""
 
     path: Path
@@ -26,7 +26,7 @@ class Slip:
     checksums: tuple[int, ...]
 
 
-def park(stage: Stage, path: Path) -> Slip:
+def park(stage: Stage, path: Path) -> ParkedStage:
     """Write what is kept and free all of it. Raises OSError; nothing is freed then."""
     checksums = []
     # Old pages are written over: new pages cost a file system several times what its own do.
@@ -39,7 +39,7 @@ def park(stage: Stage, path: Path) -> Slip:
         file.truncate()
     sizes = tuple(tensor.untyped_storage().nbytes() for tensor in (*stage.kept(), *stage.scratch()))
     leave(stage)
-    return Slip(path, sizes, tuple(checksums))
+    return ParkedStage(path, sizes, tuple(checksums))
 
 
 def leave(stage: Stage) -> None:
@@ -49,22 +49,22 @@ def leave(stage: Stage) -> None:
 
 
 @torch.no_grad()
-def fetch(stage: Stage, slip: Slip) -> None:
+def fetch(stage: Stage, parked_stage: ParkedStage) -> None:
     """Bring a parked stage back. Raises StageLost where its file is not what was written."""
     kept = stage.kept()
-    for tensor, size in zip((*kept, *stage.scratch()), slip.sizes, strict=True):
+    for tensor, size in zip((*kept, *stage.scratch()), parked_stage.sizes, strict=True):
         tensor.untyped_storage().resize_(size)
     try:
-        with slip.path.open("rb") as file:
-            for tensor, checksum in zip(kept, slip.checksums, strict=True):
+        with parked_stage.path.open("rb") as file:
+            for tensor, checksum in zip(kept, parked_stage.checksums, strict=True):
                 host = tensor if tensor.device.type == "cpu" else torch.empty_like(tensor, device="cpu")
                 data = _bytes(host)
                 if file.readinto(data) != len(data) or xxh3_64_intdigest(data) != checksum:
-                    raise StageLost(f"parked stage {slip.path} was cut or altered")
+                    raise StageLost(f"parked stage {parked_stage.path} was cut or altered")
                 if host is not tensor:
                     tensor.copy_(host)
     except OSError as error:
-        raise StageLost(f"parked stage {slip.path} cannot be read: {reason(error)}") from None
+        raise StageLost(f"parked stage {parked_stage.path} cannot be read: {reason(error)}") from None
     stage.renew()
 
 
