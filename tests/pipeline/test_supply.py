@@ -16,7 +16,7 @@ from ffpipe.data import cache
 from ffpipe.data.arrow import Stored
 from ffpipe.data.splits import splits_from
 from ffpipe.engines.ray import supply
-from ffpipe.engines.ray.supply import Shelf
+from ffpipe.engines.ray.supply import HostData
 from ffpipe.pipeline.job import Job, make_job
 
 
@@ -32,18 +32,18 @@ def write(file: Path, seed: int) -> None:
 
 
 class OtherHost:
-    """A shelf whose cache is another folder."""
+    """Data of a host whose cache is another folder."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self._monkeypatch = folder, monkeypatch
-        self.shelf = Shelf()
+        self.host_data = HostData()
         self.calls: list[str] = []
 
     def __call__(self, method: str, *arguments: Any) -> Any:
         self.calls.append(method)
         with self._monkeypatch.context() as there:
             there.setenv("FFPIPE_CACHE", str(self.folder))
-            return getattr(self.shelf, method)(*arguments)
+            return getattr(self.host_data, method)(*arguments)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_files_that_are_cut_short_or_misnamed(file: Path, there: OtherHost) -> N
 
 def test_what_a_host_says_of_data_that_are_not_there(file: Path) -> None:
     data = job_of(file).config.training.data
-    fingerprint, problem = Shelf().find(replace(data, train=("nowhere.npz",)), "")
+    fingerprint, problem = HostData().find(replace(data, train=("nowhere.npz",)), "")
     assert not fingerprint
     assert "nowhere.npz" in problem
 

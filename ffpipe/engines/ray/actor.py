@@ -49,7 +49,7 @@ class StageActor:
 
     def __init__(self) -> None:
         self.worker: Any = None
-        self._shelf: Any = None
+        self._host_data: Any = None
 
     def ping(self) -> None:
         """Answer as soon as the actor has been placed."""
@@ -94,12 +94,12 @@ class StageActor:
             return f"cannot write to ({error.strerror or error})"
         return ""
 
-    def shelf(self, method: str, *arguments: Any) -> Any:
-        """Call a method of this host's shelf (supply.py)."""
-        from ffpipe.engines.ray.supply import Shelf
+    def host_data(self, method: str, *arguments: Any) -> Any:
+        """Call a method of this host's data (supply.py)."""
+        from ffpipe.engines.ray.supply import HostData
 
-        self._shelf = self._shelf or Shelf()
-        return getattr(self._shelf, method)(*arguments)
+        self._host_data = self._host_data or HostData()
+        return getattr(self._host_data, method)(*arguments)
 
     def set_up(self, setup: WorkerSetup, parts: Parts, actors: list[Any], threads: int) -> None:
         """Make the worker; all of them exist once this returns everywhere."""

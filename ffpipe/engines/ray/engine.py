@@ -187,9 +187,9 @@ class RayEngine:
         first = self.group.processes[0].node
         if first == ray.get_runtime_context().get_node_id():
             return ()
-        shelf = self.group.actors[0].shelf
+        host_data = self.group.actors[0].host_data
         where = self.cluster.address(first)
-        return supply(job, partial(self.group.ask_one, shelf, seconds=SECONDS_TO_SET_UP), where)
+        return supply(job, partial(self.group.ask_one, host_data, seconds=SECONDS_TO_SET_UP), where)
 
     def measure(self, job: Job) -> Measured:
         """Measure the costs of every block on every stage's device, and of a message between neighbours."""

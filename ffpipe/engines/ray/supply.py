@@ -21,7 +21,7 @@ from ffpipe.system.errors import UserError
 PIECE_BYTES = 32 << 20
 
 
-class Shelf:
+class HostData:
     """The data of the host that this process is on."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Shelf:
         return ""
 
 
-# Calls a method of the other host's shelf, by its name, and waits for the answer.
+# Calls a method of the other host's data, by its name, and waits for the answer.
 Ask = Callable[..., Any]
 
 
