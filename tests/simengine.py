@@ -1,6 +1,6 @@
 """An engine whose stages take turns in one thread: what the next event is, chance decides (world.py).
 
-Its workers are real ones, with course, window, inbox, stage and saver. It takes the part of threads, processes and
+Its workers are real ones, with item stream, window, inbox, stage and saver. It takes the part of threads, processes and
 the network between them, as the Ray engine's are: messages arrive in any order, those to the first stage excepted;
 stages are asked for reports, die, fall silent or raise.
 """
@@ -20,7 +20,7 @@ from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.links import Predictions
 from ffpipe.pipeline.packet import Packet
 from ffpipe.pipeline.publisher import OUTPUTS
-from ffpipe.pipeline.schedule import Course, Item, Stop, Train
+from ffpipe.pipeline.schedule import ItemStream, Item, Stop, Train
 from ffpipe.pipeline.worker import Parts, Worker, WorkerSetup, make_own_stage
 from ffpipe.planning.calibrate import Costs
 from ffpipe.planning.layout import Measured, make_layout
@@ -62,8 +62,8 @@ class StageStore(Store):
         real_write(self, name, data)
 
 
-class HeldCourse(Course):
-    """A course whose next item can be looked at, as by a first stage that waits until it may leave."""
+class HeldStream(ItemStream):
+    """An item stream whose next item can be looked at, as by a first stage that waits until it may leave."""
 
     held: Item | None = None
 
@@ -121,14 +121,14 @@ class Peer:
             yield self._send
         # One result on its way, those that wait for it, and the one that is made.
         if not self.stopped and len(self.outbox) < OUTPUTS:
-            course = self.worker.course
-            assert isinstance(course, HeldCourse)
+            stream = self.worker.stream
+            assert isinstance(stream, HeldStream)
             if self.index:
                 if self.worker.inbox.ready:
                     yield self._work
-            elif course.held is None:
-                yield course.hold
-            elif self.worker.returns.flow.may_send(self.worker.setup.plan.weight(course.held)):
+            elif stream.held is None:
+                yield stream.hold
+            elif self.worker.returns.flow.may_send(self.worker.setup.plan.weight(stream.held)):
                 yield self._work
         if self.news:
             yield self._report

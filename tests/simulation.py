@@ -16,7 +16,7 @@ from unittest import mock
 
 from chains import ChainHead, blueprint, make_feeder
 from expected import splits
-from simengine import HeldCourse, SaverThread, SimEngine, real_write
+from simengine import HeldStream, SaverThread, SimEngine, real_write
 from world import DriverDied, Fault, World
 
 from ffpipe.config.fields import override
@@ -97,7 +97,7 @@ def simulated(world: World) -> Iterator[None]:
         "ffpipe.runs.controller.make_job": lambda c, _: Job(c, splits(c.training), blueprint(c.training)),
         "ffpipe.runs.controller.time": SimpleNamespace(time=lambda: 0.0, sleep=world.sleep),
         "ffpipe.pipeline.worker.time": SimpleNamespace(monotonic=lambda: float(world.moments)),
-        "ffpipe.pipeline.worker.Course": HeldCourse,
+        "ffpipe.pipeline.worker.ItemStream": HeldStream,
         "ffpipe.data.splits.load_splits": lambda data, _: splits(world.config.training),
         "ffpipe.pipeline.saver.threading": SimpleNamespace(
             Thread=lambda target, args, daemon: SaverThread(world, target, args)

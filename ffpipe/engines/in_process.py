@@ -11,7 +11,7 @@ import torch
 from ffpipe.config.schema import Execution
 from ffpipe.pipeline.job import Engine, Job, Layout, Start
 from ffpipe.pipeline.saver import Saver
-from ffpipe.pipeline.schedule import Course
+from ffpipe.pipeline.schedule import ItemStream
 from ffpipe.pipeline.stage import Stage
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import RunFailed, UserError, reason
@@ -23,7 +23,7 @@ class InProcessEngine(Engine):
     """All of an engine but how it cuts a job and the order in which it works."""
 
     def __init__(self) -> None:
-        self._course: Course | None = None
+        self._stream: ItemStream | None = None
         self._interrupted = False
 
     def layout_again(self, job: Job, store: Store) -> Layout:
@@ -34,18 +34,18 @@ class InProcessEngine(Engine):
 
     def interrupt(self) -> None:
         self._interrupted = True
-        if self._course is not None:
-            self._course.interrupt()
+        if self._stream is not None:
+            self._stream.interrupt()
 
     def close(self) -> None:
         """Do nothing, since nothing was started."""
 
-    def begin(self, job: Job, layout: Layout, start: Start) -> Course:
+    def begin(self, job: Job, layout: Layout, start: Start) -> ItemStream:
         """Start the item stream of the run, which ends when it is interrupted."""
-        self._course = Course(layout.plan, start.step, job.config.execution.snapshot_seconds, time.monotonic)
-        if self._interrupted:  # before there was a course to tell
-            self._course.interrupt()
-        return self._course
+        self._stream = ItemStream(layout.plan, start.step, job.config.execution.snapshot_seconds, time.monotonic)
+        if self._interrupted:  # before there was an item stream to tell
+            self._stream.interrupt()
+        return self._stream
 
 
 def refuse_without_gpu(execution: Execution) -> None:

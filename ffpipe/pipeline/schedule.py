@@ -145,7 +145,7 @@ class Plan:
                 yield Evaluate(step, split, first, count, last=first + count == size)
 
 
-class Course:
+class ItemStream:
     """The items as they leave the source: those of a plan, and in between what the moment asks for.
 
     Between two Train items it may put a snapshot, when `snapshot_seconds` have passed since the last one (0: never),

@@ -33,7 +33,7 @@ from ffpipe.pipeline.links import Links, Predictions
 from ffpipe.pipeline.packet import Packet, Tensors, to_arrays, to_tensors
 from ffpipe.pipeline.publisher import OUTPUTS, Publish, Publisher
 from ffpipe.pipeline.saver import Saver, State
-from ffpipe.pipeline.schedule import Course, Item, Plan, Stop, Train
+from ffpipe.pipeline.schedule import ItemStream, Item, Plan, Stop, Train
 from ffpipe.pipeline.stage import Leave, Stage
 from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.pipeline.window import Flow
@@ -163,7 +163,7 @@ class Worker:
         self.inbox = Inbox(self.spec.routes.senders(self.spec.index))
         self.returns = _Returns(setup.window)
         seconds = setup.config.execution.snapshot_seconds
-        self.course = Course(setup.plan, setup.start.step, seconds, time.monotonic)
+        self.stream = ItemStream(setup.plan, setup.start.step, seconds, time.monotonic)
         self._reports: deque[StageReport] = deque()
         self._spans = Spans(keep=False)
         self._waits_since: float | None = None
@@ -179,7 +179,7 @@ class Worker:
 
     def interrupt(self) -> None:
         """Save and end the run after the chunk in hand; for the first stage."""
-        self.course.interrupt()
+        self.stream.interrupt()
 
     def drain(self) -> list[StageReport]:
         """Return the reports since the last call."""
@@ -218,7 +218,7 @@ class Worker:
     def work(self, sequence: int, publish: Publish) -> Item:
         """Do the next item, the first stage's own choice or the one that arrives; waits until it may."""
         if self.feed is not None:
-            item = next(self.course)
+            item = next(self.stream)
             with self._waiting("credit"):
                 back = self.returns.wait_to_send(self.setup.plan.weight(item))
             packets = {}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ffpipe import override, recipe
 from ffpipe.pipeline.job import make_job
-from ffpipe.pipeline.schedule import Course, Plan, Snapshot, Stop
+from ffpipe.pipeline.schedule import ItemStream, Plan, Snapshot, Stop
 from ffpipe.planning.layerwise import (
     SHARE,
     Snapshots,
@@ -82,10 +82,10 @@ def test_snapshots_that_are_there_at_once(snapshots: Snapshots, chapter: int, to
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 10), st.integers(50, 300))
 def test_no_chapter_has_more_snapshots_than_are_counted(every: int, chapter: int, chunk: int, steps: int) -> None:
     plan = Plan(steps, min(chunk, chapter), False, {}, {}, 1, every)
-    course, counted = Course(plan, 0, 0.0, lambda: 0.0), Snapshots(0, 0, 0, steps, every, timed=False).to_come(chapter)
+    stream, counted = ItemStream(plan, 0, 0.0, lambda: 0.0), Snapshots(0, 0, 0, steps, every, timed=False).to_come(chapter)
     stopped = False
     while not stopped:
-        of_chapter = list(chapter_of(course, plan, chapter))
+        of_chapter = list(chapter_of(stream, plan, chapter))
         assert sum(isinstance(item, Snapshot) for item in of_chapter) <= counted
         stopped = isinstance(of_chapter[-1], Stop)
 

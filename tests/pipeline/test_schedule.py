@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ffpipe.pipeline.schedule import (
-    Course,
+    ItemStream,
     Evaluate,
     Item,
     Plan,
@@ -66,16 +66,16 @@ def test_lock_step_predicts_each_minibatch_when_the_one_before_is_trained_on() -
 
 def test_in_lock_step_nothing_is_predicted_ahead_of_a_snapshot_that_nobody_had_planned() -> None:
     now = iter([0.0, 0.1, 0.2, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7])
-    course = Course(replace(LOCKSTEP, snapshot_steps=0), 0, snapshot_seconds=1.0, now=lambda: next(now))
-    assert [next(course) for _ in range(5)] == [
+    stream = ItemStream(replace(LOCKSTEP, snapshot_steps=0), 0, snapshot_seconds=1.0, now=lambda: next(now))
+    assert [next(stream) for _ in range(5)] == [
         Predict(0),
         Train(0, 1, ahead=True),
         Train(1, 1),  # a second has passed
         Snapshot(2),
         Predict(2),
     ]
-    course.interrupt()
-    assert list(course) == [Train(2, 1), Snapshot(3), Stop(3)]
+    stream.interrupt()
+    assert list(stream) == [Train(2, 1), Snapshot(3), Stop(3)]
 
 
 plans = st.builds(
@@ -148,16 +148,16 @@ def test_a_course_adds_snapshots_and_an_end_but_trains_the_same(plan: Plan, data
     done: list[Item] = []
     start = 0
     for _ in range(100):
-        course = Course(plan, start, snapshot_seconds=data.draw(st.sampled_from([0.0, 2.0])), now=tick)
+        stream = ItemStream(plan, start, snapshot_seconds=data.draw(st.sampled_from([0.0, 2.0])), now=tick)
         stop_after = data.draw(st.integers(0, 90))
         here: list[Item] = []
-        for index, item in enumerate(course):
+        for index, item in enumerate(stream):
             if index == stop_after:
-                course.interrupt()
+                stream.interrupt()
             here.append(item)
         end = here[-1]
         assert isinstance(end, Stop)
-        assert next(course, None) is None
+        assert next(stream, None) is None
         saved = [item.step for item in here if isinstance(item, Snapshot)]
         if end.step > start:
             assert saved

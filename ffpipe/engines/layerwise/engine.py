@@ -25,7 +25,7 @@ from ffpipe.learn.workspace import OutputsInTurn, Workspace
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.packet import Arrays, Tensors, to_arrays, to_tensors
 from ffpipe.pipeline.saver import Saver
-from ffpipe.pipeline.schedule import Course, Item, Predict, Stop, Train
+from ffpipe.pipeline.schedule import ItemStream, Item, Predict, Stop, Train
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.worker import WorkerSetup, make_feed, make_stage, set_allocator
 from ffpipe.planning.layerwise import chapter_of, in_chapters
@@ -50,13 +50,13 @@ class LayerwiseEngine(InProcessEngine):
         """Work all chapters. Raises StageLost where a file of the spool is damaged, RunFailed where there is no room
         for it."""
         set_allocator(job.network, job.config.execution)
-        course = self.begin(job, layout, start)
+        stream = self.begin(job, layout, start)
         inside = Path(job.config.execution.spool or scratch)
         try:
             with spoolfolder.spool_folder(inside) as place:
                 rows = _Rows(job, layout, store, start, place, on_report)
                 while not rows.over:
-                    rows.work_chapter(course)
+                    rows.work_chapter(stream)
                 rows.finish()
         except OSError as error:
             raise RunFailed(
@@ -97,13 +97,13 @@ class _Rows:
             self._stages.append(stage)
         self.over = False
 
-    def work_chapter(self, course: Course) -> None:
+    def work_chapter(self, stream: ItemStream) -> None:
         """Work one chapter, all rows. The first row takes items as they come, so that an interrupt ends the chapter."""
         chapter: list[Item] = []
         for index, stage in enumerate(self._stages):
             with self._spans[index].span("input"):
                 fetch(stage, self._parked_stages[index])
-            items = self._taken(course, chapter) if index == 0 else iter(chapter)
+            items = self._taken(stream, chapter) if index == 0 else iter(chapter)
             self._work_row(index, stage, items)
             with self._spans[index].span("blocked"):
                 if any(isinstance(item, (Train, Predict)) for item in chapter):
@@ -117,9 +117,9 @@ class _Rows:
         self._saver.wait()
         self._report(len(self._stages) - 1)
 
-    def _taken(self, course: Course, chapter: list[Item]) -> Iterator[Item]:
+    def _taken(self, stream: ItemStream, chapter: list[Item]) -> Iterator[Item]:
         """Yield the items for one chapter, put down in `chapter` as they are taken."""
-        for item in chapter_of(course, self._plan, self._room):
+        for item in chapter_of(stream, self._plan, self._room):
             chapter.append(item)
             self.over = isinstance(item, Stop)
             yield item
