@@ -13,7 +13,7 @@ from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.pipeline.window import LARGEST_CHUNK, choose_chunk, choose_window
 from ffpipe.planning.calibrate import Costs
 from ffpipe.planning.cost import costs_of
-from ffpipe.planning.memory import Room, fitting
+from ffpipe.planning.memory import StoreCapacity, fitting
 from ffpipe.system.errors import UserError
 
 # Neighbours whose link is timed; on one host they are all alike, and each costs a few milliseconds.
@@ -32,7 +32,7 @@ def make_layout(
     job: Job,
     stages: int,
     measured: Measured | None = None,
-    room: Room | None = None,
+    room: StoreCapacity | None = None,
     devices: Sequence[Device] | None = None,
 ) -> Layout:
     """Cut a job into `stages` stages and size its chunks and window: by what was measured, and to the room there is.

@@ -201,7 +201,7 @@ class Footprint:
 
 
 @dataclass(frozen=True)
-class Room:
+class StoreCapacity:
     """The stores that a run finds. nodes: where each stage is. capacities: bytes, by node.
 
     larger: how to come by a store of so many bytes, for messages.
@@ -212,7 +212,7 @@ class Room:
     larger: Callable[[int], str]
 
 
-class _Load(NamedTuple):
+class _Message(NamedTuple):
     """Numbers of what a message has for one minibatch: rows; those for the head; labels; sums of goodness."""
 
     rows: int
@@ -242,7 +242,7 @@ def least_store(specs: Sequence[StageSpec], nodes: Sequence[str], window: int) -
     return max((footprint.capacity(window) for footprint in footprints(specs, nodes).values()), default=0)
 
 
-def fitting(specs: Sequence[StageSpec], room: Room, window: int = 0, chunk: int = 0) -> int | None:
+def fitting(specs: Sequence[StageSpec], room: StoreCapacity, window: int = 0, chunk: int = 0) -> int | None:
     """Return the minibatches that may be in flight in these stores; None where none is ever in one.
 
     Raises UserError where the window or chunk given (0: none) does not fit, or not even one minibatch does.
@@ -265,7 +265,7 @@ def fitting(specs: Sequence[StageSpec], room: Room, window: int = 0, chunk: int 
     )
 
 
-def _on_edge(specs: Sequence[StageSpec], nodes: Sequence[str], node: str, edge: int, load: _Load) -> int:
+def _on_edge(specs: Sequence[StageSpec], nodes: Sequence[str], node: str, edge: int, load: _Message) -> int:
     """Return the bytes on a node of a minibatch between the stages `edge` and `edge` + 1, and of what went ahead of
     it."""
     network, routes = specs[0].network, specs[0].routes
@@ -284,15 +284,15 @@ def _on_edge(specs: Sequence[StageSpec], nodes: Sequence[str], node: str, edge: 
     return held
 
 
-def _loads(spec: StageSpec) -> list[_Load]:
+def _loads(spec: StageSpec) -> list[_Message]:
     """Return the messages with minibatches to train on, and with their like of an evaluation."""
     network, training = spec.network, spec.training
     examples, classes = evaluated(network), network.takes.classes
     seen = training.batch_size if network.has_head else 0
     labels = training.batch_size if network.has_head or not training.contrasts else 0
     scores = classes * (training.reads_goodness or (not training.contrasts and not network.labels.shape))
-    train = _Load(network.layout.rows, seen, labels, 0)
-    evaluate = _Load(examples * network.rows_of_example, examples * network.has_head, examples, examples * scores)
+    train = _Message(network.layout.rows, seen, labels, 0)
+    evaluate = _Message(examples * network.rows_of_example, examples * network.has_head, examples, examples * scores)
     return [train, evaluate]
 
 

@@ -14,7 +14,7 @@ from ffpipe.learn.local_item import Local
 from ffpipe.pipeline.job import Job, Model, make_job
 from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.planning.layout import Measured, make_layout
-from ffpipe.planning.memory import USABLE, Room, evaluated, fitting, footprints
+from ffpipe.planning.memory import USABLE, StoreCapacity, evaluated, fitting, footprints
 
 DIMS = [64, 1000, 2000, 500, 300]
 MB = 10**6
@@ -37,7 +37,7 @@ def each(stages: int, nodes: str, **fields: Any) -> dict[str, int]:
 
 def test_a_single_stage_sends_nothing() -> None:
     assert footprints(specs(1), "a") == {}
-    assert fitting(specs(1), Room("a", {"a": 0}, str)) is None
+    assert fitting(specs(1), StoreCapacity("a", {"a": 0}, str)) is None
 
 
 def test_the_widest_edge_counts() -> None:
@@ -154,7 +154,7 @@ def larger(size: int) -> str:
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_would(window: int, chunk: int, capacity: int, says: str) -> None:
-    room = Room("ab", {"a": 10**12, "b": capacity}, larger)
+    room = StoreCapacity("ab", {"a": 10**12, "b": capacity}, larger)
     cut = specs(2)
     if not says:
         fitting(cut, room, window, chunk)
@@ -165,10 +165,10 @@ def test_what_does_not_fit_is_refused_with_what_would(window: int, chunk: int, c
 
 def test_a_window_that_is_chosen_fits() -> None:
     asked = job(**{"training.negatives": "hard", "training.negative_lag": 48})
-    free = make_layout(asked, 2, room=Room("aa", {"a": 10**12}, larger))
+    free = make_layout(asked, 2, room=StoreCapacity("aa", {"a": 10**12}, larger))
     assert free == make_layout(asked, 2)
     for capacity in (70 * MB, 30 * MB, 10 * MB, 5 * MB):
-        room = Room("aa", {"a": capacity}, larger)
+        room = StoreCapacity("aa", {"a": capacity}, larger)
         layout = make_layout(asked, 2, room=room)
         fits = fitting(layout.stages, room)
         assert fits is not None
@@ -179,7 +179,7 @@ def test_a_window_that_is_chosen_fits() -> None:
 def test_where_messages_are_dear_the_chunk_shrinks_with_the_store() -> None:
     asked = job()
     costs = replace(make_measured(asked), message_seconds=1.0)
-    sizes = [make_layout(asked, 2, costs, Room("aa", {"a": c * MB}, larger)) for c in (1000, 30, 5)]
+    sizes = [make_layout(asked, 2, costs, StoreCapacity("aa", {"a": c * MB}, larger)) for c in (1000, 30, 5)]
     assert [(layout.plan.chunk, layout.window) for layout in sizes] == [(8, 48), (2, 9), (1, 1)]
 
 

@@ -29,7 +29,7 @@ from ffpipe.pipeline.worker import Parts, WorkerSetup, make_own_stage
 from ffpipe.planning import headroom
 from ffpipe.planning.calibrate import pooled
 from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout
-from ffpipe.planning.memory import Room, least_store
+from ffpipe.planning.memory import StoreCapacity, least_store
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import OutOfMemory, RunFailed, StageLost, UserError, reason
 from ffpipe.system.memory import oom_kills
@@ -175,7 +175,7 @@ class RayEngine:
         """Make the layout for the stages that were placed."""
         job = replace(job, network=sendable(job.network))
         nodes = tuple(process.node for process in self.group.processes)
-        room = Room(nodes, self.cluster.stores(), self.cluster.larger_store)
+        room = StoreCapacity(nodes, self.cluster.stores(), self.cluster.larger_store)
         if not room.capacities.keys() >= set(nodes):
             raise StageLost("the host of a stage is gone")
         self._data_files = self._supply(job)
