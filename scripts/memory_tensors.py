@@ -14,7 +14,7 @@ from ffpipe.pipeline.packet import LABELS, TAP, X
 from ffpipe.pipeline.schedule import Train
 from ffpipe.pipeline.stage import Stage
 from ffpipe.planning.layout import make_layout
-from ffpipe.planning.memory import Sizes, holding
+from ffpipe.planning.memory import Sizes, breakdown
 
 MESSAGES = 3
 
@@ -66,6 +66,6 @@ def stage_tensors(depth: int, width: int, batch: int, chunk: int) -> dict[str, t
             for message in range(MESSAGES):
                 stage.handle(Train(message * chunk, chunk), tensors)  # noqa: B023
 
-        held = holding(of, spec.layers, sends=False, receives=True)
+        held = breakdown(of, spec.layers, sends=False, receives=True)
         found[name] = (peak_bytes(work), held.total - held.snapshot)
     return found

@@ -167,7 +167,7 @@ def _table(estimate: Estimate) -> Table:
 
     table = Table("layers", "process", "data", *HELD, "mapped", "in all")
     for stage in estimate.stages:
-        held = [getattr(stage.holding, kind) for kind in HELD]
+        held = [getattr(stage.breakdown, kind) for kind in HELD]
         sizes = (stage.process, stage.data, *held, stage.mapped, stage.resident)
         table.add_row(_named(stage.layers), *map(say_size, sizes))
     return table

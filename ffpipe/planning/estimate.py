@@ -20,7 +20,7 @@ from ffpipe.pipeline.worker import keeps_freed
 from ffpipe.planning.calibrate import measure_costs
 from ffpipe.planning.layerwise import disk_bytes, in_chapters
 from ffpipe.planning.layout import make_layout
-from ffpipe.planning.memory import Holding, Sizes, footprints, holding, incoming, outgoing
+from ffpipe.planning.memory import MemoryBreakdown, Sizes, footprints, breakdown, incoming, outgoing
 from ffpipe.storage.checkpoint import Input
 from ffpipe.system.memory import host_cpus, process_bytes
 
@@ -43,18 +43,18 @@ class StageEstimate:
     layers: range
     process: int
     data: int
-    holding: Holding
+    breakdown: MemoryBreakdown
     mapped: int
     incoming: int
 
     @property
     def resident(self) -> int:
-        return self.process + self.data + self.holding.total + self.mapped
+        return self.process + self.data + self.breakdown.total + self.mapped
 
     @property
     def on_device(self) -> int:
         """Bytes on a GPU: what comes is copied there, and what is saved is copied from there."""
-        return self.holding.total - self.holding.snapshot + self.incoming
+        return self.breakdown.total - self.breakdown.snapshot + self.incoming
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def estimate_stage(job: Job, of: Sizes, layers: range, process: int) -> StageEst
     """Work out what a process with these layers takes."""
     engine = job.config.execution.engine
     comes = incoming(of, layers)
-    held = holding(of, layers, sends=engine == "ray", receives=layers.start > 0)
+    held = breakdown(of, layers, sends=engine == "ray", receives=layers.start > 0)
     if keeps_freed(job.network, job.config.execution) and job.config.execution.first_device == "cpu":
         held = replace(held, buffers=round(KEPT * held.buffers))
     mapped = {"ray": comes + outgoing(of, layers), "layerwise": comes, "local": 0}

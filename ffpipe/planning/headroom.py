@@ -24,7 +24,7 @@ def needed(job: Job) -> int:
     estimate = estimate_layout(job, draft_layout(job), process + ENGINE_BYTES["ray"])
     devices = [of_stage(job.config.execution.device, index) for index in range(len(estimate.stages))]
     on_gpus = sum(
-        stage.holding.total - stage.holding.snapshot
+        stage.breakdown.total - stage.breakdown.snapshot
         for stage, device in zip(estimate.stages, devices, strict=True)
         if device != "cpu"
     )

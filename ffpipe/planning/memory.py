@@ -51,7 +51,7 @@ PREDICTION_BYTES = 4
 
 
 @dataclass(frozen=True)
-class Holding:
+class MemoryBreakdown:
     """Bytes that a process holds for its stage, at the worst moment of each kind."""
 
     parameters: int
@@ -101,7 +101,7 @@ def _files(network: Blueprint) -> dict[str, tuple[int, int]]:
     return found
 
 
-def holding(of: Sizes, layers: range, *, sends: bool, receives: bool) -> Holding:
+def breakdown(of: Sizes, layers: range, *, sends: bool, receives: bool) -> MemoryBreakdown:
     """Return the memory of a process with these blocks.
 
     sends, receives: whether messages go to, and come from, other processes or the disk. Those that come lie in shared
@@ -112,7 +112,7 @@ def holding(of: Sizes, layers: range, *, sends: bool, receives: bool) -> Holding
     messages = _streams(of, layers, receives=receives)
     messages += ON_THEIR_WAY * outgoing(of, layers) if sends else 0
     messages += 0 if receives else _source(of)
-    return Holding(
+    return MemoryBreakdown(
         parameters=sum(state) - optimizer + sum(cost.scratch for cost in costs),
         optimizer=optimizer,
         buffers=max(cost.step for cost in costs),

@@ -62,6 +62,6 @@ def memory(job: Job, summary: Summary | None, process: int) -> Memory:
 
 
 def _kinds(estimate: StageEstimate) -> tuple[int, ...]:
-    held = estimate.holding
+    held = estimate.breakdown
     kinds = (held.parameters, held.optimizer, held.buffers, held.messages, held.snapshot)
     return (estimate.process, estimate.data, *kinds, estimate.mapped)

@@ -26,7 +26,7 @@ from ffpipe.pipeline.saver import Saved
 from ffpipe.pipeline.schedule import Evaluate, Snapshot, Train
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.stage_spec import StageSpec
-from ffpipe.planning.memory import Holding, Sizes, holding, incoming, outgoing
+from ffpipe.planning.memory import MemoryBreakdown, Sizes, breakdown, incoming, outgoing
 from ffpipe.storage.checkpoint import HEAD, Input, layer_file
 
 BATCH, CHUNK, CLASSES = 50, 3, 10
@@ -53,7 +53,7 @@ def stage_spec(network: Blueprint, layers: range) -> StageSpec:
     return StageSpec(int(layers.start > 0), tuple(group for group in groups if group), network, 100, 10, "cpu")
 
 
-def made(network: Blueprint, layers: range) -> tuple[int, Holding]:
+def made(network: Blueprint, layers: range) -> tuple[int, MemoryBreakdown]:
     """Return the peak bytes of a stage that trains on a few messages, and what was said of it, without its
     snapshots."""
     spec, of, rows = stage_spec(network, layers), Sizes(network, CHUNK), network.edges[layers.start]
@@ -71,7 +71,7 @@ def made(network: Blueprint, layers: range) -> tuple[int, Holding]:
         for message in range(2):
             stage.handle(Train(message * CHUNK, CHUNK), tensors)
 
-    return peak_bytes(work), holding(of, layers, sends=False, receives=True)
+    return peak_bytes(work), breakdown(of, layers, sends=False, receives=True)
 
 
 def dense(depth: int, width: int, **fields: Any) -> Blueprint:
@@ -128,7 +128,7 @@ def test_a_second_layer_brings_its_weights_and_no_buffers() -> None:
 
 def test_more_minibatches_in_a_message_take_no_more_but_for_messages() -> None:
     network = network_of(Training(dims=(300, 400, 400), batch_size=BATCH))
-    few, many = (holding(Sizes(network, chunk), range(2), sends=True, receives=False) for chunk in (1, 4))
+    few, many = (breakdown(Sizes(network, chunk), range(2), sends=True, receives=False) for chunk in (1, 4))
     assert many.messages > 3 * few.messages
     assert (many.parameters, many.optimizer, many.buffers) == (few.parameters, few.optimizer, few.buffers)
 
@@ -146,7 +146,7 @@ def test_a_stage_that_feeds_itself_holds_images_and_rows_beside(precision: str) 
         for item in (Train(0, CHUNK), Train(CHUNK, CHUNK), Evaluate(2 * CHUNK, "test", 0, examples, last=True)):
             stage.handle(item, feed.tensors(item))
 
-    said = holding(of, range(1), sends=False, receives=False)
+    said = breakdown(of, range(1), sends=False, receives=False)
     assert said.messages > 0.8 * (said.total - said.snapshot)  # a layer so small that all else is what is fed
     assert peak_bytes(work) == pytest.approx(said.total - said.snapshot, rel=0.15)
 
@@ -173,7 +173,7 @@ def test_a_snapshot_has_the_bytes_of_what_is_saved(precision: Any, optimizer: Op
     of = Sizes(network, CHUNK)
     assert [whole for whole, _ in of.state(range(3))] == sizes
     assert of.whole_state == sum(sizes)
-    assert holding(of, range(3), sends=False, receives=True).snapshot == max(sum(sizes), 2 * max(sizes))
+    assert breakdown(of, range(3), sends=False, receives=True).snapshot == max(sum(sizes), 2 * max(sizes))
 
 
 @pytest.mark.parametrize(
