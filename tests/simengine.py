@@ -20,7 +20,7 @@ from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.links import Predictions
 from ffpipe.pipeline.packet import Packet
 from ffpipe.pipeline.publisher import OUTPUTS
-from ffpipe.pipeline.schedule import ItemStream, Item, Stop, Train
+from ffpipe.pipeline.schedule import Item, ItemStream, Stop, Train
 from ffpipe.pipeline.worker import Parts, Worker, WorkerSetup, make_own_stage
 from ffpipe.planning.calibrate import Costs
 from ffpipe.planning.layout import Measured, make_layout

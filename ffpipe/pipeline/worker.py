@@ -33,7 +33,7 @@ from ffpipe.pipeline.links import Links, Predictions
 from ffpipe.pipeline.packet import Packet, Tensors, to_arrays, to_tensors
 from ffpipe.pipeline.publisher import OUTPUTS, Publish, Publisher
 from ffpipe.pipeline.saver import Saver, State
-from ffpipe.pipeline.schedule import ItemStream, Item, Plan, Stop, Train
+from ffpipe.pipeline.schedule import Item, ItemStream, Plan, Stop, Train
 from ffpipe.pipeline.stage import Leave, Stage
 from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.pipeline.window import Flow

@@ -20,7 +20,7 @@ from ffpipe.pipeline.worker import keeps_freed
 from ffpipe.planning.calibrate import measure_costs
 from ffpipe.planning.layerwise import disk_bytes, in_chapters
 from ffpipe.planning.layout import make_layout
-from ffpipe.planning.memory import MemoryBreakdown, Sizes, footprints, breakdown, incoming, outgoing
+from ffpipe.planning.memory import MemoryBreakdown, Sizes, breakdown, footprints, incoming, outgoing
 from ffpipe.storage.checkpoint import Input
 from ffpipe.system.memory import host_cpus, process_bytes
 

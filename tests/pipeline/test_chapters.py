@@ -82,7 +82,10 @@ def test_snapshots_that_are_there_at_once(snapshots: Snapshots, chapter: int, to
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 10), st.integers(50, 300))
 def test_no_chapter_has_more_snapshots_than_are_counted(every: int, chapter: int, chunk: int, steps: int) -> None:
     plan = Plan(steps, min(chunk, chapter), False, {}, {}, 1, every)
-    stream, counted = ItemStream(plan, 0, 0.0, lambda: 0.0), Snapshots(0, 0, 0, steps, every, timed=False).to_come(chapter)
+    stream, counted = (
+        ItemStream(plan, 0, 0.0, lambda: 0.0),
+        Snapshots(0, 0, 0, steps, every, timed=False).to_come(chapter),
+    )
     stopped = False
     while not stopped:
         of_chapter = list(chapter_of(stream, plan, chapter))

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ffpipe.pipeline.schedule import (
-    ItemStream,
     Evaluate,
     Item,
+    ItemStream,
     Plan,
     Predict,
     Snapshot,

@@ -25,7 +25,7 @@ from ffpipe.learn.workspace import OutputsInTurn, Workspace
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.packet import Arrays, Tensors, to_arrays, to_tensors
 from ffpipe.pipeline.saver import Saver
-from ffpipe.pipeline.schedule import ItemStream, Item, Predict, Stop, Train
+from ffpipe.pipeline.schedule import Item, ItemStream, Predict, Stop, Train
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.worker import WorkerSetup, make_feed, make_stage, set_allocator
 from ffpipe.planning.layerwise import chapter_of, in_chapters
