@@ -20,7 +20,7 @@ from ffpipe.pipeline import job as jobs
 from ffpipe.pipeline.job import Job
 from ffpipe.pipeline.schedule import Predict, Train
 from ffpipe.planning.calibrate import Costs, measure_side_by_side
-from ffpipe.planning.forecast import Ground, forecast, load_of, wires_of
+from ffpipe.planning.forecast import Conditions, forecast, load_of, link_costs
 from ffpipe.planning.message_costs import kept_costs
 from ffpipe.planning.simulate import Simulation
 
@@ -97,21 +97,21 @@ def real_job(point: Point) -> Job:
 def forecast_of(point: Point, costs: dict[str, Any]) -> dict[str, Any]:
     """Forecast such layers as `ffpipe plan` does, and the whole of this run, simulated message by message."""
     known = {int(copies): Costs(tuple(each["layers"]), each["head"]) for copies, each in costs.items()}
-    job, wires, real = job_of(point), wires_of(point.link or None, costs=kept_costs()), point.layers == "real"
-    ground = Ground(lambda copies: known[copies], wires, int(point.link > 0), float(CORES), computes=real, reads=real)
-    outlook = forecast(job, point.stages, ground)
-    layout = outlook.layout
-    loads = [load_of(spec, ground.costs_among(point.stages)) for spec in layout.stages]
+    job, links, real = job_of(point), link_costs(point.link or None, costs=kept_costs()), point.layers == "real"
+    conditions = Conditions(lambda copies: known[copies], links, int(point.link > 0), float(CORES), computes=real, reads=real)
+    expected = forecast(job, point.stages, conditions)
+    layout = expected.layout
+    loads = [load_of(spec, conditions.costs_among(point.stages)) for spec in layout.stages]
     items = [item for item in layout.plan.items() if isinstance(item, (Train, Predict))]
-    whole = Simulation(items, layout.plan.weight, layout.window, loads, wires, ground.site(point.stages)).run()
+    whole = Simulation(items, layout.plan.weight, layout.window, loads, links, conditions.host_layout(point.stages)).run()
     batch = job.config.training.batch_size
     return {
-        "forecast": batch / outlook.steady_seconds,
+        "forecast": batch / expected.steady_seconds,
         "forecast_whole": job.steps * batch / whole.seconds,
-        "slowest_stage": batch / outlook.step_seconds,
-        "one_stage": batch / outlook.one_stage_seconds,
+        "slowest_stage": batch / expected.step_seconds,
+        "one_stage": batch / expected.one_stage_seconds,
         "forecast_chunk": layout.plan.chunk,
-        "bottleneck": outlook.bottleneck,
+        "bottleneck": expected.bottleneck,
     }
 
 

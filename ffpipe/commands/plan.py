@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ffpipe.pipeline.job import Job, Layout
     from ffpipe.planning.calibrate import Costs
     from ffpipe.planning.estimate import Estimate
-    from ffpipe.planning.forecast import Ground, Outlook
+    from ffpipe.planning.forecast import Conditions, Forecast
 
 # Columns that its tables need.
 WIDE = 150
@@ -51,7 +51,7 @@ def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]
     """Print the plan of a config. may_import: what of the user's code may be imported. Raises UserError."""
     from rich.console import Console
 
-    from ffpipe.planning.forecast import Ground, costs_at, wires_of
+    from ffpipe.planning.forecast import Conditions, costs_at, link_costs
     from ffpipe.planning.message_costs import kept_costs
     from ffpipe.runs.calibrate import calibrate
     from ffpipe.runs.controller import planned
@@ -79,16 +79,16 @@ def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]
     # A speed that is given is that of a device of the stage's own.
     computes = job.config.execution.first_device == "cpu" and flops is None
     messages = calibrate() if options.calibrate else kept_costs()
-    wires = wires_of(link, options.latency, messages)
-    ground = Ground(costs, wires, options.stages_per_host or int(bool(link)), cores, computes)
-    rows, without = _rows(job, stages or (len(estimate.layout.stages),), ground, estimate.stages[0].process)
+    links = link_costs(link, options.latency, messages)
+    conditions = Conditions(costs, links, options.stages_per_host or int(bool(link)), cores, computes)
+    rows, without = _rows(job, stages or (len(estimate.layout.stages),), conditions, estimate.stages[0].process)
     if not rows:
         raise UserError(without[0])
-    console.print(_table_of_outlooks(job, rows, link))
+    console.print(_table_of_forecasts(job, rows, link))
     for line in (*without, *_left_out(job.config, cores, flops is None)):
         print(line)
     print(
-        f"from {origin}, {_words(ground, link, messages.origin)}; time is with {_tests(job)}, snapshots are not counted"
+        f"from {origin}, {_words(conditions, link, messages.origin)}; time is with {_tests(job)}, snapshots are not counted"
     )
 
 
@@ -114,8 +114,8 @@ def _refuse(config: Config, options: argparse.Namespace) -> None:
 
 
 def _rows(
-    job: Job, counts: tuple[int, ...], ground: Ground, process: int
-) -> tuple[list[tuple[Outlook, Estimate]], list[str]]:
+    job: Job, counts: tuple[int, ...], conditions: Conditions, process: int
+) -> tuple[list[tuple[Forecast, Estimate]], list[str]]:
     """Work out what each number of stages would do, and take of memory; and why others are not to be had."""
     from ffpipe.planning.estimate import estimate_layout
     from ffpipe.planning.forecast import forecast
@@ -125,11 +125,11 @@ def _rows(
         without.append(f"not {', '.join(beyond)} stages: there are {job.layers} layers, so give 1 to {job.layers}")
     for count in (count for count in counts if count <= job.layers):
         try:
-            outlook = forecast(job, count, ground)
+            expected = forecast(job, count, conditions)
         except UserError as error:
             without.append(f"not {count} stage(s): {error}")
         else:
-            rows.append((outlook, estimate_layout(job, outlook.layout, process)))
+            rows.append((expected, estimate_layout(job, expected.layout, process)))
     return rows, without
 
 
@@ -208,7 +208,7 @@ def _tests(job: Job) -> str:
     return f"tests of {evaluated_examples(job):,} examples, {passes:,} forward pass{'es' if passes > 1 else ''} each"
 
 
-def _table_of_outlooks(job: Job, rows: Sequence[tuple[Outlook, Estimate]], link: float | None) -> Table:
+def _table_of_forecasts(job: Job, rows: Sequence[tuple[Forecast, Estimate]], link: float | None) -> Table:
     """Return a table with a row for each number of stages. link: bytes a second, where stages are on several hosts."""
     from rich.table import Table
 
@@ -217,28 +217,28 @@ def _table_of_outlooks(job: Job, rows: Sequence[tuple[Outlook, Estimate]], link:
     table = Table("stages", "layers of each", "chunk", "window", "examples/s", "speed-up", "efficiency", "time")
     for name in ("largest stage", *(["out of a host"] if link else []), "bottleneck"):
         table.add_column(name)
-    for outlook, estimate in rows:
-        plan = outlook.layout.plan
-        rate = job.config.training.batch_size / outlook.steady_seconds
-        times = outlook.one_stage_seconds / outlook.steady_seconds
-        cells = [str(len(outlook.layout.stages)), _cut(outlook.layout), str(plan.chunk), str(outlook.layout.window)]
-        seconds = outlook.seconds + evaluation_seconds(job, outlook.step_seconds)
-        cells += [f"{rate:,.0f}", f"{times:.2f}", f"{outlook.efficiency:.3f}", say_seconds(seconds)]
+    for expected, estimate in rows:
+        plan = expected.layout.plan
+        rate = job.config.training.batch_size / expected.steady_seconds
+        times = expected.one_stage_seconds / expected.steady_seconds
+        cells = [str(len(expected.layout.stages)), _cut(expected.layout), str(plan.chunk), str(expected.layout.window)]
+        seconds = expected.seconds + evaluation_seconds(job, expected.step_seconds)
+        cells += [f"{rate:,.0f}", f"{times:.2f}", f"{expected.efficiency:.3f}", say_seconds(seconds)]
         cells += [say_size(estimate.largest)]
-        cells += [f"{say_rate(outlook.link_rate)} ({outlook.link_rate / link:.0%})"] if link else []
-        table.add_row(*cells, outlook.bottleneck)
+        cells += [f"{say_rate(expected.link_rate)} ({expected.link_rate / link:.0%})"] if link else []
+        table.add_row(*cells, expected.bottleneck)
     return table
 
 
-def _words(ground: Ground, link: float | None, origin: str) -> str:
+def _words(conditions: Conditions, link: float | None, origin: str) -> str:
     """Describe what a forecast rests on. link: bytes a second of a host's network, if it has a part in it. origin: of
     the costs of messages."""
-    wires = ground.wires
-    where = f"{ground.stages_per_host} stage(s) a host" if ground.stages_per_host else "all stages on one host"
+    links = conditions.links
+    where = f"{conditions.stages_per_host} stage(s) a host" if conditions.stages_per_host else "all stages on one host"
     if link:
-        where += f", {say_rate(link)} and {say_seconds(wires.latency)} between hosts"
-    whose = f"{ground.cores:g} core(s) of it for layers and messages" if ground.computes else "a device for each stage"
-    return f"{where}, {whose}, {say_seconds(2 * wires.call + wires.item)} of a core a message, {origin}"
+        where += f", {say_rate(link)} and {say_seconds(links.latency)} between hosts"
+    whose = f"{conditions.cores:g} core(s) of it for layers and messages" if conditions.computes else "a device for each stage"
+    return f"{where}, {whose}, {say_seconds(2 * links.call + links.item)} of a core a message, {origin}"
 
 
 def _cut(layout: Layout) -> str:

@@ -23,7 +23,7 @@ from ffpipe.planning.cost import costs_of
 from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout
 from ffpipe.planning.memory import beside_bytes
 from ffpipe.planning.message_costs import FITTED, MessageCosts
-from ffpipe.planning.simulate import Load, Simulation, Site, Timing, Wires
+from ffpipe.planning.simulate import StageLoad, Simulation, HostLayout, Timing, LinkCosts
 
 # Between hosts of one rack.
 LATENCY = 100e-6
@@ -39,7 +39,7 @@ BUSY = 0.9
 
 
 @dataclass(frozen=True)
-class Ground:
+class Conditions:
     """Circumstances for which a run is forecast.
 
     costs: of layers, by how many stages compute on one host. stages_per_host: 0 for all on one. cores: of a host.
@@ -48,16 +48,16 @@ class Ground:
     """
 
     costs: Callable[[int], Costs]
-    wires: Wires
+    links: LinkCosts
     stages_per_host: int
     cores: float
     computes: bool
     reads: bool = True
 
-    def site(self, stages: int) -> Site:
+    def host_layout(self, stages: int) -> HostLayout:
         """Return the places of so many stages."""
         per_host = self.stages_per_host or stages
-        return Site(tuple(index // per_host for index in range(stages)), self.cores, self.computes, self.reads)
+        return HostLayout(tuple(index // per_host for index in range(stages)), self.cores, self.computes, self.reads)
 
     def costs_among(self, stages: int) -> Costs:
         """Return the costs of layers where there are so many stages."""
@@ -65,7 +65,7 @@ class Ground:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Forecast:
     """A run on so many stages.
 
     one_stage_seconds: of a minibatch through all layers, one after the other. step_seconds: of the slowest stage,
@@ -110,11 +110,11 @@ def evaluation_seconds(job: Job, step_seconds: float) -> float:
     return minibatches * job.network.rows_of_example * step_seconds / products
 
 
-def forecast(job: Job, stages: int, ground: Ground) -> Outlook:
+def forecast(job: Job, stages: int, conditions: Conditions) -> Forecast:
     """Cut the job into so many stages and simulate its first items. Raises UserError where it cannot be cut so."""
     job = replace(job, config=replace(job.config, execution=replace(job.config.execution, stages=stages)))
-    site, costs, wires = ground.site(stages), ground.costs_among(stages), ground.wires
-    trips = [_message_seconds(wires, job.minibatch_bytes, a != b) for a, b in pairwise(site.hosts)]
+    host_layout, costs, links = conditions.host_layout(stages), conditions.costs_among(stages), conditions.links
+    trips = [_message_seconds(links, job.minibatch_bytes, a != b) for a, b in pairwise(host_layout.hosts)]
     message = statistics.median(trips[:MEASURED_EDGES]) if trips else 0.0
     layout = make_layout(job, stages, Measured([costs] * stages, message))
     loads = [load_of(spec, costs) for spec in layout.stages]
@@ -122,37 +122,37 @@ def forecast(job: Job, stages: int, ground: Ground) -> Outlook:
     enough = WINDOWS * (layout.window + stages * plan.chunk)
     items = takewhile(lambda item: not isinstance(item, Train) or item.first < enough, plan.items())
     worked = [item for item in items if isinstance(item, (Train, Predict))]
-    timing = Simulation(worked, plan.weight, layout.window, loads, wires, site).run()
+    timing = Simulation(worked, plan.weight, layout.window, loads, links, host_layout).run()
     steps = sum(item.count for item in worked if isinstance(item, Train))
     steady = timing.steady_seconds()
     alone = [load.seconds(Train(0, 1, ahead=plan.lockstep)) for load in loads]
-    one = ground.costs(1)
-    return Outlook(
+    one = conditions.costs(1)
+    return Forecast(
         layout,
         one_stage_seconds=sum(one.layers) + one.head,
         step_seconds=max(alone),
         steady_seconds=steady,
         seconds=timing.seconds + (job.steps - steps) * steady,
         link_rate=max(timing.linked.values()) / steps / steady,
-        bottleneck=_bottleneck(job, layout, alone, timing, steps, ground),
+        bottleneck=_bottleneck(job, layout, alone, timing, steps, conditions),
     )
 
 
-def wires_of(link: float | None = None, latency: float | None = None, costs: MessageCosts = FITTED) -> Wires:
+def link_costs(link: float | None = None, latency: float | None = None, costs: MessageCosts = FITTED) -> LinkCosts:
     """Return the messages on a host, and between hosts whose networks carry `link` bytes a second, raw."""
     payload = math.inf if link is None else link * PAYLOAD
     between = LATENCY if latency is None else latency
-    return Wires(costs.item, costs.call, costs.copy, payload, between, costs.answer)
+    return LinkCosts(costs.item, costs.call, costs.copy, payload, between, costs.answer)
 
 
-def _message_seconds(wires: Wires, size: int, elsewhere: bool) -> float:
+def _message_seconds(links: LinkCosts, size: int, elsewhere: bool) -> float:
     """Return the seconds of an array's way from one stage to the next and an answer's way back, as the engine measures
     it."""
-    way = size / wires.copy + size / wires.link + 2 * wires.latency if elsewhere else 0.0
-    return wires.answer + 2 * wires.call + size / wires.copy + way
+    way = size / links.copy + size / links.link + 2 * links.latency if elsewhere else 0.0
+    return links.answer + 2 * links.call + size / links.copy + way
 
 
-def load_of(spec: StageSpec, costs: Costs) -> Load:
+def load_of(spec: StageSpec, costs: Costs) -> StageLoad:
     """Work out what this stage does and sends."""
     network, training = spec.network, spec.training
     each = sum(costs.layers[layer] for layer in spec.layers) + (costs.head if spec.is_last else 0.0)
@@ -180,10 +180,10 @@ def load_of(spec: StageSpec, costs: Costs) -> Load:
         }
         return {to: size + (row * rows if to == spec.index + 1 else 0) for to, size in beside.items()}
 
-    return Load(seconds, parts, routes.senders(spec.index))
+    return StageLoad(seconds, parts, routes.senders(spec.index))
 
 
-def _bottleneck(job: Job, layout: Layout, alone: list[float], timing: Timing, steps: int, ground: Ground) -> str:
+def _bottleneck(job: Job, layout: Layout, alone: list[float], timing: Timing, steps: int, conditions: Conditions) -> str:
     """Name what keeps the full pipeline from being faster. alone: seconds of each stage for a minibatch, by itself."""
     steady = timing.steady_seconds()
     slowest = alone.index(max(alone))
@@ -192,10 +192,10 @@ def _bottleneck(job: Job, layout: Layout, alone: list[float], timing: Timing, st
         named = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]}-{layers[-1]}"
         return f"stage {slowest} ({named})"
     host, sent = max(timing.linked.items(), key=lambda each: each[1])
-    if sent / ground.wires.link / steps / steady >= BUSY:
+    if sent / conditions.links.link / steps / steady >= BUSY:
         return f"the network of host {host}"
     host, worked = max(timing.processors.items(), key=lambda each: each[1])
-    if worked / ground.cores / timing.seconds >= BUSY:
+    if worked / conditions.cores / timing.seconds >= BUSY:
         return f"the processors of host {host}"
     lag = job.config.training.lookahead
     if lag is not None and layout.window >= max(1, lag):

@@ -26,7 +26,7 @@ Then = Callable[[], None]
 
 
 @dataclass(frozen=True)
-class Wires:
+class LinkCosts:
     """Costs of messages.
 
     item: seconds of a processor for what a stage does with a message beside its layers. call: for sending one, and as
@@ -44,7 +44,7 @@ class Wires:
 
 
 @dataclass(frozen=True)
-class Load:
+class StageLoad:
     """Work of one stage, by item.
 
     seconds: of its blocks. parts: bytes to each stage that gets something of it. senders: stages whose packets make its
@@ -57,7 +57,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Site:
+class HostLayout:
     """Hosts of the stages.
 
     hosts: of each stage. cores: processors of a host, which its stages and messages share; layers take them too where
@@ -183,7 +183,7 @@ class _Waiting:
 class _Stage:
     """One stage, its publisher and its inbox."""
 
-    def __init__(self, index: int, load: Load, host: _Host) -> None:
+    def __init__(self, index: int, load: StageLoad, host: _Host) -> None:
         self.index, self.load, self.host = index, load, host
         self.inbox = Inbox(load.senders)
         self.to_read: dict[int, int] = {}  # bytes of messages that have come, by their number
@@ -211,15 +211,15 @@ class Simulation:
         items: Iterable[Item],
         weight: Callable[[Item], int],
         window: int,
-        loads: Sequence[Load],
-        wires: Wires,
-        site: Site,
+        loads: Sequence[StageLoad],
+        links: LinkCosts,
+        host_layout: HostLayout,
     ) -> None:
         self._clock = _Clock()
         self._items, self._weight, self._flow = deque(items), weight, Flow(window)
-        self._wires, self._site = wires, site
-        self._hosts = {host: _Host(self._clock, site.cores) for host in site.hosts}
-        self._stages = [_Stage(i, load, self._hosts[site.hosts[i]]) for i, load in enumerate(loads)]
+        self._links, self._host_layout = links, host_layout
+        self._hosts = {host: _Host(self._clock, host_layout.cores) for host in host_layout.hosts}
+        self._stages = [_Stage(i, load, self._hosts[host_layout.hosts[i]]) for i, load in enumerate(loads)]
         self._timing = Timing(linked=dict.fromkeys(self._hosts, 0))
 
     def run(self) -> Timing:
@@ -248,10 +248,10 @@ class Simulation:
         for sequence in itertools.count():
             while (item := self._next_item(stage)) is None:
                 yield stage.worker.wait
-            reading = self._site.reads * stage.to_read.pop(sequence, 0) / self._wires.copy
-            yield partial(stage.host.processors.do, self._wires.item + reading)
+            reading = self._host_layout.reads * stage.to_read.pop(sequence, 0) / self._links.copy
+            yield partial(stage.host.processors.do, self._links.item + reading)
             yield partial(
-                stage.host.processors.do if self._site.computes else self._clock.after, stage.load.seconds(item)
+                stage.host.processors.do if self._host_layout.computes else self._clock.after, stage.load.seconds(item)
             )
             self._timing.seconds = self._clock.now
             if stage is self._stages[-1]:
@@ -285,7 +285,7 @@ class Simulation:
             stage.worker.wake()
             # A packet to every receiver of the stage, though there may be nothing in it; the next one's goes first.
             for receiver, size in sorted(stage.load.parts(item).items()):
-                yield partial(stage.host.processors.do, self._wires.call + size / self._wires.copy)
+                yield partial(stage.host.processors.do, self._links.call + size / self._links.copy)
                 other = self._stages[receiver]
                 arrived = partial(self._arrived, other, stage, sequence, item, size)
                 _start(self._carry(stage, other, size, arrived))
@@ -297,15 +297,15 @@ class Simulation:
 
     def _carry(self, sender: _Stage, receiver: _Stage, size: int, then: Then) -> Process:
         """Simulate a message: it goes over the network where the receiver is elsewhere, and is taken in by it."""
-        taken = self._wires.call
+        taken = self._links.call
         if sender.host is not receiver.host:
-            self._timing.linked[self._site.hosts[sender.index]] += size
-            taken += size / self._wires.copy
-            seconds = size / self._wires.link
+            self._timing.linked[self._host_layout.hosts[sender.index]] += size
+            taken += size / self._links.copy
+            seconds = size / self._links.link
             begin = max(self._clock.now, sender.host.out_free)
             sender.host.out_free = begin + seconds
             yield partial(self._clock.after, begin - self._clock.now)
             receiver.host.into_free = max(self._clock.now, receiver.host.into_free) + seconds
-            yield partial(self._clock.after, receiver.host.into_free - self._clock.now + self._wires.latency)
+            yield partial(self._clock.after, receiver.host.into_free - self._clock.now + self._links.latency)
         yield partial(receiver.host.processors.do, taken)
         then()

@@ -13,11 +13,11 @@ from ffpipe import override, recipe
 from ffpipe.pipeline.job import Job, make_job
 from ffpipe.pipeline.schedule import Evaluate, Predict, Train
 from ffpipe.planning.calibrate import Costs
-from ffpipe.planning.forecast import Ground, costs_at, evaluated_examples, evaluation_seconds, forecast, load_of
+from ffpipe.planning.forecast import Conditions, costs_at, evaluated_examples, evaluation_seconds, forecast, load_of
 from ffpipe.planning.layout import make_layout
-from ffpipe.planning.simulate import Wires
+from ffpipe.planning.simulate import LinkCosts
 
-FREE = Wires(item=0.0, call=0.0, copy=math.inf, link=math.inf, latency=0.0)
+FREE = LinkCosts(item=0.0, call=0.0, copy=math.inf, link=math.inf, latency=0.0)
 
 
 def job_of(**fields: Any) -> Job:
@@ -25,13 +25,13 @@ def job_of(**fields: Any) -> Job:
     return make_job(override(recipe("digits"), quick | fields))
 
 
-def ground_of(seconds: float, wires: Wires = FREE, **changes: Any) -> Ground:
-    return replace(Ground(lambda copies: Costs((seconds,) * 4, 0.0), wires, 0, 64.0, False), **changes)
+def conditions_of(seconds: float, links: LinkCosts = FREE, **changes: Any) -> Conditions:
+    return replace(Conditions(lambda copies: Costs((seconds,) * 4, 0.0), links, 0, 64.0, False), **changes)
 
 
 def test_equal_layers_and_free_messages_scale_with_the_stages() -> None:
     for stages in (1, 2, 4):
-        found = forecast(job_of(), stages, ground_of(0.02))
+        found = forecast(job_of(), stages, conditions_of(0.02))
         assert len(found.layout.stages) == stages
         assert found.steady_seconds == pytest.approx(0.08 / stages)
         assert found.efficiency == pytest.approx(1.0)
@@ -41,34 +41,34 @@ def test_equal_layers_and_free_messages_scale_with_the_stages() -> None:
 
 def test_what_bounds_a_run_is_named() -> None:
     training = {"training.negatives": "random"}
-    slow_link = ground_of(1e-6, replace(FREE, link=1e6), stages_per_host=1)
+    slow_link = conditions_of(1e-6, replace(FREE, link=1e6), stages_per_host=1)
     assert forecast(job_of(**training), 4, slow_link).bottleneck == "the network of host 1"
-    one_core = ground_of(0.02, cores=1.0, computes=True)
+    one_core = conditions_of(0.02, cores=1.0, computes=True)
     found = forecast(job_of(**training), 4, one_core)
     assert found.bottleneck == "the processors of host 0"
     assert found.efficiency == pytest.approx(0.25, rel=0.01)
-    far = ground_of(0.001, replace(FREE, latency=0.5), stages_per_host=1)
+    far = conditions_of(0.001, replace(FREE, latency=0.5), stages_per_host=1)
     assert "predictions on their way back" in forecast(job_of(), 4, far).bottleneck
     assert "messages (window" in forecast(job_of(**training), 4, far).bottleneck
 
 
 def test_the_whole_run_is_filling_steady_work_and_draining() -> None:
     job = job_of(**{"execution.chunk": 2, "training.negatives": "random"})
-    found = forecast(job, 4, ground_of(0.02))
+    found = forecast(job, 4, conditions_of(0.02))
     # The first chunk reaches the end after four stages; from then on a chunk comes every 40 ms.
     assert found.seconds == pytest.approx((job.steps + 3 * 2) * 0.02)
 
 
 def test_lock_step_takes_turns() -> None:
     job = job_of(**{"training.negative_lag": 0})
-    found = forecast(job, 4, ground_of(0.02))
+    found = forecast(job, 4, conditions_of(0.02))
     # Each minibatch through all stages, and with it the neutral rows of the next, before that one leaves.
     assert found.steady_seconds == pytest.approx(0.08)
 
 
 def test_the_network_carries_what_the_stages_send() -> None:
     job = job_of(**{"execution.chunk": 1})
-    found = forecast(job, 4, ground_of(0.02, replace(FREE, link=1e9), stages_per_host=1))
+    found = forecast(job, 4, conditions_of(0.02, replace(FREE, link=1e9), stages_per_host=1))
     rows, features = 3 * 50 * 40 * 4, 50 * 40 * 4
     # The second layer's rows go on, and past the next stage its features for the head.
     sent = max(3 * 50 * 50 * 4, rows + features)
@@ -106,10 +106,10 @@ def test_costs_at_a_speed_that_is_given() -> None:
 
 
 def test_layers_cost_what_they_do_among_as_many_as_a_host_has_cores_for() -> None:
-    ground = ground_of(0.0, costs=lambda copies: Costs((0.02 * copies,) * 4, 0.0), cores=2.0, computes=True)
-    assert [ground.costs_among(stages).layers[0] for stages in (1, 2, 4)] == [0.02, 0.04, 0.04]
-    assert replace(ground, stages_per_host=1).costs_among(4).layers[0] == 0.02
-    assert replace(ground, computes=False).costs_among(4).layers[0] == 0.02
+    conditions = conditions_of(0.0, costs=lambda copies: Costs((0.02 * copies,) * 4, 0.0), cores=2.0, computes=True)
+    assert [conditions.costs_among(stages).layers[0] for stages in (1, 2, 4)] == [0.02, 0.04, 0.04]
+    assert replace(conditions, stages_per_host=1).costs_among(4).layers[0] == 0.02
+    assert replace(conditions, computes=False).costs_among(4).layers[0] == 0.02
 
 
 @pytest.mark.parametrize(("epochs", "every"), [(1, 0), (5, 0), (5, 1), (5, 2), (6, 3), (7, 9)])

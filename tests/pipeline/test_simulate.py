@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ffpipe.pipeline.schedule import Item, Train
-from ffpipe.planning.simulate import Load, Simulation, Site, Timing, Wires
+from ffpipe.planning.simulate import StageLoad, Simulation, HostLayout, Timing, LinkCosts
 
-FREE = Wires(item=0.0, call=0.0, copy=math.inf, link=math.inf, latency=0.0)
-ALONE = Site((0,), 1.0, False)
+FREE = LinkCosts(item=0.0, call=0.0, copy=math.inf, link=math.inf, latency=0.0)
+ALONE = HostLayout((0,), 1.0, False)
 
 
-def chain(seconds: Sequence[float], rows: int = 0, features: int = 0) -> list[Load]:
+def chain(seconds: Sequence[float], rows: int = 0, features: int = 0) -> list[StageLoad]:
     """Make stages that take so long for a minibatch, and send so many bytes for it."""
     last = len(seconds) - 1
 
-    def load(index: int, each: float) -> Load:
+    def load(index: int, each: float) -> StageLoad:
         sources = {index - 1} if index else set()
         sources |= set(range(last)) if index == last and features else set()
 
@@ -34,7 +34,7 @@ def chain(seconds: Sequence[float], rows: int = 0, features: int = 0) -> list[Lo
             past_others = {last: features * count(item)} if features and index < last - 1 else {}
             return following | past_others
 
-        return Load(lambda item: each * count(item), parts, tuple(sorted(sources)))
+        return StageLoad(lambda item: each * count(item), parts, tuple(sorted(sources)))
 
     return [load(index, each) for index, each in enumerate(seconds)]
 
@@ -45,14 +45,14 @@ def run(
     *,
     chunk: int = 1,
     window: int = 100,
-    wires: Wires = FREE,
-    site: Site | None = None,
+    links: LinkCosts = FREE,
+    host_layout: HostLayout | None = None,
     rows: int = 0,
     features: int = 0,
 ) -> Timing:
     work = [Train(first * chunk, chunk) for first in range(items)]
-    place = site or Site((0,) * len(seconds), 64.0, False)
-    return Simulation(work, lambda item: chunk, window, chain(seconds, rows, features), wires, place).run()
+    place = host_layout or HostLayout((0,) * len(seconds), 64.0, False)
+    return Simulation(work, lambda item: chunk, window, chain(seconds, rows, features), links, place).run()
 
 
 def test_a_stage_alone_takes_what_its_work_takes() -> None:
@@ -76,51 +76,51 @@ def test_a_window_smaller_than_the_pipeline_bounds_its_rate() -> None:
 
 
 def test_layers_that_share_a_processor_take_turns() -> None:
-    shared = run([1.0, 1.0], 100, site=Site((0, 0), 1.0, True))
+    shared = run([1.0, 1.0], 100, host_layout=HostLayout((0, 0), 1.0, True))
     assert shared.steady_seconds() == pytest.approx(2.0, rel=0.02)
     assert shared.seconds == pytest.approx(200.0)
-    apart = run([1.0, 1.0], 100, site=Site((0, 1), 1.0, True))
+    apart = run([1.0, 1.0], 100, host_layout=HostLayout((0, 1), 1.0, True))
     assert apart.seconds == pytest.approx(101.0)
 
 
 def test_a_link_bounds_the_rate_and_latency_only_delays() -> None:
-    slow = Wires(item=0.0, call=0.0, copy=math.inf, link=100.0, latency=5.0)
-    site = Site((0, 1), 4.0, False)
-    timing = run([1.0, 1.0], 100, wires=slow, site=site, rows=300)
+    slow = LinkCosts(item=0.0, call=0.0, copy=math.inf, link=100.0, latency=5.0)
+    host_layout = HostLayout((0, 1), 4.0, False)
+    timing = run([1.0, 1.0], 100, links=slow, host_layout=host_layout, rows=300)
     assert timing.steady_seconds() == pytest.approx(3.0)
     assert timing.linked == {0: 30_000, 1: 0}
-    same_host = run([1.0, 1.0], 100, wires=slow, rows=300)
+    same_host = run([1.0, 1.0], 100, links=slow, rows=300)
     assert same_host.seconds == 101.0
-    once = run([1.0, 1.0], 1, wires=slow, site=site, rows=300)
+    once = run([1.0, 1.0], 1, links=slow, host_layout=host_layout, rows=300)
     assert once.seconds == 1.0 + 3.0 + 5.0 + 1.0
 
 
 def test_copies_and_calls_take_processors_but_not_the_stage() -> None:
-    dear = Wires(item=0.0, call=0.25, copy=100.0, link=math.inf, latency=0.0)
-    timing = run([1.0, 1.0], 100, wires=dear, rows=25, site=Site((0, 0), 64.0, False, reads=False))
+    dear = LinkCosts(item=0.0, call=0.25, copy=100.0, link=math.inf, latency=0.0)
+    timing = run([1.0, 1.0], 100, links=dear, rows=25, host_layout=HostLayout((0, 0), 64.0, False, reads=False))
     assert timing.steady_seconds() == pytest.approx(1.0)
     assert timing.seconds == pytest.approx(100 + 0.25 + 0.25 + 0.25 + 1.0)
-    dearer = Wires(item=0.0, call=2.0, copy=math.inf, link=math.inf, latency=0.0)
-    assert run([1.0, 1.0], 100, wires=dearer).steady_seconds() == pytest.approx(2.0)  # the publisher is the slowest
+    dearer = LinkCosts(item=0.0, call=2.0, copy=math.inf, link=math.inf, latency=0.0)
+    assert run([1.0, 1.0], 100, links=dearer).steady_seconds() == pytest.approx(2.0)  # the publisher is the slowest
 
 
 def test_a_stage_that_reads_what_it_gets_takes_the_time_of_a_copy() -> None:
-    dear = Wires(item=0.0, call=0.25, copy=100.0, link=math.inf, latency=0.0)
-    timing = run([1.0, 1.0], 100, wires=dear, rows=25)
+    dear = LinkCosts(item=0.0, call=0.25, copy=100.0, link=math.inf, latency=0.0)
+    timing = run([1.0, 1.0], 100, links=dear, rows=25)
     assert timing.steady_seconds() == pytest.approx(1.25)
     assert timing.seconds == pytest.approx(1.0 + 0.25 + 0.25 + 0.25 + 100 * (0.25 + 1.0))
 
 
 def test_what_a_message_costs_a_stage_is_paid_once_a_chunk() -> None:
-    dear = Wires(item=0.5, call=0.0, copy=math.inf, link=math.inf, latency=0.0)
-    assert run([1.0, 1.0], 100, wires=dear).steady_seconds() == pytest.approx(1.5)
-    assert run([1.0, 1.0], 100, wires=dear, chunk=5, window=500).steady_seconds() == pytest.approx(1.1)
+    dear = LinkCosts(item=0.5, call=0.0, copy=math.inf, link=math.inf, latency=0.0)
+    assert run([1.0, 1.0], 100, links=dear).steady_seconds() == pytest.approx(1.5)
+    assert run([1.0, 1.0], 100, links=dear, chunk=5, window=500).steady_seconds() == pytest.approx(1.1)
 
 
 def test_the_last_stage_waits_for_features_that_go_past_the_others() -> None:
-    slow = Wires(item=0.0, call=0.0, copy=math.inf, link=10.0, latency=0.0)
-    site = Site((0, 1, 2), 4.0, False)
-    timing = run([1.0] * 3, 50, wires=slow, site=site, rows=10, features=30)
+    slow = LinkCosts(item=0.0, call=0.0, copy=math.inf, link=10.0, latency=0.0)
+    host_layout = HostLayout((0, 1, 2), 4.0, False)
+    timing = run([1.0] * 3, 50, links=slow, host_layout=host_layout, rows=10, features=30)
     # Out of the first host go rows and features, into the last one those of two hosts.
     assert timing.steady_seconds() == pytest.approx(4.0, rel=0.05)
     assert timing.linked[0] == 50 * 40
@@ -135,8 +135,8 @@ def test_the_last_stage_waits_for_features_that_go_past_the_others() -> None:
 )
 def test_bounds(seconds: list[float], chunk: int, window: int, items: int, computes: bool) -> None:
     """No faster than the slowest stage or the processors, no slower than one message after the other; in order."""
-    site = Site(tuple(index % 2 for index in range(len(seconds))), 1.0, computes)
-    timing = run(seconds, items, chunk=chunk, window=max(window, chunk), site=site)
+    host_layout = HostLayout(tuple(index % 2 for index in range(len(seconds))), 1.0, computes)
+    timing = run(seconds, items, chunk=chunk, window=max(window, chunk), host_layout=host_layout)
     steps = items * chunk
     assert timing.seconds >= steps * max(seconds) * (1 - 1e-9)
     assert timing.seconds <= steps * sum(seconds) * (1 + 1e-9)
