@@ -20,7 +20,7 @@ from ffpipe.pipeline import job as jobs
 from ffpipe.pipeline.job import Job
 from ffpipe.pipeline.schedule import Predict, Train
 from ffpipe.planning.calibrate import Costs, measure_side_by_side
-from ffpipe.planning.forecast import Conditions, forecast, load_of, link_costs
+from ffpipe.planning.forecast import Conditions, forecast, link_costs, load_of
 from ffpipe.planning.message_costs import kept_costs
 from ffpipe.planning.simulate import Simulation
 
@@ -98,12 +98,16 @@ def forecast_of(point: Point, costs: dict[str, Any]) -> dict[str, Any]:
     """Forecast such layers as `ffpipe plan` does, and the whole of this run, simulated message by message."""
     known = {int(copies): Costs(tuple(each["layers"]), each["head"]) for copies, each in costs.items()}
     job, links, real = job_of(point), link_costs(point.link or None, costs=kept_costs()), point.layers == "real"
-    conditions = Conditions(lambda copies: known[copies], links, int(point.link > 0), float(CORES), computes=real, reads=real)
+    conditions = Conditions(
+        lambda copies: known[copies], links, int(point.link > 0), float(CORES), computes=real, reads=real
+    )
     expected = forecast(job, point.stages, conditions)
     layout = expected.layout
     loads = [load_of(spec, conditions.costs_among(point.stages)) for spec in layout.stages]
     items = [item for item in layout.plan.items() if isinstance(item, (Train, Predict))]
-    whole = Simulation(items, layout.plan.weight, layout.window, loads, links, conditions.host_layout(point.stages)).run()
+    whole = Simulation(
+        items, layout.plan.weight, layout.window, loads, links, conditions.host_layout(point.stages)
+    ).run()
     batch = job.config.training.batch_size
     return {
         "forecast": batch / expected.steady_seconds,

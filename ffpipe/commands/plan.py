@@ -88,7 +88,8 @@ def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]
     for line in (*without, *_left_out(job.config, cores, flops is None)):
         print(line)
     print(
-        f"from {origin}, {_words(conditions, link, messages.origin)}; time is with {_tests(job)}, snapshots are not counted"
+        f"from {origin}, {_words(conditions, link, messages.origin)}; time is with {_tests(job)}, snapshots are not "
+        "counted"
     )
 
 
@@ -237,7 +238,11 @@ def _words(conditions: Conditions, link: float | None, origin: str) -> str:
     where = f"{conditions.stages_per_host} stage(s) a host" if conditions.stages_per_host else "all stages on one host"
     if link:
         where += f", {say_rate(link)} and {say_seconds(links.latency)} between hosts"
-    whose = f"{conditions.cores:g} core(s) of it for layers and messages" if conditions.computes else "a device for each stage"
+    whose = (
+        f"{conditions.cores:g} core(s) of it for layers and messages"
+        if conditions.computes
+        else "a device for each stage"
+    )
     return f"{where}, {whose}, {say_seconds(2 * links.call + links.item)} of a core a message, {origin}"
 
 

@@ -23,7 +23,7 @@ from ffpipe.planning.cost import costs_of
 from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout
 from ffpipe.planning.memory import beside_bytes
 from ffpipe.planning.message_costs import FITTED, MessageCosts
-from ffpipe.planning.simulate import StageLoad, Simulation, HostLayout, Timing, LinkCosts
+from ffpipe.planning.simulate import HostLayout, LinkCosts, Simulation, StageLoad, Timing
 
 # Between hosts of one rack.
 LATENCY = 100e-6
@@ -183,7 +183,9 @@ def load_of(spec: StageSpec, costs: Costs) -> StageLoad:
     return StageLoad(seconds, parts, routes.senders(spec.index))
 
 
-def _bottleneck(job: Job, layout: Layout, alone: list[float], timing: Timing, steps: int, conditions: Conditions) -> str:
+def _bottleneck(
+    job: Job, layout: Layout, alone: list[float], timing: Timing, steps: int, conditions: Conditions
+) -> str:
     """Name what keeps the full pipeline from being faster. alone: seconds of each stage for a minibatch, by itself."""
     steady = timing.steady_seconds()
     slowest = alone.index(max(alone))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ffpipe.pipeline.schedule import Item, Train
-from ffpipe.planning.simulate import StageLoad, Simulation, HostLayout, Timing, LinkCosts
+from ffpipe.planning.simulate import HostLayout, LinkCosts, Simulation, StageLoad, Timing
 
 FREE = LinkCosts(item=0.0, call=0.0, copy=math.inf, link=math.inf, latency=0.0)
 ALONE = HostLayout((0,), 1.0, False)
