@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from ffpipe.storage import checkpoint
-from ffpipe.storage.checkpoint import Contents, Input, Kept
+from ffpipe.storage.checkpoint import Contents, Input, TensorSpec
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import Unreachable, UserError
 from ffpipe.telemetry.report import WrittenFile
 
 TAKES = Input(shape=(2, 2), width=4, classes=2)
 STATE = {"weight": torch.arange(8.0).view(4, 2), "bias": torch.zeros(2)}
-CONTENTS = {"weight": Kept((4, 2), torch.float32), "bias": Kept((2,), torch.float32, largest=9)}
+CONTENTS = {"weight": TensorSpec((4, 2), torch.float32), "bias": TensorSpec((2,), torch.float32, largest=9)}
 
 
 def write(store: Store, step: int, name: str) -> WrittenFile:
@@ -176,11 +176,11 @@ WRONG = {name: kept._replace(dtype=torch.float64) for name, kept in CONTENTS.ite
     [
         (WRONG, "'weight' is torch.float32 .*, expected torch.float64"),  # the first of them in order of contents
         (dict(reversed(WRONG.items())), "'bias' is torch.float32 .*, expected torch.float64"),
-        (CONTENTS | {"weight": Kept((4, 3), torch.float32, optional=True)}, r"expected .*\(4, 3\)"),
-        (CONTENTS | {"weight": Kept((4, 3), torch.float32)}, r"'weight' is .*\(4, 2\), expected .*\(4, 3\)"),
-        (CONTENTS | {"weight": Kept((4, 2), torch.float64)}, "'weight' is torch.float32 .*, expected torch.float64"),
-        (CONTENTS | {"weight": Kept((4, 2), torch.float32, largest=6)}, "'weight' is .*7.0.*, expected 0 to 6"),
-        (CONTENTS | {"scale": Kept((2,), torch.float32)}, "lacks the tensor 'scale'"),
+        (CONTENTS | {"weight": TensorSpec((4, 3), torch.float32, optional=True)}, r"expected .*\(4, 3\)"),
+        (CONTENTS | {"weight": TensorSpec((4, 3), torch.float32)}, r"'weight' is .*\(4, 2\), expected .*\(4, 3\)"),
+        (CONTENTS | {"weight": TensorSpec((4, 2), torch.float64)}, "'weight' is torch.float32 .*, expected torch.float64"),
+        (CONTENTS | {"weight": TensorSpec((4, 2), torch.float32, largest=6)}, "'weight' is .*7.0.*, expected 0 to 6"),
+        (CONTENTS | {"scale": TensorSpec((2,), torch.float32)}, "lacks the tensor 'scale'"),
         ({"bias": CONTENTS["bias"]}, "has the tensor 'weight', which no run"),
     ],
 )
@@ -194,7 +194,7 @@ def test_tensors_that_do_not_fit(contents: Contents, says: str, store: Store) ->
 def test_a_tensor_that_may_be_absent(store: Store) -> None:
     folder = whole(store, 30)
     manifest = checkpoint.read_manifest(store, folder)
-    contents = CONTENTS | {"scale": Kept((2,), torch.float32, optional=True)}
+    contents = CONTENTS | {"scale": TensorSpec((2,), torch.float32, optional=True)}
     state = checkpoint.read_tensors(store, folder, manifest, "layer-000.safetensors", contents)
     assert state.keys() == STATE.keys()
 

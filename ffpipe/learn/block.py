@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ffpipe.learn.objectives import Learned
 from ffpipe.learn.optim import Optimizing
 from ffpipe.learn.spec import PLAIN, RowLayout, RowSpec
-from ffpipe.storage.checkpoint import Kept
+from ffpipe.storage.checkpoint import TensorSpec
 
 # What an optimiser keeps, in the names of a block's state.
 OPTIMIZER = "optimizer."
@@ -102,10 +102,10 @@ class Block(nn.Module):
             tensor.copy_(state[name])
         self.renew()
 
-    def contents(self, step: int) -> dict[str, Kept]:
+    def contents(self, step: int) -> dict[str, TensorSpec]:
         """Shapes and dtypes of what `state` has after so many steps of the run, and what counts may be."""
         optimizer = {} if self.optimizer is None else self.optimizer.contents(step)
-        kept = {name: Kept(tuple(t.shape), t.dtype) for name, t in self.state_dict(keep_vars=True).items()}
+        kept = {name: TensorSpec(tuple(t.shape), t.dtype) for name, t in self.state_dict(keep_vars=True).items()}
         return kept | {f"{OPTIMIZER}{name}": each for name, each in optimizer.items()}
 
     def scratch(self) -> list[Tensor]:

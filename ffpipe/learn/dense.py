@@ -27,7 +27,7 @@ from ffpipe.learn.spec import PAIRS, RowLayout, RowSpec
 from ffpipe.learn.threads import mean, total
 from ffpipe.learn.updates import Update, make_update
 from ffpipe.learn.workspace import Workspace
-from ffpipe.storage.checkpoint import Kept
+from ffpipe.storage.checkpoint import TensorSpec
 from ffpipe.system.rng import generator
 
 
@@ -215,7 +215,7 @@ class FFDense(Block):
         """The weight and the bias."""
         return {"weight": self.weight, "bias": self.bias}
 
-    def contents(self, step: int) -> dict[str, Kept]:
+    def contents(self, step: int) -> dict[str, TensorSpec]:
         return super().contents(step * self._training.updates)
 
     def scratch(self) -> list[Tensor]:

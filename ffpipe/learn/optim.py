@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ffpipe.config.schema import Optimizer
 from ffpipe.learn.denormals import settle_optimizer
 from ffpipe.learn.thread_count import one_thread
-from ffpipe.storage.checkpoint import Kept
+from ffpipe.storage.checkpoint import TensorSpec
 
 # Optimisers that are not element-wise: their norms and means are over whole weights.
 SUMMING = (torch.optim.Adafactor,)
@@ -97,7 +97,7 @@ class Optimizing(Protocol):
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""
 
-    def contents(self, steps: int) -> dict[str, Kept]:
+    def contents(self, steps: int) -> dict[str, TensorSpec]:
         """Give shapes and dtypes of what `state` has after so many steps, which no count in it exceeds."""
 
 
@@ -135,7 +135,7 @@ class NamedOptimizer:
                 kept[f"{name}.{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
         return kept
 
-    def contents(self, steps: int) -> dict[str, Kept]:
+    def contents(self, steps: int) -> dict[str, TensorSpec]:
         """Give what `state` has after so many steps, without making one.
 
         A parameter that no loss has reached yet has no state.
@@ -144,7 +144,7 @@ class NamedOptimizer:
         for name, parameter in self.parameters.items():
             for key, axes, dtype in _state_of(json.dumps(asdict(self._settings)), parameter.dim(), parameter.dtype):
                 shape = tuple(1 if axis is None else parameter.shape[axis] for axis in axes)
-                found[f"{name}.{key}"] = Kept(shape, dtype, steps if key == "step" else None, optional=True)
+                found[f"{name}.{key}"] = TensorSpec(shape, dtype, steps if key == "step" else None, optional=True)
         return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:

@@ -21,7 +21,7 @@ from ffpipe.learn.shards import Shards
 from ffpipe.learn.threads import exp, log_softmax, total
 from ffpipe.learn.updates import make_update
 from ffpipe.learn.workspace import Workspace
-from ffpipe.storage.checkpoint import Kept
+from ffpipe.storage.checkpoint import TensorSpec
 
 
 class HeadStep(NamedTuple):
@@ -129,14 +129,14 @@ class Head(nn.Module):
         }
         return {**self.weights(), **optimizer}
 
-    def contents(self, steps: int) -> dict[str, Kept]:
+    def contents(self, steps: int) -> dict[str, TensorSpec]:
         """Give shapes and dtypes of what `state` has after so many steps."""
         optimizer = {
             f"optimizer.{i}.{name}": kept
             for i, update in zip(self.layers, self._updates, strict=True)
             for name, kept in update.contents(steps).items()
         }
-        return {name: Kept(tuple(w.shape), w.dtype) for name, w in self.weights().items()} | optimizer
+        return {name: TensorSpec(tuple(w.shape), w.dtype) for name, w in self.weights().items()} | optimizer
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""

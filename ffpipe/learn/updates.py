@@ -17,7 +17,7 @@ from ffpipe.learn.optim import NamedOptimizer, Optimizing
 from ffpipe.learn.products import accumulate, mm
 from ffpipe.learn.threads import total
 from ffpipe.learn.workspace import Workspace
-from ffpipe.storage.checkpoint import Kept
+from ffpipe.storage.checkpoint import TensorSpec
 
 
 class Update(Optimizing, Protocol):
@@ -68,8 +68,8 @@ class Averaging:
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
 
-    def contents(self, steps: int) -> dict[str, Kept]:
-        return {name: Kept(tuple(tensor.shape), tensor.dtype) for name, tensor in self.state().items()}
+    def contents(self, steps: int) -> dict[str, TensorSpec]:
+        return {name: TensorSpec(tuple(tensor.shape), tensor.dtype) for name, tensor in self.state().items()}
 
 
 class MixedAveraging(Averaging):
@@ -131,7 +131,7 @@ class TorchUpdate:
         if product.dtype != gradient.dtype:
             self._factor.copy_(self.weight)
 
-    def contents(self, steps: int) -> dict[str, Kept]:
+    def contents(self, steps: int) -> dict[str, TensorSpec]:
         # A weight of a layer has a gradient in every step.
         return {name: kept._replace(optional=False) for name, kept in self._optimizer.contents(steps).items()}
 

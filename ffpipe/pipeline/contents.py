@@ -18,7 +18,7 @@ from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.items import META
 from ffpipe.learn.workspace import Workspace
 from ffpipe.storage import checkpoint
-from ffpipe.storage.checkpoint import Contents, Kept
+from ffpipe.storage.checkpoint import Contents, TensorSpec
 from ffpipe.telemetry.metrics import METER, METER_STEPS
 
 PREDICTION = "prediction."
@@ -38,18 +38,18 @@ def contents_bytes(contents: Contents) -> int:
     return sum(kept.nbytes for kept in contents.values())
 
 
-def head_contents(network: Blueprint, step: int) -> dict[str, Kept]:
+def head_contents(network: Blueprint, step: int) -> dict[str, TensorSpec]:
     """Return what the file of the linear read-out has."""
     # Minibatch s was predicted `lag` steps before it, and its prediction is kept until it has been trained on.
     training, lag = network.training, network.training.lookahead or 0
-    prediction = Kept((training.batch_size, network.takes.classes), torch.float32)
+    prediction = TensorSpec((training.batch_size, network.takes.classes), torch.float32)
     owed = {f"{PREDICTION}{s}": prediction for s in range(max(step, lag), step + lag)}
     return network.make_head(Workspace(META)).contents(step) | owed | meter_contents(step)
 
 
-def meter_contents(step: int) -> dict[str, Kept]:
+def meter_contents(step: int) -> dict[str, TensorSpec]:
     """Return what every file has of the losses since the last row of metrics."""
-    return {METER: Kept((2,), torch.float64), METER_STEPS: Kept((), torch.int64, largest=step)}
+    return {METER: TensorSpec((2,), torch.float64), METER_STEPS: TensorSpec((), torch.int64, largest=step)}
 
 
 def owed_predictions(head: Mapping[str, Tensor]) -> dict[int, NDArray[np.float32]]:

@@ -3,7 +3,7 @@
     checkpoints/run
     checkpoints/step-00001400/layer-000.safetensors ... head.safetensors manifest.json
 
-`run` says which run's they are. Kept by layer and not by stage, so that any partition can read them. A folder
+`run` says which run's they are. TensorSpec by layer and not by stage, so that any partition can read them. A folder
 without a manifest is no snapshot. Nothing here is pickled, and every file is read only after its SHA-256 agrees.
 """
 
@@ -83,7 +83,7 @@ class Manifest:
     files: dict[str, FileEntry]
 
 
-class Kept(NamedTuple):
+class TensorSpec(NamedTuple):
     """The dtype, shape and values that a tensor of a file has to have. largest: what its values may be, from 0 on;
     None: anything. optional: it may be absent."""
 
@@ -98,7 +98,7 @@ class Kept(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-Contents = Mapping[str, Kept]
+Contents = Mapping[str, TensorSpec]
 
 
 def layer_file(index: int) -> str:
