@@ -178,7 +178,10 @@ WRONG = {name: kept._replace(dtype=torch.float64) for name, kept in CONTENTS.ite
         (dict(reversed(WRONG.items())), "'bias' is torch.float32 .*, expected torch.float64"),
         (CONTENTS | {"weight": TensorSpec((4, 3), torch.float32, optional=True)}, r"expected .*\(4, 3\)"),
         (CONTENTS | {"weight": TensorSpec((4, 3), torch.float32)}, r"'weight' is .*\(4, 2\), expected .*\(4, 3\)"),
-        (CONTENTS | {"weight": TensorSpec((4, 2), torch.float64)}, "'weight' is torch.float32 .*, expected torch.float64"),
+        (
+            CONTENTS | {"weight": TensorSpec((4, 2), torch.float64)},
+            "'weight' is torch.float32 .*, expected torch.float64",
+        ),
         (CONTENTS | {"weight": TensorSpec((4, 2), torch.float32, largest=6)}, "'weight' is .*7.0.*, expected 0 to 6"),
         (CONTENTS | {"scale": TensorSpec((2,), torch.float32)}, "lacks the tensor 'scale'"),
         ({"bias": CONTENTS["bias"]}, "has the tensor 'weight', which no run"),
