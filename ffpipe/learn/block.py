@@ -11,13 +11,14 @@ network calls `forward`. Which stage a block is in, what a chunk is and who its 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from ffpipe.learn.objectives import Learned
 from ffpipe.learn.optim import Optimizing
+from ffpipe.learn.shards import Shard, Shards
 from ffpipe.learn.spec import PLAIN, RowLayout, RowSpec
 from ffpipe.storage.checkpoint import TensorSpec
 
@@ -33,11 +34,24 @@ def nothing() -> None:
 class Step:
     """One weight update of a block. index: of the minibatch, since the start of the run. factor: on its learning rate;
     None where the block does not learn at this step and only passes rows on. ready: a block may call it as soon as
-    `out` holds all that it hands on, so that this leaves while the block still learns."""
+    `out` holds all that it hands on, so that this leaves while the block still learns. shard: the part of the minibatch
+    of which the rows are, where it is cut into shards. role: of all rows, where a step has those of one alone
+    (turns.py)."""
 
     index: int
     factor: float | None = 1.0
     ready: Callable[[], object] = nothing
+    shard: int | None = None
+    role: str = ""
+
+    def of(self, shard: int) -> Step:
+        """The same step on the rows of one shard."""
+        return replace(self, shard=shard)
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """What randomness on these rows is keyed by, beside the block."""
+        return (self.index,) if self.shard is None else (self.index, self.shard)
 
 
 class Block(nn.Module):
@@ -47,6 +61,7 @@ class Block(nn.Module):
     that it learns from (spec.PAIRS or spec.PLAIN). keep: name under which later blocks find its output, or "". use:
     names of kept outputs, which come to the methods below as `kept`, in this order. optimizer: changes the weights,
     and has a state of its own. rate: its learning rate before the schedule, for the log; None where it has no one rate.
+    undivided: why its minibatches cannot be cut into shards, in words that follow its name; "" where they can.
     """
 
     index: int
@@ -57,6 +72,7 @@ class Block(nn.Module):
     use: tuple[str, ...] = ()
     optimizer: Optimizing | None = None
     rate: float | None = None
+    undivided: str = "has no learn_shards"
 
     def forward(self, x: Tensor, *kept: Tensor) -> Tensor:
         """What the next block gets of rows x (n, *inputs.shape): (n, *outputs.shape). Can be differentiated."""
@@ -73,6 +89,14 @@ class Block(nn.Module):
 
         x: (layout.learning_rows or more, *inputs.shape), passing rows last. labels: (layout.batch, ...) int64 where the
         roles are those of spec.PLAIN. Called without a gradient mode.
+        """
+        raise NotImplementedError
+
+    def learn_shards(self, shards: Sequence[Shard], layout: RowLayout, step: Step, of: Shards) -> Learned:
+        """Make the same update from the shards that are here, adding up by `of` what others make of theirs.
+
+        layout: of a shard. Returns what the whole minibatch came to. Gradients are of shards, so that their bits do
+        not depend on how many are here.
         """
         raise NotImplementedError
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ffpipe.config.blocks import FF_DENSE
 from ffpipe.config.schema import BlockConfig, Optimizer, Options, Training
 from ffpipe.learn.block import Block
 from ffpipe.learn.chained import Chained
@@ -24,14 +25,21 @@ from ffpipe.learn.dense import FFDense
 from ffpipe.learn.dense_shards import ShardedDense
 from ffpipe.learn.goodness import GoodnessContrast
 from ffpipe.learn.items import CPU, META, TRIED, body_of, fresh, items_of, local_block, resolved, shape_of
-from ffpipe.learn.kinds import FF_DENSE
-from ffpipe.learn.local_item import Item, Local
+from ffpipe.learn.local_item import Dense, Item, Local
 from ffpipe.learn.outline import Outline
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.rates import Rates
 from ffpipe.learn.readout import Head
-from ffpipe.learn.refusals import refuse_block, refuse_few_symbols, refuse_local, refuse_read_outs, refuse_shared
-from ffpipe.learn.spec import NEUTRAL, PAIRS, PLAIN, RowLayout, RowSpec
+from ffpipe.learn.refusals import (
+    refuse_block,
+    refuse_few_symbols,
+    refuse_learning,
+    refuse_local,
+    refuse_read_outs,
+    refuse_shared,
+)
+from ffpipe.learn.spec import IN_TURNS, NEUTRAL, PAIRS, PLAIN, RowLayout, RowSpec
+from ffpipe.learn.turns import Turns
 from ffpipe.learn.user_model import ModelCode
 from ffpipe.learn.workspace import Workspace
 from ffpipe.storage.checkpoint import Input
@@ -46,7 +54,7 @@ class Blueprint:
 
     takes: what the manifest of a snapshot tells of the input. inputs, labels: one row of the first block's input, and
     the label of one example. code: where a user's function comes from; function: the function itself, where it was
-    given as an object.
+    given as an object. positive_steps: as in turns.py.
     """
 
     training: Training
@@ -57,6 +65,7 @@ class Blueprint:
     code: ModelCode | None = None
     function: Callable[..., Any] | None = None
     outlines: tuple[Outline, ...] = field(default=(), compare=False)
+    positive_steps: int = 0
 
     def __len__(self) -> int:
         return len(self.outlines)
@@ -69,6 +78,8 @@ class Blueprint:
     def layout(self) -> RowLayout:
         """The rows of a minibatch."""
         training = self.training
+        if training.in_turns:
+            return RowLayout(training.batch_size, IN_TURNS)
         passing = (NEUTRAL,) if self.has_head and training.labelled else ()
         return RowLayout(training.batch_size, PAIRS if training.contrasts else PLAIN, passing)
 
@@ -110,6 +121,11 @@ class Blueprint:
         return {outline.keep: outline.index for outline in self.outlines if outline.keep}
 
     @property
+    def turns(self) -> Turns:
+        """The roles of the rows of each step."""
+        return Turns(self.steps_per_epoch, self.positive_steps)
+
+    @property
     def head_rates(self) -> Rates:
         """Of the linear read-out."""
         return _rates(self.training, self.steps_per_epoch)
@@ -123,8 +139,8 @@ class Blueprint:
         if isinstance(item, Local):
             body = body_of(item, outline, training, device)
             return local_block(item, body, outline, self.takes.classes, training, device)
-        assert isinstance(item, int)  # resolved makes no function
-        return _dense(training)(index, outline.inputs.size, item, training, workspace)
+        assert isinstance(item, Dense)  # resolved makes no function
+        return _dense(item, index, outline.inputs, training, workspace)
 
     def make_head(self, workspace: Workspace) -> Head:
         """Make the linear read-out with its first weights."""
@@ -154,12 +170,14 @@ def make_blueprint(
     steps_per_epoch: int,
     code: ModelCode | None = None,
     function: Callable[..., Any] | None = None,
+    *,
+    positive_steps: int = 0,
 ) -> Blueprint:
     """Work out every edge of the network that a config describes, in one place and without its weights.
 
     Raises UserError: items that are none, shapes that do not meet, and what refusals.py names.
     """
-    bare = Blueprint(training, takes, inputs, labels, steps_per_epoch, code, function)
+    bare = Blueprint(training, takes, inputs, labels, steps_per_epoch, code, function, positive_steps=positive_steps)
     kept: dict[str, RowSpec] = {}
     owners: dict[int, int] = {}
     outlines: list[Outline] = []
@@ -185,9 +203,10 @@ def _outlined(
     keeps."""
     training = bare.training
     rates = _rates(training, bare.steps_per_epoch)
-    if isinstance(item, Local):
+    if isinstance(item, (Local, Dense)):
         first, last = item.epochs
         rates = replace(rates, schedule=item.schedule or training.schedule, first=first, last=last)
+    if isinstance(item, Local):
         outline = Outline(index, item.title, inputs, inputs, inputs, rates, item.keep, tuple(item.use))
         refuse_local(item, outline, kept)
         body = body_of(item, outline, training, META)
@@ -201,14 +220,19 @@ def _outlined(
     if isinstance(item, Block):
         block, name = item, type(item).__name__
     else:
-        assert isinstance(item, int)  # resolved makes no function
-        block, name = _dense(training)(index, inputs.size, item, training, Workspace(META)), FF_DENSE
-    return Outline(index, name, inputs, block.outputs, block.outputs, rates, block.keep, block.use), block
+        assert isinstance(item, Dense)  # resolved makes no function
+        block, name = _dense(item, index, inputs, training, Workspace(META)), FF_DENSE
+    outline = Outline(index, name, inputs, block.outputs, block.outputs, rates, block.keep, block.use)
+    if isinstance(item, Dense):
+        refuse_learning(item.optimizer, outline)
+    return outline, block
 
 
-def _dense(training: Training) -> type[FFDense]:
-    """The class of dense layers in closed form."""
-    return ShardedDense if training.shards > 1 else FFDense
+def _dense(item: Dense, index: int, inputs: RowSpec, training: Training, workspace: Workspace) -> FFDense:
+    """Make a layer in closed form with its first weights."""
+    training = replace(training, optimizer=item.optimizer or training.optimizer)
+    kind = ShardedDense if training.shards > 1 else FFDense
+    return kind(index, inputs.size, item.width, training, workspace)
 
 
 def _end_to_end(network: Blueprint, device: torch.device) -> Local:
@@ -239,7 +263,8 @@ def _without_goodness(block: BlockConfig) -> BlockConfig:
     rectified: Options = {"activation": "relu"} if given.get("rectify") else {}
     others = {name: value for name, value in given.items() if name not in signature(GoodnessContrast).parameters}
     named = "" if block.objective == "goodness" else block.objective
-    return replace(block, objective=named, objective_options=others, options={**block.options, **rectified})
+    kind = "dense" if block.kind == FF_DENSE else block.kind
+    return replace(block, kind=kind, objective=named, objective_options=others, options={**block.options, **rectified})
 
 
 def _rates(training: Training, steps_per_epoch: int) -> Rates:

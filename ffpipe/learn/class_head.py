@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy, mse_loss, one_hot
 
-from ffpipe.config.schema import MOST_LAYERS
+from ffpipe.config.limits import MOST_LAYERS
 from ffpipe.learn.objectives import Learned, Objective
 from ffpipe.learn.precision import wide
 from ffpipe.learn.spec import EXAMPLES, PLAIN, RowLayout, RowSpec
@@ -100,6 +100,7 @@ class ClassHead(Objective):
             nn.init.zeros_(last.weight)
         self.projection: nn.Module | None = None
         if similarity:
+            self.undivided = "compares the examples of a minibatch with each other (similarity)"
             images = len(shape) == 3
             make = partial(nn.Conv2d, kernel_size=3, padding=1) if images else nn.Linear
             self.projection = make(shape[0], shape[0], bias=False)

@@ -10,6 +10,7 @@ A layer knows nothing of stages, chunks or other layers. Its large buffers are t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from ffpipe.learn.objectives import Learned
 from ffpipe.learn.precision import PRECISIONS, wide
 from ffpipe.learn.products import addmm, mm
 from ffpipe.learn.rows import row_scale
-from ffpipe.learn.spec import PAIRS, RowLayout, RowSpec
+from ffpipe.learn.spec import NEGATIVE, PAIRS, RowLayout, RowSpec
 from ffpipe.learn.threads import mean, total
 from ffpipe.learn.updates import Update, make_update
 from ffpipe.learn.workspace import Workspace
@@ -72,9 +73,10 @@ class FFDense(Block):
         # d(goodness)/d(activity before dropout) is this times the activity after it.
         self._slope_factor = 2.0 * self._goodness_factor / (1.0 - training.dropout)
         self._update = self._update_together if training.phases == "together" else self._update_apart
+        self.settings = training.optimizer
 
     def _activate(self, rows: Tensor, out: Tensor | None, kept: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Activities h (n, width) of rows, what is handed on, and the goodness (n,).
+        """Return the activities h (n, width) of rows, what is handed on, and the goodness (n,).
 
         out: takes what is handed on; the activities are then in a buffer, valid until the next call. None: all is in
         memory of its own, and can be differentiated. kept: (n, width), factors of dropout, which come after the
@@ -83,7 +85,7 @@ class FFDense(Block):
         buffered = out is not None
         activity = wide(self._total(rows, buffered).relu_())
         squares = self._squares(activity, buffered)
-        scale = row_scale(squares, self.width, self._training.normalization)
+        scale = row_scale(squares, self.width, self._training.normalization, self._training.normalization_epsilon)
         if out is None or out.dtype == activity.dtype:
             out = torch.mul(activity, scale, out=out).to(rows.dtype)
         else:  # torch would take new memory for what it rounds
@@ -114,14 +116,14 @@ class FFDense(Block):
         return out.copy_(product).add_(self.bias)  # in one call torch would take new memory for the product
 
     def score(self, x: Tensor, *kept: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Normalised activities of rows x (n, fan_in): (n, width), and their goodness (n,)."""
+        """Return the normalised activities of rows x (n, fan_in): (n, width), and their goodness (n,)."""
         _, out, goodness = self._activate(x, None)
         return out, goodness
 
     def pass_on(self, x: Tensor, step: Step, out: Tensor, kept: Sequence[Tensor] = ()) -> None:
-        """Neutral rows (B, fan_in) of a minibatch into out (B, width) ahead of its step, with the dropout that they
-        have where they come with the pairs, behind these."""
-        self._activate(x, out, self._kept(step.index, len(x), behind=2 * len(x)))
+        """Pass neutral rows (B, fan_in) of a minibatch into out (B, width) ahead of its step, with the dropout that
+        they have where they come with the pairs, behind these."""
+        self._activate(x, out, self._kept(step, len(x), behind=2 * len(x)))
 
     def learn(
         self, x: Tensor, layout: RowLayout, labels: Tensor | None, step: Step, out: Tensor, kept: Sequence[Tensor] = ()
@@ -131,17 +133,21 @@ class FFDense(Block):
         out: (n, width) gets the normalised activities from before or after the updates (`training.hand_on`). The loss
         is the mean over local steps, errors are those that the first found.
         """
-        dropped, pairs = self._kept(step.index, len(x)), layout.batch
+        dropped, pairs = self._kept(step, len(x)), layout.batch
+        update = partial(self._update_role, step.role) if self._training.in_turns else self._update
         if step.factor is None:
             _, _, goodness = self._activate(x, out, dropped)
+            if self._training.in_turns:
+                loss, _, wrong = self._objective.of_role(goodness, _sign(step.role))
+                return Learned(total(loss), wrong.sum())
             positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
             return Learned(total(self._objective(positive, negative).loss), self._errors(positive, negative))
         early = self._training.hand_on == "before"
-        first = self._update(x, pairs, step.factor, out, dropped, step.ready if early else nothing)
+        first = update(x, pairs, step.factor, out, dropped, step.ready if early else nothing)
         loss, spare = first.loss, out if self._training.hand_on == "after" else None
         for _ in range(1, self._training.local_steps):
             spare = torch.empty_like(out) if spare is None else spare
-            loss = loss + self._update(x, pairs, step.factor, spare, dropped, nothing).loss
+            loss = loss + update(x, pairs, step.factor, spare, dropped, nothing).loss
         if self._training.hand_on == "after":
             self._activate(x, out, dropped)
         if is_due(step.index, self._training.updates):
@@ -152,13 +158,13 @@ class FFDense(Block):
     def _update_together(
         self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None, ready: Callable[[], object]
     ) -> Learned:
-        """One update on positive and negative rows. ready: called when out is whole, before the update."""
+        """Make one update on positive and negative rows. ready: called when out is whole, before the update."""
         activity, _, goodness = self._activate(rows, out, kept)
         ready()
         positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
         slope = self._objective(positive, negative)
         pair_errors = self._errors(positive, negative)
-        pull = self._peer_pull(activity[:pairs]) if self._training.peer else None
+        pull = self._peer_pull(mean(activity[:pairs], 0)) if self._training.peer else None
         delta = activity[: 2 * pairs]
         delta *= torch.cat([slope.positive, slope.negative]).mul_(self._slope_factor).unsqueeze_(1)
         if pull is not None:
@@ -169,11 +175,11 @@ class FFDense(Block):
     def _update_apart(
         self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None, ready: Callable[[], object]
     ) -> Learned:
-        """One update on the positive rows, then with the new weights one on the negative rows; the rows that only
+        """Make one update on the positive rows, then with the new weights one on the negative rows; the rows that only
         pass go with these. ready: called when out is whole, before the last update."""
         of_positive, of_rest = (None, None) if kept is None else (kept[:pairs], kept[pairs:])
         delta, _, positive = self._activate(rows[:pairs], out[:pairs], of_positive)
-        pull = self._peer_pull(delta) if self._training.peer else None
+        pull = self._peer_pull(mean(delta, 0)) if self._training.peer else None
         delta *= self._objective(positive, positive).positive.mul_(self._slope_factor).unsqueeze_(1)
         if pull is not None:
             delta += pull
@@ -187,39 +193,62 @@ class FFDense(Block):
         self.optimizer.step(rows[pairs : 2 * pairs], delta, pairs, factor)
         return Learned(total(slope.loss), self._errors(positive, negative))
 
+    def _update_role(
+        self,
+        role: str,
+        rows: Tensor,
+        count: int,
+        factor: float,
+        out: Tensor,
+        kept: Tensor | None,
+        ready: Callable[[], object],
+    ) -> Learned:
+        """Make one update on rows that are all positive or all negative. ready: called when out is whole, before it."""
+        delta, _, goodness = self._activate(rows, out, kept)
+        ready()
+        loss, slope, wrong = self._objective.of_role(goodness, _sign(role))
+        pull = self._peer_pull(mean(delta, 0)) if self._training.peer and role != NEGATIVE else None
+        delta *= slope.mul_(self._slope_factor).unsqueeze_(1)
+        if pull is not None:
+            delta += pull
+        self.optimizer.step(rows, delta, count, factor)
+        return Learned(total(loss), wrong.sum())
+
     def _errors(self, positive: Tensor, negative: Tensor) -> Tensor:
         """Count the errors of pairs, by the measure that the config asks for."""
         return pair_errors(self._objective, self._training.pair_errors, positive, negative)
 
-    def _kept(self, step: int, rows: int, behind: int = 0) -> Tensor | None:
-        """What dropout makes of each activity of a step (rows, width): 0, or 1 / (1 - dropout). behind: rows before."""
+    def _kept(self, step: Step, rows: int, behind: int = 0) -> Tensor | None:
+        """Return what dropout makes of each activity of a step (rows, width): 0, or 1 / (1 - dropout). behind: rows
+        before."""
         dropout = self._training.dropout
         if not dropout:
             return None
-        chance = generator(self._training.seed, "dropout", self.index, step)
+        chance = generator(self._training.seed, "dropout", self.index, *step.key)
         drawn = chance.integers(0, 1 << 16, size=(behind + rows, self.width), dtype=np.uint16)[behind:]
         kept = torch.from_numpy(drawn >= round(dropout * (1 << 16)))
         return kept.to(device=self.weight.device, dtype=self.weight.dtype).div_(1.0 - dropout)
 
-    def _peer_pull(self, positive: Tensor) -> Tensor:
-        """Peer normalisation (Hinton's program): a pull of each unit's mean activity to that of its layer.
+    def _peer_pull(self, activity: Tensor) -> Tensor:
+        """Compute peer normalisation (Hinton's program): a pull of each unit's mean activity to that of its layer.
 
         It acts on the total input as if it were a gradient even where the unit is off, so that it can
-        revive units that never fire. Returns (width,), the derivative for each positive row.
+        revive units that never fire. activity: mean over positive rows, (width,). Returns (width,), the derivative for
+        each of these rows.
         """
         keep = self._training.peer_averaging
-        self.mean_activity.mul_(keep).add_(mean(positive, 0), alpha=1.0 - keep)
+        self.mean_activity.mul_(keep).add_(activity, alpha=1.0 - keep)
         return (self.mean_activity - mean(self.mean_activity)).mul_(self._training.peer)
 
     def weights(self) -> dict[str, Tensor]:
-        """The weight and the bias."""
+        """Return the weight and the bias."""
         return {"weight": self.weight, "bias": self.bias}
 
     def contents(self, step: int) -> dict[str, TensorSpec]:
         return super().contents(step * self._training.updates)
 
     def scratch(self) -> list[Tensor]:
-        """The rounded copy of the weight, where there is one."""
+        """Return the rounded copy of the weight, where there is one."""
         return [] if self._rounded is None else [self._rounded]
 
     def renew(self) -> None:
@@ -228,8 +257,13 @@ class FFDense(Block):
             self._rounded.copy_(self.weight)
 
 
+def _sign(role: str) -> float:
+    """Return -1 for negative rows, of which goodness is to be low."""
+    return -1.0 if role == NEGATIVE else 1.0
+
+
 def initial_weight(seed: int, index: int, fan_in: int, width: int, kind: str = "normal") -> Tensor:
-    """A function of the seed and the layer: (fan_in, width) float32.
+    """Draw the weight (fan_in, width) in float32 by seed and layer alone.
 
     kind "normal": deviates over sqrt(fan_in) (Hinton's program). "glorot": uniform within
     sqrt(6 / (fan_in + width)) (Glorot and Bengio 2010, equation 16; the start of a Keras layer).

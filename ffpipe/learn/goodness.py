@@ -75,6 +75,8 @@ class GoodnessContrast(Objective):
         self.mean_activity: Tensor | None
         # 0.5 is where Hinton's program starts the running mean.
         self.register_buffer("mean_activity", torch.full((outputs.size,), 0.5) if peer else None)
+        if peer:
+            self.undivided = "draws on the mean activities of a minibatch (peer)"
         self.normalization, self.normalization_epsilon = normalization, normalization_epsilon
         self.contrast = make_objective(objective, goodness, outputs.size, threshold, temperature)
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ffpipe.config.schema import Optimizer
 from ffpipe.learn.block import Block, Step
@@ -22,6 +24,7 @@ from ffpipe.learn.denormals import is_due
 from ffpipe.learn.objectives import Learned, Objective
 from ffpipe.learn.optim import NamedOptimizer
 from ffpipe.learn.precision import Formats, Precision, wide
+from ffpipe.learn.shards import Shard, Shards
 from ffpipe.learn.spec import RowLayout, RowSpec
 from ffpipe.learn.thread_count import threads_of_block
 from ffpipe.system.rng import torch_seed
@@ -55,6 +58,18 @@ def sum_of(values: Sequence[Tensor]) -> Tensor:
     return values[0] if len(values) == 1 else torch.stack(list(values)).sum()
 
 
+def undivided_part(body: nn.Module, objective: Objective) -> str:
+    """Why a block's minibatches cannot be cut into shards, in words that follow its name; "" where nothing speaks
+    against it."""
+    for part in (body, objective):
+        for name, module in part.named_modules():
+            tracks = isinstance(module, _InstanceNorm) and module.track_running_stats
+            if isinstance(module, _BatchNorm) or tracks:
+                where = f"{name}, " if name else ""
+                return f"has statistics over the minibatch ({where}{type(module).__name__})"
+    return objective.undivided
+
+
 class LocalBlock(Block):
     """See the module. body: maps (n, *inputs.shape) to any tensor of n rows; it gets kept outputs as further arguments.
 
@@ -81,9 +96,10 @@ class LocalBlock(Block):
         parameters = {name: p for name, p in self.named_parameters() if p.requires_grad}
         self.optimizer: NamedOptimizer | None = NamedOptimizer(parameters, settings.optimizer) if parameters else None
         self.rate = settings.optimizer.learning_rate if parameters else None
+        self.undivided = undivided_part(body, objective)
 
     def score(self, x: Tensor, *kept: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As `Block.score`, by the body in evaluation mode where `eval()` was called."""
+        """Score as `Block.score`, by the body in evaluation mode where `eval()` was called."""
         with self._threads(x.device), self._format(x.device):
             h = self._run(x, kept)
             scores = self.objective.score(h)
@@ -99,7 +115,7 @@ class LocalBlock(Block):
         size = layout.batch // self.settings.parts
         parts = [slice(0, rows)] if size == layout.batch else [slice(i, i + size) for i in range(0, layout.batch, size)]
         found: list[Learned] = []
-        with self._threads(x.device), seeded(x.device, self.settings.seed, "block", self.index, step.index):
+        with self._threads(x.device), self._drawing(x.device, step):
             learns = step.factor is not None and self.optimizer is not None
             for part in parts:
                 with torch.set_grad_enabled(learns), self._format(x.device):
@@ -125,8 +141,67 @@ class LocalBlock(Block):
             self.pass_on(x[rows:], step, out[rows:], [each[rows:] for each in kept])
         return Learned(sum_of([each.loss for each in found]), sum_of([each.errors for each in found]))
 
+    def learn_shards(self, shards: Sequence[Shard], layout: RowLayout, step: Step, of: Shards) -> Learned:
+        learns = step.factor is not None and self.optimizer is not None
+        rows, examples = layout.learning_rows, of.whole(layout)
+        self._mode(training=True)
+
+        def made() -> Iterator[list[Tensor]]:
+            for shard in shards:
+                with self._drawing(shard.x.device, step.of(shard.number)):
+                    with torch.set_grad_enabled(learns), self._format(shard.x.device):
+                        h = self._run(shard.x[:rows], [each[:rows] for each in shard.kept])
+                        learned = self.objective(h, layout, shard.labels)
+                        mean = learned.loss / examples
+                    self._put(h.detach(), shard.out[:rows])
+                    del h
+                    last = shard is shards[-1] and len(shard.x) == rows
+                    if last and self.settings.hand_on == "before":
+                        step.ready()
+                    if learns:
+                        mean.backward()
+                yield [learned.loss.detach(), learned.errors.detach(), *(self._taken() if learns else [])]
+
+        with self._threads(shards[0].x.device):
+            loss, errors, *gradients = of.sum(f"block {self.index}", made())
+            if step.factor is not None and self.optimizer is not None:
+                self._give(gradients)
+                self.optimizer.step(step.factor)
+                if is_due(step.index):
+                    self.optimizer.settle()
+                for shard in shards if self.settings.hand_on == "after" else ():
+                    device = shard.x.device
+                    with self._drawing(device, step.of(shard.number)), self._format(device):
+                        self._put(self._run(shard.x[:rows], [each[:rows] for each in shard.kept]), shard.out[:rows])
+        for shard in shards:
+            if len(shard.x) > rows:
+                rest = [each[rows:] for each in shard.kept]
+                self.pass_on(shard.x[rows:], step.of(shard.number), shard.out[rows:], rest)
+        return Learned(loss, errors)
+
+    def _taken(self) -> list[Tensor]:
+        """Gradients of a shard, which parameters lose; and for each parameter whether the loss has reached it."""
+        assert self.optimizer is not None
+        found, reached = [], []
+        for parameter in self.optimizer.parameters.values():
+            reached.append(parameter.grad is not None)
+            found.append(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+            parameter.grad = None
+        return [*found, torch.tensor(reached, dtype=torch.int64)]
+
+    def _give(self, gradients: Sequence[Tensor]) -> None:
+        """Give parameters what `_taken` gave of all shards."""
+        assert self.optimizer is not None
+        *found, reached = gradients
+        for parameter, gradient, count in zip(self.optimizer.parameters.values(), found, reached.tolist(), strict=True):
+            parameter.grad = gradient if count else None
+
+    def _drawing(self, device: torch.device, step: Step) -> AbstractContextManager[None]:
+        """Have torch's own generator give what is drawn in a step on some rows."""
+        return seeded(device, self.settings.seed, "block", self.index, *step.key)
+
     def pass_on(self, x: Tensor, step: Step, out: Tensor, kept: Sequence[Tensor] = ()) -> None:
-        """As `Block.pass_on`, in evaluation mode: rows that are not learned from move no running statistics."""
+        """Pass on as `Block.pass_on`, in evaluation mode: rows that are not learned from move no running statistics."""
         self._mode(training=False)
         with self._threads(x.device), self._format(x.device):
             self._put(self._run(x, kept), out)
@@ -147,7 +222,7 @@ class LocalBlock(Block):
         return formats.products != formats.weights
 
     def _as_weights(self, x: Tensor) -> Tensor:
-        """Numbers in the format of the weights; integers stay what they are."""
+        """Convert numbers to the format of the weights; integers stay what they are."""
         return x.to(self._formats.now.weights) if x.is_floating_point() else x
 
     def _mode(self, *, training: bool) -> None:

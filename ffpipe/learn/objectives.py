@@ -22,20 +22,22 @@ class Learned(NamedTuple):
 class Objective(nn.Module):
     """A local objective. It may own parameters (a head), which are trained with the block.
 
-    roles: the rows that it learns from, `spec.PAIRS` or `spec.PLAIN`.
+    roles: the rows that it learns from, `spec.PAIRS` or `spec.PLAIN`. undivided: why its loss is not a sum over
+    examples, each by itself, in words that follow its name; "" where it is.
     """
 
     roles: tuple[str, ...] = PLAIN
+    undivided: str = ""
 
     def forward(self, h: Tensor, layout: RowLayout, labels: Tensor | None) -> Learned:
         """Judge the block's output h (layout.learning_rows, ...) with labels (layout.batch, ...) int64."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def score(self, h: Tensor) -> Tensor | None:
-        """What each row of h says of the answer: goodness (n,), logits (n, classes), or of token rows
+        """Return what each row of h says of the answer: goodness (n,), logits (n, classes), or of token rows
         (n, tokens, classes); None where it says nothing."""
         return None
 
     def hand_on(self, h: Tensor) -> Tensor:
-        """What the next block gets of h."""
+        """Return what the next block gets of h."""
         return h

@@ -1,8 +1,9 @@
 """The softmax head: a linear classifier on the normalised activities of the layers, trained beside them.
 
-    logits = sum over its layers of y_l S_l      (no bias: Hinton's program never trains one)
+    logits = sum over its layers of y_l S_l      (+ a bias where asked for: Hinton's program never trains one)
 
-It sees rows under the neutral label, and no gradient of it enters a layer.
+It sees rows under the neutral label, or where steps have rows of one role the positive ones, and no gradient of it
+enters a layer.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ffpipe.config.limits import MOST_LAYERS
 from ffpipe.config.schema import Training
 from ffpipe.learn.denormals import is_due
+from ffpipe.learn.dense import initial_weight
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.products import accumulate, mm
 from ffpipe.learn.shards import Shards
@@ -22,6 +25,9 @@ from ffpipe.learn.threads import exp, log_softmax, total
 from ffpipe.learn.updates import make_update
 from ffpipe.learn.workspace import Workspace
 from ffpipe.storage.checkpoint import TensorSpec
+
+# In the place of a layer's index, where the head's first weights are drawn: beyond all layers.
+HEAD_INDEX = MOST_LAYERS
 
 
 class HeadStep(NamedTuple):
@@ -33,7 +39,10 @@ class HeadStep(NamedTuple):
 
 
 class Head(nn.Module):
-    """Weights S_l (width, classes) for each block that it sees; they start at zero."""
+    """Weights S_l (width, classes) for each block that it sees; they start at zero, or as those of one layer that sees
+    all blocks side by side."""
+
+    bias: nn.Parameter | None
 
     def __init__(self, training: Training, widths: Mapping[int, int], classes: int, workspace: Workspace) -> None:
         """widths: numbers in a row of each block that it sees, by block."""
@@ -43,9 +52,20 @@ class Head(nn.Module):
         for i, width in widths.items():
             weight = torch.zeros(width, classes, dtype=dtype, device=device)
             self.register_parameter(f"weight_{i}", nn.Parameter(weight, requires_grad=False))
+        if training.head_initialization == "glorot" and device.type != "meta":
+            drawn = initial_weight(training.seed, HEAD_INDEX, sum(widths.values()), classes, "glorot")
+            for weight, part in zip(self._weights, drawn.split(list(widths.values())), strict=True):
+                weight.copy_(part)
+        bias = torch.zeros(classes, dtype=dtype, device=device) if training.head_bias else None
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
         settings = training.head_optimizer
         self.rate = settings.learning_rate
-        self._updates = [make_update(weight, None, settings, weight, workspace) for weight in self._weights]
+        # The first layer's update makes that of the bias.
+        biases = [self.bias, *[None] * (len(widths) - 1)]
+        self._updates = [
+            make_update(weight, bias, settings, weight, workspace)
+            for weight, bias in zip(self._weights, biases, strict=True)
+        ]
 
     @property
     def _weights(self) -> list[Tensor]:
@@ -61,7 +81,7 @@ class Head(nn.Module):
         logits = mm(activities[0], weights[0])
         for activity, weight in zip(activities[1:], weights[1:], strict=True):
             accumulate(logits, activity, weight)
-        return logits
+        return logits if self.bias is None else logits.add_(self.bias)
 
     def step(self, step: int, activities: Sequence[Tensor], labels: Tensor, factor: float) -> HeadStep:
         """Make one step of softmax regression on labels (B,). step: of the run; factor: on the learning rate."""
@@ -98,14 +118,16 @@ class Head(nn.Module):
                 delta = probabilities.scatter_add_(
                     1, labels.unsqueeze(1), probabilities.new_full((len(labels), 1), -1.0)
                 )
+                bias = [] if self.bias is None else [total(delta, 0)]
                 gradients = [
                     update.gradient(activity, delta) for activity, update in zip(wide, self._updates, strict=True)
                 ]
-                yield [*gradients, loss, errors, all_of_them]
+                yield [loss, errors, all_of_them, *gradients, *bias]
 
-        *gradients, loss, errors, whole = of.sum("the head", made())
-        for gradient, update in zip(gradients, self._updates, strict=True):
-            update.apply(gradient, None, of.count * examples, factor)
+        loss, errors, whole, *gradients = of.sum("the head", made())
+        biases: list[Tensor | None] = [*gradients[len(self._updates) :], *[None] * len(self._updates)]
+        for gradient, bias_gradient, update in zip(gradients, biases, self._updates, strict=False):
+            update.apply(gradient, bias_gradient, of.count * examples, factor)
             if is_due(step):
                 update.settle()
         return HeadStep(whole, loss, errors)
@@ -118,7 +140,8 @@ class Head(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """Return S_l by layer, in layer order."""
-        return {f"weight.{i}": weight for i, weight in zip(self.layers, self._weights, strict=True)}
+        bias = {} if self.bias is None else {"bias": self.bias}
+        return {f"weight.{i}": weight for i, weight in zip(self.layers, self._weights, strict=True)} | bias
 
     def state(self) -> dict[str, Tensor]:
         """Return what the head needs to go on."""

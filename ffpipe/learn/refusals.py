@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from torch import nn
 
-from ffpipe.config.rules import check_optimizer
-from ffpipe.config.schema import Training
+from ffpipe.config.optimizer import check_optimizer
+from ffpipe.config.schema import Optimizer, Training
 from ffpipe.learn.block import Block
 from ffpipe.learn.local_item import Item, Local
 from ffpipe.learn.outline import Outline
@@ -29,15 +29,19 @@ def refuse_shared(item: Item, index: int, owners: dict[int, int]) -> None:
 
 
 def refuse_local(item: Local, outline: Outline, kept: Mapping[str, RowSpec]) -> None:
-    """Refuse an optimiser that there is not, names of kept outputs that no block before has, and epochs that the run
-    has not."""
-    rates, epochs = outline.rates, outline.rates.epochs
-    if item.optimizer is not None:
-        check_optimizer(f"{outline}: optimizer", item.optimizer)
+    """Refuse names of kept outputs that no block before has, and what `refuse_learning` names."""
+    refuse_learning(item.optimizer, outline)
     if missing := [name for name in item.use if name not in kept]:
         raise UserError(
             f"{outline} uses {missing[0]!r}, which no block before it keeps; there are: {', '.join(kept) or 'none'}"
         )
+
+
+def refuse_learning(optimizer: Optimizer | None, outline: Outline) -> None:
+    """Refuse an optimiser that there is not, and epochs that the run has not."""
+    rates, epochs = outline.rates, outline.rates.epochs
+    if optimizer is not None:
+        check_optimizer(f"{outline}: optimizer", optimizer)
     if not 0 <= rates.first < (rates.last or epochs) <= epochs:
         raise UserError(
             f"{outline} learns in epochs {rates.first} to {rates.last or epochs}, but the run has {epochs}: give a "
@@ -67,6 +71,8 @@ def refuse_block(block: Block, outline: Outline, kept: Collection[str], training
             f"{outline} learns from {EXAMPLES} alone, but training.negatives {training.negatives!r} makes pairs of "
             "rows: give --training.negatives none"
         )
+    if training.shards > 1 and block.undivided:
+        raise UserError(f"{outline} {block.undivided}, so minibatches cannot be cut: give --training.shards 1")
     for name, tensor in block.weights().items():
         if tensor.dtype not in DTYPES:
             known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)

@@ -27,6 +27,13 @@ class Update(Optimizing, Protocol):
         """rows: (n, fan_in); delta: (n, width), dLoss/d(total input), summed over rows and divided by
         `examples`; factor: on the learning rate."""
 
+    def gradient(self, rows: Tensor, delta: Tensor) -> Tensor:
+        """Multiply rows (n, fan_in) and delta (n, width): their share of the gradient, in memory of its own."""
+
+    def apply(self, gradient: Tensor, bias_gradient: Tensor | None, examples: int, factor: float) -> None:
+        """Do as `step` with gradients that are summed over rows: (fan_in, width), and (width,) where there is a
+        bias. They are used up."""
+
 
 class Averaging:
     """Momentum by exponential averaging, as in Hinton's program (ffnew.m).
@@ -56,6 +63,18 @@ class Averaging:
         """share: of the summed gradient in the new average."""
         accumulate(self.weight_average, rows.t(), delta, self.settings.averaging, share)
         self.weight.mul_(1.0 - rate * self.settings.weight_decay).add_(self.weight_average, alpha=-rate)
+
+    def gradient(self, rows: Tensor, delta: Tensor) -> Tensor:
+        return mm(rows.t(), delta.to(rows.dtype)).to(self.weight.dtype)
+
+    def apply(self, gradient: Tensor, bias_gradient: Tensor | None, examples: int, factor: float) -> None:
+        rate, keep = self.settings.learning_rate * factor, self.settings.averaging
+        share = (1.0 - keep) / examples
+        self.weight_average.mul_(keep).add_(gradient, alpha=share)
+        self.weight.mul_(1.0 - rate * self.settings.weight_decay).add_(self.weight_average, alpha=-rate)
+        if self.bias is not None and self.bias_average is not None and bias_gradient is not None:
+            self.bias_average.mul_(keep).add_(bias_gradient, alpha=share)
+            self.bias.add_(self.bias_average, alpha=-rate)
 
     def settle(self) -> None:
         settle(self.state().values())
@@ -102,6 +121,10 @@ class MixedAveraging(Averaging):
             weight.mul_(1.0 - rate * self.settings.weight_decay).add_(average, alpha=-rate)
             self._factor[block].copy_(weight)
 
+    def apply(self, gradient: Tensor, bias_gradient: Tensor | None, examples: int, factor: float) -> None:
+        super().apply(gradient, bias_gradient, examples, factor)
+        self._factor.copy_(self.weight)
+
 
 class TorchUpdate:
     """Any optimiser of torch.optim, one instance a layer; weight decay is of the weights alone."""
@@ -129,6 +152,17 @@ class TorchUpdate:
             self.bias.grad = total(delta, 0).div_(examples)
         self._optimizer.step(factor)  # which lets go of the gradients: they are the next layer's workspace
         if product.dtype != gradient.dtype:
+            self._factor.copy_(self.weight)
+
+    def gradient(self, rows: Tensor, delta: Tensor) -> Tensor:
+        return mm(rows.t(), delta.to(rows.dtype)).to(self.weight.dtype)
+
+    def apply(self, gradient: Tensor, bias_gradient: Tensor | None, examples: int, factor: float) -> None:
+        self.weight.grad = gradient.div_(examples)
+        if self.bias is not None and bias_gradient is not None:
+            self.bias.grad = bias_gradient.div_(examples)
+        self._optimizer.step(factor)
+        if self._factor.dtype != self.weight.dtype:
             self._factor.copy_(self.weight)
 
     def contents(self, steps: int) -> dict[str, TensorSpec]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ffpipe.data.examples import Examples
 from ffpipe.data.splits import Splits
@@ -70,6 +71,7 @@ class Feed:
             if labelled and lead is not None:
                 passing = rows[minibatch, layout.learning_rows :]
                 labels.append(self.feeder.passing(step + lead, passing) if len(passing) else of_examples)
+        rows = by_shards(rows, network.training.batch_size, network.training.shards)
         return self._send({X: rows, LABELS: torch.stack(labels)} if labels else {X: rows})
 
     def _prediction(self, step: int) -> NDArray[np.float32] | None:
@@ -82,3 +84,12 @@ class Feed:
     def _send(self, tensors: Tensors) -> Tensors:
         dtypes = {X: self._network.inputs.dtype}
         return {name: tensor.to(self._device, dtypes.get(name)) for name, tensor in tensors.items()}
+
+
+def by_shards(rows: Tensor, batch: int, shards: int) -> Tensor:
+    """Put rows (minibatches, roles x batch, ...), which lie role by role, into the order of shards: of each its rows of
+    every role."""
+    if shards == 1:
+        return rows
+    cut = rows.unflatten(1, (rows.shape[1] // batch, shards, batch // shards))
+    return torch.flatten(cut.transpose(1, 2), 1, 3)

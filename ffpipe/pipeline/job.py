@@ -11,13 +11,13 @@ from typing import Any, Protocol
 
 from ffpipe.config.fields import checked
 from ffpipe.config.schema import Config, Training
-from ffpipe.data.sampler import Sampler
 from ffpipe.data.scale import Given
 from ffpipe.data.splits import Splits, load_splits
 from ffpipe.learn.augmentation import Augmentation
 from ffpipe.learn.blueprint import Blueprint, make_blueprint
 from ffpipe.learn.feeder import row_specs
 from ffpipe.learn.normalization import Normalization, measured
+from ffpipe.learn.turns import turns_of
 from ffpipe.learn.user_model import ModelCode
 from ffpipe.pipeline.contents import contents_bytes, snapshot_contents
 from ffpipe.pipeline.schedule import Plan
@@ -89,7 +89,9 @@ class Job:
     @property
     def log_steps(self) -> int:
         """Steps between rows of metrics."""
-        return self.config.execution.log_steps or max(min(self.steps_per_epoch, LOG_STEPS), self.least_log_steps)
+        # Where steps have rows of one role, an epoch has both.
+        most = self.steps_per_epoch if self.config.training.in_turns else LOG_STEPS
+        return self.config.execution.log_steps or max(min(self.steps_per_epoch, most), self.least_log_steps)
 
     @property
     def least_log_steps(self) -> int:
@@ -174,17 +176,15 @@ def make_job(config: Config, model: Model | None = None) -> Job:
     config = replace(config, training=_measured(_with_width(config.training, splits), splits))
     training = config.training
     _check_images(training, splits)
-    steps_per_epoch = Sampler(len(splits.train), training.batch_size, training.seed).steps_per_epoch
-    if training.negatives == "others":
-        Sampler(len(splits.others), training.batch_size, training.seed)
+    turns = turns_of(training, splits)
     inputs, labels = row_specs(training, splits.shape, splits.classes)
     # Of known sets a user has pictures; the numbers behind them are nobody's to know.
     given = splits.given if training.data.train else Given()
     takes = Input(splits.shape, inputs.size, splits.classes, splits.names, given)
     model = model or Model()
-    job = Job(
-        config, splits, make_blueprint(training, takes, inputs, labels, steps_per_epoch, model.code, model.function)
-    )
+    steps, code = turns.steps_per_epoch, (model.code, model.function)
+    network = make_blueprint(training, takes, inputs, labels, steps, *code, positive_steps=turns.positive)
+    job = Job(config, splits, network)
     stages = config.execution.stages or config.execution.listed
     if stages > job.layers:
         raise UserError(f"execution.stages is {stages}, but there are {job.layers} layers: give 1 to {job.layers}")
@@ -224,8 +224,9 @@ def _check_images(training: Training, splits: Splits) -> None:
         )
     if classes < 2:
         raise UserError(f"training.data has {classes} class: there is nothing to tell apart, give at least 2")
-    if training.labelled and training.labels == "overlay" and classes > features:
-        raise UserError(f"{classes} labels do not fit over {features} features: set training.labels append")
+    if training.contrasts and training.read_labels == "overlay" and classes > features:
+        instead = "training.labels append" if training.labelled else "training.test_labels none"
+        raise UserError(f"{classes} labels do not fit over {features} features: set {instead}")
     if training.inputs == "tokens":
         if features < 2:
             raise UserError("training.inputs is 'tokens', but an example has one value: give rows of 2 tokens or more")

@@ -17,8 +17,11 @@ class Passage:
     (minibatches, B, ...). said: labels, and of an evaluation the sums over blocks so far.
     """
 
-    def __init__(self, spec: StageSpec, tensors: Tensors) -> None:
+    def __init__(self, spec: StageSpec, tensors: Tensors, *, tests: bool = False) -> None:
+        """tests: whether the rows are those of an evaluation."""
         network, routes = spec.network, spec.routes
+        self._neutral_last = network.training.labelled or (tests and network.training.reads_goodness)
+        self._shards = 1 if tests else len(spec.shards)
         self.x, self.labels = tensors[X], tensors.get(LABELS)
         self.said = {name: tensors[name] for name in (LABELS, SCORE, WRONG, LOSS) if name in tensors}
         self.taps = {int(name.removeprefix(TAP)): t for name, t in tensors.items() if name.startswith(TAP)}
@@ -54,6 +57,10 @@ class Passage:
 
     def _seen(self, rows: Tensor, labels: Tensor) -> Tensor:
         """Return those of rows (minibatches, n, ...) that labels (minibatches, B) are of: neutral ones come last; where
-        rows carry no labels, the positive ones, or in an evaluation all, come first."""
-        count = labels.shape[1]
-        return rows[:, rows.shape[1] - count :] if self._network.training.labelled else rows[:, :count]
+        rows carry no labels, the positive ones, or in an evaluation all, come first. So it is in each shard."""
+        count = labels.shape[1] // self._shards
+        if self._shards > 1:
+            cut = rows.unflatten(1, (self._shards, -1))
+            seen = cut[:, :, cut.shape[2] - count :] if self._neutral_last else cut[:, :, :count]
+            return torch.flatten(seen, 1, 2)
+        return rows[:, rows.shape[1] - count :] if self._neutral_last else rows[:, :count]

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ffpipe.learn.block import Block, Step
-from ffpipe.learn.readout import Head
-from ffpipe.learn.sizes import matrices, root_mean_square
+from ffpipe.learn.shards import Exchange, Shards, alone
+from ffpipe.learn.spec import NEGATIVE
 from ffpipe.learn.user_model import describe_error
 from ffpipe.learn.workspace import Outputs, Workspace
 from ffpipe.pipeline.contents import PREDICTION, owed_predictions
+from ffpipe.pipeline.minibatches import Cut, Minibatches, Rows, Whole, sizes_of
 from ffpipe.pipeline.packet import Tensors
 from ffpipe.pipeline.passage import Passage
 from ffpipe.pipeline.saver import Saved, State
@@ -31,7 +32,7 @@ from ffpipe.pipeline.tally import Tally, add_block
 from ffpipe.storage import checkpoint
 from ffpipe.system.errors import Diverged, RunFailed
 from ffpipe.system.memory import peak_bytes
-from ffpipe.telemetry.metrics import LayerMeter, Sizes
+from ffpipe.telemetry.metrics import LayerMeter
 from ffpipe.telemetry.report import StageReport
 
 Save = Callable[[int, Mapping[str, Saved]], None]
@@ -45,9 +46,15 @@ class Stage:
     """Blocks `spec.layers`; the read-out too where it is the last stage."""
 
     def __init__(
-        self, spec: StageSpec, save: Save, workspace: Workspace | None = None, outputs: Outputs | None = None
+        self,
+        spec: StageSpec,
+        save: Save,
+        workspace: Workspace | None = None,
+        outputs: Outputs | None = None,
+        exchange: Exchange = alone,
     ) -> None:
-        """workspace: where others compute in turn with this one; None: one of its own."""
+        """workspace: where others compute in turn with this one; None: one of its own. exchange: with the other
+        replicas of the stage."""
         self.spec = spec
         self._outputs = outputs or Outputs()
         self.device = torch.device(spec.device)
@@ -57,6 +64,8 @@ class Stage:
         training, network = spec.training, spec.network
         self.blocks: list[Block] = [network.make(index, self.workspace) for index in spec.layers]
         self.head = network.make_head(self.workspace) if network.has_head and spec.is_last else None
+        cut = Shards(training.shards, spec.shards, exchange)
+        self._minibatches: Minibatches = Cut(network, cut) if cut.count > 1 else Whole(network)
         self.owed: dict[int, NDArray[np.float32]] = {}
         self.step = 0
         self._save = save
@@ -76,7 +85,7 @@ class Stage:
         if isinstance(item, (Snapshot, Stop)):
             return None
         assert tensors is not None
-        passage = Passage(self.spec, tensors)
+        passage = Passage(self.spec, tensors, tests=isinstance(item, Evaluate))
         match item:
             case Train():
                 if self._train(item, passage, None if self.spec.is_last else leave):
@@ -112,9 +121,7 @@ class Stage:
 
     def _train(self, item: Train, passage: Passage, leave: Leave | None) -> bool:
         """Train every block on the minibatches of an item. Returns whether what leaves has left."""
-        layout, left = self.spec.network.layout, False
-        # In lock step neutral rows pass when the block has trained.
-        trained = slice(layout.learning_rows) if item.ahead else slice(None)
+        left = False
         for block, meter in zip(self.blocks, self._meters, strict=True):
             x, kept = passage.x, passage.kept_for(block)
             out, losses = self._output(block, x), []
@@ -129,18 +136,15 @@ class Stage:
 
             for minibatch, index in enumerate(range(item.first, item.end)):
                 labels = None if passage.labels is None else passage.labels[minibatch]
-                step = Step(index, self.spec.network.outlines[block.index].rates.factor(index))
+                factor = self.spec.network.outlines[block.index].rates.factor(index)
+                step = Step(index, factor, role=self.spec.network.turns.role(index))
                 # In lock step neutral rows are yet to come.
                 if leave is not None and block is self.blocks[-1] and index == item.end - 1 and not item.ahead:
                     step = replace(step, ready=ready)
-                seen = [each[minibatch, trained] for each in kept]
+                rows = Rows(x[minibatch], labels, out[minibatch], [each[minibatch] for each in kept])
                 with self._blaming(block, index):
-                    made = block.learn(x[minibatch, trained], layout, labels, step, out[minibatch, trained], seen)
-                if item.ahead:
-                    rest = slice(layout.learning_rows, None)
-                    after = [each[minibatch, rest] for each in kept]
-                    block.pass_on(x[minibatch, rest], Step(item.end), out[minibatch, rest], after)
-                meter.add(index, *made, partial(_sizes, block, step.factor, out[minibatch, : layout.learning_rows]))
+                    made = self._minibatches.learn(block, rows, step, item.end if item.ahead else None)
+                meter.add(index, *made, partial(self._minibatches.sizes, block, step.factor, rows.out))
                 losses.append(made.loss)
             _refuse_infinite(f"layer {block.index}", item.first, losses)
             if not left:
@@ -167,7 +171,8 @@ class Stage:
     def _predict(self, item: Predict, passage: Passage) -> None:
         for block in self.blocks:
             x, out = passage.x, self._output(block, passage.x)
-            block.pass_on(x[0], Step(item.step), out[0], [each[0] for each in passage.kept_for(block)])
+            rows = Rows(x[0], None, out[0], [each[0] for each in passage.kept_for(block)])
+            self._minibatches.pass_on(block, rows, Step(item.step))
             passage.put(block, out)
         self._train_head(item.step, item.step, passage)
 
@@ -178,15 +183,20 @@ class Stage:
             return
         losses, lookahead = [], self.spec.training.lookahead
         for minibatch, labels in enumerate(passage.labels):
-            activities = [passage.taps[block][minibatch] for block in self.head.layers]
             factor = self.spec.network.head_rates.factor(first + minibatch)
-            made = self.head.step(first + minibatch, activities, labels, factor or 0.0)
-            self._head_meter.add(first + minibatch, made.loss, made.errors, partial(_sizes, self.head, factor))
+            sizes = partial(sizes_of, self.head, factor)
+            if self.spec.network.turns.role(first + minibatch) == NEGATIVE:  # from which nothing is to be told
+                self._head_meter.leave_out(first + minibatch, sizes)
+                continue
+            activities = [passage.taps[block][minibatch] for block in self.head.layers]
+            made = self._minibatches.read_out(self.head, first + minibatch, activities, labels, factor or 0.0)
+            self._head_meter.add(first + minibatch, made.loss, made.errors, sizes)
             if lookahead is not None:
                 self.owed[predicted + minibatch] = made.probabilities.float().cpu().numpy()
                 self.owed.pop(predicted + minibatch - max(lookahead, 1), None)
             losses.append(made.loss)
-        _refuse_infinite("the head", first, losses)
+        if losses:
+            _refuse_infinite("the head", first, losses)
 
     def _evaluate(self, item: Evaluate, passage: Passage) -> None:
         training, said = self.spec.training, passage.said
@@ -267,15 +277,6 @@ class Stage:
             self._head_meter.load(state)
             self.owed = owed_predictions(state)
         self.step = step
-
-
-def _sizes(learner: Block | Head, factor: float | None, out: Tensor | None = None) -> Sizes:
-    """Return what a row of metrics says of a block or of the read-out as it is. out: what it handed on."""
-    return Sizes(
-        None if learner.rate is None or factor is None else learner.rate * factor,
-        root_mean_square(matrices(learner.weights().values())),
-        None if out is None else root_mean_square([out]),
-    )
 
 
 def _have_one_order() -> None:

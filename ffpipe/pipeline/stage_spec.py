@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ffpipe.config.schema import Training
 from ffpipe.learn.blueprint import Blueprint
+from ffpipe.pipeline.replicas import Replicas
 from ffpipe.pipeline.routes import Routes
 
 
@@ -15,6 +16,7 @@ class StageSpec:
     """What a stage is made from: plain data that can be sent to any host.
 
     groups: the blocks of every stage, counted from 0. steps: of the whole run. log_steps: between rows of metrics.
+    counts: replicas of every stage; none given: one each. replica: which of this stage's it is.
     """
 
     index: int
@@ -23,6 +25,8 @@ class StageSpec:
     steps: int
     log_steps: int
     device: str
+    counts: tuple[int, ...] = ()
+    replica: int = 0
 
     @property
     def stages(self) -> int:
@@ -40,6 +44,20 @@ class StageSpec:
     @property
     def is_last(self) -> bool:
         return self.index == self.stages - 1
+
+    @cached_property
+    def replicas(self) -> Replicas:
+        """The replicas of all stages."""
+        return Replicas(self.training.shards, self.counts or (1,) * self.stages)
+
+    @property
+    def shards(self) -> range:
+        """The shards of a minibatch that this replica computes."""
+        return self.replicas.own(self.index, self.replica)
+
+    def each_replica(self) -> list[StageSpec]:
+        """Return the specs of all replicas of this stage."""
+        return [replace(self, replica=replica) for replica in range(self.replicas.counts[self.index])]
 
     @cached_property
     def routes(self) -> Routes:

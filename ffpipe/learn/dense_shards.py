@@ -1,0 +1,131 @@
+"""A dense Forward-Forward layer whose minibatches are cut into shards: the same rule, its gradients added up by shards.
+
+Products are of a shard. What is of the whole minibatch beside gradients, the mean activities of peer normalisation, is
+added up with them: the pull that they give comes to each positive row alike, so that it enters the gradient behind the
+products, as an outer product of it and the sum of these rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ffpipe.learn.block import Step, nothing
+from ffpipe.learn.denormals import is_due, settle
+from ffpipe.learn.dense import FFDense
+from ffpipe.learn.objectives import Learned
+from ffpipe.learn.precision import wide
+from ffpipe.learn.products import accumulate
+from ffpipe.learn.shards import Shard, Shards
+from ffpipe.learn.spec import RowLayout
+from ffpipe.learn.threads import total
+
+
+class ShardedDense(FFDense):
+    """The layer where `training.shards` is more than 1."""
+
+    undivided = ""
+
+    def learn_shards(self, shards: Sequence[Shard], layout: RowLayout, step: Step, of: Shards) -> Learned:
+        """As `learn`, whose rule it is; sums over the minibatch are added up by `of`, among them those of peer
+        normalisation: its pull comes to each positive row alike, and so into the gradient behind the products."""
+        training, pairs = self._training, layout.batch
+        if step.factor is None:
+            return Learned(*of.sum(f"block {self.index}", (self._judged(shard, pairs, step) for shard in shards)))
+        early = training.hand_on == "before"
+        update = self._shards_together if training.phases == "together" else self._shards_apart
+        first = update(shards, pairs, replace(step, ready=step.ready if early else nothing), of)
+        loss, spare = first.loss, shards
+        if early and training.local_steps > 1:
+            spare = [shard._replace(out=torch.empty_like(shard.out)) for shard in shards]
+        for _ in range(1, training.local_steps):
+            loss = loss + update(spare, pairs, replace(step, ready=nothing), of).loss
+        if not early:
+            for shard in shards:
+                self._activate(shard.x, shard.out, self._kept(step.of(shard.number), len(shard.x)))
+        if is_due(step.index, training.updates):
+            settle([self.mean_activity])
+            self.optimizer.settle()
+        return Learned(loss / training.local_steps, first.errors)
+
+    def _judged(self, shard: Shard, pairs: int, step: Step) -> list[Tensor]:
+        """The loss and the errors of a shard that is only passed on."""
+        _, _, goodness = self._activate(shard.x, shard.out, self._kept(step.of(shard.number), len(shard.x)))
+        positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
+        return [total(self._objective(positive, negative).loss), self._errors(positive, negative)]
+
+    def _shards_together(self, shards: Sequence[Shard], pairs: int, step: Step, of: Shards) -> Learned:
+        """`_update_together` of shards."""
+
+        def made() -> Iterator[list[Tensor]]:
+            for shard in shards:
+                activity, _, goodness = self._activate(
+                    shard.x, shard.out, self._kept(step.of(shard.number), len(shard.x))
+                )
+                if shard is shards[-1]:
+                    step.ready()
+                positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
+                slope, errors = self._objective(positive, negative), self._errors(positive, negative)
+                delta = activity[: 2 * pairs]
+                peers = self._peers(shard.x[:pairs], delta[:pairs])
+                delta *= torch.cat([slope.positive, slope.negative]).mul_(self._slope_factor).unsqueeze_(1)
+                yield [*self._gradients(shard.x[: 2 * pairs], delta), total(slope.loss), errors, *peers]
+
+        weight, bias, loss, errors, *peers = of.sum(f"block {self.index}", made())
+        self._update_from(weight, bias, peers, of.count * pairs, step)
+        return Learned(loss, errors)
+
+    def _shards_apart(self, shards: Sequence[Shard], pairs: int, step: Step, of: Shards) -> Learned:
+        """`_update_apart` of shards."""
+        goodness: list[Tensor] = []  # of the positive rows of each
+
+        def of_positive() -> Iterator[list[Tensor]]:
+            for shard in shards:
+                kept = self._kept(step.of(shard.number), len(shard.x))
+                delta, _, positive = self._activate(
+                    shard.x[:pairs], shard.out[:pairs], None if kept is None else kept[:pairs]
+                )
+                goodness.append(positive)
+                peers = self._peers(shard.x[:pairs], delta)
+                delta *= self._objective(positive, positive).positive.mul_(self._slope_factor).unsqueeze_(1)
+                yield [*self._gradients(shard.x[:pairs], delta), *peers]
+
+        def of_negative() -> Iterator[list[Tensor]]:
+            for shard, positive in zip(shards, goodness, strict=True):
+                kept = self._kept(step.of(shard.number), len(shard.x))
+                activity, _, found = self._activate(
+                    shard.x[pairs:], shard.out[pairs:], None if kept is None else kept[pairs:]
+                )
+                if shard is shards[-1]:
+                    step.ready()
+                slope, errors = self._objective(positive, found[:pairs]), self._errors(positive, found[:pairs])
+                delta = activity[:pairs]
+                delta *= slope.negative.mul_(self._slope_factor).unsqueeze_(1)
+                yield [*self._gradients(shard.x[pairs : 2 * pairs], delta), total(slope.loss), errors]
+
+        weight, bias, *peers = of.sum(f"block {self.index}, positive", of_positive())
+        self._update_from(weight, bias, peers, of.count * pairs, step)
+        weight, bias, loss, errors = of.sum(f"block {self.index}, negative", of_negative())
+        self._update_from(weight, bias, [], of.count * pairs, step)
+        return Learned(loss, errors)
+
+    def _gradients(self, rows: Tensor, delta: Tensor) -> list[Tensor]:
+        """A shard's part of the gradients of weight and bias."""
+        return [self.optimizer.gradient(rows, delta), total(delta, 0)]
+
+    def _peers(self, rows: Tensor, activity: Tensor) -> list[Tensor]:
+        """A shard's part of what peer normalisation sees of positive rows: sums of them, and of their activities."""
+        return [total(wide(rows), 0), total(activity, 0)] if self._training.peer else []
+
+    def _update_from(self, weight: Tensor, bias: Tensor, peers: Sequence[Tensor], examples: int, step: Step) -> None:
+        """Update from sums over all shards."""
+        assert step.factor is not None
+        if peers:
+            rows, activity = peers
+            pull = self._peer_pull(activity / examples)
+            accumulate(weight, rows.unsqueeze(1), pull.unsqueeze(0))
+            bias.add_(pull, alpha=examples)
+        self.optimizer.apply(weight, bias, examples, step.factor)

@@ -1,0 +1,139 @@
+"""One minibatch in a block or in the read-out: as a whole, or shard by shard.
+
+Both make the same rule of the rows of a minibatch that are here. Which item of the schedule they belong to, and where
+they come from, is for the stage to know.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ffpipe.learn.block import Block, Step
+from ffpipe.learn.blueprint import Blueprint
+from ffpipe.learn.objectives import Learned
+from ffpipe.learn.readout import Head, HeadStep
+from ffpipe.learn.shards import Shard, Shards
+from ffpipe.learn.sizes import matrices, root_mean_square
+from ffpipe.telemetry.metrics import Sizes
+
+
+class Rows(NamedTuple):
+    """What a block gets of one minibatch: rows (n, ...), their labels or None, where its own rows go, kept outputs."""
+
+    x: Tensor
+    labels: Tensor | None
+    out: Tensor
+    kept: list[Tensor]
+
+    def part(self, some: slice) -> Rows:
+        """Return some of the rows, with all labels."""
+        return Rows(self.x[some], self.labels, self.out[some], [each[some] for each in self.kept])
+
+
+class Minibatches(Protocol):
+    """The way in which minibatches are worked."""
+
+    def learn(self, block: Block, rows: Rows, step: Step, behind: int | None) -> Learned:
+        """Make one update. behind: the minibatch of which the passing rows are, where they are to pass behind it."""
+
+    def pass_on(self, block: Block, rows: Rows, step: Step) -> None:
+        """Pass rows on from which nothing is learned."""
+
+    def sizes(self, block: Block, factor: float | None, out: Tensor) -> Sizes:
+        """Say what a row of metrics has of a block as it is. out: all rows that it handed on."""
+
+    def read_out(self, head: Head, step: int, activities: Sequence[Tensor], labels: Tensor, factor: float) -> HeadStep:
+        """Make one step of the read-out. Returns what the whole minibatch came to."""
+
+
+class Whole:
+    """Minibatches as they are."""
+
+    def __init__(self, network: Blueprint) -> None:
+        self._learning = slice(network.layout.learning_rows)
+        self._passing = slice(network.layout.learning_rows, None)
+        self._layout = network.layout
+
+    def learn(self, block: Block, rows: Rows, step: Step, behind: int | None) -> Learned:
+        x, labels, out, kept = rows if behind is None else rows.part(self._learning)
+        made = block.learn(x, self._layout, labels, step, out, kept)
+        if behind is not None:
+            self.pass_on(block, rows.part(self._passing), Step(behind))
+        return made
+
+    def pass_on(self, block: Block, rows: Rows, step: Step) -> None:
+        block.pass_on(rows.x, step, rows.out, rows.kept)
+
+    def sizes(self, block: Block, factor: float | None, out: Tensor) -> Sizes:
+        return sizes_of(block, factor, root_mean_square([out[self._learning]]))
+
+    def read_out(self, head: Head, step: int, activities: Sequence[Tensor], labels: Tensor, factor: float) -> HeadStep:
+        return head.step(step, activities, labels, factor)
+
+
+class Cut:
+    """Minibatches of which those shards are here that this process computes; they lie one behind the other."""
+
+    def __init__(self, network: Blueprint, shards: Shards) -> None:
+        self._shards, self._layout = shards, network.shard
+
+    def learn(self, block: Block, rows: Rows, step: Step, behind: int | None) -> Learned:
+        learning = slice(self._layout.learning_rows)
+        parts = self._parts(rows)
+        learned = parts
+        if behind is not None:
+            learned = [
+                each._replace(x=each.x[learning], out=each.out[learning], kept=[k[learning] for k in each.kept])
+                for each in parts
+            ]
+        made = block.learn_shards(learned, self._layout, step, self._shards)
+        if behind is not None:
+            passing = slice(self._layout.learning_rows, None)
+            for each in parts:
+                kept = [k[passing] for k in each.kept]
+                block.pass_on(each.x[passing], Step(behind).of(each.number), each.out[passing], kept)
+        return made
+
+    def pass_on(self, block: Block, rows: Rows, step: Step) -> None:
+        for each in self._parts(rows):
+            block.pass_on(each.x, step.of(each.number), each.out, each.kept)
+
+    def sizes(self, block: Block, factor: float | None, out: Tensor) -> Sizes:
+        found = [root_mean_square([each[: self._layout.learning_rows]]) for each in self._cut(out)]
+        rms = None
+        if None not in found:
+            squares = ([torch.tensor((each or 0.0) ** 2, dtype=torch.float64)] for each in found)
+            (total,) = self._shards.sum(f"sizes of block {block.index}", squares)
+            rms = math.sqrt(float(total) / self._shards.count)
+        return sizes_of(block, factor, rms)
+
+    def read_out(self, head: Head, step: int, activities: Sequence[Tensor], labels: Tensor, factor: float) -> HeadStep:
+        seen = zip(*(self._cut(each) for each in activities), strict=True)
+        shards = [(list(each), of_shard) for each, of_shard in zip(seen, self._cut(labels), strict=True)]
+        return head.step_shards(step, shards, self._shards, factor)
+
+    def _parts(self, rows: Rows) -> list[Shard]:
+        labels: Sequence[Tensor | None] = [None] * len(self._shards.own)
+        if rows.labels is not None:
+            labels = self._cut(rows.labels)
+        kept = [list(each) for each in zip(*map(self._cut, rows.kept), strict=True)] or [[] for _ in labels]
+        cut = zip(self._shards.own, self._cut(rows.x), labels, self._cut(rows.out), kept, strict=True)
+        return [Shard(*each) for each in cut]
+
+    def _cut(self, rows: Tensor) -> list[Tensor]:
+        """Cut rows into those of each shard that is here."""
+        return list(rows.unflatten(0, (len(self._shards.own), -1)).unbind())
+
+
+def sizes_of(learner: Block | Head, factor: float | None, output_rms: float | None = None) -> Sizes:
+    """Say what a row of metrics has of a block or of the read-out as it is."""
+    return Sizes(
+        None if learner.rate is None or factor is None else learner.rate * factor,
+        root_mean_square(matrices(learner.weights().values())),
+        output_rms,
+    )

@@ -1,0 +1,231 @@
+"""Shards: one order of additions whoever makes them, and the rule of whole minibatches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from ffpipe import UserError, override, recipe
+from ffpipe.config.schema import Optimizer, Training
+from ffpipe.learn.block import Block, Step
+from ffpipe.learn.class_head import ClassHead
+from ffpipe.learn.dense import FFDense
+from ffpipe.learn.dense_shards import ShardedDense
+from ffpipe.learn.goodness import GoodnessContrast
+from ffpipe.learn.local import LocalBlock, Settings
+from ffpipe.learn.precision import PRECISIONS
+from ffpipe.learn.readout import Head
+from ffpipe.learn.rows import normalize_rows_
+from ffpipe.learn.shards import Shard, Shards, fold
+from ffpipe.learn.spec import NEUTRAL, PAIRS, PLAIN, RowLayout, RowSpec
+from ffpipe.learn.workspace import Workspace
+from ffpipe.pipeline.feed import by_shards
+from ffpipe.pipeline.job import make_job
+
+CPU = torch.device("cpu")
+BATCH, COUNT = 24, 4
+STEPS = 5
+
+
+def words(*names: str) -> list[list[Any]]:
+    return [[name] for name in names]
+
+
+@pytest.mark.parametrize(
+    ("names", "tree"),
+    [("a", "a"), ("ab", "(ab)"), ("abcd", "((ab)(cd))"), ("abcdefgh", "(((ab)(cd))((ef)(gh)))")],
+)
+def test_the_tree_is_balanced(names: str, tree: str) -> None:
+    assert fold(words(*names), lambda one, other: f"({one}{other})") == [tree]  # type: ignore[arg-type, return-value]
+
+
+@given(st.integers(0, 5), st.data())
+def test_replicas_add_up_as_one_process_does(height: int, data: st.DataObject) -> None:
+    shards = 2**height
+    replicas = 2 ** data.draw(st.integers(0, height))
+    parts = [[torch.randn(3)] for _ in range(shards)]
+    each = shards // replicas
+    partial = [fold(parts[first : first + each]) for first in range(0, shards, each)]
+    assert torch.equal(fold(partial)[0], fold(parts)[0])
+
+
+def cut(rows: Tensor, labels: Tensor | None, out: Tensor, numbers: Sequence[int] = range(COUNT)) -> list[Shard]:
+    """Shards of rows that lie role by role; `out` lies shard by shard."""
+    lying = by_shards(rows.unsqueeze(0), BATCH, COUNT)[0].chunk(COUNT)
+    of = [None] * COUNT if labels is None else labels.chunk(COUNT)
+    return [Shard(n, lying[n], of[n], out.chunk(COUNT)[n]) for n in numbers]
+
+
+def pairs(seed: int, features: int = 12) -> Tensor:
+    chance = torch.Generator().manual_seed(seed)
+    return normalize_rows_(torch.rand(3 * BATCH, features, generator=chance, dtype=torch.float64), "rms")
+
+
+def dense(kind: type[FFDense], **fields: Any) -> FFDense:
+    training = Training(batch_size=BATCH, precision="float64", peer=0.5, **fields)
+    return kind(0, 12, 10, training, Workspace(CPU))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"phases": "apart"},
+        {"local_steps": 3},
+        {"local_steps": 2, "hand_on": "after"},
+        {"optimizer": Optimizer(kind="Adam", learning_rate=0.01)},
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_a_dense_layer_learns_the_same_as_from_whole_minibatches(fields: dict[str, Any]) -> None:
+    whole, sharded = dense(FFDense, **fields), dense(ShardedDense, **fields)
+    layout = RowLayout(BATCH, PAIRS, (NEUTRAL,))
+    for step in range(STEPS):
+        rows = pairs(step)
+        outs = torch.empty(3 * BATCH, 10, dtype=torch.float64), torch.empty(3 * BATCH, 10, dtype=torch.float64)
+        learned = whole.learn(rows, layout, None, Step(step, 1.0 if step < 4 else None), outs[0])
+        made = sharded.learn_shards(
+            cut(rows, None, outs[1]),
+            replace(layout, batch=BATCH // COUNT),
+            Step(step, 1.0 if step < 4 else None),
+            Shards(COUNT, range(COUNT)),
+        )
+        torch.testing.assert_close(by_shards(outs[0].unsqueeze(0), BATCH, COUNT)[0], outs[1])
+        torch.testing.assert_close(made, learned)
+        torch.testing.assert_close(sharded.state(), whole.state())
+
+
+def local(objective: Callable[[RowSpec], Any], inputs: RowSpec, hidden: RowSpec, body: nn.Module) -> LocalBlock:
+    torch.manual_seed(3)
+    for parameter in body.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    settings = Settings(1, PRECISIONS["float64"], Optimizer(kind="Adam", learning_rate=0.01))
+    block = LocalBlock(0, inputs, hidden, body, objective(hidden), settings)
+    return block.to(torch.float64)
+
+
+def convolution() -> LocalBlock:
+    inputs, hidden = RowSpec((1, 3, 4), torch.float64), RowSpec((4, 3, 4), torch.float64)
+    body = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU())
+    return local(lambda rows: ClassHead(rows, classes=3), inputs, hidden, body)
+
+
+def contrast() -> LocalBlock:
+    inputs, hidden = RowSpec((12,), torch.float64), RowSpec((10,), torch.float64)
+    return local(GoodnessContrast, inputs, hidden, nn.Sequential(nn.Linear(12, 10), nn.ReLU()))
+
+
+@pytest.mark.parametrize("make", [convolution, contrast])
+@torch.no_grad()
+def test_a_block_trained_by_autograd_learns_the_same(make: Callable[[], LocalBlock]) -> None:
+    whole, sharded = make(), make()
+    roles, passing = (PAIRS, (NEUTRAL,)) if whole.roles == PAIRS else (PLAIN, ())
+    layout = RowLayout(BATCH, roles, passing)
+    for step in range(STEPS):
+        rows = pairs(step)[: layout.rows].view(layout.rows, *whole.inputs.shape)
+        labels = None if roles == PAIRS else (torch.arange(BATCH) * 7 % 3)
+        outs = [torch.empty(layout.rows, *whole.outputs.shape, dtype=torch.float64) for _ in range(2)]
+        learned = whole.learn(rows, layout, labels, Step(step), outs[0])
+        shards = cut(rows, labels, outs[1])
+        made = sharded.learn_shards(shards, replace(layout, batch=BATCH // COUNT), Step(step), Shards(COUNT, range(4)))
+        torch.testing.assert_close(by_shards(outs[0].unsqueeze(0), BATCH, COUNT)[0], outs[1])
+        torch.testing.assert_close(made, learned)
+        torch.testing.assert_close(sharded.weights(), whole.weights())
+
+
+@torch.no_grad()
+def test_the_read_out_learns_the_same_and_gives_all_probabilities() -> None:
+    training = Training(batch_size=BATCH, precision="float64")
+    whole, sharded = (Head(training, {1: 12}, 3, Workspace(CPU)) for _ in range(2))
+    for step in range(STEPS):
+        rows, labels = pairs(step)[:BATCH], torch.arange(BATCH) * 7 % 3
+        made = whole.step(step, [rows], labels, 1.0)
+        shards = [([part], of) for part, of in zip(rows.chunk(COUNT), labels.chunk(COUNT), strict=True)]
+        found = sharded.step_shards(step, shards, Shards(COUNT, range(COUNT)), 1.0)
+        torch.testing.assert_close(found, made)
+        torch.testing.assert_close(sharded.state(), whole.state())
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+@torch.no_grad()
+def test_replicas_have_the_bits_of_one(replicas: int) -> None:
+    """Each works its own shards; what they exchange is added up along the upper levels of the tree."""
+    alone, layout = dense(ShardedDense).float(), RowLayout(BATCH // COUNT, PAIRS, (NEUTRAL,))
+    crew = [dense(ShardedDense).float() for _ in range(replicas)]
+    rows, out = pairs(1).float(), torch.empty(3 * BATCH, 10)
+    alone.learn_shards(cut(rows, None, out), layout, Step(0), Shards(COUNT, range(COUNT)))
+    own = [range(n * COUNT // replicas, (n + 1) * COUNT // replicas) for n in range(replicas)]
+
+    class Partial(Exception):
+        """Stops a replica where it would exchange."""
+
+    partial: list[list[Tensor]] = []
+
+    def give(name: str, sums: list[Tensor]) -> list[Tensor]:
+        partial.append(sums)
+        raise Partial
+
+    for block, numbers in zip(crew, own, strict=True):
+        with pytest.raises(Partial):
+            block.learn_shards(cut(rows, None, out, numbers), layout, Step(0), Shards(COUNT, numbers, give))
+    for block, numbers in zip(crew, own, strict=True):
+        of = Shards(COUNT, numbers, lambda name, sums: fold(partial))
+        block.learn_shards(cut(rows, None, out, numbers), layout, Step(0), of)
+        assert all(torch.equal(tensor, alone.state()[name]) for name, tensor in block.state().items())
+
+
+def test_a_block_of_ones_own_that_knows_no_shards() -> None:
+    class Own(Block):
+        """Learns in a way of its own."""
+
+    assert "learn_shards" in Own().undivided
+
+
+BLOCKS = [{"kind": "conv", "options": {"channels": 4, "norm": False}}]
+PEERS = {"kind": "dense", "options": {"width": 9}, "objective": "goodness", "objective_options": {"peer": 0.1}}
+IMAGES = {"training.negatives": "none", "training.labels": "none", "training.head": False, "execution.stages": 1}
+
+
+def refusal(**fields: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        make_job(override(recipe("digits"), fields))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"training.shards": 3}, "training.shards is 3: give a power of 2, as 2"),
+        ({"training.shards": 4}, "training.shards is 4, which does not divide training.batch_size 50: give 2"),
+        ({"execution.replicas": 2}, "execution.replicas is 2, which does not divide training.shards 1"),
+        ({"training.shards": 2, "execution.replicas": [2, 4]}, "replicas is 4, which does not divide training.shards"),
+        ({"training.shards": 2, "execution.replicas": [2, 1], "execution.stages": 3}, "values for 2 stage(s)"),
+        ({"training.shards": 2, "training.accumulation": 2, **IMAGES}, "both cut minibatches"),
+        (
+            {"training.shards": 2, "training.blocks": [{**BLOCKS[0], "options": {"channels": 4}}], **IMAGES},
+            "block 0 (conv) has statistics over the minibatch (1, BatchNorm2d)",
+        ),
+        (
+            {
+                "training.shards": 2,
+                "training.blocks": [{**BLOCKS[0], "objective_options": {"similarity": 0.5}}],
+                **IMAGES,
+            },
+            "block 0 (conv) compares the examples of a minibatch with each other",
+        ),
+        (
+            {"training.shards": 2, "training.blocks": [PEERS, PEERS], "training.head": False, "training.negatives": "random"},
+            "block 0 (dense) draws on the mean activities of a minibatch",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_cut(fields: dict[str, Any], says: str) -> None:
+    assert says in refusal(**fields)
