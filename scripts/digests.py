@@ -54,6 +54,9 @@ RECIPES = (
     "paper-unsupervised",
     "pff",
     "symba",
+    "tf-five-digits",
+    "tf-five-digits-supervised",
+    "tf-layer-by-layer",
 )
 
 # Networks of local losses, each a few steps on random data of the shape that it is for.
@@ -108,7 +111,13 @@ FULL_BATCH: Fields = {
 }
 
 # On top of these for the digits.
-DIGITS_STEPS: dict[str, Fields] = {"keras-exact": FULL_BATCH, "ff-py": {"training.data.split_seed": -1}}
+DIGITS_STEPS: dict[str, Fields] = {
+    "keras-exact": FULL_BATCH,
+    "ff-py": {"training.data.split_seed": -1},
+    "tf-five-digits": {"training.data.split_seed": -1},
+    "tf-five-digits-supervised": {"training.data.split_seed": -1},
+    "tf-layer-by-layer": {"training.epochs": 4},
+}
 
 # On top of these for MNIST, where a recipe has minibatches of its own.
 MNIST_STEPS: dict[str, Fields] = {
@@ -116,6 +125,9 @@ MNIST_STEPS: dict[str, Fields] = {
     "five-digits-unsupervised": {"training.data.train_limit": 2500, "training.epochs": 8},
     "keras-exact": FULL_BATCH,
     "pff": {"training.epochs": 2},
+    "tf-five-digits": {"training.data.train_limit": 2500},
+    "tf-five-digits-supervised": {"training.data.train_limit": 2500},
+    "tf-layer-by-layer": {"training.data.train_limit": 2500, "training.epochs": 4},
 }
 
 # Widest layer, by what a processor without products in bfloat16 can do in a few seconds.
@@ -188,7 +200,7 @@ def digits_cases() -> dict[str, Config]:
     """Return the cases on the packaged digits by name: every recipe, and the variants of `digits`."""
 
     def short(name: str, fields: Fields) -> Config:
-        return _narrowed(override(recipe(name), {**PLAIN, **DIGITS, **fields}), 64, WIDEST_OF_DIGITS)
+        return _narrowed(_shortened(name, {**PLAIN, **DIGITS, **fields}), 64, WIDEST_OF_DIGITS)
 
     recipes = {
         f"recipe-{name}": short(name, DIGITS_STEPS.get(name, {}))
@@ -208,7 +220,7 @@ def mnist_cases(folder: str) -> dict[str, Config]:
     files = {"training.data.train": [str(Path(folder) / "mnist" / name) for name in MNIST_FILES]}
 
     def short(name: str, fields: Fields) -> Config:
-        return override(recipe(name), {**PLAIN, **MNIST, **files, **fields})
+        return _shortened(name, {**PLAIN, **MNIST, **files, **fields})
 
     recipes = {
         f"recipe-{name}": _narrowed(short(name, MNIST_STEPS.get(name, {})), 784, WIDEST_OF_MNIST)
@@ -248,6 +260,18 @@ def local_cases(folder: Path) -> dict[str, Config]:
             data = {"training.data.train": [str(path)]}
         cases[f"recipe-{name}"] = override(_with_short_windows(recipe(name)), {**fields, **data})
     return _named("local", cases)
+
+
+def _shortened(name: str, fields: Fields) -> Config:
+    """Return a recipe with fewer epochs, and as much fewer those of its blocks."""
+    whole = recipe(name)
+    made = override(whole, fields)
+    epochs, of = made.training.epochs, whole.training.epochs
+    blocks = tuple(
+        replace(each, first_epoch=each.first_epoch * epochs // of, last_epoch=each.last_epoch * epochs // of)
+        for each in made.training.blocks
+    )
+    return replace(made, training=replace(made.training, blocks=blocks))
 
 
 def _with_short_windows(config: Config) -> Config:

@@ -63,6 +63,44 @@ FIVE_DIGITS = {
     "optimizer.kind": "Adam",
     "head": True,
 }
+TF_FIVE_DIGITS = {
+    "dims": (784, 100, 100, 100, 100),
+    "epochs": 200,
+    "batch_size": 128,
+    "data.source": "mnist",
+    "data.positive_classes": 5,
+    "data.validation": 0,
+    "data.order": "file",
+    "negatives": "others-fixed",
+    "phases": "by-epoch",
+    "objective": "softplus",
+    "goodness": "sum",
+    "threshold": 0.1,
+    "temperature": 1.0,
+    "normalization": "l2",
+    "normalization_epsilon": 1e-7,
+    "normalize_inputs": False,
+    "initialization": "glorot",
+    "peer": 0.0,
+    "dropout": 0.0,
+    "label_strength": 1.0,
+    "local_steps": 1,
+    "hand_on": "before",
+    "optimizer.kind": "KerasAdam",
+    "optimizer.learning_rate": 0.0001,
+    "optimizer.weight_decay": 0.0,
+    "optimizer.options": {"eps": 1e-7},
+    "schedule": "constant",
+    "head_from": 1,
+    "head_bias": True,
+    "head_initialization": "glorot",
+    "head_optimizer.kind": "KerasAdam",
+    "head_optimizer.learning_rate": 0.0001,
+    "head_optimizer.weight_decay": 0.0,
+    "head_optimizer.options": {"eps": 1e-7},
+    "goodness_from": 1,
+    "precision": "float32",
+}
 
 TABLE: dict[str, dict[str, Any]] = {
     "hinton": HINTON | {"negative_lag": 16},
@@ -126,6 +164,10 @@ TABLE: dict[str, dict[str, Any]] = {
     },
     "five-digits-unsupervised": FIVE_DIGITS | {"labels": "none"},
     "five-digits-supervised": FIVE_DIGITS | {"labels": "overlay"},
+    "tf-five-digits": TF_FIVE_DIGITS | {"labels": "none", "test_labels": "overlay"},
+    "tf-five-digits-supervised": TF_FIVE_DIGITS | {"labels": "overlay", "test_labels": "none"},
+    "tf-layer-by-layer": TF_FIVE_DIGITS
+    | {"labels": "none", "epochs": 800, "data.order": "shuffled", "head_optimizer.learning_rate": 0.001},
     "pff": {
         "dims": (784, 2000, 2000, 2000, 2000),
         "epochs": 100,
@@ -164,6 +206,12 @@ def test_hinton_exact_differs_in_lag_and_rate_alone() -> None:
     free, exact = get_recipe("hinton").training, get_recipe("hinton-exact").training
     optimizer = replace(exact.optimizer, learning_rate=free.optimizer.learning_rate)
     assert replace(exact, negative_lag=free.negative_lag, optimizer=optimizer) == free
+
+
+def test_layers_learn_for_200_epochs_each() -> None:
+    blocks = get_recipe("tf-layer-by-layer").training.blocks
+    assert [(each.first_epoch, each.last_epoch) for each in blocks] == [(0, 200), (200, 400), (400, 600), (600, 800)]
+    assert all(each.options == {"width": 100} for each in blocks)
 
 
 def test_the_augmented_images_are_shifted() -> None:

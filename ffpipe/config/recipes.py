@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ffpipe.config import local_recipes
+from ffpipe.config import five_digits, local_recipes
 from ffpipe.config.schema import Augmentation, BlockConfig, Config, Data, Execution, Optimizer, Training
 from ffpipe.system.errors import UserError, nearest
 
@@ -278,41 +278,6 @@ def keras_exact() -> Config:
     )
 
 
-def five_digits_unsupervised() -> Config:
-    """The TensorFlow program's digits 0 to 4, told apart by the softmax head; images of 5 to 9 are the negatives.
-
-    Four layers of 500, batch 512, 200 epochs, each layer with its own Adam; the update for the positive rows comes
-    before the one for the negative rows. Published: 98.44 % accuracy on the five classes.
-    Expected: 98.99 %.
-    """
-    return Config(
-        recipe="five-digits-unsupervised",
-        training=Training(
-            dims=(784, 500, 500, 500, 500),
-            epochs=200,
-            batch_size=512,
-            labels="none",
-            negatives="others",
-            objective="softplus",
-            phases="apart",
-            optimizer=Optimizer(kind="Adam", learning_rate=0.0003),
-            head_from=0,
-            data=Data(source="mnist", split_seed=-1, positive_classes=5),
-        ),
-        execution=Execution(stages=2, snapshot_steps=2_000),
-    )
-
-
-def five_digits_supervised() -> Config:
-    """The same with labels over the images: right ones on 0 to 4, drawn ones on 5 to 9; read by goodness and softmax.
-
-    Published: 95.76 % accuracy on the five classes. Expected: 97.7 % by goodness, 99.1 % by softmax.
-    """
-    config = five_digits_unsupervised()
-    training = replace(config.training, labels="overlay", goodness_from=0)
-    return replace(config, recipe="five-digits-supervised", training=training)
-
-
 def pff() -> Config:
     """Pipeline Forward-Forward (arXiv 2404.08573): 784-2000 x 4, batch 64, AdamW, adaptive negatives, 100 epochs.
 
@@ -364,8 +329,7 @@ _ALL = (
     augmented,
     keras,
     keras_exact,
-    five_digits_unsupervised,
-    five_digits_supervised,
+    *five_digits.RECIPES,
     pff,
     symba,
     *local_recipes.RECIPES,

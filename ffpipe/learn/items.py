@@ -1,6 +1,6 @@
 """Blocks made from items: what a user's function, a config's tables or its widths give for each block.
 
-    item: a Local, a Block, the width of a dense layer, or a function that makes one of these where the block lives
+    item: a Local, a Block, a Dense, or a function that makes one of these where the block lives
 
 Weights come from the seed and the block's index, so that it does not matter who makes it, nor what else is made there.
 A block that is made again begins anew: modules of items are copied. On META nothing takes memory, where the user's code
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ffpipe.config.schema import BlockConfig, Training
 from ffpipe.learn.block import Block
 from ffpipe.learn.local import LocalBlock, Settings, seeded
-from ffpipe.learn.local_item import Item, Local, as_item, make_objective, of_config
+from ffpipe.learn.local_item import Dense, Item, Local, as_item, make_objective, of_config
 from ffpipe.learn.model_options import bound
 from ffpipe.learn.outline import Outline
 from ffpipe.learn.precision import PRECISIONS
@@ -47,7 +47,7 @@ def items_of(
     if training.blocks:
         return [of_config(block) for block in training.blocks]
     if training.contrasts:
-        return list(training.dims[1:])
+        return [Dense(width) for width in training.dims[1:]]
     return [
         of_config(BlockConfig(kind="dense", options={"width": width, "dropout": training.dropout}))
         for width in training.dims[1:]
@@ -75,7 +75,7 @@ def call(function: Any, options: Mapping[str, Any], name: str) -> list[Any]:
 
 def resolved(item: Item, index: int, inputs: RowSpec, training: Training) -> Item:
     """Give the item itself, or what it makes where it is a function."""
-    if isinstance(item, (Local, Block, int)):
+    if isinstance(item, (Local, Block, Dense)):
         return item
     with seeded(CPU, training.seed, "weights", index):
         return as_item(_called(item, inputs, f"item {index}"), f"what item {index} makes")

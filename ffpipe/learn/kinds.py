@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ffpipe.config.schema import MOST_LAYERS, MOST_UNITS
+from ffpipe.config.blocks import FF_DENSE
+from ffpipe.config.limits import MOST_LAYERS, MOST_UNITS
 from ffpipe.learn.spec import RowSpec
 from ffpipe.system.errors import UserError, nearest
 
@@ -219,8 +220,6 @@ KINDS: dict[str, Callable[..., nn.Module]] = {
     "receptive-fields": receptive_fields,
     "transformer": transformer,
 }
-# Forward-Forward's layer in closed form (dense.py), which is no body with an objective beside it.
-FF_DENSE = "ff-dense"
 
 
 def check_counts(name: str, options: Mapping[str, Any]) -> None:

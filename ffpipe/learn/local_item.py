@@ -8,11 +8,13 @@ from typing import Any
 
 from torch import nn
 
+from ffpipe.config.blocks import FF_DENSE
+from ffpipe.config.limits import MOST_UNITS
 from ffpipe.config.schema import BlockConfig, Optimizer, Training
 from ffpipe.learn.block import Block
 from ffpipe.learn.class_head import ClassHead
 from ffpipe.learn.goodness import GoodnessContrast
-from ffpipe.learn.kinds import FF_DENSE, Added, check_counts, kind_of
+from ffpipe.learn.kinds import Added, check_counts, kind_of
 from ffpipe.learn.model_options import bound
 from ffpipe.learn.objectives import Objective
 from ffpipe.learn.spec import PAIRS, PLAIN, RowSpec
@@ -52,8 +54,20 @@ class Local:
         return self.name or getattr(self.body, "__name__", "") or type(self.body).__name__
 
 
-# The width of a dense layer is one too, but no user's function gives it.
-Item = Local | Block | int | Callable[..., Any]
+@dataclass(frozen=True)
+class Dense:
+    """One Forward-Forward layer in closed form (dense.py), which is no body with an objective beside it.
+
+    optimizer, schedule, epochs: as those of a Local. No user's function gives it.
+    """
+
+    width: int
+    optimizer: Optimizer | None = None
+    schedule: str = ""
+    epochs: tuple[int, int] = (0, 0)
+
+
+Item = Local | Block | Dense | Callable[..., Any]
 
 
 def as_item(given: Any, where: str) -> Item:
@@ -66,10 +80,11 @@ def as_item(given: Any, where: str) -> Item:
     raise UserError(f"{where} is {type(given).__name__}: give a torch module, an ffpipe.Local, or a function")
 
 
-def of_config(config: BlockConfig) -> Local:
+def of_config(config: BlockConfig) -> Local | Dense:
     """Make the item of a table [[training.blocks]]. Raises UserError for an unknown kind or option."""
+    epochs = (config.first_epoch, config.last_epoch)
     if config.kind == FF_DENSE:
-        raise UserError(f"kind {FF_DENSE!r} is what training.dims makes: give training.dims")
+        return Dense(_width(config), config.optimizer, config.schedule, epochs)
     kind = kind_of(config.kind)
 
     def body(inputs: RowSpec) -> nn.Module:
@@ -84,12 +99,24 @@ def of_config(config: BlockConfig) -> Local:
         config.objective_options,
         config.optimizer,
         config.schedule,
-        (config.first_epoch, config.last_epoch),
+        epochs,
         config.keep,
         config.use,
         config.hand_on,
         config.kind,
     )
+
+
+def _width(config: BlockConfig) -> int:
+    """Return the width of a layer in closed form. Raises UserError for what such a layer cannot have."""
+    given = {"objective": config.objective, "objective_options": config.objective_options, "keep": config.keep,
+             "use": config.use, "hand_on": config.hand_on}  # fmt: skip
+    if taken := [name for name, value in given.items() if value]:
+        raise UserError(f"kind {FF_DENSE!r} has no {taken[0]} of its own: leave it out, or give kind 'dense'")
+    width = config.options.get("width")
+    if set(config.options) != {"width"} or type(width) is not int or not 1 <= width <= MOST_UNITS:
+        raise UserError(f"kind {FF_DENSE!r} takes options width=N, N from 1 to {MOST_UNITS}, and no others")
+    return width
 
 
 def make_objective(item: Local, training: Training, hidden: RowSpec, classes: int) -> Objective:
@@ -106,6 +133,7 @@ def make_objective(item: Local, training: Training, hidden: RowSpec, classes: in
             "threshold": training.threshold,
             "temperature": training.temperature,
             "normalization": training.normalization,
+            "normalization_epsilon": training.normalization_epsilon,
             **item.options,
         }
         taken = bound(GoodnessContrast, options, "objective 'goodness'", given=("outputs",))

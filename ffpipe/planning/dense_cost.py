@@ -35,9 +35,9 @@ def dense_step(block: FFDense, layout: RowLayout, training: Training) -> StepCos
     dropout draws, what it is rounded to, and what the update makes."""
     weight, products = block.weight.itemsize, block.outputs.dtype.itemsize
     rows, learning, mixed = layout.rows, layout.learning_rows, products != weight
-    together = training.phases == "together"
+    together = training.phases != "apart"
     at_once, updated = (rows, learning) if together else (rows - layout.batch, layout.batch)
-    buffers, passing = _update_bytes(block, training.optimizer, updated)
+    buffers, passing = _update_bytes(block, block.settings, updated)
     each = at_once * (2 * weight + mixed * products)
     if training.dropout:
         each += rows * weight

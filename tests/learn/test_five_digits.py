@@ -1,0 +1,308 @@
+"""The TensorFlow program's algorithm: recipes `tf-*` held against a program of its own, written from the equations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from ffpipe import Callback, Config, Interrupted, UserError, load, override, recipe, resume, train
+from ffpipe.data.splits import Splits, load_splits
+from ffpipe.learn.dense import initial_weight
+from ffpipe.learn.readout import HEAD_INDEX
+from ffpipe.learn.turns import Turns
+from ffpipe.system.rng import generator
+from ffpipe.telemetry.callbacks import RunStart
+from ffpipe.telemetry.report import LayerRow
+
+Array = NDArray[np.float64]
+CLASSES, WIDTHS, BATCH, EPOCHS = 5, (30, 20, 20, 10), 100, 3
+
+
+def on_digits(name: str, run: Path, **fields: Any) -> Config:
+    """A recipe on five of the digits, small, in float64, in one process and with a row of metrics an epoch."""
+    small = {"epochs": EPOCHS, "batch_size": BATCH, "precision": "float64", "dims": [64, *WIDTHS], **fields}
+    made = override(recipe(name), {f"training.{field}": value for field, value in small.items()})
+    order = made.training.data.order
+    data = replace(recipe("digits").training.data, split_seed=-1, order=order, positive_classes=CLASSES)
+    execution = replace(made.execution, engine="local", stages=1, snapshot_steps=0, run_dir=str(run))
+    return replace(made, training=replace(made.training, data=data), execution=execution)
+
+
+class Adam:
+    """Keras's Adam of one array, in place."""
+
+    def __init__(self, value: Array, rate: float) -> None:
+        self.value, self.rate, self.done = value, rate, 0
+        self.m, self.v = np.zeros_like(value), np.zeros_like(value)
+
+    def step(self, gradient: Array) -> None:
+        self.done += 1
+        alpha = self.rate * np.sqrt(1.0 - 0.999**self.done) / (1.0 - 0.9**self.done)
+        self.m += (gradient - self.m) * (1.0 - 0.9)
+        self.v += (gradient**2 - self.v) * (1.0 - 0.999)
+        self.value -= alpha * self.m / (np.sqrt(self.v) + 1e-7)
+
+
+class Layer:
+    """A ReLU layer that learns by the binary cross-entropy of its goodness less .1."""
+
+    def __init__(self, index: int, fan_in: int, width: int, seed: int) -> None:
+        self.weight = initial_weight(seed, index, fan_in, width, "glorot").double().numpy().copy()
+        self.bias = np.zeros(width)
+        self.adams = Adam(self.weight, 0.0001), Adam(self.bias, 0.0001)
+        self.losses: list[float] = []
+
+    def forward(self, rows: Array) -> Array:
+        h: Array = np.maximum(rows @ self.weight + self.bias, 0.0)
+        return h
+
+    def learn(self, rows: Array, label: float) -> Array:
+        """One step; the activities are those from before it."""
+        h = self.forward(rows)
+        logit = (h**2).sum(1) - 0.1
+        self.losses.append(float((np.log1p(np.exp(-np.abs(logit))) + np.maximum(logit, 0.0) - label * logit).mean()))
+        by_total = ((1.0 / (1.0 + np.exp(-logit)) - label) / len(rows))[:, None] * 2.0 * h
+        for adam, gradient in zip(self.adams, (rows.T @ by_total, by_total.sum(0)), strict=True):
+            adam.step(gradient)
+        return h
+
+
+class Program:
+    """The whole of it: layers, and a softmax with bias on the normalised activities of layers 2 to 4."""
+
+    def __init__(self, seed: int, rate: float, labelled: bool) -> None:
+        sizes = (64, *WIDTHS)
+        self.layers = [Layer(i, sizes[i], sizes[i + 1], seed) for i in range(4)]
+        self.weight = initial_weight(seed, HEAD_INDEX, sum(WIDTHS[1:]), CLASSES, "glorot").double().numpy().copy()
+        self.bias = np.zeros(CLASSES)
+        self.adams = Adam(self.weight, rate), Adam(self.bias, rate)
+        self.labelled = labelled
+
+    def row(self, images: Array, labels: NDArray[np.int64]) -> Array:
+        return overlaid(images, labels) if self.labelled else images
+
+    def train_on(self, rows: Array, label: float, learning: range = range(4)) -> Array:
+        """One minibatch of one role; returns what the softmax sees."""
+        seen = []
+        for index, layer in enumerate(self.layers):
+            h = layer.learn(rows, label) if index in learning else layer.forward(rows)
+            rows = normalised(h)
+            seen.append(rows)
+        return np.concatenate(seen[1:], 1)
+
+    def train_softmax(self, seen: Array, labels: NDArray[np.int64]) -> None:
+        logits = seen @ self.weight + self.bias
+        exponents = np.exp(logits - logits.max(1, keepdims=True))
+        delta = (exponents / exponents.sum(1, keepdims=True) - np.eye(CLASSES)[labels]) / len(labels)
+        for adam, gradient in zip(self.adams, (seen.T @ delta, delta.sum(0)), strict=True):
+            adam.step(gradient)
+
+    def errors(self, images: Array, labels: NDArray[np.int64]) -> tuple[float, float]:
+        """Test errors by goodness of layers 2 to 4 under each label, and by softmax."""
+        goodness = np.zeros((len(images), CLASSES))
+        for label in range(CLASSES):
+            rows = overlaid(images, np.full(len(images), label))
+            for index, layer in enumerate(self.layers):
+                h = layer.forward(rows)
+                goodness[:, label] += (h**2).sum(1) * (index > 0)
+                rows = normalised(h)
+        rows, seen = images.copy(), []
+        if self.labelled:
+            rows[:, :CLASSES] = 1.0 / CLASSES
+        for layer in self.layers:
+            rows = normalised(layer.forward(rows))
+            seen.append(rows)
+        softmax = np.concatenate(seen[1:], 1) @ self.weight + self.bias
+        return tuple(float((each.argmax(1) != labels).mean()) for each in (goodness, softmax))  # type: ignore[return-value]
+
+
+def overlaid(images: Array, labels: NDArray[np.int64]) -> Array:
+    rows = images.copy()
+    rows[:, :CLASSES] = np.eye(CLASSES)[labels]
+    return rows
+
+
+def normalised(h: Array) -> Array:
+    rows: Array = h / (np.linalg.norm(h, axis=1, keepdims=True) + 1e-7)
+    return rows
+
+
+def batches(splits: Splits, seed: int) -> tuple[list[tuple[Array, NDArray[np.int64]]], ...]:
+    """An epoch's positive and negative minibatches in the order of the file, the latter under labels drawn once."""
+    made = []
+    drawn = generator(seed, "fixed negatives").integers(0, CLASSES, size=len(splits.others))
+    for pool, labels in ((splits.train, None), (splits.others, drawn)):
+        rows = np.arange(len(pool))
+        images, found = pool.images(rows).astype(np.float64), pool.labels(rows) if labels is None else labels
+        starts = range(0, len(pool) - BATCH + 1, BATCH)
+        made.append([(images[first : first + BATCH], found[first : first + BATCH]) for first in starts])
+    return tuple(made)
+
+
+@pytest.mark.parametrize("name", ["tf-five-digits", "tf-five-digits-supervised"])
+def test_the_recipe_is_the_program(name: str, tmp_path: Path) -> None:
+    """Some forty steps: weights of layers and softmax, losses, and both test errors."""
+    config = on_digits(name, tmp_path / "run")
+    splits, seed = load_splits(config.training.data), config.training.seed
+    program = Program(seed, 0.0001, labelled=config.training.labels == "overlay")
+    positive, negative = batches(splits, seed)
+    losses = []
+    for _ in range(EPOCHS):
+        for images, labels in positive:
+            program.train_softmax(program.train_on(program.row(images, labels), 1.0), labels)
+        for images, labels in negative:
+            program.train_on(program.row(images, labels), 0.0)
+        losses += [float(np.mean(layer.losses)) for layer in program.layers]
+        for layer in program.layers:
+            layer.losses = []
+    result = train(config)
+    check_weights(tmp_path / "run", program)
+    assert result.summary["steps_per_epoch"] == len(positive) + len(negative)
+    table = pq.read_table(tmp_path / "run" / "metrics.parquet").to_pylist()
+    assert [row["loss"] for row in table if row["layer"] >= 0] == pytest.approx(losses, rel=1e-6)
+    rows = np.arange(len(splits.test))
+    errors = program.errors(splits.test.images(rows).astype(np.float64), splits.test.labels(rows))
+    assert (result.test_error_goodness, result.test_error_softmax) == pytest.approx(errors)
+
+
+def check_weights(run: Path, program: Program) -> None:
+    network = load(run)
+    for block, layer in zip(network.blocks, program.layers, strict=True):
+        weights = block.weights()
+        np.testing.assert_allclose(weights["weight"].detach().numpy(), layer.weight, rtol=1e-5, atol=1e-8)
+        np.testing.assert_allclose(weights["bias"].detach().numpy(), layer.bias, rtol=1e-5, atol=1e-8)
+    assert network.head is not None
+    weights = network.head.weights()
+    found = np.concatenate([weights[f"weight.{i}"].detach().numpy() for i in (1, 2, 3)])
+    np.testing.assert_allclose(found, program.weight, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(weights["bias"].detach().numpy(), program.bias, rtol=1e-5, atol=1e-8)
+
+
+def one_after_another(run: Path, **fields: Any) -> Config:
+    """`tf-layer-by-layer`, whose layers learn for an epoch each."""
+    config = on_digits("tf-layer-by-layer", run, epochs=4, **fields)
+    blocks = tuple(
+        replace(block, options={"width": width}, first_epoch=index, last_epoch=index + 1)
+        for index, (block, width) in enumerate(zip(config.training.blocks, WIDTHS, strict=True))
+    )
+    data = replace(config.training.data, order="file")
+    return replace(config, training=replace(config.training, blocks=blocks, data=data))
+
+
+def test_layers_learn_one_after_another(tmp_path: Path) -> None:
+    config = one_after_another(tmp_path / "run")
+    program = Program(config.training.seed, 0.001, labelled=False)
+    positive, negative = batches(load_splits(config.training.data), config.training.seed)
+    for epoch in range(4):
+        for images, labels in positive:
+            program.train_softmax(program.train_on(images, 1.0, range(epoch, epoch + 1)), labels)
+        for images, _ in negative:
+            program.train_on(images, 0.0, range(epoch, epoch + 1))
+    train(config)
+    check_weights(tmp_path / "run", program)
+
+
+def test_a_layer_in_closed_form_has_an_optimiser_of_its_own(tmp_path: Path) -> None:
+    """One whose rate is next to nothing stays as it was, the others move."""
+    config = one_after_another(tmp_path / "run")
+    still = replace(config.training.optimizer, learning_rate=1e-30)
+    blocks = [replace(block, first_epoch=0, last_epoch=0) for block in config.training.blocks]
+    blocks[1] = replace(blocks[1], optimizer=still)
+    train(replace(config, training=replace(config.training, blocks=tuple(blocks))))
+    moved = []
+    for index, block in enumerate(load(tmp_path / "run").blocks):
+        weight = block.weights()["weight"].detach().numpy()
+        first = initial_weight(config.training.seed, index, *weight.shape, "glorot").double().numpy()
+        moved.append(bool((weight != first).any()))
+    assert moved == [True, False, True, True]
+
+
+@pytest.mark.parametrize("name", ["tf-five-digits", "tf-five-digits-supervised", "tf-layer-by-layer"])
+@pytest.mark.usefixtures("cluster")
+def test_no_engine_moves_a_bit(name: str, tmp_path: Path) -> None:
+    """Stages, chunks across the end of a role, snapshots within an epoch, and a run that goes on elsewhere."""
+
+    def config(run: str, **execution: Any) -> Config:
+        small = {"data.order": "shuffled", "peer": 0.03, "dropout": 0.1, "batch_size": 60}
+        made = (
+            one_after_another(tmp_path / run, **small) if "layer" in name else on_digits(name, tmp_path / run, **small)
+        )
+        return replace(made, execution=replace(made.execution, **execution))
+
+    alone = train(config("local", chunk=1)).weights_sha256
+    ways: dict[str, dict[str, Any]] = {
+        "local": {"chunk": 5, "stages": 3},
+        "layerwise": {"engine": "layerwise", "stages": 4, "chunk": 3, "chapter": 9, "snapshot_steps": 17},
+        "ray": {"engine": "ray", "stages": 2, "chunk": 4, "snapshot_steps": 20, "log_steps": 7},
+    }
+    for way, execution in ways.items():
+        assert train(config(f"by {way}", **execution)).weights_sha256 == alone, way
+
+
+class StopAt(Callback):
+    """Ends a run at the first step after `step` at which it can go on."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_start(self, run: RunStart) -> None:
+        self.run = run
+
+    def on_row(self, row: LayerRow) -> None:
+        if row.step >= self.step:
+            self.run.stop()
+
+
+def test_a_run_goes_on_among_negative_steps(tmp_path: Path) -> None:
+    """The softmax's losses of the interval that is open are kept too, where its steps are over for the epoch."""
+
+    def config(run: str) -> Config:
+        made = on_digits("tf-five-digits", tmp_path / run)
+        return replace(made, execution=replace(made.execution, chunk=1, log_steps=1))
+
+    whole = train(config("whole"))
+    steps = whole.summary["steps_per_epoch"]
+    with pytest.raises(Interrupted):
+        train(config("broken"), callbacks=[StopAt(steps - 2)])
+    again = resume(tmp_path / "broken", {"execution.engine": "layerwise", "execution.stages": 4})
+    assert again.weights_sha256 == whole.weights_sha256
+    tables = [pq.read_table(tmp_path / run / "metrics.parquet").to_pylist() for run in ("whole", "broken")]
+    assert tables[0] == tables[1]
+
+
+def test_turns() -> None:
+    turns = Turns(5, 3)
+    assert [turns.role(step) for step in range(6)] == ["positive"] * 3 + ["negative"] * 2 + ["positive"]
+    assert [turns.minibatch(step) for step in range(10)] == [0, 1, 2, 0, 1, 3, 4, 5, 2, 3]
+    assert [turns.of_all_roles(step) for step in range(5, 10)] == [(5, 8), (6, 9), (7, 9), (5, 8), (6, 9)]
+    plain = Turns(5)
+    assert (plain.role(7), plain.minibatch(7), plain.of_all_roles(7)) == ("", 7, (7,))
+
+
+REFUSED = {
+    "negatives of predictions": (
+        {"phases": "by-epoch"},
+        "training.phases 'by-epoch' has no pairs, for which training.negatives 'hard' are made of predictions",
+    ),
+    "an objective of pairs": (
+        {"phases": "by-epoch", "negatives": "random", "objective": "symba"},
+        "training.objective 'symba' compares each pair: set training.phases together",
+    ),
+    "shards": ({"phases": "by-epoch", "negatives": "random", "shards": 2}, "training.phases 'by-epoch' takes 1"),
+    "labels for tests beside those in the rows": (
+        {"test_labels": "overlay"},
+        "training.test_labels are for rows that carry none, but training.labels is 'append'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "line"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_steps_of_one_role_do_not_take(fields: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        override(recipe("digits"), {f"training.{name}": value for name, value in fields.items()})
