@@ -19,7 +19,6 @@ from ffpipe.config.fields import Leaf, leaves
 from ffpipe.config.schema import BlockConfig, Config
 
 WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
-DATA_CLASSES = "ffpipe.config.schema"
 
 
 def fields() -> str:

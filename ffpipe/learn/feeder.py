@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ffpipe.config.rules import FF_DENSE
+from ffpipe.config.blocks import FF_DENSE
 from ffpipe.config.schema import Training
 from ffpipe.data.examples import Examples
 from ffpipe.data.sampler import Sampler

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from ffpipe.config.fields import to_toml
-from ffpipe.config.schema import MOST_LAYERS
+from ffpipe.config.limits import MOST_LAYERS
 from ffpipe.pipeline.job import Job
 from ffpipe.reports import curves, figures
 from ffpipe.reports.gather import Curve, Record, Summary, block_name, curve, readouts

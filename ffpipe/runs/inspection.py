@@ -19,7 +19,8 @@ import msgspec
 from msgspec import Meta
 
 from ffpipe.config.fields import _DEEP_KEY, LARGEST_FILE
-from ffpipe.config.schema import LARGEST_INTEGER, Config
+from ffpipe.config.limits import LARGEST_INTEGER
+from ffpipe.config.schema import Config
 from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import expanded, read_whole
 from ffpipe.telemetry.report import Evaluation, LayerRow, Past, RecoveryNote, Steps

@@ -24,7 +24,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from ffpipe.config.schema import MOST_UNITS
+from ffpipe.config.limits import MOST_UNITS
 from ffpipe.data.scale import Given
 from ffpipe.storage.store import Store, patiently
 from ffpipe.storage.tensorfile import data, pieces

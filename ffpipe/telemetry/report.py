@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from ffpipe.config.schema import LARGEST_INTEGER, MOST_LAYERS
+from ffpipe.config.limits import LARGEST_INTEGER, MOST_LAYERS
 from ffpipe.telemetry.spans import Kind, Span
 
 # Snapshots count steps with eight digits. Those of the classes below that a run reads back are held to their ranges.

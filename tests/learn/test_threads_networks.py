@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ffpipe import Config, override, recipe, train
-from ffpipe.config.rules import torch_optimizers
+from ffpipe.config.optimizer import torch_optimizers
 
 pytestmark = pytest.mark.usefixtures("threads_put_back")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ffpipe.config.rules import torch_optimizers
+from ffpipe.config.optimizer import torch_optimizers
 from ffpipe.config.schema import Optimizer
 from ffpipe.learn.updates import Update, make_update
 from ffpipe.learn.workspace import Workspace

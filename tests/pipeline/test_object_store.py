@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ffpipe.config.schema import LEAST_OBJECT_STORE
+from ffpipe.config.limits import LEAST_OBJECT_STORE
 from ffpipe.engines.ray.cluster import own_store_bytes
 from ffpipe.system.errors import UserError
 

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import ffpipe
-from ffpipe.config.rules import torch_optimizers
+from ffpipe.config.optimizer import torch_optimizers
 from ffpipe.config.schema import BlockConfig, Optimizer
 from ffpipe.learn.block import Block
 from ffpipe.learn.blueprint import Blueprint

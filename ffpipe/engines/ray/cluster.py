@@ -20,7 +20,7 @@ import ray
 from ray._private.utils import estimate_available_memory, resolve_object_store_memory
 from ray.job_config import JobConfig
 
-from ffpipe.config.schema import LEAST_OBJECT_STORE
+from ffpipe.config.limits import LEAST_OBJECT_STORE
 from ffpipe.engines.ray.calls import caller, within
 from ffpipe.engines.ray.headwatch import PATIENCE, HeadWatch
 from ffpipe.engines.ray.placement import Host

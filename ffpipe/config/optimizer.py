@@ -1,0 +1,74 @@
+"""The fields of an optimiser, and what torch says of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from msgspec import Meta
+
+from ffpipe.system.errors import UserError, nearest
+
+# Optimisers of our own (learn/optim.py), and the class of torch.optim whose options each takes.
+OWN_FORMS = {"KerasAdam": "Adam"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """How a gradient becomes an update. One instance a layer."""
+
+    kind: Annotated[
+        str,
+        Meta(
+            description="'averaging' (Hinton's exponential averaging), the name of a torch.optim class, or KerasAdam, "
+            "which adds epsilon before the bias is corrected"
+        ),
+    ] = "averaging"
+    learning_rate: Annotated[float, Meta(gt=0, description="before the factors of the schedule")] = 0.01
+    averaging: Annotated[
+        float, Meta(ge=0, lt=1, description="share of the old average kept at each step (kind 'averaging')")
+    ] = 0.9
+    weight_decay: Annotated[float, Meta(ge=0, description="of the weights, not of the biases")] = 0.0
+    options: Annotated[
+        dict[str, float | bool | tuple[float, ...]],
+        Meta(description="further keyword arguments of the torch.optim class, as NAME=VALUE or betas=0.9,0.99"),
+    ] = field(default_factory=dict)
+
+
+def torch_optimizers() -> list[str]:
+    """What `kind` of an optimiser may be beside "averaging"."""
+    import torch  # a second, which `ffpipe --help` does not need
+
+    # These need a closure, sparse gradients, or (Muon) refuse the biases.
+    unsupported = {torch.optim.Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam, getattr(torch.optim, "Muon", None)}
+    return sorted(
+        n
+        for n, c in vars(torch.optim).items()
+        if isinstance(c, type) and issubclass(c, torch.optim.Optimizer) and c not in unsupported
+    )
+
+
+def check_optimizer(name: str, optimizer: Optimizer) -> None:
+    """Hold an optimiser against torch. name: what messages call it. Raises UserError."""
+    if optimizer.kind == "averaging":
+        if optimizer.options:
+            instead = f"give --{name}.options and nothing after it" if name.startswith("training.") else "give none"
+            raise UserError(f"{name}.options are for torch.optim classes, 'averaging' takes none: {instead}")
+        return
+    for option, instead in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
+        if option in optimizer.options:
+            raise UserError(f"{name}.options has {option!r}: give it as {name}.{instead}")
+    import torch
+
+    classes = torch_optimizers()
+    if optimizer.kind not in (*classes, *OWN_FORMS):
+        known = ["averaging", *OWN_FORMS, *classes]
+        raise UserError(f"{name}.kind is {optimizer.kind!r}; {nearest(optimizer.kind, known)}")
+    cls = getattr(torch.optim, OWN_FORMS.get(optimizer.kind, optimizer.kind))
+    weight = torch.nn.Parameter(torch.zeros(2, 2))
+    weight.grad = torch.zeros(2, 2)
+    decay = {"weight_decay": optimizer.weight_decay} if optimizer.weight_decay else {}  # some know none
+    try:
+        cls([weight], lr=optimizer.learning_rate, **decay, **optimizer.options).step()
+    except Exception as error:  # torch's optimisers have as many ways to refuse an option as there are of them
+        raise UserError(f"{name} does not fit torch.optim.{optimizer.kind}: {error}") from None
