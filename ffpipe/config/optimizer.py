@@ -36,7 +36,7 @@ class Optimizer:
 
 
 def torch_optimizers() -> list[str]:
-    """What `kind` of an optimiser may be beside "averaging"."""
+    """List what `kind` of an optimiser may be beside "averaging"."""
     import torch  # a second, which `ffpipe --help` does not need
 
     # These need a closure, sparse gradients, or (Muon) refuse the biases.

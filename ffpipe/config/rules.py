@@ -15,7 +15,7 @@ from ffpipe.system.errors import UserError
 
 
 def check(config: Config) -> None:
-    """The rules between fields that need no data and no cluster. Raises UserError."""
+    """Check the rules between fields that need no data and no cluster. Raises UserError."""
     training, execution = config.training, config.execution
     layers = training.depth
     if 0 in training.dims[1:]:
@@ -49,7 +49,7 @@ def check(config: Config) -> None:
 
 
 def _check_shards(training: Training, execution: Execution) -> None:
-    """What minibatches, shards and replicas ask of each other."""
+    """Check what minibatches, shards and replicas ask of each other."""
     shards = training.shards
     if shards & (shards - 1):
         raise UserError(f"training.shards is {shards}: give a power of 2, as {1 << shards.bit_length() - 1}")
@@ -102,7 +102,7 @@ def _check_values(value: Any, name: str = "") -> None:
 
 
 def _check_rule(training: Training) -> None:
-    """What labels, negatives and objective ask of each other."""
+    """Check what labels, negatives and objective ask of each other."""
     negatives = training.negatives
     training.data.check()
     if training.readout == "softmax" and not (training.labelled and training.head):
@@ -143,7 +143,7 @@ def _check_rule(training: Training) -> None:
 
 
 def _check_turns(training: Training) -> None:
-    """What steps of one role ask of negatives and blocks."""
+    """Check what steps of one role ask of negatives and blocks."""
     if training.lookahead is not None:
         raise UserError(
             f"training.phases 'by-epoch' has no pairs, for which training.negatives {training.negatives!r} are made of "
