@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ffpipe.data import images, pictures, source
-from ffpipe.data.source import BLOCK_BYTES, Contents, Part
+from ffpipe.data.source import BLOCK_BYTES, SIZE, Contents, Part
 from ffpipe.data.tables import Table, class_names
 from ffpipe.system.errors import UserError, nearest
 from ffpipe.system.files import expanded
@@ -28,6 +28,8 @@ from ffpipe.system.files import expanded
 # by the first, and never more than these, should the first be small by chance.
 _MOST_ROWS = 512
 _LABEL_ROWS = 1 << 16
+# Columns that a message names; an image in columns has one for each pixel.
+MOST_SPELLED = 12
 # Names of a column of labels where `training.data.label_column` names none of the columns.
 DEFAULT_LABEL = "label"
 _OTHER_LABELS = ("labels", "class", "target", "y", "digit", "category")
@@ -108,9 +110,10 @@ def contents(open_table: OpenTable, paths: Sequence[Path], wanted: Wanted | None
             row = 0
             for block in _blocks(table, columns, decode, rows):
                 if block.shape[1:] != first.shape[1:]:
+                    hint = f": give a size for all, such as {SIZE} {shape[0]} {shape[1]}" if columns.encoded else ""
                     raise UserError(
                         f"{table.path}: the image at row {row} has shape {block.shape[1:]}, but the first of all has "
-                        f"{shape}" + (": training.data.size makes them alike" if columns.encoded else "")
+                        f"{shape}{hint}"
                     )
                 row += len(block)
                 yield block.reshape(len(block), -1)
@@ -165,8 +168,9 @@ def _label(table: Table, asked: str) -> str:
         others = [name for name in names if name.strip().lower() in (DEFAULT_LABEL, *_OTHER_LABELS)]
         if len(others) == 1:
             return str(others[0])
+    shown = names if len(names) <= MOST_SPELLED else [*names[: MOST_SPELLED - 2], "...", names[-1]]
     raise UserError(
-        f"{table.path}: training.data.label_column is {asked!r}, but there is no such column; {nearest(asked, names)}"
+        f"{table.path}: training.data.label_column is {asked!r}, but there is no such column; {nearest(asked, shown)}"
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ffpipe.config.schema import Config, Data
+from ffpipe.data.below import files_below, is_of_runs
 from ffpipe.data.remote import fetched, to_terminal
 from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import expanded, scheme_of, size_of
@@ -36,6 +37,8 @@ _IDX, _GZIP = b"\0\0", b"\x1f\x8b"
 _TESTS = ("test", "t10k", "validation", "valid", "val", "dev")
 # Sources of tables, of which a folder or a pattern stands for all that are in it.
 TABLES = ("parquet", "arrow", "csv")
+# Endings of pictures, which are read from folders.
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,15 @@ def discover(names: Sequence[str], progress: Callable[[str], None] = to_terminal
 def on(config: Config, found: Found) -> Config:
     """Return the config of a recipe on other data: what depended on its own is worked out from these.
 
-    A tenth of the training part is set aside to validate on, and one to test on where there is no test part.
+    A tenth of the training part is set aside to validate on, and one to test on where there is no test part. Raises
+    UserError for a text that a network on images would get, and for pictures that one on tokens would.
     """
     training, own = config.training, config.training.data
-    text = found.source == "text"
+    text, tokens = found.source == "text", training.inputs == "tokens"
+    if text and not tokens:
+        raise UserError(f"--data is a text, but {config.recipe} trains on images: give char-lm, or a config on tokens")
+    if tokens and found.source == "folder":
+        raise UserError(f"--data are pictures, but {config.recipe} trains on tokens: give digits-cnn or mnist-cnn")
     data = Data(
         source=found.source,  # type: ignore[arg-type]  # one of the words of the field
         train=found.train,
@@ -107,6 +115,8 @@ def kind_of(path: Path) -> str:
             return kind
     if start.startswith(_IDX) or (start.startswith(_GZIP) and "idx" in name):
         return "idx"
+    if name.endswith(PICTURES):
+        raise UserError(f"{path} is one picture: give the folder that has a folder of pictures for each class")
     raise UserError(
         f"{path}: its format is not known: expected a folder of pictures, CSV, Parquet, Arrow, npz, npy, IDX or a text"
     )
@@ -143,7 +153,7 @@ def table_files(source: str, names: Sequence[str], field: str) -> list[Path]:
             files.append(path)
             continue
         inside = _saved(path) if source == "arrow" else []
-        inside = inside or sorted(each for each in path.rglob("*") if each.is_file() and _ending(each) == source)
+        inside = inside or [each for each in files_below(path) if _ending(each) == source]
         if not inside:
             raise UserError(f"{field}: there is no {source} file in the folder {path}")
         files += inside
@@ -160,6 +170,7 @@ def _folder(path: Path) -> Found:
     try:
         files = sorted(each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
         folders = sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith("."))
+        folders = [each for each in folders if not is_of_runs(each)]
     except OSError as error:
         raise UserError(f"{path}: {reason(error)}") from None
     for source in (*TABLES, "npz", "npy"):
@@ -172,12 +183,23 @@ def _folder(path: Path) -> Found:
         if test and any(each.is_dir() for each in train[0].iterdir()):
             return Found("folder", (str(train[0]),), (str(test[0]),))
         for source in TABLES:
-            if some := sorted(each for each in path.rglob("*") if each.is_file() and _ending(each) == source):
+            if some := [each for each in files_below(path) if _ending(each) == source]:
                 return _parts(source, some)
-        if len(folders) == 1 and folders[0].name.lower().startswith("train"):
+        # One class is none: the folder may stand above that of the classes.
+        if len(folders) == 1 and (folders[0].name.lower().startswith("train") or _has_classes(folders[0])):
             return Found("folder", (str(folders[0]),))
         return Found("folder", (str(path),))
+    if any(each.name.lower().endswith(PICTURES) for each in files):
+        raise UserError(
+            f"{path}: it has pictures but no classes: give a folder that has a folder for each class"
+        )
     raise UserError(f"{path}: the folder has neither data in a known format nor folders of pictures")
+
+
+def _has_classes(folder: Path) -> bool:
+    """Return whether a folder has folders and nothing beside them."""
+    inside = [each for each in folder.iterdir() if not each.name.startswith(".")]
+    return len(inside) > 1 and all(each.is_dir() for each in inside)
 
 
 def _parts(source: str, paths: Sequence[Path]) -> Found:

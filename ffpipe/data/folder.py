@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffpipe.data import images, pictures, source
+from ffpipe.data.below import files_below, is_of_runs, is_run
 from ffpipe.data.source import BLOCK_BYTES, Contents, Part
 from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import expanded
@@ -20,28 +21,44 @@ _HEADER_BYTES = 1 << 16
 
 
 def part(path: Path, mode: str, size: tuple[int, ...], field: str) -> Part:
-    """Return the pictures in the folders below `path`, by folder and name. mode, size: as in columns.Wanted. Raises
+    """Name the pictures in the folders below `path`, by folder and name. mode, size: as in columns.Wanted. Raises
     UserError where there are none."""
     root = expanded(path)
-    files = pictures_of(root, field)
+    files, left_out = pictures_of(root, field)
     identity = tuple(source.file_identity(file, field) for file in files)
-    return Part("folder", ("folder", str(root), identity, mode, size), lambda: contents(root, files, mode, size))
+    known = ("folder", str(root), identity, mode, size, *([left_out] if left_out else []))
+    return Part("folder", known, lambda: contents(root, files, mode, size, left_out))
 
 
-def pictures_of(root: Path, field: str) -> list[Path]:
-    """Return all files but hidden ones in the folders below `root`. Raises UserError where there are none."""
+def pictures_of(root: Path, field: str) -> tuple[list[Path], str]:
+    """List all files but hidden ones in the folders below `root`, and say in words which folders are no class.
+
+    Runs that lie there are left out. Raises UserError where there are no files.
+    """
     try:
-        classes = sorted(each for each in root.iterdir() if each.is_dir() and not each.name.startswith("."))
-        files = [file for each in classes for file in sorted(each.rglob("*")) if _is_shown(file, root)]
+        folders = sorted(each for each in root.iterdir() if each.is_dir() and not each.name.startswith("."))
+        by_class = {
+            each: [] if is_run(each) else [file for file in files_below(each) if _is_shown(file, root)]
+            for each in folders
+        }
     except OSError as error:
         raise UserError(f"{field}: {root}: {reason(error)}") from None
+    files = [file for some in by_class.values() for file in some]
     if not files:
         raise UserError(f"{field}: {root} has no folders with pictures in them; expected one folder for each class")
-    return files
+    empty = [each for each in folders if not by_class[each]]
+    runs = [each.name for each in empty if is_of_runs(each)]
+    bare = [each.name for each in empty if each.name not in runs]
+    said = [
+        f"warning: no picture is in {', '.join(bare)}, so no class is made of it" if bare else "",
+        f"{', '.join(runs)} is left out: it has runs and no pictures" if runs else "",
+    ]
+    return files, "; ".join(filter(None, said))
 
 
-def contents(root: Path, files: list[Path], mode: str, size: tuple[int, ...]) -> Contents:
-    """Read the headers and the first picture. Raises UserError naming the first file that is no picture."""
+def contents(root: Path, files: list[Path], mode: str, size: tuple[int, ...], left_out: str = "") -> Contents:
+    """Read the headers and the first picture. left_out: which folders are no class. Raises UserError naming the first
+    file that is no picture."""
     found = ""
     if not mode:
         mode, found = pictures.common(pictures.mode_of(_bytes_of(file, _HEADER_BYTES)) for file in files)
@@ -57,8 +74,8 @@ def contents(root: Path, files: list[Path], mode: str, size: tuple[int, ...]) ->
                 pixels = decode(file)
                 if pixels.shape != first.shape:
                     raise UserError(
-                        f"{file}: it has the shape {pixels.shape}, but {files[0]} has {first.shape}: "
-                        "training.data.size makes them alike"
+                        f"{file}: it has the shape {pixels.shape}, but {files[0]} has {first.shape}: give a size for "
+                        f"all, such as {source.SIZE} {first.shape[0]} {first.shape[1]}"
                     )
                 block[row] = pixels
             yield block.reshape(len(some), -1)
@@ -70,7 +87,7 @@ def contents(root: Path, files: list[Path], mode: str, size: tuple[int, ...]) ->
         divisor=255,
         labels=np.array([file.relative_to(root).parts[0] for file in files]),
         blocks=blocks,
-        found=found,
+        found="; ".join(filter(None, (left_out, found))),
     )
 
 

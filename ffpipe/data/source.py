@@ -23,6 +23,8 @@ BLOCK_BYTES = 64 << 20
 
 # One image may have this many values (4096 x 4096): a larger number is a damaged header, and would be allocated.
 MOST_FEATURES = 1 << 24
+# The option that makes pictures of different sizes alike.
+SIZE = "--training.data.size"
 
 
 @dataclass(frozen=True)

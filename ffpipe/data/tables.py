@@ -145,7 +145,8 @@ def _kinds(start: str, headed: bool, delimiter: str, columns: int) -> list[pa.Da
     """Return the types of the columns by the first lines: numbers, or text. The last of these lines may be cut."""
     lines = start.splitlines()[int(headed) :]
     rows = list(csv.reader(lines[:-1] or lines, delimiter=delimiter))
-    numbers = [all(_is_number(cell) for row in rows for cell in row[at : at + 1]) for at in range(columns)]
+    # A cell without a value is a null of either type, which whoever reads the column says.
+    numbers = [all(_is_number(cell) for row in rows for cell in row[at : at + 1] if cell) for at in range(columns)]
     return [pa.float64() if is_number else pa.string() for is_number in numbers]
 
 

@@ -353,7 +353,7 @@ def write(name: str, data: bytes | str) -> Make:
         (write("a.arrow", b"ARROW1\0\0nothing"), "cannot be read"),
         (write("a.bin", b"what is it"), "its format is not known: expected a folder of pictures, CSV"),
         (lambda folder: folder, "the folder has neither data in a known format nor folders of pictures"),
-        (write("a/kind/1.png", b"no picture"), "its format is not known"),
+        (write("a/kind/1.png", b"no picture"), "is one picture: give the folder that has a folder of pictures"),
         (lambda folder: folder / "nowhere", "--data: there is no file or folder"),
     ],
 )

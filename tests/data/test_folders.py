@@ -1,0 +1,122 @@
+"""Folders as people give them: of one class too few, above those of the classes, with runs beside the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ffpipe.config.recipes import get_recipe
+from ffpipe.data.below import files_below, is_of_runs
+from ffpipe.data.discover import Found, discover, on
+from ffpipe.data.splits import Splits, load_splits
+from ffpipe.system.errors import UserError
+
+
+def picture(path: Path, size: tuple[int, int] = (4, 4)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros(size, np.uint8)).save(path)
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """Make two classes of ten pictures."""
+    for row in range(20):
+        picture(tmp_path / "mine" / ("cat", "dog")[row % 2] / f"{row}.png")
+    return tmp_path / "mine"
+
+
+def run_folder(path: Path) -> Path:
+    """Make what is left of a run with a table and a picture in it, which would be read as data."""
+    (path / "checkpoints").mkdir(parents=True)
+    (path / "config.toml").write_text("")
+    (path / "metrics.parquet").write_bytes(b"PAR1")
+    picture(path / "pictures" / "curve.png")
+    return path
+
+
+def read(found: Found) -> Splits:
+    return load_splits(on(get_recipe("digits-cnn"), found).training.data)
+
+
+def test_a_class_without_pictures_is_said(mine: Path) -> None:
+    (mine / "emu" / "later").mkdir(parents=True)
+    splits = read(discover([str(mine)]))
+    assert splits.names == ("cat", "dog")
+    assert "warning: no picture is in emu, so no class is made of it" in splits.found
+    picture(mine / "emu" / "1.png")
+    splits = read(discover([str(mine)]))
+    assert splits.names == ("cat", "dog", "emu")
+    assert not any("emu, so" in line for line in splits.found)
+
+
+@pytest.mark.parametrize("runs", ["runs/one", "runs/here/one", "a-run"])
+def test_runs_beside_pictures_are_left_out(runs: str, mine: Path) -> None:
+    run_folder(mine / runs)
+    splits = read(discover([str(mine)]))
+    assert splits.names == ("cat", "dog")
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 20
+    assert f"{Path(runs).parts[0]} is left out: it has runs and no pictures" in splits.found[0]
+
+
+def test_runs_among_tables_are_left_out(tmp_path: Path) -> None:
+    run_folder(tmp_path / "runs" / "one")
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "set.csv").write_text("label,p\n" + "0,1\n1,2\n" * 10)
+    assert discover([str(tmp_path)]) == Found("csv", (str(tmp_path / "tables" / "set.csv"),))
+
+
+def test_the_folder_above_that_of_the_classes(mine: Path) -> None:
+    run_folder(mine.parent / "runs" / "one")
+    assert discover([str(mine.parent)]) == Found("folder", (str(mine),))
+
+
+def test_a_folder_of_runs_has_nothing_else(tmp_path: Path) -> None:
+    run_folder(tmp_path / "runs" / "one")
+    assert is_of_runs(tmp_path / "runs")
+    assert is_of_runs(tmp_path / "runs" / "one")
+    assert files_below(tmp_path) == []
+    (tmp_path / "runs" / "notes.txt").write_text("mine")
+    assert not is_of_runs(tmp_path / "runs")
+    assert files_below(tmp_path) == [tmp_path / "runs" / "notes.txt"]
+    (tmp_path / "none").mkdir()
+    assert not is_of_runs(tmp_path / "none")
+
+
+def test_pictures_of_several_sizes_get_a_size_to_type(mine: Path) -> None:
+    picture(mine / "dog" / "wide.png", (5, 9))
+    with pytest.raises(UserError, match=r"has \(4, 4\): give a size for all, such as --training\.data\.size 4 4$"):
+        read(discover([str(mine)]))
+
+
+def test_what_is_one_level_too_deep(mine: Path) -> None:
+    with pytest.raises(UserError, match="has pictures but no classes: give a folder that has a folder for each class"):
+        discover([str(mine / "cat")])
+    with pytest.raises(UserError, match="is one picture: give the folder that has a folder of pictures for each class"):
+        discover([str(mine / "cat" / "0.png")])
+
+
+@pytest.mark.parametrize("column", range(3))
+def test_a_cell_without_a_value_is_named_whatever_its_column(column: int, tmp_path: Path) -> None:
+    cells, names = ["1", "2", "3"], ["label", "p", "q"]
+    cells[column] = ""
+    (tmp_path / "set.csv").write_text(",".join(names) + "\n0,1,2\n" + ",".join(cells) + "\n0,5,6\n")
+    with pytest.raises(UserError, match=f"the column '{names[column]}' is null at row 1"):
+        read(discover([str(tmp_path / "set.csv")]))
+
+
+def test_only_some_of_many_columns_are_named(tmp_path: Path) -> None:
+    names = [f"pixel{at}" for at in range(784)]
+    (tmp_path / "test.csv").write_text(",".join(names) + "\n" + ",".join(["0"] * 784) + "\n")
+    with pytest.raises(UserError, match=r"there are: pixel0, .*, pixel9, \.\.\., pixel783$"):
+        read(discover([str(tmp_path / "test.csv")]))
+
+
+def test_texts_and_pictures_go_to_recipes_for_them(mine: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("a text of mine " * 100)
+    with pytest.raises(UserError, match="--data is a text, but digits-cnn trains on images: give char-lm"):
+        on(get_recipe("digits-cnn"), discover([str(tmp_path / "mine.txt")]))
+    with pytest.raises(UserError, match="--data are pictures, but char-lm trains on tokens: give digits-cnn"):
+        on(get_recipe("char-lm"), discover([str(mine)]))
