@@ -6,6 +6,7 @@ goes wrong in the user's code becomes one line that names the file and the line.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
@@ -17,9 +18,10 @@ import sys
 import sysconfig
 import traceback
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,13 +42,19 @@ class ModelCode:
 
     name: package.module:function or /whole/path/file.py:function. sha256: hexadecimal digest of the file that defines
     the module. source: text of a file.py, empty for a module. path_entry: folder of sys.path that a module came from,
-    empty for a file.py.
+    empty for a file.py. meaning: digest of the same source without comments and white space.
     """
 
     name: str
     sha256: str
     source: str
     path_entry: str
+    meaning: str = field(default="", compare=False)
+
+    @property
+    def recorded(self) -> str:
+        """The digests that a run keeps. The second one differs between versions of Python, the first one does not."""
+        return f"{self.sha256} {self.meaning}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -86,17 +94,19 @@ def find(name: str) -> ModelCode:
     name = _absolute(name)
     where = name.rpartition(":")[0]
     if _is_file(where):
+        data = _read(where)
         try:
-            source = _read(where).decode("utf-8")
+            source = data.decode("utf-8")
         except UnicodeDecodeError:
             raise UserError(f"cannot read {where}: it is not UTF-8 text") from None
-        code = ModelCode(name, _digest(source.encode()), source, "")
+        code = ModelCode(name, _digest(data), source, "", _meaning(data))
     else:
         with _searching(os.getcwd()):
             origin = _origin(name)
         # The file lies as many folders below the entry of sys.path as its module has packages.
         depth = where.count(".") + (origin.name == "__init__.py")
-        code = ModelCode(name, _digest(_read(str(origin))), "", str(origin.parents[depth]))
+        data = _read(str(origin))
+        code = ModelCode(name, _digest(data), "", str(origin.parents[depth]), _meaning(data))
     load(code)
     return code
 
@@ -125,11 +135,15 @@ def load(code: ModelCode) -> Callable[..., Any]:
     return typing.cast(Callable[..., Any], getattr(module, attribute))
 
 
-def changed(code: ModelCode, recorded_sha256: str, where: str) -> None:
-    """Raise UserError if the source is not the one that `where` (such as "run 3") was begun with."""
-    if code.sha256 != recorded_sha256:
+def changed(code: ModelCode, recorded: str, where: str) -> None:
+    """Raise UserError if the source is not the one that `where` (such as "run 3") was begun with.
+
+    recorded: what `ModelCode.recorded` was then; runs of before have the first digest alone. Other comments and white
+    space are no change.
+    """
+    if not {code.sha256, code.meaning} & set(recorded.split()):
         raise UserError(
-            f"the source of {code.name} has changed since {where} was begun (SHA-256 {recorded_sha256[:12]} then, "
+            f"the source of {code.name} has changed since {where} was begun (SHA-256 {recorded[:12]} then, "
             f"{code.sha256[:12]} now): put it back as it was, or begin a new run"
         )
 
@@ -167,6 +181,16 @@ def _absolute(name: str) -> str:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _meaning(data: bytes) -> str:
+    """Return the digest of a source without comments and white space; empty where it cannot be parsed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of strings, which come when it is executed
+            return _digest(ast.dump(ast.parse(data)).encode("utf-8", "surrogatepass"))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
 
 
 def _read(path: str) -> bytes:

@@ -282,6 +282,34 @@ def test_a_source_that_changes(here: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("source", "same"),
+    [
+        (GOOD, True),
+        ("# of mine\n" + GOOD.replace("= 4", "=  4").replace("list:", "list:  # more"), True),
+        (GOOD.replace("\n", "\r\n"), True),
+        (GOOD.replace("\n\n", "\n\n\n\n").replace("(width, 2)", "(\n        width, 2\n    )"), True),
+        (GOOD.replace("= 4", "= 5"), False),
+        (GOOD.replace("width", "height"), False),
+        (GOOD + "more = 1\n", False),
+    ],
+)
+def test_comments_and_white_space_are_no_change(source: str, same: bool, here: Path) -> None:
+    write(here, {"nets.py": GOOD, "package/__init__.py": "", "package/nets.py": GOOD})
+    begun = find("nets.py:vgg")
+    write(here, {"nets.py": source})
+    now = find("nets.py:vgg")
+    if same:
+        changed(now, begun.recorded, "run 3")
+        assert begun.recorded == f"{begun.sha256} {now.meaning}"
+    else:
+        assert f"(SHA-256 {begun.sha256[:12]} then, " in refused(lambda: changed(now, begun.recorded, "run 3"))
+    # A run of before has the digest of the whole source alone, and another version of Python another second one.
+    for recorded in (now.sha256, f"{now.sha256} {'0' * 64}"):
+        changed(now, recorded, "run 3")
+    assert find("package.nets:vgg").meaning == begun.meaning
+
+
 # The current folder is HERE.
 CONSENT: list[tuple[str, str, bool]] = [
     ("my.nets:vgg", "my.nets:vgg", True),
