@@ -100,6 +100,10 @@ class Block(nn.Module):
         """
         raise NotImplementedError
 
+    def positive_loss(self, scores: Tensor) -> Tensor | None:
+        """Sum the loss that rows have as positive ones, by what `score` says of them; None where there is no such."""
+        return None
+
     def pass_on(self, x: Tensor, step: Step, out: Tensor, kept: Sequence[Tensor] = ()) -> None:
         """Put what is handed on of rows x, from which the block does not learn, into out."""
         raise NotImplementedError

@@ -99,6 +99,11 @@ def pair_errors(objective: Objective, measure: str, positive: Tensor, negative: 
     return (negative > positive).sum()
 
 
+def positive_loss(objective: Objective, goodness: Tensor) -> Tensor | None:
+    """Sum the positive rows' part of the loss of pairs; None where it is not the sum of two parts."""
+    return objective.of_role(goodness, 1.0)[0].double().sum() if isinstance(objective, ThresholdObjective) else None
+
+
 def make_objective(kind: str, goodness: str, width: int, threshold: float | None, temperature: float) -> Objective:
     """Make the objective of a layer of `width` units; without a threshold it is what a mean square of 1 gives."""
     if kind == "symba":

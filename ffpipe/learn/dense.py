@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ffpipe.config.schema import Training
 from ffpipe.learn.block import Block, Step, nothing
-from ffpipe.learn.contrast import make_objective, pair_errors
+from ffpipe.learn.contrast import make_objective, pair_errors, positive_loss
 from ffpipe.learn.denormals import is_due, settle
 from ffpipe.learn.objectives import Learned
 from ffpipe.learn.precision import PRECISIONS, wide
@@ -119,6 +119,9 @@ class FFDense(Block):
         """Return the normalised activities of rows x (n, fan_in): (n, width), and their goodness (n,)."""
         _, out, goodness = self._activate(x, None)
         return out, goodness
+
+    def positive_loss(self, scores: Tensor) -> Tensor | None:
+        return positive_loss(self._objective, scores)
 
     def pass_on(self, x: Tensor, step: Step, out: Tensor, kept: Sequence[Tensor] = ()) -> None:
         """Pass neutral rows (B, fan_in) of a minibatch into out (B, width) ahead of its step, with the dropout that

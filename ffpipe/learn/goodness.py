@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ffpipe.learn.contrast import make_objective
+from ffpipe.learn.contrast import make_objective, positive_loss
 from ffpipe.learn.objectives import Learned, Objective
 from ffpipe.learn.precision import wide
 from ffpipe.learn.rows import TINY
@@ -107,6 +107,9 @@ class GoodnessContrast(Objective):
         """Give the goodness of each row of h (n, ...): (n,), float32 or float64."""
         squares = _squares(self._rows(h))
         return squares if self.goodness == "sum" else squares / self.size
+
+    def positive_loss(self, scores: Tensor) -> Tensor | None:
+        return positive_loss(self.contrast, scores)
 
     def hand_on(self, h: Tensor) -> Tensor:
         """Normalise each row of h (n, ...) over all its values, so that its length cannot be read off.

@@ -106,6 +106,9 @@ class LocalBlock(Block):
             dtype = self._formats.now.products if self.outputs.dtype.is_floating_point else self.outputs.dtype
             return self.objective.hand_on(h).to(dtype), None if scores is None else wide(scores)
 
+    def positive_loss(self, scores: Tensor) -> Tensor | None:
+        return self.objective.positive_loss(scores)
+
     def learn(
         self, x: Tensor, layout: RowLayout, labels: Tensor | None, step: Step, out: Tensor, kept: Sequence[Tensor] = ()
     ) -> Learned:

@@ -38,6 +38,10 @@ class Objective(nn.Module):
         (n, tokens, classes); None where it says nothing."""
         return None
 
+    def positive_loss(self, scores: Tensor) -> Tensor | None:
+        """Sum the loss of positive rows, as `Block.positive_loss`."""
+        return None
+
     def hand_on(self, h: Tensor) -> Tensor:
         """Return what the next block gets of h."""
         return h

@@ -1,4 +1,4 @@
-"""Counts what an evaluation finds, batch by batch: of read-outs, and without negatives of every block."""
+"""Counts what an evaluation finds, batch by batch: of read-outs and of every block."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ffpipe.config.schema import Training
+from ffpipe.learn.block import Block
 from ffpipe.pipeline.packet import LABELS, LOSS, SCORE, WRONG, Tensors
 from ffpipe.telemetry.report import BLOCK, Evaluation
 
 SOFTMAX, GOODNESS, LAST, SUM = "softmax", "goodness", "last", "sum"
 
 
-def add_block(said: Tensors, index: int, scores: Tensor | None, labelled: int, training: Training) -> None:
+def add_block(said: Tensors, block: Block, scores: Tensor | None, labelled: int, training: Training) -> None:
     """Add what a block says of an evaluation's rows to what those before it have said.
 
-    scores: (rows, ...) or None where it says nothing. labelled: how many of the rows, the first, carry a label. Without
-    negatives each block is judged too: what it gets wrong by itself, and its loss, NaN where it says nothing.
+    scores: (rows, ...) or None where it says nothing. labelled: how many of the rows, the first, carry a label. Each
+    block is judged too: by its loss on positive rows, and without negatives by its loss and what it gets wrong by
+    itself; NaN where it says nothing.
     """
     labels = said[LABELS]
     if training.contrasts:
+        _judge_positive(said, block, None if scores is None else _positive(scores, labels[0], labelled, training))
         scores = scores[:labelled] if labelled and scores is not None else None
     else:
         _judge(said, scores, labels[0])
-    if scores is not None and labels.dim() == 2 and index >= training.goodness_from:
+    if scores is not None and labels.dim() == 2 and block.index >= training.goodness_from:
         said[SCORE] = said[SCORE] + scores if SCORE in said else scores
 
 
@@ -38,8 +41,27 @@ def _judge(said: Tensors, scores: Tensor | None, labels: Tensor) -> None:
         wrong = ((scores.argmax(-1) != labels).sum().double() / each).view(1)
         found = cross_entropy(scores.flatten(0, -2).double(), labels.flatten(), reduction="none")
         loss = (found.sum() / each).view(1)
-    for name, more in ((WRONG, wrong), (LOSS, loss)):
-        said[name] = torch.cat([said[name], more]) if name in said else more
+    _append(said, WRONG, wrong)
+    _append(said, LOSS, loss)
+
+
+def _positive(scores: Tensor, labels: Tensor, labelled: int, training: Training) -> Tensor | None:
+    """Return what a block says of positive rows (n,): of those under their right labels, or as they are where training
+    has them without. None where no row is such."""
+    if not training.labelled:
+        return scores[len(scores) - len(labels) :]
+    return scores[:labelled].view(len(labels), -1).gather(1, labels.unsqueeze(1)).squeeze(1) if labelled else None
+
+
+def _judge_positive(said: Tensors, block: Block, scores: Tensor | None) -> None:
+    """Add the loss of positive rows (n,)."""
+    loss = None if scores is None or scores.dim() != 1 else block.positive_loss(scores)
+    nothing = torch.full((1,), torch.nan, dtype=torch.float64, device=said[LABELS].device)
+    _append(said, LOSS, nothing if loss is None else loss.view(1))
+
+
+def _append(said: Tensors, name: str, more: Tensor) -> None:
+    said[name] = torch.cat([said[name], more]) if name in said else more
 
 
 class Tally:
@@ -48,7 +70,8 @@ class Tally:
     def __init__(self) -> None:
         self._examples = 0
         self._wrong: dict[str, int] = {}  # by read-out
-        self._blocks: Tensor | None = None  # (2, blocks): wrong examples, and losses
+        self._wrong_by: Tensor | None = None  # (blocks,): wrong examples, without negatives
+        self._losses: Tensor | None = None  # (blocks,)
 
     def add(self, examples: int, said: Tensors, logits: Tensor | None, training: Training) -> None:
         """Count one batch. said: labels and sums over all blocks. logits: of the linear read-out, if there is one."""
@@ -59,21 +82,34 @@ class Tally:
         if SCORE in said:
             scores = said[SCORE].view(examples, -1) if training.contrasts else said[SCORE]
             self._count(GOODNESS if training.contrasts else SUM, scores, labels)
-        if not training.contrasts:
-            both = torch.stack([said[WRONG], said[LOSS]]).cpu()
-            self._blocks = both if self._blocks is None else self._blocks + both
+        self._losses = _sum(self._losses, said.get(LOSS))
+        self._wrong_by = _sum(self._wrong_by, said.get(WRONG))
 
     def _count(self, readout: str, scores: Tensor, labels: Tensor) -> None:
         self._wrong[readout] = self._wrong.get(readout, 0) + int((scores.argmax(1) != labels).sum())
 
     def close(self, step: int, split: str) -> Evaluation:
         """Give what it came to, as shares of the examples."""
-        count, losses = self._examples, {}
+        count = self._examples
         share = {readout: wrong / count for readout, wrong in self._wrong.items()}
         errors: dict[str, float | None] = {}
-        if self._blocks is not None:
-            wrong, loss = ([None if v != v else v / count for v in row] for row in self._blocks.tolist())
-            errors = {LAST: wrong[-1], SUM: share.get(SUM)}
-            errors |= {f"{BLOCK}{index}": each for index, each in enumerate(wrong)}
-            losses = {f"{BLOCK}{index}": each for index, each in enumerate(loss)}
+        losses = _of_each(self._losses, count)
+        if self._wrong_by is not None:
+            wrong = _of_each(self._wrong_by, count)
+            errors = {LAST: list(wrong.values())[-1], SUM: share.get(SUM), **wrong}
+        elif not any(each is not None for each in losses.values()):  # all compare pairs
+            losses = {}
         return Evaluation(step, split, count, share.get(GOODNESS), share.get(SOFTMAX), errors, losses)
+
+
+def _sum(before: Tensor | None, more: Tensor | None) -> Tensor | None:
+    """Add up what the batches say of the blocks."""
+    if more is None:
+        return before
+    return more.cpu() if before is None else before + more.cpu()
+
+
+def _of_each(sums: Tensor | None, count: int) -> dict[str, float | None]:
+    """Return the mean over examples of each block; None where it said nothing."""
+    values = [] if sums is None else sums.tolist()
+    return {f"{BLOCK}{index}": None if v != v else v / count for index, v in enumerate(values)}

@@ -45,7 +45,9 @@ class Evaluation:
     """Errors of the network after `step` on one split, as fractions; None for a read-out that does not exist.
 
     errors: without negatives, of the read-outs "last" and "sum", and of each block as "block.INDEX". losses: of each
-    block, mean cross-entropy of an example in nats.
+    block; with negatives the mean loss of positive rows, those under their right labels or without labels as they are
+    (their part of the loss of a pair; none where pairs are compared), without negatives the mean cross-entropy of an
+    example in nats.
     """
 
     step: Steps

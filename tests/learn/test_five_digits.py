@@ -121,6 +121,15 @@ class Program:
         softmax = np.concatenate(seen[1:], 1) @ self.weight + self.bias
         return tuple(float((each.argmax(1) != labels).mean()) for each in (goodness, softmax))  # type: ignore[return-value]
 
+    def losses(self, images: Array, labels: NDArray[np.int64]) -> list[float]:
+        """The loss of each layer on rows that are all positive."""
+        rows, found = self.row(images, labels), []
+        for layer in self.layers:
+            h = layer.forward(rows)
+            found.append(float(np.log1p(np.exp(0.1 - (h**2).sum(1))).mean()))
+            rows = normalised(h)
+        return found
+
 
 def overlaid(images: Array, labels: NDArray[np.int64]) -> Array:
     rows = images.copy()
@@ -167,8 +176,11 @@ def test_the_recipe_is_the_program(name: str, tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "run" / "metrics.parquet").to_pylist()
     assert [row["loss"] for row in table if row["layer"] >= 0] == pytest.approx(losses, rel=1e-6)
     rows = np.arange(len(splits.test))
-    errors = program.errors(splits.test.images(rows).astype(np.float64), splits.test.labels(rows))
+    images, labels = splits.test.images(rows).astype(np.float64), splits.test.labels(rows)
+    errors = program.errors(images, labels)
     assert (result.test_error_goodness, result.test_error_softmax) == pytest.approx(errors)
+    tested = result.summary["evaluations"][-1]["losses"]
+    assert list(tested.values()) == pytest.approx(program.losses(images, labels), rel=1e-6)
 
 
 def check_weights(run: Path, program: Program) -> None:
