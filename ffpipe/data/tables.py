@@ -136,8 +136,12 @@ def class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
 
 
 def _legible(schema: pa.Schema) -> pa.Schema:
-    """Return the schema. Raises ValueError where a name in it is not UTF-8, which pyarrow finds when it reads it."""
-    str(schema)
+    """Return the schema. Raises ValueError where a name in it is not UTF-8, which pyarrow finds when it is read."""
+    left = list(schema)
+    while left:
+        field = left.pop()
+        _ = field.name
+        left += [field.type.field(index) for index in range(field.type.num_fields)]
     return schema
 
 

@@ -16,6 +16,7 @@ from ffpipe.config.schema import Config, of_stage
 from ffpipe.learn.blueprint import make_blueprint
 from ffpipe.learn.feeder import row_specs
 from ffpipe.pipeline.job import Job, Layout
+from ffpipe.pipeline.replicas import replicas_of
 from ffpipe.pipeline.worker import keeps_freed
 from ffpipe.planning.calibrate import measure_costs
 from ffpipe.planning.layerwise import disk_bytes, in_chapters
@@ -103,7 +104,7 @@ def stages_here(job: Job) -> int:
     room = int(host_cpus() / (of_stage(execution.cpus, 0) or 1.0))
     if execution.first_device == "cuda" and torch.cuda.is_available():
         room = min(room, int(torch.cuda.device_count() / (of_stage(execution.gpus, 0) or 1.0)))
-    return execution.stages or execution.listed or min(job.layers, max(1, room))
+    return execution.stages or execution.listed or min(job.layers, max(1, room // of_stage(execution.replicas, 0)))
 
 
 def draft_layout(job: Job) -> Layout:
@@ -111,7 +112,10 @@ def draft_layout(job: Job) -> Layout:
     execution = job.config.execution
     if execution.engine == "layerwise":
         return in_chapters(job)
-    return make_layout(job, execution.stages or 1 if execution.engine == "local" else stages_here(job))
+    if execution.engine == "local":
+        return make_layout(job, execution.stages or 1)
+    stages = stages_here(job)
+    return make_layout(job, stages, counts=replicas_of(execution, stages))
 
 
 def estimate_layout(job: Job, layout: Layout, process: int) -> Estimate:
@@ -119,7 +123,9 @@ def estimate_layout(job: Job, layout: Layout, process: int) -> Estimate:
     engine, specs = job.config.execution.engine, layout.stages
     of = Sizes(job.network, layout.plan.chunk)
     stores = footprints(specs, ["here"] * len(specs)).values() if engine == "ray" else ()
-    store = sum(footprint.held(layout.window) for footprint in stores)  # of the one host
+    # Of the one host. Results that leave early are there while their stage still learns from what came.
+    still_read = (len(specs) - 1) * layout.plan.chunk if layout.early else 0
+    store = sum(footprint.held(layout.window + still_read) for footprint in stores)
     # The local engine has all stages in one process.
     groups = [range(job.layers)] if engine == "local" else [spec.layers for spec in specs]
     stages = tuple(estimate_stage(job, of, layers, process) for layers in groups)

@@ -34,22 +34,23 @@ def make_layout(
     measured: Measured | None = None,
     room: StoreCapacity | None = None,
     devices: Sequence[Device] | None = None,
+    counts: Sequence[int] = (),
 ) -> Layout:
     """Cut a job into `stages` stages and size its chunks and window: by what was measured, and to the room there is.
 
-    devices: of the stages; None: as the config has them.
+    devices: of the stages; None: as the config has them. counts: replicas of each; none given: one each.
 
     Raises UserError where the chunk or window that was asked for, or a single minibatch, does not fit.
     """
     training, execution = job.config.training, job.config.execution
     lag = training.lookahead
     try:
-        layers, step_seconds, message_seconds = _cut(job, stages, measured)
+        layers, step_seconds, message_seconds = _cut(job, stages, measured, counts)
     except ValueError as error:
         raise UserError(f"{error}: give more stages or a larger execution.memory_budget") from None
     devices = devices or [of_stage(execution.device, index) for index in range(stages)]
     specs = tuple(
-        StageSpec(index, tuple(layers), job.network, job.steps, job.log_steps, device)
+        StageSpec(index, tuple(layers), job.network, job.steps, job.log_steps, device, tuple(counts))
         for index, device in enumerate(devices)
     )
     fits = None if room is None else fitting(specs, room, execution.window, execution.chunk)
@@ -69,18 +70,19 @@ def make_layout(
         snapshot_steps=execution.snapshot_steps,
     )
     # Then each stage but the first holds a message that it still learns from beside those in flight.
-    early = chunk == 1 and (fits is None or window + stages - 1 <= fits)
+    early = fits is None or window + (stages - 1) * chunk <= fits
     return Layout(specs, plan, window, early=early)
 
 
-def _cut(job: Job, stages: int, measured: Measured | None) -> tuple[list[range], float, float]:
+def _cut(job: Job, stages: int, measured: Measured | None, counts: Sequence[int]) -> tuple[list[range], float, float]:
     """Return the layers of each stage, seconds a minibatch of the slowest, seconds a message."""
     chunk = job.config.execution.chunk or LARGEST_CHUNK
     if measured is None:
         costs = [float(cost.flops) for cost in costs_of(job.network)]
         return partition([costs] * stages, None, lambda layers: job.fits(layers, chunk)), 0.0, 0.0
-    seconds = [costs.layers for costs in measured.costs]
-    extra = [0.0] * (stages - 1) + [measured.costs[-1].head]
+    shares = counts or [1] * stages
+    seconds = [[each / count for each in costs.layers] for costs, count in zip(measured.costs, shares, strict=True)]
+    extra = [0.0] * (stages - 1) + [measured.costs[-1].head / shares[-1]]
     layers = partition(seconds, extra, lambda layers: job.fits(layers, chunk))
     slowest = max(sum(seconds[s][i] for i in group) + extra[s] for s, group in enumerate(layers))
     return layers, slowest, measured.message_seconds

@@ -39,7 +39,11 @@ class MessageCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 # Two cores of an AMD EPYC (family 26) with Ray 2.60, fitted to `scripts/scaling.py`.
 FITTED = MessageCosts(
-    item=0.5e-3, call=0.7e-3, copy=1.0e9, answer=1.5e-3, origin="as on two cores of an AMD EPYC (--calibrate measures here)"
+    item=0.5e-3,
+    call=0.7e-3,
+    copy=1.0e9,
+    answer=1.5e-3,
+    origin="as on two cores of an AMD EPYC (--calibrate measures here)",
 )
 
 

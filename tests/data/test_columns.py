@@ -180,6 +180,19 @@ def test_not_a_parquet_file(tmp_path: Path) -> None:
         everything(tmp_path / "set.parquet")
 
 
+@pytest.mark.parametrize("name", ["image", "inside"])
+def test_names_that_are_no_text(name: str, tmp_path: Path) -> None:
+    """Of columns, and of what is within one."""
+    table = pa.table({"image": [{"inside": b"..."}], "label": [1]})
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    path = tmp_path / "given.arrow"
+    path.write_bytes(sink.getvalue().replace(name.encode(), name[:-1].encode() + b"\xfa"))
+    with pytest.raises(UserError, match="cannot be read: 'utf-8' codec can't decode"):
+        columns.contents(tables.arrow, [path])
+
+
 def test_truncated(write: Write) -> None:
     path = write(hugging_face(PNGS), "truncated.parquet")
     whole = path.read_bytes()
