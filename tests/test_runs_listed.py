@@ -157,6 +157,7 @@ def test_a_long_run_is_shown_on_one_screen_too(runs: Path, capsys: pytest.Captur
     assert len(lines) <= SCREEN[0] + 6
     assert max(map(len, lines)) <= SCREEN[1]
     assert "999" in " ".join(lines)
+    assert "best      50.00% by goodness after epoch 0, 25.00% by softmax after epoch 0 (validation)" in lines
     assert "30 time(s)" in " ".join(lines)
 
 

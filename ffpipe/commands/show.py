@@ -91,6 +91,8 @@ def _sections(look: Look, rows: Sequence[LayerRow], without: str) -> list[tuple[
         named.append(("steps", [_steps(summary, config)]))
         split, errors = look.errors
         named.append(("errors", [f"{say_errors(errors)} ({split})" if errors else "-"]))
+        if best := _best(summary):
+            named.append(("best", [best]))
         named.append(("over time", columns(_evaluations(summary.evaluations)) if summary.evaluations else ["-"]))
     named.append(("blocks", columns(_blocks(rows)) if rows else [_short(without) or "-"]))
     if look.summary:
@@ -134,6 +136,20 @@ def _steps(summary: Summary, config: Config | None) -> str:
 def _epochs(summary: Summary, config: Config) -> str:
     done = summary.epochs_done
     return f"of {say_epochs(config)}" if done is None else f"{done:.3g} of {say_epochs(config)}"
+
+
+def _best(summary: Summary) -> str:
+    """Say the least validation error of each read-out so far, and when it was found; empty where there is none."""
+    least: dict[str, tuple[float, int]] = {}
+    for each in summary.evaluations:
+        for name, error in each.readouts.items() if each.split == "validation" else ():
+            least[name] = min(least.get(name, (error, each.step)), (error, each.step))
+    epoch = summary.steps_per_epoch
+    found = [
+        f"{error:.2%} by {clipped(name)} after {f'epoch {step / epoch:.4g}' if epoch else f'step {step:,}'}"
+        for name, (error, step) in list(least.items())[:4]
+    ]
+    return f"{', '.join(found)} (validation)" if found else ""
 
 
 def _evaluations(found: Sequence[Evaluation]) -> list[tuple[str, ...]]:

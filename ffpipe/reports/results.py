@@ -65,6 +65,8 @@ def errors(record: Record, epoch: float) -> Section:
     items.append(_evaluations(record.evaluations, epoch))
     if blocks := [each for each in record.evaluations if len(each.blocks) > 1]:
         items += _of_blocks(blocks, epoch)
+    elif judged := [each for each in record.evaluations if each.losses]:
+        items += _losses_of_blocks(judged, epoch)
     return Section("Errors", items)
 
 
@@ -107,6 +109,21 @@ def _of_blocks(found: Sequence[Evaluation], epoch: float) -> Iterator[Item]:
         ]
         caption = f"Each block by itself after step {newest.step:,} ({newest.split})"
         yield Table(["block", "error", "loss, nats"], rows, caption, len(rows) > LONG_TABLE, beside=True)
+
+
+def _losses_of_blocks(found: Sequence[Evaluation], epoch: float) -> Iterator[Item]:
+    """Show the loss of each block on positive rows of evaluations, where there are negatives."""
+    split = "validation" if any(each.split == "validation" for each in found) else found[-1].split
+    points: dict[int, list[tuple[int, float]]] = {}
+    for each in found:
+        for block, loss in enumerate(list(each.losses.values())[:MOST_LAYERS]) if each.split == split else ():
+            if loss is not None:
+                points.setdefault(block, []).append((each.step, loss))
+    series = [curve(block_name(block), one) for block, one in points.items()]
+    if series:
+        figure = curves.blocks_against_steps(series, "Each block on positive rows", f"{split} loss", epoch)
+        alt = f"The {split} loss of each block on positive rows against steps; block {len(series) - 1} ends at "
+        yield Picture("losses-of-blocks", figure, f"{alt}{series[-1].last:.4g}", wide=False)
 
 
 def learning(record: Record, epoch: float, rates: Part[list[Curve]]) -> Section:
