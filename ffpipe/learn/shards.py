@@ -59,14 +59,15 @@ def alone(name: str, sums: list[Tensor]) -> list[Tensor]:
 
 
 class Shards:
-    """The shards of every minibatch that this process computes: `own`, of `count`."""
+    """The shards of every minibatch that this process computes: `own`, of `count`. exchange: with those who have the
+    others."""
 
     def __init__(self, count: int, own: range, exchange: Exchange = alone) -> None:
-        self.count, self.own, self._exchange = count, own, exchange
+        self.count, self.own, self.exchange = count, own, exchange
 
     def sum(self, name: str, parts: Iterable[Sequence[Tensor]]) -> list[Tensor]:
         """Add up over all shards what this process has of its own, a list of tensors for each; they are used up."""
-        return self._exchange(name, fold(parts, Tensor.add_))
+        return self.exchange(name, fold(parts, Tensor.add_))
 
     def whole(self, layout: RowLayout) -> int:
         """Examples of a whole minibatch. layout: of a shard."""

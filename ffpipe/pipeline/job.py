@@ -129,6 +129,11 @@ class Layout:
     notes: tuple[str, ...] = ()
     early: bool = False
 
+    @property
+    def workers(self) -> tuple[StageSpec, ...]:
+        """All replicas of all stages, in the order of their numbers."""
+        return tuple(replica for spec in self.stages for replica in spec.each_replica())
+
 
 @dataclass(frozen=True)
 class Start:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ffpipe.pipeline.packet import Packet
+from ffpipe.pipeline.packet import Arrays, Packet
 
 Predictions = dict[int, NDArray[np.float32]]
 
 
 class Links(Protocol):
-    """Ways from one stage to others; none waits for an answer."""
+    """Ways from one stage to others; none waits for an answer. Receivers have numbers among the replicas of all
+    stages."""
 
     def to(self, receiver: int, sequence: int, packet: Packet) -> None:
         """Send a packet of message `sequence` to a later stage."""
 
     def to_first(self, predictions: Predictions) -> None:
         """Tell the first stage that the last is through with the oldest item in flight."""
+
+    def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
+        """Send sums of round `number` to the other replicas of the stage."""
 
     def read(self, packets: Iterable[Packet]) -> None:
         """Note that the packets of a message will not be read again."""
@@ -34,6 +38,9 @@ class NoLinks:
 
     def to_first(self, predictions: Any) -> None:
         raise AssertionError("a single stage is the first one")
+
+    def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
+        raise AssertionError("a single stage has no other replica")
 
     def read(self, packets: Iterable[Packet]) -> None:
         assert not list(packets)

@@ -16,6 +16,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ffpipe.config.schema import Execution, of_stage
+
+
+def replicas_of(execution: Execution, stages: int) -> tuple[int, ...]:
+    """Return the number of replicas of every stage."""
+    return tuple(of_stage(execution.replicas, index) for index in range(stages))
+
+
+def smaller_and_smaller(counts: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Give these numbers of replicas, then ever fewer: the most numerous are halved first, and last there are fewer
+    stages.
+
+    >>> list(smaller_and_smaller((4, 1)))
+    [(4, 1), (2, 1), (1, 1), (1,)]
+    """
+    while counts:
+        yield counts
+        most = max(counts)
+        counts = tuple(count // 2 if count == most else count for count in counts) if most > 1 else counts[:-1]
+
 
 @dataclass(frozen=True)
 class Replicas:

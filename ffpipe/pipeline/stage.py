@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ffpipe.learn.block import Block, Step
-from ffpipe.learn.shards import Exchange, Shards, alone
+from ffpipe.learn.readout import Head
+from ffpipe.learn.shards import Exchange, Shards
 from ffpipe.learn.spec import NEGATIVE
 from ffpipe.learn.user_model import describe_error
 from ffpipe.learn.workspace import Outputs, Workspace
@@ -46,15 +47,9 @@ class Stage:
     """Blocks `spec.layers`; the read-out too where it is the last stage."""
 
     def __init__(
-        self,
-        spec: StageSpec,
-        save: Save,
-        workspace: Workspace | None = None,
-        outputs: Outputs | None = None,
-        exchange: Exchange = alone,
+        self, spec: StageSpec, save: Save, workspace: Workspace | None = None, outputs: Outputs | None = None
     ) -> None:
-        """workspace: where others compute in turn with this one; None: one of its own. exchange: with the other
-        replicas of the stage."""
+        """workspace: where others compute in turn with this one; None: one of its own."""
         self.spec = spec
         self._outputs = outputs or Outputs()
         self.device = torch.device(spec.device)
@@ -64,8 +59,8 @@ class Stage:
         training, network = spec.training, spec.network
         self.blocks: list[Block] = [network.make(index, self.workspace) for index in spec.layers]
         self.head = network.make_head(self.workspace) if network.has_head and spec.is_last else None
-        cut = Shards(training.shards, spec.shards, exchange)
-        self._minibatches: Minibatches = Cut(network, cut) if cut.count > 1 else Whole(network)
+        self._shards = Shards(training.shards, spec.shards)
+        self._minibatches: Minibatches = Cut(network, self._shards) if training.shards > 1 else Whole(network)
         self.owed: dict[int, NDArray[np.float32]] = {}
         self.step = 0
         self._save = save
@@ -95,6 +90,16 @@ class Stage:
             case Evaluate():
                 self._evaluate(item, passage)
         return None if self.spec.is_last else passage.leaving()
+
+    def join(self, exchange: Exchange) -> None:
+        """Learn together with the other replicas of the stage from now on."""
+        self._shards.exchange = exchange
+
+    def digest(self) -> str:
+        """Return a digest of all weights that are here."""
+        learners: list[Block | Head] = [*self.blocks, *([self.head] if self.head else [])]
+        weights = {f"{i}.{name}": tensor for i, each in enumerate(learners) for name, tensor in each.weights().items()}
+        return checkpoint.weights_digest({name: tensor.detach().cpu() for name, tensor in weights.items()})
 
     def predictions(self, item: Item) -> dict[int, NDArray[np.float32]]:
         """Return the probabilities of the neutral rows of this item, by minibatch; the source needs them back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -9,6 +10,7 @@ from ffpipe.config.schema import Training
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.pipeline.replicas import Replicas
 from ffpipe.pipeline.routes import Routes
+from ffpipe.system.errors import ReplicasDiffer
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,27 @@ class StageSpec:
         """Return the specs of all replicas of this stage."""
         return [replace(self, replica=replica) for replica in range(self.replicas.counts[self.index])]
 
+    def __str__(self) -> str:
+        """Name the stage, or one replica of it, as messages do."""
+        replica = f", replica {self.replica}" if self.replicas.counts[self.index] > 1 else ""
+        return f"stage {self.index}{replica} (layers {self.layers.start} to {self.layers.stop - 1})"
+
     @cached_property
     def routes(self) -> Routes:
         """What goes from which stage to which."""
         return Routes.of(self.network, self.groups)
+
+
+def refuse_differing(workers: Sequence[StageSpec], digests: Mapping[int, str]) -> None:
+    """Compare the weights with which replicas of a stage have ended. digests: by number; empty: not compared.
+
+    Raises ReplicasDiffer naming the first that differs from the first of its stage.
+    """
+    of_first: dict[int, str] = {}
+    for number, spec in enumerate(workers):
+        digest = digests.get(number, "")
+        if digest != of_first.setdefault(spec.index, digest):
+            raise ReplicasDiffer(
+                f"{spec} ended with other weights than replica 0: a device or a host computes wrongly; go on from an "
+                "earlier snapshot without it"
+            )

@@ -14,24 +14,27 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 
 from ffpipe.config.schema import Config, Execution
 from ffpipe.data.splits import Splits, splits_from
 from ffpipe.learn.blueprint import Blueprint
+from ffpipe.learn.shards import Exchange
 from ffpipe.learn.workspace import Outputs, OutputsInTurn, Workspace
 from ffpipe.pipeline.contents import owed_predictions, snapshot_contents
+from ffpipe.pipeline.delivery import Delivery, is_shared
 from ffpipe.pipeline.feed import Feed
 from ffpipe.pipeline.inbox import Inbox
 from ffpipe.pipeline.job import Start
 from ffpipe.pipeline.links import Links, Predictions
-from ffpipe.pipeline.packet import Packet, Tensors, to_arrays, to_tensors
+from ffpipe.pipeline.packet import Arrays, Packet, Tensors, to_arrays, to_tensors
 from ffpipe.pipeline.publisher import OUTPUTS, Publish, Publisher
+from ffpipe.pipeline.reducer import Reducer
 from ffpipe.pipeline.saver import Saver, State
 from ffpipe.pipeline.schedule import Item, ItemStream, Plan, Stop, Train
 from ffpipe.pipeline.stage import Leave, Stage
@@ -57,6 +60,14 @@ class AnyStage(Protocol):
     def predictions(self, item: Item) -> Predictions: ...
 
     def report(self) -> StageReport: ...
+
+
+class ReplicatedStage(AnyStage, Protocol):
+    """What a worker needs of a stage that has several replicas."""
+
+    def join(self, exchange: Exchange) -> None: ...
+
+    def digest(self) -> str: ...
 
 
 class AnyFeed(Protocol):
@@ -158,9 +169,10 @@ class Worker:
         self.spec = setup.spec
         self.saver = Saver(setup.store)
         self.stage = parts.stage(setup, self.saver)
-        self.feed = parts.feed(setup) if self.spec.index == 0 else None
+        self.feed = parts.feed(setup) if self.spec.index == self.spec.replica == 0 else None
         self.links = links
-        self.inbox = Inbox(self.spec.routes.senders(self.spec.index))
+        self.delivery = Delivery(self.spec)
+        self.inbox = Inbox(self.delivery.senders)
         self.returns = _Returns(setup.window)
         seconds = setup.config.execution.snapshot_seconds
         self.stream = ItemStream(setup.plan, setup.start.step, seconds, time.monotonic)
@@ -168,6 +180,13 @@ class Worker:
         self._spans = Spans(keep=False)
         self._waits_since: float | None = None
         self._trained = (0.0, 0.0)  # when the first training item began and the latest ended
+        self._exchanged = 0.0
+        self._replicated = cast(ReplicatedStage, self.stage) if self.delivery.others else None
+        self.reducer = Reducer(
+            self.spec.replica, 1 + len(self.delivery.others), self._exchange, self._exchanged_with, self._exchanging
+        )
+        if self._replicated is not None:
+            self._replicated.join(self.reducer)
 
     def push(self, sequence: int, sender: int, packet: Packet) -> None:
         """Take a packet of message `sequence` from stage `sender`."""
@@ -212,7 +231,7 @@ class Worker:
         finally:
             publisher.stop()
             self.saver.wait()
-        self.report()
+        self.report(ended=True)
         return self.drain()
 
     def work(self, sequence: int, publish: Publish) -> Item:
@@ -225,7 +244,7 @@ class Worker:
         else:
             with self._waiting("input"):
                 packets = self.inbox.take()
-            item = packets[self.spec.index - 1].item
+            item = packets[self.delivery.senders[0]].item
         begun = self._spans.elapsed
         left, held = False, 0.0
 
@@ -238,11 +257,17 @@ class Worker:
         with self._spans.span("compute", label=str(item)):
             if self.feed is not None:
                 self.feed.predictions(back)
-                tensors = self.feed.tensors(item)
+                tensors = self._shared_out(sequence, item, self.feed.tensors(item))
             else:
-                tensors = self._joined(packets.values())
-            out = self.stage.handle(item, tensors, leave if self.setup.early else None)
+                arrays = self.delivery.joined(packets)
+                tensors = to_tensors(arrays, self.stage.device) if arrays else None
+            out = None
+            # What is not shared is for the first replica: evaluations, and files of snapshots.
+            if self.spec.replica == 0 or is_shared(item):
+                out = self.stage.handle(item, tensors, leave if self.setup.early else None)
         self._spans.move("compute", "blocked", held)
+        self._spans.move("compute", "exchange", self._exchanged)
+        self._exchanged = 0.0
         # Arrays that came in leave the object store before what goes out enters it (planning/memory.py).
         self.links.read(packets.values())
         packets, tensors = {}, None
@@ -254,7 +279,7 @@ class Worker:
                     publish(sequence, item, out)
         elif self.feed is not None:
             self.returns.done(self.stage.predictions(item))
-        else:
+        elif self.spec.replica == 0:
             self.links.to_first(self.stage.predictions(item))
         return item
 
@@ -266,19 +291,46 @@ class Worker:
             yield
         self._waits_since = None
 
-    def _joined(self, packets: Iterable[Packet]) -> Tensors | None:
-        """Return one message from its packets; None where it carries nothing."""
-        arrays = {name: array for packet in packets for name, array in packet.arrays.items()}
-        return to_tensors(arrays, self.stage.device) if arrays else None
+    def _shared_out(self, sequence: int, item: Item, tensors: Tensors | None) -> Tensors | None:
+        """Send the other replicas of the first stage their part of what the feed made; return that of this one."""
+        if not self.delivery.others:
+            return tensors
+        arrays = to_arrays(tensors or {})
+        for receiver, part in self.delivery.of_feed(item, arrays).items():
+            self.links.to(receiver, sequence, Packet(item, part))
+        own = self.delivery.own_of_feed(item, arrays)
+        return to_tensors(own, self.stage.device) if own else None
 
     def send(self, sequence: int, item: Item, tensors: Tensors | None) -> None:
         """Publish one result; called from the publisher's thread."""
-        for receiver, part in self.spec.routes.parts(self.spec.index, to_arrays(tensors or {})).items():
+        for receiver, part in self.delivery.parts(item, to_arrays(tensors or {})).items():
             self.links.to(receiver, sequence, Packet(item, part))
 
-    def report(self) -> None:
-        """Put what happened since the last time where `drain` finds it."""
+    def _exchange(self, number: int, name: str, sums: Arrays) -> None:
+        self.links.to_replicas(self.delivery.others, number, name, sums)
+
+    def _exchanged_with(self, sums: Arrays) -> None:
+        self.links.read([Packet(Stop(0), sums)])
+
+    @contextmanager
+    def _exchanging(self) -> Iterator[None]:
+        """Record a span in which the other replicas of the stage are waited for."""
+        began, self._waits_since = self._spans.elapsed, time.monotonic()
+        with self._spans.span("exchange"):
+            yield
+        self._waits_since = None
+        # The span is counted already, and is within one of computing.
+        self._spans.totals["exchange"] -= self._spans.elapsed - began
+        self._exchanged += self._spans.elapsed - began
+
+    def report(self, *, ended: bool = False) -> None:
+        """Put what happened since the last time where `drain` finds it. ended: nothing more will."""
         report = self.stage.report()
+        report.replica = self.spec.replica
+        if self.spec.replica:  # the first tells it for all
+            report.rows, report.evaluations = [], []
+        if ended and self._replicated is not None:
+            report.weights_sha256 = self._replicated.digest()
         report.began_at, report.seconds = self._spans.began_at, self._spans.elapsed
         report.train_began, report.train_seconds = self._trained
         report.seconds_by_kind = dict(self._spans.totals)

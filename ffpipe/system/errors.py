@@ -51,6 +51,10 @@ class RunFailed(Exception):
     """The request was right and the run failed all the same (exit status 1)."""
 
 
+class ReplicasDiffer(RunFailed):
+    """Replicas of a stage that ended with different weights: none of them can be trusted, so no recovery goes on."""
+
+
 class StageLost(RunFailed):
     """A stage, its host or the way to it is gone; what it knew is in the last whole snapshot."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta
 
@@ -17,6 +18,14 @@ MOST_ROWS = 400_000
 # How the errors of single blocks begin among those of an evaluation.
 BLOCK = "block."
 Steps = Annotated[int, Meta(ge=0, le=MOST_STEPS)]
+# All read-outs: of networks with negatives, and of others.
+READOUTS = ("goodness", "softmax", "last", "sum")
+
+
+def errors_by_readout(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return the test error of every read-out that was tested at the end of a run, by name."""
+    named = {name: summary.get(f"test_error_{name}") for name in READOUTS}
+    return {name: error for name, error in named.items() if error is not None}
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ class RecoveryNote:
 class Past:
     """The history of a run; past.json keeps it for who goes on.
 
-    run: its name. data: the fingerprint of what it trains on. code: SHA-256 of the source of the user's network. place:
+    run: its name. data: the fingerprint of what it trains on. code: digests of the source of the user's network. place:
     the run folder when its config was written. All are empty in runs of before.
     """
 
@@ -122,11 +131,14 @@ class FailedFile:
 class StageReport:
     """The events in one stage since its last report, and its progress.
 
-    testing: the split that it tests at the moment, of which so many examples are `tested`; empty while it trains.
+    replica: which of its stage it is. testing: the split that it tests at the moment, of which so many examples are
+    `tested`; empty while it trains. weights_sha256: at the end, of a stage with replicas, by which they are compared.
     """
 
     stage: int
     layers: tuple[int, ...]
+    replica: int = 0
+    weights_sha256: str = ""
     step: int = 0
     testing: str = ""
     tested: int = 0

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-Kind = Literal["compute", "input", "credit", "publish", "blocked"]
-KINDS: tuple[Kind, ...] = ("compute", "input", "credit", "publish", "blocked")
+Kind = Literal["compute", "input", "credit", "publish", "blocked", "exchange"]
+KINDS: tuple[Kind, ...] = ("compute", "input", "credit", "publish", "blocked", "exchange")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,9 +21,10 @@ from ffpipe.system.processes import start_ticks
 if TYPE_CHECKING:
     from ffpipe.config.schema import Execution
     from ffpipe.learn.blueprint import Blueprint
-    from ffpipe.pipeline.links import Predictions
-    from ffpipe.pipeline.packet import Packet
+    from ffpipe.pipeline.links import Links, Predictions
+    from ffpipe.pipeline.packet import Arrays, Packet
     from ffpipe.pipeline.schedule import Item
+    from ffpipe.pipeline.stage_spec import StageSpec
     from ffpipe.pipeline.worker import Parts, WorkerSetup
     from ffpipe.planning.calibrate import Costs
     from ffpipe.storage.store import Store
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 # Arrays of this size are in the object store and nowhere else: Ray keeps arguments of up to 100 KB with the call.
 LARGE = 1 << 20
 # Messages, and questions of the driver, are taken while `run` works.
-CONCURRENCY = {"inbox": 1, "control": 1}
+CONCURRENCY = {"inbox": 1, "control": 1, "sums": 1}
 ROUND_TRIPS = 5
 
 
@@ -110,7 +111,7 @@ class StageActor:
 
         torch.set_num_threads(threads)
         set_allocator(setup.spec.network, setup.config.execution)
-        links = RayLinks(setup.spec.index, actors) if len(actors) > 1 else NoLinks()
+        links: Links = RayLinks(setup.spec, actors) if len(actors) > 1 else NoLinks()
         self.worker = Worker(setup, parts, links)
 
     @ray.method(concurrency_group="inbox")
@@ -123,6 +124,14 @@ class StageActor:
 
         packed = {name: Array(dtype, data) for (name, dtype), data in zip(names, arrays, strict=True)}
         self.worker.push(sequence, sender, Packet(item, packed))
+
+    @ray.method(concurrency_group="sums")
+    def put_sums(self, number: int, replica: int, name: str, dtypes: tuple[str, ...], *arrays: Any) -> None:
+        """Take sums of round `number` from another replica of the stage. dtypes: of the arrays."""
+        from ffpipe.pipeline.packet import Array
+
+        sums = {str(place): Array(*each) for place, each in enumerate(zip(dtypes, arrays, strict=True))}
+        self.worker.reducer.put(number, replica, name, sums)
 
     @ray.method(concurrency_group="inbox")
     def returned(self, predictions: Predictions) -> None:
@@ -159,16 +168,24 @@ class RayLinks:
     Packets are copied before a call returns.
     """
 
-    def __init__(self, index: int, actors: list[Any]) -> None:
-        self._index, self._actors = index, actors
+    def __init__(self, spec: StageSpec, actors: list[Any]) -> None:
+        """actors: of all replicas of all stages, in the order of their numbers."""
+        self._number, self._replica = spec.replicas.number(spec.index, spec.replica), spec.replica
+        self._actors = actors
 
     def to(self, receiver: int, sequence: int, packet: Packet) -> None:
         names = tuple((name, array.dtype) for name, array in packet.arrays.items())
         arrays = [stored(array.data) for array in packet.arrays.values()]
-        self._actors[receiver].push.remote(sequence, self._index, packet.item, names, *arrays)
+        self._actors[receiver].push.remote(sequence, self._number, packet.item, names, *arrays)
 
     def to_first(self, predictions: Predictions) -> None:
         self._actors[0].returned.remote(predictions)
+
+    def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
+        dtypes = tuple(array.dtype for array in sums.values())
+        arrays = [stored(array.data) for array in sums.values()]
+        for other in others:
+            self._actors[other].put_sums.remote(number, self._replica, name, dtypes, *arrays)
 
     def read(self, packets: Iterable[Packet]) -> None:
         for packet in packets:

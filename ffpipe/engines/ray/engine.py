@@ -17,6 +17,7 @@ from typing import Any
 
 import ray
 
+from ffpipe.config.schema import of_stage
 from ffpipe.engines.ray.actor_group import POLL_SECONDS, ActorGroup, failure
 from ffpipe.engines.ray.calls import within
 from ffpipe.engines.ray.carried import sendable
@@ -25,6 +26,8 @@ from ffpipe.engines.ray.headwatch import PATIENCE
 from ffpipe.engines.ray.placement import fewer, most_places, places_of, shortage, threads_of
 from ffpipe.engines.ray.supply import supply
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
+from ffpipe.pipeline.replicas import replicas_of, smaller_and_smaller
+from ffpipe.pipeline.stage_spec import refuse_differing
 from ffpipe.pipeline.worker import Parts, WorkerSetup, make_own_stage
 from ffpipe.planning import headroom
 from ffpipe.planning.calibrate import pooled
@@ -48,6 +51,9 @@ class RayEngine:
     def __init__(self, parts: Parts | None = None, object_store_bytes: int = 0) -> None:
         self._parts = parts or Parts(make_own_stage)
         self._data_files: tuple[str, ...] = ()
+        # Replicas of each stage that was placed, and the digest with which each has ended.
+        self._counts: tuple[int, ...] = (1,)
+        self._ended: dict[int, str] = {}
         self._interrupted = False
         self._kills = oom_kills()
         self.cluster = Cluster(object_store_bytes)
@@ -62,7 +68,8 @@ class RayEngine:
         hosts = self.cluster.hosts()
         stages = execution.stages or execution.listed
         places = places_of(execution, stages, hosts) if stages else most_places(execution, job.layers, hosts)
-        if why := shortage(places, hosts, execution.placement):
+        self._counts = replicas_of(execution, stages or len(places) // of_stage(execution.replicas, 0))
+        if why := shortage(places, hosts, execution.placement, self._counts):
             raise UserError(why)
         warnings = headroom.warnings(job) if self.cluster.own else ()
         with self._naming_memory(job):
@@ -71,8 +78,8 @@ class RayEngine:
         return replace(layout, notes=(*layout.notes, *warnings))
 
     def layout_again(self, job: Job, store: Store) -> Layout:
-        """Place as many stages as before if they find room, else fewer."""
-        wanted = max(1, len(self.group.actors))
+        """Place as many stages and replicas as before if they find room, else fewer."""
+        wanted = self._counts
         self.cluster.head.wait()
         self.group.release()
         layout, why = self._fit(job, store, wanted)
@@ -83,15 +90,18 @@ class RayEngine:
             raise RunFailed(f"no stage finds room in what is left of the cluster ({why})")
         return layout
 
-    def _fit(self, job: Job, store: Store, wanted: int) -> tuple[Layout | None, str]:
-        """Return a layout on `wanted` stages or as many as find room; where none does, why not."""
+    def _fit(self, job: Job, store: Store, wanted: tuple[int, ...]) -> tuple[Layout | None, str]:
+        """Return a layout on stages with `wanted` replicas or as many as find room; where none does, why not."""
         execution, why = job.config.execution, ""
-        for stages in range(wanted, 0, -1):
+        for counts in smaller_and_smaller(wanted):
             hosts = self.cluster.hosts()
             if not self.cluster.attached():
                 return None, "the node of this program has died"
-            places = fewer(places_of(execution, execution.listed or stages, hosts), stages, hosts)
-            if short := shortage(places, hosts, execution.placement):
+            listed = max(execution.listed, len(counts))
+            places = places_of(execution, listed, hosts, [1] * listed if max(counts) == 1 else counts)
+            places = fewer(places, sum(counts), hosts)
+            self._counts = counts
+            if short := shortage(places, hosts, execution.placement, counts):
                 why = why or short
                 continue
             try:
@@ -136,7 +146,7 @@ class RayEngine:
             WorkerSetup(
                 spec, layout.plan, layout.window, job.config, store, start, self._data_files, data, layout.early
             )
-            for spec in layout.stages
+            for spec in layout.workers
         ]
         with self._naming_memory(job):
             try:
@@ -179,8 +189,13 @@ class RayEngine:
         if not room.capacities.keys() >= set(nodes):
             raise StageLost("the host of a stage is gone")
         self._data_files = self._supply(job)
-        layout = make_layout(job, len(nodes), self.measure(job), room, [place.device for place in self.group.places])
-        return replace(layout, notes=self.cluster.notes(least_store(layout.stages, nodes, layout.window)))
+        firsts = [sum(self._counts[:stage]) for stage in range(len(self._counts))]
+        measured, places = self.measure(job), self.group.places
+        measured = replace(measured, costs=[measured.costs[first] for first in firsts])
+        of_stages = replace(room, nodes=[nodes[first] for first in firsts])
+        devices = [places[first].device for first in firsts]
+        layout = make_layout(job, len(firsts), measured, of_stages, devices, self._counts)
+        return replace(layout, notes=self.cluster.notes(least_store(layout.stages, of_stages.nodes, layout.window)))
 
     def _supply(self, job: Job) -> tuple[str, ...]:
         """Send the first stage its data. Returns the names of what was sent. Raises UserError, StageLost."""
@@ -219,7 +234,7 @@ class RayEngine:
         A failure of the program itself goes before the loss of a stage, which may be its consequence.
         """
         running = {ref: index for index, ref in enumerate(self.group.call(lambda actor: actor.run.remote()))}
-        told = False
+        told, self._ended = False, dict[int, str]()
         while running:
             if self._interrupted and not told:
                 told = True
@@ -236,6 +251,7 @@ class RayEngine:
                 raise StageLost(f"no stage has had anything to do for {timeout:g} s: a message was lost")
             if not done:
                 time.sleep(max(0.0, started + POLL_SECONDS / 2 - time.monotonic()))
+        refuse_differing(layout.workers, self._ended)
 
     def _fetch(
         self, refs: list[Any], indices: list[int], layout: Layout, timeout: float, on_report: OnReport
@@ -244,8 +260,7 @@ class RayEngine:
         waited."""
         deadline, waited = time.monotonic() + timeout, []
         for ref, index in zip(refs, indices, strict=True):
-            layers = layout.stages[index].layers
-            what = f"stage {index} (layers {layers.start} to {layers.stop - 1})"
+            what = str(layout.workers[index])
             try:
                 answer: Answer = self.group.get([ref], deadline)[0]
             except ray.exceptions.GetTimeoutError:
@@ -254,5 +269,6 @@ class RayEngine:
                 raise failure(f"{what} failed", error) from error
             for report in answer.reports:
                 on_report(report)
+                self._ended[index] = report.weights_sha256
             waited.append(answer.waited)
         return waited

@@ -52,8 +52,13 @@ class Place:
         return enough and all(matches(value, host.labels.get(name)) for name, value in self.labels.items())
 
 
-def places_of(execution: Execution, stages: int, hosts: Sequence[Host]) -> tuple[Place, ...]:
-    """Return the place of every stage. One that asks for no CPUs has one, or an equal share of fewer."""
+def places_of(
+    execution: Execution, stages: int, hosts: Sequence[Host], counts: Sequence[int] = ()
+) -> tuple[Place, ...]:
+    """Return the place of every replica of every stage. One that asks for no CPUs has one, or an equal share of fewer.
+
+    counts: replicas of each stage; none given: as the config has them.
+    """
     found = []
     for index in range(stages):
         device: Device = of_stage(execution.device, index)
@@ -66,20 +71,21 @@ def places_of(execution: Execution, stages: int, hosts: Sequence[Host]) -> tuple
         }
         labels = {name: of_stage(value, index) for name, value in execution.labels.items()}
         asked = {name: each for name, each in asks.items() if each}
-        found.append(Place(device, asked, {name: value for name, value in labels.items() if value}))
+        place = Place(device, asked, {name: value for name, value in labels.items() if value})
+        found += [place] * (counts[index] if counts else of_stage(execution.replicas, index))
     # Hosts that will have none of them have no share to give.
     room = [host.has.get("CPU", 0.0) for host in hosts if any(place.fits(host) for place in found)]
-    share = {"CPU": share_of_cpus(stages, room)}
+    share = {"CPU": share_of_cpus(len(found), room)}
     return tuple(replace(place, asks=share | dict(place.asks)) for place in found)
 
 
 def most_places(execution: Execution, most: int, hosts: Sequence[Host]) -> tuple[Place, ...]:
     """Return the places for as many stages as these hosts have, but no more than CPUs, nor than `most`; for one at
-    least."""
-    cpus = int(sum(host.has.get("CPU", 0.0) for host in hosts))
+    least. Each has as many replicas as the config has."""
+    cpus = int(sum(host.has.get("CPU", 0.0) for host in hosts)) // of_stage(execution.replicas, 0)
     for stages in range(min(most, cpus), 1, -1):
         places = places_of(execution, stages, hosts)
-        whole = all(place.asks["CPU"] >= (of_stage(execution.cpus, i) or 1.0) for i, place in enumerate(places))
+        whole = all(place.asks["CPU"] >= (of_stage(execution.cpus, 0) or 1.0) for place in places)
         if whole and shortage(places, hosts, execution.placement) is None:
             return places
     return places_of(execution, 1, hosts)
@@ -113,23 +119,27 @@ def fewer(places: Sequence[Place], count: int, hosts: Iterable[Host]) -> tuple[P
     return tuple(place for index, place in enumerate(places) if index not in left_out)
 
 
-def shortage(places: Sequence[Place], hosts: Sequence[Host], strategy: str) -> str | None:
-    """Explain why these hosts can never take these stages; None where they may."""
+def shortage(places: Sequence[Place], hosts: Sequence[Host], strategy: str, counts: Sequence[int] = ()) -> str | None:
+    """Explain why these hosts can never take these stages; None where they may. counts: replicas of each."""
+    replicated = len(counts) < len(places) and bool(counts)
+    what = f"{len(counts)} stage(s) with {len(places)} replicas" if replicated else f"{len(places)} stage(s)"
+    unit = "replica" if replicated else "stage"
     for name in {name: None for place in places for name in place.asks}:
         need = sum(place.asks.get(name, 0.0) for place in places)
         have = sum(host.has.get(name, 0.0) for host in hosts)
         if need > have + ROUNDING:
             field = {"CPU": "cpus", "GPU": "gpus", MEMORY: "memory"}.get(name, "resources")
             return (
-                f"{len(places)} stage(s) need {_say(name, need)} {name}, the cluster has {_say(name, have)}: ask for "
-                f"fewer stages or less for each (--execution.{field}), or join a larger cluster with RAY_ADDRESS"
+                f"{what} need {_say(name, need)} {name}, the cluster has {_say(name, have)}: ask for "
+                f"fewer {unit}s or less for each (--execution.{field}), or join a larger cluster with RAY_ADDRESS"
             )
     there = "; ".join(map(str, hosts))
     for index, place in enumerate(places):
         if not any(place.fits(host) for host in hosts):
-            return f"stage {index} asks for {place}, but no host has that: there are {there}"
+            stage = next(n for n in range(len(counts)) if index < sum(counts[: n + 1])) if counts else index
+            return f"stage {stage} asks for {place}, but no host has that: there are {there}"
     if strategy == "one-host-each" and sum(any(place.fits(host) for place in places) for host in hosts) < len(places):
-        needed = f"needs {len(places)} hosts that fit, one for each stage"
+        needed = f"needs {len(places)} hosts that fit, one for each {unit}"
         return f"execution.placement 'one-host-each' {needed}: there are {there}"
     return None
 

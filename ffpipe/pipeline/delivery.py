@@ -1,0 +1,96 @@
+"""What of a message goes to which replica, and how it is put together there. Who carries it is not known here.
+
+Rows to train on go to those who have their shards. All else, evaluations above all, is the first replicas' alone: the
+others get packets with nothing in them, by which their items stay in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ffpipe.pipeline.packet import Array, Arrays, Packet
+from ffpipe.pipeline.schedule import Item, Predict, Train
+from ffpipe.pipeline.stage_spec import StageSpec
+
+
+def is_shared(item: Item) -> bool:
+    """Tell whether all replicas of a stage work an item."""
+    return isinstance(item, (Train, Predict))
+
+
+class Delivery:
+    """The messages of one replica of a stage. Senders and receivers have numbers among the replicas of all stages."""
+
+    def __init__(self, spec: StageSpec) -> None:
+        self._spec, self._replicas = spec, spec.replicas
+        self.number = self._replicas.number(spec.index, spec.replica)
+        self.others = [
+            self._replicas.number(spec.index, other)
+            for other in range(self._replicas.counts[spec.index])
+            if other != spec.replica
+        ]
+
+    @property
+    def senders(self) -> list[int]:
+        """Those who send a part of every message. The first replica of the first stage, who has the feed, gets none."""
+        spec, replicas = self._spec, self._replicas
+        if spec.index == 0:
+            return [0] if spec.replica else []
+        return [
+            replicas.number(stage, sender)
+            for stage in spec.routes.senders(spec.index)
+            for sender in replicas.senders(spec.index, spec.replica, stage)
+        ]
+
+    def parts(self, item: Item, made: Arrays) -> dict[int, Arrays]:
+        """Return what each receiver gets of the output of this replica; the part may be empty."""
+        spec, replicas, found = self._spec, self._replicas, {}
+        for receiver, part in spec.routes.parts(spec.index, made).items():
+            for other, shards in replicas.sent(spec.index, spec.replica, receiver).items():
+                number = replicas.number(receiver, other)
+                if is_shared(item):
+                    found[number] = rows_of(part, spec.shards, shards)
+                else:
+                    found[number] = part if spec.replica == other == 0 else {}
+        return found
+
+    def of_feed(self, item: Item, made: Arrays) -> dict[int, Arrays]:
+        """Return what each other replica of the first stage gets of what the feed made."""
+        replicas, found = self._replicas, {}
+        for number in self.others:
+            own = replicas.own(0, number)
+            found[number] = rows_of(made, range(replicas.shards), own) if is_shared(item) else {}
+        return found
+
+    def own_of_feed(self, item: Item, made: Arrays) -> Arrays:
+        """Return what this replica, which has the feed, gets of it."""
+        return rows_of(made, range(self._replicas.shards), self._spec.shards) if is_shared(item) else made
+
+    def joined(self, packets: Mapping[int, Packet]) -> Arrays:
+        """Put one message together from its packets, by sender."""
+        pieces: dict[str, list[Array]] = {}
+        for number in sorted(packets):
+            for name, array in packets[number].arrays.items():
+                pieces.setdefault(name, []).append(array)
+        return {name: _side_by_side(each) for name, each in pieces.items()}
+
+
+def rows_of(arrays: Arrays, have: range, wanted: range) -> Arrays:
+    """Cut out the rows of some shards, of arrays (minibatches, rows, ...) that have those of others too."""
+    if have == wanted:
+        return arrays
+    found = {}
+    for name, array in arrays.items():
+        each = array.data.shape[1] // len(have)
+        some = slice((wanted.start - have.start) * each, (wanted.stop - have.start) * each)
+        found[name] = Array(array.dtype, np.ascontiguousarray(array.data[:, some]))
+    return found
+
+
+def _side_by_side(pieces: list[Array]) -> Array:
+    """Join rows of neighbouring shards."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return Array(pieces[0].dtype, np.concatenate([piece.data for piece in pieces], axis=1))

@@ -1,0 +1,71 @@
+"""Sums over the replicas of a stage: each sends its own to all others, and all add them up in the same order.
+
+One round is one call of the reducer; rounds have the same names in the same order in all replicas, since these do the
+same items. Who carries the sums is not known here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+from torch import Tensor
+
+from ffpipe.learn.shards import fold
+from ffpipe.pipeline.packet import Arrays, to_arrays, to_tensors
+
+# Sends sums to the other replicas: the number of the round, its name, the sums.
+Send = Callable[[int, str, Arrays], None]
+# Done with the arrays of others.
+Read = Callable[[Arrays], None]
+
+
+class Reducer:
+    """The sums of one replica with those of the others. `put` may be called from any thread."""
+
+    def __init__(
+        self,
+        replica: int,
+        replicas: int,
+        send: Send,
+        read: Read = lambda arrays: None,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """waiting: entered while others are waited for."""
+        self._replica, self._replicas = replica, replicas
+        self._send, self._read, self._waiting = send, read, waiting
+        self._round = 0
+        self._arrived: dict[int, dict[int, tuple[str, Arrays]]] = {}
+        self._changed = threading.Condition()
+
+    def put(self, number: int, replica: int, name: str, arrays: Arrays) -> None:
+        """Take the sums of another replica for a round."""
+        with self._changed:
+            self._arrived.setdefault(number, {})[replica] = (name, arrays)
+            self._changed.notify_all()
+
+    def __call__(self, name: str, sums: list[Tensor]) -> list[Tensor]:
+        """Return the sums over all replicas, on the devices of these. Raises ValueError where another replica is at
+        something else."""
+        number, self._round = self._round, self._round + 1
+        self._send(number, name, to_arrays({str(place): each for place, each in enumerate(sums)}))
+        with self._waiting(), self._changed:
+            self._changed.wait_for(lambda: len(self._arrived.get(number, ())) == self._replicas - 1)
+            others = self._arrived.pop(number)
+        if unlike := {other for other, _ in others.values()} - {name}:
+            raise ValueError(f"replica {self._replica} is at {name!r}, another one at {unlike.pop()!r}")
+        parts = [
+            sums if replica == self._replica else _tensors(others[replica][1], sums)
+            for replica in range(self._replicas)
+        ]
+        whole = fold(parts)
+        del parts
+        for _, arrays in others.values():
+            self._read(arrays)
+        return whole
+
+
+def _tensors(arrays: Arrays, like: list[Tensor]) -> list[Tensor]:
+    """Return the sums of another replica, each where this one's is."""
+    return [to_tensors({"": arrays[str(place)]}, own.device)[""] for place, own in enumerate(like)]

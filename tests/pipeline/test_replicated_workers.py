@@ -1,0 +1,168 @@
+"""Workers without Ray: replicas of stages in threads, whose messages arrive late and out of order, have the bits of one
+process; and what cannot be right is noticed."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ffpipe import override, recipe
+from ffpipe.pipeline.job import Job, Layout, Start, make_job
+from ffpipe.pipeline.links import Predictions
+from ffpipe.pipeline.packet import Array, Arrays, Packet
+from ffpipe.pipeline.reducer import Reducer
+from ffpipe.pipeline.stage import Stage
+from ffpipe.pipeline.stage_spec import refuse_differing
+from ffpipe.pipeline.worker import Parts, Worker, WorkerSetup
+from ffpipe.planning.layout import make_layout
+from ffpipe.storage import checkpoint
+from ffpipe.storage.store import Store
+from ffpipe.system.errors import ReplicasDiffer
+from ffpipe.telemetry.report import StageReport
+
+FIELDS = {
+    "training.epochs": 1,
+    "training.batch_size": 100,
+    "training.shards": 4,
+    "training.dims": [64, 40, 30, 20, 10],
+    "training.negative_lag": 6,
+}
+IMAGES = {"training.negatives": "none", "training.labels": "none", "training.head_from": 0}
+# The third block sees what the first makes.
+CONVOLUTIONS = [
+    {"kind": "conv", "options": {"channels": 6, "norm": False, "dropout": 0.1}, "keep": "early"},
+    {"kind": "conv", "options": {"channels": 6, "norm": False}},
+    {"kind": "conv", "options": {"channels": 6, "norm": False, "pool": 2}, "use": ["early"]},
+    {"kind": "dense", "options": {"width": 12}},
+]
+KINDS: dict[str, dict[str, Any]] = {
+    "hard negatives": {},
+    "lock step": {"training.negative_lag": 0},
+    "evaluations": {"execution.evaluate_every": 1, "execution.snapshot_steps": 5, "execution.chunk": 2},
+    "convolutions": {"training.blocks": CONVOLUTIONS, "training.optimizer.kind": "Adam", **IMAGES},
+}
+
+
+class ThreadLinks:
+    """Delivers each message from a thread of its own, after a wait that depends on chance."""
+
+    def __init__(self, number: int, replica: int, workers: list[Worker], chance: random.Random) -> None:
+        self.number, self.replica, self.workers, self.chance = number, replica, workers, chance
+
+    def to(self, receiver: int, sequence: int, packet: Packet) -> None:
+        arrays = {name: array._replace(data=array.data.copy()) for name, array in packet.arrays.items()}
+        self._later(lambda: self.workers[receiver].push(sequence, self.number, Packet(packet.item, arrays)))
+
+    def to_first(self, predictions: Predictions) -> None:
+        self.workers[0].returned(predictions)
+
+    def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
+        sent = {key: array._replace(data=array.data.copy()) for key, array in sums.items()}
+        for other in others:
+            reducer = self.workers[other].reducer
+            self._later(lambda reducer=reducer: reducer.put(number, self.replica, name, sent))
+
+    def read(self, packets: Iterable[Packet]) -> None:
+        """Nothing lies in shared memory here."""
+
+    def _later(self, deliver: Any) -> None:
+        threading.Timer(self.chance.random() / 500, deliver).start()
+
+
+def job(**fields: Any) -> Job:
+    return make_job(override(recipe("digits"), {**FIELDS, **fields}))
+
+
+def run_workers(job: Job, layout: Layout, folder: Path) -> tuple[list[Worker], list[StageReport]]:
+    """The workers after their run, and all reports."""
+    workers: list[Worker] = []
+    chance = random.Random(1)
+    for number, spec in enumerate(layout.workers):
+        store, data = Store(str(folder)), job.splits.fingerprint
+        setup = WorkerSetup(spec, layout.plan, layout.window, job.config, store, Start(), data=data, early=layout.early)
+        workers.append(Worker(setup, Parts(), ThreadLinks(number, spec.replica, workers, chance)))
+    reports: list[StageReport] = []
+    threads = [threading.Thread(target=lambda w=w: reports.extend(w.run()), daemon=True) for w in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+        assert not thread.is_alive()
+    return workers, reports
+
+
+def stage_of(worker: Worker) -> Stage:
+    assert isinstance(worker.stage, Stage)
+    return worker.stage
+
+
+def weights(workers: list[Worker], replica: int) -> dict[str, torch.Tensor]:
+    """Of the replica of that number, or of the last one of a stage with fewer."""
+    found: dict[str, torch.Tensor] = {}
+    for worker in workers:
+        spec = worker.spec
+        if spec.replica == min(replica, spec.replicas.counts[spec.index] - 1):
+            for block in stage_of(worker).blocks:
+                found |= {f"{block.index}.{name}": tensor for name, tensor in block.state().items()}
+            if (head := stage_of(worker).head) is not None:
+                found |= {f"head.{name}": tensor for name, tensor in head.state().items()}
+    return found
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_any_numbers_of_replicas_have_the_bits_of_one(kind: str, tmp_path: Path) -> None:
+    network = job(**KINDS[kind])
+    alone, expected_reports = run_workers(network, make_layout(network, 1), tmp_path / "one")
+    expected = weights(alone, 0)
+    rows = sorted((row for report in expected_reports for row in report.rows), key=lambda row: (row.step, row.layer))
+    for counts in ((2,), (1, 4), (4, 2, 1), (2, 2)):
+        layout = make_layout(network, len(counts), counts=counts)
+        workers, reports = run_workers(network, layout, tmp_path / "-".join(map(str, counts)))
+        for replica in range(max(counts)):
+            found = weights(workers, replica)
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), (counts, replica)
+        made = sorted((row for report in reports for row in report.rows), key=lambda row: (row.step, row.layer))
+        assert made == rows
+        assert sum(len(report.evaluations) for report in reports) == sum(
+            len(report.evaluations) for report in expected_reports
+        )
+        assert {file.name for report in reports for file in report.files} == {
+            file.name for report in expected_reports for file in report.files
+        }
+        refuse_differing(layout.workers, {number: stage_of(w).digest() for number, w in enumerate(workers)})
+
+
+def test_files_of_snapshots_are_those_of_one_replica(tmp_path: Path) -> None:
+    network = job()
+    run_workers(network, make_layout(network, 1), tmp_path / "one")
+    run_workers(network, make_layout(network, 2, counts=(2, 4)), tmp_path / "six")
+    names = [checkpoint.layer_file(index) for index in range(4)] + [checkpoint.HEAD]
+    folder = checkpoint.folder_of(network.steps)
+    for name in names:
+        assert (tmp_path / "six" / folder / name).read_bytes() == (tmp_path / "one" / folder / name).read_bytes()
+
+
+def test_replicas_that_differ_are_named() -> None:
+    network = job()
+    layout = make_layout(network, 2, counts=(1, 2))
+    refuse_differing(layout.workers, {0: "a", 1: "b", 2: "b"})
+    with pytest.raises(ReplicasDiffer, match=r"stage 1, replica 1 \(layers \d to 3\) ended with other weights"):
+        refuse_differing(layout.workers, {0: "a", 1: "b", 2: "c"})
+
+
+def test_a_replica_that_is_at_something_else_is_noticed() -> None:
+    reducer = Reducer(0, 2, lambda number, name, sums: None)
+    sums, threes = [torch.ones(2)], Array("float32", np.full(2, 3.0, dtype=np.float32))
+    reducer.put(0, 1, "block 0", {"0": threes})
+    assert torch.equal(reducer("block 0", sums)[0], torch.tensor([4.0, 4.0]))
+    reducer.put(1, 1, "block 1", {"0": threes})
+    with pytest.raises(ValueError, match="replica 0 is at 'block 0', another one at 'block 1'"):
+        reducer("block 0", sums)
