@@ -88,6 +88,7 @@ class Plan:
     steps: of the whole run. chunk: minibatches in a Train item at most. lockstep: whether each minibatch
     waits for its own prediction. evaluations: split -> steps between evaluations (0: at the end only).
     sizes: split -> examples. evaluation_batch: examples in one Evaluate item. snapshot_steps: 0 for the end only.
+    made: splits whose evaluation at the step of the start has been made before.
     """
 
     steps: int
@@ -97,16 +98,17 @@ class Plan:
     sizes: dict[str, int]
     evaluation_batch: int
     snapshot_steps: int
+    made: tuple[str, ...] = ()
 
     def items(self, start: int = 0) -> Iterator[Item]:
         """Yield the items from step `start` to the end, in order.
 
         With a start they are those that follow the snapshot of that step, so that a run that goes on from it
-        does what the run that wrote it would have done.
+        does what the run that wrote it would have done; no evaluation is made twice.
         """
         step = start
         if start:
-            yield from self._evaluations(start)
+            yield from self._evaluations(start, self.made)
         while step < self.steps:
             stop = self._next_marker(step)
             if self.lockstep:
@@ -137,9 +139,9 @@ class Plan:
     def _is_due(self, step: int, every: int) -> bool:
         return step == self.steps or bool(every and step % every == 0)
 
-    def _evaluations(self, step: int) -> Iterator[Item]:
+    def _evaluations(self, step: int, made: tuple[str, ...] = ()) -> Iterator[Item]:
         for split, every in self.evaluations.items():
-            size = self.sizes[split] if self._is_due(step, every) else 0
+            size = self.sizes[split] if self._is_due(step, every) and split not in made else 0
             for first in range(0, size, self.evaluation_batch):
                 count = min(self.evaluation_batch, size - first)
                 yield Evaluate(step, split, first, count, last=first + count == size)

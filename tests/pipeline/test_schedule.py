@@ -47,6 +47,14 @@ def test_the_table_in_the_module() -> None:
     ]
 
 
+def test_evaluations_at_the_start_that_have_been_made_are_left_out() -> None:
+    made = replace(PLAN, made=("validation",))
+    assert list(made.items(5)) == list(PLAN.items())[4:]
+    assert list(made.items(10)) == [Evaluate(10, "test", 0, 2, last=True), Stop(10)]
+    assert list(replace(PLAN, made=("test", "validation")).items(10)) == [Stop(10)]
+    assert list(made.items()) == list(PLAN.items())
+
+
 LOCKSTEP = replace(PLAN, steps=4, chunk=1, lockstep=True, evaluations={}, sizes={}, snapshot_steps=3)
 
 
