@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from ffpipe.learn.objectives import Learned, Objective
     from ffpipe.learn.spec import RowLayout, RowSpec
     from ffpipe.reports import write_report
-    from ffpipe.runs.controller import Result, resume, train
+    from ffpipe.runs.controller import resume, train
     from ffpipe.runs.export import export
     from ffpipe.runs.inference import evaluate, load, predict
     from ffpipe.runs.interrupt import Interrupt
+    from ffpipe.runs.run import Result
     from ffpipe.system.errors import Interrupted, RunFailed, UserError
     from ffpipe.telemetry.callbacks import Callback, RunStart, Speed
 
@@ -82,7 +83,8 @@ _HOMES = {
     **dict.fromkeys(["evaluate", "load", "predict"], "runs.inference"),
     "export": "runs.export",
     "write_report": "reports",
-    **dict.fromkeys(["Result", "resume", "train"], "runs.controller"),
+    **dict.fromkeys(["resume", "train"], "runs.controller"),
+    "Result": "runs.run",
     "Interrupt": "runs.interrupt",
     **dict.fromkeys(["Callback", "RunStart", "Speed"], "telemetry.callbacks"),
     "override": "config.fields",

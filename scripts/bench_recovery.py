@@ -35,10 +35,10 @@ from ffpipe.config.schema import Config
 from ffpipe.engines.ray.settings import prepare_ray
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start, make_job
 from ffpipe.planning.layout import Measured
-from ffpipe.runs.controller import Run
 from ffpipe.runs.folder import new_run
 from ffpipe.runs.interrupt import Interrupt
 from ffpipe.runs.log import RunLog
+from ffpipe.runs.run import Run
 from ffpipe.runs.view import View
 from ffpipe.storage.store import Store
 from ffpipe.telemetry.report import Past, StageReport

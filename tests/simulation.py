@@ -22,8 +22,9 @@ from world import DriverDied, Fault, World
 from ffpipe.config.fields import override
 from ffpipe.config.schema import Config
 from ffpipe.pipeline.job import Job
-from ffpipe.runs.controller import Result, resume, train
+from ffpipe.runs.controller import resume, train
 from ffpipe.runs.folder import RunFolder
+from ffpipe.runs.run import Result
 from ffpipe.runs.view import View
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Pieces, Store
@@ -95,7 +96,8 @@ def simulated(world: World) -> Iterator[None]:
         "ffpipe.runs.folder.RunFolder.write_past": write_past,
         "ffpipe.runs.controller.make_engine": lambda _: SimEngine(world),
         "ffpipe.runs.controller.make_job": lambda c, _: Job(c, splits(c.training), blueprint(c.training)),
-        "ffpipe.runs.controller.time": SimpleNamespace(time=lambda: 0.0, sleep=world.sleep),
+        "ffpipe.runs.controller.time": SimpleNamespace(time=lambda: 0.0),
+        "ffpipe.runs.run.time": SimpleNamespace(sleep=world.sleep),
         "ffpipe.pipeline.worker.time": SimpleNamespace(monotonic=lambda: float(world.moments)),
         "ffpipe.pipeline.worker.ItemStream": HeldStream,
         "ffpipe.data.splits.load_splits": lambda data, _: splits(world.config.training),

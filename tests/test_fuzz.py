@@ -25,8 +25,8 @@ import ffpipe
 from ffpipe.config.fields import from_toml, read_config, to_toml
 from ffpipe.engines.local import LocalEngine
 from ffpipe.pipeline.job import Job, Start, make_job
-from ffpipe.runs.controller import verified
 from ffpipe.runs.folder import open_run
+from ffpipe.runs.snapshots import verified
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import Diverged, UserError
 

@@ -19,9 +19,9 @@ from expected import Model
 
 from ffpipe.config.schema import Config
 from ffpipe.pipeline.job import Start
-from ffpipe.runs.controller import Result
 from ffpipe.runs.folder import RunFolder
 from ffpipe.runs.interrupt import Interrupt
+from ffpipe.runs.run import Result
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import Diverged, RunFailed

@@ -39,23 +39,32 @@ def to_toml(config: Config) -> str:
 
 def from_toml(text: str, *, where: str) -> Config:
     """Read and check a config. Raises UserError naming `where`, the field and what it may be."""
+    return from_tree(parse_toml(text, where=where), where=where)
+
+
+def parse_toml(text: str, *, where: str) -> dict[str, Any]:
+    """Parse TOML that may be a stranger's, in bounded time. Raises UserError."""
     if _DEEP_KEY.search(text):
         raise UserError(f"{where} is no config: it has a key of more than 8 parts")
     try:
-        tree = tomllib.loads(text)
+        return tomllib.loads(text)
     # Beside its own errors: arrays in arrays without end, integers of thousands of digits, impossible dates.
     except (ValueError, RecursionError, OverflowError) as error:
         raise UserError(f"{where} is no valid TOML: {error}") from None
-    return from_tree(tree, where=where)
 
 
-def read_config(path: Path) -> Config:
-    """Read and check a file of a config. Raises UserError."""
+def read_tree(path: Path) -> dict[str, Any]:
+    """Read a file of a config, whose fields are not checked yet. Raises UserError."""
     try:
         text = read_whole(path, LARGEST_FILE).decode("utf-8")
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
-    return from_toml(text, where=str(path))
+    return parse_toml(text, where=str(path))
+
+
+def read_config(path: Path) -> Config:
+    """Read and check a file of a config. Raises UserError."""
+    return from_tree(read_tree(path), where=str(path))
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
-"""One run from config to result: check, lay out, start the engine, recover, keep what the stages report."""
+"""One run from config to result: check, lay out, make the folder, start the engine, and let the run work."""
 
 from __future__ import annotations
 
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,8 +17,7 @@ from ffpipe.engines.layerwise import spoolfolder
 from ffpipe.engines.layerwise.engine import LayerwiseEngine
 from ffpipe.engines.local import LocalEngine
 from ffpipe.engines.ray.settings import PREFIX, folder_of_clusters, load_ray, prepare_ray
-from ffpipe.pipeline.contents import snapshot_contents
-from ffpipe.pipeline.job import Engine, Job, Layout, Model, Start, make_job, refuse_beyond_this_host
+from ffpipe.pipeline.job import Engine, Job, Model, make_job, refuse_beyond_this_host
 from ffpipe.planning.budget import within_budget
 from ffpipe.planning.estimate import Estimate, bare_process, draft_layout, estimate_layout
 from ffpipe.runs import places
@@ -28,44 +26,17 @@ from ffpipe.runs.follow import Followed
 from ffpipe.runs.interrupt import Interrupt
 from ffpipe.runs.log import RunLog
 from ffpipe.runs.model import Given, with_model
-from ffpipe.runs.recovery import GiveUp, Recovery
 from ffpipe.runs.resumed import resumed
+from ffpipe.runs.run import Result, Run
+from ffpipe.runs.snapshots import newest_whole
 from ffpipe.runs.view import View
 from ffpipe.storage import checkpoint
-from ffpipe.storage.store import Store, patiently
-from ffpipe.system.errors import (
-    ClusterLost,
-    Diverged,
-    Interrupted,
-    Misfit,
-    RunFailed,
-    StageLost,
-    Unreachable,
-    UserError,
-)
+from ffpipe.storage.store import Store
+from ffpipe.system.errors import Unreachable, UserError
 from ffpipe.system.leftovers import sweep
 from ffpipe.telemetry.callbacks import Callback
-from ffpipe.telemetry.report import Past, RecoveryNote
+from ffpipe.telemetry.report import Past
 from ffpipe.telemetry.tensorboard import TensorBoard
-
-
-@dataclass(frozen=True)
-class Result:
-    """The result of a run; the errors are fractions of the test split, None where not trained.
-
-    test_errors: of every read-out that the network has, by name.
-    """
-
-    run_dir: Path
-    test_error_goodness: float | None
-    test_error_softmax: float | None
-    weights_sha256: str
-    summary: dict[str, Any]
-
-    @property
-    def test_errors(self) -> dict[str, float]:
-        named = {name: self.summary.get(f"test_error_{name}") for name in ("goodness", "softmax", "last", "sum")}
-        return {name: error for name, error in named.items() if error is not None}
 
 
 def train(
@@ -145,7 +116,7 @@ def _carry_out(
         if goes_on:
             past, name, snapshot = _past_of(folder, store, job, view)
         else:
-            past, name, snapshot = Past(code=job.network.code.sha256 if job.network.code else ""), uuid4().hex, None
+            past, name, snapshot = Past(code=job.network.code.recorded if job.network.code else ""), uuid4().hex, None
         engine = make_engine(job.config.execution)
         held.callback(engine.close)
         layout = engine.layout(job)
@@ -242,43 +213,6 @@ def _bare_process(config: Config) -> int:
     return bare_process(config)
 
 
-def newest_whole(store: Store, job: Job, view: View) -> checkpoint.Manifest | None:
-    """Return the newest snapshot of which every file is what this job writes; others are named and passed over.
-
-    Raises Unreachable where that cannot be known; Misfit where there is none, but whole ones of another network, which
-    a run that began anew would remove.
-    """
-    found, misfits, notes = None, list[Misfit](), list[str]()
-    for folder in reversed(checkpoint.whole_snapshots(store)):
-        try:
-            found = verified(store, folder, job)
-            break
-        except Unreachable:
-            raise
-        except UserError as error:
-            misfits += [error] if isinstance(error, Misfit) else []
-            notes.append(f"warning: {error}; trying the snapshot before it")
-    if found is None and misfits:
-        raise misfits[0]
-    for note in notes:
-        view.note(note)
-    return found
-
-
-def verified(store: Store, folder: str, job: Job) -> checkpoint.Manifest:
-    """Read every file of a snapshot once. Raises UserError naming the first that is wrong or missing."""
-    manifest = checkpoint.read_manifest(store, folder)
-    if manifest.input != job.input:
-        raise Misfit(f"checkpoint {store.place(folder)} is of a network for {manifest.input}, not for {job.input}")
-    files = snapshot_contents(job.network, manifest.step)
-    if other := sorted(files.keys() ^ manifest.files.keys()):
-        has = "lacks" if other[0] in files else "has"
-        raise Misfit(f"checkpoint {store.place(folder)} {has} {other[0]}: it is of another network than the config")
-    for name, contents in files.items():
-        checkpoint.read_tensors(store, folder, manifest, name, contents)
-    return manifest
-
-
 def make_engine(execution: Execution) -> Engine:
     """Return the engine that was asked for. Ray is imported only where it is used; what a run left that was killed
     goes."""
@@ -289,103 +223,3 @@ def make_engine(execution: Execution) -> Engine:
     from ffpipe.engines.ray.engine import RayEngine
 
     return RayEngine(object_store_bytes=execution.object_store_bytes)
-
-
-@dataclass
-class Run:
-    """Works a job to its end, from one whole snapshot to the next if need be."""
-
-    job: Job
-    engine: Engine
-    folder: RunFolder
-    log: RunLog
-    view: View
-    interrupt: Interrupt
-
-    def go(self, layout: Layout) -> Result:
-        """Run to the end. Raises RunFailed, Interrupted."""
-        try:
-            status, summary = self._to_its_end(layout)
-        except OSError as error:
-            why = f"{error.filename or self.folder.path}: {error.strerror or error}"
-            raise RunFailed(f"{why}; {self._rescue()}") from error
-        if status == "interrupted":
-            raise Interrupted(f"saved after step {summary['steps']}; go on with: ffpipe resume {self.folder.path}")
-        goodness, softmax = summary["test_error_goodness"], summary["test_error_softmax"]
-        result = Result(self.folder.path, goodness, softmax, summary["weights_sha256"], summary)
-        self.view.finish(result.run_dir, result.test_errors, summary["train_seconds"])
-        return result
-
-    def _to_its_end(self, layout: Layout) -> tuple[str, dict[str, Any]]:
-        """Return status and summary, which is written however the run ends."""
-        self.view.start(self.job, layout, self.folder.path)
-        for note in layout.notes:
-            self.view.note(note)
-        status = "failed"
-        try:
-            self._work(layout)
-            newest = self.log.newest
-            # An interrupt may have come between the last snapshot and the evaluation after it.
-            tested = self.log.tested or not self.interrupt.wished
-            if newest is not None and newest.step == self.job.steps and tested:
-                status = "finished"
-            elif self.interrupt.wished and self._start().step >= self.log.step:
-                status = "interrupted"
-            else:
-                raise RunFailed(f"the last snapshot, of step {self.log.step}, could not be written; {self._rescue()}")
-        except BaseException:
-            with suppress(OSError):  # which would hide what went wrong
-                self._close(status)
-            raise
-        return status, self._close(status)
-
-    def _close(self, status: str) -> dict[str, Any]:
-        self.interrupt.goes_to(lambda: None)  # what there is to save is being saved
-        self.view.stop()
-        summary = self.log.close(status)
-        self.view.ended(summary)
-        return summary
-
-    def _work(self, layout: Layout) -> None:
-        """Work the plan, with recoveries."""
-        execution = self.job.config.execution
-        recovery = Recovery(execution.attempts, execution.back_off)
-        try:
-            patiently(lambda: self.log.begin(layout))
-        except Unreachable as error:
-            raise RunFailed(f"{error}; {self._rescue()}") from error
-        while True:
-            start = self._start()
-            self.interrupt.goes_to(self.engine.interrupt)
-            try:
-                self.engine.run(self.job, layout, self.log.store, start, self.folder.path, self.log.take)
-                return
-            except (Diverged, ClusterLost) as error:
-                raise type(error)(f"{error}; {self._rescue()}") from error
-            except RunFailed as error:
-                reached = self.log.step
-                decision = recovery.failed("lost" if isinstance(error, StageLost) else "error", self._start().step)
-                if isinstance(decision, GiveUp) or self.interrupt.wished:
-                    why = decision.why if isinstance(decision, GiveUp) else "the run was to end"
-                    raise RunFailed(f"{error} ({why}); {self._rescue()}") from error
-                time.sleep(decision.wait)
-                try:
-                    layout = self.engine.layout_again(self.job, self.log.store)
-                    self.log.newest = patiently(lambda: newest_whole(self.log.store, self.job, self.view))
-                    patiently(partial(self.log.begin, layout))
-                except (RunFailed, UserError) as nowhere:
-                    raise RunFailed(f"{error}; {nowhere}; {self._rescue()}") from nowhere
-                step = self._start().step
-                self.log.recovered(RecoveryNote(str(error), step, max(0, reached - step), len(layout.stages)))
-                self.view.go_on(layout)
-
-    def _start(self) -> Start:
-        newest = self.log.newest
-        return Start(newest.step, checkpoint.folder_of(newest.step)) if newest else Start()
-
-    def _rescue(self) -> str:
-        newest = self.log.newest
-        if newest is None:
-            return "there is no snapshot to go on from"
-        place = self.log.store.place(checkpoint.folder_of(newest.step))
-        return f"what there was after step {newest.step} is in {place}; go on with: ffpipe resume {self.folder.path}"

@@ -23,12 +23,13 @@ from typing import Any
 
 import msgspec
 
-from ffpipe.config.fields import read_config, to_toml
+from ffpipe.config.fields import from_tree, to_toml
 from ffpipe.config.schema import Config
+from ffpipe.runs.inspection import CONFIG, LOCK, METRICS, PAST, SUMMARY, config_tree, read_past, refuse_no_folder
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store, store_of
-from ffpipe.system.errors import UserError
-from ffpipe.system.files import expanded, read_whole, replace_whole
+from ffpipe.system.errors import UserError, reason
+from ffpipe.system.files import expanded, replace_whole
 from ffpipe.telemetry.report import MOST_ROWS, Past
 
 # A row of metrics takes 150 to 220 bytes; a run that is trained for longer, again and again, adds to its own.
@@ -40,10 +41,10 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config = path / "config.toml"
-        self.metrics = path / "metrics.parquet"
-        self.summary = path / "summary.json"
-        self.past = path / "past.json"
+        self.config = path / CONFIG
+        self.metrics = path / METRICS
+        self.summary = path / SUMMARY
+        self.past = path / PAST
         self.trace = path / "trace.json"
 
     def make(self) -> None:
@@ -51,8 +52,8 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True)
         except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"run folder {self.path} cannot be made ({reason}): give another with --run-dir") from None
+            why = f"run folder {self.path} cannot be made ({reason(error)})"
+            raise UserError(f"{why}: give another with --run-dir") from None
 
     def store(self, config: Config) -> Store:
         """Return the place of its snapshots."""
@@ -93,20 +94,19 @@ class RunFolder:
         Gives a warning where the file system has no locks, as some network file systems do not; else "". The file
         stays, since whoever removed it could take it from a process that is about to lock it.
         """
-        path, warning = self.path / ".lock", ""
+        path, warning = self.path / LOCK, ""
         try:
             # For writing: NFS gives no exclusive lock on a file that is open for reading.
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError as error:
-            raise UserError(f"run {self.path} cannot be locked: {path}: {error.strerror or error}") from None
+            raise UserError(f"run {self.path} cannot be locked: {path}: {reason(error)}") from None
         with open(handle, "rb"):
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                     raise UserError(f"another process is training run {self.path}: wait for it, or end it") from None
-                reason = error.strerror or error
-                warning = f"warning: {path} cannot be locked ({reason}): see to it that nobody else trains this run"
+                warning = f"warning: {path} cannot be locked ({reason(error)}): let nobody else train this run"
             yield warning
 
     def write_config(self, config: Config) -> None:
@@ -117,17 +117,14 @@ class RunFolder:
         try:
             replace_whole(self.config, lambda file: file.write(text))
         except OSError as error:
-            raise UserError(f"{self.config} cannot be written: {error.strerror or error}") from None
+            raise UserError(f"{self.config} cannot be written: {reason(error)}") from None
 
     def read_past(self) -> Past:
         """Read what a run that goes on has behind it.
 
         Raises UserError where the file is absent or damaged, Unreachable where it cannot be read.
         """
-        try:
-            return msgspec.json.decode(read_whole(self.past, LARGEST_PAST), type=Past)
-        except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise UserError(f"cannot read {self.past}: {error}") from None
+        return read_past(self.past, LARGEST_PAST)
 
     def known_past(self) -> Past:
         """Read what a run has behind it, or return an empty past where that cannot be read."""
@@ -168,15 +165,11 @@ def _check_name(path: Path, instead: str) -> None:
 def open_run(path: str | Path) -> tuple[RunFolder, Config]:
     """Find an existing run and its config. Raises UserError where there is none, or nothing to go on from."""
     folder = RunFolder(expanded(path))
-    if not os.path.isdir(folder.path):
-        raise UserError(f"{path} is no folder: give the folder of a run, as `ffpipe train` printed it")
+    refuse_no_folder(folder.path, path)
     _check_name(folder.path.absolute(), "rename it, or give a link to it")
     if not os.path.isfile(folder.config):
         raise UserError(f"{path} is no run: it has no config.toml")
-    if not os.path.getsize(folder.config):  # which would be read as one of defaults alone
-        raise UserError(f"{folder.config} is empty: what run {path} was is lost")
-    config = read_config(folder.config)
-    return folder, config
+    return folder, from_tree(config_tree(folder.config), where=str(folder.config))
 
 
 def versions() -> dict[str, str]:

@@ -19,6 +19,7 @@ from ffpipe.learn.network import Network, Silent, StreamedNetwork, readouts_of
 from ffpipe.runs import places
 from ffpipe.runs.model import Given
 from ffpipe.runs.saved import Saved
+from ffpipe.storage.checkpoint import name_of
 from ffpipe.system.errors import UserError
 from ffpipe.system.memory import host_bytes, refuse_beyond_host
 
@@ -70,10 +71,7 @@ class Prediction:
         class."""
         probabilities = self.probabilities
         order = sorted(range(len(probabilities)), key=lambda label: (-probabilities[label], label))
-        return [(self._name(label), probabilities[label]) for label in order[:count]]
-
-    def _name(self, label: int) -> str:
-        return self.names[label] if label < len(self.names) else str(label)
+        return [(name_of(label, self.names), probabilities[label]) for label in order[:count]]
 
 
 def load(

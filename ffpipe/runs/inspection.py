@@ -9,30 +9,29 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from ffpipe.config.fields import _DEEP_KEY, LARGEST_FILE
+from ffpipe.config.fields import read_tree
 from ffpipe.config.limits import LARGEST_INTEGER
 from ffpipe.config.schema import Config
 from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import expanded, read_whole
-from ffpipe.telemetry.report import Evaluation, LayerRow, Past, RecoveryNote, Steps
+from ffpipe.telemetry.report import Evaluation, LayerRow, Past, RecoveryNote, Steps, errors_by_readout
 
 # Far more than a run of a thousand evaluations writes; a summary is read for each run of a list.
 LARGEST_SUMMARY = 8 << 20
 # Longer pasts are for those who go on; a look leaves them alone.
 LARGEST_PAST = 32 << 20
 MOST_ENTRIES = 100_000
-CONFIG, SUMMARY, PAST, LOCK = "config.toml", "summary.json", "past.json", ".lock"
+CONFIG, METRICS, SUMMARY, PAST, LOCK = "config.toml", "metrics.parquet", "summary.json", "past.json", ".lock"
 # A folder with one of these is a run, or what is left of one.
-FILES = (CONFIG, SUMMARY, PAST, "metrics.parquet", "checkpoints")
+FILES = (CONFIG, SUMMARY, PAST, METRICS, "checkpoints")
 
 # The errors of reading a damaged or a hostile file.
 UNREADABLE = (UserError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -72,13 +71,7 @@ class Summary:
     @property
     def test_errors(self) -> dict[str, float]:
         """The test error of every read-out that was tested at the end, by name."""
-        named = {
-            "goodness": self.test_error_goodness,
-            "softmax": self.test_error_softmax,
-            "last": self.test_error_last,
-            "sum": self.test_error_sum,
-        }
-        return {name: error for name, error in named.items() if error is not None}
+        return errors_by_readout(vars(self))
 
 
 @dataclass(frozen=True)
@@ -121,14 +114,13 @@ class Look:
 
 def look_at(path: Path) -> Look:
     """Read what a look needs of a run folder. Raises UserError where it is not one."""
-    if not os.path.isdir(path):
-        raise UserError(f"{path} is no folder: give the folder of a run, as `ffpipe train` printed it")
+    refuse_no_folder(path, path)
     if not is_run(path):
         raise UserError(f"{path} is no run: it has no config.toml")
     config, summary, damage, running = None, None, [], is_running(path)
     try:
         config = _config(path / CONFIG)
-    except (OSError, ValueError, OverflowError, *UNREADABLE) as error:
+    except UNREADABLE as error:
         if not running or os.path.lexists(path / CONFIG):  # which a run that begins has not written yet
             damage.append(_phrase(error, path / CONFIG))
     try:
@@ -138,6 +130,12 @@ def look_at(path: Path) -> Look:
     except UNREADABLE as error:
         damage.append(_phrase(error, path / SUMMARY))
     return Look(path, config, summary, running, tuple(damage), _changed(path))
+
+
+def refuse_no_folder(path: Path, given: str | Path) -> None:
+    """Refuse what is not a folder and so not a run. given: how the user named it."""
+    if not os.path.isdir(path):
+        raise UserError(f"{given} is no folder: give the folder of a run, as `ffpipe train` printed it")
 
 
 def runs_in(folder: str | Path) -> list[Look]:
@@ -164,9 +162,20 @@ def runs_in(folder: str | Path) -> list[Look]:
 def past_of(path: Path) -> Past:
     """Read what a run has behind it. Raises UserError with a phrase that says why that cannot be."""
     try:
-        return msgspec.json.decode(read_whole(path / PAST, LARGEST_PAST), type=Past)
-    except (FileNotFoundError, *UNREADABLE) as error:
+        return read_past(path / PAST, LARGEST_PAST)
+    except UserError as error:
         raise UserError(_phrase(error, path / PAST)) from None
+
+
+def read_past(path: Path, most: int) -> Past:
+    """Read a file past.json of at most `most` bytes.
+
+    Raises UserError where it is absent or damaged, Unreachable where it cannot be read.
+    """
+    try:
+        return msgspec.json.decode(read_whole(path, most), type=Past)
+    except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
 
 
 def newest_rows(rows: Iterable[LayerRow]) -> list[LayerRow]:
@@ -203,14 +212,15 @@ def is_running(path: Path) -> bool:
 
 
 def _config(path: Path) -> Config:
-    """Read a config without the rules between its fields, some of which ask torch. Raises UNREADABLE, OSError,
-    ValueError and OverflowError."""
-    text = read_whole(path, LARGEST_FILE).decode("utf-8")
-    if not text.strip():  # which would be read as one of defaults alone
-        raise UserError("it is empty")
-    if _DEEP_KEY.search(text):  # which takes minutes to read
-        raise UserError("it has a key of more than 8 parts")
-    return msgspec.convert(tomllib.loads(text), Config)
+    """Read a config without the rules between its fields, some of which ask torch. Raises UNREADABLE."""
+    return msgspec.convert(config_tree(path), Config)
+
+
+def config_tree(path: Path) -> dict[str, Any]:
+    """Read the config of a run, whose fields are not checked yet. Raises UserError."""
+    if not (tree := read_tree(path)):  # which would be read as a config of defaults alone
+        raise UserError(f"{path} is empty: what the run was is lost")
+    return tree
 
 
 def _changed(path: Path) -> float:

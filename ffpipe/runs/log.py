@@ -15,7 +15,7 @@ from ffpipe.runs.folder import RunFolder, versions
 from ffpipe.runs.view import View
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store, patiently
-from ffpipe.system.errors import Unreachable
+from ffpipe.system.errors import Unreachable, reason
 from ffpipe.telemetry.metrics import write_metrics
 from ffpipe.telemetry.report import Evaluation, FailedFile, Past, RecoveryNote, StageReport, WrittenFile
 from ffpipe.telemetry.spans import TraceFile
@@ -53,17 +53,21 @@ class RunLog:
         """True when the test after the last step was made."""
         return any(e.split == "test" and e.step == self.job.steps for e in self.past.evaluations)
 
-    def begin(self, layout: Layout) -> None:
-        """Begin with new stages, and forget what was not saved."""
+    def begin(self, layout: Layout) -> Layout:
+        """Begin with new stages, and forget what was not saved. Returns the layout, whose plan leaves out evaluations
+        that have been made at the step of the newest snapshot."""
         step = self.newest.step if self.newest else 0
         # Damaged, or we would go on from them. Written over in part they could seem whole again, without their metrics.
         checkpoint.forget_after(self.store, step)
         past = self.past
         past.train_seconds = self._train_seconds
         past.rows = [row for row in past.rows if row.step <= step]
-        # Those of the very step of the snapshot come after it and are made again.
-        past.evaluations = [evaluation for evaluation in past.evaluations if evaluation.step < step]
-        self._layout, self._latest, self._files = layout, {}, {}
+        past.evaluations = [evaluation for evaluation in past.evaluations if evaluation.step <= step]
+        # Those of the very step of the snapshot come after it, so not all that are due need have been made.
+        made = tuple(evaluation.split for evaluation in past.evaluations if evaluation.step == step)
+        self._layout = layout = replace(layout, plan=replace(layout.plan, made=made))
+        self._latest, self._files = {}, {}
+        return layout
 
     def recovered(self, note: RecoveryNote) -> None:
         self.past.recoveries.append(note)
@@ -71,7 +75,10 @@ class RunLog:
         self.view.recovered(note)
 
     def take(self, report: StageReport) -> None:
-        """Take in one report of one stage."""
+        """Take in one report of one stage, or of another of its replicas, of which the trace alone has something."""
+        if report.replica:
+            self._traced(report)
+            return
         self._latest[report.stage] = report
         self.past.rows += report.rows
         self.past.evaluations += report.evaluations
@@ -81,13 +88,20 @@ class RunLog:
         files: list[WrittenFile | FailedFile] = [*report.files, *report.failures]
         for file in files:
             self._file(file)
-        if self._trace is not None:
-            name = f"stage {report.stage}: layers {', '.join(map(str, report.layers))}"
-            trace, self._trace = self._trace, None  # given up where it fails: nothing that a run needs is in it
-            with self._going_on(str(self.folder.trace)):
-                trace.add(report.stage, name, report.spans)
-                self._trace = trace
+        self._traced(report)
         self.view.report(report)
+
+    def _traced(self, report: StageReport) -> None:
+        """Write down the spans of a report where there is a trace."""
+        if self._trace is None or self._layout is None:
+            return
+        replicas = self._layout.stages[report.stage].replicas
+        which = f", replica {report.replica}" if replicas.counts[report.stage] > 1 else ""
+        name = f"stage {report.stage}{which}: layers {', '.join(map(str, report.layers))}"
+        trace, self._trace = self._trace, None  # given up where it fails: nothing that a run needs is in it
+        with self._going_on(str(self.folder.trace)):
+            trace.add(replicas.number(report.stage, report.replica), name, report.spans)
+            self._trace = trace
 
     def close(self, status: str) -> dict[str, Any]:
         """Finish the trace, write metrics and summary; returns the summary."""
@@ -122,8 +136,7 @@ class RunLog:
                 patiently(self._write_past)
             self.newest = patiently(lambda: checkpoint.write_manifest(self.store, file.step, written, self.job.input))
         except OSError as error:
-            reason = error.strerror or error
-            self.view.note(f"warning: snapshot of step {file.step} could not be made whole: {reason}")
+            self.view.note(f"warning: snapshot of step {file.step} could not be made whole: {reason(error)}")
             self._discard(file.step)
             return
         with self._going_on(self.store.root):  # first, which makes room on a full disk
@@ -147,7 +160,7 @@ class RunLog:
         try:
             yield
         except OSError as error:
-            self.view.note(f"warning: {error.filename or place}: {error.strerror or error}; training goes on")
+            self.view.note(f"warning: {error.filename or place}: {reason(error)}; training goes on")
         except Unreachable as error:
             self.view.note(f"warning: {error}; training goes on")
 

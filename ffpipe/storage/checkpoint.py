@@ -53,6 +53,11 @@ class FileEntry:
     weights_sha256: Sha256
 
 
+def name_of(label: int, names: Sequence[str]) -> str:
+    """Return the name of a class, or its number where classes have no names."""
+    return names[label] if label < len(names) else str(label)
+
+
 @dataclass(frozen=True)
 class Input:
     """The input of a network: the shape of an image, the width of a row with its label, the classes.
@@ -69,7 +74,7 @@ class Input:
 
     def name(self, label: int) -> str:
         """Return the name of a class, or its number."""
-        return self.names[label] if label < len(self.names) else str(label)
+        return name_of(label, self.names)
 
 
 @dataclass(frozen=True)

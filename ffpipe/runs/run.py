@@ -1,0 +1,151 @@
+"""A run at work: from one whole snapshot to the next, with recoveries in between, to its end and its summary."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ffpipe.pipeline.job import Engine, Job, Layout, Start
+from ffpipe.runs.folder import RunFolder
+from ffpipe.runs.interrupt import Interrupt
+from ffpipe.runs.log import RunLog
+from ffpipe.runs.recovery import GiveUp, Recovery
+from ffpipe.runs.snapshots import newest_whole
+from ffpipe.runs.view import View
+from ffpipe.storage import checkpoint
+from ffpipe.storage.store import patiently
+from ffpipe.system.errors import (
+    ClusterLost,
+    Diverged,
+    Interrupted,
+    ReplicasDiffer,
+    RunFailed,
+    StageLost,
+    Unreachable,
+    UserError,
+    reason,
+)
+from ffpipe.telemetry.report import RecoveryNote, errors_by_readout
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a run; the errors are fractions of the test split, None where not trained.
+
+    test_errors: of every read-out that the network has, by name.
+    """
+
+    run_dir: Path
+    test_error_goodness: float | None
+    test_error_softmax: float | None
+    weights_sha256: str
+    summary: dict[str, Any]
+
+    @property
+    def test_errors(self) -> dict[str, float]:
+        """The test error of every read-out that was tested, by name."""
+        return errors_by_readout(self.summary)
+
+
+@dataclass
+class Run:
+    """Works a job to its end, from one whole snapshot to the next if need be."""
+
+    job: Job
+    engine: Engine
+    folder: RunFolder
+    log: RunLog
+    view: View
+    interrupt: Interrupt
+
+    def go(self, layout: Layout) -> Result:
+        """Run to the end. Raises RunFailed, Interrupted."""
+        try:
+            status, summary = self._to_its_end(layout)
+        except OSError as error:
+            why = f"{error.filename or self.folder.path}: {reason(error)}"
+            raise RunFailed(f"{why}; {self._rescue()}") from error
+        if status == "interrupted":
+            raise Interrupted(f"saved after step {summary['steps']}; go on with: ffpipe resume {self.folder.path}")
+        goodness, softmax = summary["test_error_goodness"], summary["test_error_softmax"]
+        result = Result(self.folder.path, goodness, softmax, summary["weights_sha256"], summary)
+        self.view.finish(result.run_dir, result.test_errors, summary["train_seconds"])
+        return result
+
+    def _to_its_end(self, layout: Layout) -> tuple[str, dict[str, Any]]:
+        """Return status and summary, which is written however the run ends."""
+        self.view.start(self.job, layout, self.folder.path)
+        for note in layout.notes:
+            self.view.note(note)
+        status = "failed"
+        try:
+            self._work(layout)
+            newest = self.log.newest
+            # An interrupt may have come between the last snapshot and the evaluation after it.
+            tested = self.log.tested or not self.interrupt.wished
+            if newest is not None and newest.step == self.job.steps and tested:
+                status = "finished"
+            elif self.interrupt.wished and self._start().step >= self.log.step:
+                status = "interrupted"
+            else:
+                raise RunFailed(f"the last snapshot, of step {self.log.step}, could not be written; {self._rescue()}")
+        except BaseException:
+            with suppress(OSError):  # which would hide what went wrong
+                self._close(status)
+            raise
+        return status, self._close(status)
+
+    def _close(self, status: str) -> dict[str, Any]:
+        self.interrupt.goes_to(lambda: None)  # what there is to save is being saved
+        self.view.stop()
+        summary = self.log.close(status)
+        self.view.ended(summary)
+        return summary
+
+    def _work(self, layout: Layout) -> None:
+        """Work the plan, with recoveries."""
+        execution = self.job.config.execution
+        recovery = Recovery(execution.attempts, execution.back_off)
+        try:
+            layout = patiently(partial(self.log.begin, layout))
+        except Unreachable as error:
+            raise RunFailed(f"{error}; {self._rescue()}") from error
+        while True:
+            start = self._start()
+            self.interrupt.goes_to(self.engine.interrupt)
+            try:
+                self.engine.run(self.job, layout, self.log.store, start, self.folder.path, self.log.take)
+                return
+            except (Diverged, ClusterLost, ReplicasDiffer) as error:
+                raise type(error)(f"{error}; {self._rescue()}") from error
+            except RunFailed as error:
+                reached = self.log.step
+                decision = recovery.failed("lost" if isinstance(error, StageLost) else "error", self._start().step)
+                if isinstance(decision, GiveUp) or self.interrupt.wished:
+                    why = decision.why if isinstance(decision, GiveUp) else "the run was to end"
+                    raise RunFailed(f"{error} ({why}); {self._rescue()}") from error
+                time.sleep(decision.wait)
+                try:
+                    layout = self.engine.layout_again(self.job, self.log.store)
+                    self.log.newest = patiently(lambda: newest_whole(self.log.store, self.job, self.view))
+                    layout = patiently(partial(self.log.begin, layout))
+                except (RunFailed, UserError) as nowhere:
+                    raise RunFailed(f"{error}; {nowhere}; {self._rescue()}") from nowhere
+                step = self._start().step
+                self.log.recovered(RecoveryNote(str(error), step, max(0, reached - step), len(layout.stages)))
+                self.view.go_on(layout)
+
+    def _start(self) -> Start:
+        newest = self.log.newest
+        return Start(newest.step, checkpoint.folder_of(newest.step)) if newest else Start()
+
+    def _rescue(self) -> str:
+        newest = self.log.newest
+        if newest is None:
+            return "there is no snapshot to go on from"
+        place = self.log.store.place(checkpoint.folder_of(newest.step))
+        return f"what there was after step {newest.step} is in {place}; go on with: ffpipe resume {self.folder.path}"
