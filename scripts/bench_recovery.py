@@ -41,7 +41,7 @@ from ffpipe.runs.log import RunLog
 from ffpipe.runs.run import Run
 from ffpipe.runs.view import View
 from ffpipe.storage.store import Store
-from ffpipe.telemetry.report import Past, StageReport
+from ffpipe.telemetry.report import History, StageReport
 
 prepare_ray()
 from ffpipe.engines.ray.engine import RayEngine  # noqa: E402  # Ray reads its settings when it is imported
@@ -147,7 +147,7 @@ def train(config: Config, kills: int) -> tuple[float, list[Kill]]:
         folder = new_run(job.config)
         folder.make()
         with folder.lock():
-            log = RunLog(job, folder, folder.store(config), view, Past(), None, time.time())
+            log = RunLog(job, folder, folder.store(config), view, History(), None, time.time())
             Run(job, engine, folder, log, view, Interrupt()).go(layout)
     finally:
         engine.close()

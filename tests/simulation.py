@@ -29,7 +29,7 @@ from ffpipe.runs.view import View
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Pieces, Store
 from ffpipe.system.errors import Diverged, Interrupted, RunFailed
-from ffpipe.telemetry.report import LayerRow, Past
+from ffpipe.telemetry.report import LayerRow, History
 
 
 class Notes(View):
@@ -73,8 +73,8 @@ def simulated(world: World) -> Iterator[None]:
         if world.metrics_fit:
             world.check_rows(world.rows, summary["steps"])
 
-    def write_past(folder: RunFolder, past: Past) -> None:
-        if past != Past(past.run, past.data, place=past.place):  # which it is before anything is trained
+    def write_past(folder: RunFolder, past: History) -> None:
+        if past != History(past.run, past.data, place=past.place):  # which it is before anything is trained
             world.write("driver", "past.json")
         real_write_past(folder, past)
 

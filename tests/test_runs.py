@@ -13,7 +13,7 @@ import pytest
 
 from ffpipe import UserError, recipe
 from ffpipe.runs.folder import RunFolder, new_run, open_run
-from ffpipe.telemetry.report import Past
+from ffpipe.telemetry.report import History
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_nothing_is_written_through_a_link(folder: RunFolder, tmp_path: Path) ->
         (folder.path / name).symlink_to(mine)
     folder.config.unlink()
     folder.config.symlink_to(mine)
-    folder.write_past(Past(run="a"))
+    folder.write_past(History(run="a"))
     folder.write_summary({"status": "running"})
     folder.write_config(recipe("digits"))
     assert mine.read_text() == "precious"

@@ -22,7 +22,7 @@ from ffpipe.runs.folder import RunFolder, open_run
 from ffpipe.runs.inspection import Count
 from ffpipe.system.errors import UserError
 from ffpipe.system.files import read_whole
-from ffpipe.telemetry.report import Evaluation, LayerRow, Past
+from ffpipe.telemetry.report import Evaluation, LayerRow, History
 
 Word = Annotated[str, Meta(max_length=200)]
 HEAD = -1
@@ -61,7 +61,7 @@ class Record:
 
     folder: RunFolder
     config: Config
-    past: Part[Past]
+    past: Part[History]
     summary: Part[Summary]
     going: bool
 
@@ -142,7 +142,7 @@ def read_run(run: str | Path) -> Record:
     return Record(folder, config, attempt(lambda: _past(folder)), attempt(lambda: _summary(folder)), going)
 
 
-def _past(folder: RunFolder) -> Past:
+def _past(folder: RunFolder) -> History:
     if not folder.past.exists():
         raise UserError("there is no past.json: nothing has been measured yet, or the file is lost")
     return folder.read_past()

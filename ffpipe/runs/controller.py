@@ -35,7 +35,7 @@ from ffpipe.storage.store import Store
 from ffpipe.system.errors import Unreachable, UserError
 from ffpipe.system.leftovers import sweep
 from ffpipe.telemetry.callbacks import Callback
-from ffpipe.telemetry.report import Past
+from ffpipe.telemetry.report import History
 from ffpipe.telemetry.tensorboard import TensorBoard
 
 
@@ -116,7 +116,7 @@ def _carry_out(
         if goes_on:
             past, name, snapshot = _past_of(folder, store, job, view)
         else:
-            past, name, snapshot = Past(code=job.network.code.recorded if job.network.code else ""), uuid4().hex, None
+            past, name, snapshot = History(code=job.network.code.recorded if job.network.code else ""), uuid4().hex, None
         engine = make_engine(job.config.execution)
         held.callback(engine.close)
         layout = engine.layout(job)
@@ -148,7 +148,7 @@ def _carry_out(
             raise
 
 
-def _past_of(folder: RunFolder, store: Store, job: Job, view: View) -> tuple[Past, str, checkpoint.Manifest | None]:
+def _past_of(folder: RunFolder, store: Store, job: Job, view: View) -> tuple[History, str, checkpoint.Manifest | None]:
     """Return the past of a run, its name, and the snapshot that it goes on from. Raises UserError."""
     training, lost = job.config.training, ""
     try:
@@ -156,7 +156,7 @@ def _past_of(folder: RunFolder, store: Store, job: Job, view: View) -> tuple[Pas
     except Unreachable:  # it need not be lost
         raise
     except UserError as error:  # which changes no weight
-        past, lost = Past(), str(error)
+        past, lost = History(), str(error)
     places.refuse_other_data(past.data, job.splits.fingerprint, training.data.source)
     name = folder.name(past, store) or uuid4().hex
     snapshot = newest_whole(store, job, view)

@@ -30,7 +30,7 @@ from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store, store_of
 from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import expanded, replace_whole
-from ffpipe.telemetry.report import MOST_ROWS, Past
+from ffpipe.telemetry.report import MOST_ROWS, History
 
 # A row of metrics takes 150 to 220 bytes; a run that is trained for longer, again and again, adds to its own.
 LARGEST_PAST = 3 * 220 * MOST_ROWS
@@ -63,7 +63,7 @@ class RunFolder:
         """Return whether snapshots are in the run folder, thus on the same disk as all else."""
         return store.folder == self.path.absolute() / "checkpoints"
 
-    def name(self, past: Past, store: Store) -> str:
+    def name(self, past: History, store: Store) -> str:
         """Return the run's name in the place of its snapshots; empty where it does not have one yet. Raises UserError
         where the place is another run's."""
         owner, own = checkpoint.owner(store), self.holds(store)
@@ -119,20 +119,20 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"{self.config} cannot be written: {reason(error)}") from None
 
-    def read_past(self) -> Past:
+    def read_past(self) -> History:
         """Read what a run that goes on has behind it.
 
         Raises UserError where the file is absent or damaged, Unreachable where it cannot be read.
         """
         return read_past(self.past, LARGEST_PAST)
 
-    def known_past(self) -> Past:
+    def known_past(self) -> History:
         """Read what a run has behind it, or return an empty past where that cannot be read."""
         with suppress(UserError):
             return self.read_past()
-        return Past()
+        return History()
 
-    def write_past(self, past: Past) -> None:
+    def write_past(self, past: History) -> None:
         """Write past.json, whole or not at all."""
         replace_whole(self.past, lambda file: file.write(msgspec.json.encode(past)))
 

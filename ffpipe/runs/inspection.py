@@ -22,7 +22,7 @@ from ffpipe.config.limits import LARGEST_INTEGER
 from ffpipe.config.schema import Config
 from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import expanded, read_whole
-from ffpipe.telemetry.report import Evaluation, LayerRow, Past, RecoveryNote, Steps, errors_by_readout
+from ffpipe.telemetry.report import Evaluation, LayerRow, History, RecoveryNote, Steps, errors_by_readout
 
 # Far more than a run of a thousand evaluations writes; a summary is read for each run of a list.
 LARGEST_SUMMARY = 8 << 20
@@ -159,7 +159,7 @@ def runs_in(folder: str | Path) -> list[Look]:
     return sorted(found, key=lambda look: (look.changed, look.name))
 
 
-def past_of(path: Path) -> Past:
+def past_of(path: Path) -> History:
     """Read what a run has behind it. Raises UserError with a phrase that says why that cannot be."""
     try:
         return read_past(path / PAST, LARGEST_PAST)
@@ -167,13 +167,13 @@ def past_of(path: Path) -> Past:
         raise UserError(_phrase(error, path / PAST)) from None
 
 
-def read_past(path: Path, most: int) -> Past:
+def read_past(path: Path, most: int) -> History:
     """Read a file past.json of at most `most` bytes.
 
     Raises UserError where it is absent or damaged, Unreachable where it cannot be read.
     """
     try:
-        return msgspec.json.decode(read_whole(path, most), type=Past)
+        return msgspec.json.decode(read_whole(path, most), type=History)
     except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
 

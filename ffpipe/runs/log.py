@@ -17,7 +17,7 @@ from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store, patiently
 from ffpipe.system.errors import Unreachable, reason
 from ffpipe.telemetry.metrics import write_metrics
-from ffpipe.telemetry.report import Evaluation, FailedFile, Past, RecoveryNote, StageReport, WrittenFile
+from ffpipe.telemetry.report import Evaluation, FailedFile, History, RecoveryNote, StageReport, WrittenFile
 from ffpipe.telemetry.spans import TraceFile
 
 
@@ -33,7 +33,7 @@ class RunLog:
     folder: RunFolder
     store: Store
     view: View
-    past: Past
+    past: History
     newest: checkpoint.Manifest | None
     asked_at: float
 

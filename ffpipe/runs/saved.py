@@ -29,7 +29,7 @@ from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import UserError
 from ffpipe.system.memory import refuse_beyond_host
-from ffpipe.telemetry.report import Past
+from ffpipe.telemetry.report import History
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Saved:
     network: Blueprint
     readout: str
     run: Path
-    past: Past
+    past: History
 
     @staticmethod
     def of(

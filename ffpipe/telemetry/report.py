@@ -90,7 +90,7 @@ class RecoveryNote:
 
 
 @dataclass
-class Past:
+class History:
     """The history of a run; past.json keeps it for who goes on.
 
     run: its name. data: the fingerprint of what it trains on. code: digests of the source of the user's network. place:
