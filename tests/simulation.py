@@ -29,7 +29,7 @@ from ffpipe.runs.view import View
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Pieces, Store
 from ffpipe.system.errors import Diverged, Interrupted, RunFailed
-from ffpipe.telemetry.report import LayerRow, History
+from ffpipe.telemetry.report import History, LayerRow
 
 
 class Notes(View):

@@ -22,7 +22,7 @@ from ffpipe.runs.folder import RunFolder, open_run
 from ffpipe.runs.inspection import Count
 from ffpipe.system.errors import UserError
 from ffpipe.system.files import read_whole
-from ffpipe.telemetry.report import Evaluation, LayerRow, History
+from ffpipe.telemetry.report import Evaluation, History, LayerRow
 
 Word = Annotated[str, Meta(max_length=200)]
 HEAD = -1

@@ -116,7 +116,8 @@ def _carry_out(
         if goes_on:
             past, name, snapshot = _past_of(folder, store, job, view)
         else:
-            past, name, snapshot = History(code=job.network.code.recorded if job.network.code else ""), uuid4().hex, None
+            code = job.network.code
+            past, name, snapshot = History(code=code.recorded if code else ""), uuid4().hex, None
         engine = make_engine(job.config.execution)
         held.callback(engine.close)
         layout = engine.layout(job)

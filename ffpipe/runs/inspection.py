@@ -22,7 +22,7 @@ from ffpipe.config.limits import LARGEST_INTEGER
 from ffpipe.config.schema import Config
 from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import expanded, read_whole
-from ffpipe.telemetry.report import Evaluation, LayerRow, History, RecoveryNote, Steps, errors_by_readout
+from ffpipe.telemetry.report import Evaluation, History, LayerRow, RecoveryNote, Steps, errors_by_readout
 
 # Far more than a run of a thousand evaluations writes; a summary is read for each run of a list.
 LARGEST_SUMMARY = 8 << 20
