@@ -24,7 +24,7 @@ from ffpipe.learn.spec import EXAMPLES, PLAIN, RowLayout, RowSpec
 from ffpipe.learn.threads import total
 from ffpipe.system.errors import UserError, nearest
 
-KINDS = ("linear", "groups", "groups-squared", "mlp")
+HEAD_KINDS = ("linear", "groups", "groups-squared", "mlp")
 
 
 class ClassHead(Objective):
@@ -213,8 +213,8 @@ def similarity_loss(rows: Tensor, labels: Tensor, classes: int) -> Tensor:
 def _check_kind(outputs: RowSpec, kind: str, classes: int, zero: bool) -> None:
     if len(outputs.shape) not in (1, 2, 3):
         raise UserError(f"class head: rows are {outputs}: give vectors (F,), tokens (T, D) or images (C, H, W)")
-    if kind not in KINDS:
-        raise UserError(f"class head: kind is {kind!r}: {nearest(kind, KINDS)}")
+    if kind not in HEAD_KINDS:
+        raise UserError(f"class head: kind is {kind!r}: {nearest(kind, HEAD_KINDS)}")
     if classes < 2:
         raise UserError(f"class head: classes is {classes}: give 2 or more")
     if len(outputs.shape) == 2 and kind != "linear":

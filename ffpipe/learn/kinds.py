@@ -212,7 +212,7 @@ class Added(nn.Module):
         return made
 
 
-KINDS: dict[str, Callable[..., nn.Module]] = {
+BLOCK_KINDS: dict[str, Callable[..., nn.Module]] = {
     "dense": dense,
     "readout": readout,
     "conv": conv,
@@ -225,7 +225,7 @@ KINDS: dict[str, Callable[..., nn.Module]] = {
 def check_counts(name: str, options: Mapping[str, Any]) -> None:
     """Refuse a size or a number of layers that no block of a kind can have. Raises UserError."""
     for option, value in options.items():
-        if KINDS[name].__annotations__.get(option) == "int":
+        if BLOCK_KINDS[name].__annotations__.get(option) == "int":
             most = MOST_LAYERS if option == "layers" else MOST_UNITS
             if type(value) is not int or not 1 <= value <= most:
                 raise UserError(f"kind {name!r}: {option} is {value}: give a whole number from 1 to {most}")
@@ -233,9 +233,9 @@ def check_counts(name: str, options: Mapping[str, Any]) -> None:
 
 def kind_of(name: str) -> Callable[..., nn.Module]:
     """Return the function of a kind. Raises UserError with the nearest right name."""
-    if name not in KINDS:
-        raise UserError(f"there is no kind of block {name!r}; {nearest(name, [*KINDS, FF_DENSE])}")
-    return KINDS[name]
+    if name not in BLOCK_KINDS:
+        raise UserError(f"there is no kind of block {name!r}; {nearest(name, [*BLOCK_KINDS, FF_DENSE])}")
+    return BLOCK_KINDS[name]
 
 
 def _channels(inputs: RowSpec, kind: str) -> int:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from ffpipe.reports.answers import Answers
 from ffpipe.reports.drawing import FAINT, INK, RIGHT, SERIES, WIDE, WRONG, shortened, styled
-from ffpipe.reports.memory import KINDS as KINDS_OF_MEMORY
+from ffpipe.reports.memory import MEMORY_KINDS
 from ffpipe.reports.memory import Memory
 from ffpipe.reports.rows import Images, Kind
 from ffpipe.reports.spread import Spread, Spreads
-from ffpipe.reports.trace import KINDS, Timeline
+from ffpipe.reports.trace import ACTIVITIES, Timeline
 from ffpipe.reports.weights import Fields
 
 # Blocks that have a histogram each; more are drawn as bands side by side.
@@ -203,7 +203,7 @@ def shares_of_time(shares: Sequence[dict[str, float]]) -> Figure:
         figure = Figure(figsize=(WIDE, 0.9 + 0.34 * len(shares)))
         axes = figure.subplots()
         left = np.zeros(len(shares))
-        labels = {0: "computes", 3: KINDS[3], 4: KINDS[4], 5: KINDS[5]}
+        labels = {0: "computes", 3: ACTIVITIES[3], 4: ACTIVITIES[4], 5: ACTIVITIES[5]}
         for name, kind in named.items():
             widths = np.array([max(0.0, min(1.0, stage.get(name, 0.0))) for stage in shares])
             axes.barh(range(len(shares)), widths, left=left, color=KIND_COLOURS[kind], label=labels[kind], height=0.62)
@@ -226,7 +226,7 @@ def timeline(found: Timeline) -> Figure:
         x = (np.arange(bins + 1)) * found.seconds / bins
         for stage in range(stages):
             bottom = np.full(bins, float(stage) - 0.4)
-            for kind in range(len(KINDS)):
+            for kind in range(len(ACTIVITIES)):
                 top = bottom + 0.8 * np.clip(found.shares[stage, kind], 0, 1)
                 if found.shares[stage, kind].any():
                     whole.stairs(top, x, baseline=bottom, fill=True, color=KIND_COLOURS[kind], linewidth=0)
@@ -245,8 +245,8 @@ def timeline(found: Timeline) -> Figure:
             axes.set_xlabel("seconds")
             axes.xaxis.set_major_locator(MaxNLocator(8))
         whole.set_xlim(0, found.seconds)
-        used = [kind for kind in range(len(KINDS)) if found.shares[:, kind].any()]
-        hands = [Patch(color=KIND_COLOURS[kind], label=KINDS[kind]) for kind in used]
+        used = [kind for kind in range(len(ACTIVITIES)) if found.shares[:, kind].any()]
+        hands = [Patch(color=KIND_COLOURS[kind], label=ACTIVITIES[kind]) for kind in used]
         figure.legend(handles=hands, loc="outside upper right", ncols=6)
     return figure
 
@@ -258,7 +258,7 @@ def memory_of_stages(memory: Memory) -> Figure:
         axes = figure.subplots()
         left = np.zeros(len(memory.layers))
         tints = (FAINT, SERIES[5], SERIES[0], SERIES[2], SERIES[4], SERIES[1], SERIES[3], INK)
-        for kind, name in enumerate(KINDS_OF_MEMORY):
+        for kind, name in enumerate(MEMORY_KINDS):
             sizes = np.array([stage[kind] for stage in memory.predicted]) / 2**20
             if sizes.any():
                 axes.barh(range(len(left)), sizes, left=left, color=tints[kind], label=name, height=0.55)

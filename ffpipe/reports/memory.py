@@ -16,7 +16,7 @@ from ffpipe.reports.gather import Summary
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of each stage. predicted: by kind, in the order of KINDS. measured: the peak of its process; None where
+    """Bytes of each stage. predicted: by kind, in the order of MEMORY_KINDS. measured: the peak of its process; None where
     that is not known."""
 
     layers: tuple[range, ...]
@@ -24,7 +24,7 @@ class Memory:
     measured: tuple[int | None, ...]
 
 
-KINDS = ("process", "data", "parameters", "optimizer", "buffers", "messages", "snapshot", "mapped")
+MEMORY_KINDS = ("process", "data", "parameters", "optimizer", "buffers", "messages", "snapshot", "mapped")
 
 
 def process_of(config: Config) -> int:

@@ -10,7 +10,7 @@ from ffpipe.config.limits import MOST_LAYERS
 from ffpipe.pipeline.job import Job
 from ffpipe.reports import curves, figures
 from ffpipe.reports.gather import Curve, Record, Summary, block_name, curve, readouts
-from ffpipe.reports.memory import KINDS, Memory
+from ffpipe.reports.memory import MEMORY_KINDS, Memory
 from ffpipe.reports.parts import Item, Missing, Part, Passage, Picture, Section, Table, Tile
 from ffpipe.reports.trace import Timeline
 from ffpipe.system.errors import escaped
@@ -257,7 +257,7 @@ def where_memory_went(memory: Part[Memory]) -> Section:
         rows.append([str(stage), _range(layers), *map(say_size, sizes), say_size(told), measured, off])
     largest = max(map(sum, found.predicted))
     alt = f"Memory of each stage by kind; the largest was foretold to take {say_size(largest)}"
-    head = ["stage", "blocks", *KINDS, "foretold", "measured peak", "off"]
+    head = ["stage", "blocks", *MEMORY_KINDS, "foretold", "measured peak", "off"]
     items: list[Item] = [
         Picture("memory", figures.memory_of_stages(found), alt),
         Table(head, rows, "", len(rows) > LONG_TABLE),

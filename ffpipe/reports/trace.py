@@ -21,7 +21,7 @@ BINS = 300
 DRAWN = 40
 MOST_STAGES = 1000
 # A stage's kinds of work, from the names of its spans, in the order in which pictures have it.
-KINDS = ("train", "test", "snapshot", "waits for input", "waits for the window", "waits to hand over")
+ACTIVITIES = ("train", "test", "snapshot", "waits for input", "waits for the window", "waits to hand over")
 _BY_NAME = {"compute Train": 0, "compute Evaluate": 1, "compute Snapshot": 2, "input": 3, "credit": 4, "blocked": 5}
 
 
@@ -38,7 +38,7 @@ class Event(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Span:
-    """Seconds since the trace began, and seconds. kind: a place in KINDS."""
+    """Seconds since the trace began, and seconds. kind: a place in ACTIVITIES."""
 
     stage: int
     kind: int
@@ -48,7 +48,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Timeline:
-    """The work of each stage over time. shares: (stages, KINDS, BINS), of the time of each bin. spans: of a short
+    """The work of each stage over time. shares: (stages, ACTIVITIES, BINS), of the time of each bin. spans: of a short
     time in the middle. cut: whether there is more in the file than was read."""
 
     seconds: float
@@ -66,7 +66,7 @@ def read_trace(path: Path) -> Timeline:
     ended = max(span.start + span.seconds for span in spans)
     stages = max(span.stage for span in spans) + 1
     width = max(ended - began, 1e-9) / BINS
-    shares = np.zeros((stages, len(KINDS), BINS))
+    shares = np.zeros((stages, len(ACTIVITIES), BINS))
     for span in spans:
         _spread(shares[span.stage, span.kind], (span.start - began) / width, span.seconds / width)
     moved = [Span(span.stage, span.kind, span.start - began, span.seconds) for span in spans]

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from ffpipe.system.errors import Unreachable, UserError
 
-_KINDS = {
+_FILE_KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",
@@ -39,7 +39,7 @@ def size_of(path: Path) -> int:
     except ValueError as error:  # a name that no file can have
         raise UserError(f"cannot read {path}: {error}") from None
     if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+        kind = _FILE_KINDS.get(stat.S_IFMT(found.st_mode), "something else")
         raise UserError(f"cannot read {path}: it is no regular file, but {kind}")
     return found.st_size
 

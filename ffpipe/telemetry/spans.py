@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 Kind = Literal["compute", "input", "credit", "publish", "blocked", "exchange"]
-KINDS: tuple[Kind, ...] = ("compute", "input", "credit", "publish", "blocked", "exchange")
+SPAN_KINDS: tuple[Kind, ...] = ("compute", "input", "credit", "publish", "blocked", "exchange")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Spans:
     """The spans of one stage. keep: whether each is kept until it is drained, or summed alone."""
 
     def __init__(self, keep: bool) -> None:
-        self.totals: dict[Kind, float] = dict.fromkeys(KINDS, 0.0)
+        self.totals: dict[Kind, float] = dict.fromkeys(SPAN_KINDS, 0.0)
         self._keep = keep
         self._kept: list[Span] = []
         self._began = time.perf_counter()

@@ -20,7 +20,7 @@ from ffpipe.reports.page import html
 from ffpipe.reports.parts import Missing, Page, Part, Passage, Section, Table, Tile, attempt
 from ffpipe.reports.rows import as_pictures, labels_in
 from ffpipe.reports.spread import Spread, Spreads, margins
-from ffpipe.reports.trace import KINDS, read_trace
+from ffpipe.reports.trace import ACTIVITIES, read_trace
 from ffpipe.reports.weights import Fields
 from ffpipe.system.errors import UserError
 
@@ -113,7 +113,7 @@ def test_a_trace_is_read_line_by_line(tmp_path: Path) -> None:
     found = read_trace(path)
     assert found.seconds == pytest.approx(3.0)
     assert not found.cut
-    assert found.shares.shape[:2] == (2, len(KINDS))
+    assert found.shares.shape[:2] == (2, len(ACTIVITIES))
     assert found.shares[0, 0] == pytest.approx(np.ones(300))
     assert found.shares[1, 3, :100] == pytest.approx(np.ones(100))
     assert found.shares[1, 3, 101:].sum() == 0
