@@ -6,6 +6,7 @@ Whatever a store fails with is an OSError here, and none is waited for without a
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Callable
 from functools import partial
@@ -33,6 +34,9 @@ SILENT_SECONDS = 30.0
 SLOWEST_BYTES_PER_SECOND = 1 << 20
 # Google's own policy is to try for a quarter of an hour.
 RETRY_SECONDS = 10
+# Else the AWS library sends each part of a file in pieces with a sum at the end, which S3 servers of others answer with
+# 411 (seen: Ceph 16). Snapshots have sums of their own. Whoever sets this in the environment has it as it is set.
+S3_SUMS = ("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
 REFUSED = re.compile(
     "ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|[Ss]tatus:? 40[13]|PERMISSION_DENIED|UNAUTHENTICATED|"
     "AccessControlException"
@@ -72,6 +76,8 @@ def _from_uri(uri: str, scheme: str) -> tuple[fs.FileSystem, str]:
         raise ValueError("give a folder, or a URI that begins with s3://, gs://, hdfs:// or file://")
     if scheme in ("gs", "gcs") and "retry_limit_seconds=" not in uri:
         uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={RETRY_SECONDS}"
+    if scheme == "s3":
+        os.environ.setdefault(*S3_SUMS)
     files, base = fs.FileSystem.from_uri(uri)
     if not base.strip("/"):
         raise ValueError("it names no folder")
