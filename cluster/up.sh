@@ -60,9 +60,12 @@ for host in "${hosts[@]}"; do
     put "$host" &
     putting+=($!)
 done
+# For all of them, whatever becomes of one: none is to be written to any more when this has ended.
+without=()
 for number in "${!hosts[@]}"; do
-    wait "${putting[number]}" || give_up "ffpipe could not be put on ${hosts[number]}"
+    wait "${putting[number]}" || without+=("${hosts[number]}")
 done
+((${#without[@]} == 0)) || give_up "ffpipe could not be put on ${without[*]}"
 
 head=${hosts[0]}
 address=${addresses[0]:-$(there "$head" address.sh "${head#*@}" </dev/null)} ||

@@ -22,6 +22,19 @@ def answers(host: str, port: int) -> bool:
     return True
 
 
+def join(address: str, deadline: float) -> None:
+    """Join the cluster; its head answers before it has a node that can be joined."""
+    while True:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError) as error:
+            if time.monotonic() > deadline:
+                sys.exit(f"nothing can be joined at {address}: {error}")
+            time.sleep(0.5)
+        else:
+            return
+
+
 def main() -> None:
     """Wait for the head, and exit with a reason where it does not come."""
     address, count, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
@@ -31,7 +44,7 @@ def main() -> None:
         if time.monotonic() > deadline:
             sys.exit(f"nothing answers at {address} after {seconds:g} s")
         time.sleep(0.5)
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    join(address, deadline)
     while (joined := sum(node["Alive"] for node in ray.nodes())) < count:
         if time.monotonic() > deadline:
             sys.exit(f"{joined} of {count} hosts have joined after {seconds:g} s")
