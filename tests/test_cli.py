@@ -86,7 +86,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["train", "--data-dir", "\udcff"],
             "execution.data_dir is '\\udcff', which has a character that no name can have",
         ),
-        (["train", "--execution.checkpoints", "hf://a/b"], "is no place for checkpoints"),
+        (["train", "--execution.checkpoints", "hf://a/b"], "is no place for snapshots"),
         (["train", "--epochs", "9999", "--execution.log-steps", "1"], "400,000 rows of metrics: give at least 3"),
         (["train", "mnist", "--data-dir", "nowhere"], "nowhere"),
         (["evaluate", "nowhere"], "nowhere is no folder"),

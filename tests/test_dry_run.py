@@ -90,7 +90,7 @@ def test_a_run_would_go_on(
         (["train", "--data-dir", "nowhere", "mnist"], "nowhere"),
         (["train", "--model", "absent.py:f"], "absent.py"),
         (["resume", "absent"], "absent is no folder"),
-        (["resume", "run", "--execution.checkpoints", "hf://a/b"], "is no place for checkpoints"),
+        (["resume", "run", "--execution.checkpoints", "hf://a/b"], "is no place for snapshots"),
     ],
 )
 def test_what_would_be_refused_is(

@@ -92,7 +92,7 @@ class Optimizing(Protocol):
         """Make zero what is about to become denormal (denormals.py)."""
 
     def state(self) -> dict[str, Tensor]:
-        """Give what a checkpoint keeps, by name; the tensors themselves, not copies."""
+        """Give what a snapshot keeps, by name; the tensors themselves, not copies."""
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""

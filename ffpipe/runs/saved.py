@@ -116,7 +116,7 @@ def _network(config: Config, model: Model, takes: checkpoint.Input, where: str) 
     overlaid = training.labelled and training.labels == "overlay" and takes.classes > size
     if (dense and training.dims[0] != size) or inputs.size != takes.width or overlaid:
         raise UserError(
-            f"checkpoint {where} is of a network for {takes}, but the config has {training.dims[0]} features "
+            f"snapshot {where} is of a network for {takes}, but the config has {training.dims[0]} features "
             f"and labels {training.labels!r}"
         )
     if dense:

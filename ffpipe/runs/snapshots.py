@@ -37,11 +37,11 @@ def verified(store: Store, folder: str, job: Job) -> checkpoint.Manifest:
     """Read every file of a snapshot once. Raises UserError naming the first that is wrong or missing."""
     manifest = checkpoint.read_manifest(store, folder)
     if manifest.input != job.input:
-        raise Misfit(f"checkpoint {store.place(folder)} is of a network for {manifest.input}, not for {job.input}")
+        raise Misfit(f"snapshot {store.place(folder)} is of a network for {manifest.input}, not for {job.input}")
     files = snapshot_contents(job.network, manifest.step)
     if other := sorted(files.keys() ^ manifest.files.keys()):
         has = "lacks" if other[0] in files else "has"
-        raise Misfit(f"checkpoint {store.place(folder)} {has} {other[0]}: it is of another network than the config")
+        raise Misfit(f"snapshot {store.place(folder)} {has} {other[0]}: it is of another network than the config")
     for name, contents in files.items():
         checkpoint.read_tensors(store, folder, manifest, name, contents)
     return manifest

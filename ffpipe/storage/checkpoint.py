@@ -179,7 +179,7 @@ def claim(store: Store, run: str) -> None:
     try:
         patiently(lambda: store.write(OWNER, [run.encode()]))
     except OSError as error:
-        raise UserError(f"checkpoints cannot be written to {store.root}: {reason(error)}") from None
+        raise UserError(f"snapshots cannot be written to {store.root}: {reason(error)}") from None
 
 
 def disclaim(store: Store, run: str) -> None:
@@ -235,11 +235,11 @@ def read_manifest(store: Store, folder: str) -> Manifest:
     try:
         manifest = msgspec.json.decode(store.read(path, LARGEST_MANIFEST), type=Manifest)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"checkpoint {store.place(path)} cannot be read: {error}") from None
+        raise UserError(f"snapshot {store.place(path)} cannot be read: {error}") from None
     if manifest.format != FORMAT:
-        raise Misfit(f"checkpoint {store.place(path)} has format {manifest.format}; this ffpipe reads format {FORMAT}")
+        raise Misfit(f"snapshot {store.place(path)} has format {manifest.format}; this ffpipe reads format {FORMAT}")
     if folder_of(manifest.step) != folder:
-        raise UserError(f"checkpoint {store.place(path)} is of step {manifest.step}, which is not that of its folder")
+        raise UserError(f"snapshot {store.place(path)} is of step {manifest.step}, which is not that of its folder")
     return manifest
 
 
@@ -249,7 +249,7 @@ def read_tensors(store: Store, folder: str, manifest: Manifest, name: str, conte
     Raises UserError naming the file: absent or altered; Misfit: a tensor that is missing, not expected, or of another
     kind. Whoever wrote the file may have written the manifest too: nothing in either is believed before it is checked.
     """
-    where = f"checkpoint file {store.place(f'{folder}/{name}')}"
+    where = f"snapshot file {store.place(f'{folder}/{name}')}"
     try:
         state = safetensors.torch.load(_read(store, folder, manifest, name))
     except UserError:
@@ -275,8 +275,8 @@ def _read(store: Store, folder: str, manifest: Manifest, name: str) -> bytes:
     entry = manifest.files.get(name)
     if entry is None:
         listed = ", ".join(manifest.files) or "no file"
-        raise UserError(f"checkpoint {store.place(folder)} has no {name}: its manifest lists {listed}")
-    where = f"checkpoint file {store.place(f'{folder}/{name}')}"
+        raise UserError(f"snapshot {store.place(folder)} has no {name}: its manifest lists {listed}")
+    where = f"snapshot file {store.place(f'{folder}/{name}')}"
     try:
         found = store.read(f"{folder}/{name}", entry.size)
     except OSError as error:

@@ -144,7 +144,7 @@ def test_a_server_that_goes_away_and_comes_back(ceph: Ceph, tmp_path: Path) -> N
     [
         (KEY, "wrong", "bucket", "access was refused by S3"),
         ("nobody", SECRET, "bucket", "access was refused by S3"),
-        (KEY, SECRET, "nowhere", "checkpoints cannot be written to"),
+        (KEY, SECRET, "nowhere", "snapshots cannot be written to"),
     ],
 )
 def test_no_place_for_snapshots(

@@ -128,7 +128,7 @@ class RayEngine:
         try:
             store.write(mark, [b""])
         except OSError as error:
-            raise UserError(f"checkpoints cannot be written to {store.root}: {reason(error)}") from None
+            raise UserError(f"snapshots cannot be written to {store.root}: {reason(error)}") from None
         try:
             for node, actor in elsewhere.items():
                 if problem := self.group.ask_one(actor.reaches, store, mark):
