@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, cast
 
 import torch
@@ -180,10 +181,13 @@ class Worker:
         self._spans = Spans(keep=False)
         self._waits_since: float | None = None
         self._trained = (0.0, 0.0)  # when the first training item began and the latest ended
-        self._exchanged = 0.0
         self._replicated = cast(ReplicatedStage, self.stage) if self.delivery.others else None
         self.reducer = Reducer(
-            self.spec.replica, 1 + len(self.delivery.others), self._exchange, self._exchanged_with, self._exchanging
+            self.spec.replica,
+            1 + len(self.delivery.others),
+            self._exchange,
+            self._exchanged_with,
+            partial(self._waiting, "exchange"),
         )
         if self._replicated is not None:
             self._replicated.join(self.reducer)
@@ -246,13 +250,13 @@ class Worker:
                 packets = self.inbox.take()
             item = packets[self.delivery.senders[0]].item
         begun = self._spans.elapsed
-        left, held = False, 0.0
+        left = False
 
         def leave(made: Tensors) -> None:
-            nonlocal left, held
-            left, since, self._waits_since = True, self._spans.elapsed, time.monotonic()
-            publish(sequence, item, made)
-            held, self._waits_since = self._spans.elapsed - since, None
+            nonlocal left
+            left = True
+            with self._waiting("blocked"):
+                publish(sequence, item, made)
 
         with self._spans.span("compute", label=str(item)):
             if self.feed is not None:
@@ -265,9 +269,6 @@ class Worker:
             # What is not shared is for the first replica: evaluations, and files of snapshots.
             if self.spec.replica == 0 or is_shared(item):
                 out = self.stage.handle(item, tensors, leave if self.setup.early else None)
-        self._spans.move("compute", "blocked", held)
-        self._spans.move("compute", "exchange", self._exchanged)
-        self._exchanged = 0.0
         # Arrays that came in leave the object store before what goes out enters it (planning/memory.py).
         self.links.read(packets.values())
         packets, tensors = {}, None
@@ -311,17 +312,6 @@ class Worker:
 
     def _exchanged_with(self, sums: Arrays) -> None:
         self.links.read([Packet(Stop(0), sums)])
-
-    @contextmanager
-    def _exchanging(self) -> Iterator[None]:
-        """Record a span in which the other replicas of the stage are waited for."""
-        began, self._waits_since = self._spans.elapsed, time.monotonic()
-        with self._spans.span("exchange"):
-            yield
-        self._waits_since = None
-        # The span is counted already, and is within one of computing.
-        self._spans.totals["exchange"] -= self._spans.elapsed - began
-        self._exchanged += self._spans.elapsed - began
 
     def report(self, *, ended: bool = False) -> None:
         """Put what happened since the last time where `drain` finds it. ended: nothing more will."""

@@ -10,6 +10,7 @@ blocked  waiting until that thread takes the next result
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,15 @@ class Span:
     seconds: float
 
 
+@dataclass
+class _Open:
+    """A span that has not ended. start: of what is not counted yet."""
+
+    kind: Kind
+    label: str
+    start: float
+
+
 class Spans:
     """The spans of one stage. keep: whether each is kept until it is drained, or summed alone."""
 
@@ -38,23 +48,34 @@ class Spans:
         self.totals: dict[Kind, float] = dict.fromkeys(SPAN_KINDS, 0.0)
         self._keep = keep
         self._kept: list[Span] = []
+        self._open = threading.local()
         self._began = time.perf_counter()
         self._epoch = time.time() - self._began
 
     @contextmanager
     def span(self, kind: Kind, label: str = "") -> Iterator[None]:
-        """Record a span around what is done or waited for. Threads may use different kinds at the same time."""
-        start = time.perf_counter()
-        yield
-        seconds = time.perf_counter() - start
-        self.totals[kind] += seconds
-        if self._keep:
-            self._kept.append(Span(kind, label, self._epoch + start, seconds))
+        """Record a span around what is done or waited for; within another span of its thread, it interrupts that one.
+        Threads may use different kinds at the same time."""
+        if not hasattr(self._open, "spans"):
+            self._open.spans = []
+        spans: list[_Open] = self._open.spans
+        if spans:
+            self._count(spans[-1])
+        spans.append(_Open(kind, label, time.perf_counter()))
+        try:
+            yield
+            self._count(spans[-1])
+        finally:
+            spans.pop()
+            if spans:
+                spans[-1].start = time.perf_counter()
 
-    def move(self, kind: Kind, other: Kind, seconds: float) -> None:
-        """Count seconds of one kind as those of another, which came in between."""
-        self.totals[kind] -= seconds
-        self.totals[other] += seconds
+    def _count(self, span: _Open) -> None:
+        """Count what has passed of a span."""
+        seconds = time.perf_counter() - span.start
+        self.totals[span.kind] += seconds
+        if self._keep:
+            self._kept.append(Span(span.kind, span.label, self._epoch + span.start, seconds))
 
     @property
     def began_at(self) -> float:

@@ -6,7 +6,7 @@ import random
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,8 @@ def test_where_the_seconds_went_adds_up(tmp_path: Path, monkeypatch: pytest.Monk
     for index, waits in enumerate(("credit", "input")):
         spans = [span for report in reports if report.stage == index for span in report.spans]
         own_thread = sorted((span for span in spans if span.kind != "publish"), key=lambda span: span.start)
-        assert [span.label for span in own_thread if span.kind == "compute"] == items
+        # Computing is interrupted where a result leaves early.
+        assert [label for label, _ in groupby(s.label for s in own_thread if s.kind == "compute")] == items
         assert sum(span.kind == waits for span in own_thread) == len(items)
         assert all(a.start + a.seconds <= b.start + 1e-6 for a, b in pairwise(own_thread)), "one thing at a time"
         last = max((report for report in reports if report.stage == index), key=lambda report: report.seconds)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
+
+import pytest
 
 from ffpipe import override, recipe, train
 from ffpipe.telemetry.spans import Span, Spans, TraceFile
@@ -21,6 +24,32 @@ def test_totals_are_always_kept_and_spans_when_asked() -> None:
         assert spans.totals["compute"] > 0
         assert spans.totals["input"] == 0
         assert spans.elapsed >= spans.totals["compute"]
+
+
+def test_a_span_within_another_interrupts_it() -> None:
+    spans = Spans(keep=True)
+    with spans.span("compute", "outer"):
+        with spans.span("blocked"):
+            pass
+        with spans.span("exchange"):
+            pass
+    kept = spans.drain()
+    assert [(span.kind, span.label) for span in kept] == [
+        *(("compute", "outer"), ("blocked", ""), ("compute", "outer"), ("exchange", ""), ("compute", "outer"))
+    ]
+    assert all(one.start + one.seconds <= other.start for one, other in pairwise(kept))
+    for kind, seconds in spans.totals.items():
+        assert seconds == sum(span.seconds for span in kept if span.kind == kind)
+
+
+def test_a_span_that_raises_leaves_none_open() -> None:
+    spans = Spans(keep=True)
+    for _ in range(2):
+        with pytest.raises(KeyError), spans.span("compute"):
+            raise KeyError
+    with spans.span("input"):
+        pass
+    assert [span.kind for span in spans.drain()] == ["input"]
 
 
 def test_a_trace_file_is_an_array_of_events(tmp_path: Path) -> None:
