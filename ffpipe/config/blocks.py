@@ -35,7 +35,10 @@ class BlockConfig:
     options: Annotated[Options, Meta(description="keyword arguments of the kind")] = field(default_factory=dict)
     objective: Annotated[
         Literal["", "goodness", "class-head"],
-        Meta(description="empty: goodness where there are negatives, else class-head"),
+        Meta(
+            description="what the block learns by; goodness: pairs of rows, whose loss is training.objective; "
+            "class-head: the labels; empty: goodness where there are negatives, else class-head"
+        ),
     ] = ""
     objective_options: Annotated[Options, Meta(description="keyword arguments of the objective")] = field(
         default_factory=dict

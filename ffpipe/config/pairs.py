@@ -22,7 +22,7 @@ class Pairs:
     objective: Annotated[
         Literal["hinton", "softplus", "symba"],
         Meta(
-            description="hinton: half the logistic loss of (goodness - threshold); softplus: the whole of it; "
+            description="loss of a pair of goodness; hinton: half the logistic loss of (goodness - threshold); softplus: the whole of it; "
             "symba: that of (positive goodness - negative goodness)"
         ),
     ] = "hinton"
