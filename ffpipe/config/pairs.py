@@ -22,8 +22,8 @@ class Pairs:
     objective: Annotated[
         Literal["hinton", "softplus", "symba"],
         Meta(
-            description="loss of a pair of goodness; hinton: half the logistic loss of (goodness - threshold); softplus: "
-            "the whole of it; symba: that of (positive goodness - negative goodness)"
+            description="loss of a pair of goodness; hinton: half the logistic loss of (goodness - threshold); "
+            "softplus: the whole of it; symba: that of (positive goodness - negative goodness)"
         ),
     ] = "hinton"
     threshold: Annotated[
