@@ -2,9 +2,11 @@
 
     python scripts/bench_pipeline.py [--width 1000] [--layers 4] [--stages 2] [--steps 500] [--rounds 5]
     python scripts/bench_pipeline.py --conv 64 --steps 100
+    python scripts/bench_pipeline.py --conv 64 --steps 100 --stages 1 --replicas 2
 
 With --conv the blocks are convolutions of so many channels at 8 x 8, with class heads and no negatives (what is called
-"ray hard" and "ray random" is then the same).
+"ray hard" and "ray random" is then the same). With --replicas each stage has so many, which divide as many shards of
+each minibatch; the bound is then of as many processes that exchange nothing.
 
 Contenders, in interleaved rounds of `--steps` minibatches of 100 (a figure is the median of its rounds):
 
@@ -57,13 +59,16 @@ BATCH, FEATURES, CLASSES = 100, 784, 10
 
 def make_config(options: argparse.Namespace, data: Path, negatives: str, stages: int) -> Config:
     source = Data(source="npz", train=(str(data),), test_count=1)
-    execution = Execution(stages=stages, chunk=options.chunk, keep_freed=True)
+    execution = Execution(stages=stages, replicas=options.replicas, chunk=options.chunk, keep_freed=True)
     if options.conv:
-        block = BlockConfig(kind="conv", options={"channels": options.conv}, objective_options={"pool": 4})
+        # Batch normalisation is over the minibatch, of which a replica has a part.
+        kind = {"channels": options.conv, "norm": options.replicas == 1}
+        block = BlockConfig(kind="conv", options=kind, objective_options={"pool": 4})
         training = Training(
             blocks=(block,) * options.layers,
             epochs=1,
             batch_size=BATCH,
+            shards=options.replicas,
             labels="none",
             negatives="none",
             head=False,
@@ -78,6 +83,7 @@ def make_config(options: argparse.Namespace, data: Path, negatives: str, stages:
             dims=(FEATURES, *[options.width] * options.layers),
             epochs=1,
             batch_size=BATCH,
+            shards=options.replicas,
             precision=options.precision,
             optimizer=Optimizer(weight_decay=0.001),
             negatives=negatives,  # type: ignore[arg-type]  # str
@@ -141,14 +147,15 @@ def bound_stage(spec: StageSpec, steps: int, chunk: int, ready: Any, go: Any, ou
     workspace = Workspace(torch.device("cpu"))
     stage = Stage(spec, lambda *_: None, workspace, OutputsInTurn(workspace, 1 if spec.is_last else OUTPUTS))
     network, edge = spec.network, spec.network.edges[spec.layers.start]
+    examples = BATCH // spec.training.shards * len(spec.shards)
     tensors = {
-        X: torch.rand(chunk, network.layout.rows, *edge.shape).to(edge.dtype),
-        LABELS: torch.randint(0, CLASSES, (chunk, BATCH)),
+        X: torch.rand(chunk, network.layout.rows // BATCH * examples, *edge.shape).to(edge.dtype),
+        LABELS: torch.randint(0, CLASSES, (chunk, examples)),
     }
     for sender in spec.routes.senders(spec.index):
         for name in spec.routes.names(sender, spec.index):
             seen = network.outlines[int(name.removeprefix(TAP))].outputs
-            tensors[name] = torch.rand(chunk, BATCH, *seen.shape).to(seen.dtype)
+            tensors[name] = torch.rand(chunk, examples, *seen.shape).to(seen.dtype)
     stage.handle(Train(0, chunk), tensors)
     ready.release()
     go.wait()
@@ -161,11 +168,11 @@ def bound_stage(spec: StageSpec, steps: int, chunk: int, ready: Any, go: Any, ou
 
 
 def run_bound(layout: Layout, steps: int) -> float:
-    """Return the rate of the slowest of the stages when all run at once."""
+    """Return the rate of the slowest of the stages, or of their replicas, when all run at once."""
     context = get_context("spawn")
     ready, go, out = context.Semaphore(0), context.Event(), context.Queue()
     arguments = (steps, layout.plan.chunk, ready, go, out)
-    processes = [context.Process(target=bound_stage, args=(spec, *arguments)) for spec in layout.stages]
+    processes = [context.Process(target=bound_stage, args=(spec, *arguments)) for spec in layout.workers]
     for process in processes:
         process.start()
     for _ in processes:
@@ -183,6 +190,7 @@ def main() -> None:
     parser.add_argument("--conv", type=int, default=0, metavar="CHANNELS", help="convolutions in place of dense layers")
     parser.add_argument("--layers", type=positive, default=4)
     parser.add_argument("--stages", type=positive, default=2)
+    parser.add_argument("--replicas", type=positive, default=1, help="of each stage; a power of 2")
     parser.add_argument("--steps", type=positive, default=500)
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--chunk", type=int, default=0)
@@ -206,7 +214,7 @@ def main() -> None:
             nonlocal layout
             rate, reports, layout = run_ray(config)
             epochs.setdefault(name, []).append(epoch_seconds(reports))
-            final = {report.stage: report for report in reports}
+            final = {report.stage: report for report in reports if not report.replica}
             shares[name] = [
                 {kind: round(s / final[i].seconds, 4) for kind, s in final[i].seconds_by_kind.items()}
                 for i in sorted(final)
@@ -254,6 +262,7 @@ def main() -> None:
         "width": options.conv or options.width,
         "layers": options.layers,
         "stages": options.stages,
+        "replicas": options.replicas,
         "precision": options.precision,
         "chunk": layout.plan.chunk,
         "examples_per_second": medians,

@@ -18,6 +18,7 @@ from ffpipe.data.splits import Splits
 from ffpipe.engines.ray.settings import prepare_ray
 from ffpipe.learn.blueprint import make_blueprint
 from ffpipe.learn.feeder import row_specs
+from ffpipe.learn.shards import Exchange
 from ffpipe.learn.spec import RowSpec
 from ffpipe.pipeline.job import Job, Layout, Start
 from ffpipe.pipeline.links import Predictions
@@ -37,6 +38,8 @@ prepare_ray()
 from ffpipe.engines.ray.engine import RayEngine  # noqa: E402  # Ray reads its settings when it is imported
 
 CLASSES = 10
+# Numbers that replicas of a stage exchange for each minibatch: as many as a convolution of 100 channels has weights.
+GRADIENT = 90_000
 
 
 class SetTimeStage:
@@ -48,15 +51,29 @@ class SetTimeStage:
         """seconds: a minibatch, of each layer. after: of these, those after its result is there (a backward pass)."""
         spec = setup.spec
         self.setup, self.after = setup, after
-        self.seconds = seconds * len(spec.layers)
+        self.share = len(spec.shards) / spec.training.shards
+        self.seconds = seconds * len(spec.layers) * self.share
         self.step = 0
-        self.rows = _rows(setup, spec.network.edges[spec.layers.stop])
-        self.labels = torch.zeros(setup.plan.chunk, spec.training.batch_size, dtype=torch.int64)
+        self.rows = _rows(setup, spec.network.edges[spec.layers.stop], self.share)
+        self.labels = torch.zeros(setup.plan.chunk, round(spec.training.batch_size * self.share), dtype=torch.int64)
+        self.gradient = torch.zeros(GRADIENT)
+        self.exchange: Exchange | None = None
+
+    def join(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+
+    def digest(self) -> str:
+        return ""
 
     def handle(self, item: Item, tensors: Tensors | None, leave: Leave | None = None) -> Tensors | None:
         if not isinstance(item, Train):
             return None
-        time.sleep(self.seconds * item.count - self.after)
+        if self.exchange is None:
+            time.sleep(self.seconds * item.count - self.after)
+        else:
+            for _ in range(item.count):
+                time.sleep(self.seconds)
+                self.exchange("gradient", [self.gradient.clone()])
         made = None if self.setup.spec.is_last else {X: self.rows[: item.count], LABELS: self.labels[: item.count]}
         if made is not None and leave is not None:
             leave(made)
@@ -80,7 +97,7 @@ class SetTimeFeed:
     """Hands the first stage an array of the right size."""
 
     def __init__(self, setup: WorkerSetup) -> None:
-        self.rows = _rows(setup, setup.spec.network.inputs)
+        self.rows = _rows(setup, setup.spec.network.inputs, 1.0)
 
     def predictions(self, made: Predictions) -> None:
         pass
@@ -89,9 +106,10 @@ class SetTimeFeed:
         return {X: self.rows[: item.count]} if isinstance(item, Train) else None
 
 
-def _rows(setup: WorkerSetup, edge: RowSpec) -> torch.Tensor:
-    """Make the rows of a chunk: positive, negative and neutral ones."""
-    return torch.rand(setup.plan.chunk, setup.spec.network.layout.rows, *edge.shape, dtype=edge.dtype)
+def _rows(setup: WorkerSetup, edge: RowSpec, share: float) -> torch.Tensor:
+    """Make the rows of a chunk: positive, negative and neutral ones. share: of a minibatch."""
+    rows = round(setup.spec.network.layout.rows * share)
+    return torch.rand(setup.plan.chunk, rows, *edge.shape, dtype=edge.dtype)
 
 
 @dataclass
@@ -139,6 +157,8 @@ def make_job(
     chunk: int = 0,
     trace: bool = False,
     placement: str = "pack",
+    replicas: int = 1,
+    shards: int = 1,
 ) -> Job:
     """Return the layers of one width. stages: 0 for one a layer. A packet has 1.2 MB a minibatch at 100 rows of
     1000."""
@@ -149,9 +169,11 @@ def make_job(
         head_from=max(0, layers - 2),  # no features go past a stage
         negatives=negatives,  # type: ignore[arg-type]  # str
         negative_lag=lag,
+        shards=shards,
     )
     execution = Execution(
         stages=stages or layers,
+        replicas=replicas,
         chunk=chunk,
         trace=trace,
         start_timeout=120,
@@ -171,6 +193,7 @@ def run(engine: RayEngine, job: Job, layout: Layout, trace: Path | None = None) 
     with tempfile.TemporaryDirectory() as folder:
         engine.run(job, layout, Store(folder), Start(), Path(folder), reports.append)
     driver = (time.process_time() - worked) / (time.perf_counter() - began)
+    reports = [report for report in reports if not report.replica]
     final = {report.stage: report for report in sorted(reports, key=lambda r: r.seconds)}
     if trace is not None:
         file = TraceFile(trace)

@@ -142,6 +142,8 @@ def _left_out(config: Config, cores: int, measured: bool) -> list[str]:
         found.append(f"all stages are forecast as on the first one's device, {execution.first_device}")
     if execution.cpus and measured:
         found.append("layers are timed on one thread a stage, whatever execution.cpus says")
+    if execution.replicas != 1:
+        found.append("replicas of a stage are forecast as on one host, with a processor of its own for each")
     if cores > here and measured:
         found.append(f"layers are timed on at most {here} cores at once, which is all that this host has")
     return [f"note: {line}" for line in found]
@@ -179,7 +181,8 @@ def _lines(job: Job, estimate: Estimate) -> list[str]:
     layout, engine = estimate.layout, job.config.execution.engine
     inflight = "chapter" if engine == "layerwise" else "window"
     lines = [
-        f"engine {engine}, {len(layout.stages)} stage(s), chunk {layout.plan.chunk}, {inflight} {layout.window}",
+        f"engine {engine}, {len(layout.stages)} stage(s){_replicas(layout)}, chunk {layout.plan.chunk}, "
+        f"{inflight} {layout.window}",
         f"largest process: {say_size(estimate.largest)}",
     ]
     if estimate.store:
@@ -244,6 +247,12 @@ def _words(conditions: Conditions, link: float | None, origin: str) -> str:
         else "a device for each stage"
     )
     return f"{where}, {whose}, {say_seconds(2 * links.call + links.item)} of a core a message, {origin}"
+
+
+def _replicas(layout: Layout) -> str:
+    """Spell the numbers of replicas, where there are any."""
+    counts = layout.stages[0].replicas.counts
+    return f" of {', '.join(map(str, counts))} replica(s)" if max(counts) > 1 else ""
 
 
 def _cut(layout: Layout) -> str:

@@ -36,7 +36,8 @@ ENGINE_BYTES = {"local": 8 << 20, "layerwise": 16 << 20, "ray": 24 << 20}
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """Bytes of one stage. process: without ffpipe's tensors. data: of mapped files, at most in sight at once.
+    """Bytes of one stage, or of its first replica: the others have no more. process: without ffpipe's tensors. data: of
+    mapped files, at most in sight at once.
 
     mapped: of the object store or of a spool, in sight of the process. incoming: of the largest message that comes.
     """
@@ -128,7 +129,11 @@ def estimate_layout(job: Job, layout: Layout, process: int) -> Estimate:
     store = sum(footprint.held(layout.window + still_read) for footprint in stores)
     # The local engine has all stages in one process.
     groups = [range(job.layers)] if engine == "local" else [spec.layers for spec in specs]
-    stages = tuple(estimate_stage(job, of, layers, process) for layers in groups)
+    counts = (1,) if engine == "local" else specs[0].replicas.counts
+    stages = tuple(
+        estimate_stage(job, replace(of, replicas=count), layers, process)
+        for layers, count in zip(groups, counts, strict=True)
+    )
     disk = disk_bytes(specs, of, layout.window) if engine == "layerwise" else 0
     return Estimate(layout, stages, store, disk, of.whole_state)
 

@@ -16,12 +16,13 @@ from itertools import pairwise, takewhile
 
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.pipeline.job import Job, Layout
+from ffpipe.pipeline.replicas import replicas_of
 from ffpipe.pipeline.schedule import Item, Predict, Train
 from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.planning.calibrate import Costs
 from ffpipe.planning.cost import costs_of
 from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout
-from ffpipe.planning.memory import beside_bytes
+from ffpipe.planning.memory import Sizes, beside_bytes, gradient_bytes
 from ffpipe.planning.message_costs import FITTED, MessageCosts
 from ffpipe.planning.simulate import HostLayout, LinkCosts, Simulation, StageLoad, Timing
 
@@ -113,11 +114,12 @@ def evaluation_seconds(job: Job, step_seconds: float) -> float:
 def forecast(job: Job, stages: int, conditions: Conditions) -> Forecast:
     """Cut the job into so many stages and simulate its first items. Raises UserError where it cannot be cut so."""
     job = replace(job, config=replace(job.config, execution=replace(job.config.execution, stages=stages)))
-    host_layout, costs, links = conditions.host_layout(stages), conditions.costs_among(stages), conditions.links
+    counts = replicas_of(job.config.execution, stages)
+    host_layout, costs, links = conditions.host_layout(stages), conditions.costs_among(sum(counts)), conditions.links
     trips = [_message_seconds(links, job.minibatch_bytes, a != b) for a, b in pairwise(host_layout.hosts)]
     message = statistics.median(trips[:MEASURED_EDGES]) if trips else 0.0
-    layout = make_layout(job, stages, Measured([costs] * stages, message))
-    loads = [load_of(spec, costs) for spec in layout.stages]
+    layout = make_layout(job, stages, Measured([costs] * stages, message), counts=counts)
+    loads = [load_of(spec, costs, links) for spec in layout.stages]
     plan = replace(layout.plan, evaluations={}, snapshot_steps=0)
     enough = WINDOWS * (layout.window + stages * plan.chunk)
     items = takewhile(lambda item: not isinstance(item, Train) or item.first < enough, plan.items())
@@ -152,10 +154,12 @@ def _message_seconds(links: LinkCosts, size: int, elsewhere: bool) -> float:
     return links.answer + 2 * links.call + size / links.copy + way
 
 
-def load_of(spec: StageSpec, costs: Costs) -> StageLoad:
-    """Work out what this stage does and sends."""
+def load_of(spec: StageSpec, costs: Costs, links: LinkCosts | None = None) -> StageLoad:
+    """Work out what this stage does and sends. Of replicas each does its share, and exchanges sums by these links."""
     network, training = spec.network, spec.training
+    replicas = spec.replicas.counts[spec.index]
     each = sum(costs.layers[layer] for layer in spec.layers) + (costs.head if spec.is_last else 0.0)
+    each = each / replicas + (exchange_seconds(spec, replicas, links) if links is not None else 0.0)
     layout, routes = network.layout, spec.routes
     row = network.edges[spec.layers.stop].nbytes
 
@@ -181,6 +185,16 @@ def load_of(spec: StageSpec, costs: Costs) -> StageLoad:
         return {to: size + (row * rows if to == spec.index + 1 else 0) for to, size in beside.items()}
 
     return StageLoad(seconds, parts, routes.senders(spec.index))
+
+
+def exchange_seconds(spec: StageSpec, replicas: int, links: LinkCosts) -> float:
+    """Work out seconds in which a replica exchanges the gradients of a minibatch: for each block it puts its own into
+    the object store, and calls and reads the others, all of which are on one host."""
+    if replicas == 1:
+        return 0.0
+    of, others = Sizes(spec.network, 1), replicas - 1
+    copied = sum(gradient_bytes(of, range(layer, layer + 1)) for layer in spec.layers) * replicas / links.copy
+    return copied + len(spec.layers) * 2 * others * links.call
 
 
 def _bottleneck(

@@ -67,10 +67,12 @@ class MemoryBreakdown:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes from which the bytes of every stage of a run follow. chunk: minibatches in a message."""
+    """Sizes from which the bytes of every stage of a run follow. chunk: minibatches in a message. replicas: of the
+    stage in question, of which the first is judged: it has the evaluations, whole."""
 
     network: Blueprint
     chunk: int
+    replicas: int = 1
 
     @property
     def rows_of_message(self) -> int:
@@ -115,10 +117,25 @@ def breakdown(of: Sizes, layers: range, *, sends: bool, receives: bool) -> Memor
     return MemoryBreakdown(
         parameters=sum(state) - optimizer + sum(cost.scratch for cost in costs),
         optimizer=optimizer,
-        buffers=max(cost.step for cost in costs),
+        buffers=max(cost.step for cost in costs) + sums_bytes(of, layers),
         messages=messages,
         snapshot=max(sum(state), READ_TWICE * max(state)),
     )
+
+
+def gradient_bytes(of: Sizes, layers: range) -> int:
+    """Return the bytes of the largest of these blocks' gradients, which are those of its weights."""
+    return max(size - optimizer for size, optimizer in of.state(layers))
+
+
+def sums_bytes(of: Sizes, layers: range) -> int:
+    """Return the bytes of gradients that are there at once where minibatches are cut into shards: one for each level of
+    the tree below, and those of the other replicas with their sums."""
+    shards = of.network.training.shards
+    if shards == 1:
+        return 0
+    own, others = shards // of.replicas, of.replicas - 1
+    return (own.bit_length() + others + others.bit_length()) * gradient_bytes(of, layers)
 
 
 def incoming(of: Sizes, layers: range) -> int:
@@ -222,8 +239,10 @@ class _Message(NamedTuple):
 
 
 def footprints(specs: Sequence[StageSpec], nodes: Sequence[str]) -> dict[str, Footprint]:
-    """Work out what a run of these stages takes, by node. Empty for a single stage, which sends nothing."""
-    if len(specs) == 1:
+    """Work out what a run of these stages takes, by node. Empty for a single stage of one replica, which sends
+    nothing."""
+    counts = specs[0].replicas.counts
+    if counts == (1,):
         return {}
     training, classes = specs[0].training, specs[0].network.takes.classes
     lead = training.lookahead or 0
@@ -231,10 +250,24 @@ def footprints(specs: Sequence[StageSpec], nodes: Sequence[str]) -> dict[str, Fo
     found = {}
     for node in dict.fromkeys(nodes):
         cells = itertools.product(range(len(specs) - 1), _loads(specs[0]))
-        each = max(_on_edge(specs, nodes, node, edge, load) for edge, load in cells)
+        each = max((_on_edge(specs, nodes, node, edge, load) for edge, load in cells), default=0)
         returns = predictions if node in (nodes[0], nodes[-1]) else 0
-        found[node] = Footprint(lead * returns, each + returns)
+        found[node] = Footprint(lead * returns + _exchanged(specs, nodes, node), each + returns + _shared_out(specs))
     return found
+
+
+def _exchanged(specs: Sequence[StageSpec], nodes: Sequence[str], node: str) -> int:
+    """Return the bytes of the sums that replicas of the stages of a node have under way: of two rounds at most, since
+    none begins a third before all have read the first."""
+    of = Sizes(specs[0].network, 1)
+    each = zip(specs, specs[0].replicas.counts, nodes, strict=True)
+    return sum(2 * count * gradient_bytes(of, spec.layers) for spec, count, at in each if count > 1 and at == node)
+
+
+def _shared_out(specs: Sequence[StageSpec]) -> int:
+    """Return the bytes of a minibatch that the first replica of the first stage hands to the others."""
+    network = specs[0].network
+    return network.layout.rows * network.inputs.nbytes if specs[0].replicas.counts[0] > 1 else 0
 
 
 def least_store(specs: Sequence[StageSpec], nodes: Sequence[str], window: int) -> int:

@@ -37,7 +37,7 @@ FIELDS = {
 IMAGES = {"training.negatives": "none", "training.labels": "none", "training.head_from": 0}
 # The third block sees what the first makes.
 CONVOLUTIONS = [
-    {"kind": "conv", "options": {"channels": 6, "norm": False, "dropout": 0.1}, "keep": "early"},
+    {"kind": "conv", "options": {"channels": 6, "norm": False}, "keep": "early"},
     {"kind": "conv", "options": {"channels": 6, "norm": False}},
     {"kind": "conv", "options": {"channels": 6, "norm": False, "pool": 2}, "use": ["early"]},
     {"kind": "dense", "options": {"width": 12}},

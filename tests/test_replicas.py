@@ -1,0 +1,140 @@
+"""The promise, with replicas: whoever computes which shards, on any engine, after a kill, a resume: one digest."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from disturbed import Disturb
+from processes import stage_processes
+
+from ffpipe import BlockConfig, Config, Result, RunFailed, UserError, override, recipe, resume, train
+from ffpipe.engines.ray.engine import RayEngine
+from ffpipe.pipeline.packet import Tensors
+from ffpipe.pipeline.saver import Saver
+from ffpipe.pipeline.schedule import Item
+from ffpipe.pipeline.stage import Leave, Stage
+from ffpipe.pipeline.worker import Parts, WorkerSetup
+
+FIELDS: dict[str, Any] = {
+    "training.shards": 4,
+    "training.batch_size": 100,
+    "training.epochs": 2,
+    "training.seed": 3,
+    "training.negative_lag": 8,
+    "training.dims": [64, 60, 50, 40],
+    "execution.back_off": 0.05,
+}
+CONVOLUTION = BlockConfig(kind="conv", options={"channels": 6, "norm": False, "dropout": 0.1})
+CONVOLUTIONS = (CONVOLUTION, CONVOLUTION, BlockConfig(kind="dense", options={"width": 16}))
+PLAIN: dict[str, Any] = {
+    "negatives": "none",
+    "labels": "none",
+    "blocks": CONVOLUTIONS,
+    "readout": "sum",
+    "head_from": 0,
+}
+NETWORKS: dict[str, dict[str, Any]] = {"dense, hard negatives, peers": {}, "convolutions": PLAIN}
+
+
+def network(kind: str) -> Config:
+    config = override(recipe("digits"), FIELDS)
+    return replace(config, training=replace(config.training, **NETWORKS[kind]))
+
+
+def run(config: Config, folder: Path, view: Disturb | None = None, **execution: Any) -> Result:
+    execution = {"evaluate_every": 0, "stages": 1, **execution}
+    return train(replace(config, execution=replace(config.execution, run_dir=str(folder), **execution)), view)
+
+
+@pytest.fixture(scope="module", params=list(NETWORKS))
+def config(request: pytest.FixtureRequest) -> Config:
+    return network(request.param)
+
+
+@pytest.fixture(scope="module")
+def digest(config: Config, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of one process."""
+    return run(config, tmp_path_factory.mktemp("reference") / "run", engine="local", chunk=1).weights_sha256
+
+
+@pytest.mark.parametrize("way", [{"engine": "local", "stages": 2, "chunk": 3}, {"engine": "layerwise", "chapter": 5}])
+def test_one_process_computes_all_shards(config: Config, digest: str, way: dict[str, Any], tmp_path: Path) -> None:
+    assert run(config, tmp_path / "run", replicas=4, **way).weights_sha256 == digest
+
+
+RAY: dict[str, dict[str, Any]] = {
+    "two of one stage": {"stages": 1, "replicas": 2},
+    "four of one stage, chunk 1": {"stages": 1, "replicas": 4, "chunk": 1},
+    "one and four": {"stages": 2, "replicas": (1, 4), "evaluate_every": 1, "snapshot_steps": 5},
+}
+
+
+@pytest.mark.parametrize("way", RAY.values(), ids=list(RAY))
+@pytest.mark.usefixtures("cluster")
+def test_through_ray(config: Config, digest: str, way: dict[str, Any], tmp_path: Path) -> None:
+    assert run(config, tmp_path / "run", engine="ray", **way).weights_sha256 == digest
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_replica_is_killed(config: Config, digest: str, tmp_path: Path) -> None:
+    killed = Disturb(1, lambda: os.kill(stage_processes()[-1], signal.SIGKILL))
+    way = {"engine": "ray", "stages": 2, "replicas": (2, 1), "snapshot_steps": 5, "chunk": 2, "trace": True}
+    result = run(config, tmp_path / "killed", killed, **way)
+    assert killed.done
+    assert result.summary["recoveries"] == 1
+    assert result.weights_sha256 == digest
+    events = json.loads((tmp_path / "killed" / "trace.json").read_text())
+    names = {event["args"]["name"] for event in events if event["ph"] == "M"}
+    assert any(name.startswith("stage 0, replica 1: layers") for name in names)
+    assert any(event["name"].startswith("exchange") for event in events)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_run_goes_on_with_another_number(tmp_path: Path) -> None:
+    longer = replace(network("convolutions"), training=replace(network("convolutions").training, schedule="constant"))
+    whole = run(longer, tmp_path / "whole", engine="local")
+    half = replace(longer, training=replace(longer.training, epochs=1))
+    run(half, tmp_path / "half", engine="ray", replicas=2)
+    changes = {"training.epochs": 2, "execution.stages": 2, "execution.replicas": (4, 1)}
+    assert resume(tmp_path / "half", changes).weights_sha256 == whole.weights_sha256
+
+
+class Wrong(Stage):
+    """One whose second replica changes a weight behind the exchange's back, at the end."""
+
+    def handle(self, item: Item, tensors: Tensors | None, leave: Leave | None = None) -> Tensors | None:
+        made = super().handle(item, tensors, leave)
+        if self.step == 28 and self.spec.replica == 1:
+            with torch.no_grad():
+                next(iter(self.blocks[0].weights().values())).add_(1.0)
+        return made
+
+
+def make_wrong(setup: WorkerSetup, saver: Saver) -> Stage:
+    return Wrong(setup.spec, saver.save)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_replicas_that_end_with_other_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("ffpipe.runs.controller.make_engine", lambda execution: RayEngine(Parts(stage=make_wrong)))
+    config = network("convolutions")
+    with pytest.raises(RunFailed, match=r"stage 0, replica 1 \(layers 0 to 2\) ended with other weights") as caught:
+        run(config, tmp_path / "run", engine="ray", replicas=2)
+    assert "go on with" in str(caught.value)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.usefixtures("cluster")
+def test_more_replicas_than_there_is_room_for(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"1 stage\(s\) with 4 replicas need 4096 CPU, the cluster has \d+: ask for fewer"
+    ):
+        run(network("convolutions"), tmp_path / "run", engine="ray", replicas=4, cpus=1024.0)
+    assert not (tmp_path / "run").exists()
