@@ -21,7 +21,8 @@ from ffpipe.data.discover import known_kind
 from ffpipe.data.opened import is_like, mode_of, open_images, row_of
 from ffpipe.data.scale import BYTE, Given
 from ffpipe.data.source import Contents
-from ffpipe.data.unlabelled import TABLES, Tabular, archive, as_written
+from ffpipe.data.tables import TABLES
+from ffpipe.data.unlabelled import Tabular, archive, as_written
 from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import expanded
 

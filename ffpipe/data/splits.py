@@ -9,39 +9,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ffpipe.config.schema import Data
-from ffpipe.data import cache, cifar10, columns, digits, folder, idx, mnist, npz, tables, text
+from ffpipe.data import cache, npz, text
 from ffpipe.data.arrow import Stored
-from ffpipe.data.discover import known_kind, table_files
 from ffpipe.data.examples import Examples
 from ffpipe.data.remote import fetched, to_terminal
 from ffpipe.data.scale import Given
 from ffpipe.data.shape import shaped
 from ffpipe.data.source import Part
+from ffpipe.data.sources import KNOWN_SETS, part_of_files
 from ffpipe.system import rng
 from ffpipe.system.errors import UserError
-
-_KNOWN_CLASSES = {
-    "digits": digits.CLASSES,
-    "mnist": mnist.CLASSES,
-    "fashion-mnist": mnist.CLASSES,
-    "cifar10": cifar10.CLASSES,
-}
-
-
-_TABLES = {"parquet": tables.parquet, "arrow": tables.arrow, "csv": tables.comma_separated}
-# How many files the other sources take, at least and at most, and which.
-_TAKES = {
-    "idx": (2, 2, "two: IMAGES LABELS"),
-    "npy": (2, 2, "two: IMAGES LABELS"),
-    "npz": (1, 2, "one, or two: IMAGES LABELS"),
-    "folder": (1, 1, "one folder, with a folder for each class"),
-}
 
 
 @dataclass(frozen=True)
@@ -121,14 +103,15 @@ def load_splits(data: Data, data_dir: str = "", *, progress: Callable[[str], Non
         raise UserError(
             f"training.data.source {data.source!r} has no test part here: set training.data.test_count to the number "
             "of examples to set aside"
-            + ("" if data.source in (*_KNOWN_CLASSES, "text") else ", or name files in training.data.test")
+            + ("" if data.source in (*KNOWN_SETS, "text") else ", or name files in training.data.test")
         )
     if test_part is not None and data.test_count > 0:
         raise UserError(
             f"training.data.test_count is {data.test_count}, but the source has a test part of its own: set it to 0"
         )
     parts = [shaped(part, data.shape) for part in (train_part, test_part) if part is not None]
-    stored = [cache.stored(parts[0], data.classes or _KNOWN_CLASSES.get(data.source, 0), data.scale)]
+    known = KNOWN_SETS.get(data.source)
+    stored = [cache.stored(parts[0], data.classes or (known.classes if known else 0), data.scale)]
     stored += [cache.stored(part, scale=data.scale, like=stored[0]) for part in parts[1:]]
     return split(data, [stored[0], *(_fitting(test, stored[0]) for test in stored[1:])])
 
@@ -174,28 +157,23 @@ def _by_class(
 
 def _parts(data: Data, data_dir: str, progress: Callable[[str], None]) -> tuple[Part, Part | None]:
     """Return the training part, and the test part if the source has one."""
-    if data.source in _KNOWN_CLASSES:
+    if known := KNOWN_SETS.get(data.source):
         for field, files in (("train", data.train), ("test", data.test)):
             if files:
                 raise UserError(
                     f"training.data.{field} names files, but training.data.source {data.source!r} reads none: leave it "
                     "empty, or set training.data.source to one that reads files, such as folder, csv, npz or parquet"
                 )
-        if data.source == "digits":
-            return digits.part(), None
-        if data.source == "cifar10":
-            return cifar10.parts(data_dir, progress)
-        known = mnist.MNIST if data.source == "mnist" else mnist.FASHION_MNIST
-        return mnist.parts(data_dir, progress, known)
+        return known.parts(data_dir, progress)
     if data.source == "text":
         return _text(data, data_dir, progress), None
     if not data.train:
         raise UserError(
             f"training.data.train is empty, but training.data.source {data.source!r} reads files: name them"
         )
-    train = _part_of_files("train", data.train, data)
+    train = part_of_files("train", data.train, data)
     if data.test:
-        return train, _part_of_files("test", data.test, data)
+        return train, part_of_files("test", data.test, data)
     if data.source == "npz" and len(data.train) == 1:
         return train, npz.test_part(Path(data.train[0]), data.arrays, "training.data.train")
     return train, None
@@ -216,35 +194,6 @@ def _text(data: Data, data_dir: str, progress: Callable[[str], None]) -> Part:
     if data.train:
         return text.part(Path(data.train[0]), "training.data.train", data.symbols, data.length)
     return text.shakespeare(data_dir, progress, data.symbols, data.length)
-
-
-def _part_of_files(role: Literal["train", "test"], names: tuple[str, ...], data: Data) -> Part:
-    field, paths = f"training.data.{role}", [Path(name) for name in names]
-    _refuse_other_format(paths, data.source, field)
-    if data.source in _TABLES:
-        files = table_files(data.source, names, field)
-        wanted = columns.Wanted(data.image_column, data.label_column, data.mode, data.size)
-        return columns.part(data.source, _TABLES[data.source], files, wanted, field)
-    least, most, takes = _TAKES[data.source]
-    if not least <= len(paths) <= most:
-        raise UserError(f"{field} names {len(paths)} file(s), but {data.source} takes {takes}")
-    if data.source == "folder":
-        return folder.part(paths[0], data.mode, data.size, field)
-    if data.source == "idx":
-        return idx.part(paths[0], paths[1], field)
-    if data.source == "npy":
-        return npz.npy_part(paths[0], paths[1], field)
-    return npz.part(paths, role, data.arrays, field)
-
-
-def _refuse_other_format(paths: Sequence[Path], source: str, field: str) -> None:
-    """Raise UserError for the first file that is of another known format than its source reads."""
-    for path in paths:
-        if path.is_file() and (kind := known_kind(path)) not in ("", source, "text"):
-            raise UserError(
-                f"{field}: {path} is a file for training.data.source {kind!r}, not {source!r}: set that, or give it "
-                "as --data, where formats are found"
-            )
 
 
 def _split(count: int, data: Data) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

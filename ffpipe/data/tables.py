@@ -125,6 +125,10 @@ def comma_separated(path: Path) -> Table:
     return Table(path, schema, read, headed=headed)
 
 
+# The readers of tables, by source.
+TABLES: dict[str, Callable[[Path], Table]] = {"parquet": parquet, "arrow": arrow, "csv": comma_separated}
+
+
 def class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
     """Return the names of the classes of a column, where `datasets` has left them in the schema; else none."""
     try:

@@ -18,19 +18,14 @@ import pyarrow as pa
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from ffpipe.data import columns, tables
+from ffpipe.data import columns
 from ffpipe.data.columns import OpenTable, Wanted
 from ffpipe.data.scale import Range
 from ffpipe.data.source import BLOCK_BYTES, Contents
-from ffpipe.data.tables import Table
+from ffpipe.data.tables import TABLES, Table
 from ffpipe.system.errors import UserError, reason
 from ffpipe.system.memory import refuse_beyond_host
 
-TABLES: dict[str, OpenTable] = {
-    "parquet": tables.parquet,
-    "arrow": tables.arrow,
-    "csv": tables.comma_separated,
-}
 # The column that a table without labels is given, so that it can be read as one with labels.
 NO_LABEL = "(no label)"
 _NO_LABELS = pa.record_batch({NO_LABEL: pa.array([0], pa.int8())})

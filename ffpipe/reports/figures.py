@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from ffpipe.reports.answers import Answers
 from ffpipe.reports.drawing import FAINT, INK, RIGHT, SERIES, WIDE, WRONG, shortened, styled
-from ffpipe.reports.memory import MEMORY_KINDS
-from ffpipe.reports.memory import Memory
+from ffpipe.reports.memory import MEMORY_KINDS, Memory
 from ffpipe.reports.rows import Images, Kind
 from ffpipe.reports.spread import Spread, Spreads
 from ffpipe.reports.trace import ACTIVITIES, Timeline

@@ -16,8 +16,8 @@ from ffpipe.reports.gather import Summary
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of each stage. predicted: by kind, in the order of MEMORY_KINDS. measured: the peak of its process; None where
-    that is not known."""
+    """Bytes of each stage. predicted: in the order of MEMORY_KINDS. measured: the peak of its process; None where that
+    is not known."""
 
     layers: tuple[range, ...]
     predicted: tuple[tuple[int, ...], ...]
