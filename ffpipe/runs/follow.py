@@ -31,8 +31,9 @@ class Followed(View):
         self._progress = Progress(job, layout)
         names = tuple(outline.name for outline in job.network.outlines)
         stages = tuple(tuple(spec.layers) for spec in layout.stages)
-        self._callbacks.start(
-            RunStart(run_dir, job.config, job.steps, job.steps_per_epoch, self._first_step, names, stages, self._stop)
+        self._callbacks.tell(
+            "on_start",
+            RunStart(run_dir, job.config, job.steps, job.steps_per_epoch, self._first_step, names, stages, self._stop),
         )
 
     def report(self, report: StageReport) -> None:
@@ -41,15 +42,15 @@ class Followed(View):
         assert progress is not None
         progress.take(report)
         for row in report.rows:
-            self._callbacks.row(row)
+            self._callbacks.tell("on_row", row)
         for evaluation in report.evaluations:
-            self._callbacks.evaluation(evaluation)
+            self._callbacks.tell("on_evaluation", evaluation)
         if report.rows and report.stage == len(progress.layers) - 1:
-            self._callbacks.speed(Speed(report.step, progress.examples_per_second, tuple(progress.busy)))
+            self._callbacks.tell("on_speed", Speed(report.step, progress.examples_per_second, tuple(progress.busy)))
 
     def recovered(self, note: RecoveryNote) -> None:
         self._view.recovered(note)
-        self._callbacks.recovery(note)
+        self._callbacks.tell("on_recovery", note)
 
     def go_on(self, layout: Layout) -> None:
         self._view.go_on(layout)
@@ -58,14 +59,14 @@ class Followed(View):
 
     def note(self, text: str) -> None:
         self._view.note(text)
-        self._callbacks.note(text)
+        self._callbacks.tell("on_note", text)
 
     def stop(self) -> None:
         self._view.stop()
 
     def ended(self, summary: Mapping[str, Any]) -> None:
         self._view.ended(summary)
-        self._callbacks.end(summary)
+        self._callbacks.tell("on_end", summary)
 
     def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float) -> None:
         self._view.finish(run_dir, errors, seconds)

@@ -85,40 +85,16 @@ class Callbacks:
         self._failed: set[tuple[int, str]] = set()
         self._seen: dict[object, int] = {}  # the last step of each series
 
-    def start(self, run: RunStart) -> None:
-        self._call("on_start", run)
-
-    def row(self, row: LayerRow) -> None:
-        if self._is_new(row.layer, row.step):
-            self._call("on_row", row)
-
-    def evaluation(self, evaluation: Evaluation) -> None:
-        if self._is_new(evaluation.split, evaluation.step):
-            self._call("on_evaluation", evaluation)
-
-    def speed(self, speed: Speed) -> None:
-        self._call("on_speed", speed)
-
-    def recovery(self, note: RecoveryNote) -> None:
-        self._call("on_recovery", note)
-
-    def note(self, text: str) -> None:
-        self._call("on_note", text)
-
-    def end(self, summary: Mapping[str, Any]) -> None:
-        self._call("on_end", summary)
-
-    def _is_new(self, series: object, step: int) -> bool:
-        """Return whether a step of a series has not been told yet: after a recovery some come again."""
-        if step <= self._seen.get(series, -1):
-            return False
-        self._seen[series] = step
-        return True
-
-    def _call(self, method: str, argument: object) -> None:
+    def tell(self, method: str, event: object) -> None:
+        """Call a method of each callback with an event; rows and evaluations that come again after a recovery are left
+        out."""
+        if isinstance(event, LayerRow) and not self._is_new(event.layer, event.step):
+            return
+        if isinstance(event, Evaluation) and not self._is_new(event.split, event.step):
+            return
         for index, callback in enumerate(self._callbacks):
             try:
-                getattr(callback, method)(argument)
+                getattr(callback, method)(event)
             except Exception as error:  # whatever a user's code raises
                 if (index, method) not in self._failed:
                     self._failed.add((index, method))
@@ -126,3 +102,10 @@ class Callbacks:
                         f"warning: callback {type(callback).__name__}.{method} failed ({type(error).__name__}: {error})"
                         "; the run goes on, and this is not said again"
                     )
+
+    def _is_new(self, series: object, step: int) -> bool:
+        """Return whether a step of a series has not been told yet: after a recovery some come again."""
+        if step <= self._seen.get(series, -1):
+            return False
+        self._seen[series] = step
+        return True

@@ -161,11 +161,11 @@ def test_what_comes_again_after_a_recovery_is_told_once() -> None:
     callbacks = Callbacks([diary], complain=print)
     rows = [LayerRow(step, layer, 1.0, 0.0) for step in (10, 20, 30) for layer in (0, 1)]
     for row in [*rows[:4], *rows[2:]]:
-        callbacks.row(row)
+        callbacks.tell("on_row", row)
     assert diary.rows == rows
     tests = [Evaluation(step, split, 9, 0.1, 0.1) for step in (10, 20) for split in ("validation", "test")]
     for test in [*tests[:3], *tests]:
-        callbacks.evaluation(test)
+        callbacks.tell("on_evaluation", test)
     assert diary.tests == tests
 
 
