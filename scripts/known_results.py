@@ -14,7 +14,8 @@ from ffpipe.config.schema import Config
 class Row:
     """One line of the table.
 
-    published: as its source gives it. ours: which figures of a run are compared: "goodness", "softmax" (test
+    published: as its source gives it. differs: what is not to the letter of that source; "-" where there is no one
+    source. ours: which figures of a run are compared: "goodness", "softmax" (test
     errors) or "losses" (the running mean of the training loss after each epoch). fields: on top of the recipe.
     seeds: run unless others are asked for. backprop: the yardstick and not the trainer.
     """
@@ -27,6 +28,7 @@ class Row:
     seeds: tuple[int, ...] = (1, 2, 3)
     fields: dict[str, Any] = field(default_factory=dict)
     backprop: bool = False
+    differs: str = "-"
 
     def command(self, seed: int) -> list[str]:
         """Return the command that a person would type."""
@@ -44,7 +46,16 @@ class Row:
 def _lag(lag: int, stages: int = 0) -> Row:
     """Add one more lag beside that of `hinton` (16). stages: 0: as many as that has."""
     fields = {"training.negative_lag": lag} | ({"execution.stages": stages} if stages else {})
-    return Row(f"lag-{lag}", "hinton", f"`hinton`, negative_lag {lag}", "-", BOTH, (1,), fields)
+    return Row(
+        f"lag-{lag}",
+        "hinton",
+        f"`hinton`, negative_lag {lag}",
+        "-",
+        BOTH,
+        (1,),
+        fields,
+        differs="as `hinton`, and the lag",
+    )
 
 
 def _cell(name: str, recipe: str, setting: str, accuracy: float, fields: dict[str, Any]) -> Row:
@@ -54,8 +65,14 @@ def _cell(name: str, recipe: str, setting: str, accuracy: float, fields: dict[st
     """
     ours = SOFTMAX if name in ("A1", "A2", "A3", "A4", "A5", "A6", "C13", "D15") else ("goodness",)
     published = f"{100 - accuracy:.2f} ({accuracy:.2f} % accuracy, best epoch)"
+    differs = "the shuffle, of all examples (its: within 4,096 at a time); the last epoch for the best of 200"
+    if fields.get("data.order") == "file":
+        differs = LAST_EPOCH
+    if recipe == "tf-layer-by-layer":
+        differs += "; the softmax learns in all epochs"
+    setting = f"cell {name} of the TensorFlow program: {setting}"
     fields = {f"training.{field}": value for field, value in fields.items()}
-    return Row(f"tf-{name}", recipe, f"cell {name} of the TensorFlow program: {setting}", published, ours, (1,), fields)
+    return Row(f"tf-{name}", recipe, setting, published, ours, (1,), fields, differs=differs)
 
 
 def _cells() -> list[Row]:
@@ -89,6 +106,10 @@ def _units(width: int) -> dict[str, Any]:
     return {"dims": (784, *[width] * 4)}
 
 
+LAST_EPOCH = "the last epoch for the best of 200 on the test split"
+NO_PROGRAM = "no public program: the constants of Hinton's; products in bfloat16"
+OWN_NETWORK = "our own network"
+BEST_BY_TEST = "the last epoch for the best by test error; 5,000 training images validate; a linear read-out answers"
 BOTH = ("goodness", "softmax")
 SOFTMAX = ("softmax",)
 
@@ -101,17 +122,42 @@ ROWS = {
             "784-1000-1000-1000, 50,000 examples, 125 epochs",
             "1.44 / 1.47 (MATLAB)",
             BOTH,
+            differs="negatives 16 minibatches late, decay .0015 (.001, .002), bfloat16, a fresh shuffle in each epoch",
         ),
-        Row("hinton-exact", "hinton-exact", "the same in lock step, rate .015", "the same", BOTH),
+        Row(
+            "hinton-exact",
+            "hinton-exact",
+            "the same in lock step, rate .015",
+            "the same",
+            BOTH,
+            differs="rate .015 (.01), decay .0015, bfloat16, a fresh shuffle in each epoch",
+        ),
         Row(
             "ff-py",
             "ff-py",
             "as its figures were published: no peer normalisation",
             "1.33 / 1.38 (NumPy), 1.30 / 1.45 (JAX)",
             BOTH,
+            differs="nothing but its random numbers",
         ),
-        Row("paper-supervised", "paper-supervised", "4 x 2000, 60 epochs", "1.36 by goodness", BOTH, (1,)),
-        Row("paper-unsupervised", "paper-unsupervised", "4 x 2000, no labels, 100 epochs", "1.37", SOFTMAX, (1,)),
+        Row(
+            "paper-supervised",
+            "paper-supervised",
+            "4 x 2000, 60 epochs",
+            "1.36 by goodness",
+            BOTH,
+            (1,),
+            differs=NO_PROGRAM,
+        ),
+        Row(
+            "paper-unsupervised",
+            "paper-unsupervised",
+            "4 x 2000, no labels, 100 epochs",
+            "1.37",
+            SOFTMAX,
+            (1,),
+            differs=NO_PROGRAM,
+        ),
         Row(
             "augmented",
             "augmented",
@@ -119,8 +165,16 @@ ROWS = {
             "0.64 (4 x 2000, 500 epochs), 0.69-0.71 (Rust)",
             BOTH,
             (1,),
+            differs="3 layers of 1000 for 4 of 2000, 200 epochs for 500, dropout as in the Rust port, bfloat16",
         ),
-        Row("keras", "keras", "784-500-500, read by goodness", "2.44", ("goodness",)),
+        Row(
+            "keras",
+            "keras",
+            "784-500-500, read by goodness",
+            "2.44",
+            ("goodness",),
+            differs="its network and read-out alone: Hinton's objective, hard negatives, minibatches of 100, bfloat16",
+        ),
         Row(
             "keras-exact",
             "keras-exact",
@@ -129,6 +183,7 @@ ROWS = {
             ("losses",),
             (1,),
             {"training.epochs": 3, "execution.log_steps": 1},
+            differs="3 of 250 epochs; norm + 1e-20 (1e-4), labels of 1 (an image's maximum): no printed digit moves",
         ),
         Row(
             "five-digits-unsupervised",
@@ -137,6 +192,7 @@ ROWS = {
             "1.56 (98.44 % accuracy)",
             SOFTMAX,
             (1,),
+            differs="rate, threshold, normalisation, start, peer term, read-out, order of updates: all but the task",
         ),
         Row(
             "five-digits-supervised",
@@ -145,6 +201,7 @@ ROWS = {
             "4.24 (95.76 % accuracy)",
             BOTH,
             (1,),
+            differs="the same; the softmax learns from neutral rows",
         ),
         Row(
             "five-digits-backprop",
@@ -154,6 +211,7 @@ ROWS = {
             SOFTMAX,
             (1,),
             backprop=True,
+            differs="its task alone: Adam at .001 on our network",
         ),
         Row(
             "tf-five-digits",
@@ -162,6 +220,7 @@ ROWS = {
             "77.3 / 3.8 (22.7 / 96.2 % accuracy, best epoch)",
             BOTH,
             (1,),
+            differs=LAST_EPOCH,
         ),
         Row(
             "tf-five-digits-supervised",
@@ -170,6 +229,7 @@ ROWS = {
             "23.3 / 3.9 (76.7 / 96.1 % accuracy, best epoch)",
             BOTH,
             (1,),
+            differs=LAST_EPOCH,
         ),
         *_cells(),
         Row(
@@ -179,8 +239,11 @@ ROWS = {
             "1.48 (98.52 % accuracy)",
             BOTH,
             (1,),
+            differs="Adam's epsilon 1; every layer learns at each minibatch (its: in chapters of epochs); bfloat16",
         ),
-        Row("mnist-cnn", "mnist-cnn", "four convolutions with class heads, 6 epochs", "-", SOFTMAX),
+        Row(
+            "mnist-cnn", "mnist-cnn", "four convolutions with class heads, 6 epochs", "-", SOFTMAX, differs=OWN_NETWORK
+        ),
         Row(
             "mono-forward",
             "mono-forward",
@@ -188,6 +251,7 @@ ROWS = {
             "37.66 (62.34 % accuracy)",
             SOFTMAX,
             (1,),
+            differs="layers learn at once and not one after another; the rate falls along a cosine",
         ),
         Row(
             "hinton-lrf",
@@ -196,6 +260,7 @@ ROWS = {
             "1.16",
             SOFTMAX,
             (1,),
+            differs="no public program: the places and widths of the paper, the constants of Hinton's program",
         ),
         Row(
             "nokland-mlp",
@@ -204,8 +269,17 @@ ROWS = {
             "0.62",
             SOFTMAX,
             (1,),
+            differs="5,000 training images validate",
         ),
-        Row("cwcomp", "cwcomp", "channels that compete, 20 epochs", "0.58 (chosen by test error)", SOFTMAX, (1,)),
+        Row(
+            "cwcomp",
+            "cwcomp",
+            "channels that compete, 20 epochs",
+            "0.58 (chosen by test error)",
+            SOFTMAX,
+            (1,),
+            differs=BEST_BY_TEST,
+        ),
         Row(
             "cwcomp-fashion",
             "cwcomp-fashion",
@@ -213,6 +287,7 @@ ROWS = {
             "7.69 (chosen by test error)",
             SOFTMAX,
             (1,),
+            differs=BEST_BY_TEST,
         ),
         Row(
             "cwcomp-cifar10",
@@ -221,6 +296,7 @@ ROWS = {
             "21.89 (chosen by test error), 25 (others)",
             SOFTMAX,
             (1,),
+            differs=BEST_BY_TEST,
         ),
         Row(
             "dgl",
@@ -229,6 +305,7 @@ ROWS = {
             "10.14 (89.86 % accuracy, 50 epochs)",
             SOFTMAX,
             (1,),
+            differs="15 epochs of a rising and falling rate for 50 in steps; 5,000 training images validate",
         ),
         Row(
             "fashion-cnn",
@@ -237,6 +314,7 @@ ROWS = {
             "6.87 (DeeperForward), 5.45 (CAW-Conv)",
             SOFTMAX,
             (1,),
+            differs=OWN_NETWORK,
         ),
         Row(
             "cifar10-local",
@@ -245,9 +323,26 @@ ROWS = {
             "13.78 (DeeperForward), 8.2 (DTG-FF)",
             SOFTMAX,
             (1,),
+            differs=OWN_NETWORK,
         ),
-        Row("char-lm", "char-lm", "tiny shakespeare, four transformer blocks, 30 epochs", "-", SOFTMAX, (1,)),
-        Row("symba", "symba", "784-1000-1000-1000, SymBa's objective, 10 epochs", "-", BOTH, (1,)),
+        Row(
+            "char-lm",
+            "char-lm",
+            "tiny shakespeare, four transformer blocks, 30 epochs",
+            "-",
+            SOFTMAX,
+            (1,),
+            differs=OWN_NETWORK,
+        ),
+        Row(
+            "symba",
+            "symba",
+            "784-1000-1000-1000, SymBa's objective, 10 epochs",
+            "-",
+            BOTH,
+            (1,),
+            differs="our network, 10 epochs: its objective alone",
+        ),
         _lag(0, stages=2),  # more would wait for each other all the same
         *map(_lag, (48, 64, 256)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from known_results import LAGS, ROWS, Row
 from ffpipe.system.errors import UserError
 
 BEGIN, END = "<!-- results -->\n", "<!-- end of results -->\n"
-HEAD = ["row", "what it is", "published, %", "ours, %", "products", "time", "memory", "command"]
+HEAD = ["row", "what it is", "published, %", "differs from that in", "ours, %", "products", "time", "memory", "command"]
+NOT_RUN_HEAD = ["row", "what it is", "published, %", "differs from that in", "command"]
 LAGS_HEAD = ["`negative_lag`", "seeds", "test error, %", "epochs to 2 % by goodness (validation)"]
 
 
@@ -58,7 +60,8 @@ def lines_of(figures: AllFigures, kept_of: KeptOf) -> list[list[str]]:
         kept = [kept_of(row, seed) for seed in sorted(runs)]
         products = " and ".join(sorted({each.precision for each in kept}))
         memory = max((each.memory for each in kept if each.memory), default=None)
-        cells = [f"`{row.name}`", row.setting, row.published, ours(row, runs), products, _minutes(*runs.values())]
+        cells = [f"`{row.name}`", row.setting, row.published, row.differs, ours(row, runs), products]
+        cells.append(_minutes(*runs.values()))
         cells.append("-" if memory is None else f"{memory / 1e6:,.0f} MB")
         cells.append(f"`{runs[first].command}`")
         if len(machines) > 1:
@@ -93,6 +96,15 @@ def _mean_and_range(values: list[float], digits: int) -> str:
     return mean if len(values) == 1 else f"{mean} ({least} to {most})"
 
 
+def lines_not_run(figures: AllFigures) -> list[list[str]]:
+    """Return the cells below NOT_RUN_HEAD, of the rows that were not run."""
+    return [
+        [f"`{row.name}`", row.setting, row.published, row.differs, f"`{shlex.join(row.command(row.seeds[0]))}`"]
+        for row in ROWS.values()
+        if not figures.get(row.name)
+    ]
+
+
 def missing(figures: AllFigures) -> list[str]:
     """Return the rows that were not run, and of the others the seeds that were not."""
     found = []
@@ -119,6 +131,8 @@ def write_table(page: Path, figures: AllFigures, kept_of: KeptOf) -> None:
     machines = machines_of(figures)
     table = f"All rows were run on {machines[0]}.\n\n" if len(machines) == 1 else ""
     table += as_markdown(head_of(figures), lines_of(figures, kept_of))
+    if lines := lines_not_run(figures):
+        table += "\n## Not run yet\n\nOr not again since the recipe changed.\n\n" + as_markdown(NOT_RUN_HEAD, lines)
     lags = lines_of_lags(figures)
     if lags:
         table += "\n## What the look-ahead costs\n\n`hinton` at other lags. It is validated at every second epoch.\n\n"

@@ -71,11 +71,24 @@ def test_the_figures_of_a_row_are_mean_worst_and_seeds() -> None:
 
 def test_a_row_of_the_table_has_its_products_time_and_command() -> None:
     cells = results_table.lines_of({"hinton": {1: FIGURES}}, in_bfloat16)
-    setting, published = ROWS["hinton"].setting, ROWS["hinton"].published
-    ours = "1.39 / 2.00 (1 of 3 seeds)"
-    assert cells == [
-        ["`hinton`", setting, published, ours, "bfloat16", "1.5 min", "400 MB", "`ffpipe train hinton --seed 1`"],
-    ]
+    row, ours = ROWS["hinton"], "1.39 / 2.00 (1 of 3 seeds)"
+    told = [row.setting, row.published, row.differs, ours, "bfloat16", "1.5 min", "400 MB"]
+    assert cells == [["`hinton`", *told, "`ffpipe train hinton --seed 1`"]]
+
+
+def test_rows_that_were_not_run_are_a_table_of_their_own() -> None:
+    cells = results_table.lines_not_run({"hinton": {1: FIGURES}})
+    assert [cell[0] for cell in cells] == [f"`{name}`" for name in ROWS if name != "hinton"]
+    row = ROWS["tf-C13"]
+    command = "`ffpipe train tf-five-digits --seed 1 --training.data.order=shuffled"
+    (found,) = [cell for cell in cells if cell[0] == "`tf-C13`"]
+    assert found[1:4] == [row.setting, row.published, row.differs]
+    assert found[4].startswith(command)
+    assert found[4].endswith("--training.dims 784 500 500 500 500 --training.batch-size=512`")
+
+
+def test_every_row_says_what_is_not_to_the_letter() -> None:
+    assert [row.name for row in ROWS.values() if row.differs == "-"] == []
 
 
 def test_what_was_not_run_is_rows_and_seeds() -> None:

@@ -28,7 +28,8 @@ class Sampler:
         they come. Raises UserError where there are too few examples for one minibatch."""
         if batch_size > examples:
             raise UserError(
-                f"training.batch_size is {batch_size}, but there are {examples} training examples: give 1 to {examples}"
+                f"training.batch_size is {batch_size}, but there are {examples} training examples: give 1 to "
+                f"{examples}, as --training.batch-size {examples}"
             )
         self.steps_per_epoch = examples // batch_size
         self._examples = examples

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ffpipe import Callback, Config, Interrupted, UserError, load, override, recipe, resume, train
 from ffpipe.data.splits import Splits, load_splits
-from ffpipe.learn.dense import initial_weight
+from ffpipe.learn.dense import FFDense, initial_weight
 from ffpipe.learn.readout import HEAD_INDEX
 from ffpipe.learn.turns import Turns
 from ffpipe.system.rng import generator
@@ -186,6 +186,7 @@ def test_the_recipe_is_the_program(name: str, tmp_path: Path) -> None:
 def check_weights(run: Path, program: Program) -> None:
     network = load(run)
     for block, layer in zip(network.blocks, program.layers, strict=True):
+        assert isinstance(block, FFDense)
         weights = block.weights()
         np.testing.assert_allclose(weights["weight"].detach().numpy(), layer.weight, rtol=1e-5, atol=1e-8)
         np.testing.assert_allclose(weights["bias"].detach().numpy(), layer.bias, rtol=1e-5, atol=1e-8)
@@ -229,8 +230,10 @@ def test_a_layer_in_closed_form_has_an_optimiser_of_its_own(tmp_path: Path) -> N
     train(replace(config, training=replace(config.training, blocks=tuple(blocks))))
     moved = []
     for index, block in enumerate(load(tmp_path / "run").blocks):
-        weight = block.weights()["weight"].detach().numpy()
-        first = initial_weight(config.training.seed, index, *weight.shape, "glorot").double().numpy()
+        assert isinstance(block, FFDense)
+        weight = block.weight.detach().numpy()
+        fan_in, width = weight.shape
+        first = initial_weight(config.training.seed, index, fan_in, width, "glorot").double().numpy()
         moved.append(bool((weight != first).any()))
     assert moved == [True, False, True, True]
 
