@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from torch import nn
@@ -367,126 +367,6 @@ def test_nothing_is_imported_without_consent(here: Path) -> None:
 def test_a_name_from_a_stranger_is_not_a_shell_command() -> None:
     message = str(Consent().refuse("x; rm -rf ~:f\nrun", "run X"))
     assert message.endswith("give --model 'x; rm -rf ~:f run' or --allow-code 'x; rm -rf ~'")
-
-
-def takes(
-    width: int,
-    *,
-    dropout: float = 0.0,
-    bias: bool = True,
-    kind: str = "a",
-    widths: tuple[int, ...] = (),
-    pair: tuple[int, int] = (1, 2),
-    rates: list[float] | None = None,
-    act: Literal["relu", "gelu"] = "relu",
-    depth: int | None = None,
-    size: int | str = 0,
-    plain: Any = None,
-) -> list[Any]:
-    values = {key: value for key, value in locals().items() if key != "width"}
-    return [lambda: {"width": width, **values}]
-
-
-# No annotation says anything here: the defaults do.
-def bare(width, count=3, flag=False, shape=(3, 3), name=None):  # type: ignore[no-untyped-def]
-    values = dict(locals())
-    return [lambda: values]
-
-
-CONVERTED: list[tuple[str, Any, Any]] = [
-    ("width", "12", 12),
-    ("width", 12, 12),
-    ("dropout", "0.5", 0.5),
-    ("dropout", ".5", 0.5),
-    ("bias", "False", False),
-    ("bias", "1", True),
-    ("bias", False, False),
-    ("kind", "12", "12"),
-    ("widths", "1,2,3", (1, 2, 3)),
-    ("widths", "1, 2", (1, 2)),
-    ("widths", "64", (64,)),
-    ("widths", "", ()),
-    ("widths", (4, 5), (4, 5)),
-    ("pair", "3,4", (3, 4)),
-    ("rates", "0.5,1", [0.5, 1.0]),
-    ("rates", "none", None),
-    ("act", "gelu", "gelu"),
-    ("depth", "3", 3),
-    ("depth", "None", None),
-    ("size", "3", 3),
-    ("size", "big", "big"),
-    ("plain", "3", "3"),
-]
-
-
-@pytest.mark.parametrize(("option", "given", "value"), CONVERTED)
-def test_options_are_converted(option: str, given: Any, value: Any) -> None:
-    [item] = call(takes, {"width": 1, option: given}, "takes")
-    got = item()[option]
-    assert (got, type(got)) == (value, type(value))
-
-
-BARE: list[tuple[str, Any, Any]] = [
-    ("width", "4", "4"),
-    ("count", "4", 4),
-    ("count", "4.5", 4.5),
-    ("flag", "true", True),
-    ("shape", "5,5", (5, 5)),
-    ("name", "5", "5"),
-]
-
-
-@pytest.mark.parametrize(("option", "given", "value"), BARE)
-def test_options_without_an_annotation_are_as_their_defaults(option: str, given: Any, value: Any) -> None:
-    [item] = call(bare, {"width": 1, option: given}, "bare")
-    got = item()[option]
-    assert (got, type(got)) == (value, type(value))
-
-
-WRONG_OPTIONS: list[tuple[dict[str, Any], str]] = [
-    (
-        {"width": 1, "widht": 2},
-        "takes does not take the option 'widht': it takes width, dropout, bias, kind, widths, pair, rates, act, depth, "
-        "size, plain; did you mean 'width'?",
-    ),
-    ({}, "takes needs the option width: give --training.model-options width=VALUE; it takes width, dropout, "),
-    ({"width": "12.5"}, "takes: the option width is '12.5', expected int"),
-    ({"width": "9" * 5000}, "expected int"),
-    ({"width": 1, "dropout": "half"}, "takes: the option dropout is 'half', expected float"),
-    ({"width": 1, "bias": "yes"}, "takes: the option bias is 'yes', expected bool (true or false)"),
-    ({"width": 1, "widths": "1,b"}, "takes: the option widths is '1,b', expected tuple[int, ...] (such as 1,2,3)"),
-    ({"width": 1, "pair": "1,2,3"}, "takes: the option pair is '1,2,3', expected tuple[int, int]"),
-    ({"width": 1, "act": "tanh"}, "takes: the option act is 'tanh', expected Literal['relu', 'gelu']"),
-    ({"width": 1, "depth": "deep"}, "takes: the option depth is 'deep', expected int | None"),
-    ({"width": 1, "rates": "fast"}, "takes: the option rates is 'fast', expected list[float] | None"),
-]
-
-
-@pytest.mark.parametrize(("options", "says"), WRONG_OPTIONS)
-def test_options_that_do_not_fit(options: dict[str, Any], says: str) -> None:
-    assert says in refused(lambda: call(takes, options, "takes"))
-
-
-def test_signatures() -> None:
-    def anything(**options: Any) -> list[Any]:
-        return [lambda: options]
-
-    def nothing() -> list[Any]:
-        return [nn.ReLU]
-
-    def by_position(width: int, /) -> list[Any]:
-        return [width]
-
-    def for_checkers(width: int, device: Missing = None) -> list[Any]:  # type: ignore[name-defined] # noqa: F821
-        return [lambda: (width, device)]
-
-    assert call(anything, {"a": "1"}, "anything")[0]() == {"a": "1"}
-    assert call(for_checkers, {"width": "3", "device": "cpu"}, "x")[0]() == (3, "cpu")
-    assert refused(lambda: call(nothing, {"a": 1}, "my")) == "my does not take the option 'a': it takes none"
-    assert "my takes width by position" in refused(lambda: call(by_position, {"width": 1}, "my"))
-    assert "my does not say which options it takes" in refused(lambda: call(max, {}, "my"))
-    assert "my is of type int and not a function" in refused(lambda: call(3, {}, "my"))
-    assert "my is of type ReLU and not a function" in refused(lambda: call(nn.ReLU(), {}, "my"))
 
 
 class Residual(nn.Sequential):
