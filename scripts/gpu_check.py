@@ -1,4 +1,4 @@
-"""What an NVIDIA GPU makes of ffpipe: weights, rounding, time and memory, kind of block by kind.
+"""A check of ffpipe on an NVIDIA GPU: weights, rounding, time and memory, kind of block by kind.
 
     python scripts/gpu_check.py [--parts digests rounding dense conv memory cifar10] [--minutes 8] [--out FILE]
 
@@ -58,7 +58,7 @@ RANDOM_IMAGES = 10_000
 
 
 def kinds() -> dict[str, Config]:
-    """A small network of each kind of block."""
+    """Configure a small network of each kind of block."""
     plain: dict[str, Any] = {"negatives": "none", "head": False, "labels": "none", "schedule": "onecycle"}
     conv = tuple(
         BlockConfig(kind="conv", options={"channels": c, "dropout": 0.1}, objective_options={"kind": "mlp", "depth": 1})
@@ -82,7 +82,7 @@ def kinds() -> dict[str, Config]:
 
 
 def digests(device: str, folder: Path) -> dict[str, Any]:
-    """Digest and errors of each way on the device, and on the CPU."""
+    """Return digest and errors of each way on the device, and on the CPU."""
     found: dict[str, Any] = {"differing": 0}
     for kind, config in kinds().items():
         ways = {name: {**way, "device": device} for name, way in WAYS.items()}
@@ -104,7 +104,8 @@ def digests(device: str, folder: Path) -> dict[str, Any]:
 
 
 def rounding(device: str, folder: Path) -> dict[str, Any]:
-    """Distances from the CPU of the second block of each kind that draws nothing, and whether they are rounding."""
+    """Measure the distances from the CPU of the second block of each kind that draws nothing, and whether they are
+    rounding."""
     found: dict[str, Any] = {"differing": 0}
     for precision, most in ROUNDING.items():
         dense = network_of(recipe("digits"), dims=(64, 500, 500), precision=precision)
@@ -118,12 +119,12 @@ def rounding(device: str, folder: Path) -> dict[str, Any]:
 
 
 def dense(device: str, folder: Path) -> dict[str, Any]:
-    """Milliseconds of a dense step in each format."""
+    """Measure the milliseconds of a dense step in each format."""
     return {name: _said(f"dense, {name}", dense_times(name, torch.device(device))) for name in DENSE_FORMATS}
 
 
 def conv(device: str, folder: Path) -> dict[str, Any]:
-    """Milliseconds of a convolutional step in each format."""
+    """Measure the milliseconds of a convolutional step in each format."""
     cases = [(channels, precision) for channels in (64, 256) for precision in ROUNDING]
     return {
         f"{channels} channels, {precision}": _said(
@@ -134,7 +135,7 @@ def conv(device: str, folder: Path) -> dict[str, Any]:
 
 
 def memory(device: str, folder: Path) -> dict[str, Any]:
-    """Most bytes of tensors on the device in a run of one stage, beside what the plan says of it."""
+    """Measure the most bytes of tensors on the device in a run of one stage, beside what the plan says of it."""
     found: dict[str, Any] = {}
     wide = {"training.dims": [64, 2000, 2000, 2000], "training.epochs": 2}
     for name, config in (("dense", override(recipe("digits"), wide)), ("conv", kinds()["residual, float32"])):
@@ -165,7 +166,7 @@ class StopAfter(Callback):
 
 
 def cifar10(device: str, folder: Path) -> dict[str, Any]:
-    """Images a second of `cifar10-local` in one process."""
+    """Measure the images a second of `cifar10-local` in one process."""
     config = recipe("cifar10-local")
     fields: dict[str, Any] = {"execution.engine": "local", "execution.stages": 1, "execution.device": device}
     fields |= {"execution.run_dir": str(folder / "cifar10"), "execution.log_steps": 20, "execution.evaluate_every": 0}

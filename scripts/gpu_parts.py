@@ -29,12 +29,12 @@ DENSE_FORMATS = ("float32", "tf32", "bfloat16")
 
 
 def network_of(config: Config, **fields: Any) -> Job:
-    """A job of this config with other training fields."""
+    """Make the network of a job of this config with other training fields."""
     return make_job(replace(config, training=replace(config.training, **fields)))
 
 
 def convolutions(channels: int, precision: str) -> Job:
-    """Two blocks of a convolution with a class head, on rows of 8 x 8."""
+    """Make two blocks of a convolution with a class head, on rows of 8 x 8."""
     blocks = tuple(BlockConfig(kind="conv", options={"channels": channels}) for _ in range(2))
     return network_of(
         recipe("digits"), batch_size=128, precision=precision, blocks=blocks, negatives="none", head=False,
@@ -43,7 +43,7 @@ def convolutions(channels: int, precision: str) -> Job:
 
 
 class Rows:
-    """What one block gets in a step: the same numbers on every device."""
+    """The arguments of one block's step: the same numbers on every device."""
 
     def __init__(self, job: Job, index: int, device: torch.device) -> None:
         outline, self.layout = job.network.outlines[index], job.network.layout
@@ -60,7 +60,7 @@ class Rows:
 
 
 def distance_from_cpu(job: Job, index: int, device: torch.device, steps: int = 3) -> dict[str, float]:
-    """How far outputs and weights are from the CPU's after some steps: norm of the difference over the norm."""
+    """Measure how far outputs and weights are from the CPU's after some steps: norm of the difference over the norm."""
     made = []
     for place in (CPU, device):
         rows, block = Rows(job, index, place), job.network.make(index, Workspace(place))
@@ -81,7 +81,7 @@ def _apart(tensor: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def seconds(run: Callable[[int], object], device: torch.device, rounds: int = ROUNDS) -> float:
-    """Median seconds of one call, which gets the number of the round."""
+    """Measure the median seconds of one call, which gets the number of the round."""
     wait: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     times = []
     for number in range(rounds):
@@ -95,7 +95,7 @@ def seconds(run: Callable[[int], object], device: torch.device, rounds: int = RO
 
 @contextmanager
 def format_of_products(name: str) -> Iterator[None]:
-    """Products of float32 in TF32 inside, where that is asked for."""
+    """Have products of float32 made in TF32, where that is asked for."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
     try:
@@ -105,7 +105,8 @@ def format_of_products(name: str) -> Iterator[None]:
 
 
 def dense_times(format_: str, device: torch.device) -> dict[str, float | str]:
-    """Milliseconds of a step of a dense layer, of its two products alone, and of the step as a CUDA graph."""
+    """Measure the milliseconds of a step of a dense layer, of its two products alone, and of the step as a CUDA
+    graph."""
     precision = "bfloat16" if format_ == "bfloat16" else "float32"
     job = network_of(recipe("digits"), dims=(64, WIDTH, WIDTH), batch_size=ROWS // 3, precision=precision)
     rows, block = Rows(job, 1, device), job.network.make(1, Workspace(device))
@@ -128,7 +129,8 @@ def dense_times(format_: str, device: torch.device) -> dict[str, float | str]:
 
 
 def conv_times(channels: int, precision: str, device: torch.device) -> dict[str, float | str]:
-    """Milliseconds of a step of a convolutional block, of the same module in a bare loop, and of it as a CUDA graph."""
+    """Measure the milliseconds of a step of a convolutional block, of the same module in a bare loop, and of it as a
+    CUDA graph."""
     job = convolutions(channels, precision)
     rows, block = Rows(job, 1, device), job.network.make(1, Workspace(device))
     assert isinstance(block, LocalBlock)
@@ -141,7 +143,7 @@ def conv_times(channels: int, precision: str, device: torch.device) -> dict[str,
 
 
 def bare_loop(block: LocalBlock, rows: Rows, precision: str) -> Callable[[], None]:
-    """One step of a plain program with the same module, head, loss and optimiser."""
+    """Make one step of a plain program with the same module, head, loss and optimiser."""
     body, head = copy.deepcopy(block.body), copy.deepcopy(block.objective)
     device = rows.x.device
     optimizer = torch.optim.Adam(
@@ -161,7 +163,7 @@ def bare_loop(block: LocalBlock, rows: Rows, precision: str) -> Callable[[], Non
 
 
 def _as_a_graph(run: Callable[[], object], device: torch.device) -> float | str:
-    """Milliseconds of a replay, or why there is none."""
+    """Measure the milliseconds of a replay, or say why there is none."""
     if device.type != "cuda":
         return "no GPU"
     try:

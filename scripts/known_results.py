@@ -59,7 +59,7 @@ def _lag(lag: int, stages: int = 0) -> Row:
 
 
 def _cell(name: str, recipe: str, setting: str, accuracy: float, fields: dict[str, Any]) -> Row:
-    """One cell of the table of the TensorFlow program's later notebook, where the softmax learns at .001.
+    """Make one cell of the table of the TensorFlow program's later notebook, where the softmax learns at .001.
 
     name: the cell's; A and B have the same settings, without labels and with them. fields: of the training.
     """
@@ -76,7 +76,7 @@ def _cell(name: str, recipe: str, setting: str, accuracy: float, fields: dict[st
 
 
 def _cells() -> list[Row]:
-    """All cells of that table: without labels (read by softmax), and with them (by goodness)."""
+    """Make all cells of that table: without labels (read by softmax), and with them (by goodness)."""
     base: dict[str, Any] = {"data.order": "shuffled", "head_optimizer.learning_rate": 0.001}
     wide = {"batch_size": 512}
     settings: tuple[tuple[str, dict[str, Any], tuple[str, float], tuple[str, float]], ...] = (
@@ -102,7 +102,7 @@ def _cells() -> list[Row]:
 
 
 def _units(width: int) -> dict[str, Any]:
-    """Four layers of a width."""
+    """Return fields of four layers of a width."""
     return {"dims": (784, *[width] * 4)}
 
 

@@ -25,7 +25,7 @@ PROGRAMS = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "rado
 KEY, SECRET = "test-key", "test-secret"
 SECONDS_TO_START = 180.0
 PR_SET_PDEATHSIG = 1
-# What each program may do, by the kind of part that it asks.
+# The rights of each program, by the kind of part that it asks.
 CAPABILITIES = {
     "mon.": ("mon",),
     "client.admin": ("mon", "osd", "mgr"),
@@ -63,7 +63,7 @@ rgw thread pool size = 8
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nothing listens on now."""
+    """Find ports of loopback that nothing listens on now."""
     held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [each.getsockname()[1] for each in held]
     for each in held:
@@ -86,7 +86,7 @@ class Ceph:
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def uri(self, path: str) -> str:
-        """The place of a folder in it, as --execution.checkpoints has it; the key is in the environment."""
+        """Return the place of a folder in it, as --execution.checkpoints has it; the key is in the environment."""
         return f"s3://{path}?scheme=http&region=default&endpoint_override=127.0.0.1:{self.gateway}"
 
     def start_all(self) -> None:
@@ -164,7 +164,7 @@ class Ceph:
 
 @contextmanager
 def ceph_or_skip(folder: Path) -> Iterator[Ceph]:
-    """A store that runs, or a skip that says what is missing."""
+    """Yield a store that runs, or skip the test and say what is missing."""
     missing = [program for program in PROGRAMS if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin") is None]
     if missing:
         pytest.skip(f"no S3 server: {', '.join(missing)} not here (scripts/install_parts.sh)")

@@ -60,7 +60,7 @@ def config(request: pytest.FixtureRequest) -> Config:
 
 @pytest.fixture(scope="module")
 def digest(config: Config, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Of one process."""
+    """The digest of one process."""
     return run(config, tmp_path_factory.mktemp("reference") / "run", engine="local", chunk=1).weights_sha256
 
 

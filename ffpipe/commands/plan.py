@@ -318,7 +318,7 @@ def _amount(option: str, parse: Callable[[str], float], text: str) -> float:
     return value
 
 
-# What reads the value of each option beside those of the config, what stands for it in a help, and its meaning.
+# Options beside those of the config: what reads their values, what stands for it in a help, and its meaning.
 OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "--stages": (parse_stages, "N,N,...", "one number of stages, or several: 1,2,4 or 1,2,4,...,128"),
     "--link": (partial(_amount, "--link", parse_rate), "RATE", "of each host's network, as 10Gbit; none: one host"),

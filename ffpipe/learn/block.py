@@ -5,7 +5,7 @@
             └── loss of its local objective
 
 A stage calls `learn` for each minibatch, `pass_on` for rows that only go through, and `score` in evaluations; a trained
-network calls `forward`. Which stage a block is in, what a chunk is and who its neighbours are it does not know.
+network calls `forward`. It does not know which stage it is in, what a chunk is, nor who its neighbours are.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ffpipe.learn.shards import Shard, Shards
 from ffpipe.learn.spec import PLAIN, RowLayout, RowSpec
 from ffpipe.storage.checkpoint import TensorSpec
 
-# What an optimiser keeps, in the names of a block's state.
+# The prefix of an optimiser's tensors, in the names of a block's state.
 OPTIMIZER = "optimizer."
 
 
@@ -45,12 +45,12 @@ class Step:
     role: str = ""
 
     def of(self, shard: int) -> Step:
-        """The same step on the rows of one shard."""
+        """Return the same step on the rows of one shard."""
         return replace(self, shard=shard)
 
     @property
     def key(self) -> tuple[int, ...]:
-        """What randomness on these rows is keyed by, beside the block."""
+        """The key of randomness on these rows, beside the block."""
         return (self.index,) if self.shard is None else (self.index, self.shard)
 
 
@@ -75,11 +75,11 @@ class Block(nn.Module):
     undivided: str = "has no learn_shards"
 
     def forward(self, x: Tensor, *kept: Tensor) -> Tensor:
-        """What the next block gets of rows x (n, *inputs.shape): (n, *outputs.shape). Can be differentiated."""
+        """Compute what the next block gets of rows x (n, *inputs.shape): (n, *outputs.shape). Can be differentiated."""
         return self.score(x, *kept)[0]
 
     def score(self, x: Tensor, *kept: Tensor) -> tuple[Tensor, Tensor | None]:
-        """`forward`, and what each row says of the answer: goodness (n,) or logits (n, ..., classes)."""
+        """Return `forward`, and what each row says of the answer: goodness (n,) or logits (n, ..., classes)."""
         raise NotImplementedError
 
     def learn(
@@ -113,7 +113,7 @@ class Block(nn.Module):
         return dict(self.state_dict(keep_vars=True))
 
     def state(self) -> dict[str, Tensor]:
-        """All that the block needs to go on: weights and buffers, and what its optimiser keeps. No copies."""
+        """Return all that the block needs to go on: weights and buffers, and what its optimiser keeps. No copies."""
         optimizer = {} if self.optimizer is None else self.optimizer.state()
         return dict(self.state_dict(keep_vars=True)) | {f"{OPTIMIZER}{name}": kept for name, kept in optimizer.items()}
 
@@ -131,13 +131,13 @@ class Block(nn.Module):
         self.renew()
 
     def contents(self, step: int) -> dict[str, TensorSpec]:
-        """Shapes and dtypes of what `state` has after so many steps of the run, and what counts may be."""
+        """Return shapes and dtypes of what `state` has after so many steps of the run, and what counts may be."""
         optimizer = {} if self.optimizer is None else self.optimizer.contents(step)
         kept = {name: TensorSpec(tuple(t.shape), t.dtype) for name, t in self.state_dict(keep_vars=True).items()}
         return kept | {f"{OPTIMIZER}{name}": each for name, each in optimizer.items()}
 
     def scratch(self) -> list[Tensor]:
-        """Large tensors beside `state`, whose contents `renew` makes again."""
+        """Return large tensors beside `state`, whose contents `renew` makes again."""
         return []
 
     def renew(self) -> None:

@@ -44,7 +44,7 @@ from ffpipe.learn.user_model import ModelCode
 from ffpipe.learn.workspace import Workspace
 from ffpipe.storage.checkpoint import Input
 
-# What the yardstick learns with where the config has Forward-Forward's own optimiser: Adam's defaults.
+# The yardstick's optimiser where the config has Forward-Forward's own optimiser: Adam's defaults.
 YARDSTICK = Optimizer(kind="Adam", learning_rate=0.001)
 
 
@@ -90,7 +90,7 @@ class Blueprint:
 
     @property
     def has_head(self) -> bool:
-        """Whether a linear read-out is trained on the outputs of blocks."""
+        """True where a linear read-out is trained on the outputs of blocks."""
         return self.training.head and self.training.method != "backprop"
 
     @property
@@ -100,7 +100,7 @@ class Blueprint:
 
     @property
     def is_closed_form(self) -> bool:
-        """Whether all blocks are dense layers in closed form, whose large tensors are those of a workspace."""
+        """True where all blocks are dense layers in closed form, whose large tensors are those of a workspace."""
         return all(outline.name == FF_DENSE for outline in self.outlines)
 
     @property
@@ -127,7 +127,7 @@ class Blueprint:
 
     @property
     def head_rates(self) -> Rates:
-        """Of the linear read-out."""
+        """Learning rates of the linear read-out."""
         return _rates(self.training, self.steps_per_epoch)
 
     def make(self, index: int, workspace: Workspace) -> Block:

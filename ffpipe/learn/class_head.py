@@ -245,7 +245,7 @@ def _linear(shape: tuple[int, ...], classes: int, pool: int, dim: int, bias: boo
         parts, sides = [AverageTo(sides, *smaller)], smaller
     elif dim:
         kernel = kernel_for(shape, dim)
-        # Where a side is not divided, half a kernel of zeros goes before and after it, which count in the average.
+        # If a side is not divided, half a kernel of zeros goes before and after it, which count in the average.
         above, beside = (extent // 2 if side % extent else 0 for side, extent in zip(sides, kernel, strict=True))
         parts = [nn.AvgPool2d(kernel, padding=(above, beside))]
         sides = [math.ceil(side / extent) for side, extent in zip(sides, kernel, strict=True)]

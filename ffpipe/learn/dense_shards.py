@@ -1,6 +1,6 @@
 """A dense Forward-Forward layer whose minibatches are cut into shards: the same rule, its gradients added up by shards.
 
-Products are of a shard. What is of the whole minibatch beside gradients, the mean activities of peer normalisation, is
+Products are of a shard. Sums over the whole minibatch beside gradients, the mean activities of peer normalisation, are
 added up with them: the pull that they give comes to each positive row alike, so that it enters the gradient behind the
 products, as an outer product of it and the sum of these rows.
 """
@@ -30,7 +30,7 @@ class ShardedDense(FFDense):
     undivided = ""
 
     def learn_shards(self, shards: Sequence[Shard], layout: RowLayout, step: Step, of: Shards) -> Learned:
-        """As `learn`, whose rule it is; sums over the minibatch are added up by `of`, among them those of peer
+        """Learn by the rule of `learn`; sums over the minibatch are added up by `of`, among them those of peer
         normalisation: its pull comes to each positive row alike, and so into the gradient behind the products."""
         training, pairs = self._training, layout.batch
         if step.factor is None:
@@ -52,13 +52,13 @@ class ShardedDense(FFDense):
         return Learned(loss / training.local_steps, first.errors)
 
     def _judged(self, shard: Shard, pairs: int, step: Step) -> list[Tensor]:
-        """The loss and the errors of a shard that is only passed on."""
+        """Return the loss and the errors of a shard that is only passed on."""
         _, _, goodness = self._activate(shard.x, shard.out, self._kept(step.of(shard.number), len(shard.x)))
         positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
         return [total(self._objective(positive, negative).loss), self._errors(positive, negative)]
 
     def _shards_together(self, shards: Sequence[Shard], pairs: int, step: Step, of: Shards) -> Learned:
-        """`_update_together` of shards."""
+        """Do `_update_together` by shards."""
 
         def made() -> Iterator[list[Tensor]]:
             for shard in shards:
@@ -79,7 +79,7 @@ class ShardedDense(FFDense):
         return Learned(loss, errors)
 
     def _shards_apart(self, shards: Sequence[Shard], pairs: int, step: Step, of: Shards) -> Learned:
-        """`_update_apart` of shards."""
+        """Do `_update_apart` by shards."""
         goodness: list[Tensor] = []  # of the positive rows of each
 
         def of_positive() -> Iterator[list[Tensor]]:
@@ -113,11 +113,12 @@ class ShardedDense(FFDense):
         return Learned(loss, errors)
 
     def _gradients(self, rows: Tensor, delta: Tensor) -> list[Tensor]:
-        """A shard's part of the gradients of weight and bias."""
+        """Return a shard's part of the gradients of weight and bias."""
         return [self.optimizer.gradient(rows, delta), total(delta, 0)]
 
     def _peers(self, rows: Tensor, activity: Tensor) -> list[Tensor]:
-        """A shard's part of what peer normalisation sees of positive rows: sums of them, and of their activities."""
+        """Return a shard's part of what peer normalisation sees of positive rows: sums of them, and of their
+        activities."""
         return [total(wide(rows), 0), total(activity, 0)] if self._training.peer else []
 
     def _update_from(self, weight: Tensor, bias: Tensor, peers: Sequence[Tensor], examples: int, step: Step) -> None:

@@ -59,8 +59,8 @@ def sum_of(values: Sequence[Tensor]) -> Tensor:
 
 
 def undivided_part(body: nn.Module, objective: Objective) -> str:
-    """Why a block's minibatches cannot be cut into shards, in words that follow its name; "" where nothing speaks
-    against it."""
+    """Explain why a block's minibatches cannot be cut into shards, in words that follow its name; "" where nothing
+    speaks against it."""
     for part in (body, objective):
         for name, module in part.named_modules():
             tracks = isinstance(module, _InstanceNorm) and module.track_running_stats
@@ -183,7 +183,8 @@ class LocalBlock(Block):
         return Learned(loss, errors)
 
     def _taken(self) -> list[Tensor]:
-        """Gradients of a shard, which parameters lose; and for each parameter whether the loss has reached it."""
+        """Take the gradients of a shard, which parameters lose; and for each parameter whether the loss has reached
+        it."""
         assert self.optimizer is not None
         found, reached = [], []
         for parameter in self.optimizer.parameters.values():

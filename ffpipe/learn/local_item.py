@@ -1,4 +1,5 @@
-"""What a model's function returns for one block: a module with what its training needs, or with the defaults."""
+"""An item that a model's function returns for one block: a module with what its training needs, or with the
+defaults."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ class Local:
 
     @property
     def title(self) -> str:
-        """What messages call the block."""
+        """The block's name in messages."""
         return self.name or getattr(self.body, "__name__", "") or type(self.body).__name__
 
 

@@ -10,7 +10,7 @@ from ffpipe.learn.spec import PLAIN, RowLayout
 
 
 class Learned(NamedTuple):
-    """What a minibatch came to before the update, summed over its examples (or pairs), as 0-dimensional tensors.
+    """Figures of a minibatch from before the update, summed over its examples (or pairs), as 0-dimensional tensors.
 
     An objective returns a `loss` that can be differentiated; its mean over the minibatch is what is minimised.
     """

@@ -31,7 +31,7 @@ HEAD_INDEX = MOST_LAYERS
 
 
 class HeadStep(NamedTuple):
-    """What the head made of a minibatch before its update."""
+    """The head's answers for a minibatch from before its update."""
 
     probabilities: Tensor  # (B, classes)
     loss: Tensor  # summed over the minibatch, 0-dimensional
@@ -101,7 +101,7 @@ class Head(nn.Module):
     def step_shards(
         self, step: int, shards: Sequence[tuple[Sequence[Tensor], Tensor]], of: Shards, factor: float
     ) -> HeadStep:
-        """As `step`, from activities and labels of the shards that are here. Returns probabilities and sums of the
+        """Do as `step`, from activities and labels of the shards that are here. Returns probabilities and sums of the
         whole minibatch."""
         examples = len(shards[0][1])
 

@@ -1,4 +1,4 @@
-"""What a network cannot have: each of these raises UserError with one line that names the block."""
+"""Refusals of what a network cannot have: each of these raises UserError with one line that names the block."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def refuse_local(item: Local, outline: Outline, kept: Mapping[str, RowSpec]) -> 
 
 
 def refuse_learning(optimizer: Optimizer | None, outline: Outline) -> None:
-    """Refuse an optimiser that there is not, and epochs that the run has not."""
+    """Refuse an optimiser that does not exist, and epochs that the run does not have."""
     rates, epochs = outline.rates, outline.rates.epochs
     if optimizer is not None:
         check_optimizer(f"{outline}: optimizer", optimizer)

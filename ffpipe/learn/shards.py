@@ -70,5 +70,5 @@ class Shards:
         return self.exchange(name, fold(parts, Tensor.add_))
 
     def whole(self, layout: RowLayout) -> int:
-        """Examples of a whole minibatch. layout: of a shard."""
+        """Count the examples of a whole minibatch. layout: of a shard."""
         return layout.batch * self.count

@@ -24,8 +24,8 @@ class Update(Optimizing, Protocol):
     """Changes a weight (fan_in, width) and, where there is one, a bias (width,) in place."""
 
     def step(self, rows: Tensor, delta: Tensor, examples: int, factor: float) -> None:
-        """rows: (n, fan_in); delta: (n, width), dLoss/d(total input), summed over rows and divided by
-        `examples`; factor: on the learning rate."""
+        """Update the weights. rows: (n, fan_in); delta: (n, width), dLoss/d(total input), summed over rows and divided
+        by `examples`; factor: on the learning rate."""
 
     def gradient(self, rows: Tensor, delta: Tensor) -> Tensor:
         """Multiply rows (n, fan_in) and delta (n, width): their share of the gradient, in memory of its own."""
@@ -60,7 +60,7 @@ class Averaging:
             self.bias.add_(self.bias_average, alpha=-rate)
 
     def _step_weight(self, rows: Tensor, delta: Tensor, share: float, rate: float) -> None:
-        """share: of the summed gradient in the new average."""
+        """Update the average and the weight. share: of the summed gradient in the new average."""
         accumulate(self.weight_average, rows.t(), delta, self.settings.averaging, share)
         self.weight.mul_(1.0 - rate * self.settings.weight_decay).add_(self.weight_average, alpha=-rate)
 
@@ -171,14 +171,14 @@ class TorchUpdate:
 
 
 def _zeros(like: Tensor) -> Tensor:
-    """As torch.zeros_like, which takes 40 MB of a process that asks it on the meta device."""
+    """Make zeros as torch.zeros_like does, which takes 40 MB of a process that calls it on the meta device."""
     return torch.zeros(like.shape, dtype=like.dtype, device=like.device)
 
 
 def make_update(
     weight: Tensor, bias: Tensor | None, settings: Optimizer, factor: Tensor, workspace: Workspace
 ) -> Update:
-    """The update that `training.optimizer` or `training.head_optimizer` asks for.
+    """Make the update that `training.optimizer` or `training.head_optimizer` asks for.
 
     factor: what products read: `weight` itself, or a copy of it in another format, which every step renews.
     """

@@ -1,4 +1,5 @@
-"""What of a message goes to which replica, and how it is put together there. Who carries it is not known here.
+"""The delivery of a message to replicas: what goes to which, and how it is put together there. It does not know
+who carries it.
 
 Rows to train on go to those who have their shards. All else, evaluations above all, is the first replicas' alone: the
 others get packets with nothing in them, by which their items stay in order.

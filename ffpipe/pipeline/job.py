@@ -89,7 +89,7 @@ class Job:
     @property
     def log_steps(self) -> int:
         """Steps between rows of metrics."""
-        # Where steps have rows of one role, an epoch has both.
+        # If steps have rows of one role, an epoch has both.
         most = self.steps_per_epoch if self.config.training.in_turns else LOG_STEPS
         return self.config.execution.log_steps or max(min(self.steps_per_epoch, most), self.least_log_steps)
 
@@ -104,8 +104,9 @@ class Job:
 
     @property
     def least_bytes(self) -> int:
-        """What must be held at once, be it in one process: the weights (layerwise: of one block) and as much again for
-        their optimisers, the predictions that wait, and messages of the size asked for or one example's rows."""
+        """Return the bytes that must be held at once, be it in one process: the weights (layerwise: of one block) and
+        as much again for their optimisers, the predictions that wait, and messages of the size asked for or one
+        example's rows."""
         training, execution, network = self.config.training, self.config.execution, self.network
         classes = network.takes.classes
         files = snapshot_contents(network, 0)
@@ -137,7 +138,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins: at step 0, or after the step of a whole snapshot."""
+    """The beginning of a run: at step 0, or after the step of a whole snapshot."""
 
     step: int = 0
     folder: str = ""
@@ -183,7 +184,7 @@ def make_job(config: Config, model: Model | None = None) -> Job:
     _check_images(training, splits)
     turns = turns_of(training, splits)
     inputs, labels = row_specs(training, splits.shape, splits.classes)
-    # Of known sets a user has pictures; the numbers behind them are nobody's to know.
+    # A user of a known set has pictures, and does not know the numbers behind them.
     given = splits.given if training.data.train else Given()
     takes = Input(splits.shape, inputs.size, splits.classes, splits.names, given)
     model = model or Model()

@@ -1,7 +1,7 @@
 """One minibatch in a block or in the read-out: as a whole, or shard by shard.
 
-Both make the same rule of the rows of a minibatch that are here. Which item of the schedule they belong to, and where
-they come from, is for the stage to know.
+Both make the same rule of the rows of a minibatch that are here. The stage knows which item of the schedule they belong
+to, and where they come from.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ffpipe.telemetry.metrics import Sizes
 
 
 class Rows(NamedTuple):
-    """What a block gets of one minibatch: rows (n, ...), their labels or None, where its own rows go, kept outputs."""
+    """A block's part of one minibatch: rows (n, ...), their labels or None, where its own rows go, kept outputs."""
 
     x: Tensor
     labels: Tensor | None

@@ -1,7 +1,7 @@
 """Sums over the replicas of a stage: each sends its own to all others, and all add them up in the same order.
 
 One round is one call of the reducer; rounds have the same names in the same order in all replicas, since these do the
-same items. Who carries the sums is not known here.
+same items. It does not know who carries the sums.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from ffpipe.system.errors import ReplicasDiffer
 
 @dataclass(frozen=True)
 class StageSpec:
-    """What a stage is made from: plain data that can be sent to any host.
+    """The description of a stage: plain data that can be sent to any host.
 
     groups: the blocks of every stage, counted from 0. steps: of the whole run. log_steps: between rows of metrics.
     counts: replicas of every stage; none given: one each. replica: which of this stage's it is.
@@ -68,7 +68,7 @@ class StageSpec:
 
     @cached_property
     def routes(self) -> Routes:
-        """What goes from which stage to which."""
+        """The routes between stages."""
         return Routes.of(self.network, self.groups)
 
 

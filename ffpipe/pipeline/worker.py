@@ -64,7 +64,7 @@ class AnyStage(Protocol):
 
 
 class ReplicatedStage(AnyStage, Protocol):
-    """What a worker needs of a stage that has several replicas."""
+    """A stage with several replicas, as a worker needs it."""
 
     def join(self, exchange: Exchange) -> None: ...
 
@@ -266,7 +266,7 @@ class Worker:
                 arrays = self.delivery.joined(packets)
                 tensors = to_tensors(arrays, self.stage.device) if arrays else None
             out = None
-            # What is not shared is for the first replica: evaluations, and files of snapshots.
+            # Items that are not shared are for the first replica: evaluations, and files of snapshots.
             if self.spec.replica == 0 or is_shared(item):
                 out = self.stage.handle(item, tensors, leave if self.setup.early else None)
         # Arrays that came in leave the object store before what goes out enters it (planning/memory.py).

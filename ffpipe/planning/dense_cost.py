@@ -1,4 +1,4 @@
-"""What a step of a dense layer takes, by formulas of what dense.py and updates.py have in memory at once.
+"""The memory of a step of a dense layer, by formulas of what dense.py and updates.py have in memory at once.
 
 All other blocks are looked at while they make a step without memory, for which torch takes 100 MB of a process.
 """
@@ -24,7 +24,7 @@ SUMS = 4
 
 
 class StepCost(NamedTuple):
-    """What a step of a block takes. bytes: what comes and goes, at most at once, beside its state and its rows."""
+    """The memory of a step of a block. bytes: what comes and goes, at most at once, beside its state and its rows."""
 
     bytes: int
     flops: int

@@ -124,7 +124,7 @@ def estimate_layout(job: Job, layout: Layout, process: int) -> Estimate:
     engine, specs = job.config.execution.engine, layout.stages
     of = Sizes(job.network, layout.plan.chunk)
     stores = footprints(specs, ["here"] * len(specs)).values() if engine == "ray" else ()
-    # Of the one host. Results that leave early are there while their stage still learns from what came.
+    # All are on one host. Results that leave early are there while their stage still learns from what came.
     still_read = (len(specs) - 1) * layout.plan.chunk if layout.early else 0
     store = sum(footprint.held(layout.window + still_read) for footprint in stores)
     # The local engine has all stages in one process.

@@ -28,14 +28,14 @@ from ffpipe.planning.simulate import HostLayout, LinkCosts, Simulation, StageLoa
 
 # Between hosts of one rack.
 LATENCY = 100e-6
-# Of what a link carries, what Ray's transfers of arrays came to: 0.84 to 0.88 where they filled it (headers take 0.06).
+# The share of a link's rate that Ray's transfers of arrays came to: 0.84 to 0.88 where they filled it (headers take 0.06).
 PAYLOAD = 0.86
-# Of a step with three roles, which makes five products of a minibatch with a weight matrix: neutral rows alone,
+# Shares of a step with three roles, which makes five products of a minibatch with a weight matrix: neutral rows alone,
 # forward; and positive and negative rows alone, forward and their gradient.
 PREDICT_SHARE, PAIRS_SHARE = 1 / 5, 4 / 5
 # Messages to simulate, in windows, until what follows is more of the same.
 WINDOWS = 4
-# What is named as the bottleneck is at work for this share of the time at least.
+# A resource is named as the bottleneck if it is at work for this share of the time at least.
 BUSY = 0.9
 
 
@@ -155,7 +155,7 @@ def _message_seconds(links: LinkCosts, size: int, elsewhere: bool) -> float:
 
 
 def load_of(spec: StageSpec, costs: Costs, links: LinkCosts | None = None) -> StageLoad:
-    """Work out what this stage does and sends. Of replicas each does its share, and exchanges sums by these links."""
+    """Work out what this stage does and sends. Each of its replicas does a share, and exchanges sums by these links."""
     network, training = spec.network, spec.training
     replicas = spec.replicas.counts[spec.index]
     each = sum(costs.layers[layer] for layer in spec.layers) + (costs.head if spec.is_last else 0.0)

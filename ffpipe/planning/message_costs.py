@@ -33,7 +33,7 @@ class MessageCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     @property
     def possible(self) -> bool:
-        """Whether a machine may have these costs."""
+        """True where a machine may have these costs."""
         return min(self.item, self.call, self.copy, self.answer) > 0
 
 
@@ -71,5 +71,5 @@ def keep_costs(costs: MessageCosts) -> Path:
 
 
 def _file() -> Path:
-    """A cache folder may be shared by hosts of several kinds."""
+    """Name the file of this kind of host, since hosts of several kinds may share a cache folder."""
     return folder() / f"messages-{platform.machine()}-{os.cpu_count()}-{platform.node()}.json"

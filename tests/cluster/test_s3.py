@@ -49,19 +49,19 @@ def ceph(_key: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]
 
 
 def digest_of_local(run: Path, epochs: int) -> str:
-    """Of the weights that a run with snapshots on this machine comes to."""
+    """Return the digest of the weights that a run with snapshots on this machine comes to."""
     fields = {**FIELDS, "training.epochs": epochs, "execution.run_dir": str(run)}
     return train(override(recipe("digits"), fields)).weights_sha256
 
 
 def steps(store: Store) -> list[int]:
-    """Steps of the whole snapshots there."""
+    """List the steps of the whole snapshots there."""
     return [int(folder.removeprefix("step-")) for folder in checkpoint.whole_snapshots(store)]
 
 
 @contextmanager
 def trainer(said: IO[str], *words: str) -> Iterator[subprocess.Popen[str]]:
-    """`ffpipe train` in a group of its own, which ends with it."""
+    """Run `ffpipe train` in a group of its own, which ends with it."""
     command = [sys.executable, "-m", "ffpipe", "train", "digits", *SMALL, *words]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     with subprocess.Popen(

@@ -182,7 +182,7 @@ def test_not_a_parquet_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["image", "inside"])
 def test_names_that_are_no_text(name: str, tmp_path: Path) -> None:
-    """Of columns, and of what is within one."""
+    """Columns have such names, and what is within one."""
     table = pa.table({"image": [{"inside": b"..."}], "label": [1]})
     sink = io.BytesIO()
     with pa.ipc.new_file(sink, table.schema) as writer:

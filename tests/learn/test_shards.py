@@ -57,7 +57,7 @@ def test_replicas_add_up_as_one_process_does(height: int, data: st.DataObject) -
 
 
 def cut(rows: Tensor, labels: Tensor | None, out: Tensor, numbers: Sequence[int] = range(COUNT)) -> list[Shard]:
-    """Shards of rows that lie role by role; `out` lies shard by shard."""
+    """Return shards of rows that lie role by role; `out` lies shard by shard."""
     lying = by_shards(rows.unsqueeze(0), BATCH, COUNT)[0].chunk(COUNT)
     of = [None] * COUNT if labels is None else labels.chunk(COUNT)
     return [Shard(n, lying[n], of[n], out.chunk(COUNT)[n]) for n in numbers]

@@ -1,4 +1,4 @@
-"""Which rows go from which replica to which: as a table, and for any numbers of replicas."""
+"""The rows that go from one replica to another: as a table, and for any numbers of replicas."""
 
 from __future__ import annotations
 

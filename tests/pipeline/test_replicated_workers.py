@@ -70,7 +70,7 @@ class ThreadLinks:
             self._later(lambda reducer=reducer: reducer.put(number, self.replica, name, sent))
 
     def read(self, packets: Iterable[Packet]) -> None:
-        """Nothing lies in shared memory here."""
+        """Do nothing: nothing lies in shared memory here."""
 
     def _later(self, deliver: Any) -> None:
         threading.Timer(self.chance.random() / 500, deliver).start()
@@ -81,7 +81,7 @@ def job(**fields: Any) -> Job:
 
 
 def run_workers(job: Job, layout: Layout, folder: Path) -> tuple[list[Worker], list[StageReport]]:
-    """The workers after their run, and all reports."""
+    """Run workers; return them after their run, and all reports."""
     workers: list[Worker] = []
     chance = random.Random(1)
     for number, spec in enumerate(layout.workers):
@@ -104,7 +104,7 @@ def stage_of(worker: Worker) -> Stage:
 
 
 def weights(workers: list[Worker], replica: int) -> dict[str, torch.Tensor]:
-    """Of the replica of that number, or of the last one of a stage with fewer."""
+    """Return the weights of the replica of that number, or of the last one of a stage with fewer."""
     found: dict[str, torch.Tensor] = {}
     for worker in workers:
         spec = worker.spec
