@@ -28,7 +28,7 @@ from ffpipe.planning.simulate import HostLayout, LinkCosts, Simulation, StageLoa
 
 # Between hosts of one rack.
 LATENCY = 100e-6
-# The share of a link's rate that Ray's transfers of arrays came to: 0.84 to 0.88 where they filled it (headers take 0.06).
+# The share of a link's rate that Ray's transfers of arrays came to: 0.84 to 0.88 where they filled it (headers: 0.06).
 PAYLOAD = 0.86
 # Shares of a step with three roles, which makes five products of a minibatch with a weight matrix: neutral rows alone,
 # forward; and positive and negative rows alone, forward and their gradient.
