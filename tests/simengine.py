@@ -8,7 +8,7 @@ stages are asked for reports, die, fall silent or raise.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from world import StageDied, World
 
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.links import Predictions
-from ffpipe.pipeline.packet import Packet
+from ffpipe.pipeline.packet import Arrays, Packet
 from ffpipe.pipeline.publisher import OUTPUTS
 from ffpipe.pipeline.schedule import Item, ItemStream, Stop, Train
 from ffpipe.pipeline.worker import Parts, Worker, WorkerSetup, make_own_stage
@@ -99,6 +99,9 @@ class Peer:
 
     def to_first(self, predictions: Predictions) -> None:
         self.engine.post(self.index, 0, lambda to: to.worker.returned(predictions))
+
+    def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
+        raise AssertionError("no stage here has replicas")
 
     def read(self, packets: Iterable[Packet]) -> None:
         """Do nothing: nothing lies in shared memory here."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from ffpipe import UserError, override, recipe
 from ffpipe.pipeline.job import Job, Layout, Start, make_job
 from ffpipe.pipeline.links import Predictions
-from ffpipe.pipeline.packet import Packet, Tensors
+from ffpipe.pipeline.packet import Arrays, Packet, Tensors
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Item, Train
 from ffpipe.pipeline.stage import Leave, Stage
@@ -41,6 +41,9 @@ class ThreadLinks:
 
     def to_first(self, predictions: Predictions) -> None:
         self.workers[0].returned(predictions)
+
+    def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
+        raise AssertionError("no stage here has replicas")
 
     def read(self, packets: Iterable[Packet]) -> None:
         """Do nothing: nothing lies in shared memory here."""
