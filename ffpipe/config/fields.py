@@ -136,6 +136,7 @@ def from_tree(tree: Mapping[str, Any], *, where: str, strict: bool = True) -> Co
 
     Raises UserError: an unknown field (with the nearest right one), a wrong type, a value out of range.
     """
+    # msgspec would pass over unknown fields, and a misspelt one would train with its default.
     _refuse_unknown(tree, Config, where)
     try:
         check_text(tree)  # before msgspec, which raises errors of its own for it

@@ -65,6 +65,7 @@ def check_optimizer(name: str, optimizer: Optimizer) -> None:
         known = ["averaging", *OWN_FORMS, *classes]
         raise UserError(f"{name}.kind is {optimizer.kind!r}; {nearest(optimizer.kind, known)}")
     cls = getattr(torch.optim, OWN_FORMS.get(optimizer.kind, optimizer.kind))
+    # Tried on a small matrix, since torch checks some options when it is made and others at its first step.
     weight = torch.nn.Parameter(torch.zeros(2, 2))
     weight.grad = torch.zeros(2, 2)
     decay = {"weight_decay": optimizer.weight_decay} if optimizer.weight_decay else {}  # some know none

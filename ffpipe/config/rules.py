@@ -20,6 +20,7 @@ def check(config: Config) -> None:
     layers = training.depth
     if 0 in training.dims[1:]:
         raise UserError("training.dims has a layer of width 0: only the first number, of features, may be 0")
+    # Early: what follows does arithmetic that infinity and integers without end would break.
     _check_values(dataclasses.asdict(config))
     readouts = (
         ("head_from", training.head_from, training.head and training.method != "backprop"),

@@ -33,6 +33,7 @@ class Training(Readout, Negatives, Pairs, Network):
         ),
     ] = 1
     seed: Annotated[int, Meta(ge=0, description="of all that is drawn by chance")] = 1
+    # bfloat16 keeps weights and sums in float32, since updates would vanish in seven bits.
     precision: Annotated[
         Literal["float32", "bfloat16", "float64"],
         Meta(description="of weights and products; bfloat16: products and streams, with weights and sums in float32"),

@@ -135,6 +135,7 @@ def _of_batches(where: Path, version: str, batches: Batches) -> Contents:
         for _, pixels in read():
             yield pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).reshape(-1, PIXELS)
 
+    # Read twice, once for the labels: keeping the pixels meanwhile would take 150 MB.
     labels = np.concatenate([each for each, _ in read()])
     opened = Contents(
         where=str(where), shape=SHAPE, dtype=np.dtype(np.uint8), divisor=255, labels=labels, blocks=blocks, names=NAMES

@@ -73,6 +73,7 @@ def fetch(
                 except (OSError, HTTPException, ValueError) as error:  # what a server, a network or an address can do
                     failures.append(f"{url}: {reason(error)}")
                 else:
+                    # Renamed only when its MD5 is right: a process that is killed leaves no wrong file under the name.
                     part.replace(target)
                     return target
     except OSError as error:

@@ -46,6 +46,7 @@ class Examples:
         IndexError for a row that is not in 0..len-1.
         """
         raw = self._stored.images(self._rows(rows))
+        # Indexing has copied them already, so that a division by 1 would only copy once more.
         if self._stored.divisor == 1 and raw.dtype == np.float32:
             return raw
         scaled: NDArray[np.float32] = np.divide(raw, self._stored.divisor, dtype=np.float32)

@@ -60,6 +60,7 @@ def contents(root: Path, files: list[Path], mode: str, size: tuple[int, ...], le
     """Read the headers and the first picture. left_out: which folders are no class. Raises UserError naming the first
     file that is no picture."""
     found = ""
+    # From headers alone: to decode every picture for its colours would read the set twice.
     if not mode:
         mode, found = pictures.common(pictures.mode_of(_bytes_of(file, _HEADER_BYTES)) for file in files)
     decode = partial(_decoded, mode=mode, size=size)

@@ -116,6 +116,7 @@ def classes_of(labels: NDArray[Any], where: str, count: int = 0, names: tuple[st
             return Classes(len(names), names, mapped=True)
     if count and len(values) != count:
         raise UserError(f"{where}: there are {len(values)} names of classes, but training.data.classes is {count}")
+    # A column of identifiers, which would make a layer as wide as there are examples.
     if 2 * len(values) > len(labels) and len(values) > 1000:
         raise UserError(f"{where}: {len(values):,} of {len(labels):,} labels differ, so they are no classes")
     return Classes(len(values), tuple(map(str, values)), mapped=True)

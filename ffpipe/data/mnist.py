@@ -132,6 +132,7 @@ def _local_part(known: Known, part: str, folder: Path, setting: str) -> Part:
 def _idx_part(known: Known, part: str, paths: list[Path], setting: str) -> Part:
     def contents() -> Contents:
         for path, remote in zip(paths, known.files[part], strict=True):
+            # The whole file, once for each state of it: digests of a few images would not find a damaged one.
             if (found := md5(path, remote.size)) != remote.md5:
                 other = next((each for each in (MNIST, FASHION_MNIST) if found in each.md5s), None)
                 if other is not None:

@@ -43,6 +43,7 @@ def part(paths: list[Path], role: Role, arrays: tuple[str, ...], field: str) -> 
     if len(files) == 2:  # a file a role, as KMNIST has them
         names = [(_only(path), path) for path in files]
         return Part("npz", ("npz", identity), lambda: _contents(*names))
+    # By themselves in lower case, since MedMNIST, Keras and people differ in how they write the same names.
     names_in = _names(files[0])
     pair = (
         _asked(files[0], names_in, arrays, role) if arrays else _pair(names_in, (*_OF_ROLE[role], *_PLAIN, _NAMELESS))

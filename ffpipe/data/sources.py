@@ -39,6 +39,7 @@ class FileForm:
     part: Callable[[list[Path], Role, Data, str], Part]
 
 
+# Functions and not their results, so that nothing is looked for until a config asks for it.
 KNOWN_SETS: dict[str, KnownSet] = {
     "digits": KnownSet(digits.CLASSES, lambda data_dir, progress: (digits.part(), None)),
     "mnist": KnownSet(mnist.CLASSES, lambda data_dir, progress: mnist.parts(data_dir, progress, mnist.MNIST)),

@@ -121,6 +121,7 @@ def split(data: Data, stored: Sequence[Stored]) -> Splits:
 
     Raises UserError.
     """
+    # Where the test part has files of its own, none of the training part is set aside for it.
     has_test = len(stored) > 1
     train, validation, set_aside = _split(len(stored[0]), replace(data, test_count=0) if has_test else data)
     if has_test:
@@ -207,6 +208,7 @@ def _split(count: int, data: Data) -> tuple[NDArray[np.int64], NDArray[np.int64]
             f"{aside} examples, but there are {count}: at least one has to be left for training"
         )
     shuffled = data.split_seed != -1
+    # Validation and test come from the end, so that a limit on the training examples moves neither.
     order = rng.generator(data.split_seed, "split").permutation(count) if shuffled else np.arange(count)
     rest, validation, test = np.split(order, [count - aside, count - test_count])
     return rest[: data.train_limit or None], validation, test

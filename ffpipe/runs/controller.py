@@ -57,6 +57,7 @@ def train(
     it was asked to.
     """
     config, of_user = with_model(checked(config), model, allow_code, "the config")
+    # Before anything is laid out: config.toml is to say how the run was really made.
     config = _in_one_piece(config)
     view, interrupt = _followed(config, view, interrupt, callbacks)
     return _carry_out(config, of_user, new_run(config), False, view, interrupt)
@@ -109,7 +110,9 @@ def _carry_out(
     # The spool goes to the run folder, wherever that is now.
     config = override(config, {"execution.run_dir": str(folder.path.absolute())})
     store = folder.store(config)
+    # Two stacks: `held` lasts until the run has ended, `unless_begun` takes back what only a run that begins may leave.
     with ExitStack() as held, ExitStack() as unless_begun, interrupt.until_the_end():
+        # First of all: what follows removes what an earlier run left, which must not be that of one at work.
         warning = held.enter_context(folder.lock()) if goes_on else ""
         spoolfolder.make_room(config.execution, folder.path if goes_on else None)
         asked, job, notes = _make_job(config, model)
@@ -129,6 +132,7 @@ def _carry_out(
             if checkpoint.whole_snapshots(store) or checkpoint.owner(store):
                 raise UserError(f"{store.root} is for the snapshots of another run: give another place for these")
         engine.check_store(store)
+        # The name goes to past.json before the store is claimed: a run that dies in between still knows its own claim.
         is_now = (name, job.splits.fingerprint, str(folder.path.absolute()))
         if (past.run, past.data, past.place) != is_now:
             past.run, past.data, past.place = is_now
@@ -137,6 +141,7 @@ def _carry_out(
         checkpoint.claim(store, name)
         places.remember(asked, folder.path)  # before there is a config that could be resumed
         folder.write_config(asked)
+        # From here on the folder can be resumed, so whatever fails later leaves it.
         unless_begun.pop_all()
         if goes_on:
             view.resumed(snapshot.step if snapshot else 0, job.steps)
@@ -144,6 +149,7 @@ def _carry_out(
         try:
             return Run(job, engine, folder, log, view, interrupt).go(layout)
         except BaseException:
+            # Without a snapshot nothing is lost, and the place is free for another run.
             if log.newest is None:
                 checkpoint.disclaim(store, name)
             raise

@@ -113,6 +113,7 @@ def _write_weights(saved: Saved, file: BinaryIO) -> None:
     for index in saved.network.taps:
         shape = (saved.network.takes.classes, saved.network.outlines[index].outputs.size)
         outlines[f"head{index}.weight"] = torch.empty(shape, dtype=dtype, device=META)
+    # The header needs shapes alone, so that no more than one block has to be in memory at a time.
     file.write(tensorfile.header(outlines, _metadata(saved)))
     for tensor in _exported(saved, tensorfile.order(outlines)):
         file.write(tensorfile.data(tensor))

@@ -96,6 +96,7 @@ def loaded(saved: Saved) -> Network:
     """Return the network of what a run has saved, as `load` gives it. Raises UserError."""
     refuse_beyond_host(saved.bytes_of_weights, f"the network in {saved.where}", "use a larger one")
     blocks = [saved.block(index) for index in range(len(saved.network))]
+    # All blocks at once: callers may train the module on, or send it elsewhere, when the run folder is gone.
     network = Network(saved.network, blocks, saved.head(), saved.readout).eval()
     return network.requires_grad_()
 

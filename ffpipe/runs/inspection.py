@@ -117,6 +117,7 @@ def look_at(path: Path) -> Look:
     refuse_no_folder(path, path)
     if not is_run(path):
         raise UserError(f"{path} is no run: it has no config.toml")
+    # The lock is asked first: a run that ended between a read of its summary and the question would seem broken off.
     config, summary, damage, running = None, None, [], is_running(path)
     try:
         config = _config(path / CONFIG)

@@ -80,6 +80,7 @@ class RunLog:
             self._traced(report)
             return
         self._latest[report.stage] = report
+        # In this order: a snapshot of this very report is made whole below, and past.json must have its rows by then.
         self.past.rows += report.rows
         self.past.evaluations += report.evaluations
         for failure in report.failures:
@@ -122,6 +123,7 @@ class RunLog:
         """
         files = self._files.setdefault(file.step, [])
         files.append(file)
+        # Files that failed count too: with the last one it is known that the snapshot will not be whole.
         if len(files) < self.job.layers + self.job.network.has_head:
             return
         del self._files[file.step]

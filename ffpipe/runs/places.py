@@ -35,6 +35,7 @@ def of_run(config: Config, run: Path, changes: Mapping[str, Any], writes: bool) 
     """
     if more := [] if writes else sorted(changes.keys() - set(READ)):
         raise UserError(f"{more[0]} is not to be changed for a run that is read: of its fields {', '.join(READ)} are")
+    # With the changes, so that a place which the user replaces is not asked about.
     config = override(config, changes)
     for field, place in _places(config, run):
         harmless = _is_below(place, run) or (not writes and _is_local(place))
@@ -123,5 +124,6 @@ def _is_local(place: str) -> bool:
 
 def _mark(run: Path, place: str) -> Path:
     """Return the file in the cache folder that says that the user named this place for the run in this folder."""
+    # A hash, since a place may hold any character and be longer than a file's name may be.
     name = hashlib.sha256(f"{os.path.realpath(run)}\0{place}".encode("utf-8", "replace")).hexdigest()
     return cache.folder() / "places" / name

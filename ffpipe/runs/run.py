@@ -135,6 +135,7 @@ class Run:
                     layout = patiently(partial(self.log.begin, layout))
                 except (RunFailed, UserError) as nowhere:
                     raise RunFailed(f"{error}; {nowhere}; {self._rescue()}") from nowhere
+                # Noted only now, since the note says how many stages the run goes on with.
                 step = self._start().step
                 self.log.recovered(RecoveryNote(str(error), step, max(0, reached - step), len(layout.stages)))
                 self.view.go_on(layout)

@@ -136,6 +136,7 @@ def combined_digest(files: Mapping[str, str]) -> str:
 
 def write_tensors(store: Store, step: int, name: str, state: Mapping[str, Tensor], weights: str) -> WrittenFile:
     """Write one file of a snapshot; whole or not at all. weights: the digest of the weights in it. Raises OSError."""
+    # Summed while the pieces pass: to read the file back would take as long again.
     digest, sizes = hashlib.sha256(), []
 
     def seen(piece: bytes | memoryview) -> bytes | memoryview:
@@ -195,6 +196,7 @@ def prune(store: Store, keep: int) -> None:
 
     One that never became whole goes when a later one is: every stage is past it then, so nobody writes there any more.
     """
+    # By name, which is in order of steps since all have the same number of digits.
     kept = whole_snapshots(store)[-keep:]
     for folder in _folders(store):
         if kept and folder < kept[-1] and folder not in kept:
@@ -212,6 +214,7 @@ def forget_after(store: Store, step: int) -> None:
 
 def remove(store: Store, folder: str) -> None:
     """Remove a snapshot: its manifest first, so that what is left of it is none."""
+    # A reader takes a folder with a manifest for whole, whatever else is missing in it.
     store.remove(f"{folder}/{MANIFEST}")
     store.remove_folder(folder)
 

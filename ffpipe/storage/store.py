@@ -155,6 +155,7 @@ def store_of(config: Config, run: Path) -> Store:
 
 def patiently(work: Callable[[], T]) -> T:
     """Work on a store, tried again after a pause where that may help. Raises what it raised at last."""
+    # Twice only: whoever waits here holds up the reports of all stages.
     for pause in PAUSES:
         try:
             return work()

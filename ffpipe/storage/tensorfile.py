@@ -45,6 +45,7 @@ def header(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = Non
         start, end = end, end + tensor.nbytes
         told[name] = {"dtype": DTYPES[tensor.dtype], "shape": tuple(tensor.shape), "data_offsets": (start, end)}
     text = json.dumps(told, separators=(",", ":")).encode()
+    # Readers map the file, and a tensor's first number has to lie on a multiple of its size.
     text += b" " * (-len(text) % ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
 

@@ -70,6 +70,7 @@ def replacing(path: Path, mark: str = "") -> Iterator[BinaryIO]:
     mark: part of its name, where several processes may write `path` at once. Raises OSError.
     """
     temporary = path.with_name(f".{path.name}{mark}.tmp")  # one name, so that what a killed process left goes
+    # It may be what a process left that was killed here, and "x" below would refuse it.
     temporary.unlink(missing_ok=True)
     try:
         with temporary.open("xb") as file:  # exclusively, so that no link that lies there is written through

@@ -49,6 +49,7 @@ class LayerMeter:
     def add(self, step: int, loss: Tensor, errors: Tensor, sizes: Callable[[], Sizes] = Sizes) -> None:
         """Count a step. loss, errors: sums over minibatch `step`, 0-dimensional. sizes: called where a row is made."""
         here = torch.stack([loss.double(), errors.double()])
+        # On the device of the losses: reading a number of a GPU at each step would wait for all that is queued there.
         self._sums = here if self._sums is None else self._sums.to(here.device).add_(here)
         self._steps += 1
         self._close(step, sizes)

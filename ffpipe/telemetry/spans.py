@@ -50,6 +50,7 @@ class Spans:
         self._kept: list[Span] = []
         self._open = threading.local()
         self._began = time.perf_counter()
+        # One offset for all spans: the wall clock may be set while a run goes on, and spans would overlap.
         self._epoch = time.time() - self._began
 
     @contextmanager

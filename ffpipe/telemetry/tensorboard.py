@@ -29,6 +29,7 @@ class TensorBoard(Callback):
         self._writer: Any = None
 
     def on_start(self, run: RunStart) -> None:
+        # Here and not above: it takes a second, and most runs write no events.
         from torch.utils.tensorboard import SummaryWriter
 
         purged = run.first_step + 1 if run.first_step else None
