@@ -239,7 +239,6 @@ def _labels(table: Table, column: str) -> Iterator[NDArray[Any]]:
     for batch in table.read([column], _LABEL_ROWS):
         values = _values(batch.column(column))
         _refuse_null(values, table.path, column, row)
-        row += len(values)
         if _is_numbers(values.type):
             yield from _numbers(values, table.path, column, row)
         elif _is_number(values.type):
@@ -250,6 +249,7 @@ def _labels(table: Table, column: str) -> Iterator[NDArray[Any]]:
             raise UserError(
                 f"{table.path}: the label column {column!r} is {values.type}; expected numbers, names or one-hot rows"
             )
+        row += len(values)
 
 
 def _encoded(table: Table, columns: Columns) -> Iterator[pa.Buffer]:

@@ -121,7 +121,7 @@ def split(data: Data, stored: Sequence[Stored]) -> Splits:
 
     Raises UserError.
     """
-    # Where the test part has files of its own, none of the training part is set aside for it.
+    # If the test part has files of its own, none of the training part is set aside for it.
     has_test = len(stored) > 1
     train, validation, set_aside = _split(len(stored[0]), replace(data, test_count=0) if has_test else data)
     if has_test:

@@ -234,3 +234,10 @@ def test_one_column_of_numbers_is_an_image_of_one_pixel(tmp_path: Path) -> None:
     contents = columns.contents(tables.parquet, [path])
     assert contents.shape == (1,)
     assert np.concatenate(list(contents.blocks())).tolist() == [[3], [200], [9]]
+
+
+def test_the_row_of_a_null_within_a_label_is_named(tmp_path: Path) -> None:
+    labels = pa.array([[1, 0], [0, None]], pa.list_(pa.int64()))
+    pq.write_table(pa.table({"image": [[1, 2], [3, 4]], "label": labels}), path := tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="row 1 of 'label' holds a null"):
+        columns.contents(tables.parquet, [path])
