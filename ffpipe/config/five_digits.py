@@ -18,8 +18,8 @@ def five_digits_unsupervised() -> Config:
 
     Our own network for its task: Hinton's threshold, normalisation, peer normalisation and start, Adam at .0003, whose
     update for the positive rows of a minibatch comes before that for the negative ones (its own algorithm:
-    `tf-five-digits`). Four layers of 500, batch 512, 200 epochs. Published for these sizes: 98.44 % accuracy on the five
-    classes. Expected: 98.99 %.
+    `tf-five-digits`). Four layers of 500, batch 512, 200 epochs. Published for these sizes: 98.44 % accuracy on the
+    five classes. Expected: 98.99 %.
     """
     return Config(
         recipe="five-digits-unsupervised",
@@ -58,12 +58,12 @@ def _adam(rate: float) -> Optimizer:
 def tf_five_digits() -> Config:
     """The TensorFlow program's algorithm without labels: 4 x 100 units, batch 128, 200 epochs, the order of the file.
 
-    In an epoch all positive minibatches (0 to 4) come first, then all negative ones (5 to 9); each is one Adam update of
-    every layer, at .0001, on the binary cross-entropy of its goodness less .1. Rows are divided by their L2 norm + 1e-7
-    between layers and not before the first, the start is Glorot's, the softmax has a bias, sees layers 2 to 4 of the
-    positive rows, and learns by Adam. Tests read goodness too, under labels that training never shows.
-    Published: 96.2 % accuracy by softmax and 22.7 % by goodness, the best of 200 epochs on the test split; here it is
-    the last epoch that counts. Expected: not measured yet.
+    In an epoch all positive minibatches (0 to 4) come first, then all negative ones (5 to 9); each is one Adam update
+    of every layer, at .0001, on the binary cross-entropy of its goodness less .1. Rows are divided by their L2 norm +
+    1e-7 between layers and not before the first, the start is Glorot's, the softmax has a bias, sees layers 2 to 4 of
+    the positive rows, and learns by Adam. Tests read goodness too, under labels that training never shows. Published:
+    96.2 % accuracy by softmax and 22.7 % by goodness, the best of 200 epochs on the test split; here it is the last
+    epoch that counts. Expected: not measured yet.
     """
     return Config(
         recipe="tf-five-digits",
