@@ -23,13 +23,14 @@ from pathlib import Path
 DEFAULT = ("ffpipe", "scripts", "tests", "examples", "cluster", "docs", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 VERBS = """
     Accept Add Allow Answer Append Apply Ask Average Begin Bound Bring Build Call Change Check Choose Claim Classify
-    Collect Combine Compare Compute Configure Continue Convert Copy Correlate Count Cut Deal Decide Decode Describe Die
-    Discard Do Download Draw Drop End Escape Estimate Evaluate Execute Exit Expect Explain Export Fetch Fill Find Finish
-    Flatten Follow Forecast Fork Free Get Give Go Hand Have Hear Hold Import Install Join Judge Keep Kill Lay Learn
-    Leave Let List Load Look Lose Make Map Mark Measure Mix Mount Move Multiply Name Normalise Note Number Open Parse
-    Pass Pick Pickle Place Plant Play Predict Prepare Print Probe Process Provide Publish Put Queue Raise Read Record
-    Refuse Remove Replace Resume Return Reverse Run Save Say Scale Score See Send Set Shift Shorten Show Simulate Sort
-    Spell Split Stand Start Stop Sum Take Tell Time Train Turn Unwrap Update Use Wait Work Write Yield
+    Collect Combine Compare Compute Configure Continue Convert Copy Correlate Count Cut Deal Decide Declare Decode
+    Describe Die Discard Do Download Draw Drop End Escape Estimate Evaluate Execute Exit Expect Explain Export Fetch
+    Fill Find Finish Flatten Follow Forecast Fork Free Get Give Go Hand Have Hear Hold Import Install Join Judge Keep
+    Kill Lay Learn Leave Let List Load Look Lose Make Map Mark Measure Mix Mount Move Multiply Name Normalise Note
+    Number Open Parse Pass Pick Pickle Place Plant Play Predict Prepare Print Probe Process Provide Publish Put Queue
+    Raise Read Record Refuse Remove Replace Resume Return Reverse Run Save Say Scale Score See Send Set Shift Shorten
+    Show Simulate Sort Spell Split Stand Start Stop Sum Take Tell Time Train Turn Unwrap Update Use Wait Work Write
+    Yield
 """
 BARE = ("Of", "That", "What", "Which", "Who", "Where", "Whether")
 
