@@ -180,9 +180,10 @@ def _lines(job: Job, estimate: Estimate) -> list[str]:
     """Return the lines on what concerns no single stage."""
     layout, engine = estimate.layout, job.config.execution.engine
     inflight = "chapter" if engine == "layerwise" else "window"
+    chosen = engine == "ray" and not (job.config.execution.chunk and job.config.execution.window)
     lines = [
         f"engine {engine}, {len(layout.stages)} stage(s){_replicas(layout)}, chunk {layout.plan.chunk}, "
-        f"{inflight} {layout.window}",
+        f"{inflight} {layout.window}{' before layers are timed: a run may choose others, as below' if chosen else ''}",
         f"largest process: {say_size(estimate.largest)}",
     ]
     if estimate.store:
