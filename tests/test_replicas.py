@@ -32,7 +32,8 @@ FIELDS: dict[str, Any] = {
     "execution.back_off": 0.05,
 }
 CONVOLUTION = BlockConfig(kind="conv", options={"channels": 6, "norm": False, "dropout": 0.1})
-CONVOLUTIONS = (CONVOLUTION, CONVOLUTION, BlockConfig(kind="dense", options={"width": 16}))
+NORMALIZED = BlockConfig(kind="conv", options={"channels": 6, "dropout": 0.1})
+CONVOLUTIONS = (CONVOLUTION, NORMALIZED, BlockConfig(kind="dense", options={"width": 16}))
 PLAIN: dict[str, Any] = {
     "negatives": "none",
     "labels": "none",
@@ -106,23 +107,21 @@ def test_a_run_goes_on_with_another_number(tmp_path: Path) -> None:
     assert resume(tmp_path / "half", changes).weights_sha256 == whole.weights_sha256
 
 
-class Wrong(Stage):
-    """One whose second replica changes a weight behind the exchange's back, at the end."""
-
-    def handle(self, item: Item, tensors: Tensors | None, leave: Leave | None = None) -> Tensors | None:
-        made = super().handle(item, tensors, leave)
-        if self.step == 28 and self.spec.replica == 1:
-            with torch.no_grad():
-                next(iter(self.blocks[0].weights().values())).add_(1.0)
-        return made
-
-
-def make_wrong(setup: WorkerSetup, saver: Saver) -> Stage:
-    return Wrong(setup.spec, saver.save)
-
-
 @pytest.mark.usefixtures("cluster")
 def test_replicas_that_end_with_other_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Wrong(Stage):
+        """One whose second replica changes a weight at the end, on its own account."""
+
+        def handle(self, item: Item, tensors: Tensors | None, leave: Leave | None = None) -> Tensors | None:
+            made = super().handle(item, tensors, leave)
+            if self.step == self.spec.steps and self.spec.replica == 1:
+                with torch.no_grad():
+                    next(iter(self.blocks[0].weights().values())).add_(1.0)
+            return made
+
+    def make_wrong(setup: WorkerSetup, saver: Saver) -> Stage:
+        return Wrong(setup.spec, saver.save)
+
     monkeypatch.setattr("ffpipe.runs.controller.make_engine", lambda execution: RayEngine(Parts(stage=make_wrong)))
     config = network("convolutions")
     with pytest.raises(RunFailed, match=r"stage 0, replica 1 \(layers 0 to 2\) ended with other weights") as caught:

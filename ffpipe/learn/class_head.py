@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy, mse_loss, one_hot
 
 from ffpipe.config.limits import MOST_LAYERS
+from ffpipe.learn.batchnorm import over_minibatch
 from ffpipe.learn.objectives import Learned, Objective
 from ffpipe.learn.precision import wide
 from ffpipe.learn.spec import EXAMPLES, PLAIN, RowLayout, RowSpec
@@ -89,7 +90,7 @@ class ClassHead(Objective):
         self.similarity = similarity
         self.decoder: nn.Module
         if kind == "mlp":
-            self.decoder = _perceptron(shape, classes, hidden, depth, convolutions, bias)
+            self.decoder = over_minibatch(_perceptron(shape, classes, hidden, depth, convolutions, bias))
         elif kind == "linear":
             self.decoder = _linear(shape, classes, pool, dim, bias)
         else:

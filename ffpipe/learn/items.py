@@ -21,6 +21,7 @@ from ffpipe.config.schema import BlockConfig, Training
 from ffpipe.learn.block import Block
 from ffpipe.learn.local import LocalBlock, Settings, seeded
 from ffpipe.learn.local_item import Dense, Item, Local, as_item, make_objective, of_config
+from ffpipe.learn.local_shards import ShardedLocal
 from ffpipe.learn.model_options import bound
 from ffpipe.learn.outline import Outline
 from ffpipe.learn.precision import PRECISIONS
@@ -112,7 +113,8 @@ def local_block(
         training.seed, precision, optimizer, training.threads, hand_on, channels_last, training.accumulation
     )
     edges = (outline.index, outline.inputs, outline.outputs)
-    return LocalBlock(*edges, body, objective, settings, item.keep, item.use)
+    kind = ShardedLocal if training.shards > 1 else LocalBlock
+    return kind(*edges, body, objective, settings, item.keep, item.use)
 
 
 def shape_of(body: nn.Module, inputs: Sequence[RowSpec], training: Training, where: str) -> RowSpec:

@@ -19,12 +19,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ffpipe.config.schema import Optimizer
+from ffpipe.learn.batchnorm import Shared
 from ffpipe.learn.block import Block, Step
 from ffpipe.learn.denormals import is_due
 from ffpipe.learn.objectives import Learned, Objective
 from ffpipe.learn.optim import NamedOptimizer
 from ffpipe.learn.precision import Formats, Precision, wide
-from ffpipe.learn.shards import Shard, Shards
 from ffpipe.learn.spec import RowLayout, RowSpec
 from ffpipe.learn.thread_count import threads_of_block
 from ffpipe.system.rng import torch_seed
@@ -49,7 +49,11 @@ def seeded(device: torch.device, seed: int, purpose: str, *index: int) -> Iterat
     """Set torch's own generator for what is drawn inside, and put it back as it was."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(torch_seed(seed, purpose, *index))
+        # torch.manual_seed would seed all kinds of devices, which takes longer than a step of a small block.
+        number = torch_seed(seed, purpose, *index)
+        torch.default_generator.manual_seed(number)
+        if devices:
+            torch.cuda.manual_seed_all(number)
         yield
 
 
@@ -64,7 +68,7 @@ def undivided_part(body: nn.Module, objective: Objective) -> str:
     for part in (body, objective):
         for name, module in part.named_modules():
             tracks = isinstance(module, _InstanceNorm) and module.track_running_stats
-            if isinstance(module, _BatchNorm) or tracks:
+            if (isinstance(module, _BatchNorm) and not isinstance(module, Shared)) or tracks:
                 where = f"{name}, " if name else ""
                 return f"has statistics over the minibatch ({where}{type(module).__name__})"
     return objective.undivided
@@ -143,62 +147,6 @@ class LocalBlock(Block):
         if len(x) > rows:
             self.pass_on(x[rows:], step, out[rows:], [each[rows:] for each in kept])
         return Learned(sum_of([each.loss for each in found]), sum_of([each.errors for each in found]))
-
-    def learn_shards(self, shards: Sequence[Shard], layout: RowLayout, step: Step, of: Shards) -> Learned:
-        learns = step.factor is not None and self.optimizer is not None
-        rows, examples = layout.learning_rows, of.whole(layout)
-        self._mode(training=True)
-
-        def made() -> Iterator[list[Tensor]]:
-            for shard in shards:
-                with self._drawing(shard.x.device, step.of(shard.number)):
-                    with torch.set_grad_enabled(learns), self._format(shard.x.device):
-                        h = self._run(shard.x[:rows], [each[:rows] for each in shard.kept])
-                        learned = self.objective(h, layout, shard.labels)
-                        mean = learned.loss / examples
-                    self._put(h.detach(), shard.out[:rows])
-                    del h
-                    last = shard is shards[-1] and len(shard.x) == rows
-                    if last and self.settings.hand_on == "before":
-                        step.ready()
-                    if learns:
-                        mean.backward()
-                yield [learned.loss.detach(), learned.errors.detach(), *(self._taken() if learns else [])]
-
-        with self._threads(shards[0].x.device):
-            loss, errors, *gradients = of.sum(f"block {self.index}", made())
-            if step.factor is not None and self.optimizer is not None:
-                self._give(gradients)
-                self.optimizer.step(step.factor)
-                if is_due(step.index):
-                    self.optimizer.settle()
-                for shard in shards if self.settings.hand_on == "after" else ():
-                    device = shard.x.device
-                    with self._drawing(device, step.of(shard.number)), self._format(device):
-                        self._put(self._run(shard.x[:rows], [each[:rows] for each in shard.kept]), shard.out[:rows])
-        for shard in shards:
-            if len(shard.x) > rows:
-                rest = [each[rows:] for each in shard.kept]
-                self.pass_on(shard.x[rows:], step.of(shard.number), shard.out[rows:], rest)
-        return Learned(loss, errors)
-
-    def _taken(self) -> list[Tensor]:
-        """Take the gradients of a shard, which parameters lose; and for each parameter whether the loss has reached
-        it."""
-        assert self.optimizer is not None
-        found, reached = [], []
-        for parameter in self.optimizer.parameters.values():
-            reached.append(parameter.grad is not None)
-            found.append(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
-            parameter.grad = None
-        return [*found, torch.tensor(reached, dtype=torch.int64)]
-
-    def _give(self, gradients: Sequence[Tensor]) -> None:
-        """Give parameters what `_taken` gave of all shards."""
-        assert self.optimizer is not None
-        *found, reached = gradients
-        for parameter, gradient, count in zip(self.optimizer.parameters.values(), found, reached.tolist(), strict=True):
-            parameter.grad = gradient if count else None
 
     def _drawing(self, device: torch.device, step: Step) -> AbstractContextManager[None]:
         """Have torch's own generator give what is drawn in a step on some rows."""

@@ -12,6 +12,7 @@ from torch import nn
 from ffpipe.config.blocks import FF_DENSE
 from ffpipe.config.limits import MOST_UNITS
 from ffpipe.config.schema import BlockConfig, Optimizer, Training
+from ffpipe.learn.batchnorm import over_minibatch
 from ffpipe.learn.block import Block
 from ffpipe.learn.class_head import ClassHead
 from ffpipe.learn.goodness import GoodnessContrast
@@ -32,10 +33,11 @@ class Local:
 
     body: a module, or a function that makes one on the stage that owns it. objective: an Objective or a function
     `loss(h, labels)` (user_objective.py), or the name "class-head" or "goodness" with `options`; None: class-head where
-    there are no negatives, else goodness. optimizer, schedule: None and "": those of the config. epochs: the first
-    epoch in which the block learns, and the one before which it ends (0: the end). keep, use: names under which an
-    output is kept for later blocks, and of those that this block gets as further arguments. hand_on: "before" or
-    "after" the update; "": as the config says.
+    there are no negatives, else goodness. score: what rows h say of the answer where the objective is a function:
+    logits (n, classes) or goodness (n,); without it the block has no answer of its own. optimizer, schedule: None and
+    "": those of the config. epochs: the first epoch in which the block learns, and the one before which it ends (0: the
+    end). keep, use: names under which an output is kept for later blocks, and of those that this block gets as further
+    arguments. hand_on: "before" or "after" the update; "": as the config says.
     """
 
     body: Body
@@ -48,6 +50,7 @@ class Local:
     use: tuple[str, ...] = ()
     hand_on: str = ""
     name: str = ""
+    score: Callable[..., Any] | None = None
 
     @property
     def title(self) -> str:
@@ -91,7 +94,7 @@ def of_config(config: BlockConfig) -> Local | Dense:
     def body(inputs: RowSpec) -> nn.Module:
         options = bound(kind, config.options, f"kind {config.kind!r}", given=("inputs",))
         check_counts(config.kind, options)
-        made = kind(inputs, **options)
+        made = over_minibatch(kind(inputs, **options))
         return Added(made) if config.use else made
 
     return Local(
@@ -123,10 +126,12 @@ def _width(config: BlockConfig) -> int:
 def make_objective(item: Local, training: Training, hidden: RowSpec, classes: int) -> Objective:
     """Make the objective of a block whose body gives rows of `hidden`. Raises UserError where it does not fit."""
     given = item.objective
+    if item.score is not None and (given is None or isinstance(given, (Objective, str))):
+        raise UserError("score goes with an objective that is a function: leave it out, as this one has its own")
     if isinstance(given, Objective):
         return given
     if given is not None and not isinstance(given, str):
-        return FunctionObjective(given, roles=PAIRS if training.contrasts else PLAIN)
+        return FunctionObjective(given, roles=PAIRS if training.contrasts else PLAIN, score=item.score)
     if (given or ("goodness" if training.contrasts else "class-head")) == "goodness":
         options = {
             "goodness": training.goodness,

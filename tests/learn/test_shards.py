@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from ffpipe import UserError, override, recipe
 from ffpipe.config.schema import Optimizer, Training
+from ffpipe.learn.batchnorm import over_minibatch
 from ffpipe.learn.block import Block, Step
 from ffpipe.learn.class_head import ClassHead
 from ffpipe.learn.dense import FFDense
 from ffpipe.learn.dense_shards import ShardedDense
 from ffpipe.learn.goodness import GoodnessContrast
 from ffpipe.learn.local import LocalBlock, Settings
+from ffpipe.learn.local_shards import ShardedLocal
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.readout import Head
 from ffpipe.learn.rows import normalize_rows_
@@ -27,7 +29,7 @@ from ffpipe.learn.shards import Shard, Shards, fold
 from ffpipe.learn.spec import NEUTRAL, PAIRS, PLAIN, RowLayout, RowSpec
 from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.feed import by_shards
-from ffpipe.pipeline.job import make_job
+from ffpipe.pipeline.job import Model, make_job
 
 CPU = torch.device("cpu")
 BATCH, COUNT = 24, 4
@@ -103,30 +105,40 @@ def test_a_dense_layer_learns_the_same_as_from_whole_minibatches(fields: dict[st
         torch.testing.assert_close(sharded.state(), whole.state())
 
 
-def local(objective: Callable[[RowSpec], Any], inputs: RowSpec, hidden: RowSpec, body: nn.Module) -> LocalBlock:
+def local(
+    kind: type[LocalBlock], objective: Callable[[RowSpec], Any], inputs: RowSpec, hidden: RowSpec, body: nn.Module
+) -> LocalBlock:
     torch.manual_seed(3)
     for parameter in body.parameters():
         nn.init.normal_(parameter, std=0.3)
     settings = Settings(1, PRECISIONS["float64"], Optimizer(kind="Adam", learning_rate=0.01))
-    block = LocalBlock(0, inputs, hidden, body, objective(hidden), settings)
-    return block.to(torch.float64)
+    return kind(0, inputs, hidden, body.to(torch.float64), objective(hidden).to(torch.float64), settings)
 
 
-def convolution() -> LocalBlock:
+def convolution(kind: type[LocalBlock]) -> LocalBlock:
     inputs, hidden = RowSpec((1, 3, 4), torch.float64), RowSpec((4, 3, 4), torch.float64)
     body = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU())
-    return local(lambda rows: ClassHead(rows, classes=3), inputs, hidden, body)
+    return local(kind, lambda rows: ClassHead(rows, classes=3), inputs, hidden, body)
 
 
-def contrast() -> LocalBlock:
+def normalized(kind: type[LocalBlock]) -> LocalBlock:
+    """Batch normalisation in the body, twice, and in the head."""
+    inputs, hidden = RowSpec((1, 4, 3), torch.float64), RowSpec((4, 4, 3), torch.float64)
+    layers = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4, momentum=None)]
+    body = over_minibatch(nn.Sequential(*layers))
+    return local(kind, lambda rows: ClassHead(rows, classes=3, kind="mlp", depth=1), inputs, hidden, body)
+
+
+def contrast(kind: type[LocalBlock]) -> LocalBlock:
     inputs, hidden = RowSpec((12,), torch.float64), RowSpec((10,), torch.float64)
-    return local(GoodnessContrast, inputs, hidden, nn.Sequential(nn.Linear(12, 10), nn.ReLU()))
+    return local(kind, GoodnessContrast, inputs, hidden, nn.Sequential(nn.Linear(12, 10), nn.ReLU()))
 
 
-@pytest.mark.parametrize("make", [convolution, contrast])
+@pytest.mark.parametrize("make", [convolution, normalized, contrast])
 @torch.no_grad()
-def test_a_block_trained_by_autograd_learns_the_same(make: Callable[[], LocalBlock]) -> None:
-    whole, sharded = make(), make()
+def test_a_block_trained_by_autograd_learns_the_same(make: Callable[[type[LocalBlock]], LocalBlock]) -> None:
+    whole, sharded = make(LocalBlock), make(ShardedLocal)
+    assert not sharded.undivided
     roles, passing = (PAIRS, (NEUTRAL,)) if whole.roles == PAIRS else (PLAIN, ())
     layout = RowLayout(BATCH, roles, passing)
     for step in range(STEPS):
@@ -190,6 +202,7 @@ def test_a_block_of_ones_own_that_knows_no_shards() -> None:
 
 
 BLOCKS = [{"kind": "conv", "options": {"channels": 4, "norm": False}}]
+TWO = {"training.shards": 2}
 PEERS = {"kind": "dense", "options": {"width": 9}, "objective": "goodness", "objective_options": {"peer": 0.1}}
 IMAGES = {"training.negatives": "none", "training.labels": "none", "training.head": False, "execution.stages": 1}
 
@@ -210,10 +223,6 @@ def refusal(**fields: Any) -> str:
         ({"training.shards": 2, "execution.replicas": [2, 1], "execution.stages": 3}, "values for 2 stage(s)"),
         ({"training.shards": 2, "training.accumulation": 2, **IMAGES}, "both cut minibatches"),
         (
-            {"training.shards": 2, "training.blocks": [{**BLOCKS[0], "options": {"channels": 4}}], **IMAGES},
-            "block 0 (conv) has statistics over the minibatch (1, BatchNorm2d)",
-        ),
-        (
             {
                 "training.shards": 2,
                 "training.blocks": [{**BLOCKS[0], "objective_options": {"similarity": 0.5}}],
@@ -222,10 +231,25 @@ def refusal(**fields: Any) -> str:
             "block 0 (conv) compares the examples of a minibatch with each other",
         ),
         (
-            {"training.shards": 2, "training.blocks": [PEERS, PEERS], "training.head": False, "training.negatives": "random"},
+            {"training.blocks": [PEERS] * 2, "training.head": False, "training.negatives": "random", **TWO},
             "block 0 (dense) draws on the mean activities of a minibatch",
         ),
     ],
 )  # fmt: skip
 def test_what_cannot_be_cut(fields: dict[str, Any], says: str) -> None:
     assert says in refusal(**fields)
+
+
+def own_blocks() -> list[nn.Module]:
+    return [nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8))]
+
+
+def declared_blocks() -> list[nn.Module]:
+    return [over_minibatch(block) for block in own_blocks()]
+
+
+def test_batch_normalisation_of_ones_own_is_to_be_declared() -> None:
+    config = override(recipe("digits"), {"training.shards": 2, "training.goodness_from": 0, **IMAGES})
+    with pytest.raises(UserError, match=r"block 0 \(Sequential\) has statistics over the minibatch \(2, BatchNorm1d\)"):
+        make_job(config, Model(function=own_blocks))
+    assert len(make_job(config, Model(function=declared_blocks)).network) == 1

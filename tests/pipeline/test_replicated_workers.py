@@ -39,7 +39,7 @@ IMAGES = {"training.negatives": "none", "training.labels": "none", "training.hea
 CONVOLUTIONS = [
     {"kind": "conv", "options": {"channels": 6, "norm": False}, "keep": "early"},
     {"kind": "conv", "options": {"channels": 6, "norm": False}},
-    {"kind": "conv", "options": {"channels": 6, "norm": False, "pool": 2}, "use": ["early"]},
+    {"kind": "conv", "options": {"channels": 6, "pool": 2}, "use": ["early"]},
     {"kind": "dense", "options": {"width": 12}},
 ]
 KINDS: dict[str, dict[str, Any]] = {

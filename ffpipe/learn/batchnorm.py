@@ -1,0 +1,145 @@
+"""Batch normalisation over a minibatch that is cut into shards: its statistics are added up over all of them.
+
+    y = (x - mean) / sqrt(variance + epsilon) * weight + bias,  mean and variance over all shards, by channel
+
+In the backward pass the sums of the slope, and of the slope times y, are added up on the same way. Modules are marked
+when they are made, and become this kind where there is more than one shard: else they are torch's own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ffpipe.learn.meeting import Meeting
+from ffpipe.learn.shards import Shards
+
+M = TypeVar("M", bound=nn.Module)
+# The name of the mark.
+MARK = "over_minibatch"
+
+_pass = threading.local()
+
+
+@contextmanager
+def passing(meeting: Meeting, of: Shards) -> Iterator[None]:
+    """Have batch normalisation within one pass of a meeting be over all shards."""
+    _pass.now = (meeting, of)
+    try:
+        yield
+    finally:
+        _pass.now = None
+
+
+def over_minibatch(module: M) -> M:
+    """Declare that the batch normalisation in a module may be over the shards of a minibatch; returns the module."""
+    for part in module.modules():
+        if isinstance(part, _BatchNorm):
+            setattr(part, MARK, True)
+    return module
+
+
+def share(module: nn.Module) -> bool:
+    """Make all marked batch normalisation in a module be over shards. Returns whether there is any."""
+    found = False
+    for part in module.modules():
+        if getattr(part, MARK, False) and type(part) in KINDS:
+            part.__class__ = KINDS[type(part)]
+        found = found or isinstance(part, Shared)
+    return found
+
+
+class Shared(_BatchNorm):
+    """What the kinds below have in common. Outside of a pass, as in evaluations, it is torch's own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        now = None if torch.compiler.is_compiling() else getattr(_pass, "now", None)
+        if not self.training or now is None:
+            return super().forward(input)
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]  # torch has no hint for it
+        meeting, of = now
+
+        def join(rows: list[Tensor]) -> Sequence[Tensor]:
+            normalized: list[Tensor] = _Normalized.apply(of, self.eps, *rows)  # type: ignore[no-untyped-call]
+            mean, variance, *made = normalized
+            self._track(mean, variance, rows[0].numel() // rows[0].shape[1] * of.count)
+            return made
+
+        made: Tensor = meeting.meet(input, join)
+        if self.affine:
+            shape = (-1, *[1] * (input.dim() - 2))
+            made = made * self.weight.view(shape) + self.bias.view(shape)
+        return made.to(input.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running statistics, once a minibatch."""
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked += 1
+        share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        unbiased = variance * (count / max(1, count - 1))
+        self.running_mean.mul_(1.0 - share).add_(mean.to(self.running_mean.dtype), alpha=share)
+        self.running_var.mul_(1.0 - share).add_(unbiased.to(self.running_var.dtype), alpha=share)
+
+
+class _Normalized(torch.autograd.Function):
+    """Mean and variance over all shards, (channels,) float64, and the rows of each shard here, normalised."""
+
+    @staticmethod
+    def forward(ctx: Any, of: Shards, eps: float, *rows: Tensor) -> Any:
+        dims = [dim for dim in range(rows[0].dim()) if dim != 1]
+        sums, squares = of.sum("batch normalisation", (_sums(each, each, dims) for each in rows))
+        ctx.of, ctx.dims = of, dims
+        ctx.count = rows[0].numel() // rows[0].shape[1] * of.count
+        mean = sums / ctx.count
+        variance = (squares / ctx.count - mean.square()).clamp_min_(0.0)
+        shape = (-1, *[1] * (rows[0].dim() - 2))
+        scale = (variance + eps).rsqrt().to(rows[0].dtype).view(shape)
+        made = [(each - mean.to(each.dtype).view(shape)) * scale for each in rows]
+        ctx.save_for_backward(scale, *made)
+        ctx.mark_non_differentiable(mean, variance)
+        return (mean, variance, *made)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Any:
+        scale, *made = ctx.saved_tensors
+        given = slopes[2:]
+        parts = (_sums(slope, each, ctx.dims) for slope, each in zip(given, made, strict=True))
+        sums, products = (
+            (each / ctx.count).to(scale.dtype).view_as(scale)
+            for each in ctx.of.sum("batch normalisation, backward", parts)
+        )
+        back = [(slope - sums - each * products) * scale for slope, each in zip(given, made, strict=True)]
+        return (None, None, *back)
+
+
+def _sums(rows: Tensor, others: Tensor, dims: list[int]) -> list[Tensor]:
+    """Sum rows, and their products with others, by channel: (channels,) float64 each."""
+    wide = rows.to(torch.float64)
+    return [wide.sum(dims), (wide * others).sum(dims)]
+
+
+class BatchNorm1d(Shared, nn.BatchNorm1d):
+    """nn.BatchNorm1d over all shards."""
+
+
+class BatchNorm2d(Shared, nn.BatchNorm2d):
+    """nn.BatchNorm2d over all shards."""
+
+
+class BatchNorm3d(Shared, nn.BatchNorm3d):
+    """nn.BatchNorm3d over all shards."""
+
+
+KINDS: dict[type[nn.Module], type[Shared]] = {
+    nn.BatchNorm1d: BatchNorm1d,
+    nn.BatchNorm2d: BatchNorm2d,
+    nn.BatchNorm3d: BatchNorm3d,
+}

@@ -1,0 +1,136 @@
+"""A block trained by autograd whose minibatches are cut into shards: the same rule, its gradients added up by shards.
+
+Shards are worked one after the other. Where the block has batch normalisation, which is over the whole minibatch, their
+forward passes meet in it (meeting.py), and one backward pass goes through all of them; so that each shard's gradient is
+its own all the same, each has parameters of its own, which share the memory of the block's.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ffpipe.learn.batchnorm import passing, share
+from ffpipe.learn.block import Step
+from ffpipe.learn.denormals import is_due
+from ffpipe.learn.local import LocalBlock, Settings
+from ffpipe.learn.meeting import Meeting
+from ffpipe.learn.objectives import Learned, Objective
+from ffpipe.learn.shards import Shard, Shards
+from ffpipe.learn.spec import RowLayout, RowSpec
+
+
+class ShardedLocal(LocalBlock):
+    """The block where `training.shards` is more than 1."""
+
+    def __init__(
+        self,
+        index: int,
+        inputs: RowSpec,
+        outputs: RowSpec,
+        body: nn.Module,
+        objective: Objective,
+        settings: Settings,
+        keep: str = "",
+        use: Sequence[str] = (),
+    ) -> None:
+        meets = [share(part) for part in (body, objective)]
+        super().__init__(index, inputs, outputs, body, objective, settings, keep, use)
+        self._meets = any(meets)
+        self._views: list[ShardedLocal] = [self]
+
+    def learn_shards(self, shards: Sequence[Shard], layout: RowLayout, step: Step, of: Shards) -> Learned:
+        learns = step.factor is not None and self.optimizer is not None
+        rows, device = layout.learning_rows, shards[0].x.device
+        groups = [list(shards)] if self._meets else [[shard] for shard in shards]
+        views = self._as_many_views(max(map(len, groups)))
+        for view in views:
+            view._mode(training=True)
+
+        def made() -> Iterator[list[Tensor]]:
+            for group in groups:
+                with torch.set_grad_enabled(learns):
+                    found = self._passed(group, layout, step, of)
+                    losses = [learned.loss / of.whole(layout) for _, learned in found]
+                for shard, (h, _) in zip(group, found, strict=True):
+                    self._put(h.detach(), shard.out[:rows])
+                last = group is groups[-1] and len(shards[-1].x) == rows
+                if last and self.settings.hand_on == "before":
+                    step.ready()
+                sums = [(learned.loss.detach(), learned.errors.detach()) for _, learned in found]
+                del found
+                if learns:
+                    torch.autograd.backward(losses)
+                for view, (loss, errors) in zip(views, sums, strict=False):
+                    yield [loss, errors, *(view._taken() if learns else [])]
+
+        with self._threads(device), self._drawing(device, step):
+            loss, errors, *gradients = of.sum(f"block {self.index}", made())
+            if step.factor is not None and self.optimizer is not None:
+                self._give(gradients)
+                self.optimizer.step(step.factor)
+                if is_due(step.index):
+                    self.optimizer.settle()
+                for group in groups if self.settings.hand_on == "after" else ():
+                    for shard, (h, _) in zip(group, self._passed(group, layout, step, of), strict=True):
+                        self._put(h, shard.out[:rows])
+        for shard in shards:
+            if len(shard.x) > rows:
+                rest = [each[rows:] for each in shard.kept]
+                self.pass_on(shard.x[rows:], step.of(shard.number), shard.out[rows:], rest)
+        return Learned(loss, errors)
+
+    def _passed(
+        self, group: Sequence[Shard], layout: RowLayout, step: Step, of: Shards
+    ) -> list[tuple[Tensor, Learned]]:
+        """Return the output and the loss of each shard of a group, whose passes meet."""
+        meeting, views = Meeting(group[0].x.device), self._as_many_views(len(group))
+        each = zip(views, group, strict=True)
+        return meeting.run([partial(view._pass, meeting, shard, layout, step, of) for view, shard in each])
+
+    def _pass(
+        self, meeting: Meeting, shard: Shard, layout: RowLayout, step: Step, of: Shards
+    ) -> tuple[Tensor, Learned]:
+        """Pass one shard forward and judge it."""
+        rows, device = layout.learning_rows, shard.x.device
+        meets = passing(meeting, of) if self._meets else nullcontext()
+        with self._threads(device), self._drawing(device, step.of(shard.number)), self._format(device), meets:
+            h = self._run(shard.x[:rows], [each[:rows] for each in shard.kept])
+            return h, self.objective(h, layout, shard.labels)
+
+    def _as_many_views(self, count: int) -> list[ShardedLocal]:
+        """Return the block itself, and views of it whose parameters share its memory and have gradients of their
+        own."""
+        while len(self._views) < count:
+            memo: dict[int, Any] = {id(buffer): buffer for buffer in self.buffers()}
+            memo |= {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in self.parameters()}
+            view = copy.copy(self)
+            body, objective = copy.deepcopy((self.body, self.objective), memo)
+            view._modules = {**self._modules, "body": body, "objective": objective}
+            self._views.append(view)
+        return self._views[:count]
+
+    def _taken(self) -> list[Tensor]:
+        """Take the gradients of a shard, which parameters lose; and for each parameter whether the loss has reached
+        it."""
+        assert self.optimizer is not None
+        found, reached, parameters = [], [], dict(self.named_parameters())
+        for name in self.optimizer.parameters:
+            parameter = parameters[name]
+            reached.append(parameter.grad is not None)
+            found.append(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+            parameter.grad = None
+        return [*found, torch.tensor(reached, dtype=torch.int64)]
+
+    def _give(self, gradients: Sequence[Tensor]) -> None:
+        """Give parameters what `_taken` gave of all shards."""
+        assert self.optimizer is not None
+        *found, reached = gradients
+        for parameter, gradient, count in zip(self.optimizer.parameters.values(), found, reached.tolist(), strict=True):
+            parameter.grad = gradient if count else None

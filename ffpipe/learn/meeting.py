@@ -1,0 +1,97 @@
+"""Forward passes of several shards that meet where something is of the whole minibatch.
+
+    pass 0 ──► meets ─┐             ┌► goes on ──► ends
+    pass 1 ──► meets ─┤             ├► goes on ──► ends
+    pass 2 ──► meets ─┴─ join all ──┴► goes on ──► ends
+
+Each pass has a thread of its own, of which one runs at a time, in turn: what a pass draws from torch's own generator
+and what it computes depends on no other. Passes meet at the same places in the same order.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+V = TypeVar("V")
+W = TypeVar("W")
+
+
+class Abandoned(Exception):
+    """The end of a pass because another one has failed."""
+
+
+class Meeting:
+    """Passes that are run once, on one device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._count = 1
+        self._turn = 0
+        self._here = threading.local()
+        self._values: list[Any] = []
+        self._results: Sequence[Any] = ()
+        self._errors: list[BaseException] = []
+        self._changed = threading.Condition()
+
+    def run(self, passes: Sequence[Callable[[], T]]) -> list[T]:
+        """Run the passes; returns what each returns, and raises what the first that fails does."""
+        self._count = len(passes)
+        if self._count == 1:
+            return [passes[0]()]
+        found: dict[int, T] = {}
+        states = (torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+
+        def work(place: int) -> None:
+            self._here.place = place
+            try:
+                self._wait(place)
+                with torch.inference_mode(states[1]), torch.set_grad_enabled(states[0]):
+                    found[place] = passes[place]()
+            except BaseException as error:  # raised again below
+                self._errors.append(error)
+            self._hand_over(place)
+
+        threads = [threading.Thread(target=work, args=(place,), daemon=True) for place in range(self._count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self._errors:
+            raise next((error for error in self._errors if not isinstance(error, Abandoned)), self._errors[0])
+        return [found[place] for place in range(self._count)]
+
+    def meet(self, value: V, join: Callable[[list[V]], Sequence[W]]) -> W:
+        """Give what this pass has, wait for the others; returns this pass's of what `join` makes of all, in order."""
+        if self._count == 1:
+            return join([value])[0]
+        place: int = self._here.place
+        self._values.append(value)
+        if place == self._count - 1:
+            values, self._values = self._values, []
+            self._results = join(values)
+        drawing, on_device = torch.get_rng_state(), None
+        if self._device.type == "cuda":
+            on_device = torch.cuda.get_rng_state(self._device)
+        self._hand_over(place)
+        self._wait(place)
+        torch.set_rng_state(drawing)
+        if on_device is not None:
+            torch.cuda.set_rng_state(on_device, self._device)
+        result: W = self._results[place]
+        return result
+
+    def _hand_over(self, place: int) -> None:
+        with self._changed:
+            self._turn = (place + 1) % self._count
+            self._changed.notify_all()
+
+    def _wait(self, place: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._turn == place or self._errors)
+        if self._errors:
+            raise Abandoned
