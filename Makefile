@@ -1,6 +1,7 @@
 # make train   set everything up and train the default recipe
 # make test    set everything up and run the tests
-# make test-long   those of launchers, lost hosts and scripts: an hour (Linux, root)
+# make test-quick   those of pure logic, under a minute
+# make test-long    more combinations, launchers, lost hosts and scripts: hours (Linux, root)
 # make lint    ruff, mypy, the arrows between packages, and plain English
 # make docs    the documents as a site, in build/site; `make docs-serve` shows it on 127.0.0.1
 
@@ -9,15 +10,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test test-long lint format docs docs-serve clean
+.PHONY: train test test-quick test-long lint format docs docs-serve clean
 
 train: $(READY)
 	$(BIN)/ffpipe train $(ARGS)
 
-# Four test processes, each file in one of them: tests wait for half of their time. One thread each: OpenMP's
-# threads spin while they wait, and take the cores from the stages of other processes.
+# Four test processes, each file in one of them, since tests wait for some of their time. One thread each, but where a
+# test asks for more.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-quick: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m quick -n 2 $(ARGS)
 
 test-long: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,cluster]'

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+from tiers import QUICK
 
 from ffpipe.engines.ray.settings import prepare_ray
 
@@ -17,10 +19,15 @@ if TYPE_CHECKING:
     from ffpipe import Result
 
 os.environ.pop("RAY_ADDRESS", None)
+# OpenMP's threads spin while they wait, and take the cores from the stages of other processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A shell has them ignored in what it runs in the background, and children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 prepare_ray()  # before any test imports Ray
+
+# For scripts/mutations.py: more examples, and the same ones each time.
+settings.register_profile("thorough", max_examples=500, derandomize=True, database=None)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -45,8 +52,17 @@ LONGEST = (
 )
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the other files for `-m quick`: they need not even be imported."""
+    is_test = collection_path.suffix == ".py" and collection_path.name.startswith("test_")
+    return True if config.option.markexpr == "quick" and is_test and collection_path not in QUICK else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first."""
+    """Mark the tests of quick files, and put the longest files first."""
+    for item in items:
+        if item.path in QUICK and not item.get_closest_marker("long"):
+            item.add_marker("quick")
     items.sort(key=lambda item: (*LONGEST, item.path.stem).index(item.path.stem))
 
 
@@ -61,10 +77,13 @@ def mnist_folder() -> str:
 
 @pytest.fixture(scope="session")
 def cluster(_cache: None) -> Iterator[None]:
-    """One Ray cluster for all tests that run the Ray engine in this process."""
+    """One Ray cluster for all tests that run the Ray engine in this process. Its workers are forked (warm.py)."""
+    import warm
+
     from ffpipe.engines.ray.cluster import Cluster
 
-    cluster = Cluster()
+    with warm.workers():
+        cluster = Cluster()
     yield
     cluster.close()
 

@@ -104,8 +104,8 @@ PLAIN: dict[str, Any] = {
     "labels": "none",
 }
 KINDS: dict[str, dict[str, Any]] = {
-    "dense closed form": {},
-    "receptive fields": {"blocks": _receptive_fields(), "optimizer": ADAM, "labels": "overlay", "negative_lag": 12},
+    "dense closed form": {"negative_lag": 6},
+    "receptive fields": {"blocks": _receptive_fields(), "optimizer": ADAM, "labels": "overlay", "negative_lag": 9},
     "conv with channel groups": {"blocks": _conv_groups(), **PLAIN},
     "conv, batch norm, dropout": {"blocks": _conv_norm_dropout(), **PLAIN, "head": True},
     "residual and skip": {"blocks": _residual_and_skip(), **PLAIN},
@@ -115,16 +115,16 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def network(kind: str, folder: Path) -> Config:
-    """Configure two epochs of 28 steps of a small network on digits, or on the digits' pixels as tokens. folder: for
-    files."""
+    """Configure two epochs of 14 steps of a small network on digits, or on tokens. folder: for files."""
     config = recipe("digits")
     fields: dict[str, Any] = {"dims": (64, 40, 30, 20), "epochs": 2, "seed": 3, **KINDS[kind]}
-    training = replace(config.training, **fields)
+    data = replace(config.training.data, train_limit=14 * config.training.batch_size)
+    training = replace(config.training, data=data, **fields)
     if training.model:
         (folder / "own.py").write_text(OWN)
         training = replace(training, model=f"{folder / 'own.py'}:blocks")
     if training.inputs == "tokens":
-        training = replace(training, data=_tokens(folder), batch_size=25)
+        training = replace(training, data=_tokens(folder))
     execution = replace(config.execution, evaluate_every=0, stages=0)
     return replace(config, training=training, execution=execution)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import warm
 from commands import refused
 from PIL import Image
 
@@ -27,7 +28,7 @@ QUICK = ["--engine", "local", "--epochs", "1", "--training.dims", "64", "100", "
 def ffpipe(*arguments: str, cwd: Path, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "ffpipe", *arguments],
+        [warm.python(), "-m", "ffpipe", *arguments],
         cwd=cwd,
         env={**os.environ, **env},
         capture_output=True,

@@ -1,6 +1,7 @@
 """The promise: nothing under `execution` changes one bit of the weights.
 
-Every row trains the same network in another way and must end with the same digest.
+Every row trains the same network in another way and must end with the same digest. In `make test` every number of
+stages meets every engine, and every chunk and window some of them; the other combinations are long tests.
 """
 
 from __future__ import annotations
@@ -15,16 +16,20 @@ import torch
 
 from ffpipe import Config, override, recipe, train
 
-BY_CHUNK = {
-    "1 stage, chunk 1": {"stages": 1, "chunk": 1},
-    "1 stage": {"stages": 1},
-    "2 stages, chunk 1": {"stages": 2, "chunk": 1},
-    "2 stages, chunk 3": {"stages": 2, "chunk": 3},
-    "2 stages": {"stages": 2},
-    "3 stages, chunk 1, window 1": {"stages": 3, "chunk": 1, "window": 1},
-    "3 stages, chunk 3, window 10": {"stages": 3, "chunk": 3, "window": 10},
-    "3 stages": {"stages": 3},
-    "3 stages, evaluating and saving": {"stages": 3, "evaluate_every": 1, "snapshot_steps": 7, "log_steps": 3},
+# Ways, and the engines that take them in `make test`.
+BY_CHUNK: dict[str, tuple[dict[str, Any], str]] = {
+    "1 stage, chunk 1": ({"stages": 1, "chunk": 1}, ""),
+    "1 stage": ({"stages": 1}, "local ray"),
+    "2 stages, chunk 1": ({"stages": 2, "chunk": 1}, "local"),
+    "2 stages, chunk 3": ({"stages": 2, "chunk": 3}, "ray"),
+    "2 stages": ({"stages": 2}, ""),
+    "3 stages, chunk 1, window 1": ({"stages": 3, "chunk": 1, "window": 1}, "ray"),
+    "3 stages, chunk 3, window 10": ({"stages": 3, "chunk": 3, "window": 10}, "local"),
+    "3 stages": ({"stages": 3}, ""),
+    "3 stages, evaluating and saving": (
+        {"stages": 3, "evaluate_every": 1, "snapshot_steps": 7, "log_steps": 3},
+        "local ray",
+    ),
 }
 
 
@@ -52,10 +57,17 @@ def digits_digest(tmp_path_factory: pytest.TempPathFactory) -> str:
     return digest(digits_run(), tmp_path_factory.mktemp("digits") / "run", engine="local", chunk=1)
 
 
-@pytest.mark.parametrize("execution", BY_CHUNK.values(), ids=BY_CHUNK.keys())
-@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.parametrize(
+    ("engine", "way"),
+    [
+        pytest.param(engine, way, marks=() if engine in engines else pytest.mark.long)
+        for engine in ("local", "ray")
+        for way, (_, engines) in BY_CHUNK.items()
+    ],
+)
 @pytest.mark.usefixtures("cluster")
-def test_digits_with_hard_negatives(engine: str, execution: dict[str, Any], digits_digest: str, tmp_path: Path) -> None:
+def test_digits_with_hard_negatives(engine: str, way: str, digits_digest: str, tmp_path: Path) -> None:
+    execution, _ = BY_CHUNK[way]
     assert digest(digits_run(), tmp_path / "run", engine=engine, **execution) == digits_digest
 
 

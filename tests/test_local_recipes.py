@@ -1,4 +1,4 @@
-"""Recipes of local losses through two Ray stages, a few steps each, against the digest on record for one process."""
+"""Recipes of local losses through two stages, a few steps each, against the digest on record for one process."""
 
 from __future__ import annotations
 
@@ -9,12 +9,27 @@ import pytest
 
 import ffpipe
 
+# Recipes that `make test` takes through Ray too: one of images, one of tokens.
+BY_RAY = ("char-lm", "nokland-mlp")
+pytestmark = pytest.mark.usefixtures("threads_put_back")
 
-@pytest.mark.usefixtures("cluster")
+
 @pytest.mark.parametrize("name", digests.LOCAL)
 def test_it_learns_through_two_stages(name: str, tmp_path: Path) -> None:
+    learns(name, "local", tmp_path)
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in BY_RAY else pytest.mark.long) for name in digests.LOCAL]
+)
+def test_it_learns_through_two_stages_of_ray(name: str, tmp_path: Path) -> None:
+    learns(name, "ray", tmp_path)
+
+
+def learns(name: str, engine: str, tmp_path: Path) -> None:
     config = digests.local_cases(tmp_path)[f"local/recipe-{name}"]
-    fields = {"execution.engine": "ray", "execution.stages": 2, "execution.run_dir": str(tmp_path / "run")}
+    fields = {"execution.engine": engine, "execution.stages": 2, "execution.run_dir": str(tmp_path / "run")}
     result = ffpipe.train(ffpipe.override(config, fields))
     summary = result.summary
     assert (summary["status"], summary["steps"], summary["stages"]) == ("finished", digests.LOCAL_STEPS, 2)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from fenced import Fence, difference, fences
 
 from ffpipe.config.fields import from_toml
@@ -92,8 +93,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads_put_back: No
     shutil.copytree(REPOSITORY / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     programs = tmp_path.with_name(tmp_path.name + "-bin")
     programs.mkdir()
-    (programs / "ffpipe").write_text(PROGRAM.format(python=sys.executable))
+    (programs / "ffpipe").write_text(PROGRAM.format(python=warm.python()))
     (programs / "ffpipe").chmod(0o755)
+    (programs / "python").symlink_to(warm.python())
     for name in LEFT_OUT:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]))

@@ -86,4 +86,4 @@ def test_a_signal_is_heard_while_it_is_waited_for(gate: threading.Event) -> None
         gate.wait()
 
     with pytest.raises(KeyboardInterrupt):
-        within(60, "", stuck)
+        within(10, "", stuck)  # all of these pass where the signal comes right before the wait

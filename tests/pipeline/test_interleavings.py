@@ -1,4 +1,7 @@
-"""Whatever order things happen in and whatever breaks, a run is the undisturbed one in the end (simulation.py)."""
+"""Whatever order things happen in and whatever breaks, a run is the undisturbed one in the end (simulation.py).
+
+scripts/mutations.py plants mistakes that only these tests find.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
-from unittest import mock
 
-import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulation import play
-from torch import Tensor
 from world import Fault, Kind, World
 
 from ffpipe.config.fields import override
 from ffpipe.config.schema import Config
-from ffpipe.learn.block import Block
-from ffpipe.pipeline.inbox import Inbox
-from ffpipe.pipeline.job import Layout
-from ffpipe.pipeline.packet import Packet
-from ffpipe.pipeline.passage import Passage
-from ffpipe.pipeline.publisher import OUTPUTS
-from ffpipe.runs.log import RunLog
-from ffpipe.runs.recovery import Again
 
 
 @dataclass(frozen=True)
@@ -117,8 +109,9 @@ def test_whatever_happens_the_run_is_the_undisturbed_one(story: Story) -> None:
     story.play()
 
 
-def fill_the_disk() -> None:
-    """Fill the driver's disk, until one moment after the other."""
+def test_a_disk_may_have_room_again_at_any_moment() -> None:
+    """Right between what a run has to show and the manifest too, which without the former would stand for a snapshot
+    without the latter's past."""
     config = {
         "training.dims": [1, 1],
         "training.batch_size": 1,
@@ -133,14 +126,6 @@ def fill_the_disk() -> None:
     ways = [{"execution.snapshot_steps": 1, "execution.keep_snapshots": 1}]
     for length in range(2, 57):
         Story(config, ways, bytes(200), [Fault(3, "full", length)]).play()
-
-
-def test_a_disk_may_have_room_again_at_any_moment() -> None:
-    """Right between what a run has to show and the manifest too, which without the former would stand for a snapshot
-    without the latter's past."""
-    fill_the_disk()
-    with mock.patch("ffpipe.runs.folder.RunFolder.holds", return_value=False), pytest.raises(AssertionError):
-        fill_the_disk()
 
 
 def test_a_recovery_names_a_damaged_snapshot_and_uses_the_one_before() -> None:
@@ -160,69 +145,3 @@ def test_a_recovery_names_a_damaged_snapshot_and_uses_the_one_before() -> None:
     named = [index for index, note in enumerate(notes) if "was altered" in note and "trying the snapshot" in note]
     assert named
     assert all("going on after step" in notes[index + 1] for index in named)
-
-
-class Hasty(Inbox):
-    """Hands out what is complete, whether it is its turn or not."""
-
-    @property
-    def ready(self) -> bool:
-        return any(len(parts) == len(self._senders) for parts in self._parts.values())
-
-    def take(self) -> dict[int, Packet]:
-        whole = next(sequence for sequence, parts in self._parts.items() if len(parts) == len(self._senders))
-        return self._parts.pop(whole)
-
-
-def keep_all(log: RunLog, layout: Layout) -> None:
-    """Begin as if what was not saved had happened."""
-    log._layout, log._latest, log._files = layout, {}, {}
-
-
-def hand_out_itself(passage: Passage, name: str, tensor: Tensor) -> None:
-    """Hand out the tensor itself, without a copy."""
-    if name in passage._leaving_names:
-        passage._made[name] = tensor
-
-
-def last_rows(passage: Passage, rows: Tensor, labels: Tensor) -> Tensor:
-    """Return those that the read-out sees only where rows carry labels."""
-    return rows[:, -labels.shape[1] :]
-
-
-def in_order_of_blocks(passage: Passage, block: Block) -> list[Tensor]:
-    """Return outputs in the order of their blocks, whatever order the block names them in."""
-    return [passage._kept[name] for name in sorted(block.use)]
-
-
-MISTAKES: dict[str, tuple[str, Any]] = {
-    "a snapshot of a later moment": ("ffpipe.pipeline.saver._copy", lambda state: state),
-    "messages out of turn": ("ffpipe.pipeline.worker.Inbox", Hasty),
-    "no window": ("ffpipe.pipeline.window.Flow.may_send", lambda flow, weight: True),
-    "predictions forgotten": ("ffpipe.pipeline.worker.owed_predictions", lambda head: {}),
-    "no giving up": ("ffpipe.runs.recovery.Recovery.failed", lambda recovery, kind, step: Again(1.0)),
-    "rows kept that were not saved": ("ffpipe.runs.log.RunLog.begin", keep_all),
-    "old snapshots kept": ("simulation.real_prune", lambda store, keep: None),
-    "a result overwritten before it is sent": ("ffpipe.pipeline.worker.OUTPUTS", OUTPUTS - 1),
-    "a kept output overwritten before it is sent": ("ffpipe.pipeline.passage.Passage._hand_out", hand_out_itself),
-    "a read-out of negative rows": ("ffpipe.pipeline.passage.Passage._seen", last_rows),
-    "blocks that learn in all epochs": ("ffpipe.learn.rates.Rates.factor", lambda rates, step: 1.0),
-    "kept outputs in another order": ("ffpipe.pipeline.passage.Passage.kept_for", in_order_of_blocks),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_noticed(mistake: str) -> None:
-    """The simulation can fail, and does within a few stories."""
-
-    @given(stories())
-    @settings(
-        max_examples=500, deadline=None, derandomize=True, database=None, phases=[Phase.generate], print_blob=False,
-        report_multiple_bugs=False,
-    )  # fmt: skip
-    def play(story: Story) -> None:
-        with mock.patch(*MISTAKES[mistake]):
-            story.play()
-
-    with pytest.raises((AssertionError, KeyError, ValueError)):
-        play()

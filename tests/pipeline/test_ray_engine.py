@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import ray
+import warm
 from processes import stage_processes
 
 from ffpipe import UserError, override, recipe, train
@@ -68,7 +69,7 @@ def test_a_run_joins_the_cluster_at_ray_address_and_leaves_it_up(tmp_path: Path)
     nodes = ray.nodes()
     options = ["--epochs", "2", "--run-dir", str(tmp_path / "run")]
     done = subprocess.run(
-        [sys.executable, "-m", "ffpipe", "train", *options],
+        [warm.python(), "-m", "ffpipe", "train", *options],
         env={**os.environ, "RAY_ADDRESS": address},
         capture_output=True,
         text=True,
@@ -86,7 +87,7 @@ def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     with tempfile.TemporaryDirectory(prefix="ff-", dir="/tmp") as temporary:  # short enough for Ray's sockets
         options = ["--epochs", "4000", "--run-dir", str(tmp_path / "run")]
         process = subprocess.Popen(
-            [sys.executable, "-m", "ffpipe", "train", *options],
+            [warm.python(), "-m", "ffpipe", "train", *options],
             env={**os.environ, "TMPDIR": temporary},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from covering import in_pairs, in_turn
 from memory_tensors import peak_bytes
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -75,9 +76,9 @@ def of_kind(optimizer: str) -> dict[str, Any]:
 # Operations and bytes by hand
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("head", [True, False])
-@pytest.mark.parametrize("kind", ["averaging", "Adam"])
+@pytest.mark.parametrize(
+    ("kind", "head", "precision"), in_pairs(("averaging", "Adam"), (True, False), ("float32", "bfloat16"))
+)
 def test_a_layer_in_closed_form_makes_a_product_of_every_role_and_two_gradients(
     kind: str, head: bool, precision: str
 ) -> None:
@@ -204,9 +205,9 @@ KINDS: dict[str, list[BlockConfig]] = {
 }
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("optimizer", ["averaging", "Adam"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "optimizer", "precision"), in_pairs(KINDS, ("averaging", "Adam"), ("float32", "bfloat16"))
+)
 def test_a_step_takes_what_real_tensors_take(kind: str, optimizer: str, precision: str, tmp_path: Path) -> None:
     fields = {"training.optimizer.kind": optimizer, "training.precision": precision}
     network = tokens(tmp_path, KINDS[kind], **fields) if kind == "transformer" else plain(KINDS[kind], **fields)
@@ -219,19 +220,18 @@ def test_a_step_takes_what_real_tensors_take(kind: str, optimizer: str, precisio
             assert said.step == pytest.approx(allocated, rel=0.1)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize(
-    "fields",
-    [
-        *({"kind": kind} for kind in ("averaging", *torch_optimizers())),
-        {"phases": "apart"},
-        {"dropout": 0.1},
-        {"local_steps": 2},
-        {"hand_on": "after"},
-        {"head": False, "negatives": "random"},
-    ],
-    ids=str,
-)
+VARIANTS: list[dict[str, Any]] = [
+    *({"kind": kind} for kind in ("averaging", *torch_optimizers())),
+    {"phases": "apart"},
+    {"phases": "by-epoch", "negatives": "random"},
+    {"dropout": 0.1},
+    {"local_steps": 2},
+    {"hand_on": "after"},
+    {"head": False, "negatives": "random"},
+]
+
+
+@pytest.mark.parametrize(("fields", "precision"), in_turn(VARIANTS, ("float32", "bfloat16")), ids=str)
 def test_a_step_in_closed_form_takes_what_real_tensors_take(fields: dict[str, Any], precision: str) -> None:
     changes = of_kind(fields["kind"]) if "kind" in fields else {f"training.{name}": v for name, v in fields.items()}
     network = job_of({"training.dims": [64, 100, 80], "training.precision": precision, **changes}).network

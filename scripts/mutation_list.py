@@ -1,0 +1,184 @@
+"""The mistakes that mutations.py plants: a line of the core each, and the tests that should find it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A mistake. old stands once in `file`; new takes its place. tests: fast ones that should fail then."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+STORIES = "tests/pipeline/test_interleavings.py"
+SCHEDULE, ROUTES, RATES = (
+    "tests/pipeline/test_schedule.py",
+    "tests/pipeline/test_routes.py",
+    "tests/learn/test_rates.py",
+)
+LAYER, GOODNESS, NEGATIVES = (
+    "tests/learn/test_layer.py",
+    "tests/learn/test_goodness.py",
+    "tests/learn/test_negatives.py",
+)
+RECOVERY, CHECKPOINT, FILES = "tests/pipeline/test_recovery.py", "tests/test_checkpoint.py", "tests/test_tensorfile.py"
+WORKER, PARTITION, INBOX = (
+    "tests/pipeline/test_worker.py",
+    "tests/pipeline/test_partition.py",
+    "tests/pipeline/test_inbox.py",
+)
+
+
+def _of(file: str, *tests: str, **mistakes: tuple[str, str]) -> list[Mutation]:
+    """Return the mistakes of a module of ffpipe, by name: what stands there, and what shall."""
+    return [
+        Mutation(name.replace("_", " "), f"ffpipe/{file}", old, new, tests) for name, (old, new) in mistakes.items()
+    ]
+
+
+MUTATIONS = [
+    *_of(
+        "pipeline/schedule.py",
+        SCHEDULE,
+        a_chunk_over_a_marker=("count = min(self.chunk, stop - step)", "count = min(self.chunk, self.steps - step)"),
+        no_snapshot_at_the_end=("return step == self.steps or bool(", "return bool("),
+        evaluations_made_twice=(" and split not in made else 0", " else 0"),
+        the_last_batch_of_an_evaluation_left_out=("last=first + count == size", "last=first + count > size"),
+        a_snapshot_between_rows_and_pairs=("if due and between and saved", "if due and saved"),
+    ),
+    *_of(
+        "pipeline/routes.py",
+        ROUTES,
+        x_sent_twice=("block == self.groups[stage].start - 1", "block == self.groups[stage].start"),
+        kept_outputs_to_the_last_stage_alone=(
+            "{self.stage_of(user) for user in self.used.get(name, ())}",
+            "[last]",
+        ),
+        a_stage_that_is_no_sender=("for s in range(receiver) if", "for s in range(1, receiver) if"),
+    ),
+    *_of(
+        "pipeline/inbox.py",
+        INBOX,
+        an_incomplete_message=("== len(self._senders)", ">= 1"),
+        a_message_that_came_twice=(" or sender in arrived:", ":"),
+    ),
+    *_of(
+        "pipeline/worker.py",
+        STORIES,
+        predictions_forgotten=(
+            "feed.predictions(owed_predictions(_reader(setup)(checkpoint.HEAD)))",
+            "feed.predictions({})",
+        ),
+    ),
+    *_of(
+        "pipeline/publisher.py",
+        STORIES,
+        a_result_overwritten_before_it_is_sent=("PUBLISH_AHEAD + 2", "PUBLISH_AHEAD + 1"),
+    ),
+    *_of(
+        "pipeline/partition.py",
+        PARTITION,
+        a_cut_that_is_not_the_best=("worst = max(best[k], own)", "worst = own"),
+    ),
+    *_of(
+        "pipeline/window.py",
+        STORIES,
+        no_window=("not self._flying or self._load + weight <= self.window", "True"),
+    ),
+    *_of(
+        "pipeline/passage.py",
+        STORIES,
+        a_kept_output_overwritten_before_it_is_sent=(
+            "self._made[name] = tensor.clone(memory_format=torch.contiguous_format)",
+            "self._made[name] = tensor",
+        ),
+        a_read_out_of_negative_rows=(
+            "return rows[:, rows.shape[1] - count :] if self._neutral_last else rows[:, :count]",
+            "return rows[:, rows.shape[1] - count :]",
+        ),
+        kept_outputs_in_another_order=(
+            "for name in block.use]",
+            "for name in sorted(block.use)]",
+        ),
+    ),
+    *_of(
+        "pipeline/saver.py",
+        STORIES,
+        a_snapshot_of_a_later_moment=('tensor.detach().to("cpu", copy=True)', "tensor.detach()"),
+    ),
+    *_of(
+        "learn/contrast.py",
+        GOODNESS,
+        a_threshold_of_the_wrong_sign=("above = (negative - self.threshold)", "above = (negative + self.threshold)"),
+        a_loss_without_temperature=("slope = self.weight / self.temperature", "slope = self.weight"),
+        pairs_taken_the_other_way=("return (negative > positive).sum()", "return (negative < positive).sum()"),
+    ),
+    *_of(
+        "learn/dense.py",
+        LAYER,
+        peer_normalisation_of_all_rows=("mean(activity[:pairs], 0)", "mean(activity[: 2 * pairs], 0)"),
+        dropout_that_is_not_made_up_for=(".div_(1.0 - dropout)", ""),
+        weights_that_ignore_the_seed=('generator(seed, "weights", index)', 'generator(0, "weights", index)'),
+    ),
+    *_of(
+        "learn/updates.py",
+        LAYER,
+        decay_that_ignores_the_schedule=(
+            "self.weight.mul_(1.0 - rate * self.settings.weight_decay).add_(self.weight_average, alpha=-rate)\n\n"
+            "    def gradient",
+            "self.weight.mul_(1.0 - self.settings.weight_decay).add_(self.weight_average, alpha=-rate)\n\n"
+            "    def gradient",
+        ),
+    ),
+    *_of(
+        "learn/rates.py",
+        RATES,
+        blocks_that_learn_in_all_epochs=("if not self.first <= epoch < last:", "if epoch >= last:"),
+    ),
+    *_of(
+        "learn/negatives.py",
+        NEGATIVES,
+        negatives_that_are_right=(
+            "integers(1, self.classes, size=len(labels))",
+            "integers(0, self.classes, size=len(labels))",
+        ),
+    ),
+    *_of(
+        "runs/recovery.py",
+        RECOVERY,
+        no_giving_up=("if self._failures > self._attempts:", "if False:"),
+        progress_that_forgives_nothing=("= snapshot, 0, 0", "= snapshot, self._failures, self._errors"),
+    ),
+    *_of(
+        "runs/log.py",
+        STORIES,
+        rows_kept_that_were_not_saved=("past.rows = [row for row in past.rows if row.step <= step]", "pass"),
+    ),
+    *_of(
+        "runs/folder.py",
+        STORIES,
+        snapshots_without_their_past=('return store.folder == self.path.absolute() / "checkpoints"', "return False"),
+    ),
+    *_of(
+        "storage/checkpoint.py",
+        CHECKPOINT,
+        damage_that_is_not_seen=("if hashlib.sha256(found).hexdigest() != entry.sha256:", "if False:"),
+        old_snapshots_kept=("kept = whole_snapshots(store)[-keep:]", "kept = whole_snapshots(store)"),
+        snapshots_without_a_manifest=('if store.exists(f"{folder}/{MANIFEST}")]', "]"),
+        a_digest_that_ignores_names=(
+            'f"{name} {dtype} {tuple(tensor.shape)}\\n"',
+            'f"{dtype} {tuple(tensor.shape)}\\n"',
+        ),
+    ),
+    *_of(
+        "storage/tensorfile.py",
+        FILES,
+        tensors_out_of_order=("key=lambda name: (-state[name].dtype.itemsize, name)", "key=lambda name: name"),
+    ),
+]
