@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from mutations import by_bytes, by_structure, by_tensors
+from damage import by_bytes, by_structure, by_tensors
 from strangers import HEAD, LAYER, MANIFEST, MORE_BYTES, Notes, bounded, fresh, make_run, newest, sign
 
 import ffpipe
