@@ -41,8 +41,7 @@ def check(config: Config) -> None:
     if layers is not None and stages > layers and training.method != "backprop":
         raise UserError(f"execution.stages is {stages}, but there are {layers} layers: give 1 to {layers}")
     execution.check()
-    if training.lookahead is not None:
-        _check_lag(training.lookahead, execution)
+    _check_lag(training, execution)
     if execution.evaluate_every and not (training.data.validation or execution.evaluate_train):
         raise UserError(
             "execution.evaluate_every needs a validation split: set training.data.validation, or evaluate_every 0"
@@ -160,11 +159,13 @@ def _check_turns(training: Training) -> None:
         )
 
 
-def _check_lag(lag: int, execution: Execution) -> None:
-    longest = max(lag, 1)
+def _check_lag(training: Training, execution: Execution) -> None:
+    longest = training.most_in_flight
+    if longest is None:
+        return
     for name, value in (("chunk", execution.chunk), ("window", execution.window), ("chapter", execution.chapter)):
         if value > longest:
             raise UserError(
-                f"execution.{name} is {value}, but negatives with training.negative_lag {lag} allow at most "
-                f"{longest}: give a smaller {name} or a larger lag"
+                f"execution.{name} is {value}, but negatives with training.negative_lag {training.negative_lag} allow at "
+                f"most {longest}: give a smaller {name} or a larger lag"
             )

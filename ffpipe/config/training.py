@@ -122,3 +122,11 @@ class Training(Readout, Negatives, Pairs, Network):
     def lookahead(self) -> int | None:
         """How many minibatches ahead the head must predict; None where negatives do not ask it."""
         return self.negative_lag if self.contrasts and self.negatives in ("hard", "adaptive") else None
+
+    @property
+    def most_in_flight(self) -> int | None:
+        """The most minibatches in flight; None where any number may be.
+
+        No minibatch leaves before the predictions that it needs are back; in lock step one does at a time.
+        """
+        return None if self.lookahead is None else max(self.lookahead, 1)

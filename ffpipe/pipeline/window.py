@@ -38,17 +38,17 @@ MESSAGE_SHARE = 0.03
 LARGEST_CHUNK = 8
 
 
-def choose_window(stages: int, chunk: int, lag: int | None, minibatch_bytes: int, window_bytes: int) -> int:
+def choose_window(stages: int, chunk: int, most: int | None, minibatch_bytes: int, window_bytes: int) -> int:
     """Choose the minibatches in flight where none are given: a chunk for each stage and four more, within lag and
     bytes.
 
     Four are enough that a late message holds nobody up; what is beyond only takes memory.
 
-    chunk: the one wanted. lag: `negative_lag` for hard negatives, else None.
+    chunk: the one wanted. most: `Training.most_in_flight`.
     """
     room = max(1, window_bytes // max(1, minibatch_bytes))
     wanted = min((stages + 4) * chunk, room)
-    return max(1, wanted if lag is None else min(wanted, max(lag, 1)), chunk)
+    return max(1, wanted if most is None else min(wanted, most), chunk)
 
 
 def choose_chunk(stages: int, room: int | None, step_seconds: float, message_seconds: float) -> int:

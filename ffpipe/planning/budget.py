@@ -140,8 +140,7 @@ def _halved(given: int, largest: int, job: Job) -> list[int]:
     """Return the chunks to try: the one given, or ever smaller ones, of no more minibatches than may be in flight."""
     if given:
         return [given]
-    lag = job.config.training.lookahead
-    longest = job.steps if lag is None else max(1, lag)
+    longest = job.config.training.most_in_flight or job.steps
     return [chunk for chunk in (largest >> n for n in range(largest.bit_length())) if chunk <= longest]
 
 

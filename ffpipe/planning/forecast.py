@@ -213,7 +213,7 @@ def _bottleneck(
     host, worked = max(timing.processors.items(), key=lambda each: each[1])
     if worked / conditions.cores / timing.seconds >= BUSY:
         return f"the processors of host {host}"
-    lag = job.config.training.lookahead
-    if lag is not None and layout.window >= max(1, lag):
-        return f"predictions on their way back (negative_lag {lag})"
+    training = job.config.training
+    if training.most_in_flight is not None and layout.window >= training.most_in_flight:
+        return f"predictions on their way back (negative_lag {training.negative_lag})"
     return f"messages (window {layout.window})"

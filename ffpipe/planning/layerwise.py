@@ -37,7 +37,7 @@ def in_chapters(job: Job) -> Layout:
     Raises UserError where the disk is full.
     """
     execution = job.config.execution
-    longest = max(1, CHAPTER if (lag := job.config.training.lookahead) is None else lag)
+    longest = job.config.training.most_in_flight or CHAPTER
     # A chunk is handled at once, so that no chapter is shorter.
     least = execution.chapter or execution.chunk or 1
     chapter = execution.chapter or max(least, min(longest, CHAPTER))

@@ -43,7 +43,6 @@ def make_layout(
     Raises UserError where the chunk or window that was asked for, or a single minibatch, does not fit.
     """
     training, execution = job.config.training, job.config.execution
-    lag = training.lookahead
     try:
         layers, step_seconds, message_seconds = _cut(job, stages, measured, counts)
     except ValueError as error:
@@ -55,15 +54,17 @@ def make_layout(
     )
     fits = None if room is None else fitting(specs, room, execution.window, execution.chunk)
     most = max(1, execution.window or execution.window_bytes // job.minibatch_bytes)
-    most = min(n for n in (most, None if lag is None else max(lag, 1), fits) if n is not None)
+    most = min(n for n in (most, training.most_in_flight, fits) if n is not None)
     chunk = execution.chunk or choose_chunk(stages, most, step_seconds, message_seconds)
-    window = execution.window or choose_window(stages, chunk, lag, job.minibatch_bytes, execution.window_bytes)
+    window = execution.window or choose_window(
+        stages, chunk, training.most_in_flight, job.minibatch_bytes, execution.window_bytes
+    )
     window = window if fits is None else min(window, fits)
     every = execution.evaluate_every * job.steps_per_epoch
     plan = Plan(
         steps=job.steps,
         chunk=chunk,
-        lockstep=lag == 0,
+        lockstep=training.lookahead == 0,
         evaluations={"train": every * bool(execution.evaluate_train), "validation": every, "test": 0},
         sizes=job.tested,
         evaluation_batch=max(1, chunk * job.network.layout.rows // job.network.rows_of_example),
