@@ -166,6 +166,6 @@ def _check_lag(training: Training, execution: Execution) -> None:
     for name, value in (("chunk", execution.chunk), ("window", execution.window), ("chapter", execution.chapter)):
         if value > longest:
             raise UserError(
-                f"execution.{name} is {value}, but negatives with training.negative_lag {training.negative_lag} allow at "
-                f"most {longest}: give a smaller {name} or a larger lag"
+                f"execution.{name} is {value}, but negatives with training.negative_lag {training.negative_lag} allow "
+                f"at most {longest}: give a smaller {name} or a larger lag"
             )

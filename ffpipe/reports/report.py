@@ -18,7 +18,7 @@ from ffpipe.reports.parts import Page, Part, attempt
 from ffpipe.reports.style import MARK
 from ffpipe.reports.trace import read_trace
 from ffpipe.runs.model import Given
-from ffpipe.system.errors import UserError
+from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import expanded, replace_whole, size_of
 
 NAME = "report.html"
@@ -209,7 +209,7 @@ def refuse_output(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise UserError(f"{path} cannot be read: {reason(error)}") from None
     if not ours:
         raise UserError(f"{path} exists and is not a report of ffpipe: give another file with --out")
 
@@ -219,7 +219,7 @@ def _write(path: Path, data: bytes) -> None:
     try:
         replace_whole(path, lambda file: file.write(data))
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise UserError(f"{path} cannot be written: {reason(error)}") from None
 
 
 def _make_folder(path: Path) -> None:
@@ -228,4 +228,4 @@ def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--png: folder {path} cannot be made: {error.strerror or error}") from None
+        raise UserError(f"--png: folder {path} cannot be made: {reason(error)}") from None

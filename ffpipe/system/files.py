@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ffpipe.system.errors import Unreachable, UserError
+from ffpipe.system.errors import Unreachable, UserError, reason
 
 _FILE_KINDS = {
     stat.S_IFDIR: "a folder",
@@ -35,7 +35,7 @@ def size_of(path: Path) -> int:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise Unreachable(f"cannot read {path}: {error.strerror or error}") from None
+        raise Unreachable(f"cannot read {path}: {reason(error)}") from None
     except ValueError as error:  # a name that no file can have
         raise UserError(f"cannot read {path}: {error}") from None
     if not stat.S_ISREG(found.st_mode):
@@ -57,7 +57,7 @@ def read_whole(path: Path, most: int) -> bytes:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise Unreachable(f"cannot read {path}: {error.strerror or error}") from None
+            raise Unreachable(f"cannot read {path}: {reason(error)}") from None
     if max(size, len(data)) > most:
         raise UserError(f"cannot read {path}: it has more than {most:,} bytes")
     return data

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import ray
 
+from ffpipe.system.errors import reason
 from ffpipe.system.memory import unmap
 from ffpipe.system.processes import start_ticks
 
@@ -92,7 +93,7 @@ class StageActor:
             store.write(own, [b""])
             store.remove(own)
         except OSError as error:
-            return f"cannot write to ({error.strerror or error})"
+            return f"cannot write to ({reason(error)})"
         return ""
 
     def host_data(self, method: str, *arguments: Any) -> Any:

@@ -18,7 +18,7 @@ from ray._private.authentication.authentication_token_setup import ensure_token_
 
 from ffpipe.engines.ray.calls import within
 from ffpipe.engines.ray.headwatch import probe
-from ffpipe.system.errors import UserError
+from ffpipe.system.errors import UserError, reason
 
 SHARED_MEMORY = Path("/dev/shm")
 LOOPBACK = "127.0.0.1"
@@ -52,7 +52,7 @@ def check_host() -> None:
             socket.create_connection(server.getsockname(), CONNECT_SECONDS).close()
     except OSError as error:
         raise UserError(
-            f"Ray needs the loopback interface, which carries nothing ({error.strerror or error}): bring it up "
+            f"Ray needs the loopback interface, which carries nothing ({reason(error)}): bring it up "
             "(ip link set lo up), or give --engine local"
         ) from None
 
