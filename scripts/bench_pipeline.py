@@ -61,7 +61,7 @@ def make_config(options: argparse.Namespace, data: Path, negatives: str, stages:
     source = Data(source="npz", train=(str(data),), test_count=1)
     execution = Execution(stages=stages, replicas=options.replicas, chunk=options.chunk, keep_freed=True)
     if options.conv:
-        # Batch normalisation is over the minibatch, of which a replica has a part.
+        # Batch normalisation over all replicas takes two exchanges of its own.
         kind = {"channels": options.conv, "norm": options.replicas == 1}
         block = BlockConfig(kind="conv", options=kind, objective_options={"pool": 4})
         training = Training(

@@ -167,6 +167,7 @@ def make_job(
         epochs=1,
         batch_size=batch,
         head_from=max(0, layers - 2),  # no features go past a stage
+        goodness_from=min(1, layers - 1),
         negatives=negatives,  # type: ignore[arg-type]  # str
         negative_lag=lag,
         shards=shards,

@@ -17,6 +17,7 @@ from ffpipe.engines.layerwise import spoolfolder
 from ffpipe.engines.layerwise.engine import LayerwiseEngine
 from ffpipe.engines.local import LocalEngine
 from ffpipe.engines.ray.settings import PREFIX, folder_of_clusters, load_ray, prepare_ray
+from ffpipe.learn.network import NO_ANSWER, readouts_of
 from ffpipe.pipeline.job import Engine, Job, Model, make_job, refuse_beyond_this_host
 from ffpipe.planning.budget import within_budget
 from ffpipe.planning.estimate import Estimate, bare_process, draft_layout, estimate_layout
@@ -179,7 +180,7 @@ def _in_one_piece(config: Config) -> Config:
     if config.training.method != "backprop":
         return config
     execution = replace(
-        config.execution, engine="local", stages=1, chapter=0, window=0, cpus=0.0, gpus=0.0, memory="", resources={},
+        config.execution, engine="local", stages=1, replicas=1, chapter=0, window=0, cpus=0.0, gpus=0.0, memory="", resources={},
         labels={}, device=config.execution.first_device,
     )  # fmt: skip
     return replace(config, execution=execution)
@@ -195,7 +196,8 @@ def _make_job(config: Config, model: Model) -> tuple[Config, Job, tuple[str, ...
     job, notes = within_budget(asked, process)
     refuse_beyond_this_host(job)
     found = asked.splits.found if asked.config.training.data.train else ()
-    return asked.config, job, (*found, *notes)
+    silent = () if readouts_of(job.network) else (f"warning: {NO_ANSWER}",)
+    return asked.config, job, (*found, *silent, *notes)
 
 
 def planned(
