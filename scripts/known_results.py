@@ -178,7 +178,7 @@ ROWS = {
         Row(
             "keras-exact",
             "keras-exact",
-            "the Keras example to the letter, 3 epochs",
+            "the Keras example's algorithm, 3 epochs",
             "losses 0.7247, 0.7089, 0.6978",
             ("losses",),
             (1,),
@@ -216,7 +216,7 @@ ROWS = {
         Row(
             "tf-five-digits",
             "tf-five-digits",
-            "the TensorFlow program to the letter, 4 x 100, 200 epochs",
+            "the TensorFlow program's algorithm, 4 x 100, 200 epochs",
             "77.3 / 3.8 (22.7 / 96.2 % accuracy, best epoch)",
             BOTH,
             (1,),
