@@ -180,8 +180,8 @@ def _in_one_piece(config: Config) -> Config:
     if config.training.method != "backprop":
         return config
     execution = replace(
-        config.execution, engine="local", stages=1, replicas=1, chapter=0, window=0, cpus=0.0, gpus=0.0, memory="", resources={},
-        labels={}, device=config.execution.first_device,
+        config.execution, engine="local", stages=1, replicas=1, chapter=0, window=0, cpus=0.0, gpus=0.0, memory="",
+        resources={}, labels={}, device=config.execution.first_device,
     )  # fmt: skip
     return replace(config, execution=execution)
 
