@@ -24,6 +24,7 @@ from ffpipe import (
     Config,
     Interrupt,
     Interrupted,
+    Local,
     Result,
     RunFailed,
     UserError,
@@ -42,10 +43,10 @@ from ffpipe.config.schema import BlockConfig, Training
 from ffpipe.data.sampler import Sampler
 from ffpipe.data.splits import load_splits
 from ffpipe.learn.augmentation import Augmentation
-from ffpipe.learn.block import Step
+from ffpipe.learn.block import Block, Step
 from ffpipe.learn.chained import Chained
 from ffpipe.learn.local import LocalBlock, seeded
-from ffpipe.learn.objectives import Learned
+from ffpipe.learn.objectives import Learned, Objective
 from ffpipe.learn.rates import rate_factor
 from ffpipe.learn.spec import PLAIN, RowLayout, RowSpec
 from ffpipe.learn.workspace import Workspace
@@ -207,6 +208,62 @@ def test_its_blocks_are_those_that_learn_alone(fields: dict[str, Any]) -> None:
     last = parts[-1]
     assert isinstance(last, LocalBlock)
     assert str(whole.objective) == str(last.objective)
+
+
+class Doubled(Objective):
+    """An objective that hands on twice what it judges."""
+
+    def score(self, h: Tensor) -> Tensor:
+        return h[:, :10]
+
+    def hand_on(self, h: Tensor) -> Tensor:
+        return 2 * h
+
+
+class Own(Block):
+    """A block of the user's own, which is no body with an objective beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.index, self.inputs, self.outputs = 1, RowSpec((30,), torch.float32), RowSpec((20,), torch.float32)
+        self.linear = nn.Linear(30, 20)
+
+    def score(self, x: Tensor, *kept: Tensor) -> tuple[Tensor, Tensor | None]:
+        return torch.relu(self.linear(x)), None
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_what_is_handed_on_and_blocks_of_ones_own_are_in_it(checkpointing: bool) -> None:
+    def model() -> list[Any]:
+        first = Local(nn.Sequential(nn.Flatten(), nn.Linear(64, 30)), objective=Doubled(), keep="a")
+        return [first, Own(), Local(Ending(), use=("a",))]
+
+    training = Training(batch_size=50, method="backprop", negatives="none", head=False, checkpointing=checkpointing)
+    whole = blueprint_of(training, (8, 8), function=model).make(0, Workspace(CPU))
+    assert isinstance(whole, LocalBlock)
+    assert isinstance(whole.body, Chained)
+    first, own, last = whole.body.bodies
+    assert isinstance(own, Own)
+    rows = torch.randn(7, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.enable_grad():
+        handed = 2 * first(rows)
+        right = last(torch.relu(own.linear(handed)), handed)
+        found = whole.train().body(rows)
+        assert torch.equal(found, right)
+        found.sum().backward()
+    assert all(parameter.grad is not None for parameter in whole.body.parameters())
+
+
+class Ending(nn.Module):
+    """A body that uses an output that was kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(20, 30)
+
+    def forward(self, x: Tensor, kept: Tensor) -> Tensor:
+        out: Tensor = self.linear(x) + kept
+        return out
 
 
 class Loop(nn.Module):

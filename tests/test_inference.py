@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from strangers import Notes
 from torch import nn
 
 import ffpipe
@@ -147,13 +148,101 @@ def silent() -> list[ffpipe.Local]:
 def test_blocks_without_scores_are_read_by_softmax_alone(head: bool, tmp_path: Path) -> None:
     run = kinds(tmp_path / "run", model=silent, negatives="none", head=head)
     assert run.summary["evaluations"][-1]["errors"] == dict.fromkeys(("last", "sum", "block.0", "block.1"))
-    errors = ffpipe.evaluate(run.run_dir, model=silent)
-    assert (errors.softmax, errors.others) == (run.test_error_softmax, {})
-    assert (errors.softmax is None) == (not head)
     np.save(tmp_path / "image.npy", np.zeros((8, 8), dtype=np.float32))
-    instead = "; read it by softmax$" if head else "has scores$"
-    with pytest.raises(ffpipe.UserError, match=instead):
-        ffpipe.predict(run.run_dir, [tmp_path / "image.npy"], model=silent)
+    network = ffpipe.load(run.run_dir, model=silent)
+    assert len(network.blocks) == 2
+    if head:
+        errors = ffpipe.evaluate(run.run_dir, model=silent)
+        assert (errors.softmax, errors.others) == (run.test_error_softmax, {})
+        assert errors.softmax is not None
+        assert ffpipe.predict(run.run_dir, [tmp_path / "image.npy"], model=silent)[0].readout == "softmax"
+        with pytest.raises(ValueError, match="cannot be read by last; read it by softmax"):
+            network.scores(torch.zeros(1, 64), "last")
+        return
+    view = Notes()
+    ffpipe.resume(run.run_dir, {"training.epochs": 2}, view, model=silent)
+    assert any(note.startswith("warning: no block has scores and there is no softmax head") for note in view.notes)
+    for use in (lambda: ffpipe.evaluate(run.run_dir, model=silent),
+                lambda: ffpipe.predict(run.run_dir, [tmp_path / "image.npy"], model=silent)):  # fmt: skip
+        with pytest.raises(ffpipe.UserError, match="gives no answer: give a loss function a score"):
+            use()
+    with pytest.raises(ValueError, match="gives no answer"):
+        network(torch.zeros(1, 64))
+
+
+class Centre(nn.Module):
+    """A loss with parameters, and what a row says of the answer by them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.centres = nn.Parameter(torch.arange(10.0 * width).reshape(10, width).sin())
+
+    def forward(self, h: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(self.logits(h), labels)
+
+    def logits(self, h: torch.Tensor) -> torch.Tensor:
+        return -torch.cdist(h, self.centres).square()
+
+
+class Halved(ffpipe.Objective):
+    """A class head of the user's own that hands on half of what it judges."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(width, 10)
+
+    def score(self, h: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(h)
+        return logits
+
+    def forward(self, h: torch.Tensor, layout: ffpipe.RowLayout, labels: torch.Tensor | None) -> ffpipe.Learned:
+        assert labels is not None
+        logits = self.score(h)
+        loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+        return ffpipe.Learned(loss, (logits.argmax(1) != labels).sum())
+
+    def hand_on(self, h: torch.Tensor) -> torch.Tensor:
+        return h[:, ::2]
+
+
+def spoken() -> list[ffpipe.Local]:
+    """Return blocks whose losses say something of the answer, behind one that does not and one that hands on less."""
+    loss = Centre(20)
+    return [
+        ffpipe.Local(nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.ReLU()), objective=own_loss),
+        ffpipe.Local(nn.Sequential(nn.Linear(30, 30), nn.ReLU()), objective=Halved(30)),
+        ffpipe.Local(nn.Sequential(nn.Linear(15, 20), nn.ReLU()), objective=loss, score=loss.logits),
+    ]
+
+
+def test_a_loss_of_ones_own_with_scores_is_read_by_them(
+    tmp_path: Path, test_split: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    run, (images, labels) = kinds(tmp_path / "run", model=spoken, negatives="none", head=False), test_split
+    network = ffpipe.load(run.run_dir, model=spoken)
+    assert network.readout == "last"
+    wrong = int((network(images).argmax(1) != labels).sum()) / len(labels)
+    assert wrong == run.test_errors["last"] == ffpipe.evaluate(run.run_dir, model=spoken).others["last"]
+
+
+def test_the_sum_is_read_where_the_last_block_says_nothing(tmp_path: Path) -> None:
+    def model() -> list[ffpipe.Local]:
+        return [*spoken()[:2], ffpipe.Local(nn.Linear(15, 15), objective=own_loss)]
+
+    run = kinds(tmp_path / "run", model=model, negatives="none", head=False)
+    np.save(tmp_path / "image.npy", np.zeros((8, 8), dtype=np.float32))
+    assert ffpipe.predict(run.run_dir, [tmp_path / "image.npy"], model=model)[0].readout == "sum"
+    assert list(run.test_errors) == ["sum"]
+    with pytest.raises(ffpipe.UserError, match="readout is 'last': give 'sum'"):
+        ffpipe.load(run.run_dir, "last", model=model)
+
+
+def test_a_score_goes_with_a_function_alone(tmp_path: Path) -> None:
+    def model() -> list[ffpipe.Local]:
+        return [ffpipe.Local(nn.Sequential(nn.Flatten(), nn.Linear(64, 30)), score=lambda h: h)]
+
+    with pytest.raises(ffpipe.UserError, match=r"block 0 .*: score goes with an objective that is a function"):
+        kinds(tmp_path / "run", model=model, negatives="none", head=False)
 
 
 def loss_after(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, rate: float) -> list[float]:

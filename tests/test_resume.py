@@ -90,11 +90,36 @@ def test_other_data_are_refused_and_the_same_ones_written_again_are_not(
     assert resume(run, {"training.epochs": 2}).summary["steps"] == 2 * first.summary["steps"]
 
 
-def test_a_finished_run_is_tested_again_and_stays_what_it_is(tmp_path: Path) -> None:
-    first = train(config(tmp_path / "run", **{"execution.engine": "local", "training.epochs": 2}))
-    again = resume(tmp_path / "run")
+def evaluations(run: Path) -> list[tuple[int, str]]:
+    """Read steps and splits of the evaluations of a run."""
+    return [(each["step"], each["split"]) for each in json.loads((run / "summary.json").read_text())["evaluations"]]
+
+
+@pytest.mark.parametrize("engine", ["local", "layerwise"])
+def test_no_evaluation_is_made_twice(engine: str, tmp_path: Path) -> None:
+    fields = {"execution.engine": engine, "training.epochs": 2, "execution.evaluate_every": 1}
+    first, run = train(config(tmp_path / "run", **fields)), tmp_path / "run"
+    made = evaluations(run)
+    half, end = first.summary["steps"] // 2, first.summary["steps"]
+    assert made == [(half, "validation"), (end, "validation"), (end, "test")]
+    view = Disturb(STEPS, lambda: None)
+    again = resume(run, view=view)
     assert again.weights_sha256 == first.weights_sha256
-    assert again.test_error_goodness == first.test_error_goodness
+    assert again.test_errors == first.test_errors
+    assert evaluations(run) == made
+    resume(run, {"training.epochs": 3})
+    assert evaluations(run) == [*made, (end + half, "validation"), (end + half, "test")]
+
+
+def test_an_evaluation_that_was_not_made_is_made_where_a_run_goes_on(tmp_path: Path) -> None:
+    fields = {"execution.engine": "local", "training.epochs": 2, "execution.evaluate_every": 1}
+    first, run = train(config(tmp_path / "run", **fields)), tmp_path / "run"
+    made = evaluations(run)
+    past = json.loads((run / "past.json").read_text())
+    past["evaluations"] = past["evaluations"][:-1]  # as where it was killed between the last snapshot and the test
+    (run / "past.json").write_text(json.dumps(past))
+    assert resume(run).test_errors == first.test_errors
+    assert evaluations(run) == made
 
 
 def test_two_trainers_cannot_have_one_run(tmp_path: Path) -> None:

@@ -190,9 +190,7 @@ def _folder(path: Path) -> Found:
             return Found("folder", (str(folders[0]),))
         return Found("folder", (str(path),))
     if any(each.name.lower().endswith(PICTURES) for each in files):
-        raise UserError(
-            f"{path}: it has pictures but no classes: give a folder that has a folder for each class"
-        )
+        raise UserError(f"{path}: it has pictures but no classes: give a folder that has a folder for each class")
     raise UserError(f"{path}: the folder has neither data in a known format nor folders of pictures")
 
 

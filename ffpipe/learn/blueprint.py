@@ -215,7 +215,8 @@ def _outlined(
         tried = torch.zeros(TRIED, *hidden.shape, dtype=PRECISIONS[training.precision].weights, device=META)
         with torch.no_grad():
             local.outputs = replace(hidden, shape=tuple(local.objective.hand_on(tried).shape[1:]))
-        return replace(outline, hidden=hidden, outputs=local.outputs), local
+        silent = local.objective.is_silent
+        return replace(outline, hidden=hidden, outputs=local.outputs, silent=silent), local
     block: Block
     if isinstance(item, Block):
         block, name = item, type(item).__name__

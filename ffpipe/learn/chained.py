@@ -10,32 +10,49 @@ from torch.utils.checkpoint import checkpoint
 
 from ffpipe.learn.block import Block
 from ffpipe.learn.local import LocalBlock
+from ffpipe.learn.objectives import Objective
 
 
 class Chained(nn.Module):
-    """The bodies of local blocks, one after the other; what their objectives own is not in it.
+    """Bodies of local blocks and whole blocks of the user's, one after the other.
 
-    checkpointing: keep the activations of no body but its input, and make them again in the backward pass (Chen et
-    al., arXiv 1604.06174).
+    Modules that objectives own are not in it, unless they change what is handed on to the next block. checkpointing:
+    keep the activations of no body but its input, and make them again in the backward pass (Chen et al., arXiv
+    1604.06174).
     """
 
     def __init__(self, blocks: Sequence[Block], *, checkpointing: bool) -> None:
         super().__init__()
         self.checkpointing = checkpointing
-        self.bodies = nn.ModuleList(block.body for block in blocks if isinstance(block, LocalBlock))
+        self.bodies = nn.ModuleList(block.body if isinstance(block, LocalBlock) else block for block in blocks)
         self.edges = [(block.keep, block.use) for block in blocks]
+        # The last one's is beside the chain.
+        self.handing = nn.ModuleDict(
+            {
+                str(block.index): block.objective
+                for block in blocks[:-1]
+                if isinstance(block, LocalBlock) and type(block.objective).hand_on is not Objective.hand_on
+            }
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         kept: dict[str, Tensor] = {}
-        for body, (keep, use) in zip(self.bodies, self.edges, strict=True):
+        for index, (body, (keep, use)) in enumerate(zip(self.bodies, self.edges, strict=True)):
             seen = [kept[name] for name in use]
             if self.checkpointing and self.training:
                 x = checkpoint(body, x, *seen, use_reentrant=False, context_fn=_Buffers(body).contexts)
             else:
                 x = body(x, *seen)
+            if str(index) in self.handing:
+                x = self._objective(index).hand_on(x)
             if keep:
                 kept[keep] = x
         return x
+
+    def _objective(self, index: int) -> Objective:
+        objective = self.handing[str(index)]
+        assert isinstance(objective, Objective)
+        return objective
 
 
 class _Buffers:

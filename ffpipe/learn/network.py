@@ -23,6 +23,10 @@ from ffpipe.learn.recording import is_traced
 from ffpipe.learn.rows import normalize_inputs_
 
 SOFTMAX, GOODNESS, LAST, SUM = "softmax", "goodness", "last", "sum"
+NO_ANSWER = (
+    "no block has scores and there is no softmax head, so the network gives no answer: give a loss function a score "
+    "(ffpipe.Local), or train with --training.head true"
+)
 
 
 class Silent(ValueError):
@@ -30,14 +34,15 @@ class Silent(ValueError):
 
 
 def readouts_of(blueprint: Blueprint) -> tuple[str, ...]:
-    """Return the read-outs that a network has, the default first."""
-    training = blueprint.training
+    """Return the read-outs that a network has, the default first; none where no block says anything of the answer."""
+    training, outlines = blueprint.training, blueprint.outlines
     softmax = (SOFTMAX,) if blueprint.has_head else ()
+    # No block counts in the sum where it begins behind the last one.
+    summed = not all(outline.silent for outline in outlines[training.goodness_from :])
     if training.contrasts:
-        return (*softmax, *((GOODNESS,) if training.reads_goodness else ()))
-    if training.goodness_from >= len(blueprint):  # no block counts in the sum
-        return (LAST, *softmax)
-    return (*((LAST, SUM) if training.readout == "last" else (SUM, LAST)), *softmax)
+        return (*softmax, *((GOODNESS,) if training.reads_goodness and summed else ()))
+    last, total = ((LAST,) if not outlines[-1].silent else ()), ((SUM,) if summed else ())
+    return (*((*last, *total) if training.readout == "last" else (*total, *last)), *softmax)
 
 
 class Network(nn.Module):
@@ -90,9 +95,11 @@ class Network(nn.Module):
         and Silent where its blocks have no scores."""
         if readout == SOFTMAX and self.head is None:
             raise ValueError("this network has no softmax head; read it by another read-out")
-        if readout not in readouts_of(self.blueprint):
-            known = " or ".join(readouts_of(self.blueprint))
-            raise ValueError(f"this network cannot be read by {readout}; read it by {known}")
+        known = readouts_of(self.blueprint)
+        if not known:
+            raise Silent(NO_ANSWER)
+        if readout not in known:
+            raise ValueError(f"this network cannot be read by {readout}; read it by {' or '.join(known)}")
         rows = self._rows(images)
         x = self._encoded(rows, readout)
         kept: dict[str, Tensor] = {}

@@ -29,6 +29,11 @@ class Objective(nn.Module):
     roles: tuple[str, ...] = PLAIN
     undivided: str = ""
 
+    @property
+    def is_silent(self) -> bool:
+        """Return whether it never says anything of the answer: it has no `score` of its own."""
+        return type(self).score is Objective.score
+
     def forward(self, h: Tensor, layout: RowLayout, labels: Tensor | None) -> Learned:
         """Judge the block's output h (layout.learning_rows, ...) with labels (layout.batch, ...) int64."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")

@@ -13,6 +13,7 @@ class Outline:
     """One block of a network: its place, its edges and when it learns.
 
     hidden: rows of its body, on which its objective is; outputs: rows that it hands on.
+    silent: whether it never says anything of the answer.
     """
 
     index: int
@@ -23,6 +24,7 @@ class Outline:
     rates: Rates
     keep: str = ""
     use: tuple[str, ...] = ()
+    silent: bool = False
 
     def __str__(self) -> str:
         """Name the block, as messages do."""

@@ -69,6 +69,11 @@ class FunctionObjective(Objective):
         counted = errors.detach() if isinstance(errors, Tensor) else torch.full((), errors, device=loss.device)
         return Learned(loss.to(torch.promote_types(loss.dtype, torch.float32)) * layout.batch, counted)
 
+    @property
+    def is_silent(self) -> bool:
+        """Return whether there is no score function."""
+        return self.scorer is None
+
     def score(self, h: Tensor) -> Tensor | None:
         """Give what the score function says of h (n, ...)."""
         return None if self.scorer is None else self.scorer(h)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ffpipe.data.inputs import Inputs, files_of
 from ffpipe.data.splits import load_splits
-from ffpipe.learn.network import Network, Silent, StreamedNetwork, readouts_of
+from ffpipe.learn.network import NO_ANSWER, Network, Silent, StreamedNetwork, readouts_of
 from ffpipe.runs import places
 from ffpipe.runs.model import Given
 from ffpipe.runs.saved import Saved
@@ -160,6 +160,8 @@ def evaluate(
                 continue
             wrong[readout] += float(missed.double().flatten(1).mean(1).sum() if tokens else missed.sum())
         progress(int(rows[-1]) + 1, len(examples))
+    if not wrong:
+        raise UserError(f"run {run}: {NO_ANSWER}")
     shares = {readout: count / len(examples) for readout, count in wrong.items()}
     return Errors(len(examples), shares.pop("goodness", None), shares.pop("softmax", None), shares)
 

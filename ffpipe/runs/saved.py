@@ -17,7 +17,7 @@ from ffpipe.learn.block import Block
 from ffpipe.learn.blueprint import Blueprint, make_blueprint
 from ffpipe.learn.feeder import row_specs
 from ffpipe.learn.items import CPU, META
-from ffpipe.learn.network import readouts_of
+from ffpipe.learn.network import LAST, readouts_of
 from ffpipe.learn.readout import Head
 from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.contents import snapshot_contents
@@ -65,14 +65,15 @@ class Saved:
         manifest = checkpoint.read_manifest(store, snapshot)
         network = _network(config, of_user, manifest.input, store.place(snapshot))
         known = readouts_of(network)
-        if readout is not None and readout not in known:
+        if readout is not None and readout not in known and known:
             if readout == "softmax":
                 raise UserError(f"run {run} trained no softmax head: give readout {known[0]!r}")
             if readout == "goodness" and training.contrasts:
                 why = "leaves goodness out" if training.labelled else "was trained without labels in its rows"
                 raise UserError(f"run {run} {why}: give readout 'softmax'")
             raise UserError(f"readout is {readout!r}: give {' or '.join(map(repr, known))}")
-        return Saved(config, store, snapshot, manifest, network, readout or known[0], folder.path, past)
+        readout = readout or next(iter(known), LAST)  # the weights of a network without answers can be had
+        return Saved(config, store, snapshot, manifest, network, readout, folder.path, past)
 
     @property
     def where(self) -> str:

@@ -155,7 +155,7 @@ class ConsoleView(View):
                 f"the run goes on from step {step:,} of {steps:,}, its newest snapshot; what came after is made again"
             )
         else:
-            self.note(f"the run is at its end, step {step:,} of {steps:,}: only its test is made again")
+            self.note(f"the run is at its end, step {step:,} of {steps:,}: nothing is left to train")
 
     def go_on(self, layout: Layout) -> None:
         assert self._progress is not None
