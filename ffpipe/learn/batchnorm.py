@@ -56,7 +56,7 @@ def share(module: nn.Module) -> bool:
 
 
 class Shared(_BatchNorm):
-    """What the kinds below have in common. Outside of a pass, as in evaluations, it is torch's own."""
+    """The common part of the kinds below. Outside of a pass, as in evaluations, it is torch's own."""
 
     def forward(self, input: Tensor) -> Tensor:
         now = None if torch.compiler.is_compiling() else getattr(_pass, "now", None)

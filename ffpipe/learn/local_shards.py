@@ -1,6 +1,6 @@
 """A block trained by autograd whose minibatches are cut into shards: the same rule, its gradients added up by shards.
 
-Shards are worked one after the other. Where the block has batch normalisation, which is over the whole minibatch, their
+Shards are worked one after the other. If the block has batch normalisation, which is over the whole minibatch, their
 forward passes meet in it (meeting.py), and one backward pass goes through all of them; so that each shard's gradient is
 its own all the same, each has parameters of its own, which share the memory of the block's.
 """
