@@ -17,7 +17,7 @@ Combination = tuple[int, ...]
 
 
 def in_turn(*factors: Collection[Any]) -> list[Any]:
-    """Return all combinations as parameters, of which those are no long tests that have the first values of all
+    """Return all combinations as parameters, of which those are not long tests that have the first values of all
     factors, the second ones, and so on; a factor with fewer values begins again."""
     values = [list(factor) for factor in factors]
     most = max(len(each) for each in values)
@@ -25,8 +25,8 @@ def in_turn(*factors: Collection[Any]) -> list[Any]:
 
 
 def in_pairs(*factors: Collection[Any]) -> list[Any]:
-    """Return all combinations as parameters, of which those are no long tests that have a pair of values of two factors
-    which none before them has; the one with most new pairs comes next."""
+    """Return all combinations as parameters, of which those are not long tests that have a pair of values of two
+    factors which none before them has; the one with most new pairs comes next."""
     values = [list(factor) for factor in factors]
     everything = list(itertools.product(*(range(len(each)) for each in values)))
     missing = {pair for each in everything for pair in _pairs(each)}

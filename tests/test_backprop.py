@@ -221,7 +221,7 @@ class Doubled(Objective):
 
 
 class Own(Block):
-    """A block of the user's own, which is no body with an objective beside it."""
+    """A block of the user's own, which is not a body with an objective beside it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -90,7 +90,7 @@ def test_mixed_devices_are_held_to_the_budget_by_their_processes() -> None:
     assert execution.engine == "ray"
     with pytest.raises(UserError, match="give --memory-budget"):
         chosen(200, stages=0, device=["cuda", "cpu"])
-    assert chosen(200, stages=2, device="cuda")[0].engine == "ray"  # the process is no part of what is on the GPU
+    assert chosen(200, stages=2, device="cuda")[0].engine == "ray"  # the process is not part of what is on the GPU
 
 
 def test_less_memory_is_met_by_smaller_messages_then_by_one_layer_at_a_time() -> None:

@@ -56,7 +56,7 @@ def test_a_store_can_be_sent_to_another_process(store: Store) -> None:
 
 
 def test_a_place_of_no_known_kind() -> None:
-    with pytest.raises(UserError, match="carrier-pigeon://coop is no place"):
+    with pytest.raises(UserError, match="carrier-pigeon://coop is not a place"):
         Store("carrier-pigeon://coop")
 
 

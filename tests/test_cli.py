@@ -87,13 +87,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["train", "--data-dir", "\udcff"],
             "execution.data_dir is '\\udcff', which has a character that no name can have",
         ),
-        (["train", "--execution.checkpoints", "hf://a/b"], "is no place for snapshots"),
+        (["train", "--execution.checkpoints", "hf://a/b"], "is not a place for snapshots"),
         (["train", "--epochs", "9999", "--execution.log-steps", "1"], "400,000 rows of metrics: give at least 3"),
         (["train", "mnist", "--data-dir", "nowhere"], "nowhere"),
-        (["evaluate", "nowhere"], "nowhere is no folder"),
-        (["evaluate", "."], "is no run"),
-        (["predict", ".", "a.png"], "is no run"),
-        (["export", ".", "out.safetensors"], "is no run"),
+        (["evaluate", "nowhere"], "nowhere is not a folder"),
+        (["evaluate", "."], "is not a run"),
+        (["predict", ".", "a.png"], "is not a run"),
+        (["export", ".", "out.safetensors"], "is not a run"),
     ],
 )
 def test_one_line_and_status_2(arguments: list[str], says: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +108,7 @@ def test_a_folder_whose_name_cannot_be_written_down(
     inside.mkdir()
     monkeypatch.chdir(inside)
     refused(["train"], "run folder", capsys)
-    refused(["train", "--run-dir", "run"], "no text in UTF-8: give another with --run-dir", capsys)
+    refused(["train", "--run-dir", "run"], "not text in UTF-8: give another with --run-dir", capsys)
     elsewhere = ["train", "--run-dir", str(here / "run")]
     refused([*elsewhere, "--data-dir", "data"], "execution.data_dir is", capsys)
     npz = ["--training.data.source", "npz", "--training.data.train", "mine.npz"]

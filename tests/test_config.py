@@ -95,7 +95,7 @@ def test_a_read_out_that_is_not_there_has_no_range() -> None:
         ("training = 3", "training: expected object"),
         ("[training]\nepoch = 3", "did you mean 'epochs'"),
         ("[training]\nepochs = '3'", "training.epochs: expected int, got str"),
-        ("[training", "no valid TOML"),
+        ("[training", "not valid TOML"),
     ],
 )
 def test_a_file_is_refused_by_its_name(text: str, says: str) -> None:

@@ -89,8 +89,8 @@ def test_a_run_would_go_on(
         (["train", "--stages", "9"], "execution.stages is 9"),
         (["train", "--data-dir", "nowhere", "mnist"], "nowhere"),
         (["train", "--model", "absent.py:f"], "absent.py"),
-        (["resume", "absent"], "absent is no folder"),
-        (["resume", "run", "--execution.checkpoints", "hf://a/b"], "is no place for snapshots"),
+        (["resume", "absent"], "absent is not a folder"),
+        (["resume", "run", "--execution.checkpoints", "hf://a/b"], "is not a place for snapshots"),
     ],
 )
 def test_what_would_be_refused_is(

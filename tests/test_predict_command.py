@@ -282,7 +282,7 @@ def test_standard_input_may_be_closed(
         (["--out", "a.png"], "ends in .csv"),
         (["--out", "there.csv"], "there.csv exists"),
         (["--out", "link.csv"], "link.csv exists"),
-        (["--out", "nowhere/found.csv"], "nowhere is no folder"),
+        (["--out", "nowhere/found.csv"], "nowhere is not a folder"),
         (["--out", "~nosuchuser/found.csv"], "a home folder that is not known"),
         (["--top", "0"], "--top is '0': give a whole number from 1 on"),
         (["--top", "-1"], "--top"),

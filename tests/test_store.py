@@ -42,7 +42,7 @@ TAKEN = "give a folder, or a URI that begins with s3://, gs://, hdfs:// or file:
 )
 def test_no_place_for_snapshots(place: str, says: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["train", "digits", "--engine", "local", "--run-dir", "run", "--execution.checkpoints", place]
-    refused(command, f"{place} is no place for snapshots: {says}", capsys)
+    refused(command, f"{place} is not a place for snapshots: {says}", capsys)
     assert not list(here.iterdir())
 
 

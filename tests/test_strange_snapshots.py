@@ -70,7 +70,7 @@ FOREIGN: dict[str, tuple[str, Callable[[Tensors], object], str]] = {
         "no run of this config",
     ),
     "steps below none": (HEAD, lambda t: t["optimizer.2.weight.step"].fill_(-1), "is -1.0, expected 0 to 28"),
-    "steps that are no number": (HEAD, lambda t: t["optimizer.2.weight.step"].fill_(float("nan")), "is nan"),
+    "steps that are not a number": (HEAD, lambda t: t["optimizer.2.weight.step"].fill_(float("nan")), "is nan"),
     "steps of another kind": (LAYER, lambda t: t.update(meter_steps=torch.tensor(float("nan"))), "'meter_steps' is"),
     "more steps than there were": (LAYER, lambda t: t["meter_steps"].fill_(2**62), "expected 0 to 28"),
     "a meter of another size": (LAYER, lambda t: t.update(meter=torch.zeros(0).double()), "'meter' is"),

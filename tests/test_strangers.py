@@ -46,10 +46,10 @@ BAD_TOML: dict[str, tuple[str | bytes, str]] = {
     "tables in tables": ("a = " + "{a=" * 50_000, "recursion"),
     "too large": ("# " + "x" * 300_000, "more than 262,144 bytes"),
     "many keys": ("".join(f"a{i} = 1\n" for i in range(20_000)), "unknown field 'a0'"),
-    "digits without end": ("[training]\nseed = " + "9" * 5000, "no valid TOML"),
+    "digits without end": ("[training]\nseed = " + "9" * 5000, "not valid TOML"),
     "another base without end": ("[training]\nseed = 0x" + "f" * 100_000, "training.seed is beyond"),
     "no UTF-8": (b"a = '\xff\xfe'", "utf-8"),
-    "a NUL byte": ("a = 1\0", "no valid TOML"),
+    "a NUL byte": ("a = 1\0", "not valid TOML"),
     "control characters": ('"\\u001b[2J" = 1', "unknown field"),
     "a name without end": ("a" * 200_000 + " = 1", "unknown field 'aaaa"),
 }
@@ -311,7 +311,7 @@ def test_a_trace_is_not_written_through_a_link(copy: Path) -> None:
 def test_names_of_files_are_printed_escaped(
     copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that are no UTF-8 and those that a terminal would obey, in what went well and in what did not."""
+    """Those that are not UTF-8 and those that a terminal would obey, in what went well and in what did not."""
     monkeypatch.chdir(copy)
     names = ["c\x1b]0;owned\x07\x1b[31m.npy", "b\udcff.npy"]
     for name in names:

@@ -37,13 +37,13 @@ def test_what_is_read(parse: Callable[[str], float], text: str, value: float) ->
 
 @pytest.mark.parametrize("text", ["", "2", "GiB", "2XB", "-1GiB", "1e9B", "2 GiB ", "2GiB/s", "1,5GB", "9" * 400 + "B"])
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(ValueError, match="no size such as 2GiB or 800MB"):
+    with pytest.raises(ValueError, match="not a size such as 2GiB or 800MB"):
         parse_size(text)
 
 
 @pytest.mark.parametrize("text", ["10gb/s", "10gbps"])
 def test_a_rate_that_may_mean_bits_or_bytes_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="no rate such as 10Gbit or 1GB/s"):
+    with pytest.raises(ValueError, match="not a rate such as 10Gbit or 1GB/s"):
         parse_rate(text)
 
 

@@ -106,7 +106,7 @@ def grouped(fields: Iterable[str]) -> dict[str, list[Leaf]]:
 
 
 def choices(leaf: Leaf) -> tuple[str, ...]:
-    """List the words that a field may be; none where it is no word."""
+    """List the words that a field may be; none where it is not a word."""
     return tuple(choice for choice in leaf.choices if choice) or (("true", "false") if leaf.annotation is bool else ())
 
 

@@ -169,7 +169,7 @@ def _new(out: str | None) -> Path | None:
     if os.path.lexists(path):
         raise UserError(f"{out} exists: give a new file with --out, or remove it")
     if not os.path.isdir(path.parent):
-        raise UserError(f"{out} cannot be written: {path.parent} is no folder")
+        raise UserError(f"{out} cannot be written: {path.parent} is not a folder")
     return path
 
 

@@ -182,7 +182,7 @@ class Execution:
         """Refuse values that contradict each other, or that cannot be asked for."""
         if taken := {"CPU", "GPU", "memory", "object_store_memory"} & set(self.resources):
             raise UserError(
-                f"execution.resources names {min(taken)!r}, which is no custom resource of Ray: leave it out"
+                f"execution.resources names {min(taken)!r}, which is not a custom resource of Ray: leave it out"
             )
         _check_size("memory_budget", self.memory_budget)
         for name in ("spool", "run_dir", "data_dir"):
@@ -234,7 +234,7 @@ class Execution:
         for name, value in self.labels.items():
             if not LABEL_NAME.fullmatch(name):
                 raise UserError(
-                    f"execution.labels has {name!r}, which is no name of a label: give letters, digits, - _ ."
+                    f"execution.labels has {name!r}, which is not a name of a label: give letters, digits, - _ ."
                 )
             selector = of_stage(value, index)
             if selector and not SELECTOR.fullmatch(selector):

@@ -45,12 +45,12 @@ def from_toml(text: str, *, where: str) -> Config:
 def parse_toml(text: str, *, where: str) -> dict[str, Any]:
     """Parse TOML that may be a stranger's, in bounded time. Raises UserError."""
     if _DEEP_KEY.search(text):
-        raise UserError(f"{where} is no config: it has a key of more than 8 parts")
+        raise UserError(f"{where} is not a config: it has a key of more than 8 parts")
     try:
         return tomllib.loads(text)
     # Beside its own errors: arrays in arrays without end, integers of thousands of digits, impossible dates.
     except (ValueError, RecursionError, OverflowError) as error:
-        raise UserError(f"{where} is no valid TOML: {error}") from None
+        raise UserError(f"{where} is not valid TOML: {error}") from None
 
 
 def read_tree(path: Path) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class Incoming:
     def __init__(self, name: str) -> None:
         """Make the cache folder. Raises UserError where it cannot be written, as do the others."""
         if Path(name).name != name:
-            raise UserError(f"{name!r} is no name of a file in the cache")
+            raise UserError(f"{name!r} is not a name of a file in the cache")
         self._stack = ExitStack()
         self._sink = self._stack.enter_context(_replacing(folder() / name))
 

@@ -170,7 +170,7 @@ def _of_pickle(data: bytes) -> Batch:
             try:
                 argument = argument.encode("latin-1")
             except UnicodeEncodeError:
-                raise ValueError("it holds text that is no bytes") from None
+                raise ValueError("it holds text that is not bytes") from None
         if isinstance(argument, bytes):
             key = argument if len(argument) < len(b"batch_label") else key
             pixels = max(pixels, argument, key=len)

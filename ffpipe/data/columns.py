@@ -182,7 +182,7 @@ def _pixels(table: Table, types: dict[str, pa.DataType], label: str) -> Columns:
         some = ", ".join(f"{name!r} ({types[name]})" for name in text[:5]) + ", ..." * (len(text) > 5)
         raise UserError(
             f"{table.path}: there is no column of images, and beside the label {label!r} not only columns of numbers: "
-            f"{some or 'none'}; leave out what is no pixel, or name the column of the labels in "
+            f"{some or 'none'}; leave out what is not a pixel, or name the column of the labels in "
             "training.data.label_column"
         )
     kind = pa.float64() if any(pa.types.is_floating(types[name]) for name in pixels) else types[pixels[0]]

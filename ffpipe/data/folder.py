@@ -31,7 +31,7 @@ def part(path: Path, mode: str, size: tuple[int, ...], field: str) -> Part:
 
 
 def pictures_of(root: Path, field: str) -> tuple[list[Path], str]:
-    """List all files but hidden ones in the folders below `root`, and say in words which folders are no class.
+    """List all files but hidden ones in the folders below `root`, and say in words which folders are not a class.
 
     Runs that lie there are left out. Raises UserError where there are no files.
     """
@@ -57,8 +57,8 @@ def pictures_of(root: Path, field: str) -> tuple[list[Path], str]:
 
 
 def contents(root: Path, files: list[Path], mode: str, size: tuple[int, ...], left_out: str = "") -> Contents:
-    """Read the headers and the first picture. left_out: which folders are no class. Raises UserError naming the first
-    file that is no picture."""
+    """Read the headers and the first picture. left_out: which folders are not a class. Raises UserError naming the
+    first file that is not a picture."""
     found = ""
     # From headers alone: to decode every picture for its colours would read the set twice.
     if not mode:

@@ -45,7 +45,7 @@ def decode(encoded: bytes, mode: str = "", size: tuple[int, ...] = ()) -> NDArra
                 converted = converted.resize((size[-1], size[0]))
             return np.array(converted)
     except UnidentifiedImageError:
-        raise ValueError(f"it is no {NAMES_OF_FORMATS}") from None
+        raise ValueError(f"it is not {NAMES_OF_FORMATS}") from None
     except Exception as error:  # Pillow's decoders have as many ways to fail as a damaged image has
         raise ValueError(reason(error)) from None
 

@@ -85,7 +85,7 @@ def plain(labels: NDArray[Any], where: str) -> NDArray[Any]:
     if labels.dtype.kind not in "biu":
         raise UserError(f"{where}: labels are {labels.dtype}; expected integers, whole floats, names or one-hot rows")
     if labels.dtype == np.uint64 and labels.size and labels.max() > np.iinfo(np.int64).max:
-        raise UserError(f"{where}: the label {labels.max()} is no class number")
+        raise UserError(f"{where}: the label {labels.max()} is not a class number")
     return labels.astype(np.int64)
 
 
@@ -104,7 +104,7 @@ def classes_of(labels: NDArray[Any], where: str, count: int = 0, names: tuple[st
         values = np.unique(labels)
         if values[-1] >= MOST_CLASSES:
             raise UserError(
-                f"{where}: the label {values[-1]} at row {int(labels.argmax())} is no likely class number; expected 0 "
+                f"{where}: the label {values[-1]} at row {int(labels.argmax())} is not a likely class number; expected 0 "
                 "to the number of classes - 1 (training.data.classes says how many there are)"
             )
         largest = int(values[-1])
@@ -118,7 +118,7 @@ def classes_of(labels: NDArray[Any], where: str, count: int = 0, names: tuple[st
         raise UserError(f"{where}: there are {len(values)} names of classes, but training.data.classes is {count}")
     # A column of identifiers, which would make a layer as wide as there are examples.
     if 2 * len(values) > len(labels) and len(values) > 1000:
-        raise UserError(f"{where}: {len(values):,} of {len(labels):,} labels differ, so they are no classes")
+        raise UserError(f"{where}: {len(values):,} of {len(labels):,} labels differ, so they are not classes")
     return Classes(len(values), tuple(map(str, values)), mapped=True)
 
 

@@ -73,7 +73,7 @@ class Given:
 
     def divisor_of(self, contents: Contents, asked: float = 0.0) -> float:
         """Return what other images are divided by: as much as those where they are of the same kind, else 255 where
-        they are whole numbers. asked: what the config says. Raises UserError for whole numbers that are no bytes."""
+        they are whole numbers. asked: what the config says. Raises UserError for whole numbers that are not bytes."""
         if asked:
             return asked
         kind, whole = contents.dtype.kind, contents.dtype.kind in _WHOLE

@@ -91,7 +91,7 @@ def comma_separated(path: Path) -> Table:
     """Open a CSV file in UTF-8, gzipped or not, with or without a line of names; the delimiter is found. Raises
     UserError.
 
-    A column whose values are no numbers is text.
+    A column whose values are not numbers is text.
     """
     with _reading(path), opened(path) as stream:
         start = stream.read(_SNIFFED).decode("utf-8-sig", "replace")

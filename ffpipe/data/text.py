@@ -104,7 +104,7 @@ def encoded(path: Path, symbols: str) -> tuple[NDArray[np.uint8], int]:
         points = np.frombuffer(data.decode("utf-8-sig").encode("utf-32-le"), np.uint32)
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path}: it is no UTF-8: byte {error.start} is {data[error.start]:#04x}; convert it, or set "
+            f"{path}: it is not UTF-8: byte {error.start} is {data[error.start]:#04x}; convert it, or set "
             "training.data.symbols to bytes"
         ) from None
     alphabet, ids = np.unique(points, return_inverse=True)

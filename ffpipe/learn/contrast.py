@@ -90,7 +90,7 @@ def pair_errors(objective: Objective, measure: str, positive: Tensor, negative: 
     """Count the pairs whose negative row is taken for the better one, (). positive, negative: (B,) goodness.
 
     measure "goodness" compares these; "logistic" the probabilities of being positive, sigmoid((g - threshold) / T), as
-    Hinton's NumPy port does: they are equal, which is no error, where the format has both as 1.
+    Hinton's NumPy port does: they are equal, which is not an error, where the format has both as 1.
     """
     if measure == "logistic":
         positive, negative = (

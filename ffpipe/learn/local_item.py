@@ -60,7 +60,7 @@ class Local:
 
 @dataclass(frozen=True)
 class Dense:
-    """One Forward-Forward layer in closed form (dense.py), which is no body with an objective beside it.
+    """One Forward-Forward layer in closed form (dense.py), which is not a body with an objective beside it.
 
     optimizer, schedule, epochs: as those of a Local. No user's function gives it.
     """

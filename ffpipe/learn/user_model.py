@@ -139,7 +139,7 @@ def changed(code: ModelCode, recorded: str, where: str) -> None:
     """Raise UserError if the source is not the one that `where` (such as "run 3") was begun with.
 
     recorded: what `ModelCode.recorded` was then; runs of before have the first digest alone. Other comments and white
-    space are no change.
+    space are not a change.
     """
     if not {code.sha256, code.meaning} & set(recorded.split()):
         raise UserError(

@@ -78,7 +78,7 @@ def resume(
 
     changes: fields by dotted name (`execution.*`, `training.epochs`, and the places of the same data,
     `training.data.train` and `.test`). view, interrupt, callbacks: as for `train`. model, allow_code: consent to import
-    the code that the run names. Raises UserError where the folder is no run, where it names code without consent or
+    the code that the run names. Raises UserError where the folder is not a run, where it names code without consent or
     code that has changed, where it leads outside of itself without the user's word (places.py), where another process
     works on it, where another field of `training` would change or the run is past those epochs, where its data are
     others now, and where its place for snapshots has those of another run or another network; RunFailed and Interrupted

@@ -64,8 +64,8 @@ def export(
     as in training (0 to 1), or ids (n, T), give scores (n, classes) by the run's default read-out, for any n.
 
     model, allow_code, changes: as for `load`. Raises UserError where `out` exists, can't be written or has another
-    ending, where the folder is no run, has no whole snapshot or a damaged one, and where torch cannot make a program of
-    the network.
+    ending, where the folder is not a run, has no whole snapshot or a damaged one, and where torch cannot make a program
+    of the network.
     """
     path = Path(out)
     form = _format(path)

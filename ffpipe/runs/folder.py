@@ -155,11 +155,11 @@ def new_run(config: Config) -> RunFolder:
 
 
 def _check_name(path: Path, instead: str) -> None:
-    """Refuse a name that is no text: a config cannot hold it, nor does Arrow open it."""
+    """Refuse a name that is not text: a config cannot hold it, nor does Arrow open it."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise UserError(f"run folder {path} is no text in UTF-8: {instead}") from None
+        raise UserError(f"run folder {path} is not text in UTF-8: {instead}") from None
 
 
 def open_run(path: str | Path) -> tuple[RunFolder, Config]:
@@ -168,7 +168,7 @@ def open_run(path: str | Path) -> tuple[RunFolder, Config]:
     refuse_no_folder(folder.path, path)
     _check_name(folder.path.absolute(), "rename it, or give a link to it")
     if not os.path.isfile(folder.config):
-        raise UserError(f"{path} is no run: it has no config.toml")
+        raise UserError(f"{path} is not a run: it has no config.toml")
     return folder, from_tree(config_tree(folder.config), where=str(folder.config))
 
 

@@ -86,8 +86,8 @@ def load(
 
     readout: "softmax" (the default where a head was trained) or "goodness"; of networks without negatives "last" or
     "sum". model, allow_code: consent to import the code that the run names. changes: where its snapshots are
-    (`execution.checkpoints`). Raises UserError where the folder is no run, names a store without the user's word, has
-    no whole snapshot, a file of it is damaged, or all of it does not fit into memory.
+    (`execution.checkpoints`). Raises UserError where the folder is not a run, names a store without the user's word,
+    has no whole snapshot, a file of it is damaged, or all of it does not fit into memory.
     """
     return loaded(Saved.of(run, readout, model, allow_code, changes))
 
@@ -123,7 +123,7 @@ def evaluate(
 
     data_dir: folder with local copies of the data; empty: that of the run, else $FFPIPE_DATA. model, allow_code,
     changes: as for `load`, and where the data are (`training.data.train`, `.test`). progress: takes how many
-    examples are tested, of how many. Raises UserError where the folder is no run, has no whole snapshot or a damaged
+    examples are tested, of how many. Raises UserError where the folder is not a run, has no whole snapshot or a damaged
     one, and where the split is unknown, empty or of other data than the run's.
     """
     saved = Saved.of(run, None, model, allow_code, changes)
@@ -187,7 +187,7 @@ def predict(
     shape trained on or flat, or n of them: whole numbers from 0 to 255, bools, floats from 0 to 1, or numbers of the
     kind that the run was trained on. readout, model, allow_code, changes: as for `load`. refused: gets the error of
     each image that cannot be read or is of another size, which is left out. Raises UserError for these where `refused`
-    does, as it does by default, and where the folder is no run, has no whole snapshot, a damaged one or not that
+    does, as it does by default, and where the folder is not a run, has no whole snapshot, a damaged one or not that
     readout.
     """
     return list(predictions(run, images, readout, model=model, allow_code=allow_code, refused=refused, changes=changes))

@@ -116,7 +116,7 @@ def look_at(path: Path) -> Look:
     """Read what a look needs of a run folder. Raises UserError where it is not one."""
     refuse_no_folder(path, path)
     if not is_run(path):
-        raise UserError(f"{path} is no run: it has no config.toml")
+        raise UserError(f"{path} is not a run: it has no config.toml")
     # The lock is asked first: a run that ended between a read of its summary and the question would seem broken off.
     config, summary, damage, running = None, None, [], is_running(path)
     try:
@@ -136,14 +136,14 @@ def look_at(path: Path) -> Look:
 def refuse_no_folder(path: Path, given: str | Path) -> None:
     """Refuse what is not a folder and so not a run. given: how the user named it."""
     if not os.path.isdir(path):
-        raise UserError(f"{given} is no folder: give the folder of a run, as `ffpipe train` printed it")
+        raise UserError(f"{given} is not a folder: give the folder of a run, as `ffpipe train` printed it")
 
 
 def runs_in(folder: str | Path) -> list[Look]:
     """List the runs in a folder, the one that was written to last at the end. Raises UserError."""
     root = expanded(folder)
     if not os.path.isdir(root):
-        raise UserError(f"{folder} is no folder: give the one that runs are in")
+        raise UserError(f"{folder} is not a folder: give the one that runs are in")
     if os.path.lexists(root / CONFIG):
         raise UserError(f"{folder} is a run itself: give the folder that it is in, or ask `ffpipe show`")
     found = []

@@ -4,7 +4,7 @@
     checkpoints/step-00001400/layer-000.safetensors ... head.safetensors manifest.json
 
 `run` says which run's they are. TensorSpec by layer and not by stage, so that any partition can read them. A folder
-without a manifest is no snapshot. Nothing here is pickled, and every file is read only after its SHA-256 agrees.
+without a manifest is not a snapshot. Nothing here is pickled, and every file is read only after its SHA-256 agrees.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ def read_tensors(store: Store, folder: str, manifest: Manifest, name: str, conte
     except UserError:
         raise
     except Exception as error:  # as many ways to fail as a header that lies has
-        raise UserError(f"{where} is no safetensors file: {error}") from None
+        raise UserError(f"{where} is not a safetensors file: {error}") from None
     if missing := sorted(name for name, kept in contents.items() if name not in state and not kept.optional):
         raise Misfit(f"{where} lacks the tensor {missing[0]!r}")
     if more := sorted(state.keys() - contents.keys()):

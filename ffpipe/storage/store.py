@@ -43,7 +43,7 @@ class Store:
         try:
             self._at = Place(self.root)
         except (OSError, ImportError, ValueError) as error:
-            raise UserError(f"{root} is no place for snapshots: {reason(error)}") from None
+            raise UserError(f"{root} is not a place for snapshots: {reason(error)}") from None
         self._files, self._base, self.is_local = self._at.files, self._at.path, self._at.is_local
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:

@@ -40,7 +40,7 @@ def size_of(path: Path) -> int:
         raise UserError(f"cannot read {path}: {error}") from None
     if not stat.S_ISREG(found.st_mode):
         kind = _FILE_KINDS.get(stat.S_IFMT(found.st_mode), "something else")
-        raise UserError(f"cannot read {path}: it is no regular file, but {kind}")
+        raise UserError(f"cannot read {path}: it is not a regular file, but {kind}")
     return found.st_size
 
 

@@ -65,7 +65,7 @@ def _parse(text: str, units: Mapping[str, float], what: str) -> float:
     found = re.fullmatch(NUMBER, text) if len(text) <= LONGEST else None
     unit = found and (units.get(found[2]) or _any_case(units, found[2]))
     if not found or not unit:
-        raise ValueError(f"{text[:LONGEST]!r}, which is no {what}")
+        raise ValueError(f"{text[:LONGEST]!r}, which is not a {what}")
     return float(found[1]) * unit
 
 

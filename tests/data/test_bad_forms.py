@@ -28,7 +28,7 @@ Guard = Callable[[type[Exception]], AbstractContextManager[None]]
         (npz(x=IMAGES, y=LABELS + 0.5), "the label 0.5 at row 0 is not a whole number"),
         (npz(x=IMAGES, y=np.full(30, np.nan)), "the label nan at row 0 is not a whole number"),
         (npz(x=IMAGES, y=np.array(["", *["a"] * 29])), "the label at row 0 is .*; expected a name or a number"),
-        (npz(x=IMAGES, y=LABELS + (1 << 40)), "is no likely class number"),
+        (npz(x=IMAGES, y=LABELS + (1 << 40)), "is not a likely class number"),
         (npz(x_train=IMAGES, y_train=NAMES[LABELS], x_test=IMAGES, y_test=np.array(["fox"] * 30)),
          "the label 'fox' at row 0 is none of the training part's classes: cat, dog, emu"),
     ],
@@ -66,7 +66,7 @@ def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
     folder = pictures()(tmp_path)
     assert isinstance(folder, Path)
     (folder / "dog" / "notes.txt").write_text("what I saw")
-    with pytest.raises(UserError, match=r"dog/notes\.txt: it cannot be decoded: it is no PNG, JPEG, BMP, GIF or WebP"):
+    with pytest.raises(UserError, match=r"dog/notes\.txt: it cannot be decoded: it is not PNG, JPEG, BMP, GIF or WebP"):
         found(tmp_path, lambda _: folder)
 
 

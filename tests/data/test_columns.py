@@ -147,7 +147,7 @@ def lists(*rows: list[int | None] | None) -> pa.Table:
         (hugging_face(PNGS)[:0], "there are no examples"),
         (hugging_face([*PNGS[:5], None]), "'img' is null at row 5"),
         (hugging_face(PNGS, [0, 1, None, 0, 0, 0]), "'label' is null at row 2"),
-        (hugging_face([*PNGS[:5], b"text"]), "row 5 cannot be decoded: it is no PNG, JPEG, BMP, GIF or WebP"),
+        (hugging_face([*PNGS[:5], b"text"]), "row 5 cannot be decoded: it is not PNG, JPEG, BMP, GIF or WebP"),
         (hugging_face([*PNGS[:5], png(PICTURES[0, :3])]), r"row 5 has shape \(3, 5, 3\), but the first .*\(4, 5, 3\)"),
         (lists([1, 2], [3]), r"row 1 has shape \(1,\), but the first of all has \(2,\)"),
         (lists([1, 2], [3, None]), "row 1 of 'pixels' holds a null"),

@@ -52,12 +52,12 @@ MODES: list[tuple[str, str, tuple[int, ...] | str]] = [
     ("RGBA", "BMP WEBP", COLOURS),  # nothing of it is transparent
     ("CMYK", "JPEG", COLOURS),
     ("YCbCr", "JPEG", COLOURS),
-    ("I", "TIFF", "no PNG, JPEG, BMP, GIF or WebP"),
+    ("I", "TIFF", "not PNG, JPEG, BMP, GIF or WebP"),
     ("I;16", "PNG", REFUSED),
-    ("F", "TIFF", "no PNG, JPEG, BMP, GIF or WebP"),
-    ("L", "TIFF", "no PNG, JPEG, BMP, GIF or WebP"),
-    ("RGB", "PPM", "no PNG, JPEG, BMP, GIF or WebP"),
-    ("RGB", "ICO", "no PNG, JPEG, BMP, GIF or WebP"),
+    ("F", "TIFF", "not PNG, JPEG, BMP, GIF or WebP"),
+    ("L", "TIFF", "not PNG, JPEG, BMP, GIF or WebP"),
+    ("RGB", "PPM", "not PNG, JPEG, BMP, GIF or WebP"),
+    ("RGB", "ICO", "not PNG, JPEG, BMP, GIF or WebP"),
 ]
 
 
@@ -118,7 +118,7 @@ def png_of(width: int, height: int, depth: int = 8, colour: int = 0, rows: bytes
 @pytest.mark.parametrize(
     ("encoded", "message"),
     [
-        (b"", "no PNG, JPEG, BMP, GIF or WebP"),
+        (b"", "not PNG, JPEG, BMP, GIF or WebP"),
         (encode(COLOUR)[:80], "[Tt]runcated"),
         (encode(GREY.astype(np.uint16)), "its mode is I;16"),
         (png_of(4, 4, 16, 2, (b"\0" + bytes(4 * 6)) * 4), "16 bits a channel"),

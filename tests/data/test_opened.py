@@ -198,12 +198,12 @@ def promise(path: Path) -> None:
 
 
 STRANGE: list[tuple[Callable[[Path], object], str, str]] = [
-    (os.mkfifo, "a.png", "no regular file, but a named pipe"),
-    (os.mkfifo, "a.npy", "no regular file, but a named pipe"),
-    (Path.mkdir, "a.png", "no regular file, but a folder"),
-    (Path.mkdir, "a.npy", "no regular file, but a folder"),
-    (lambda path: path.symlink_to("/dev/zero"), "a.png", "no regular file, but a device"),
-    (lambda path: path.symlink_to("/dev/zero"), "a.npy", "no regular file, but a device"),
+    (os.mkfifo, "a.png", "not a regular file, but a named pipe"),
+    (os.mkfifo, "a.npy", "not a regular file, but a named pipe"),
+    (Path.mkdir, "a.png", "not a regular file, but a folder"),
+    (Path.mkdir, "a.npy", "not a regular file, but a folder"),
+    (lambda path: path.symlink_to("/dev/zero"), "a.png", "not a regular file, but a device"),
+    (lambda path: path.symlink_to("/dev/zero"), "a.npy", "not a regular file, but a device"),
     (lambda path: path.symlink_to(path), "a.png", "symbolic links"),
     (lambda path: path.symlink_to(path), "a.npy", "symbolic links"),
     (lambda path: None, "a.png", "No such file"),
@@ -212,10 +212,10 @@ STRANGE: list[tuple[Callable[[Path], object], str, str]] = [
     (of_zeros, "a.npy", r"no \.npy file of NumPy"),
     (long_header, "a.npy", "its header has 2,147,483,648 bytes, more than 65,536"),
     (promise, "a.npy", "mmap length is greater than file size"),
-    (lambda path: path.write_bytes(b""), "a.png", "no PNG, JPEG, BMP, GIF or WebP"),
+    (lambda path: path.write_bytes(b""), "a.png", "not PNG, JPEG, BMP, GIF or WebP"),
     (lambda path: path.write_bytes(b""), "a.npy", r"no \.npy file of NumPy"),
     (lambda path: path.write_bytes(b"PK\x03\x04"), "a.npy", r"no \.npy file of NumPy"),
-    (lambda path: path.write_bytes(b"text"), "a.txt", "no PNG, JPEG, BMP, GIF or WebP"),
+    (lambda path: path.write_bytes(b"text"), "a.txt", "not PNG, JPEG, BMP, GIF or WebP"),
 ]
 
 

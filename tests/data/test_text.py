@@ -37,7 +37,7 @@ def test_bytes(tmp_path: Path) -> None:
     [
         (b"", "characters", "it is empty; expected a text in UTF-8"),
         (b"abc", "characters", "it has 3 symbols, but a sequence needs 5"),
-        (b"abc\xff def ghi", "characters", "it is no UTF-8: byte 3 is 0xff"),
+        (b"abc\xff def ghi", "characters", "it is not UTF-8: byte 3 is 0xff"),
         ("".join(map(chr, range(0x4E00, 0x4F80))).encode(), "characters", "384 different characters, more than 256"),
         (b"abc", "bytes", "it has 3 symbols, but a sequence needs 5"),
     ],

@@ -169,7 +169,7 @@ def test_ff_py_is_the_port(tmp_path: Path) -> None:
 
 
 def test_logistic_errors_are_fewer_where_both_are_sure(tmp_path: Path) -> None:
-    """In float32 both probabilities of a pair are 1 where goodness is far above the threshold: that is no error."""
+    """In float32 both probabilities of a pair are 1 where goodness is far above the threshold: that is not an error."""
     from ffpipe.learn.contrast import make_objective, pair_errors
 
     objective = make_objective("hinton", "sum", 10, None, 1.0)

@@ -70,7 +70,7 @@ NOT_FOUND: dict[str, tuple[dict[str, str | bytes], str, tuple[str, ...]]] = {
     "nothing": ({}, "", ("the model '' does not have the form",)),
     "no such file": ({"nets.py": GOOD}, "net.py:vgg", ("there is no file HERE/net.py; did you mean 'nets.py'?",)),
     "no such folder": ({}, "models/net.py:vgg", ("there is no file HERE/models/net.py",)),
-    "a folder": ({"nets.py/x": ""}, "nets.py:vgg", ("cannot read HERE/nets.py: it is no regular file",)),
+    "a folder": ({"nets.py/x": ""}, "nets.py:vgg", ("cannot read HERE/nets.py: it is not a regular file",)),
     "no .py": ({"nets.txt": GOOD}, "./nets.txt:vgg", ("the model file HERE/nets.txt does not end in .py",)),
     "no such home": ({}, "~nobody-of-this-name/a.py:f", ("begins with a home folder that is not known",)),
     "NUL": ({}, "a\0b.py:vgg", ("cannot read HERE/a\\x00b.py: embedded null byte",)),

@@ -49,6 +49,6 @@ def test_every_shard_arrives_once_in_order(drawn: tuple[int, tuple[int, ...]]) -
 @settings(deadline=None)
 @given(counts)
 def test_first_replicas_are_linked(drawn: tuple[int, tuple[int, ...]]) -> None:
-    """By these go evaluations, and what is no row."""
+    """By these go evaluations, and what is not a row."""
     replicas = Replicas(*drawn)
     assert all(0 in replicas.sent(0, 0, receiver) for receiver in range(len(replicas.counts)))

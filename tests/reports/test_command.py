@@ -39,12 +39,12 @@ class _Drawn:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["nowhere"], "nowhere is no folder"),
-        (["empty"], "is no run"),
+        (["nowhere"], "nowhere is not a folder"),
+        (["empty"], "is not a run"),
         ([], "RUN"),
         (["run", "--out", "absent/report.html"], "there is no folder"),
         (["run", "--out", "notes.txt"], "notes.txt exists and is not a report of ffpipe: give another file with --out"),
-        (["run", "--out", "empty"], "it is no regular file, but a folder"),
+        (["run", "--out", "empty"], "it is not a regular file, but a folder"),
         (["run", "--png", "notes.txt"], "--png is notes.txt, which is a file: give a folder"),
         (["run", "--watch", "0"], "--watch is '0': give a whole number from 1"),
         (["run", "--watch", "soon"], "--watch is 'soon'"),
