@@ -349,7 +349,10 @@ def test_resume_from_the_shell(undisturbed: Result, tmp_path: Path, capsys: pyte
     run = interrupted_run(tmp_path)
     assert main(["resume", str(run), "--engine", "local", "--stages", "3"]) == 0
     assert json.loads((run / "summary.json").read_text())["weights_sha256"] == undisturbed.weights_sha256
-    for arguments, says in ((["resume", str(tmp_path)], "is not a run"), (["resume", str(run), "--seed", "3"], "--seed")):
+    for arguments, says in (
+        (["resume", str(tmp_path)], "is not a run"),
+        (["resume", str(run), "--seed", "3"], "--seed"),
+    ):
         capsys.readouterr()
         assert main(arguments) == 2
         assert says in capsys.readouterr().err

@@ -104,8 +104,8 @@ def classes_of(labels: NDArray[Any], where: str, count: int = 0, names: tuple[st
         values = np.unique(labels)
         if values[-1] >= MOST_CLASSES:
             raise UserError(
-                f"{where}: the label {values[-1]} at row {int(labels.argmax())} is not a likely class number; expected 0 "
-                "to the number of classes - 1 (training.data.classes says how many there are)"
+                f"{where}: the label {values[-1]} at row {int(labels.argmax())} is not a likely class number; expected "
+                "0 to the number of classes - 1 (training.data.classes says how many there are)"
             )
         largest = int(values[-1])
         if values[0] == 0 and 2 * len(values) > largest:
