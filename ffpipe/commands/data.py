@@ -119,7 +119,7 @@ def write_samples(splits: Splits, path: Path) -> None:
     shape = splits.shape if len(splits.shape) == 3 else (*splits.shape, 1)
     if len(shape) != 3 or shape[2] not in CHANNELS:
         raise UserError(
-            f"images of shape {splits.shape} are not pictures, which have (height, width) or (height, width, channels): "
+            f"images of shape {splits.shape} are not pictures, which are (height, width) or (height, width, channels): "
             "set training.data.shape, or leave --png out"
         )
     height, width, channels = shape
