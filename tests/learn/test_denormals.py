@@ -64,7 +64,8 @@ def trained(training: Training, steps: int) -> tuple[FFDense, int]:
             rows[:, 2] = 0
         rows = rows.to(PRECISIONS[training.precision].products)
         layer.learn(rows, RowLayout(4, PAIRS), None, Step(step), torch.empty(8, 5, dtype=rows.dtype))
-        denormal += any(bool(is_denormal(tensor).any()) for tensor in layer.state().values())
+        state = [tensor.flatten() for tensor in layer.state().values() if tensor.dtype == torch.float32]
+        denormal += bool(is_denormal(torch.cat(state)).any())
     return layer, denormal
 
 
