@@ -17,7 +17,7 @@ hosts=()
 addresses=()
 for given in "$@"; do
     [[ $given =~ ^[A-Za-z0-9._@-]+(=[A-Za-z0-9.:-]+)?$ && $given != -* ]] ||
-        refuse "'$given' is no host: give a name that '$FFPIPE_SSH' knows, and =ADDRESS where it is needed"
+        refuse "'$given' is not a host: give a name that '$FFPIPE_SSH' knows, and =ADDRESS where it is needed"
     host=${given%%=*}
     [[ " ${hosts[*]-} " != *" $host "* ]] || refuse "$host is given twice"
     hosts+=("$host")

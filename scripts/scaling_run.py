@@ -127,7 +127,7 @@ def measure(engine: RayEngine, job: Job, rounds: int) -> dict[str, Any]:
         runs = [run(engine, job, layout) for _ in range(rounds)]
     finally:
         engine.close()
-    # Packets that came in before the last stage's first minibatch was ready is no part of its time.
+    # Packets that came in before the last stage's first minibatch was ready are not part of its time.
     steady = [job.steps * batch / each["last"] for each in runs]
     whole = [job.steps * batch / each["whole"] for each in runs]
     return {

@@ -123,8 +123,8 @@ def test_a_host_that_cannot_be_reached_leaves_nothing(hosts: list[Host], short_f
     ("script", "words", "changed", "says"),
     [
         ("up.sh", [], {}, "give the hosts: cluster/up.sh HEAD WORKER..."),
-        ("up.sh", ["a", "b;c"], {}, "'b;c' is no host"),
-        ("up.sh", ["a", "-oProxyCommand=x"], {}, "is no host"),
+        ("up.sh", ["a", "b;c"], {}, "'b;c' is not a host"),
+        ("up.sh", ["a", "-oProxyCommand=x"], {}, "is not a host"),
         ("up.sh", ["a", "a"], {}, "a is given twice"),
         ("up.sh", ["a"], {"FFPIPE_PORT": "80"}, "give a number from 1024"),
         ("up.sh", ["a"], {"FFPIPE_FOLDER": "a b"}, "FFPIPE_FOLDER is 'a b'"),
