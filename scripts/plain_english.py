@@ -7,7 +7,7 @@ Prints a line for each place that breaks a rule, and exits with 1 if there is on
   fixtures, properties, `__init__` (which describes its arguments) and recipes (whose docstrings are titles that
   `ffpipe recipes` shows) do without.
 - No sentence of a docstring, a comment or an error begins with one of BARE, which would need the signature beside it.
-- Nothing "has not" a thing: it does not have it.
+- Nothing "has not" a thing: it does not have it. Nor "is" it "no" thing: it is not one (but there may be none).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ BARE = ("Of", "That", "What", "Which", "Who", "Where", "Whether")
 
 _SENTENCE = re.compile(r"(?:^|(?<=[.!?] ))(" + "|".join(BARE) + r")\b(?! [^.?]*\?)")
 _HAS_NOT = re.compile(r"\bha(?:s|ve|d) not(?=[.,;:)]|$| (?:a|an|any|the|all|one|that|this|its|their|those|these)\b)")
+_IS_NO = re.compile(r"(?<!here )\b(?:is|are|was|were) no (?!more\b|longer\b|one\b|better\b|two\b)[a-z`{]")
 _DECORATORS = re.compile(r"property|fixture|composite")
 _TITLES = re.compile(r"recipes\.py$|five_digits\.py$")
 
@@ -48,6 +49,8 @@ def faults(path: Path) -> Found:
     for number, line in enumerate(text.splitlines(), 1):
         if match := _HAS_NOT.search(line):
             yield number, f"{match[0]!r}: write 'does not have' or the like"
+        if path.suffix == ".py" and (match := _IS_NO.search(line)):
+            yield number, f"{match[0]!r}: write 'is not a' or the like"
     if path.suffix == ".py":
         tree = ast.parse(text)
         for node in ast.walk(tree):

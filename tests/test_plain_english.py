@@ -19,6 +19,8 @@ from plain_english import faults
         ("x = 1\n\n# It is so. That\n# is why.\n", [3]),
         ('raise ValueError(f"What {1} is")\n', [1]),
         ("# It has" + " not the data.\n", [1]),
+        ("# This is" + " no run.\n", [1]),
+        ("# There is no run, and it is no longer there.\n", []),
         ('def f(x):\n    """Return the digest, of what there is."""\n', []),
         ('class C:\n    """The rest of a run. Where is it? See below."""\n', []),
         ('class C:\n    @property\n    def f(self):\n        """Digest of the weights."""\n', []),
