@@ -36,6 +36,7 @@ from ffpipe.system.files import replacing
 
 # A protocol buffer has no more, and weights in a file beside it would not be one file.
 LARGEST_ONNX = 2**31 - 1
+HEAD_BIAS = "head.bias"
 
 
 class Format(NamedTuple):
@@ -57,8 +58,9 @@ def export(
     """Write a run's network to one file, as the ending of its name says: .safetensors, .pt2 or .onnx.
 
     .safetensors has all weights: layer0.weight (width, fan_in) as in torch.nn.Linear, layer0.bias (width,), ...,
-    head1.weight (classes, width), ...; how to use them is in its metadata. Blocks that were trained by autograd are in
-    it as block0.NAME, by the names of their state_dict. They are float32, or float64 where the run has that precision.
+    head1.weight (classes, width), ..., head.bias (classes,) where there is one; how to use them is in its metadata.
+    Blocks that were trained by autograd are in it as block0.NAME, by the names of their state_dict. They are float32, or
+    float64 where the run has that precision.
 
     .pt2 (torch.export) and .onnx (with the packages onnx and onnxscript) are programs: images (n, *shape), float32 and
     as in training (0 to 1), or ids (n, T), give scores (n, classes) by the run's default read-out, for any n.
@@ -113,6 +115,8 @@ def _write_weights(saved: Saved, file: BinaryIO) -> None:
     for index in saved.network.taps:
         shape = (saved.network.takes.classes, saved.network.outlines[index].outputs.size)
         outlines[f"head{index}.weight"] = torch.empty(shape, dtype=dtype, device=META)
+    if saved.network.has_head and saved.config.training.head_bias:
+        outlines[HEAD_BIAS] = torch.empty(saved.network.takes.classes, dtype=dtype, device=META)
     # The header needs shapes alone, so that no more than one block has to be in memory at a time.
     file.write(tensorfile.header(outlines, _metadata(saved)))
     for tensor in _exported(saved, tensorfile.order(outlines)):
@@ -132,6 +136,10 @@ def _exported(saved: Saved, names: Sequence[str]) -> Iterator[Tensor]:
     head = saved.head()
     block = functools.lru_cache(maxsize=1)(lambda index: _named(saved.block(index)))
     for name in names:
+        if name == HEAD_BIAS:
+            assert head is not None
+            yield head.weights()["bias"]
+            continue
         place = re.match(r"(head|layer|block)(\d+)", name)
         assert place is not None
         index = int(place[2])

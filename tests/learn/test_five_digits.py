@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 
-from ffpipe import Callback, Config, Interrupted, UserError, load, override, recipe, resume, train
+from ffpipe import Callback, Config, Interrupted, UserError, export, load, override, recipe, resume, train
 from ffpipe.data.splits import Splits, load_splits
 from ffpipe.learn.dense import FFDense, initial_weight
 from ffpipe.learn.readout import HEAD_INDEX
@@ -219,6 +221,21 @@ def test_layers_learn_one_after_another(tmp_path: Path) -> None:
             program.train_on(images, 0.0, range(epoch, epoch + 1))
     train(config)
     check_weights(tmp_path / "run", program)
+
+
+def test_exported_weights_make_the_same_scores_in_plain_linear_layers(tmp_path: Path) -> None:
+    run = train(on_digits("tf-five-digits", tmp_path / "run")).run_dir
+    with safe_open(export(run, tmp_path / "weights.safetensors"), "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    images = torch.rand(9, 64, dtype=torch.float64)
+    rows, logits = images, tensors["head.bias"].expand(9, -1)
+    for layer in range(4):
+        weight, bias = (tensors[f"layer{layer}.{name}"] for name in ("weight", "bias"))
+        rows = torch.relu(torch.nn.functional.linear(rows, weight, bias))
+        rows = rows / (rows.norm(dim=1, keepdim=True) + 1e-7)
+        if layer:
+            logits = logits + torch.nn.functional.linear(rows, tensors[f"head{layer}.weight"])
+    torch.testing.assert_close(logits, load(run)(images))
 
 
 def test_a_layer_in_closed_form_has_an_optimiser_of_its_own(tmp_path: Path) -> None:
