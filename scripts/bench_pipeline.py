@@ -50,7 +50,7 @@ from ffpipe.pipeline.publisher import OUTPUTS
 from ffpipe.pipeline.schedule import Train
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.stage_spec import StageSpec
-from ffpipe.pipeline.worker import set_allocator
+from ffpipe.pipeline.worker_setup import set_allocator
 from ffpipe.storage.store import Store
 from ffpipe.telemetry.report import StageReport
 

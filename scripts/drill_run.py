@@ -34,7 +34,7 @@ from ffpipe.pipeline.packet import Tensors
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Evaluate, Item, Snapshot, Train
 from ffpipe.pipeline.stage import Leave
-from ffpipe.pipeline.worker import Parts, WorkerSetup, make_stage
+from ffpipe.pipeline.worker_setup import Parts, WorkerSetup, make_stage
 from ffpipe.telemetry.report import StageReport
 
 # Steps between filling a disk and freeing it: more than between two snapshots.

@@ -26,7 +26,7 @@ from ffpipe.pipeline.packet import LABELS, Tensors, X
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Item, Train
 from ffpipe.pipeline.stage import Leave
-from ffpipe.pipeline.worker import Parts, WorkerSetup
+from ffpipe.pipeline.worker_setup import Parts, WorkerSetup
 from ffpipe.planning.calibrate import Costs
 from ffpipe.planning.layout import Measured
 from ffpipe.storage.checkpoint import Input

@@ -21,7 +21,8 @@ from ffpipe.pipeline.links import Predictions
 from ffpipe.pipeline.packet import Arrays, Packet
 from ffpipe.pipeline.publisher import OUTPUTS
 from ffpipe.pipeline.schedule import Item, ItemStream, Stop, Train
-from ffpipe.pipeline.worker import Parts, Worker, WorkerSetup, make_own_stage
+from ffpipe.pipeline.worker import Worker
+from ffpipe.pipeline.worker_setup import Parts, WorkerSetup, make_own_stage
 from ffpipe.planning.calibrate import Costs
 from ffpipe.planning.layout import Measured, make_layout
 from ffpipe.storage.store import Pieces, Store

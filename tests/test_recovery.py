@@ -15,12 +15,13 @@ from processes import stage_processes
 
 from ffpipe import Interrupt, Interrupted, Result, RunFailed, resume, train
 from ffpipe.data.splits import Splits
+from ffpipe.engines.local import LocalEngine
 from ffpipe.engines.ray.actor import RayLinks
 from ffpipe.engines.ray.engine import RayEngine
 from ffpipe.pipeline.packet import Packet
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.stage import Stage
-from ffpipe.pipeline.worker import AnyFeed, Parts, WorkerSetup, make_feed, make_stage
+from ffpipe.pipeline.worker_setup import AnyFeed, Parts, WorkerSetup, make_feed, make_stage
 
 
 def signal_stage(index: int, number: int) -> Callable[[], None]:
@@ -55,7 +56,7 @@ def test_a_stage_that_stops_answering(undisturbed: Result, tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_message_that_nobody_gets(undisturbed: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_that_nobody_gets(undisturbed: Result, tmp_path: Path) -> None:
     lost = tmp_path / "lost"
 
     def make_lossy(setup: WorkerSetup, saver: Saver) -> Stage:
@@ -71,8 +72,8 @@ def test_a_message_that_nobody_gets(undisturbed: Result, tmp_path: Path, monkeyp
         setattr(RayLinks, "to", to)  # noqa: B010  (mypy takes no assignment to a method)
         return make_stage(setup, saver)
 
-    monkeypatch.setattr("ffpipe.runs.controller.make_engine", lambda execution: RayEngine(Parts(stage=make_lossy)))
-    result = train(config(tmp_path / "run", **{"execution.stage_timeout": 3}))
+    lossy = config(tmp_path / "run", **{"execution.stage_timeout": 3})
+    result = train(lossy, engine=lambda execution: RayEngine(Parts(stage=make_lossy)))
     assert lost.exists()
     same(result, undisturbed)
     assert "a message was lost" in result.summary["recovery_notes"][0]["reason"]
@@ -102,16 +103,19 @@ def test_an_interrupt_saves_and_another_engine_goes_on(engine: str, undisturbed:
     same(resume(tmp_path / "run", {"execution.engine": other, "execution.stages": 2}), undisturbed)
 
 
-def test_an_interrupt_while_the_stages_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_while_the_stages_are_made(tmp_path: Path) -> None:
     interrupt = Interrupt()
 
     def interrupted(setup: WorkerSetup, splits: Splits) -> AnyFeed:
         interrupt.request()
         return make_feed(setup, splits)
 
-    monkeypatch.setattr("ffpipe.engines.local.make_feed", interrupted)
     with pytest.raises(Interrupted, match="saved after step 0"):
-        train(config(tmp_path / "run", **{"execution.engine": "local"}), interrupt=interrupt)
+        train(
+            config(tmp_path / "run", **{"execution.engine": "local"}),
+            interrupt=interrupt,
+            engine=lambda execution: LocalEngine(feed=interrupted),
+        )
 
 
 def test_a_second_interrupt_does_not_wait() -> None:

@@ -20,7 +20,7 @@ from ffpipe.pipeline.packet import Tensors
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Item
 from ffpipe.pipeline.stage import Leave, Stage
-from ffpipe.pipeline.worker import Parts, WorkerSetup
+from ffpipe.pipeline.worker_setup import Parts, WorkerSetup
 
 FIELDS: dict[str, Any] = {
     "training.shards": 4,
@@ -108,7 +108,7 @@ def test_a_run_goes_on_with_another_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_replicas_that_end_with_other_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_replicas_that_end_with_other_weights(tmp_path: Path) -> None:
     class Wrong(Stage):
         """One whose second replica changes a weight at the end, on its own account."""
 
@@ -122,10 +122,11 @@ def test_replicas_that_end_with_other_weights(monkeypatch: pytest.MonkeyPatch, t
     def make_wrong(setup: WorkerSetup, saver: Saver) -> Stage:
         return Wrong(setup.spec, saver.save)
 
-    monkeypatch.setattr("ffpipe.runs.controller.make_engine", lambda execution: RayEngine(Parts(stage=make_wrong)))
     config = network("convolutions")
+    ways: dict[str, Any] = {"engine": "ray", "stages": 1, "replicas": 2, "evaluate_every": 0}
+    asked = replace(config, execution=replace(config.execution, run_dir=str(tmp_path / "run"), **ways))
     with pytest.raises(RunFailed, match=r"stage 0, replica 1 \(layers 0 to 2\) ended with other weights") as caught:
-        run(config, tmp_path / "run", engine="ray", replicas=2)
+        train(asked, engine=lambda execution: RayEngine(Parts(stage=make_wrong)))
     assert "go on with" in str(caught.value)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from ffpipe.data.splits import Splits
 from ffpipe.engines.in_process import InProcessEngine, as_stages, refuse_without_gpu, report_of
 from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Train
-from ffpipe.pipeline.worker import WorkerSetup, make_feed, make_stage, set_allocator
+from ffpipe.pipeline.worker_setup import AnyFeed, WorkerSetup, make_feed, make_stage, set_allocator
 from ffpipe.planning.layout import make_layout
 from ffpipe.storage.store import Store
 from ffpipe.telemetry.spans import Spans
@@ -20,7 +22,14 @@ REPORT_SECONDS = 0.5
 
 
 class LocalEngine(InProcessEngine):
-    """Every stage in this process."""
+    """Every stage in this process. feed: makes what the first stage reads. report_seconds: from one report to the
+    next; 0: after every item."""
+
+    def __init__(
+        self, feed: Callable[[WorkerSetup, Splits], AnyFeed] = make_feed, report_seconds: float = REPORT_SECONDS
+    ) -> None:
+        super().__init__()
+        self._make_feed, self._report_seconds = feed, report_seconds
 
     def layout(self, job: Job) -> Layout:
         refuse_without_gpu(job.config.execution)
@@ -34,7 +43,7 @@ class LocalEngine(InProcessEngine):
         savers = [Saver(store) for _ in setups]
         workspace = Workspace(torch.device(job.config.execution.first_device))
         stages = [make_stage(setup, saver, workspace) for setup, saver in zip(setups, savers, strict=True)]
-        feed = make_feed(setups[0], job.splits)
+        feed = self._make_feed(setups[0], job.splits)
         spans = [Spans(keep=job.config.execution.trace) for _ in stages]
         trained = (0.0, 0.0)
         reported = 0.0
@@ -55,7 +64,7 @@ class LocalEngine(InProcessEngine):
             feed.predictions(stages[-1].predictions(item))
             if isinstance(item, Train):
                 trained = (trained[0] or begun, spans[0].elapsed)
-            if spans[0].elapsed - reported > REPORT_SECONDS:
+            if spans[0].elapsed - reported > self._report_seconds:
                 report()
                 reported = spans[0].elapsed
         for saver in savers:

@@ -14,152 +14,25 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, cast
+from typing import cast
 
-import torch
-
-from ffpipe.config.schema import Config, Execution
-from ffpipe.data.splits import Splits, splits_from
-from ffpipe.learn.blueprint import Blueprint
-from ffpipe.learn.shards import Exchange
-from ffpipe.learn.workspace import Outputs, OutputsInTurn, Workspace
-from ffpipe.pipeline.contents import owed_predictions, snapshot_contents
 from ffpipe.pipeline.delivery import Delivery, is_shared
-from ffpipe.pipeline.feed import Feed
 from ffpipe.pipeline.inbox import Inbox
-from ffpipe.pipeline.job import Start
 from ffpipe.pipeline.links import Links, Predictions
 from ffpipe.pipeline.packet import Arrays, Packet, Tensors, to_arrays, to_tensors
-from ffpipe.pipeline.publisher import OUTPUTS, Publish, Publisher
+from ffpipe.pipeline.publisher import Publish, Publisher
 from ffpipe.pipeline.reducer import Reducer
-from ffpipe.pipeline.saver import Saver, State
-from ffpipe.pipeline.schedule import Item, ItemStream, Plan, Stop, Train
-from ffpipe.pipeline.stage import Leave, Stage
-from ffpipe.pipeline.stage_spec import StageSpec
+from ffpipe.pipeline.saver import Saver
+from ffpipe.pipeline.schedule import Item, ItemStream, Stop, Train
 from ffpipe.pipeline.window import Flow
-from ffpipe.storage import checkpoint
-from ffpipe.storage.store import Store
-from ffpipe.system.errors import UserError
-from ffpipe.system.memory import give_back_at_once, keep_freed
+from ffpipe.pipeline.worker_setup import Parts, ReplicatedStage, WorkerSetup
 from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.spans import Kind, Spans
 
 REPORT_SECONDS = 0.5
-
-
-class AnyStage(Protocol):
-    """A stage as a worker needs it; `Stage`, or one whose layers take a set time."""
-
-    device: torch.device
-
-    def handle(self, item: Item, tensors: Tensors | None, leave: Leave | None = None) -> Tensors | None: ...
-
-    def predictions(self, item: Item) -> Predictions: ...
-
-    def report(self) -> StageReport: ...
-
-
-class ReplicatedStage(AnyStage, Protocol):
-    """A stage with several replicas, as a worker needs it."""
-
-    def join(self, exchange: Exchange) -> None: ...
-
-    def digest(self) -> str: ...
-
-
-class AnyFeed(Protocol):
-    """A feed as a worker needs it."""
-
-    def predictions(self, made: Predictions) -> None: ...
-
-    def tensors(self, item: Item) -> Tensors | None: ...
-
-
-@dataclass(frozen=True)
-class WorkerSetup:
-    """The parts that a worker is made from.
-
-    data_files: what was sent to the first stage's host for it (supply.py). data: the fingerprint of what the run trains
-    on, for who reads that again. early: results may leave while the last block of the stage still learns.
-    """
-
-    spec: StageSpec
-    plan: Plan
-    window: int
-    config: Config
-    store: Store
-    start: Start
-    data_files: tuple[str, ...] = ()
-    data: str = ""
-    early: bool = False
-
-
-def keeps_freed(network: Blueprint, execution: Execution) -> bool:
-    """Tell whether processes keep what steps free, as a config may ask for: blocks trained by autograd take in each
-    step what they freed in the last. Dense layers in closed form have nothing of it, and a budget leaves no room."""
-    return execution.keep_freed and not (network.is_closed_form or execution.memory_budget)
-
-
-def set_allocator(network: Blueprint, execution: Execution) -> None:
-    """Choose what becomes of memory that steps free."""
-    (keep_freed if keeps_freed(network, execution) else give_back_at_once)()
-
-
-def make_stage(
-    setup: WorkerSetup, saver: Saver, workspace: Workspace | None = None, outputs: Outputs | None = None
-) -> Stage:
-    """Make the stage of a real network, as it was after the snapshot that the run starts from.
-
-    workspace, outputs: of those that compute in turn with it.
-    """
-    stage = Stage(setup.spec, saver.save, workspace, outputs)
-    if setup.start.folder:
-        stage.restore(setup.start.step, _reader(setup))
-    return stage
-
-
-def make_own_stage(setup: WorkerSetup, saver: Saver) -> Stage:
-    """Make the same stage, whose results are in memory that is used again: for links that copy what they send."""
-    workspace = Workspace(torch.device(setup.spec.device))
-    return make_stage(setup, saver, workspace, OutputsInTurn(workspace, 1 if setup.spec.is_last else OUTPUTS))
-
-
-def make_feed(setup: WorkerSetup, splits: Splits) -> AnyFeed:
-    """Make the feed, with the predictions that the snapshot owed it."""
-    feed = Feed(setup.spec.network, splits, torch.device(setup.spec.device))
-    if setup.start.folder and setup.spec.network.has_head:
-        feed.predictions(owed_predictions(_reader(setup)(checkpoint.HEAD)))
-    return feed
-
-
-def make_own_feed(setup: WorkerSetup) -> AnyFeed:
-    """Make the same feed, from the data as they are read here. Raises UserError where they are no longer those of the
-    run."""
-    config = setup.config
-    splits = splits_from(config.training.data, config.execution.data_dir, setup.data_files)
-    if splits.fingerprint != setup.data:
-        raise UserError("training.data: what is read now is not what the run began with")
-    return make_feed(setup, splits)
-
-
-def _reader(setup: WorkerSetup) -> Callable[[str], State]:
-    """Return a function that reads a file of the snapshot that the run starts from."""
-    store, folder = setup.store, setup.start.folder
-    manifest = checkpoint.read_manifest(store, folder)
-    contents = snapshot_contents(setup.spec.network, manifest.step)
-    return lambda name: checkpoint.read_tensors(store, folder, manifest, name, contents[name])
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The functions by which a worker makes its stage and its feed."""
-
-    stage: Callable[[WorkerSetup, Saver], AnyStage] = make_stage
-    feed: Callable[[WorkerSetup], AnyFeed] = make_own_feed
 
 
 class Worker:

@@ -17,7 +17,7 @@ from ffpipe.learn.blueprint import make_blueprint
 from ffpipe.learn.feeder import row_specs
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.pipeline.replicas import replicas_of
-from ffpipe.pipeline.worker import keeps_freed
+from ffpipe.pipeline.worker_setup import keeps_freed
 from ffpipe.planning.calibrate import measure_costs
 from ffpipe.planning.layerwise import disk_bytes, in_chapters
 from ffpipe.planning.layout import make_layout

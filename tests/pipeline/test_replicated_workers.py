@@ -20,7 +20,8 @@ from ffpipe.pipeline.packet import Array, Arrays, Packet
 from ffpipe.pipeline.reducer import Reducer
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.stage_spec import refuse_differing
-from ffpipe.pipeline.worker import Parts, Worker, WorkerSetup
+from ffpipe.pipeline.worker import Worker
+from ffpipe.pipeline.worker_setup import Parts, WorkerSetup
 from ffpipe.planning.layout import make_layout
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store

@@ -20,7 +20,8 @@ from ffpipe.pipeline.packet import Arrays, Packet, Tensors
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Item, Train
 from ffpipe.pipeline.stage import Leave, Stage
-from ffpipe.pipeline.worker import Parts, Worker, WorkerSetup, make_own_feed, make_stage
+from ffpipe.pipeline.worker import Worker
+from ffpipe.pipeline.worker_setup import Parts, WorkerSetup, make_own_feed, make_stage
 from ffpipe.planning.layout import make_layout
 from ffpipe.storage.store import Store
 from ffpipe.telemetry.report import StageReport

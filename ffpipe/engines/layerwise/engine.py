@@ -27,7 +27,7 @@ from ffpipe.pipeline.packet import Arrays, Tensors, to_arrays, to_tensors
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Item, ItemStream, Predict, Stop, Train
 from ffpipe.pipeline.stage import Stage
-from ffpipe.pipeline.worker import WorkerSetup, make_feed, make_stage, set_allocator
+from ffpipe.pipeline.worker_setup import WorkerSetup, make_feed, make_stage, set_allocator
 from ffpipe.planning.layerwise import chapter_of, in_chapters
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import RunFailed, reason

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ffpipe.pipeline.packet import Arrays, Packet
     from ffpipe.pipeline.schedule import Item
     from ffpipe.pipeline.stage_spec import StageSpec
-    from ffpipe.pipeline.worker import Parts, WorkerSetup
+    from ffpipe.pipeline.worker_setup import Parts, WorkerSetup
     from ffpipe.planning.calibrate import Costs
     from ffpipe.storage.store import Store
     from ffpipe.telemetry.report import Answer
@@ -60,7 +60,7 @@ class StageActor:
         """Measure what the blocks cost here (calibrate.py)."""
         import torch
 
-        from ffpipe.pipeline.worker import set_allocator
+        from ffpipe.pipeline.worker_setup import set_allocator
         from ffpipe.planning.calibrate import measure_costs
 
         torch.set_num_threads(threads)
@@ -108,7 +108,8 @@ class StageActor:
         import torch
 
         from ffpipe.pipeline.links import NoLinks
-        from ffpipe.pipeline.worker import Worker, set_allocator
+        from ffpipe.pipeline.worker import Worker
+        from ffpipe.pipeline.worker_setup import set_allocator
 
         torch.set_num_threads(threads)
         set_allocator(setup.spec.network, setup.config.execution)

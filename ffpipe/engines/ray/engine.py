@@ -28,7 +28,7 @@ from ffpipe.engines.ray.supply import supply
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.replicas import replicas_of, smaller_and_smaller
 from ffpipe.pipeline.stage_spec import refuse_differing
-from ffpipe.pipeline.worker import Parts, WorkerSetup, make_own_stage
+from ffpipe.pipeline.worker_setup import Parts, WorkerSetup, make_own_stage
 from ffpipe.planning import headroom
 from ffpipe.planning.calibrate import pooled
 from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout
