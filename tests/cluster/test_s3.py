@@ -63,7 +63,8 @@ def steps(store: Store) -> list[int]:
 def trainer(said: IO[str], *words: str) -> Iterator[subprocess.Popen[str]]:
     """Run `ffpipe train` in a group of its own, which ends with it."""
     command = [sys.executable, "-m", "ffpipe", "train", "digits", *SMALL, *words]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    places = (str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", ""))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said, text=True, start_new_session=True
     ) as process:
@@ -91,12 +92,13 @@ def test_snapshots_are_written_pruned_and_read(ceph: Ceph, tmp_path: Path) -> No
 
 
 @pytest.mark.long
-def test_a_run_that_is_killed_goes_on_from_there(ceph: Ceph, tmp_path: Path) -> None:
-    place, run = ceph.uri("bucket/killed"), str(tmp_path / "run")
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_run_that_is_killed_goes_on_from_there(engine: str, ceph: Ceph, tmp_path: Path) -> None:
+    place, run = ceph.uri(f"bucket/killed-{engine}"), str(tmp_path / "run")
     store = Store(place)
     with (tmp_path / "said").open("w") as said:
         options = ("--epochs", "200", "--stages", "2", "--execution.checkpoints", place, "--run-dir", run)
-        with trainer(said, *options) as process:
+        with trainer(said, "--engine", engine, *options) as process:
 
             def has_begun() -> bool:
                 assert process.poll() is None, (tmp_path / "said").read_text()
