@@ -69,7 +69,7 @@ MUTATIONS = [
         a_message_that_came_twice=(" or sender in arrived:", ":"),
     ),
     *_of(
-        "pipeline/worker.py",
+        "pipeline/worker_setup.py",
         STORIES,
         predictions_forgotten=(
             "feed.predictions(owed_predictions(_reader(setup)(checkpoint.HEAD)))",
