@@ -59,8 +59,8 @@ def export(
 
     .safetensors has all weights: layer0.weight (width, fan_in) as in torch.nn.Linear, layer0.bias (width,), ...,
     head1.weight (classes, width), ..., head.bias (classes,) where there is one; how to use them is in its metadata.
-    Blocks that were trained by autograd are in it as block0.NAME, by the names of their state_dict. They are float32, or
-    float64 where the run has that precision.
+    Blocks that were trained by autograd are in it as block0.NAME, by the names of their state_dict. They are float32,
+    or float64 where the run has that precision.
 
     .pt2 (torch.export) and .onnx (with the packages onnx and onnxscript) are programs: images (n, *shape), float32 and
     as in training (0 to 1), or ids (n, T), give scores (n, classes) by the run's default read-out, for any n.
