@@ -23,12 +23,14 @@ def needed(job: Job) -> int:
     process = anonymous_bytes()
     estimate = estimate_layout(job, draft_layout(job), process + ENGINE_BYTES["ray"])
     devices = [of_stage(job.config.execution.device, index) for index in range(len(estimate.stages))]
+    replicas = estimate.layout.stages[0].replicas.counts
     on_gpus = sum(
-        stage.breakdown.total - stage.breakdown.snapshot
-        for stage, device in zip(estimate.stages, devices, strict=True)
+        count * (stage.breakdown.total - stage.breakdown.snapshot)
+        for stage, device, count in zip(estimate.stages, devices, replicas, strict=True)
         if device != "cpu"
     )
-    return process + RAY_BYTES + sum(stage.resident - stage.data for stage in estimate.stages) - on_gpus
+    stages = zip(estimate.stages, replicas, strict=True)
+    return process + RAY_BYTES + sum(count * (stage.resident - stage.data) for stage, count in stages) - on_gpus
 
 
 def balance(job: Job) -> str:
