@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ffpipe.pipeline.job import Job, Layout
+from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.system.errors import escaped
 from ffpipe.telemetry.report import LayerRow, RecoveryNote, StageReport
 
@@ -212,14 +213,20 @@ def _title(job: Job, layout: Layout) -> str:
         sizes = "-".join(map(str, training.dims))
     else:
         sizes = ", ".join(f"{outline.name} {'x'.join(map(str, outline.outputs.shape))}" for outline in outlines)
-    layers = [tuple(spec.layers) for spec in layout.stages]
-    stages = " | ".join(str(each[0]) if len(each) == 1 else f"{each[0]}-{each[-1]}" for each in layers)
+    stages = " | ".join(_named(spec) for spec in layout.stages)
     negatives = f"{training.negatives} negatives" if training.contrasts else "no negatives"
     return (
         f"{job.config.recipe}: {sizes}, {len(job.splits.train):,} training examples, {negatives}; "
         f"engine {job.config.execution.engine}, {len(layout.stages)} stage(s) of layers {stages}, "
         f"chunk {layout.plan.chunk}, window {layout.window}"
     )
+
+
+def _named(spec: StageSpec) -> str:
+    """Spell the layers of a stage, and how many replicas it has: 0-1, 2 x 4."""
+    layers = f"{spec.layers[0]}-{spec.layers[-1]}" if len(spec.layers) > 1 else str(spec.layers[0])
+    replicas = spec.replicas.counts[spec.index]
+    return f"{layers} x {replicas}" if replicas > 1 else layers
 
 
 def _evaluation_lines(job: Job, report: StageReport) -> list[str]:
