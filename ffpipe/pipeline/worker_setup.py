@@ -1,4 +1,4 @@
-"""What a worker is made from, and the parts that it makes of it: a stage, and for the first one a feed."""
+"""The parts that a worker is made from, and the parts that it makes of it: a stage, and for the first one a feed."""
 
 from __future__ import annotations
 
