@@ -94,7 +94,6 @@ def simulated(world: World) -> Iterator[None]:
         "ffpipe.runs.log.versions": dict,
         "ffpipe.runs.folder.RunFolder.write_summary": write_summary,
         "ffpipe.runs.folder.RunFolder.write_past": write_past,
-        "ffpipe.runs.controller.make_engine": lambda _: SimEngine(world),
         "ffpipe.runs.controller.make_job": lambda c, _: Job(c, splits(c.training), blueprint(c.training)),
         "ffpipe.runs.controller.time": SimpleNamespace(time=lambda: 0.0),
         "ffpipe.runs.run.time": SimpleNamespace(sleep=world.sleep),
@@ -135,8 +134,8 @@ def _process(world: World, first: Config | None, change: dict[str, Any]) -> Resu
     view = Notes(world)
     try:
         if first:
-            return train(world.config, view, world.interrupt)
-        return resume(world.folder.path, change, view, world.interrupt)
+            return train(world.config, view, world.interrupt, engine=lambda _: SimEngine(world))
+        return resume(world.folder.path, change, view, world.interrupt, engine=lambda _: SimEngine(world))
     except DriverDied:
         assert world.dead
     except Interrupted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +39,8 @@ from ffpipe.telemetry.callbacks import Callback
 from ffpipe.telemetry.report import History
 from ffpipe.telemetry.tensorboard import TensorBoard
 
+MakeEngine = Callable[[Execution], Engine]
+
 
 def train(
     config: Config,
@@ -48,20 +50,22 @@ def train(
     model: Given | None = None,
     allow_code: Iterable[str] = (),
     callbacks: Sequence[Callback] = (),
+    engine: MakeEngine | None = None,
 ) -> Result:
     """Do what `ffpipe train` does with this config.
 
     view: is told how the run goes. interrupt: asks it to save and end. model: the network, as a function that returns
     its blocks or the name of one; it takes the place of `training.model`. allow_code: names of code that the config may
-    have imported. callbacks: follow the run. Writes the run folder and returns what is in it. Raises UserError, and
-    leaves no run folder, where the config asks for what cannot be; RunFailed where the run broke off; Interrupted where
-    it was asked to.
+    have imported. callbacks: follow the run. engine: makes the engine, in place of the one that the config names.
+
+    Writes the run folder and returns what is in it. Raises UserError, and leaves no run folder, where the config asks
+    for what cannot be; RunFailed where the run broke off; Interrupted where it was asked to.
     """
     config, of_user = with_model(checked(config), model, allow_code, "the config")
     # Before anything is laid out: config.toml is to say how the run was really made.
     config = _in_one_piece(config)
     view, interrupt = _followed(config, view, interrupt, callbacks)
-    return _carry_out(config, of_user, new_run(config), False, view, interrupt)
+    return _carry_out(config, of_user, new_run(config), False, view, interrupt, engine or make_engine)
 
 
 def resume(
@@ -73,20 +77,21 @@ def resume(
     model: Given | None = None,
     allow_code: Iterable[str] = (),
     callbacks: Sequence[Callback] = (),
+    engine: MakeEngine | None = None,
 ) -> Result:
     """Go on with a run, finished or broken off, from its newest whole snapshot, or from the start where it has none.
 
     changes: fields by dotted name (`execution.*`, `training.epochs`, and the places of the same data,
-    `training.data.train` and `.test`). view, interrupt, callbacks: as for `train`. model, allow_code: consent to import
-    the code that the run names. Raises UserError where the folder is not a run, where it names code without consent or
-    code that has changed, where it leads outside of itself without the user's word (places.py), where another process
-    works on it, where another field of `training` would change or the run is past those epochs, where its data are
-    others now, and where its place for snapshots has those of another run or another network; RunFailed and Interrupted
-    as `train` does.
+    `training.data.train` and `.test`). view, interrupt, callbacks, engine: as for `train`. model, allow_code: consent
+    to import the code that the run names. Raises UserError where the folder is not a run, where it names code without
+    consent or code that has changed, where it leads outside of itself without the user's word (places.py), where
+    another process works on it, where another field of `training` would change or the run is past those epochs, where
+    its data are others now, and where its place for snapshots has those of another run or another network; RunFailed
+    and Interrupted as `train` does.
     """
     found = resumed(run, changes or {}, model, allow_code)
     view, interrupt = _followed(found.config, view, interrupt, callbacks)
-    return _carry_out(found.config, found.model, found.folder, True, view, interrupt)
+    return _carry_out(found.config, found.model, found.folder, True, view, interrupt, engine or make_engine)
 
 
 def _followed(
@@ -100,7 +105,13 @@ def _followed(
 
 
 def _carry_out(
-    config: Config, model: Model, folder: RunFolder, goes_on: bool, view: View, interrupt: Interrupt
+    config: Config,
+    model: Model,
+    folder: RunFolder,
+    goes_on: bool,
+    view: View,
+    interrupt: Interrupt,
+    make: MakeEngine,
 ) -> Result:
     """Train from the beginning, or go on with the run in the folder.
 
@@ -122,7 +133,7 @@ def _carry_out(
         else:
             code = job.network.code
             past, name, snapshot = History(code=code.recorded if code else ""), uuid4().hex, None
-        engine = make_engine(job.config.execution)
+        engine = make(job.config.execution)
         held.callback(engine.close)
         layout = engine.layout(job)
         if not goes_on:

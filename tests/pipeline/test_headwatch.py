@@ -8,7 +8,6 @@ import threading
 
 import pytest
 
-from ffpipe.engines.ray import headwatch
 from ffpipe.engines.ray.headwatch import EVERY, PATIENCE, HeadWatch, probe
 from ffpipe.system.errors import ClusterLost
 
@@ -37,15 +36,16 @@ class Door:
 
 
 @pytest.fixture
-def door(monkeypatch: pytest.MonkeyPatch) -> Door:
-    door = Door()
-    monkeypatch.setattr(headwatch, "probe", door.probe)
-    monkeypatch.setattr(headwatch, "time", door)
-    return door
+def door() -> Door:
+    return Door()
+
+
+def watch_of(door: Door, *, own: bool = False) -> HeadWatch:
+    return HeadWatch(ADDRESS, own, door.probe, door)
 
 
 def test_it_probes_now_and_then(door: Door) -> None:
-    watch = HeadWatch(ADDRESS)
+    watch = watch_of(door)
     for _ in range(100):
         watch.look()
         door.now += EVERY / 10
@@ -53,7 +53,7 @@ def test_it_probes_now_and_then(door: Door) -> None:
 
 
 def test_a_silence_that_ends_in_time_is_forgiven(door: Door) -> None:
-    watch = HeadWatch(ADDRESS)
+    watch = watch_of(door)
     for _ in range(3):
         door.open = False
         for _ in range(int(PATIENCE / EVERY) - 1):
@@ -65,7 +65,7 @@ def test_a_silence_that_ends_in_time_is_forgiven(door: Door) -> None:
 
 
 def test_a_long_one_is_not(door: Door) -> None:
-    watch = HeadWatch(ADDRESS)
+    watch = watch_of(door)
     door.open = False
     with pytest.raises(ClusterLost, match=r"10\.0\.0\.1:6379\) has not answered for 30 s: start a cluster"):
         watch.wait()
@@ -77,18 +77,18 @@ def test_a_long_one_is_not(door: Door) -> None:
 def test_of_a_cluster_of_our_own_no_address_is_asked_for(door: Door) -> None:
     door.open = False
     with pytest.raises(ClusterLost, match=r"has not answered for 30 s$"):
-        HeadWatch(ADDRESS, own=True).wait()
+        watch_of(door, own=True).wait()
 
 
 def test_waiting_ends_when_it_answers(door: Door) -> None:
-    watch = HeadWatch(ADDRESS)
+    watch = watch_of(door)
     door.open, door.opens_at = False, PATIENCE / 2
     watch.wait()
     assert PATIENCE / 2 <= door.now < PATIENCE
 
 
 def test_a_silence_is_known_without_a_second_probe(door: Door) -> None:
-    watch = HeadWatch(ADDRESS)
+    watch = watch_of(door)
     assert not watch.silent()
     door.open, door.now = False, 1.0
     assert watch.silent()

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ffpipe import Callback, Config, Interrupted, RunFailed, RunStart, Speed, UserError, override, recipe, resume, train
+from ffpipe.config.schema import Execution
+from ffpipe.engines.local import LocalEngine
 from ffpipe.learn.dense import FFDense
 from ffpipe.runs.view import View
 from ffpipe.telemetry.callbacks import Callbacks
@@ -126,13 +128,11 @@ def test_one_that_raises_is_named_once_and_the_run_goes_on(tmp_path: Path) -> No
     assert len(diary.rows) == 3 * 8
 
 
-@pytest.fixture
-def told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports come with every item, and not after half a second, when a small run is over."""
-    monkeypatch.setattr("ffpipe.engines.local.REPORT_SECONDS", 0.0)
+def told_at_once(execution: Execution) -> LocalEngine:
+    """Make an engine whose reports come with every item, and not after half a second, when a small run is over."""
+    return LocalEngine(report_seconds=0.0)
 
 
-@pytest.mark.usefixtures("told_at_once")
 def test_one_may_end_the_run_which_goes_on_later(tmp_path: Path) -> None:
     class Patience(Callback):
         """Ends the run at the second validation."""
@@ -148,7 +148,7 @@ def test_one_may_end_the_run_which_goes_on_later(tmp_path: Path) -> None:
 
     whole = train(small(tmp_path / "whole"))
     with pytest.raises(Interrupted):
-        train(small(tmp_path / "run"), callbacks=[Patience()])
+        train(small(tmp_path / "run"), callbacks=[Patience()], engine=told_at_once)
     diary = Diary()
     result = resume(tmp_path / "run", callbacks=[diary])
     assert diary.started[0].first_step >= 56
@@ -178,12 +178,11 @@ def test_a_failed_run_ends_for_callbacks_too(tmp_path: Path) -> None:
     assert [end["status"] for end in diary.ends] == ["failed"]
 
 
-@pytest.mark.usefixtures("told_at_once")
 def test_event_files_are_read_by_tensorboard(tmp_path: Path) -> None:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     diary = Diary()
     with pytest.raises(Interrupted):
-        train(small(tmp_path / "run", tensorboard=True), callbacks=[_StopAt(56)])
+        train(small(tmp_path / "run", tensorboard=True), callbacks=[_StopAt(56)], engine=told_at_once)
     resume(tmp_path / "run", callbacks=[diary])
     events = reader.EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()

@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from ffpipe import override, recipe, train
+from ffpipe.engines.local import LocalEngine
 from ffpipe.runs.view import ConsoleView, Progress, Terminal, View
 from ffpipe.telemetry.report import StageReport
 
@@ -77,7 +78,7 @@ def test_a_test_says_how_far_it_is() -> None:
     ]
 
 
-def test_stages_report_how_far_their_tests_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_report_how_far_their_tests_are(tmp_path: Path) -> None:
     class Tests(View):
         """Keeps how far the last stage is."""
 
@@ -87,10 +88,9 @@ def test_stages_report_how_far_their_tests_are(tmp_path: Path, monkeypatch: pyte
             if report.stage == 1:
                 self.seen.append((report.testing, report.tested))
 
-    monkeypatch.setattr("ffpipe.engines.local.REPORT_SECONDS", 0.0)
     fields = {"execution.engine": "local", "execution.stages": 2, "execution.chunk": 1, "training.epochs": 1}
     fields |= {"training.dims": [64, 20, 10], "execution.run_dir": str(tmp_path / "run")}
-    train(override(recipe("digits"), fields), Tests())
+    train(override(recipe("digits"), fields), Tests(), engine=lambda execution: LocalEngine(report_seconds=0.0))
     told = list(dict.fromkeys(Tests.seen))
     tests = [tested for split, tested in told if split == "test"]
     assert told[0] == ("", 0)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 from ffpipe.system.errors import ClusterLost
 
@@ -35,17 +37,28 @@ def probe(address: str, timeout: float = PROBE_SECONDS) -> None:
         connection.recv(1)
 
 
+class Clock(Protocol):
+    """The part of `time` that a watch needs."""
+
+    def monotonic(self) -> float: ...
+
+    def sleep(self, seconds: float, /) -> None: ...
+
+
 class HeadWatch:
     """A watch that probes the head node now and then, and gives it up when it has been silent for too long."""
 
-    def __init__(self, address: str, own: bool = False) -> None:
-        """own: the cluster is one that the run has started, and that the next run starts anew."""
-        self._address, self._own = address, own
-        self._looked = self._answered = time.monotonic()
+    def __init__(
+        self, address: str, own: bool = False, ask: Callable[[str], None] = probe, clock: Clock = time
+    ) -> None:
+        """own: the cluster is one that the run has started, and that the next run starts anew. ask: raises OSError
+        where nobody answers."""
+        self._address, self._own, self._ask, self._clock = address, own, ask, clock
+        self._looked = self._answered = clock.monotonic()
 
     def look(self) -> None:
         """Probe if it is time to; returns at once if not. Raises ClusterLost."""
-        if time.monotonic() - self._looked >= EVERY:
+        if self._clock.monotonic() - self._looked >= EVERY:
             self.answers()
 
     def wait(self) -> None:
@@ -54,11 +67,11 @@ class HeadWatch:
         Raises ClusterLost.
         """
         while not self.answers():
-            time.sleep(PAUSE_SECONDS)
+            self._clock.sleep(PAUSE_SECONDS)
 
     def silent(self) -> bool:
         """Return whether nobody answers, as a probe has found now or a moment ago."""
-        if self._looked == self._answered or time.monotonic() - self._looked >= EVERY:
+        if self._looked == self._answered or self._clock.monotonic() - self._looked >= EVERY:
             with suppress(ClusterLost):
                 self.answers()
         return self._looked != self._answered
@@ -66,9 +79,9 @@ class HeadWatch:
     def answers(self) -> bool:
         """Probe now. Raises ClusterLost where nobody has answered for long."""
         try:
-            probe(self._address)
+            self._ask(self._address)
         except OSError:
-            self._looked = time.monotonic()
+            self._looked = self._clock.monotonic()
             silent = self._looked - self._answered
             if silent >= PATIENCE:
                 advice = "" if self._own else ": start a cluster anew, let RAY_ADDRESS be its address"
@@ -76,5 +89,5 @@ class HeadWatch:
                     f"the head node of the Ray cluster ({self._address}) has not answered for {silent:.0f} s{advice}"
                 ) from None
             return False
-        self._looked = self._answered = time.monotonic()
+        self._looked = self._answered = self._clock.monotonic()
         return True
