@@ -63,6 +63,23 @@ def test_what_is_refused(arguments: list[str], message: str, capsys: pytest.Capt
     assert said.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", [["train"], ["train", "--dry-run"], ["plan"]])
+def test_a_network_for_other_images_names_those_that_fit(
+    command: list[str], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["--engine", "local", "--training.batch-size", "12"] + ["--run-dir", str(tmp_path / "run")] * (command == ["train"])
+    assert main([command[0], "hinton-lrf", *command[1:], "--data", str(pictures), *place]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("ffpipe: block 0 (receptive-fields): kernel is 10, larger than rows of ")
+    assert said.endswith("; hinton-lrf is for other images: digits-cnn and mnist-cnn fit any\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_field_is_named_without_a_word_before_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "digits", "--training.data.test-count", "x"]) == 2
+    assert capsys.readouterr().err == "ffpipe: training.data.test_count: expected int, got str 'x'\n"
+
+
 def test_pictures_from_training_to_predictions(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

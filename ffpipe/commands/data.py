@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
         from ffpipe.data.discover import discover, on
 
         config = on(get_recipe("digits"), discover(names))
-    show(override(config, given(options), where="options"), Console(), options.png)
+    show(override(config, given(options)), Console(), options.png)
 
 
 def show(config: Config, console: Console, picture: str = "") -> None:

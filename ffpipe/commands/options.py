@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,12 +138,25 @@ def config_of(options: argparse.Namespace) -> Config:
     if options.data:
         from ffpipe.data.discover import discover, on
 
-        return override(on(config, discover(options.data)), fields, where="options")
+        return override(on(config, discover(options.data)), fields)
     if not name.endswith(".toml"):
-        return override(config, fields, where="options")
+        return override(config, fields)
     from ffpipe.runs.places import of_file
 
     return of_file(config, Path(name), fields)
+
+
+@contextmanager
+def on_own_data(options: argparse.Namespace) -> Iterator[None]:
+    """Have the error of a recipe whose network does not fit data of the user's own name recipes that do."""
+    try:
+        yield
+    except UserError as error:
+        if options.data and MODEL not in vars(options) and str(error).startswith("block "):
+            raise UserError(
+                f"{error}; {options.recipe} is for other images: digits-cnn and mnist-cnn fit any"
+            ) from None
+        raise
 
 
 def given(options: argparse.Namespace) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from ffpipe.commands.options import add_config, config_of, consent
+from ffpipe.commands.options import add_config, config_of, consent, on_own_data
 from ffpipe.commands.parser import Parser
 from ffpipe.config.fields import override
 from ffpipe.config.schema import Config
@@ -44,7 +44,8 @@ def add_options(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the plan that was asked for."""
-    show(config_of(options), options, consent(options))
+    with on_own_data(options):
+        show(config_of(options), options, consent(options))
 
 
 def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]) -> None:

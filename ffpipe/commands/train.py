@@ -9,7 +9,17 @@ from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from ffpipe.commands import plan, report
-from ffpipe.commands.options import RESUME_SHORT, add_config, add_fields, add_run, changes, config_of, consent, settable
+from ffpipe.commands.options import (
+    RESUME_SHORT,
+    add_config,
+    add_fields,
+    add_run,
+    changes,
+    config_of,
+    consent,
+    on_own_data,
+    settable,
+)
 from ffpipe.commands.signals import interrupts
 from ffpipe.config.fields import DATA_FILES, to_toml
 from ffpipe.system.errors import escaped
@@ -41,10 +51,11 @@ def train(options: argparse.Namespace) -> None:
 
     if options.dry_run:
         config = config_of(options)
-        _say(config, [f"run folder: {new_run(config).path}"], consent(options))
+        with on_own_data(options):
+            _say(config, [f"run folder: {new_run(config).path}"], consent(options))
         return
     report.check_at_end(options)
-    with interrupts() as interrupt:
+    with interrupts() as interrupt, on_own_data(options):
         result = run(config_of(options), ConsoleView(Terminal()), interrupt, **consent(options))
     report.write_at_end(options, result.run_dir)
 

@@ -143,19 +143,19 @@ def from_tree(tree: Mapping[str, Any], *, where: str, strict: bool = True) -> Co
         config = msgspec.convert(tree, Config, strict=strict)
         check(config)
     except msgspec.ValidationError as error:
-        raise UserError(f"{where}: {_plain(error, tree)}") from None
+        raise UserError(f"{_begun(where)}{_plain(error, tree)}") from None
     except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise UserError(f"{_begun(where)}{error}") from None
     return config
 
 
-def override(config: Config, values: Mapping[str, Any], *, where: str = "options") -> Config:
+def override(config: Config, values: Mapping[str, Any], *, where: str = "") -> Config:
     """Replace fields of a config by dotted name; values may be strings. Raises UserError as `from_tree`."""
     tree = _without_none(dataclasses.asdict(config))
     by_name = {leaf.name: leaf for leaf in leaves()}
     for name, value in values.items():
         if name not in by_name:
-            raise UserError(f"{where}: unknown field {name!r}; {nearest(name, sorted(by_name))}")
+            raise UserError(f"{_begun(where)}unknown field {name!r}; {nearest(name, sorted(by_name))}")
         *folders, last = name.split(".")
         branch = tree
         for folder in folders:
@@ -178,11 +178,16 @@ def checked(config: Config, *, where: str = "config") -> Config:
     return from_tree(_without_none(dataclasses.asdict(config)), where=where)
 
 
+def _begun(where: str) -> str:
+    """Return the beginning of a message: the name of a file, or nothing where fields were given one by one."""
+    return f"{where}: " if where else ""
+
+
 def _refuse_unknown(tree: Mapping[str, Any], cls: type, where: str, prefix: str = "") -> None:
     hints = _hints(cls)
     for name, value in tree.items():
         if name not in hints:
-            raise UserError(f"{where}: unknown field {prefix + str(name)!r}; {nearest(str(name), hints)}")
+            raise UserError(f"{_begun(where)}unknown field {prefix + str(name)!r}; {nearest(str(name), hints)}")
         if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
             _refuse_unknown(value, typing.cast(type, hints[name]), where, f"{prefix}{name}.")
 

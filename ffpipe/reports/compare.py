@@ -8,11 +8,14 @@ from string import ascii_uppercase
 
 from ffpipe.reports import curves
 from ffpipe.reports.curves import OfRun
+from ffpipe.reports.drawing import few
 from ffpipe.reports.gather import HEAD, Record, block_name, readouts
 from ffpipe.reports.parts import Item, Missing, Page, Picture, Section, Table, Tile
 from ffpipe.reports.results import percent
 from ffpipe.system.units import say_seconds, say_size
 
+# Blocks that have a small picture each.
+MOST_PANELS = 12
 # Fields that say where a run lies, and not what it is.
 PLACES = ("execution.run_dir",)
 
@@ -84,20 +87,25 @@ def _errors(records: Sequence[Record], names: Sequence[str], epochs: Sequence[fl
 
 
 def _losses(records: Sequence[Record], names: Sequence[str], epochs: Sequence[float]) -> Section:
-    """Draw loss and training errors of the first and the last block of each run."""
+    """Draw loss and training errors of each block, those of all runs in one small picture."""
     items: list[Item] = []
-    for title, number, shares in (
-        ("Loss", lambda row: row.loss, False),
-        ("Errors in training", lambda row: row.pair_errors, True),
+    for key, title, number, shares in (
+        ("loss", "Loss", lambda row: row.loss, False),
+        ("errors", "Errors in training", lambda row: row.pair_errors, True),
     ):
-        for which, place in (("first", 0), ("last", -1)):
-            chosen = []
-            for index, record in enumerate(records):
-                found = [curve for curve in record.curves(number) if curve.name != block_name(HEAD)]
-                chosen += [OfRun(index, names[index], found[place], epochs[index])] if found else []
-            if chosen:
-                key = f"{'errors' if shares else 'loss'}-{which}"
-                items.append(_picture(key, f"{title} of the {which} block", chosen, records, shares))
+        found = [[each for each in record.curves(number) if each.name != block_name(HEAD)] for record in records]
+        blocks = [each.name for each in max(found, key=len)]
+        if not blocks:
+            continue
+        chosen = {blocks[index]: list[OfRun]() for index in sorted(few(len(blocks), MOST_PANELS))}
+        for index, curves_of_run in enumerate(found):
+            for each in curves_of_run:
+                if each.name in chosen:
+                    chosen[each.name].append(OfRun(index, names[index], each, epochs[index]))
+        figure = curves.runs_by_block(chosen, len(records), "share" if shares else "loss", shares)
+        some = "" if len(chosen) == len(blocks) else f": {len(chosen)} of {len(blocks)} blocks, at even distances"
+        alt = f"{title} of {len(chosen)} block(s) of {len(records)} run(s), a small picture for each block"
+        items.append(Picture(f"{key}-of-blocks", figure, alt, f"{title} of each block{some}."))
     return Section("Blocks in training", items or [Missing("curves", "no run has written any down yet")])
 
 

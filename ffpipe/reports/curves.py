@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
@@ -18,6 +19,9 @@ from ffpipe.reports.gather import HEAD, Curve, block_name
 # Points of a series that a picture has room for, and the ratio of numbers beyond which their scale is logarithmic.
 MOST_POINTS = 400
 LARGE_RATIO = 30.0
+DASHES_OF_RUNS = ("-", "--", "-.", ":")
+# Small pictures side by side.
+PANELS_A_LINE = 4
 DASHES = {"test": "-", "validation": "--", "train": ":"}
 MARKERS = {"test": "o", "validation": "", "train": ""}
 PERCENT = FuncFormatter(lambda share, _: f"{100 * share:g} %")
@@ -86,7 +90,7 @@ def runs_against_epochs(found: Sequence[OfRun], runs: int, title: str, label: st
         for each in found:
             steps, values = _thinned(each.curve)
             axes.plot(
-                steps / (each.epoch if by_epoch else 1), values, ("-", "--", "-.", ":")[each.index % 4],
+                steps / (each.epoch if by_epoch else 1), values, DASHES_OF_RUNS[each.index % 4],
                 color=colours(runs)[each.index], label=shortened(each.name, 40), markersize=4,
                 marker="o" if len(values) < 30 else "",
             )  # fmt: skip
@@ -96,6 +100,45 @@ def runs_against_epochs(found: Sequence[OfRun], runs: int, title: str, label: st
         axes.set_xlim(left=0)
         _scale(axes, [value for each in found for value in each.curve.values], percent)
         _legend(figure, axes, 3)
+    return figure
+
+
+def runs_by_block(blocks: Mapping[str, Sequence[OfRun]], runs: int, label: str, percent: bool) -> Figure:
+    """Draw a small picture of each block, and in it a series of each of several runs. runs: how many there are in all.
+
+    blocks: series by the name of the block. The scales of all are the same, so that blocks can be compared too.
+    """
+    columns = min(len(blocks), PANELS_A_LINE)
+    lines = -(-len(blocks) // columns)
+    with styled():
+        figure = Figure(figsize=(WIDE, 0.9 + 2.1 * lines))
+        grid = figure.subplots(lines, columns, squeeze=False, sharey=True).flatten()
+        by_epoch = all(each.epoch for found in blocks.values() for each in found)
+        longest = max(
+            each.curve.steps[-1] / (each.epoch if by_epoch else 1) for found in blocks.values() for each in found
+        )
+        named: dict[str, Line2D] = {}
+        for axes, (block, found) in zip(grid, blocks.items(), strict=False):
+            for each in found:
+                steps, values = _thinned(each.curve)
+                (line,) = axes.plot(
+                    steps / (each.epoch if by_epoch else 1), values, DASHES_OF_RUNS[each.index % 4],
+                    color=colours(runs)[each.index], linewidth=1.2, markersize=4,
+                    marker="o" if len(values) == 1 else "",
+                )  # fmt: skip
+                named.setdefault(each.name, line)
+            axes.set_title(block)
+            axes.set_xlim(0, 1.03 * longest)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+        for axes in grid[len(blocks) :]:
+            axes.set_axis_off()
+        for axes in grid[max(0, len(blocks) - columns) : len(blocks)]:
+            axes.set_xlabel("epochs" if by_epoch else "steps")
+        for axes in grid[::columns]:
+            axes.set_ylabel(label)
+        _scale(grid[0], [value for found in blocks.values() for each in found for value in each.curve.values], percent)
+        labels = [shortened(name, 40) for name in named]
+        figure.legend(list(named.values()), labels, loc="outside lower center", ncols=min(3, len(named)))
     return figure
 
 

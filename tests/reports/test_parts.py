@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ffpipe.config.schema import Training
 from ffpipe.reports import curves, figures
 from ffpipe.reports.answers import Answers
-from ffpipe.reports.compare import flat, letter
+from ffpipe.reports.compare import MOST_PANELS, flat, letter
 from ffpipe.reports.drawing import DARK, colours, drawn, few
 from ffpipe.reports.gather import Curve, block_name, curve
 from ffpipe.reports.memory import Memory
@@ -47,6 +47,27 @@ def test_curves_of_any_number_of_blocks(count: int) -> None:
     legend, axes = figure.legends[0].get_window_extent(), figure.axes[0].get_window_extent()
     assert legend.y1 < axes.y0
     assert 0 <= legend.x0 < legend.x1 <= figure.bbox.width
+
+
+@pytest.mark.parametrize("count", [1, 3, 12])
+def test_blocks_of_several_runs_have_a_picture_each(count: int) -> None:
+    """All runs are in each, their scales are the same, and the legend names each run once, below them."""
+    runs = [[curves.OfRun(run, f"{letter(run)}: run", each, 10.0) for each in many(count)] for run in range(5)]
+    figure = curves.runs_by_block({found[0].curve.name: found for found in zip(*runs, strict=True)}, 5, "loss", False)
+    drawn(figure, "loss", "alt")
+    panels = [axes for axes in figure.axes if axes.lines]
+    assert [axes.get_title(loc="left") for axes in panels] == [block_name(block) for block in range(count)]
+    assert {len(axes.lines) for axes in panels} == {5}
+    assert len({axes.get_ylim() for axes in panels}) == 1
+    legend = figure.legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == [f"{letter(run)}: run" for run in range(5)]
+    assert legend.get_window_extent().y1 < min(axes.get_window_extent().y0 for axes in panels)
+
+
+def test_some_blocks_of_a_deep_network_are_compared() -> None:
+    chosen = sorted(few(64, MOST_PANELS))
+    assert len(chosen) <= MOST_PANELS
+    assert (chosen[0], chosen[-1]) == (0, 63)
 
 
 def test_a_long_curve_is_thinned() -> None:

@@ -166,8 +166,10 @@ def test_several_runs_are_laid_over_each_other(reported: dict[str, Reported], tm
     assert names == {
         "validation-goodness",
         "validation-softmax",
-        *(f"{n}-{w}" for n in ("loss", "errors") for w in ("first", "last")),
+        "loss-of-blocks",
+        "errors-of-blocks",
     }
+    assert "Loss of each block." in page.text
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         assert write_report(runs) == Path("report.html")
