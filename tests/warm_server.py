@@ -94,7 +94,9 @@ def serve(listener: socket.socket) -> Request | None:
                 elif key.fileobj is listener:
                     connection, _ = listener.accept()
                     request = _receive(connection)
-                    process = os.fork()
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")  # Python's, of threads: that of Arrow's allocator survives it
+                        process = os.fork()
                     if not process:
                         for other in (connection, *clients):
                             other.close()
@@ -215,9 +217,7 @@ def _worker_of_ray(arguments: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")  # Arrow's allocator has a thread, which survives a fork
     load()
-    warnings.resetwarnings()
     gc.collect()
     gc.freeze()  # no collection in a forked process touches what it shares
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
