@@ -22,7 +22,6 @@ from pathlib import Path
 from mutation_list import MUTATIONS, Mutation
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs")
 # Examples that hypothesis makes of each property, and makes again the next time.
 THOROUGH = "--hypothesis-profile=thorough"
 FOUND, NOT_FOUND = 1, 0  # exit statuses of pytest
@@ -32,6 +31,12 @@ ENDLESS = "tests that do not end"
 
 class Broken(Exception):
     """The check cannot be made, and why."""
+
+
+def left_out(folder: str, names: list[str]) -> set[str]:
+    """Name the files of a folder that are not copied: hidden ones, and those that programs have made."""
+    made = {"build", "dist", "runs"} if Path(folder) == REPOSITORY else set()
+    return {name for name in names if name.startswith(".") or name in made or name == "__pycache__"}
 
 
 def misplaced(mutations: Iterable[Mutation]) -> list[str]:
@@ -96,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     with tempfile.TemporaryDirectory(prefix="ff-mutations-") as folder:
         tree = Path(folder) / "tree"
-        shutil.copytree(REPOSITORY, tree, ignore=LEFT_OUT)
+        shutil.copytree(REPOSITORY, tree, ignore=left_out)
         try:
             _, failed = run(tree, sorted({test for each in chosen for test in each.tests}))
             if failed:
