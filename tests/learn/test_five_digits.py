@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from ffpipe import Callback, Config, Interrupted, UserError, export, load, override, recipe, resume, train
+from ffpipe.config.fields import checked
+from ffpipe.config.schema import BlockConfig
 from ffpipe.data.splits import Splits, load_splits
 from ffpipe.learn.dense import FFDense, initial_weight
+from ffpipe.learn.local_item import of_config
 from ffpipe.learn.readout import HEAD_INDEX
 from ffpipe.learn.turns import Turns
 from ffpipe.system.rng import generator
@@ -338,3 +341,29 @@ REFUSED = {
 def test_what_steps_of_one_role_do_not_take(fields: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError, match=line):
         override(recipe("digits"), {f"training.{name}": value for name, value in fields.items()})
+
+
+def test_blocks_that_are_trained_by_autograd_take_no_steps_of_one_role() -> None:
+    config = recipe("tf-layer-by-layer")
+    blocks = (*config.training.blocks[:3], BlockConfig(kind="dense", options={"width": 9}))
+    with pytest.raises(UserError, match="is for dense Forward-Forward layers, but the network has 'dense'"):
+        checked(replace(config, training=replace(config.training, blocks=blocks)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"options": {"units": 3}}, r"kind 'ff-dense' takes options width=N, N from 1 to \d+, and no others"),
+        ({"options": {"width": 0}}, r"kind 'ff-dense' takes options width=N"),
+        ({"options": {"width": 3}, "hand_on": "after"}, "kind 'ff-dense' has no hand_on of its own"),
+    ],
+)
+def test_a_layer_in_closed_form_has_no_options_but_its_width(fields: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        of_config(BlockConfig(kind="ff-dense", **fields))
+
+
+def test_a_layer_in_closed_form_learns_within_the_run(tmp_path: Path) -> None:
+    config = one_after_another(tmp_path / "run")
+    with pytest.raises(UserError, match=r"block 3 \(ff-dense\) learns in epochs 3 to 4, but the run has 3"):
+        train(replace(config, training=replace(config.training, epochs=3)))
