@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from ffpipe.storage.store import Store
     from ffpipe.telemetry.report import Answer
 
-# Arrays of this size are in the object store and nowhere else: Ray keeps arguments of up to 100 KB with the call.
-LARGE = 1 << 20
+# Arrays of LARGE are in the object store and nowhere else: Ray keeps arguments of up to SMALL with the call.
+LARGE, SMALL = 1 << 20, 100 << 10
 # Messages, and questions of the driver, are taken while `run` works.
 CONCURRENCY = {"inbox": 1, "control": 1, "sums": 1}
 ROUND_TRIPS = 5
@@ -186,6 +186,8 @@ class RayLinks:
     def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
         dtypes = tuple(array.dtype for array in sums.values())
         arrays = [stored(array.data) for array in sums.values()]
+        if len(others) > 1:  # else Ray puts what is not small once for each of them
+            arrays = [ray.put(each) if getattr(each, "nbytes", 0) > SMALL else each for each in arrays]
         for other in others:
             self._actors[other].put_sums.remote(number, self._replica, name, dtypes, *arrays)
 
