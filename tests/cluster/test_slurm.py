@@ -115,3 +115,17 @@ def test_a_run_that_fails_says_so_and_leaves_nothing(hosts: list[Host], short_fo
     assert done.returncode != 0
     assert "nonsense" in done.stdout
     nothing_left(hosts, env["TMPDIR"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc says what is left")
+def test_what_a_step_has_started_ends_with_it(tmp_path: Path) -> None:
+    """Even a daemon, which is no child of it any more; and the folder is gone."""
+    folder, daemon = tmp_path / "folder", tmp_path / "daemon"
+    folder.mkdir()
+    command = ["sh", str(REPOSITORY / "cluster/slurm/step.sh"), str(folder)]
+    script = f"setsid sleep 300 & echo $! >{daemon}; exit 4"
+    env = {**os.environ, "SLURM_JOB_ID": str(tmp_path), "SLURM_STEP_ID": "0"}
+    done = subprocess.run([*command, "sh", "-c", script], env=env, timeout=60, check=False)
+    assert done.returncode == 4
+    assert not folder.exists()
+    wait_for("the daemon has ended", lambda: not Path(f"/proc/{daemon.read_text().strip()}").exists(), 10.0)
