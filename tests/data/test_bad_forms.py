@@ -98,3 +98,10 @@ def test_a_file_of_another_source_is_named(source: Any, form: str, kind: str, tm
     data = Data(source=source, train=(str(FORMS[form](tmp_path)),), test_count=3)
     with pytest.raises(UserError, match=rf"is a file for training\.data\.source '{kind}', not '{source}'"):
         load_splits(data)
+
+
+def test_an_unknown_source_is_named() -> None:
+    """From Python a config may come here unchecked."""
+    source: Any = "parquett"
+    with pytest.raises(UserError, match=r"training\.data\.source 'parquett': did you mean 'parquet'\?"):
+        load_splits(Data(source=source, train=("a.parquett",)))
