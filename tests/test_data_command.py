@@ -67,7 +67,8 @@ def test_what_is_refused(arguments: list[str], message: str, capsys: pytest.Capt
 def test_a_network_for_other_images_names_those_that_fit(
     command: list[str], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = ["--engine", "local", "--training.batch-size", "12"] + ["--run-dir", str(tmp_path / "run")] * (command == ["train"])
+    folder = ["--run-dir", str(tmp_path / "run")] if command == ["train"] else []
+    place = ["--engine", "local", "--training.batch-size", "12", *folder]
     assert main([command[0], "hinton-lrf", *command[1:], "--data", str(pictures), *place]) == 2
     said = capsys.readouterr().err
     assert said.startswith("ffpipe: block 0 (receptive-fields): kernel is 10, larger than rows of ")

@@ -119,7 +119,7 @@ def test_a_run_that_fails_says_so_and_leaves_nothing(hosts: list[Host], short_fo
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc says what is left")
 def test_what_a_step_has_started_ends_with_it(tmp_path: Path) -> None:
-    """Even a daemon, which is no child of it any more; and the folder is gone."""
+    """Even a daemon, which is not a child of it any more; and the folder is gone."""
     folder, daemon = tmp_path / "folder", tmp_path / "daemon"
     folder.mkdir()
     command = ["sh", str(REPOSITORY / "cluster/slurm/step.sh"), str(folder)]
