@@ -19,7 +19,7 @@ TINY = 1e-20
 
 
 def row_scale(sum_of_squares: Tensor, features: int, kind: str, epsilon: float = TINY) -> Tensor:
-    """The factor that normalises each row.
+    """Return the factor that normalises each row.
 
     sum_of_squares: (rows,), of `features` entries each. kind "rms" makes the mean square of a row 1
     (Hinton's program), "l2" its L2 norm (the Keras example). epsilon: added to the length. Returns (rows, 1).
