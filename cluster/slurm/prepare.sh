@@ -37,8 +37,8 @@ everywhere() {
     srun --overlap --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 "$@"
 }
 
-clean() {
-    everywhere rm -rf "$temporary" || true
+clean() { # not where the job is cancelled, which step.sh sees to: nothing more is started then, and srun says so
+    everywhere rm -rf "$temporary" 2>/dev/null || true
 }
 
 # Not if it is there: then it is somebody else's.
