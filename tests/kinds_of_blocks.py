@@ -104,7 +104,7 @@ PLAIN: dict[str, Any] = {
     "labels": "none",
 }
 KINDS: dict[str, dict[str, Any]] = {
-    "dense closed form": {"negative_lag": 6},
+    "dense closed form": {"negative_lag": 8},
     "receptive fields": {"blocks": _receptive_fields(), "optimizer": ADAM, "labels": "overlay", "negative_lag": 9},
     "conv with channel groups": {"blocks": _conv_groups(), **PLAIN},
     "conv, batch norm, dropout": {"blocks": _conv_norm_dropout(), **PLAIN, "head": True},
