@@ -120,7 +120,7 @@ def run_engine(engine: Any, config: Config) -> tuple[float, list[StageReport], L
     reports: list[StageReport] = []
     with tempfile.TemporaryDirectory() as folder:
         layout = engine.layout(job)
-        layout = replace(layout, plan=replace(layout.plan, sizes={"validation": 0, "test": 0}))
+        layout = replace(layout, plan=replace(layout.plan, sizes=dict.fromkeys(layout.plan.sizes, 0)))
         engine.run(job, layout, Store(folder), Start(), Path(folder), reports.append)
     return last_stage_rate(reports), reports, layout
 

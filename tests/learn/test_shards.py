@@ -122,7 +122,7 @@ def convolution(kind: type[LocalBlock]) -> LocalBlock:
 
 
 def normalized(kind: type[LocalBlock]) -> LocalBlock:
-    """Batch normalisation in the body, twice, and in the head."""
+    """Make a block with batch normalisation in its body, twice, and in its head."""
     inputs, hidden = RowSpec((1, 4, 3), torch.float64), RowSpec((4, 4, 3), torch.float64)
     layers = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4, momentum=None)]
     body = over_minibatch(nn.Sequential(*layers))
