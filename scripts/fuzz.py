@@ -25,6 +25,7 @@ import tempfile
 import threading
 import traceback
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,11 @@ def work(kind: str, numbers: list[int], place: Path) -> None:
     """Ask requests one after the other; prints a line before each, and one with its result after it."""
     from fuzz_requests import request
 
+    from ffpipe.commands.cli import COMMANDS
+
+    for command in COMMANDS.values():  # which on a busy machine takes as long as a request may
+        if command.needs:
+            import_module(command.needs)
     run = place / "whole"
     for number in numbers:
         folder = place / f"{kind}-{number}"

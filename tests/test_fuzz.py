@@ -2,7 +2,7 @@
 
 Files are mutated by bytes and by structure; a stranger can make every digest agree, so tensors are signed anew after
 they were changed. `FFPIPE_FUZZ=20000 pytest tests/test_fuzz.py` tries more than the few of every day; what it found
-is in test_strangers.py.
+is in test_strangers.py. Requests of the command line are those of scripts/fuzz.py, which tries thousands.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
@@ -134,3 +136,24 @@ def test_mutated_files(kind: str, run: Path, tmp_path: Path) -> None:
         except BaseException:
             print(f"{kind}, case {number}: {changed[:3000]!r}")
             raise
+
+
+# A CPU second makes about two of them.
+REQUESTS = 36
+FUZZ = Path(__file__).resolve().parent.parent / "scripts" / "fuzz.py"
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="it measures memory as Linux tells it")
+def test_requests_that_nobody_would_type() -> None:
+    """Options, data and places, of each kind a few dozen."""
+    done = subprocess.run(
+        [sys.executable, str(FUZZ), "--requests", str(REQUESTS)],
+        capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["wrong"] == 0
+    assert {kind: sum(statuses.values()) for kind, statuses in found["fuzz"].items()} == dict.fromkeys(
+        ("options", "data", "places"), REQUESTS
+    )
+    assert all({"0", "2"} <= statuses.keys() for statuses in found["fuzz"].values())
