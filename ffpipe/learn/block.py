@@ -101,7 +101,8 @@ class Block(nn.Module):
         raise NotImplementedError
 
     def positive_loss(self, scores: Tensor) -> Tensor | None:
-        """Sum the loss that rows have as positive ones, by what `score` says of them; None where there is no such."""
+        """Return the loss that each row has as a positive one, (n,) float64, by what `score` says of it; None where
+        there is no such."""
         return None
 
     def pass_on(self, x: Tensor, step: Step, out: Tensor, kept: Sequence[Tensor] = ()) -> None:

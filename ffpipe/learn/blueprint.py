@@ -116,6 +116,11 @@ class Blueprint:
         return self.takes.classes * self.training.reads_goodness + self.has_head
 
     @property
+    def examples_at_once(self) -> int:
+        """Examples that an evaluation passes through a block at once: as many as have no more rows than a minibatch."""
+        return max(1, self.layout.rows // self.rows_of_example)
+
+    @property
     def kept(self) -> dict[str, int]:
         """The block that makes each output that is kept, by its name."""
         return {outline.keep: outline.index for outline in self.outlines if outline.keep}

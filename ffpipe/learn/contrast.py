@@ -100,8 +100,8 @@ def pair_errors(objective: Objective, measure: str, positive: Tensor, negative: 
 
 
 def positive_loss(objective: Objective, goodness: Tensor) -> Tensor | None:
-    """Sum the positive rows' part of the loss of pairs; None where it is not the sum of two parts."""
-    return objective.of_role(goodness, 1.0)[0].double().sum() if isinstance(objective, ThresholdObjective) else None
+    """Return the positive rows' part of the loss of pairs, (n,); None where that is not the sum of two parts."""
+    return objective.of_role(goodness, 1.0)[0].double() if isinstance(objective, ThresholdObjective) else None
 
 
 def make_objective(kind: str, goodness: str, width: int, threshold: float | None, temperature: float) -> Objective:

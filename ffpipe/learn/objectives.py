@@ -44,7 +44,7 @@ class Objective(nn.Module):
         return None
 
     def positive_loss(self, scores: Tensor) -> Tensor | None:
-        """Sum the loss of positive rows, as `Block.positive_loss`."""
+        """Return the loss of positive rows, as `Block.positive_loss`."""
         return None
 
     def hand_on(self, h: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -209,7 +210,7 @@ class Stage:
         for block in self.blocks:
             block.eval()
             x, out = passage.x, self._output(block, passage.x)
-            scores = self._score(block, x[0], out[0], [each[0] for each in passage.kept_for(block)])
+            scores = self._score(block, x[0], out[0], [each[0] for each in passage.kept_for(block)], labelled)
             add_block(said, block, scores, labelled, training)
             passage.put(block, out)
         if self.spec.is_last:
@@ -221,12 +222,14 @@ class Stage:
                 self._report.evaluations.append(self._tally.close(item.step, item.split))
                 self._tally = Tally()
 
-    def _score(self, block: Block, x: Tensor, out: Tensor, kept: list[Tensor]) -> Tensor | None:
-        """Pass rows x (n, ...) through one block into out, and return what each says; no more at once than training
-        has."""
-        at_once, found = self.spec.network.layout.rows, []
-        for first in range(0, len(x), at_once):
-            some = slice(first, first + at_once)
+    def _score(self, block: Block, x: Tensor, out: Tensor, kept: list[Tensor], labelled: int) -> Tensor | None:
+        """Pass rows x (n, ...) through one block into out, and return what each says. labelled: how many of them, the
+        first, carry a label."""
+        examples, found = self.spec.network.examples_at_once, []
+        # The bits of a product may depend on how many rows it has: the same ones go together, whatever a chunk is.
+        cuts = [*range(0, labelled, examples * self.spec.network.takes.classes), *range(labelled, len(x), examples)]
+        for first, end in pairwise([*cuts, len(x)]):
+            some = slice(first, end)
             made, scores = block.score(x[some], *(each[some] for each in kept))
             out[some] = made
             found.append(scores)

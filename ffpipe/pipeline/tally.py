@@ -12,6 +12,8 @@ from ffpipe.pipeline.packet import LABELS, LOSS, SCORE, WRONG, Tensors
 from ffpipe.telemetry.report import BLOCK, Evaluation
 
 SOFTMAX, GOODNESS, LAST, SUM = "softmax", "goodness", "last", "sum"
+# Of a loss. A double holds 2^53 of them: enough for ten million examples with losses of a hundred.
+STEP = 2.0**-22
 
 
 def add_block(said: Tensors, block: Block, scores: Tensor | None, labelled: int, training: Training) -> None:
@@ -33,16 +35,13 @@ def add_block(said: Tensors, block: Block, scores: Tensor | None, labelled: int,
 
 def _judge(said: Tensors, scores: Tensor | None, labels: Tensor) -> None:
     """Count errors. scores: (n, classes), or of tokens (n, T, classes). labels: (n,) or (n, T). An example of tokens
-    counts as the mean over its positions."""
+    counts as the mean over its positions, which `Tally` makes of the sum."""
     if scores is None:
-        wrong = loss = torch.full((1,), torch.nan, dtype=torch.float64, device=labels.device)
+        _append(said, WRONG, None)
+        _append(said, LOSS, None)
     else:
-        each = 1 if labels.dim() == 1 else labels.shape[1]
-        wrong = ((scores.argmax(-1) != labels).sum().double() / each).view(1)
-        found = cross_entropy(scores.flatten(0, -2).double(), labels.flatten(), reduction="none")
-        loss = (found.sum() / each).view(1)
-    _append(said, WRONG, wrong)
-    _append(said, LOSS, loss)
+        _append(said, WRONG, scores.argmax(-1) != labels)
+        _append(said, LOSS, cross_entropy(scores.flatten(0, -2).double(), labels.flatten(), reduction="none"))
 
 
 def _positive(scores: Tensor, labels: Tensor, labelled: int, training: Training) -> Tensor | None:
@@ -55,12 +54,19 @@ def _positive(scores: Tensor, labels: Tensor, labelled: int, training: Training)
 
 def _judge_positive(said: Tensors, block: Block, scores: Tensor | None) -> None:
     """Add the loss of positive rows (n,)."""
-    loss = None if scores is None or scores.dim() != 1 else block.positive_loss(scores)
-    nothing = torch.full((1,), torch.nan, dtype=torch.float64, device=said[LABELS].device)
-    _append(said, LOSS, nothing if loss is None else loss.view(1))
+    _append(said, LOSS, None if scores is None or scores.dim() != 1 else block.positive_loss(scores))
 
 
-def _append(said: Tensors, name: str, more: Tensor) -> None:
+def _append(said: Tensors, name: str, values: Tensor | None) -> None:
+    """Add the sum of values to those of the blocks before; NaN where a block says nothing.
+
+    Values are rounded to whole steps, which doubles add up exactly: the sum does not depend on how they are batched.
+    """
+    labels = said[LABELS]
+    if values is None:
+        more = torch.full((1,), torch.nan, dtype=torch.float64, device=labels.device)
+    else:
+        more = (values.double() / STEP).round_().sum().mul_(STEP).view(1)
     said[name] = torch.cat([said[name], more]) if name in said else more
 
 
@@ -68,7 +74,7 @@ class Tally:
     """The sums of one evaluation so far. Those of a read-out that the network lacks are None."""
 
     def __init__(self) -> None:
-        self._examples = 0
+        self._examples, self._positions = 0, 1
         self._wrong: dict[str, int] = {}  # by read-out
         self._wrong_by: Tensor | None = None  # (blocks,): wrong examples, without negatives
         self._losses: Tensor | None = None  # (blocks,)
@@ -77,6 +83,7 @@ class Tally:
         """Count one batch. said: labels and sums over all blocks. logits: of the linear read-out, if there is one."""
         labels = said[LABELS][0]
         self._examples += examples
+        self._positions = 1 if labels.dim() == 1 else labels.shape[1]
         if logits is not None:
             self._count(SOFTMAX, logits, labels)
         if SCORE in said:
@@ -93,9 +100,9 @@ class Tally:
         count = self._examples
         share = {readout: wrong / count for readout, wrong in self._wrong.items()}
         errors: dict[str, float | None] = {}
-        losses = _of_each(self._losses, count)
+        losses = _of_each(self._losses, count * self._positions)
         if self._wrong_by is not None:
-            wrong = _of_each(self._wrong_by, count)
+            wrong = _of_each(self._wrong_by, count * self._positions)
             errors = {LAST: list(wrong.values())[-1], SUM: share.get(SUM), **wrong}
         elif not any(each is not None for each in losses.values()):  # all compare pairs
             losses = {}

@@ -67,7 +67,7 @@ def make_layout(
         lockstep=training.lookahead == 0,
         evaluations={"train": every * bool(execution.evaluate_train), "validation": every, "test": 0},
         sizes=job.tested,
-        evaluation_batch=max(1, chunk * job.network.layout.rows // job.network.rows_of_example),
+        evaluation_batch=chunk * job.network.examples_at_once,
         snapshot_steps=execution.snapshot_steps,
     )
     # Then each stage but the first holds a message that it still learns from beside those in flight.
