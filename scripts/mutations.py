@@ -64,7 +64,7 @@ def run(tree: Path, arguments: Sequence[str]) -> tuple[int, str]:
         )
     except subprocess.TimeoutExpired:
         return FOUND, ENDLESS
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
     if done.returncode not in (FOUND, NOT_FOUND) and not failed:
         raise Broken(f"pytest {' '.join(arguments)} ended with {done.returncode}: {(done.stdout + done.stderr)[-500:]}")
     return done.returncode, failed[1] if failed else ""
