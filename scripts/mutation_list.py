@@ -115,6 +115,7 @@ MUTATIONS = [
     *_of(
         "learn/contrast.py",
         GOODNESS,
+        LAYER,
         a_threshold_of_the_wrong_sign=("above = (negative - self.threshold)", "above = (negative + self.threshold)"),
         a_loss_without_temperature=("slope = self.weight / self.temperature", "slope = self.weight"),
         pairs_taken_the_other_way=("return (negative > positive).sum()", "return (negative < positive).sum()"),
