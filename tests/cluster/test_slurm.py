@@ -29,12 +29,14 @@ while [[ ${1-} == --* ]]; do
 done
 steps=() status=0
 for node in "${nodes[@]}"; do
-    "$STUBS/reach" "$node" env SLURM_NODEID=$((${node#host} - 1)) sh -c 'echo $$ >"$0"; exec "$@"' "$STUBS/$$.$node" "$@" &
+    own="SLURM_NODEID=$((${node#host} - 1))"
+    "$STUBS/reach" "$node" env "$own" sh -c 'echo $$ >"$0"; exec "$@"' "$STUBS/$$.$node" "$@" &
     steps+=($!)
 done
 end() {
     for node in "${nodes[@]}"; do
-        "$STUBS/reach" "$node" env SLURM_NODEID=$((${node#host} - 1)) sh -c 'kill "$(cat "$0")"' "$STUBS/$$.$node"
+        own="SLURM_NODEID=$((${node#host} - 1))"
+    "$STUBS/reach" "$node" env "$own" sh -c 'kill "$(cat "$0")"' "$STUBS/$$.$node"
     done
 }
 trap end TERM
