@@ -211,7 +211,7 @@ class Stage:
             block.eval()
             x, out = passage.x, self._output(block, passage.x)
             scores = self._score(block, x[0], out[0], [each[0] for each in passage.kept_for(block)], labelled)
-            add_block(said, block, scores, labelled, training)
+            add_block(said, block, scores, labelled, self.spec.network)
             passage.put(block, out)
         if self.spec.is_last:
             logits = None if self.head is None else self.head.logits([passage.taps[i][0] for i in self.head.layers])

@@ -8,32 +8,34 @@ from torch.nn.functional import cross_entropy
 
 from ffpipe.config.schema import Training
 from ffpipe.learn.block import Block
+from ffpipe.learn.blueprint import Blueprint
 from ffpipe.pipeline.packet import LABELS, LOSS, SCORE, WRONG, Tensors
 from ffpipe.telemetry.report import BLOCK, Evaluation
 
 SOFTMAX, GOODNESS, LAST, SUM = "softmax", "goodness", "last", "sum"
-# Of a loss. A double holds 2^53 of them: enough for ten million examples with losses of a hundred.
+# The step of a loss. A double holds 2^53 of them: enough for ten million examples with losses of a hundred.
 STEP = 2.0**-22
 
 
-def add_block(said: Tensors, block: Block, scores: Tensor | None, labelled: int, training: Training) -> None:
+def add_block(said: Tensors, block: Block, scores: Tensor | None, labelled: int, network: Blueprint) -> None:
     """Add what a block says of an evaluation's rows to what those before it have said.
 
     scores: (rows, ...) or None where it says nothing. labelled: how many of the rows, the first, carry a label. Each
     block is judged too: by its loss on positive rows, and without negatives by its loss and what it gets wrong by
     itself; NaN where it says nothing.
     """
-    labels = said[LABELS]
+    labels, training, at_once = said[LABELS], network.training, network.examples_at_once
     if training.contrasts:
-        _judge_positive(said, block, None if scores is None else _positive(scores, labels[0], labelled, training))
+        positive = None if scores is None else _positive(scores, labels[0], labelled, training)
+        _judge_positive(said, block, positive, at_once)
         scores = scores[:labelled] if labelled and scores is not None else None
     else:
-        _judge(said, scores, labels[0])
+        _judge(said, scores, labels[0], at_once)
     if scores is not None and labels.dim() == 2 and block.index >= training.goodness_from:
         said[SCORE] = said[SCORE] + scores if SCORE in said else scores
 
 
-def _judge(said: Tensors, scores: Tensor | None, labels: Tensor) -> None:
+def _judge(said: Tensors, scores: Tensor | None, labels: Tensor, at_once: int) -> None:
     """Count errors. scores: (n, classes), or of tokens (n, T, classes). labels: (n,) or (n, T). An example of tokens
     counts as the mean over its positions, which `Tally` makes of the sum."""
     if scores is None:
@@ -41,7 +43,9 @@ def _judge(said: Tensors, scores: Tensor | None, labels: Tensor) -> None:
         _append(said, LOSS, None)
     else:
         _append(said, WRONG, scores.argmax(-1) != labels)
-        _append(said, LOSS, cross_entropy(scores.flatten(0, -2).double(), labels.flatten(), reduction="none"))
+        pieces = zip(scores.split(at_once), labels.split(at_once), strict=True)
+        losses = [cross_entropy(s.flatten(0, -2).double(), n.flatten(), reduction="none") for s, n in pieces]
+        _append(said, LOSS, torch.cat(losses))
 
 
 def _positive(scores: Tensor, labels: Tensor, labelled: int, training: Training) -> Tensor | None:
@@ -52,9 +56,12 @@ def _positive(scores: Tensor, labels: Tensor, labelled: int, training: Training)
     return scores[:labelled].view(len(labels), -1).gather(1, labels.unsqueeze(1)).squeeze(1) if labelled else None
 
 
-def _judge_positive(said: Tensors, block: Block, scores: Tensor | None) -> None:
+def _judge_positive(said: Tensors, block: Block, scores: Tensor | None, at_once: int) -> None:
     """Add the loss of positive rows (n,)."""
-    _append(said, LOSS, None if scores is None or scores.dim() != 1 else block.positive_loss(scores))
+    pieces = () if scores is None or scores.dim() != 1 else scores.split(at_once)
+    # What the last few numbers of a vector come to may differ by a bit from what they come to among others.
+    found = [loss for piece in pieces if (loss := block.positive_loss(piece)) is not None]
+    _append(said, LOSS, torch.cat(found) if found else None)
 
 
 def _append(said: Tensors, name: str, values: Tensor | None) -> None:
