@@ -190,6 +190,7 @@ class RunLog:
             "engine": config.execution.engine,
             "stages": len(layout.stages) if layout else 0,
             "stage_layers": [list(spec.layers) for spec in layout.stages] if layout else [],
+            "replicas": [spec.replicas.counts[spec.index] for spec in layout.stages] if layout else [],
             "chunk": layout.plan.chunk if layout else 0,
             "window": layout.window if layout else 0,
             "steps": step,

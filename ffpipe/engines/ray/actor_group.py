@@ -54,7 +54,7 @@ class ActorGroup:
             there = say_amounts({name: free.get(name, 0.0) for place in places for name in place.asks})
             self.release()
             raise UserError(
-                f"{len(places)} stage(s) of {asked} could not be placed within {timeout:g} s; free are {there} "
+                f"{len(places)} actor(s) of {asked} could not be placed within {timeout:g} s; free are {there} "
                 f"(placement {execution.placement!r}): wait for others to finish, ask for less, or raise "
                 "--execution.start-timeout"
             ) from None
