@@ -130,7 +130,7 @@ def test_files_that_are_cut_short_or_misnamed(file: Path, there: OtherHost) -> N
     name = job.splits.stored[0].path.name
     assert there("take", name, np.zeros(100, dtype=np.uint8), True) == ""
     assert there("fingerprint", name) == ""
-    assert "no name of a file" in there("take", "../elsewhere", np.zeros(1, dtype=np.uint8), True)
+    assert "is not a name of a file" in there("take", "../elsewhere", np.zeros(1, dtype=np.uint8), True)
     with pytest.raises(UserError, match="has lost what was sent"):
         cache.open_stored("nothing.arrow")
 
