@@ -59,7 +59,7 @@ def _positive(scores: Tensor, labels: Tensor, labelled: int, training: Training)
 def _judge_positive(said: Tensors, block: Block, scores: Tensor | None, at_once: int) -> None:
     """Add the loss of positive rows (n,)."""
     pieces = () if scores is None or scores.dim() != 1 else scores.split(at_once)
-    # What the last few numbers of a vector come to may differ by a bit from what they come to among others.
+    # The last few numbers of a vector may come to other bits than they do in the middle of a longer one.
     found = [loss for piece in pieces if (loss := block.positive_loss(piece)) is not None]
     _append(said, LOSS, torch.cat(found) if found else None)
 
