@@ -15,7 +15,7 @@ STAGES, LARGE_CHUNK, ROUNDS = 2, 40, 3
 TINY = {
     "training.dims": [64, 8, 8],
     "training.negatives": "random",
-    "training.epochs": 40,
+    "training.epochs": 10,
     "execution.engine": "local",
     "execution.stages": STAGES,
     "execution.evaluate_every": 0,
