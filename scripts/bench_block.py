@@ -70,18 +70,21 @@ def cases() -> dict[str, tuple[LocalBlock, torch.Tensor]]:
     return found
 
 
-def bare(block: LocalBlock, x: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
-    """Return a function that makes one step of a plain program."""
+def bare(
+    block: LocalBlock, x: torch.Tensor, labels: torch.Tensor, products: torch.dtype = torch.float32
+) -> Callable[[], None]:
+    """Return a function that makes one step of a plain program; on a GPU it can be captured as a graph."""
     body, head = copy.deepcopy(block.body), copy.deepcopy(block.objective)
     parameters = [*body.parameters(), *head.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=0.001)
+    optimizer = torch.optim.Adam(parameters, lr=0.001, capturable=x.is_cuda)
     body.train()
 
     def step() -> None:
-        h = body(x)
-        logits = head.score(h)
-        assert logits is not None
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten())
+        with torch.autocast(x.device.type, products, enabled=products != torch.float32):
+            h = body(x)
+            logits = head.score(h)
+            assert logits is not None
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

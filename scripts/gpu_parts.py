@@ -5,7 +5,6 @@ A figure is the median of the second half of the rounds, each between two waits 
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from ffpipe.pipeline.job import Job, make_job
 from ffpipe.system.errors import one_line
 
 import torch  # isort: skip - after ffpipe, which sets what torch reads from the environment
+from bench_block import bare
 
 ROUNDS = 30
 CPU = torch.device("cpu")
@@ -134,32 +134,13 @@ def conv_times(channels: int, precision: str, device: torch.device) -> dict[str,
     job = convolutions(channels, precision)
     rows, block = Rows(job, 1, device), job.network.make(1, Workspace(device))
     assert isinstance(block, LocalBlock)
-    bare = bare_loop(block, rows, precision)
+    products = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    plain = bare(block, rows.x, rows.labels, products)
     return {
         "step": 1e3 * seconds(lambda step: rows.learn(block, step), device),
-        "bare loop": 1e3 * seconds(lambda _: bare(), device),
-        "bare loop as a graph": _as_a_graph(bare, device),
+        "bare loop": 1e3 * seconds(lambda _: plain(), device),
+        "bare loop as a graph": _as_a_graph(plain, device),
     }
-
-
-def bare_loop(block: LocalBlock, rows: Rows, precision: str) -> Callable[[], None]:
-    """Make one step of a plain program with the same module, head, loss and optimiser."""
-    body, head = copy.deepcopy(block.body), copy.deepcopy(block.objective)
-    device = rows.x.device
-    optimizer = torch.optim.Adam(
-        [*body.parameters(), *head.parameters()], lr=0.001, capturable=device.type == "cuda", foreach=False
-    )
-
-    def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            logits = head.score(body(rows.x))
-            assert logits is not None
-            loss = torch.nn.functional.cross_entropy(logits, rows.labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
-    return step
 
 
 def _as_a_graph(run: Callable[[], object], device: torch.device) -> float | str:

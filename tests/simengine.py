@@ -8,7 +8,7 @@ stages are asked for reports, die, fall silent or raise.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -104,7 +104,7 @@ class Peer:
     def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
         raise AssertionError("no stage here has replicas")
 
-    def read(self, packets: Iterable[Packet]) -> None:
+    def read(self, arrays: Arrays) -> None:
         """Do nothing: nothing lies in shared memory here."""
 
     def die(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,8 +26,8 @@ class Links(Protocol):
     def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
         """Send sums of round `number` to the other replicas of the stage."""
 
-    def read(self, packets: Iterable[Packet]) -> None:
-        """Note that the packets of a message will not be read again."""
+    def read(self, arrays: Arrays) -> None:
+        """Note that arrays which came will not be read again."""
 
 
 class NoLinks:
@@ -42,5 +42,5 @@ class NoLinks:
     def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
         raise AssertionError("a single stage has no other replica")
 
-    def read(self, packets: Iterable[Packet]) -> None:
-        assert not list(packets)
+    def read(self, arrays: Arrays) -> None:
+        raise AssertionError("nobody sends anything")

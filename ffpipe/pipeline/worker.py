@@ -59,7 +59,7 @@ class Worker:
             self.spec.replica,
             1 + len(self.delivery.others),
             self._exchange,
-            self._exchanged_with,
+            self.links.read,
             partial(self._waiting, "exchange"),
         )
         if self._replicated is not None:
@@ -121,7 +121,7 @@ class Worker:
         else:
             with self._waiting("input"):
                 packets = self.inbox.take()
-            item = packets[self.delivery.senders[0]].item
+            item = next(iter(packets.values())).item
         begun = self._spans.elapsed
         left = False
 
@@ -143,7 +143,8 @@ class Worker:
             if self.spec.replica == 0 or is_shared(item):
                 out = self.stage.handle(item, tensors, leave if self.setup.early else None)
         # Arrays that came in leave the object store before what goes out enters it (planning/memory.py).
-        self.links.read(packets.values())
+        for packet in packets.values():
+            self.links.read(packet.arrays)
         packets, tensors = {}, None
         if isinstance(item, Train):
             self._trained = (self._trained[0] or begun, self._spans.elapsed)
@@ -182,9 +183,6 @@ class Worker:
 
     def _exchange(self, number: int, name: str, sums: Arrays) -> None:
         self.links.to_replicas(self.delivery.others, number, name, sums)
-
-    def _exchanged_with(self, sums: Arrays) -> None:
-        self.links.read([Packet(Stop(0), sums)])
 
     def report(self, *, ended: bool = False) -> None:
         """Put what happened since the last time where `drain` finds it. ended: nothing more will."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class ThreadLinks:
             reducer = self.workers[other].reducer
             self._later(lambda reducer=reducer: reducer.put(number, self.replica, name, sent))
 
-    def read(self, packets: Iterable[Packet]) -> None:
+    def read(self, arrays: Arrays) -> None:
         """Do nothing: nothing lies in shared memory here."""
 
     def _later(self, deliver: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -46,7 +46,7 @@ class ThreadLinks:
     def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
         raise AssertionError("no stage here has replicas")
 
-    def read(self, packets: Iterable[Packet]) -> None:
+    def read(self, arrays: Arrays) -> None:
         """Do nothing: nothing lies in shared memory here."""
 
     def _later(self, deliver: Any) -> None:

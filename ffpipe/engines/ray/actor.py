@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -191,10 +191,9 @@ class RayLinks:
         for other in others:
             self._actors[other].put_sums.remote(number, self._replica, name, dtypes, *arrays)
 
-    def read(self, packets: Iterable[Packet]) -> None:
-        for packet in packets:
-            for array in packet.arrays.values():
-                unmapped(array.data)
+    def read(self, arrays: Arrays) -> None:
+        for array in arrays.values():
+            unmapped(array.data)
 
 
 def stored(array: Any) -> Any:
