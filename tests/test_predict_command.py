@@ -303,7 +303,7 @@ def test_wrong_requests(
 
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
-    "empty": (lambda path: path.mkdir(), "there is no picture in the folder"),
+    "empty": (lambda path: path.mkdir(), "the folder has neither a picture"),
     "small.csv": (csv_of(IMAGES[0]), "expected 64 numbers"),
     "words.csv": (lambda path: path.write_text("a,b\nc,d\n"), "words.csv"),
     "empty.csv": (lambda path: path.touch(), "it is empty"),

@@ -10,6 +10,7 @@ import glob
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 from ffpipe.config.schema import Config, Data
@@ -158,6 +159,18 @@ def table_files(source: str, names: Sequence[str], field: str) -> list[Path]:
             raise UserError(f"{field}: there is no {source} file in the folder {path}")
         files += inside
     return files
+
+
+def tables_below(root: Path) -> list[Path]:
+    """Return the tables below a folder in sorted order; of a data set that `datasets` saved its own files alone, in
+    their order.
+
+    Raises UserError where such a set names files elsewhere.
+    """
+    found: list[Path] = []
+    for folder, files in groupby(files_below(root), lambda path: path.parent):
+        found += _saved(folder) or [path for path in files if _ending(path) in TABLES]
+    return list(dict.fromkeys(found))
 
 
 def _folder(path: Path) -> Found:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ffpipe.config.schema import Data
 from ffpipe.data.columns import Wanted
-from ffpipe.data.discover import known_kind
+from ffpipe.data.discover import known_kind, tables_below
 from ffpipe.data.opened import is_like, mode_of, open_images, row_of
 from ffpipe.data.scale import BYTE, Given
 from ffpipe.data.source import Contents
@@ -127,7 +127,8 @@ def _counted(contents: Contents) -> Iterator[tuple[int, NDArray[Any]]]:
 
 
 def files_of(path: str | Path) -> Iterator[str | Path]:
-    """Yield the path, or where it is a folder its pictures and arrays, recursively and in sorted order.
+    """Yield the path, or where it is a folder its pictures and arrays, recursively and in sorted order; where it has
+    neither, its tables.
 
     Raises UserError where the folder cannot be read or has none.
     """
@@ -137,12 +138,16 @@ def files_of(path: str | Path) -> Iterator[str | Path]:
     if not os.path.isdir(root):
         yield path
         return
-    found = False
-    for file in _below(root):
-        found = True
-        yield file
-    if not found:
-        raise UserError(f"{path}: there is no picture in the folder; expected names in {', '.join(ENDINGS)}")
+    found = _below(root)
+    first = next(found, None)
+    if first is None:
+        found = iter(tables_below(root))
+        first = next(found, None)
+    if first is None:
+        endings = ", ".join(ENDINGS)
+        raise UserError(f"{path}: the folder has neither a picture ({endings}) nor a table (Parquet, Arrow, CSV)")
+    yield first
+    yield from found
 
 
 def _below(root: Path) -> Iterator[Path]:

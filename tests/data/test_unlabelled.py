@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forms import IMAGES, datasets
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 from strangers import bounded
@@ -124,3 +126,15 @@ def test_a_deep_folder_has_an_end(tmp_path: Path) -> None:
     (deep / "one.png").touch()
     assert list(files_of(tmp_path)) == [deep / "one.png"]
     assert list(files_of(deep / "one.png")) == [deep / "one.png"]
+
+
+def test_a_folder_without_pictures_stands_for_its_tables(tmp_path: Path) -> None:
+    saved = datasets(tmp_path)
+    shutil.copy(saved / "train" / "data-00000-of-00001.arrow", saved / "train" / "cache-1.arrow")  # no part of the set
+    found = list(files_of(saved))
+    assert found == [saved / part / "data-00000-of-00001.arrow" for part in ("test", "train")]
+    of_pictures = Inputs((4, 4), Given("u", 255.0), Data())
+    for file in found:
+        np.testing.assert_array_equal(rows(Path(file), of_pictures), IMAGES.reshape(30, -1) / np.float32(255))
+    (saved / "one.png").touch()
+    assert list(files_of(saved)) == [saved / "one.png"]
