@@ -71,7 +71,7 @@ def main() -> None:
                     job, name = jobs[rule], None
                     if options.trace:
                         name = options.trace.with_name(f"{options.trace.name}-{rule}-{stages}.json")
-                    layout = replace(layouts[rule], early=early and layouts[rule].early)
+                    layout = replace(layouts[rule], leaves_early=early and layouts[rule].leaves_early)
                     took = run(engine, job, layout, name)
                     needed = job.steps * engine.seconds
                     shares = {"steady": needed / took["last"], "whole": needed / took["whole"]}
@@ -82,7 +82,7 @@ def main() -> None:
             middle = {key: statistics.median(v[key] for v in values) for key in values[0]}
             steady = [value["steady"] for value in values]
             layout = layouts[rule]
-            leaves = "early" if early and layout.early else "late"
+            leaves = "early" if early and layout.leaves_early else "late"
             table.add_row(
                 str(stages),
                 rule,

@@ -28,8 +28,8 @@ import ffpipe.runs.controller
 from ffpipe.commands import cli
 from ffpipe.config.schema import Execution
 from ffpipe.engines.ray.settings import prepare_ray
+from ffpipe.learn.negatives import Predictions
 from ffpipe.pipeline.job import Engine
-from ffpipe.pipeline.links import Predictions
 from ffpipe.pipeline.packet import Tensors
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Evaluate, Item, Snapshot, Train

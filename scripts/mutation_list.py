@@ -72,8 +72,8 @@ MUTATIONS = [
         "pipeline/worker_setup.py",
         STORIES,
         predictions_forgotten=(
-            "feed.predictions(owed_predictions(_reader(setup)(checkpoint.HEAD)))",
-            "feed.predictions({})",
+            "feed.take_predictions(predictions_in(_reader(setup)(checkpoint.HEAD)))",
+            "feed.take_predictions({})",
         ),
     ),
     *_of(

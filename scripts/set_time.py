@@ -18,10 +18,10 @@ from ffpipe.data.splits import Splits
 from ffpipe.engines.ray.settings import prepare_ray
 from ffpipe.learn.blueprint import make_blueprint
 from ffpipe.learn.feeder import row_specs
+from ffpipe.learn.negatives import Predictions
 from ffpipe.learn.shards import Exchange
 from ffpipe.learn.spec import RowSpec
 from ffpipe.pipeline.job import Job, Layout, Start
-from ffpipe.pipeline.links import Predictions
 from ffpipe.pipeline.packet import LABELS, Tensors, X
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Item, Train
@@ -99,7 +99,7 @@ class SetTimeFeed:
     def __init__(self, setup: WorkerSetup) -> None:
         self.rows = _rows(setup, setup.spec.network.inputs, 1.0)
 
-    def predictions(self, made: Predictions) -> None:
+    def take_predictions(self, made: Predictions) -> None:
         pass
 
     def tensors(self, item: Item) -> Tensors | None:

@@ -57,6 +57,12 @@ class ChainBlueprint(Blueprint):
     def make(self, index: int, workspace: Workspace) -> Block:
         return ChainBlock(self.outlines[index], PAIRS if self.training.contrasts else PLAIN)
 
+    def make_head(self, workspace: Workspace) -> Head:
+        return ChainHead(self.training, dict.fromkeys(self.taps, 1), CLASSES, workspace)
+
+    def make_feeder(self, splits: Splits) -> Feeder:
+        return ChainFeeder(self.training)
+
 
 def blueprint(training: Training) -> ChainBlueprint:
     """Make the network of a config: who keeps and who uses what, and when blocks learn, is as it says."""
@@ -177,11 +183,6 @@ class ChainFeeder(Feeder):
         rows = [example_row(len(split), i, label) for i in examples for label in range(CLASSES * training.labelled)]
         rows += [example_row(len(split), i, CLASSES) for i in examples if training.head or not training.contrasts]
         return torch.tensor(rows, dtype=torch.float32).unsqueeze(1), torch.tensor([label_of(i) for i in examples])
-
-
-def make_feeder(training: Training, splits: Splits, inputs: RowSpec) -> Feeder:
-    """Stand in for feeder.make_feeder; minibatches have one example."""
-    return ChainFeeder(training)
 
 
 def _rows(x: Tensor, beside: Sequence[Tensor]) -> Iterator[tuple[int, ...]]:

@@ -14,36 +14,34 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from expected import splits
 from world import StageDied, World
 
+from ffpipe.learn.negatives import Predictions
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
-from ffpipe.pipeline.links import Predictions
 from ffpipe.pipeline.packet import Arrays, Packet
 from ffpipe.pipeline.publisher import OUTPUTS
+from ffpipe.pipeline.saver import Saved, Saver
 from ffpipe.pipeline.schedule import Item, ItemStream, Stop, Train
 from ffpipe.pipeline.worker import Worker
-from ffpipe.pipeline.worker_setup import Parts, WorkerSetup, make_own_stage
+from ffpipe.pipeline.worker_setup import AnyFeed, Parts, WorkerSetup, make_feed, make_own_stage
 from ffpipe.planning.calibrate import Costs
 from ffpipe.planning.layout import Measured, make_layout
 from ffpipe.storage.store import Pieces, Store
 from ffpipe.system.errors import Diverged, RunFailed, StageLost, UserError
 
-real_write = Store.write
 
+class HeldSaver(Saver):
+    """A saver without a thread: it writes a file at a time, when the engine says so, or when somebody waits."""
 
-class SaverThread:
-    """In the place of the saver's thread: a file at a time, when the engine says so, or when somebody waits."""
+    def __init__(self, todo: deque[Callable[[], None]], store: Store) -> None:
+        super().__init__(store)
+        self.todo = todo
 
-    def __init__(self, world: World, target: Callable[..., None], args: tuple[int, Mapping[str, Any]]) -> None:
-        step, files = args
-        self._world = world
-        self.todo = deque(partial(target, step, {name: saved}) for name, saved in files.items())
+    def begin(self, step: int, files: Mapping[str, Saved]) -> None:
+        self.todo += [partial(self.write, step, {name: saved}) for name, saved in files.items()]
 
-    def start(self) -> None:
-        assert self._world.working is not None
-        self._world.working.saves = self
-
-    def join(self) -> None:
+    def wait(self) -> None:
         while self.todo:
             self.todo.popleft()()
 
@@ -56,11 +54,11 @@ class StageStore(Store):
         self._world = world
         self._peer = peer
 
-    def write(self, name: str, data: Pieces) -> None:
+    def write(self, name: str, pieces: Pieces) -> None:
         self._world.write("stage", name)
         if self._peer.gone:
             raise StageDied
-        real_write(self, name, data)
+        super().write(name, pieces)
 
 
 class HeldStream(ItemStream):
@@ -85,7 +83,7 @@ class Peer:
         self.engine = engine
         self.worker: Worker
         self.outbox: deque[tuple[Any, ...]] = deque()
-        self.saves: SaverThread | None = None
+        self.saves = deque[Callable[[], None]]()  # the files that are still to be written
         self.sequence = 0
         self.news = self.reported = False
         self.stopped = self.finished = self.told = False
@@ -98,8 +96,8 @@ class Peer:
         sent = Packet(packet.item, arrays)
         self.engine.post(self.index, receiver, lambda to: to.worker.push(sequence, self.index, sent))
 
-    def to_first(self, predictions: Predictions) -> None:
-        self.engine.post(self.index, 0, lambda to: to.worker.returned(predictions))
+    def done(self, predictions: Predictions) -> None:
+        self.engine.post(self.index, 0, lambda to: to.worker.done(predictions))
 
     def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
         raise AssertionError("no stage here has replicas")
@@ -117,7 +115,7 @@ class Peer:
         """Yield what this stage may do next."""
         if self.gone or self.silent:
             return
-        if self.saves and self.saves.todo:
+        if self.saves:
             yield self._save
         if self.error or self.finished:
             return
@@ -136,11 +134,10 @@ class Peer:
                 yield self._work
         if self.news:
             yield self._report
-        if self.stopped and not self.outbox and not (self.saves and self.saves.todo):
+        if self.stopped and not self.outbox and not self.saves:
             yield self._finish
 
     def _work(self) -> None:
-        self.engine.world.working = self
         try:
             item = self.worker.work(self.sequence, lambda *message: self.outbox.append(message))
         except StageDied:
@@ -154,9 +151,8 @@ class Peer:
         self.worker.send(*self.outbox.popleft())
 
     def _save(self) -> None:
-        assert self.saves is not None
         try:
-            self.saves.todo.popleft()()
+            self.saves.popleft()()
         except StageDied:
             return
         self.news = True
@@ -168,6 +164,10 @@ class Peer:
     def _finish(self) -> None:
         self._report()
         self.finished = True
+
+
+def _feed(setup: WorkerSetup) -> AnyFeed:
+    return make_feed(setup, splits(setup.config.training))
 
 
 @dataclass
@@ -231,7 +231,7 @@ class SimEngine:
         """Discard all stages; what one writes that we cannot reach may still come to the disk, at any time."""
         for peer in self.peers:
             if not peer.gone and peer.saves and self.world.choose(2):
-                self.world.late += peer.saves.todo
+                self.world.late += peer.saves
         self.peers, self._network = [], []
         self._flying.clear()
 
@@ -240,9 +240,12 @@ class SimEngine:
         for peer, spec in zip(self.peers, layout.stages, strict=True):
             own = StageStore(store.root, self.world, peer)
             data = job.splits.fingerprint
-            setup = WorkerSetup(spec, layout.plan, layout.window, job.config, own, start, data=data, early=layout.early)
+            setup = WorkerSetup(
+                spec, layout.plan, layout.window, job.config, own, start, data=data, leaves_early=layout.leaves_early
+            )
             try:
-                peer.worker = Worker(setup, Parts(make_own_stage), peer)
+                parts = Parts(make_own_stage, _feed, self._stream, partial(HeldSaver, peer.saves))
+                peer.worker = Worker(setup, parts, peer)
             except UserError as error:
                 raise RunFailed(f"a stage could not begin: {error}") from error
         while not all(peer.told for peer in self.peers):
@@ -258,6 +261,10 @@ class SimEngine:
             assert actions, "nothing can go on"
             action = actions[self.world.choose(len(actions))]
             action()
+
+    def _stream(self, setup: WorkerSetup) -> ItemStream:
+        seconds = setup.config.execution.snapshot_seconds
+        return HeldStream(setup.plan, setup.start.step, seconds, lambda: float(self.world.moments))
 
     def _poll(self, on_report: OnReport) -> None:
         """Ask all stages at once, as the driver does, and hear them one by one; the first that fails ends the run."""

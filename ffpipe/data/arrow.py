@@ -90,15 +90,17 @@ def write(
 class Stored:
     """The canonical file, memory-mapped: the operating system holds what is in use, not this process."""
 
-    def __init__(self, path: Path) -> None:
-        """Open a canonical file. Raises BadFile for anything but a whole one, also where there is none."""
+    def __init__(self, path: Path, kept_mapped: int = KEPT_MAPPED, block_bytes: int = BLOCK_BYTES) -> None:
+        """Open a canonical file. kept_mapped: bytes that may stay in sight. block_bytes: of images that a fingerprint
+        reads at once. Raises BadFile for anything but a whole one, also where there is none."""
+        self._block_bytes = block_bytes
         try:
-            self._open(path)
+            self._open(path, kept_mapped)
         # Arrow's own, and what a damaged file makes of the JSON or of NumPy's views.
         except (pa.ArrowException, OSError, ValueError, TypeError, LookupError, MemoryError, OverflowError) as error:
             raise BadFile(f"{path}: {error}") from None
 
-    def _open(self, path: Path) -> None:
+    def _open(self, path: Path, kept_mapped: int) -> None:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         header = json.loads((reader.schema.metadata or {})[_KEY])
         self.shape: tuple[int, ...] = tuple(header["shape"])
@@ -121,9 +123,9 @@ class Stored:
             raise ValueError("it is of another format or not whole")
         self.dtype = self._images[0].dtype
         size = sum(part.nbytes for part in (*self._images, *self._labels))
-        self._large = size > KEPT_MAPPED
+        self._large = size > kept_mapped
         # Bytes of the file that count as memory of a process which reads it, at most.
-        self.most_in_sight = min(size, KEPT_MAPPED)
+        self.most_in_sight = min(size, kept_mapped)
         if self._large:
             for part in self._images:  # to open the file was to touch all of its batches
                 unmap(part)
@@ -145,7 +147,7 @@ class Stored:
         for labels in self._labels:
             hashed.update(labels.data)
         sample = np.linspace(0, len(self) - 1, min(SAMPLE, len(self)), dtype=np.int64)
-        at_once = max(1, BLOCK_BYTES // (self.features * self.dtype.itemsize))
+        at_once = max(1, self._block_bytes // (self.features * self.dtype.itemsize))
         for first in range(0, len(sample), at_once):
             hashed.update(self.images(sample[first : first + at_once]).data)
         return hashed.hexdigest()

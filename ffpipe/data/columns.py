@@ -79,7 +79,9 @@ def part(name: str, open_table: OpenTable, paths: Sequence[Path], wanted: Wanted
     return Part(name, (name, identity, wanted), lambda: contents(open_table, files, wanted))
 
 
-def contents(open_table: OpenTable, paths: Sequence[Path], wanted: Wanted | None = None) -> Contents:
+def contents(
+    open_table: OpenTable, paths: Sequence[Path], wanted: Wanted | None = None, block_bytes: int = BLOCK_BYTES
+) -> Contents:
     """Read the schemas, the labels and the first image. Raises UserError: unreadable, no such column, not images."""
     wanted = wanted or Wanted()
     tables = [open_table(path) for path in paths]
@@ -103,7 +105,7 @@ def contents(open_table: OpenTable, paths: Sequence[Path], wanted: Wanted | None
     if first is None:
         raise UserError(f"{paths[0]}: there are no images")
     shape = source.check_shape(first.shape[1:], f"{paths[0]}: {_spelled(columns)}")
-    rows = min(_MOST_ROWS, max(1, BLOCK_BYTES // first.nbytes))
+    rows = min(_MOST_ROWS, max(1, block_bytes // first.nbytes))
 
     def blocks() -> Iterator[NDArray[Any]]:
         for table in tables:

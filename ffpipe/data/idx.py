@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ffpipe.data import source
 from ffpipe.data.gzipped import opened
-from ffpipe.data.source import Contents, Part
+from ffpipe.data.source import BLOCK_BYTES, Contents, Part
 from ffpipe.system.errors import UserError
 from ffpipe.system.files import expanded
 
@@ -38,7 +38,7 @@ def part(images: Path, labels: Path, field: str) -> Part:
     return Part("idx", ("idx", identity), lambda: contents(expanded(images), expanded(labels)))
 
 
-def contents(images: Path, labels: Path) -> Contents:
+def contents(images: Path, labels: Path, block_bytes: int = BLOCK_BYTES) -> Contents:
     """Read both headers and the labels. Raises UserError: unreadable, damaged, or not images and their labels."""
     with _opened(images) as (_, kind, dims), _opened(labels) as (_, label_kind, label_dims):
         pass  # the headers alone
@@ -49,14 +49,14 @@ def contents(images: Path, labels: Path) -> Contents:
     if dims[0] != label_dims[0]:
         raise UserError(f"{images} has {dims[0]} images, but {labels} has {label_dims[0]} labels")
     shape = source.check_shape(dims[1:], str(images))
-    numbers = np.concatenate([np.empty(0, label_kind), *(block[:, 0] for block in _blocks(labels))])
+    numbers = np.concatenate([np.empty(0, label_kind), *(block[:, 0] for block in _blocks(labels, block_bytes))])
     return Contents(
         where=f"{images} and {labels}",
         shape=shape,
         dtype=kind,
         divisor=0,
         labels=numbers,
-        blocks=lambda: _blocks(images),
+        blocks=lambda: _blocks(images, block_bytes),
     )
 
 
@@ -75,8 +75,8 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, np.dtype[Any], tuple[int, ..
         yield stream, _DTYPES[magic[2]], struct.unpack(f">{magic[3]}I", dims)
 
 
-def _blocks(path: Path) -> Iterator[NDArray[Any]]:
-    """Yield arrays (n, numbers in a row) in the file's dtype, of about BLOCK_BYTES.
+def _blocks(path: Path, block_bytes: int) -> Iterator[NDArray[Any]]:
+    """Yield arrays (n, numbers in a row) in the file's dtype, of about so many bytes.
 
     Allocates for the rows that are there, never for those that the header promises.
     """
@@ -85,7 +85,7 @@ def _blocks(path: Path) -> Iterator[NDArray[Any]]:
         row_bytes = width * dtype.itemsize
         done = 0
         while done < count:
-            rows = min(count - done, max(1, source.BLOCK_BYTES // row_bytes))
+            rows = min(count - done, max(1, block_bytes // row_bytes))
             piece = stream.read(rows * row_bytes)
             if len(piece) < rows * row_bytes:
                 raise UserError(f"{path}: it ends after {done + len(piece) // row_bytes} of {count} rows")

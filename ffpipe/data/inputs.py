@@ -20,7 +20,7 @@ from ffpipe.data.columns import Wanted
 from ffpipe.data.discover import known_kind, tables_below
 from ffpipe.data.opened import is_like, mode_of, open_images, row_of
 from ffpipe.data.scale import BYTE, Given
-from ffpipe.data.source import Contents
+from ffpipe.data.source import BLOCK_BYTES, Contents
 from ffpipe.data.tables import TABLES
 from ffpipe.data.unlabelled import Tabular, archive, as_written
 from ffpipe.system.errors import UserError, reason
@@ -38,11 +38,12 @@ Image = tuple[int | None, Row]
 @dataclass(frozen=True)
 class Inputs:
     """Images for one network. shape: of those that it was trained on. scale: of their numbers. data: how they were
-    read."""
+    read. block_bytes: of an archive that are read at once."""
 
     shape: tuple[int, ...]
     scale: Given
     data: Data
+    block_bytes: int = BLOCK_BYTES
 
     def images(self, path: str | Path) -> Iterator[Image]:
         """Yield each image of a file. Raises UserError where the file cannot be read, or not to its end."""
@@ -71,7 +72,7 @@ class Inputs:
 
     def _of_archive(self, path: str | Path) -> Iterator[tuple[int, Row]]:
         arrays = self.data.arrays
-        contents = archive(expanded(path), self.shape, arrays[2:3] or arrays[:1])
+        contents = archive(expanded(path), self.shape, arrays[2:3] or arrays[:1], self.block_bytes)
         return self._rows(_counted(contents), contents.shape, self._divisor(contents), str(path))
 
     def _of_table(self, path: Path, kind: str) -> Iterator[tuple[int, Row]]:

@@ -23,7 +23,6 @@ from ffpipe.data.source import Contents, Part, file_identity
 from ffpipe.system.errors import UserError
 
 CLASSES = 10
-SIDE = 28
 
 Files = Mapping[str, tuple[Remote, Remote]]
 
@@ -31,7 +30,8 @@ Files = Mapping[str, tuple[Remote, Remote]]
 @dataclass(frozen=True)
 class Known:
     """A set of four IDX files. title: in messages. variable: names other mirrors. files: images and labels by part.
-    torchvision: the folder in which torchvision keeps it. names: of the classes, where they are more than digits."""
+    torchvision: the folder in which torchvision keeps it. names: of the classes, where they are more than digits. side:
+    of an image, in pixels."""
 
     name: str
     title: str
@@ -40,6 +40,7 @@ class Known:
     files: Files
     torchvision: str
     names: tuple[str, ...] = ()
+    side: int = 28
 
     @property
     def md5s(self) -> list[str]:
@@ -91,13 +92,17 @@ FASHION_MNIST = Known(
 
 
 def parts(
-    data_dir: str, progress: Callable[[str], None], known: Known = MNIST, patience: Patience | None = None
+    data_dir: str,
+    progress: Callable[[str], None],
+    known: Known = MNIST,
+    patience: Patience | None = None,
+    others: tuple[Known, ...] = (MNIST, FASHION_MNIST),
 ) -> tuple[Part, Part]:
     """Return the training and the test part.
 
     data_dir: folder with local copies; empty: $FFPIPE_DATA; if that is not set either, opening a part downloads
-    its files to the cache folder, telling `progress` in lines of text. Raises UserError where a folder is given
-    and lacks a file.
+    its files to the cache folder, telling `progress` in lines of text. others: sets that a file may be of by mistake.
+    Raises UserError where a folder is given and lacks a file.
     """
     given = given_folder(data_dir)
     if given is None:
@@ -105,7 +110,7 @@ def parts(
             _remote_part(known, "train", patience or Patience(), progress),
             _remote_part(known, "test", patience or Patience(), progress),
         )
-    return _local_part(known, "train", *given), _local_part(known, "test", *given)
+    return _local_part(known, "train", *given, others), _local_part(known, "test", *given, others)
 
 
 def mirrors(known: Known = MNIST) -> tuple[str, ...]:
@@ -113,12 +118,12 @@ def mirrors(known: Known = MNIST) -> tuple[str, ...]:
     return mirrors_of(known.variable, known.mirrors)
 
 
-def _local_part(known: Known, part: str, folder: Path, setting: str) -> Part:
+def _local_part(known: Known, part: str, folder: Path, setting: str, others: tuple[Known, ...]) -> Part:
     # The last two are where torchvision and Keras's cache have them.
     folders = [folder / known.name, folder, folder / known.torchvision / "raw", folder / known.torchvision]
     images, labels = (find(folders, _names(remote)) for remote in known.files[part])
     if images is not None and labels is not None:
-        return _idx_part(known, part, [images, labels], setting)
+        return _idx_part(known, part, [images, labels], setting, others)
     if (copy := find(folders[:1], PARQUET[part])) is not None:
         return _parquet_part(known, part, copy, setting)
     lacking = known.files[part][0 if images is None else 1]
@@ -129,12 +134,12 @@ def _local_part(known: Known, part: str, folder: Path, setting: str) -> Part:
     )
 
 
-def _idx_part(known: Known, part: str, paths: list[Path], setting: str) -> Part:
+def _idx_part(known: Known, part: str, paths: list[Path], setting: str, others: tuple[Known, ...]) -> Part:
     def contents() -> Contents:
         for path, remote in zip(paths, known.files[part], strict=True):
             # The whole file, once for each state of it: digests of a few images would not find a damaged one.
             if (found := md5(path, remote.size)) != remote.md5:
-                other = next((each for each in (MNIST, FASHION_MNIST) if found in each.md5s), None)
+                other = next((each for each in others if found in each.md5s), None)
                 if other is not None:
                     raise UserError(
                         f"{path}: it is a file of {other.title}, another one than {known.title}'s {remote.name}: set "
@@ -162,7 +167,7 @@ def _parquet_part(known: Known, part: str, path: Path, setting: str) -> Part:
         told = md5_of(struct.pack(">II", 0x0801, count) + numbers.astype(np.uint8).tobytes()).hexdigest()
         if told != labels.md5:
             raise UserError(f"{path}: its labels have the MD5 {told}, those of {known.title} {labels.md5}")
-        head = struct.pack(">IIII", 0x0803, count, SIDE, SIDE)
+        head = struct.pack(">IIII", 0x0803, count, known.side, known.side)
         opened = replace(opened, divisor=BYTE, names=known.names)
         return checked(opened, [Digest(count, images.md5, head)], lambda block, _: block, known.title)
 

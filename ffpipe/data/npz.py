@@ -16,7 +16,7 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from ffpipe.data import source
-from ffpipe.data.source import Contents, Part
+from ffpipe.data.source import BLOCK_BYTES, Contents, Part
 from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import expanded
 
@@ -155,10 +155,10 @@ def _npy(path: Path) -> NDArray[Any]:
     return array
 
 
-def _blocks(images: NDArray[Any]) -> Iterator[NDArray[Any]]:
+def _blocks(images: NDArray[Any], block_bytes: int = BLOCK_BYTES) -> Iterator[NDArray[Any]]:
     """Yield arrays (n, features) in the dtype of the file."""
     width = math.prod(images.shape[1:])
-    rows = max(1, source.BLOCK_BYTES // (width * images.itemsize))
+    rows = max(1, block_bytes // (width * images.itemsize))
     for first in range(0, len(images), rows):
         yield images[first : first + rows].reshape(-1, width)
 

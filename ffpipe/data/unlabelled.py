@@ -9,6 +9,7 @@ import math
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -85,7 +86,7 @@ class Tabular:
         return found
 
 
-def archive(path: Path, shape: tuple[int, ...], named: Sequence[str] = ()) -> Contents:
+def archive(path: Path, shape: tuple[int, ...], named: Sequence[str] = (), block_bytes: int = BLOCK_BYTES) -> Contents:
     """Open the images of a .npz file. shape: of one. named: arrays that are preferred, by name. Raises UserError."""
     try:
         with zipfile.ZipFile(path) as zipped:
@@ -108,7 +109,8 @@ def archive(path: Path, shape: tuple[int, ...], named: Sequence[str] = ()) -> Co
     dims, dtype = fit[name]
     if headers[name][1]:  # by columns, which cannot be read row by row
         refuse_beyond_host(math.prod(dims) * dtype.itemsize, f"the array {name} of {path}", "save it in C order")
-    return Contents(f"{path}: {name}", dims[1:], dtype, 0, np.empty(0), lambda: _blocks(path, f"{name}.npy"))
+    blocks = partial(_blocks, path, f"{name}.npy", block_bytes)
+    return Contents(f"{path}: {name}", dims[1:], dtype, 0, np.empty(0), blocks)
 
 
 def as_written(contents: Contents) -> Contents:
@@ -156,7 +158,7 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any
     return tuple(dims), by_columns, dtype
 
 
-def _blocks(path: Path, member: str) -> Iterator[NDArray[Any]]:
+def _blocks(path: Path, member: str, block_bytes: int) -> Iterator[NDArray[Any]]:
     """Yield arrays (n, features) in the dtype of the file."""
     try:
         with zipfile.ZipFile(path) as zipped, zipped.open(member) as stream:
@@ -166,7 +168,7 @@ def _blocks(path: Path, member: str) -> Iterator[NDArray[Any]]:
                 whole = np.frombuffer(stream.read(count * width * dtype.itemsize), dtype, count * width)
                 yield whole.reshape(count, *rest, order="F").reshape(count, width)
                 return
-            at_once = max(1, BLOCK_BYTES // (width * dtype.itemsize))
+            at_once = max(1, block_bytes // (width * dtype.itemsize))
             for first in range(0, count, at_once):
                 rows = min(at_once, count - first)
                 piece = stream.read(rows * width * dtype.itemsize)

@@ -61,7 +61,7 @@ class LocalEngine(InProcessEngine):
                     made = stage.handle(item, incoming.pop(index, None) or None)
                 for receiver, part in stage.spec.routes.parts(index, made or {}).items():
                     incoming.setdefault(receiver, {}).update(part)
-            feed.predictions(stages[-1].predictions(item))
+            feed.take_predictions(stages[-1].predictions(item))
             if isinstance(item, Train):
                 trained = (trained[0] or begun, spans[0].elapsed)
             if spans[0].elapsed - reported > self._report_seconds:

@@ -33,14 +33,14 @@ def nothing() -> None:
 @dataclass(frozen=True)
 class Step:
     """One weight update of a block. index: of the minibatch, since the start of the run. factor: on its learning rate;
-    None where the block does not learn at this step and only passes rows on. ready: a block may call it as soon as
+    None where the block does not learn at this step and only passes rows on. leave: a block may call it as soon as
     `out` holds all that it hands on, so that this leaves while the block still learns. shard: the part of the minibatch
     of which the rows are, where it is cut into shards. role: of all rows, where a step has those of one alone
     (turns.py)."""
 
     index: int
     factor: float | None = 1.0
-    ready: Callable[[], object] = nothing
+    leave: Callable[[], object] = nothing
     shard: int | None = None
     role: str = ""
 

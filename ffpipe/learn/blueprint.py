@@ -19,13 +19,15 @@ from torch import nn
 
 from ffpipe.config.blocks import FF_DENSE
 from ffpipe.config.schema import BlockConfig, Optimizer, Options, Training
+from ffpipe.data.splits import Splits
 from ffpipe.learn.block import Block
 from ffpipe.learn.chained import Chained
 from ffpipe.learn.dense import FFDense
 from ffpipe.learn.dense_shards import ShardedDense
+from ffpipe.learn.feeder import Feeder, make_feeder
 from ffpipe.learn.goodness import GoodnessContrast
 from ffpipe.learn.items import CPU, META, TRIED, body_of, fresh, items_of, local_block, resolved, shape_of
-from ffpipe.learn.local_item import Dense, Item, Local
+from ffpipe.learn.local_item import BlockItem, Dense, Local
 from ffpipe.learn.outline import Outline
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.rates import Rates
@@ -152,18 +154,22 @@ class Blueprint:
         widths = {index: self.outlines[index].outputs.size for index in self.taps}
         return Head(self.training, widths, self.takes.classes, workspace)
 
-    def items(self, device: torch.device) -> list[Item]:
+    def make_feeder(self, splits: Splits) -> Feeder:
+        """Make what turns examples into the rows of the first block."""
+        return make_feeder(self.training, splits, self.inputs)
+
+    def items(self, device: torch.device) -> list[BlockItem]:
         """Return what each block is made from; on META without memory. Raises UserError."""
         if self.training.method != "backprop":
             return items_of(self.training, self.code, self.function, device)
         return [_end_to_end(self, device)]
 
     @cached_property
-    def _items(self) -> list[Item]:
+    def _items(self) -> list[BlockItem]:
         return self.items(CPU)
 
     @cached_property
-    def _shells(self) -> list[Item]:
+    def _shells(self) -> list[BlockItem]:
         return self.items(META)
 
 
@@ -202,7 +208,7 @@ def make_blueprint(
 
 
 def _outlined(
-    bare: Blueprint, item: Item, index: int, inputs: RowSpec, kept: Mapping[str, RowSpec]
+    bare: Blueprint, item: BlockItem, index: int, inputs: RowSpec, kept: Mapping[str, RowSpec]
 ) -> tuple[Outline, Block]:
     """Return the outline of a block and the block itself, on META. kept: one row of each output that a block before
     keeps."""

@@ -1,7 +1,7 @@
-"""Local objectives: what a layer makes small, given the goodness of positive and of negative rows.
+"""Losses of pairs: what a layer makes small, given the goodness of positive and of negative rows.
 
-An objective knows goodness alone; the layer carries its derivative on to weights. A new rule is a class here,
-a line of `make_objective` and a word in `config.Training.objective`.
+Such a loss knows goodness alone; the layer carries its derivative on to weights. A new one is a class here, a line of
+`make_pair_loss`, and a word of `Pairs.objective` (config/pairs.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Slope(NamedTuple):
     negative: Tensor
 
 
-class Objective(Protocol):
+class PairLoss(Protocol):
     """Loss per pair of a positive and a negative row. threshold: of the goodness, and temperature."""
 
     threshold: float
@@ -31,10 +31,10 @@ class Objective(Protocol):
         """Return the loss of each pair and its derivatives. positive, negative: (B,) goodness."""
 
     def of_role(self, goodness: Tensor, sign: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Do as `ThresholdObjective.of_role`, where there is a threshold."""
+        """Do as `ThresholdLoss.of_role`, where there is a threshold."""
 
 
-class ThresholdObjective:
+class ThresholdLoss:
     """weight * [softplus(-(g_pos - threshold) / T) + softplus((g_neg - threshold) / T)].
 
     The logistic probability that a row is positive is sigmoid((g - threshold) / T) (Hinton, arXiv
@@ -66,7 +66,7 @@ class ThresholdObjective:
         return softplus(behind) * self.weight, slope, behind > 0
 
 
-class SymmetricObjective:
+class SymmetricLoss:
     """softplus(-(g_pos - g_neg) / T): no threshold, and each pair counts by how little it is told apart.
 
     SymBa (Lee and Song, arXiv 2303.08418), where 1 / T is called alpha.
@@ -86,7 +86,7 @@ class SymmetricObjective:
         raise AssertionError("it compares pairs")
 
 
-def pair_errors(objective: Objective, measure: str, positive: Tensor, negative: Tensor) -> Tensor:
+def pair_errors(objective: PairLoss, measure: str, positive: Tensor, negative: Tensor) -> Tensor:
     """Count the pairs whose negative row is taken for the better one, (). positive, negative: (B,) goodness.
 
     measure "goodness" compares these; "logistic" the probabilities of being positive, sigmoid((g - threshold) / T), as
@@ -99,15 +99,15 @@ def pair_errors(objective: Objective, measure: str, positive: Tensor, negative: 
     return (negative > positive).sum()
 
 
-def positive_loss(objective: Objective, goodness: Tensor) -> Tensor | None:
+def positive_loss(objective: PairLoss, goodness: Tensor) -> Tensor | None:
     """Return the positive rows' part of the loss of pairs, (n,); None where that is not the sum of two parts."""
-    return objective.of_role(goodness, 1.0)[0].double() if isinstance(objective, ThresholdObjective) else None
+    return objective.of_role(goodness, 1.0)[0].double() if isinstance(objective, ThresholdLoss) else None
 
 
-def make_objective(kind: str, goodness: str, width: int, threshold: float | None, temperature: float) -> Objective:
-    """Make the objective of a layer of `width` units; without a threshold it is what a mean square of 1 gives."""
+def make_pair_loss(kind: str, goodness: str, width: int, threshold: float | None, temperature: float) -> PairLoss:
+    """Make the loss of a layer of `width` units; without a threshold it is what a mean square of 1 gives."""
     if kind == "symba":
-        return SymmetricObjective(temperature)
+        return SymmetricLoss(temperature)
     if threshold is None:
         threshold = float(width) if goodness == "sum" else 1.0
-    return ThresholdObjective(threshold, temperature, weight=0.5 if kind == "hinton" else 1.0)
+    return ThresholdLoss(threshold, temperature, weight=0.5 if kind == "hinton" else 1.0)

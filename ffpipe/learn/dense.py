@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ffpipe.config.schema import Training
 from ffpipe.learn.block import Block, Step, nothing
-from ffpipe.learn.contrast import make_objective, pair_errors, positive_loss
+from ffpipe.learn.contrast import make_pair_loss, pair_errors, positive_loss
 from ffpipe.learn.denormals import is_due, settle
 from ffpipe.learn.objectives import Learned
 from ffpipe.learn.precision import PRECISIONS, wide
@@ -66,7 +66,7 @@ class FFDense(Block):
         self.optimizer: Update = make_update(self.weight, self.bias, training.optimizer, factor, workspace)
         self.rate = training.optimizer.learning_rate
         self._workspace, self._training = workspace, training
-        self._objective = make_objective(
+        self._objective = make_pair_loss(
             training.objective, training.goodness, width, training.threshold, training.temperature
         )
         self._goodness_factor = 1.0 if training.goodness == "sum" else 1.0 / width
@@ -146,7 +146,7 @@ class FFDense(Block):
             positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
             return Learned(total(self._objective(positive, negative).loss), self._errors(positive, negative))
         early = self._training.hand_on == "before"
-        first = update(x, pairs, step.factor, out, dropped, step.ready if early else nothing)
+        first = update(x, pairs, step.factor, out, dropped, step.leave if early else nothing)
         loss, spare = first.loss, out if self._training.hand_on == "after" else None
         for _ in range(1, self._training.local_steps):
             spare = torch.empty_like(out) if spare is None else spare
@@ -159,11 +159,11 @@ class FFDense(Block):
         return Learned(loss / self._training.local_steps, first.errors)
 
     def _update_together(
-        self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None, ready: Callable[[], object]
+        self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None, leave: Callable[[], object]
     ) -> Learned:
-        """Make one update on positive and negative rows. ready: called when out is whole, before the update."""
+        """Make one update on positive and negative rows. leave: called when out is whole, before the update."""
         activity, _, goodness = self._activate(rows, out, kept)
-        ready()
+        leave()
         positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
         slope = self._objective(positive, negative)
         pair_errors = self._errors(positive, negative)
@@ -176,10 +176,10 @@ class FFDense(Block):
         return Learned(total(slope.loss), pair_errors)
 
     def _update_apart(
-        self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None, ready: Callable[[], object]
+        self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None, leave: Callable[[], object]
     ) -> Learned:
         """Make one update on the positive rows, then with the new weights one on the negative rows; the rows that only
-        pass go with these. ready: called when out is whole, before the last update."""
+        pass go with these. leave: called when out is whole, before the last update."""
         of_positive, of_rest = (None, None) if kept is None else (kept[:pairs], kept[pairs:])
         delta, _, positive = self._activate(rows[:pairs], out[:pairs], of_positive)
         pull = self._peer_pull(mean(delta, 0)) if self._training.peer else None
@@ -188,7 +188,7 @@ class FFDense(Block):
             delta += pull
         self.optimizer.step(rows[:pairs], delta, pairs, factor)
         activity, _, goodness = self._activate(rows[pairs:], out[pairs:], of_rest)
-        ready()
+        leave()
         negative = goodness[:pairs]
         slope = self._objective(positive, negative)
         delta = activity[:pairs]
@@ -204,11 +204,11 @@ class FFDense(Block):
         factor: float,
         out: Tensor,
         kept: Tensor | None,
-        ready: Callable[[], object],
+        leave: Callable[[], object],
     ) -> Learned:
-        """Make one update on rows that are all positive or all negative. ready: called when out is whole, before it."""
+        """Make one update on rows that are all positive or all negative. leave: called when out is whole, before it."""
         delta, _, goodness = self._activate(rows, out, kept)
-        ready()
+        leave()
         loss, slope, wrong = self._objective.of_role(goodness, _sign(role))
         pull = self._peer_pull(mean(delta, 0)) if self._training.peer and role != NEGATIVE else None
         delta *= slope.mul_(self._slope_factor).unsqueeze_(1)

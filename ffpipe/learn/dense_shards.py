@@ -37,12 +37,12 @@ class ShardedDense(FFDense):
             return Learned(*of.sum(f"block {self.index}", (self._judged(shard, pairs, step) for shard in shards)))
         early = training.hand_on == "before"
         update = self._shards_together if training.phases == "together" else self._shards_apart
-        first = update(shards, pairs, replace(step, ready=step.ready if early else nothing), of)
+        first = update(shards, pairs, replace(step, leave=step.leave if early else nothing), of)
         loss, spare = first.loss, shards
         if early and training.local_steps > 1:
             spare = [shard._replace(out=torch.empty_like(shard.out)) for shard in shards]
         for _ in range(1, training.local_steps):
-            loss = loss + update(spare, pairs, replace(step, ready=nothing), of).loss
+            loss = loss + update(spare, pairs, replace(step, leave=nothing), of).loss
         if not early:
             for shard in shards:
                 self._activate(shard.x, shard.out, self._kept(step.of(shard.number), len(shard.x)))
@@ -66,7 +66,7 @@ class ShardedDense(FFDense):
                     shard.x, shard.out, self._kept(step.of(shard.number), len(shard.x))
                 )
                 if shard is shards[-1]:
-                    step.ready()
+                    step.leave()
                 positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
                 slope, errors = self._objective(positive, negative), self._errors(positive, negative)
                 delta = activity[: 2 * pairs]
@@ -100,7 +100,7 @@ class ShardedDense(FFDense):
                     shard.x[pairs:], shard.out[pairs:], None if kept is None else kept[pairs:]
                 )
                 if shard is shards[-1]:
-                    step.ready()
+                    step.leave()
                 slope, errors = self._objective(positive, found[:pairs]), self._errors(positive, found[:pairs])
                 delta = activity[:pairs]
                 delta *= slope.negative.mul_(self._slope_factor).unsqueeze_(1)

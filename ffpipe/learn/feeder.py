@@ -23,13 +23,11 @@ from ffpipe.data.sampler import Sampler
 from ffpipe.data.splits import Splits
 from ffpipe.learn.images import Images, channels_first, image_shape
 from ffpipe.learn.labels import LabelCode
-from ffpipe.learn.negatives import Minibatch, make_negatives
+from ffpipe.learn.negatives import Minibatch, Probabilities, make_negatives
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.rows import normalize_inputs_
 from ffpipe.learn.spec import NEGATIVE, POSITIVE, RowSpec
 from ffpipe.learn.turns import turns_of
-
-Predictions = NDArray[np.float32]
 
 
 class Feeder:
@@ -47,7 +45,7 @@ class Feeder:
         """Return the training examples of a step's minibatch, (B,)."""
         return self._sampler.rows(self.turns.minibatch(step))
 
-    def learning(self, step: int, prediction: Predictions | None, out: Tensor) -> Tensor:
+    def learning(self, step: int, prediction: Probabilities | None, out: Tensor) -> Tensor:
         """Put the rows of step `step` that blocks learn from into out (rows, *inputs.shape).
 
         prediction: the read-out's probabilities (B, classes) for this minibatch, where negatives ask for them. Returns
@@ -78,7 +76,7 @@ class ForwardForwardFeeder(Feeder):
         self._code, self._read_code = LabelCode(training.labels, *sizes), LabelCode(training.read_labels, *sizes)
         self._negatives = make_negatives(training, splits, self._images.at_step)
 
-    def learning(self, step: int, prediction: Predictions | None, out: Tensor) -> Tensor:
+    def learning(self, step: int, prediction: Probabilities | None, out: Tensor) -> Tensor:
         role, number, batch = self.turns.role(step), self.turns.minibatch(step), self._training.batch_size
         rows = self._sampler.rows(number)
         images, right = self._images.at_step(self._train, rows, step), self._train.labels(rows)
@@ -111,7 +109,7 @@ class ForwardForwardFeeder(Feeder):
 class PlainFeeder(Feeder):
     """The examples as they are: images (C, H, W), or rows of numbers."""
 
-    def learning(self, step: int, prediction: Predictions | None, out: Tensor) -> Tensor:
+    def learning(self, step: int, prediction: Probabilities | None, out: Tensor) -> Tensor:
         rows = self._sampler.rows(step)
         out.copy_(self._shaped(self._images.at_step(self._train, rows, step)).view_as(out))
         return torch.from_numpy(self._train.labels(rows))
@@ -125,7 +123,7 @@ class PlainFeeder(Feeder):
 class TokenFeeder(Feeder):
     """Rows of token ids (T + 1,): the first T are the input (T,), the last T what each is to predict."""
 
-    def learning(self, step: int, prediction: Predictions | None, out: Tensor) -> Tensor:
+    def learning(self, step: int, prediction: Probabilities | None, out: Tensor) -> Tensor:
         ids = self._ids(self._train, self._sampler.rows(step))
         out.copy_(ids[:, :-1])
         return ids[:, 1:]

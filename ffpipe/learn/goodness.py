@@ -11,7 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ffpipe.learn.contrast import make_objective, positive_loss
+from ffpipe.config.fields import leaves
+from ffpipe.config.schema import Training
+from ffpipe.learn.contrast import make_pair_loss, positive_loss
 from ffpipe.learn.objectives import Learned, Objective
 from ffpipe.learn.precision import wide
 from ffpipe.learn.rows import TINY
@@ -19,9 +21,8 @@ from ffpipe.learn.spec import NEGATIVE, PAIRS, POSITIVE, RowLayout, RowSpec
 from ffpipe.learn.threads import mean, total
 from ffpipe.system.errors import UserError, nearest
 
-GOODNESS = ("sum", "mean")
-OBJECTIVES = ("hinton", "softplus", "symba")
-NORMALIZATIONS = ("rms", "l2")
+# The words of options that the config has too.
+WORDS = {leaf.name: leaf.choices for leaf in leaves(Training) if leaf.choices}
 
 
 class GoodnessContrast(Objective):
@@ -50,18 +51,13 @@ class GoodnessContrast(Objective):
         peer: float = 0.0,
         peer_averaging: float = 0.9,
     ) -> None:
-        """outputs: one row of the block's output. The other arguments are those of `contrast.make_objective` and
+        """outputs: one row of the block's output. The other arguments are those of `contrast.make_pair_loss` and
         `rows.row_scale`; without a threshold it is what a mean square of 1 gives. Raises UserError for words that are
         not known and for a temperature that is not positive."""
         super().__init__()
-        words = (
-            ("goodness", goodness, GOODNESS),
-            ("objective", objective, OBJECTIVES),
-            ("normalization", normalization, NORMALIZATIONS),
-        )
-        for name, given, allowed in words:
-            if given not in allowed:
-                raise UserError(f"goodness contrast: {name} is {given!r}: {nearest(given, allowed)}")
+        for name, given in (("goodness", goodness), ("objective", objective), ("normalization", normalization)):
+            if given not in WORDS[name]:
+                raise UserError(f"goodness contrast: {name} is {given!r}: {nearest(given, WORDS[name])}")
         if not temperature > 0:
             raise UserError(f"goodness contrast: temperature is {temperature:g}: give a positive number")
         if not (peer >= 0 and 0 <= peer_averaging < 1):
@@ -78,7 +74,7 @@ class GoodnessContrast(Objective):
         if peer:
             self.undivided = "draws on the mean activities of a minibatch (peer)"
         self.normalization, self.normalization_epsilon = normalization, normalization_epsilon
-        self.contrast = make_objective(objective, goodness, outputs.size, threshold, temperature)
+        self.contrast = make_pair_loss(objective, goodness, outputs.size, threshold, temperature)
 
     def forward(self, h: Tensor, layout: RowLayout, labels: Tensor | None) -> Learned:
         """Judge the pairs in h (layout.learning_rows, ...); labels are not used.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ffpipe.config.schema import BlockConfig, Training
 from ffpipe.learn.block import Block
 from ffpipe.learn.local import LocalBlock, Settings, seeded
-from ffpipe.learn.local_item import Dense, Item, Local, as_item, make_objective, of_config
+from ffpipe.learn.local_item import BlockItem, Dense, Local, as_item, make_objective, of_config
 from ffpipe.learn.local_shards import ShardedLocal
 from ffpipe.learn.model_options import bound
 from ffpipe.learn.outline import Outline
@@ -39,7 +39,7 @@ M = TypeVar("M", bound=nn.Module)
 
 def items_of(
     training: Training, code: ModelCode | None, function: Callable[..., Any] | None, device: torch.device
-) -> list[Item]:
+) -> list[BlockItem]:
     """Give the items of a network. code, function: of the user's model, if there is one. Raises UserError."""
     if training.model or function is not None:
         model = load(code) if function is None and code is not None else function
@@ -74,7 +74,7 @@ def call(function: Any, options: Mapping[str, Any], name: str) -> list[Any]:
     return [as_item(item, f"item {index} of {name}") for index, item in enumerate(made)]
 
 
-def resolved(item: Item, index: int, inputs: RowSpec, training: Training) -> Item:
+def resolved(item: BlockItem, index: int, inputs: RowSpec, training: Training) -> BlockItem:
     """Give the item itself, or what it makes where it is a function."""
     if isinstance(item, (Local, Block, Dense)):
         return item

@@ -132,7 +132,7 @@ class LocalBlock(Block):
                 self._put(h.detach(), out[part])  # from before the update, so that it need not wait for that
                 del h
                 if part is parts[-1] and len(x) == rows and self.settings.hand_on == "before":
-                    step.ready()
+                    step.leave()
                 if learns:
                     mean.backward()
                 found.append(Learned(learned.loss.detach(), learned.errors.detach()))

@@ -71,15 +71,15 @@ class Dense:
     epochs: tuple[int, int] = (0, 0)
 
 
-Item = Local | Block | Dense | Callable[..., Any]
+BlockItem = Local | Block | Dense | Callable[..., Any]
 
 
-def as_item(given: Any, where: str) -> Item:
+def as_item(given: Any, where: str) -> BlockItem:
     """Take what a user's function returned for one block. Raises UserError for anything else."""
     if isinstance(given, nn.Module) and not isinstance(given, Block):
         return Local(given)
     if isinstance(given, (Local, Block)) or callable(given):
-        item: Item = given
+        item: BlockItem = given
         return item
     raise UserError(f"{where} is {type(given).__name__}: give a torch module, an ffpipe.Local, or a function")
 

@@ -62,7 +62,7 @@ class ShardedLocal(LocalBlock):
                     self._put(h.detach(), shard.out[:rows])
                 last = group is groups[-1] and len(shards[-1].x) == rows
                 if last and self.settings.hand_on == "before":
-                    step.ready()
+                    step.leave()
                 sums = [(learned.loss.detach(), learned.errors.detach()) for _, learned in found]
                 del found
                 if learns:

@@ -22,7 +22,9 @@ from ffpipe.learn.hybrids import hybrid_images
 from ffpipe.system.rng import generator
 
 Labels = NDArray[np.int64]
+# The read-out's for one minibatch, (B, classes), and for several, by their index.
 Probabilities = NDArray[np.float32]
+Predictions = dict[int, Probabilities]
 
 
 class Minibatch(NamedTuple):

@@ -9,14 +9,14 @@ from torch import nn
 from ffpipe.config.optimizer import check_optimizer
 from ffpipe.config.schema import Optimizer, Training
 from ffpipe.learn.block import Block
-from ffpipe.learn.local_item import Item, Local
+from ffpipe.learn.local_item import BlockItem, Local
 from ffpipe.learn.outline import Outline
 from ffpipe.learn.spec import EXAMPLES, PAIRS, PLAIN, RowSpec
 from ffpipe.storage.tensorfile import DTYPES
 from ffpipe.system.errors import UserError
 
 
-def refuse_shared(item: Item, index: int, owners: dict[int, int]) -> None:
+def refuse_shared(item: BlockItem, index: int, owners: dict[int, int]) -> None:
     """Refuse a parameter that an earlier block has. owners: by id, the block of each so far."""
     parts = [item.body, item.objective] if isinstance(item, Local) else [item]
     for part in parts:

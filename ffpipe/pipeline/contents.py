@@ -1,21 +1,20 @@
 """The schema of the files of a snapshot: names, shapes and dtypes of tensors, as a function of the network and the
 step.
 
-Stages write it and go on from it; whoever reads a file holds it against this first. Blocks tell it themselves, made
-without memory.
+Stages write and restore these tensors, and every reader checks a file against this schema. Each block lists its own
+tensors; for that it is made on torch's meta device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.items import META
+from ffpipe.learn.negatives import Predictions
 from ffpipe.learn.workspace import Workspace
 from ffpipe.storage import checkpoint
 from ffpipe.storage.checkpoint import Contents, TensorSpec
@@ -43,8 +42,8 @@ def head_contents(network: Blueprint, step: int) -> dict[str, TensorSpec]:
     # Minibatch s was predicted `lag` steps before it, and its prediction is kept until it has been trained on.
     training, lag = network.training, network.training.lookahead or 0
     prediction = TensorSpec((training.batch_size, network.takes.classes), torch.float32)
-    owed = {f"{PREDICTION}{s}": prediction for s in range(max(step, lag), step + lag)}
-    return network.make_head(Workspace(META)).contents(step) | owed | meter_contents(step)
+    unused = {f"{PREDICTION}{s}": prediction for s in range(max(step, lag), step + lag)}
+    return network.make_head(Workspace(META)).contents(step) | unused | meter_contents(step)
 
 
 def meter_contents(step: int) -> dict[str, TensorSpec]:
@@ -52,8 +51,8 @@ def meter_contents(step: int) -> dict[str, TensorSpec]:
     return {METER: TensorSpec((2,), torch.float64), METER_STEPS: TensorSpec((), torch.int64, largest=step)}
 
 
-def owed_predictions(head: Mapping[str, Tensor]) -> dict[int, NDArray[np.float32]]:
-    """Return the predictions in the head's file that the source has not used yet, by minibatch."""
+def predictions_in(head: Mapping[str, Tensor]) -> Predictions:
+    """Return the predictions in the head's file that the feed has not used yet, by minibatch."""
     return {
         int(key.removeprefix(PREDICTION)): value.numpy() for key, value in head.items() if key.startswith(PREDICTION)
     }

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ffpipe.data.examples import Examples
 from ffpipe.data.splits import Splits
 from ffpipe.learn.blueprint import Blueprint
-from ffpipe.learn.feeder import make_feeder
+from ffpipe.learn.negatives import Predictions, Probabilities
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.packet import LABELS, Tensors, X
@@ -23,7 +19,7 @@ class Feed:
     """Makes what enters with an item, from the data and from the predictions that have come back."""
 
     def __init__(self, network: Blueprint, splits: Splits, device: torch.device) -> None:
-        self.feeder = make_feeder(network.training, splits, network.inputs)
+        self.feeder = network.make_feeder(splits)
         self._splits: dict[str, Examples] = {
             "train": splits.train,
             "validation": splits.validation,
@@ -36,9 +32,9 @@ class Feed:
         weights = PRECISIONS[network.training.precision].weights
         self._dtype = weights if floating else network.inputs.dtype
         self._workspace = Workspace(torch.device("cpu"))
-        self._predictions: dict[int, NDArray[np.float32]] = {}
+        self._predictions: Predictions = {}
 
-    def predictions(self, made: Mapping[int, NDArray[np.float32]]) -> None:
+    def take_predictions(self, made: Predictions) -> None:
         """Take what the read-out made of later minibatches, as `Stage.predictions` gives it."""
         self._predictions.update(made)
 
@@ -74,7 +70,7 @@ class Feed:
         rows = by_shards(rows, network.training.batch_size, network.training.shards)
         return self._send({X: rows, LABELS: torch.stack(labels)} if labels else {X: rows})
 
-    def _prediction(self, step: int) -> NDArray[np.float32] | None:
+    def _prediction(self, step: int) -> Probabilities | None:
         """Return the prediction for a minibatch; None where the rule is not to draw from one."""
         lag = self._network.training.lookahead
         if lag is None or step < lag:

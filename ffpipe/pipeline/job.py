@@ -121,14 +121,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Layout:
-    """A job cut into stages: what `execution` comes to. notes: what a person should know of it. early: results may
-    leave a stage while its last block still learns (pipeline/stage.py)."""
+    """A job cut into stages: what `execution` comes to. notes: what a person should know of it. leaves_early: results
+    may leave a stage while its last block still learns (pipeline/stage.py)."""
 
     stages: tuple[StageSpec, ...]
     plan: Plan
     window: int
     notes: tuple[str, ...] = ()
-    early: bool = False
+    leaves_early: bool = False
 
     @property
     def workers(self) -> tuple[StageSpec, ...]:

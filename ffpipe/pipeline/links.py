@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ffpipe.learn.negatives import Predictions
 from ffpipe.pipeline.packet import Arrays, Packet
-
-Predictions = dict[int, NDArray[np.float32]]
 
 
 class Links(Protocol):
@@ -20,7 +16,7 @@ class Links(Protocol):
     def to(self, receiver: int, sequence: int, packet: Packet) -> None:
         """Send a packet of message `sequence` to a later stage."""
 
-    def to_first(self, predictions: Predictions) -> None:
+    def done(self, predictions: Predictions) -> None:
         """Tell the first stage that the last is through with the oldest item in flight."""
 
     def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
@@ -36,7 +32,7 @@ class NoLinks:
     def to(self, receiver: int, sequence: int, packet: Packet) -> None:
         raise AssertionError("a single stage has no next one")
 
-    def to_first(self, predictions: Any) -> None:
+    def done(self, predictions: Any) -> None:
         raise AssertionError("a single stage is the first one")
 
     def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:

@@ -1,7 +1,7 @@
 """One minibatch in a block or in the read-out: as a whole, or shard by shard.
 
-Both make the same rule of the rows of a minibatch that are here. The stage knows which item of the schedule they belong
-to, and where they come from.
+Both make the same update: `Cut` computes the shards of this process and adds up those of all. The stage knows which
+item of the schedule the rows belong to, and where they come from.
 """
 
 from __future__ import annotations

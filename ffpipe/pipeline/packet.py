@@ -1,7 +1,8 @@
 """The contents of a message: named tensors within a process, the same as NumPy arrays between processes and on disk.
 
     x             (minibatches, n, *shape)     rows: those that blocks learn from, then those that only pass
-    labels        (minibatches, B, ...) int64  of the rows that the read-out sees, or of the examples
+    labels        (minibatches, B, ...) int64  of the rows that the read-out sees (ahead of the pairs beside them, by
+                                               `negative_lag` minibatches), or of the examples
     score         (rows, ...)                  evaluations: what blocks so far say, summed
     wrong, loss   (blocks,) float64            evaluations without negatives: of each block so far, summed
     tap.I         (minibatches, B, *shape)     what block I hands on, for the read-out

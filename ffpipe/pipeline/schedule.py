@@ -37,9 +37,10 @@ class Train:
         return self.first + self.count
 
     def lead(self, lookahead: int | None) -> int | None:
-        """Return by how many minibatches the rows of the head are later than the pairs that they come with.
+        """Return by how many minibatches the neutral rows of this item are ahead of its pairs.
 
-        lookahead: of the training. None: the pairs come alone.
+        lookahead: `Training.lookahead`. With a lag it is that lag; in lock step (0) 1 where the next minibatch's come
+        behind, else None: the pairs come alone; 0 where no negatives need a prediction (lookahead None).
         """
         if lookahead == 0:
             return 1 if self.ahead else None

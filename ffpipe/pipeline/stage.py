@@ -1,7 +1,8 @@
 """One stage: a contiguous group of blocks, and what it does with each item of the schedule.
 
-The first stage also holds the source, the last one the read-out and the predictions still owed to the source. A stage
-is called with one item at a time, in order; who calls it, and on what machine, it does not know.
+The last stage also holds the read-out and the latest predictions. A stage is called with one item at a time, in order;
+who calls it, and on what machine, it does not know. The feed, which makes rows of examples, is beside the first stage
+(worker.py).
 """
 
 from __future__ import annotations
@@ -12,18 +13,17 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ffpipe.learn.block import Block, Step
+from ffpipe.learn.negatives import Predictions
 from ffpipe.learn.readout import Head
 from ffpipe.learn.shards import Exchange, Shards
 from ffpipe.learn.spec import NEGATIVE
 from ffpipe.learn.user_model import describe_error
 from ffpipe.learn.workspace import Outputs, Workspace
-from ffpipe.pipeline.contents import PREDICTION, owed_predictions
+from ffpipe.pipeline.contents import PREDICTION, predictions_in
 from ffpipe.pipeline.minibatches import Cut, Minibatches, Rows, Whole, sizes_of
 from ffpipe.pipeline.packet import Tensors
 from ffpipe.pipeline.passage import Passage
@@ -62,7 +62,8 @@ class Stage:
         self.head = network.make_head(self.workspace) if network.has_head and spec.is_last else None
         self._shards = Shards(training.shards, spec.shards)
         self._minibatches: Minibatches = Cut(network, self._shards) if training.shards > 1 else Whole(network)
-        self.owed: dict[int, NDArray[np.float32]] = {}
+        # Those for the last `lookahead` minibatches, by minibatch: they have been sent, and a snapshot keeps them.
+        self.latest: Predictions = {}
         self.step = 0
         self._save = save
         self._tally = Tally()
@@ -102,15 +103,15 @@ class Stage:
         weights = {f"{i}.{name}": tensor for i, each in enumerate(learners) for name, tensor in each.weights().items()}
         return checkpoint.weights_digest({name: tensor.detach().cpu() for name, tensor in weights.items()})
 
-    def predictions(self, item: Item) -> dict[int, NDArray[np.float32]]:
-        """Return the probabilities of the neutral rows of this item, by minibatch; the source needs them back."""
+    def predictions(self, item: Item) -> Predictions:
+        """Return the probabilities of the neutral rows of this item, by minibatch; the feed needs them back."""
         if self.head is None or self.spec.training.lookahead is None:
             return {}
         match item:
             case Train() if lead := item.lead(self.spec.training.lookahead):
-                return {s + lead: self.owed[s + lead] for s in range(item.first, item.end)}
+                return {s + lead: self.latest[s + lead] for s in range(item.first, item.end)}
             case Predict():
-                return {item.step: self.owed[item.step]}
+                return {item.step: self.latest[item.step]}
         return {}
 
     def report(self) -> StageReport:
@@ -132,7 +133,7 @@ class Stage:
             x, kept = passage.x, passage.kept_for(block)
             out, losses = self._output(block, x), []
 
-            def ready(block: Block = block, out: Tensor = out) -> None:
+            def leave_now(block: Block = block, out: Tensor = out) -> None:
                 nonlocal left
                 assert leave is not None
                 if not left:
@@ -146,7 +147,7 @@ class Stage:
                 step = Step(index, factor, role=self.spec.network.turns.role(index))
                 # In lock step neutral rows are yet to come.
                 if leave is not None and block is self.blocks[-1] and index == item.end - 1 and not item.ahead:
-                    step = replace(step, ready=ready)
+                    step = replace(step, leave=leave_now)
                 rows = Rows(x[minibatch], labels, out[minibatch], [each[minibatch] for each in kept])
                 with self._blaming(block, index):
                     made = self._minibatches.learn(block, rows, step, item.end if item.ahead else None)
@@ -184,7 +185,7 @@ class Stage:
 
     def _train_head(self, first: int, predicted: int, passage: Passage) -> None:
         """Do the read-out's steps from `first` on, where it is here, on the neutral rows of minibatches `predicted` and
-        on, whose probabilities the source is owed."""
+        on, whose probabilities the feed gets back."""
         if self.head is None or passage.labels is None:
             return
         losses, lookahead = [], self.spec.training.lookahead
@@ -198,8 +199,8 @@ class Stage:
             made = self._minibatches.read_out(self.head, first + minibatch, activities, labels, factor or 0.0)
             self._head_meter.add(first + minibatch, made.loss, made.errors, sizes)
             if lookahead is not None:
-                self.owed[predicted + minibatch] = made.probabilities.float().cpu().numpy()
-                self.owed.pop(predicted + minibatch - max(lookahead, 1), None)
+                self.latest[predicted + minibatch] = made.probabilities.float().cpu().numpy()
+                self.latest.pop(predicted + minibatch - max(lookahead, 1), None)
             losses.append(made.loss)
         if losses:
             _refuse_infinite("the head", first, losses)
@@ -253,8 +254,8 @@ class Stage:
             state = {**block.state(), **meter.state()}
             files[checkpoint.layer_file(block.index)] = Saved(state, tuple(block.weights()))
         if self.head is not None:
-            owed = {f"{PREDICTION}{s}": torch.from_numpy(p) for s, p in sorted(self.owed.items()) if s >= step}
-            state = {**self.head.state(), **self._head_meter.state(), **owed}
+            unused = {f"{PREDICTION}{s}": torch.from_numpy(p) for s, p in sorted(self.latest.items()) if s >= step}
+            state = {**self.head.state(), **self._head_meter.state(), **unused}
             files[checkpoint.HEAD] = Saved(state, tuple(self.head.weights()))
         return files
 
@@ -283,7 +284,7 @@ class Stage:
             state = read(checkpoint.HEAD)
             self.head.load(state)
             self._head_meter.load(state)
-            self.owed = owed_predictions(state)
+            self.latest = predictions_in(state)
         self.step = step
 
 

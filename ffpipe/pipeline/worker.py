@@ -1,9 +1,10 @@
 """A worker runs one stage: takes messages in order, computes, publishes from a second thread.
 
-    [1] first stage: the window allows an item -> the feed makes its streams -> the stage handles them
+    [1] first stage: the window has room for the next item -> the feed makes its rows and labels -> the stage handles
+        them; what it hands on leaves before the last block's last update, where the layout allows it (`leave`)
     [2] publisher thread: a packet to the next stage, and straight to others what routes.py says
     [3] inbox of the next stage: ordered and complete -> the stage handles them -> [2]
-    [4] last stage: "done" and the head's predictions back to the first one -> [1]
+    [4] last stage: `done`, with the head's predictions, to the first one, which frees its window -> [1]
 
 It knows its neighbours as `Links` and nothing of Ray.
 """
@@ -19,14 +20,14 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import cast
 
+from ffpipe.learn.negatives import Predictions
 from ffpipe.pipeline.delivery import Delivery, is_shared
 from ffpipe.pipeline.inbox import Inbox
-from ffpipe.pipeline.links import Links, Predictions
+from ffpipe.pipeline.links import Links
 from ffpipe.pipeline.packet import Arrays, Packet, Tensors, to_arrays, to_tensors
 from ffpipe.pipeline.publisher import Publish, Publisher
 from ffpipe.pipeline.reducer import Reducer
-from ffpipe.pipeline.saver import Saver
-from ffpipe.pipeline.schedule import Item, ItemStream, Stop, Train
+from ffpipe.pipeline.schedule import Item, Stop, Train
 from ffpipe.pipeline.window import Flow
 from ffpipe.pipeline.worker_setup import Parts, ReplicatedStage, WorkerSetup
 from ffpipe.telemetry.report import StageReport
@@ -36,20 +37,19 @@ REPORT_SECONDS = 0.5
 
 
 class Worker:
-    """One stage with its inbox, window and publisher. `push` and `returned` may be called from any thread."""
+    """One stage with its inbox, window and publisher. `push` and `done` may be called from any thread."""
 
     def __init__(self, setup: WorkerSetup, parts: Parts, links: Links) -> None:
         self.setup = setup
         self.spec = setup.spec
-        self.saver = Saver(setup.store)
+        self.saver = parts.saver(setup.store)
         self.stage = parts.stage(setup, self.saver)
         self.feed = parts.feed(setup) if self.spec.index == self.spec.replica == 0 else None
         self.links = links
         self.delivery = Delivery(self.spec)
         self.inbox = Inbox(self.delivery.senders)
         self.returns = _Returns(setup.window)
-        seconds = setup.config.execution.snapshot_seconds
-        self.stream = ItemStream(setup.plan, setup.start.step, seconds, time.monotonic)
+        self.stream = parts.stream(setup)
         self._reports: deque[StageReport] = deque()
         self._spans = Spans(keep=False)
         self._waits_since: float | None = None
@@ -69,7 +69,7 @@ class Worker:
         """Take a packet of message `sequence` from stage `sender`."""
         self.inbox.put(sequence, sender, packet)
 
-    def returned(self, predictions: Predictions) -> None:
+    def done(self, predictions: Predictions) -> None:
         """Note, in the first stage, that the last is through with the oldest item in flight."""
         self.returns.done(predictions)
 
@@ -133,7 +133,7 @@ class Worker:
 
         with self._spans.span("compute", label=str(item)):
             if self.feed is not None:
-                self.feed.predictions(back)
+                self.feed.take_predictions(back)
                 tensors = self._shared_out(sequence, item, self.feed.tensors(item))
             else:
                 arrays = self.delivery.joined(packets)
@@ -141,7 +141,7 @@ class Worker:
             out = None
             # Items that are not shared are for the first replica: evaluations, and files of snapshots.
             if self.spec.replica == 0 or is_shared(item):
-                out = self.stage.handle(item, tensors, leave if self.setup.early else None)
+                out = self.stage.handle(item, tensors, leave if self.setup.leaves_early else None)
         # Arrays that came in leave the object store before what goes out enters it (planning/memory.py).
         for packet in packets.values():
             self.links.read(packet.arrays)
@@ -155,7 +155,7 @@ class Worker:
         elif self.feed is not None:
             self.returns.done(self.stage.predictions(item))
         elif self.spec.replica == 0:
-            self.links.to_first(self.stage.predictions(item))
+            self.links.done(self.stage.predictions(item))
         return item
 
     @contextmanager

@@ -1,7 +1,8 @@
-"""The parts that a worker is made from, and the parts that it makes of it: a stage, and for the first one a feed."""
+"""The parts that a worker is given (WorkerSetup), and how its stage and, in the first stage, its feed are made."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,16 +12,16 @@ import torch
 from ffpipe.config.schema import Config, Execution
 from ffpipe.data.splits import Splits, splits_from
 from ffpipe.learn.blueprint import Blueprint
+from ffpipe.learn.negatives import Predictions
 from ffpipe.learn.shards import Exchange
 from ffpipe.learn.workspace import Outputs, OutputsInTurn, Workspace
-from ffpipe.pipeline.contents import owed_predictions, snapshot_contents
+from ffpipe.pipeline.contents import predictions_in, snapshot_contents
 from ffpipe.pipeline.feed import Feed
 from ffpipe.pipeline.job import Start
-from ffpipe.pipeline.links import Predictions
 from ffpipe.pipeline.packet import Tensors
 from ffpipe.pipeline.publisher import OUTPUTS
 from ffpipe.pipeline.saver import Saver, State
-from ffpipe.pipeline.schedule import Item, Plan
+from ffpipe.pipeline.schedule import Item, ItemStream, Plan
 from ffpipe.pipeline.stage import Leave, Stage
 from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.storage import checkpoint
@@ -53,7 +54,7 @@ class ReplicatedStage(AnyStage, Protocol):
 class AnyFeed(Protocol):
     """A feed as a worker needs it."""
 
-    def predictions(self, made: Predictions) -> None: ...
+    def take_predictions(self, made: Predictions) -> None: ...
 
     def tensors(self, item: Item) -> Tensors | None: ...
 
@@ -63,7 +64,7 @@ class WorkerSetup:
     """The parts that a worker is made from.
 
     data_files: what was sent to the first stage's host for it (supply.py). data: the fingerprint of what the run trains
-    on, for who reads that again. early: results may leave while the last block of the stage still learns.
+    on, for who reads that again. leaves_early: results may leave while the last block of the stage still learns.
     """
 
     spec: StageSpec
@@ -74,7 +75,7 @@ class WorkerSetup:
     start: Start
     data_files: tuple[str, ...] = ()
     data: str = ""
-    early: bool = False
+    leaves_early: bool = False
 
 
 def keeps_freed(network: Blueprint, execution: Execution) -> bool:
@@ -102,16 +103,17 @@ def make_stage(
 
 
 def make_own_stage(setup: WorkerSetup, saver: Saver) -> Stage:
-    """Make the same stage, whose results are in memory that is used again: for links that copy what they send."""
+    """Make the same stage with three output buffers that are used in turn (one in the last stage): for links that have
+    copied what they send before they return."""
     workspace = Workspace(torch.device(setup.spec.device))
     return make_stage(setup, saver, workspace, OutputsInTurn(workspace, 1 if setup.spec.is_last else OUTPUTS))
 
 
 def make_feed(setup: WorkerSetup, splits: Splits) -> AnyFeed:
-    """Make the feed, with the predictions that the snapshot owed it."""
+    """Make the feed, with the predictions that the snapshot has for it."""
     feed = Feed(setup.spec.network, splits, torch.device(setup.spec.device))
     if setup.start.folder and setup.spec.network.has_head:
-        feed.predictions(owed_predictions(_reader(setup)(checkpoint.HEAD)))
+        feed.take_predictions(predictions_in(_reader(setup)(checkpoint.HEAD)))
     return feed
 
 
@@ -125,6 +127,12 @@ def make_own_feed(setup: WorkerSetup) -> AnyFeed:
     return make_feed(setup, splits)
 
 
+def make_stream(setup: WorkerSetup) -> ItemStream:
+    """Make the item stream of a first stage, from the step that the run starts from."""
+    seconds = setup.config.execution.snapshot_seconds
+    return ItemStream(setup.plan, setup.start.step, seconds, time.monotonic)
+
+
 def _reader(setup: WorkerSetup) -> Callable[[str], State]:
     """Return a function that reads a file of the snapshot that the run starts from."""
     store, folder = setup.store, setup.start.folder
@@ -135,7 +143,9 @@ def _reader(setup: WorkerSetup) -> Callable[[str], State]:
 
 @dataclass(frozen=True)
 class Parts:
-    """The functions by which a worker makes its stage and its feed."""
+    """The functions by which a worker makes its stage, its feed, its item stream and its saver."""
 
     stage: Callable[[WorkerSetup, Saver], AnyStage] = make_stage
     feed: Callable[[WorkerSetup], AnyFeed] = make_own_feed
+    stream: Callable[[WorkerSetup], ItemStream] = make_stream
+    saver: Callable[[Store], Saver] = Saver

@@ -125,7 +125,7 @@ def estimate_layout(job: Job, layout: Layout, process: int) -> Estimate:
     of = Sizes(job.network, layout.plan.chunk)
     stores = footprints(specs, ["here"] * len(specs)).values() if engine == "ray" else ()
     # All are on one host. Results that leave early are there while their stage still learns from what came.
-    still_read = (len(specs) - 1) * layout.plan.chunk if layout.early else 0
+    still_read = (len(specs) - 1) * layout.plan.chunk if layout.leaves_early else 0
     store = sum(footprint.held(layout.window + still_read) for footprint in stores)
     # The local engine has all stages in one process.
     groups = [range(job.layers)] if engine == "local" else [spec.layers for spec in specs]

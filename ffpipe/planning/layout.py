@@ -72,7 +72,7 @@ def make_layout(
     )
     # Then each stage but the first holds a message that it still learns from beside those in flight.
     early = fits is None or window + (stages - 1) * chunk <= fits
-    return Layout(specs, plan, window, early=early)
+    return Layout(specs, plan, window, leaves_early=early)
 
 
 def _cut(job: Job, stages: int, measured: Measured | None, counts: Sequence[int]) -> tuple[list[range], float, float]:

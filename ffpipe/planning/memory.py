@@ -94,7 +94,7 @@ class Sizes:
 @lru_cache(maxsize=16)
 def _files(network: Blueprint) -> dict[str, tuple[int, int]]:
     """Return the bytes of each file of a snapshot, and of those its optimiser's, by name."""
-    # Optimisers have some state only after their first step, and all predictions are owed after as many as the lag.
+    # Optimisers have some state only after their first step, and all predictions are there after as many as the lag.
     files = snapshot_contents(network, max(1, network.training.lookahead or 0))
     found = {}
     for name, contents in files.items():

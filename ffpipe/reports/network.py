@@ -21,7 +21,7 @@ from ffpipe.config.schema import Training
 from ffpipe.data.examples import Examples
 from ffpipe.data.splits import load_splits
 from ffpipe.learn.block import Block
-from ffpipe.learn.feeder import Feeder, make_feeder
+from ffpipe.learn.feeder import Feeder
 from ffpipe.learn.network import GOODNESS, StreamedNetwork
 from ffpipe.pipeline.job import Job, make_job
 from ffpipe.reports.gather import Record
@@ -105,7 +105,7 @@ class Trained:
     @cached_property
     def feeder(self) -> Feeder:
         """The feeder of the run."""
-        return make_feeder(self.training, self.job.splits, self.job.network.inputs)
+        return self.job.network.make_feeder(self.job.splits)
 
     @cached_property
     def network(self) -> StreamedNetwork:

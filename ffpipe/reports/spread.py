@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ffpipe.learn.block import Block
-from ffpipe.learn.contrast import ThresholdObjective
+from ffpipe.learn.contrast import ThresholdLoss
 from ffpipe.learn.dense import FFDense
 from ffpipe.learn.goodness import GoodnessContrast
 from ffpipe.learn.local import LocalBlock
@@ -82,7 +82,7 @@ def _threshold(block: Block) -> float | None:
         contrast = block._objective
     elif isinstance(block, LocalBlock) and isinstance(block.objective, GoodnessContrast):
         contrast = block.objective.contrast
-    return contrast.threshold if isinstance(contrast, ThresholdObjective) else None
+    return contrast.threshold if isinstance(contrast, ThresholdLoss) else None
 
 
 def _margins(trained: Trained) -> Spreads:

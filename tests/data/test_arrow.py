@@ -160,13 +160,12 @@ def test_absent_empty_and_foreign_files(reopen: Reopen, tmp_path: Path) -> None:
             reopen(data)
 
 
-def test_of_a_large_file_nothing_stays_mapped_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrow, "KEPT_MAPPED", 16 << 20)
+def test_of_a_large_file_nothing_stays_mapped_in(tmp_path: Path) -> None:
     images = RNG.integers(0, 256, (32 << 10, 1 << 10), np.uint8)
     what = Contents("file", (32, 32), images.dtype, 255, np.zeros(len(images), np.int64), lambda: iter([images]))
     path = tmp_path / "large.arrow"
     path.write_bytes(written(what, batch_bytes=4 << 20))
-    stored = arrow.Stored(path)
+    stored = arrow.Stored(path, 16 << 20)
     for _ in range(50):
         rows = RNG.integers(0, len(images), 100)
         assert np.array_equal(stored.images(rows), images[rows])

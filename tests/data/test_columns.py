@@ -97,12 +97,12 @@ def test_several_files_in_their_order(write: Write) -> None:
 
 
 @pytest.mark.parametrize("block_bytes", [1, 150, 1 << 20])
-def test_rows_are_read_some_at_a_time(write: Write, monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
+def test_rows_are_read_some_at_a_time(write: Write, block_bytes: int) -> None:
     """As many as fit decoded: zeros take next to no bytes in a file."""
-    monkeypatch.setattr(columns, "BLOCK_BYTES", block_bytes)
     zeros = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(300, np.uint8)), 50)
     for column in (zeros, pa.array(PNGS)):
-        contents = columns.contents(tables.parquet, [write(pa.table({"image": column, "label": LABELS}))])
+        path = write(pa.table({"image": column, "label": LABELS}))
+        contents = columns.contents(tables.parquet, [path], block_bytes=block_bytes)
         blocks = list(contents.blocks())
         assert sum(map(len, blocks)) == 6
         assert all(len(block) == 1 or block.nbytes <= block_bytes for block in blocks)

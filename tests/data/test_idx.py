@@ -41,8 +41,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory, idx_bytes: Encode) -> Pair:
     return write
 
 
-def everything(paths: tuple[Path, Path]) -> tuple[np.ndarray, np.ndarray]:
-    contents = idx.contents(*paths)
+def everything(paths: tuple[Path, Path], block: int = source.BLOCK_BYTES) -> tuple[np.ndarray, np.ndarray]:
+    contents = idx.contents(*paths, block)
     blocks = list(contents.blocks())
     assert all(block.dtype == contents.dtype for block in blocks)
     return np.concatenate(blocks).reshape(-1, *contents.shape), contents.labels
@@ -67,9 +67,7 @@ def test_round_trip(
 ) -> None:
     labels = np.arange(len(images)).astype(label_type)
     files = [gzip.compress(idx_bytes(array), 1) if zipped else idx_bytes(array) for array in (images, labels)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "BLOCK_BYTES", block)
-        read, read_labels = everything(pair(*files))
+    read, read_labels = everything(pair(*files), block)
     np.testing.assert_array_equal(read, images)
     assert read.dtype == images.dtype.newbyteorder("=")
     np.testing.assert_array_equal(read_labels, labels)
@@ -124,17 +122,16 @@ def test_absurd_dimensions_are_refused_from_the_header(pair: Pair, zipped: bool)
         idx.contents(*pair(gzip.compress(header) if zipped else header))
 
 
-def test_memory_does_not_grow_with_the_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
     """64 MB through blocks of 1 MB."""
     count = 1 << 16
     with (tmp_path / "images").open("wb") as file:
         file.write(bytes([0, 0, 8, 3]) + np.array([count, 32, 32], ">u4").tobytes())
         file.truncate(16 + count * 1024)
     (tmp_path / "labels").write_bytes(bytes([0, 0, 8, 1]) + np.array([count], ">u4").tobytes() + bytes(count))
-    monkeypatch.setattr(source, "BLOCK_BYTES", 1 << 20)
     tracemalloc.start()
     with (tmp_path / "sink").open("wb") as sink:
-        contents = idx.contents(tmp_path / "images", tmp_path / "labels")
+        contents = idx.contents(tmp_path / "images", tmp_path / "labels", 1 << 20)
         meaning = arrow.Meaning(Classes(1), Scale(255, contents.dtype, contents.dtype))
         arrow.write(sink, contents, contents.labels.astype(np.int64), meaning, batch_bytes=3 << 19)
     _, peak = tracemalloc.get_traced_memory()

@@ -44,7 +44,8 @@ def plain(idx_bytes: Callable[[NDArray[Any]], bytes]) -> dict[str, bytes]:
 def small(plain: dict[str, bytes]) -> mnist.Known:
     """A set like MNIST, of small files."""
     remotes = [Remote(f"{name}.gz", hashlib.md5(data).hexdigest(), len(data)) for name, data in plain.items()]
-    return replace(mnist.MNIST, files={"train": (remotes[0], remotes[1]), "test": (remotes[2], remotes[3])})
+    files = {"train": (remotes[0], remotes[1]), "test": (remotes[2], remotes[3])}
+    return replace(mnist.MNIST, files=files, side=4)
 
 
 def check(parts: tuple[Part, Part]) -> None:
@@ -98,15 +99,13 @@ def test_a_folder_that_lacks_a_file(
         mnist.parts("" if by_variable else str(tmp_path), silent, small)
 
 
-def test_the_other_known_set_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: dict[str, bytes], small: mnist.Known
-) -> None:
+def test_the_other_known_set_is_named(tmp_path: Path, plain: dict[str, bytes], small: mnist.Known) -> None:
     for name, data in plain.items():
         (tmp_path / name).write_bytes(data)
-    monkeypatch.setattr(mnist, "FASHION_MNIST", replace(small, name="fashion-mnist", title="Fashion-MNIST"))
-    other = replace(small, files=mnist.MNIST.files)
+    fashion = replace(small, name="fashion-mnist", title="Fashion-MNIST")
+    asked = replace(small, files=mnist.MNIST.files)
     with pytest.raises(UserError, match=r"file of Fashion-MNIST, .* set training\.data\.source fashion-mnist, or put"):
-        cache.stored(mnist.parts(str(tmp_path), silent, other)[0], 10)
+        cache.stored(mnist.parts(str(tmp_path), silent, asked, others=(mnist.MNIST, fashion))[0], 10)
 
 
 def test_an_archive_of_keras_is_named(tmp_path: Path, small: mnist.Known) -> None:
@@ -197,9 +196,8 @@ def test_another_set_is_downloaded_beside_it(
 
 
 @pytest.mark.parametrize("damage", ["", "image", "label", "cut"])
-def test_a_copy_in_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: mnist.Known, damage: str) -> None:
+def test_a_copy_in_parquet(tmp_path: Path, small: mnist.Known, damage: str) -> None:
     """It is taken for the set where its images and labels are those of the IDX files."""
-    monkeypatch.setattr(mnist, "SIDE", 4)
     (tmp_path / "mnist").mkdir()
     for part, name in (("train", "train"), ("test", "t10k")):
         images, labels = ARRAYS[f"{name}-images-idx3-ubyte"].copy(), ARRAYS[f"{name}-labels-idx1-ubyte"].copy()

@@ -117,14 +117,18 @@ def test_other_archives_bring_none(write: Write) -> None:
 
 @pytest.mark.parametrize("dtype", ["?", "<u2", ">i4", "<i8", "<f2", ">f4", "<f8"])
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
-def test_every_dtype_comes_as_it_is(
-    write: Write, monkeypatch: pytest.MonkeyPatch, dtype: Any, version: tuple[int, int]
-) -> None:
-    monkeypatch.setattr(source, "BLOCK_BYTES", 100)  # several blocks
+def test_every_dtype_comes_as_it_is(write: Write, dtype: Any, version: tuple[int, int]) -> None:
     part = npz.part([write(x=npy(IMAGES.astype(dtype), version), y=LABELS)], "train", (), "training.data.train")
     images, _ = everything(part)
     assert images.dtype == np.dtype(dtype).newbyteorder("=")
     np.testing.assert_array_equal(images, IMAGES.astype(dtype))
+
+
+def test_images_come_in_blocks() -> None:
+    blocks = list(npz._blocks(IMAGES, 100))
+    assert len(blocks) > 1
+    assert all(block.nbytes <= 100 for block in blocks)
+    np.testing.assert_array_equal(np.concatenate(blocks), IMAGES.reshape(len(IMAGES), -1))
 
 
 def test_labels_in_a_column(write: Write) -> None:

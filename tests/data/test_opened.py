@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,9 +16,9 @@ from hypothesis import strategies as st
 from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
-from ffpipe.data import opened
 from ffpipe.data.opened import OpenedImages, open_images
 from ffpipe.data.scale import Given
+from ffpipe.data.source import BLOCK_BYTES
 from ffpipe.system.errors import UserError
 
 Guard = Callable[[type[Exception]], AbstractContextManager[None]]
@@ -171,13 +172,17 @@ def test_an_image_that_is_not_finite_is_refused_alone(tmp_path: Path, bad: float
         file[1]
 
 
-def test_a_wide_array_is_looked_at_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opened, "BLOCK_BYTES", 100)
-    array = np.zeros((9, 12), np.int64)
-    assert len(open_images(saved(tmp_path, array), (12,), BYTES)) == 9
-    array[8, 11] = 256
+def test_a_large_array_is_looked_at_in_parts(tmp_path: Path) -> None:
+    path, count = tmp_path / "a.npy", BLOCK_BYTES // (12 * 8) + 2
+    array = np.lib.format.open_memmap(path, "w+", np.int64, (count, 12))  # of zeros, which take no room
+    tracemalloc.start()
+    assert len(open_images(path, (12,), BYTES)) == count
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * BLOCK_BYTES
+    array[-1, 11] = 256
     with pytest.raises(UserError, match="beyond 0 to 255"):
-        open_images(saved(tmp_path, array), (12,), BYTES)
+        open_images(path, (12,), BYTES)
 
 
 def of_zeros(path: Path) -> None:

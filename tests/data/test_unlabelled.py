@@ -6,6 +6,7 @@ import io
 import shutil
 import zipfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 from strangers import bounded
 
 from ffpipe.config.schema import Data
-from ffpipe.data import source, unlabelled
 from ffpipe.data.inputs import Inputs, files_of
 from ffpipe.data.scale import Given
 from ffpipe.system.errors import UserError
@@ -55,13 +55,12 @@ def test_channels_stand_where_training_has_them(shape: tuple[int, ...], axes: tu
     np.testing.assert_allclose(found, first.transpose(axes).reshape(5, 24) / np.float32(255))
 
 
-def test_an_archive_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_is_read_in_blocks(tmp_path: Path) -> None:
     images = np.arange(7 * 12, dtype=np.uint8).reshape(7, 4, 3)
     np.savez(tmp_path / "some.npz", x=images)
-    sizes = [source.BLOCK_BYTES, 24, 1]
-    for size in sizes:
-        monkeypatch.setattr(unlabelled, "BLOCK_BYTES", size)
-        np.testing.assert_allclose(rows(tmp_path / "some.npz"), images.reshape(7, 12) / np.float32(255))
+    for size in (INPUTS.block_bytes, 24, 1):
+        found = rows(tmp_path / "some.npz", replace(INPUTS, block_bytes=size))
+        np.testing.assert_allclose(found, images.reshape(7, 12) / np.float32(255))
 
 
 def test_arrays_are_found_by_the_names_of_training_first(tmp_path: Path) -> None:
@@ -93,12 +92,12 @@ def test_a_header_that_promises_too_much(
     assert says in str(refused.value)
 
 
-def test_what_came_before_the_end_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unlabelled, "BLOCK_BYTES", 24)
+def test_what_came_before_the_end_is_read(tmp_path: Path) -> None:
+    two_at_once = replace(INPUTS, block_bytes=24)
     path = zipped(tmp_path / "cut.npz", {"shape": (9, 4, 3)}, b"\0" * 60)
     with pytest.raises(UserError, match="its images from number 4 on are left out"):
-        list(INPUTS.images(path))
-    images = INPUTS.images(path)
+        list(two_at_once.images(path))
+    images = two_at_once.images(path)
     assert [next(images)[0] for _ in range(4)] == [0, 1, 2, 3]
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from ffpipe import Optimizer, recipe
 from ffpipe.learn.block import Step
-from ffpipe.learn.contrast import make_objective
+from ffpipe.learn.contrast import make_pair_loss
 from ffpipe.learn.dense import FFDense
 from ffpipe.learn.goodness import GoodnessContrast
 from ffpipe.learn.local import LocalBlock, Settings
@@ -102,7 +102,7 @@ def test_gradient_is_that_of_the_closed_form(objective: str, goodness: str) -> N
     layout = RowLayout(batch=4, learning=PAIRS)
     (gradient,) = torch.autograd.grad(head(h, layout, None).loss, h)
     squares = h.detach().square().sum(1) / (1 if goodness == "sum" else 5)
-    slope = make_objective(objective, goodness, 5, 2.0, 0.7)(squares[:4], squares[4:])
+    slope = make_pair_loss(objective, goodness, 5, 2.0, 0.7)(squares[:4], squares[4:])
     by_hand = torch.cat([slope.positive, slope.negative])[:, None] * 2 * h.detach() / (1 if goodness == "sum" else 5)
     torch.testing.assert_close(gradient, by_hand, rtol=1e-12, atol=1e-15)
     assert torch.autograd.gradcheck(lambda rows: head(rows, layout, None).loss, h)

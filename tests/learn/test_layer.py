@@ -208,7 +208,7 @@ def test_fifty_steps_agree_with_the_slow_program(lag: int, stages: int) -> None:
     plan = Plan(steps, 3 if lag else 1, lag == 0, {}, {}, 1, 0)
     for item in plan.items():
         hand_through(made, item, feed.tensors(item))
-        feed.predictions(made[-1].predictions(item))
+        feed.take_predictions(made[-1].predictions(item))
 
     weights = [
         initial_weight(training.seed, i, training.dims[i], training.dims[i + 1]).double().numpy() for i in range(3)

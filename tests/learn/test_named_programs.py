@@ -170,9 +170,9 @@ def test_ff_py_is_the_port(tmp_path: Path) -> None:
 
 def test_logistic_errors_are_fewer_where_both_are_sure(tmp_path: Path) -> None:
     """In float32 both probabilities of a pair are 1 where goodness is far above the threshold: that is not an error."""
-    from ffpipe.learn.contrast import make_objective, pair_errors
+    from ffpipe.learn.contrast import make_pair_loss, pair_errors
 
-    objective = make_objective("hinton", "sum", 10, None, 1.0)
+    objective = make_pair_loss("hinton", "sum", 10, None, 1.0)
     positive = torch.tensor([100.0, 5.0, 9.0, 30.0])
     negative = torch.tensor([120.0, 8.0, 3.0, 30.0])
     assert int(pair_errors(objective, "goodness", positive, negative)) == 2

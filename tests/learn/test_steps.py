@@ -12,7 +12,7 @@ from torch.nn.functional import softplus
 
 from ffpipe.config.schema import Optimizer, Training
 from ffpipe.learn.block import Step
-from ffpipe.learn.contrast import SymmetricObjective
+from ffpipe.learn.contrast import SymmetricLoss
 from ffpipe.learn.dense import FFDense, initial_weight
 from ffpipe.learn.objectives import Learned
 from ffpipe.learn.spec import NEUTRAL, PAIRS, RowLayout
@@ -154,7 +154,7 @@ def test_rows_that_go_ahead_of_a_step_are_as_they_would_be_behind_its_pairs(drop
 
 def test_the_symmetric_objective_is_the_gradient_of_what_it_says() -> None:
     positive, negative = (torch.randn(8, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    slope = SymmetricObjective(temperature=0.25)(positive.detach(), negative.detach())
+    slope = SymmetricLoss(temperature=0.25)(positive.detach(), negative.detach())
     loss = softplus(-4.0 * (positive - negative))
     torch.testing.assert_close(slope.loss, loss.detach())
     by_positive, by_negative = torch.autograd.grad(loss.sum(), [positive, negative])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ffpipe.learn import threads
-from ffpipe.learn.contrast import make_objective
+from ffpipe.learn.contrast import make_pair_loss
 from ffpipe.learn.thread_count import one_thread
 from ffpipe.learn.threads import GRAIN
 
@@ -62,7 +62,7 @@ def test_any_number_of_threads(ours: Function, of_torch: Function, shape: tuple[
 @pytest.mark.parametrize("kind", ["hinton", "softplus", "symba"])
 @pytest.mark.parametrize("pairs", [50_000, 60_000])
 def test_objectives_of_full_batches(kind: str, pairs: int) -> None:
-    objective = make_objective(kind, "mean", 10, 1.5, 1.0)
+    objective = make_pair_loss(kind, "mean", 10, 1.5, 1.0)
     for seed in range(4):
         positive, negative = torch.randn(2, pairs, generator=torch.Generator().manual_seed(seed))
         torch.set_num_threads(1)

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from ffpipe import override, recipe
+from ffpipe.learn.negatives import Predictions
 from ffpipe.pipeline.job import Job, Layout, Start, make_job
-from ffpipe.pipeline.links import Predictions
 from ffpipe.pipeline.packet import Array, Arrays, Packet
 from ffpipe.pipeline.reducer import Reducer
 from ffpipe.pipeline.stage import Stage
@@ -61,8 +61,8 @@ class ThreadLinks:
         arrays = {name: array._replace(data=array.data.copy()) for name, array in packet.arrays.items()}
         self._later(lambda: self.workers[receiver].push(sequence, self.number, Packet(packet.item, arrays)))
 
-    def to_first(self, predictions: Predictions) -> None:
-        self.workers[0].returned(predictions)
+    def done(self, predictions: Predictions) -> None:
+        self.workers[0].done(predictions)
 
     def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
         sent = {key: array._replace(data=array.data.copy()) for key, array in sums.items()}
@@ -87,7 +87,9 @@ def run_workers(job: Job, layout: Layout, folder: Path) -> tuple[list[Worker], l
     chance = random.Random(1)
     for number, spec in enumerate(layout.workers):
         store, data = Store(str(folder)), job.splits.fingerprint
-        setup = WorkerSetup(spec, layout.plan, layout.window, job.config, store, Start(), data=data, early=layout.early)
+        setup = WorkerSetup(
+            spec, layout.plan, layout.window, job.config, store, Start(), data=data, leaves_early=layout.leaves_early
+        )
         workers.append(Worker(setup, Parts(), ThreadLinks(number, spec.replica, workers, chance)))
     reports: list[StageReport] = []
     threads = [threading.Thread(target=lambda w=w: reports.extend(w.run()), daemon=True) for w in workers]

@@ -61,9 +61,8 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OtherHost:
 def test_data_that_the_driver_sends_are_the_same_and_are_sent_once(
     file: Path, there: OtherHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supply, "PIECE_BYTES", 1000)
     job = job_of(file, **{"execution.data_from": "driver"})
-    names = supply.supply(job, there, "10.0.0.2")
+    names = supply.supply(job, there, "10.0.0.2", piece_bytes=1000)
     assert there.calls.count("take") > 2
     assert list(names) == [path.name for path in there.folder.iterdir()]
     sent = len(there.calls)
@@ -107,22 +106,18 @@ def test_a_fingerprint_tells_labels_and_images_apart(file: Path) -> None:
     assert job_of(file).splits.fingerprint != first
 
 
-def test_a_fingerprint_of_large_images_is_made_from_a_few_at_a_time(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    splits, asked = job_of(file).splits, list[int]()
-    images = Stored.images
+def test_a_fingerprint_of_large_images_is_made_from_a_few_at_a_time(file: Path) -> None:
+    asked: list[int] = []
 
-    def counted(stored: Stored, rows: NDArray[np.int64]) -> NDArray[Any]:
-        asked.append(len(rows))
-        return images(stored, rows)
+    class Counted(Stored):
+        def images(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+            asked.append(len(rows))
+            return super().images(rows)
 
-    monkeypatch.setattr(Stored, "images", counted)
-    whole = splits.stored[0].fingerprint
-    monkeypatch.setattr("ffpipe.data.arrow.BLOCK_BYTES", 3 * splits.features)
-    assert splits.stored[0].fingerprint == whole
-    assert set(asked[1:-1]) == {3}
-    assert sum(asked[1:]) == asked[0]
+    whole = job_of(file).splits.stored[0]
+    assert Counted(whole.path, block_bytes=3 * whole.features).fingerprint == whole.fingerprint
+    assert set(asked[:-1]) == {3}
+    assert sum(asked) == len(whole)
 
 
 def test_files_that_are_cut_short_or_misnamed(file: Path, there: OtherHost) -> None:

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from ffpipe import UserError, override, recipe
+from ffpipe.learn.negatives import Predictions
 from ffpipe.pipeline.job import Job, Layout, Start, make_job
-from ffpipe.pipeline.links import Predictions
 from ffpipe.pipeline.packet import Arrays, Packet, Tensors
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Item, Train
@@ -40,8 +40,8 @@ class ThreadLinks:
     def to(self, receiver: int, sequence: int, packet: Packet) -> None:
         self._later(lambda: self.workers[receiver].push(sequence, self.index, packet))
 
-    def to_first(self, predictions: Predictions) -> None:
-        self.workers[0].returned(predictions)
+    def done(self, predictions: Predictions) -> None:
+        self.workers[0].done(predictions)
 
     def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
         raise AssertionError("no stage here has replicas")
@@ -66,7 +66,9 @@ def run_workers(
     for spec in layout.stages:
         store = Store(str(folder))
         data = job.splits.fingerprint
-        setup = WorkerSetup(spec, layout.plan, layout.window, job.config, store, Start(), data=data, early=layout.early)
+        setup = WorkerSetup(
+            spec, layout.plan, layout.window, job.config, store, Start(), data=data, leaves_early=layout.leaves_early
+        )
         workers.append(Worker(setup, parts or Parts(), ThreadLinks(spec.index, workers, chance)))
     reports: dict[int, list[StageReport]] = {}
 

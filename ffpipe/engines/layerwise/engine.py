@@ -141,7 +141,7 @@ class _Rows:
                 if isinstance(item, Train):
                     self._trained[index] = (self._trained[index][0] or begun, spans.elapsed)
                 if index == last:
-                    self._feed.predictions(stage.predictions(item))
+                    self._feed.take_predictions(stage.predictions(item))
                 if out is not None:
                     with spans.span("publish"):
                         for receiver, part in routes.parts(index, to_arrays(out)).items():

@@ -22,7 +22,8 @@ from ffpipe.system.processes import start_ticks
 if TYPE_CHECKING:
     from ffpipe.config.schema import Execution
     from ffpipe.learn.blueprint import Blueprint
-    from ffpipe.pipeline.links import Links, Predictions
+    from ffpipe.learn.negatives import Predictions
+    from ffpipe.pipeline.links import Links
     from ffpipe.pipeline.packet import Arrays, Packet
     from ffpipe.pipeline.schedule import Item
     from ffpipe.pipeline.stage_spec import StageSpec
@@ -136,9 +137,9 @@ class StageActor:
         self.worker.reducer.put(number, replica, name, sums)
 
     @ray.method(concurrency_group="inbox")
-    def returned(self, predictions: Predictions) -> None:
+    def done(self, predictions: Predictions) -> None:
         """Note that the last stage is through with the oldest item in flight."""
-        self.worker.returned(predictions)
+        self.worker.done(predictions)
 
     @ray.method(concurrency_group="control")
     def interrupt(self) -> None:
@@ -180,8 +181,8 @@ class RayLinks:
         arrays = [stored(array.data) for array in packet.arrays.values()]
         self._actors[receiver].push.remote(sequence, self._number, packet.item, names, *arrays)
 
-    def to_first(self, predictions: Predictions) -> None:
-        self._actors[0].returned.remote(predictions)
+    def done(self, predictions: Predictions) -> None:
+        self._actors[0].done.remote(predictions)
 
     def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
         dtypes = tuple(array.dtype for array in sums.values())

@@ -144,7 +144,7 @@ class RayEngine:
         data = job.splits.fingerprint
         setups = [
             WorkerSetup(
-                spec, layout.plan, layout.window, job.config, store, start, self._data_files, data, layout.early
+                spec, layout.plan, layout.window, job.config, store, start, self._data_files, data, layout.leaves_early
             )
             for spec in layout.workers
         ]

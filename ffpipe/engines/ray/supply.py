@@ -55,7 +55,7 @@ class HostData:
 Ask = Callable[..., Any]
 
 
-def supply(job: Job, ask: Ask, where: str) -> tuple[str, ...]:
+def supply(job: Job, ask: Ask, where: str, piece_bytes: int = PIECE_BYTES) -> tuple[str, ...]:
     """See to it that the host of the first stage has the data. Returns the names of the files that it was sent.
 
     where: what that host is called, for messages. Raises UserError where it has none, or others.
@@ -66,8 +66,8 @@ def supply(job: Job, ask: Ask, where: str) -> tuple[str, ...]:
             if ask("fingerprint", stored.path.name) == stored.fingerprint:
                 continue
             whole = np.memmap(stored.path, dtype=np.uint8, mode="r")
-            for end in range(PIECE_BYTES, len(whole) + PIECE_BYTES, PIECE_BYTES):
-                piece = np.array(whole[end - PIECE_BYTES : end])
+            for end in range(piece_bytes, len(whole) + piece_bytes, piece_bytes):
+                piece = np.array(whole[end - piece_bytes : end])
                 if problem := ask("take", stored.path.name, piece, end >= len(whole)):
                     raise UserError(f"data could not be sent to host {where}: {problem}")
         return tuple(stored.path.name for stored in splits.stored)
