@@ -7,23 +7,23 @@ who dies when (world.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from chains import ChainHead, blueprint, make_feeder
+from chains import blueprint
 from expected import splits
-from simengine import HeldStream, SaverThread, SimEngine, real_write
+from simengine import SimEngine
 from world import DriverDied, Fault, World
 
 from ffpipe.config.fields import override
 from ffpipe.config.schema import Config
-from ffpipe.pipeline.job import Job
-from ffpipe.runs.controller import resume, train
+from ffpipe.pipeline.job import Job, Model
+from ffpipe.runs.controller import carry_out
 from ffpipe.runs.folder import RunFolder
+from ffpipe.runs.resumed import resumed
 from ffpipe.runs.run import Result
 from ffpipe.runs.view import View
 from ffpipe.storage import checkpoint
@@ -42,74 +42,61 @@ class Notes(View):
         self._world.notes.append(text)
 
 
-real_prune = checkpoint.prune
-real_remove, real_remove_folder = Store.remove, Store.remove_folder
-real_write_summary = RunFolder.write_summary
-real_write_past = RunFolder.write_past
+class DriverStore(Store):
+    """The snapshots, as the driver reaches them."""
 
+    def __init__(self, root: str, world: World) -> None:
+        super().__init__(root)
+        self._world = world
 
-@contextmanager
-def simulated(world: World) -> Iterator[None]:
-    """Have everything that a run would take from outside come from this world."""
-
-    def write(store: Store, name: str, data: Pieces) -> None:
+    def write(self, name: str, pieces: Pieces) -> None:
         if name == checkpoint.OWNER:  # before anything is trained
-            real_write(store, name, data)
+            super().write(name, pieces)
             return
-        world.write("driver", name)
-        real_write(store, name, data)
-        world.written(store, name)
+        self._world.write("driver", name)
+        super().write(name, pieces)
+        self._world.written(self, name)
 
-    def write_metrics(_: Path, rows: list[LayerRow], steps_per_epoch: int) -> None:
-        world.metrics_fit = False
-        world.write("driver", "metrics.parquet")
-        world.rows = sorted(rows, key=lambda row: (row.step, row.layer))
-        world.metrics_fit = True
+    def remove(self, name: str) -> None:
+        self._world.remove(self, name, partial(super().remove, name))
 
-    def write_summary(folder: RunFolder, summary: dict[str, Any]) -> None:
-        world.write("driver", "summary.json")
-        real_write_summary(folder, summary)
-        world.check_evaluations(summary["evaluations"], summary["steps"])
-        if world.metrics_fit:
-            world.check_rows(world.rows, summary["steps"])
+    def remove_folder(self, name: str) -> None:
+        self._world.remove(self, name, partial(super().remove_folder, name))
 
-    def write_past(folder: RunFolder, past: History) -> None:
+
+class DriverFolder(RunFolder):
+    """The run folder, as the driver writes it."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.folder.path)
+        self._world = world
+
+    def store(self, config: Config) -> Store:
+        return DriverStore(super().store(config).root, self._world)
+
+    def write_metrics(self, rows: Sequence[LayerRow], steps_per_epoch: int) -> None:
+        self._world.metrics_fit = False
+        self._world.write("driver", "metrics.parquet")
+        self._world.rows = sorted(rows, key=lambda row: (row.step, row.layer))
+        self._world.metrics_fit = True
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        self._world.check_pruned()
+        self._world.write("driver", "summary.json")
+        super().write_summary(summary)
+        self._world.check_evaluations(summary["evaluations"], summary["steps"])
+        if self._world.metrics_fit:
+            self._world.check_rows(self._world.rows, summary["steps"])
+
+    def write_past(self, past: History) -> None:
         if past != History(past.run, past.data, place=past.place):  # which it is before anything is trained
-            world.write("driver", "past.json")
-        real_write_past(folder, past)
+            self._world.write("driver", "past.json")
+        super().write_past(past)
 
-    def prune(store: Store, keep: int) -> None:
-        real_prune(store, keep)
-        assert len(checkpoint.whole_snapshots(store)) <= keep == world.config.execution.keep_snapshots
 
-    patches = {
-        "ffpipe.storage.checkpoint.prune": prune,
-        "os.fsync": lambda _: None,
-        "ffpipe.storage.store.Store.write": write,
-        "ffpipe.storage.store.Store.remove": lambda s, name: world.remove(s, name, lambda: real_remove(s, name)),
-        "ffpipe.storage.store.Store.remove_folder": lambda s, name: world.remove(
-            s, name, lambda: real_remove_folder(s, name)
-        ),
-        "ffpipe.runs.log.write_metrics": write_metrics,
-        "ffpipe.runs.log.versions": dict,
-        "ffpipe.runs.folder.RunFolder.write_summary": write_summary,
-        "ffpipe.runs.folder.RunFolder.write_past": write_past,
-        "ffpipe.runs.controller.make_job": lambda c, _: Job(c, splits(c.training), blueprint(c.training)),
-        "ffpipe.runs.controller.time": SimpleNamespace(time=lambda: 0.0),
-        "ffpipe.runs.run.time": SimpleNamespace(sleep=world.sleep),
-        "ffpipe.pipeline.worker.time": SimpleNamespace(monotonic=lambda: float(world.moments)),
-        "ffpipe.pipeline.worker.ItemStream": HeldStream,
-        "ffpipe.data.splits.load_splits": lambda data, _: splits(world.config.training),
-        "ffpipe.pipeline.saver.threading": SimpleNamespace(
-            Thread=lambda target, args, daemon: SaverThread(world, target, args)
-        ),
-        "ffpipe.learn.blueprint.Head": ChainHead,
-        "ffpipe.pipeline.feed.make_feeder": make_feeder,
-    }
-    with ExitStack() as stack:
-        for place, what in patches.items():
-            stack.enter_context(mock.patch(place, what))
-        yield
+def make_job(config: Config, _: Model) -> Job:
+    """Make the job of a network of chains."""
+    return Job(config, splits(config.training), blueprint(config.training))
 
 
 def play(config: Config, changes: list[dict[str, Any]], chances: bytes, faults: list[Fault], folder: Path) -> World:
@@ -117,7 +104,8 @@ def play(config: Config, changes: list[dict[str, Any]], chances: bytes, faults: 
     off."""
     world = World(chances, faults, folder)
     config = override(config, {"execution.run_dir": str(folder)})
-    with simulated(world):
+    # Real seconds for writing to a disk of which every file is thrown away.
+    with mock.patch("os.fsync"):
         for process in range(len(faults) + 1):
             change = changes[process % len(changes)]
             result = _process(world, config if process == 0 else None, change)
@@ -131,11 +119,14 @@ def _process(world: World, first: Config | None, change: dict[str, Any]) -> Resu
     """Play one process that trains; return what came out of it, or nothing where it ended for a reason that it may end
     for."""
     world.begin(override(first or world.config, change))
-    view = Notes(world)
+    # As `train` and `resume` begin.
+    found = None if first else resumed(world.folder.path, change)
+    config, model = (found.config, found.model) if found else (world.config, Model())
+    folder, view = DriverFolder(world), Notes(world)
     try:
-        if first:
-            return train(world.config, view, world.interrupt, engine=lambda _: SimEngine(world))
-        return resume(world.folder.path, change, view, world.interrupt, engine=lambda _: SimEngine(world))
+        return carry_out(
+            config, model, folder, found is not None, view, world.interrupt, lambda _: SimEngine(world), make_job
+        )
     except DriverDied:
         assert world.dead
     except Interrupted:

@@ -28,7 +28,7 @@ from ffpipe.system.errors import Diverged, RunFailed
 from ffpipe.telemetry.report import LayerRow
 
 if TYPE_CHECKING:
-    from simengine import Peer, SimEngine
+    from simengine import SimEngine
 
 # The longest run that the tests draw takes a fifth of it.
 MOST_MOMENTS = 20_000
@@ -59,6 +59,17 @@ class StageDied(BaseException):
     """The stage that works is gone."""
 
 
+class Pauses(Interrupt):
+    """The wish that a run ends, and its pauses, which take no time."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def pause(self, seconds: float) -> None:
+        self._world.sleep(seconds)
+
+
 class World:
     """Chance, time, disk and faults of one story, and what must hold whatever they do."""
 
@@ -66,7 +77,6 @@ class World:
         self.folder = RunFolder(folder)
         self.moments = 0
         self.late: list[Callable[[], None]] = []  # writes of stages that were given up, but live
-        self.working: Peer | None = None
         self.notes: list[str] = []
         self.rows: list[LayerRow] = []  # of metrics.parquet
         self._sizes: dict[tuple[int, int], LayerRow] = {}  # as a row first had them
@@ -81,7 +91,7 @@ class World:
         """Begin a process of its own that works on the run."""
         self.config = config
         self.model = Model.of(config.training)
-        self.interrupt = Interrupt()
+        self.interrupt = Pauses(self)
         self.engine: SimEngine | None = None
         self.dead = False
         self.diverged = False
@@ -94,6 +104,7 @@ class World:
         self.refused: set[str] = set()
         self._full = {"stage": 0, "driver": 0}
         self._stuck = 0
+        self._pruned = False  # whether all that may go has gone
 
     def choose(self, options: int) -> int:
         """Choose one of so many; the chances are used over and over, never twice in the same way."""
@@ -179,6 +190,7 @@ class World:
         if self._stuck:
             self._stuck -= 1
             self.refused.add("")
+            self._pruned = False
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), name)
         best = max(self.good(store), default=-1)
         work()
@@ -193,6 +205,7 @@ class World:
         folder = name.split("/")[0]
         self.newest = int(folder.removeprefix("step-"))
         self._damaged.discard(folder)
+        self._pruned = True  # it is done anew now
         self.check_snapshot(store, self.newest)
 
     # Conditions that must hold
@@ -213,6 +226,11 @@ class World:
         past = self.folder.read_past()
         self.check_rows(past.rows, step)
         self.check_evaluations([vars(evaluation) for evaluation in past.evaluations], step)
+
+    def check_pruned(self) -> None:
+        """Check that no more whole snapshots are kept than the config wants, unless one could not be removed."""
+        store, keep = self.folder.store(self.config), self.config.execution.keep_snapshots
+        assert not self._pruned or len(checkpoint.whole_snapshots(store)) <= keep
 
     def check_rows(self, rows: list[LayerRow], step: int) -> None:
         """Check that metrics have every row until a step."""

@@ -38,7 +38,7 @@ def part(images: Path, labels: Path, field: str) -> Part:
     return Part("idx", ("idx", identity), lambda: contents(expanded(images), expanded(labels)))
 
 
-def contents(images: Path, labels: Path, block_bytes: int = BLOCK_BYTES) -> Contents:
+def contents(images: Path, labels: Path, *, block_bytes: int = BLOCK_BYTES) -> Contents:
     """Read both headers and the labels. Raises UserError: unreadable, damaged, or not images and their labels."""
     with _opened(images) as (_, kind, dims), _opened(labels) as (_, label_kind, label_dims):
         pass  # the headers alone

@@ -15,7 +15,7 @@ from functools import partial
 from torch import Tensor
 
 from ffpipe.storage import checkpoint
-from ffpipe.storage.store import Store, patiently
+from ffpipe.storage.store import Store
 from ffpipe.telemetry.report import FailedFile, WrittenFile
 
 State = dict[str, Tensor]
@@ -41,8 +41,11 @@ class Saver:
     def save(self, step: int, files: Mapping[str, Saved]) -> None:
         """Copy what is to be written, by file name, and begin; waits for the snapshot before."""
         self.wait()
-        copies = {name: Saved(_copy(saved.state), saved.weights) for name, saved in files.items()}
-        self._thread = threading.Thread(target=self._write, args=(step, copies), daemon=True)
+        self.begin(step, {name: Saved(_copy(saved.state), saved.weights) for name, saved in files.items()})
+
+    def begin(self, step: int, files: Mapping[str, Saved]) -> None:
+        """Begin to write what is changed no more."""
+        self._thread = threading.Thread(target=self.write, args=(step, files), daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -55,12 +58,13 @@ class Saver:
         files = [self._written.popleft() for _ in range(len(self._written))]
         return files, [self._failures.popleft() for _ in range(len(self._failures))]
 
-    def _write(self, step: int, files: Mapping[str, Saved]) -> None:
+    def write(self, step: int, files: Mapping[str, Saved]) -> None:
+        """Write files, and note what became of each."""
         for name, saved in files.items():
             try:
                 digest = checkpoint.weights_digest({key: saved.state[key] for key in saved.weights})
                 write = partial(checkpoint.write_tensors, self._store, step, name, saved.state, digest)
-                self._written.append(patiently(write))
+                self._written.append(self._store.patiently(write))
             except Exception as error:  # whatever it is, this thread has nobody else to tell
                 place = self._store.place(f"{checkpoint.folder_of(step)}/{name}")
                 reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -40,6 +40,7 @@ from ffpipe.telemetry.report import History
 from ffpipe.telemetry.tensorboard import TensorBoard
 
 MakeEngine = Callable[[Execution], Engine]
+MakeJob = Callable[[Config, Model], Job]
 
 
 def train(
@@ -65,7 +66,7 @@ def train(
     # Before anything is laid out: config.toml is to say how the run was really made.
     config = _in_one_piece(config)
     view, interrupt = _followed(config, view, interrupt, callbacks)
-    return _carry_out(config, of_user, new_run(config), False, view, interrupt, engine or make_engine)
+    return carry_out(config, of_user, new_run(config), False, view, interrupt, engine or make_engine)
 
 
 def resume(
@@ -91,7 +92,7 @@ def resume(
     """
     found = resumed(run, changes or {}, model, allow_code)
     view, interrupt = _followed(found.config, view, interrupt, callbacks)
-    return _carry_out(found.config, found.model, found.folder, True, view, interrupt, engine or make_engine)
+    return carry_out(found.config, found.model, found.folder, True, view, interrupt, engine or make_engine)
 
 
 def _followed(
@@ -104,7 +105,7 @@ def _followed(
     return Followed(view, callbacks, interrupt) if callbacks else view, interrupt
 
 
-def _carry_out(
+def carry_out(
     config: Config,
     model: Model,
     folder: RunFolder,
@@ -112,8 +113,9 @@ def _carry_out(
     view: View,
     interrupt: Interrupt,
     make: MakeEngine,
+    job_of: MakeJob = make_job,
 ) -> Result:
-    """Train from the beginning, or go on with the run in the folder.
+    """Train from the beginning, or go on with the run in the folder. job_of: loads the data of a config.
 
     A new folder is made as soon as the config is known to fit the data and the engine, and removed where the run cannot
     begin all the same.
@@ -127,7 +129,7 @@ def _carry_out(
         # First of all: what follows removes what an earlier run left, which must not be that of one at work.
         warning = held.enter_context(folder.lock()) if goes_on else ""
         spoolfolder.make_room(config.execution, folder.path if goes_on else None)
-        asked, job, notes = _make_job(config, model)
+        asked, job, notes = _within_budget(config, job_of(config, model))
         if goes_on:
             past, name, snapshot = _past_of(folder, store, job, view)
         else:
@@ -197,13 +199,12 @@ def _in_one_piece(config: Config) -> Config:
     return replace(config, execution=execution)
 
 
-def _make_job(config: Config, model: Model) -> tuple[Config, Job, tuple[str, ...]]:
+def _within_budget(config: Config, asked: Job) -> tuple[Config, Job, tuple[str, ...]]:
     """Return the config that a run keeps, its job, within its budget, and what a person should know of that.
 
     A choice that was made for a budget is not kept: a run that goes on, with another budget perhaps, chooses anew.
     """
     process = _bare_process(config) if config.execution.memory_budget else 0
-    asked = make_job(config, model)
     job, notes = within_budget(asked, process)
     refuse_beyond_this_host(job)
     found = asked.splits.found if asked.config.training.data.train else ()

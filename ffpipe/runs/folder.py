@@ -14,9 +14,10 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store, store_of
 from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import expanded, replace_whole
-from ffpipe.telemetry.report import MOST_ROWS, History
+from ffpipe.telemetry.metrics import write_metrics
+from ffpipe.telemetry.report import MOST_ROWS, History, LayerRow
 
 # A row of metrics takes 150 to 220 bytes; a run that is trained for longer, again and again, adds to its own.
 LARGEST_PAST = 3 * 220 * MOST_ROWS
@@ -136,6 +138,10 @@ class RunFolder:
         """Write past.json, whole or not at all."""
         replace_whole(self.past, lambda file: file.write(msgspec.json.encode(past)))
 
+    def write_metrics(self, rows: Sequence[LayerRow], steps_per_epoch: int) -> None:
+        """Write metrics.parquet, whole or not at all."""
+        write_metrics(self.metrics, rows, steps_per_epoch)
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, whole or not at all."""
         text = (json.dumps(summary, indent=2) + "\n").encode()
@@ -172,6 +178,7 @@ def open_run(path: str | Path) -> tuple[RunFolder, Config]:
     return folder, from_tree(config_tree(folder.config), where=str(folder.config))
 
 
+@cache
 def versions() -> dict[str, str]:
     """Return the versions that a run was made with."""
     return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "ray", "ffpipe")}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -26,6 +27,10 @@ class Interrupt:
     def goes_to(self, tell: Callable[[], None]) -> None:
         """Set what the first wish calls. Until it is set, there is nothing to save."""
         self._tell = tell
+
+    def pause(self, seconds: float) -> None:
+        """Wait before a run that broke off goes on."""
+        time.sleep(seconds)
 
     @contextmanager
     def until_the_end(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from ffpipe.pipeline.job import Job, Layout
@@ -14,9 +15,8 @@ from ffpipe.pipeline.tally import LAST, SUM
 from ffpipe.runs.folder import RunFolder, versions
 from ffpipe.runs.view import View
 from ffpipe.storage import checkpoint
-from ffpipe.storage.store import Store, patiently
+from ffpipe.storage.store import Store
 from ffpipe.system.errors import Unreachable, reason
-from ffpipe.telemetry.metrics import write_metrics
 from ffpipe.telemetry.report import Evaluation, FailedFile, History, RecoveryNote, StageReport, WrittenFile
 from ffpipe.telemetry.spans import TraceFile
 
@@ -135,8 +135,9 @@ class RunLog:
             # Before the manifest: whoever goes on from a snapshot finds what was known when it was made. If
             # snapshots are elsewhere, the weights come first: only there can the one fail without the other.
             with nullcontext() if self.folder.holds(self.store) else self._going_on(str(self.folder.past)):
-                patiently(self._write_past)
-            self.newest = patiently(lambda: checkpoint.write_manifest(self.store, file.step, written, self.job.input))
+                self.store.patiently(self._write_past)
+            write = partial(checkpoint.write_manifest, self.store, file.step, written, self.job.input)
+            self.newest = self.store.patiently(write)
         except OSError as error:
             self.view.note(f"warning: snapshot of step {file.step} could not be made whole: {reason(error)}")
             self._discard(file.step)
@@ -152,7 +153,7 @@ class RunLog:
     def _show(self, summary: dict[str, Any]) -> None:
         """Write what is for people and never read back: the summary whatever becomes of the metrics. Raises OSError."""
         try:
-            write_metrics(self.folder.metrics, self.past.rows, self.job.steps_per_epoch)
+            self.folder.write_metrics(self.past.rows, self.job.steps_per_epoch)
         finally:
             self.folder.write_summary(summary)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,6 @@ from ffpipe.runs.recovery import GiveUp, Recovery
 from ffpipe.runs.snapshots import newest_whole
 from ffpipe.runs.view import View
 from ffpipe.storage import checkpoint
-from ffpipe.storage.store import patiently
 from ffpipe.system.errors import (
     ClusterLost,
     Diverged,
@@ -109,16 +107,16 @@ class Run:
     def _work(self, layout: Layout) -> None:
         """Work the plan, with recoveries."""
         execution = self.job.config.execution
-        recovery = Recovery(execution.attempts, execution.back_off)
+        store, recovery = self.log.store, Recovery(execution.attempts, execution.back_off)
         try:
-            layout = patiently(partial(self.log.begin, layout))
+            layout = store.patiently(partial(self.log.begin, layout))
         except Unreachable as error:
             raise RunFailed(f"{error}; {self._rescue()}") from error
         while True:
             start = self._start()
             self.interrupt.goes_to(self.engine.interrupt)
             try:
-                self.engine.run(self.job, layout, self.log.store, start, self.folder.path, self.log.take)
+                self.engine.run(self.job, layout, store, start, self.folder.path, self.log.take)
                 return
             except (Diverged, ClusterLost, ReplicasDiffer) as error:
                 raise type(error)(f"{error}; {self._rescue()}") from error
@@ -128,11 +126,11 @@ class Run:
                 if isinstance(decision, GiveUp) or self.interrupt.wished:
                     why = decision.why if isinstance(decision, GiveUp) else "the run was to end"
                     raise RunFailed(f"{error} ({why}); {self._rescue()}") from error
-                time.sleep(decision.wait)
+                self.interrupt.pause(decision.wait)
                 try:
-                    layout = self.engine.layout_again(self.job, self.log.store)
-                    self.log.newest = patiently(lambda: newest_whole(self.log.store, self.job, self.view))
-                    layout = patiently(partial(self.log.begin, layout))
+                    layout = self.engine.layout_again(self.job, store)
+                    self.log.newest = store.patiently(lambda: newest_whole(store, self.job, self.view))
+                    layout = store.patiently(partial(self.log.begin, layout))
                 except (RunFailed, UserError) as nowhere:
                     raise RunFailed(f"{error}; {nowhere}; {self._rescue()}") from nowhere
                 # Noted only now, since the note says how many stages the run goes on with.

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ffpipe.config.limits import MOST_UNITS
 from ffpipe.data.scale import Given
-from ffpipe.storage.store import Store, patiently
+from ffpipe.storage.store import Store
 from ffpipe.storage.tensorfile import data, pieces
 from ffpipe.system.errors import Misfit, Unreachable, UserError, reason
 from ffpipe.telemetry.report import WrittenFile
@@ -178,7 +178,7 @@ def claim(store: Store, run: str) -> None:
     """Say whose snapshots will be here, which also tries whether anything can be written. Raises UserError."""
     refuse_taken(store, run)
     try:
-        patiently(lambda: store.write(OWNER, [run.encode()]))
+        store.patiently(lambda: store.write(OWNER, [run.encode()]))
     except OSError as error:
         raise UserError(f"snapshots cannot be written to {store.root}: {reason(error)}") from None
 

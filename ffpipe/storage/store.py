@@ -33,21 +33,22 @@ Pieces = Iterable[bytes | memoryview]
 
 
 class Store:
-    """root: a path, or a URI of one of SCHEMES. Plain data: it can be sent to any process.
+    """root: a path, or a URI of one of SCHEMES. pauses: seconds between tries. Plain data: any process can get it.
 
     Raises UserError where the URI is of no such kind, or lacks what its kind needs.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, pauses: tuple[float, ...] = PAUSES) -> None:
         self.root = root if scheme_of(root) else str(Path(root).absolute())
+        self.pauses = pauses
         try:
             self._at = Place(self.root)
         except (OSError, ImportError, ValueError) as error:
             raise UserError(f"{root} is not a place for snapshots: {reason(error)}") from None
         self._files, self._base, self.is_local = self._at.files, self._at.path, self._at.is_local
 
-    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
-        return Store, (self.root,)
+    def __reduce__(self) -> tuple[type[Store], tuple[str, tuple[float, ...]]]:
+        return Store, (self.root, self.pauses)
 
     @property
     def folder(self) -> Path | None:
@@ -131,6 +132,18 @@ class Store:
             for left in Path(self._path(name)).glob(".*.tmp"):
                 left.unlink(missing_ok=True)
 
+    def patiently(self, work: Callable[[], T]) -> T:
+        """Work on the store, tried again after a pause where that may help. Raises what it raised at last."""
+        # Twice only: whoever waits here holds up the reports of all stages.
+        for pause in self.pauses:
+            try:
+                return work()
+            except (OSError, Unreachable) as error:
+                if getattr(error, "errno", None) in LASTING:
+                    raise
+                time.sleep(pause)
+        return work()
+
     def _path(self, name: str) -> str:
         return f"{self._base}/{name}"
 
@@ -151,16 +164,3 @@ def whole_place(given: str) -> str:
 def store_of(config: Config, run: Path) -> Store:
     """Return the store of a run's snapshots. run: its folder. Raises UserError."""
     return Store(whole_place(config.execution.checkpoints) or str(run / "checkpoints"))
-
-
-def patiently(work: Callable[[], T]) -> T:
-    """Work on a store, tried again after a pause where that may help. Raises what it raised at last."""
-    # Twice only: whoever waits here holds up the reports of all stages.
-    for pause in PAUSES:
-        try:
-            return work()
-        except (OSError, Unreachable) as error:
-            if getattr(error, "errno", None) in LASTING:
-                raise
-            time.sleep(pause)
-    return work()

@@ -42,7 +42,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, idx_bytes: Encode) -> Pair:
 
 
 def everything(paths: tuple[Path, Path], block: int = source.BLOCK_BYTES) -> tuple[np.ndarray, np.ndarray]:
-    contents = idx.contents(*paths, block)
+    contents = idx.contents(*paths, block_bytes=block)
     blocks = list(contents.blocks())
     assert all(block.dtype == contents.dtype for block in blocks)
     return np.concatenate(blocks).reshape(-1, *contents.shape), contents.labels
@@ -131,7 +131,7 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
     (tmp_path / "labels").write_bytes(bytes([0, 0, 8, 1]) + np.array([count], ">u4").tobytes() + bytes(count))
     tracemalloc.start()
     with (tmp_path / "sink").open("wb") as sink:
-        contents = idx.contents(tmp_path / "images", tmp_path / "labels", 1 << 20)
+        contents = idx.contents(tmp_path / "images", tmp_path / "labels", block_bytes=1 << 20)
         meaning = arrow.Meaning(Classes(1), Scale(255, contents.dtype, contents.dtype))
         arrow.write(sink, contents, contents.labels.astype(np.int64), meaning, batch_bytes=3 << 19)
     _, peak = tracemalloc.get_traced_memory()

@@ -125,9 +125,9 @@ def test_every_dtype_comes_as_it_is(write: Write, dtype: Any, version: tuple[int
 
 
 def test_images_come_in_blocks() -> None:
-    blocks = list(npz._blocks(IMAGES, 100))
+    blocks = list(npz._blocks(IMAGES, 20))
     assert len(blocks) > 1
-    assert all(block.nbytes <= 100 for block in blocks)
+    assert all(block.nbytes <= 20 for block in blocks)
     np.testing.assert_array_equal(np.concatenate(blocks), IMAGES.reshape(len(IMAGES), -1))
 
 
