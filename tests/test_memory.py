@@ -13,6 +13,11 @@ from mappings import resident
 from ffpipe.system import memory
 
 
+def told_in(folder: Path) -> memory.System:
+    """Return the files of a system that are in a folder, of which none need be there."""
+    return memory.System(folder / "cgroup", folder / "fs", folder / "meminfo", folder / "vmstat")
+
+
 @pytest.mark.parametrize(
     ("line", "file", "text", "found"),
     [
@@ -25,11 +30,11 @@ from ffpipe.system import memory
     ],
 )
 def test_limits_of_control_groups(line: str, file: str, text: str, found: list[int], tmp_path: Path) -> None:
-    groups, limit = tmp_path / "cgroup", tmp_path / "fs" / file
-    groups.write_text(line + "\n")
+    system, limit = told_in(tmp_path), tmp_path / "fs" / file
+    system.groups.write_text(line + "\n")
     limit.parent.mkdir(parents=True)
     limit.write_text(text + "\n")
-    assert memory._group_limits(groups, tmp_path / "fs") == found
+    assert memory._group_limits(system) == found
 
 
 @pytest.mark.parametrize(
@@ -39,17 +44,14 @@ def test_limits_of_control_groups(line: str, file: str, text: str, found: list[i
         ("0::/mine", "mine/memory.events", "low 0\nmax 7\noom 3\noom_kill 2\n"),
     ],
 )
-def test_processes_that_were_killed_for_want_of_memory(
-    line: str, file: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, path in (("GROUPS", "cgroup"), ("ROOT_OF_GROUPS", "fs"), ("COUNTS_OF_HOST", "vmstat")):
-        monkeypatch.setattr(memory, name, tmp_path / path)
-    assert memory.oom_kills() == 0  # where nothing says so
+def test_processes_that_were_killed_for_want_of_memory(line: str, file: str, text: str, tmp_path: Path) -> None:
+    system = told_in(tmp_path)
+    assert memory.oom_kills(system) == 0  # where nothing says so
     (tmp_path / "cgroup").write_text(line + "\n")
     (tmp_path / "fs" / file).parent.mkdir(parents=True)
     (tmp_path / "fs" / file).write_text(text)
     (tmp_path / "vmstat").write_text("pgfault 9\noom_kill 5\n")
-    assert memory.oom_kills() == 7
+    assert memory.oom_kills(system) == 7
 
 
 @pytest.mark.parametrize(
@@ -61,14 +63,15 @@ def test_processes_that_were_killed_for_want_of_memory(
         ("MemAvailable: 4 kB", [], (4096, "this host has free"), math.inf),
     ],
 )
-def test_room(
-    host: str, limits: list[int], room: tuple[int, str], hard: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "meminfo").write_text(host)
-    monkeypatch.setattr(memory, "MEMORY_OF_HOST", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "_group_limits", lambda: limits)
-    assert memory.room() == room
-    assert memory.hard_limit() == hard
+def test_room(host: str, limits: list[int], room: tuple[int, str], hard: float, tmp_path: Path) -> None:
+    system = told_in(tmp_path)
+    system.memory.write_text(host)
+    system.groups.write_text("0::/outer/mine\n")
+    (tmp_path / "fs" / "outer" / "mine").mkdir(parents=True)
+    for limit, folder in zip(limits, ("outer", "outer/mine"), strict=False):
+        (tmp_path / "fs" / folder / "memory.max").write_text(f"{limit}\n")
+    assert memory.room(system) == room
+    assert memory.hard_limit(system) == hard
 
 
 @pytest.mark.parametrize(
@@ -90,19 +93,24 @@ def test_quotas_of_control_groups(line: str, files: dict[str, str], found: list[
     for name, text in files.items():
         (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "fs" / name).write_text(text + "\n")
-    assert memory._group_quotas(tmp_path / "cgroup", tmp_path / "fs") == found
+    assert memory._group_quotas(told_in(tmp_path)) == found
 
 
-@pytest.mark.parametrize(("quotas", "cpus"), [([], 8), ([2.9], 2), ([0.5], 1), ([64.0, 3.0], 3)])
-def test_cpus_are_whole_and_one_at_least(quotas: list[float], cpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("quota", "cpus"), [("max", 8), (290_000, 2), (50_000, 1), (6_400_000, 8)])
+def test_cpus_are_whole_and_one_at_least(
+    quota: int | str, cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    monkeypatch.setattr(memory, "_group_quotas", lambda: quotas)
-    assert memory.host_cpus() == cpus
+    system = told_in(tmp_path)
+    system.groups.write_text("0::/mine\n")
+    (tmp_path / "fs" / "mine").mkdir(parents=True)
+    (tmp_path / "fs" / "mine" / "cpu.max").write_text(f"{quota} 100000\n")
+    assert memory.host_cpus(system) == cpus
 
 
 def test_a_system_without_control_groups(tmp_path: Path) -> None:
-    assert memory._group_limits(tmp_path / "none", tmp_path) == []
-    assert memory._group_quotas(tmp_path / "none", tmp_path) == []
+    assert memory._group_limits(told_in(tmp_path)) == []
+    assert memory._group_quotas(told_in(tmp_path)) == []
     assert memory.host_bytes() > 0
 
 

@@ -9,6 +9,7 @@ import mmap
 import os
 import resource
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,20 @@ LARGE_BLOCK, LARGEST_KEPT = 1 << 18, 32 << 20
 KEPT_AT_MOST = (1 << 31) - 1
 
 
+@dataclass(frozen=True)
+class System:
+    """The files in which Linux tells of memory and CPUs. groups, root: of the control groups of this process. memory,
+    counts: of the whole host."""
+
+    groups: Path = Path("/proc/self/cgroup")
+    root: Path = Path("/sys/fs/cgroup")
+    memory: Path = Path("/proc/meminfo")
+    counts: Path = Path("/proc/vmstat")
+
+
+HERE = System()
+
+
 def host_bytes() -> int:
     """Return the host's memory, or the limit of this process or of its control group where that is lower."""
     limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
@@ -31,67 +46,66 @@ def host_bytes() -> int:
     return min([physical, *_group_limits(), *(limit for limit in limits if limit != resource.RLIM_INFINITY)])
 
 
-def room() -> tuple[int, str]:
+def room(system: System = HERE) -> tuple[int, str]:
     """Return the bytes that processes here can come to have, and whose they are: "this host has free", say."""
-    free = next((number << 10 for number in _numbers(MEMORY_OF_HOST, "MemAvailable:")), host_bytes())
-    return min([(free, "this host has free"), *((limit, "this control group has") for limit in _group_limits())])
+    free = next((number << 10 for number in _numbers(system.memory, "MemAvailable:")), host_bytes())
+    return min([(free, "this host has free"), *((limit, "this control group has") for limit in _group_limits(system))])
 
 
-def hard_limit() -> float:
+def hard_limit(system: System = HERE) -> float:
     """Return the bytes beyond which a process of this control group is killed; no limit where there is swap space."""
-    return math.inf if any(_numbers(MEMORY_OF_HOST, "SwapTotal:")) else min(_group_limits(), default=math.inf)
+    swap = any(_numbers(system.memory, "SwapTotal:"))
+    return math.inf if swap else min(_group_limits(system), default=math.inf)
 
 
-def oom_kills() -> int:
+def oom_kills(system: System = HERE) -> int:
     """Return how often the system has killed a process for want of memory, on this host and in this process's control
     groups: what has grown since has killed another."""
-    texts = [text for file in COUNTS_OF_KILLS for text in _group_settings("memory", file, GROUPS, ROOT_OF_GROUPS)]
+    texts = [text for file in COUNTS_OF_KILLS for text in _group_settings("memory", file, system)]
     counts = [number for text in texts for number in _numbers_in(text, "oom_kill")]
-    return sum([*counts, *_numbers(COUNTS_OF_HOST, "oom_kill")])
+    return sum([*counts, *_numbers(system.counts, "oom_kill")])
 
 
-def host_cpus() -> int:
+def host_cpus(system: System = HERE) -> int:
     """Return the host's CPUs, or the quota of this process's control group where that is lower, in whole ones as Ray
     counts; at least one."""
-    return max(1, int(min([float(os.cpu_count() or 1), *_group_quotas()])))
+    return max(1, int(min([float(os.cpu_count() or 1), *_group_quotas(system)])))
 
 
-GROUPS, ROOT_OF_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 STATUS = Path("/proc/self/status")
-MEMORY_OF_HOST, COUNTS_OF_HOST = Path("/proc/meminfo"), Path("/proc/vmstat")
 # Files of version 2 and 1 of control groups.
 COUNTS_OF_KILLS = ("memory.events", "memory.oom_control")
 
 
-def _group_limits(groups: Path = GROUPS, root: Path = ROOT_OF_GROUPS) -> list[int]:
+def _group_limits(system: System = HERE) -> list[int]:
     """Return the bytes of memory that this process's control groups allow."""
     files = ("memory.max", "memory.limit_in_bytes")
-    texts = [text for file in files for text in _group_settings("memory", file, groups, root)]
+    texts = [text for file in files for text in _group_settings("memory", file, system)]
     return [int(text) for text in texts if text.isdecimal()]  # else "max"
 
 
-def _group_quotas(groups: Path = GROUPS, root: Path = ROOT_OF_GROUPS) -> list[float]:
+def _group_quotas(system: System) -> list[float]:
     """Return the CPUs that this process's control groups allow."""
-    pairs = [tuple(text.split()) for text in _group_settings("cpu", "cpu.max", groups, root)]
+    pairs = [tuple(text.split()) for text in _group_settings("cpu", "cpu.max", system)]
     files = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-    pairs += zip(*(_group_settings("cpu", file, groups, root) for file in files), strict=True)
+    pairs += zip(*(_group_settings("cpu", file, system) for file in files), strict=True)
     return [int(quota) / int(period) for quota, period in pairs if quota.isdecimal()]  # else "max" or -1
 
 
-def _group_settings(controller: str, file: str, groups: Path, root: Path) -> Iterator[str]:
+def _group_settings(controller: str, file: str, system: System) -> Iterator[str]:
     """Yield the texts of this file of the control groups that this process is in.
 
     In version 1 each controller has a tree of its own, in version 2 all have one.
     """
     try:
-        lines = groups.read_text().splitlines()
+        lines = system.groups.read_text().splitlines()
     except OSError:  # a system without control groups
         return
     for line in lines:
         _, controllers, name = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
-        top = root / controller if controllers else root
+        top = system.root / controller if controllers else system.root
         # A limit is as often on a group around the own one. In a container that may be the root of what can be seen.
         own = top / name.lstrip("/")
         for place in (own, *(outer for outer in own.parents if outer.is_relative_to(top))):

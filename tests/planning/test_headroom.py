@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from types import SimpleNamespace
+from functools import partial
+from pathlib import Path
 
 import pytest
 import ray
 
 from ffpipe import override, recipe
-from ffpipe.engines.ray import engine
 from ffpipe.engines.ray.actor_group import failure
 from ffpipe.pipeline.job import Job, make_job
 from ffpipe.planning import headroom
 from ffpipe.system.errors import OutOfMemory, RunFailed, StageLost, UserError
-from ffpipe.system.memory import anonymous_bytes
+from ffpipe.system.memory import System, anonymous_bytes
 
-GROUP = "this control group has"
+
+def system(folder: Path, limit: int, *, swap: bool = False, kills: int = 0) -> System:
+    """Return a system with so much memory in the control group of this process."""
+    told = System(folder / "cgroup", folder / "fs", folder / "meminfo", folder / "vmstat")
+    told.groups.write_text("0::/mine")
+    (folder / "fs" / "mine").mkdir(parents=True, exist_ok=True)
+    (folder / "fs" / "mine" / "memory.max").write_text(str(limit))
+    told.memory.write_text(f"MemAvailable: {1 << 40} kB\nSwapTotal: {4 * swap} kB")
+    told.counts.write_text(f"oom_kill {kills}")
+    return told
 
 
 @pytest.fixture
@@ -32,22 +40,17 @@ def test_what_is_needed_grows_with_the_stages_by_a_process(job: Job) -> None:
 @pytest.mark.parametrize(
     ("share", "sure", "warned"), [(1.2, True, False), (0.95, True, True), (0.8, False, True)], ids=str
 )
-def test_warned_or_refused(share: float, sure: bool, warned: bool, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    size = int(share * headroom.needed(job))
-    monkeypatch.setattr(headroom, "room", lambda: (size, GROUP))
-    monkeypatch.setattr(headroom, "hard_limit", lambda: size if sure else math.inf)
-    said = headroom.warnings(job)
+def test_warned_or_refused(share: float, sure: bool, warned: bool, job: Job, tmp_path: Path) -> None:
+    said = headroom.warnings(job, system(tmp_path, int(share * headroom.needed(job)), swap=not sure))
     assert len(said) == warned
     assert all("2 stage(s), this program and Ray take about" in line for line in said)
 
 
-def test_refused_where_it_would_be_killed(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(headroom, "room", lambda: (300 << 20, GROUP))
-    monkeypatch.setattr(headroom, "hard_limit", lambda: 300 << 20)
+def test_refused_where_it_would_be_killed(job: Job, tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match="this control group has 300 MiB: give --memory-budget, --stages 1 or --engine l"
     ):
-        headroom.warnings(job)
+        headroom.warnings(job, system(tmp_path, 300 << 20))
 
 
 @pytest.mark.parametrize(
@@ -60,13 +63,11 @@ def test_refused_where_it_would_be_killed(job: Job, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_a_stage_that_was_killed_for_want_of_memory(
-    error: RunFailed, kills: int, comes: type[RunFailed], says: str, job: Job, monkeypatch: pytest.MonkeyPatch
+    error: RunFailed, kills: int, comes: type[RunFailed], says: str, job: Job, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(engine, "Cluster", lambda _: SimpleNamespace(own=True))
-    monkeypatch.setattr(engine, "oom_kills", lambda: 7)
-    driver = engine.RayEngine()
-    monkeypatch.setattr(engine, "oom_kills", lambda: 7 + kills)
-    with pytest.raises(comes, match=says) as caught, driver._naming_memory(job):
+    watched = headroom.Kills(system(tmp_path, 1 << 30, kills=7))
+    system(tmp_path, 1 << 30, kills=7 + kills)
+    with pytest.raises(comes, match=says) as caught, watched.naming(partial(headroom.balance, job)):
         raise error
     assert type(caught.value) is comes
 

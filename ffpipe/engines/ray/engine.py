@@ -8,8 +8,6 @@ from __future__ import annotations
 import secrets
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +33,6 @@ from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout
 from ffpipe.planning.memory import StoreCapacity, least_store
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import OutOfMemory, RunFailed, StageLost, UserError, reason
-from ffpipe.system.memory import oom_kills
 from ffpipe.telemetry.report import Answer
 
 # A host may have to download and convert data, or read a large snapshot through a slow network.
@@ -55,7 +52,7 @@ class RayEngine:
         self._counts: tuple[int, ...] = (1,)
         self._ended: dict[int, str] = {}
         self._interrupted = False
-        self._kills = oom_kills()
+        self._kills = headroom.Kills()
         self.cluster = Cluster(object_store_bytes)
         self.group = ActorGroup(self.cluster)
 
@@ -72,7 +69,7 @@ class RayEngine:
         if why := shortage(places, hosts, execution.placement, self._counts):
             raise UserError(why)
         warnings = headroom.warnings(job) if self.cluster.own else ()
-        with self._naming_memory(job):
+        with self._kills.naming(partial(self._advice, job)):
             self.group.place(places, execution)
             layout = self._make_layout(job)
         return replace(layout, notes=(*layout.notes, *warnings))
@@ -105,7 +102,7 @@ class RayEngine:
                 why = why or short
                 continue
             try:
-                with self._naming_memory(job):
+                with self._kills.naming(partial(self._advice, job)):
                     self.group.place(places, execution)
                     layout = self._make_layout(job)
                 self.check_store(store)
@@ -148,7 +145,7 @@ class RayEngine:
             )
             for spec in layout.workers
         ]
-        with self._naming_memory(job):
+        with self._kills.naming(partial(self._advice, job)):
             try:
                 self.group.ask(
                     lambda: [
@@ -162,17 +159,9 @@ class RayEngine:
                 self.cluster.head.wait()  # a stage that was lost with the head node cannot be replaced
                 raise
 
-    @contextmanager
-    def _naming_memory(self, job: Job) -> Iterator[None]:
-        """Say of a stage that is lost whether it was killed for want of memory, and what to do then."""
-        try:
-            yield
-        except (StageLost, OutOfMemory) as error:
-            before, self._kills = self._kills, oom_kills()
-            if isinstance(error, StageLost) and self._kills == before:
-                raise
-            advice = headroom.balance(job) if self.cluster.own else "give more stages, or each more --execution.memory"
-            raise OutOfMemory(f"{error}; it was killed, probably for want of memory: {advice}") from error
+    def _advice(self, job: Job) -> str:
+        """Say what to do where a stage was killed for want of memory."""
+        return headroom.balance(job) if self.cluster.own else "give more stages, or each more --execution.memory"
 
     def interrupt(self) -> None:
         self._interrupted = True  # the first stage is told when we listen next: Ray is not called in a signal handler
