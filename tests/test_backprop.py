@@ -45,6 +45,7 @@ from ffpipe.data.splits import load_splits
 from ffpipe.learn.augmentation import Augmentation
 from ffpipe.learn.block import Block, Step
 from ffpipe.learn.chained import Chained
+from ffpipe.learn.class_head import ClassHead
 from ffpipe.learn.local import LocalBlock, seeded
 from ffpipe.learn.objectives import Learned, Objective
 from ffpipe.learn.rates import rate_factor
@@ -208,6 +209,15 @@ def test_its_blocks_are_those_that_learn_alone(fields: dict[str, Any]) -> None:
     last = parts[-1]
     assert isinstance(last, LocalBlock)
     assert str(whole.objective) == str(last.objective)
+
+
+def test_options_of_a_class_head_are_the_yardsticks_whatever_the_negatives() -> None:
+    head: dict[str, Any] = {"objective": "class-head", "objective_options": {"temperature": 0.5}}
+    block = BlockConfig(kind="dense", options={"width": 30}, **head)
+    whole = blueprint_of(Training(batch_size=50, method="backprop", blocks=(block,)), (8, 8)).make(0, Workspace(CPU))
+    assert isinstance(whole, LocalBlock)
+    assert isinstance(whole.objective, ClassHead)
+    assert whole.objective.temperature == 0.5
 
 
 class Doubled(Objective):

@@ -96,6 +96,17 @@ def test_a_read_out_that_is_not_there_has_no_range() -> None:
         ("[training]\nepoch = 3", "did you mean 'epochs'"),
         ("[training]\nepochs = '3'", "training.epochs: expected int, got str"),
         ("[training", "not valid TOML"),
+        ("[training.optimizer]\nlearnin_rate = 1", "'training.optimizer.learnin_rate'; did you mean 'learning_rate'"),
+        ("[training.head_optimizer]\nrate = 1", "unknown field 'training.head_optimizer.rate'"),
+        ("[[training.blocks]]\nkind = 'conv'\nobjectiv = 1", "'training.blocks[0].objectiv'; did you mean 'objective'"),
+        (
+            "[[training.blocks]]\n[[training.blocks]]\n[training.blocks.optimizer]\nknd = 1",
+            "'training.blocks[1].optimizer.knd'; did you mean 'kind'",
+        ),
+        (
+            "[[training.blocks]]\nkind = 'conv'\nobjective = 'class-hed'",
+            "training.blocks[0].objective: invalid enum value 'class-hed'; give '' or 'goodness' or 'class-head'",
+        ),
     ],
 )
 def test_a_file_is_refused_by_its_name(text: str, says: str) -> None:

@@ -27,6 +27,9 @@ class Augmentation:
     cutout: Annotated[int, Meta(ge=0, description="side of a square hole at a random place; 0: off")] = 0
 
 
+Schedule = Literal["constant", "hinton", "ff-py", "cosine", "onecycle", "steps"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class BlockConfig:
     """One block of a network: a kind that ffpipe ships, its local objective and its optimiser."""
@@ -44,9 +47,7 @@ class BlockConfig:
         default_factory=dict
     )
     optimizer: Annotated[Optimizer | None, Meta(description="none: training.optimizer")] = None
-    schedule: Annotated[
-        Literal["", "constant", "hinton", "cosine", "onecycle", "steps"], Meta(description="empty: training.schedule")
-    ] = ""
+    schedule: Annotated[Literal["", Schedule], Meta(description="empty: training.schedule")] = ""
     first_epoch: Annotated[int, Meta(ge=0, description="epochs before which the block only passes rows on")] = 0
     last_epoch: Annotated[int, Meta(ge=0, description="epoch after which it only passes rows on; 0: the end")] = 0
     keep: Annotated[str, Meta(description="name under which later blocks find the output of this one")] = ""

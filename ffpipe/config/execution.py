@@ -36,7 +36,14 @@ class Execution:
             "in memory at a time"
         ),
     ] = "ray"
-    stages: Annotated[int, Meta(ge=0, description="0: as many as layers and CPUs allow")] = 0
+    stages: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="contiguous groups of blocks; 0: ray: as many as blocks and CPUs allow; local: one; layerwise: "
+            "one a block",
+        ),
+    ] = 0
     replicas: Annotated[
         Count | tuple[Count, ...],
         Meta(

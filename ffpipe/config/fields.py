@@ -188,8 +188,19 @@ def _refuse_unknown(tree: Mapping[str, Any], cls: type, where: str, prefix: str 
     for name, value in tree.items():
         if name not in hints:
             raise UserError(f"{_begun(where)}unknown field {prefix + str(name)!r}; {nearest(str(name), hints)}")
-        if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
-            _refuse_unknown(value, typing.cast(type, hints[name]), where, f"{prefix}{name}.")
+        table = _table_of(hints[name])
+        many = isinstance(value, (list, tuple))
+        for index, each in enumerate(value if many else [value]):
+            if table is not None and isinstance(each, Mapping):
+                _refuse_unknown(each, table, where, f"{prefix}{name}{f'[{index}]' if many else ''}.")
+
+
+def _table_of(hint: Any) -> type | None:
+    """Return the class of the fields that a field has, also where there are several such tables or there may be none;
+    None where it has no fields."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return hint
+    return next((table for each in typing.get_args(hint) if (table := _table_of(each))), None)
 
 
 def _without_none(value: Any) -> Any:
@@ -207,13 +218,22 @@ def _plain(error: msgspec.ValidationError, tree: Mapping[str, Any]) -> str:
     text = text[:1].lower() + text[1:]
     place = path.removeprefix("$.")
     text = text.replace(" | array", " or a list of them")
-    choices = next((leaf.choices for leaf in leaves() if leaf.name == place.partition("[")[0]), ())
     if text.startswith("invalid enum value"):
-        text += f"; give {' or '.join(repr(choice) for choice in choices)}"
+        text += f"; give {' or '.join(map(repr, _choices_at(place)))}"
     given = _at(tree, place)
     if text.endswith("got str") and isinstance(given, str):
         text += f" {given!r}"
     return f"{place}: {text}" if place else text
+
+
+def _choices_at(place: str) -> tuple[str, ...]:
+    """Return the words that a field may be. place: dotted, with an index in brackets after what is a list."""
+    hint: Any = Config
+    for part in place.split("."):
+        table = _table_of(hint)
+        hint = _hints(table).get(part.partition("[")[0]) if table else None
+    annotation = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+    return Leaf((place,), annotation, "").choices
 
 
 def _at(tree: Mapping[str, Any], place: str) -> Any:

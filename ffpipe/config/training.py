@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from ffpipe.config.blocks import Augmentation
+from ffpipe.config.blocks import Augmentation, Schedule
 from ffpipe.config.data import Data
 from ffpipe.config.limits import MOST_SHARDS
 from ffpipe.config.negatives import Negatives
@@ -57,7 +57,7 @@ class Training(Readout, Negatives, Pairs, Network):
     ] = "before"
     optimizer: Annotated[Optimizer, Meta(description="of the layers")] = field(default_factory=Optimizer)
     schedule: Annotated[
-        Literal["constant", "hinton", "ff-py", "cosine", "onecycle", "steps"],
+        Schedule,
         Meta(
             description="hinton: learning rates constant for half the epochs, then linearly towards zero; ff-py: the "
             "same with epochs counted from 0; cosine: half a period of it; onecycle: linearly up for a quarter of the "

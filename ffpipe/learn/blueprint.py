@@ -270,13 +270,14 @@ def _end_to_end(network: Blueprint, device: torch.device) -> Local:
 
 
 def _without_goodness(block: BlockConfig) -> BlockConfig:
-    """Return the same block for a class head; a ReLU that was the objective's is the body's."""
+    """Return a block of pairs for a class head, others as they are; a ReLU that was the objective's is the body's."""
+    if block.objective not in ("", "goodness"):
+        return block
     given = block.objective_options
     rectified: Options = {"activation": "relu"} if given.get("rectify") else {}
     others = {name: value for name, value in given.items() if name not in signature(GoodnessContrast).parameters}
-    named = "" if block.objective == "goodness" else block.objective
     kind = "dense" if block.kind == FF_DENSE else block.kind
-    return replace(block, kind=kind, objective=named, objective_options=others, options={**block.options, **rectified})
+    return replace(block, kind=kind, objective="", objective_options=others, options={**block.options, **rectified})
 
 
 def _rates(training: Training, steps_per_epoch: int) -> Rates:

@@ -21,8 +21,8 @@ from ffpipe.learn.precision import PRECISIONS, Formats, wide
 from ffpipe.learn.readout import Head
 from ffpipe.learn.recording import is_traced
 from ffpipe.learn.rows import normalize_inputs_
+from ffpipe.telemetry.report import GOODNESS, LAST, SOFTMAX, SUM
 
-SOFTMAX, GOODNESS, LAST, SUM = "softmax", "goodness", "last", "sum"
 NO_ANSWER = (
     "no block has scores and there is no softmax head, so the network gives no answer: give a loss function a score "
     "(ffpipe.Local), or train with --training.head true"

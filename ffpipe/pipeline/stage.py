@@ -259,7 +259,7 @@ class Stage:
             files[checkpoint.HEAD] = Saved(state, tuple(self.head.weights()))
         return files
 
-    def kept(self) -> list[Tensor]:
+    def parked(self) -> list[Tensor]:
         """Return large tensors whose contents make the stage what it is (parking.py)."""
         states = [block.state() for block in self.blocks] + ([self.head.state()] if self.head else [])
         found = [tensor for state in states for tensor in state.values() if tensor.nbytes >= PARKED_BYTES]

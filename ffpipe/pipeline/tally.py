@@ -10,9 +10,8 @@ from ffpipe.config.schema import Training
 from ffpipe.learn.block import Block
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.pipeline.packet import LABELS, LOSS, SCORE, WRONG, Tensors
-from ffpipe.telemetry.report import BLOCK, Evaluation
+from ffpipe.telemetry.report import BLOCK, GOODNESS, LAST, SOFTMAX, SUM, Evaluation
 
-SOFTMAX, GOODNESS, LAST, SUM = "softmax", "goodness", "last", "sum"
 # The step of a loss. A double holds 2^53 of them: enough for ten million examples with losses of a hundred.
 STEP = 2.0**-22
 

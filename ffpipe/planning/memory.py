@@ -320,16 +320,10 @@ def _on_edge(specs: Sequence[StageSpec], nodes: Sequence[str], node: str, edge: 
 def _loads(spec: StageSpec) -> list[_Message]:
     """Return the messages with minibatches to train on, and with their like of an evaluation."""
     network, training = spec.network, spec.training
-    examples, classes = evaluated(network), network.takes.classes
+    examples, classes = network.examples_at_once, network.takes.classes
     seen = training.batch_size if network.has_head else 0
     labels = training.batch_size if network.has_head or not training.contrasts else 0
     scores = classes * (training.reads_goodness or (not training.contrasts and not network.labels.shape))
     train = _Message(network.layout.rows, seen, labels, 0)
     evaluate = _Message(examples * network.rows_of_example, examples * network.has_head, examples, examples * scores)
     return [train, evaluate]
-
-
-def evaluated(network: Blueprint) -> int:
-    """Return the examples that are evaluated in the place of one minibatch: as many as have no more rows, but one at
-    least."""
-    return max(1, math.ceil(network.layout.rows / network.rows_of_example))

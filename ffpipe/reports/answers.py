@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ffpipe.learn.network import GOODNESS
 from ffpipe.reports.network import BYTES_AT_ONCE, Trained, chosen
 from ffpipe.reports.parts import attempt
 from ffpipe.reports.rows import Images, as_pictures
 from ffpipe.reports.writing import symbols_of
 from ffpipe.system.errors import UserError
+from ffpipe.telemetry.report import GOODNESS
 
 # Mistakes that are shown, and tokens that are looked at.
 MOST_MISTAKES = 24

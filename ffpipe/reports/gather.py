@@ -15,14 +15,13 @@ import msgspec
 from msgspec import Meta
 
 from ffpipe.config.schema import Config
-from ffpipe.learn.network import GOODNESS, LAST, SOFTMAX, SUM
 from ffpipe.reports.parts import Part, attempt
 from ffpipe.runs import inspection
 from ffpipe.runs.folder import RunFolder, open_run
 from ffpipe.runs.inspection import Count
 from ffpipe.system.errors import UserError
 from ffpipe.system.files import read_whole
-from ffpipe.telemetry.report import Evaluation, History, LayerRow
+from ffpipe.telemetry.report import READOUTS, Evaluation, History, LayerRow
 
 Word = Annotated[str, Meta(max_length=200)]
 HEAD = -1
@@ -127,7 +126,7 @@ def curve(name: str, points: list[tuple[int, float]]) -> Curve:
 
 def readouts(evaluation: Evaluation) -> dict[str, float]:
     """Return the errors of the read-outs that ffpipe knows, by name: a stranger's file may have any others."""
-    return {name: error for name, error in evaluation.readouts.items() if name in (GOODNESS, SOFTMAX, LAST, SUM)}
+    return {name: error for name, error in evaluation.readouts.items() if name in READOUTS}
 
 
 def block_name(block: int) -> str:

@@ -22,7 +22,7 @@ from ffpipe.data.examples import Examples
 from ffpipe.data.splits import load_splits
 from ffpipe.learn.block import Block
 from ffpipe.learn.feeder import Feeder
-from ffpipe.learn.network import GOODNESS, StreamedNetwork
+from ffpipe.learn.network import StreamedNetwork
 from ffpipe.pipeline.job import Job, make_job
 from ffpipe.reports.gather import Record
 from ffpipe.runs import places
@@ -30,6 +30,7 @@ from ffpipe.runs.model import Given, with_model
 from ffpipe.runs.saved import Saved
 from ffpipe.system.errors import UserError
 from ffpipe.system.memory import host_bytes
+from ffpipe.telemetry.report import GOODNESS
 
 # Rows that pass through the network at once, bytes that they and copies on the way may take, and the share of memory
 # that weights may take which are kept for later.

@@ -99,7 +99,7 @@ def _of_blocks(found: Sequence[Evaluation], epoch: float) -> Iterator[Item]:
     series = [curve(block_name(block), one) for block, one in points.items()]
     if series:
         figure = curves.blocks_against_steps(series, "Each block by itself", f"{split} error", epoch, percent=True)
-        alt = f"The {split} error of each block's own class head against steps; block {len(series) - 1} ends at "
+        alt = f"The {split} error of each block's own class head against steps; block {list(points)[-1]} ends at "
         yield Picture("errors-of-blocks", figure, alt + percent(series[-1].last), wide=False)
         newest = found[-1]
         losses = list(newest.losses.values())
@@ -122,7 +122,7 @@ def _losses_of_blocks(found: Sequence[Evaluation], epoch: float) -> Iterator[Ite
     series = [curve(block_name(block), one) for block, one in points.items()]
     if series:
         figure = curves.blocks_against_steps(series, "Each block on positive rows", f"{split} loss", epoch)
-        alt = f"The {split} loss of each block on positive rows against steps; block {len(series) - 1} ends at "
+        alt = f"The {split} loss of each block on positive rows against steps; block {list(points)[-1]} ends at "
         yield Picture("losses-of-blocks", figure, f"{alt}{series[-1].last:.4g}", wide=False)
 
 

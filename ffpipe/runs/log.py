@@ -11,13 +11,12 @@ from functools import partial
 from typing import Any
 
 from ffpipe.pipeline.job import Job, Layout
-from ffpipe.pipeline.tally import LAST, SUM
 from ffpipe.runs.folder import RunFolder, versions
 from ffpipe.runs.view import View
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import Unreachable, reason
-from ffpipe.telemetry.report import Evaluation, FailedFile, History, RecoveryNote, StageReport, WrittenFile
+from ffpipe.telemetry.report import LAST, SUM, Evaluation, FailedFile, History, RecoveryNote, StageReport, WrittenFile
 from ffpipe.telemetry.spans import TraceFile
 
 

@@ -17,7 +17,7 @@ from ffpipe.learn.block import Block
 from ffpipe.learn.blueprint import Blueprint, make_blueprint
 from ffpipe.learn.feeder import row_specs
 from ffpipe.learn.items import CPU, META
-from ffpipe.learn.network import LAST, readouts_of
+from ffpipe.learn.network import readouts_of
 from ffpipe.learn.readout import Head
 from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.contents import snapshot_contents
@@ -29,7 +29,7 @@ from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import UserError
 from ffpipe.system.memory import refuse_beyond_host
-from ffpipe.telemetry.report import History
+from ffpipe.telemetry.report import LAST, History
 
 
 @dataclass(frozen=True)

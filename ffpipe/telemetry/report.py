@@ -19,7 +19,8 @@ MOST_ROWS = 400_000
 BLOCK = "block."
 Steps = Annotated[int, Meta(ge=0, le=MOST_STEPS)]
 # All read-outs: of networks with negatives, and of others.
-READOUTS = ("goodness", "softmax", "last", "sum")
+SOFTMAX, GOODNESS, LAST, SUM = "softmax", "goodness", "last", "sum"
+READOUTS = (GOODNESS, SOFTMAX, LAST, SUM)
 
 
 def errors_by_readout(summary: Mapping[str, Any]) -> dict[str, float]:

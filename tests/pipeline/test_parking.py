@@ -40,7 +40,7 @@ def work(stage: Stage, first: int) -> None:
 
 
 def bytes_held(stage: Stage) -> int:
-    return sum(tensor.untyped_storage().nbytes() for tensor in (*stage.kept(), *stage.scratch()))
+    return sum(tensor.untyped_storage().nbytes() for tensor in (*stage.parked(), *stage.scratch()))
 
 
 @pytest.mark.parametrize("network", [{}, PLAIN], ids=["closed form", "autograd"])
@@ -57,7 +57,7 @@ def test_parked_and_fetched_it_goes_on_as_if_it_had_not_been(
         fetch(parked, parked_stage)
         work(parked, first)
         work(other, first)
-    for mine, theirs in zip(parked.kept(), other.kept(), strict=True):
+    for mine, theirs in zip(parked.parked(), other.parked(), strict=True):
         assert torch.equal(mine, theirs)
     for block, its in zip(parked.blocks, other.blocks, strict=True):
         assert block.state().keys() == its.state().keys()
@@ -72,7 +72,7 @@ def test_a_stage_that_did_not_change_is_left_and_comes_back_from_the_same_file(t
         leave(stage)
         assert bytes_held(stage) == 0
     fetch(stage, parked_stage)
-    assert all(torch.equal(mine, theirs) for mine, theirs in zip(stage.kept(), other.kept(), strict=True))
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(stage.parked(), other.parked(), strict=True))
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "absent"])

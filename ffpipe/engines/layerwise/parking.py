@@ -31,27 +31,27 @@ def park(stage: Stage, path: Path) -> ParkedStage:
     checksums = []
     # Old pages are written over: new pages cost a file system several times what its own do.
     with path.open("r+b" if path.exists() else "wb") as file:
-        for tensor in stage.kept():
+        for tensor in stage.parked():
             host = tensor.detach().cpu()
             data = _bytes(host)
             checksums.append(xxh3_64_intdigest(data))
             file.write(data)
         file.truncate()
-    sizes = tuple(tensor.untyped_storage().nbytes() for tensor in (*stage.kept(), *stage.scratch()))
+    sizes = tuple(tensor.untyped_storage().nbytes() for tensor in (*stage.parked(), *stage.scratch()))
     leave(stage)
     return ParkedStage(path, sizes, tuple(checksums))
 
 
 def leave(stage: Stage) -> None:
     """Free a stage that is as it was when it was parked: its file is still good."""
-    for tensor in (*stage.kept(), *stage.scratch()):
+    for tensor in (*stage.parked(), *stage.scratch()):
         tensor.untyped_storage().resize_(0)
 
 
 @torch.no_grad()
 def fetch(stage: Stage, parked_stage: ParkedStage) -> None:
     """Bring a parked stage back. Raises StageLost where its file is not what was written."""
-    kept = stage.kept()
+    kept = stage.parked()
     for tensor, size in zip((*kept, *stage.scratch()), parked_stage.sizes, strict=True):
         tensor.untyped_storage().resize_(size)
     try:

@@ -145,7 +145,12 @@ class Cluster:
         try:
             within(self.patience(), "to shut down", ray.shutdown)
         except ClusterLost:
-            caller.leave_behind()
+            # It may have waited for them, and makes folders of theirs anew on its way out, which are not to stay.
+            self._end_processes()
+            try:
+                within(SECONDS_TO_LEAVE if self.own else 0.0, "to be through with that", lambda: None)
+            except ClusterLost:
+                caller.leave_behind()
         self._end_processes()
 
     def _end_processes(self) -> None:
