@@ -56,7 +56,8 @@ class RunLog:
         """Begin with new stages, and forget what was not saved. Returns the layout, whose plan leaves out evaluations
         that have been made at the step of the newest snapshot."""
         step = self.newest.step if self.newest else 0
-        # Damaged, or we would go on from them. Written over in part they could seem whole again, without their metrics.
+        # Those after it were found damaged. A few files of one, written anew, could make it seem whole though past.json
+        # lacks its rows.
         checkpoint.forget_after(self.store, step)
         past = self.past
         past.train_seconds = self._train_seconds
@@ -131,8 +132,8 @@ class RunLog:
             self._discard(file.step)
             return
         try:
-            # Before the manifest: whoever goes on from a snapshot finds what was known when it was made. If
-            # snapshots are elsewhere, the weights come first: only there can the one fail without the other.
+            # Before the manifest: whoever goes on from a snapshot finds what was known when it was made. If snapshots
+            # are on another disk, a past.json that cannot be written is not to cost the snapshot.
             with nullcontext() if self.folder.holds(self.store) else self._going_on(str(self.folder.past)):
                 self.store.patiently(self._write_past)
             write = partial(checkpoint.write_manifest, self.store, file.step, written, self.job.input)

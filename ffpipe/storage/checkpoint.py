@@ -3,8 +3,9 @@
     checkpoints/run
     checkpoints/step-00001400/layer-000.safetensors ... head.safetensors manifest.json
 
-`run` says which run's they are. TensorSpec by layer and not by stage, so that any partition can read them. A folder
-without a manifest is not a snapshot. Nothing here is pickled, and every file is read only after its SHA-256 agrees.
+The file `run` names the run that they belong to. Files are kept by layer and not by stage, so that any partition can
+read them. A folder without a manifest is not a snapshot. Nothing here is pickled, and every file is read only after its
+SHA-256 agrees.
 """
 
 from __future__ import annotations
@@ -194,7 +195,7 @@ def disclaim(store: Store, run: str) -> None:
 def prune(store: Store, keep: int) -> None:
     """Remove all but the `keep` newest whole snapshots, and what killed writers left in these. Raises OSError.
 
-    One that never became whole goes when a later one is: every stage is past it then, so nobody writes there any more.
+    A folder without a manifest goes once a later snapshot is whole: every live stage is through with it by then.
     """
     # By name, which is in order of steps since all have the same number of digits.
     kept = whole_snapshots(store)[-keep:]
@@ -255,7 +256,7 @@ def read_tensors(store: Store, folder: str, manifest: Manifest, name: str, conte
     where = f"snapshot file {store.place(f'{folder}/{name}')}"
     try:
         state = safetensors.torch.load(_read(store, folder, manifest, name))
-    except UserError:
+    except (UserError, MemoryError):  # for want of memory a file is not damaged
         raise
     except Exception as error:  # as many ways to fail as a header that lies has
         raise UserError(f"{where} is not a safetensors file: {error}") from None
