@@ -9,8 +9,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ffpipe import Config, Result, override, recipe
+from ffpipe import Config, Interrupt, Result, override, recipe
+from ffpipe.pipeline.job import Model
+from ffpipe.runs.controller import carry_out, make_engine
+from ffpipe.runs.folder import RunFolder
+from ffpipe.runs.resumed import resumed
 from ffpipe.runs.view import View
+from ffpipe.storage.store import Store
 from ffpipe.telemetry.report import StageReport
 
 STEPS = 28 * 60
@@ -60,6 +65,28 @@ class Disturb(View):
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+
+class GivenStore(RunFolder):
+    """A run folder of which the snapshots go through a store of the test's own. make: makes it of its root."""
+
+    def __init__(self, path: Path, make: Callable[[str], Store]) -> None:
+        super().__init__(path)
+        self._make = make
+
+    def store(self, config: Config) -> Store:
+        return self._make(super().store(config).root)
+
+
+def train_in(folder: RunFolder, config: Config, view: View | None = None, interrupt: Interrupt | None = None) -> Result:
+    """Train as `ffpipe.train` does, in a run folder of the test's own."""
+    return carry_out(config, Model(), folder, False, view or View(), interrupt or Interrupt(), make_engine)
+
+
+def resume_in(folder: RunFolder, changes: dict[str, Any]) -> Result:
+    """Go on as `ffpipe.resume` does."""
+    found = resumed(folder.path, changes)
+    return carry_out(found.config, found.model, folder, True, View(), Interrupt(), make_engine)
 
 
 def wait_until(done: Callable[[], bool], seconds: float = 60.0) -> None:

@@ -6,10 +6,10 @@ import json
 import os
 import pickle
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import torch
+from pyarrow import fs
 
 from ffpipe.storage import checkpoint
 from ffpipe.storage.checkpoint import Contents, Input, TensorSpec
@@ -246,10 +246,11 @@ def test_a_manifest_that_cannot_be(spoil: dict[str, object], says: str, store: S
 
 def test_a_place_that_cannot_be_reached_is_not_taken_for_a_damaged_file(store: Store, tmp_path: Path) -> None:
     whole(store, 10)
-    with pytest.MonkeyPatch.context() as patch:
-        failing = mock.Mock()
-        failing.get_file_info.side_effect = OSError("the network is down")
-        patch.setattr(store, "_files", failing)
-        with pytest.raises(Unreachable, match=r"manifest\.json cannot be reached .the network is down.: try again"):
-            checkpoint.read_manifest(store, "step-00000010")
+
+    class Away(Store):
+        def _info(self, name: str) -> fs.FileInfo:
+            raise OSError("the network is down")
+
+    with pytest.raises(Unreachable, match=r"manifest\.json cannot be reached .the network is down.: try again"):
+        checkpoint.read_manifest(Away(store.root), "step-00000010")
     assert checkpoint.read_manifest(store, "step-00000010").step == 10

@@ -13,17 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from disturbed import QUICK, STEPS, Disturb, config, same
+from disturbed import QUICK, STEPS, Disturb, GivenStore, config, resume_in, same
 from kinds_of_blocks import network
 
 from ffpipe import Interrupt, Interrupted, Result, RunFailed, UserError, override, resume, train
 from ffpipe.commands.cli import main
 from ffpipe.config.fields import to_toml
+from ffpipe.config.schema import Execution
 from ffpipe.engines.local import LocalEngine
-from ffpipe.pipeline.packet import Tensors
-from ffpipe.pipeline.saver import State
-from ffpipe.pipeline.schedule import Item, Train
-from ffpipe.pipeline.stage import Stage
+from ffpipe.pipeline.job import Engine
+from ffpipe.storage.store import Store
 from ffpipe.system.errors import Unreachable
 
 
@@ -278,73 +277,63 @@ def test_what_a_run_has_behind_it_is_not_lost_where_it_cannot_be_read_for_a_mome
     assert files_in(tmp_path / "run") == before
 
 
+def reports_each_step(engine: str) -> Callable[[Execution], Engine] | None:
+    """Make an engine with which a view hears of each step, or of each chapter."""
+    return (lambda _: LocalEngine(report_seconds=0.0)) if engine == "local" else None
+
+
 @pytest.mark.parametrize("engine", ["local", "layerwise"])
-def test_data_that_change_under_a_run_do_not_change_it(
-    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_that_change_under_a_run_do_not_change_it(engine: str, tmp_path: Path) -> None:
     """A recovery goes on with what the run began with."""
     file = tmp_path / "data.npz"
     plain = QUICK | own_data(file, 1) | {"execution.engine": engine}
     plain |= {"execution.snapshot_steps": 3, "execution.back_off": 0.01}
     first = train(config(tmp_path / "undisturbed", **plain))
-    handle, failed = Stage.handle, list[Item]()
 
-    def once(stage: Stage, item: Item, tensors: Tensors | None) -> Tensors | None:
-        if not failed and isinstance(item, Train) and item.first > 6:
-            failed.append(item)
-            own_data(file, 2)
-            raise RuntimeError("no more")
-        return handle(stage, item, tensors)
+    def fail() -> None:
+        own_data(file, 2)
+        raise RuntimeError("no more")
 
-    monkeypatch.setattr(Stage, "handle", once)
-    again = train(config(tmp_path / "run", **plain))
-    assert again.summary["recoveries"] == len(failed) == 1
+    again = train(config(tmp_path / "run", **plain), Disturb(7, fail), engine=reports_each_step(engine))
+    assert again.summary["recoveries"] == 1
     assert again.weights_sha256 == first.weights_sha256
 
 
 @pytest.mark.parametrize("engine", ["local", "layerwise"])
-def test_a_block_goes_on_that_has_not_learned_yet(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_goes_on_that_has_not_learned_yet(engine: str, tmp_path: Path) -> None:
     """The last one learns from epoch 1 on: its optimiser has no state in the snapshots of epoch 0."""
     fields = {"execution.engine": engine, "execution.snapshot_steps": 3, "execution.back_off": 0.01}
     fields["execution.chapter"] = 6
     asked = override(network("conv, batch norm, dropout", tmp_path), {**fields, "execution.keep_snapshots": 99})
     first = train(override(asked, {"execution.run_dir": str(tmp_path / "undisturbed")}))
-    handle, failed = Stage.handle, list[Item]()
 
-    def once(stage: Stage, item: Item, tensors: Tensors | None) -> Tensors | None:
-        if not failed and isinstance(item, Train) and item.first > 8:
-            failed.append(item)
-            raise RuntimeError("no more")
-        return handle(stage, item, tensors)
+    def fail() -> None:
+        raise RuntimeError("no more")
 
-    monkeypatch.setattr(Stage, "handle", once)
-    # A snapshot is whole once it is reported.
-    make = (lambda execution: LocalEngine(report_seconds=0.0)) if engine == "local" else None
-    again = train(override(asked, {"execution.run_dir": str(tmp_path / "run")}), engine=make)
-    assert again.summary["recoveries"] == len(failed) == 1
+    run = override(asked, {"execution.run_dir": str(tmp_path / "run")})
+    again = train(run, Disturb(9, fail), engine=reports_each_step(engine))
+    assert again.summary["recoveries"] == 1
     assert 0 < again.summary["recovery_notes"][0]["from_step"] < 14
     assert again.weights_sha256 == first.weights_sha256
 
 
 @pytest.mark.parametrize("engine", ["local", "layerwise"])
-def test_a_stage_that_cannot_read_its_snapshot_any_more_begins_again(
-    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_that_cannot_read_its_snapshot_any_more_begins_again(engine: str, tmp_path: Path) -> None:
     asked = {**QUICK, "execution.engine": engine, "execution.back_off": 0.01}
     first = train(config(tmp_path / "run", **asked))
-    refused: list[int] = []
+    read: list[str] = []
 
-    def away(stage: Stage, step: int, read: Callable[[str], State]) -> None:
-        if not refused:
-            refused.append(step)
-            raise Unreachable("the disk is away")
-        restore(stage, step, read)
+    class Away(Store):
+        def read(self, name: str, most: int) -> bytes:
+            if name.endswith("layer-000.safetensors"):
+                read.append(name)
+                if len(read) == 2:  # the stage's turn, after the driver's
+                    raise Unreachable("the disk is away")
+            return super().read(name, most)
 
-    restore = Stage.restore
-    monkeypatch.setattr(Stage, "restore", away)
-    again = resume(tmp_path / "run", {"training.epochs": 3})
-    assert "a stage failed: the disk is away" in again.summary["recovery_notes"][0]["reason"]
-    assert refused == [first.summary["steps"]]
+    again = resume_in(GivenStore(tmp_path / "run", Away), {"training.epochs": 3})
+    (note,) = again.summary["recovery_notes"]
+    assert (note["reason"], note["from_step"]) == ("a stage failed: the disk is away", first.summary["steps"])
 
 
 def test_resume_from_the_shell(undisturbed: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

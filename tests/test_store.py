@@ -16,7 +16,6 @@ from pyarrow import fs
 
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store
-from ffpipe.system import places
 from ffpipe.system.errors import UserError
 
 TAKEN = "give a folder, or a URI that begins with s3://, gs://, hdfs:// or file://"
@@ -116,9 +115,8 @@ def far(monkeypatch: pytest.MonkeyPatch) -> tuple[Store, mock.Mock]:
     return Store("gs://bucket/run"), files
 
 
-def test_a_store_that_does_not_answer(far: tuple[Store, mock.Mock], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, files = far
-    monkeypatch.setattr(places, "SILENT_SECONDS", 0.05)
+def test_a_store_that_does_not_answer(far: tuple[Store, mock.Mock]) -> None:
+    asked, files = Store("gs://bucket/run", silent_seconds=0.4), far[1]
     end = threading.Event()
     files.get_file_info.side_effect = files.create_dir.side_effect = lambda *_, **__: end.wait()
     with pytest.raises(UserError, match="cannot be read: there was no answer for 0 s"):

@@ -20,35 +20,39 @@ from pyarrow import fs
 from ffpipe.config.schema import Config
 from ffpipe.system.errors import Unreachable, UserError, reason
 from ffpipe.system.files import expanded, replacing, scheme_of
-from ffpipe.system.places import Place
+from ffpipe.system.places import SILENT_SECONDS, Place
 
 T = TypeVar("T")
 
 # Seconds between tries of what a network or a disk may refuse for a moment.
 PAUSES = (1.0, 4.0)
 # Errors that stay however long one waits.
-LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+LASTING = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+}
 # The parts that a file is written from, one after the other.
 Pieces = Iterable[bytes | memoryview]
 
 
 class Store:
-    """root: a path, or a URI of one of SCHEMES. pauses: seconds between tries. Plain data: any process can get it.
+    """root: a path, or a URI of one of SCHEMES. pauses: seconds between tries. silent_seconds: for which it may be
+    silent. Plain data: any process can get it.
 
     Raises UserError where the URI is of no such kind, or lacks what its kind needs.
     """
 
-    def __init__(self, root: str, pauses: tuple[float, ...] = PAUSES) -> None:
+    def __init__(self, root: str, pauses: tuple[float, ...] = PAUSES, silent_seconds: float = SILENT_SECONDS) -> None:
         self.root = root if scheme_of(root) else str(Path(root).absolute())
-        self.pauses = pauses
+        self.pauses, self.silent_seconds = pauses, silent_seconds
         try:
-            self._at = Place(self.root)
+            self._at = Place(self.root, silent_seconds)
         except (OSError, ImportError, ValueError) as error:
             raise UserError(f"{root} is not a place for snapshots: {reason(error)}") from None
         self._files, self._base, self.is_local = self._at.files, self._at.path, self._at.is_local
 
-    def __reduce__(self) -> tuple[type[Store], tuple[str, tuple[float, ...]]]:
-        return Store, (self.root, self.pauses)
+    def __reduce__(self) -> tuple[type[Store], tuple[str, tuple[float, ...], float]]:
+        return Store, (self.root, self.pauses, self.silent_seconds)
 
     @property
     def folder(self) -> Path | None:
