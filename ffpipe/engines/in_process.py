@@ -10,13 +10,9 @@ import torch
 
 from ffpipe.config.schema import Execution
 from ffpipe.pipeline.job import Engine, Job, Layout, Start
-from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import ItemStream
-from ffpipe.pipeline.stage import Stage
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import RunFailed, UserError, reason
-from ffpipe.telemetry.report import StageReport
-from ffpipe.telemetry.spans import Spans
 
 
 class InProcessEngine(Engine):
@@ -64,14 +60,3 @@ def as_stages() -> Iterator[None]:
         raise RunFailed(f"a stage failed: {error}") from error
     except (MemoryError, ArithmeticError, RuntimeError) as error:
         raise RunFailed(f"a stage failed: {type(error).__name__}: {reason(error)}") from error
-
-
-def report_of(stage: Stage, saver: Saver, spans: Spans, trained: tuple[float, float]) -> StageReport:
-    """Return the progress of a stage since its last report. trained: when its training began and ended, in seconds."""
-    report = stage.report()
-    report.began_at, report.seconds = spans.began_at, spans.elapsed
-    report.train_began, report.train_seconds = trained
-    report.seconds_by_kind = dict(spans.totals)
-    report.spans = spans.drain()
-    report.files, report.failures = saver.drain()
-    return report

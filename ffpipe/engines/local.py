@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from ffpipe.data.splits import Splits
-from ffpipe.engines.in_process import InProcessEngine, as_stages, refuse_without_gpu, report_of
+from ffpipe.engines.in_process import InProcessEngine, as_stages, refuse_without_gpu
 from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Train
+from ffpipe.pipeline.worker import report_of
 from ffpipe.pipeline.worker_setup import AnyFeed, WorkerSetup, make_feed, make_stage, set_allocator
 from ffpipe.planning.layout import make_layout
 from ffpipe.storage.store import Store
@@ -37,6 +38,7 @@ class LocalEngine(InProcessEngine):
 
     @as_stages()
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
+        # Else the allocator of a process that may be the user's own is left as it is.
         if job.config.execution.memory_budget or job.config.execution.keep_freed:
             set_allocator(job.network, job.config.execution)
         setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start) for spec in layout.stages]

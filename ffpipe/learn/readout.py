@@ -86,17 +86,12 @@ class Head(nn.Module):
     def step(self, step: int, activities: Sequence[Tensor], labels: Tensor, factor: float) -> HeadStep:
         """Make one step of softmax regression on labels (B,). step: of the run; factor: on the learning rate."""
         activities = self._wide(activities)
-        log_probabilities = log_softmax(self.logits(activities))
-        probabilities = exp(log_probabilities)
-        loss = -total(log_probabilities.gather(1, labels.unsqueeze(1)))
-        errors = (log_probabilities.argmax(1) != labels).sum()
-        delta = probabilities.clone()
-        delta.scatter_add_(1, labels.unsqueeze(1), delta.new_full((len(labels), 1), -1.0))
+        made, delta = self._judge(activities, labels)
         for activity, update in zip(activities, self._updates, strict=True):
             update.step(activity, delta, len(labels), factor)
             if is_due(step):
                 update.settle()
-        return HeadStep(probabilities, loss, errors)
+        return made
 
     def step_shards(
         self, step: int, shards: Sequence[tuple[Sequence[Tensor], Tensor]], of: Shards, factor: float
@@ -108,16 +103,10 @@ class Head(nn.Module):
         def made() -> Iterator[list[Tensor]]:
             for index, (activities, labels) in zip(of.own, shards, strict=True):
                 wide = self._wide(activities)
-                log_probabilities = log_softmax(self.logits(wide))
-                probabilities = exp(log_probabilities)
-                loss = -total(log_probabilities.gather(1, labels.unsqueeze(1)))
-                errors = (log_probabilities.argmax(1) != labels).sum()
+                (probabilities, loss, errors), delta = self._judge(wide, labels)
                 # Those of other shards are 0 here, so that the sum is all of them side by side.
                 all_of_them = probabilities.new_zeros(of.count * examples, probabilities.shape[1])
                 all_of_them[index * examples : (index + 1) * examples] = probabilities
-                delta = probabilities.scatter_add_(
-                    1, labels.unsqueeze(1), probabilities.new_full((len(labels), 1), -1.0)
-                )
                 bias = [] if self.bias is None else [total(delta, 0)]
                 gradients = [
                     update.gradient(activity, delta) for activity, update in zip(wide, self._updates, strict=True)
@@ -131,6 +120,16 @@ class Head(nn.Module):
             if is_due(step):
                 update.settle()
         return HeadStep(whole, loss, errors)
+
+    def _judge(self, activities: Sequence[Tensor], labels: Tensor) -> tuple[HeadStep, Tensor]:
+        """Return what examples come to by the weights as they are, and the derivative of their loss by the logits."""
+        log_probabilities = log_softmax(self.logits(activities))
+        probabilities = exp(log_probabilities)
+        loss = -total(log_probabilities.gather(1, labels.unsqueeze(1)))
+        errors = (log_probabilities.argmax(1) != labels).sum()
+        delta = probabilities.clone()
+        delta.scatter_add_(1, labels.unsqueeze(1), delta.new_full((len(labels), 1), -1.0))
+        return HeadStep(probabilities, loss, errors), delta
 
     def _wide(self, activities: Sequence[Tensor]) -> list[Tensor]:
         """Flatten activities and convert them to the format of the weights: the head is too small for another to

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from ffpipe.learn.negatives import Predictions
 from ffpipe.pipeline.packet import Arrays, Packet
@@ -24,19 +24,3 @@ class Links(Protocol):
 
     def read(self, arrays: Arrays) -> None:
         """Note that arrays which came will not be read again."""
-
-
-class NoLinks:
-    """For a single stage: nobody is there."""
-
-    def to(self, receiver: int, sequence: int, packet: Packet) -> None:
-        raise AssertionError("a single stage has no next one")
-
-    def done(self, predictions: Any) -> None:
-        raise AssertionError("a single stage is the first one")
-
-    def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
-        raise AssertionError("a single stage has no other replica")
-
-    def read(self, arrays: Arrays) -> None:
-        raise AssertionError("nobody sends anything")

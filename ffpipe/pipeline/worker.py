@@ -27,9 +27,10 @@ from ffpipe.pipeline.links import Links
 from ffpipe.pipeline.packet import Arrays, Packet, Tensors, to_arrays, to_tensors
 from ffpipe.pipeline.publisher import Publish, Publisher
 from ffpipe.pipeline.reducer import Reducer
+from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Item, Stop, Train
 from ffpipe.pipeline.window import Flow
-from ffpipe.pipeline.worker_setup import Parts, ReplicatedStage, WorkerSetup
+from ffpipe.pipeline.worker_setup import AnyStage, Parts, ReplicatedStage, WorkerSetup
 from ffpipe.telemetry.report import StageReport
 from ffpipe.telemetry.spans import Kind, Spans
 
@@ -39,8 +40,8 @@ REPORT_SECONDS = 0.5
 class Worker:
     """One stage with its inbox, window and publisher. `push` and `done` may be called from any thread."""
 
-    def __init__(self, setup: WorkerSetup, parts: Parts, links: Links) -> None:
-        self.setup = setup
+    def __init__(self, setup: WorkerSetup, parts: Parts, links: Links, report_seconds: float = REPORT_SECONDS) -> None:
+        self.setup, self._report_seconds = setup, report_seconds
         self.spec = setup.spec
         self.saver = parts.saver(setup.store)
         self.stage = parts.stage(setup, self.saver)
@@ -101,7 +102,7 @@ class Worker:
                 item = self.work(sequence, publisher.publish)
                 if isinstance(item, Stop):
                     break
-                if self._spans.elapsed - reported > REPORT_SECONDS:
+                if self._spans.elapsed - reported > self._report_seconds:
                     self.report()
                     reported = self._spans.elapsed
             publisher.close()
@@ -186,17 +187,12 @@ class Worker:
 
     def report(self, *, ended: bool = False) -> None:
         """Put what happened since the last time where `drain` finds it. ended: nothing more will."""
-        report = self.stage.report()
+        report = report_of(self.stage, self.saver, self._spans, self._trained)
         report.replica = self.spec.replica
         if self.spec.replica:  # the first tells it for all
             report.rows, report.evaluations = [], []
         if ended and self._replicated is not None:
             report.weights_sha256 = self._replicated.digest()
-        report.began_at, report.seconds = self._spans.began_at, self._spans.elapsed
-        report.train_began, report.train_seconds = self._trained
-        report.seconds_by_kind = dict(self._spans.totals)
-        report.spans = self._spans.drain()
-        report.files, report.failures = self.saver.drain()
         self._reports.append(report)
 
 
@@ -221,3 +217,14 @@ class _Returns:
             self.flow.done()
             self._predictions.update(predictions)
             self._changed.notify_all()
+
+
+def report_of(stage: AnyStage, saver: Saver, spans: Spans, trained: tuple[float, float]) -> StageReport:
+    """Return the progress of a stage since its last report. trained: when its training began and ended, in seconds."""
+    report = stage.report()
+    report.began_at, report.seconds = spans.began_at, spans.elapsed
+    report.train_began, report.train_seconds = trained
+    report.seconds_by_kind = dict(spans.totals)
+    report.spans = spans.drain()
+    report.files, report.failures = saver.drain()
+    return report

@@ -35,14 +35,15 @@ from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.pipeline.contents import contents_bytes, snapshot_contents
 from ffpipe.pipeline.packet import KEPT, TAP
+from ffpipe.pipeline.publisher import PUBLISH_AHEAD
 from ffpipe.pipeline.routes import Routes
 from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.planning.cost import costs_of
 from ffpipe.storage.checkpoint import HEAD, layer_file
 from ffpipe.system.errors import UserError
 
-# Results on their way to the next actor: one waits to be published and one is being published (publisher.py).
-ON_THEIR_WAY = 2
+# Results on their way to the next actor: those that wait to be published, and one that is being published.
+ON_THEIR_WAY = PUBLISH_AHEAD + 1
 # A file that is read is there as its bytes, and as the tensors made from them.
 READ_TWICE = 2
 # Ray begins to spill when 0.8 of a store is taken; the rest is for reports and for the gaps between arrays.

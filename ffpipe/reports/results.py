@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 from ffpipe.config.fields import to_toml
 from ffpipe.config.limits import MOST_LAYERS
@@ -89,17 +90,10 @@ def _epochs(step: int, epoch: float) -> str:
 
 def _of_blocks(found: Sequence[Evaluation], epoch: float) -> Iterator[Item]:
     """Show the error of each block by itself, without negatives."""
-    split = "validation" if any(each.split == "validation" for each in found) else found[-1].split
-    points: dict[int, list[tuple[int, float]]] = {}
-    for each in found:
-        if each.split == split:
-            for block, error in enumerate(each.blocks[:MOST_LAYERS]):
-                if error is not None:
-                    points.setdefault(block, []).append((each.step, error))
-    series = [curve(block_name(block), one) for block, one in points.items()]
+    split, series = _by_block(found, lambda each: each.blocks)
     if series:
         figure = curves.blocks_against_steps(series, "Each block by itself", f"{split} error", epoch, percent=True)
-        alt = f"The {split} error of each block's own class head against steps; block {list(points)[-1]} ends at "
+        alt = f"The {split} error of each block's own class head against steps; {series[-1].name} ends at "
         yield Picture("errors-of-blocks", figure, alt + percent(series[-1].last), wide=False)
         newest = found[-1]
         losses = list(newest.losses.values())
@@ -113,17 +107,24 @@ def _of_blocks(found: Sequence[Evaluation], epoch: float) -> Iterator[Item]:
 
 def _losses_of_blocks(found: Sequence[Evaluation], epoch: float) -> Iterator[Item]:
     """Show the loss of each block on positive rows of evaluations, where there are negatives."""
-    split = "validation" if any(each.split == "validation" for each in found) else found[-1].split
-    points: dict[int, list[tuple[int, float]]] = {}
-    for each in found:
-        for block, loss in enumerate(list(each.losses.values())[:MOST_LAYERS]) if each.split == split else ():
-            if loss is not None:
-                points.setdefault(block, []).append((each.step, loss))
-    series = [curve(block_name(block), one) for block, one in points.items()]
+    split, series = _by_block(found, lambda each: each.losses.values())
     if series:
         figure = curves.blocks_against_steps(series, "Each block on positive rows", f"{split} loss", epoch)
-        alt = f"The {split} loss of each block on positive rows against steps; block {list(points)[-1]} ends at "
+        alt = f"The {split} loss of each block on positive rows against steps; {series[-1].name} ends at "
         yield Picture("losses-of-blocks", figure, f"{alt}{series[-1].last:.4g}", wide=False)
+
+
+def _by_block(
+    found: Sequence[Evaluation], values: Callable[[Evaluation], Iterable[float | None]]
+) -> tuple[str, list[Curve]]:
+    """Return the split that is shown, and a curve of each block that has values there."""
+    split = "validation" if any(each.split == "validation" for each in found) else found[-1].split
+    points: dict[int, list[tuple[int, float]]] = {}
+    for each in (each for each in found if each.split == split):
+        for block, value in enumerate(islice(values(each), MOST_LAYERS)):
+            if value is not None:
+                points.setdefault(block, []).append((each.step, value))
+    return split, [curve(block_name(block), one) for block, one in points.items()]
 
 
 def learning(record: Record, epoch: float, rates: Part[list[Curve]]) -> Section:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from ffpipe.engines.in_process import InProcessEngine, as_stages, refuse_without_gpu, report_of
+from ffpipe.engines.in_process import InProcessEngine, as_stages, refuse_without_gpu
 from ffpipe.engines.layerwise import spoolfolder
 from ffpipe.engines.layerwise.parking import ParkedStage, fetch, leave, park
 from ffpipe.engines.layerwise.spool import Spool
@@ -27,6 +27,7 @@ from ffpipe.pipeline.packet import Arrays, Tensors, to_arrays, to_tensors
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Item, ItemStream, Predict, Stop, Train
 from ffpipe.pipeline.stage import Stage
+from ffpipe.pipeline.worker import report_of
 from ffpipe.pipeline.worker_setup import WorkerSetup, make_feed, make_stage, set_allocator
 from ffpipe.planning.layerwise import chapter_of, in_chapters
 from ffpipe.storage.store import Store
@@ -38,7 +39,11 @@ OUTPUTS = 1
 
 
 class LayerwiseEngine(InProcessEngine):
-    """Every stage in this process, one at a time in memory."""
+    """Every stage in this process, one at a time in memory. spool: keeps what one stage hands to another."""
+
+    def __init__(self, spool: type[Spool] = Spool) -> None:
+        super().__init__()
+        self._spool = spool
 
     def layout(self, job: Job) -> Layout:
         refuse_without_gpu(job.config.execution)
@@ -54,7 +59,7 @@ class LayerwiseEngine(InProcessEngine):
         inside = Path(job.config.execution.spool or scratch)
         try:
             with spoolfolder.spool_folder(inside) as place:
-                rows = _Rows(job, layout, store, start, place, on_report)
+                rows = _Rows(job, layout, store, start, place, on_report, self._spool)
                 while not rows.over:
                     rows.work_chapter(stream)
                 rows.finish()
@@ -68,17 +73,24 @@ class LayerwiseEngine(InProcessEngine):
 class _Rows:
     """The rows of one run, chapter by chapter."""
 
-    def __init__(self, job: Job, layout: Layout, store: Store, start: Start, place: Path, on_report: OnReport) -> None:
+    def __init__(
+        self,
+        job: Job,
+        layout: Layout,
+        store: Store,
+        start: Start,
+        place: Path,
+        on_report: OnReport,
+        spool: type[Spool],
+    ) -> None:
         setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start) for spec in layout.stages]
-        compression = job.config.execution.spool_compression
+        compression = None if (asked := job.config.execution.spool_compression) == "none" else asked
         routes = layout.stages[0].routes
         self._place = place
         self._plan = layout.plan
         self._room = layout.window
         self._spools = {
-            (sender, receiver): Spool(
-                place / spool_name(sender, receiver), None if compression == "none" else compression
-            )
+            (sender, receiver): spool(place / spool_name(sender, receiver), compression)
             for sender in range(len(setups))
             for receiver in routes.receivers(sender)
         }

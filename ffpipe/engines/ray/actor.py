@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ffpipe.config.schema import Execution
     from ffpipe.learn.blueprint import Blueprint
     from ffpipe.learn.negatives import Predictions
-    from ffpipe.pipeline.links import Links
     from ffpipe.pipeline.packet import Arrays, Packet
     from ffpipe.pipeline.schedule import Item
     from ffpipe.pipeline.stage_spec import StageSpec
@@ -108,14 +107,12 @@ class StageActor:
         """Make the worker; all of them exist once this returns everywhere."""
         import torch
 
-        from ffpipe.pipeline.links import NoLinks
         from ffpipe.pipeline.worker import Worker
         from ffpipe.pipeline.worker_setup import set_allocator
 
         torch.set_num_threads(threads)
         set_allocator(setup.spec.network, setup.config.execution)
-        links: Links = RayLinks(setup.spec, actors) if len(actors) > 1 else NoLinks()
-        self.worker = Worker(setup, parts, links)
+        self.worker = Worker(setup, parts, RayLinks(setup.spec, actors))
 
     @ray.method(concurrency_group="inbox")
     def push(self, sequence: int, sender: int, item: Item, names: tuple[tuple[str, str], ...], *arrays: Any) -> None:

@@ -28,7 +28,7 @@ class Caller:
         self._calls: SimpleQueue[Call] | None = None
         self.stuck = False
 
-    def put(self, call: Call) -> None:
+    def _put(self, call: Call) -> None:
         """Have a call made after those before it."""
         if self._calls is None:
             self._calls = SimpleQueue()
@@ -40,29 +40,27 @@ class Caller:
         self._calls = None
         self.stuck = True
 
+    def within(
+        self, seconds: float, what: str, function: Callable[[], T], meanwhile: Callable[[], object] | None = None
+    ) -> T:
+        """Return what `function` returns, or raise what it raises. what: it is done for, in a message. meanwhile:
+        called again and again while that is waited for.
 
-caller = Caller()
-
-
-def within(seconds: float, what: str, function: Callable[[], T], meanwhile: Callable[[], object] | None = None) -> T:
-    """Return what `function` returns, or raise what it raises. what: it is done for, in a message. meanwhile: called
-    again and again while that is waited for.
-
-    Raises ClusterLost where there is no answer in time. Ray is then still at it, and what is called next waits too.
-    """
-    answer: Future[T] = Future()
-    caller.put((answer, function))
-    deadline = time.monotonic() + seconds
-    try:
-        while meanwhile is not None and not wait([answer], MEANWHILE_SECONDS).done and time.monotonic() < deadline:
-            meanwhile()
-        return answer.result(max(0.0, deadline - time.monotonic()))
-    except TimeoutError:
-        if answer.done():  # with a deadline of its own
-            return answer.result()
-        raise ClusterLost(f"Ray has not answered for {seconds:g} s, asked {what}") from None
-    finally:
-        answer.cancel()  # if it has not begun
+        Raises ClusterLost where there is no answer in time. Ray is then still at it, and what is called next waits too.
+        """
+        answer: Future[T] = Future()
+        self._put((answer, function))
+        deadline = time.monotonic() + seconds
+        try:
+            while meanwhile is not None and not wait([answer], MEANWHILE_SECONDS).done and time.monotonic() < deadline:
+                meanwhile()
+            return answer.result(max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            if answer.done():  # with a deadline of its own
+                return answer.result()
+            raise ClusterLost(f"Ray has not answered for {seconds:g} s, asked {what}") from None
+        finally:
+            answer.cancel()  # if it has not begun
 
 
 def _make(calls: SimpleQueue[Call]) -> None:
@@ -75,3 +73,8 @@ def _make(calls: SimpleQueue[Call]) -> None:
             except BaseException as error:
                 answer.set_exception(error)
         del answer, function  # they may hold objects of Ray
+
+
+# Ray's, in this process.
+caller = Caller()
+within = caller.within

@@ -10,6 +10,7 @@ import resource
 import shutil
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,30 +58,6 @@ def check_host() -> None:
         ) from None
 
 
-def check_door(address: str) -> None:
-    """Find out at once what Ray would take minutes for: nobody listens there, or a token is wanted.
-
-    Raises OSError, ValueError and UserError. An address without a port is left to Ray.
-    """
-    if "://" in address:
-        raise ValueError("give HOST:PORT; a Ray Client address does not let stages talk to each other")
-    _, colon, port = address.rpartition(":")
-    if not (colon and port.isdigit()):
-        return
-    probe(address, CONNECT_SECONDS)
-    try:
-        ensure_token_if_auth_enabled(create_token_if_missing=False)  # without one Ray aborts
-        within(CONNECT_SECONDS, "for a sign of life", lambda: _ask(address))
-    except ray.exceptions.AuthenticationError as error:
-        if "WrongClusterID" in str(error):  # the token was right
-            return
-        token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
-        raise UserError(
-            f"the Ray cluster at {address} wants {'another' if token else 'a'} token: set RAY_AUTH_MODE=token, and "
-            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH where the token is not in ~/.ray/auth_token"
-        ) from None
-
-
 def _ask(address: str) -> None:
     """Ask the head node for anything; what it answers does not matter, but for a refusal."""
     try:
@@ -92,3 +69,28 @@ def _ask(address: str) -> None:
         raise
     except Exception:  # it is Ray's turn to say what is wrong
         return
+
+
+def check_door(address: str, ask: Callable[[str], None] = _ask) -> None:
+    """Find out at once what Ray would take minutes for: nobody listens there, or a token is wanted.
+
+    ask: asks for anything, and raises what Ray raises of a token. Raises OSError, ValueError and UserError. An address
+    without a port is left to Ray.
+    """
+    if "://" in address:
+        raise ValueError("give HOST:PORT; a Ray Client address does not let stages talk to each other")
+    _, colon, port = address.rpartition(":")
+    if not (colon and port.isdigit()):
+        return
+    probe(address, CONNECT_SECONDS)
+    try:
+        ensure_token_if_auth_enabled(create_token_if_missing=False)  # without one Ray aborts
+        within(CONNECT_SECONDS, "for a sign of life", lambda: ask(address))
+    except ray.exceptions.AuthenticationError as error:
+        if "WrongClusterID" in str(error):  # the token was right
+            return
+        token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+        raise UserError(
+            f"the Ray cluster at {address} wants {'another' if token else 'a'} token: set RAY_AUTH_MODE=token, and "
+            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH where the token is not in ~/.ray/auth_token"
+        ) from None
