@@ -8,17 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from ffpipe.engines.ray import calls
-from ffpipe.engines.ray.calls import Caller, within
+from ffpipe.engines.ray.calls import Caller
 from ffpipe.system.errors import ClusterLost
 
 
-@pytest.fixture(autouse=True)
-def caller(monkeypatch: pytest.MonkeyPatch) -> Caller:
+@pytest.fixture
+def caller() -> Caller:
     """A thread of this test's own, which may be left behind."""
-    caller = Caller()
-    monkeypatch.setattr(calls, "caller", caller)
-    return caller
+    return Caller()
 
 
 @pytest.fixture
@@ -29,17 +26,17 @@ def gate() -> Iterator[threading.Event]:
     gate.set()
 
 
-def test_an_answer_and_an_error_come_through() -> None:
+def test_an_answer_and_an_error_come_through(caller: Caller) -> None:
     def fails() -> None:
         raise TimeoutError("its own")
 
-    assert within(60, "", lambda: 7) == 7
+    assert caller.within(60, "", lambda: 7) == 7
     with pytest.raises(TimeoutError, match="its own"):
-        within(60, "", fails)
+        caller.within(60, "", fails)
 
 
-def test_all_calls_are_made_by_one_thread() -> None:
-    threads = {within(60, "", threading.get_ident) for _ in range(3)}
+def test_all_calls_are_made_by_one_thread(caller: Caller) -> None:
+    threads = {caller.within(60, "", threading.get_ident) for _ in range(3)}
     assert len(threads) == 1
     assert threading.get_ident() not in threads
 
@@ -47,15 +44,15 @@ def test_all_calls_are_made_by_one_thread() -> None:
 def test_what_does_not_answer_has_a_deadline_and_holds_up_the_next(gate: threading.Event, caller: Caller) -> None:
     made: list[int] = []
     with pytest.raises(ClusterLost, match=r"Ray has not answered for 0.05 s, asked for its nodes"):
-        within(0.05, "for its nodes", gate.wait)
+        caller.within(0.05, "for its nodes", gate.wait)
     with pytest.raises(ClusterLost):
-        within(0.05, "", lambda: made.append(1))
+        caller.within(0.05, "", lambda: made.append(1))
     gate.set()
-    assert within(60, "", lambda: made) == []  # nobody waits for it any more
+    assert caller.within(60, "", lambda: made) == []  # nobody waits for it any more
     assert not caller.stuck
 
 
-def test_something_else_is_done_meanwhile(gate: threading.Event) -> None:
+def test_something_else_is_done_meanwhile(gate: threading.Event, caller: Caller) -> None:
     seen: list[int] = []
 
     def meanwhile() -> None:
@@ -63,21 +60,21 @@ def test_something_else_is_done_meanwhile(gate: threading.Event) -> None:
         if len(seen) == 3:
             gate.set()
 
-    assert within(60, "", lambda: gate.wait(60), meanwhile)
+    assert caller.within(60, "", lambda: gate.wait(60), meanwhile)
     assert len(seen) == 3
     with pytest.raises(ClusterLost):
-        within(0.05, "", threading.Event().wait, lambda: None)
+        caller.within(0.05, "", threading.Event().wait, lambda: None)
 
 
 def test_one_that_is_stuck_is_left_behind(gate: threading.Event, caller: Caller) -> None:
     with pytest.raises(ClusterLost):
-        within(0.05, "", gate.wait)
+        caller.within(0.05, "", gate.wait)
     caller.leave_behind()
-    assert within(60, "", lambda: 7) == 7
+    assert caller.within(60, "", lambda: 7) == 7
     assert caller.stuck
 
 
-def test_a_signal_is_heard_while_it_is_waited_for(gate: threading.Event) -> None:
+def test_a_signal_is_heard_while_it_is_waited_for(gate: threading.Event, caller: Caller) -> None:
     main = threading.main_thread().ident
     assert main is not None
 
@@ -86,4 +83,4 @@ def test_a_signal_is_heard_while_it_is_waited_for(gate: threading.Event) -> None
         gate.wait()
 
     with pytest.raises(KeyboardInterrupt):
-        within(10, "", stuck)  # all of these pass where the signal comes right before the wait
+        caller.within(10, "", stuck)  # all of these pass where the signal comes right before the wait

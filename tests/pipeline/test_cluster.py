@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from unittest import mock
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -21,30 +22,39 @@ def test_an_address_that_cannot_be_joined(address: str, says: str) -> None:
         Cluster._join(address, lambda: None)
 
 
-def test_ray_that_does_not_start_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a name that is short enough for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="f", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_ray_that_does_not_start_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, short: Path) -> None:
     def init(**_: object) -> None:
         raise Exception("The current node timed out during startup. This could happen\nwhere it does")
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr("ffpipe.engines.ray.settings.LONGEST_FOLDER", 999)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(short))
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(RunFailed, match="Ray could not be started: The current node timed out during startup"):
         Cluster()
-    assert list(tmp_path.iterdir()) == []
+    assert list(short.iterdir()) == []
 
 
 def test_the_next_ray_of_a_program_prints_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    monkeypatch.setattr(Cluster, "_start", lambda *_: None)
-    monkeypatch.setattr(ray, "get_runtime_context", mock.Mock)
-    monkeypatch.setattr("ffpipe.engines.ray.cluster.HeadWatch", mock.Mock())
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:1"))
     monkeypatch.setattr(ray._private.worker, "print_to_stdstream", RAY_PRINTS)
-    cluster = Cluster()
+
+    class Unstarted(Cluster):
+        def _start(self, object_store_bytes: int, meanwhile: Callable[[], object]) -> None:
+            """Start nothing."""
+
+    cluster = Unstarted()
     assert ray._private.worker.print_to_stdstream is not RAY_PRINTS
     cluster.close()
     assert ray._private.worker.print_to_stdstream is RAY_PRINTS

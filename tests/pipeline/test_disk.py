@@ -42,24 +42,20 @@ UNLABELLED = {"training.labels": "none", "training.negatives": "hybrid"}
     ids=["labelled", "unlabelled", "unlabelled, a chapter of evaluation alone"],
 )
 @pytest.mark.parametrize("dims", ROWS.values(), ids=ROWS.keys())
-def test_three_chapters_take_no_more_than_predicted(
-    dims: list[int], fields: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    check({"training.dims": dims, **fields}, len(dims) - 1, tmp_path, monkeypatch)
+def test_three_chapters_take_no_more_than_predicted(dims: list[int], fields: dict[str, Any], tmp_path: Path) -> None:
+    check({"training.dims": dims, **fields}, len(dims) - 1, tmp_path)
 
 
 @pytest.mark.parametrize("fields", [{}, {"training.negatives": "none"}], ids=["labelled", "without negatives"])
-def test_outputs_that_are_kept_for_later_stages_are_counted(
-    fields: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_outputs_that_are_kept_for_later_stages_are_counted(fields: dict[str, Any], tmp_path: Path) -> None:
     wide = {"kind": "dense", "options": {"width": WIDE}}
     narrow = {"kind": "dense", "options": {"width": NARROW}}
     skipping = [wide | {"keep": "wide"}, narrow | {"keep": "narrow"}, narrow, wide | {"use": ["narrow"]}]
     skipping += [wide | {"use": ["wide"]}, wide | {"use": ["wide"]}]
-    check({"training.blocks": skipping, **fields}, len(skipping), tmp_path, monkeypatch)
+    check({"training.blocks": skipping, **fields}, len(skipping), tmp_path)
 
 
-def check(fields: dict[str, Any], stages: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def check(fields: dict[str, Any], stages: int, tmp_path: Path) -> None:
     """Train with a block a stage, and hold what is on disk at any time against what was predicted."""
     execution = {
         "engine": "layerwise",
@@ -76,17 +72,17 @@ def check(fields: dict[str, Any], stages: int, tmp_path: Path, monkeypatch: pyte
         "execution.evaluate_every": 1,
     }
     job = make_job(override(recipe("digits"), {**plain, **fields}))
-    engine = LayerwiseEngine()
+    most = messages = 0
+
+    class Watched(Spool):
+        def write(self, message: int, arrays: Arrays) -> None:
+            nonlocal most, messages
+            super().write(message, arrays)
+            most, messages = max(most, occupied(tmp_path / "spool")), max(messages, message + 1)
+
+    engine = LayerwiseEngine(Watched)
     layout = engine.layout(job)
     of = Sizes(job.network, layout.plan.chunk)
-    most, messages, write = 0, 0, Spool.write
-
-    def watched(self: Spool, message: int, arrays: Arrays) -> None:
-        nonlocal most, messages
-        write(self, message, arrays)
-        most, messages = max(most, occupied(tmp_path / "spool")), max(messages, message + 1)
-
-    monkeypatch.setattr(Spool, "write", watched)
     engine.run(job, layout, Store(str(tmp_path / "store")), Start(), tmp_path, lambda report: None)
     # Names, labels and checksums of each array, and the last block of each file.
     details = messages * 4096 * len(layout.stages) + 2 * BLOCK * len(layout.stages)

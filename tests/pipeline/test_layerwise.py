@@ -8,21 +8,20 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
-import torch
 
 from ffpipe import Config, Interrupt, Interrupted, Result, RunFailed, UserError, override, recipe, resume, train
 from ffpipe.config.fields import to_toml
-from ffpipe.engines.layerwise import engine as layerwise
 from ffpipe.engines.layerwise.engine import LayerwiseEngine
 from ffpipe.engines.layerwise.spool import Spool
 from ffpipe.engines.layerwise.spoolfolder import PREFIX
 from ffpipe.pipeline.job import make_job
-from ffpipe.pipeline.packet import Arrays, Tensors, to_tensors
+from ffpipe.pipeline.packet import Arrays
 from ffpipe.runs.view import View
 from ffpipe.system.leftovers import OWNER, own_folder
 from ffpipe.telemetry.report import StageReport
@@ -84,22 +83,23 @@ def test_a_damaged_file_means_once_more_from_the_snapshot(pattern: str, undistur
 
 
 @pytest.mark.parametrize("compression", ["none", "lz4"])
-def test_a_message_is_gone_when_the_next_one_comes(
-    compression: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before: list[weakref.ref[Any]] = []  # what was read, which lives as long as any view of its tensor does
-    messages: list[int] = []
+def test_a_message_is_gone_when_the_next_one_comes(compression: str, tmp_path: Path) -> None:
+    read: list[weakref.ref[Any]] = []  # which lives as long as any view of its tensor does
 
-    def watched(arrays: Arrays, device: torch.device) -> Tensors:
-        assert all(old() is None for old in before)
-        before[:] = [weakref.ref(array.data) for array in arrays.values()]
-        messages.append(len(before))
-        return to_tensors(arrays, device)
+    class Watched(Spool):
+        before: Sequence[weakref.ref[Any]] = ()
 
-    monkeypatch.setattr(layerwise, "to_tensors", watched)
-    train(config(tmp_path / "run", **{"training.epochs": 1, "execution.spool_compression": compression}))
-    assert all(old() is None for old in before)  # the last item, Stop, comes with none
-    assert min(messages) >= 1
+        def _read(self, batches: pa.RecordBatchFileReader, message: int) -> Arrays:
+            assert all(old() is None for old in self.before)
+            arrays = super()._read(batches, message)
+            self.before = [weakref.ref(array.data) for array in arrays.values()]
+            read.extend(self.before)
+            return arrays
+
+    fields = {"training.epochs": 1, "execution.spool_compression": compression}
+    train(config(tmp_path / "run", **fields), engine=lambda _: LayerwiseEngine(Watched))
+    assert len(read) > 28
+    assert all(old() is None for old in read)  # the last item, Stop, comes with none
 
 
 def test_interrupted_and_resumed_by_another_engine(undisturbed: Result, tmp_path: Path) -> None:
@@ -119,13 +119,13 @@ def test_it_goes_on_with_what_another_engine_began(tmp_path: Path) -> None:
     assert resume(tmp_path / "run", changes).weights_sha256 == whole.weights_sha256
 
 
-def test_no_room_for_the_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+def test_no_room_for_the_spool(tmp_path: Path) -> None:
+    class Full(Spool):
+        def write(self, message: int, arrays: Arrays) -> None:
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Spool, "write", full)
     with pytest.raises(RunFailed, match=r"spool .*No space left on device.*--execution\.spool"):
-        train(config(tmp_path / "run"))
+        train(config(tmp_path / "run"), engine=lambda _: LayerwiseEngine(Full))
     assert not list((tmp_path / "run").glob("ffpipe-spool-*"))
 
 

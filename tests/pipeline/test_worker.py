@@ -20,7 +20,7 @@ from ffpipe.pipeline.packet import Arrays, Packet, Tensors
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Item, Train
 from ffpipe.pipeline.stage import Leave, Stage
-from ffpipe.pipeline.worker import Worker
+from ffpipe.pipeline.worker import REPORT_SECONDS, Worker
 from ffpipe.pipeline.worker_setup import Parts, WorkerSetup, make_own_feed, make_stage
 from ffpipe.planning.layout import make_layout
 from ffpipe.storage.store import Store
@@ -58,7 +58,12 @@ def job(**fields: Any) -> Job:
 
 
 def run_workers(
-    job: Job, layout: Layout, folder: Path, seed: int, parts: Parts | None = None
+    job: Job,
+    layout: Layout,
+    folder: Path,
+    seed: int,
+    parts: Parts | None = None,
+    report_seconds: float = REPORT_SECONDS,
 ) -> tuple[list[Worker], list[StageReport]]:
     """Run workers; return them after their run, and the reports of each in turn."""
     workers: list[Worker] = []
@@ -69,7 +74,8 @@ def run_workers(
         setup = WorkerSetup(
             spec, layout.plan, layout.window, job.config, store, Start(), data=data, leaves_early=layout.leaves_early
         )
-        workers.append(Worker(setup, parts or Parts(), ThreadLinks(spec.index, workers, chance)))
+        links = ThreadLinks(spec.index, workers, chance)
+        workers.append(Worker(setup, parts or Parts(), links, report_seconds))
     reports: dict[int, list[StageReport]] = {}
 
     def run(worker: Worker) -> None:
@@ -175,11 +181,10 @@ def test_results_leave_before_the_update(fields: dict[str, Any], early: bool, tm
     assert seen == [True] * (sum(isinstance(item, Train) for item in layout.plan.items()) if early else 0)
 
 
-def test_where_the_seconds_went_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_seconds_went_adds_up(tmp_path: Path) -> None:
     """Be it in one report or in many, which a run has where it takes long."""
-    monkeypatch.setattr("ffpipe.pipeline.worker.REPORT_SECONDS", 0.02)
     two = job(**{"execution.stages": 2, "execution.trace": True})
-    _, reports = run_workers(two, make_layout(two, 2), tmp_path, 0)
+    _, reports = run_workers(two, make_layout(two, 2), tmp_path, 0, report_seconds=0.02)
     assert len(reports) > 2
     for report in reports:
         assert 0 < report.busy_share <= 1
@@ -198,21 +203,19 @@ def test_where_the_seconds_went_adds_up(tmp_path: Path, monkeypatch: pytest.Monk
             assert sum(span.seconds for span in spans if span.kind == kind) == pytest.approx(seconds)
 
 
-def test_a_stage_that_raises_ends_its_run_with_that_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_that_raises_ends_its_run_with_that_error(tmp_path: Path) -> None:
     one = job(**{"execution.stages": 1})
     layout = make_layout(one, 1)
 
     class Broken(Exception):
         pass
 
-    def broken_stage(setup: WorkerSetup, saver: Saver) -> Any:
-        stage = make_stage(setup, saver)
-
-        def handle(*_: Any) -> None:
+    class BrokenStage(Stage):
+        def handle(self, item: Item, tensors: Tensors | None, leave: Leave | None = None) -> Tensors | None:
             raise Broken
 
-        monkeypatch.setattr(stage, "handle", handle)
-        return stage
+    def broken_stage(setup: WorkerSetup, saver: Saver) -> Stage:
+        return BrokenStage(setup.spec, saver.save)
 
     store, data = Store(str(tmp_path)), one.splits.fingerprint
     setup = WorkerSetup(layout.stages[0], layout.plan, 9, one.config, store, Start(), data=data)

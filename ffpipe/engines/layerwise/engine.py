@@ -74,14 +74,7 @@ class _Rows:
     """The rows of one run, chapter by chapter."""
 
     def __init__(
-        self,
-        job: Job,
-        layout: Layout,
-        store: Store,
-        start: Start,
-        place: Path,
-        on_report: OnReport,
-        spool: type[Spool],
+        self, job: Job, layout: Layout, store: Store, start: Start, place: Path, on_report: OnReport, spool: type[Spool]
     ) -> None:
         setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start) for spec in layout.stages]
         compression = None if (asked := job.config.execution.spool_compression) == "none" else asked
