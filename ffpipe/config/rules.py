@@ -22,16 +22,10 @@ def check(config: Config) -> None:
         raise UserError("training.dims has a layer of width 0: only the first number, of features, may be 0")
     # Early: what follows does arithmetic that infinity and integers without end would break.
     _check_values(dataclasses.asdict(config))
-    readouts = (
-        ("head_from", training.head_from, training.head and training.method != "backprop"),
-        ("goodness_from", training.goodness_from, training.reads_goodness or training.readout == "sum"),
-    )
-    for name, start, used in readouts:
-        if layers is not None and used and start >= layers:
-            raise UserError(
-                f"training.{name} is {start}, but training.{'blocks' if training.blocks else 'dims'} gives {layers} "
-                f"layer(s), counted from 0: give 0 to {layers - 1}"
-            )
+    if layers is not None:
+        refuse_late_read_outs(
+            training, layers, f"training.{'blocks' if training.blocks else 'dims'} gives {layers} layer"
+        )
     for name, optimizer in (("optimizer", training.optimizer), ("head_optimizer", training.head_optimizer)):
         check_optimizer(f"training.{name}", optimizer)
     _check_rule(training)
@@ -46,6 +40,17 @@ def check(config: Config) -> None:
         raise UserError(
             "execution.evaluate_every needs a validation split: set training.data.validation, or evaluate_every 0"
         )
+
+
+def refuse_late_read_outs(training: Training, layers: int, there: str) -> None:
+    """Refuse a read-out that begins behind the last of so many layers. there: how many there are, in words."""
+    readouts = (
+        ("head_from", training.head_from, training.head and training.method != "backprop"),
+        ("goodness_from", training.goodness_from, training.reads_goodness or training.readout == "sum"),
+    )
+    for name, start, used in readouts:
+        if used and start >= layers:
+            raise UserError(f"training.{name} is {start}, but {there}(s), counted from 0: give 0 to {layers - 1}")
 
 
 def _check_shards(training: Training, execution: Execution) -> None:

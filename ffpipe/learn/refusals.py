@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from torch import nn
 
 from ffpipe.config.optimizer import check_optimizer
+from ffpipe.config.rules import refuse_late_read_outs
 from ffpipe.config.schema import Optimizer, Training
 from ffpipe.learn.block import Block
 from ffpipe.learn.local_item import BlockItem, Local
@@ -83,15 +84,7 @@ def refuse_block(block: Block, outline: Outline, kept: Collection[str], training
 
 def refuse_read_outs(training: Training, outlines: Sequence[Outline], taps: range) -> None:
     """Refuse a read-out that begins behind the last block, or that sees rows that are not floating-point numbers."""
-    blocks = len(outlines)
-    starts = [("head_from", training.head_from)] if training.head and training.method != "backprop" else []
-    summed = training.reads_goodness or training.readout == "sum"
-    starts += [("goodness_from", training.goodness_from)] if summed else []
-    for name, start in starts:
-        if start >= blocks:
-            raise UserError(
-                f"training.{name} is {start}, but there are {blocks} block(s), counted from 0: give 0 to {blocks - 1}"
-            )
+    refuse_late_read_outs(training, len(outlines), f"there are {len(outlines)} block")
     for outline in outlines:
         if outline.index in taps and not outline.outputs.dtype.is_floating_point:
             rows = f"the read-out sees block {outline.index}, whose rows are {outline.outputs}"
