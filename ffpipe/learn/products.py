@@ -84,10 +84,17 @@ def _cancel(operands: Sequence[Tensor]) -> None:
     bfloat16 shows it in no other way: its sums are made in float32, and most differences are lost where they are
     rounded.
     """
-    left, right, *others = operands
+    left, right, *others = map(_once, operands)
     half = left.shape[-1] // 2
     left[..., half : 2 * half] = -left[..., :half]
     right[..., half : 2 * half, :] = right[..., :half, :]
     right[..., 2 * half :, :] *= FAINT
     for other in others:
         other *= FAINT
+
+
+def _once(operand: Tensor) -> Tensor:
+    """Return a view of an operand in which no number stands twice, as it does where it is expanded: torch writes into
+    no other."""
+    sizes = [size if stride else 1 for size, stride in zip(operand.shape, operand.stride(), strict=True)]
+    return operand.as_strided(sizes, operand.stride())

@@ -68,7 +68,26 @@ def learning(block: Block, network: Blueprint, device: torch.device) -> Callable
     return step
 
 
-def measure_costs(network: Blueprint, device: torch.device) -> Costs:
+def median_seconds(step: Callable[[], object], device: torch.device) -> float:
+    """Time a few steps, after one that is not counted."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda _: None
+    times = []
+    for _ in range(1 + STEPS):
+        wait(device)
+        started = time.perf_counter()
+        step()
+        wait(device)
+        times.append(time.perf_counter() - started)
+        if len(times) > 1 and sum(times) > ENOUGH_SECONDS:
+            break
+    return statistics.median(times[1:])
+
+
+def measure_costs(
+    network: Blueprint,
+    device: torch.device,
+    seconds_of: Callable[[Callable[[], object], torch.device], float] = median_seconds,
+) -> Costs:
     """Time a few steps of each block that is not like another one."""
     batch = min(network.training.batch_size, LARGEST_BATCH)
     scale = network.training.batch_size / batch
@@ -76,10 +95,10 @@ def measure_costs(network: Blueprint, device: torch.device) -> Costs:
 
     def block_seconds(block: Block) -> float:
         step = learning(block, network, device)
-        return scale * _median_seconds(lambda: step(0), device)
+        return scale * seconds_of(lambda: step(0), device)
 
     layers = of_each_block(network, device, block_seconds)
-    return Costs(layers, scale * _head_seconds(network, device) if network.has_head else 0.0)
+    return Costs(layers, scale * seconds_of(_head_step(network, device), device) if network.has_head else 0.0)
 
 
 def measure_side_by_side(network: Blueprint, copies: int) -> Costs:
@@ -112,23 +131,9 @@ def _median(made: Sequence[Costs]) -> Costs:
     return Costs(tuple(map(statistics.median, layers)), statistics.median(costs.head for costs in made))
 
 
-def _head_seconds(network: Blueprint, device: torch.device) -> float:
+def _head_step(network: Blueprint, device: torch.device) -> Callable[[], object]:
     batch, head = network.training.batch_size, network.make_head(Workspace(device))
     outputs = [network.outlines[i].outputs for i in network.taps]
     seen = [torch.ones(batch, each.size, dtype=each.dtype, device=device) for each in outputs]
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
-    return _median_seconds(torch.no_grad()(lambda: head.step(0, seen, labels, 1.0)), device)
-
-
-def _median_seconds(step: Callable[[], object], device: torch.device) -> float:
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda _: None
-    times = []
-    for _ in range(1 + STEPS):
-        wait(device)
-        started = time.perf_counter()
-        step()
-        wait(device)
-        times.append(time.perf_counter() - started)
-        if len(times) > 1 and sum(times) > ENOUGH_SECONDS:
-            break
-    return statistics.median(times[1:])
+    return torch.no_grad()(lambda: head.step(0, seen, labels, 1.0))

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from ffpipe.learn import trials
 from ffpipe.learn.products import _cancel, mm
-from ffpipe.learn.trials import LINE, LONG, RANDOM, SHORT, steady
+from ffpipe.learn.trials import LARGEST, LINE, LONG, RANDOM, SHORT, steady
 
 THREADS = 3
 calls: list[int] = []
 
 
 @pytest.fixture(autouse=True)
-def _nothing_tried(threads_put_back: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(trials, "_same", {})
+def _nothing_tried(threads_put_back: None) -> Iterator[None]:
+    trials._same.clear()
     torch.set_num_threads(THREADS)
     calls.clear()
     yield
@@ -108,11 +108,10 @@ def test_operands_of_a_trial_are_as_the_real_ones_and_not_these() -> None:
         assert operand.unique().numel() == operand.numel()
 
 
-def test_what_is_too_large_or_sums_too_few_to_show_it_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_large_or_sums_too_few_to_show_it_is_not_tried() -> None:
     steady(steadfast, (torch.ones(8, 7),), terms=SHORT - 1)
     assert set(calls) == {1}
-    monkeypatch.setattr(trials, "LARGEST", 63)
-    steady(steadfast, (torch.ones(8, 8),), terms=LONG)
+    steady(steadfast, (torch.zeros(8, LARGEST // 8 + 1, dtype=torch.int8),), terms=LONG)
     assert set(calls) == {1}
 
 

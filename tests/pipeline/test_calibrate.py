@@ -9,7 +9,6 @@ import torch
 
 from ffpipe import override, recipe
 from ffpipe.pipeline.job import make_job
-from ffpipe.planning import calibrate
 from ffpipe.planning.calibrate import LARGEST_BATCH, Costs, measure_costs, pooled
 
 
@@ -20,12 +19,9 @@ def test_those_that_share_a_processor_have_the_median_of_what_they_found() -> No
 
 
 @pytest.mark.parametrize(("batch", "scale"), [(50, 1.0), (2 * LARGEST_BATCH, 2.0)])
-def test_blocks_that_are_alike_are_timed_once_and_large_minibatches_in_part(
-    batch: int, scale: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_that_are_alike_are_timed_once_and_large_minibatches_in_part(batch: int, scale: float) -> None:
     seconds = itertools.count(1)
-    monkeypatch.setattr(calibrate, "_median_seconds", lambda step, device: (step(), float(next(seconds)))[1])
     fields = {"training.dims": [64, 50, 50, 50], "training.batch_size": batch, "training.negatives": "random"}
     network = make_job(override(recipe("digits"), fields)).network
-    costs = measure_costs(network, torch.device("cpu"))
+    costs = measure_costs(network, torch.device("cpu"), lambda step, _: (step(), float(next(seconds)))[1])
     assert costs == Costs((1.0 * scale, 2.0 * scale, 2.0 * scale), 3.0 * scale)
