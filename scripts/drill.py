@@ -58,6 +58,7 @@ from drill_work import LAYERS, STEPS, Hand, Work, undisturbed
 from rich.console import Console
 from rich.table import Table
 
+from ffpipe.engines.ray.headwatch import PATIENCE
 from ffpipe.engines.ray.settings import prepare_ray
 
 ON_OWN_CLUSTER = (
@@ -70,12 +71,13 @@ ASKED_TO_END = tuple(f"{name} at the {place}" for name in SIGNALS for place in P
 # Those of one run, in their order.
 ON_RAYLETS = (("raylet", "driver's raylet", "raylet, no room"), ("raylet", "head", "raylet, no room"))
 ON_SMALL_DISK = ("disk full", "disk full at the end")
-# Ray takes a node for dead after five missed calls, one each three seconds, gives a dead GCS a minute to come back, and
-# actors whose owner has died half a minute to end. Nobody waits for that here.
+# Ray takes a node for dead after five missed calls, one each three seconds, gives a dead GCS a minute to come back and then
+# ends the program ends, and actors whose owner has died half a minute to end. Nobody waits for that here; but a run is to
+# notice by itself that the GCS is gone, for which it has PATIENCE.
 QUICK_RAY = {
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": f"{PATIENCE + 15:.0f}",
     "RAY_actor_graceful_shutdown_timeout_ms": "2000",
 }
 
