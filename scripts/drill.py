@@ -72,8 +72,8 @@ ASKED_TO_END = tuple(f"{name} at the {place}" for name in SIGNALS for place in P
 ON_RAYLETS = (("raylet", "driver's raylet", "raylet, no room"), ("raylet", "head", "raylet, no room"))
 ON_SMALL_DISK = ("disk full", "disk full at the end")
 # Ray takes a node for dead after five missed calls, one each three seconds; gives a dead GCS a minute to come back,
-# then ends the program; and gives actors whose owner has died half a minute to end. Nobody waits for that here, but a run
-# is to notice by itself that the GCS is gone, for which it has PATIENCE.
+# then ends the program; and gives actors whose owner has died half a minute to end. Nobody waits for that here, but a
+# run is to notice by itself that the GCS is gone, for which it has PATIENCE.
 QUICK_RAY = {
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_initial_delay_ms": "1000",
