@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -385,15 +388,14 @@ def test_images_may_keep_their_shape_or_be_bytes(
 
 
 def test_many_images_are_classified_in_parts(
-    run: ffpipe.Result, test_split: tuple[torch.Tensor, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: ffpipe.Result, test_split: tuple[torch.Tensor, torch.Tensor], tmp_path: Path
 ) -> None:
-    images = test_split[0][:7]
-    paths = [tmp_path / f"{number}.npy" for number in range(len(images))]
-    for path, image in zip(paths, images, strict=True):
-        np.save(path, image.view(8, 8).numpy())
-    monkeypatch.setattr(inference, "ROWS_AT_ONCE", 30)  # three images under ten labels
-    found = ffpipe.predict(run.run_dir, paths)
-    assert [prediction.path for prediction in found] == [str(path) for path in paths]
+    """As many at once as have so many rows under ten labels."""
+    images = test_split[0].repeat(3, 1)
+    assert 10 * len(images) > 2 * inference.ROWS_AT_ONCE
+    np.save(tmp_path / "images.npy", images.view(-1, 8, 8).numpy())
+    found = ffpipe.predict(run.run_dir, [tmp_path / "images.npy"])
+    assert [prediction.index for prediction in found] == list(range(len(images)))
     assert [prediction.label for prediction in found] == ffpipe.load(run.run_dir)(images).argmax(1).tolist()
 
 
@@ -460,12 +462,12 @@ def test_a_network_larger_than_memory_is_read_a_layer_at_a_time(
     np.save(image, np.random.default_rng(1).random((8, 8), dtype=np.float32))
     loaded = {readout: ffpipe.predict(run.run_dir, [image], readout) for readout in ("softmax", "goodness")}
     whole = ffpipe.evaluate(run.run_dir)
-    monkeypatch.setattr("ffpipe.runs.inference.LOADED_SHARE", 0.0)
-    network = inference._opened(Saved.of(run.run_dir))
+    in_memory, saved = ffpipe.load(run.run_dir), Saved.of(run.run_dir)
+    limit = 2 * saved.bytes_of_weights
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, limit))  # a set one would end the tests
+    network = inference._opened(saved)
     assert isinstance(network, StreamedNetwork)
-    of_blocks = [
-        [name for name in each.state_dict() if "block" in name] for each in (network, ffpipe.load(run.run_dir))
-    ]
+    of_blocks = [[name for name in each.state_dict() if "block" in name] for each in (network, in_memory)]
     assert of_blocks == [[], [f"blocks.{i}.{name}" for i in range(3) for name in ("weight", "bias", "mean_activity")]]
     assert ffpipe.evaluate(run.run_dir) == whole
     for readout, predictions in loaded.items():
@@ -495,7 +497,10 @@ def test_other_endings_are_not_written(run: ffpipe.Result, ending: str, tmp_path
 def test_packages_that_a_format_needs_are_named(
     run: ffpipe.Result, missing: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ffpipe.runs.export.find_spec", lambda name: None if name in missing else name)
+    for name in ("onnx", "onnxscript"):
+        there = ModuleType(name)
+        there.__spec__ = ModuleSpec(name, None)
+        monkeypatch.setitem(sys.modules, name, None if name in missing else there)
     with pytest.raises(ffpipe.UserError, match=" and ".join(missing) + ": install"):
         ffpipe.export(run.run_dir, tmp_path / "net.ONNX")
 
