@@ -22,7 +22,7 @@ from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.packet import Arrays, Packet
 from ffpipe.pipeline.publisher import OUTPUTS
 from ffpipe.pipeline.saver import Saved, Saver
-from ffpipe.pipeline.schedule import Item, ItemStream, Stop, Train
+from ffpipe.pipeline.schedule import Item, ItemStream, Plan, Stop, Train
 from ffpipe.pipeline.worker import Worker
 from ffpipe.pipeline.worker_setup import AnyFeed, Parts, WorkerSetup, make_feed, make_own_stage
 from ffpipe.planning.calibrate import Costs
@@ -262,9 +262,8 @@ class SimEngine:
             action = actions[self.world.choose(len(actions))]
             action()
 
-    def _stream(self, setup: WorkerSetup) -> ItemStream:
-        seconds = setup.config.execution.snapshot_seconds
-        return HeldStream(setup.plan, setup.start.step, seconds, lambda: float(self.world.moments))
+    def _stream(self, plan: Plan, step: int, seconds: float, _: Callable[[], float]) -> ItemStream:
+        return HeldStream(plan, step, seconds, lambda: float(self.world.moments))
 
     def _poll(self, on_report: OnReport) -> None:
         """Ask all stages at once, as the driver does, and hear them one by one; the first that fails ends the run."""

@@ -13,9 +13,10 @@ from mappings import resident
 from ffpipe.system import memory
 
 
-def told_in(folder: Path) -> memory.System:
-    """Return the files of a system that are in a folder, of which none need be there."""
-    return memory.System(folder / "cgroup", folder / "fs", folder / "meminfo", folder / "vmstat")
+def write(file: Path, text: object) -> None:
+    """Write a file of a system, below a root of a test's own."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{text}\n")
 
 
 @pytest.mark.parametrize(
@@ -30,11 +31,9 @@ def told_in(folder: Path) -> memory.System:
     ],
 )
 def test_limits_of_control_groups(line: str, file: str, text: str, found: list[int], tmp_path: Path) -> None:
-    system, limit = told_in(tmp_path), tmp_path / "fs" / file
-    system.groups.write_text(line + "\n")
-    limit.parent.mkdir(parents=True)
-    limit.write_text(text + "\n")
-    assert memory._group_limits(system) == found
+    write(tmp_path / memory.GROUPS, line)
+    write(tmp_path / memory.ROOT_OF_GROUPS / file, text)
+    assert memory._group_limits(tmp_path) == found
 
 
 @pytest.mark.parametrize(
@@ -45,13 +44,11 @@ def test_limits_of_control_groups(line: str, file: str, text: str, found: list[i
     ],
 )
 def test_processes_that_were_killed_for_want_of_memory(line: str, file: str, text: str, tmp_path: Path) -> None:
-    system = told_in(tmp_path)
-    assert memory.oom_kills(system) == 0  # where nothing says so
-    (tmp_path / "cgroup").write_text(line + "\n")
-    (tmp_path / "fs" / file).parent.mkdir(parents=True)
-    (tmp_path / "fs" / file).write_text(text)
-    (tmp_path / "vmstat").write_text("pgfault 9\noom_kill 5\n")
-    assert memory.oom_kills(system) == 7
+    assert memory.oom_kills(tmp_path) == 0  # where nothing says so
+    write(tmp_path / memory.GROUPS, line)
+    write(tmp_path / memory.ROOT_OF_GROUPS / file, text)
+    write(tmp_path / memory.COUNTS_OF_HOST, "pgfault 9\noom_kill 5")
+    assert memory.oom_kills(tmp_path) == 7
 
 
 @pytest.mark.parametrize(
@@ -64,14 +61,12 @@ def test_processes_that_were_killed_for_want_of_memory(line: str, file: str, tex
     ],
 )
 def test_room(host: str, limits: list[int], room: tuple[int, str], hard: float, tmp_path: Path) -> None:
-    system = told_in(tmp_path)
-    system.memory.write_text(host)
-    system.groups.write_text("0::/outer/mine\n")
-    (tmp_path / "fs" / "outer" / "mine").mkdir(parents=True)
+    write(tmp_path / memory.MEMORY_OF_HOST, host)
+    write(tmp_path / memory.GROUPS, "0::/outer/mine")
     for limit, folder in zip(limits, ("outer", "outer/mine"), strict=False):
-        (tmp_path / "fs" / folder / "memory.max").write_text(f"{limit}\n")
-    assert memory.room(system) == room
-    assert memory.hard_limit(system) == hard
+        write(tmp_path / memory.ROOT_OF_GROUPS / folder / "memory.max", limit)
+    assert memory.room(tmp_path) == room
+    assert memory.hard_limit(tmp_path) == hard
 
 
 @pytest.mark.parametrize(
@@ -89,11 +84,10 @@ def test_room(host: str, limits: list[int], room: tuple[int, str], hard: float, 
     ],
 )
 def test_quotas_of_control_groups(line: str, files: dict[str, str], found: list[float], tmp_path: Path) -> None:
-    (tmp_path / "cgroup").write_text(line + "\n")
+    write(tmp_path / memory.GROUPS, line)
     for name, text in files.items():
-        (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "fs" / name).write_text(text + "\n")
-    assert memory._group_quotas(told_in(tmp_path)) == found
+        write(tmp_path / memory.ROOT_OF_GROUPS / name, text)
+    assert memory._group_quotas(tmp_path) == found
 
 
 @pytest.mark.parametrize(("quota", "cpus"), [("max", 8), (290_000, 2), (50_000, 1), (6_400_000, 8)])
@@ -101,16 +95,14 @@ def test_cpus_are_whole_and_one_at_least(
     quota: int | str, cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    system = told_in(tmp_path)
-    system.groups.write_text("0::/mine\n")
-    (tmp_path / "fs" / "mine").mkdir(parents=True)
-    (tmp_path / "fs" / "mine" / "cpu.max").write_text(f"{quota} 100000\n")
-    assert memory.host_cpus(system) == cpus
+    write(tmp_path / memory.GROUPS, "0::/mine")
+    write(tmp_path / memory.ROOT_OF_GROUPS / "mine" / "cpu.max", f"{quota} 100000")
+    assert memory.host_cpus(tmp_path) == cpus
 
 
 def test_a_system_without_control_groups(tmp_path: Path) -> None:
-    assert memory._group_limits(told_in(tmp_path)) == []
-    assert memory._group_quotas(told_in(tmp_path)) == []
+    assert memory._group_limits(tmp_path) == []
+    assert memory._group_quotas(tmp_path) == []
     assert memory.host_bytes() > 0
 
 

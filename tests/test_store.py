@@ -116,7 +116,7 @@ def far(monkeypatch: pytest.MonkeyPatch) -> tuple[Store, mock.Mock]:
 
 
 def test_a_store_that_does_not_answer(far: tuple[Store, mock.Mock]) -> None:
-    asked, files = Store("gs://bucket/run", silent_seconds=0.4), far[1]
+    asked, files = Store("gs://bucket/run", silence=0.4), far[1]
     end = threading.Event()
     files.get_file_info.side_effect = files.create_dir.side_effect = lambda *_, **__: end.wait()
     with pytest.raises(UserError, match="cannot be read: there was no answer for 0 s"):

@@ -50,7 +50,8 @@ class Worker:
         self.delivery = Delivery(self.spec)
         self.inbox = Inbox(self.delivery.senders)
         self.returns = _Returns(setup.window)
-        self.stream = parts.stream(setup)
+        seconds = setup.config.execution.snapshot_seconds
+        self.stream = parts.stream(setup.plan, setup.start.step, seconds, time.monotonic)
         self._reports: deque[StageReport] = deque()
         self._spans = Spans(keep=False)
         self._waits_since: float | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -127,12 +126,6 @@ def make_own_feed(setup: WorkerSetup) -> AnyFeed:
     return make_feed(setup, splits)
 
 
-def make_stream(setup: WorkerSetup) -> ItemStream:
-    """Make the item stream of a first stage, from the step that the run starts from."""
-    seconds = setup.config.execution.snapshot_seconds
-    return ItemStream(setup.plan, setup.start.step, seconds, time.monotonic)
-
-
 def _reader(setup: WorkerSetup) -> Callable[[str], State]:
     """Return a function that reads a file of the snapshot that the run starts from."""
     store, folder = setup.store, setup.start.folder
@@ -147,5 +140,5 @@ class Parts:
 
     stage: Callable[[WorkerSetup, Saver], AnyStage] = make_stage
     feed: Callable[[WorkerSetup], AnyFeed] = make_own_feed
-    stream: Callable[[WorkerSetup], ItemStream] = make_stream
+    stream: Callable[[Plan, int, float, Callable[[], float]], ItemStream] = ItemStream
     saver: Callable[[Store], Saver] = Saver

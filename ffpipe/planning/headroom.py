@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from ffpipe.config.schema import of_stage
 from ffpipe.pipeline.job import Job
 from ffpipe.planning.estimate import ENGINE_BYTES, draft_layout, estimate_layout
 from ffpipe.system.errors import OutOfMemory, StageLost, UserError
-from ffpipe.system.memory import HERE, System, anonymous_bytes, hard_limit, oom_kills, room
+from ffpipe.system.memory import ROOT, anonymous_bytes, hard_limit, oom_kills, room
 from ffpipe.system.units import say_size
 
 # Bytes of the seven processes of a Ray cluster of our own beside its stages; measured with Ray 2.60.
@@ -36,29 +37,29 @@ def needed(job: Job) -> int:
     return process + RAY_BYTES + sum(count * (stage.resident - stage.data) for stage, count in stages) - on_gpus
 
 
-def balance(job: Job, system: System = HERE) -> str:
+def balance(job: Job, root: Path = ROOT) -> str:
     """Say what the run takes, what there is, and what to do about it."""
     stages = len(draft_layout(job).stages)
-    has, where = room(system)
+    has, where = room(root)
     return (
         f"{stages} stage(s), this program and Ray take about {say_size(needed(job))} of memory, and {where} "
         f"{say_size(has)}: give {'--memory-budget, --stages 1 or ' if stages > 1 else ''}--engine local"
     )
 
 
-def warnings(job: Job, system: System = HERE) -> tuple[str, ...]:
+def warnings(job: Job, root: Path = ROOT) -> tuple[str, ...]:
     """Return what a person should know before such a run begins. Raises UserError where it would be killed."""
     need = needed(job)
-    if need > SURE * hard_limit(system):
-        raise UserError(balance(job, system))
-    return (f"warning: {balance(job, system)}",) if need > room(system)[0] else ()
+    if need > SURE * hard_limit(root):
+        raise UserError(balance(job, root))
+    return (f"warning: {balance(job, root)}",) if need > room(root)[0] else ()
 
 
 class Kills:
     """Processes that the system kills for want of memory, told apart from others by their growing count."""
 
-    def __init__(self, system: System = HERE) -> None:
-        self._system, self._count = system, oom_kills(system)
+    def __init__(self, root: Path = ROOT) -> None:
+        self._root, self._count = root, oom_kills(root)
 
     @contextmanager
     def naming(self, advice: Callable[[], str]) -> Iterator[None]:
@@ -66,7 +67,7 @@ class Kills:
         try:
             yield
         except (StageLost, OutOfMemory) as error:
-            before, self._count = self._count, oom_kills(self._system)
+            before, self._count = self._count, oom_kills(self._root)
             if isinstance(error, StageLost) and self._count == before:
                 raise
             raise OutOfMemory(f"{error}; it was killed, probably for want of memory: {advice()}") from error

@@ -36,23 +36,23 @@ Pieces = Iterable[bytes | memoryview]
 
 
 class Store:
-    """root: a path, or a URI of one of SCHEMES. pauses: seconds between tries. silent_seconds: for which it may be
-    silent. Plain data: any process can get it.
+    """root: a path, or a URI of one of SCHEMES. pauses, silence: seconds between tries, and for which it
+    may be silent. Plain data: any process can get it.
 
     Raises UserError where the URI is of no such kind, or lacks what its kind needs.
     """
 
-    def __init__(self, root: str, pauses: tuple[float, ...] = PAUSES, silent_seconds: float = SILENT_SECONDS) -> None:
+    def __init__(self, root: str, pauses: tuple[float, ...] = PAUSES, silence: float = SILENT_SECONDS) -> None:
         self.root = root if scheme_of(root) else str(Path(root).absolute())
-        self.pauses, self.silent_seconds = pauses, silent_seconds
+        self.pauses, self.silence = pauses, silence
         try:
-            self._at = Place(self.root, silent_seconds)
+            self._at = Place(self.root, silence)
         except (OSError, ImportError, ValueError) as error:
             raise UserError(f"{root} is not a place for snapshots: {reason(error)}") from None
         self._files, self._base, self.is_local = self._at.files, self._at.path, self._at.is_local
 
     def __reduce__(self) -> tuple[type[Store], tuple[str, tuple[float, ...], float]]:
-        return Store, (self.root, self.pauses, self.silent_seconds)
+        return Store, (self.root, self.pauses, self.silence)
 
     @property
     def folder(self) -> Path | None:

@@ -9,7 +9,6 @@ import mmap
 import os
 import resource
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,20 +22,12 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # Weights of 590 KB, of 16 blocks in turn, left holes of 5 % of a process where only what has 1 MiB went back.
 LARGE_BLOCK, LARGEST_KEPT = 1 << 18, 32 << 20
 KEPT_AT_MOST = (1 << 31) - 1
-
-
-@dataclass(frozen=True)
-class System:
-    """The files in which Linux tells of memory and CPUs. groups, root: of the control groups of this process. memory,
-    counts: of the whole host."""
-
-    groups: Path = Path("/proc/self/cgroup")
-    root: Path = Path("/sys/fs/cgroup")
-    memory: Path = Path("/proc/meminfo")
-    counts: Path = Path("/proc/vmstat")
-
-
-HERE = System()
+# Files in which Linux tells of memory and CPUs, by their paths below the root; and of kills, in control groups of
+# version 2 and 1.
+ROOT, STATUS = Path("/"), Path("/proc/self/status")
+GROUPS, ROOT_OF_GROUPS = "proc/self/cgroup", "sys/fs/cgroup"
+MEMORY_OF_HOST, COUNTS_OF_HOST = "proc/meminfo", "proc/vmstat"
+COUNTS_OF_KILLS = ("memory.events", "memory.oom_control")
 
 
 def host_bytes() -> int:
@@ -46,66 +37,61 @@ def host_bytes() -> int:
     return min([physical, *_group_limits(), *(limit for limit in limits if limit != resource.RLIM_INFINITY)])
 
 
-def room(system: System = HERE) -> tuple[int, str]:
+def room(root: Path = ROOT) -> tuple[int, str]:
     """Return the bytes that processes here can come to have, and whose they are: "this host has free", say."""
-    free = next((number << 10 for number in _numbers(system.memory, "MemAvailable:")), host_bytes())
-    return min([(free, "this host has free"), *((limit, "this control group has") for limit in _group_limits(system))])
+    free = next((number << 10 for number in _numbers(root / MEMORY_OF_HOST, "MemAvailable:")), host_bytes())
+    return min([(free, "this host has free"), *((limit, "this control group has") for limit in _group_limits(root))])
 
 
-def hard_limit(system: System = HERE) -> float:
+def hard_limit(root: Path = ROOT) -> float:
     """Return the bytes beyond which a process of this control group is killed; no limit where there is swap space."""
-    swap = any(_numbers(system.memory, "SwapTotal:"))
-    return math.inf if swap else min(_group_limits(system), default=math.inf)
+    swap = any(_numbers(root / MEMORY_OF_HOST, "SwapTotal:"))
+    return math.inf if swap else min(_group_limits(root), default=math.inf)
 
 
-def oom_kills(system: System = HERE) -> int:
+def oom_kills(root: Path = ROOT) -> int:
     """Return how often the system has killed a process for want of memory, on this host and in this process's control
     groups: what has grown since has killed another."""
-    texts = [text for file in COUNTS_OF_KILLS for text in _group_settings("memory", file, system)]
+    texts = [text for file in COUNTS_OF_KILLS for text in _group_settings("memory", file, root)]
     counts = [number for text in texts for number in _numbers_in(text, "oom_kill")]
-    return sum([*counts, *_numbers(system.counts, "oom_kill")])
+    return sum([*counts, *_numbers(root / COUNTS_OF_HOST, "oom_kill")])
 
 
-def host_cpus(system: System = HERE) -> int:
+def host_cpus(root: Path = ROOT) -> int:
     """Return the host's CPUs, or the quota of this process's control group where that is lower, in whole ones as Ray
     counts; at least one."""
-    return max(1, int(min([float(os.cpu_count() or 1), *_group_quotas(system)])))
+    return max(1, int(min([float(os.cpu_count() or 1), *_group_quotas(root)])))
 
 
-STATUS = Path("/proc/self/status")
-# Files of version 2 and 1 of control groups.
-COUNTS_OF_KILLS = ("memory.events", "memory.oom_control")
-
-
-def _group_limits(system: System = HERE) -> list[int]:
+def _group_limits(root: Path = ROOT) -> list[int]:
     """Return the bytes of memory that this process's control groups allow."""
     files = ("memory.max", "memory.limit_in_bytes")
-    texts = [text for file in files for text in _group_settings("memory", file, system)]
+    texts = [text for file in files for text in _group_settings("memory", file, root)]
     return [int(text) for text in texts if text.isdecimal()]  # else "max"
 
 
-def _group_quotas(system: System) -> list[float]:
+def _group_quotas(root: Path) -> list[float]:
     """Return the CPUs that this process's control groups allow."""
-    pairs = [tuple(text.split()) for text in _group_settings("cpu", "cpu.max", system)]
+    pairs = [tuple(text.split()) for text in _group_settings("cpu", "cpu.max", root)]
     files = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-    pairs += zip(*(_group_settings("cpu", file, system) for file in files), strict=True)
+    pairs += zip(*(_group_settings("cpu", file, root) for file in files), strict=True)
     return [int(quota) / int(period) for quota, period in pairs if quota.isdecimal()]  # else "max" or -1
 
 
-def _group_settings(controller: str, file: str, system: System) -> Iterator[str]:
+def _group_settings(controller: str, file: str, root: Path) -> Iterator[str]:
     """Yield the texts of this file of the control groups that this process is in.
 
     In version 1 each controller has a tree of its own, in version 2 all have one.
     """
     try:
-        lines = system.groups.read_text().splitlines()
+        lines = (root / GROUPS).read_text().splitlines()
     except OSError:  # a system without control groups
         return
     for line in lines:
         _, controllers, name = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
-        top = system.root / controller if controllers else system.root
+        top = root / ROOT_OF_GROUPS / (controller if controllers else "")
         # A limit is as often on a group around the own one. In a container that may be the root of what can be seen.
         own = top / name.lstrip("/")
         for place in (own, *(outer for outer in own.parents if outer.is_relative_to(top))):

@@ -49,9 +49,9 @@ class Place:
     Raises OSError, ImportError or ValueError where a URI is of no known kind, or lacks what its kind needs.
     """
 
-    def __init__(self, name: str, silent_seconds: float = SILENT_SECONDS) -> None:
-        """name: a whole path, or a URI of one of SCHEMES. silent_seconds: for which a store may be silent."""
-        self._silent_seconds = silent_seconds
+    def __init__(self, name: str, silence: float = SILENT_SECONDS) -> None:
+        """name: a whole path, or a URI of one of SCHEMES. silence: seconds for which a store may be silent."""
+        self._silence = silence
         self.scheme = scheme_of(name)
         self.files, self.path = fs.LocalFileSystem(), name
         self.is_local = self.scheme in ("", "file")
@@ -61,7 +61,7 @@ class Place:
     def ask(self, work: Callable[[], T], size: int = 0) -> T:
         """Do something with the store that moves `size` bytes. Raises OSError, whatever the store failed with."""
         try:
-            return work() if self.is_local else within(self._silent_seconds + size / SLOWEST_BYTES_PER_SECOND, work)
+            return work() if self.is_local else within(self._silence + size / SLOWEST_BYTES_PER_SECOND, work)
         except (pa.ArrowException, OSError) as error:
             if not self.is_local and REFUSED.search(str(error)):
                 why = f"access was refused by {SCHEMES[self.scheme]} ({reason(error)})"

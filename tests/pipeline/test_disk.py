@@ -80,7 +80,10 @@ def check(fields: dict[str, Any], stages: int, tmp_path: Path) -> None:
             super().write(message, arrays)
             most, messages = max(most, occupied(tmp_path / "spool")), max(messages, message + 1)
 
-    engine = LayerwiseEngine(Watched)
+    class Engine(LayerwiseEngine):
+        spool = Watched
+
+    engine = Engine()
     layout = engine.layout(job)
     of = Sizes(job.network, layout.plan.chunk)
     engine.run(job, layout, Store(str(tmp_path / "store")), Start(), tmp_path, lambda report: None)

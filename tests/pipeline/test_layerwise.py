@@ -60,6 +60,13 @@ class At(View):
         self.notes.append(text)
 
 
+def engine_with(kind: type[Spool]) -> LayerwiseEngine:
+    class Engine(LayerwiseEngine):
+        spool = kind
+
+    return Engine()
+
+
 def spooled(run: Path, pattern: str) -> Path:
     return next(path for path in run.glob(f"ffpipe-spool-*/{pattern}") if path.stat().st_size)
 
@@ -97,7 +104,7 @@ def test_a_message_is_gone_when_the_next_one_comes(compression: str, tmp_path: P
             return arrays
 
     fields = {"training.epochs": 1, "execution.spool_compression": compression}
-    train(config(tmp_path / "run", **fields), engine=lambda _: LayerwiseEngine(Watched))
+    train(config(tmp_path / "run", **fields), engine=lambda _: engine_with(Watched))
     assert len(read) > 28
     assert all(old() is None for old in read)  # the last item, Stop, comes with none
 
@@ -125,7 +132,7 @@ def test_no_room_for_the_spool(tmp_path: Path) -> None:
             raise OSError(28, "No space left on device")
 
     with pytest.raises(RunFailed, match=r"spool .*No space left on device.*--execution\.spool"):
-        train(config(tmp_path / "run"), engine=lambda _: LayerwiseEngine(Full))
+        train(config(tmp_path / "run"), engine=lambda _: engine_with(Full))
     assert not list((tmp_path / "run").glob("ffpipe-spool-*"))
 
 

@@ -12,19 +12,22 @@ from ffpipe import override, recipe
 from ffpipe.engines.ray.actor_group import failure
 from ffpipe.pipeline.job import Job, make_job
 from ffpipe.planning import headroom
+from ffpipe.system import memory
 from ffpipe.system.errors import OutOfMemory, RunFailed, StageLost, UserError
-from ffpipe.system.memory import System, anonymous_bytes
+from ffpipe.system.memory import anonymous_bytes
 
 
-def system(folder: Path, limit: int, *, swap: bool = False, kills: int = 0) -> System:
-    """Return a system with so much memory in the control group of this process."""
-    told = System(folder / "cgroup", folder / "fs", folder / "meminfo", folder / "vmstat")
-    told.groups.write_text("0::/mine")
-    (folder / "fs" / "mine").mkdir(parents=True, exist_ok=True)
-    (folder / "fs" / "mine" / "memory.max").write_text(str(limit))
-    told.memory.write_text(f"MemAvailable: {1 << 40} kB\nSwapTotal: {4 * swap} kB")
-    told.counts.write_text(f"oom_kill {kills}")
-    return told
+def system(root: Path, limit: int, *, swap: bool = False, kills: int = 0) -> Path:
+    """Write the files of a system with so much memory in the control group of this process; returns their root."""
+    for name, text in {
+        memory.GROUPS: "0::/mine",
+        f"{memory.ROOT_OF_GROUPS}/mine/memory.max": str(limit),
+        memory.MEMORY_OF_HOST: f"MemAvailable: {1 << 40} kB\nSwapTotal: {4 * swap} kB",
+        memory.COUNTS_OF_HOST: f"oom_kill {kills}",
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
 
 
 @pytest.fixture

@@ -41,9 +41,7 @@ OUTPUTS = 1
 class LayerwiseEngine(InProcessEngine):
     """Every stage in this process, one at a time in memory. spool: keeps what one stage hands to another."""
 
-    def __init__(self, spool: type[Spool] = Spool) -> None:
-        super().__init__()
-        self._spool = spool
+    spool = Spool
 
     def layout(self, job: Job) -> Layout:
         refuse_without_gpu(job.config.execution)
@@ -59,7 +57,7 @@ class LayerwiseEngine(InProcessEngine):
         inside = Path(job.config.execution.spool or scratch)
         try:
             with spoolfolder.spool_folder(inside) as place:
-                rows = _Rows(job, layout, store, start, place, on_report, self._spool)
+                rows = _Rows(job, layout, store, start, place, on_report, self.spool)
                 while not rows.over:
                     rows.work_chapter(stream)
                 rows.finish()
