@@ -64,6 +64,14 @@ def test_both_read_outs_have_the_error_of_the_run(
     assert torch.equal(ffpipe.load(run.run_dir)(images), ffpipe.load(run.run_dir, "softmax")(images))
 
 
+def test_scores_by_their_old_names(run: ffpipe.Result, test_split: tuple[torch.Tensor, torch.Tensor]) -> None:
+    network, (images, _) = ffpipe.load(run.run_dir), test_split
+    for readout in ("softmax", "goodness"):
+        with pytest.warns(DeprecationWarning, match=f"scores\\(images, '{readout}'\\)"):
+            old = getattr(network, f"{readout}_scores")(images)
+        assert torch.equal(old, network.scores(images, readout))
+
+
 def test_bfloat16_is_read_with_the_products_it_was_trained_with(
     tmp_path: Path, test_split: tuple[torch.Tensor, torch.Tensor]
 ) -> None:

@@ -7,6 +7,7 @@ take for a constant.)
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -82,13 +83,16 @@ class Network(nn.Module):
         return self.scores(images, self.readout)
 
     def softmax_scores(self, images: Tensor) -> Tensor:
-        """Return the linear read-out's logits (n, classes). Raises ValueError without one."""
-        return self.scores(images, SOFTMAX)
+        """Return `scores(images, "softmax")`. Deprecated since 0.2.0."""
+        return self._renamed("softmax_scores", images, SOFTMAX)
 
     def goodness_scores(self, images: Tensor) -> Tensor:
-        """Return the goodness (n, classes) accumulated under every label. Raises ValueError where rows have no
-        labels."""
-        return self.scores(images, GOODNESS)
+        """Return `scores(images, "goodness")`. Deprecated since 0.2.0."""
+        return self._renamed("goodness_scores", images, GOODNESS)
+
+    def _renamed(self, name: str, images: Tensor, readout: str) -> Tensor:
+        warnings.warn(f"{name}(images) is scores(images, {readout!r}) now", DeprecationWarning, stacklevel=3)
+        return self.scores(images, readout)
 
     def scores(self, images: Tensor, readout: str) -> Tensor:
         """Return the scores by a read-out. Raises ValueError where the network does not have it, or for another shape,
