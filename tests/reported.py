@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 import ffpipe
 from ffpipe.commands.cli import main
 from ffpipe.config.schema import BlockConfig, Data, Execution
+from ffpipe.reports import write_report
 
 # Names that would do harm in a page that did not escape them.
 HOSTILE_CLASSES = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "$\\frac{1}{0}$ & 名前")
@@ -18,12 +19,28 @@ SENTENCE = "the quick brown fox jumps over the lazy dog.\n"
 HOSTILE_FOLDER = "<b>run</b> &amp; 'x'"
 
 
-class Reported(NamedTuple):
-    """A run, its report, and the pictures of that as PNGs."""
+class Reported:
+    """A run, its report, and the pictures of that as PNGs, each made when it is first asked for."""
 
-    run: Path
-    report: Path
-    pictures: list[Path]
+    def __init__(self, kind: str, base: Path) -> None:
+        self._kind, self._base = kind, base
+
+    @cached_property
+    def run(self) -> Path:
+        return MAKERS[self._kind](self._base)
+
+    @cached_property
+    def report(self) -> Path:
+        return write_report(self.run, self._base / f"{self._kind}.html", png=self._pictures, examples=150)
+
+    @cached_property
+    def pictures(self) -> list[Path]:
+        assert self.report.exists()
+        return sorted(self._pictures.glob("*.png"))
+
+    @property
+    def _pictures(self) -> Path:
+        return self._base / f"pictures-{self._kind}"
 
 
 def make_pairs(base: Path) -> Path:
