@@ -145,10 +145,10 @@ class Cluster:
         try:
             within(self.patience(), "to shut down", ray.shutdown)
         except ClusterLost:
-            # It may have waited for them, and makes folders of theirs anew on its way out, which are not to stay.
+            # It may have waited for them, or behind a call that did, and never have begun.
             self._end_processes()
             try:
-                within(SECONDS_TO_LEAVE if self.own else 0.0, "to be through with that", lambda: None)
+                within(SECONDS_TO_LEAVE if self.own else 0.0, "to shut down", ray.shutdown)
             except ClusterLost:
                 caller.leave_behind()
         self._end_processes()
@@ -196,6 +196,9 @@ class Cluster:
                 _temp_dir=f"{self._folder}/{FOLDER_OF_RAY}",
             )
             within(SECONDS_TO_START, "to start", init, meanwhile)
+            # To empty what was spilled there, Ray would make its folder anew when it shuts down, be it after a minute's
+            # wait for a head node that is gone; ours is removed whole.
+            ray._private.worker._global_node.destroy_external_storage = lambda: None  # type: ignore[attr-defined]  # None before
         except BaseException as error:
             self._end_processes()  # for which a start that goes on waits in vain
             self.close()
