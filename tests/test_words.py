@@ -159,3 +159,11 @@ def test_the_good_images_are_predicted_beside_the_bad(
     assert [line.split(":")[0] for line in err.splitlines()] == ["ffpipe"] * 4
     for line, name in zip(err.splitlines(), ["text.png", "many.npy[1]", "pipe", "absent.png"], strict=True):
         assert name in line
+
+
+def test_keys_of_uris_are_left_out_of_messages(capsys: pytest.CaptureFixture[str]) -> None:
+    for place in ("s3:/KEY:SECRET@bucket/run", "s3://KEY:SECRET@bucket", "abfs://KEY:SECRET@bucket/run"):
+        assert main(["train", "digits", "--epochs", "1", "--execution.checkpoints", place, "--dry-run"]) in (0, 2)
+        assert "SECRET" not in capsys.readouterr().err, place
+    assert main(["evaluate", "s3://KEY:SECRET@bucket/run"]) == 2
+    assert "SECRET" not in capsys.readouterr().err

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 # A message quotes what a file holds, which may be anything.
 LONGEST_LINE = 2000
+# The user and the secret in scheme://user:secret@place.
+KEY_OF_URI = re.compile(r"(\w:/{1,2})[^/\s@]+:[^/\s@]+@")
 
 
 def escaped(text: object) -> str:
-    """Return what a terminal may be sent of a text from elsewhere: each control character as its escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
+    """Return what people may be shown of a text from elsewhere: each control character as its escape, and no secret of
+    a URI."""
+    shown = KEY_OF_URI.sub(r"\1***@", str(text))
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in shown)
 
 
 def one_line(message: object) -> str:
