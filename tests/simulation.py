@@ -81,8 +81,9 @@ class DriverFolder(RunFolder):
         self._world.metrics_fit = True
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        self._world.check_pruned()
         self._world.write("driver", "summary.json")
+        if summary["status"] == "running":  # right after others were removed
+            self._world.check_pruned()
         super().write_summary(summary)
         self._world.check_evaluations(summary["evaluations"], summary["steps"])
         if self._world.metrics_fit:
