@@ -25,7 +25,7 @@ from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.storage.checkpoint import HEAD, Input
 from ffpipe.storage.store import Store, whole_place
 from ffpipe.system.errors import UserError
-from ffpipe.system.files import expanded, scheme_of
+from ffpipe.system.files import expanded
 from ffpipe.system.memory import refuse_beyond_host
 from ffpipe.telemetry.report import MOST_ROWS, MOST_STEPS, StageReport
 
@@ -255,18 +255,14 @@ def refuse_beyond_this_host(job: Job) -> None:
         refuse_beyond_host(job.least_bytes, "this config", "give smaller training.dims, training.batch_size or window")
 
 
-def _whole(name: str) -> str:
-    return name if scheme_of(name) else str(expanded(name).absolute())
-
-
 def _with_whole_paths(config: Config) -> Config:
     """Name files from the root, so that other processes, and a later one elsewhere, find the same. Raises UserError
     where these names cannot be written down."""
     data, data_dir = config.training.data, config.execution.data_dir or os.environ.get("FFPIPE_DATA", "")
     data = replace(
         data,
-        train=tuple(map(_whole, data.train)),
-        test=tuple(map(_whole, data.test)),
+        train=tuple(map(whole_place, data.train)),
+        test=tuple(map(whole_place, data.test)),
     )
     execution = config.execution
     execution = replace(
