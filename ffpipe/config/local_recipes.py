@@ -19,7 +19,7 @@ MNIST = {"mean": (0.1307,), "deviation": (0.3081,)}
 FASHION = {"mean": (0.2860,), "deviation": (0.3530,)}
 
 
-def _class_heads(blocks: tuple[BlockConfig, ...], **fields: object) -> Training:
+def _no_negatives(blocks: tuple[BlockConfig, ...], **fields: object) -> Training:
     """Configure blocks that learn by class heads from standardised images, without negatives and without a linear
     read-out."""
     plain = Training(
@@ -48,7 +48,7 @@ def mono_forward() -> Config:
     block = BlockConfig(kind="dense", options={"width": 2000}, objective_options={"bias": False})
     return Config(
         recipe="mono-forward",
-        training=_class_heads(
+        training=_no_negatives(
             (block,) * 3,
             epochs=40,
             optimizer=Optimizer(kind="Adam", learning_rate=0.0005),
@@ -108,7 +108,7 @@ def nokland_mlp() -> Config:
     answer = BlockConfig(kind="readout", options={"dropout": 0.1}, objective_options={"zero": True})
     return Config(
         recipe="nokland-mlp",
-        training=_class_heads(
+        training=_no_negatives(
             (layer(0.0), layer(0.1), layer(0.1), answer),
             epochs=100,
             optimizer=Optimizer(kind="Adam", learning_rate=0.0005),
@@ -137,7 +137,7 @@ def _cwcomp(name: str, last_epochs: tuple[int, int, int, int], epochs: int, sour
     answer = BlockConfig(kind="readout", optimizer=Optimizer(kind="SGD", learning_rate=0.01))
     return Config(
         recipe=name,
-        training=_class_heads(
+        training=_no_negatives(
             (*(layer(*size, last) for size, last in zip(sizes, last_epochs, strict=True)), answer),
             epochs=epochs,
             optimizer=Optimizer(kind="Adam", learning_rate=0.01),
@@ -197,7 +197,7 @@ def dgl() -> Config:
     last = replace(layer(256, 2), objective_options={"kind": "mlp", "convolutions": 0, "depth": 2})
     return Config(
         recipe="dgl",
-        training=_class_heads(
+        training=_no_negatives(
             (layer(64, 1), layer(128, 2), layer(128, 1), last),
             epochs=15,
             optimizer=Optimizer(kind="SGD", learning_rate=0.1, weight_decay=0.0005, options={"momentum": 0.9}),
@@ -226,7 +226,7 @@ def fashion_cnn() -> Config:
 
     return Config(
         recipe="fashion-cnn",
-        training=_class_heads(
+        training=_no_negatives(
             (layer(48, 2, 7), layer(96, 2, 7), layer(192, 2, 3)),
             epochs=20,
             optimizer=Optimizer(kind="AdamW", learning_rate=0.003, weight_decay=0.01),
@@ -252,7 +252,7 @@ def cifar10_local() -> Config:
 
     return Config(
         recipe="cifar10-local",
-        training=_class_heads(
+        training=_no_negatives(
             (conv(64, 2, 2), conv(128, 3, 2), conv(256, 2, 2), conv(256, 2, 1)),
             epochs=30,
             optimizer=Optimizer(kind="SGD", learning_rate=0.1, weight_decay=0.0005, options={"momentum": 0.9}),
@@ -274,7 +274,7 @@ def char_lm() -> Config:
     block = BlockConfig(kind="transformer", options={"width": 128, "heads": 4, "symbols": 65, "dropout": 0.1})
     return Config(
         recipe="char-lm",
-        training=_class_heads(
+        training=_no_negatives(
             (block,) * 4,
             inputs="tokens",
             epochs=30,
