@@ -180,6 +180,7 @@ def test_the_yardstick_goes_on_where_it_broke_off(
     assert (second.weights_sha256, second.softmax) == (first.weights_sha256, first.softmax)
 
 
+@pytest.mark.long
 def test_what_was_run_with_other_constants_is_neither_skipped_nor_resumed(
     reproduce: Any, tiny: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
