@@ -67,6 +67,7 @@ MUTATIONS = [
         INBOX,
         an_incomplete_message=("== len(self._senders)", ">= 1"),
         a_message_that_came_twice=(" or sender in arrived:", ":"),
+        messages_out_of_turn=("self._parts.pop(self._next - 1)", "self._parts.pop(max(self._parts))"),
     ),
     *_of(
         "pipeline/worker_setup.py",
