@@ -98,7 +98,8 @@ def nokland_mlp() -> Config:
     Linear, batch normalisation, LeakyReLU, dropout .1 of what goes on; .01 of the cross-entropy of a decoder that
     starts at zero and .99 of the similarity loss; Adam at .0005; images shifted by up to 2 pixels (their train.py).
     The rate falls to a quarter after 50, 75, 89 and 94 of 100 epochs. Published: 0.62 % test error (backpropagation
-    .75). 5,000 training images validate. Expected: not measured yet.
+    .75). 5,000 training images validate. Expected: 0.60 % by the last block, 0.58 % by the sum of all (seed 1; 80
+    minutes on two cores alone, three and a half hours beside other work).
     """
 
     def layer(dropout: float) -> BlockConfig:
