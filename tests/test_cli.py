@@ -49,6 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["train", "digits", "--data", ""], "--data has an empty name"),
         (["train", "mnits"], "did you mean 'mnist'"),
         (["train", "--training.batch-sizes", "5"], "did you mean '--training.batch-size'"),
         (["train", "--stage", "5"], "did you mean '--stages'"),

@@ -96,6 +96,7 @@ def test_a_read_out_that_is_not_there_has_no_range() -> None:
         ("[training]\nepoch = 3", "did you mean 'epochs'"),
         ("[training]\nepochs = '3'", "training.epochs: expected int, got str"),
         ("[training", "not valid TOML"),
+        ("[training.data]\ntrain = ['']", "training.data.train has an empty name"),
         ("[training.optimizer]\nlearnin_rate = 1", "'training.optimizer.learnin_rate'; did you mean 'learning_rate'"),
         ("[training.head_optimizer]\nrate = 1", "unknown field 'training.head_optimizer.rate'"),
         ("[[training.blocks]]\nkind = 'conv'\nobjectiv = 1", "'training.blocks[0].objectiv'; did you mean 'objective'"),

@@ -107,7 +107,10 @@ class Data:
     ] = 0
 
     def check(self) -> None:
-        """Refuse values that contradict each other."""
+        """Refuse values that contradict each other, and names that would stand for the working folder."""
+        for field, names in (("train", self.train), ("test", self.test)):
+            if "" in names:
+                raise UserError(f"training.data.{field} has an empty name: give files, folders or URIs")
         if self.order == "file" and self.split_seed != -1:
             raise UserError(
                 "training.data.order is 'file', but training.data.split_seed shuffles the examples before they are "

@@ -56,6 +56,8 @@ def discover(names: Sequence[str], progress: Callable[[str], None] = to_terminal
 
     progress: takes lines of text while something is fetched. Raises UserError where nothing is known of them.
     """
+    if "" in names:  # which would be the working folder
+        raise UserError("--data has an empty name: give files, a folder or URIs")
     if any(map(scheme_of, names)):
         here = fetched(names, "--data", progress)
         kinds = {kind_of(Path(name)) for name in here}
@@ -162,15 +164,20 @@ def table_files(source: str, names: Sequence[str], field: str) -> list[Path]:
 
 
 def tables_below(root: Path) -> list[Path]:
-    """Return the tables below a folder in sorted order; of a data set that `datasets` saved its own files alone, in
-    their order.
+    """Return the tables below a folder in sorted order, hidden ones left out; of a data set that `datasets` saved its
+    own files alone, in their order.
 
     Raises UserError where such a set names files elsewhere.
     """
     found: list[Path] = []
-    for folder, files in groupby(files_below(root), lambda path: path.parent):
+    seen = [path for path in files_below(root) if not any(map(_is_hidden, path.relative_to(root).parts))]
+    for folder, files in groupby(seen, lambda path: path.parent):
         found += _saved(folder) or [path for path in files if _ending(path) in TABLES]
     return list(dict.fromkeys(found))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".")
 
 
 def _folder(path: Path) -> Found:
@@ -181,8 +188,8 @@ def _folder(path: Path) -> Found:
     if (path / "state.json").is_file():
         return Found("arrow", (str(path),))
     try:
-        files = sorted(each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
-        folders = sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith("."))
+        files = sorted(each for each in path.iterdir() if each.is_file() and not _is_hidden(each.name))
+        folders = sorted(each for each in path.iterdir() if each.is_dir() and not _is_hidden(each.name))
         folders = [each for each in folders if not is_of_runs(each)]
     except OSError as error:
         raise UserError(f"{path}: {reason(error)}") from None
@@ -209,7 +216,7 @@ def _folder(path: Path) -> Found:
 
 def _has_classes(folder: Path) -> bool:
     """Return whether a folder has folders and nothing beside them."""
-    inside = [each for each in folder.iterdir() if not each.name.startswith(".")]
+    inside = [each for each in folder.iterdir() if not _is_hidden(each.name)]
     return len(inside) > 1 and all(each.is_dir() for each in inside)
 
 

@@ -129,6 +129,8 @@ def test_a_deep_folder_has_an_end(tmp_path: Path) -> None:
 
 def test_a_folder_without_pictures_stands_for_its_tables(tmp_path: Path) -> None:
     saved = datasets(tmp_path)
+    (saved / ".cache").mkdir()
+    (saved / ".cache" / "left.csv").write_text("1,2\n")
     shutil.copy(saved / "train" / "data-00000-of-00001.arrow", saved / "train" / "cache-1.arrow")  # no part of the set
     found = list(files_of(saved))
     assert found == [saved / part / "data-00000-of-00001.arrow" for part in ("test", "train")]
