@@ -43,7 +43,7 @@ class Layer:
         return h
 
     def learn(self, rows: Array, label: float) -> Array:
-        """One step; the activities are those from before it."""
+        """Make one step; the activities are those from before it."""
         h = self.forward(rows)
         logit = (h**2).sum(1) - 0.1
         self.losses.append(float((np.log1p(np.exp(-np.abs(logit))) + np.maximum(logit, 0.0) - label * logit).mean()))
@@ -123,7 +123,7 @@ def normalised(h: Array) -> Array:
 
 
 def batches(splits: Splits, seed: int) -> tuple[list[tuple[Array, NDArray[np.int64]]], ...]:
-    """An epoch's positive and negative minibatches in the order of the file, the latter under labels drawn once."""
+    """Return an epoch's positive and negative minibatches in the order of the file, the latter under labels drawn once."""
     made = []
     drawn = generator(seed, "fixed negatives").integers(0, CLASSES, size=len(splits.others))
     for pool, labels in ((splits.train, None), (splits.others, drawn)):
