@@ -123,7 +123,7 @@ def normalised(h: Array) -> Array:
 
 
 def batches(splits: Splits, seed: int) -> tuple[list[tuple[Array, NDArray[np.int64]]], ...]:
-    """Return an epoch's positive and negative minibatches in the order of the file, the latter under labels drawn once."""
+    """Return an epoch's positive and negative minibatches in the file's order, the latter under labels drawn once."""
     made = []
     drawn = generator(seed, "fixed negatives").integers(0, CLASSES, size=len(splits.others))
     for pool, labels in ((splits.train, None), (splits.others, drawn)):
