@@ -127,10 +127,10 @@ def test_a_plan_for_more_memory_than_this_host_has(capsys: pytest.CaptureFixture
 
 
 def test_rows_that_a_budget_does_not_allow_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = {"training.dims": [64, 1500, 1500, 1500, 1500]}
+    sizes = {"training.dims": [64, 3000, 3000, 3000, 3000]}
     one, four = (planned(override(recipe("digits"), {**sizes, "execution.stages": n}))[1].largest for n in (1, 4))
     between = f"{(one + four) // 2**21}MiB"
-    options = ["--training.dims", "64,1500,1500,1500,1500", "--memory-budget", between, "--flops", "1TFLOPS"]
+    options = ["--training.dims", "64,3000,3000,3000,3000", "--memory-budget", between, "--flops", "1TFLOPS"]
     assert main(["plan", "digits", *options, "--stages", "1,4"]) == 0
     said = capsys.readouterr().out
     assert "not 1 stage(s):" in said
