@@ -9,19 +9,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# One thread for each process that tests, and its bytecode kept, since hundreds of processes start.
+FAST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 
 .PHONY: train test test-quick test-long lint format docs docs-serve clean
 
 train: $(READY)
 	$(BIN)/ffpipe train $(ARGS)
 
-# Four test processes, each file in one of them, since tests wait for some of their time. One thread each, but where a
-# test asks for more.
+# Four test processes, each file in one of them, since tests wait for some of their time.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(FAST) $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-quick: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m quick -n 2 $(ARGS)
+	$(FAST) $(BIN)/python -m pytest -q -m quick -n 2 $(ARGS)
 
 test-long: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,cluster]'

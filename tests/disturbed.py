@@ -18,14 +18,14 @@ from ffpipe.runs.view import View
 from ffpipe.storage.store import Store
 from ffpipe.telemetry.report import StageReport
 
-EPOCHS = 40
+EPOCHS = 20
 STEPS = 28 * EPOCHS
 # Fields of a run of 56 steps.
 QUICK = {"execution.engine": "local", "execution.stages": 1, "training.epochs": 2, "execution.evaluate_every": 0}
 
 
 def config(run_dir: Path, **fields: Any) -> Config:
-    """Return three layers, hard negatives, 1,120 steps, a snapshot every 50."""
+    """Return three layers, hard negatives, 560 steps, a snapshot every 50."""
     plain = {
         "training.epochs": EPOCHS,
         "training.dims": [64, 90, 70, 50],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import digest_cases
 import digests
 import pytest
 
@@ -13,26 +15,26 @@ from ffpipe.config.recipes import RECIPES
 pytestmark = pytest.mark.usefixtures("threads_put_back")
 
 
-def check(name: str, config: Config) -> None:
+def check(name: str, make: Callable[[], Config]) -> None:
     kind = digests.kind_of_machine()
     recorded = digests.read_record().get(kind)
     if recorded is None:
         pytest.skip(f"no digests are recorded for {kind}: scripts/digests.py --record adds them")
-    assert not digests.complaint(digests.measure(config, name in digests.TESTED), recorded.get(name))
+    assert not digests.complaint(digests.measure(make(), name in digests.TESTED), recorded.get(name))
 
 
-@pytest.mark.parametrize("name", digests.digits_cases())
+@pytest.mark.parametrize("name", digest_cases.digits_cases())
 def test_digits(name: str) -> None:
-    check(name, digests.digits_cases()[name])
+    check(name, digest_cases.digits_cases()[name])
 
 
-@pytest.mark.parametrize("name", digests.mnist_cases(""))
+@pytest.mark.parametrize("name", digest_cases.mnist_cases(""))
 def test_a_slice_of_mnist(name: str, mnist_folder: str) -> None:
-    check(name, digests.mnist_cases(mnist_folder)[name])
+    check(name, digest_cases.mnist_cases(mnist_folder)[name])
 
 
 def test_another_seed_is_found() -> None:
-    config = digests.digits_cases()["digits/random"]
+    config = digest_cases.digits_cases()["digits/random"]()
     recorded = digests.measure(config, tested=True)
     assert not digests.complaint(digests.measure(config, tested=True), recorded)
     other = digests.measure(override(config, {"training.seed": config.training.seed + 1}), tested=True)
@@ -41,14 +43,14 @@ def test_another_seed_is_found() -> None:
 
 
 def test_every_recipe_has_a_case() -> None:
-    assert {*digests.RECIPES, *digests.LOCAL} == set(RECIPES)
-    assert not set(digests.RECIPES) & set(digests.LOCAL)
-    of_digits = {f"digits/recipe-{name}" for name in digests.RECIPES}
-    assert of_digits - set(digests.digits_cases()) == {"digits/recipe-mnist-cnn"}
-    assert {f"mnist/recipe-{name}" for name in digests.RECIPES} - set(digests.mnist_cases("")) == {
+    assert {*digest_cases.RECIPES, *digest_cases.LOCAL} == set(RECIPES)
+    assert not set(digest_cases.RECIPES) & set(digest_cases.LOCAL)
+    of_digits = {f"digits/recipe-{name}" for name in digest_cases.RECIPES}
+    assert of_digits - set(digest_cases.digits_cases()) == {"digits/recipe-mnist-cnn"}
+    assert {f"mnist/recipe-{name}" for name in digest_cases.RECIPES} - set(digest_cases.mnist_cases("")) == {
         "mnist/recipe-digits"
     }
-    assert set(digests.TESTED) <= {*digests.digits_cases(), *digests.mnist_cases("")}
+    assert set(digests.TESTED) <= {*digest_cases.digits_cases(), *digest_cases.mnist_cases("")}
 
 
 def test_recording_leaves_other_machines_and_other_cases_alone(tmp_path: Path) -> None:

@@ -143,6 +143,7 @@ REQUESTS = 36
 FUZZ = Path(__file__).resolve().parent.parent / "scripts" / "fuzz.py"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="it measures memory as Linux tells it")
 def test_requests_that_nobody_would_type() -> None:
     """Options, data and places, of each kind a few dozen."""

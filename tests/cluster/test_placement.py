@@ -11,6 +11,8 @@ from rayhosts import RayHosts, summary
 
 from ffpipe import override, recipe, train
 
+pytestmark = pytest.mark.long
+
 EPOCHS = 4
 FIELDS = {"training.dims": [64, 60, 50, 40], "training.epochs": EPOCHS}
 OPTIONS = ("--training.dims", "64", "60", "50", "40", "--epochs", str(EPOCHS), "--stages", "3", "--execution.cpus", "1")
@@ -22,7 +24,6 @@ def digest_of_local(run: Path, fields: dict[str, Any]) -> str:
     return train(override(recipe("digits"), {**FIELDS, **fields, **local})).weights_sha256
 
 
-@pytest.mark.long
 def test_a_stage_to_a_host_by_placement_and_by_labels(whole_ray_hosts: RayHosts, tmp_path: Path) -> None:
     digest = digest_of_local(tmp_path / "local", {})
     apart = (*OPTIONS, "--execution.placement", "one-host-each", "--execution.labels", "host=host3,host2,host1")
@@ -54,7 +55,6 @@ def test_what_hosts_have_not(options: tuple[str, ...], says: str, whole_ray_host
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.long
 def test_snapshots_on_a_disk_that_other_hosts_do_not_see_are_refused(whole_ray_hosts: RayHosts, tmp_path: Path) -> None:
     run, disk = tmp_path / "run", whole_ray_hosts.folder / "disk"
     own = ("--execution.checkpoints", str(disk / "snapshots"))
@@ -67,7 +67,6 @@ def test_snapshots_on_a_disk_that_other_hosts_do_not_see_are_refused(whole_ray_h
     assert "snapshots" not in head.run("ls", str(disk)).stdout
 
 
-@pytest.mark.long
 def test_data_of_the_driver_alone(whole_ray_hosts: RayHosts, tmp_path: Path) -> None:
     """They are on the driver's disk, and the first stage is elsewhere."""
     random = np.random.default_rng(1)

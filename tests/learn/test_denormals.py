@@ -74,12 +74,22 @@ def trained(training: Training, steps: Iterable[int]) -> tuple[FFDense, int]:
 @pytest.mark.parametrize(
     "training",
     [
-        Training(peer=0.0),
-        Training(peer=0.0, precision="bfloat16", local_steps=3),
-        Training(peer=0.0, optimizer=Optimizer(kind="Adam", learning_rate=0.001), phases="apart", objective="softplus"),
-        Training(peer=0.0, optimizer=Optimizer(kind="AdamW", learning_rate=0.001), precision="bfloat16"),
+        pytest.param(Training(peer=0.0), id="averaging"),
+        pytest.param(
+            Training(peer=0.0, optimizer=Optimizer(kind="AdamW", learning_rate=0.001), precision="bfloat16"), id="AdamW"
+        ),
+        pytest.param(Training(peer=0.0, precision="bfloat16", local_steps=3), id="local steps", marks=pytest.mark.long),
+        pytest.param(
+            Training(
+                peer=0.0,
+                optimizer=Optimizer(kind="Adam", learning_rate=0.001),
+                phases="apart",
+                objective="softplus",
+            ),
+            id="phases apart",
+            marks=pytest.mark.long,
+        ),
     ],
-    ids=["averaging", "local steps", "phases apart", "AdamW"],
 )
 def test_averages_are_never_denormal_and_weights_those_they_would_be(training: Training) -> None:
     steps = range(1_000)  # 0.9 ** 830 is the least normal number
