@@ -33,6 +33,7 @@ from ffpipe.system.files import expanded, read_whole
 LARGEST_SOURCE = 1 << 20
 
 _FORM = "package.module:function or path/to/file.py:function"
+_MISSING = object()
 _LIBRARIES = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), str(Path(__file__).parents[1])}
 
 
@@ -129,10 +130,11 @@ def load(code: ModelCode) -> Callable[..., Any]:
             )
         with of_users(f"the model {code.name} cannot be imported", _module_name(code)):
             module = _executed(code) if shipped else importlib.import_module(where)
-    if not hasattr(module, attribute):
+            function = getattr(module, attribute, _MISSING)  # a module's own __getattr__ may raise
+    if function is _MISSING:
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UserError(f"{where} has no function {attribute!r}{_hint(attribute, functions)}")
-    return typing.cast(Callable[..., Any], getattr(module, attribute))
+    return typing.cast(Callable[..., Any], function)
 
 
 def changed(code: ModelCode, recorded: str, where: str) -> None:
@@ -156,7 +158,9 @@ def of_users(what: str, package: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (Exception, SystemExit) as error:  # a script may end with sys.exit
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a script may end with sys.exit, a package have a BaseException of its own
         raise UserError(f"{what}: {_describe(error, package)}") from error
 
 
@@ -272,7 +276,9 @@ def _describe(error: BaseException, package: str) -> str:
             # As many parts of the path as the module's name has say enough, and are the same on every host.
             parts = name.count(".") + 1 + (Path(file).name == "__init__.py")
             place = f"{Path(*Path(file).parts[-parts:])}:{line}: "
-    message = str(error)
+    message = ""
+    with suppress(Exception):  # a user's exception may raise another one in its __str__
+        message = str(error)
     if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith("<"):
         place, message = f"{Path(error.filename).name}:{error.lineno}: ", error.msg
     if isinstance(error, UserError) and message:  # one of our own lines
