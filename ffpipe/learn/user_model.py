@@ -261,7 +261,8 @@ def _executed(code: ModelCode) -> ModuleType:
         # inspect and tracebacks find the text here where the file is not.
         linecache.cache[path] = (len(code.source), None, code.source.splitlines(keepends=True), path)
         try:
-            exec(compile(code.source.encode(), path, "exec"), vars(module))
+            # Without the __future__ imports of this module, which compile would hand on.
+            exec(compile(code.source.encode(), path, "exec", dont_inherit=True), vars(module))
         except BaseException:
             del sys.modules[name]
             raise
