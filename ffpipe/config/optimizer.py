@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any
 
+import msgspec
 from msgspec import Meta
 
+from ffpipe.config.limits import LARGEST_FLOAT
 from ffpipe.system.errors import UserError, nearest
 
 # Optimisers of our own (learn/optim.py), and the class of torch.optim whose options each takes.
@@ -49,7 +52,8 @@ def torch_optimizers() -> list[str]:
 
 
 def check_optimizer(name: str, optimizer: Optimizer) -> None:
-    """Hold an optimiser against torch. name: what messages call it. Raises UserError."""
+    """Hold an optimiser against its fields and against torch. name: what messages call it. Raises UserError."""
+    _check_fields(name, optimizer)
     if optimizer.kind == "averaging":
         if optimizer.options:
             instead = f"give --{name}.options and nothing after it" if name.startswith("training.") else "give none"
@@ -73,3 +77,27 @@ def check_optimizer(name: str, optimizer: Optimizer) -> None:
         cls([weight], lr=optimizer.learning_rate, **decay, **optimizer.options).step()
     except Exception as error:  # torch's optimisers have as many ways to refuse an option as there are of them
         raise UserError(f"{name} does not fit torch.optim.{optimizer.kind}: {error}") from None
+
+
+def _check_fields(name: str, optimizer: Optimizer) -> None:
+    """Hold an optimiser, which may come from Python, against types and ranges of its fields."""
+    if not isinstance(optimizer, Optimizer):
+        example = "ffpipe.Optimizer(kind='Adam', learning_rate=0.001)"
+        raise UserError(f"{name} is of type {type(optimizer).__name__}: give an ffpipe.Optimizer, as {example}")
+    values = {own.name: _as_float(getattr(optimizer, own.name)) for own in fields(optimizer)}
+    if isinstance(optimizer.options, Mapping):
+        values["options"] = {option: _as_float(value) for option, value in optimizer.options.items()}
+    try:
+        msgspec.convert(values, Optimizer)
+    except msgspec.ValidationError as error:
+        said, _, place = str(error).replace("`", "").partition(" - at ")
+        own = place.rpartition("$.")[2].replace("[...]", "")
+        raise UserError(f"{name}.{own}: {said[:1].lower()}{said[1:]}") from None
+    for own, value in (values | values["options"]).items():
+        if isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:
+            raise UserError(f"{name} has {own} {value}: give a finite number, at most {LARGEST_FLOAT:.3g}")
+
+
+def _as_float(value: Any) -> Any:
+    """Give a plain float in place of one of NumPy's, which is one too."""
+    return float(value) if isinstance(value, float) else value
