@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import reduce
 from typing import Any
 
-import digests
+import digest_cases
 import pytest
 from known_results import ROWS
 
@@ -225,7 +225,7 @@ def test_the_negatives_of_pff_are_an_option(negatives: str) -> None:
 
 def test_every_row_of_the_sweep_is_pinned() -> None:
     """Here, or as networks of local losses in learn/test_local_recipes.py and by their digests."""
-    assert {row.recipe for row in ROWS.values()} == {*TABLE, *digests.LOCAL, "mnist-cnn"}
+    assert {row.recipe for row in ROWS.values()} == {*TABLE, *digest_cases.LOCAL, "mnist-cnn"}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -26,7 +26,7 @@ from ffpipe.learn.dense import FFDense
 from ffpipe.learn.dense_shards import ShardedDense
 from ffpipe.learn.feeder import Feeder, make_feeder
 from ffpipe.learn.goodness import GoodnessContrast
-from ffpipe.learn.items import CPU, META, TRIED, body_of, fresh, items_of, local_block, resolved, shape_of
+from ffpipe.learn.items import CPU, META, TRIED, body_of, fresh, items_of, local_block, prepared, resolved, shape_of
 from ffpipe.learn.local_item import BlockItem, Dense, Local
 from ffpipe.learn.outline import Outline
 from ffpipe.learn.precision import PRECISIONS
@@ -142,7 +142,7 @@ class Blueprint:
         outline, training, device = self.outlines[index], self.training, workspace.device
         item = resolved((self._shells if device == META else self._items)[index], index, outline.inputs, training)
         if isinstance(item, Block):
-            return fresh(item, device).to(device)
+            return prepared(fresh(item, device), str(outline)).to(device)
         if isinstance(item, Local):
             body = body_of(item, outline, training, device)
             return local_block(item, body, outline, self.takes.classes, training, device)
@@ -191,10 +191,12 @@ def make_blueprint(
     bare = Blueprint(training, takes, inputs, labels, steps_per_epoch, code, function, positive_steps=positive_steps)
     kept: dict[str, RowSpec] = {}
     owners: dict[int, int] = {}
+    items: list[BlockItem] = []  # which stay, so that no other object gets the id of one
     outlines: list[Outline] = []
     for index, item in enumerate(bare.items(META)):
-        refuse_shared(item, index, owners)
-        outline, block = _outlined(bare, resolved(item, index, inputs, training), index, inputs, kept)
+        items.append(resolved(item, index, inputs, training))
+        refuse_shared(items[-1], index, owners)
+        outline, block = _outlined(bare, items[-1], index, inputs, kept)
         refuse_block(block, outline, kept, training)
         if training.inputs == "tokens" and index == 0:
             refuse_few_symbols(block, outline, takes.classes)
@@ -221,7 +223,16 @@ def _outlined(
         outline = Outline(index, item.title, inputs, inputs, inputs, rates, item.keep, tuple(item.use))
         refuse_local(item, outline, kept)
         body = body_of(item, outline, training, META)
-        hidden = shape_of(body, [inputs, *(kept[name] for name in item.use)], training, str(outline))
+
+        def body_on(device: torch.device) -> nn.Module:
+            """Give the body; where it has to run, one that did not begin on META."""
+            if device == META:
+                return body
+            whole = resolved(bare._items[index], index, inputs, training)
+            assert isinstance(whole, Local)  # as its shell is
+            return body_of(whole, outline, training, device)
+
+        hidden = shape_of(body_on, [inputs, *(kept[name] for name in item.use)], training, str(outline))
         local = local_block(item, body, replace(outline, hidden=hidden), bare.takes.classes, training, META)
         tried = torch.zeros(TRIED, *hidden.shape, dtype=PRECISIONS[training.precision].weights, device=META)
         with torch.no_grad():

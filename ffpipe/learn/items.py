@@ -10,6 +10,8 @@ lets it.
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -26,6 +28,7 @@ from ffpipe.learn.model_options import bound
 from ffpipe.learn.outline import Outline
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.spec import RowSpec
+from ffpipe.learn.state_tensors import give_own_memory, refuse_changed, refuse_complex
 from ffpipe.learn.user_model import ModelCode, describe_error, load, of_users
 from ffpipe.system.errors import UserError
 
@@ -83,14 +86,32 @@ def resolved(item: BlockItem, index: int, inputs: RowSpec, training: Training) -
 
 
 def body_of(item: Local, outline: Outline, training: Training, device: torch.device) -> nn.Module:
-    """Give the body of a block: the item's own module, or what its function makes."""
+    """Give the body of a block: the item's own module, or what its function makes.
+
+    Raises UserError where that gives a module that was there before: it could be in other blocks too, and has learned
+    where the block is made again.
+    """
     if isinstance(item.body, nn.Module):
         return item.body
     make = item.body
-    body = _made(lambda: _called(make, outline.inputs, str(outline)), device, training.seed, "weights", outline.index)
-    if not isinstance(body, nn.Module):
-        kind = type(body).__name__
-        raise UserError(f"the body of {outline} is {kind}: give a torch module or a function that makes one")
+
+    def made() -> nn.Module:
+        body = _made(
+            lambda: _called(make, outline.inputs, str(outline)), device, training.seed, "weights", outline.index
+        )
+        if not isinstance(body, nn.Module):
+            kind = type(body).__name__
+            raise UserError(f"the body of {outline} is {kind}: give a torch module or a function that makes one")
+        return body
+
+    body = made()
+    if device == META:
+        again = made()
+        if {id(each) for each in again.parameters()} & {id(each) for each in body.parameters()}:
+            raise UserError(
+                f"the function that makes the body of {outline} gives the same parameters again: make them in the "
+                "function, or give the module in place of the function"
+            )
     return body
 
 
@@ -105,7 +126,7 @@ def local_block(
     body = fresh(body, device) if isinstance(item.body, nn.Module) else body
     objective = fresh(objective, device) if isinstance(item.objective, nn.Module) else objective
     for part in (body, objective):
-        part.to(dtype=precision.weights, device=device)
+        prepared(part, str(outline)).to(dtype=precision.weights, device=device)
         if channels_last:
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no hint for it
     optimizer, hand_on = item.optimizer or training.optimizer, item.hand_on or training.hand_on
@@ -117,31 +138,33 @@ def local_block(
     return kind(*edges, body, objective, settings, item.keep, item.use)
 
 
-def shape_of(body: nn.Module, inputs: Sequence[RowSpec], training: Training, where: str) -> RowSpec:
-    """Return the spec of a row that a body makes: seen on META, or where the body does not run there on a few rows of
-    zeros."""
+def shape_of(
+    body: Callable[[torch.device], nn.Module], inputs: Sequence[RowSpec], training: Training, where: str
+) -> RowSpec:
+    """Return the spec of a row that a body makes: seen on META, or where it does not run there on a few rows of zeros.
+
+    body: makes it on a device, or gives a module that is not to be changed. Raises UserError for a body that fails,
+    that writes into the rows that it gets, or that makes something else than rows.
+    """
     weights, products = PRECISIONS[training.precision]
 
-    def tried(device: torch.device) -> Any:
+    def tried() -> Any:
+        device = torch.get_default_device()
         rows = [
-            torch.zeros(
-                TRIED, *each.shape, dtype=weights if each.dtype.is_floating_point else each.dtype, device=device
-            )
+            torch.zeros(TRIED, *each.shape, dtype=weights if each.dtype.is_floating_point else each.dtype)
             for each in inputs
         ]
-        module = fresh(body, device)
-        if any(parameter.device == META for parameter in module.parameters()):
-            module.to_empty(device=device)
-        return module.to(dtype=weights).train()(*rows)
-
-    def made() -> Any:
         with torch.no_grad(), _naming(where, f"{where} cannot take rows of {', '.join(map(str, inputs))}"):
-            return tried(torch.get_default_device())
+            made = prepared(fresh(body(device), device), where).to(dtype=weights)(*rows)
+        refuse_changed(rows, [0] * len(rows), where)
+        return made
 
-    found = _made(made, META, training.seed, "shapes")
+    found = _made(tried, META, training.seed, "shapes")
     if not isinstance(found, Tensor):
         what = f"{len(found)} values" if isinstance(found, (tuple, list)) else type(found).__name__
         raise UserError(f"{where} gives {what}: its body must return one tensor, of as many rows as it gets")
+    if found.is_nested:
+        raise UserError(f"{where} gives a nested tensor: its body must return rows of one shape")
     if found.dim() == 0 or len(found) != TRIED:
         raise UserError(f"{where} gives a tensor of shape {tuple(found.shape)} for {TRIED} rows: keep the rows first")
     return RowSpec(tuple(found.shape[1:]), products if found.dtype.is_floating_point else found.dtype)
@@ -168,12 +191,26 @@ def _made(make: Callable[[], T], device: torch.device, seed: int, purpose: str, 
     raise AssertionError("the CPU is tried last")
 
 
+def prepared(module: M, where: str) -> M:
+    """Make a module, which is changed, ready to learn: in training mode, as torch's modules begin, and of tensors that
+    can be kept. Raises UserError, which names it as `where`."""
+    refuse_complex(module, where)
+    give_own_memory(module, where)
+    return module.train()
+
+
 def _called(function: Callable[..., Any], inputs: RowSpec, where: str) -> Any:
     """Call a function that makes a block or a body; with `inputs` where it has a parameter of that name."""
-    code = getattr(function, "__code__", None)
-    names = () if code is None else code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     with _naming(where, f"{where} cannot be made"):
-        return function(inputs) if "inputs" in names else function()
+        try:
+            parameters = inspect.signature(function).parameters
+        except (TypeError, ValueError):  # of a class or function that is written in C
+            return function()
+        given = isinstance(function, functools.partial) and "inputs" in function.keywords
+        if "inputs" not in parameters or given:
+            return function()
+        by_position = parameters["inputs"].kind is inspect.Parameter.POSITIONAL_ONLY
+        return function(inputs) if by_position else function(inputs=inputs)
 
 
 @contextmanager
@@ -184,5 +221,7 @@ def _naming(where: str, failing: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    except Exception as error:  # a user's code has as many ways to fail as there are
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a user's code has as many ways to fail as there are, sys.exit among them
         raise UserError(f"{failing}: {describe_error(error)}") from None

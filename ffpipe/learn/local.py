@@ -26,6 +26,7 @@ from ffpipe.learn.objectives import Learned, Objective
 from ffpipe.learn.optim import NamedOptimizer
 from ffpipe.learn.precision import Formats, Precision, wide
 from ffpipe.learn.spec import RowLayout, RowSpec
+from ffpipe.learn.state_tensors import refuse_changed
 from ffpipe.learn.thread_count import threads_of_block
 from ffpipe.system.rng import torch_seed
 
@@ -119,6 +120,8 @@ class LocalBlock(Block):
         rows = layout.learning_rows
         rest = [each[:rows] for each in kept]
         self._mode(training=True)
+        taken = (x, *kept)
+        versions = [each._version for each in taken]
         size = layout.batch // self.settings.parts
         parts = [slice(0, rows)] if size == layout.batch else [slice(i, i + size) for i in range(0, layout.batch, size)]
         found: list[Learned] = []
@@ -127,6 +130,7 @@ class LocalBlock(Block):
             for part in parts:
                 with torch.set_grad_enabled(learns), self._format(x.device):
                     h = self._run(x[part], [each[part] for each in rest])
+                    refuse_changed(taken, versions, f"block {self.index}")
                     learned = self.objective(h, replace(layout, batch=size), None if labels is None else labels[part])
                     mean = learned.loss / layout.batch
                 self._put(h.detach(), out[part])  # from before the update, so that it need not wait for that

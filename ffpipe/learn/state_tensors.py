@@ -1,0 +1,75 @@
+"""Parameters and buffers of a module that a block may keep: real numbers, each in memory of its own without gaps.
+
+Layerwise training writes the memory of each tensor to a file and frees it, and a snapshot is copied back into it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ffpipe.system.errors import UserError
+
+
+def refuse_complex(module: nn.Module, where: str) -> None:
+    """Raise UserError for complex numbers, which torch would make real with a warning. where: names the module."""
+    for _, name, tensor in _tensors(module):
+        if tensor.is_complex():
+            raise UserError(f"{where} has {name!r} of {tensor.dtype}, which cannot be trained here: give real numbers")
+
+
+def refuse_changed(rows: Sequence[Tensor], versions: Sequence[int], where: str) -> None:
+    """Raise UserError where rows have been written into since they had these versions: others read them too."""
+    if [each._version for each in rows] != list(versions):
+        raise UserError(
+            f"{where} writes into the rows that it gets, which others read too: let its body make new ones (as by "
+            "inplace=False, or x.clone() first)"
+        )
+
+
+@torch.no_grad()
+def give_own_memory(module: nn.Module, where: str) -> None:
+    """Give each tensor that leaves gaps in its memory, or has some of it for several numbers, memory of its own.
+
+    Raises UserError where such a tensor is a view of another one of the module: it would follow that no more.
+    """
+    found = list(_tensors(module))
+    sharing = Counter(storage for storage, _ in {(_storage(tensor), id(tensor)) for *_, tensor in found})
+    copies: dict[int, Tensor] = {}
+    for owner, name, tensor in found:
+        if _is_dense(tensor):
+            continue
+        if sharing[_storage(tensor)] > 1:
+            raise UserError(f"{where} has {name!r}, a view of another tensor with gaps: give a copy, by .clone()")
+        copy = copies.setdefault(id(tensor), tensor.contiguous() if tensor.numel() else torch.empty_like(tensor))
+        if isinstance(tensor, nn.Parameter):
+            tensor.data = copy
+        else:
+            setattr(owner, name.rpartition(".")[2], copy)
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """Yield the module that has it, its whole name, and each parameter and buffer."""
+    for path, owner in module.named_modules():
+        every: dict[str, bool] = {"recurse": False, "remove_duplicate": False}
+        for name, tensor in (*owner.named_parameters(**every), *owner.named_buffers(**every)):
+            yield owner, f"{path}.{name}" if path else name, tensor
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Return whether the numbers lie side by side, in any order of dimensions."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size == 1:
+            continue
+        if stride != expected:
+            return False
+        expected *= size
+    return True

@@ -1,0 +1,173 @@
+"""Bodies that write where others read, tensors with gaps, modules that were there before: what a run makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ffpipe import Local, UserError, override, recipe, train
+from ffpipe.learn.spec import RowSpec
+from ffpipe.learn.state_tensors import give_own_memory
+
+Items = Callable[[], list[Any]]
+SMALL = {
+    "training.epochs": 2,
+    "training.data.train_limit": 150,
+    "training.schedule": "constant",
+    "execution.stages": 1,
+    "execution.evaluate_every": 0,
+}
+
+
+def digest(model: Items, run: Path, **fields: Any) -> str:
+    execution = {f"execution.{name}": value for name, value in fields.items()}
+    asked = {**SMALL, "execution.engine": "local", "execution.run_dir": str(run), **execution}
+    return train(override(recipe("digits-cnn"), asked), model=model).weights_sha256
+
+
+class Shifted(nn.Module):
+    """A linear layer with one more tensor, which `make` makes."""
+
+    def __init__(self, make: Callable[[], Tensor], kind: str = "buffer") -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 12)
+        if kind == "parameter":
+            self.shift = nn.Parameter(make())
+        else:
+            self.register_buffer("shift", make())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.linear(x.flatten(1))) + self.shift.real.mean()
+
+
+SHARED: nn.Module = nn.Linear(64, 64)
+LAST = Local(lambda: nn.Linear(12, 10))
+
+
+def after(*bodies: Any) -> Items:
+    return lambda: [nn.Flatten(), *bodies]
+
+
+@pytest.mark.parametrize(
+    ("items", "says"),
+    [
+        (after(nn.Linear(64, 20), nn.Sequential(nn.ReLU(inplace=True), nn.Linear(20, 10))), "block 2 .* writes into"),
+        (
+            lambda: [Local(nn.Flatten(), keep="a"), Local(nn.Linear(64, 64)), Local(Added(), use=("a",))],
+            "block 2 .* writes into the rows",
+        ),
+        (after(Local(lambda: SHARED), Local(lambda: SHARED)), r"block 1 .* gives the same parameters again"),
+        (after(Local(lambda: nn.Sequential(SHARED))), "gives the same parameters again"),
+        (after(lambda: Local(SHARED), lambda: Local(SHARED)), "block 2 shares the parameter 'weight' with block 1"),
+        (after(Shifted(lambda: torch.zeros(3, dtype=torch.cfloat))), "'shift' of torch.complex64"),
+        (after(Shifted(lambda: torch.zeros(3, dtype=torch.cfloat), "parameter")), "'shift' of torch.complex64"),
+        (after(Local(lambda: Views())), "'column', a view of another tensor with gaps"),
+    ],
+)
+def test_what_is_refused(items: Items, says: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=says):
+        digest(items, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Added(nn.Module):
+    def forward(self, x: Tensor, kept: Tensor) -> Tensor:
+        return kept.add_(x)
+
+
+class Views(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+        self.register_buffer("column", self.linear.weight.detach()[:, 3])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.linear(x))
+
+
+FLAT = RowSpec((64,), torch.float32)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: torch.ones(1).expand(2048), lambda: torch.ones(64, 80)[:, :40], lambda: torch.ones(60, 50).t()],
+    ids=["expanded", "with gaps", "turned"],
+)
+@pytest.mark.parametrize("kind", ["buffer", "parameter"])
+def test_tensors_of_any_strides_are_kept_by_every_engine(make: Callable[[], Tensor], kind: str, tmp_path: Path) -> None:
+    items = after(Local(lambda: Shifted(make, kind)), LAST)
+    plain = after(Local(lambda: Shifted(lambda: make().contiguous(), kind)), LAST)
+    local = digest(items, tmp_path / "local")
+    assert local == digest(plain, tmp_path / "plain")
+    assert local == digest(items, tmp_path / "layerwise", engine="layerwise", stages=3, chapter=4)
+
+
+def test_one_copy_for_all_names_of_a_tensor() -> None:
+    module = nn.Module()
+    shown = torch.arange(3.0).expand(2, 3)
+    module.register_buffer("a", shown)
+    module.register_buffer("b", shown)
+    give_own_memory(module, "block 0")
+    a, b = module.get_buffer("a"), module.get_buffer("b")
+    assert a is b
+    assert a.is_contiguous()
+    assert torch.equal(a, shown)
+
+
+def test_a_body_begins_in_training_mode_whatever_evaluations_there_are(tmp_path: Path) -> None:
+    def items() -> list[Any]:
+        return [nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.BatchNorm1d(20)).eval(), nn.Linear(20, 10)]
+
+    def usual() -> list[Any]:
+        return [each.train() for each in items()]
+
+    never = digest(items, tmp_path / "never")
+    assert never == digest(items, tmp_path / "each", evaluate_every=1)
+    assert never == digest(usual, tmp_path / "usual")
+
+
+class Looking(nn.Module):
+    """A body that looks at its numbers, and has a table of them beside its parameters."""
+
+    places: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+        self.register_buffer("places", torch.arange(64))
+        self.table = torch.linspace(0, 1, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        assert 0 <= x.max().item() < 1e6
+        return torch.as_tensor(self.linear(x[:, self.places] * self.table))
+
+
+@pytest.mark.parametrize("item", [Looking, lambda: Local(Looking), lambda: Local(Looking())])
+def test_a_body_that_looks_at_numbers_is_tried_as_it_was_made(item: Callable[[], Any], tmp_path: Path) -> None:
+    assert digest(lambda: [item(), nn.Linear(10, 10)], tmp_path / "run")
+
+
+def wide(inputs: RowSpec, *, extra: int = 2) -> nn.Module:
+    return nn.Linear(inputs.size, 10 + extra)
+
+
+class Wide(nn.Linear):
+    def __init__(self, *, inputs: RowSpec) -> None:
+        super().__init__(inputs.size, 12)
+
+
+@wraps(wide)
+def wrapped(*arguments: Any, **named: Any) -> nn.Module:
+    return wide(*arguments, **named)
+
+
+@pytest.mark.parametrize("make", [wide, partial(wide, extra=2), Wide, wrapped, partial(wide, FLAT)])
+def test_the_row_that_comes_reaches_whatever_makes_a_body(make: Callable[..., nn.Module], tmp_path: Path) -> None:
+    assert digest(after(Local(make)), tmp_path / "run") == digest(after(Local(lambda: wide(FLAT))), tmp_path / "b")
