@@ -43,6 +43,8 @@ RESUME_SHORT = ("epochs", "engine", "stages", "chunk", "device", "memory-budget"
 FILES = ("train", "test")
 VALIDATION, EVALUATE = "training.data.validation", "execution.evaluate_every"
 MODEL, STAGES = "training.model", "execution.stages"
+# Whose values the signature of a function explains (learn/model_options.py).
+MODEL_OPTIONS = "training.model_options"
 # Tables, which have no form on a command line.
 NOT_SETTABLE = ("recipe", "training.blocks")
 
@@ -177,7 +179,7 @@ def _value(leaf: Leaf, words: Any) -> Any:
         bad = next((text for text, (name, equals, _) in zip(words, pairs, strict=True) if not (name and equals)), None)
         if bad is not None:
             raise UserError(f"{option(leaf)} takes NAME=VALUE, not {bad!r}")
-        return {name: _one_or_more(value) for name, _, value in pairs}
+        return {name: value if leaf.name == MODEL_OPTIONS else _one_or_more(value) for name, _, value in pairs}
     if not leaf.is_sequence or leaf.path[-1] in FILES:
         return words
     parts = [part for text in words for part in text.split(",") if part]

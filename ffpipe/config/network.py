@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from ffpipe.config.blocks import BlockConfig, Options
+from ffpipe.config.blocks import BlockConfig
 from ffpipe.config.limits import MOST_LAYERS, MOST_UNITS
+
+_Option = bool | int | float | str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +41,10 @@ class Network:
             "the place of blocks and dims"
         ),
     ] = ""
-    model_options: Annotated[Options, Meta(description="keyword arguments of that function, as NAME=VALUE")] = field(
-        default_factory=dict
-    )
+    model_options: Annotated[
+        dict[str, _Option | tuple[_Option, ...]],
+        Meta(description="keyword arguments of that function, as NAME=VALUE or NAME=1,2,3"),
+    ] = field(default_factory=dict)
     inputs: Annotated[
         Literal["images", "tokens"],
         Meta(description="tokens: examples are rows of integers, of which each is to predict the next"),

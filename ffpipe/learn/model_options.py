@@ -12,14 +12,17 @@ from typing import Any
 from ffpipe.system.errors import UserError, nearest
 
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
+# Values in a list of which the signature does not say what they are.
+_ANY_VALUE: Any = int | float | str
 # Annotations that could not be evaluated because another one of the same function names a missing type.
 _UNEVALUATED: dict[str, Any] = {"int": int, "float": float, "bool": bool, "tuple[int, ...]": tuple[int, ...]}
+_LISTS = (tuple, list, Sequence, Iterable)
 
 
 def bound(
     function: Callable[..., Any], options: Mapping[str, Any], name: str, given: Sequence[str] = (), how: str = ""
 ) -> dict[str, Any]:
-    """Hold options against a function's signature, and convert words of the command line to what it expects.
+    """Hold options against a function's signature, and convert words and lists to what it expects.
 
     name: what messages call the function. given: parameters that the caller gives itself. how: options are typed, in a
     message. Raises UserError for options that it does not take, for required ones that are missing and for values of
@@ -47,8 +50,8 @@ def bound(
         raise UserError(f"{name} needs the option {', '.join(missing)}: give {how}{given_as}; {takes}")
     arguments = dict(options)
     for option, p in named.items():
-        if isinstance(value := options.get(option), str):
-            kind = _kind(p)
+        if option in options:
+            value, kind = options[option], _kind(p)
             try:
                 arguments[option] = _converted(value, kind)
             except (ValueError, KeyError):
@@ -68,38 +71,57 @@ def _kind(parameter: inspect.Parameter) -> Any:
     kind, default = parameter.annotation, parameter.default
     if kind is not parameter.empty:
         return _UNEVALUATED.get(kind, kind) if isinstance(kind, str) else kind
-    if isinstance(default, tuple) and default and all(type(value) is int for value in default):
-        return tuple[int, ...]
+    if isinstance(default, (tuple, list)):
+        kinds = {type(value) for value in default}
+        each = kinds.pop() if len(kinds) == 1 else _ANY_VALUE
+        return types.GenericAlias(tuple, (each, ...)) if isinstance(default, tuple) else types.GenericAlias(list, each)
     # A default of 0 may stand for a fraction.
-    return {bool: bool, int: int | float, float: float}.get(type(default), str)
+    return {bool: bool, int: int | float, float: float}.get(type(default), Any)
 
 
-def _converted(text: str, kind: Any) -> Any:
-    """Convert a word of the command line. Raises ValueError or KeyError; types not known here get the text."""
-    origin, among = typing.get_origin(kind), typing.get_args(kind)
+def _converted(given: Any, kind: Any) -> Any:
+    """Convert a value of a config, or a word of the command line. Raises ValueError or KeyError; what is not a config's
+    value, and what a type not known here is to have, stays as it is."""
+    origin, among = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if not isinstance(given, (str, int, float, tuple, list)):
+        return given
     if kind is bool:
-        return _BOOLS[text.lower()]
+        return _BOOLS[str(given).lower()]
     if kind is int or kind is float:
-        return kind(text)
+        if isinstance(given, str):
+            return kind(given)
+        if isinstance(given, bool) or not isinstance(given, (int, kind)):
+            raise ValueError(given)
     if kind is types.NoneType:
-        return {"none": None}[text.lower()]
+        return {"none": None}[str(given).lower()]
     if origin is typing.Literal:
-        return {str(choice): choice for choice in among}[text]
+        return {str(choice): choice for choice in among}[str(given)]
     if origin in (typing.Union, types.UnionType):
         for alternative in sorted(among, key=lambda one: one is str):  # anything is a str
             with suppress(ValueError, KeyError):
-                return _converted(text, alternative)
-        raise ValueError(text)
-    if origin in (tuple, list, Sequence, Iterable):
-        words = [word.strip() for word in text.split(",")] if text else []
-        kinds = among if origin is tuple and Ellipsis not in among else [among[0]] * len(words)
-        values = [_converted(word, one) for word, one in zip(words, kinds, strict=True)]
-        return values if origin is list else tuple(values)
-    return text
+                return _converted(given, alternative)
+        raise ValueError(given)
+    if origin in _LISTS:
+        return _listed(given, origin, among)
+    if kind is str and isinstance(given, (tuple, list)):
+        raise ValueError(given)
+    return given
+
+
+def _listed(given: Any, origin: Any, among: tuple[Any, ...]) -> list[Any] | tuple[Any, ...]:
+    """Convert a list, or a word with commas. among: what a list is annotated to have. Raises as `_converted`."""
+    if isinstance(given, str):
+        given = [word.strip() for word in given.split(",")] if given else []
+    if not isinstance(given, (tuple, list)):
+        raise ValueError(given)
+    of_each = origin is tuple and among and Ellipsis not in among
+    kinds = among if of_each else (among or (_ANY_VALUE,))[:1] * len(given)
+    values = [_converted(value, kind) for value, kind in zip(given, kinds, strict=True)]
+    return values if origin is list else tuple(values)
 
 
 def _expected(kind: Any) -> str:
     example = " (true or false)" if kind is bool else ""
-    if typing.get_origin(kind) in (tuple, list, Sequence, Iterable):
+    if (typing.get_origin(kind) or kind) in _LISTS:
         example = " (such as 1,2,3)"
     return inspect.formatannotation(kind) + example

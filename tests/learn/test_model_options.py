@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import pytest
@@ -32,13 +33,24 @@ def takes(
     depth: int | None = None,
     size: int | str = 0,
     plain: Any = None,
+    layers: list[int] = [],  # noqa: B006
+    order: Sequence[int] = (),
+    old: typing.Sequence = (),  # type: ignore[type-arg]
+    listed: typing.List = [],  # type: ignore[type-arg]  # noqa: B006, UP006
+    pairs: typing.Tuple = (),  # type: ignore[type-arg]  # noqa: UP006
+    bare_list: list = [],  # type: ignore[type-arg]  # noqa: B006
+    bare_tuple: tuple = (),  # type: ignore[type-arg]
+    bare_rows: Iterable = (),  # type: ignore[type-arg]
 ) -> list[Any]:
     values = {key: value for key, value in locals().items() if key != "width"}
     return [lambda: {"width": width, **values}]
 
 
+HALF = [0.5]
+
+
 # No annotation says anything here: the defaults do.
-def bare(width, count=3, flag=False, shape=(3, 3), name=None):  # type: ignore[no-untyped-def]
+def bare(width, count=3, flag=False, shape=(3, 3), name=None, rates=HALF, names=("a", "b"), none=()):  # type: ignore[no-untyped-def]
     values = dict(locals())
     return [lambda: values]
 
@@ -66,6 +78,22 @@ CONVERTED: list[tuple[str, Any, Any]] = [
     ("size", "3", 3),
     ("size", "big", "big"),
     ("plain", "3", "3"),
+    ("plain", (3, 4), (3, 4)),
+    ("layers", "48,32", [48, 32]),
+    ("layers", (48, 32), [48, 32]),
+    ("widths", [48, 32], (48, 32)),
+    ("widths", ("48", "32"), (48, 32)),
+    ("order", "48,32", (48, 32)),
+    ("rates", (0.5, 1), [0.5, 1]),
+    ("old", "1", (1,)),
+    ("listed", "1,0.5,a", [1, 0.5, "a"]),
+    ("pairs", "1,2", (1, 2)),
+    ("bare_list", "1,2", [1, 2]),
+    ("bare_tuple", "1", (1,)),
+    ("bare_rows", (1, 2.5), (1, 2.5)),
+    ("dropout", 1, 1),
+    ("bias", 0, False),
+    ("depth", None, None),
 ]
 
 
@@ -83,6 +111,12 @@ BARE: list[tuple[str, Any, Any]] = [
     ("flag", "true", True),
     ("shape", "5,5", (5, 5)),
     ("name", "5", "5"),
+    ("name", 5, 5),
+    ("width", (48, 32), (48, 32)),
+    ("shape", (5, 6), (5, 6)),
+    ("rates", "1,.5", [1.0, 0.5]),
+    ("names", "c,d", ("c", "d")),
+    ("none", "3,d", (3, "d")),
 ]
 
 
@@ -97,7 +131,7 @@ WRONG_OPTIONS: list[tuple[dict[str, Any], str]] = [
     (
         {"width": 1, "widht": 2},
         "takes does not take the option 'widht': it takes width, dropout, bias, kind, widths, pair, rates, act, depth, "
-        "size, plain; did you mean 'width'?",
+        "size, plain, layers, order, old, listed, pairs, bare_list, bare_tuple, bare_rows; did you mean 'width'?",
     ),
     ({}, "takes needs the option width: give --training.model-options width=VALUE; it takes width, dropout, "),
     ({"width": "12.5"}, "takes: the option width is '12.5', expected int"),
@@ -109,6 +143,18 @@ WRONG_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"width": 1, "act": "tanh"}, "takes: the option act is 'tanh', expected Literal['relu', 'gelu']"),
     ({"width": 1, "depth": "deep"}, "takes: the option depth is 'deep', expected int | None"),
     ({"width": 1, "rates": "fast"}, "takes: the option rates is 'fast', expected list[float] | None"),
+    ({"width": "1,2"}, "takes: the option width is '1,2', expected int"),
+    ({"width": 2.5}, "takes: the option width is 2.5, expected int"),
+    ({"width": True}, "takes: the option width is True, expected int"),
+    ({"width": (1, 2)}, "takes: the option width is (1, 2), expected int"),
+    ({"width": 1, "dropout": False}, "takes: the option dropout is False, expected float"),
+    ({"width": 1, "bias": 2}, "takes: the option bias is 2, expected bool (true or false)"),
+    ({"width": 1, "depth": 2.5}, "takes: the option depth is 2.5, expected int | None"),
+    ({"width": 1, "kind": ("a",)}, "takes: the option kind is ('a',), expected str"),
+    ({"width": 1, "act": 3}, "takes: the option act is 3, expected Literal['relu', 'gelu']"),
+    ({"width": 1, "widths": 64}, "takes: the option widths is 64, expected tuple[int, ...] (such as 1,2,3)"),
+    ({"width": 1, "widths": (1, 2.5)}, "takes: the option widths is (1, 2.5), expected tuple[int, ...]"),
+    ({"width": 1, "layers": "48,b"}, "takes: the option layers is '48,b', expected list[int] (such as 1,2,3)"),
 ]
 
 
