@@ -28,6 +28,8 @@ def bound(
     message. Raises UserError for options that it does not take, for required ones that are missing and for values of
     another kind.
     """
+    if inspect.iscoroutinefunction(function):
+        raise UserError(f"{name} is a coroutine: define it with def, not with async def")
     try:
         parameters = _signature(function).parameters.values()
     except (TypeError, ValueError):
