@@ -19,19 +19,20 @@ Given = str | Callable[..., Any]
 
 
 def with_model(
-    config: Config, given: Given | None, allowed: Iterable[str], where: str, recorded: str = ""
+    config: Config, given: Given | None, allowed: Iterable[str], where: str, recorded: str | None = None
 ) -> tuple[Config, Model]:
     """Return the config with the model that it is to have, and the model.
 
     given: what the user names or hands over now. allowed: names of code that the user allows. where: what names the
-    code if nothing is given, for messages. recorded: SHA-256 of the source that a run began with. Raises UserError:
-    code without consent, code that cannot be found or that has changed.
+    code if nothing is given, for messages. recorded: digests of the source that a run began with, empty where they are
+    not known; None where no run has begun. Raises UserError: code without consent, another function than that of the
+    run, code that cannot be found or that has changed.
     """
     training = config.training
+    if given is not None and recorded is not None:
+        _refuse_other(training.model, given, where)
     if given is not None and not isinstance(given, str):
-        name = f"{getattr(given, '__module__', '')}:{getattr(given, '__qualname__', type(given).__name__)}"
-        if training.model and recorded and training.model != name:
-            raise UserError(f"{where} has the model {training.model}, not {name}: give that one")
+        name = _name(given)
         return replace(config, training=replace(training, model=name)), Model(function=given)
     if given is not None:
         config = replace(config, training=replace(training, model=given))
@@ -43,3 +44,23 @@ def with_model(
     if recorded:
         changed(code, recorded, where)
     return replace(config, training=replace(config.training, model=code.name)), Model(code)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    """Name a function that the user hands over."""
+    return f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', type(function).__name__)}"
+
+
+def _refuse_other(begun: str, given: Given, where: str) -> None:
+    """Raise UserError for another function than the one that a run was begun with.
+
+    A file may have been moved: its text is held against the run's. What is handed over has no text, so that its module
+    counts too, but for that of the program which runs, whose name is another one where it is imported.
+    """
+    name = given if isinstance(given, str) else _name(given)
+    if not begun:
+        raise UserError(f"{where} was begun without a model, not with {name}: give none")
+    (module, _, function), (before, _, function_before) = name.rpartition(":"), begun.rpartition(":")
+    moved = isinstance(given, str) or "__main__" in (module, before)
+    if function != function_before or not (moved or module == before):
+        raise UserError(f"{where} has the model {begun}, not {name}: give that one")

@@ -1,0 +1,137 @@
+"""A run goes on with the function that it was begun with, and is read by that one alone."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+import ffpipe
+from ffpipe.commands.cli import main
+
+TWO = """\
+from torch import nn
+
+def net(act):
+    return [nn.Sequential(nn.Flatten(), nn.Linear(64, 32), act()), nn.Linear(32, 32)]
+
+def relu():
+    return net(nn.ReLU)
+
+def tanh():
+    return net(nn.Tanh)
+"""
+FIELDS = {"training.epochs": 1, "training.data.train_limit": 200, "execution.engine": "local"}
+
+
+def relu() -> list[nn.Module]:
+    return [nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU()), nn.Linear(32, 32)]
+
+
+def tanh() -> list[nn.Module]:
+    return [nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh()), nn.Linear(32, 32)]
+
+
+def trained(run: Path, model: Callable[..., Any] | str | None) -> Path:
+    """Train a small network; give the folder of its run."""
+    ffpipe.train(ffpipe.override(ffpipe.recipe("digits-cnn"), {**FIELDS, "execution.run_dir": str(run)}), model=model)
+    return run
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two.py, the run of its function relu, and an image."""
+    folder = tmp_path_factory.mktemp("begun")
+    (folder / "two.py").write_text(TWO)
+    np.save(folder / "image.npy", np.zeros((8, 8), np.uint8))
+    trained(folder / "run", f"{folder / 'two.py'}:relu")
+    return folder
+
+
+@pytest.fixture
+def here(begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a copy of the run; two.py is where it was."""
+    shutil.copytree(begun / "run", tmp_path / "run")
+    shutil.copy(begun / "image.npy", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+COMMANDS = {
+    "resume": ["resume", "run", "--epochs", "2"],
+    "evaluate": ["evaluate", "run"],
+    "predict": ["predict", "run", "image.npy"],
+    "export": ["export", "run", "to.safetensors"],
+}
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_another_function_of_the_file_is_refused(
+    command: str, begun: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(here)
+    assert main([*COMMANDS[command], "--model", f"{begun}/two.py:tanh"]) == 2
+    out, err = capsys.readouterr()
+    assert err == f"ffpipe: run run has the model {begun}/two.py:relu, not {begun}/two.py:tanh: give that one\n"
+    assert out == ""
+    assert contents(here) == before
+
+
+def test_another_function_of_a_module_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "moduleoftwo.py").write_text(TWO)
+    monkeypatch.chdir(tmp_path)
+    run = trained(tmp_path / "run", "moduleoftwo:relu")
+    with pytest.raises(ffpipe.UserError, match="has the model moduleoftwo:relu, not moduleoftwo:tanh"):
+        ffpipe.load(run, model="moduleoftwo:tanh")
+    assert ffpipe.load(run, model="moduleoftwo:relu").blocks
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_file_that_was_moved_is_the_same(command: str, begun: Path, here: Path) -> None:
+    shutil.copy(begun / "two.py", here / "moved.py")
+    assert main([*COMMANDS[command], "--model", "moved.py:relu"]) == 0
+
+
+def test_another_object_is_refused(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", relu)
+    before = contents(tmp_path)
+    name = f"{relu.__module__}:relu, not {tanh.__module__}:tanh"
+    for use in (
+        lambda: ffpipe.resume(run, {"training.epochs": 2}, model=tanh),
+        lambda: ffpipe.evaluate(run, model=tanh),
+        lambda: ffpipe.load(run, model=tanh),
+    ):
+        with pytest.raises(ffpipe.UserError, match=name):
+            use()
+    with pytest.raises(ffpipe.UserError, match=r"has the model .*:relu, not /net\.py:tanh"):
+        ffpipe.load(run, model="/net.py:tanh")
+    assert contents(tmp_path) == before
+    assert ffpipe.load(run, model=relu).blocks
+
+
+def test_the_program_that_runs_may_be_imported_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = relu.__module__
+    monkeypatch.setattr(relu, "__module__", "__main__")
+    run = trained(tmp_path / "run", relu)
+    monkeypatch.setattr(relu, "__module__", module)
+    assert ffpipe.load(run, model=relu).blocks
+    monkeypatch.setattr(relu, "__module__", "__main__")
+    assert ffpipe.load(run, model=relu).blocks
+
+
+def test_a_function_for_a_run_without_one_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained(tmp_path / "run", None)
+    before = contents(run)
+    assert main(["resume", str(run), "--epochs", "2", "--model", "two.py:relu"]) == 2
+    assert capsys.readouterr().err == f"ffpipe: run {run} was begun without a model, not with two.py:relu: give none\n"
+    assert contents(run) == before
