@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -60,3 +60,16 @@ def as_stages() -> Iterator[None]:
         raise RunFailed(f"a stage failed: {error}") from error
     except (MemoryError, ArithmeticError, RuntimeError) as error:
         raise RunFailed(f"a stage failed: {type(error).__name__}: {reason(error)}") from error
+
+
+@contextmanager
+def reported(report: Callable[[], None]) -> Iterator[None]:
+    """Work whose last report comes whether it ends or fails: with it, snapshots become whole that were written before
+    an error."""
+    try:
+        yield
+    except Exception:
+        with suppress(Exception):  # which would hide what went wrong
+            report()
+        raise
+    report()

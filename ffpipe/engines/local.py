@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ffpipe.data.splits import Splits
-from ffpipe.engines.in_process import InProcessEngine, as_stages, refuse_without_gpu
+from ffpipe.engines.in_process import InProcessEngine, as_stages, refuse_without_gpu, reported
 from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.saver import Saver
@@ -48,27 +48,30 @@ class LocalEngine(InProcessEngine):
         feed = self._make_feed(setups[0], job.splits)
         spans = [Spans(keep=job.config.execution.trace) for _ in stages]
         trained = (0.0, 0.0)
-        reported = 0.0
+        reported_at = 0.0
 
         def report() -> None:
             for stage, saver, of_stage in zip(stages, savers, spans, strict=True):
                 on_report(report_of(stage, saver, of_stage, trained))
 
-        for item in self.begin(job, layout, start):
-            begun = spans[0].elapsed
-            with spans[0].span("compute", label=str(item)):
-                incoming = {0: feed.tensors(item) or {}}
-            for index, (stage, of_stage) in enumerate(zip(stages, spans, strict=True)):
-                with of_stage.span("compute", label=str(item)):
-                    made = stage.handle(item, incoming.pop(index, None) or None)
-                for receiver, part in stage.spec.routes.parts(index, made or {}).items():
-                    incoming.setdefault(receiver, {}).update(part)
-            feed.take_predictions(stages[-1].predictions(item))
-            if isinstance(item, Train):
-                trained = (trained[0] or begun, spans[0].elapsed)
-            if spans[0].elapsed - reported > self._report_seconds:
-                report()
-                reported = spans[0].elapsed
-        for saver in savers:
-            saver.wait()
-        report()
+        def report_last() -> None:
+            for saver in savers:
+                saver.wait()
+            report()
+
+        with reported(report_last):
+            for item in self.begin(job, layout, start):
+                begun = spans[0].elapsed
+                with spans[0].span("compute", label=str(item)):
+                    incoming = {0: feed.tensors(item) or {}}
+                for index, (stage, of_stage) in enumerate(zip(stages, spans, strict=True)):
+                    with of_stage.span("compute", label=str(item)):
+                        made = stage.handle(item, incoming.pop(index, None) or None)
+                    for receiver, part in stage.spec.routes.parts(index, made or {}).items():
+                        incoming.setdefault(receiver, {}).update(part)
+                feed.take_predictions(stages[-1].predictions(item))
+                if isinstance(item, Train):
+                    trained = (trained[0] or begun, spans[0].elapsed)
+                if spans[0].elapsed - reported_at > self._report_seconds:
+                    report()
+                    reported_at = spans[0].elapsed

@@ -87,6 +87,13 @@ class Worker:
                 reports.append(self._reports.popleft())
         return reports
 
+    def report_last(self) -> list[StageReport]:
+        """Return the reports since the last call and one of this moment, with the snapshot that is being written; for
+        another thread, when a stage has failed and what the others do after it is lost."""
+        self.saver.wait()
+        self.report()
+        return self.drain()
+
     @property
     def waited(self) -> float:
         """Seconds for which it has had nothing to do; 0 while it computes or is not running."""

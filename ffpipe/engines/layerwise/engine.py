@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from ffpipe.engines.in_process import InProcessEngine, as_stages, refuse_without_gpu
+from ffpipe.engines.in_process import InProcessEngine, as_stages, refuse_without_gpu, reported
 from ffpipe.engines.layerwise import spoolfolder
 from ffpipe.engines.layerwise.parking import ParkedStage, fetch, leave, park
 from ffpipe.engines.layerwise.spool import Spool
@@ -25,7 +25,7 @@ from ffpipe.learn.workspace import OutputsInTurn, Workspace
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.packet import Arrays, Tensors, to_arrays, to_tensors
 from ffpipe.pipeline.saver import Saver
-from ffpipe.pipeline.schedule import Item, ItemStream, Predict, Stop, Train
+from ffpipe.pipeline.schedule import Item, ItemStream, Predict, Snapshot, Stop, Train
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.worker import report_of
 from ffpipe.pipeline.worker_setup import WorkerSetup, make_feed, make_stage, set_allocator
@@ -58,9 +58,9 @@ class LayerwiseEngine(InProcessEngine):
         try:
             with spoolfolder.spool_folder(inside) as place:
                 rows = _Rows(job, layout, store, start, place, on_report, self.spool)
-                while not rows.over:
-                    rows.work_chapter(stream)
-                rows.finish()
+                with reported(rows.report_last):
+                    while not rows.over:
+                        rows.work_chapter(stream)
         except OSError as error:
             raise RunFailed(
                 f"the spool in {inside} cannot be written ({reason(error)}): make room, or give another "
@@ -98,27 +98,39 @@ class _Rows:
             stage = make_stage(setup, self._saver, workspace, outputs)
             self._parked_stages.append(park(stage, self._parked(setup.spec.index)))
             self._stages.append(stage)
+        self._at_work = 0
+        self._error: Exception | None = None
         self.over = False
 
     def work_chapter(self, stream: ItemStream) -> None:
-        """Work one chapter, all rows. The first row takes items as they come, so that an interrupt ends the chapter."""
+        """Work one chapter, all rows. The first row takes items as they come, so that an interrupt ends the chapter.
+
+        An error ends it too, but later rows go as far as the last snapshot before it: that becomes whole.
+        """
         chapter: list[Item] = []
         for index, stage in enumerate(self._stages):
+            if self._error is not None and not chapter:
+                break
+            self._at_work = index
             with self._spans[index].span("input"):
                 fetch(stage, self._parked_stages[index])
             items = self._taken(stream, chapter) if index == 0 else iter(chapter)
-            self._work_row(index, stage, items)
+            if failed := self._work_row(index, stage, items):
+                place, self._error = failed
+                del chapter[to_last_snapshot(chapter[:place]) :]
             with self._spans[index].span("blocked"):
-                if any(isinstance(item, (Train, Predict)) for item in chapter):
+                if self._error is None and any(isinstance(item, (Train, Predict)) for item in chapter):
                     self._parked_stages[index] = park(stage, self._parked(index))
                 else:
                     leave(stage)
             self._report(index)
+        if self._error is not None:
+            raise self._error
 
-    def finish(self) -> None:
-        """Wait for the last snapshot, and report it."""
+    def report_last(self) -> None:
+        """Wait for the last snapshot, and report it with what the stage at work has done."""
         self._saver.wait()
-        self._report(len(self._stages) - 1)
+        self._report(self._at_work)
 
     def _taken(self, stream: ItemStream, chapter: list[Item]) -> Iterator[Item]:
         """Yield the items for one chapter, put down in `chapter` as they are taken."""
@@ -127,8 +139,9 @@ class _Rows:
             self.over = isinstance(item, Stop)
             yield item
 
-    def _work_row(self, index: int, stage: Stage, items: Iterable[Item]) -> None:
-        """Work one stage through the chapter: read what others left for it, leave what others need."""
+    def _work_row(self, index: int, stage: Stage, items: Iterable[Item]) -> tuple[int, Exception] | None:
+        """Work one stage through the chapter: read what others left for it, leave what others need. Returns where it
+        failed, in number of items, and why; None: it did not."""
         last, routes = len(self._stages) - 1, stage.spec.routes
         spans = self._spans[index]
         with contextlib.ExitStack() as files:
@@ -139,8 +152,11 @@ class _Rows:
                 with spans.span("input"):
                     tensors = self._tensors(message, item, readers, stage)
                 begun = spans.elapsed
-                with spans.span("compute", label=str(item)):
-                    out = stage.handle(item, tensors)
+                try:
+                    with spans.span("compute", label=str(item)):
+                        out = stage.handle(item, tensors)
+                except Exception as error:  # raised when others have worked what can be saved
+                    return message, error
                 if isinstance(item, Train):
                     self._trained[index] = (self._trained[index][0] or begun, spans.elapsed)
                 if index == last:
@@ -150,6 +166,7 @@ class _Rows:
                         for receiver, part in routes.parts(index, to_arrays(out)).items():
                             self._spools[index, receiver].write(message, part)
                 del tensors, out  # before the next message comes beside them
+        return None
 
     def _tensors(
         self, message: int, item: Item, readers: Sequence[Callable[[int], Arrays]], stage: Stage
@@ -166,6 +183,11 @@ class _Rows:
 
     def _report(self, index: int) -> None:
         self._on_report(report_of(self._stages[index], self._saver, self._spans[index], self._trained[index]))
+
+
+def to_last_snapshot(items: Sequence[Item]) -> int:
+    """Return the number of items up to the last snapshot, with it; 0 where there is none."""
+    return max((number for number, item in enumerate(items, 1) if isinstance(item, Snapshot)), default=0)
 
 
 def spool_name(sender: int, receiver: int) -> str:

@@ -155,6 +155,13 @@ class StageActor:
 
         return Answer(self.worker.drain(), self.worker.waited)
 
+    @ray.method(concurrency_group="control")
+    def report_last(self) -> Answer:
+        """Return the reports since the last call and one of this moment, with the snapshot that is being written."""
+        from ffpipe.telemetry.report import Answer
+
+        return Answer(self.worker.report_last() if self.worker else [])
+
     def run(self) -> Answer:
         """Work the whole plan. Returns the reports that nobody has fetched."""
         from ffpipe.telemetry.report import Answer

@@ -182,4 +182,5 @@ def failure(what: str, error: BaseException) -> RunFailed:
     if isinstance(error, ray.exceptions.OutOfMemoryError):  # of Ray's own watch on the host's memory
         return OutOfMemory(what)
     own = isinstance(error, ray.exceptions.RayTaskError) and not isinstance(error.cause, ray.exceptions.RayError)
-    return (RunFailed if own else StageLost)(f"{what}: {type(cause).__name__}: {reason(cause)}")
+    said = reason(cause) if isinstance(cause, RunFailed) else f"{type(cause).__name__}: {reason(cause)}"
+    return (RunFailed if own else StageLost)(f"{what}: {said}")

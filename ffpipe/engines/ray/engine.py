@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import statistics
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -158,6 +159,9 @@ class RayEngine:
             except StageLost:
                 self.cluster.head.wait()  # a stage that was lost with the head node cannot be replaced
                 raise
+            except RunFailed:
+                self._fetch_last(job.config.execution.stage_timeout, on_report)
+                raise
 
     def _advice(self, job: Job) -> str:
         """Say what to do where a stage was killed for want of memory."""
@@ -241,6 +245,15 @@ class RayEngine:
             if not done:
                 time.sleep(max(0.0, started + POLL_SECONDS / 2 - time.monotonic()))
         refuse_differing(layout.workers, self._ended)
+
+    def _fetch_last(self, timeout: float, on_report: OnReport) -> None:
+        """Fetch what nobody has fetched when a stage fails: snapshots become whole that were written before."""
+        with suppress(Exception):  # which would hide what went wrong
+            refs, deadline = self.group.call(lambda actor: actor.report_last.remote()), time.monotonic() + timeout
+            for ref in refs:
+                answer: Answer = self.group.get([ref], deadline)[0]
+                for report in answer.reports:
+                    on_report(report)
 
     def _fetch(
         self, refs: list[Any], indices: list[int], layout: Layout, timeout: float, on_report: OnReport
