@@ -1,0 +1,64 @@
+"""Modules that no block can be made of: begun without torch's own start, compared by value, or with a state that no
+tensor of theirs holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from ffpipe.learn.description import described
+from ffpipe.learn.user_model import of_users
+from ffpipe.system.errors import UserError
+
+
+def refuse_module(module: nn.Module, where: str) -> None:
+    """Raise UserError for a module that torch cannot list, or of which something would not be saved. where: names
+    it."""
+    for path, part in _parts(module, "", set()):
+        name = f"{type(part).__name__} ({path})" if path else type(part).__name__
+        if "_modules" not in vars(part):
+            raise UserError(f"{where}: __init__ of {name} does not call super().__init__(): make that its first line")
+        # torch keeps modules in sets, where those that are equal would be one.
+        if type(part).__hash__ is not nn.Module.__hash__:
+            raise UserError(
+                f"{where}: {name} is compared by its values, as a dataclass is: give @dataclass(eq=False), or no __eq__"
+            )
+        if graphs := [own for own, kept in vars(part).items() if isinstance(kept, Tensor) and kept.grad_fn is not None]:
+            raise UserError(
+                f"{where}: {name} keeps {graphs[0]!r}, a tensor with a graph (as torch.nn.utils.weight_norm does): "
+                "make it in forward, or give torch.nn.utils.parametrizations"
+            )
+        if type(part).get_extra_state is not nn.Module.get_extra_state:
+            raise UserError(
+                f"{where}: {name} has extra state (get_extra_state), which is not saved: keep it in a buffer "
+                "(register_buffer)"
+            )
+
+
+def refuse_unsaved(module: nn.Module, where: str) -> None:
+    """Raise UserError where a state_dict of the user's own has something else than the parameters and buffers."""
+    with of_users(f"{where}: its state_dict cannot be made"):
+        saved = dict(module.state_dict(keep_vars=True))
+    parameters = {id(parameter): name for name, parameter in module.named_parameters()}
+    own = parameters.keys() | {id(buffer) for buffer in module.buffers()}
+    right = "leave state_dict as torch has it"
+    for name, came in saved.items():
+        if id(came) not in own:
+            raise UserError(
+                f"{where}: its state_dict has {name!r}, {described(came)} that is none of its parameters and buffers: "
+                f"{right}"
+            )
+    if left := parameters.keys() - set(map(id, saved.values())):
+        raise UserError(f"{where}: its state_dict leaves out the parameter {parameters[min(left)]!r}: {right}")
+
+
+def _parts(module: nn.Module, path: str, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
+    """Yield a module and all within it with their paths, also where torch cannot."""
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    yield path, module
+    for name, part in (vars(module).get("_modules") or {}).items():
+        if part is not None:
+            yield from _parts(part, f"{path}.{name}" if path else name, seen)
