@@ -55,7 +55,9 @@ class Local:
     @property
     def title(self) -> str:
         """The block's name in messages."""
-        return self.name or getattr(self.body, "__name__", "") or type(self.body).__name__
+        kind = type(self.body).__name__
+        # A module may have any attributes.
+        return self.name or (kind if isinstance(self.body, nn.Module) else getattr(self.body, "__name__", kind))
 
 
 @dataclass(frozen=True)
