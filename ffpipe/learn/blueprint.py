@@ -26,18 +26,22 @@ from ffpipe.learn.dense import FFDense
 from ffpipe.learn.dense_shards import ShardedDense
 from ffpipe.learn.feeder import Feeder, make_feeder
 from ffpipe.learn.goodness import GoodnessContrast
-from ffpipe.learn.items import CPU, META, TRIED, body_of, fresh, items_of, local_block, prepared, resolved, shape_of
+from ffpipe.learn.items import CPU, META, body_of, fresh, items_of, local_block, prepared, resolved, shape_of
 from ffpipe.learn.local_item import BlockItem, Dense, Local
+from ffpipe.learn.objective_trial import Trial
+from ffpipe.learn.objectives import Objective
 from ffpipe.learn.outline import Outline
-from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.rates import Rates
 from ffpipe.learn.readout import Head
 from ffpipe.learn.refusals import (
     refuse_block,
     refuse_few_symbols,
+    refuse_item,
     refuse_learning,
     refuse_local,
+    refuse_part,
     refuse_read_outs,
+    refuse_roles,
     refuse_shared,
 )
 from ffpipe.learn.spec import IN_TURNS, NEUTRAL, PAIRS, PLAIN, RowLayout, RowSpec
@@ -195,6 +199,7 @@ def make_blueprint(
     outlines: list[Outline] = []
     for index, item in enumerate(bare.items(META)):
         items.append(resolved(item, index, inputs, training))
+        refuse_item(items[-1], index, kept, training)
         refuse_shared(items[-1], index, owners)
         outline, block = _outlined(bare, items[-1], index, inputs, kept)
         refuse_block(block, outline, kept, training)
@@ -223,29 +228,45 @@ def _outlined(
         outline = Outline(index, item.title, inputs, inputs, inputs, rates, item.keep, tuple(item.use))
         refuse_local(item, outline, kept)
         body = body_of(item, outline, training, META)
+        refuse_part(body, str(outline))
+
+        def whole() -> Local:
+            """Make the item anew, which did not begin on META."""
+            made = resolved(bare._items[index], index, inputs, training)
+            assert isinstance(made, Local)  # as its shell is
+            return made
 
         def body_on(device: torch.device) -> nn.Module:
             """Give the body; where it has to run, one that did not begin on META."""
             if device == META:
                 return body
-            whole = resolved(bare._items[index], index, inputs, training)
-            assert isinstance(whole, Local)  # as its shell is
-            return body_of(whole, outline, training, device)
+            return body_of(whole(), outline, training, device)
 
         hidden = shape_of(body_on, [inputs, *(kept[name] for name in item.use)], training, str(outline))
-        local = local_block(item, body, replace(outline, hidden=hidden), bare.takes.classes, training, META)
-        tried = torch.zeros(TRIED, *hidden.shape, dtype=PRECISIONS[training.precision].weights, device=META)
-        with torch.no_grad():
-            local.outputs = replace(hidden, shape=tuple(local.objective.hand_on(tried).shape[1:]))
+        outline = replace(outline, hidden=hidden)
+        local = local_block(item, body, outline, bare.takes.classes, training, META)
+
+        def objective_on(device: torch.device) -> Objective:
+            """Give the objective; where it has to run, one that did not begin on META."""
+            if device == META:
+                return local.objective
+            made = local_block(whole(), body_on(device), outline, bare.takes.classes, training, device)
+            return made.objective
+
+        trial = Trial(str(outline), hidden, training, objective_on)
+        local.outputs = trial.outputs()
+        refuse_roles(local.roles, outline, training)
+        trial.check_score(() if training.contrasts else (*bare.labels.shape, bare.takes.classes))
         silent = local.objective.is_silent
-        return replace(outline, hidden=hidden, outputs=local.outputs, silent=silent), local
+        return replace(outline, outputs=local.outputs, silent=silent), local
     block: Block
     if isinstance(item, Block):
         block, name = item, type(item).__name__
     else:
         assert isinstance(item, Dense)  # resolved makes no function
         block, name = _dense(item, index, inputs, training, Workspace(META)), FF_DENSE
-    outline = Outline(index, name, inputs, block.outputs, block.outputs, rates, block.keep, block.use)
+    outline = Outline(index, name, inputs, block.outputs, block.outputs, rates, block.keep, tuple(block.use))
+    refuse_roles(block.roles, outline, training)
     if isinstance(item, Dense):
         refuse_learning(item.optimizer, outline)
     return outline, block

@@ -10,11 +10,39 @@ from ffpipe.config.optimizer import check_optimizer
 from ffpipe.config.rules import refuse_late_read_outs
 from ffpipe.config.schema import Optimizer, Training
 from ffpipe.learn.block import Block
-from ffpipe.learn.local_item import BlockItem, Local
+from ffpipe.learn.description import described, instead_of
+from ffpipe.learn.local_fields import check_fields
+from ffpipe.learn.local_item import BlockItem, Dense, Local
 from ffpipe.learn.outline import Outline
+from ffpipe.learn.own_blocks import check_block
+from ffpipe.learn.own_modules import refuse_module, refuse_unsaved
 from ffpipe.learn.spec import EXAMPLES, PAIRS, PLAIN, RowSpec
 from ffpipe.storage.tensorfile import DTYPES
 from ffpipe.system.errors import UserError
+
+
+def refuse_item(item: BlockItem, index: int, kept: Collection[str], training: Training) -> None:
+    """Refuse an item that no block can be made of. item: what its function made, where it was one. kept: names of
+    outputs that blocks before keep."""
+    if isinstance(item, Dense):
+        return
+    if isinstance(item, Block):
+        check_block(item, index, kept, training.shards)
+        return
+    if not isinstance(item, Local):
+        right = instead_of(item, "a torch module or an ffpipe.Local")
+        raise UserError(f"what item {index} makes is {described(item)}: {right}")
+    where = f"block {index} ({item.title})"
+    check_fields(item, where)
+    for part in (item.body, item.objective, item.score):
+        refuse_part(part, where)
+
+
+def refuse_part(part: object, where: str) -> None:
+    """Refuse a module that torch cannot list, or that would not be saved as it is; functions are as they are."""
+    if isinstance(part, nn.Module):
+        refuse_module(part, where)
+        refuse_unsaved(part, where)
 
 
 def refuse_shared(item: BlockItem, index: int, owners: dict[int, int]) -> None:
@@ -59,19 +87,26 @@ def refuse_few_symbols(block: Block, outline: Outline, symbols: int) -> None:
             )
 
 
+def refuse_roles(roles: object, outline: Outline, training: Training) -> None:
+    """Refuse a block that learns from other rows than there are."""
+    if roles not in (PAIRS, PLAIN):
+        raise UserError(f"{outline} learns from the roles {roles!r}, which do not exist: give {PLAIN!r} or {PAIRS!r}")
+    if roles == (PAIRS if training.contrasts else PLAIN):
+        return
+    if roles == PAIRS:
+        why = "learns from positive and negative rows, but training.negatives is 'none': give --training.negatives"
+        raise UserError(f"{outline} {why} random, or an objective without negatives")
+    raise UserError(
+        f"{outline} learns from {EXAMPLES} alone, but training.negatives {training.negatives!r} makes pairs of "
+        "rows: give --training.negatives none"
+    )
+
+
 def refuse_block(block: Block, outline: Outline, kept: Collection[str], training: Training) -> None:
-    """Refuse a block that takes or learns from other rows than it gets, that cannot be saved, or whose output is kept
-    under the name of another."""
+    """Refuse a block that takes other rows than it gets, that cannot be saved, or whose output is kept under the name
+    of another."""
     if block.inputs != outline.inputs:
         raise UserError(f"{outline} takes rows of {block.inputs}, but it gets {outline.inputs}")
-    if block.roles != (PAIRS if training.contrasts else PLAIN):
-        if block.roles == PAIRS:
-            why = "learns from positive and negative rows, but training.negatives is 'none': give --training.negatives"
-            raise UserError(f"{outline} {why} random, or an objective without negatives")
-        raise UserError(
-            f"{outline} learns from {EXAMPLES} alone, but training.negatives {training.negatives!r} makes pairs of "
-            "rows: give --training.negatives none"
-        )
     if training.shards > 1 and block.undivided:
         raise UserError(f"{outline} {block.undivided}, so minibatches cannot be cut: give --training.shards 1")
     for name, tensor in block.weights().items():

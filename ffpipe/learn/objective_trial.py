@@ -1,0 +1,76 @@
+"""A trial of an objective before training, on a few rows of zeros: what it hands on, and what it says of the answer.
+
+The rows have no memory, or where the user's code does not run without that they are on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ffpipe.config.schema import Training
+from ffpipe.learn.description import described
+from ffpipe.learn.items import CPU, META, TRIED
+from ffpipe.learn.local import seeded
+from ffpipe.learn.objectives import Objective
+from ffpipe.learn.precision import PRECISIONS
+from ffpipe.learn.spec import RowSpec
+from ffpipe.learn.user_model import of_users
+from ffpipe.system.errors import UserError
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Trials of one objective. where: names the block. hidden: one row of what its body makes. objective: makes the
+    objective on a device."""
+
+    where: str
+    hidden: RowSpec
+    training: Training
+    objective: Callable[[torch.device], Objective]
+
+    def outputs(self) -> RowSpec:
+        """Return one row of what the next block gets. Raises UserError where `hand_on` fails or makes no rows."""
+        made = self._made(lambda objective, rows: objective.hand_on(rows), "hand on")
+        if not isinstance(made, Tensor) or made.dim() == 0 or len(made) != TRIED:
+            raise UserError(
+                f"hand_on of the objective of {self.where} returned {described(made)} for {TRIED} rows: return one "
+                "tensor, of as many rows as it gets"
+            )
+        if made.is_nested or made.layout != torch.strided:
+            raise UserError(f"hand_on of the objective of {self.where} returned no dense tensor: return one")
+        return replace(self.hidden, shape=tuple(made.shape[1:]))
+
+    def check_score(self, of_row: tuple[int, ...]) -> None:
+        """Raise UserError where `score` fails, or returns something else than None or a tensor for each row. of_row:
+        the shape of what is said of a row, () for goodness."""
+        said, right = self._made(lambda objective, rows: objective.eval().score(rows), "score"), (TRIED, *of_row)
+        if said is None or (isinstance(said, Tensor) and said.shape == right):
+            return
+        what = "a number for each class" if of_row else "the goodness of each row"
+        raise UserError(
+            f"score of the objective of {self.where} returned {described(said)} for {TRIED} rows: return {right}, "
+            f"{what}, or None"
+        )
+
+    def _made(self, call: Callable[[Objective, Tensor], Any], what: str) -> Any:
+        """Return what a call makes of the rows. Raises UserError for its exceptions."""
+        weights = PRECISIONS[self.training.precision].weights
+        dtype = weights if self.hidden.dtype.is_floating_point else self.hidden.dtype
+        with (
+            of_users(f"the objective of {self.where} cannot {what} rows of {self.hidden}"),
+            torch.no_grad(),
+            seeded(CPU, self.training.seed, "shapes"),
+        ):
+            for device in (META, CPU):
+                try:
+                    with device:
+                        return call(self.objective(device), torch.zeros(TRIED, *self.hidden.shape, dtype=dtype))
+                except Exception:  # of a user's code, which may need numbers
+                    if device == CPU:
+                        raise
+        raise AssertionError("the CPU is tried last")

@@ -1,0 +1,547 @@
+"""Items of a user's network that are wrong: each gets one line before training, which names its block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from blueprints import blueprint_of
+from strangers import refused
+from torch import Tensor, nn
+
+import ffpipe
+from ffpipe import Learned, Local, RowSpec, UserError
+from ffpipe.learn.block import Step
+from ffpipe.learn.blueprint import Blueprint
+from ffpipe.learn.spec import RowLayout
+
+ROW = RowSpec((64,), torch.float32)
+TRAINING = replace(ffpipe.recipe("digits-cnn").training, model="blocks", epochs=3)
+
+
+def made(*items: Any) -> Blueprint:
+    """Work out the network of these items after a first block that flattens its rows of 64 numbers."""
+    return blueprint_of(TRAINING, (8, 8), function=lambda: [nn.Flatten(), *items])
+
+
+def line(*items: Any) -> str:
+    """Return the line with which these items are refused."""
+    with pytest.raises(UserError) as caught:
+        made(*items)
+    return str(caught.value)
+
+
+class Unbegun(nn.Module):
+    """A module that does not begin as torch's do."""
+
+    def __init__(self) -> None:
+        self.k = 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Around(nn.Module):
+    """A module with another one in it."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *given: Tensor) -> Tensor:
+        return given[0]
+
+
+@dataclass
+class Compared(nn.Module):
+    """Equal to another one of the same fields, and without a hash."""
+
+    k: int = 3
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+@dataclass(unsafe_hash=True)
+class Alike(nn.Module):
+    """Equal to another one of the same fields, also in a set."""
+
+    k: int = 3
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Counting(nn.Module):
+    """A module with a state that is no tensor."""
+
+    def __init__(self, state: Any = 0) -> None:
+        super().__init__()
+        self.kept = state
+
+    def get_extra_state(self) -> Any:
+        return self.kept
+
+    def set_extra_state(self, state: Any) -> None:
+        self.kept = state
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Graphed(nn.Module):
+    """A module that keeps what it makes of its parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.weight = self.scale * 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
+class Copying(nn.Linear):
+    """Linear, with copies of its weights in its state_dict."""
+
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        return {name: kept.clone() for name, kept in super().state_dict(*args, **options).items()}
+
+
+class Forgetting(nn.Linear):
+    """Linear, with no bias in its state_dict."""
+
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        return {name: kept for name, kept in super().state_dict(*args, **options).items() if name != "bias"}
+
+
+class Judge(ffpipe.Objective):
+    """An objective whose methods return what it is given, or call it."""
+
+    def __init__(self, hand_on: Any = None, score: Any = None, roles: Any = ("examples",)) -> None:
+        super().__init__()
+        self.roles = roles
+        self.makes = {"hand_on": hand_on or (lambda h: h), "score": score or (lambda h: h)}
+
+    def hand_on(self, h: Tensor) -> Any:
+        return self.makes["hand_on"](h)
+
+    def score(self, h: Tensor) -> Any:
+        return self.makes["score"](h)
+
+    def forward(self, h: Tensor, layout: RowLayout, labels: Tensor | None) -> Learned:
+        assert labels is not None
+        return Learned(nn.functional.cross_entropy(h, labels, reduction="sum"), h.sum())
+
+
+class Mine(ffpipe.Block):
+    """A block that computes its own update."""
+
+    def __init__(self, index: Any = 1, **attributes: Any) -> None:
+        super().__init__()
+        self.index, self.inputs, self.outputs = index, ROW, ROW
+        self.weight = nn.Parameter(torch.eye(64))
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def score(self, x: Tensor, *kept: Tensor) -> tuple[Tensor, None]:
+        return x @ self.weight, None
+
+    def learn(self, x: Tensor, layout: RowLayout, labels: Any, step: Step, out: Tensor, kept: Any = ()) -> Learned:
+        out.copy_(x @ self.weight)
+        return Learned(torch.zeros(()), torch.zeros(()))
+
+    def pass_on(self, x: Tensor, step: Step, out: Tensor, kept: Any = ()) -> None:
+        out.copy_(x @ self.weight)
+
+
+class Bare(ffpipe.Block):
+    """A block whose attributes are to be set."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        for name in names:
+            setattr(self, name, 1 if name == "index" else ROW)
+
+
+class Unlearning(Mine):
+    """A block that has no way to learn."""
+
+    learn = ffpipe.Block.learn
+
+
+class Unscored(Mine):
+    """A block that has no way to be read."""
+
+    score = ffpipe.Block.score  # type: ignore[assignment]
+
+
+class Staying(Mine):
+    """A block that passes nothing on."""
+
+    pass_on = ffpipe.Block.pass_on
+
+
+class UnbegunBlock(ffpipe.Block):
+    """A block that does not begin as torch's modules do."""
+
+    def __init__(self) -> None:
+        self.index = 1
+
+
+class CountingBlock(Mine):
+    """A block with a state that is no tensor."""
+
+    def get_extra_state(self) -> Any:
+        return 3
+
+
+def loss(h: Tensor, labels: Tensor) -> Tensor:
+    """A loss function of logits."""
+    return nn.functional.cross_entropy(h, labels)
+
+
+def failing(error: BaseException) -> Callable[..., Any]:
+    """Return a function that raises an error."""
+
+    def fails(*_: Any) -> Any:
+        raise error
+
+    return fails
+
+
+def ten(**fields: Any) -> Local:
+    """Return an item whose body makes rows of ten numbers."""
+    return Local(nn.Linear(64, 10), **fields)
+
+
+ADAM = "give an ffpipe.Optimizer, as ffpipe.Optimizer(kind='Adam', learning_rate=0.001)"
+EPOCHS = "give the first epoch in which it learns and the one before which it ends, 0 for the end, as (0, 4) or (2, 0)"
+NAMES = "give a tuple of names that earlier blocks keep, as ('early',)"
+LINEAR, FLAT = "block 1 (Linear)", "block 1 (Flatten)"
+BEGIN = "does not call super().__init__(): make that its first line"
+EQUAL = "is compared by its values, as a dataclass is: give @dataclass(eq=False), or no __eq__"
+EXTRA = "has extra state (get_extra_state), which is not saved: keep it in a buffer (register_buffer)"
+KEEP = "leave state_dict as torch has it"
+SCHEDULES = "there are: constant, hinton, ff-py, cosine, onecycle, steps"
+
+CASES: dict[str, tuple[Callable[[], Any], str]] = {
+    # What an item makes, and what its body is.
+    "a function that makes a class": (
+        lambda: lambda: nn.Flatten,
+        "what item 1 makes is the class Flatten: give an instance, as Flatten(): add the parentheses",
+    ),
+    "a function that makes a function": (
+        lambda: lambda: loss,
+        "what item 1 makes is the function loss: give a torch module or an ffpipe.Local",
+    ),
+    "a function that makes another callable": (
+        lambda: lambda: print,
+        "what item 1 makes is the function print: give a torch module or an ffpipe.Local",
+    ),
+    "a body that is nothing": (
+        lambda: Local(None),  # type: ignore[arg-type]
+        "block 1 (NoneType): its body is None: give a torch module or a function that makes one",
+    ),
+    "a body in a Local in a Local": (
+        lambda: Local(ten()),  # type: ignore[arg-type]
+        "block 1 (Local): its body is a value of type Local: give a torch module or a function that makes one",
+    ),
+    "a body that is a word": (
+        lambda: Local("conv"),  # type: ignore[arg-type]
+        "block 1 (str): its body is a value of type str: give a torch module or a function that makes one",
+    ),
+    # Modules.
+    "a module without its beginning": (Unbegun, f"block 1 (Unbegun): __init__ of Unbegun {BEGIN}"),
+    "one in a module": (lambda: Around(Unbegun()), f"block 1 (Around): __init__ of Unbegun (inner) {BEGIN}"),
+    "one from a function": (lambda: lambda: Unbegun(), f"block 1 (Unbegun): __init__ of Unbegun {BEGIN}"),
+    "one as an objective": (lambda: ten(objective=Unbegun()), f"{LINEAR}: __init__ of Unbegun {BEGIN}"),
+    "one as a score": (lambda: ten(objective=loss, score=Unbegun()), f"{LINEAR}: __init__ of Unbegun {BEGIN}"),
+    "a block without its beginning": (UnbegunBlock, f"block 1 (UnbegunBlock): __init__ of UnbegunBlock {BEGIN}"),
+    "a dataclass": (Compared, f"block 1 (Compared): Compared {EQUAL}"),
+    "a dataclass in a module": (lambda: Around(Compared()), f"block 1 (Around): Compared (inner) {EQUAL}"),
+    "a dataclass with a hash": (Alike, f"block 1 (Alike): Alike {EQUAL}"),
+    "extra state, a number": (Counting, f"block 1 (Counting): Counting {EXTRA}"),
+    "extra state, a tensor": (lambda: Counting(torch.zeros(())), f"block 1 (Counting): Counting {EXTRA}"),
+    "extra state, a dictionary": (lambda: Counting({"a": 1}), f"block 1 (Counting): Counting {EXTRA}"),
+    "extra state within": (lambda: Around(Around(Counting())), f"block 1 (Around): Counting (inner.inner) {EXTRA}"),
+    "extra state, from a function": (lambda: Local(lambda: Counting()), f"block 1 (<lambda>): Counting {EXTRA}"),
+    "extra state of an objective": (lambda: ten(objective=Counting()), f"{LINEAR}: Counting {EXTRA}"),
+    "extra state of a block": (CountingBlock, f"block 1 (CountingBlock): CountingBlock {EXTRA}"),
+    "a tensor with a graph": (
+        lambda: Around(Graphed()),
+        "block 1 (Around): Graphed (inner) keeps 'weight', a tensor with a graph (as torch.nn.utils.weight_norm does): "
+        "make it in forward, or give torch.nn.utils.parametrizations",
+    ),
+    "copies in a state_dict": (
+        lambda: Copying(64, 10),
+        "block 1 (Copying): its state_dict has 'weight', a float32 tensor of shape (10, 64) that is none of its "
+        f"parameters and buffers: {KEEP}",
+    ),
+    "a parameter left out of a state_dict": (
+        lambda: Local(lambda: Forgetting(64, 10)),
+        f"block 1 (<lambda>): its state_dict leaves out the parameter 'bias': {KEEP}",
+    ),
+    # Fields of a Local.
+    "schedule misspelt": (lambda: ten(schedule="cosin"), f"{LINEAR}: schedule is 'cosin'; did you mean 'cosine'?"),
+    "schedule a number": (lambda: ten(schedule=5), f"{LINEAR}: schedule is 5; {SCHEDULES}"),
+    "schedule None": (lambda: ten(schedule=None), f"{LINEAR}: schedule is None; {SCHEDULES}"),
+    "hand_on misspelt": (lambda: ten(hand_on="befor"), f"{LINEAR}: hand_on is 'befor'; did you mean 'before'?"),
+    "hand_on unknown": (lambda: ten(hand_on="never"), f"{LINEAR}: hand_on is 'never'; there are: before, after"),
+    "epochs a number": (lambda: ten(epochs=3), f"{LINEAR}: epochs is 3: {EPOCHS}"),
+    "epochs words": (lambda: ten(epochs=("0", "1")), f"{LINEAR}: epochs is ('0', '1'): {EPOCHS}"),
+    "epochs fractions": (lambda: ten(epochs=(0, 0.5)), f"{LINEAR}: epochs is (0, 0.5): {EPOCHS}"),
+    "epochs three": (lambda: ten(epochs=(0, 1, 2)), f"{LINEAR}: epochs is (0, 1, 2): {EPOCHS}"),
+    "epochs None": (lambda: ten(epochs=None), f"{LINEAR}: epochs is None: {EPOCHS}"),
+    "epochs below 0": (lambda: ten(epochs=(-1, 0)), f"{LINEAR}: epochs is (-1, 0): {EPOCHS}"),
+    "epochs backwards": (lambda: ten(epochs=(2, 1)), f"{LINEAR}: epochs is (2, 1): {EPOCHS}"),
+    "epochs beyond the run": (
+        lambda: ten(epochs=(1, 9)),
+        f"{LINEAR} learns in epochs 1 to 9, but the run has 3: give a first epoch below the last, within 0 to 3",
+    ),
+    "optimizer a word": (lambda: ten(optimizer="Adam"), f"{LINEAR}: optimizer is of type str: {ADAM}"),
+    "optimizer a dictionary": (lambda: ten(optimizer={}), f"{LINEAR}: optimizer is of type dict: {ADAM}"),
+    "optimizer a class": (lambda: ten(optimizer=torch.optim.Adam), f"{LINEAR}: optimizer is of type type: {ADAM}"),
+    "a kind of optimizer misspelt": (
+        lambda: ten(optimizer=ffpipe.Optimizer(kind="Adm")),
+        f"{LINEAR}: optimizer.kind is 'Adm'; did you mean 'Adam'?",
+    ),
+    "learning_rate below 0": (
+        lambda: ten(optimizer=ffpipe.Optimizer(learning_rate=-1.0)),
+        f"{LINEAR}: optimizer.learning_rate: expected float > 0.0",
+    ),
+    "learning_rate no number": (
+        lambda: ten(optimizer=ffpipe.Optimizer(learning_rate=float("nan"))),
+        f"{LINEAR}: optimizer.learning_rate: expected float > 0.0",
+    ),
+    "learning_rate without end": (
+        lambda: ten(optimizer=ffpipe.Optimizer(learning_rate=float("inf"))),
+        f"{LINEAR}: optimizer has learning_rate inf: give a finite number, at most 3.4e+38",
+    ),
+    "averaging beyond 1": (
+        lambda: ten(optimizer=ffpipe.Optimizer(averaging=7)),
+        f"{LINEAR}: optimizer.averaging: expected float < 1.0",
+    ),
+    "options of an optimizer a list": (
+        lambda: ten(optimizer=ffpipe.Optimizer(kind="Adam", options=["x"])),  # type: ignore[arg-type]
+        f"{LINEAR}: optimizer.options: expected object, got array",
+    ),
+    "keep a number": (lambda: ten(keep=5), f"{LINEAR}: keep is 5: give a text"),
+    "name a number": (lambda: ten(name=7), "block 1 (7): name is 7: give a text"),
+    "use a word": (lambda: ten(use="early"), f"{LINEAR}: use is 'early': {NAMES}"),
+    "use None": (lambda: ten(use=None), f"{LINEAR}: use is None: {NAMES}"),
+    "use numbers": (lambda: ten(use=(5,)), f"{LINEAR}: use is (5,): {NAMES}"),
+    "use a set": (lambda: ten(use={"a"}), f"{LINEAR}: use is {{'a'}}: {NAMES}"),
+    "use unknown": (
+        lambda: ten(use=("early",)),
+        f"{LINEAR} uses 'early', which no block before it keeps; there are: none",
+    ),
+    "options a word": (
+        lambda: ten(options="kind"),
+        f"{LINEAR}: options is 'kind': give a dictionary, as {{'kind': 'groups'}}",
+    ),
+    "options of a function": (
+        lambda: ten(objective=loss, options={"kind": "mlp"}),
+        f"{LINEAR}: options go with the objectives 'class-head' and 'goodness': leave them out",
+    ),
+    "objective a class": (
+        lambda: ten(objective=nn.CrossEntropyLoss),
+        f"{LINEAR}: its objective is the class CrossEntropyLoss: give an instance, as CrossEntropyLoss(): add the "
+        "parentheses",
+    ),
+    "objective a number": (
+        lambda: ten(objective=5),
+        f"{LINEAR}: loss function is a int: give a function of (h, labels) or (h, labels, layout)",
+    ),
+    "score a number": (
+        lambda: ten(objective=loss, score=5),
+        f"{LINEAR}: its score is a value of type int: give a function of what the body makes",
+    ),
+    "score a class": (
+        lambda: ten(objective=loss, score=nn.Identity),
+        f"{LINEAR}: its score is the class Identity: give an instance, as Identity(): add the parentheses",
+    ),
+    # Objectives.
+    "hand_on raises": (
+        lambda: ten(objective=Judge(failing(KeyError("no")))),
+        f"the objective of {LINEAR} cannot hand on rows of 10 float32: test_refused_items.py:LINE: KeyError: 'no'",
+    ),
+    "hand_on exits": (
+        lambda: ten(objective=Judge(failing(SystemExit(0)))),
+        f"the objective of {LINEAR} cannot hand on rows of 10 float32: test_refused_items.py:LINE: SystemExit: 0",
+    ),
+    "hand_on returns nothing": (
+        lambda: ten(objective=Judge(lambda _: None)),
+        f"hand_on of the objective of {LINEAR} returned None for 2 rows: return one tensor, of as many rows as it gets",
+    ),
+    "hand_on returns two": (
+        lambda: ten(objective=Judge(lambda h: (h, h))),
+        f"hand_on of the objective of {LINEAR} returned a value of type tuple for 2 rows: return one tensor, of as "
+        "many rows as it gets",
+    ),
+    "hand_on returns columns": (
+        lambda: ten(objective=Judge(lambda h: h.t())),
+        f"hand_on of the objective of {LINEAR} returned a float32 tensor of shape (10, 2) for 2 rows: return one "
+        "tensor, of as many rows as it gets",
+    ),
+    "hand_on returns a number": (
+        lambda: ten(objective=Judge(lambda h: h.sum())),
+        f"hand_on of the objective of {LINEAR} returned a float32 tensor of shape () for 2 rows: return one tensor, "
+        "of as many rows as it gets",
+    ),
+    "score raises": (
+        lambda: ten(objective=loss, score=failing(ZeroDivisionError())),
+        f"the objective of {LINEAR} cannot score rows of 10 float32: test_refused_items.py:LINE: ZeroDivisionError",
+    ),
+    "score of an objective raises": (
+        lambda: ten(objective=Judge(score=failing(ValueError("no")))),
+        f"the objective of {LINEAR} cannot score rows of 10 float32: test_refused_items.py:LINE: ValueError: no",
+    ),
+    "score returns two": (
+        lambda: ten(objective=loss, score=lambda h: (h, h)),
+        f"score of the objective of {LINEAR} returned a value of type tuple for 2 rows: return (2, 10), a number "
+        "for each class, or None",
+    ),
+    "score returns a number": (
+        lambda: ten(objective=loss, score=lambda _: 3.0),
+        f"score of the objective of {LINEAR} returned a value of type float for 2 rows: return (2, 10), a number "
+        "for each class, or None",
+    ),
+    "score of too few classes": (
+        lambda: ten(objective=loss, score=lambda h: h[:, :3]),
+        f"score of the objective of {LINEAR} returned a float32 tensor of shape (2, 3) for 2 rows: return (2, 10), "
+        "a number for each class, or None",
+    ),
+    "roles unknown": (
+        lambda: ten(objective=Judge(roles=("x",))),
+        f"{LINEAR} learns from the roles ('x',), which do not exist: give ('examples',) or ('positive', 'negative')",
+    ),
+    "roles a word": (
+        lambda: ten(objective=Judge(roles="examples")),
+        f"{LINEAR} learns from the roles 'examples', which do not exist: give ('examples',) or "
+        "('positive', 'negative')",
+    ),
+    "roles of pairs": (
+        lambda: ten(objective=Judge(roles=("positive", "negative"))),
+        f"{LINEAR} learns from positive and negative rows, but training.negatives is 'none': give "
+        "--training.negatives random, or an objective without negatives",
+    ),
+    # Blocks.
+    "a block without index": (
+        lambda: Bare("inputs", "outputs"),
+        "block 1 (Bare): it has no index: set self.index in __init__",
+    ),
+    "a block without inputs": (
+        lambda: Bare("index", "outputs"),
+        "block 1 (Bare): it has no inputs: set self.inputs in __init__",
+    ),
+    "a block without outputs": (
+        lambda: Bare("index", "inputs"),
+        "block 1 (Bare): it has no outputs: set self.outputs in __init__",
+    ),
+    "a block of another place": (
+        lambda: Mine(0),
+        "block 1 (Mine): its index is 0: give its place in the network, which is 1",
+    ),
+    "a block beyond the end": (
+        lambda: Mine(7),
+        "block 1 (Mine): its index is 7: give its place in the network, which is 1",
+    ),
+    "a block from a function, of another place": (
+        lambda: lambda: Mine(7),
+        "block 1 (Mine): its index is 7: give its place in the network, which is 1",
+    ),
+    "an index that is no number": (
+        lambda: Mine("1"),
+        "block 1 (Mine): its index is '1': give its place in the network, which is 1",
+    ),
+    "inputs a shape": (
+        lambda: Mine(inputs=(64,)),
+        "block 1 (Mine): its inputs is a value of type tuple: give an ffpipe.RowSpec, as RowSpec((64,), torch.float32)",
+    ),
+    "outputs a number": (
+        lambda: Mine(outputs=64),
+        "block 1 (Mine): its outputs is a value of type int: give an ffpipe.RowSpec, as RowSpec((64,), torch.float32)",
+    ),
+    "inputs of other rows": (
+        lambda: Mine(inputs=RowSpec((3,), torch.float32)),
+        "block 1 (Mine) takes rows of 3 float32, but it gets 64 float32",
+    ),
+    "roles of a block": (
+        lambda: Mine(roles=("x",)),
+        "block 1 (Mine) learns from the roles ('x',), which do not exist: give ('examples',) or "
+        "('positive', 'negative')",
+    ),
+    "keep of a block": (lambda: Mine(keep=3), "block 1 (Mine): its keep is 3: give a text"),
+    "use of a block": (lambda: Mine(use="early"), f"block 1 (Mine): its use is 'early': {NAMES}"),
+    "use of a block unknown": (
+        lambda: Mine(use=("early",)),
+        "block 1 (Mine): it uses 'early', which no block before it keeps; there are: none",
+    ),
+    "optimizer of a block": (
+        lambda: Mine(optimizer="Adam"),
+        "block 1 (Mine): its optimizer is a value of type str: give an object with settle, state, load, contents, or "
+        "None",
+    ),
+    "rate of a block": (
+        lambda: Mine(rate="0.1"),
+        "block 1 (Mine): its rate is a value of type str: give a number, or None",
+    ),
+    "no learn": (
+        Unlearning,
+        "block 1 (Unlearning): it has no learn of its own: write one, as ffpipe.Block.learn says",
+    ),
+    "no score": (Unscored, "block 1 (Unscored): it has no score of its own: write one, as ffpipe.Block.score says"),
+    "no pass_on": (Staying, "block 1 (Staying): it has no pass_on of its own: write one, as ffpipe.Block.pass_on says"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_wrong_item_gets_one_line(name: str) -> None:
+    make, expected = CASES[name]
+    fails = failing.__code__.co_firstlineno + 4
+    assert line(make()).replace("tests/learn/", "") == expected.replace("LINE", str(fails))
+
+
+def test_two_blocks_of_one_index() -> None:
+    assert line(Mine(1), Mine(1)) == "block 2 (Mine): its index is 1: give its place in the network, which is 2"
+
+
+def test_right_items_stay_right() -> None:
+    """Items beside those of the table that only look wrong."""
+    bilinear = Local(nn.Bilinear(64, 64, 8), use=["early"], epochs=[1, 2])  # type: ignore[arg-type]
+    network = made(Local(nn.Identity(), keep="early", schedule="cosine", hand_on="after"), bilinear, nn.Linear(8, 10))
+    assert [outline.name for outline in network.outlines] == ["Flatten", "Identity", "Bilinear", "Linear"]
+    assert len(made(Mine(1), lambda: Mine(2, use=[]))) == 3
+
+
+@pytest.mark.parametrize("method", ["hand_on", "score"])
+def test_an_objective_that_needs_numbers_is_tried_on_some(method: str) -> None:
+    """Where the rows of a trial have no memory, their numbers cannot be read."""
+
+    def scaled(h: Tensor) -> Tensor:
+        return h / (1.0 + float(h.abs().max()))
+
+    assert made(ten(objective=Judge(**{method: scaled}))).outlines[1].outputs == RowSpec((10,), torch.float32)
+
+
+def test_nothing_is_left_of_a_run_that_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "net.py").write_text("from torch import nn\ndef blocks(): return [lambda: nn.Flatten]\n")
+    run = tmp_path / "run"
+    model = f"{tmp_path / 'net.py'}:blocks"
+    refused(
+        ["train", "digits-cnn", "--model", model, "--engine", "local", "--run-dir", str(run)],
+        "what item 0 makes is the class Flatten: give an instance",
+        capsys,
+    )
+    assert not run.exists()
