@@ -7,8 +7,7 @@ who calls it, and on what machine, it does not know. The feed, which makes rows 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -16,12 +15,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ffpipe.learn.blame import blaming
 from ffpipe.learn.block import Block, Step
 from ffpipe.learn.negatives import Predictions
 from ffpipe.learn.readout import Head
 from ffpipe.learn.shards import Exchange, Shards
 from ffpipe.learn.spec import NEGATIVE
-from ffpipe.learn.user_model import describe_error
 from ffpipe.learn.workspace import Outputs, Workspace
 from ffpipe.pipeline.contents import PREDICTION, predictions_in
 from ffpipe.pipeline.minibatches import Cut, Minibatches, Rows, Whole, sizes_of
@@ -32,7 +31,7 @@ from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Snapshot, Stop, Tr
 from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.pipeline.tally import Tally, add_block
 from ffpipe.storage import checkpoint
-from ffpipe.system.errors import Diverged, RunFailed
+from ffpipe.system.errors import Diverged
 from ffpipe.system.memory import peak_bytes
 from ffpipe.telemetry.metrics import LayerMeter
 from ffpipe.telemetry.report import StageReport
@@ -149,7 +148,7 @@ class Stage:
                 if leave is not None and block is self.blocks[-1] and index == item.end - 1 and not item.ahead:
                     step = replace(step, leave=leave_now)
                 rows = Rows(x[minibatch], labels, out[minibatch], [each[minibatch] for each in kept])
-                with self._blaming(block, index):
+                with blaming(self.spec.network, block.index, "at step", index):
                     made = self._minibatches.learn(block, rows, step, item.end if item.ahead else None)
                 meter.add(index, *made, partial(self._minibatches.sizes, block, step.factor, rows.out))
                 losses.append(made.loss)
@@ -161,25 +160,12 @@ class Stage:
         self.step = item.end
         return left
 
-    @contextmanager
-    def _blaming(self, block: Block, step: int) -> Iterator[None]:
-        """Say of an error which block it came from, and where in the user's code."""
-        try:
-            yield
-        except (MemoryError, RunFailed):
-            raise
-        except Exception as error:  # a user's code has as many ways to fail as there are
-            network = self.spec.network
-            if network.code is None and network.function is None:
-                raise
-            why = describe_error(error, network.code)
-            raise RunFailed(f"{network.outlines[block.index]} failed at step {step}: {why}") from error
-
     def _predict(self, item: Predict, passage: Passage) -> None:
         for block in self.blocks:
             x, out = passage.x, self._output(block, passage.x)
             rows = Rows(x[0], None, out[0], [each[0] for each in passage.kept_for(block)])
-            self._minibatches.pass_on(block, rows, Step(item.step))
+            with blaming(self.spec.network, block.index, "in the prediction for step", item.step):
+                self._minibatches.pass_on(block, rows, Step(item.step))
             passage.put(block, out)
         self._train_head(item.step, item.step, passage)
 
@@ -209,10 +195,11 @@ class Stage:
         training, said = self.spec.training, passage.said
         labelled = item.count * self.spec.network.takes.classes if training.reads_goodness else 0
         for block in self.blocks:
-            block.eval()
             x, out = passage.x, self._output(block, passage.x)
-            scores = self._score(block, x[0], out[0], [each[0] for each in passage.kept_for(block)], labelled)
-            add_block(said, block, scores, labelled, self.spec.network)
+            with blaming(self.spec.network, block.index, "in the evaluation after step", item.step):
+                block.eval()
+                scores = self._score(block, x[0], out[0], [each[0] for each in passage.kept_for(block)], labelled)
+                add_block(said, block, scores, labelled, self.spec.network)
             passage.put(block, out)
         if self.spec.is_last:
             logits = None if self.head is None else self.head.logits([passage.taps[i][0] for i in self.head.layers])

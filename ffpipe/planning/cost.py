@@ -78,7 +78,7 @@ def costs_of(network: Blueprint) -> tuple[BlockCost, ...]:
         else:
             try:
                 step = _step_without_memory(block, network)
-            except Exception:  # as many as a user's code has that looks at numbers, which are not there
+            except (Exception, SystemExit):  # as many as a user's code has that looks at numbers, which are not there
                 step = _step_here(block, network)
         return BlockCost(contents_bytes(contents) - optimizer + scratch, scratch, optimizer, step.bytes, step.flops)
 
@@ -94,7 +94,7 @@ def largest_block_bytes(job: Job) -> int:
 def _step_without_memory(block: Block, network: Blueprint) -> StepCost:
     """Do as `_step` does, on tensors without numbers."""
     if isinstance(block, LocalBlock):
-        with suppress(Exception):  # what fakes cannot do, META or the CPU may
+        with suppress(Exception, SystemExit):  # what fakes cannot do, META or the CPU may
             return _step_of_fakes(block, network)
     return _step(block, network, META)
 
@@ -122,7 +122,7 @@ def _step_here(block: Block, network: Blueprint) -> StepCost:
     """Do as `_step` does, with the same block made here. Raises UserError where it fails."""
     try:
         return _step(network.make(block.index, Workspace(CPU)), network, CPU)
-    except Exception as error:  # as many as a user's code has
+    except (Exception, SystemExit) as error:  # as many as a user's code has
         name = network.outlines[block.index].name
         raise UserError(f"block {block.index} ({name}) cannot make a step: {describe_error(error)}") from error
 
