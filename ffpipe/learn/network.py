@@ -110,7 +110,7 @@ class Network(nn.Module):
         taps: list[Tensor] = []
         total: Tensor | None = None
         for block in self._each():
-            x, said = block.score(x, *(kept[name] for name in block.use))
+            x, said = self._score(block, x, [kept[name] for name in block.use])
             if block.keep:
                 kept[block.keep] = x
             if block.index in self.blueprint.taps:
@@ -126,6 +126,10 @@ class Network(nn.Module):
             instead = "" if self.head is None else "; read it by softmax"
             raise Silent(f"no block that is read by {readout} has scores{instead}")
         return total.view(-1, self.classes) if readout == GOODNESS else total
+
+    def _score(self, block: Block, x: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return what one block hands on of rows x, and what it says of the answer."""
+        return block.score(x, *kept)
 
     def _each(self) -> Iterator[Block]:
         """Yield the blocks in turn."""

@@ -15,6 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ffpipe.learn import returned
 from ffpipe.learn.blame import blaming
 from ffpipe.learn.block import Block, Step
 from ffpipe.learn.negatives import Predictions
@@ -150,6 +151,7 @@ class Stage:
                 rows = Rows(x[minibatch], labels, out[minibatch], [each[minibatch] for each in kept])
                 with blaming(self.spec.network, block.index, "at step", index):
                     made = self._minibatches.learn(block, rows, step, item.end if item.ahead else None)
+                    returned.learned(made)
                 meter.add(index, *made, partial(self._minibatches.sizes, block, step.factor, rows.out))
                 losses.append(made.loss)
             _refuse_infinite(f"layer {block.index}", item.first, losses)
@@ -218,8 +220,8 @@ class Stage:
         cuts = [*range(0, labelled, examples * self.spec.network.takes.classes), *range(labelled, len(x), examples)]
         for first, end in pairwise([*cuts, len(x)]):
             some = slice(first, end)
-            made, scores = block.score(x[some], *(each[some] for each in kept))
-            out[some] = made
+            made = block.score(x[some], *(each[some] for each in kept))
+            out[some], scores = returned.scored(made, block, len(x[some]), self.spec.network)
             found.append(scores)
         present = [scores for scores in found if scores is not None]
         return torch.cat(present) if present else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -12,10 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ffpipe.data.inputs import Inputs, files_of
 from ffpipe.data.splits import load_splits
+from ffpipe.learn.blame import blaming
+from ffpipe.learn.block import Block
 from ffpipe.learn.network import NO_ANSWER, Network, Silent, StreamedNetwork, readouts_of
+from ffpipe.learn.returned import scored
 from ffpipe.runs import places
 from ffpipe.runs.model import Given
 from ffpipe.runs.saved import Saved
@@ -92,21 +96,33 @@ def load(
     return loaded(Saved.of(run, readout, model, allow_code, changes))
 
 
-def loaded(saved: Saved) -> Network:
+def loaded(saved: Saved, kind: type[Network] = Network) -> Network:
     """Return the network of what a run has saved, as `load` gives it. Raises UserError."""
     refuse_beyond_host(saved.bytes_of_weights, f"the network in {saved.where}", "use a larger one")
     blocks = [saved.block(index) for index in range(len(saved.network))]
     # All blocks at once: callers may train the module on, or send it elsewhere, when the run folder is gone.
-    network = Network(saved.network, blocks, saved.head(), saved.readout).eval()
+    network = kind(saved.network, blocks, saved.head(), saved.readout).eval()
     return network.requires_grad_()
+
+
+class _Blaming(Network):
+    """A network that raises RunFailed, which names the block, for what a user's block raises."""
+
+    def _score(self, block: Block, x: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        with blaming(self.blueprint, block.index, "in evaluation mode"):
+            return scored(super()._score(block, x, kept), block, len(x), self.blueprint)
+
+
+class _BlamingInTurn(_Blaming, StreamedNetwork):
+    """The same, of blocks that are read in turn."""
 
 
 def _opened(saved: Saved) -> Network:
     """Return the network whatever its size: where it would take more than a share of memory, blocks are read one at a
     time."""
     if saved.bytes_of_weights <= host_bytes() * LOADED_SHARE:
-        return loaded(saved)
-    return StreamedNetwork(saved.network, saved.block, saved.head(), saved.readout).eval()
+        return loaded(saved, _Blaming)
+    return _BlamingInTurn(saved.network, saved.block, saved.head(), saved.readout).eval()
 
 
 def evaluate(
@@ -124,7 +140,7 @@ def evaluate(
     data_dir: folder with local copies of the data; empty: that of the run, else $FFPIPE_DATA. model, allow_code,
     changes: as for `load`, and where the data are (`training.data.train`, `.test`). progress: takes how many
     examples are tested, of how many. Raises UserError where the folder is not a run, has no whole snapshot or a damaged
-    one, and where the split is unknown, empty or of other data than the run's.
+    one, and where the split is unknown, empty or of other data than the run's; RunFailed where a user's block fails.
     """
     saved = Saved.of(run, None, model, allow_code, changes)
     network, config = _opened(saved), places.followed(saved.config, saved.run, saved.past.place)
@@ -188,7 +204,7 @@ def predict(
     kind that the run was trained on. readout, model, allow_code, changes: as for `load`. refused: gets the error of
     each image that cannot be read or is of another size, which is left out. Raises UserError for these where `refused`
     does, as it does by default, and where the folder is not a run, has no whole snapshot, a damaged one or not that
-    readout.
+    readout; RunFailed where a user's block fails.
     """
     return list(predictions(run, images, readout, model=model, allow_code=allow_code, refused=refused, changes=changes))
 
