@@ -30,6 +30,7 @@ from ffpipe.pipeline.passage import Passage
 from ffpipe.pipeline.saver import Saved, State
 from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Snapshot, Stop, Train
 from ffpipe.pipeline.stage_spec import StageSpec
+from ffpipe.pipeline.state_shapes import refuse_other_shapes, shapes_of
 from ffpipe.pipeline.tally import Tally, add_block
 from ffpipe.storage import checkpoint
 from ffpipe.system.errors import Diverged
@@ -59,6 +60,7 @@ class Stage:
         self.workspace = workspace or Workspace(self.device)
         training, network = spec.training, spec.network
         self.blocks: list[Block] = [network.make(index, self.workspace) for index in spec.layers]
+        self._shapes = [shapes_of(block) for block in self.blocks]
         self.head = network.make_head(self.workspace) if network.has_head and spec.is_last else None
         self._shards = Shards(training.shards, spec.shards)
         self._minibatches: Minibatches = Cut(network, self._shards) if training.shards > 1 else Whole(network)
@@ -159,6 +161,8 @@ class Stage:
                 passage.put(block, out)
         lead = item.lead(self.spec.training.lookahead) or 0
         self._train_head(item.end if item.ahead else item.first, item.first + lead, passage)
+        if not self.step:  # at once, and not when hours have been trained
+            self._refuse_other_shapes(item.end)
         self.step = item.end
         return left
 
@@ -238,6 +242,7 @@ class Stage:
 
     def _files(self, step: int) -> dict[str, Saved]:
         """Return the tensors that a snapshot after `step` keeps of this stage, by file."""
+        self._refuse_other_shapes(step)
         files = {}
         for block, meter in zip(self.blocks, self._meters, strict=True):
             state = {**block.state(), **meter.state()}
@@ -247,6 +252,10 @@ class Stage:
             state = {**self.head.state(), **self._head_meter.state(), **unused}
             files[checkpoint.HEAD] = Saved(state, tuple(self.head.weights()))
         return files
+
+    def _refuse_other_shapes(self, step: int) -> None:
+        for block, shapes in zip(self.blocks, self._shapes, strict=True):
+            refuse_other_shapes(self.spec.network.outlines[block.index], shapes, shapes_of(block), step)
 
     def parked(self) -> list[Tensor]:
         """Return large tensors whose contents make the stage what it is (parking.py)."""
