@@ -57,8 +57,8 @@ def test_snapshots_that_cannot_be_made_whole_do_not_fill_the_disk(tmp_path: Path
 
 
 def test_a_disk_that_is_full_at_the_end(tmp_path: Path) -> None:
-    run = on_full_disk(tmp_path / "run", lambda name: int(name[5:13]) > 950)
-    with pytest.raises(RunFailed, match=f"could not be written; .*step-00000950; go on with: ffpipe resume {run.path}"):
+    run = on_full_disk(tmp_path / "run", lambda name: int(name[5:13]) > 450)
+    with pytest.raises(RunFailed, match=f"could not be written; .*step-00000450; go on with: ffpipe resume {run.path}"):
         train_in(run, config(run.path, **{"execution.engine": "local"}))
 
 

@@ -105,9 +105,17 @@ OTHER_RULES: dict[str, dict[str, Any]] = {
     "other digits": {"negatives": "others", "labels": "none", "phases": "apart", "data.positive_classes": 5},
     "other digits with labels": {"negatives": "others", "dropout": 0.2, "phases": "apart", "data.positive_classes": 5},
 }
+# Each of their words is in another one too.
+MORE_RULES = ("other digits",)
 
 
-@pytest.mark.parametrize("training", OTHER_RULES.values(), ids=OTHER_RULES.keys())
+@pytest.mark.parametrize(
+    "training",
+    [
+        pytest.param(rule, id=name, marks=pytest.mark.long if name in MORE_RULES else ())
+        for name, rule in OTHER_RULES.items()
+    ],
+)
 @pytest.mark.usefixtures("cluster")
 def test_other_rules(training: dict[str, Any], tmp_path: Path) -> None:
     config = override(digits_run(), {f"training.{name}": value for name, value in training.items()})
@@ -133,7 +141,7 @@ def test_the_softplus_objective_with_adam(tmp_path: Path) -> None:
     assert digest(config, tmp_path / "layerwise", engine="layerwise", chapter=5) == local
 
 
-@pytest.mark.parametrize("optimizer", ["averaging", "Adam"])
+@pytest.mark.parametrize("optimizer", ["averaging", pytest.param("Adam", marks=pytest.mark.long)])
 @pytest.mark.usefixtures("cluster")
 def test_bfloat16_has_a_digest_of_its_own(optimizer: str, digits_digest: str, tmp_path: Path) -> None:
     config = override(digits_run(), {"training.precision": "bfloat16", "training.optimizer.kind": optimizer})

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from covering import in_pairs, in_turn
 from memory_tensors import peak_bytes
 from torch import Tensor, nn
 
@@ -81,9 +82,9 @@ def dense(depth: int, width: int, **fields: Any) -> Blueprint:
 OPTIMIZERS = (Optimizer(), Optimizer(kind="Adam", learning_rate=0.001), Optimizer(kind="SGD"))
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.kind)
-@pytest.mark.parametrize("layers", [range(2, 3), range(3, 6)], ids=["one in the middle", "the last three"])
+@pytest.mark.parametrize(
+    ("layers", "optimizer", "precision"), in_pairs([range(2, 3), range(3, 6)], OPTIMIZERS, ["float32", "bfloat16"])
+)
 def test_tensors_are_what_was_said(layers: range, optimizer: Optimizer, precision: Any) -> None:
     peak, said = made(dense(6, 300, optimizer=optimizer, precision=precision), layers)
     assert peak == pytest.approx(said.total - said.snapshot, rel=0.15)
@@ -158,8 +159,7 @@ def test_files_have_the_bytes_of_their_tensors() -> None:
     assert optimizer == 4 * (300 * 400 + 400)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.kind)
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("optimizer", "precision"), in_turn(OPTIMIZERS, ["float32", "bfloat16"]))
 def test_a_snapshot_has_the_bytes_of_what_is_saved(precision: Any, optimizer: Optimizer) -> None:
     """Every layer counts, and the head with the predictions that it owes."""
     lag = 4
