@@ -66,7 +66,8 @@ class Trial:
             torch.no_grad(),
             seeded(CPU, self.training.seed, "shapes"),
         ):
-            for device in (META, CPU):
+            # Without numbers torch does not look at the dtypes of products.
+            for device in (META, CPU) if dtype == weights else (CPU,):
                 try:
                     with device:
                         return call(self.objective(device), torch.zeros(TRIED, *self.hidden.shape, dtype=dtype))

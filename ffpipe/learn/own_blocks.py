@@ -8,6 +8,7 @@ from ffpipe.learn.block import Block
 from ffpipe.learn.description import described
 from ffpipe.learn.own_modules import refuse_module, refuse_unsaved
 from ffpipe.learn.spec import RowSpec
+from ffpipe.learn.user_model import of_users
 from ffpipe.system.errors import UserError
 
 # Methods of an optimiser with a state (optim.Optimizing).
@@ -19,7 +20,9 @@ def check_block(block: Block, index: int, kept: Collection[str], shards: int) ->
     before. shards: into which a minibatch is cut. Raises UserError."""
     where = f"block {index} ({type(block).__name__})"
     refuse_module(block, where)
-    if wrong := _wrong(block, index, kept, shards):
+    with of_users(f"{where} cannot be read"):  # an attribute may be a property
+        wrong = _wrong(block, index, kept, shards)
+    if wrong:
         raise UserError(f"{where}: {wrong}")
     if type(block).set_weights is Block.set_weights:  # which copies into what state_dict has
         refuse_unsaved(block, where)

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from torch import Tensor, nn
+from torch.jit import ScriptModule
+from torch.nn.parameter import is_lazy
 
 from ffpipe.learn.description import described
 from ffpipe.learn.user_model import of_users
@@ -17,12 +19,17 @@ def refuse_module(module: nn.Module, where: str) -> None:
     it."""
     for path, part in _parts(module, "", set()):
         name = f"{type(part).__name__} ({path})" if path else type(part).__name__
-        if "_modules" not in vars(part):
+        if "_modules" not in vars(part) and not isinstance(part, ScriptModule):
             raise UserError(f"{where}: __init__ of {name} does not call super().__init__(): make that its first line")
         # torch keeps modules in sets, where those that are equal would be one.
         if type(part).__hash__ is not nn.Module.__hash__:
             raise UserError(
                 f"{where}: {name} is compared by its values, as a dataclass is: give @dataclass(eq=False), or no __eq__"
+            )
+        if lazy := [own for own, kept in part.named_parameters(recurse=False) if is_lazy(kept)]:
+            raise UserError(
+                f"{where}: {name} makes its {lazy[0]!r} when it is first called: give its sizes, as a function of a "
+                "parameter `inputs` knows them"
             )
         if graphs := [own for own, kept in vars(part).items() if isinstance(kept, Tensor) and kept.grad_fn is not None]:
             raise UserError(

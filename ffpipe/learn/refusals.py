@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from torch import nn
+from torch.jit import ScriptModule
 
 from ffpipe.config.optimizer import check_optimizer
 from ffpipe.config.rules import refuse_late_read_outs
@@ -36,6 +37,8 @@ def refuse_item(item: BlockItem, index: int, kept: Collection[str], training: Tr
     check_fields(item, where)
     for part in (item.body, item.objective, item.score):
         refuse_part(part, where)
+        if isinstance(part, ScriptModule) and next(part.parameters(), None) is not None:
+            raise UserError(f"{where}: a scripted module cannot be copied: give ffpipe.Local a function that makes it")
 
 
 def refuse_part(part: object, where: str) -> None:
@@ -67,8 +70,12 @@ def refuse_local(item: Local, outline: Outline, kept: Mapping[str, RowSpec]) -> 
 
 
 def refuse_learning(optimizer: Optimizer | None, outline: Outline) -> None:
-    """Refuse an optimiser that does not exist, and epochs that the run does not have."""
+    """Refuse an optimiser that does not exist, and a schedule or epochs that the run does not have."""
     rates, epochs = outline.rates, outline.rates.epochs
+    if rates.schedule == "steps" and not rates.milestones:
+        raise UserError(
+            f"{outline}: schedule 'steps' needs training.milestones: name the epochs after which rates fall"
+        )
     if optimizer is not None:
         check_optimizer(f"{outline}: optimizer", optimizer)
     if not 0 <= rates.first < (rates.last or epochs) <= epochs:
