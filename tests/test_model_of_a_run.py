@@ -27,6 +27,7 @@ def relu():
 def tanh():
     return net(nn.Tanh)
 """
+TWO_MORE = "\ndef both():\n    return net(act)\n"
 FIELDS = {"training.epochs": 1, "training.data.train_limit": 200, "execution.engine": "local"}
 
 
@@ -135,3 +136,35 @@ def test_a_function_for_a_run_without_one_is_refused(tmp_path: Path, capsys: pyt
     assert main(["resume", str(run), "--epochs", "2", "--model", "two.py:relu"]) == 2
     assert capsys.readouterr().err == f"ffpipe: run {run} was begun without a model, not with two.py:relu: give none\n"
     assert contents(run) == before
+
+
+def test_a_changed_neighbour_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "net.py").write_text(TWO.replace("def net", "from partofnet import act\n\ndef net") + TWO_MORE)
+    part = tmp_path / "partofnet.py"
+    part.write_text("from torch import nn\nact = nn.ReLU\n")
+    model = f"{tmp_path / 'net.py'}:both"
+    run = trained(tmp_path / "run", model)
+    part.write_text("from torch import nn\nact = nn.Tanh\n")
+    before = contents(tmp_path)
+    for command in (["resume", str(run), "--epochs", "2"], ["evaluate", str(run)]):
+        for consent in (["--model", model], ["--allow-code", str(tmp_path / "net.py")]):
+            assert main([*command, *consent]) == 2
+            err = capsys.readouterr().err
+            assert f"the source of partofnet, which {model} imports, has changed since run {run} was begun" in err
+            assert err.count("\n") == 1
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("past", [None, b'{"rows": ['])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_lost_past_is_said(
+    command: str, past: bytes | None, begun: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "run" / "past.json").unlink()
+    if past is not None:
+        (here / "run" / "past.json").write_bytes(past)
+    assert main([*COMMANDS[command], "--allow-code", f"{begun}/two.py"]) == 0
+    says = (
+        f"warning: a change of {begun}/two.py:relu since run run was begun would not be seen: its past.json is missing"
+    )
+    assert [line.startswith(says) for line in capsys.readouterr().err.splitlines()].count(True) == 1

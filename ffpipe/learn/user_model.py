@@ -6,8 +6,6 @@ goes wrong in the user's code becomes one line that names the file and the line.
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import importlib
 import importlib.util
 import linecache
@@ -15,10 +13,8 @@ import os
 import re
 import shlex
 import sys
-import sysconfig
 import traceback
 import typing
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ffpipe.learn.user_source import digest, imported, is_users, lineage, read_source
 from ffpipe.system.errors import UserError, nearest, one_line
 from ffpipe.system.files import expanded, read_whole
 
@@ -34,7 +31,6 @@ LARGEST_SOURCE = 1 << 20
 
 _FORM = "package.module:function or path/to/file.py:function"
 _MISSING = object()
-_LIBRARIES = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), str(Path(__file__).parents[1])}
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,8 @@ class ModelCode:
 
     name: package.module:function or /whole/path/file.py:function. sha256: hexadecimal digest of the file that defines
     the module. source: text of a file.py, empty for a module. path_entry: folder of sys.path that a module came from,
-    empty for a file.py. meaning: digest of the same source without comments and white space.
+    empty for a file.py. meaning: digest of the same source without comments and white space. neighbours: names and
+    digests of the user's own modules that it imports, as runs keep them.
     """
 
     name: str
@@ -51,11 +48,13 @@ class ModelCode:
     source: str
     path_entry: str
     meaning: str = field(default="", compare=False)
+    neighbours: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def recorded(self) -> str:
-        """The digests that a run keeps. The second one differs between versions of Python, the first one does not."""
-        return f"{self.sha256} {self.meaning}".rstrip()
+        """The digests that a run keeps. The one of the meaning differs between versions of Python, the other does
+        not."""
+        return " ".join(filter(None, (self.sha256, self.meaning, *self.neighbours)))
 
 
 @dataclass(frozen=True)
@@ -97,17 +96,21 @@ def find(name: str) -> ModelCode:
     if _is_file(where):
         data = _read(where)
         try:
-            source = data.decode("utf-8")
+            text = data.decode("utf-8")
         except UnicodeDecodeError:
             raise UserError(f"cannot read {where}: it is not UTF-8 text") from None
-        code = ModelCode(name, _digest(data), source, "", _meaning(data))
+        source, root, path_entry = read_source(data), Path(where).parent, ""
+        others = imported(source.imports, Path(where).stem, root)
     else:
         with _searching(os.getcwd()):
             origin = _origin(name)
         # The file lies as many folders below the entry of sys.path as its module has packages.
-        depth = where.count(".") + (origin.name == "__init__.py")
-        data = _read(str(origin))
-        code = ModelCode(name, _digest(data), "", str(origin.parents[depth]), _meaning(data))
+        is_package = origin.name == "__init__.py"
+        root = origin.parents[where.count(".") + is_package]
+        source = read_source(_read(str(origin)), where if is_package else where.rpartition(".")[0])
+        others, text, path_entry = imported((*lineage(where), *source.imports), where, root), "", str(root)
+    neighbours = tuple(each.recorded(module) for module, each in others.items())
+    code = ModelCode(name, source.sha256, text, path_entry, source.meaning, neighbours)
     load(code)
     return code
 
@@ -122,7 +125,7 @@ def load(code: ModelCode) -> Callable[..., Any]:
     # Neighbours of a file are not shipped: those that this host has are found.
     with _searching(os.path.dirname(where) if shipped else code.path_entry):
         origin = where if shipped else str(_origin(code.name))
-        found = _digest(code.source.encode() if shipped else _read(origin))
+        found = digest(code.source.encode() if shipped else _read(origin))
         if found != code.sha256:
             raise UserError(
                 f"the source of {code.name} has changed or differs on this host: {origin} has the SHA-256 "
@@ -140,14 +143,27 @@ def load(code: ModelCode) -> Callable[..., Any]:
 def changed(code: ModelCode, recorded: str, where: str) -> None:
     """Raise UserError if the source is not the one that `where` (such as "run 3") was begun with.
 
-    recorded: what `ModelCode.recorded` was then; runs of before have the first digest alone. Other comments and white
-    space are not a change.
+    recorded: what `ModelCode.recorded` was then; runs of before have fewer digests, and only what they have is held
+    against the source. Other comments and white space are not a change.
     """
-    if not {code.sha256, code.meaning} & set(recorded.split()):
+    words = recorded.split()
+    if not {code.sha256, code.meaning} & set(words):
         raise UserError(
             f"the source of {code.name} has changed since {where} was begun (SHA-256 {recorded[:12]} then, "
             f"{code.sha256[:12]} now): put it back as it was, or begin a new run"
         )
+    now = dict(word.split("=") for word in code.neighbours)
+    for name, _, then in (word.partition("=") for word in words if "=" in word):
+        if name not in now:
+            raise UserError(
+                f"{code.name} does not find the module {name} in its folder, as it did when {where} was begun: put it "
+                "there, or begin a new run"
+            )
+        if not set(then.split(",")) & set(now[name].split(",")):
+            raise UserError(
+                f"the source of {name}, which {code.name} imports, has changed since {where} was begun (SHA-256 "
+                f"{then[:12]} then, {now[name][:12]} now): put it back as it was, or begin a new run"
+            )
 
 
 @contextmanager
@@ -181,20 +197,6 @@ def _absolute(name: str) -> str:
     """Return a name, with or without its function, with the path of a file made absolute."""
     where, colon, function = name.rpartition(":") if ":" in name else (name, "", "")
     return os.path.abspath(expanded(where)) + colon + function if _is_file(where) else name
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _meaning(data: bytes) -> str:
-    """Return the digest of a source without comments and white space; empty where it cannot be parsed."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of strings, which come when it is executed
-            return _digest(ast.dump(ast.parse(data)).encode("utf-8", "surrogatepass"))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return ""
 
 
 def _read(path: str) -> bytes:
@@ -249,7 +251,7 @@ def _module_name(code: ModelCode) -> str:
     """Return the name under which a module stands in sys.modules; files of one path and text share one."""
     where = code.name.rpartition(":")[0]
     stem = re.sub(r"\W", "_", Path(where).stem)
-    return f"_ffpipe_{stem}_{_digest(f'{where}:{code.sha256}'.encode())[:12]}" if _is_file(where) else where
+    return f"_ffpipe_{stem}_{digest(f'{where}:{code.sha256}'.encode())[:12]}" if _is_file(where) else where
 
 
 def _executed(code: ModelCode) -> ModuleType:
@@ -273,7 +275,7 @@ def _describe(error: BaseException, package: str) -> str:
     place, top = "", package.partition(".")[0]
     for frame, line in traceback.walk_tb(error.__traceback__):
         name, file = frame.f_globals.get("__name__") or "", frame.f_code.co_filename
-        if (top and name.partition(".")[0] == top) or _is_users(name, file):
+        if (top and name.partition(".")[0] == top) or is_users(name, file):
             # As many parts of the path as the module's name has say enough, and are the same on every host.
             parts = name.count(".") + 1 + (Path(file).name == "__init__.py")
             place = f"{Path(*Path(file).parts[-parts:])}:{line}: "
@@ -285,13 +287,3 @@ def _describe(error: BaseException, package: str) -> str:
     if isinstance(error, UserError) and message:  # one of our own lines
         return one_line(f"{place}{message}")
     return one_line(f"{place}{type(error).__name__}: {message}" if message else f"{place}{type(error).__name__}")
-
-
-def _is_users(module: str, file: str) -> bool:
-    """Return whether a module is a user's and not a library's, by its name and its file."""
-    return not (
-        file.startswith("<")
-        or module.partition(".")[0] == "torch"  # which may run from a folder that it was built in
-        or {"site-packages", "dist-packages"} & set(Path(file).parts)
-        or any(Path(file).is_relative_to(folder) for folder in _LIBRARIES)
-    )

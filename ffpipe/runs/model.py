@@ -5,6 +5,7 @@ A name in a config or a run folder may be a stranger's: it is imported only wher
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from ffpipe.config.schema import Config
 from ffpipe.learn.user_model import Consent, changed, find
 from ffpipe.pipeline.job import Model
-from ffpipe.system.errors import UserError
+from ffpipe.system.errors import UserError, one_line
 
 # A function that returns blocks, or its name as package.module:function or file.py:function.
 Given = str | Callable[..., Any]
@@ -43,6 +44,10 @@ def with_model(
     code = find(config.training.model)
     if recorded:
         changed(code, recorded, where)
+    elif recorded is not None:
+        why = "its past.json is missing or damaged, or has no digest of the code"
+        line = f"warning: a change of {code.name} since {where} was begun would not be seen: {why}"
+        print(one_line(line), file=sys.stderr, flush=True)
     return replace(config, training=replace(config.training, model=code.name)), Model(code)
 
 
@@ -54,8 +59,8 @@ def _name(function: Callable[..., Any]) -> str:
 def _refuse_other(begun: str, given: Given, where: str) -> None:
     """Raise UserError for another function than the one that a run was begun with.
 
-    A file may have been moved: its text is held against the run's. What is handed over has no text, so that its module
-    counts too, but for that of the program which runs, whose name is another one where it is imported.
+    A file may have been moved: its text is held against the run's. A function that is handed over has no text, so that
+    its module counts too, but for that of the program which runs, whose name is another one where it is imported.
     """
     name = given if isinstance(given, str) else _name(given)
     if not begun:
