@@ -210,6 +210,12 @@ class Own(Block):
     def score(self, x: Tensor, *kept: Tensor) -> tuple[Tensor, Tensor | None]:
         return torch.relu(self.linear(x)), None
 
+    def learn(self, *_: Any) -> Learned:
+        raise AssertionError("backpropagation needs none of it")
+
+    def pass_on(self, *_: Any) -> None:
+        raise AssertionError("backpropagation needs none of it")
+
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_what_is_handed_on_and_blocks_of_ones_own_are_in_it(checkpointing: bool) -> None:
