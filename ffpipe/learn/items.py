@@ -21,11 +21,13 @@ from torch import Tensor, nn
 
 from ffpipe.config.schema import BlockConfig, Training
 from ffpipe.learn.block import Block
+from ffpipe.learn.description import described, instead_of
 from ffpipe.learn.local import LocalBlock, Settings, seeded
 from ffpipe.learn.local_item import BlockItem, Dense, Local, as_item, make_objective, of_config
 from ffpipe.learn.local_shards import ShardedLocal
 from ffpipe.learn.model_options import bound
 from ffpipe.learn.outline import Outline
+from ffpipe.learn.own_modules import refuse_module
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.spec import RowSpec
 from ffpipe.learn.state_tensors import give_own_memory, refuse_changed, refuse_complex
@@ -100,8 +102,9 @@ def body_of(item: Local, outline: Outline, training: Training, device: torch.dev
             lambda: _called(make, outline.inputs, str(outline)), device, training.seed, "weights", outline.index
         )
         if not isinstance(body, nn.Module):
-            kind = type(body).__name__
-            raise UserError(f"the body of {outline} is {kind}: give a torch module or a function that makes one")
+            right = instead_of(body, "a torch module or a function that makes one")
+            raise UserError(f"the body of {outline} is {described(body)}: {right}")
+        refuse_module(body, str(outline))
         return body
 
     body = made()
@@ -124,7 +127,8 @@ def local_block(
     with _naming(str(outline), failing), seeded(CPU, training.seed, "objective", outline.index), here:
         objective = make_objective(item, training, outline.hidden, classes)
     body = fresh(body, device) if isinstance(item.body, nn.Module) else body
-    objective = fresh(objective, device) if isinstance(item.objective, nn.Module) else objective
+    if any(isinstance(given, nn.Module) for given in (item.objective, item.score)):
+        objective = fresh(objective, device)
     for part in (body, objective):
         prepared(part, str(outline)).to(dtype=precision.weights, device=device)
         if channels_last:

@@ -1,4 +1,4 @@
-"""What the methods of a block returned, held against what they must. A block may be a user's, and so may its objective.
+"""Results of the methods of a block, held against what they must be. A block may be a user's, and so its objective.
 
 Each function raises UserError with a line that says what came and what would be right; who calls them names the block.
 """

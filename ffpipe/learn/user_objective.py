@@ -10,6 +10,7 @@ from inspect import Parameter
 import torch
 from torch import Tensor, nn
 
+from ffpipe.learn.description import described
 from ffpipe.learn.objectives import Learned, Objective
 from ffpipe.learn.spec import PAIRS, PLAIN, RowLayout
 from ffpipe.system.errors import UserError
@@ -53,17 +54,17 @@ class FunctionObjective(Objective):
         loss, errors = came if isinstance(came, tuple) and len(came) == 2 else (came, math.nan)
         if not isinstance(loss, Tensor) or loss.dim() or not loss.is_floating_point():
             raise UserError(
-                f"loss function {self.name} returned {_described(loss)}: return the mean loss over the minibatch, "
+                f"loss function {self.name} returned {described(loss)}: return the mean loss over the minibatch, "
                 "a 0-dimensional floating tensor, as loss.mean() is"
             )
         if torch.is_grad_enabled() and h.requires_grad and not loss.requires_grad:
             raise UserError(
-                f"loss function {self.name} returned {_described(loss)} that does not require grad: compute it from h "
+                f"loss function {self.name} returned {described(loss)} that does not require grad: compute it from h "
                 "by torch, without detach, item or no_grad"
             )
         if not isinstance(errors, (Tensor, int, float)) or (isinstance(errors, Tensor) and errors.dim()):
             raise UserError(
-                f"loss function {self.name} returned {_described(errors)} for errors: return how many examples are "
+                f"loss function {self.name} returned {described(errors)} for errors: return how many examples are "
                 "wrong, a number or a 0-dimensional tensor"
             )
         counted = errors.detach() if isinstance(errors, Tensor) else torch.full((), errors, device=loss.device)
@@ -82,7 +83,7 @@ class FunctionObjective(Objective):
 def _arguments(loss: LossFunction, name: str) -> int:
     """Count the arguments that a loss function is called with, 2 or 3. Raises UserError where it takes neither."""
     if not callable(loss):
-        raise UserError(f"loss function is {_described(loss)}: give a function of (h, labels) or (h, labels, layout)")
+        raise UserError(f"loss function is {described(loss)}: give a function of (h, labels) or (h, labels, layout)")
     try:
         parameters = list(inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters.values())
     except ValueError:  # functions written in C have no signature
@@ -100,9 +101,3 @@ def _arguments(loss: LossFunction, name: str) -> int:
         given = ", ".join(map(str, parameters))
         raise UserError(f"loss function {name} takes ({given}): make it take (h, labels) or (h, labels, layout)")
     return count
-
-
-def _described(came: object) -> str:
-    if not isinstance(came, Tensor):
-        return f"a {type(came).__name__}"
-    return f"a {str(came.dtype).removeprefix('torch.')} tensor of shape {tuple(came.shape)}"

@@ -68,12 +68,43 @@ def after(*bodies: Any) -> Items:
         (after(Shifted(lambda: torch.zeros(3, dtype=torch.cfloat))), "'shift' of torch.complex64"),
         (after(Shifted(lambda: torch.zeros(3, dtype=torch.cfloat), "parameter")), "'shift' of torch.complex64"),
         (after(Local(lambda: Views())), "'column', a view of another tensor with gaps"),
+        (after(Local(lambda: Unbegun())), r"__init__ of Unbegun does not call super\(\).__init__\(\)"),
+        (after(Local(lambda: nn.Linear)), "the body of block 1 .* is the class Linear: give an instance"),
     ],
 )
 def test_what_is_refused(items: Items, says: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=says):
         digest(items, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+class Unbegun(nn.Module):
+    def __init__(self) -> None:
+        self.size = 3
+
+
+class Score(nn.Module):
+    """A score function with weights of its own, made where the file is imported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(12, 10)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return torch.as_tensor(self.linear(h))
+
+
+SCORE = Score()
+
+
+def test_a_score_function_that_is_a_module_is_left_as_it_was(tmp_path: Path) -> None:
+    def loss(h: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(h, labels)
+
+    items = after(Local(lambda: nn.Linear(64, 12), objective=loss, score=SCORE))
+    first = digest(items, tmp_path / "first")
+    assert SCORE.linear.weight.device.type == "cpu"
+    assert digest(items, tmp_path / "second") == first
 
 
 class Added(nn.Module):

@@ -84,7 +84,7 @@ class Alike(nn.Module):
 
 
 class Counting(nn.Module):
-    """A module with a state that is no tensor."""
+    """A module with a state that is not a tensor."""
 
     def __init__(self, state: Any = 0) -> None:
         super().__init__()
@@ -216,14 +216,14 @@ class UnbegunBlock(ffpipe.Block):
 
 
 class CountingBlock(Mine):
-    """A block with a state that is no tensor."""
+    """A block with a state that is not a tensor."""
 
     def get_extra_state(self) -> Any:
         return 3
 
 
 def loss(h: Tensor, labels: Tensor) -> Tensor:
-    """A loss function of logits."""
+    """Judge logits by a plain function."""
     return nn.functional.cross_entropy(h, labels)
 
 
@@ -252,7 +252,7 @@ KEEP = "leave state_dict as torch has it"
 SCHEDULES = "there are: constant, hinton, ff-py, cosine, onecycle, steps"
 
 CASES: dict[str, tuple[Callable[[], Any], str]] = {
-    # What an item makes, and what its body is.
+    # Results of an item that is a function, and its body.
     "a function that makes a class": (
         lambda: lambda: nn.Flatten,
         "what item 1 makes is the class Flatten: give an instance, as Flatten(): add the parentheses",
@@ -391,7 +391,7 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "objective a number": (
         lambda: ten(objective=5),
-        f"{LINEAR}: loss function is a int: give a function of (h, labels) or (h, labels, layout)",
+        f"{LINEAR}: loss function is a value of type int: give a function of (h, labels) or (h, labels, layout)",
     ),
     "score a number": (
         lambda: ten(objective=loss, score=5),
@@ -496,7 +496,7 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: lambda: Mine(7),
         "block 1 (Mine): its index is 7: give its place in the network, which is 1",
     ),
-    "an index that is no number": (
+    "an index that is not a number": (
         lambda: Mine("1"),
         "block 1 (Mine): its index is '1': give its place in the network, which is 1",
     ),
@@ -570,7 +570,7 @@ def test_right_items_stay_right() -> None:
 
 @pytest.mark.parametrize("method", ["hand_on", "score"])
 def test_an_objective_that_needs_numbers_is_tried_on_some(method: str) -> None:
-    """Where the rows of a trial have no memory, their numbers cannot be read."""
+    """Rows of a trial without memory have no numbers to read."""
 
     def scaled(h: Tensor) -> Tensor:
         return h / (1.0 + float(h.abs().max()))

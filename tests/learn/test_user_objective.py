@@ -120,12 +120,12 @@ def test_a_rounded_loss_is_summed_in_float32() -> None:
     [
         (lambda h: h.sum(1), r"returned a float32 tensor of shape \(3,\): return the mean"),
         (lambda h: h.argmax(), r"returned a int64 tensor of shape \(\)"),
-        (lambda h: h.mean().item(), "returned a float: return"),
-        (lambda h: None, "returned a NoneType"),
-        (lambda h: (h.mean(), 1, 2), "returned a tuple"),
+        (lambda h: h.mean().item(), "returned a value of type float: return"),
+        (lambda h: None, "returned None"),
+        (lambda h: (h.mean(), 1, 2), "returned a value of type tuple"),
         (lambda h: h.detach().mean(), "that does not require grad: compute it from h"),
         (lambda h: (h.mean(), h.sum(1)), r"returned a float32 tensor of shape \(3,\) for errors"),
-        (lambda h: (h.mean(), None), "returned a NoneType for errors"),
+        (lambda h: (h.mean(), None), "returned None for errors"),
     ],
 )
 def test_results_that_are_refused(result: Callable[[Tensor], Any], message: str) -> None:
@@ -147,7 +147,7 @@ def test_a_loss_needs_no_gradient_where_none_is_taken() -> None:
         (lambda h, labels, layout, step: h.mean(), r"takes \(h, labels, layout, step\)"),
         (lambda h, labels, *, margin: h.mean(), "takes .*margin"),
         (lambda **options: None, r"takes \(\*\*options\)"),
-        ("squares", "loss function is a str"),
+        ("squares", "loss function is a value of type str"),
     ],
 )
 def test_functions_that_are_refused(function: Any, message: str) -> None:

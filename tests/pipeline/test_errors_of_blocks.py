@@ -26,7 +26,7 @@ PLACE = r"\S+\.py:\d+: "
 
 
 class Own(BaseException):
-    """What no `except Exception` catches."""
+    """Not caught by `except Exception`."""
 
 
 def leave() -> None:
