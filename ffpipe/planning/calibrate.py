@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import torch
 
+from ffpipe.learn.blame import blaming
 from ffpipe.learn.block import Block, Step
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.workspace import Workspace
@@ -63,7 +64,8 @@ def learning(block: Block, network: Blueprint, device: torch.device) -> Callable
 
     @torch.no_grad()
     def step(number: int) -> None:
-        block.learn(x, layout, labels, Step(number), out, kept)
+        with blaming(network, block.index, "when its step was timed"):
+            block.learn(x, layout, labels, Step(number), out, kept)
 
     return step
 

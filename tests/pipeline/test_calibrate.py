@@ -6,9 +6,10 @@ import itertools
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from ffpipe import override, recipe
-from ffpipe.pipeline.job import make_job
+from ffpipe import RunFailed, override, recipe
+from ffpipe.pipeline.job import Model, make_job
 from ffpipe.planning.calibrate import LARGEST_BATCH, Costs, measure_costs, pooled
 
 
@@ -25,3 +26,24 @@ def test_blocks_that_are_alike_are_timed_once_and_large_minibatches_in_part(batc
     network = make_job(override(recipe("digits"), fields)).network
     costs = measure_costs(network, torch.device("cpu"), lambda step, _: (step(), float(next(seconds)))[1])
     assert costs == Costs((1.0 * scale, 2.0 * scale, 2.0 * scale), 3.0 * scale)
+
+
+class Unforeseen(nn.Module):
+    """A layer that fails on the rows of ones on which a step is timed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.is_meta and (x == 1).all():
+            raise LookupError("here")
+        return torch.as_tensor(self.layer(x.flatten(1)))
+
+
+def test_a_block_that_fails_when_it_is_timed_is_named() -> None:
+    network = make_job(
+        override(recipe("digits-cnn"), {"execution.stages": 1}), Model(function=lambda: [Unforeseen()])
+    ).network
+    with pytest.raises(RunFailed, match=r"block 0 \(Unforeseen\) failed when its step was timed: .*LookupError: here"):
+        measure_costs(network, torch.device("cpu"))
