@@ -130,7 +130,7 @@ WITHOUT_NEGATIVES = ["--training.negatives", "none", "--training.head", "false",
     [
         ("ray", [], "420MiB"),
         pytest.param("local", [], "420MiB", marks=pytest.mark.long),
-        ("layerwise", [], "420MiB"),
+        pytest.param("layerwise", [], "420MiB", marks=pytest.mark.long),
         pytest.param("local", WITHOUT_NEGATIVES, "440MiB", marks=pytest.mark.long),
         pytest.param("ray", WITHOUT_NEGATIVES, "500MiB", marks=pytest.mark.long),
     ],

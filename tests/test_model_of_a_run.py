@@ -120,14 +120,18 @@ def test_another_object_is_refused(tmp_path: Path) -> None:
     assert ffpipe.load(run, model=relu).blocks
 
 
-def test_the_program_that_runs_may_be_imported_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = relu.__module__
-    monkeypatch.setattr(relu, "__module__", "__main__")
-    run = trained(tmp_path / "run", relu)
-    monkeypatch.setattr(relu, "__module__", module)
-    assert ffpipe.load(run, model=relu).blocks
-    monkeypatch.setattr(relu, "__module__", "__main__")
-    assert ffpipe.load(run, model=relu).blocks
+def test_the_program_that_runs_may_be_imported_later(tmp_path: Path) -> None:
+    def of(module: str) -> Callable[..., Any]:
+        """Return the function as that module has it."""
+        names: dict[str, Any] = {"__name__": module, "nn": nn}
+        exec("def relu():\n    return [nn.Sequential(nn.Flatten(), nn.Linear(64, 32)), nn.Linear(32, 32)]\n", names)
+        return names["relu"]  # type: ignore[no-any-return]
+
+    run = trained(tmp_path / "run", of("__main__"))
+    assert ffpipe.load(run, model=of("program")).blocks
+    assert ffpipe.load(run, model=of("__main__")).blocks
+    other = trained(tmp_path / "other", of("program"))
+    assert ffpipe.load(other, model=of("__main__")).blocks
 
 
 def test_a_function_for_a_run_without_one_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

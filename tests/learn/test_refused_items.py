@@ -159,8 +159,7 @@ class Mine(ffpipe.Block):
         super().__init__()
         self.index, self.inputs, self.outputs = index, ROW, ROW
         self.weight = nn.Parameter(torch.eye(64))
-        for name, value in attributes.items():
-            setattr(self, name, value)
+        vars(self).update(attributes)
 
     def score(self, x: Tensor, *kept: Tensor) -> tuple[Tensor, None]:
         return x @ self.weight, None
@@ -178,8 +177,7 @@ class Bare(ffpipe.Block):
 
     def __init__(self, *names: str) -> None:
         super().__init__()
-        for name in names:
-            setattr(self, name, 1 if name == "index" else ROW)
+        vars(self).update({name: 1 if name == "index" else ROW for name in names})
 
 
 class Computed(Mine):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import warm
 
 pytest.importorskip("matplotlib")
 
@@ -32,7 +32,7 @@ class Page(HTMLParser):
 
 def ffpipe(*arguments: str, folder: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "ffpipe", *arguments],
+        [warm.python(), "-m", "ffpipe", *arguments],
         cwd=folder, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
