@@ -31,6 +31,7 @@ from ffpipe.learn.local_item import BlockItem, Dense, Local
 from ffpipe.learn.objective_trial import Trial
 from ffpipe.learn.objectives import Objective
 from ffpipe.learn.outline import Outline
+from ffpipe.learn.own_modules import refuse_unsaved
 from ffpipe.learn.rates import Rates
 from ffpipe.learn.readout import Head
 from ffpipe.learn.refusals import (
@@ -39,7 +40,6 @@ from ffpipe.learn.refusals import (
     refuse_item,
     refuse_learning,
     refuse_local,
-    refuse_part,
     refuse_read_outs,
     refuse_roles,
     refuse_shared,
@@ -228,7 +228,8 @@ def _outlined(
         outline = Outline(index, item.title, inputs, inputs, inputs, rates, item.keep, tuple(item.use))
         refuse_local(item, outline, kept)
         body = body_of(item, outline, training, META)
-        refuse_part(body, str(outline))
+        if body is not item.body:
+            refuse_unsaved(body, str(outline))
 
         def whole() -> Local:
             """Make the item anew, which did not begin on META."""

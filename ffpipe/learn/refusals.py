@@ -36,16 +36,11 @@ def refuse_item(item: BlockItem, index: int, kept: Collection[str], training: Tr
     where = f"block {index} ({item.title})"
     check_fields(item, where)
     for part in (item.body, item.objective, item.score):
-        refuse_part(part, where)
+        if isinstance(part, nn.Module):
+            refuse_module(part, where)
+            refuse_unsaved(part, where)
         if isinstance(part, ScriptModule) and next(part.parameters(), None) is not None:
             raise UserError(f"{where}: a scripted module cannot be copied: give ffpipe.Local a function that makes it")
-
-
-def refuse_part(part: object, where: str) -> None:
-    """Refuse a module that torch cannot list, or that would not be saved as it is; functions are as they are."""
-    if isinstance(part, nn.Module):
-        refuse_module(part, where)
-        refuse_unsaved(part, where)
 
 
 def refuse_shared(item: BlockItem, index: int, owners: dict[int, int]) -> None:

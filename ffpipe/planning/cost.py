@@ -28,13 +28,12 @@ from ffpipe.learn.dense import FFDense
 from ffpipe.learn.items import CPU, META
 from ffpipe.learn.local import LocalBlock
 from ffpipe.learn.peak_memory import PeakMemory
-from ffpipe.learn.user_model import describe_error
+from ffpipe.learn.user_model import of_users
 from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.contents import contents_bytes
 from ffpipe.pipeline.job import Job
 from ffpipe.planning.calibrate import learning, of_each_block
 from ffpipe.planning.dense_cost import StepCost, dense_step
-from ffpipe.system.errors import UserError
 
 ATEN = torch.ops.aten
 # By the shapes of the arguments: operations of blocks on the CPU that torch's own counter does not know.
@@ -78,7 +77,9 @@ def costs_of(network: Blueprint) -> tuple[BlockCost, ...]:
         else:
             try:
                 step = _step_without_memory(block, network)
-            except (Exception, SystemExit):  # as many as a user's code has that looks at numbers, which are not there
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # as many as a user's code has that looks at numbers, which are not there
                 step = _step_here(block, network)
         return BlockCost(contents_bytes(contents) - optimizer + scratch, scratch, optimizer, step.bytes, step.flops)
 
@@ -120,11 +121,8 @@ def _step_of_fakes(block: LocalBlock, network: Blueprint) -> StepCost:
 
 def _step_here(block: Block, network: Blueprint) -> StepCost:
     """Do as `_step` does, with the same block made here. Raises UserError where it fails."""
-    try:
+    with of_users(f"{network.outlines[block.index]} cannot make a step"):
         return _step(network.make(block.index, Workspace(CPU)), network, CPU)
-    except (Exception, SystemExit) as error:  # as many as a user's code has
-        name = network.outlines[block.index].name
-        raise UserError(f"block {block.index} ({name}) cannot make a step: {describe_error(error)}") from error
 
 
 def _step(block: Block, network: Blueprint, device: torch.device) -> StepCost:

@@ -16,7 +16,7 @@ from failing_blocks import CLASSES, STEPS, WIDTH, Does, config, error_of, fail, 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ffpipe import Block, Learned, Local, RowSpec, RunFailed, evaluate, load, predict, train
+from ffpipe import Block, Learned, Local, RowSpec, RunFailed, UserError, evaluate, load, predict, train
 from ffpipe.commands.cli import main
 from ffpipe.learn.block import Step
 from ffpipe.learn.spec import RowLayout
@@ -176,3 +176,26 @@ def test_a_block_of_a_saved_run_is_named_too(tmp_path: Path) -> None:
         predict(run, [tmp_path / "image.npy"], model=made)
     with pytest.raises(LookupError, match="not there"):  # to a caller from Python the network is a module as others are
         load(run, model=made)(torch.ones(1, 64) / 2)
+
+
+class Measured(nn.Module):
+    """A layer that raises an exception of its own where its step is measured, which is with gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            raise Own
+        made: Tensor = self.layer(x.flatten(1))
+        return made
+
+
+def test_whatever_a_block_raises_before_training_is_a_refusal(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"block 0 \(Measured\) cannot make a step: .*Own"):
+        train(
+            config(tmp_path / "run", **{"execution.stages": 1, "execution.memory_budget": "1GiB"}),
+            model=lambda: [Measured()],
+        )
+    assert not (tmp_path / "run").exists()

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from failing_blocks import config
 from torch import Tensor, nn
 
-from ffpipe import RunFailed, evaluate, override, recipe, train
+from ffpipe import RunFailed, evaluate, train
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store
-
-STEPS = 4
 
 
 class Changing(nn.Module):
@@ -61,17 +60,8 @@ def set_anew(block: Changing) -> None:
 
 def run(change: Callable[[Changing], object], at: int, run_dir: Path) -> Path:
     """Train with a snapshot every second step."""
-    fields = {
-        "training.epochs": 1,
-        "training.data.train_limit": STEPS * recipe("digits-cnn").training.batch_size,
-        "execution.engine": "local",
-        "execution.stages": 1,
-        "execution.chunk": 1,
-        "execution.snapshot_steps": 2,
-        "execution.back_off": 0,
-        "execution.run_dir": str(run_dir),
-    }
-    return train(override(recipe("digits-cnn"), fields), model=model(change, at)).run_dir
+    fields = {"execution.stages": 1, "execution.chunk": 1, "execution.snapshot_steps": 2}
+    return train(config(run_dir, **fields), model=model(change, at)).run_dir
 
 
 def model(change: Callable[[Changing], object], at: int) -> Callable[[], list[nn.Module]]:
