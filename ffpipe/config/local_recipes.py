@@ -183,8 +183,8 @@ def dgl() -> Config:
     channels, 520 k weights, each with a small network of its own that tells the classes.
 
     The network and heads of the authors' learning_curves (three pointwise convolutions and three hidden layers; two
-    hidden layers on the last), SGD with momentum .9 and decay .0005, crops padded by 4 and flips, batches of 128. The
-    rate rises and falls over 15 epochs; theirs is constant for 15 of 50. Published: 89.86 % accuracy after 50
+    hidden layers on the last), SGD with Nesterov's momentum .9 and decay .0005, crops padded by 4 and flips, batches
+    of 128. The rate rises and falls over 20 epochs; theirs is constant for 15 of 50, their momentum not Nesterov's. Published: 89.86 % accuracy after 50
     epochs. Expected: 86.8 % (seed 1; 64 minutes on two cores beside other work).
     """
 
@@ -200,11 +200,13 @@ def dgl() -> Config:
         recipe="dgl",
         training=_no_negatives(
             (layer(64, 1), layer(128, 2), layer(128, 1), last),
-            epochs=15,
-            optimizer=Optimizer(kind="SGD", learning_rate=0.1, weight_decay=0.0005, options={"momentum": 0.9}),
+            epochs=20,
+            optimizer=Optimizer(
+                kind="SGD", learning_rate=0.1, weight_decay=0.0005, options={"momentum": 0.9, "nesterov": True}
+            ),
             schedule="onecycle",
             augmentation=Augmentation(crop=4, flip=True),
-            data=Data(source="cifar10", split_seed=-1, validation=5_000),
+            data=Data(source="cifar10", split_seed=-1, validation=1_000),
             **CIFAR,
         ),
         execution=Execution(stages=2, keep_freed=True, evaluate_every=1, snapshot_steps=350),
