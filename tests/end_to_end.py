@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,3 +41,7 @@ def of_blocks(run_dir: Path, **fields: Any) -> Config:
 def evaluations(result: Result) -> list[tuple[int, str, float]]:
     """Return step, split and error by the last block of each."""
     return [(e["step"], e["split"], e["errors"]["last"]) for e in result.summary["evaluations"]]
+
+
+def summary_of(run: Path) -> dict[str, Any]:
+    return dict(json.loads((run / "summary.json").read_text()))

@@ -13,7 +13,7 @@ from ffpipe.pipeline.contents import snapshot_contents
 from ffpipe.pipeline.job import make_job
 from ffpipe.runs.folder import open_run
 from ffpipe.runs.model import with_model
-from ffpipe.runs.snapshots import verified
+from ffpipe.runs.resumed import verified
 from ffpipe.storage import checkpoint
 
 OPTIMIZERS = ["averaging", "SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "ASGD"]

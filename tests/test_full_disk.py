@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from disturbed import QUICK, STEPS, Disturb, GivenStore, config, same, train_in
+from disturbed import QUICK, STEPS, Disturb, GivenStore, config, reports_each_step, same, train_in
 
 from ffpipe import Interrupt, Result, RunFailed, resume, train
 from ffpipe.commands.cli import main
@@ -41,7 +41,7 @@ def on_full_disk(path: Path, full: Callable[[str], bool]) -> RunFolder:
 
 
 def test_a_disk_that_is_full_for_a_while(undisturbed: Result, tmp_path: Path) -> None:
-    run = on_full_disk(tmp_path / "run", lambda name: 300 <= int(name[5:13]) <= 500)
+    run = on_full_disk(tmp_path / "run", lambda name: 60 <= int(name[5:13]) <= 120)
     view = Disturb(STEPS + 1, lambda: None)
     same(train_in(run, config(run.path, **{"execution.engine": "local"}), view), undisturbed)
     assert any("No space left on device" in note and "training goes on" in note for note in view.notes)
@@ -49,16 +49,16 @@ def test_a_disk_that_is_full_for_a_while(undisturbed: Result, tmp_path: Path) ->
 
 def test_snapshots_that_cannot_be_made_whole_do_not_fill_the_disk(tmp_path: Path) -> None:
     """Room for one of the files is not room for a snapshot."""
-    run = on_full_disk(tmp_path / "run", lambda name: int(name[5:13]) > 300 and "layer-001" in name)
+    run = on_full_disk(tmp_path / "run", lambda name: int(name[5:13]) > 60 and "layer-001" in name)
     with pytest.raises(RunFailed, match="could not be written"):
         train_in(run, config(run.path, **{"execution.engine": "local"}))
     left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*"))
-    assert left == ["step-00000250", "step-00000300"]
+    assert left == ["step-00000040", "step-00000060"]
 
 
 def test_a_disk_that_is_full_at_the_end(tmp_path: Path) -> None:
-    run = on_full_disk(tmp_path / "run", lambda name: int(name[5:13]) > 450)
-    with pytest.raises(RunFailed, match=f"could not be written; .*step-00000450; go on with: ffpipe resume {run.path}"):
+    run = on_full_disk(tmp_path / "run", lambda name: int(name[5:13]) > 120)
+    with pytest.raises(RunFailed, match=f"could not be written; .*step-00000120; go on with: ffpipe resume {run.path}"):
         train_in(run, config(run.path, **{"execution.engine": "local"}))
 
 
@@ -144,11 +144,12 @@ def test_a_snapshot_in_the_run_folder_is_none_without_what_was_known_then(elsewh
 
 def test_an_interrupt_on_a_full_disk_is_not_called_saved(tmp_path: Path) -> None:
     interrupt = Interrupt()
-    run = on_full_disk(tmp_path / "run", lambda name: int(name[5:13]) > 100)
+    run = on_full_disk(tmp_path / "run", lambda name: int(name[5:13]) > 40)
+    asked, view = config(run.path, **{"execution.engine": "local"}), Disturb(90, interrupt.request)
     with pytest.raises(
-        RunFailed, match=r"of step \d+, could not be written; .*step-00000100; go on with: ffpipe resume"
+        RunFailed, match=r"of step \d+, could not be written; .*step-00000040; go on with: ffpipe resume"
     ):
-        train_in(run, config(run.path, **{"execution.engine": "local"}), Disturb(300, interrupt.request), interrupt)
+        train_in(run, asked, view, interrupt, reports_each_step)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
 
 

@@ -28,7 +28,7 @@ from ffpipe.config.fields import from_toml, read_config, to_toml
 from ffpipe.engines.local import LocalEngine
 from ffpipe.pipeline.job import Job, Start, make_job
 from ffpipe.runs.folder import open_run
-from ffpipe.runs.snapshots import verified
+from ffpipe.runs.resumed import verified
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import Diverged, UserError
 

@@ -8,12 +8,14 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from disturbed import STEPS, Disturb, config, same, wait_until
+from disturbed import LONG, Disturb, same, wait_until
+from disturbed import config as shorter
 from processes import stage_processes
 
-from ffpipe import Interrupt, Interrupted, Result, RunFailed, resume, train
+from ffpipe import Config, Interrupt, Interrupted, Result, RunFailed, resume, train
 from ffpipe.data.splits import Splits
 from ffpipe.engines.local import LocalEngine
 from ffpipe.engines.ray.actor import RayLinks
@@ -22,6 +24,17 @@ from ffpipe.pipeline.packet import Packet
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.worker_setup import AnyFeed, Parts, WorkerSetup, make_feed, make_stage
+
+
+@pytest.fixture(scope="module")
+def undisturbed(_cache: None, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """A run to which nothing happens."""
+    return train(config(tmp_path_factory.mktemp("undisturbed") / "run", **{"execution.engine": "local"}))
+
+
+def config(run_dir: Path, **fields: Any) -> Config:
+    """Return what disturbed.py does, of 560 steps."""
+    return shorter(run_dir, **LONG | fields)
 
 
 def signal_stage(index: int, number: int) -> Callable[[], None]:
@@ -97,7 +110,7 @@ def test_an_interrupt_saves_and_another_engine_goes_on(engine: str, undisturbed:
         train(config(tmp_path / "run", **{"execution.engine": engine}), view, interrupt)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "interrupted"
-    assert 100 <= summary["steps"] < STEPS
+    assert 100 <= summary["steps"] < undisturbed.summary["steps"]
     assert summary["test_error_goodness"] is None
     other = {"ray": "local", "local": "ray"}[engine]
     same(resume(tmp_path / "run", {"execution.engine": other, "execution.stages": 2}), undisturbed)

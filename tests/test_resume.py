@@ -6,22 +6,18 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from disturbed import QUICK, STEPS, Disturb, GivenStore, config, resume_in, same
+from disturbed import QUICK, STEPS, Disturb, GivenStore, config, reports_each_step, resume_in, same
 from kinds_of_blocks import network
 
 from ffpipe import Interrupt, Interrupted, Result, RunFailed, UserError, override, resume, train
 from ffpipe.commands.cli import main
 from ffpipe.config.fields import to_toml
-from ffpipe.config.schema import Execution
-from ffpipe.engines.local import LocalEngine
-from ffpipe.pipeline.job import Engine
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import Unreachable
 
@@ -31,7 +27,12 @@ def interrupted_run(folder: Path) -> Path:
     interrupt = Interrupt()
     fields = {"execution.engine": "local", "execution.stages": 1}
     with pytest.raises(Interrupted):
-        train(config(folder / "run", **fields), Disturb(300, interrupt.request), interrupt)
+        train(
+            config(folder / "run", **fields),
+            Disturb(90, interrupt.request),
+            interrupt,
+            engine=reports_each_step,
+        )
     return folder / "run"
 
 
@@ -131,7 +132,8 @@ def test_two_trainers_cannot_have_one_run(tmp_path: Path) -> None:
         except UserError as error:
             refused.append(str(error))
 
-    train(config(tmp_path / "run", **{"execution.engine": "local"}), Disturb(100, another))
+    asked = config(tmp_path / "run", **{"execution.engine": "local"})
+    train(asked, Disturb(100, another), engine=reports_each_step)
     assert len(refused) == 1
     assert "another process is training" in refused[0]
 
@@ -149,7 +151,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_snapshot_before(tm
 
 
 def test_snapshots_by_the_clock(undisturbed: Result, tmp_path: Path) -> None:
-    fields = {"execution.engine": "local", "execution.snapshot_steps": 0, "execution.snapshot_seconds": 0.2}
+    fields = {"execution.engine": "local", "execution.snapshot_steps": 0, "execution.snapshot_seconds": 0.1}
     result = train(config(tmp_path / "run", **fields, **{"execution.keep_snapshots": 100}))
     same(result, undisturbed)
     assert len(list((tmp_path / "run" / "checkpoints").glob("*/manifest.json"))) > 2
@@ -277,11 +279,6 @@ def test_what_a_run_has_behind_it_is_not_lost_where_it_cannot_be_read_for_a_mome
     assert files_in(tmp_path / "run") == before
 
 
-def reports_each_step(engine: str) -> Callable[[Execution], Engine] | None:
-    """Make an engine with which a view hears of each step, or of each chapter."""
-    return (lambda _: LocalEngine(report_seconds=0.0)) if engine == "local" else None
-
-
 @pytest.mark.parametrize("engine", ["local", "layerwise"])
 def test_data_that_change_under_a_run_do_not_change_it(engine: str, tmp_path: Path) -> None:
     """A recovery goes on with what the run began with."""
@@ -294,7 +291,9 @@ def test_data_that_change_under_a_run_do_not_change_it(engine: str, tmp_path: Pa
         own_data(file, 2)
         raise RuntimeError("no more")
 
-    again = train(config(tmp_path / "run", **plain), Disturb(7, fail), engine=reports_each_step(engine))
+    again = train(
+        config(tmp_path / "run", **plain), Disturb(7, fail), engine=reports_each_step if engine == "local" else None
+    )
     assert again.summary["recoveries"] == 1
     assert again.weights_sha256 == first.weights_sha256
 
@@ -311,7 +310,8 @@ def test_a_block_goes_on_that_has_not_learned_yet(engine: str, tmp_path: Path) -
         raise RuntimeError("no more")
 
     run = override(asked, {"execution.run_dir": str(tmp_path / "run")})
-    again = train(run, Disturb(9, fail), engine=reports_each_step(engine))
+    make = reports_each_step if engine == "local" else None
+    again = train(run, Disturb(9, fail), engine=make)
     assert again.summary["recoveries"] == 1
     assert 0 < again.summary["recovery_notes"][0]["from_step"] < 14
     assert again.weights_sha256 == first.weights_sha256
@@ -361,7 +361,7 @@ def test_a_run_says_where_it_goes_on_from(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_the_snapshot_of_a_run_is_the_state_of_its_step(undisturbed: Result, tmp_path: Path) -> None:
-    """A run that ends at step 400 has the weights that the snapshot of step 400 has in a longer one."""
+    """Two stages and other chunks make the snapshots of one, step by step."""
     keep = {"execution.engine": "local", "execution.keep_snapshots": 100}
     long = train(config(tmp_path / "long", **keep))
     assert long.weights_sha256 == undisturbed.weights_sha256
@@ -369,7 +369,7 @@ def test_the_snapshot_of_a_run_is_the_state_of_its_step(undisturbed: Result, tmp
         path.parent.name: json.loads(path.read_text())["weights_sha256"]
         for path in (tmp_path / "long" / "checkpoints").glob("*/manifest.json")
     }
-    assert len(set(digests.values())) == len(digests) == STEPS // 50 + 1
+    assert len(set(digests.values())) == len(digests) == STEPS // 20 + 1
     asked = replace(config(tmp_path / "again", **keep))
     again = train(replace(asked, execution=replace(asked.execution, stages=2, chunk=3)))
     other = {

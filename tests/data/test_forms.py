@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ffpipe.config.schema import Data
-from ffpipe.data.opened import open_images
+from ffpipe.data.inputs import open_images
 from ffpipe.data.splits import load_splits
 from ffpipe.system.errors import UserError
 

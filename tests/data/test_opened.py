@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
-from ffpipe.data.opened import OpenedImages, open_images
+from ffpipe.data.inputs import OpenedImages, open_images
 from ffpipe.data.scale import Given
 from ffpipe.data.source import BLOCK_BYTES
 from ffpipe.system.errors import UserError

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import pytest
 from torch import nn
+from user_code import refused
 
 from ffpipe.learn.items import call
-from ffpipe.system.errors import UserError
-
-
-def refused(action: Callable[[], object]) -> str:
-    """Return the message of the UserError."""
-    with pytest.raises(UserError) as caught:
-        action()
-    return str(caught.value)
 
 
 def takes(

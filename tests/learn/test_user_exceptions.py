@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from user_code import refused
 
 from ffpipe.learn.items import call
 from ffpipe.learn.user_model import describe_error, find, load
-from ffpipe.system.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -17,14 +16,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder of a user."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def refused(action: Callable[[], object]) -> str:
-    """Return the message of the UserError, which is one line."""
-    with pytest.raises(UserError) as caught:
-        action()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 BOOM = "class Boom(BaseException): ...\n"

@@ -1,4 +1,4 @@
-"""A user's model function: found by name, imported only with consent, and what is wrong with it said in one line."""
+"""A user's model function: found by name, executed once for each text, and what is wrong with it said in one line."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ import inspect
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from torch import nn
+from user_code import forget, refused, write
 
 from ffpipe.learn.items import call
-from ffpipe.learn.local_item import Local
-from ffpipe.learn.user_model import LARGEST_SOURCE, Consent, ModelCode, changed, describe_error, find, load
-from ffpipe.system.errors import UserError
+from ffpipe.learn.user_model import LARGEST_SOURCE, ModelCode, changed, describe_error, find, load
 
 GOOD = """\
 import torch
@@ -37,31 +34,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     before = dict(sys.modules)
     yield tmp_path
-    for name in set(sys.modules) - set(before):
-        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
-            del sys.modules[name]
-
-
-def write(folder: Path, files: dict[str, str | bytes]) -> None:
-    for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-
-
-def refused(action: Callable[[], object]) -> str:
-    """Return the message of the UserError, after which imports look where they looked before."""
-    path = list(sys.path)
-    with pytest.raises(UserError) as caught:
-        action()
-    assert sys.path == path
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+    forget(tmp_path, before)
 
 
 FORM = "package.module:function or path/to/file.py:function"
+
+
 RAISES = "import neighbour\n\ndef boom():\n    raise ValueError('two\\nlines')\n\nboom()\n"
+
 
 NOT_FOUND: dict[str, tuple[dict[str, str | bytes], str, tuple[str, ...]]] = {
     "no colon": ({}, "nets.py", ("the model 'nets.py' does not have the form", FORM)),
@@ -210,6 +190,8 @@ from functools import partial
 def vgg(width: int = 4) -> list:
     return [partial(range, width)]
 """
+
+
 LOAD = """\
 import json, sys
 from ffpipe.learn.user_model import ModelCode, load
@@ -308,94 +290,6 @@ def test_comments_and_white_space_are_no_change(source: str, same: bool, here: P
     for recorded in (now.sha256, f"{now.sha256} {'0' * 64}"):
         changed(now, recorded, "run 3")
     assert find("package.nets:vgg").meaning == begun.meaning
-
-
-# The current folder is HERE.
-CONSENT: list[tuple[str, str, bool]] = [
-    ("my.nets:vgg", "my.nets:vgg", True),
-    ("my.nets:vgg", "my.nets", True),
-    ("my.nets:vgg", "my", True),
-    ("my.nets:vgg", "m", False),
-    ("my.nets:vgg", "my.net", False),
-    ("my.nets:vgg", "my.nets:vgg16", False),
-    ("my.nets:vgg", "my.nets.deep", False),
-    ("my.nets:vgg", "nets", False),
-    ("my.nets:vgg", "nets.py", False),
-    ("my.nets:vgg", "", False),
-    ("mynets:vgg", "my", False),
-    ("HERE/nets.py:vgg", "nets.py:vgg", True),
-    ("HERE/nets.py:vgg", "HERE/nets.py:vgg", True),
-    ("HERE/nets.py:vgg", "HERE/nets.py", True),
-    ("HERE/nets.py:vgg", "HERE/../x/nets.py", False),
-    ("HERE/nets.py:vgg", "nets.py", True),
-    ("HERE/nets.py:vgg", "./nets.py", True),
-    ("HERE/nets.py:vgg", "nets", False),
-    ("HERE/nets.py:vgg", "HERE", False),
-    ("HERE/nets.py:vgg", "HERE/nets", False),
-    ("HERE/nets.py:vgg", "nets.py:other", False),
-    ("HERE/nets.py:vgg", "", False),
-    ("/elsewhere/nets.py:vgg", "nets.py", True),
-    ("/elsewhere/nets.py:vgg", "nets.py:vgg", False),
-    ("/elsewhere/nets.py:vgg", "./nets.py", False),
-    ("nets.py:vgg", "HERE/nets.py", True),
-]
-
-
-@pytest.mark.parametrize(("name", "allowed", "expected"), CONSENT)
-def test_consent(name: str, allowed: str, expected: bool, here: Path) -> None:
-    name, allowed = (text.replace("HERE", str(here)) for text in (name, allowed))
-    assert Consent(frozenset({"other", allowed})).allows(name) is expected
-    assert not Consent().allows(name)
-
-
-def test_nothing_is_imported_without_consent(here: Path) -> None:
-    marker = "open('marker', 'w').close()\nvgg = list\n"
-    write(here, {"nets.py": marker, "umpack/__init__.py": marker, "umpack/nets.py": marker})
-    for name, part in (("umpack.nets:vgg", "umpack.nets"), (f"{here}/nets.py:vgg", f"{here}/nets.py")):
-        modules = dict(sys.modules)
-        assert not Consent().allows(name)
-        assert str(Consent().refuse(name, "run X")) == (
-            f"run X names the code {name}, which is imported only if you say so: "
-            f"give --model {name} or --allow-code {part}"
-        )
-        assert sys.modules == modules
-        assert not (here / "marker").exists()
-    find("nets.py:vgg")
-    assert (here / "marker").exists()
-
-
-def test_a_name_from_a_stranger_is_not_a_shell_command() -> None:
-    message = str(Consent().refuse("x; rm -rf ~:f\nrun", "run X"))
-    assert message.endswith("give --model 'x; rm -rf ~:f run' or --allow-code 'x; rm -rf ~'")
-
-
-class Residual(nn.Sequential):
-    def forward(self, x: Any) -> Any:
-        return x
-
-
-RESULTS: list[tuple[Callable[[], object], str]] = [
-    (lambda: None, "my returned a value of type NoneType: return a list of blocks, torch modules or callables"),
-    (list, "my returned an empty list: return a list"),
-    (nn.Sequential, "my returned an empty list: return a list"),
-    (lambda: nn.Linear(1, 1), "my returned a value of type Linear: return a list"),
-    (lambda: (nn.ReLU() for _ in range(2)), "my returned a value of type generator: return a list"),
-    (lambda: [nn.ReLU(), "relu"], "item 1 of my is str: give a torch module, an ffpipe.Local, or a function"),
-    (lambda: (None,), "item 0 of my is NoneType: give a torch module"),
-    (lambda: Residual(nn.ReLU()), "my returned a value of type Residual: return a list"),
-]
-
-
-@pytest.mark.parametrize(("function", "says"), RESULTS)
-def test_results_that_are_not_a_model(function: Callable[[], list[Any]], says: str) -> None:
-    assert refused(lambda: call(function, {}, "my")).startswith(says)
-
-
-def test_results() -> None:
-    first, second = nn.Linear(1, 2), nn.Sequential(nn.ReLU())
-    for made in ([first, second], (first, second), nn.Sequential(first, second)):
-        assert call(lambda made=made: made, {}, "my") == [Local(first), Local(second)]
-    assert call(lambda: [nn.ReLU, lambda: first], {}, "my")[0] is nn.ReLU
 
 
 def test_an_exception_in_the_function(here: Path) -> None:

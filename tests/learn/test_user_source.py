@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from user_code import forget, write
 
 from ffpipe.learn.user_model import changed, find
 from ffpipe.learn.user_source import imported, read_source
@@ -20,19 +21,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     before = dict(sys.modules)
     yield tmp_path
     forget(tmp_path, before)
-
-
-def forget(folder: Path, before: Container[str] = ()) -> None:
-    """Have modules of a folder imported anew, as in another process."""
-    for name in list(sys.modules):
-        if name not in before and str(getattr(sys.modules[name], "__file__", None)).startswith(str(folder)):
-            del sys.modules[name]
-
-
-def write(folder: Path, files: dict[str, str]) -> None:
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
 
 
 FILES = {
