@@ -1,7 +1,7 @@
 """ffpipe beside what people would use instead, on the same cores: backpropagation in one process, by data parallelism,
 and through the pipelines of torch.distributed (GPipe, 1F1B, interleaved 1F1B).
 
-    python scripts/bench_peers.py [--networks dense dense-2000 dgl] [--steps 100] [--rounds 3]
+    python scripts/bench_peers.py [--networks dense dense-2000 dgl] [--steps 100] [--rounds 3] [--error 2.5]
     python scripts/bench_peers.py --set-time [--stages 4 8 16] [--steps 60] [--rounds 3]
 
 The networks are those of peer_networks.py, on MNIST or CIFAR-10 (FFPIPE_DATA names a folder with copies): the very
@@ -14,8 +14,9 @@ With --set-time stages take 20 ms forward and 40 ms backward without a processor
 on real arrays: what is left is the bubble. `share` is the rate as a share of the slowest stage's; `formula` what the
 schedule can reach: m / (m + p - 1) for GPipe and 1F1B with m microbatches on p stages, 1 without a backward pass.
 
-How soon each comes to an error follows from its rate and from the epochs that it takes, which
-`ffpipe train RECIPE` and `ffpipe train RECIPE --backprop` tell. The last line is JSON.
+With --error PERCENT each way to learn (class heads, hard negatives, backpropagation end to end) is trained besides, at
+most --epochs, until that many of 5,000 validation images are wrong: with the rates that tells after how many seconds
+each contender is there. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -50,6 +51,18 @@ busy = max(shares.get("compute", 0.0) for shares in summary["time_shares"])
 print(json.dumps({"rate": summary["examples_per_second"], "busy": busy, "peaks": summary["peak_rss_bytes"],
                   "chunk": summary["chunk"]}))
 """
+EPOCHS = """
+import json, sys, tempfile
+from peer_networks import learning
+from ffpipe import train
+name, kind, epochs, error = json.loads(sys.argv[1])
+with tempfile.TemporaryDirectory(prefix="ff-") as folder:
+    summary = train(learning(name, kind, epochs, folder + "/run")).summary
+found = [e["errors"]["last"] if e["error_goodness"] is None else e["error_goodness"]
+         for e in summary["evaluations"] if e["split"] == "validation"]
+there = [epoch for epoch, each in enumerate(found, 1) if each <= error]
+print(json.dumps({"examples": there[0] * summary["steps"] // epochs * 128 if there else None, "errors": found}))
+"""
 TIMED = """
 import json, sys
 from set_time import SetTimeEngine, make_job, run
@@ -73,6 +86,11 @@ class Contender:
     kind: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
     messages: float = 0.0
+
+    @property
+    def learns(self) -> str:
+        """How it learns: "backprop", "heads" or "contrast"."""
+        return self.kind or "backprop"
 
 
 @dataclass(frozen=True)
@@ -163,28 +181,44 @@ def _rate(runs: list[Figures]) -> float:
     return statistics.median(each.rate for each in runs)
 
 
-def compare(network: str, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+def examples_to_error(network: str, ways: list[Contender], options: argparse.Namespace) -> dict[str, float | None]:
+    """Return how many examples each way to learn takes to come to the validation error; None: more than were tried."""
+    found = {}
+    for kind in sorted({way.learns for way in ways}):
+        asked = json.dumps([network, kind, options.epochs, options.error / 100])
+        told = json.loads(output([["-c", EPOCHS, asked]], kind)[0])
+        print(f"{network}, {kind}: validation errors {told['errors']}")
+        found[kind] = told["examples"]
+    return found
+
+
+def compare(network: str, options: argparse.Namespace) -> dict[str, dict[str, float | None]]:
     """Time all contenders on a network, and print the table."""
     ways = contenders(network, options.microbatches)
+    learns = {way.name: way.learns for way in ways}
+    needed = examples_to_error(network, ways, options) if options.error else {}
     found: dict[str, list[Figures]] = {way.name: [] for way in ways}
     for _ in range(options.rounds):
         for way in ways:
             with tempfile.TemporaryDirectory(prefix="ff-") as folder:
                 found[way.name].append(run(way, network, options.steps, folder))
-    table = Table(network, "examples/s", "busiest", "largest process, MB", "all, MB", "messages a minibatch")
-    told = {}
+    last = [f"s to {options.error:g} %"] if options.error else []
+    table = Table(network, "examples/s", "busiest", "largest process, MB", "all, MB", "messages a minibatch", *last)
+    told: dict[str, dict[str, float | None]] = {}
     for name, runs in best_of(found).items():
         largest = statistics.median(max(each.peaks) for each in runs) / 1e6
         whole = statistics.median(sum(each.peaks) for each in runs) / 1e6
         busy = statistics.median(each.busy for each in runs)
-        table.add_row(
-            name, f"{_rate(runs):,.0f}", f"{busy:.0%}", f"{largest:,.0f}", f"{whole:,.0f}", f"{runs[0].messages:g}"
-        )
+        examples = needed.get(learns[name])
+        seconds = None if examples is None else examples / _rate(runs)
+        cells = [f"{_rate(runs):,.0f}", f"{busy:.0%}", f"{largest:,.0f}", f"{whole:,.0f}", f"{runs[0].messages:g}"]
+        table.add_row(name, *cells, *(["-" if seconds is None else f"{seconds:,.0f}"] if options.error else []))
         told[name] = {
             "rate": round(_rate(runs), 1),
             "busy": round(busy, 3),
             "largest_mb": round(largest),
             "all_mb": round(whole),
+            "seconds": seconds and round(seconds, 1),
         }
     Console(width=140).print(table)
     return told
@@ -228,6 +262,8 @@ def main() -> None:
     parser.add_argument("--microbatches", type=positive, nargs="+", default=[2, 4, 8])
     parser.add_argument("--steps", type=positive, default=100)
     parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--error", type=float, default=0.0, help="validation error in percent; 0: not asked for")
+    parser.add_argument("--epochs", type=positive, default=6, help="the most in which that error is to be reached")
     options = parser.parse_args()
     if options.set_time:
         print(json.dumps({"benchmark": "peers", "set time": compare_bubbles(options)}))

@@ -37,6 +37,24 @@ def contrasting(network: str, steps: int) -> Config:
     return override(get_recipe("hinton"), {**layers, **_of_steps(steps)})
 
 
+def learning(network: str, kind: str, epochs: int, run_dir: str) -> Config:
+    """Return a network that learns from all training images but 5,000, which validate after each epoch.
+
+    kind: "heads", "contrast" (hard negatives) or "backprop" (the blocks of "heads" end to end).
+    """
+    made = contrasting(network, 1) if kind == "contrast" else config_of(network, 1)
+    fields: dict[str, Any] = {
+        "training.epochs": epochs,
+        "training.data.train_limit": 0,
+        "training.data.validation": 5000,
+        "execution.engine": "local",
+        "execution.stages": 1,
+        "execution.evaluate_every": 1,
+        "execution.run_dir": run_dir,
+    }
+    return override(made, fields | ({"training.method": "backprop"} if kind == "backprop" else {}))
+
+
 def _of_steps(steps: int) -> dict[str, Any]:
     """Return the fields of a run of so many steps that does nothing but train."""
     return {
