@@ -20,7 +20,7 @@ from xxhash import xxh3_128
 
 from ffpipe.data.labels import Classes
 from ffpipe.data.scale import Scale
-from ffpipe.data.source import BLOCK_BYTES, Contents
+from ffpipe.data.source import BLOCK_BYTES, Contents, cut_anew
 from ffpipe.system.errors import UserError
 from ffpipe.system.memory import unmap
 
@@ -78,9 +78,9 @@ def write(
         ],
         metadata={_KEY: json.dumps(header)},
     )
-    done = 0
+    done, rows = 0, max(1, batch_bytes // (features * contents.dtype.itemsize))
     with pa.ipc.new_file(sink, schema) as writer:
-        for block in _batches(contents, max(1, batch_bytes // (features * contents.dtype.itemsize))):
+        for block in cut_anew(_checked(contents), rows):
             images = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), features)
             numbers = pa.array(labels[done : done + len(block)])
             writer.write_batch(pa.RecordBatch.from_arrays([images, numbers], schema=schema))
@@ -88,7 +88,10 @@ def write(
 
 
 class Stored:
-    """The canonical file, memory-mapped: the operating system holds what is in use, not this process."""
+    """The canonical file, memory-mapped: the operating system holds what is in use, not this process.
+
+    dtype, shape, features: of an image as it is stored. divisor: what it is divided by when it is read as float32.
+    """
 
     def __init__(self, path: Path, kept_mapped: int = KEPT_MAPPED, block_bytes: int = BLOCK_BYTES) -> None:
         """Open a canonical file. kept_mapped: bytes that may stay in sight. block_bytes: of images that a fingerprint
@@ -105,6 +108,7 @@ class Stored:
         header = json.loads((reader.schema.metadata or {})[_KEY])
         self.shape: tuple[int, ...] = tuple(header["shape"])
         self.meaning = Meaning.from_header(header)
+        self.divisor, self.classes = self.meaning.scale.divisor, self.meaning.classes.count
         self.features = math.prod(self.shape)
         self.path = path
         self._images: list[NDArray[Any]] = []
@@ -129,16 +133,6 @@ class Stored:
         if self._large:
             for part in self._images:  # to open the file was to touch all of its batches
                 unmap(part)
-
-    @property
-    def divisor(self) -> float:
-        """The number that an image is divided by when it is read as float32."""
-        return self.meaning.scale.divisor
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return self.meaning.classes.count
 
     @property
     def fingerprint(self) -> str:
@@ -176,36 +170,18 @@ class Stored:
         return gathered
 
 
-def _batches(contents: Contents, rows: int) -> Iterator[NDArray[Any]]:
-    """Check the blocks of `contents` and cut them anew so that all but the last have exactly `rows` rows.
-
-    Each array is overwritten by the next one.
-    """
-    batch = np.empty((rows, contents.features), contents.dtype)
-    filled = done = 0
+def _checked(contents: Contents) -> Iterator[NDArray[Any]]:
+    """Yield the blocks of `contents` if they are what it says of them. Raises UserError."""
+    done = 0
     for block in contents.blocks():
-        _check_block(block, contents, done)
+        if block.shape[1:] != (contents.features,) or block.dtype != contents.dtype:
+            raise UserError(
+                f"{contents.where}: images from row {done} on are {block.dtype} {block.shape[1:]}, "
+                f"but the first is {contents.dtype} ({contents.features},)"
+            )
+        if block.dtype.kind == "f" and not (finite := np.isfinite(block).all(axis=1)).all():
+            raise UserError(f"{contents.where}: the image at row {done + int(finite.argmin())} holds NaN or infinity")
         done += len(block)
-        while len(block):
-            taken = min(len(block), rows - filled)
-            batch[filled : filled + taken] = block[:taken]
-            filled, block = filled + taken, block[taken:]
-            if filled == rows:
-                yield batch
-                filled = 0
+        yield block
     if done != len(contents.labels):
         raise UserError(f"{contents.where}: there are {done} images, but {len(contents.labels)} labels")
-    if filled:
-        yield batch[:filled]
-
-
-def _check_block(block: NDArray[Any], contents: Contents, start: int) -> None:
-    if block.shape[1:] != (contents.features,) or block.dtype != contents.dtype:
-        raise UserError(
-            f"{contents.where}: images from row {start} on are {block.dtype} {block.shape[1:]}, "
-            f"but the first is {contents.dtype} ({contents.features},)"
-        )
-    if block.dtype.kind == "f":
-        finite = np.isfinite(block).all(axis=1)
-        if not finite.all():
-            raise UserError(f"{contents.where}: the image at row {start + int(finite.argmin())} holds NaN or infinity")

@@ -48,10 +48,8 @@ def stored(part: Part, classes: int = 0, scale: float = 0.0, like: arrow.Stored 
     given = like and (like.meaning.classes, like.meaning.scale)
     key = hashlib.sha256(repr((arrow.FORMAT, part.identity, classes, scale, given)).encode()).hexdigest()[:32]
     path = folder() / f"{part.name}-{key}.arrow"
-    try:
+    with suppress(arrow.BadFile):  # absent or damaged: both are answered by writing it
         return arrow.Stored(path)
-    except arrow.BadFile:
-        pass  # absent or damaged: both are answered by writing it
     contents = part.open()
     with _replacing(path) as sink:
         labels = plain(contents.labels, contents.where)
@@ -69,10 +67,9 @@ def stored(part: Part, classes: int = 0, scale: float = 0.0, like: arrow.Stored 
 
 def fingerprint(name: str) -> str:
     """Return the fingerprint of the canonical file of this name; empty where there is no whole one."""
-    try:
+    with suppress(arrow.BadFile):
         return arrow.Stored(folder() / name).fingerprint
-    except arrow.BadFile:
-        return ""
+    return ""
 
 
 def open_stored(name: str) -> arrow.Stored:

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ffpipe.data import cache, columns, tables
-from ffpipe.data.download import Patience, Remote, fetch
-from ffpipe.data.known import PARQUET, Digest, checked, find, given_folder, mirrors_of
+from ffpipe.data import columns, tables
+from ffpipe.data.download import Patience, Remote
+from ffpipe.data.known import PARQUET, checked, downloaded, find, given_folder, mirrors_of
 from ffpipe.data.source import Contents, Part, file_identity
-from ffpipe.system.errors import UserError, reason
+from ffpipe.system.errors import UserError, refusing
 
 CLASSES = 10
 # batches.meta.txt of the authors' archives.
@@ -38,6 +38,8 @@ ARCHIVE = Remote("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", 1
 PYTHON_ARCHIVE = "cifar-10-python.tar.gz"
 BINARY, PYTHON = "cifar-10-batches-bin", "cifar-10-batches-py"
 
+DAMAGE = (OSError, EOFError, ValueError, KeyError, tarfile.TarError, zlib.error)
+
 Batch = tuple[NDArray[np.int64], NDArray[np.uint8]]
 
 
@@ -48,10 +50,9 @@ class Batches:
     rows: int
     md5s: Mapping[str, str]
 
-    @property
-    def digests(self) -> list[Digest]:
-        """The digest of each file."""
-        return [Digest(self.rows, md5) for md5 in self.md5s.values()]
+    def checked(self, contents: Contents) -> Contents:
+        """Hold contents against the MD5s."""
+        return checked(contents, self.rows, list(self.md5s.values()), _records, TITLE)
 
 
 FILES: Mapping[str, Batches] = {
@@ -78,14 +79,12 @@ def parts(
 ) -> tuple[Part, Part]:
     """Return the training and the test part, as for MNIST (mnist.parts). Raises UserError where a folder has no
     copy."""
-    given = given_folder(data_dir)
-    if given is not None:
+    if given := given_folder(data_dir):
         return _local_part("train", files["train"], *given), _local_part("test", files["test"], *given)
 
     def remote_part(part: str) -> Part:
         def contents() -> Contents:
-            mirrors = mirrors_of(VARIABLE, MIRRORS)
-            path = fetch(archive, cache.folder() / "downloads", mirrors, patience or Patience(), progress)
+            path = downloaded(archive, "", mirrors_of(VARIABLE, MIRRORS), patience, progress)
             return _of_batches(path, BINARY, files[part])
 
         return Part("cifar10", ("cifar10", *files[part].md5s.values()), contents)
@@ -111,7 +110,7 @@ def _local_part(part: str, batches: Batches, folder: Path, setting: str) -> Part
             opened = columns.contents(tables.parquet, [path])
             if opened.shape != SHAPE:
                 raise UserError(f"{path}: images are {opened.shape}, those of {TITLE} {SHAPE}: it is another set")
-            return checked(replace(opened, names=NAMES), batches.digests, _records, TITLE)
+            return batches.checked(replace(opened, names=NAMES))
 
         return Part("cifar10", ("cifar10", "parquet", file_identity(path, setting)), contents)
     raise UserError(
@@ -125,11 +124,10 @@ def _of_batches(where: Path, version: str, batches: Batches) -> Contents:
 
     def read() -> Iterator[Batch]:
         for name in batches.md5s:
-            try:
+            with refusing(f"{where}: {name} of {TITLE} cannot be read", DAMAGE):
                 data = _bytes_of(where, version, f"{name}.bin" if version == BINARY else name)
-                yield (_of_binary if version == BINARY else _of_pickle)(data)
-            except (OSError, EOFError, ValueError, KeyError, tarfile.TarError, zlib.error) as error:
-                raise UserError(f"{where}: {name} of {TITLE} cannot be read: {reason(error)}") from None
+                batch = _of_binary(data) if version == BINARY else _of_pickle(data)
+            yield batch
 
     def blocks() -> Iterator[NDArray[Any]]:
         for _, pixels in read():
@@ -140,7 +138,7 @@ def _of_batches(where: Path, version: str, batches: Batches) -> Contents:
     opened = Contents(
         where=str(where), shape=SHAPE, dtype=np.dtype(np.uint8), divisor=255, labels=labels, blocks=blocks, names=NAMES
     )
-    return checked(opened, batches.digests, _records, TITLE)
+    return batches.checked(opened)
 
 
 def _bytes_of(where: Path, version: str, name: str) -> bytes:

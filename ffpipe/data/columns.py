@@ -16,20 +16,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ffpipe.data import images, pictures, source
+from ffpipe.data import images, source
+from ffpipe.data.labels import some_of
 from ffpipe.data.source import BLOCK_BYTES, SIZE, Contents, Part
 from ffpipe.data.tables import Table, class_names
-from ffpipe.system.errors import UserError, nearest
-from ffpipe.system.files import expanded
+from ffpipe.system.errors import UserError, nearest, refusing
 
 # A row group may hold gigabytes, so rows are asked for some at a time: as many as fit BLOCK_BYTES when decoded, judged
 # by the first, and never more than these, should the first be small by chance.
 _MOST_ROWS = 512
 _LABEL_ROWS = 1 << 16
-# Columns that a message names; an image in columns has one for each pixel.
-MOST_SPELLED = 12
 # Names of a column of labels where `training.data.label_column` names none of the columns.
 DEFAULT_LABEL = "label"
 _OTHER_LABELS = ("labels", "class", "target", "y", "digit", "category")
@@ -41,12 +40,13 @@ OpenTable = Callable[[Path], Table]
 class Wanted:
     """The user's choice of columns.
 
-    image: name of the column of images; empty: found. label: of the labels. mode: Pillow's name of the colours of
-    encoded pictures; empty: what all of them can be. size: height and width of encoded pictures; empty: as they are.
+    image: name of the column of images; empty: found. label: of the labels; None: no column is of labels. mode:
+    Pillow's name of the colours of encoded pictures; empty: what all of them can be. size: height and width of encoded
+    pictures; empty: as they are.
     """
 
     image: str = ""
-    label: str = DEFAULT_LABEL
+    label: str | None = DEFAULT_LABEL
     mode: str = ""
     size: tuple[int, ...] = ()
 
@@ -56,7 +56,7 @@ class Columns:
     """label: name of the column of labels. images: the column of images, or one for each pixel. read: what of them is
     read. kind: type of the images."""
 
-    label: str
+    label: str | None
     images: tuple[str, ...]
     read: tuple[str, ...]
     kind: pa.DataType
@@ -75,8 +75,7 @@ class Columns:
 def part(name: str, open_table: OpenTable, paths: Sequence[Path], wanted: Wanted, field: str) -> Part:
     """Return the part in these files, in this order."""
     identity = tuple(source.file_identity(path, field) for path in paths)
-    files = [expanded(path) for path in paths]
-    return Part(name, (name, identity, wanted), lambda: contents(open_table, files, wanted))
+    return Part(name, (name, identity, wanted), lambda: contents(open_table, paths, wanted))
 
 
 def contents(
@@ -92,14 +91,13 @@ def contents(
                 f"{table.path}: its images are in {_spelled(other)}, but those of {paths[0]} in {_spelled(columns)}; "
                 "expected the same"
             )
-    labels = [piece for table in tables for piece in _labels(table, columns.label)]
+    label = columns.label
+    labels = [np.empty(0)] if label is None else [piece for table in tables for piece in _labels(table, label)]
     if not labels:
         raise UserError(f"{paths[0]}: there are no examples")
-    found = ""
-    if columns.encoded and not wanted.mode:
-        mode, found = pictures.common(pictures.mode_of(each) for table in tables for each in _encoded(table, columns))
-    else:
-        mode = wanted.mode
+    mode, found = wanted.mode, ""
+    if columns.encoded and not mode:
+        mode, found = images.common(images.mode_of(each) for table in tables for each in _encoded(table, columns))
     decode = partial(images.decode, mode=mode, size=wanted.size)
     first = next((block for table in tables for block in _blocks(table, columns, decode, rows=1)), None)
     if first is None:
@@ -127,7 +125,7 @@ def contents(
         divisor=255 if columns.encoded else 0,
         labels=np.concatenate(labels),
         blocks=blocks,
-        names=class_names(tables[0].schema, columns.label),
+        names=() if label is None else class_names(tables[0].schema, label),
         found=found,
     )
 
@@ -138,7 +136,7 @@ def _columns(table: Table, wanted: Wanted) -> Columns:
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{table.path}: the column {twice!r} is there twice; expected names that differ")
     types = dict(zip(names, table.schema.types, strict=True))
-    label = _label(table, wanted.label)
+    label = None if wanted.label is None else _label(table, wanted.label)
     candidates = [name for name, kind in types.items() if name != label and _holds_images(kind)]
     if wanted.image and wanted.image not in candidates:
         raise UserError(
@@ -170,21 +168,20 @@ def _label(table: Table, asked: str) -> str:
         others = [name for name in names if name.strip().lower() in (DEFAULT_LABEL, *_OTHER_LABELS)]
         if len(others) == 1:
             return str(others[0])
-    shown = names if len(names) <= MOST_SPELLED else [*names[: MOST_SPELLED - 2], "...", names[-1]]
-    raise UserError(
-        f"{table.path}: training.data.label_column is {asked!r}, but there is no such column; {nearest(asked, shown)}"
-    )
+    there = nearest(asked, some_of(names))  # of many: an image in columns has one for each pixel
+    raise UserError(f"{table.path}: training.data.label_column is {asked!r}, but there is no such column; {there}")
 
 
-def _pixels(table: Table, types: dict[str, pa.DataType], label: str) -> Columns:
+def _pixels(table: Table, types: dict[str, pa.DataType], label: str | None) -> Columns:
     """Return all columns but the label's, each of one pixel."""
     pixels = [name for name in types if name != label]
     text = [name for name in pixels if not _is_number(types[name])]
     if text or not pixels:
         some = ", ".join(f"{name!r} ({types[name]})" for name in text[:5]) + ", ..." * (len(text) > 5)
+        beside = "" if label is None else f" beside the label {label!r}"
         raise UserError(
-            f"{table.path}: there is no column of images, and beside the label {label!r} not only columns of numbers: "
-            f"{some or 'none'}; leave out what is not a pixel, or name the column of the labels in "
+            f"{table.path}: there is no column of images, and{beside} not only "
+            f"columns of numbers: {some or 'none'}; leave out what is not a pixel, or name the column of the labels in "
             "training.data.label_column"
         )
     kind = pa.float64() if any(pa.types.is_floating(types[name]) for name in pixels) else types[pixels[0]]
@@ -219,11 +216,8 @@ def _is_numbers(kind: pa.DataType) -> bool:
     """Return whether values are lists of numbers, of lists of them, or tensors."""
     if isinstance(kind, pa.BaseExtensionType):
         return _is_numbers(kind.storage_type)
-    return _is_list(kind) and (_is_number(kind.value_type) or _is_numbers(kind.value_type))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(is_list and (_is_number(kind.value_type) or _is_numbers(kind.value_type)))
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -237,10 +231,7 @@ def _spelled(columns: Columns) -> str:
 
 
 def _labels(table: Table, column: str) -> Iterator[NDArray[Any]]:
-    row = 0
-    for batch in table.read([column], _LABEL_ROWS):
-        values = _values(batch.column(column))
-        _refuse_null(values, table.path, column, row)
+    for row, values in _read(table, column, [column], _LABEL_ROWS):
         if _is_numbers(values.type):
             yield from _numbers(values, table.path, column, row)
         elif _is_number(values.type):
@@ -251,16 +242,11 @@ def _labels(table: Table, column: str) -> Iterator[NDArray[Any]]:
             raise UserError(
                 f"{table.path}: the label column {column!r} is {values.type}; expected numbers, names or one-hot rows"
             )
-        row += len(values)
 
 
 def _encoded(table: Table, columns: Columns) -> Iterator[pa.Buffer]:
     """Yield the bytes of every picture."""
-    row = 0
-    for batch in table.read(columns.read, _MOST_ROWS):
-        values = _values(batch.column(columns.images[0]))
-        _refuse_null(values, table.path, columns.images[0], row)
-        row += len(values)
+    for _, values in _read(table, columns.images[0], columns.read, _MOST_ROWS):
         yield from (value.as_buffer() for value in values)
 
 
@@ -270,26 +256,36 @@ def _blocks(
     """Yield the arrays (at most `rows`, *shape) in the dtype of the file, in its order, each of images of one shape."""
     if columns.encoded:
         for some in _batched(enumerate(_encoded(table, columns)), rows):
-            yield from _stacked(
-                [_picture(buffer, decode, f"{table.path}: the image at row {row}") for row, buffer in some]
-            )
-        return
-    row = 0
-    for some in table.read(columns.read, rows):
-        if columns.pixels:
-            yield _side_by_side(some, table.path, row)
-        else:
-            values = _values(some.column(columns.images[0]))
-            _refuse_null(values, table.path, columns.images[0], row)
+            decoded = []
+            for row, buffer in some:
+                with refusing(f"{table.path}: the image at row {row} cannot be decoded", ValueError):
+                    decoded.append(decode(buffer))
+            yield from (np.stack(list(alike)) for _, alike in groupby(decoded, key=np.shape))
+    elif columns.pixels:
+        row = 0
+        for batch in table.read(columns.read, rows):
+            for name in columns.images:
+                _refuse_null(batch.column(name), table.path, name, row)
+            yield np.stack([batch.column(name).to_numpy(zero_copy_only=False) for name in columns.images], axis=1)
+            row += len(batch)
+    else:
+        for row, values in _read(table, columns.images[0], columns.read, rows):
             yield from _numbers(values, table.path, columns.images[0], row)
-        row += len(some)
 
 
-def _picture(encoded: pa.Buffer, decode: Callable[..., NDArray[np.uint8]], what: str) -> NDArray[np.uint8]:
-    try:
-        return decode(encoded)
-    except ValueError as error:
-        raise UserError(f"{what} cannot be decoded: {error}") from None
+def _read(table: Table, column: str, read: Sequence[str], rows: int) -> Iterator[tuple[int, pa.Array]]:
+    """Yield the values of a column some at a time, none of them null, with the row of the first. read: the column, or
+    the leaf of it that is wanted."""
+    row = 0
+    for batch in table.read(read, rows):
+        values = batch.column(column)
+        if pa.types.is_struct(values.type):  # as `datasets` has pictures
+            values = values.flatten()[values.type.get_field_index("bytes")]
+        if pa.types.is_dictionary(values.type):
+            values = values.dictionary_decode()
+        _refuse_null(values, table.path, column, row)
+        yield row, values
+        row += len(values)
 
 
 def _batched(each: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -299,27 +295,15 @@ def _batched(each: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield some
 
 
-def _stacked(batch: list[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-    for _, alike in groupby(batch, key=np.shape):
-        yield np.stack(list(alike))
-
-
-def _side_by_side(batch: pa.RecordBatch, path: Path, start: int) -> NDArray[Any]:
-    """Join the columns of a batch into rows of pixels."""
-    for name, values in zip(batch.schema.names, batch.columns, strict=True):
-        _refuse_null(values, path, name, start)
-    return np.stack([values.to_numpy(zero_copy_only=False) for values in batch.columns], axis=1)
-
-
 def _numbers(values: pa.Array, path: Path, column: str, start: int) -> Iterator[NDArray[Any]]:
     """Yield the arrays (n, *shape) of lists of numbers, each of rows of one shape."""
     shape: list[int] = []
     inner = values
     while not _is_number(inner.type):
         inner = inner.storage if isinstance(inner, pa.ExtensionArray) else inner
-        lengths = np.asarray(inner.value_lengths()) if not pa.types.is_fixed_size_list(inner.type) else None
-        length = inner.type.list_size if lengths is None else int(lengths[0]) if len(lengths) else 0
-        if lengths is not None and (lengths != length).any():
+        lengths = np.asarray(pc.list_value_length(inner))
+        length = int(lengths[0]) if len(lengths) else 0
+        if (lengths != length).any():
             if len(values) == 1:
                 raise UserError(f"{path}: the lists at row {start} of {column!r} differ in length within the row")
             for row in range(len(values)):
@@ -333,15 +317,6 @@ def _numbers(values: pa.Array, path: Path, column: str, start: int) -> Iterator[
     if isinstance(values.type, pa.FixedShapeTensorType):
         shape = list(values.type.shape)
     yield inner.to_numpy(zero_copy_only=False).reshape(len(values), *shape)
-
-
-def _values(values: pa.Array) -> pa.Array:
-    """Unwrap values: the bytes of a struct, what a dictionary stands for."""
-    if pa.types.is_struct(values.type):
-        values = values.flatten()[values.type.get_field_index("bytes")]
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    return values
 
 
 def _refuse_null(values: pa.Array, path: Path, column: str, start: int) -> None:

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
-from ffpipe.data.source import Contents, Part
+from ffpipe.data import columns, tables
+from ffpipe.data.source import Part
 
 CLASSES = 10
 SHAPE = (8, 8)
@@ -20,17 +20,8 @@ FILE = Path(__file__).with_name("digits.parquet")
 
 def part() -> Part:
     """Return the one part, all digits in the order of the original."""
-    return Part("digits", ("digits", hashlib.sha256(FILE.read_bytes()).hexdigest()), _contents)
-
-
-def _contents() -> Contents:
-    table = pq.read_table(FILE).combine_chunks()
-    images = table.column("image").chunk(0).flatten().to_numpy().reshape(table.num_rows, -1)
-    return Contents(
-        where="digits",
-        shape=SHAPE,
-        dtype=images.dtype,
-        divisor=LARGEST,
-        labels=table.column("label").to_numpy(),
-        blocks=lambda: iter([images]),
+    return Part(
+        "digits",
+        ("digits", hashlib.sha256(FILE.read_bytes()).hexdigest()),
+        lambda: replace(columns.contents(tables.parquet, [FILE]), where="digits", shape=SHAPE, divisor=LARGEST),
     )

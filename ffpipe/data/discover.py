@@ -14,24 +14,18 @@ from itertools import groupby
 from pathlib import Path
 
 from ffpipe.config.schema import Config, Data
-from ffpipe.data.below import files_below, is_of_runs
+from ffpipe.data.below import files_below, is_hidden, is_of_runs
 from ffpipe.data.remote import fetched, to_terminal
-from ffpipe.system.errors import UserError, reason
+from ffpipe.system.errors import UserError, refusing
 from ffpipe.system.files import expanded, scheme_of, size_of
 
-# Endings of a file, the longest first where one is another's.
 _ENDINGS = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".csv.gz": "csv",
-    ".tsv.gz": "csv",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".feather": "arrow",
-    ".ipc": "arrow",
-    ".npz": "npz",
-    ".npy": "npy",
-    ".txt": "text",
+    "csv": (".csv", ".tsv", ".csv.gz", ".tsv.gz"),
+    "parquet": (".parquet",),
+    "arrow": (".arrow", ".feather", ".ipc"),
+    "npz": (".npz",),
+    "npy": (".npy",),
+    "text": (".txt",),
 }
 _MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow", b"PK": "npz", b"\x93NUMPY": "npy"}
 _IDX, _GZIP = b"\0\0", b"\x1f\x8b"
@@ -58,19 +52,14 @@ def discover(names: Sequence[str], progress: Callable[[str], None] = to_terminal
     """
     if "" in names:  # which would be the working folder
         raise UserError("--data has an empty name: give files, a folder or URIs")
-    if any(map(scheme_of, names)):
-        here = fetched(names, "--data", progress)
-        kinds = {kind_of(Path(name)) for name in here}
-        if len(kinds) != 1:
-            raise UserError(f"--data names files of several formats: {', '.join(sorted(kinds))}; give those of one")
-        return Found(kinds.pop(), tuple(names))
-    paths = matching(names, "--data")
-    if len(paths) == 1 and paths[0].is_dir():
+    remote = any(map(scheme_of, names))
+    paths = [Path(name) for name in fetched(names, "--data", progress)] if remote else matching(names, "--data")
+    if not remote and len(paths) == 1 and paths[0].is_dir():
         return _folder(paths[0])
     kinds = {kind_of(path) for path in paths}
-    if len(kinds) > 1:
+    if len(kinds) != 1:  # none of a folder in a store that is empty
         raise UserError(f"--data names files of several formats: {', '.join(sorted(kinds))}; give those of one")
-    return _parts(kinds.pop(), paths)
+    return Found(kinds.pop(), tuple(names)) if remote else _parts(kinds.pop(), paths)
 
 
 def on(config: Config, found: Found) -> Config:
@@ -103,19 +92,16 @@ def on(config: Config, found: Found) -> Config:
 
 def kind_of(path: Path) -> str:
     """Return the source that reads a file. Raises UserError."""
-    try:
+    with refusing(f"{path}: cannot be read"):
         size_of(path)  # which refuses what an open would wait for
         with path.open("rb") as file:
             start = file.read(8)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {reason(error)}") from None
     for magic, kind in _MAGIC.items():
         if start.startswith(magic):
             return kind
+    if (kind := _ending(path)) in ("csv", "text"):
+        return kind
     name = path.name.lower()
-    for ending, kind in _ENDINGS.items():
-        if name.endswith(ending) and kind in ("csv", "text"):
-            return kind
     if start.startswith(_IDX) or (start.startswith(_GZIP) and "idx" in name):
         return "idx"
     if name.endswith(PICTURES):
@@ -156,7 +142,7 @@ def table_files(source: str, names: Sequence[str], field: str) -> list[Path]:
             files.append(path)
             continue
         inside = _saved(path) if source == "arrow" else []
-        inside = inside or [each for each in files_below(path) if _ending(each) == source]
+        inside = inside or _tables_in(path, source)
         if not inside:
             raise UserError(f"{field}: there is no {source} file in the folder {path}")
         files += inside
@@ -170,14 +156,13 @@ def tables_below(root: Path) -> list[Path]:
     Raises UserError where such a set names files elsewhere.
     """
     found: list[Path] = []
-    seen = [path for path in files_below(root) if not any(map(_is_hidden, path.relative_to(root).parts))]
-    for folder, files in groupby(seen, lambda path: path.parent):
+    for folder, files in groupby(files_below(root), lambda path: path.parent):
         found += _saved(folder) or [path for path in files if _ending(path) in TABLES]
     return list(dict.fromkeys(found))
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".")
+def _tables_in(root: Path, source: str) -> list[Path]:
+    return [path for path in files_below(root) if _ending(path) == source and path.is_file()]
 
 
 def _folder(path: Path) -> Found:
@@ -187,12 +172,10 @@ def _folder(path: Path) -> Found:
         return Found("arrow", tuple(map(str, train)), tuple(map(str, test)))
     if (path / "state.json").is_file():
         return Found("arrow", (str(path),))
-    try:
-        files = sorted(each for each in path.iterdir() if each.is_file() and not _is_hidden(each.name))
-        folders = sorted(each for each in path.iterdir() if each.is_dir() and not _is_hidden(each.name))
-        folders = [each for each in folders if not is_of_runs(each)]
-    except OSError as error:
-        raise UserError(f"{path}: {reason(error)}") from None
+    with refusing(str(path)):
+        inside = sorted(each for each in path.iterdir() if not is_hidden(each))
+        files = [each for each in inside if each.is_file()]
+        folders = [each for each in inside if each.is_dir() and not is_of_runs(each)]
     for source in (*TABLES, "npz", "npy"):
         if some := [each for each in files if _ending(each) == source]:
             return _parts(source, some)
@@ -203,7 +186,7 @@ def _folder(path: Path) -> Found:
         if test and any(each.is_dir() for each in train[0].iterdir()):
             return Found("folder", (str(train[0]),), (str(test[0]),))
         for source in TABLES:
-            if some := [each for each in files_below(path) if _ending(each) == source]:
+            if some := _tables_in(path, source):
                 return _parts(source, some)
         # One class is none: the folder may stand above that of the classes.
         if len(folders) == 1 and (folders[0].name.lower().startswith("train") or _has_classes(folders[0])):
@@ -216,7 +199,7 @@ def _folder(path: Path) -> Found:
 
 def _has_classes(folder: Path) -> bool:
     """Return whether a folder has folders and nothing beside them."""
-    inside = [each for each in folder.iterdir() if not _is_hidden(each.name)]
+    inside = [each for each in folder.iterdir() if not is_hidden(each)]
     return len(inside) > 1 and all(each.is_dir() for each in inside)
 
 
@@ -252,7 +235,8 @@ def _same_header(one: Path, other: Path) -> bool:
 
 
 def _ending(path: Path) -> str:
-    return next((kind for ending, kind in _ENDINGS.items() if path.name.lower().endswith(ending)), "")
+    """Return the source that files of this name usually have; empty where none is known."""
+    return next((kind for kind, endings in _ENDINGS.items() if path.name.lower().endswith(endings)), "")
 
 
 def _saved(folder: Path) -> list[Path]:

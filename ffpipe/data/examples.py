@@ -25,19 +25,14 @@ class Examples:
 
         classes: where they are fewer than those of `stored`, whose rows then hold no others; 0: the same.
         """
-        self._stored = stored
+        self.stored = stored  # the file behind the view
         self._order = order
         self.features: int = stored.features
         self.classes: int = classes or stored.classes
         self.shape: tuple[int, ...] = stored.shape
 
-    @property
-    def stored(self) -> Stored:
-        """The file behind the view."""
-        return self._stored
-
     def __len__(self) -> int:
-        return len(self._stored) if self._order is None else len(self._order)
+        return len(self.stored) if self._order is None else len(self._order)
 
     def images(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the images as float32 (n, features), a fresh array; `rows` is (n,) of any integer dtype.
@@ -45,20 +40,20 @@ class Examples:
         Integers of the source are scaled to [0, 1] (bytes / 255, digits / 16), floats are as they were. Raises
         IndexError for a row that is not in 0..len-1.
         """
-        raw = self._stored.images(self._rows(rows))
+        raw = self.raw(rows)
         # Indexing has copied them already, so that a division by 1 would only copy once more.
-        if self._stored.divisor == 1 and raw.dtype == np.float32:
+        if self.stored.divisor == 1 and raw.dtype == np.float32:
             return raw
-        scaled: NDArray[np.float32] = np.divide(raw, self._stored.divisor, dtype=np.float32)
+        scaled: NDArray[np.float32] = np.divide(raw, self.stored.divisor, dtype=np.float32)
         return scaled
 
     def raw(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Return the examples as they are stored, uint8 or float32 (n, features), not scaled; `rows` as in `images`."""
-        return self._stored.images(self._rows(rows))
+        return self.stored.images(self._rows(rows))
 
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the labels as int64 (n,), a fresh array; `rows` as in `images`."""
-        return self._stored.labels(self._rows(rows))
+        return self.stored.labels(self._rows(rows))
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("Examples are not pickled: call load_splits in the other process, it finds them in the cache")

@@ -10,20 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ffpipe.data import images, pictures, source
-from ffpipe.data.below import files_below, is_of_runs, is_run
+from ffpipe.data import images, source
+from ffpipe.data.below import files_below, is_hidden, is_of_runs, is_run
 from ffpipe.data.source import BLOCK_BYTES, Contents, Part
-from ffpipe.system.errors import UserError, reason
-from ffpipe.system.files import expanded
+from ffpipe.system.errors import UserError, refusing
 
 # The headers of a picture are within these.
 _HEADER_BYTES = 1 << 16
 
 
-def part(path: Path, mode: str, size: tuple[int, ...], field: str) -> Part:
-    """Name the pictures in the folders below `path`, by folder and name. mode, size: as in columns.Wanted. Raises
+def part(root: Path, mode: str, size: tuple[int, ...], field: str) -> Part:
+    """Name the pictures in the folders below `root`, by folder and name. mode, size: as in columns.Wanted. Raises
     UserError where there are none."""
-    root = expanded(path)
     files, left_out = pictures_of(root, field)
     identity = tuple(source.file_identity(file, field) for file in files)
     known = ("folder", str(root), identity, mode, size, *([left_out] if left_out else []))
@@ -35,14 +33,9 @@ def pictures_of(root: Path, field: str) -> tuple[list[Path], str]:
 
     Runs that lie there are left out. Raises UserError where there are no files.
     """
-    try:
-        folders = sorted(each for each in root.iterdir() if each.is_dir() and not each.name.startswith("."))
-        by_class = {
-            each: [] if is_run(each) else [file for file in files_below(each) if _is_shown(file, root)]
-            for each in folders
-        }
-    except OSError as error:
-        raise UserError(f"{field}: {root}: {reason(error)}") from None
+    with refusing(f"{field}: {root}"):
+        folders = sorted(each for each in root.iterdir() if each.is_dir() and not is_hidden(each))
+    by_class = {each: [] if is_run(each) else [f for f in files_below(each) if f.is_file()] for each in folders}
     files = [file for some in by_class.values() for file in some]
     if not files:
         raise UserError(f"{field}: {root} has no folders with pictures in them; expected one folder for each class")
@@ -62,7 +55,7 @@ def contents(root: Path, files: list[Path], mode: str, size: tuple[int, ...], le
     found = ""
     # From headers alone: to decode every picture for its colours would read the set twice.
     if not mode:
-        mode, found = pictures.common(pictures.mode_of(_bytes_of(file, _HEADER_BYTES)) for file in files)
+        mode, found = images.common(images.mode_of(_bytes_of(file, _HEADER_BYTES)) for file in files)
     decode = partial(_decoded, mode=mode, size=size)
     first = decode(files[0])
     at_once = max(1, BLOCK_BYTES // first.nbytes)
@@ -92,20 +85,11 @@ def contents(root: Path, files: list[Path], mode: str, size: tuple[int, ...], le
     )
 
 
-def _is_shown(file: Path, root: Path) -> bool:
-    return file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
-
-
 def _bytes_of(file: Path, most: int = -1) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(most)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {reason(error)}") from None
+    with refusing(f"{file}: cannot be read"), file.open("rb") as stream:
+        return stream.read(most)
 
 
 def _decoded(file: Path, mode: str, size: tuple[int, ...]) -> NDArray[np.uint8]:
-    try:
+    with refusing(f"{file}: it cannot be decoded", ValueError):
         return images.decode(_bytes_of(file), mode, size)
-    except ValueError as error:
-        raise UserError(f"{file}: it cannot be decoded: {error}") from None

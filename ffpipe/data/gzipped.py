@@ -13,7 +13,7 @@ from gzip import GzipFile
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from ffpipe.system.errors import UserError, reason
+from ffpipe.system.errors import refusing
 
 
 @contextmanager
@@ -22,14 +22,11 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
     Whatever fails within the block for what the file holds becomes a UserError that names the file.
     """
-    try:
-        with path.open("rb") as file:
-            zipped = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            with cast(BinaryIO, GzipFile(fileobj=file)) if zipped else file as stream:
-                yield stream
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read: {reason(error)}") from None
+    with refusing(f"{path}: cannot be read", (OSError, EOFError, ValueError, zlib.error)), path.open("rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        with cast(BinaryIO, GzipFile(fileobj=file)) if zipped else file as stream:
+            yield stream
 
 
 def md5(path: Path, most_bytes: int, *, packed: bool = False) -> str:
@@ -38,6 +35,7 @@ def md5(path: Path, most_bytes: int, *, packed: bool = False) -> str:
 
     So a longer file never has the MD5 of one of `most_bytes`. Raises UserError where it cannot be read.
     """
+    # Hosts that keep to FIPS refuse MD5 for anything else.
     digest, left = hashlib.md5(usedforsecurity=False), most_bytes + 1
     with path.open("rb") if packed else opened(path) as stream:
         while left and (piece := stream.read(min(left, 1 << 20))):

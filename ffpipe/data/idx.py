@@ -19,7 +19,6 @@ from ffpipe.data import source
 from ffpipe.data.gzipped import opened
 from ffpipe.data.source import BLOCK_BYTES, Contents, Part
 from ffpipe.system.errors import UserError
-from ffpipe.system.files import expanded
 
 _DTYPES: dict[int, np.dtype[Any]] = {
     0x08: np.dtype(np.uint8),
@@ -35,7 +34,7 @@ _MOST_DIMENSIONS = 8
 def part(images: Path, labels: Path, field: str) -> Part:
     """Return the part in one file of images and one of labels. field: names the setting in messages."""
     identity = (source.file_identity(images, field), source.file_identity(labels, field))
-    return Part("idx", ("idx", identity), lambda: contents(expanded(images), expanded(labels)))
+    return Part("idx", ("idx", identity), lambda: contents(images, labels))
 
 
 def contents(images: Path, labels: Path, *, block_bytes: int = BLOCK_BYTES) -> Contents:

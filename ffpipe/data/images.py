@@ -1,11 +1,15 @@
-"""One encoded picture to an array. It must not know where pictures come from."""
+"""Encoded pictures: one as an array, and the colours that a set of them has in common, from their headers alone.
+
+A colour set with some grey pictures is a normal set: its grey ones are read as colours. This module must not know where
+pictures come from.
+"""
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +20,11 @@ from ffpipe.system.errors import reason
 
 # Such as people hold, and such as Pillow reads without loss of bits that it does not speak of (TIFF is none of these).
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
-NAMES_OF_FORMATS = "PNG, JPEG, BMP, GIF or WebP"
 
 # Modes with eight bits or less a channel, and the one in which they are stored. Others (16-bit PNG) would lose bits;
 # of grey with transparency, which networks on one channel cannot use, the grey is kept.
 STORED_MODE = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}
+GREYS = "greys of a palette"
 _PNG, _PNG_DEPTH = b"\x89PNG\r\n\x1a\n", 24
 
 
@@ -32,7 +36,8 @@ def decode(encoded: bytes, mode: str = "", size: tuple[int, ...] = ()) -> NDArra
     more than 8 bits a channel, or too large (refused before it is unpacked).
     """
     try:
-        with quiet(), Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        # Pillow warns of what is refused anyhow, and of transparency that is dropped.
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             if image.mode not in STORED_MODE:
                 raise ValueError(f"its mode is {image.mode}; expected 8 bits a channel")
             if bytes(memoryview(encoded)[:8]) == _PNG and memoryview(encoded)[_PNG_DEPTH] == 16:
@@ -45,14 +50,31 @@ def decode(encoded: bytes, mode: str = "", size: tuple[int, ...] = ()) -> NDArra
                 converted = converted.resize((size[-1], size[0]))
             return np.array(converted)
     except UnidentifiedImageError:
-        raise ValueError(f"it is not {NAMES_OF_FORMATS}") from None
+        raise ValueError("it is not PNG, JPEG, BMP, GIF or WebP") from None
     except Exception as error:  # Pillow's decoders have as many ways to fail as a damaged image has
         raise ValueError(reason(error)) from None
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Pillow's warnings out of the output: of what is refused anyhow, and of transparency that is dropped."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def mode_of(encoded: Any) -> str:
+    """Return the mode in which a picture would be stored by itself; empty where that cannot be told. encoded: its
+    bytes."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            if image.mode == "P" and image.palette is not None:
+                palette = image.palette.getdata()[1]
+                if palette[0::3] == palette[1::3] == palette[2::3]:
+                    return GREYS
+            return STORED_MODE.get(image.mode, "")
+    except Exception:  # whoever decodes it will say what is wrong with it
+        return ""
+
+
+def common(modes: Iterable[str]) -> tuple[str, str]:
+    """Return the mode that all pictures are read in, and what a person should know of it. Empty: each as it is."""
+    found = set(modes) - {""}
+    if found <= {GREYS} or len(found) == 1:
+        return "", ""
+    mode = "L" if found <= {"L", GREYS} else "RGB"
+    if found == {"L", GREYS}:
+        return mode, ""
+    return mode, f"pictures in {', '.join(sorted(found))} are read as {mode} (training.data.mode)"

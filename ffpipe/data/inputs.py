@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffpipe.config.schema import Data
+from ffpipe.data.below import files_below
 from ffpipe.data.columns import Wanted
-from ffpipe.data.discover import known_kind, tables_below
-from ffpipe.data.opened import is_like, mode_of, open_images, row_of
+from ffpipe.data.discover import PICTURES, known_kind, tables_below
+from ffpipe.data.images import decode
 from ffpipe.data.scale import BYTE, Given
-from ffpipe.data.source import BLOCK_BYTES, Contents
+from ffpipe.data.source import BLOCK_BYTES, MOST_FEATURES, Contents, in_blocks
 from ffpipe.data.tables import TABLES
 from ffpipe.data.unlabelled import Tabular, archive, as_written
 from ffpipe.system.errors import UserError, reason
-from ffpipe.system.files import expanded
+from ffpipe.system.files import expanded, read_whole, size_of
 
 # Files of a folder that are read; whatever else lies there is left alone.
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".npy")
+ENDINGS = (*PICTURES, ".npy")
+
+# Bytes of a file that is a picture: a picture that can be used has fewer, were it not compressed at all.
+LARGEST_PICTURE = 4 * MOST_FEATURES
+# Bytes of the header of a .npy file, all of which NumPy reads before it looks at them.
+LARGEST_HEADER = 1 << 16
+_MODE_OF_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
+_NPY = b"\x93NUMPY"
 
 # An image, or what is wrong with it.
 Row = NDArray[np.float32] | UserError
@@ -73,7 +81,8 @@ class Inputs:
     def _of_archive(self, path: str | Path) -> Iterator[tuple[int, Row]]:
         arrays = self.data.arrays
         contents = archive(expanded(path), self.shape, arrays[2:3] or arrays[:1], self.block_bytes)
-        return self._rows(_counted(contents), contents.shape, self._divisor(contents), str(path))
+        divisor = self.scale.divisor_of(contents, self.data.scale)
+        return self._rows(_counted(contents), contents.shape, divisor, str(path))
 
     def _of_table(self, path: Path, kind: str) -> Iterator[tuple[int, Row]]:
         """Yield the images of a table. Once one cannot be read, each of the others is read by itself."""
@@ -86,7 +95,7 @@ class Inputs:
             return
         if kind == "csv" and not contents.divisor and self.scale.kind != "f":  # which was trained on such numbers
             contents = as_written(contents)
-        divisor = self._divisor(contents)
+        divisor = contents.divisor or self.scale.divisor_of(contents, data.scale)
         try:
             for index, row in self._rows(_counted(contents), contents.shape, divisor, str(path)):
                 yield index, row
@@ -101,11 +110,9 @@ class Inputs:
 
         Raises UserError for another shape.
         """
-        shape = self.shape
-        # As training takes them too.
-        channels_first = len(shape) == 3 and given == (shape[2], *shape[:2]) != shape
-        if not channels_first and not is_like(given, shape):
-            raise UserError(f"{path}: its images have the shape {given}; expected {shape}")
+        channels_first = is_channels_first(given, self.shape)
+        if not channels_first and not is_like(given, self.shape):
+            raise UserError(f"{path}: its images have the shape {given}; expected {self.shape}")
         for index, image in images:
             row: Row
             try:
@@ -117,18 +124,14 @@ class Inputs:
                 row = error
             yield index, row
 
-    def _divisor(self, contents: Contents) -> float:
-        """Return what the numbers are divided by."""
-        return contents.divisor or self.scale.divisor_of(contents, self.data.scale)
-
 
 def _counted(contents: Contents) -> Iterator[tuple[int, NDArray[Any]]]:
     """Yield the images of a source with their numbers."""
     return enumerate(image for block in contents.blocks() for image in block)
 
 
-def files_of(path: str | Path) -> Iterator[str | Path]:
-    """Yield the path, or where it is a folder its pictures and arrays, recursively and in sorted order; where it has
+def files_of(path: str | Path) -> Sequence[str | Path]:
+    """Return the path, or where it is a folder its pictures and arrays, recursively and in sorted order; where it has
     neither, its tables.
 
     Raises UserError where the folder cannot be read or has none.
@@ -137,32 +140,123 @@ def files_of(path: str | Path) -> Iterator[str | Path]:
         raise UserError("the name of an image is empty: give a file or a folder")
     root = expanded(path)
     if not os.path.isdir(root):
-        yield path
-        return
-    found = _below(root)
-    first = next(found, None)
-    if first is None:
-        found = iter(tables_below(root))
-        first = next(found, None)
-    if first is None:
+        return [path]
+    found = [file for file in files_below(root) if file.suffix.lower() in ENDINGS] or tables_below(root)
+    if not found:
         endings = ", ".join(ENDINGS)
         raise UserError(f"{path}: the folder has neither a picture ({endings}) nor a table (Parquet, Arrow, CSV)")
-    yield first
-    yield from found
+    return found
 
 
-def _below(root: Path) -> Iterator[Path]:
-    """Yield files of a folder, sorted by their parts. Hidden ones are left out, links to folders not followed."""
-    waiting = [root]
-    while waiting:
-        path = waiting.pop()
-        if path.suffix.lower() in ENDINGS and not path.is_dir():
-            yield path
-        elif path == root or not path.is_symlink():
-            try:
-                inside = [Path(entry.path) for entry in os.scandir(path) if not entry.name.startswith(".")]
-            except NotADirectoryError:
-                continue
-            except OSError as error:
-                raise UserError(f"{path}: {reason(error)}") from None
-            waiting += sorted(inside, reverse=True)
+@dataclass(frozen=True)
+class OpenedImages:
+    """The images of a file. array: (n, ...), each of as many numbers as an image of the network has, perhaps mapped
+    into memory. divisor: what its numbers are divided by. many: whether the file is a row of images, be it of one."""
+
+    path: Path
+    array: NDArray[Any]
+    divisor: float
+    many: bool = False
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, index: int) -> NDArray[np.float32]:
+        """Return one image as a row (features,). Raises UserError where it has NaN or infinity."""
+        return row_of(self.array[index], self.divisor, f"{self.path}[{index}]" if self.many else str(self.path))
+
+
+def row_of(image: NDArray[Any], divisor: float, where: str) -> NDArray[np.float32]:
+    """Return an image as a row (features,). where: names it. Raises UserError where it has NaN or infinity."""
+    with np.errstate(all="ignore"):
+        divided = np.divide(image, divisor, dtype=np.float32, casting="unsafe")
+    row: NDArray[np.float32] = divided.reshape(-1)
+    if not np.isfinite(row).all():
+        raise UserError(f"{where}: it holds NaN or infinity; expected finite float32 numbers")
+    return row
+
+
+def open_images(
+    path: str | Path, shape: tuple[int, ...], scale: Given, asked: float = 0.0, size: tuple[int, ...] = ()
+) -> OpenedImages:
+    """Open a picture, or an array in a .npy file, of images for a network.
+
+    shape: of the images that it was trained on: (height, width), (height, width, channels), or any other for .npy. The
+    colours of a picture are converted to the channels of `shape`. An array is one image, of `shape` or flat, or n of
+    them. scale, asked: as training had them, for numbers of an array. size: height and width that training resized
+    pictures to; empty: it did not. Raises UserError: no regular file, unreadable, too large, of another size or dtype.
+    """
+    path = expanded(path)
+    try:
+        if path.suffix.lower() != ".npy":
+            return OpenedImages(path, _picture(path, shape, size)[np.newaxis], BYTE)
+        array = _array(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {reason(error)}") from None
+    images, many = _rows(path, array, shape)
+    numbers = Contents(str(path), shape, images.dtype, 0, np.empty(0), lambda: in_blocks(images))
+    return OpenedImages(path, images, scale.divisor_of(numbers, asked), many)
+
+
+def mode_of(shape: tuple[int, ...]) -> str:
+    """Return the colours, by Pillow's name, of pictures of a shape; empty where no picture has it."""
+    channels = 1 if len(shape) == 2 else shape[-1]
+    return _MODE_OF_CHANNELS.get(channels, "") if len(shape) in (2, 3) else ""
+
+
+def _picture(path: Path, shape: tuple[int, ...], size: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Decode a picture. Raises ValueError where it is damaged or of another format."""
+    mode = mode_of(shape)
+    if not mode:
+        raise UserError(f"{path}: images of shape {shape} cannot come from a picture; give a .npy file of that shape")
+    pixels = decode(read_whole(path, LARGEST_PICTURE), mode, size)
+    if pixels.shape[:2] != shape[:2]:
+        raise UserError(
+            f"{path}: it is {pixels.shape[0]} high and {pixels.shape[1]} wide; expected {shape[0]} and {shape[1]}"
+        )
+    return pixels
+
+
+def _array(path: Path) -> NDArray[Any]:
+    """Map an array, so that nothing is allocated for a shape that the header only claims. Raises ValueError."""
+    size_of(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_NPY) + 6)
+        if not start.startswith(_NPY):
+            raise ValueError("it is no .npy file of NumPy")
+        version, length = start[len(_NPY)], int.from_bytes(start[len(_NPY) + 2 :], "little")
+        if version > 1 and length > LARGEST_HEADER:
+            raise ValueError(f"its header has {length:,} bytes, more than {LARGEST_HEADER:,}")
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # NumPy's parser has as many ways to fail as a damaged header has
+        raise ValueError(reason(error)) from None
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"it holds {array.dtype}; expected whole numbers, bools or floats")
+    return array
+
+
+def _rows(path: Path, array: NDArray[Any], shape: tuple[int, ...]) -> tuple[NDArray[Any], bool]:
+    """Tell one image from a row of images: (n, ...), and whether they are a row. Raises UserError."""
+    flat = (math.prod(shape),)
+    if is_channels_first(array.shape[-3:], shape):
+        array = np.moveaxis(array, -3, -1)
+    for fits in ((shape, flat).__contains__, lambda given: is_like(given, shape)):
+        if fits(array.shape):
+            return array[np.newaxis], False
+        if array.ndim > 1 and len(array) and fits(array.shape[1:]):
+            return array, True
+    one, many = " or ".join(map(str, dict.fromkeys((shape, flat)))), ", ".join(map(str, ("n", *shape)))
+    raise UserError(f"{path}: it has shape {array.shape}; expected {one}, or ({many}) for n images")
+
+
+def is_channels_first(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Return whether an image has the channels of the last axis of `shape` in its first, as training takes them too."""
+    return len(shape) == 3 and given == (shape[2], *shape[:2]) != shape
+
+
+def is_like(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Return whether an image of another shape has its numbers in the same order: axes of length 1 make no difference,
+    and a flat one has but one order."""
+    a, b = (tuple(size for size in each if size != 1) for each in (given, shape))
+    return math.prod(a) == math.prod(b) and (a == b or len(a) < 2 or len(b) < 2)

@@ -5,28 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ffpipe.data.source import Contents
+from ffpipe.data import cache
+from ffpipe.data.download import Patience, Remote, fetch
+from ffpipe.data.source import Contents, cut_anew
 from ffpipe.system.errors import UserError
 from ffpipe.system.files import expanded
 
 # Names of the two files of a copy in Parquet: short ones, and those of the Hugging Face hub.
 PARQUET = {part: (f"{part}.parquet", f"{part}-00000-of-00001.parquet") for part in ("train", "test")}
-
-
-@dataclass(frozen=True)
-class Digest:
-    """MD5 (hexadecimal) of `head` and of the bytes of the next `rows` examples."""
-
-    rows: int
-    md5: str
-    head: bytes = b""
 
 
 def given_folder(data_dir: str) -> tuple[Path, str] | None:
@@ -41,6 +34,13 @@ def mirrors_of(variable: str, known: tuple[str, ...]) -> tuple[str, ...]:
     return own or known
 
 
+def downloaded(
+    remote: Remote, folder: str, mirrors: Sequence[str], patience: Patience | None, progress: Callable[[str], None]
+) -> Path:
+    """Return a file of a known set in a folder of the cache, downloaded unless it is there. Raises UserError."""
+    return fetch(remote, cache.folder() / "downloads" / folder, mirrors, patience or Patience(), progress)
+
+
 def find(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
     """Return the first file of one of these names in one of these folders, or None."""
     return next((path for folder in folders for name in names if (path := folder / name).is_file()), None)
@@ -48,16 +48,18 @@ def find(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
 
 def checked(
     contents: Contents,
-    digests: Sequence[Digest],
+    rows: int,
+    md5s: Sequence[str],
     row_bytes: Callable[[NDArray[Any], NDArray[np.int64]], NDArray[np.uint8]],
     title: str,
+    head: bytes = b"",
 ) -> Contents:
-    """Hold the images of a copy against published MD5s while they pass.
+    """Hold the images of a copy against published MD5s (hexadecimal) while they pass, each of `head` and `rows` images.
 
     row_bytes: makes of images (n, features) and their labels (n,) the bytes (n, any) that were hashed. Raises UserError
     at once where the number of examples or their dtype is another, and while they pass where an MD5 is.
     """
-    count = sum(digest.rows for digest in digests)
+    count = rows * len(md5s)
     if len(contents.labels) != count or contents.dtype != np.uint8:
         raise UserError(
             f"{contents.where}: {len(contents.labels)} images of {contents.dtype}, but {title} has {count} of uint8 "
@@ -65,24 +67,15 @@ def checked(
         )
 
     def blocks() -> Iterator[NDArray[Any]]:
-        done, left = 0, list(digests)
-        hashed = hashlib.md5(left[0].head, usedforsecurity=False)
-        needed = left[0].rows
-        for block in contents.blocks():
-            rest = block
-            while len(rest):
-                some, rest = rest[:needed], rest[needed:]
-                hashed.update(np.ascontiguousarray(row_bytes(some, contents.labels[done : done + len(some)])).data)
-                done, needed = done + len(some), needed - len(some)
-                if not needed:
-                    digest = left.pop(0)
-                    if hashed.hexdigest() != digest.md5:
-                        raise UserError(
-                            f"{contents.where}: images {done - digest.rows} to {done - 1} with their labels have the "
-                            f"MD5 {hashed.hexdigest()}, those of {title} {digest.md5}: they are damaged or another set"
-                        )
-                    if left:
-                        hashed, needed = hashlib.md5(left[0].head, usedforsecurity=False), left[0].rows
+        for number, block in enumerate(cut_anew(contents.blocks(), rows)):
+            first, last = number * rows, (number + 1) * rows - 1
+            hashed = hashlib.md5(head, usedforsecurity=False)
+            hashed.update(np.ascontiguousarray(row_bytes(block, contents.labels[first : last + 1])).data)
+            if hashed.hexdigest() != md5s[number]:
+                raise UserError(
+                    f"{contents.where}: images {first} to {last} with their labels have the MD5 {hashed.hexdigest()}, "
+                    f"those of {title} {md5s[number]}: they are damaged or another set"
+                )
             yield block
 
     return replace(contents, blocks=blocks)

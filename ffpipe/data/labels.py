@@ -6,6 +6,7 @@ This module must not know a file format.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +48,7 @@ class Classes:
         if len(wrong := np.flatnonzero(numbers < 0)):
             raise UserError(
                 f"{where}: the label {str(labels[wrong[0]])!r} at row {wrong[0]} is none of the training part's "
-                f"classes: {spelled(self.names)}"
+                f"classes: {', '.join(some_of(self.names))}"
             )
         return numbers
 
@@ -55,9 +56,9 @@ class Classes:
         """Describe what a person should know of the labels of a training part; empty where they are 0 to count - 1."""
         said = []
         if self.mapped or self.names:
-            said.append(f"classes 0 to {self.count - 1} are {spelled(self.names)}")
+            said.append(f"classes 0 to {self.count - 1} are {', '.join(some_of(self.names))}")
         if len(absent := np.flatnonzero(np.bincount(numbers, minlength=self.count) == 0)):
-            said.append(f"no example is of class {spelled(tuple(map(str, absent)))}")
+            said.append(f"no example is of class {', '.join(some_of(list(map(str, absent))))}")
         return "; ".join(said)
 
 
@@ -132,11 +133,9 @@ def check(labels: NDArray[np.int64], count: int, where: str) -> None:
         )
 
 
-def spelled(names: tuple[str, ...]) -> str:
-    """Spell the names, or the first and last of many."""
-    if len(names) <= SPELLED:
-        return ", ".join(names)
-    return f"{', '.join(names[: SPELLED - 2])}, ... {names[-1]}"
+def some_of(names: Sequence[str]) -> list[str]:
+    """Return the names that a message spells out: all, or the first and last of many."""
+    return [*names] if len(names) <= SPELLED else [*names[: SPELLED - 2], "...", names[-1]]
 
 
 def _positions(rows: NDArray[Any], where: str) -> NDArray[np.int64]:

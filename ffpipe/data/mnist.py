@@ -5,18 +5,18 @@ Their contents are for `idx` and `parquet` to read; how they get here is for `do
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from hashlib import md5 as md5_of
 from pathlib import Path
 
 import numpy as np
 
-from ffpipe.data import cache, columns, idx, tables
-from ffpipe.data.download import Patience, Remote, fetch
+from ffpipe.data import columns, idx, tables
+from ffpipe.data.download import Patience, Remote
 from ffpipe.data.gzipped import md5
-from ffpipe.data.known import PARQUET, Digest, checked, find, given_folder, mirrors_of
+from ffpipe.data.known import PARQUET, checked, downloaded, find, given_folder, mirrors_of
 from ffpipe.data.labels import plain
 from ffpipe.data.scale import BYTE
 from ffpipe.data.source import Contents, Part, file_identity
@@ -41,11 +41,6 @@ class Known:
     torchvision: str
     names: tuple[str, ...] = ()
     side: int = 28
-
-    @property
-    def md5s(self) -> list[str]:
-        """The MD5s of all files."""
-        return [remote.md5 for pair in self.files.values() for remote in pair]
 
 
 def _files(*of_each: tuple[str, int]) -> Files:
@@ -104,13 +99,9 @@ def parts(
     its files to the cache folder, telling `progress` in lines of text. others: sets that a file may be of by mistake.
     Raises UserError where a folder is given and lacks a file.
     """
-    given = given_folder(data_dir)
-    if given is None:
-        return (
-            _remote_part(known, "train", patience or Patience(), progress),
-            _remote_part(known, "test", patience or Patience(), progress),
-        )
-    return _local_part(known, "train", *given, others), _local_part(known, "test", *given, others)
+    if given := given_folder(data_dir):
+        return _local_part(known, "train", *given, others), _local_part(known, "test", *given, others)
+    return _remote_part(known, "train", patience, progress), _remote_part(known, "test", patience, progress)
 
 
 def mirrors(known: Known = MNIST) -> tuple[str, ...]:
@@ -139,12 +130,12 @@ def _idx_part(known: Known, part: str, paths: list[Path], setting: str, others: 
         for path, remote in zip(paths, known.files[part], strict=True):
             # The whole file, once for each state of it: digests of a few images would not find a damaged one.
             if (found := md5(path, remote.size)) != remote.md5:
-                other = next((each for each in others if found in each.md5s), None)
-                if other is not None:
-                    raise UserError(
-                        f"{path}: it is a file of {other.title}, another one than {known.title}'s {remote.name}: set "
-                        f"training.data.source {other.name}, or put the right file there"
-                    )
+                for other in others:
+                    if any(found == each.md5 for pair in other.files.values() for each in pair):
+                        raise UserError(
+                            f"{path}: it is a file of {other.title}, another one than {known.title}'s {remote.name}: "
+                            f"set training.data.source {other.name}, or put the right file there"
+                        )
                 raise UserError(
                     f"{path}: the MD5 of its content is {found}, that of {known.title} is {remote.md5}: it is damaged "
                     "or another set; other data in this format are read with --training.data.source idx"
@@ -164,21 +155,24 @@ def _parquet_part(known: Known, part: str, path: Path, setting: str) -> Part:
         numbers = plain(opened.labels, str(path))
         if numbers.dtype.kind != "i":
             raise UserError(f"{path}: its labels are names; those of {known.title} are numbers: it is another set")
-        told = md5_of(struct.pack(">II", 0x0801, count) + numbers.astype(np.uint8).tobytes()).hexdigest()
+        raw = struct.pack(">II", 0x0801, count) + numbers.astype(np.uint8).tobytes()
+        told = hashlib.md5(raw, usedforsecurity=False).hexdigest()
         if told != labels.md5:
             raise UserError(f"{path}: its labels have the MD5 {told}, those of {known.title} {labels.md5}")
         head = struct.pack(">IIII", 0x0803, count, known.side, known.side)
         opened = replace(opened, divisor=BYTE, names=known.names)
-        return checked(opened, [Digest(count, images.md5, head)], lambda block, _: block, known.title)
+        return checked(opened, count, [images.md5], lambda block, _: block, known.title, head)
 
     return Part(known.name, (known.name, "parquet", file_identity(path, setting)), contents)
 
 
-def _remote_part(known: Known, part: str, patience: Patience, progress: Callable[[str], None]) -> Part:
+def _remote_part(known: Known, part: str, patience: Patience | None, progress: Callable[[str], None]) -> Part:
     def contents() -> Contents:
         # MNIST's were kept beside others before there was a second set of the same names.
-        folder = cache.folder() / "downloads" / ("" if known.name == "mnist" else known.name)
-        images, labels = (fetch(remote, folder, mirrors(known), patience, progress) for remote in known.files[part])
+        folder = "" if known.name == "mnist" else known.name
+        images, labels = (
+            downloaded(remote, folder, mirrors(known), patience, progress) for remote in known.files[part]
+        )
         return replace(idx.contents(images, labels), divisor=BYTE, names=known.names)
 
     return Part(known.name, (known.name, *(remote.md5 for remote in known.files[part])), contents)

@@ -5,7 +5,6 @@ It knows the names that pairs of arrays go by; it must not know how a set is spl
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +15,8 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from ffpipe.data import source
-from ffpipe.data.source import BLOCK_BYTES, Contents, Part
-from ffpipe.system.errors import UserError, reason
-from ffpipe.system.files import expanded
+from ffpipe.data.source import Contents, Part
+from ffpipe.system.errors import UserError, refusing
 
 Pair = tuple[str, str]
 Role = Literal["train", "test"]
@@ -39,28 +37,25 @@ def part(paths: list[Path], role: Role, arrays: tuple[str, ...], field: str) -> 
     arrays: names of the arrays of images and labels; empty: looked for. Raises UserError.
     """
     identity = tuple(source.file_identity(path, field) for path in paths)
-    files = [expanded(path) for path in paths]
-    if len(files) == 2:  # a file a role, as KMNIST has them
-        names = [(_only(path), path) for path in files]
+    if len(paths) == 2:  # a file a role, as KMNIST has them
+        names = [(_only(path), path) for path in paths]
         return Part("npz", ("npz", identity), lambda: _contents(*names))
     # By themselves in lower case, since MedMNIST, Keras and people differ in how they write the same names.
-    names_in = _names(files[0])
-    pair = (
-        _asked(files[0], names_in, arrays, role) if arrays else _pair(names_in, (*_OF_ROLE[role], *_PLAIN, _NAMELESS))
-    )
+    (path,), usual = paths, (*_OF_ROLE[role], *_PLAIN, _NAMELESS)
+    names_in = _names(path)
+    pair = _asked(path, names_in, arrays, role) if arrays else _pair(names_in, usual)
     if pair is None:
         expected = " or ".join(f"({a}, {b})" for a, b in (*_OF_ROLE[role][:2], *_PLAIN[:2]))
         raise UserError(
-            f"{files[0]}: expected the arrays {expected}; it has {', '.join(sorted(names_in)) or 'none'}: "
+            f"{path}: expected the arrays {expected}; it has {', '.join(sorted(names_in)) or 'none'}: "
             "training.data.arrays names those of images and labels"
         )
-    return _part(files[0], identity, pair)
+    return _part(path, identity, pair)
 
 
 def test_part(path: Path, arrays: tuple[str, ...], field: str) -> Part | None:
     """The test part that an archive of training examples brings along, if any. arrays: as for `part`."""
     identity = (source.file_identity(path, field),)
-    path = expanded(path)
     names = _names(path)
     pair = _asked(path, names, arrays, "test") if len(arrays) == 4 else _pair(names, _OF_ROLE["test"])
     return _part(path, identity, pair) if pair else None
@@ -69,8 +64,7 @@ def test_part(path: Path, arrays: tuple[str, ...], field: str) -> Part | None:
 def npy_part(images: Path, labels: Path, field: str) -> Part:
     """Return the part in two .npy files. Raises UserError."""
     identity = (source.file_identity(images, field), source.file_identity(labels, field))
-    names = [("", expanded(images)), ("", expanded(labels))]
-    return Part("npy", ("npy", identity), lambda: _contents(*names))
+    return Part("npy", ("npy", identity), lambda: _contents(("", images), ("", labels)))
 
 
 def _part(path: Path, identity: object, pair: Pair) -> Part:
@@ -94,7 +88,7 @@ def _contents(images_at: tuple[str, Path], labels_at: tuple[str, Path]) -> Conte
         dtype=images.dtype,
         divisor=0,
         labels=labels,
-        blocks=lambda: _blocks(images),
+        blocks=lambda: source.in_blocks(images),
     )
 
 
@@ -138,7 +132,9 @@ def _array(path: Path, name: str, text: bool = False) -> NDArray[Any]:
         with _opened(path) as archive:
             array = archive[name]
     else:
-        array = _npy(path)
+        with refusing(f"{path}: cannot be read", Exception):
+            # Mapped, so that nothing is allocated for a shape that the header only claims.
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray):  # a member that does not begin as .npy files do comes as bytes
         raise UserError(f"{path}: {name} is not an array")
     if array.dtype.kind not in ("biufSU" if text else "biuf"):
@@ -146,27 +142,12 @@ def _array(path: Path, name: str, text: bool = False) -> NDArray[Any]:
     return array
 
 
-def _npy(path: Path) -> NDArray[Any]:
-    try:
-        # Mapped, so that nothing is allocated for a shape that the header only claims.
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # as below
-        raise UserError(f"{path}: cannot be read: {reason(error)}") from None
-    return array
-
-
-def _blocks(images: NDArray[Any], block_bytes: int = BLOCK_BYTES) -> Iterator[NDArray[Any]]:
-    """Yield arrays (n, features) in the dtype of the file."""
-    width = math.prod(images.shape[1:])
-    rows = max(1, block_bytes // (width * images.itemsize))
-    for first in range(0, len(images), rows):
-        yield images[first : first + rows].reshape(-1, width)
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[NpzFile]:
-    try:
-        with path.open("rb") as file, NpzFile(file, allow_pickle=False) as archive:
-            yield archive
-    except Exception as error:  # zipfile and NumPy's parser have as many ways to fail as a damaged archive has
-        raise UserError(f"{path}: cannot be read: {reason(error)}") from None
+    # zipfile and NumPy's parser have as many ways to fail as a damaged archive has.
+    with (
+        refusing(f"{path}: cannot be read", Exception),
+        path.open("rb") as file,
+        NpzFile(file, allow_pickle=False) as archive,
+    ):
+        yield archive

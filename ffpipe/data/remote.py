@@ -19,7 +19,7 @@ from pyarrow import fs
 
 from ffpipe.data import cache
 from ffpipe.data.download import Patience, Remote, receive
-from ffpipe.system.errors import UserError, escaped, reason
+from ffpipe.system.errors import escaped, refusing
 from ffpipe.system.files import replacing, scheme_of
 from ffpipe.system.places import Place
 
@@ -48,13 +48,11 @@ def fetched(
         if not scheme:
             here.append(name)
             continue
-        try:
+        with refusing(f"{field}: {name} cannot be fetched", (OSError, HTTPException, ImportError, ValueError)):
             if scheme in _WEB:
                 here.append(str(_from_web(name, patience or Patience(), progress)))
             else:
                 here += [str(path) for path in _from_store(name, progress)]
-        except (OSError, HTTPException, ImportError, ValueError) as error:
-            raise UserError(f"{field}: {name} cannot be fetched: {reason(error)}") from None
     return tuple(here)
 
 

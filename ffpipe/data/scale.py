@@ -5,7 +5,6 @@ This module must not know a file format.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -137,9 +136,8 @@ def scaled(contents: Contents, scale: Scale) -> Contents:
     """Scale the blocks of contents to what is stored. Numbers that overflow become infinite, which the writer
     refuses."""
 
-    def blocks() -> Iterator[NDArray[Any]]:
-        for block in contents.blocks():
-            with np.errstate(over="ignore", invalid="ignore"):
-                yield block.astype(scale.stored, copy=False)
+    @np.errstate(over="ignore", invalid="ignore")
+    def stored(block: NDArray[Any]) -> NDArray[Any]:
+        return block.astype(scale.stored, copy=False)
 
-    return replace(contents, dtype=scale.stored, divisor=scale.divisor, blocks=blocks)
+    return replace(contents, dtype=scale.stored, divisor=scale.divisor, blocks=lambda: map(stored, contents.blocks()))

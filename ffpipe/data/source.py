@@ -7,8 +7,8 @@ format and no split; the rules that hold for all sources (allowed shapes and dty
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffpipe.system.errors import UserError, reason
-from ffpipe.system.files import expanded
 
 # Images are read, checked and stored in blocks of about this size, so memory does not grow with the set.
 BLOCK_BYTES = 64 << 20
 
 # One image may have this many values (4096 x 4096): a larger number is a damaged header, and would be allocated.
 MOST_FEATURES = 1 << 24
+# Numbers of channels that pictures have.
+CHANNELS = (1, 3, 4)
 # The option that makes pictures of different sizes alike.
 SIZE = "--training.data.size"
 
@@ -67,11 +68,37 @@ class Part:
     open: Callable[[], Contents]
 
 
+def in_blocks(images: NDArray[Any], block_bytes: int = BLOCK_BYTES) -> Iterator[NDArray[Any]]:
+    """Yield images (n, ...) as arrays (any number, features) of about so many bytes."""
+    width = math.prod(images.shape[1:])
+    rows = max(1, block_bytes // (width * images.itemsize))
+    for first in range(0, len(images), rows):
+        yield images[first : first + rows].reshape(-1, width)
+
+
+def cut_anew(blocks: Iterable[NDArray[Any]], rows: int) -> Iterator[NDArray[Any]]:
+    """Yield the rows of arrays (any number, features) in arrays of `rows`, of which the last may have fewer. Each
+    overwrites the one before it."""
+    batch, filled = np.empty(0), 0
+    for block in blocks:
+        if not batch.size:
+            batch = np.empty((rows, *block.shape[1:]), block.dtype)
+        while len(block):
+            taken = min(len(block), rows - filled)
+            batch[filled : filled + taken] = block[:taken]
+            filled, block = filled + taken, block[taken:]
+            if filled == rows:
+                yield batch
+                filled = 0
+    if filled:
+        yield batch[:filled]
+
+
 def file_identity(path: Path, field: str) -> tuple[str, int, int, int]:
     """Return a key to this state of a file: resolved path, bytes, mtime and ctime in ns (a copy may keep its
     mtime). UserError: no such file."""
     try:
-        resolved = expanded(path).resolve(strict=True)
+        resolved = path.resolve(strict=True)
         stat = resolved.stat()
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{field}: there is no file {path} ({reason(error)})") from None
@@ -87,3 +114,39 @@ def check_shape(shape: Sequence[int], where: str) -> tuple[int, ...]:
             f"{where}: an image of shape {tuple(shape)} cannot be used; expected 1 to {MOST_FEATURES} values an image"
         )
     return tuple(int(size) for size in shape)
+
+
+def shaped(part: Part, shape: tuple[int, ...]) -> Part:
+    """Give the images of a part another shape, row-major; none given: as they are, but with channels last."""
+    if not shape:
+        return Part(part.name, part.identity, lambda: _channels_last(part.open()))
+
+    def opened() -> Contents:
+        contents = part.open()
+        if math.prod(shape) != contents.features:
+            raise UserError(
+                f"{contents.where}: training.data.shape is {shape}, but an image has {contents.features} numbers "
+                f"({contents.shape})"
+            )
+        return replace(contents, shape=shape)
+
+    return Part(part.name, (*part.identity, shape), opened)
+
+
+def _channels_last(contents: Contents) -> Contents:
+    """Move the channels of images that are (channels, height, width), as torch has them, behind height and width; a
+    single channel goes."""
+    first = contents.shape
+    if len(first) != 3 or first[0] not in CHANNELS or first[2] in CHANNELS:
+        return contents
+    channels, *sides = first
+    last = (*sides, channels) if channels > 1 else tuple(sides)
+
+    def moved(block: NDArray[Any]) -> NDArray[Any]:
+        return np.moveaxis(block.reshape(-1, *first), 1, -1).reshape(len(block), -1)
+
+    kinds = (" x ".join(map(str, shape)) for shape in (first, last))
+    said = [contents.found, "images of {}, channels first, are read as {}".format(*kinds)]
+    return replace(
+        contents, shape=last, blocks=lambda: map(moved, contents.blocks()), found="; ".join(filter(None, said))
+    )

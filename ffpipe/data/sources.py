@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ffpipe.config.data import Data
@@ -16,6 +17,7 @@ from ffpipe.data.npz import Role
 from ffpipe.data.source import Part
 from ffpipe.data.tables import TABLES
 from ffpipe.system.errors import UserError, nearest
+from ffpipe.system.files import expanded
 
 Progress = Callable[[str], None]
 
@@ -42,11 +44,9 @@ class FileForm:
 # Functions and not their results, so that nothing is looked for until a config asks for it.
 KNOWN_SETS: dict[str, KnownSet] = {
     "digits": KnownSet(digits.CLASSES, lambda data_dir, progress: (digits.part(), None)),
-    "mnist": KnownSet(mnist.CLASSES, lambda data_dir, progress: mnist.parts(data_dir, progress, mnist.MNIST)),
-    "fashion-mnist": KnownSet(
-        mnist.CLASSES, lambda data_dir, progress: mnist.parts(data_dir, progress, mnist.FASHION_MNIST)
-    ),
-    "cifar10": KnownSet(cifar10.CLASSES, lambda data_dir, progress: cifar10.parts(data_dir, progress)),
+    "mnist": KnownSet(mnist.CLASSES, mnist.parts),
+    "fashion-mnist": KnownSet(mnist.CLASSES, partial(mnist.parts, known=mnist.FASHION_MNIST)),
+    "cifar10": KnownSet(cifar10.CLASSES, cifar10.parts),
 }
 FILE_FORMS: dict[str, FileForm] = {
     "idx": FileForm(2, 2, "two: IMAGES LABELS", lambda paths, role, data, field: idx.part(paths[0], paths[1], field)),
@@ -67,7 +67,7 @@ FILE_FORMS: dict[str, FileForm] = {
 
 def part_of_files(role: Role, names: tuple[str, ...], data: Data) -> Part:
     """Return the part in files that the user names. Raises UserError where they are of another source, or too many."""
-    field, paths = f"training.data.{role}", [Path(name) for name in names]
+    field, paths = f"training.data.{role}", [expanded(name) for name in names]
     _refuse_other_form(paths, data.source, field)
     if data.source in TABLES:
         files = table_files(data.source, names, field)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +18,11 @@ from ffpipe.data.arrow import Stored
 from ffpipe.data.examples import Examples
 from ffpipe.data.remote import fetched, to_terminal
 from ffpipe.data.scale import Given
-from ffpipe.data.shape import shaped
-from ffpipe.data.source import Part
+from ffpipe.data.source import Part, shaped
 from ffpipe.data.sources import KNOWN_SETS, part_of_files
 from ffpipe.system import rng
 from ffpipe.system.errors import UserError
+from ffpipe.system.files import expanded
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,10 @@ def load_splits(data: Data, data_dir: str = "", *, progress: Callable[[str], Non
     known = KNOWN_SETS.get(data.source)
     stored = [cache.stored(parts[0], data.classes or (known.classes if known else 0), data.scale)]
     stored += [cache.stored(part, scale=data.scale, like=stored[0]) for part in parts[1:]]
-    return split(data, [stored[0], *(_fitting(test, stored[0]) for test in stored[1:])])
+    own, other = stored[0].shape, stored[-1].shape
+    if other != own:
+        raise UserError(f"the test images have the shape {other}, but the training images {own}: expected the same")
+    return split(data, stored)
 
 
 def split(data: Data, stored: Sequence[Stored]) -> Splits:
@@ -176,7 +178,7 @@ def _parts(data: Data, data_dir: str, progress: Callable[[str], None]) -> tuple[
     if data.test:
         return train, part_of_files("test", data.test, data)
     if data.source == "npz" and len(data.train) == 1:
-        return train, npz.test_part(Path(data.train[0]), data.arrays, "training.data.train")
+        return train, npz.test_part(expanded(data.train[0]), data.arrays, "training.data.train")
     return train, None
 
 
@@ -193,7 +195,7 @@ def _text(data: Data, data_dir: str, progress: Callable[[str], None]) -> Part:
             "side: set it to -1"
         )
     if data.train:
-        return text.part(Path(data.train[0]), "training.data.train", data.symbols, data.length)
+        return text.part(expanded(data.train[0]), "training.data.train", data.symbols, data.length)
     return text.shakespeare(data_dir, progress, data.symbols, data.length)
 
 
@@ -212,12 +214,3 @@ def _split(count: int, data: Data) -> tuple[NDArray[np.int64], NDArray[np.int64]
     order = rng.generator(data.split_seed, "split").permutation(count) if shuffled else np.arange(count)
     rest, validation, test = np.split(order, [count - aside, count - test_count])
     return rest[: data.train_limit or None], validation, test
-
-
-def _fitting(test: Stored, train: Stored) -> Stored:
-    """Return the test part. Raises UserError where a network for the training part cannot read it."""
-    if test.shape != train.shape:
-        raise UserError(
-            f"the test images have the shape {test.shape}, but the training images {train.shape}: expected the same"
-        )
-    return test

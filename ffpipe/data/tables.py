@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from ffpipe.data.gzipped import opened
-from ffpipe.system.errors import UserError, reason
+from ffpipe.system.errors import UserError, refusing
 
 _BUFFER_BYTES = 1 << 20  # of each column of a Parquet file
 _CSV_BLOCK = 8 << 20
@@ -94,7 +94,7 @@ def comma_separated(path: Path) -> Table:
     A column whose values are not numbers is text.
     """
     with _reading(path), opened(path) as stream:
-        start = stream.read(_SNIFFED).decode("utf-8-sig", "replace")
+        start = stream.read(_SNIFFED).decode("utf-8-sig", "replace")  # its last character may be cut
     if not start.strip():
         raise UserError(f"{path}: it is empty; expected lines of numbers with a label")
     first = start.splitlines()[0]
@@ -123,6 +123,12 @@ def comma_separated(path: Path) -> Table:
 
     schema = pa.schema(list(zip(names, kinds, strict=True)))
     return Table(path, schema, read, headed=headed)
+
+
+def _reading(path: Path) -> AbstractContextManager[None]:
+    # ArrowException has kinds that are none of Python's; the rest is what damaged metadata make of lookups.
+    damage = (pa.ArrowException, OSError, ValueError, TypeError, LookupError, MemoryError, OverflowError)
+    return refusing(f"{path}: cannot be read", damage)
 
 
 # The readers of tables, by source.
@@ -164,13 +170,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn failures to read a file into UserErrors."""
-    try:
-        yield
-    # ArrowException has kinds that are none of Python's; the rest is what damaged metadata make of lookups.
-    except (pa.ArrowException, OSError, ValueError, TypeError, LookupError, MemoryError, OverflowError) as error:
-        raise UserError(f"{path}: cannot be read: {reason(error)}") from None

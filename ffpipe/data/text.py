@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ffpipe.data import cache
-from ffpipe.data.download import Patience, Remote, fetch
-from ffpipe.data.known import find, given_folder, mirrors_of
+from ffpipe.data.download import Patience, Remote
+from ffpipe.data.known import downloaded, find, given_folder, mirrors_of
 from ffpipe.data.source import BLOCK_BYTES, Contents, Part, file_identity
-from ffpipe.system.errors import UserError, reason
-from ffpipe.system.files import expanded
+from ffpipe.system.errors import UserError, refusing
 
 # Ids are stored as bytes.
 MOST_SYMBOLS = 256
@@ -34,7 +32,7 @@ def part(path: Path, field: str, symbols: str, length: int) -> Part:
     """Return the part that is the whole of a file. symbols: "characters" or "bytes". length: symbols in a sequence that
     are predicted."""
     identity = file_identity(path, field)
-    return Part("text", ("text", identity, symbols, length), lambda: contents(expanded(path), symbols, length))
+    return Part("text", ("text", identity, symbols, length), lambda: contents(path, symbols, length))
 
 
 def shakespeare(
@@ -46,7 +44,7 @@ def shakespeare(
     patience: Patience | None = None,
 ) -> Part:
     """Return tiny shakespeare. data_dir: folder with a local copy; empty: $FFPIPE_DATA; else it is downloaded."""
-    if (given := given_folder(data_dir)) is not None:
+    if given := given_folder(data_dir):
         folder, setting = given
         path = find([folder / "text", folder], NAMES)
         if path is None:
@@ -56,12 +54,11 @@ def shakespeare(
             )
         return part(path, setting, symbols, length)
 
-    def downloaded() -> Contents:
-        folder = cache.folder() / "downloads" / "tinyshakespeare"
-        path = fetch(remote, folder, mirrors_of(VARIABLE, MIRRORS), patience or Patience(), progress)
+    def opened() -> Contents:
+        path = downloaded(remote, "tinyshakespeare", mirrors_of(VARIABLE, MIRRORS), patience, progress)
         return contents(path, symbols, length)
 
-    return Part("text", ("text", remote.md5, symbols, length), downloaded)
+    return Part("text", ("text", remote.md5, symbols, length), opened)
 
 
 def contents(path: Path, symbols: str, length: int) -> Contents:
@@ -92,15 +89,14 @@ def contents(path: Path, symbols: str, length: int) -> Contents:
 def encoded(path: Path, symbols: str) -> tuple[NDArray[np.uint8], int]:
     """Return the ids of a text (n,) and how many symbols there are: characters in the order of their code points, or
     all 256 bytes. Raises UserError."""
-    try:
+    with refusing(f"{path}: cannot be read"):
         data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {reason(error)}") from None
     if not data:
         raise UserError(f"{path}: it is empty; expected a text in UTF-8")
     if symbols == "bytes":
         return np.frombuffer(data, np.uint8), MOST_SYMBOLS
     try:
+        # Without the mark that some editors begin a file with, which is not a character of the text.
         points = np.frombuffer(data.decode("utf-8-sig").encode("utf-32-le"), np.uint32)
     except UnicodeDecodeError as error:
         raise UserError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -20,16 +21,13 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from ffpipe.data import columns
-from ffpipe.data.columns import OpenTable, Wanted
+from ffpipe.data.columns import Wanted
 from ffpipe.data.scale import Range
 from ffpipe.data.source import BLOCK_BYTES, Contents
 from ffpipe.data.tables import TABLES, Table
-from ffpipe.system.errors import UserError, reason
+from ffpipe.system.errors import UserError, refusing
 from ffpipe.system.memory import refuse_beyond_host
 
-# The column that a table without labels is given, so that it can be read as one with labels.
-NO_LABEL = "(no label)"
-_NO_LABELS = pa.record_batch({NO_LABEL: pa.array([0], pa.int8())})
 # Rows that are read at once where each is by itself; if none of the first has an image, no other is looked at.
 FIRST_ROWS = 256
 # Arrays of images by their usual names, those of a test part first.
@@ -44,12 +42,11 @@ class Tabular:
     """
 
     def __init__(self, path: Path, kind: str, wanted: Wanted, features: int) -> None:
-        self._path, self._features = path, features
-        # Every column may be a pixel, or one of them a label.
-        ways = ((_without_label(TABLES[kind]), replace(wanted, label=NO_LABEL)), (TABLES[kind], wanted))
-        self._open, self._wanted = ways[0]
+        self._path, self._features, self._open = path, features, TABLES[kind]
         self.contents, wrong = None, None
-        for self._open, self._wanted in ways:
+        # Every column may be a pixel, or one of them a label.
+        unlabelled = replace(wanted, label=None)
+        for self._wanted in (unlabelled, wanted):
             try:
                 self.contents = columns.contents(self._open, [path], self._wanted)
             except UserError as error:
@@ -60,14 +57,14 @@ class Tabular:
         if self.contents is not None:
             shape = self.contents.shape
             raise UserError(f"{path}: its images have the shape {shape}; expected {features} numbers")
-        self._open, self._wanted = ways[0]
+        self._wanted = unlabelled
         if all(isinstance(row, UserError) for _, row in islice(self.apart(0), FIRST_ROWS)):
             raise wrong or UserError(f"{path}: there are no images")
 
     def apart(self, first: int) -> Iterator[tuple[int, NDArray[Any] | UserError]]:
         """Yield the rows from `first` on, each read by itself: an image (features,), or what is wrong with it."""
         whole, row = self._open(self._path), 0
-        for batch in whole.read([name for name in whole.schema.names if name != NO_LABEL], FIRST_ROWS):
+        for batch in whole.read(whole.schema.names, FIRST_ROWS):
             for at in range(len(batch)):
                 if row >= first:
                     yield row, self._one(whole, batch.slice(at, 1), row)
@@ -75,7 +72,7 @@ class Tabular:
 
     def _one(self, whole: Table, row: pa.RecordBatch, number: int) -> NDArray[Any] | UserError:
         """Read the image of one row, from a table that has no other."""
-        only = replace(whole, read=lambda names, _: iter([_NO_LABELS if list(names) == [NO_LABEL] else row]))
+        only = replace(whole, read=lambda names, _: iter([row]))
         try:
             (image,) = next(columns.contents(lambda _: only, [self._path], self._wanted).blocks())
         except UserError as error:
@@ -88,12 +85,9 @@ class Tabular:
 
 def archive(path: Path, shape: tuple[int, ...], named: Sequence[str] = (), block_bytes: int = BLOCK_BYTES) -> Contents:
     """Open the images of a .npz file. shape: of one. named: arrays that are preferred, by name. Raises UserError."""
-    try:
-        with zipfile.ZipFile(path) as zipped:
-            members = [each for each in zipped.namelist() if each.endswith(".npy")]
-            headers = {name.removesuffix(".npy"): _header(zipped, name) for name in members}
-    except Exception as error:  # zipfile and NumPy's parser have as many ways to fail as a damaged archive has
-        raise UserError(f"{path}: cannot be read: {reason(error)}") from None
+    with _opened(path) as zipped:
+        members = [each for each in zipped.namelist() if each.endswith(".npy")]
+        headers = {name.removesuffix(".npy"): _header(zipped, name) for name in members}
     size = math.prod(shape)
     fit = {
         name: (dims, dtype)
@@ -118,29 +112,15 @@ def as_written(contents: Contents) -> Contents:
     numbers = Range.of(contents)
     if not numbers.bytes or numbers.high <= 1:
         return contents
-
-    def blocks() -> Iterator[NDArray[Any]]:
-        for block in contents.blocks():
-            yield block.astype(np.uint8)
-
-    return replace(contents, dtype=np.dtype(np.uint8), blocks=blocks)
+    blocks = contents.blocks
+    return replace(contents, dtype=np.dtype(np.uint8), blocks=lambda: (block.astype(np.uint8) for block in blocks()))
 
 
-def _without_label(open_table: OpenTable) -> OpenTable:
-    """Make a reader of the same tables with one column more, of labels that mean nothing."""
-
-    def opened(path: Path) -> Table:
-        found = open_table(path)
-
-        def read(names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
-            if list(names) == [NO_LABEL]:
-                yield _NO_LABELS
-            else:
-                yield from found.read(names, rows)
-
-        return replace(found, schema=found.schema.append(pa.field(NO_LABEL, pa.int8())), read=read, headed=True)
-
-    return opened
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    # zipfile and NumPy's parser have as many ways to fail as a damaged archive has.
+    with refusing(f"{path}: cannot be read", Exception), zipfile.ZipFile(path) as zipped:
+        yield zipped
 
 
 def _header(zipped: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -160,20 +140,17 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any
 
 def _blocks(path: Path, member: str, block_bytes: int) -> Iterator[NDArray[Any]]:
     """Yield arrays (n, features) in the dtype of the file."""
-    try:
-        with zipfile.ZipFile(path) as zipped, zipped.open(member) as stream:
-            (count, *rest), by_columns, dtype = _read_header(stream)
-            width = math.prod(rest)
-            if by_columns:
-                whole = np.frombuffer(stream.read(count * width * dtype.itemsize), dtype, count * width)
-                yield whole.reshape(count, *rest, order="F").reshape(count, width)
-                return
-            at_once = max(1, block_bytes // (width * dtype.itemsize))
-            for first in range(0, count, at_once):
-                rows = min(at_once, count - first)
-                piece = stream.read(rows * width * dtype.itemsize)
-                if len(piece) < rows * width * dtype.itemsize:
-                    raise ValueError(f"it ends within {rows} images after {first} of {count}")
-                yield np.frombuffer(piece, dtype).reshape(rows, width)
-    except Exception as error:  # as above
-        raise UserError(f"{path}: cannot be read: {reason(error)}") from None
+    with _opened(path) as zipped, zipped.open(member) as stream:
+        (count, *rest), by_columns, dtype = _read_header(stream)
+        width = math.prod(rest)
+        if by_columns:
+            whole = np.frombuffer(stream.read(count * width * dtype.itemsize), dtype, count * width)
+            yield whole.reshape(count, *rest, order="F").reshape(count, width)
+            return
+        at_once = max(1, block_bytes // (width * dtype.itemsize))
+        for first in range(0, count, at_once):
+            rows = min(at_once, count - first)
+            piece = stream.read(rows * width * dtype.itemsize)
+            if len(piece) < rows * width * dtype.itemsize:
+                raise ValueError(f"it ends within {rows} images after {first} of {count}")
+            yield np.frombuffer(piece, dtype).reshape(rows, width)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 # A message quotes what a file holds, which may be anything.
 LONGEST_LINE = 2000
@@ -42,6 +43,15 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
+
+
+@contextmanager
+def refusing(what: str, kinds: type[Exception] | tuple[type[Exception], ...] = OSError) -> Iterator[None]:
+    """Turn errors of these kinds within the block into UserErrors: WHAT: why."""
+    try:
+        yield
+    except kinds as error:
+        raise UserError(f"{what}: {reason(error)}") from None
 
 
 class Unreachable(UserError):

@@ -8,14 +8,15 @@ from __future__ import annotations
 import errno
 import os
 import re
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from typing import TypeVar
 
 import pyarrow as pa
 from pyarrow import fs
 
-from ffpipe.system.deadline import within
 from ffpipe.system.errors import reason
 from ffpipe.system.files import scheme_of
 
@@ -61,7 +62,7 @@ class Place:
     def ask(self, work: Callable[[], T], size: int = 0) -> T:
         """Do something with the store that moves `size` bytes. Raises OSError, whatever the store failed with."""
         try:
-            return work() if self.is_local else within(self._silence + size / SLOWEST_BYTES_PER_SECOND, work)
+            return work() if self.is_local else _within(self._silence + size / SLOWEST_BYTES_PER_SECOND, work)
         except (pa.ArrowException, OSError) as error:
             if not self.is_local and REFUSED.search(str(error)):
                 why = f"access was refused by {SCHEMES[self.scheme]} ({reason(error)})"
@@ -83,3 +84,26 @@ def _from_uri(uri: str, scheme: str) -> tuple[fs.FileSystem, str]:
     if not base.strip("/"):
         raise ValueError("it names no folder")
     return files, base
+
+
+def _within(seconds: float, work: Callable[[], T]) -> T:
+    """Return or raise what `work` does. Raises TimeoutError after `seconds`; the work is left to itself then.
+
+    It works in a thread that nobody has to wait for, so that signals are obeyed meanwhile.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    # Not a pool: the interpreter would wait for its threads at the end.
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return future.result(seconds)
+    except TimeoutError:
+        if future.done():
+            raise
+        raise TimeoutError(errno.ETIMEDOUT, f"there was no answer for {seconds:.0f} s") from None

@@ -16,7 +16,7 @@ def generator(seed: int, purpose: str, *index: int) -> np.random.Generator:
     """
     text = "/".join([str(seed), purpose, *map(str, index)])
     digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
-    key = np.frombuffer(digest, dtype="<u8")
+    key = np.frombuffer(digest, dtype="<u8")  # "<": the same numbers on hosts of either byte order
     return np.random.Generator(np.random.Philox(key=key))
 
 

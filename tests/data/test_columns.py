@@ -202,6 +202,22 @@ def test_truncated(write: Write) -> None:
             everything(path)
 
 
+@pytest.mark.parametrize("column", range(3))
+def test_a_cell_without_a_value_is_named_whatever_its_column(column: int, tmp_path: Path) -> None:
+    cells, names = ["1", "2", "3"], ["label", "p", "q"]
+    cells[column] = ""
+    (tmp_path / "set.csv").write_text(",".join(names) + "\n0,1,2\n" + ",".join(cells) + "\n0,5,6\n")
+    with pytest.raises(UserError, match=f"the column '{names[column]}' is null at row 1"):
+        list(columns.contents(tables.comma_separated, [tmp_path / "set.csv"]).blocks())
+
+
+def test_only_some_of_many_columns_are_named(tmp_path: Path) -> None:
+    names = [f"pixel{at}" for at in range(784)]
+    (tmp_path / "test.csv").write_text(",".join(names) + "\n" + ",".join(["0"] * 784) + "\n")
+    with pytest.raises(UserError, match=r"there are: pixel0, .*, pixel9, \.\.\., pixel783$"):
+        columns.contents(tables.comma_separated, [tmp_path / "test.csv"])
+
+
 @settings(max_examples=300, deadline=None)
 @given(data=st.data(), encoded=st.booleans())
 def test_damaged_files_give_user_errors_or_are_read(

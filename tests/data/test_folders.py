@@ -98,22 +98,6 @@ def test_what_is_one_level_too_deep(mine: Path) -> None:
         discover([str(mine / "cat" / "0.png")])
 
 
-@pytest.mark.parametrize("column", range(3))
-def test_a_cell_without_a_value_is_named_whatever_its_column(column: int, tmp_path: Path) -> None:
-    cells, names = ["1", "2", "3"], ["label", "p", "q"]
-    cells[column] = ""
-    (tmp_path / "set.csv").write_text(",".join(names) + "\n0,1,2\n" + ",".join(cells) + "\n0,5,6\n")
-    with pytest.raises(UserError, match=f"the column '{names[column]}' is null at row 1"):
-        read(discover([str(tmp_path / "set.csv")]))
-
-
-def test_only_some_of_many_columns_are_named(tmp_path: Path) -> None:
-    names = [f"pixel{at}" for at in range(784)]
-    (tmp_path / "test.csv").write_text(",".join(names) + "\n" + ",".join(["0"] * 784) + "\n")
-    with pytest.raises(UserError, match=r"there are: pixel0, .*, pixel9, \.\.\., pixel783$"):
-        read(discover([str(tmp_path / "test.csv")]))
-
-
 def test_texts_and_pictures_go_to_recipes_for_them(mine: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("a text of mine " * 100)
     with pytest.raises(UserError, match="--data is a text, but digits-cnn trains on images: give char-lm"):

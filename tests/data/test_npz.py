@@ -124,13 +124,6 @@ def test_every_dtype_comes_as_it_is(write: Write, dtype: Any, version: tuple[int
     np.testing.assert_array_equal(images, IMAGES.astype(dtype))
 
 
-def test_images_come_in_blocks() -> None:
-    blocks = list(npz._blocks(IMAGES, 20))
-    assert len(blocks) > 1
-    assert all(block.nbytes <= 20 for block in blocks)
-    np.testing.assert_array_equal(np.concatenate(blocks), IMAGES.reshape(len(IMAGES), -1))
-
-
 def test_labels_in_a_column(write: Write) -> None:
     _, labels = everything(npz.part([write(x=IMAGES, y=LABELS[:, None].astype(np.uint8))], "train", (), "f"))
     np.testing.assert_array_equal(labels[:, 0], LABELS)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -13,6 +13,7 @@ from ffpipe.system.errors import UserError
 sizes = st.integers(1, 200).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n)))
 
 
+@settings(deadline=None)
 @given(size=sizes, seed=st.integers(0, 9), epoch=st.integers(0, 5))
 def test_an_epoch_is_a_shuffle_without_repeats(size: tuple[int, int], seed: int, epoch: int) -> None:
     examples, batch = size
@@ -26,6 +27,7 @@ def test_an_epoch_is_a_shuffle_without_repeats(size: tuple[int, int], seed: int,
     assert len(set(rows)) == steps * batch
 
 
+@settings(deadline=None)
 @given(size=sizes, seed=st.integers(0, 9), steps=st.lists(st.integers(0, 500), max_size=12))
 def test_a_function_of_the_step_alone(size: tuple[int, int], seed: int, steps: list[int]) -> None:
     """Whatever was asked for before, and however often."""

@@ -117,6 +117,17 @@ def test_damaged_archives_give_user_errors_or_are_read(seed: int, tmp_path: Path
     assert widths <= {12}
 
 
+def test_a_row_without_a_pixel_is_refused_alone(tmp_path: Path) -> None:
+    lines = [[*"1", *map(str, range(12))] for _ in range(3)]  # a label and pixels
+    lines[1][4] = ""
+    (tmp_path / "some.csv").write_text("\n".join(map(",".join, [[*"l", *(f"p{at}" for at in range(12))], *lines])))
+    inputs = Inputs((4, 3), Given("f", 1.0), Data(label_column="l"))
+    first, second, third = (row for _, row in inputs.images(tmp_path / "some.csv"))
+    np.testing.assert_array_equal(first, np.arange(12))
+    np.testing.assert_array_equal(third, np.arange(12))
+    assert "the column 'p3' is null at row 1" in str(second)
+
+
 def test_a_deep_folder_has_an_end(tmp_path: Path) -> None:
     deep = tmp_path
     for _ in range(300):
