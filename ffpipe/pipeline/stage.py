@@ -185,7 +185,7 @@ class Stage:
             factor = self.spec.network.head_rates.factor(first + minibatch)
             sizes = partial(sizes_of, self.head, factor)
             if self.spec.network.turns.role(first + minibatch) == NEGATIVE:  # from which nothing is to be told
-                self._head_meter.leave_out(first + minibatch, sizes)
+                self._head_meter.end(first + minibatch, sizes)
                 continue
             activities = [passage.taps[block][minibatch] for block in self.head.layers]
             made = self._minibatches.read_out(self.head, first + minibatch, activities, labels, factor or 0.0)

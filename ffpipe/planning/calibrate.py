@@ -39,23 +39,23 @@ class Costs:
 def of_each_block(network: Blueprint, device: torch.device, find: Callable[[Block], T]) -> tuple[T, ...]:
     """Find something out about every block, made on this device; once for all blocks that are alike."""
     found: dict[object, T] = {}
-    keys = []
+    of_blocks = []
     for outline in network.outlines:
         block = network.make(outline.index, Workspace(device))
         shapes = tuple((name, tuple(tensor.shape)) for name, tensor in block.weights().items())
-        keys.append((outline.inputs, outline.outputs, outline.name, shapes, str(block)))
-        if keys[-1] not in found:
-            found[keys[-1]] = find(block)
-    return tuple(found[key] for key in keys)
+        key = (outline.inputs, outline.outputs, outline.name, shapes, str(block))
+        if key not in found:
+            found[key] = find(block)
+        of_blocks.append(found[key])
+    return tuple(of_blocks)
 
 
 def learning(block: Block, network: Blueprint, device: torch.device) -> Callable[[int], None]:
     """Prepare the step of a block, by its number: on rows of ones, as many as in a run, and labels of every class."""
     layout, classes = network.layout, network.takes.classes
+    shape = network.labels.shape
     labels = torch.arange(layout.batch, device=device).remainder(classes)
-    labels = (
-        labels.view(-1, *(1 for _ in network.labels.shape)).expand(layout.batch, *network.labels.shape).contiguous()
-    )
+    labels = labels.view(-1, *(1 for _ in shape)).expand(layout.batch, *shape).contiguous()
     kept_specs = [network.outlines[network.kept[name]].outputs for name in block.use]
     x, out, *kept = (
         torch.ones(layout.rows, *spec.shape, dtype=spec.dtype, device=device)
@@ -85,11 +85,7 @@ def median_seconds(step: Callable[[], object], device: torch.device) -> float:
     return statistics.median(times[1:])
 
 
-def measure_costs(
-    network: Blueprint,
-    device: torch.device,
-    seconds_of: Callable[[Callable[[], object], torch.device], float] = median_seconds,
-) -> Costs:
+def measure_costs(network: Blueprint, device: torch.device) -> Costs:
     """Time a few steps of each block that is not like another one."""
     batch = min(network.training.batch_size, LARGEST_BATCH)
     scale = network.training.batch_size / batch
@@ -97,10 +93,10 @@ def measure_costs(
 
     def block_seconds(block: Block) -> float:
         step = learning(block, network, device)
-        return scale * seconds_of(lambda: step(0), device)
+        return scale * median_seconds(lambda: step(0), device)
 
     layers = of_each_block(network, device, block_seconds)
-    return Costs(layers, scale * seconds_of(_head_step(network, device), device) if network.has_head else 0.0)
+    return Costs(layers, scale * median_seconds(_head_step(network, device), device) if network.has_head else 0.0)
 
 
 def measure_side_by_side(network: Blueprint, copies: int) -> Costs:

@@ -34,16 +34,15 @@ from ffpipe.pipeline.contents import contents_bytes
 from ffpipe.pipeline.job import Job
 from ffpipe.planning.calibrate import learning, of_each_block
 from ffpipe.planning.dense_cost import StepCost, dense_step
+from ffpipe.storage.checkpoint import Contents
 
 ATEN = torch.ops.aten
 # By the shapes of the arguments: operations of blocks on the CPU that torch's own counter does not know.
 FLOPS = {
     ATEN.addmm_: lambda total, left, right, **_: 2 * left[0] * left[1] * right[1],
-    ATEN._scaled_dot_product_flash_attention_for_cpu: lambda query, key, value, *_, **__: sdpa_flop_count(
-        query, key, value
-    ),
-    ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, query, key, value, *_, **__: (
-        sdpa_backward_flop_count(grad, query, key, value)
+    ATEN._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(
+        grad, q, k, v
     ),
 }
 
@@ -70,7 +69,7 @@ def costs_of(network: Blueprint) -> tuple[BlockCost, ...]:
 
     def cost_of(block: Block) -> BlockCost:
         contents = block.contents(1)
-        optimizer = contents_bytes({name: kept for name, kept in contents.items() if name.startswith(OPTIMIZER)})
+        optimizer = optimizer_bytes(contents)
         scratch = sum(tensor.nbytes for tensor in block.scratch())
         if isinstance(block, FFDense):
             step = dense_step(block, network.layout, network.training)
@@ -84,6 +83,11 @@ def costs_of(network: Blueprint) -> tuple[BlockCost, ...]:
         return BlockCost(contents_bytes(contents) - optimizer + scratch, scratch, optimizer, step.bytes, step.flops)
 
     return of_each_block(network, META, cost_of)
+
+
+def optimizer_bytes(contents: Contents) -> int:
+    """Return the bytes of the tensors that an optimiser keeps, among those of a snapshot."""
+    return contents_bytes({name: kept for name, kept in contents.items() if name.startswith(OPTIMIZER)})
 
 
 def largest_block_bytes(job: Job) -> int:

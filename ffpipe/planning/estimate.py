@@ -144,7 +144,7 @@ def estimate_stage(job: Job, of: Sizes, layers: range, process: int) -> StageEst
     comes = incoming(of, layers)
     held = breakdown(of, layers, sends=engine == "ray", receives=layers.start > 0)
     if keeps_freed(job.network, job.config.execution) and job.config.execution.first_device == "cpu":
-        held = replace(held, buffers=round(KEPT * held.buffers))
+        held = held._replace(buffers=round(KEPT * held.buffers))
     mapped = {"ray": comes + outgoing(of, layers), "layerwise": comes, "local": 0}
     return StageEstimate(
         layers,

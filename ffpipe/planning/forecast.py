@@ -25,6 +25,7 @@ from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout
 from ffpipe.planning.memory import Sizes, beside_bytes, gradient_bytes
 from ffpipe.planning.message_costs import FITTED, MessageCosts
 from ffpipe.planning.simulate import HostLayout, LinkCosts, Simulation, StageLoad, Timing
+from ffpipe.telemetry.report import say_layers
 
 # Between hosts of one rack.
 LATENCY = 100e-6
@@ -205,8 +206,7 @@ def _bottleneck(
     slowest = alone.index(max(alone))
     if alone[slowest] >= BUSY * steady:
         layers = layout.stages[slowest].layers
-        named = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]}-{layers[-1]}"
-        return f"stage {slowest} ({named})"
+        return f"stage {slowest} (layer{'s' if len(layers) > 1 else ''} {say_layers(layers)})"
     host, sent = max(timing.linked.items(), key=lambda each: each[1])
     if sent / conditions.links.link / steps / steady >= BUSY:
         return f"the network of host {host}"

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ffpipe.config.schema import of_stage
 from ffpipe.pipeline.job import Job
 from ffpipe.planning.estimate import ENGINE_BYTES, draft_layout, estimate_layout
 from ffpipe.system.errors import OutOfMemory, StageLost, UserError
@@ -26,15 +25,11 @@ def needed(job: Job) -> int:
     """
     process = anonymous_bytes()
     estimate = estimate_layout(job, draft_layout(job), process + ENGINE_BYTES["ray"])
-    devices = [of_stage(job.config.execution.device, index) for index in range(len(estimate.stages))]
-    replicas = estimate.layout.stages[0].replicas.counts
-    on_gpus = sum(
-        count * (stage.breakdown.total - stage.breakdown.snapshot)
-        for stage, device, count in zip(estimate.stages, devices, replicas, strict=True)
-        if device != "cpu"
-    )
-    stages = zip(estimate.stages, replicas, strict=True)
-    return process + RAY_BYTES + sum(count * (stage.resident - stage.data) for stage, count in stages) - on_gpus
+    total, specs = process + RAY_BYTES, estimate.layout.stages
+    for spec, stage, count in zip(specs, estimate.stages, specs[0].replicas.counts, strict=True):
+        on_gpu = 0 if spec.device == "cpu" else stage.breakdown.total - stage.breakdown.snapshot
+        total += count * (stage.resident - stage.data - on_gpu)
+    return total
 
 
 def balance(job: Job, root: Path = ROOT) -> str:

@@ -26,11 +26,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from ffpipe.learn.block import OPTIMIZER
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.pipeline.contents import contents_bytes, snapshot_contents
@@ -38,7 +37,7 @@ from ffpipe.pipeline.packet import KEPT, TAP
 from ffpipe.pipeline.publisher import PUBLISH_AHEAD
 from ffpipe.pipeline.routes import Routes
 from ffpipe.pipeline.stage_spec import StageSpec
-from ffpipe.planning.cost import costs_of
+from ffpipe.planning.cost import costs_of, optimizer_bytes
 from ffpipe.storage.checkpoint import HEAD, layer_file
 from ffpipe.system.errors import UserError
 
@@ -51,8 +50,7 @@ USABLE = 0.75
 PREDICTION_BYTES = 4
 
 
-@dataclass(frozen=True)
-class MemoryBreakdown:
+class MemoryBreakdown(NamedTuple):
     """Bytes that a process holds for its stage, at the worst moment of each kind."""
 
     parameters: int
@@ -63,7 +61,7 @@ class MemoryBreakdown:
 
     @property
     def total(self) -> int:
-        return sum(getattr(self, field.name) for field in fields(self))
+        return sum(self)
 
 
 @dataclass(frozen=True)
@@ -97,11 +95,7 @@ def _files(network: Blueprint) -> dict[str, tuple[int, int]]:
     """Return the bytes of each file of a snapshot, and of those its optimiser's, by name."""
     # Optimisers have some state only after their first step, and all predictions are there after as many as the lag.
     files = snapshot_contents(network, max(1, network.training.lookahead or 0))
-    found = {}
-    for name, contents in files.items():
-        optimizer = {tensor: kept for tensor, kept in contents.items() if tensor.startswith(OPTIMIZER)}
-        found[name] = (contents_bytes(contents), contents_bytes(optimizer))
-    return found
+    return {name: (contents_bytes(contents), optimizer_bytes(contents)) for name, contents in files.items()}
 
 
 def breakdown(of: Sizes, layers: range, *, sends: bool, receives: bool) -> MemoryBreakdown:
@@ -110,14 +104,13 @@ def breakdown(of: Sizes, layers: range, *, sends: bool, receives: bool) -> Memor
     sends, receives: whether messages go to, and come from, other processes or the disk. Those that come lie in shared
     memory or in a file.
     """
-    files, costs = of.state(layers), costs_of(of.network)[layers.start : layers.stop]
-    state, optimizer = [size for size, _ in files], sum(size for _, size in files)
+    costs, (state, optimizer) = costs_of(of.network)[layers.start : layers.stop], zip(*of.state(layers), strict=True)
     messages = _streams(of, layers, receives=receives)
     messages += ON_THEIR_WAY * outgoing(of, layers) if sends else 0
     messages += 0 if receives else _source(of)
     return MemoryBreakdown(
-        parameters=sum(state) - optimizer + sum(cost.scratch for cost in costs),
-        optimizer=optimizer,
+        parameters=sum(state) - sum(optimizer) + sum(cost.scratch for cost in costs),
+        optimizer=sum(optimizer),
         buffers=max(cost.step for cost in costs) + sums_bytes(of, layers),
         messages=messages,
         snapshot=max(sum(state), READ_TWICE * max(state)),
@@ -245,15 +238,17 @@ def footprints(specs: Sequence[StageSpec], nodes: Sequence[str]) -> dict[str, Fo
     counts = specs[0].replicas.counts
     if counts == (1,):
         return {}
-    training, classes = specs[0].training, specs[0].network.takes.classes
+    training, network = specs[0].training, specs[0].network
     lead = training.lookahead or 0
-    predictions = 0 if training.lookahead is None else training.batch_size * classes * PREDICTION_BYTES
+    predictions = 0 if training.lookahead is None else training.batch_size * network.takes.classes * PREDICTION_BYTES
+    # The first replica of the first stage makes all rows and hands the others theirs.
+    handed_out = network.layout.rows * network.inputs.nbytes if counts[0] > 1 else 0
     found = {}
     for node in dict.fromkeys(nodes):
         cells = itertools.product(range(len(specs) - 1), _loads(specs[0]))
         each = max((_on_edge(specs, nodes, node, edge, load) for edge, load in cells), default=0)
         returns = predictions if node in (nodes[0], nodes[-1]) else 0
-        found[node] = Footprint(lead * returns + _exchanged(specs, nodes, node), each + returns + _shared_out(specs))
+        found[node] = Footprint(lead * returns + _exchanged(specs, nodes, node), each + returns + handed_out)
     return found
 
 
@@ -263,12 +258,6 @@ def _exchanged(specs: Sequence[StageSpec], nodes: Sequence[str], node: str) -> i
     of = Sizes(specs[0].network, 1)
     each = zip(specs, specs[0].replicas.counts, nodes, strict=True)
     return sum(2 * count * gradient_bytes(of, spec.layers) for spec, count, at in each if count > 1 and at == node)
-
-
-def _shared_out(specs: Sequence[StageSpec]) -> int:
-    """Return the bytes of a minibatch that the first replica of the first stage hands to the others."""
-    network = specs[0].network
-    return network.layout.rows * network.inputs.nbytes if specs[0].replicas.counts[0] > 1 else 0
 
 
 def least_store(specs: Sequence[StageSpec], nodes: Sequence[str], window: int) -> int:
@@ -321,10 +310,11 @@ def _on_edge(specs: Sequence[StageSpec], nodes: Sequence[str], node: str, edge: 
 def _loads(spec: StageSpec) -> list[_Message]:
     """Return the messages with minibatches to train on, and with their like of an evaluation."""
     network, training = spec.network, spec.training
-    examples, classes = network.examples_at_once, network.takes.classes
+    examples = network.examples_at_once
     seen = training.batch_size if network.has_head else 0
     labels = training.batch_size if network.has_head or not training.contrasts else 0
-    scores = classes * (training.reads_goodness or (not training.contrasts and not network.labels.shape))
-    train = _Message(network.layout.rows, seen, labels, 0)
-    evaluate = _Message(examples * network.rows_of_example, examples * network.has_head, examples, examples * scores)
-    return [train, evaluate]
+    scores = network.takes.classes * (training.reads_goodness or (not training.contrasts and not network.labels.shape))
+    return [
+        _Message(network.layout.rows, seen, labels, 0),
+        _Message(examples * network.rows_of_example, examples * network.has_head, examples, examples * scores),
+    ]

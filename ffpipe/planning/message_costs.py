@@ -9,12 +9,16 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from ffpipe.data.cache import folder
 from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import replacing
+
+Cost = Annotated[float, Meta(gt=0)]
 
 
 class MessageCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,16 +29,11 @@ class MessageCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     which no message of a run does, beside the calls. origin: where the figures are from, in words.
     """
 
-    item: float
-    call: float
-    copy: float
-    answer: float
+    item: Cost
+    call: Cost
+    copy: Cost
+    answer: Cost
     origin: str
-
-    @property
-    def possible(self) -> bool:
-        """True where a machine may have these costs."""
-        return min(self.item, self.call, self.copy, self.answer) > 0
 
 
 # Two cores of an AMD EPYC (family 26) with Ray 2.60, fitted to `scripts/scaling.py`.
@@ -50,10 +49,9 @@ FITTED = MessageCosts(
 def kept_costs() -> MessageCosts:
     """Return the costs that were measured on this machine, or else FITTED."""
     try:
-        found = msgspec.json.decode(_file().read_bytes(), type=MessageCosts)
+        return msgspec.json.decode(_file().read_bytes(), type=MessageCosts)
     except (OSError, UserError, msgspec.DecodeError):  # a file of the cache that is lost or damaged is not missed
         return FITTED
-    return found if found.possible else FITTED
 
 
 def keep_costs(costs: MessageCosts) -> Path:
@@ -64,9 +62,8 @@ def keep_costs(costs: MessageCosts) -> Path:
         with replacing(path) as sink:
             sink.write(msgspec.json.encode(costs))
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {reason(error)}; FFPIPE_CACHE names another folder for the cache"
-        ) from None
+        instead = "FFPIPE_CACHE names another folder for the cache"
+        raise UserError(f"cannot write {path}: {reason(error)}; {instead}") from None
     return path
 
 

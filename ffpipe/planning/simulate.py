@@ -165,19 +165,10 @@ class _Host:
         self.out_free = self.into_free = 0.0
 
 
-class _Waiting:
-    """A process that waits until something has changed, if it does."""
-
-    def __init__(self) -> None:
-        self._then: Then | None = None
-
-    def wait(self, then: Then) -> None:
-        self._then = then
-
-    def wake(self) -> None:
-        then, self._then = self._then, None
-        if then is not None:
-            then()
+def _wake(waiting: list[Then]) -> None:
+    """Let a process go on that waits until something has changed, if it does."""
+    if waiting:
+        waiting.pop()()
 
 
 class _Stage:
@@ -188,7 +179,7 @@ class _Stage:
         self.inbox = Inbox(load.senders)
         self.to_read: dict[int, int] = {}  # bytes of messages that have come, by their number
         self.waiting: deque[tuple[int, Item]] = deque()  # for the publisher
-        self.worker, self.publisher = _Waiting(), _Waiting()
+        self.worker, self.publisher = list[Then](), list[Then]()  # what they do next, while they wait
 
 
 # The steps of something that takes time: it goes on when what it yielded calls back.
@@ -247,21 +238,20 @@ class Simulation:
         """Simulate a stage: take an item, compute, and hand it to its publisher as soon as that has room."""
         for sequence in itertools.count():
             while (item := self._next_item(stage)) is None:
-                yield stage.worker.wait
+                yield stage.worker.append
             reading = self._host_layout.reads * stage.to_read.pop(sequence, 0) / self._links.copy
             yield partial(stage.host.processors.do, self._links.item + reading)
-            yield partial(
-                stage.host.processors.do if self._host_layout.computes else self._clock.after, stage.load.seconds(item)
-            )
+            compute = stage.host.processors.do if self._host_layout.computes else self._clock.after
+            yield partial(compute, stage.load.seconds(item))
             self._timing.seconds = self._clock.now
             if stage is self._stages[-1]:
                 self._timing.done.append((item, self._clock.now))
                 self._return(stage)
                 continue
             while len(stage.waiting) == PUBLISH_AHEAD:
-                yield stage.worker.wait
+                yield stage.worker.append
             stage.waiting.append((sequence, item))
-            stage.publisher.wake()
+            _wake(stage.publisher)
 
     def _return(self, last: _Stage) -> None:
         """Open the window again, with predictions back."""
@@ -269,7 +259,7 @@ class Simulation:
 
         def back() -> None:
             self._flow.done()
-            first.worker.wake()
+            _wake(first.worker)
 
         if first is last:
             back()
@@ -280,9 +270,9 @@ class Simulation:
         """Simulate the publisher of a stage: put arrays into the object store and call the stages that get them."""
         while True:
             while not stage.waiting:
-                yield stage.publisher.wait
+                yield stage.publisher.append
             sequence, item = stage.waiting.popleft()
-            stage.worker.wake()
+            _wake(stage.worker)
             # A packet to every receiver of the stage, though there may be nothing in it; the next one's goes first.
             for receiver, size in sorted(stage.load.parts(item).items()):
                 yield partial(stage.host.processors.do, self._links.call + size / self._links.copy)
@@ -293,7 +283,7 @@ class Simulation:
     def _arrived(self, stage: _Stage, sender: _Stage, sequence: int, item: Item, size: int) -> None:
         stage.inbox.put(sequence, sender.index, Packet(item))
         stage.to_read[sequence] = stage.to_read.get(sequence, 0) + size
-        stage.worker.wake()
+        _wake(stage.worker)
 
     def _carry(self, sender: _Stage, receiver: _Stage, size: int, then: Then) -> Process:
         """Simulate a message: it goes over the network where the receiver is elsewhere, and is taken in by it."""

@@ -83,15 +83,16 @@ class Callbacks:
     def __init__(self, callbacks: Iterable[Callback], complain: Callable[[str], object]) -> None:
         self._callbacks, self._complain = tuple(callbacks), complain
         self._failed: set[tuple[int, str]] = set()
-        self._seen: dict[object, int] = {}  # the last step of each series
+        self._seen: dict[int | str, int] = {}  # the last step of each block and split
 
     def tell(self, method: str, event: object) -> None:
         """Call a method of each callback with an event; rows and evaluations that come again after a recovery are left
         out."""
-        if isinstance(event, LayerRow) and not self._is_new(event.layer, event.step):
-            return
-        if isinstance(event, Evaluation) and not self._is_new(event.split, event.step):
-            return
+        if isinstance(event, (LayerRow, Evaluation)):
+            series = event.layer if isinstance(event, LayerRow) else event.split
+            if event.step <= self._seen.get(series, -1):
+                return
+            self._seen[series] = event.step
         for index, callback in enumerate(self._callbacks):
             try:
                 getattr(callback, method)(event)
@@ -102,10 +103,3 @@ class Callbacks:
                         f"warning: callback {type(callback).__name__}.{method} failed ({type(error).__name__}: {error})"
                         "; the run goes on, and this is not said again"
                     )
-
-    def _is_new(self, series: object, step: int) -> bool:
-        """Return whether a step of a series has not been told yet: after a recovery some come again."""
-        if step <= self._seen.get(series, -1):
-            return False
-        self._seen[series] = step
-        return True

@@ -52,14 +52,10 @@ class LayerMeter:
         # On the device of the losses: reading a number of a GPU at each step would wait for all that is queued there.
         self._sums = here if self._sums is None else self._sums.to(here.device).add_(here)
         self._steps += 1
-        self._close(step, sizes)
+        self.end(step, sizes)
 
-    def leave_out(self, step: int, sizes: Callable[[], Sizes] = Sizes) -> None:
-        """Count nothing at a step, with which an interval may end."""
-        self._close(step, sizes)
-
-    def _close(self, step: int, sizes: Callable[[], Sizes]) -> None:
-        """Make a row where an interval ends with a step."""
+    def end(self, step: int, sizes: Callable[[], Sizes] = Sizes) -> None:
+        """Make a row where an interval ends with a step, counted or not."""
         if self._sums is not None and ((step + 1) % self.log_steps == 0 or step + 1 == self.steps):
             mean_loss, mean_errors = (self._sums / (self._steps * self.batch)).tolist()
             counted = None if math.isnan(mean_errors) else mean_errors

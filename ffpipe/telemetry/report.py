@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -27,6 +27,13 @@ def errors_by_readout(summary: Mapping[str, Any]) -> dict[str, float]:
     """Return the test error of every read-out that was tested at the end of a run, by name."""
     named = {name: summary.get(f"test_error_{name}") for name in READOUTS}
     return {name: error for name, error in named.items() if error is not None}
+
+
+def say_layers(layers: Sequence[int]) -> str:
+    """Spell a group of layers: 0-1, or 2; a dash where there are none."""
+    if not layers:
+        return "-"
+    return f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else str(layers[0])
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, get_args
 
 Kind = Literal["compute", "input", "credit", "publish", "blocked", "exchange"]
-SPAN_KINDS: tuple[Kind, ...] = ("compute", "input", "credit", "publish", "blocked", "exchange")
+SPAN_KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,12 @@ class Span:
     seconds: float
 
 
-@dataclass
-class _Open:
-    """A span that has not ended. start: of what is not counted yet."""
+class _Open(threading.local):
+    """Spans of a thread that have not ended, the innermost last, and since when that one has not been counted."""
 
-    kind: Kind
-    label: str
-    start: float
+    def __init__(self) -> None:
+        self.spans: list[tuple[Kind, str]] = []
+        self.since = 0.0
 
 
 class Spans:
@@ -48,7 +47,7 @@ class Spans:
         self.totals: dict[Kind, float] = dict.fromkeys(SPAN_KINDS, 0.0)
         self._keep = keep
         self._kept: list[Span] = []
-        self._open = threading.local()
+        self._open = _Open()
         self._began = time.perf_counter()
         # One offset for all spans: the wall clock may be set while a run goes on, and spans would overlap.
         self._epoch = time.time() - self._began
@@ -57,26 +56,24 @@ class Spans:
     def span(self, kind: Kind, label: str = "") -> Iterator[None]:
         """Record a span around what is done or waited for; within another span of its thread, it interrupts that one.
         Threads may use different kinds at the same time."""
-        if not hasattr(self._open, "spans"):
-            self._open.spans = []
-        spans: list[_Open] = self._open.spans
-        if spans:
-            self._count(spans[-1])
-        spans.append(_Open(kind, label, time.perf_counter()))
+        if self._open.spans:
+            self._count()
+        self._open.spans.append((kind, label))
+        self._open.since = time.perf_counter()
         try:
             yield
-            self._count(spans[-1])
+            self._count()
         finally:
-            spans.pop()
-            if spans:
-                spans[-1].start = time.perf_counter()
+            self._open.spans.pop()
+            self._open.since = time.perf_counter()
 
-    def _count(self, span: _Open) -> None:
-        """Count what has passed of a span."""
-        seconds = time.perf_counter() - span.start
-        self.totals[span.kind] += seconds
+    def _count(self) -> None:
+        """Count what has passed of this thread's innermost span."""
+        (kind, label), since = self._open.spans[-1], self._open.since
+        seconds = time.perf_counter() - since
+        self.totals[kind] += seconds
         if self._keep:
-            self._kept.append(Span(span.kind, span.label, self._epoch + span.start, seconds))
+            self._kept.append(Span(kind, label, self._epoch + since, seconds))
 
     @property
     def began_at(self) -> float:

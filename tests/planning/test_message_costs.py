@@ -42,5 +42,5 @@ def test_a_cache_that_cannot_be_written_is_named(cache: Path) -> None:
 @pytest.mark.long
 def test_costs_can_be_measured() -> None:
     found = calibrate()
-    assert found.possible
+    assert min(found.item, found.call, found.copy, found.answer) > 0
     assert kept_costs() == found
