@@ -46,7 +46,7 @@ from ffpipe.learn.refusals import (
 )
 from ffpipe.learn.spec import IN_TURNS, NEUTRAL, PAIRS, PLAIN, RowLayout, RowSpec
 from ffpipe.learn.turns import Turns
-from ffpipe.learn.user_model import ModelCode
+from ffpipe.learn.user_model import ModelCode, of_users
 from ffpipe.learn.workspace import Workspace
 from ffpipe.storage.checkpoint import Input
 
@@ -258,7 +258,8 @@ def _outlined(
         local.outputs = trial.outputs()
         refuse_roles(local.roles, outline, training)
         trial.check_score(() if training.contrasts else (*bare.labels.shape, bare.takes.classes))
-        silent = local.objective.is_silent
+        with of_users(f"the objective of {outline} cannot tell whether it is silent"):
+            silent = local.objective.is_silent
         return replace(outline, outputs=local.outputs, silent=silent), local
     block: Block
     if isinstance(item, Block):

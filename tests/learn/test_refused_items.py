@@ -152,6 +152,14 @@ class Judge(ffpipe.Objective):
         return Learned(nn.functional.cross_entropy(h, labels, reduction="sum"), h.sum())
 
 
+class Shy(Judge):
+    """An objective that cannot tell whether it is silent."""
+
+    @property
+    def is_silent(self) -> bool:
+        raise ValueError("no")
+
+
 class Mine(ffpipe.Block):
     """A block that computes its own update."""
 
@@ -434,6 +442,10 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "score of an objective raises": (
         lambda: ten(objective=Judge(score=failing(ValueError("no")))),
         f"the objective of {LINEAR} cannot score rows of 10 float32: test_refused_items.py:: ValueError: no",
+    ),
+    "is_silent of an objective raises": (
+        lambda: ten(objective=Shy()),
+        f"the objective of {LINEAR} cannot tell whether it is silent: test_refused_items.py:: ValueError: no",
     ),
     "score returns two": (
         lambda: ten(objective=loss, score=lambda h: (h, h)),
