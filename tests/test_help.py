@@ -89,7 +89,7 @@ def test_the_long_help_has_every_field_once_in_its_group(
     lines = help_of(capsys, command, "--help-all")
     assert max(map(len, lines)) <= COLUMNS
     group, found = "", list[str]()
-    heads = [*(name for name, _ in GROUPS), OTHERS]
+    heads = [*GROUPS, OTHERS]
     for at, line in enumerate(lines):
         group = line.removesuffix(":") if line.removesuffix(":") in heads else group
         if line.startswith("  --") and group:

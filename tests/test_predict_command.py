@@ -284,7 +284,7 @@ def test_standard_input_may_be_closed(
         (["--out", "link.csv"], "link.csv exists"),
         (["--out", "nowhere/found.csv"], "nowhere is not a folder"),
         (["--out", "~nosuchuser/found.csv"], "a home folder that is not known"),
-        (["--top", "0"], "--top is '0': give a whole number from 1 on"),
+        (["--top", "0"], "--top is '0': give a whole number from 1 to 1,000,000"),
         (["--top", "-1"], "--top"),
         (["--top", "two"], "--top is 'two'"),
         (["--top", "9" * 5000], "give a whole number"),

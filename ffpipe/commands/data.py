@@ -9,14 +9,10 @@ from typing import TYPE_CHECKING
 from ffpipe.commands.options import add_fields, given, settable
 from ffpipe.config.fields import override
 from ffpipe.config.recipes import RECIPES, get_recipe
-from ffpipe.config.schema import Config
 from ffpipe.system.errors import UserError
 from ffpipe.system.files import replacing
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from rich.console import Console
     from rich.table import Table
 
     from ffpipe.data.examples import Examples
@@ -36,8 +32,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print what the data that were named are."""
+    """Print what the data that were named are, and write some of each class as a PNG. Raises UserError."""
+    import numpy as np
     from rich.console import Console
+    from rich.table import Table
+
+    from ffpipe.data.splits import load_splits
 
     names = options.files
     if not names or (len(names) == 1 and names[0] in RECIPES and not Path(names[0]).exists()):
@@ -46,16 +46,7 @@ def run(options: argparse.Namespace) -> None:
         from ffpipe.data.discover import discover, on
 
         config = on(get_recipe("digits"), discover(names))
-    show(override(config, given(options)), Console(), options.png)
-
-
-def show(config: Config, console: Console, picture: str = "") -> None:
-    """Print what the data of a config are, and write some of each class as a PNG. Raises UserError."""
-    import numpy as np
-    from rich.table import Table
-
-    from ffpipe.data.splits import load_splits
-
+    config, console, picture = override(config, given(options)), Console(), options.png
     if picture and Path(picture).exists():
         raise UserError(f"{picture} exists: give a new file")
     data = config.training.data
@@ -70,7 +61,7 @@ def show(config: Config, console: Console, picture: str = "") -> None:
         ("test part", ", ".join(data.test) or ("of the set" if len(splits.stored) > 1 else "set aside")),
         ("shape of an image", " x ".join(map(str, splits.shape))),
         ("numbers", f"{scale.given}, divided by {scale.divisor:g}: {sample.min():g} to {sample.max():g}"),
-        ("examples", _counts(splits)),
+        ("examples", ", ".join(f"{len(part):,} {name}" for name, part in _parts(splits).items())),
         ("classes", f"{splits.classes:,}"),
     ):
         table.add_row(name, value)
@@ -84,17 +75,18 @@ def show(config: Config, console: Console, picture: str = "") -> None:
         console.print(f"wrote {picture}: {SAMPLES} examples of each class, a row for each", markup=False)
 
 
-def _counts(splits: Splits) -> str:
-    parts = {"training": splits.train, "validation": splits.validation, "test": splits.test}
-    return ", ".join(f"{len(examples):,} {name}" for name, examples in parts.items())
+def _parts(splits: Splits) -> dict[str, Examples]:
+    return {"training": splits.train, "validation": splits.validation, "test": splits.test}
 
 
 def _classes(splits: Splits) -> Table:
     """Return the classes with their names and how many examples of each there are."""
+    import numpy as np
     from rich.table import Table
 
-    table = Table("class", "name", "training", "validation", "test", box=None, pad_edge=False)
-    counts = [_by_class(part, splits.classes) for part in (splits.train, splits.validation, splits.test)]
+    parts = _parts(splits)
+    table = Table("class", "name", *parts, box=None, pad_edge=False)
+    counts = [np.bincount(each.labels(np.arange(len(each))), minlength=splits.classes) for each in parts.values()]
     for label in range(min(splits.classes, MOST_CLASSES)):
         name = splits.names[label] if splits.names else ""
         table.add_row(str(label), name.replace("[", r"\["), *(f"{each[label]:,}" for each in counts))
@@ -103,18 +95,12 @@ def _classes(splits: Splits) -> Table:
     return table
 
 
-def _by_class(examples: Examples, classes: int) -> NDArray[np.int64]:
-    import numpy as np
-
-    return np.bincount(examples.labels(np.arange(len(examples))), minlength=classes)
-
-
 def write_samples(splits: Splits, path: Path) -> None:
     """Write a PNG with a row of examples for each class. Raises UserError where examples are not pictures."""
     import numpy as np
     from PIL import Image
 
-    from ffpipe.data.shape import CHANNELS
+    from ffpipe.data.source import CHANNELS
 
     shape = splits.shape if len(splits.shape) == 3 else (*splits.shape, 1)
     if len(shape) != 3 or shape[2] not in CHANNELS:

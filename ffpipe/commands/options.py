@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -172,14 +172,27 @@ def changes(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given(options).items() if name != "training.model"}
 
 
+def whole(option: str, most: int) -> Callable[[str], int]:
+    """Return what reads a number from 1 to `most`, and raises UserError for anything else."""
+
+    def read(text: str) -> int:
+        if not (text.isdecimal() and len(text) < 9 and 1 <= int(text) <= most):
+            raise UserError(f"{option} is {text[:20]!r}: give a whole number from 1 to {most:,}")
+        return int(text)
+
+    return read
+
+
 def _value(leaf: Leaf, words: Any) -> Any:
     """Turn strings that argparse collected into the value of a field: a string, a list of them, or a table."""
     if leaf.is_mapping:
-        pairs = [text.partition("=") for text in words]
-        bad = next((text for text, (name, equals, _) in zip(words, pairs, strict=True) if not (name and equals)), None)
-        if bad is not None:
-            raise UserError(f"{option(leaf)} takes NAME=VALUE, not {bad!r}")
-        return {name: value if leaf.name == MODEL_OPTIONS else _one_or_more(value) for name, _, value in pairs}
+        table = {}
+        for text in words:
+            name, equals, value = text.partition("=")
+            if not (name and equals):
+                raise UserError(f"{option(leaf)} takes NAME=VALUE, not {text!r}")
+            table[name] = value if leaf.name == MODEL_OPTIONS else _one_or_more(value)
+        return table
     if not leaf.is_sequence or leaf.path[-1] in FILES:
         return words
     parts = [part for text in words for part in text.split(",") if part]

@@ -63,9 +63,10 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """Return what most people need, on one screen."""
-        helps = () if any(map(_is_left_out, self._actions)) else (HelpAll,)
-        left_out = {id(action) for action in self._actions if _is_left_out(action) or type(action) in (Help, *helps)}
-        shown = [each for each in self._actions if id(each) not in left_out and each.dest not in self.minor]
+        left_out = [each for each in self._actions if _is_left_out(each)]
+        hidden = (Help,) if left_out else (Help, HelpAll)
+        shown = [each for each in self._actions if each not in left_out and type(each) not in hidden]
+        shown = [each for each in shown if each.dest not in self.minor]
         lines = [*self._heading(), *_entries(shown, self.commands)]
         if len(self.examples) == 1:
             lines.append(f"example: {self.examples[0]}")

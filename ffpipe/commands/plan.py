@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from ffpipe.commands.options import add_config, config_of, consent, on_own_data
+from ffpipe.commands.options import add_config, config_of, consent, on_own_data, whole
 from ffpipe.commands.parser import Parser
 from ffpipe.config.fields import override
 from ffpipe.config.schema import Config
 from ffpipe.system.errors import UserError
 from ffpipe.system.memory import host_cpus, refuse_beyond_host
 from ffpipe.system.units import parse_flops, parse_rate, parse_seconds, say_rate, say_seconds, say_size
+from ffpipe.telemetry.report import say_layers
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 # Columns that its tables need.
 WIDE = 150
 MOST_STAGES = 4096
-# Kinds of bytes of a process, in the order of the table.
-HELD = ("parameters", "optimizer", "buffers", "messages", "snapshot")
 
 
 def add_options(parser: Parser) -> None:
@@ -60,7 +59,7 @@ def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]
     stages: tuple[int, ...] = options.stages or ()
     flops: float | None = options.flops
     link: float | None = options.link
-    cores: int = options.cores or host_cpus()
+    cores = options.cores or host_cpus()
     _refuse(config, options)
     several = len(stages) > 1
     console = Console(width=max(Console().width, WIDE))
@@ -88,10 +87,8 @@ def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]
     console.print(_table_of_forecasts(job, rows, link))
     for line in (*without, *_left_out(job.config, cores, flops is None)):
         print(line)
-    print(
-        f"from {origin}, {_words(conditions, link, messages.origin)}; time is with {_tests(job)}, snapshots are not "
-        "counted"
-    )
+    rests_on = f"{_words(conditions, link)}, {messages.origin}"
+    print(f"from {origin}, {rests_on}; time is with {_tests(job)}, snapshots are not counted")
 
 
 def _refuse(config: Config, options: argparse.Namespace) -> None:
@@ -99,20 +96,17 @@ def _refuse(config: Config, options: argparse.Namespace) -> None:
     import torch
 
     execution, several = config.execution, options.stages and len(options.stages) > 1
+    engine = f"engine {execution.engine!r}"
     if options.calibrate and execution.engine != "ray":
-        raise UserError(
-            f"--calibrate measures messages between stages, which engine {execution.engine!r} does not send"
-        )
+        raise UserError(f"--calibrate measures messages between stages, which {engine} does not send")
     if options.latency is not None and not options.link:
         raise UserError("--latency is that between hosts: give --link too")
     if options.flops is None and execution.first_device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device is cuda, but torch finds no GPU to measure on: give its speed, as --flops 60TFLOPS")
     if several and execution.engine != "ray":
-        raise UserError(f"--stages has several numbers, but engine {execution.engine!r} is one process")
-    if several and execution.listed:
-        raise UserError(
-            f"--stages has several numbers, but other options have values for {execution.listed} stages each"
-        )
+        raise UserError(f"--stages has several numbers, but {engine} is one process")
+    if several and (listed := execution.listed):
+        raise UserError(f"--stages has several numbers, but other options have values for {listed} stages each")
 
 
 def _rows(
@@ -169,11 +163,12 @@ def _table(estimate: Estimate) -> Table:
     """Return a table with a row for each process, a column for each kind of bytes."""
     from rich.table import Table
 
-    table = Table("layers", "process", "data", *HELD, "mapped", "in all")
+    from ffpipe.planning.memory import MemoryBreakdown
+
+    table = Table("layers", "process", "data", *MemoryBreakdown._fields, "mapped", "in all")
     for stage in estimate.stages:
-        held = [getattr(stage.breakdown, kind) for kind in HELD]
-        sizes = (stage.process, stage.data, *held, stage.mapped, stage.resident)
-        table.add_row(_named(stage.layers), *map(say_size, sizes))
+        sizes = (stage.process, stage.data, *stage.breakdown, stage.mapped, stage.resident)
+        table.add_row(say_layers(stage.layers), *map(say_size, sizes))
     return table
 
 
@@ -182,8 +177,10 @@ def _lines(job: Job, estimate: Estimate) -> list[str]:
     layout, engine = estimate.layout, job.config.execution.engine
     inflight = "chapter" if engine == "layerwise" else "window"
     chosen = engine == "ray" and not (job.config.execution.chunk and job.config.execution.window)
+    counts = layout.stages[0].replicas.counts
+    replicas = f" of {', '.join(map(str, counts))} replica(s)" if max(counts) > 1 else ""
     lines = [
-        f"engine {engine}, {len(layout.stages)} stage(s){_replicas(layout)}, chunk {layout.plan.chunk}, "
+        f"engine {engine}, {len(layout.stages)} stage(s){replicas}, chunk {layout.plan.chunk}, "
         f"{inflight} {layout.window}{' before layers are timed: a run may choose others, as below' if chosen else ''}",
         f"largest process: {say_size(estimate.largest)}",
     ]
@@ -220,14 +217,13 @@ def _table_of_forecasts(job: Job, rows: Sequence[tuple[Forecast, Estimate]], lin
 
     from ffpipe.planning.forecast import evaluation_seconds
 
-    table = Table("stages", "layers of each", "chunk", "window", "examples/s", "speed-up", "efficiency", "time")
-    for name in ("largest stage", *(["out of a host"] if link else []), "bottleneck"):
-        table.add_column(name)
+    head = ["stages", "layers of each", "chunk", "window", "examples/s", "speed-up", "efficiency", "time"]
+    table = Table(*head, "largest stage", *(["out of a host"] if link else []), "bottleneck")
     for expected, estimate in rows:
-        plan = expected.layout.plan
+        layout = expected.layout
         rate = job.config.training.batch_size / expected.steady_seconds
         times = expected.one_stage_seconds / expected.steady_seconds
-        cells = [str(len(expected.layout.stages)), _cut(expected.layout), str(plan.chunk), str(expected.layout.window)]
+        cells = [str(len(layout.stages)), _cut(layout), str(layout.plan.chunk), str(layout.window)]
         seconds = expected.seconds + evaluation_seconds(job, expected.step_seconds)
         cells += [f"{rate:,.0f}", f"{times:.2f}", f"{expected.efficiency:.3f}", say_seconds(seconds)]
         cells += [say_size(estimate.largest)]
@@ -236,38 +232,23 @@ def _table_of_forecasts(job: Job, rows: Sequence[tuple[Forecast, Estimate]], lin
     return table
 
 
-def _words(conditions: Conditions, link: float | None, origin: str) -> str:
-    """Describe what a forecast rests on. link: bytes a second of a host's network, if it has a part in it. origin: of
-    the costs of messages."""
+def _words(conditions: Conditions, link: float | None) -> str:
+    """Describe what a forecast rests on. link: bytes a second of a host's network, if it has a part in it."""
     links = conditions.links
     where = f"{conditions.stages_per_host} stage(s) a host" if conditions.stages_per_host else "all stages on one host"
     if link:
         where += f", {say_rate(link)} and {say_seconds(links.latency)} between hosts"
-    whose = (
-        f"{conditions.cores:g} core(s) of it for layers and messages"
-        if conditions.computes
-        else "a device for each stage"
-    )
-    return f"{where}, {whose}, {say_seconds(2 * links.call + links.item)} of a core a message, {origin}"
-
-
-def _replicas(layout: Layout) -> str:
-    """Spell the numbers of replicas, where there are any."""
-    counts = layout.stages[0].replicas.counts
-    return f" of {', '.join(map(str, counts))} replica(s)" if max(counts) > 1 else ""
+    shared = f"{conditions.cores:g} core(s) of it for layers and messages"
+    whose = shared if conditions.computes else "a device for each stage"
+    return f"{where}, {whose}, {say_seconds(2 * links.call + links.item)} of a core a message"
 
 
 def _cut(layout: Layout) -> str:
     """Spell a cut: 0-1 | 2, or how many stages in a row have how many layers."""
     groups = [spec.layers for spec in layout.stages]
     if len(groups) <= 4:
-        return " | ".join(map(_named, groups))
+        return " | ".join(map(say_layers, groups))
     return ", ".join(f"{len(list(run))} x {size}" for size, run in itertools.groupby(len(group) for group in groups))
-
-
-def _named(layers: range) -> str:
-    """Spell a group of layers: 0-1, or 2."""
-    return f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else str(layers[0])
 
 
 def parse_stages(text: str) -> tuple[int, ...]:
@@ -279,14 +260,15 @@ def parse_stages(text: str) -> tuple[int, ...]:
     Raises UserError.
     """
     found: list[int] = []
+    number = whole("one of --stages", MOST_STAGES)
     parts = [part.strip() for part in text.split(",")] if text else []
     for index, part in enumerate(parts):
         if part in ("...", "…"):
             if index < 3 or index + 2 != len(parts):
                 raise UserError(f"--stages is {text!r}: give three numbers before the dots and one after them")
-            found += _between(found[-3], found[-2], found[-1], _whole("--stages", parts[-1]))
+            found += _between(found[-3], found[-2], found[-1], number(parts[-1]))
         elif part:
-            found.append(_whole("--stages", part))
+            found.append(number(part))
         else:
             raise UserError(f"--stages is {text!r}: give whole numbers from 1 on, as 1,2,4 or 1,2,4,...,128")
     return tuple(dict.fromkeys(found))
@@ -300,13 +282,6 @@ def _between(first: int, before: int, last: int, end: int) -> list[int]:
     while (last := last * factor + step) < end:
         found.append(last)
     return found
-
-
-def _whole(option: str, text: str) -> int:
-    """Parse a number from 1 on. Raises UserError."""
-    if not (text.isdecimal() and len(text) < 9 and 1 <= int(text) <= MOST_STAGES):
-        raise UserError(f"{option} has {text[:20]!r}: give a whole number from 1 to {MOST_STAGES}")
-    return int(text)
 
 
 def _amount(option: str, parse: Callable[[str], float], text: str) -> float:
@@ -326,8 +301,8 @@ OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "--link": (partial(_amount, "--link", parse_rate), "RATE", "of each host's network, as 10Gbit; none: one host"),
     "--latency": (partial(_amount, "--latency", parse_seconds), "TIME", "between hosts, as 50us; none: 100us"),
     "--flops": (partial(_amount, "--flops", parse_flops), "SPEED", "of a processor, as 60TFLOPS; none: measured here"),
-    "--stages-per-host": (partial(_whole, "--stages-per-host"), "N", "none: 1 with --link, else all"),
-    "--cores": (partial(_whole, "--cores"), "N", "of a host, for messages and layers on CPUs; none: as here"),
+    "--stages-per-host": (whole("--stages-per-host", MOST_STAGES), "N", "none: 1 with --link, else all"),
+    "--cores": (whole("--cores", MOST_STAGES), "N", "of a host, for messages and layers on CPUs; none: as here"),
 }
 NOTHING_GIVEN = argparse.Namespace(
     calibrate=False, **{name.removeprefix("--").replace("-", "_"): None for name in OPTIONS}

@@ -10,10 +10,11 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from ffpipe.commands.options import add_run, changes, consent
+from ffpipe.commands.options import add_run, changes, consent, whole
 from ffpipe.system.errors import UserError, escaped, one_line
 from ffpipe.system.files import expanded, replacing
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 STDIN = "-"
 # Bytes of a path in a line of standard input.
 LONGEST_PATH = 1 << 16
+MOST_CLASSES = 1_000_000
 SHARE = "note: shares of classes are the softmax of goodness, which nothing has trained to be probabilities"
 Write = Callable[["Prediction"], None]
 
@@ -37,7 +39,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="pictures, .npy, .npz, Parquet, Arrow, CSV, folders of pictures; -: paths from standard input",
     )
     parser.add_argument("--readout", metavar="NAME", help="softmax (the default with a head), goodness, last or sum")
-    parser.add_argument("--top", metavar="K", help="print the K likeliest classes with their probabilities")
+    likeliest = "print the K likeliest classes with their probabilities"
+    parser.add_argument("--top", type=whole("--top", MOST_CLASSES), default=0, metavar="K", help=likeliest)
     parser.add_argument(
         "--out", metavar="FILE", help="new .csv, .json or .jsonl: path, index, label, name, probabilities"
     )
@@ -47,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the class of each image, or write it to a file; returns 2 where some could not be read."""
     from ffpipe.runs.inference import predictions
 
-    top, out = _whole(options.top), _new(options.out)
+    top, out = options.top, _new(options.out)
     bad: list[UserError] = []
     may_import = {"changes": changes(options), **consent(options)}
     found = predictions(options.run, _paths(options.images), options.readout, refused=bad.append, **may_import)
@@ -118,45 +121,23 @@ def _csv(file: TextIO) -> Iterator[Write]:
         if not headed:
             writer.writerow([*FIELDS, *(f"probability_{label}" for label in range(len(each.scores)))])
             headed = True
-        index = "" if each.index is None else each.index
-        writer.writerow([each.path, index, each.label, each.name, *each.probabilities])
+        writer.writerow([*(getattr(each, name) for name in FIELDS), *each.probabilities])
 
     yield write
 
 
 @contextmanager
-def _json(file: TextIO) -> Iterator[Write]:
-    """Write a list of objects."""
-    before = "[\n"
+def _json(before: str, between: str, after: str, file: TextIO) -> Iterator[Write]:
+    """Write objects, with these texts around and between them."""
 
     def write(each: Prediction) -> None:
         nonlocal before
-        file.write(before + json.dumps(_tree(each)))
-        before = ",\n"
+        tree = {name: getattr(each, name) for name in (*FIELDS, "readout", "probabilities")}
+        file.write(before + json.dumps(tree))
+        before = between
 
     yield write
-    file.write("\n]\n")
-
-
-@contextmanager
-def _jsonl(file: TextIO) -> Iterator[Write]:
-    """Write an object a line."""
-    yield lambda each: print(json.dumps(_tree(each)), file=file)
-
-
-def _tree(each: Prediction) -> dict[str, Any]:
-    """Turn a prediction into what JSON has of it."""
-    values = (each.path, each.index, each.label, each.name)
-    return {**dict(zip(FIELDS, values, strict=True)), "readout": each.readout, "probabilities": each.probabilities}
-
-
-def _whole(top: str | None) -> int:
-    """Read the number of classes to print; 0: the likeliest alone. Raises UserError."""
-    if top is None:
-        return 0
-    if not (top.isdecimal() and len(top) < 9 and int(top)):
-        raise UserError(f"--top is {top[:20]!r}: give a whole number from 1 on")
-    return int(top)
+    file.write(after)
 
 
 def _new(out: str | None) -> Path | None:
@@ -174,4 +155,8 @@ def _new(out: str | None) -> Path | None:
 
 
 FIELDS = ("path", "index", "label", "name")
-FORMATS: dict[str, Callable[[TextIO], AbstractContextManager[Write]]] = {".csv": _csv, ".json": _json, ".jsonl": _jsonl}
+FORMATS: dict[str, Callable[[TextIO], AbstractContextManager[Write]]] = {
+    ".csv": _csv,
+    ".json": partial(_json, "[\n", ",\n", "\n]\n"),
+    ".jsonl": partial(_json, "", "\n", "\n"),
+}

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ffpipe.commands.options import add_consent, add_fields, changes, consent
+from ffpipe.commands.options import add_consent, add_fields, changes, consent, whole
 from ffpipe.config.fields import CHECKPOINTS, DATA_FILES
-from ffpipe.system.errors import UserError, escaped
+from ffpipe.system.errors import escaped
 
 # Seconds between two looks at a run that is going.
 WATCHED = 30
-MOST_SECONDS = 1_000_000
+MOST = 1_000_000
 EXAMPLES = 2000
 
 
@@ -30,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--watch",
         nargs="?",
-        type=_whole("--watch"),
+        type=whole("--watch", MOST),
         const=WATCHED,
         default=0,
         metavar="SECONDS",
@@ -38,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--examples",
-        type=_whole("--examples"),
+        type=whole("--examples", MOST),
         default=EXAMPLES,
         metavar="N",
         help=f"test examples that the network is asked about, at most; default: {EXAMPLES:,}",
@@ -92,14 +91,3 @@ def write_at_end(options: argparse.Namespace, folder: Path) -> None:
 
 def _say(path: Path) -> None:
     print(escaped(f"wrote {path}"), flush=True)
-
-
-def _whole(option: str) -> Callable[[str], int]:
-    """Return what reads a number from 1 on, and raises UserError for anything else."""
-
-    def read(text: str) -> int:
-        if not (text.isdecimal() and len(text) < 9 and 1 <= int(text) <= MOST_SECONDS):
-            raise UserError(f"{option} is {text[:20]!r}: give a whole number from 1 to {MOST_SECONDS:,}")
-        return int(text)
-
-    return read

@@ -77,9 +77,9 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
-def clipped(text: str) -> str:
+def clipped(text: str, most: int = LONGEST) -> str:
     """Shorten a text so that it fits into a table."""
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _row(look: Look) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from shlex import quote
-from typing import Any, TypeVar
+from typing import Any
 
 from ffpipe.commands.runs import as_tree, clipped, columns, say_epochs, say_errors
 from ffpipe.config.schema import Config
@@ -15,13 +15,11 @@ from ffpipe.runs.inspection import Look, Summary, look_at, newest_rows, past_of
 from ffpipe.system.errors import UserError, escaped
 from ffpipe.system.files import expanded
 from ffpipe.system.units import say_seconds, say_size
-from ffpipe.telemetry.report import Evaluation, LayerRow
+from ffpipe.telemetry.report import Evaluation, LayerRow, say_layers
 
 # Rows of a table, of which the middle ones are left out, and recoveries that are named.
 MOST_ROWS, MOST_RECOVERIES = 6, 2
 LONGEST = 90
-
-T = TypeVar("T")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +84,7 @@ def _sections(look: Look, rows: Sequence[LayerRow], without: str) -> list[tuple[
     if config:
         named += [("trained", _trained(config)), ("data", [_data(config)])]
     if look.damage:
-        named.append(("damaged", list(map(_short, look.damage))))
+        named.append(("damaged", [clipped(each, LONGEST) for each in look.damage]))
     if look.summary:
         named.append(("steps", [_steps(summary, config)]))
         split, errors = look.errors
@@ -94,7 +92,7 @@ def _sections(look: Look, rows: Sequence[LayerRow], without: str) -> list[tuple[
         if best := _best(summary):
             named.append(("best", [best]))
         named.append(("over time", columns(_evaluations(summary.evaluations)) if summary.evaluations else ["-"]))
-    named.append(("blocks", columns(_blocks(rows)) if rows else [_short(without) or "-"]))
+    named.append(("blocks", columns(_blocks(rows)) if rows else [clipped(without, LONGEST) or "-"]))
     if look.summary:
         named += [("time", [_time(summary)]), ("memory", [_memory(summary)]), ("recovered", _recoveries(summary))]
     goes_on = command_that_goes_on(look)
@@ -114,7 +112,8 @@ def _trained(config: Config) -> list[str]:
     how = "backpropagation" if training.method == "backprop" else negatives
     optimizer = f"{training.optimizer.kind} at {training.optimizer.learning_rate:g}"
     numbers = f"batch {training.batch_size}, seed {training.seed}, {training.precision}, {optimizer}"
-    return [_short(f"{config.recipe}: {network}, {how}"), _short(f"{say_epochs(config)}, {numbers}")]
+    lines = (f"{config.recipe}: {network}, {how}", f"{say_epochs(config)}, {numbers}")
+    return [clipped(line, LONGEST) for line in lines]
 
 
 def _data(config: Config) -> str:
@@ -122,12 +121,12 @@ def _data(config: Config) -> str:
     files = [*data.train, *data.test]
     named = f": {', '.join(files[:2])}{', ...' if len(files) > 2 else ''}" if files else ""
     limit = f", the first {data.train_limit:,} training examples" if data.train_limit else ""
-    return _short(f"{data.source}{named}{limit}")
+    return clipped(f"{data.source}{named}{limit}", LONGEST)
 
 
 def _steps(summary: Summary, config: Config | None) -> str:
-    stages = [f"{each[0]}-{each[-1]}" if len(each) > 1 else str(*each) for each in summary.stage_layers]
-    layers = f" of layers {' | '.join(stages)}" if len(stages) <= 4 else ""
+    stages = summary.stage_layers
+    layers = f" of layers {' | '.join(map(say_layers, stages))}" if len(stages) <= 4 else ""
     saved = f"{summary.steps:,} saved" + (f", {_epochs(summary, config)}" if config else "")
     how = f"engine {summary.engine[:10]}, {len(stages)} stage(s){layers}"
     return f"{saved}; {how}, chunk {summary.chunk}, window {summary.window}"
@@ -163,7 +162,7 @@ def _evaluations(found: Sequence[Evaluation]) -> list[tuple[str, ...]]:
         )
         for each in found
     ]
-    return [("step", "split", *(clipped(name) for name in readouts)), *_ends(rows, ("...",) * (2 + len(readouts)))]
+    return [("step", "split", *(clipped(name) for name in readouts)), *_ends(rows)]
 
 
 def _blocks(rows: Sequence[LayerRow]) -> list[tuple[str, ...]]:
@@ -176,14 +175,14 @@ def _blocks(rows: Sequence[LayerRow]) -> list[tuple[str, ...]]:
         )
         for row in rows
     ]
-    return [("block", "loss", "errors"), *_ends(table, ("...",) * 3)]
+    return [("block", "loss", "errors"), *_ends(table)]
 
 
-def _ends(rows: list[T], gap: T) -> list[T]:
+def _ends(rows: Sequence[tuple[str, ...]]) -> Sequence[tuple[str, ...]]:
     """Keep the first rows and the last, where there are too many for a screen."""
     if len(rows) <= MOST_ROWS:
         return rows
-    return [*rows[: MOST_ROWS // 2 - 1], gap, *rows[-(MOST_ROWS // 2) :]]
+    return [*rows[: MOST_ROWS // 2 - 1], ("...",) * len(rows[0]), *rows[-(MOST_ROWS // 2) :]]
 
 
 def _time(summary: Summary) -> str:
@@ -201,9 +200,5 @@ def _memory(summary: Summary) -> str:
 
 def _recoveries(summary: Summary) -> list[str]:
     notes = summary.recovery_notes
-    newest = [_short(f"{note.reason}; went on after step {note.from_step:,}") for note in notes[-MOST_RECOVERIES:]]
-    return [f"{len(notes)} time(s)" if notes else "never", *newest]
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+    newest = [f"{note.reason}; went on after step {note.from_step:,}" for note in notes[-MOST_RECOVERIES:]]
+    return [f"{len(notes)} time(s)" if notes else "never", *(clipped(line, LONGEST) for line in newest)]
