@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +137,10 @@ def test_the_step_of_a_body_by_hand(batch: int) -> None:
     assert worst <= found.step <= worst + 40  # the loss, and the few numbers that are made of it
 
 
-@pytest.mark.parametrize("kind", ["averaging", *torch_optimizers()])
-@pytest.mark.parametrize("network", ["closed form", "dense with norm"])
-def test_bytes_are_those_of_what_a_stage_keeps(network: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "network"), in_turn(("averaging", *torch_optimizers()), ("closed form", "dense with norm"))
+)
+def test_bytes_are_those_of_what_a_stage_keeps(kind: str, network: str) -> None:
     fields = of_kind(kind)
     if network == "closed form":
         job = job_of(fields | {"training.dims": [64, 30, 20], "training.negatives": "random"})
@@ -204,9 +206,10 @@ KINDS: dict[str, list[BlockConfig]] = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "optimizer", "precision"), in_pairs(KINDS, ("averaging", "Adam"), ("float32", "bfloat16"))
+    ("kind", "how"), in_turn(KINDS, list(product(("averaging", "Adam"), ("float32", "bfloat16")))), ids=str
 )
-def test_a_step_takes_what_real_tensors_take(kind: str, optimizer: str, precision: str, tmp_path: Path) -> None:
+def test_a_step_takes_what_real_tensors_take(kind: str, how: tuple[str, str], tmp_path: Path) -> None:
+    optimizer, precision = how
     fields = {"training.optimizer.kind": optimizer, "training.precision": precision}
     network = tokens(tmp_path, KINDS[kind], **fields) if kind == "transformer" else plain(KINDS[kind], **fields)
     for index, said in enumerate(costs_of(network)):
