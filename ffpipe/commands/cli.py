@@ -15,10 +15,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NoReturn
 
 from ffpipe.commands import completion, data, plan, predict, recipes, report, runs, show, train, trained
-from ffpipe.commands.parser import Help, Parser
+from ffpipe.commands.parser import Parser, Show
 from ffpipe.system.errors import Interrupted, RunFailed, UserError, one_line
 
 
@@ -174,7 +173,7 @@ def parser() -> Parser:
         examples=EXAMPLES,
         commands={name: command.does for name, command in COMMANDS.items()},
     )
-    whole.add_argument("--version", action=_Version, help="show the version")
+    whole.add_argument("--version", action=Show, text=_version, help="show the version")
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         does = command.does[0].upper() + command.does[1:] + "."
@@ -185,14 +184,10 @@ def parser() -> Parser:
     return whole
 
 
-class _Version(Help):
-    """The option that prints the version and ends the program."""
+def _version(_: Parser) -> str:
+    from importlib.metadata import version  # takes as long as all else of a help
 
-    def __call__(self, *_: Any) -> NoReturn:
-        from importlib.metadata import version  # takes as long as all else of a help
-
-        print(f"ffpipe {version('ffpipe')}")
-        raise SystemExit(0)
+    return f"ffpipe {version('ffpipe')}\n"
 
 
 def _load(command: Command) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ffpipe.commands.groups import grouped, meaning
@@ -29,12 +29,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**settings, allow_abbrev=False, add_help=False)
         self.examples, self.commands, self.parts = tuple(examples), dict(commands or {}), list[Parser]()
         self.minor = frozenset[str]()
-        self.add_argument("-h", "--help", action=Help, help="show this")
+        self.add_argument("-h", "--help", action=Show, text=Parser.format_help, help="show this")
 
     def complete(self) -> None:
         """Add the second help. Call it once all options are there."""
-        text = "show every option and every field of the config, in groups"
-        self.add_argument("--help-all", action=HelpAll, help=text)
+        meaning = "show every option and every field of the config, in groups"
+        self.add_argument("--help-all", action=Show, text=Parser.format_all, help=meaning)
 
     @property
     def actions(self) -> list[argparse.Action]:
@@ -64,8 +64,8 @@ class Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         """Return what most people need, on one screen."""
         left_out = [each for each in self._actions if _is_left_out(each)]
-        hidden = (Help,) if left_out else (Help, HelpAll)
-        shown = [each for each in self._actions if each not in left_out and type(each) not in hidden]
+        hidden = {"--help"} if left_out else {"--help", "--help-all"}
+        shown = [each for each in self._actions if each not in left_out and not hidden & {*each.option_strings}]
         shown = [each for each in shown if each.dest not in self.minor]
         lines = [*self._heading(), *_entries(shown, self.commands)]
         if len(self.examples) == 1:
@@ -91,23 +91,15 @@ class Parser(argparse.ArgumentParser):
         return [self.format_usage().rstrip(), *textwrap.wrap(self.description or "", WIDE)]
 
 
-class Help(argparse.Action):
-    """The option that prints a help of one screen and ends the program."""
+class Show(argparse.Action):
+    """An option that prints a text and ends the program. text: makes it, from the parser."""
 
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+    def __init__(self, option_strings: Sequence[str], dest: str, text: Callable[[Any], str], help: str) -> None:
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)
+        self.text = text
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-        print(parser.format_help(), end="")
-        raise SystemExit(0)
-
-
-class HelpAll(Help):
-    """The option that prints all there is."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-        assert isinstance(parser, Parser)
-        print(parser.format_all(), end="")
+        print(self.text(parser), end="")
         raise SystemExit(0)
 
 
