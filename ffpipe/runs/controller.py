@@ -27,9 +27,8 @@ from ffpipe.runs.follow import Followed
 from ffpipe.runs.interrupt import Interrupt
 from ffpipe.runs.log import RunLog
 from ffpipe.runs.model import Given, with_model
-from ffpipe.runs.resumed import resumed
+from ffpipe.runs.resumed import newest_whole, resumed
 from ffpipe.runs.run import Result, Run
-from ffpipe.runs.snapshots import newest_whole
 from ffpipe.runs.view import View
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store

@@ -9,9 +9,8 @@ import functools
 import json
 import logging
 import os
-import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,19 +23,17 @@ from ffpipe.config.fields import to_toml
 from ffpipe.learn.block import Block
 from ffpipe.learn.dense import FFDense
 from ffpipe.learn.items import META
-from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.user_model import describe_error
 from ffpipe.learn.workspace import Workspace
 from ffpipe.runs.inference import loaded
 from ffpipe.runs.model import Given
 from ffpipe.runs.saved import Saved
 from ffpipe.storage import tensorfile
-from ffpipe.system.errors import UserError, reason
+from ffpipe.system.errors import UserError, refusing
 from ffpipe.system.files import replacing
 
 # A protocol buffer has no more, and weights in a file beside it would not be one file.
 LARGEST_ONNX = 2**31 - 1
-HEAD_BIAS = "head.bias"
 
 
 class Format(NamedTuple):
@@ -74,11 +71,8 @@ def export(
     if os.path.lexists(path):
         raise UserError(f"{path} exists: give a new file")
     saved = Saved.of(run, None, model, allow_code, changes)
-    try:
-        with replacing(path, f".{os.getpid()}") as file:
-            form.write(saved, file)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {reason(error)}") from None
+    with refusing(f"cannot write {path}"), replacing(path, f".{os.getpid()}") as file:
+        form.write(saved, file)
     return path
 
 
@@ -108,19 +102,21 @@ def _metadata(saved: Saved) -> dict[str, str]:
 
 def _write_weights(saved: Saved, file: BinaryIO) -> None:
     """Write all tensors, of which one block's at a time is in memory."""
-    outlines: dict[str, Tensor] = {}
-    for index in range(len(saved.network)):
-        outlines |= _named(saved.network.make(index, Workspace(META)))
-    dtype = PRECISIONS[saved.config.training.precision].weights
-    for index in saved.network.taps:
-        shape = (saved.network.takes.classes, saved.network.outlines[index].outputs.size)
-        outlines[f"head{index}.weight"] = torch.empty(shape, dtype=dtype, device=META)
-    if saved.network.has_head and saved.config.training.head_bias:
-        outlines[HEAD_BIAS] = torch.empty(saved.network.takes.classes, dtype=dtype, device=META)
+    head = saved.head()
+    weights = head.weights() if head else {}
+    of_head = {f"head{index}.weight": weights[f"weight.{index}"].t() for index in saved.network.taps}
+    of_head |= {"head.bias": weights["bias"]} if "bias" in weights else {}
     # The header needs shapes alone, so that no more than one block has to be in memory at a time.
+    outlines, block_of = dict(of_head), dict[str, int]()
+    for index in range(len(saved.network)):
+        named = _named(saved.network.make(index, Workspace(META)))
+        outlines |= named
+        block_of |= dict.fromkeys(named, index)
     file.write(tensorfile.header(outlines, _metadata(saved)))
-    for tensor in _exported(saved, tensorfile.order(outlines)):
-        file.write(tensorfile.data(tensor))
+    # A block's file is read once where its names follow each other.
+    block = functools.lru_cache(maxsize=1)(lambda index: _named(saved.block(index)))
+    for name in tensorfile.order(outlines):
+        file.write(tensorfile.data(of_head[name] if name in of_head else block(block_of[name])[name]))
 
 
 def _named(block: Block) -> dict[str, Tensor]:
@@ -128,26 +124,6 @@ def _named(block: Block) -> dict[str, Tensor]:
     if isinstance(block, FFDense):
         return {f"layer{block.index}.weight": block.weight.t(), f"layer{block.index}.bias": block.bias}
     return {f"block{block.index}.{name}": tensor for name, tensor in block.weights().items()}
-
-
-def _exported(saved: Saved, names: Sequence[str]) -> Iterator[Tensor]:
-    """Yield the tensors by their names in an exported file; a block's file is read once where its names follow each
-    other."""
-    head = saved.head()
-    block = functools.lru_cache(maxsize=1)(lambda index: _named(saved.block(index)))
-    for name in names:
-        if name == HEAD_BIAS:
-            assert head is not None
-            yield head.weights()["bias"]
-            continue
-        place = re.match(r"(head|layer|block)(\d+)", name)
-        assert place is not None
-        index = int(place[2])
-        if place[1] == "head":
-            assert head is not None
-            yield head.weights()[f"weight.{index}"].t()
-        else:
-            yield block(index)[name]
 
 
 def _write_program(saved: Saved, file: BinaryIO) -> None:
@@ -190,8 +166,7 @@ def _quiet() -> Iterator[None]:
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logger.setLevel(before)

@@ -29,7 +29,7 @@ from ffpipe.config.schema import Config
 from ffpipe.runs.inspection import CONFIG, LOCK, METRICS, PAST, SUMMARY, config_tree, read_past, refuse_no_folder
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store, store_of
-from ffpipe.system.errors import UserError, reason
+from ffpipe.system.errors import UserError, reason, refusing
 from ffpipe.system.files import expanded, replace_whole
 from ffpipe.telemetry.metrics import write_metrics
 from ffpipe.telemetry.report import MOST_ROWS, History, LayerRow
@@ -97,11 +97,9 @@ class RunFolder:
         stays, since whoever removed it could take it from a process that is about to lock it.
         """
         path, warning = self.path / LOCK, ""
-        try:
+        with refusing(f"run {self.path} cannot be locked: {path}"):
             # For writing: NFS gives no exclusive lock on a file that is open for reading.
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        except OSError as error:
-            raise UserError(f"run {self.path} cannot be locked: {path}: {reason(error)}") from None
         with open(handle, "rb"):
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,10 +114,8 @@ class RunFolder:
         # A copy of the run starts from this file, so it must not name the folder that is taken.
         kept = replace(config, execution=replace(config.execution, run_dir=""))
         text = to_toml(kept).encode()
-        try:
+        with refusing(f"{self.config} cannot be written"):
             replace_whole(self.config, lambda file: file.write(text))
-        except OSError as error:
-            raise UserError(f"{self.config} cannot be written: {reason(error)}") from None
 
     def read_past(self) -> History:
         """Read what a run that goes on has behind it.

@@ -10,6 +10,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +21,7 @@ from msgspec import Meta
 from ffpipe.config.fields import read_tree
 from ffpipe.config.limits import LARGEST_INTEGER
 from ffpipe.config.schema import Config
-from ffpipe.system.errors import UserError, reason
+from ffpipe.system.errors import UserError, refusing
 from ffpipe.system.files import expanded, read_whole
 from ffpipe.telemetry.report import Evaluation, History, LayerRow, RecoveryNote, Steps, errors_by_readout
 
@@ -120,7 +121,7 @@ def look_at(path: Path) -> Look:
     # The lock is asked first: a run that ended between a read of its summary and the question would seem broken off.
     config, summary, damage, running = None, None, [], is_running(path)
     try:
-        config = _config(path / CONFIG)
+        config = msgspec.convert(config_tree(path / CONFIG), Config)  # without its rules, some of which ask torch
     except UNREADABLE as error:
         if not running or os.path.lexists(path / CONFIG):  # which a run that begins has not written yet
             damage.append(_phrase(error, path / CONFIG))
@@ -147,16 +148,13 @@ def runs_in(folder: str | Path) -> list[Look]:
     if os.path.lexists(root / CONFIG):
         raise UserError(f"{folder} is a run itself: give the folder that it is in, or ask `ffpipe show`")
     found = []
-    try:
-        with os.scandir(root) as entries:
-            for count, entry in enumerate(entries):
-                if count == MOST_ENTRIES:
-                    raise UserError(f"{folder} has more than {MOST_ENTRIES:,} entries: give a folder of runs")
-                path = root / entry.name
-                if os.path.isdir(path) and is_run(path):
-                    found.append(look_at(path))
-    except OSError as error:
-        raise UserError(f"cannot read {folder}: {reason(error)}") from None
+    with refusing(f"cannot read {folder}"), os.scandir(root) as entries:
+        for count, entry in enumerate(entries):
+            if count == MOST_ENTRIES:
+                raise UserError(f"{folder} has more than {MOST_ENTRIES:,} entries: give a folder of runs")
+            path = root / entry.name
+            if os.path.isdir(path) and is_run(path):
+                found.append(look_at(path))
     return sorted(found, key=lambda look: (look.changed, look.name))
 
 
@@ -181,10 +179,7 @@ def read_past(path: Path, most: int) -> History:
 
 def newest_rows(rows: Iterable[LayerRow]) -> list[LayerRow]:
     """Return the newest row of metrics of each block, in their order; that of the head comes last."""
-    newest: dict[int, LayerRow] = {}
-    for row in rows:
-        if row.layer not in newest or row.step >= newest[row.layer].step:
-            newest[row.layer] = row
+    newest = {row.layer: row for row in sorted(rows, key=lambda row: row.step)}
     return [newest[layer] for layer in sorted(newest, key=lambda layer: (layer < 0, layer))]
 
 
@@ -195,26 +190,17 @@ def is_run(path: Path) -> bool:
 
 def is_running(path: Path) -> bool:
     """Return True while a process holds the lock of a run, whatever its files say; False where there are no locks."""
-    try:
+    with suppress(OSError):
         # Nothing that lies there is waited for, nor followed.
         handle = os.open(path / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        # Shared, so that two looks at once do not take each other for a trainer, and given back at once.
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
+        try:
+            # Shared, so that two looks at once do not take each other for a trainer, and given back at once.
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
     return False
-
-
-def _config(path: Path) -> Config:
-    """Read a config without the rules between its fields, some of which ask torch. Raises UNREADABLE."""
-    return msgspec.convert(config_tree(path), Config)
 
 
 def config_tree(path: Path) -> dict[str, Any]:
@@ -227,12 +213,9 @@ def config_tree(path: Path) -> dict[str, Any]:
 def _changed(path: Path) -> float:
     times = [0.0]
     for name in FILES:
-        try:
+        with suppress(OSError):
             found = os.lstat(path / name)
-        except OSError:
-            continue
-        if stat.S_ISREG(found.st_mode):
-            times.append(found.st_mtime)
+            times += [found.st_mtime] if stat.S_ISREG(found.st_mode) else []
     return max(times)
 
 
@@ -242,7 +225,5 @@ def _phrase(error: Exception, path: Path) -> str:
         return f"{path.name}: absent"
     said = str(error)
     for spelled in (f"cannot read {path}: ", f"{path}: ", f"{path} "):
-        if said.startswith(spelled):
-            said = said.removeprefix(spelled)
-            break
+        said = said.removeprefix(spelled)
     return f"{path.name}: {'absent' if said.startswith('[Errno 2]') else said}"

@@ -13,7 +13,7 @@ from ffpipe.runs.folder import RunFolder
 from ffpipe.runs.interrupt import Interrupt
 from ffpipe.runs.log import RunLog
 from ffpipe.runs.recovery import GiveUp, Recovery
-from ffpipe.runs.snapshots import newest_whole
+from ffpipe.runs.resumed import newest_whole
 from ffpipe.runs.view import View
 from ffpipe.storage import checkpoint
 from ffpipe.system.errors import (

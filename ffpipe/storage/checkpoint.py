@@ -29,7 +29,7 @@ from ffpipe.config.limits import MOST_UNITS
 from ffpipe.data.scale import Given
 from ffpipe.storage.store import Store
 from ffpipe.storage.tensorfile import data, pieces
-from ffpipe.system.errors import Misfit, Unreachable, UserError, reason
+from ffpipe.system.errors import Misfit, Unreachable, UserError, reason, refusing
 from ffpipe.telemetry.report import WrittenFile
 
 FORMAT = 1
@@ -160,10 +160,8 @@ def write_manifest(store: Store, step: int, files: Sequence[WrittenFile], takes:
 
 def owner(store: Store) -> str:
     """Return the run that said that it keeps its snapshots here; empty where none has. Raises UserError."""
-    try:
+    with refusing(f"{store.place(OWNER)}, the name of a run, cannot be read"):
         return store.read(OWNER, 64).decode("ascii", "replace") if store.exists(OWNER) else ""
-    except OSError as error:
-        raise UserError(f"{store.place(OWNER)}, the name of a run, cannot be read: {reason(error)}") from None
 
 
 def refuse_taken(store: Store, run: str) -> None:
@@ -178,10 +176,8 @@ def refuse_taken(store: Store, run: str) -> None:
 def claim(store: Store, run: str) -> None:
     """Say whose snapshots will be here, which also tries whether anything can be written. Raises UserError."""
     refuse_taken(store, run)
-    try:
+    with refusing(f"snapshots cannot be written to {store.root}"):
         store.patiently(lambda: store.write(OWNER, [run.encode()]))
-    except OSError as error:
-        raise UserError(f"snapshots cannot be written to {store.root}: {reason(error)}") from None
 
 
 def disclaim(store: Store, run: str) -> None:
@@ -236,10 +232,9 @@ def _folders(store: Store) -> list[str]:
 def read_manifest(store: Store, folder: str) -> Manifest:
     """Read the manifest of a snapshot. Raises UserError naming the file and what is wrong with it."""
     path = f"{folder}/{MANIFEST}"
-    try:
+    damage = (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+    with refusing(f"snapshot {store.place(path)} cannot be read", damage):
         manifest = msgspec.json.decode(store.read(path, LARGEST_MANIFEST), type=Manifest)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"snapshot {store.place(path)} cannot be read: {error}") from None
     if manifest.format != FORMAT:
         raise Misfit(f"snapshot {store.place(path)} has format {manifest.format}; this ffpipe reads format {FORMAT}")
     if folder_of(manifest.step) != folder:
@@ -281,10 +276,8 @@ def _read(store: Store, folder: str, manifest: Manifest, name: str) -> bytes:
         listed = ", ".join(manifest.files) or "no file"
         raise UserError(f"snapshot {store.place(folder)} has no {name}: its manifest lists {listed}")
     where = f"snapshot file {store.place(f'{folder}/{name}')}"
-    try:
+    with refusing(f"{where} cannot be read"):
         found = store.read(f"{folder}/{name}", entry.size)
-    except OSError as error:
-        raise UserError(f"{where} cannot be read: {error}") from None
     if len(found) != entry.size:
         raise UserError(f"{where} was cut: it has {len(found)} bytes of {entry.size}")
     if hashlib.sha256(found).hexdigest() != entry.sha256:

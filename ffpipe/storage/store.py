@@ -18,7 +18,7 @@ from typing import TypeVar
 from pyarrow import fs
 
 from ffpipe.config.schema import Config
-from ffpipe.system.errors import Unreachable, UserError, reason
+from ffpipe.system.errors import Unreachable, reason, refusing
 from ffpipe.system.files import expanded, replacing, scheme_of
 from ffpipe.system.places import SILENT_SECONDS, Place
 
@@ -45,10 +45,8 @@ class Store:
     def __init__(self, root: str, pauses: tuple[float, ...] = PAUSES, silence: float = SILENT_SECONDS) -> None:
         self.root = root if scheme_of(root) else str(Path(root).absolute())
         self.pauses, self.silence = pauses, silence
-        try:
+        with refusing(f"{root} is not a place for snapshots", (OSError, ImportError, ValueError)):
             self._at = Place(self.root, silence)
-        except (OSError, ImportError, ValueError) as error:
-            raise UserError(f"{root} is not a place for snapshots: {reason(error)}") from None
         self._files, self._base, self.is_local = self._at.files, self._at.path, self._at.is_local
 
     def __reduce__(self) -> tuple[type[Store], tuple[str, tuple[float, ...], float]]:
