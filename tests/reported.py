@@ -4,19 +4,49 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import ffpipe
 from ffpipe.commands.cli import main
 from ffpipe.config.schema import BlockConfig, Data, Execution
 from ffpipe.reports import write_report
+from ffpipe.reports.drawing import Drawn
 
 # Names that would do harm in a page that did not escape them.
 HOSTILE_CLASSES = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "$\\frac{1}{0}$ & 名前")
 SENTENCE = "the quick brown fox jumps over the lazy dog.\n"
 HOSTILE_FOLDER = "<b>run</b> &amp; 'x'"
+# The kinds of runs whose pictures are drawn for `make test`: those of the others are of the same kinds.
+DRAWN = ("classes", "pairs")
+
+
+def leave_pictures_out(patch: pytest.MonkeyPatch) -> None:
+    """Have reports be written without their pictures, which take most of the time."""
+    patch.setattr("ffpipe.reports.page.drawn", lambda figure, name, alt: Drawn(""))
+
+
+class Elements(HTMLParser):
+    """Elements of a page with their attributes, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    @property
+    def pictures(self) -> list[tuple[str, dict[str, str]]]:
+        return [(tag, of) for tag, of in self.found if tag == "svg" or of.get("class") == "png"]
 
 
 class Reported:
@@ -32,6 +62,15 @@ class Reported:
     @cached_property
     def report(self) -> Path:
         return write_report(self.run, self._base / f"{self._kind}.html", png=self._pictures, examples=150)
+
+    @cached_property
+    def text(self) -> str:
+        """The text of the report."""
+        if self._kind in DRAWN:
+            return Elements(self.report.read_text()).text
+        with pytest.MonkeyPatch.context() as patch:
+            leave_pictures_out(patch)
+            return Elements(write_report(self.run, self._base / "text.html", examples=150).read_text()).text
 
     @cached_property
     def pictures(self) -> list[Path]:

@@ -9,7 +9,7 @@ from string import ascii_uppercase
 from ffpipe.reports import curves
 from ffpipe.reports.curves import OfRun
 from ffpipe.reports.drawing import few
-from ffpipe.reports.gather import HEAD, Record, block_name, readouts
+from ffpipe.reports.gather import HEAD, Record, block_name
 from ffpipe.reports.parts import Item, Missing, Page, Picture, Section, Table, Tile
 from ffpipe.reports.results import percent
 from ffpipe.system.units import say_seconds, say_size
@@ -46,23 +46,22 @@ def _best(records: Sequence[Record], names: Sequence[str]) -> list[Tile]:
     """Find the least test error by each read-out."""
     best: dict[str, tuple[float, str]] = {}
     for record, name in zip(records, names, strict=True):
-        for readout, error in readouts(record.tested).items() if record.tested else ():
+        for readout, error in record.test_errors.items():
             best[readout] = min(best.get(readout, (2.0, "")), (error, name))
     return [Tile(percent(error), f"least test error by {readout} ({name})") for readout, (error, name) in best.items()]
 
 
 def _results(records: Sequence[Record], names: Sequence[str]) -> Section:
-    by = list(dict.fromkeys(name for r in records if r.tested for name in readouts(r.tested)))
+    by = list(dict.fromkeys(readout for record in records for readout in record.test_errors))
     head = ["run", "recipe", "state", "steps", *(f"test error by {name}" for name in by)]
     rows = []
     for record, name in zip(records, names, strict=True):
-        summary, tested = record.summary.value, record.tested
-        shares = [percent(readouts(tested).get(readout) if tested else None) for readout in by]
-        times = (
-            [say_seconds(summary.train_seconds), f"{summary.examples_per_second or 0:,.0f}"] if summary else ["-", "-"]
-        )
-        peak = say_size(max(summary.peak_rss_bytes)) if summary and summary.peak_rss_bytes else "-"
-        rows.append([name, record.config.recipe, record.status, f"{record.step:,}", *shares, *times, peak])
+        shares = [percent(record.test_errors.get(readout)) for readout in by]
+        seconds = speed = peak = "-"
+        if summary := record.summary.value:
+            seconds, speed = say_seconds(summary.train_seconds), f"{summary.examples_per_second or 0:,.0f}"
+            peak = say_size(max(summary.peak_rss_bytes)) if summary.peak_rss_bytes else "-"
+        rows.append([name, record.config.recipe, record.status, f"{record.step:,}", *shares, seconds, speed, peak])
     items: list[Item] = [Table([*head, "training", "examples a second", "peak memory"], rows)]
     items += [Missing(name, r.past.missing) for r, name in zip(records, names, strict=True) if r.past.missing]
     return Section("Results", items)
@@ -78,12 +77,12 @@ def _errors(records: Sequence[Record], names: Sequence[str], epochs: Sequence[fl
         # A test is made once, and is in the table.
         drawn = {r: each for r, each in found.items() if any(len(one.curve.steps) > 1 for one in each)}
         for readout, each in drawn.items():
-            items.append(
-                _picture(f"{split}-{readout}", f"{split} error by {readout}".capitalize(), each, records, True)
-            )
-    if not items:
-        items.append(Missing("curves of errors", "no run was evaluated more than once (--execution.evaluate-every)"))
-    return Section("Errors", items)
+            title = f"{split} error by {readout}".capitalize()
+            figure = curves.runs_against_epochs(each, len(records), title)
+            ends = ", ".join(f"{one.name} {percent(one.curve.last)}" for one in each[:8])
+            items.append(Picture(f"{split}-{readout}", figure, f"{title} of {len(each)} run(s); the last: {ends}"))
+    why = "no run was evaluated more than once (--execution.evaluate-every)"
+    return Section("Errors", items or [Missing("curves of errors", why)])
 
 
 def _losses(records: Sequence[Record], names: Sequence[str], epochs: Sequence[float]) -> Section:
@@ -109,12 +108,6 @@ def _losses(records: Sequence[Record], names: Sequence[str], epochs: Sequence[fl
     return Section("Blocks in training", items or [Missing("curves", "no run has written any down yet")])
 
 
-def _picture(name: str, title: str, found: list[OfRun], records: Sequence[Record], shares: bool) -> Picture:
-    figure = curves.runs_against_epochs(found, len(records), title, "share" if shares else "loss", shares)
-    ends = [f"{each.name} {percent(each.curve.last) if shares else f'{each.curve.last:.4g}'}" for each in found[:8]]
-    return Picture(name, figure, f"{title} of {len(found)} run(s); the last: {', '.join(ends)}")
-
-
 def _differences(records: Sequence[Record], letters: Sequence[str]) -> Section:
     configs = [flat(record.config) for record in records]
     fields = list(dict.fromkeys(name for config in configs for name in config))
@@ -125,21 +118,14 @@ def _differences(records: Sequence[Record], letters: Sequence[str]) -> Section:
     return Section("Configs", [Table(["field", *letters], rows)], "Fields in which the configs differ.")
 
 
-def flat(config: object) -> dict[str, str]:
-    """Return the fields of a config by their dotted names, as text."""
-    found: dict[str, str] = {}
-
-    def walk(value: object, name: str) -> None:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            for field in dataclasses.fields(value):
-                walk(getattr(value, field.name), f"{name}.{field.name}" if name else field.name)
-        elif isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
-            for index, each in enumerate(value):
-                walk(each, f"{name}[{index}]")
-        elif isinstance(value, tuple):
-            found[name] = " ".join(map(str, value)) or "none"
-        else:
-            found[name] = str(value) if value not in ("", None) else "none"
-
-    walk(config, "")
-    return found
+def flat(value: object, name: str = "") -> dict[str, str]:
+    """Return the fields of a config, or of a part of it with this name, by their dotted names, as text."""
+    if dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value)]
+        parts = {f"{name}.{each}".lstrip("."): getattr(value, each) for each in names}
+    elif isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
+        parts = {f"{name}[{index}]": each for index, each in enumerate(value)}
+    else:
+        text = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        return {name: "none" if text in ("", None) else str(text)}
+    return {field: text for part, each in parts.items() for field, text in flat(each, part).items()}

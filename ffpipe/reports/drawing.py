@@ -16,27 +16,19 @@ from dataclasses import dataclass
 from functools import cache
 
 import matplotlib as mpl
+from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from ffpipe.system.errors import escaped
 
-# Colours for a light page and, beside them, for a dark one. The six of the series are told apart by people who do not
+# Colours for a light page and, by these, for a dark one. The six of the series are told apart by people who do not
 # see some colours, after Okabe and Ito.
 INK, FAINT, GRID, PAPER = "#23272d", "#646c76", "#dde2e8", "#ffffff"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#b4578f", "#e69f00", "#56b4e9")
-DARK = {
-    INK: "#e4e7eb",
-    FAINT: "#9aa3ad",
-    GRID: "#363c44",
-    PAPER: "#1b1f24",
-    "#0072b2": "#4ea8de",
-    "#d55e00": "#ff8547",
-    "#009e73": "#34c79c",
-    "#b4578f": "#e08abf",
-    "#e69f00": "#f2b632",
-    "#56b4e9": "#a3d8f7",
-}
+DARK = {INK: "#e4e7eb", FAINT: "#9aa3ad", GRID: "#363c44", PAPER: "#1b1f24"}
+DARK |= zip(SERIES, ("#4ea8de", "#ff8547", "#34c79c", "#e08abf", "#f2b632", "#a3d8f7"), strict=True)
 RIGHT, WRONG = SERIES[0], SERIES[1]
 # Inches of a picture as wide as the page, and of one of two side by side.
 WIDE, HALF = 10.0, 5.0
@@ -72,22 +64,27 @@ STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ffpipe",
     "text.parse_math": False,
-    "axes.formatter.use_mathtext": False,
-    "axes.unicode_minus": True,
     "image.composite_image": False,  # which would blur small pictures
 }
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Draw within this block as all pictures of a report are drawn."""
-    # A font may lack a letter of a class's name; in SVG the browser finds another font.
-    with mpl.rc_context(), warnings.catch_warnings():
-        mpl.rcdefaults()  # whatever the user's own settings are
-        mpl.rcParams.update(STYLE)  # type: ignore[arg-type]  # its hint lists every key
+    """Draw within this block, or in a function that this decorates, as all pictures of a report are drawn."""
+    # After a reset: the user's own settings may be any.
+    with style.context(STYLE, after_reset=True), warnings.catch_warnings():
+        # A font may lack a letter of a class's name; in SVG the browser finds another font.
         warnings.filterwarnings("ignore", message=".*[Gg]lyph")
         warnings.filterwarnings("ignore", message=".*constrained_layout")
         yield
+
+
+def panels(
+    height: float, lines: int = 1, columns: int = 1, width: float = WIDE, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of so many inches, and the axes in it, line by line."""
+    figure = Figure(figsize=(width, height))
+    return figure, list(figure.subplots(lines, columns, squeeze=False, sharey=sharey).flat)
 
 
 @cache
@@ -99,6 +96,7 @@ def colours(count: int) -> tuple[str, ...]:
     chosen = []
     for index in range(count):
         share = index / (count - 1)
+        # A light page has no use for the brightest part of the scale, a dark one none for the darkest.
         light, dark = to_hex(scale(0.83 * share)), to_hex(scale(0.27 + 0.73 * share))
         DARK.setdefault(light, dark)
         chosen.append(light)
@@ -137,11 +135,11 @@ def drawn(figure: Figure, name: str, alt: str) -> Drawn:
     return Drawn(svg, used)
 
 
-def png(figure: Figure, dpi: int = 150) -> bytes:
+def png(figure: Figure) -> bytes:
     """Draw a figure as a PNG for a light page."""
     sink = io.BytesIO()
     with styled():
-        figure.savefig(sink, format="png", dpi=dpi, facecolor=PAPER, metadata={"Software": None})
+        figure.savefig(sink, format="png", dpi=150, facecolor=PAPER, metadata={"Software": None})
     return sink.getvalue()
 
 
@@ -165,7 +163,7 @@ def _svg(figure: Figure, name: str, alt: str) -> tuple[str, frozenset[str]]:
         if found[2] not in DARK:
             return found[0]
         used.add(found[2])
-        return f"{found[1]}{as_variable(found[2])}"
+        return f"{found[1]}var(--c{found[2].removeprefix('#')})"
 
     text = re.sub(r"((?:fill|stroke|stop-color): ?)(#[0-9a-f]{6})\b", variable, text)
     width, height = (size * 72 for size in figure.get_size_inches())
@@ -176,11 +174,6 @@ def _svg(figure: Figure, name: str, alt: str) -> tuple[str, frozenset[str]]:
         r"<svg[^>]*>", f'{head} xmlns:xlink="http://www.w3.org/1999/xlink"><title>{alt}</title>', text, count=1
     )
     return re.sub(r"\n\s*", "\n", text), frozenset(used)
-
-
-def as_variable(colour: str) -> str:
-    """Return the page's variable for a colour."""
-    return f"var(--c{colour.removeprefix('#')})"
 
 
 def variables(used: Sequence[str], dark: bool) -> str:

@@ -6,16 +6,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from numpy.typing import NDArray
 
 from ffpipe.reports.answers import Answers
-from ffpipe.reports.drawing import FAINT, INK, RIGHT, SERIES, WIDE, WRONG, shortened, styled
+from ffpipe.reports.drawing import FAINT, INK, RIGHT, SERIES, WIDE, WRONG, panels, shortened, styled
 from ffpipe.reports.memory import MEMORY_KINDS, Memory
 from ffpipe.reports.rows import Images, Kind
 from ffpipe.reports.spread import Spread, Spreads
@@ -26,9 +26,12 @@ from ffpipe.reports.weights import Fields
 MOST_HISTOGRAMS = 12
 # Classes of which a confusion matrix is drawn, and of which its numbers are written into it.
 MOST_CLASSES, MOST_NUMBERS = 100, 15
+# Pictures in a line.
+SIDE_BY_SIDE = 12
 KIND_COLOURS = (SERIES[0], SERIES[5], SERIES[4], SERIES[1], SERIES[3], SERIES[2])
 
 
+@styled()
 def histograms(spreads: Spreads) -> Figure:
     """Draw how a number spreads in each block for two kinds of rows."""
     if len(spreads.blocks) > MOST_HISTOGRAMS:
@@ -36,19 +39,15 @@ def histograms(spreads: Spreads) -> Figure:
     count = len(spreads.blocks)
     columns = 3 if count in (5, 6) else min(count, 4)
     lines = math.ceil(count / columns)
-    with styled():
-        figure = Figure(figsize=(WIDE, 0.5 + 2.3 * lines))
-        grid = figure.subplots(lines, columns, squeeze=False).flatten()
-        for axes, spread in zip(grid, spreads.blocks, strict=False):
-            _histogram(axes, spread)
-        for axes in grid[count:]:
-            axes.set_axis_off()
-        for index in range(count - columns if count > columns else 0, count):
-            grid[index].set_xlabel(spreads.number)
-        hands = [
-            Patch(color=colour, alpha=0.6, label=kind) for kind, colour in zip(spreads.kinds, SERIES, strict=False)
-        ]
-        figure.legend(handles=hands, loc="outside upper right", ncols=3)
+    figure, grid = panels(0.5 + 2.3 * lines, lines, columns)
+    for axes, spread in zip(grid, spreads.blocks, strict=False):
+        _histogram(axes, spread)
+    for axes in grid[count:]:
+        axes.set_axis_off()
+    for index in range(count - columns if count > columns else 0, count):
+        grid[index].set_xlabel(spreads.number)
+    hands = [Patch(color=colour, alpha=0.6, label=kind) for kind, colour in zip(spreads.kinds, SERIES, strict=False)]
+    figure.legend(handles=hands, loc="outside upper right", ncols=3)
     return figure
 
 
@@ -69,118 +68,92 @@ def _histogram(axes: Axes, spread: Spread) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
+@styled()
 def _bands(spreads: Spreads) -> Figure:
     """Draw medians and the middle half and nine tenths of the numbers against the block."""
-    with styled():
-        figure = Figure(figsize=(WIDE, 4.0))
-        axes = figure.subplots()
-        x = [spread.block for spread in spreads.blocks]
-        for kind, colour, numbers in (
-            (spreads.kinds[0], SERIES[0], [spread.first for spread in spreads.blocks]),
-            (spreads.kinds[1], SERIES[1], [spread.second for spread in spreads.blocks]),
-        ):
-            low, lower, middle, upper, high = np.array(
-                [np.quantile(n, (0.05, 0.25, 0.5, 0.75, 0.95)) for n in numbers]
-            ).T
-            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-            axes.fill_between(x, lower, upper, color=colour, alpha=0.3, linewidth=0)
-            axes.plot(x, middle, color=colour, marker="o", markersize=3, label=kind)
-        borders = [math.nan if spread.border is None else spread.border for spread in spreads.blocks]
-        axes.plot(x, borders, color=INK, linestyle="--", linewidth=1.2, label="border")
-        axes.set_xlabel("block")
-        axes.set_ylabel(spreads.number)
-        axes.xaxis.set_major_locator(MaxNLocator(16, integer=True))
-        axes.legend()
+    figure, (axes,) = panels(4.0)
+    x = [spread.block for spread in spreads.blocks]
+    both = zip(*((spread.first, spread.second) for spread in spreads.blocks), strict=True)
+    for kind, colour, numbers in zip(spreads.kinds, SERIES, both, strict=False):
+        low, lower, middle, upper, high = np.array([np.quantile(n, (0.05, 0.25, 0.5, 0.75, 0.95)) for n in numbers]).T
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(x, lower, upper, color=colour, alpha=0.3, linewidth=0)
+        axes.plot(x, middle, color=colour, marker="o", markersize=3, label=kind)
+    borders = [math.nan if spread.border is None else spread.border for spread in spreads.blocks]
+    axes.plot(x, borders, color=INK, linestyle="--", linewidth=1.2, label="border")
+    axes.set_xlabel("block")
+    axes.set_ylabel(spreads.number)
+    axes.xaxis.set_major_locator(MaxNLocator(16, integer=True))
+    # Not where there is most room: to find that takes long, of which matplotlib warns.
+    figure.legend(loc="outside upper right", ncols=3)
     return figure
 
 
+@styled()
 def confusion(answers: Answers) -> Figure:
     """Draw which class is taken for which, as shares of the right class's examples."""
     counts, count = answers.counts, len(answers.names)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(8.5, max(3.6, 0.34 * count + 1.3))
-    with styled():
-        figure = Figure(figsize=(side, side * 0.94))
-        axes = figure.subplots()
-        # Half transparent, so that the boxes are right on a dark page too.
-        boxes = np.zeros((count, count, 4))
-        boxes[..., :3], boxes[..., 3] = to_rgb(WRONG), np.where(counts, 0.15 + 0.6 * shares**0.5, 0.0)
-        own = np.arange(count)
-        boxes[own, own, :3], boxes[own, own, 3] = (
-            to_rgb(RIGHT),
-            np.where(counts[own, own], 0.12 + 0.45 * shares[own, own], 0.0),
-        )
-        axes.imshow(boxes, interpolation="none")
-        if count <= MOST_NUMBERS:
-            for right, answer in np.argwhere(counts).tolist():
-                axes.text(answer, right, f"{counts[right, answer]:,}", ha="center", va="center", fontsize=8)
-        names = [shortened(name, 14) for name in answers.names]
-        long = max(map(len, names)) > 2
-        size, places = (8 if count <= 30 else 5.5), range(0, count, -(-count // 70))
-        axes.set_xticks(places, [names[place] for place in places], rotation=90 if long else 0, fontsize=size)
-        axes.set_yticks(places, [names[place] for place in places], fontsize=size)
-        axes.grid(False)
-        axes.tick_params(length=0)
-        axes.set_xlabel("answer")
-        axes.set_ylabel("right class")
+    figure, (axes,) = panels(side * 0.94, width=side)
+    # Half transparent, so that the boxes are right on a dark page too.
+    boxes = np.zeros((count, count, 4))
+    boxes[..., :3], boxes[..., 3] = to_rgb(WRONG), np.where(counts, 0.15 + 0.6 * shares**0.5, 0.0)
+    own = np.arange(count)
+    boxes[own, own, :3] = to_rgb(RIGHT)
+    boxes[own, own, 3] = np.where(counts[own, own], 0.12 + 0.45 * shares[own, own], 0.0)
+    axes.imshow(boxes, interpolation="none")
+    if count <= MOST_NUMBERS:
+        for right, answer in np.argwhere(counts).tolist():
+            axes.text(answer, right, f"{counts[right, answer]:,}", ha="center", va="center", fontsize=8)
+    names = [shortened(name, 14) for name in answers.names]
+    long = max(map(len, names)) > 2
+    size, places = (8 if count <= 30 else 5.5), range(0, count, -(-count // 70))
+    axes.set_xticks(places, [names[place] for place in places], rotation=90 if long else 0, fontsize=size)
+    axes.set_yticks(places, [names[place] for place in places], fontsize=size)
+    axes.grid(False)
+    axes.tick_params(length=0)
+    axes.set_xlabel("answer")
+    axes.set_ylabel("right class")
     return figure
 
 
-def sheet(images: Images, captions: Sequence[str], columns: int = 12) -> Figure:
+@styled()
+def sheet(images: Images, captions: Sequence[str]) -> Figure:
     """Draw pictures side by side with a caption below each."""
-    lines = math.ceil(len(images) / columns)
-    with styled():
-        figure = Figure(figsize=(WIDE, max(0.9, lines * 1.18)))
-        axes = figure.subplots()
-        _tiles(axes, images, columns, 0.42)
-        height, width = images.shape[1:3]
-        for index, caption in enumerate(captions):
-            line, column = divmod(index, columns)
-            middle, bottom = column * width * 1.14 + width / 2, line * height * 1.42 + height * 1.04
-            axes.text(middle, bottom, caption, ha="center", va="top", fontsize=8, linespacing=1.15)
+    figure, (axes,) = panels(max(0.9, math.ceil(len(images) / SIDE_BY_SIDE) * 1.18))
+    _tiles(axes, images, SIDE_BY_SIDE, 0.42, captions)
     return figure
 
 
+@styled()
 def rows_of_kinds(kinds: Sequence[Kind]) -> Figure:
     """Draw rows of each kind below one another, so that an example stands above its own changed forms."""
-    with styled():
-        figure = Figure(figsize=(WIDE, 0.1 + 0.95 * len(kinds)))
-        grid = figure.subplots(len(kinds), 1, squeeze=False).flatten()
-        for axes, kind in zip(grid, kinds, strict=True):
-            _tiles(axes, kind.images, len(kind.images), 0.0)
-            height, width = kind.images.shape[1:3]
-            axes.text(-0.12 * width, height / 2, kind.title.replace(" (", "\n("), ha="right", va="center", fontsize=9)
-            for index, caption in enumerate(kind.captions):
-                place = (index * 1.14 + 0.5) * width
-                axes.text(place, height * 1.04, shortened(caption, 11), ha="center", va="top", fontsize=8)
-            axes.set_ylim(height * 1.35, 0)
-            axes.set_xlim(-1.6 * width, len(kind.images) * 1.14 * width)
+    figure, grid = panels(0.1 + 0.95 * len(kinds), len(kinds))
+    for axes, kind in zip(grid, kinds, strict=True):
+        _tiles(axes, kind.images, len(kind.images), 0.0, [shortened(caption, 11) for caption in kind.captions])
+        height, width = kind.images.shape[1:3]
+        axes.text(-0.12 * width, height / 2, kind.title.replace(" (", "\n("), ha="right", va="center", fontsize=9)
+        axes.set_ylim(height * 1.35, 0)
+        axes.set_xlim(-1.6 * width, len(kind.images) * 1.14 * width)
     return figure
 
 
+@styled()
 def receptive_fields(fields: Fields) -> Figure:
     """Draw fields of one layer: orange where a weight is above zero, purple where it is below."""
     values = fields.values
     scale = np.maximum(np.abs(values).max(tuple(range(1, values.ndim)), keepdims=True), 1e-12)
-    columns = 24 if values.shape[2] <= 5 else 16
+    columns = 24 if values.shape[2] <= 5 else 16  # kernels of few pixels are seen in less room
     lines = math.ceil(len(values) / columns)
-    with styled():
-        figure = Figure(figsize=(WIDE, 0.15 + lines * WIDE / columns * values.shape[1] / values.shape[2]))
-        axes = figure.subplots()
-        shown = values / scale
-        _tiles(axes, (shown + 1) / 2 if values.ndim == 4 else _signed(shown), columns, 0.14)
+    figure, (axes,) = panels(0.15 + lines * WIDE / columns * values.shape[1] / values.shape[2])
+    shown = (values / scale + 1) / 2
+    # People who do not see some colours read this scale too.
+    _tiles(axes, shown if values.ndim == 4 else mpl.colormaps["PuOr_r"](shown)[..., :3], columns, 0.14)
     return figure
 
 
-def _signed(values: NDArray[np.float32]) -> Images:
-    """Give colours (..., 3) of numbers from -1 to 1, by a scale that people who do not see some colours read too."""
-    import matplotlib as mpl
-
-    made: Images = mpl.colormaps["PuOr_r"]((values + 1) / 2)[..., :3].astype(np.float32)
-    return made
-
-
-def _tiles(axes: Axes, images: Images, columns: int, below: float) -> None:
+def _tiles(axes: Axes, images: Images, columns: int, below: float, captions: Sequence[str] = ()) -> None:
     """Draw images as tiles, with gaps that let the page through. below: room under each, in shares of its height."""
     height, width = images.shape[1:3]
     for index, image in enumerate(images):
@@ -188,6 +161,9 @@ def _tiles(axes: Axes, images: Images, columns: int, below: float) -> None:
         left, top = column * width * 1.14, line * height * (1 + below)
         coloured = image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
         axes.imshow(np.clip(coloured, 0, 1), interpolation="none", extent=(left, left + width, top + height, top))
+        if captions:
+            place = left + width / 2, top + height * 1.04
+            axes.text(*place, captions[index], ha="center", va="top", fontsize=8, linespacing=1.15)
     lines = math.ceil(len(images) / columns)
     axes.set_xlim(-0.05 * width, columns * 1.14 * width)
     axes.set_ylim(lines * height * (1 + below), -0.02 * height)
@@ -195,85 +171,73 @@ def _tiles(axes: Axes, images: Images, columns: int, below: float) -> None:
     axes.set_axis_off()
 
 
+@styled()
 def shares_of_time(shares: Sequence[dict[str, float]]) -> Figure:
     """Draw what each stage did, as shares of its time."""
-    named = {"compute": 0, "input": 3, "credit": 4, "blocked": 5}
-    with styled():
-        figure = Figure(figsize=(WIDE, 0.9 + 0.34 * len(shares)))
-        axes = figure.subplots()
-        left = np.zeros(len(shares))
-        labels = {0: "computes", 3: ACTIVITIES[3], 4: ACTIVITIES[4], 5: ACTIVITIES[5]}
-        for name, kind in named.items():
-            widths = np.array([max(0.0, min(1.0, stage.get(name, 0.0))) for stage in shares])
-            axes.barh(range(len(shares)), widths, left=left, color=KIND_COLOURS[kind], label=labels[kind], height=0.62)
-            left += widths
-        _stages(axes, len(shares))
-        axes.set_xlim(0, max(1.0, float(left.max())))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
-        axes.set_xlabel("share of the stage's time")
-        figure.legend(loc="outside upper right", ncols=4)
+    figure, (axes,) = panels(0.9 + 0.34 * len(shares))
+    left = np.zeros(len(shares))
+    for name, kind in (("compute", 0), ("input", 3), ("credit", 4), ("blocked", 5)):
+        label = ACTIVITIES[kind] if kind else "computes"
+        widths = np.array([max(0.0, min(1.0, stage.get(name, 0.0))) for stage in shares])
+        axes.barh(range(len(shares)), widths, left=left, color=KIND_COLOURS[kind], label=label, height=0.62)
+        left += widths
+    _stages(axes, len(shares))
+    axes.set_xlim(0, max(1.0, float(left.max())))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
+    axes.set_xlabel("share of the stage's time")
+    figure.legend(loc="outside upper right", ncols=4)
     return figure
 
 
+@styled()
 def timeline(found: Timeline) -> Figure:
     """Draw the whole run as shares of short times, and below it single spans from its middle."""
     stages = len(found.shares)
-    with styled():
-        figure = Figure(figsize=(WIDE, 1.8 + 0.75 * min(stages, 16)))
-        whole, part = figure.subplots(2, 1)
-        bins = found.shares.shape[2]
-        x = (np.arange(bins + 1)) * found.seconds / bins
-        for stage in range(stages):
-            bottom = np.full(bins, float(stage) - 0.4)
-            for kind in range(len(ACTIVITIES)):
-                top = bottom + 0.8 * np.clip(found.shares[stage, kind], 0, 1)
-                if found.shares[stage, kind].any():
-                    whole.stairs(top, x, baseline=bottom, fill=True, color=KIND_COLOURS[kind], linewidth=0)
-                bottom = top
-        whole.set_title("the whole run: what each stage did with its time")
-        for span in found.spans:
-            box = Rectangle(
-                (span.start, span.stage - 0.4), span.seconds, 0.8, facecolor=KIND_COLOURS[span.kind], linewidth=0
-            )
-            part.add_patch(box)
-        part.set_title("a moment in its middle, span by span")
-        if found.spans:
-            part.set_xlim(found.spans[0].start, max(span.start + span.seconds for span in found.spans))
-        for axes in (whole, part):
-            _stages(axes, stages)
-            axes.set_xlabel("seconds")
-            axes.xaxis.set_major_locator(MaxNLocator(8))
-        whole.set_xlim(0, found.seconds)
-        used = [kind for kind in range(len(ACTIVITIES)) if found.shares[:, kind].any()]
-        hands = [Patch(color=KIND_COLOURS[kind], label=ACTIVITIES[kind]) for kind in used]
-        figure.legend(handles=hands, loc="outside upper right", ncols=6)
+    figure, (whole, part) = panels(1.8 + 0.75 * min(stages, 16), lines=2)
+    bins = found.shares.shape[2]
+    x = (np.arange(bins + 1)) * found.seconds / bins
+    for stage in range(stages):
+        bottom = np.full(bins, float(stage) - 0.4)
+        for kind in range(len(ACTIVITIES)):
+            top = bottom + 0.8 * np.clip(found.shares[stage, kind], 0, 1)
+            if found.shares[stage, kind].any():
+                whole.stairs(top, x, baseline=bottom, fill=True, color=KIND_COLOURS[kind], linewidth=0)
+            bottom = top
+    whole.set_title("the whole run: what each stage did with its time")
+    part.set_title("a moment in its middle, span by span")
+    if found.spans:
+        starts, seconds = [span.start for span in found.spans], [span.seconds for span in found.spans]
+        tints = [KIND_COLOURS[span.kind] for span in found.spans]
+        part.barh([span.stage for span in found.spans], seconds, 0.8, starts, color=tints, linewidth=0)
+        part.set_xlim(found.spans[0].start, max(span.start + span.seconds for span in found.spans))
+    for axes in (whole, part):
+        _stages(axes, stages)
+        axes.set_xlabel("seconds")
+        axes.xaxis.set_major_locator(MaxNLocator(8))
+    whole.set_xlim(0, found.seconds)
+    used = [kind for kind in range(len(ACTIVITIES)) if found.shares[:, kind].any()]
+    hands = [Patch(color=KIND_COLOURS[kind], label=ACTIVITIES[kind]) for kind in used]
+    figure.legend(handles=hands, loc="outside upper right", ncols=6)
     return figure
 
 
+@styled()
 def memory_of_stages(memory: Memory) -> Figure:
     """Draw what was foretold of each stage, kind by kind, and what was measured."""
-    with styled():
-        figure = Figure(figsize=(WIDE, 1.1 + 0.42 * len(memory.layers)))
-        axes = figure.subplots()
-        left = np.zeros(len(memory.layers))
-        tints = (FAINT, SERIES[5], SERIES[0], SERIES[2], SERIES[4], SERIES[1], SERIES[3], INK)
-        for kind, name in enumerate(MEMORY_KINDS):
-            sizes = np.array([stage[kind] for stage in memory.predicted]) / 2**20
-            if sizes.any():
-                axes.barh(range(len(left)), sizes, left=left, color=tints[kind], label=name, height=0.55)
-            left += sizes
-        for stage, peak in enumerate(memory.measured):
-            if peak is not None:
-                axes.plot(
-                    [peak / 2**20] * 2,
-                    [stage - 0.4, stage + 0.4],
-                    color=INK,
-                    linewidth=2.4,
-                    label="measured peak" if not stage else None,
-                )
-        _stages(axes, len(left))
-        axes.set_xlabel("MiB")
-        figure.legend(loc="outside upper right", ncols=9)
+    figure, (axes,) = panels(1.1 + 0.42 * len(memory.layers))
+    left = np.zeros(len(memory.layers))
+    tints = (FAINT, SERIES[5], SERIES[0], SERIES[2], SERIES[4], SERIES[1], SERIES[3], INK)
+    for kind, name in enumerate(MEMORY_KINDS):
+        sizes = np.array([stage[kind] for stage in memory.predicted]) / 2**20
+        if sizes.any():
+            axes.barh(range(len(left)), sizes, left=left, color=tints[kind], label=name, height=0.55)
+        left += sizes
+    if peaks := {stage: peak / 2**20 for stage, peak in enumerate(memory.measured) if peak is not None}:
+        stage = np.array(list(peaks))
+        axes.vlines(list(peaks.values()), stage - 0.4, stage + 0.4, color=INK, linewidth=2.4, label="measured peak")
+    _stages(axes, len(left))
+    axes.set_xlabel("MiB")
+    figure.legend(loc="outside upper right", ncols=9)
     return figure
 
 

@@ -6,7 +6,7 @@ part with its reason. Weights and data are network.py's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -78,9 +78,14 @@ class Record:
         return "broken off" if said == "running" else said
 
     @property
+    def history(self) -> History:
+        """All that is written down of the run; nothing where that cannot be read."""
+        return self.past.value or History()
+
+    @property
     def evaluations(self) -> list[Evaluation]:
         """All evaluations, in order of their steps."""
-        return sorted(self.past.value.evaluations, key=lambda each: each.step) if self.past.value else []
+        return sorted(self.history.evaluations, key=lambda each: each.step)
 
     @property
     def tested(self) -> Evaluation | None:
@@ -88,34 +93,33 @@ class Record:
         return next((each for each in reversed(self.evaluations) if each.split == "test"), None)
 
     @property
-    def step(self) -> int:
-        """The furthest step that is written down."""
-        rows = self.past.value.rows if self.past.value else []
-        return max([row.step for row in rows] + [each.step for each in self.evaluations], default=0)
+    def test_errors(self) -> dict[str, float]:
+        """The newest error of each read-out on the test split."""
+        return readouts(self.tested) if self.tested else {}
 
     @property
-    def blocks(self) -> list[int]:
-        """The blocks that there are numbers of; HEAD is the linear read-out, and last."""
-        found = {row.layer for row in self.past.value.rows} if self.past.value else set()
-        return sorted(found, key=lambda block: (block == HEAD, block))
+    def step(self) -> int:
+        """The furthest step that is written down."""
+        return max([row.step for row in self.history.rows] + [each.step for each in self.evaluations], default=0)
 
     def curves(self, number: Callable[[LayerRow], float | None]) -> list[Curve]:
-        """Make a series of one number of the rows for each block that has it."""
-        points: dict[int, list[tuple[int, float]]] = {block: [] for block in self.blocks}
-        for row in self.past.value.rows if self.past.value else ():
-            value = number(row)
-            if value is not None:
-                points[row.layer].append((row.step, value))
-        return [curve(block_name(block), found) for block, found in points.items() if found]
+        """Make a series of one number of the rows for each block that has it; that of the linear read-out is last."""
+        rows = sorted(self.history.rows, key=lambda row: (row.layer == HEAD, row.layer))
+        return series((block_name(row.layer), row.step, number(row)) for row in rows)
 
     def errors(self, split: str) -> list[Curve]:
         """Make a series of errors on a split for each read-out."""
-        points: dict[str, list[tuple[int, float]]] = {}
-        for each in self.evaluations:
-            if each.split == split:
-                for readout, error in readouts(each).items():
-                    points.setdefault(readout, []).append((each.step, error))
-        return [curve(readout, found) for readout, found in points.items()]
+        found = [each for each in self.evaluations if each.split == split]
+        return series((name, each.step, error) for each in found for name, error in readouts(each).items())
+
+
+def series(points: Iterable[tuple[str, int, float | None]]) -> list[Curve]:
+    """Make a series of each name that has values. points: name, step, value."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for name, step, value in points:
+        if value is not None:
+            found.setdefault(name, []).append((step, value))
+    return [curve(name, each) for name, each in found.items()]
 
 
 def curve(name: str, points: list[tuple[int, float]]) -> Curve:

@@ -24,24 +24,25 @@ def insights(trained: Part[Trained], examples: int) -> list[Section]:
     if trained.value is None:
         what = "confusions, wrong answers, spread of scores, rows that are trained on, weights"
         return [Section("What the network has learned", [Missing(what, trained.missing)])]
-    value, user = trained.value, trained.value.user_code
-    found = attempt(lambda: answers(value, examples), user)
-    sections = [_answers(found, value, user)]
-    if value.training.inputs == "tokens":
-        texts = attempt(lambda: written(value), user), attempt(lambda: readings(value), user)
-        sections.append(_text(*texts))
-    sections.append(_spread(attempt(lambda: spreads(value), user), value))
-    if value.training.inputs != "tokens":
-        sections.append(_rows(attempt(lambda: trained_rows(value), user), value))
-        sections.append(_weights(attempt(lambda: fields(value), user)))
+    value, training = trained.value, trained.value.training
+    user, of_text = bool(training.model), training.inputs == "tokens"
+    found = trained.then(lambda each: answers(each, examples), user)
+    what = "confusions and wrong answers"
+    sections = [Section.of("Answers", what, found, lambda each: _answers(each, value, user))]
+    if of_text:
+        sections.append(_text(trained.then(written, user), trained.then(readings, user)))
+    title = "Goodness of positive and negative rows" if training.contrasts else "Margins of the class heads"
+    found_spreads = trained.then(spreads, user)
+    sections.append(Section.of(title, "spread", found_spreads, lambda each: _spread(each, training.contrasts)))
+    if not of_text:
+        rows, seen = trained.then(trained_rows, user), trained.then(fields, user)
+        sections.append(Section.of("Rows that blocks train on", "rows", rows, lambda each: _rows(each, value)))
+        sections.append(Section.of("Receptive fields and filters", "fields", seen, _weights))
     return sections
 
 
-def _answers(part: Part[Answers], trained: Trained, user: bool) -> Section:
-    title = "Answers"
-    if part.value is None:
-        return Section(title, [Missing("confusions and wrong answers", part.missing)])
-    found, items = part.value, list[Item]()
+def _answers(found: Answers, trained: Trained, user: bool) -> tuple[list[Item], str]:
+    items = list[Item]()
     if len(found.names) <= figures.MOST_CLASSES:
         alt = f"Confusion matrix of {len(found.names)} classes by {found.readout}: {percent(found.error)} wrong"
         items.append(Picture("confusion", figures.confusion(found), alt, wide=len(found.names) > figures.MOST_NUMBERS))
@@ -50,25 +51,22 @@ def _answers(part: Part[Answers], trained: Trained, user: bool) -> Section:
     items += [_confused(found), _by_class(found)]
     if found.mistakes:
         items += _mistakes(found, trained, user)
-    said = f"{found.tested:,} of {found.available:,} {found.split} examples" if found.tested < found.available else (
-        f"all {found.tested:,} {found.split} examples"
-    )  # fmt: skip
+    some = f"{found.tested:,} of {found.available:,}" if found.tested < found.available else f"all {found.tested:,}"
     of = " of their symbols" if trained.training.inputs == "tokens" else ""
-    return Section(title, items, f"By {found.readout}, on {said}: {percent(found.error)}{of} wrong.")
+    return items, f"By {found.readout}, on {some} {found.split} examples: {percent(found.error)}{of} wrong."
 
 
 def _confused(found: Answers) -> Table:
     off = found.counts.copy()
     np.fill_diagonal(off, 0)
-    order = [place for place in off.flatten().argsort()[::-1][:MOST_CONFUSED].tolist() if off.flatten()[place]]
     rows = []
-    for place in order:
+    for place in off.flatten().argsort()[::-1][:MOST_CONFUSED].tolist():
         right, answer = divmod(place, len(found.names))
-        count, of = int(off[right, answer]), int(found.counts[right].sum())
-        rows.append([_named(found, right), _named(found, answer), f"{count:,}", percent(count / of)])
-    return Table(
-        ["right class", "taken for", "times", "share of the class"], rows, "Most frequent confusions", beside=True
-    )
+        if count := int(off[right, answer]):
+            share = percent(count / int(found.counts[right].sum()))
+            rows.append([_named(found, right), _named(found, answer), f"{count:,}", share])
+    head = ["right class", "taken for", "times", "share of the class"]
+    return Table(head, rows, "Most frequent confusions", beside=True)
 
 
 def _by_class(found: Answers) -> Table:
@@ -93,43 +91,25 @@ def _mistakes(found: Answers, trained: Trained, user: bool) -> list[Item]:
     def say(share: float) -> str:
         return f"+{share:.3g}" if found.by_goodness else f"{share:.0%}"
 
-    captions = [
-        f"{shortened(_named(found, m.right), 9)} → {shortened(_named(found, m.answer), 9)}\n{say(m.share)}"
-        for m in found.mistakes
-    ]
+    captions, rows = [], []
+    for m in found.mistakes:
+        right, answer, second = (_named(found, label) for label in (m.right, m.answer, m.second))
+        captions.append(f"{shortened(right, 9)} → {shortened(answer, 9)}\n{say(m.share)}")
+        rows.append([str(m.index), right, answer, say(m.share), second])
+    short, meaning = "probability", "the probability of that answer"
+    if found.by_goodness:
+        short, meaning = "lead", "the lead in goodness of its answer over the right class"
+    head = ["example", "right class", "answer", short, "second answer"]
+    table = Table(head, rows, "The wrong answers of the picture", folded=True)
     pictures = attempt(lambda: pictures_of(trained, found), user)
-    items: list[Item] = []
-    meaning = "the lead in goodness of its answer over the right class" if found.by_goodness else (
-        "the probability of that answer"
-    )  # fmt: skip
-    if pictures.value is not None:
-        alt = (
-            f"{len(found.mistakes)} {found.split} examples that are answered wrongly, each with right class and answer"
-        )
-        caption = f"The surest wrong answers: right class → answer, and {meaning}."
-        items.append(Picture("mistakes", figures.sheet(pictures.value, captions), alt, caption))
-    else:
-        items.append(Missing("pictures of wrong answers", pictures.missing))
-    rows = [
-        [
-            str(m.index),
-            *(_named(found, each) for each in (m.right, m.answer)),
-            say(m.share),
-            _named(found, m.second),
-        ]
-        for m in found.mistakes
-    ]
-    head = ["example", "right class", "answer", "lead" if found.by_goodness else "probability", "second answer"]
-    items.append(Table(head, rows, "The wrong answers of the picture", folded=True))
-    return items
+    if pictures.value is None:
+        return [Missing("pictures of wrong answers", pictures.missing), table]
+    alt = f"{len(rows)} {found.split} examples that are answered wrongly, each with right class and answer"
+    caption = f"The surest wrong answers: right class → answer, and {meaning}."
+    return [Picture("mistakes", figures.sheet(pictures.value, captions), alt, caption), table]
 
 
-def _spread(part: Part[Spreads], trained: Trained) -> Section:
-    contrasts = trained.training.contrasts
-    title = "Goodness of positive and negative rows" if contrasts else "Margins of the class heads"
-    if part.value is None:
-        return Section(title, [Missing("spread", part.missing)])
-    found = part.value
+def _spread(found: Spreads, contrasts: bool) -> tuple[list[Item], str]:
     intro = (
         "A block should have more goodness for positive rows than for negative ones; the dashed line is its threshold."
         if contrasts
@@ -146,51 +126,37 @@ def _spread(part: Part[Spreads], trained: Trained) -> Section:
         for each in found.blocks
     ]
     head = ["block", "kind", f"mean, {found.kinds[0]}", f"mean, {found.kinds[1]}", "threshold", wrong]
-    items: list[Item] = [
-        Picture("spread", figures.histograms(found), alt),
-        Table(head, rows, "", len(rows) > LONG_TABLE),
-    ]
-    return Section(title, items, intro)
+    picture = Picture("spread", figures.histograms(found), alt)
+    return [picture, Table(head, rows, "", len(rows) > LONG_TABLE)], intro
 
 
-def _rows(part: Part[list[Kind]], trained: Trained) -> Section:
-    title = "Rows that blocks train on"
-    if part.value is None:
-        return Section(title, [Missing("rows", part.missing)])
-    kinds = part.value
+def _rows(kinds: list[Kind], trained: Trained) -> tuple[list[Item], str]:
     alt = f"The first {len(kinds[0].images)} rows of a minibatch: {', '.join(kind.title for kind in kinds)}"
     intro = "Of the newest minibatch, as the run's own feeder makes them; below each is the label that it carries."
     if trained.training.lookahead is not None:
         intro += " Wrong labels are drawn by what the network of the snapshot makes of these examples."
-    return Section(title, [Picture("rows", figures.rows_of_kinds(kinds), alt)], intro)
+    return [Picture("rows", figures.rows_of_kinds(kinds), alt)], intro
 
 
-def _weights(part: Part[list[Fields]]) -> Section:
-    title = "Receptive fields and filters"
-    if part.value is None:
-        return Section(title, [Missing("fields", part.missing)])
+def _weights(found: list[Fields]) -> tuple[list[Item], str]:
     items: list[Item] = []
-    for index, each in enumerate(part.value):
+    for index, each in enumerate(found):
         caption = f"{each.title}: {len(each.values)} of {each.in_all:,}, {each.what}."
         items.append(Picture(f"fields-{index}", figures.receptive_fields(each), caption, caption))
-    intro = (
-        "Each is scaled by itself; orange is above zero, purple below. Three channels are shown as colours, on grey."
-    )
-    return Section(title, items, intro)
+    intro = "Each is scaled by itself; orange is above zero, purple below."
+    return items, f"{intro} Three channels are shown as colours, on grey."
 
 
 def _text(sample: Part[Written], read: Part[list[Reading]]) -> Section:
     items: list[Item] = []
     if sample.value:
         pieces = [(sample.value.given, True), (sample.value.text, False)]
-        caption = (
-            f"Marked: {GIVEN} symbols of the test text. Then what the network writes, at temperature {TEMPERATURE}."
-        )
-        items.append(Passage(pieces, caption))
+        marked = f"Marked: {GIVEN} symbols of the test text."
+        items.append(Passage(pieces, f"{marked} Then what the network writes, at temperature {TEMPERATURE}."))
     else:
         items.append(Missing("a sample that the network writes", sample.missing))
     if read.value:
-        pieces = [piece for each in read.value for piece in (*each.symbols, ("\n\n", False))]
+        pieces = [piece for sequence in read.value for piece in (*sequence, ("\n\n", False))]
         items.append(Passage(pieces, "Test text; marked are the symbols for which another was expected."))
     else:
         items.append(Missing("test text as the network reads it", read.missing))

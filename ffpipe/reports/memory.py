@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
-from ffpipe.config.fields import from_toml, to_toml
 from ffpipe.config.schema import Config
 from ffpipe.engines.ray.settings import load_ray
 from ffpipe.pipeline.job import Job
-from ffpipe.planning.estimate import StageEstimate, bare_process, draft_layout, estimate_stage
-from ffpipe.planning.memory import Sizes
+from ffpipe.planning.estimate import bare_process, draft_layout, estimate_stage
+from ffpipe.planning.memory import MemoryBreakdown, Sizes
 from ffpipe.reports.gather import Summary
 
 
@@ -24,7 +22,7 @@ class Memory:
     measured: tuple[int | None, ...]
 
 
-MEMORY_KINDS = ("process", "data", "parameters", "optimizer", "buffers", "messages", "snapshot", "mapped")
+MEMORY_KINDS = ("process", "data", *MemoryBreakdown._fields, "mapped")
 
 
 def process_of(config: Config) -> int:
@@ -35,12 +33,7 @@ def process_of(config: Config) -> int:
     """
     if config.execution.engine == "ray":
         load_ray()
-    return _process(to_toml(config))
-
-
-@cache
-def _process(config: str) -> int:
-    return bare_process(from_toml(config, where="config"))
+    return bare_process(config)
 
 
 def memory(job: Job, summary: Summary | None, process: int) -> Memory:
@@ -57,11 +50,6 @@ def memory(job: Job, summary: Summary | None, process: int) -> Memory:
     chunk = (summary.chunk if summary else 0) or layout.plan.chunk
     of = Sizes(job.network, chunk)
     estimates = [estimate_stage(job, of, each, process) for each in layers]
+    predicted = tuple((each.process, each.data, *each.breakdown, each.mapped) for each in estimates)
     known = len(peaks) == len(layers)
-    return Memory(tuple(layers), tuple(map(_kinds, estimates)), tuple(peaks) if known else (None,) * len(layers))
-
-
-def _kinds(estimate: StageEstimate) -> tuple[int, ...]:
-    held = estimate.breakdown
-    kinds = (held.parameters, held.optimizer, held.buffers, held.messages, held.snapshot)
-    return (estimate.process, estimate.data, *kinds, estimate.mapped)
+    return Memory(tuple(layers), predicted, tuple(peaks) if known else (None,) * len(layers))

@@ -7,7 +7,7 @@ bounded numbers. The user's code is imported only with consent, and nothing is d
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -37,17 +37,18 @@ from ffpipe.telemetry.report import GOODNESS
 ROWS_AT_ONCE = 4096
 BYTES_AT_ONCE = 512 << 20
 KEPT_SHARE = 0.25
+EXAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The user's words on a run: consent to code, and where things are."""
+    """The user's words on a run: consent to code, and where things are. examples: of the test split, at most."""
 
     model: Given | None = None
     allow_code: Sequence[str] = ()
-    changes: dict[str, Any] | None = None
+    changes: Mapping[str, Any] | None = None
     data_dir: str = ""
-    examples: int = 2000
+    examples: int = EXAMPLES
 
     def user_code(self, record: Record) -> bool:
         """Tell whether code of the user's takes part."""
@@ -72,11 +73,6 @@ def _no_download(line: str) -> None:
     raise UserError("the data are not on this machine, and a report downloads nothing: name them with --data-dir")
 
 
-def open_saved(record: Record, asked: Asked) -> Saved:
-    """Open the newest snapshot of a run. Raises UserError."""
-    return Saved.of(record.folder.path, None, asked.model, asked.allow_code, asked.changes)
-
-
 class Trained:
     """The weights of a run's newest snapshot and its data."""
 
@@ -97,11 +93,6 @@ class Trained:
     def step(self) -> int:
         """The step of the snapshot."""
         return self.saved.manifest.step
-
-    @property
-    def user_code(self) -> bool:
-        """True where code of the user's takes part."""
-        return bool(self.training.model)
 
     @cached_property
     def feeder(self) -> Feeder:
@@ -138,6 +129,7 @@ class Trained:
             return ids[:, :-1], ids[:, 1:]
         return torch.from_numpy(split.images(rows)), torch.from_numpy(split.labels(rows))
 
+    @torch.no_grad()
     def learning_rows(self, step: int) -> tuple[Tensor, Tensor]:
         """Make the rows that blocks learn from at a step, (rows, *inputs.shape), and the labels of the examples.
 
@@ -147,8 +139,10 @@ class Trained:
         layout, inputs = self.job.network.layout, self.job.network.inputs
         prediction = None
         if self.training.lookahead is not None:
-            probabilities = self._softmax(self.neutral_rows(step))
-            prediction = probabilities.numpy().astype(np.float32)
+            passed = self.through(self.neutral_rows(step))
+            taps = [x for block, x, _ in passed if block.index in self.saved.network.taps]
+            assert self.network.head is not None
+            prediction = self.network.head.logits(taps).float().softmax(1).numpy()
         parts, labels = [], []
         for each in self.feeder.turns.of_all_roles(step):
             parts.append(torch.empty(layout.learning_rows, *inputs.shape, dtype=inputs.dtype))
@@ -161,14 +155,6 @@ class Trained:
         out = torch.empty(self.training.batch_size, *inputs.shape, dtype=inputs.dtype)
         self.feeder.passing(step, out)
         return out
-
-    def _softmax(self, rows: Tensor) -> Tensor:
-        """Compute probabilities (n, classes) of the linear read-out for rows that are made already."""
-        taps = [x for block, x, _ in self.through(rows) if block.index in self.saved.network.taps]
-        head = self.network.head
-        assert head is not None
-        with torch.no_grad():
-            return head.logits(taps).float().softmax(1)
 
     def through(self, rows: Tensor) -> Iterator[tuple[Block, Tensor, Tensor | None]]:
         """Pass rows through all blocks; gives each block, what it hands on, and what it says of the answer."""

@@ -30,12 +30,12 @@ class Part(Generic[T]):
     value: T | None = None
     missing: str = ""
 
-    def then(self, make: Callable[[T], S]) -> Part[S]:
-        """Make another part from the value; without a value the reason stays the same."""
+    def then(self, make: Callable[[T], S], user_code: bool = False) -> Part[S]:
+        """Make another part from the value, as `attempt` does; without a value the reason stays the same."""
         if self.value is None:
             return Part(missing=self.missing)
         value = self.value
-        return attempt(lambda: make(value))
+        return attempt(lambda: make(value), user_code)
 
     def beside(self, other: Part[S]) -> Part[tuple[T, S]]:
         """Join two values; where one is missing, so are both."""
@@ -120,6 +120,11 @@ class Section:
     title: str
     items: Sequence[Item]
     intro: str = ""
+
+    @classmethod
+    def of(cls, title: str, what: str, part: Part[T], make: Callable[[T], tuple[Sequence[Item], str]]) -> Section:
+        """Make a section from a value: its items and its intro; or say why `what` is missing."""
+        return cls(title, [Missing(what, part.missing)]) if part.value is None else cls(title, *make(part.value))
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,16 @@ from typing import Any
 from ffpipe.pipeline.job import Job
 from ffpipe.reports.gather import Record, read_run
 from ffpipe.reports.memory import memory, process_of
-from ffpipe.reports.network import Asked, Trained, open_job, open_saved
-from ffpipe.reports.parts import Page, Part, attempt
+from ffpipe.reports.network import EXAMPLES, Asked, Trained, open_job
+from ffpipe.reports.parts import Page, Part, Section, attempt
 from ffpipe.reports.style import MARK
 from ffpipe.reports.trace import read_trace
 from ffpipe.runs.model import Given
+from ffpipe.runs.saved import Saved
 from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import expanded, replace_whole, size_of
 
 NAME = "report.html"
-EXAMPLES = 2000
 # Bytes of a file in which the mark of our reports has to stand.
 BEGINNING = 500
 
@@ -47,9 +47,7 @@ def write_report(
     that are looked at, at most. refresh: seconds after which a browser reads the file again; 0: never. Raises
     UserError where a folder is not a run, where the file or the folder cannot be written, and without matplotlib.
     """
-    asked = Asked(model, tuple(allow_code), dict(changes or {}), data_dir, examples)
-    runs = [run] if isinstance(run, (str, Path)) else list(run)
-    return _Report(runs, out, png, asked).write(refresh)
+    return _Report(run, out, png, Asked(model, tuple(allow_code), changes, data_dir, examples)).write(refresh)
 
 
 def watch_report(
@@ -58,23 +56,18 @@ def watch_report(
     *,
     seconds: int,
     png: str | Path | None = None,
-    model: Given | None = None,
-    allow_code: Iterable[str] = (),
-    changes: Mapping[str, Any] | None = None,
-    data_dir: str = "",
-    examples: int = EXAMPLES,
     wait: Callable[[float], object] = lambda seconds: time.sleep(seconds),
     written: Callable[[Path], object] = lambda path: None,
+    **asked: Any,
 ) -> Path:
     """Write a report again and again, as `write_report` does, until the run has ended, or all of several have.
 
     It is written anew where the run has written something. seconds: between two looks. wait: is called with them.
-    written: takes the path once the first report is there.
+    written: takes the path once the first report is there. asked: model, allow_code, changes, data_dir, examples.
     """
     if seconds < 1:
         raise UserError(f"--watch is {seconds}: give whole seconds from 1 on")
-    asked = Asked(model, tuple(allow_code), dict(changes or {}), data_dir, examples)
-    report = _Report([run] if isinstance(run, (str, Path)) else list(run), out, png, asked)
+    report = _Report(run, out, png, Asked(**asked))
     seen = report.signature()
     path = report.write(seconds if report.going else 0)
     written(path)
@@ -98,9 +91,10 @@ class _Report:
     """One report that can be written again. Raises UserError where it could not be written at all."""
 
     def __init__(
-        self, runs: Sequence[str | Path], out: str | Path | None, png: str | Path | None, asked: Asked
+        self, run: str | Path | Sequence[str | Path], out: str | Path | None, png: str | Path | None, asked: Asked
     ) -> None:
         refuse_without_matplotlib()
+        runs = [run] if isinstance(run, (str, Path)) else list(run)
         if not runs:
             raise UserError("no run is named: give the folder of a run, or of several")
         if asked.examples < 1:
@@ -109,14 +103,16 @@ class _Report:
         self.records: list[Record] = []
         self.read()
         folders = [os.path.realpath(record.folder.path) for record in self.records]
-        for index, run in enumerate(runs):
+        for index, named in enumerate(runs):
             if folders[index] in folders[:index]:
-                raise UserError(f"run {run} is named twice: name each run once")
+                raise UserError(f"run {named} is named twice: name each run once")
         self._out = expanded(out) if out else (Path(NAME) if len(runs) > 1 else self.records[0].folder.path / NAME)
         self._png = expanded(png) if png else None
         refuse_output(self._out)
         if self._png is not None:
             _make_folder(self._png)
+        # Before there are data and matplotlib, which take memory of their own.
+        self._process = attempt(lambda: process_of(self.records[0].config)) if len(runs) == 1 else Part[int]()
 
     @property
     def going(self) -> bool:
@@ -127,11 +123,11 @@ class _Report:
         """Read all runs anew."""
         self.records = [read_run(run) for run in self._runs]
 
-    def signature(self) -> tuple[tuple[int, int], ...]:
-        """Return sizes and times of what a run writes now and then."""
+    def signature(self) -> list[tuple[int, int]]:
+        """Return times and sizes of what a run writes now and then."""
         files = (file for record in self.records for file in (record.folder.past, record.folder.summary))
-        found = (file.stat() if file.exists() else None for file in files)
-        return tuple((0, 0) if each is None else (each.st_mtime_ns, each.st_size) for each in found)
+        found = (file.stat() for file in files if file.exists())
+        return [(each.st_mtime_ns, each.st_size) for each in found]
 
     def write(self, refresh: int) -> Path:
         """Draw and write all of it."""
@@ -147,18 +143,17 @@ class _Report:
         return self._out
 
     def _page(self, refresh: int) -> Page:
-        # Before there are data and matplotlib, which take memory of their own.
-        process = attempt(lambda: process_of(self.records[0].config)) if len(self.records) == 1 else Part[int]()
         jobs = [attempt(partial(open_job, each, self._asked), self._asked.user_code(each)) for each in self.records]
         epochs = [
             float(job.value.steps_per_epoch) if job.value else _epoch_of(record)
             for job, record in zip(jobs, self.records, strict=True)
         ]
         if len(self.records) > 1:
+            # Here and not above, as everything that imports matplotlib: it may not be there, and takes memory.
             from ffpipe.reports.compare import compared
 
             return compared(self.records, epochs, refresh)
-        return _page_of(self.records[0], jobs[0], process, epochs[0], self._asked, refresh)
+        return _page_of(self.records[0], jobs[0], self._process, epochs[0], self._asked, refresh)
 
 
 def _page_of(record: Record, job: Part[Job], process: Part[int], epoch: float, asked: Asked, refresh: int) -> Page:
@@ -168,7 +163,8 @@ def _page_of(record: Record, job: Part[Job], process: Part[int], epoch: float, a
 
     summary = record.summary.value
     held = job.beside(process).then(lambda both: memory(both[0], summary, both[1]))
-    saved = attempt(lambda: open_saved(record, asked), asked.user_code(record))
+    of_run = (record.folder.path, None, asked.model, asked.allow_code, asked.changes)
+    saved = attempt(lambda: Saved.of(*of_run), asked.user_code(record))
     trained = saved.beside(job).then(lambda both: Trained(*both))
     rates = job.then(lambda found: results.rates_of(found, record.step))
     sections = [
@@ -176,7 +172,7 @@ def _page_of(record: Record, job: Part[Job], process: Part[int], epoch: float, a
         results.learning(record, epoch, rates),
         *insights(trained, asked.examples),
         results.where_time_went(record.summary, attempt(lambda: read_trace(record.folder.trace))),
-        results.where_memory_went(held),
+        Section.of("Memory", "memory of stages", held, results.where_memory_went),
         *results.what_happened(record),
         results.what_it_was(record),
     ]
@@ -189,10 +185,10 @@ def _page_of(record: Record, job: Part[Job], process: Part[int], epoch: float, a
 
 def _epoch_of(record: Record) -> float:
     """Find the steps of an epoch in the summary; 0 where an earlier version wrote it and the run is not finished."""
-    summary = record.summary.value
-    if summary is None or summary.steps_per_epoch:
-        return float(summary.steps_per_epoch) if summary else 0.0
-    return summary.steps / summary.epochs if summary.status == "finished" and summary.epochs else 0.0
+    if (summary := record.summary.value) is None:
+        return 0.0
+    ended = summary.status == "finished" and summary.epochs
+    return float(summary.steps_per_epoch or (summary.steps / summary.epochs if ended else 0.0))
 
 
 def refuse_output(path: Path) -> None:

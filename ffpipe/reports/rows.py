@@ -56,7 +56,9 @@ def trained_rows(trained: Trained) -> list[Kind]:
     kinds = [Kind("as stored", stored, tuple(name(label) for label in split.labels(which).tolist()))]
     rows, labels = trained.learning_rows(step)
     if not training.contrasts:
-        changed = "as trained on" if _changes(training) else "as trained on (unchanged)"
+        each = training.augmentation
+        changes = each.crop or each.flip or each.cutout or training.jitter
+        changed = "as trained on" if changes else "as trained on (unchanged)"
         return [*kinds, Kind(changed, _pictures(trained, rows[:shown]), tuple(map(name, labels[:shown].tolist())))]
     positive, negative = rows[:shown], rows[training.batch_size :][:shown]
     kinds.append(_labelled("positive", positive, trained))
@@ -94,16 +96,7 @@ def _pictures(trained: Trained, rows: Tensor) -> Images:
     if rows.dim() == 4 and channels > 1:  # channels first
         flat = flat.unflatten(1, (channels, -1)).transpose(1, 2).flatten(1)
     if training.standardize and not training.contrasts:
-        mean, deviation = (torch.tensor(each).repeat(features // channels) for each in _statistics(training))
+        each_channel = (training.mean, training.deviation)
+        mean, deviation = (torch.tensor(each).repeat(features // channels) for each in each_channel)
         flat = (flat * deviation + mean).clamp(0.0, 1.0)
     return as_pictures(flat.numpy(), shape)
-
-
-def _statistics(training: Training) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return training.mean, training.deviation
-
-
-def _changes(training: Training) -> bool:
-    """Tell whether images are changed before they are learned from."""
-    each = training.augmentation
-    return bool(each.crop or each.flip or each.cutout or training.jitter)

@@ -60,9 +60,8 @@ def spreads(trained: Trained) -> Spreads:
 def _goodness(trained: Trained) -> Spreads:
     """Compute the goodness of rows of the newest minibatches."""
     batch = trained.training.batch_size
-    most = max(1, min(MOST_ROWS, trained.rows_at_once // 2))
-    steps = range(max(0, trained.step - -(-most // batch)), max(1, trained.step))
-    pairs = [trained.learning_rows(step)[0].split(batch) for step in steps]
+    most = max(1, min(MOST_ROWS, trained.rows_at_once // 2))  # rows of both kinds pass together
+    pairs = [rows.split(batch) for rows, _ in _newest(trained, most)]
     positive, negative = (torch.cat(rows)[:most] for rows in zip(*pairs, strict=True))
     blocks = []
     for block, _, said in trained.through(torch.cat([positive, negative])):
@@ -73,6 +72,12 @@ def _goodness(trained: Trained) -> Spreads:
         wrong = float((second > first).mean())
         blocks.append(Spread(block.index, name, first, second, wrong, _threshold(block)))
     return Spreads("goodness", ("positive", "negative"), tuple(blocks))
+
+
+def _newest(trained: Trained, most: int) -> list[tuple[Tensor, Tensor]]:
+    """Make rows and labels of as many of the newest minibatches as have `most` examples."""
+    minibatches = -(-most // trained.training.batch_size)
+    return [trained.learning_rows(step) for step in range(max(0, trained.step - minibatches), max(1, trained.step))]
 
 
 def _threshold(block: Block) -> float | None:
@@ -108,10 +113,8 @@ def _margins(trained: Trained) -> Spreads:
 
 def _plain(trained: Trained, most: int) -> list[tuple[Tensor, Tensor]]:
     """Make rows of the newest minibatches as they are trained on, and of test examples, with their labels."""
-    splits, batch = trained.job.splits, trained.training.batch_size
-    steps = range(max(0, trained.step - -(-most // batch)), max(1, trained.step))
-    made = [trained.learning_rows(step) for step in steps]
-    rows, labels = (torch.cat(parts)[:most] for parts in zip(*made, strict=True))
+    splits = trained.job.splits
+    rows, labels = (torch.cat(parts)[:most] for parts in zip(*_newest(trained, most), strict=True))
     tested = [trained.feeder.evaluation(splits.test, int(row), 1) for row in chosen(splits.test, most)]
     if not tested:
         return [(rows, labels), (rows, labels)]

@@ -35,21 +35,18 @@ class Written:
     text: str
 
 
-@dataclass(frozen=True)
-class Reading:
-    """A sequence of the test text: each symbol, and whether another was expected in its place."""
-
-    symbols: tuple[tuple[str, bool], ...]
+# A sequence of the test text: each symbol, and whether another was expected in its place.
+Reading = list[tuple[str, bool]]
 
 
-def written(trained: Trained, length: int = WRITTEN) -> Written:
+def written(trained: Trained) -> Written:
     """Continue the beginning of a test sequence by what the network predicts. Raises UserError."""
     say, tokens = symbols_of(trained), trained.job.network.inputs.size
     split = trained.job.splits.test if len(trained.job.splits.test) else trained.job.splits.train
     ids = split.raw(chosen(split, 1))[0].astype(np.int64)[: min(GIVEN, tokens)].tolist()
     given = len(ids)
     chance = generator(trained.training.seed, "report text", trained.step)
-    for _ in range(length):
+    for _ in range(WRITTEN):
         seen = ids[-tokens:]
         row = torch.zeros(1, tokens, dtype=torch.int64)
         row[0, : len(seen)] = torch.tensor(seen)  # what follows is not seen by positions before it
@@ -67,7 +64,7 @@ def readings(trained: Trained) -> list[Reading]:
     tokens, labels = trained.examples(split, chosen(split, READ))
     wrong = trained.scores(tokens).argmax(-1) != labels
     return [
-        Reading(tuple((say([each]), missed) for each, missed in zip(row.tolist(), misses.tolist(), strict=True)))
+        [(say([each]), missed) for each, missed in zip(row.tolist(), misses.tolist(), strict=True)]
         for row, misses in zip(labels, wrong, strict=True)
     ]
 
@@ -80,27 +77,20 @@ def symbols_of(trained: Trained) -> Callable[[list[int]], str]:
     if config.training.data.symbols == "bytes":
         return lambda ids: bytes(ids).decode("utf-8", "replace")
     path = _text_of(config)
-    alphabet = alphabet_of(path)
+    encoded(path, "characters")  # which refuses what is not to be read
+    alphabet = sorted(set(path.read_bytes().decode("utf-8-sig")))  # in the order of the ids
     if len(alphabet) != trained.job.splits.classes:
         raise UserError(f"{path} has {len(alphabet)} different characters, not {trained.job.splits.classes}")
     return lambda ids: "".join(alphabet[each] for each in ids)
-
-
-def alphabet_of(path: Path) -> str:
-    """Return the characters of a text in the order of their ids. Raises UserError."""
-    _, count = encoded(path, "characters")  # which refuses what is not to be read
-    alphabet = "".join(sorted(set(path.read_bytes().decode("utf-8-sig"))))
-    assert len(alphabet) == count
-    return alphabet
 
 
 def _text_of(config: Config) -> Path:
     """Find the file that a run's text came from. Raises UserError."""
     if config.training.data.train:
         return expanded(config.training.data.train[0])
-    given = given_folder(config.execution.data_dir or os.environ.get("FFPIPE_DATA", ""))
     folders = [cache.folder() / "downloads" / "tinyshakespeare"]
-    folders += [] if given is None else [given[0] / "text", given[0]]
+    if given := given_folder(config.execution.data_dir or os.environ.get("FFPIPE_DATA", "")):
+        folders += [given[0] / "text", given[0]]
     if (path := find(folders, NAMES)) is None:
         raise UserError("the text itself is not on this machine: name its folder with --data-dir")
     return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from commands import refused
-from reported import Reported
+from reported import Reported, leave_pictures_out
 
 from ffpipe.commands.cli import main
 from ffpipe.config.fields import override, read_config, to_toml
@@ -28,12 +29,7 @@ def run(reported: dict[str, Reported], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures are left out, which take most of the time."""
-    monkeypatch.setattr("ffpipe.reports.page.drawn", lambda figure, name, alt: _Drawn())
-
-
-class _Drawn:
-    html, colours = "", frozenset[str]()
+    leave_pictures_out(monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -178,17 +174,21 @@ def test_watch_ends_at_ctrl_c(
 def test_a_report_at_the_end_of_training(here: Path, fast: None, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--engine", "local", "--training.dims", "64", "9", "9", "--epochs", "1", "--run-dir", "run"]
     report = here / "run" / "report.html"
-    for command in (["train", "digits", *small], ["resume", "run"]):
+    pages, said = [], []
+    for command in (["train", "digits", *small], ["resume", "run", "--epochs", "2"]):
         assert main([*command, "--report"]) == 0
-        assert "report.html" in capsys.readouterr().out
-        page = report.read_text()
-        assert MARK in page
-        assert '<span class="status">finished</span>' in page
-        report.unlink()
+        said.append(capsys.readouterr().out.splitlines()[-1])
+        pages.append(report.read_text())
+        assert MARK in pages[-1]
+        assert '<span class="status">finished</span>' in pages[-1]
+    assert said == [f"wrote {report}", "wrote run/report.html"]
+    assert pages[0] != pages[1]
+    assert re.search(r"^epochs = 2$", pages[1], re.MULTILINE)
 
 
 def test_numbers_and_names_that_no_run_writes(run: Path, reported: dict[str, Reported], here: Path, fast: None) -> None:
-    """A read-out's name becomes no file elsewhere, and endless numbers end no report."""
+    """A read-out's name becomes no file elsewhere, and endless numbers end no report. Weights have none of them."""
+    shutil.rmtree(run / "checkpoints")
     past = json.loads((run / "past.json").read_text())
     for row in past["rows"][::3]:
         row.update(loss=1.7e308, weight_rms=-1.7e308)

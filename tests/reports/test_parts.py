@@ -24,7 +24,7 @@ from ffpipe.reports.trace import ACTIVITIES, read_trace
 from ffpipe.reports.weights import Fields
 from ffpipe.system.errors import UserError
 
-BLOCKS = [1, 3, 12, 32, 1000]
+BLOCKS = [1, pytest.param(3, marks=pytest.mark.long), 12, 32, 1000]
 
 
 def many(count: int, points: int = 50) -> list[Curve]:
@@ -49,7 +49,7 @@ def test_curves_of_any_number_of_blocks(count: int) -> None:
     assert 0 <= legend.x0 < legend.x1 <= figure.bbox.width
 
 
-@pytest.mark.parametrize("count", [1, 3, 12])
+@pytest.mark.parametrize("count", [1, 5, pytest.param(12, marks=pytest.mark.long)])
 def test_blocks_of_several_runs_have_a_picture_each(count: int) -> None:
     """All runs are in each, their scales are the same, and the legend names each run once, below them."""
     runs = [[curves.OfRun(run, f"{letter(run)}: run", each, 10.0) for each in many(count)] for run in range(5)]
@@ -79,7 +79,7 @@ def test_a_curve_is_in_the_order_of_its_steps() -> None:
     assert curve("a", [(3, 0.5), (1, 0.9), (3, 0.4)]) == Curve("a", (1, 3), (0.9, 0.4))
 
 
-@pytest.mark.parametrize("count", [1, 12, 32])
+@pytest.mark.parametrize("count", [1, 5, pytest.param(12, marks=pytest.mark.long), 32])
 def test_pictures_of_any_number_of_blocks(count: int) -> None:
     chance = np.random.default_rng(0)
     spread = [Spread(b, "dense", chance.normal(b, 1, 50), chance.normal(0, 1, 50), 0.1, 0.5) for b in range(count)]
@@ -91,7 +91,7 @@ def test_pictures_of_any_number_of_blocks(count: int) -> None:
         assert drawn(figure, "x", "alt").html.startswith(("<svg", "<img"))
 
 
-@pytest.mark.parametrize("classes", [2, 10, 70])
+@pytest.mark.parametrize("classes", [pytest.param(2, marks=pytest.mark.long), 10, 70])
 def test_confusion_of_few_and_many_classes(classes: int) -> None:
     counts = np.random.default_rng(0).integers(0, 9, (classes, classes))
     names = tuple(f"${index}_" for index in range(classes))
@@ -103,7 +103,7 @@ def test_confusion_of_few_and_many_classes(classes: int) -> None:
 
 def test_a_picture_of_too_many_parts_becomes_pixels() -> None:
     figure = Figure(figsize=(4, 3))
-    figure.subplots().plot(np.arange(60_000) % 777, np.arange(60_000) % 1013, ".", markersize=1)
+    figure.subplots().plot(np.arange(10_000) % 777, np.arange(10_000) % 1013, ".", markersize=1)
     found = drawn(figure, "x", "what it shows")
     assert found.html.startswith('<img class="png" alt="what it shows" src="data:image/png;base64,')
 

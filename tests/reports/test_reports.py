@@ -6,13 +6,12 @@ import re
 import shutil
 import subprocess
 from html import escape
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from reported import HOSTILE_CLASSES, HOSTILE_FOLDER, SENTENCE, Reported
+from reported import DRAWN, HOSTILE_CLASSES, HOSTILE_FOLDER, SENTENCE, Elements, Reported
 
 from ffpipe.reports import write_report
 
@@ -22,55 +21,19 @@ PICTURES = {
         *("fields-0", "time", "timeline", "memory"),
     },
     "classes": {
-        *(
-            "errors",
-            "errors-of-blocks",
-            "loss",
-            "training-errors",
-            "weights",
-            "outputs",
-            "rates",
-            "confusion",
-            "spread",
-        ),
-        *("rows", "fields-0", "fields-1", "fields-2", "time", "memory"),
+        *("errors", "errors-of-blocks", "loss", "training-errors", "weights", "outputs", "rates", "confusion"),
+        *("spread", "rows", "fields-0", "fields-1", "fields-2", "time", "memory"),
     },
     "hybrid": {
         *("errors", "loss", "training-errors", "weights", "rates", "confusion", "mistakes", "spread", "rows"),
         *("fields-0", "time", "memory"),
     },
     "text": {
-        *(
-            "errors",
-            "errors-of-blocks",
-            "loss",
-            "training-errors",
-            "weights",
-            "outputs",
-            "rates",
-            "confusion",
-            "spread",
-        ),
-        *("time", "memory"),
+        *("errors", "errors-of-blocks", "loss", "training-errors", "weights", "outputs", "rates", "confusion"),
+        *("spread", "time", "memory"),
     },
 }
-KINDS = sorted(PICTURES)
-
-
-class Elements(HTMLParser):
-    """Elements of a page with their attributes, and its text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str]]] = []
-        self.text = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
+KINDS = [pytest.param(kind, marks=() if kind in DRAWN else pytest.mark.long) for kind in sorted(PICTURES)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -82,8 +45,7 @@ def test_every_picture_is_there_and_shows_something(reported: dict[str, Reported
             pixels = np.asarray(image.convert("L"), np.float64)
         assert pixels.std() > 5, path.name
         assert np.ptp(pixels) > 100, path.name
-    page = Elements(each.report.read_text())
-    drawn = [(tag, of) for tag, of in page.found if tag == "svg" or of.get("class") == "png"]
+    drawn = Elements(each.report.read_text()).pictures
     assert len(drawn) == len(each.pictures)
     for tag, of in drawn:
         assert len(of["aria-label"] if tag == "svg" else of["alt"]) > 20
@@ -106,7 +68,7 @@ def test_nothing_leads_out_of_the_file(reported: dict[str, Reported], kind: str)
 
 
 def test_what_each_kind_of_run_has_to_show(reported: dict[str, Reported]) -> None:
-    texts = {kind: Elements(each.report.read_text()).text for kind, each in reported.items()}
+    texts = {kind: each.text for kind, each in reported.items()}
     assert "Goodness of positive and negative rows" in texts["pairs"]
     assert "test error by softmax" in texts["pairs"]
     assert "Margins of the class heads" in texts["classes"]
@@ -130,18 +92,23 @@ def test_names_of_a_stranger_are_text(reported: dict[str, Reported]) -> None:
     assert not [of for tag, of in page.found if tag == "img" and of.get("class") != "png"]
 
 
-def test_a_browser_has_no_complaint(reported: dict[str, Reported], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kinds", [DRAWN, pytest.param(tuple(PICTURES), marks=pytest.mark.long)], ids=len)
+def test_a_browser_has_no_complaint(kinds: tuple[str, ...], reported: dict[str, Reported], tmp_path: Path) -> None:
     """All reports in one start of it; each would be refused what it fetches, and that would be complained of."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         pytest.skip("no Chromium here")
     frames = "".join(
-        f'<iframe src="{each.report.as_uri()}" width="1160" height="900"></iframe>' for each in reported.values()
+        f'<iframe src="{reported[kind].report.as_uri()}" width="1160" height="900"></iframe>' for kind in kinds
     )
     (tmp_path / "all.html").write_text(f"<!DOCTYPE html><title>all</title><body>{frames}</body>")
     picture = tmp_path / "all.png"
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--no-first-run"]
-    options += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,3700", f"--screenshot={picture}"]
+    options += [
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size=1200,{len(kinds) * 925}",
+        f"--screenshot={picture}",
+    ]
     done = subprocess.run(
         [browser, *options, (tmp_path / "all.html").as_uri()], capture_output=True, text=True, timeout=240, check=False
     )
@@ -149,28 +116,23 @@ def test_a_browser_has_no_complaint(reported: dict[str, Reported], tmp_path: Pat
     assert "CONSOLE" not in done.stderr, done.stderr
     with Image.open(picture) as image:
         pixels = np.asarray(image.convert("L"), np.float64)
-    # Four frames below one another, and something in each.
-    for part in np.array_split(pixels, 4):
+    # Frames below one another, and something in each.
+    for part in np.array_split(pixels, len(kinds)):
         assert part.std() > 10
 
 
 def test_several_runs_are_laid_over_each_other(reported: dict[str, Reported], tmp_path: Path) -> None:
     runs = [reported["pairs"].run, reported["hybrid"].run]
-    out = write_report(runs, tmp_path / "compared.html", png=tmp_path / "pictures")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert write_report(runs, png="pictures") == Path("report.html")
+    out = tmp_path / "report.html"
+    assert out.stat().st_size > 10_000
     page = Elements(out.read_text())
     assert "A: pairs" in page.text
     assert "B: hybrid" in page.text
     assert re.search(r"training\.negatives\s*hard\s*hybrid", page.text)
     assert "training.seed" not in page.text
     names = {path.stem for path in (tmp_path / "pictures").iterdir()}
-    assert names == {
-        "validation-goodness",
-        "validation-softmax",
-        "loss-of-blocks",
-        "errors-of-blocks",
-    }
+    assert names == {"validation-goodness", "validation-softmax", "loss-of-blocks", "errors-of-blocks"}
     assert "Loss of each block." in page.text
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path)
-        assert write_report(runs) == Path("report.html")
-        assert (tmp_path / "report.html").stat().st_size > 10_000
