@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ffpipe.config.schema import Config
-from ffpipe.runs.inspection import Look, Summary, runs_in
+from ffpipe.runs.inspection import Look, runs_in
 from ffpipe.system.errors import escaped
 from ffpipe.system.units import say_seconds
 
@@ -64,12 +64,6 @@ def say_epochs(config: Config) -> str:
     return f"{epochs:,} epoch{'s' if epochs > 1 else ''}"
 
 
-def say_progress(summary: Summary, config: Config) -> str:
-    """Say how far a run has come that is not finished."""
-    done = summary.epochs_done
-    return f"step {summary.steps:,}" if done is None else f"{done:.3g} of {say_epochs(config)}"
-
-
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lay out rows as lines, with their cells below each other."""
     cells = [[escaped(cell) for cell in row] for row in rows]
@@ -86,7 +80,9 @@ def _row(look: Look) -> tuple[str, ...]:
     summary, config = look.summary, look.config
     trained = "-"
     if config and summary:
-        trained = say_epochs(config) if look.state == "finished" else say_progress(summary, config)
+        done = summary.epochs_done
+        trained = f"step {summary.steps:,}" if done is None else f"{done:.3g} of {say_epochs(config)}"
+        trained = say_epochs(config) if look.state == "finished" else trained
     split, errors = look.errors
     said = say_errors(errors) + (f" ({split})" if split != "test" else "") if errors else "-"
     return (

@@ -127,14 +127,10 @@ def _data(config: Config) -> str:
 def _steps(summary: Summary, config: Config | None) -> str:
     stages = summary.stage_layers
     layers = f" of layers {' | '.join(map(say_layers, stages))}" if len(stages) <= 4 else ""
-    saved = f"{summary.steps:,} saved" + (f", {_epochs(summary, config)}" if config else "")
+    done = "" if summary.epochs_done is None else f"{summary.epochs_done:.3g} "
+    saved = f"{summary.steps:,} saved" + (f", {done}of {say_epochs(config)}" if config else "")
     how = f"engine {summary.engine[:10]}, {len(stages)} stage(s){layers}"
     return f"{saved}; {how}, chunk {summary.chunk}, window {summary.window}"
-
-
-def _epochs(summary: Summary, config: Config) -> str:
-    done = summary.epochs_done
-    return f"of {say_epochs(config)}" if done is None else f"{done:.3g} of {say_epochs(config)}"
 
 
 def _best(summary: Summary) -> str:
