@@ -82,14 +82,15 @@ def parts(
     if given := given_folder(data_dir):
         return _local_part("train", files["train"], *given), _local_part("test", files["test"], *given)
 
-    def remote_part(part: str) -> Part:
-        def contents() -> Contents:
-            path = downloaded(archive, "", mirrors_of(VARIABLE, MIRRORS), patience, progress)
-            return _of_batches(path, BINARY, files[part])
+    def contents(batches: Batches) -> Contents:
+        path = downloaded(archive, "", mirrors_of(VARIABLE, MIRRORS), patience, progress)
+        return _of_batches(path, BINARY, batches)
 
-        return Part("cifar10", ("cifar10", *files[part].md5s.values()), contents)
-
-    return remote_part("train"), remote_part("test")
+    train, test = (
+        Part("cifar10", ("cifar10", *files[part].md5s.values()), partial(contents, files[part]))
+        for part in ("train", "test")
+    )
+    return train, test
 
 
 def _local_part(part: str, batches: Batches, folder: Path, setting: str) -> Part:

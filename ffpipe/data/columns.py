@@ -7,10 +7,10 @@ not know how a set is split, nor the format of a file.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,12 @@ def contents(
         raise UserError(f"{paths[0]}: there are no examples")
     mode, found = wanted.mode, ""
     if columns.encoded and not mode:
-        mode, found = images.common(images.mode_of(each) for table in tables for each in _encoded(table, columns))
+        mode, found = images.common(
+            images.mode_of(each.as_buffer())
+            for table in tables
+            for _, values in _read(table, columns.images[0], columns.read, _MOST_ROWS)
+            for each in values
+        )
     decode = partial(images.decode, mode=mode, size=wanted.size)
     first = next((block for table in tables for block in _blocks(table, columns, decode, rows=1)), None)
     if first is None:
@@ -244,32 +249,26 @@ def _labels(table: Table, column: str) -> Iterator[NDArray[Any]]:
             )
 
 
-def _encoded(table: Table, columns: Columns) -> Iterator[pa.Buffer]:
-    """Yield the bytes of every picture."""
-    for _, values in _read(table, columns.images[0], columns.read, _MOST_ROWS):
-        yield from (value.as_buffer() for value in values)
-
-
 def _blocks(
     table: Table, columns: Columns, decode: Callable[..., NDArray[np.uint8]], rows: int
 ) -> Iterator[NDArray[Any]]:
     """Yield the arrays (at most `rows`, *shape) in the dtype of the file, in its order, each of images of one shape."""
-    if columns.encoded:
-        for some in _batched(enumerate(_encoded(table, columns)), rows):
-            decoded = []
-            for row, buffer in some:
-                with refusing(f"{table.path}: the image at row {row} cannot be decoded", ValueError):
-                    decoded.append(decode(buffer))
-            yield from (np.stack(list(alike)) for _, alike in groupby(decoded, key=np.shape))
-    elif columns.pixels:
+    if columns.pixels:
         row = 0
         for batch in table.read(columns.read, rows):
             for name in columns.images:
                 _refuse_null(batch.column(name), table.path, name, row)
             yield np.stack([batch.column(name).to_numpy(zero_copy_only=False) for name in columns.images], axis=1)
             row += len(batch)
-    else:
-        for row, values in _read(table, columns.images[0], columns.read, rows):
+        return
+    for row, values in _read(table, columns.images[0], columns.read, rows):
+        if columns.encoded:
+            decoded = []
+            for number, each in enumerate(values, row):
+                with refusing(f"{table.path}: the image at row {number} cannot be decoded", ValueError):
+                    decoded.append(decode(each.as_buffer()))
+            yield from (np.stack(list(alike)) for _, alike in groupby(decoded, key=np.shape))
+        else:
             yield from _numbers(values, table.path, columns.images[0], row)
 
 
@@ -286,13 +285,6 @@ def _read(table: Table, column: str, read: Sequence[str], rows: int) -> Iterator
         _refuse_null(values, table.path, column, row)
         yield row, values
         row += len(values)
-
-
-def _batched(each: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Yield lists of `size`, of which the last may be shorter."""
-    left = iter(each)
-    while some := list(islice(left, size)):
-        yield some
 
 
 def _numbers(values: pa.Array, path: Path, column: str, start: int) -> Iterator[NDArray[Any]]:

@@ -75,20 +75,8 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, np.dtype[Any], tuple[int, ..
 
 
 def _blocks(path: Path, block_bytes: int) -> Iterator[NDArray[Any]]:
-    """Yield arrays (n, numbers in a row) in the file's dtype, of about so many bytes.
-
-    Allocates for the rows that are there, never for those that the header promises.
-    """
+    """Yield arrays (n, numbers in a row) in the file's dtype, of about so many bytes."""
     with _opened(path) as (stream, dtype, dims):
-        count, width = dims[0], math.prod(dims[1:])
-        row_bytes = width * dtype.itemsize
-        done = 0
-        while done < count:
-            rows = min(count - done, max(1, block_bytes // row_bytes))
-            piece = stream.read(rows * row_bytes)
-            if len(piece) < rows * row_bytes:
-                raise UserError(f"{path}: it ends after {done + len(piece) // row_bytes} of {count} rows")
-            done += rows
-            yield np.frombuffer(piece, dtype).reshape(-1, width)
+        yield from source.of_stream(stream, dtype, dims[0], math.prod(dims[1:]), block_bytes)
         if stream.read(1):
-            raise UserError(f"{path}: there are bytes after the last of {count} rows")
+            raise UserError(f"{path}: there are bytes after the last of {dims[0]} rows")

@@ -82,26 +82,20 @@ class Inputs:
         arrays = self.data.arrays
         contents = archive(expanded(path), self.shape, arrays[2:3] or arrays[:1], self.block_bytes)
         divisor = self.scale.divisor_of(contents, self.data.scale)
-        return self._rows(_counted(contents), contents.shape, divisor, str(path))
+        images = (image for block in contents.blocks() for image in block)
+        return self._rows(enumerate(images), contents.shape, divisor, str(path))
 
     def _of_table(self, path: Path, kind: str) -> Iterator[tuple[int, Row]]:
-        """Yield the images of a table. Once one cannot be read, each of the others is read by itself."""
-        data, features, done = self.data, math.prod(self.shape), 0
+        data = self.data
         wanted = Wanted(data.image_column, data.label_column, mode_of(self.shape), data.size)
-        table = Tabular(path, kind, wanted, features)
-        contents = table.contents
+        table = Tabular(path, kind, wanted, math.prod(self.shape))
+        contents = table.readable()
         if contents is None:  # its first picture cannot be read
-            yield from self._rows(table.apart(0), self.shape, BYTE, str(path))
-            return
+            return self._rows(table.rows(), self.shape, BYTE, str(path))
         if kind == "csv" and not contents.divisor and self.scale.kind != "f":  # which was trained on such numbers
             contents = as_written(contents)
         divisor = contents.divisor or self.scale.divisor_of(contents, data.scale)
-        try:
-            for index, row in self._rows(_counted(contents), contents.shape, divisor, str(path)):
-                yield index, row
-                done = index + 1
-        except UserError:
-            yield from self._rows(table.apart(done), contents.shape, divisor, str(path))
+        return self._rows(table.rows(), contents.shape, divisor, str(path))
 
     def _rows(
         self, images: Iterator[tuple[int, NDArray[Any] | UserError]], given: tuple[int, ...], divisor: float, path: str
@@ -123,11 +117,6 @@ class Inputs:
             except UserError as error:
                 row = error
             yield index, row
-
-
-def _counted(contents: Contents) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield the images of a source with their numbers."""
-    return enumerate(image for block in contents.blocks() for image in block)
 
 
 def files_of(path: str | Path) -> Sequence[str | Path]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,21 @@ def in_blocks(images: NDArray[Any], block_bytes: int = BLOCK_BYTES) -> Iterator[
     rows = max(1, block_bytes // (width * images.itemsize))
     for first in range(0, len(images), rows):
         yield images[first : first + rows].reshape(-1, width)
+
+
+def of_stream(
+    stream: IO[bytes], dtype: np.dtype[Any], count: int, width: int, block_bytes: int = BLOCK_BYTES
+) -> Iterator[NDArray[Any]]:
+    """Yield `count` rows of numbers as arrays (any number, width) of about so many bytes. Raises ValueError where there
+    are fewer: nothing is allocated for rows that a header only promises."""
+    row_bytes, done = width * dtype.itemsize, 0
+    while done < count:
+        rows = min(count - done, max(1, block_bytes // row_bytes))
+        piece = stream.read(rows * row_bytes)
+        if len(piece) < rows * row_bytes:
+            raise ValueError(f"it ends after {done + len(piece) // row_bytes} of {count} rows")
+        done += rows
+        yield np.frombuffer(piece, dtype).reshape(rows, width)
 
 
 def cut_anew(blocks: Iterable[NDArray[Any]], rows: int) -> Iterator[NDArray[Any]]:

@@ -5,16 +5,15 @@ Without a file it is tiny shakespeare (Karpathy 2015), which is downloaded on fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ffpipe.data.download import Patience, Remote
 from ffpipe.data.known import downloaded, find, given_folder, mirrors_of
-from ffpipe.data.source import BLOCK_BYTES, Contents, Part, file_identity
+from ffpipe.data.source import Contents, Part, file_identity, in_blocks
 from ffpipe.system.errors import UserError, refusing
 
 # Ids are stored as bytes.
@@ -68,22 +67,15 @@ def contents(path: Path, symbols: str, length: int) -> Contents:
     symbols for a byte.
     """
     ids, count = encoded(path, symbols)
-    rows = (len(ids) - 1) // length if len(ids) else 0
-    if rows < 1:
+    if len(ids) < length + 1:
         raise UserError(
             f"{path}: it has {len(ids):,} symbols, but a sequence needs {length + 1:,} with the one after it: give a "
             "longer text or a smaller training.data.length"
         )
-
-    def blocks() -> Iterator[NDArray[Any]]:
-        at_once = max(1, BLOCK_BYTES // (length + 1))
-        for first in range(0, rows, at_once):
-            wanted = np.arange(first, min(first + at_once, rows))
-            yield ids[wanted[:, None] * length + np.arange(length + 1)]
-
+    rows = np.lib.stride_tricks.sliding_window_view(ids, length + 1)[::length]
     # A row has no label but its own symbols.
-    labels = np.zeros(rows, np.int64)
-    return Contents(str(path), (length + 1,), np.dtype(np.uint8), 1, labels, blocks, count)
+    labels = np.zeros(len(rows), np.int64)
+    return Contents(str(path), (length + 1,), ids.dtype, 1, labels, lambda: in_blocks(rows), count)
 
 
 def encoded(path: Path, symbols: str) -> tuple[NDArray[np.uint8], int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ffpipe.data import columns
 from ffpipe.data.columns import Wanted
 from ffpipe.data.scale import Range
-from ffpipe.data.source import BLOCK_BYTES, Contents
+from ffpipe.data.source import BLOCK_BYTES, Contents, of_stream
 from ffpipe.data.tables import TABLES, Table
 from ffpipe.system.errors import UserError, refusing
 from ffpipe.system.memory import refuse_beyond_host
@@ -37,8 +37,8 @@ NAMES = ("x_test", "test_images", "test_x", "images", "x", "data", "arr_0", "x_t
 class Tabular:
     """The images of a Parquet, Arrow or CSV file.
 
-    contents: all of them, as a source has them. Raises UserError where not even the first rows have an image of so
-    many features. kind: key of TABLES.
+    contents: all of them, as a source has them; None where the first cannot be read. Raises UserError where not even
+    the first rows have an image of so many features. kind: key of TABLES.
     """
 
     def __init__(self, path: Path, kind: str, wanted: Wanted, features: int) -> None:
@@ -58,11 +58,31 @@ class Tabular:
             shape = self.contents.shape
             raise UserError(f"{path}: its images have the shape {shape}; expected {features} numbers")
         self._wanted = unlabelled
-        if all(isinstance(row, UserError) for _, row in islice(self.apart(0), FIRST_ROWS)):
+        if all(isinstance(row, UserError) for _, row in islice(self._apart(0), FIRST_ROWS)):
             raise wrong or UserError(f"{path}: there are no images")
 
-    def apart(self, first: int) -> Iterator[tuple[int, NDArray[Any] | UserError]]:
-        """Yield the rows from `first` on, each read by itself: an image (features,), or what is wrong with it."""
+    def readable(self) -> Contents | None:
+        """Return the contents without the rows that cannot be read, in blocks of one; None where `contents` is."""
+
+        def blocks() -> Iterator[NDArray[Any]]:
+            return (row[np.newaxis] for _, row in self.rows() if not isinstance(row, UserError))
+
+        return self.contents and replace(self.contents, blocks=blocks)
+
+    def rows(self) -> Iterator[tuple[int, NDArray[Any] | UserError]]:
+        """Yield an image (features,), or what is wrong with it, for each row. Once one cannot be read, each of the
+        others is read by itself."""
+        done = 0
+        if self.contents is not None:
+            with suppress(UserError):
+                for block in self.contents.blocks():
+                    yield from enumerate(block, done)
+                    done += len(block)
+                return
+        yield from self._apart(done)
+
+    def _apart(self, first: int) -> Iterator[tuple[int, NDArray[Any] | UserError]]:
+        """Yield the rows from `first` on, each read by itself."""
         whole, row = self._open(self._path), 0
         for batch in whole.read(whole.schema.names, FIRST_ROWS):
             for at in range(len(batch)):
@@ -147,10 +167,4 @@ def _blocks(path: Path, member: str, block_bytes: int) -> Iterator[NDArray[Any]]
             whole = np.frombuffer(stream.read(count * width * dtype.itemsize), dtype, count * width)
             yield whole.reshape(count, *rest, order="F").reshape(count, width)
             return
-        at_once = max(1, block_bytes // (width * dtype.itemsize))
-        for first in range(0, count, at_once):
-            rows = min(at_once, count - first)
-            piece = stream.read(rows * width * dtype.itemsize)
-            if len(piece) < rows * width * dtype.itemsize:
-                raise ValueError(f"it ends within {rows} images after {first} of {count}")
-            yield np.frombuffer(piece, dtype).reshape(rows, width)
+        yield from of_stream(stream, dtype, count, width, block_bytes)

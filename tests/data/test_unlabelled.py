@@ -73,8 +73,8 @@ def test_arrays_are_found_by_the_names_of_training_first(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("header", "numbers", "version", "says"),
     [
-        ({"shape": (1 << 40, 4, 3)}, b"\0" * 120, (1, 0), "it ends within"),
-        ({"shape": (10**30, 4, 3)}, b"", (1, 0), "it ends within"),
+        ({"shape": (1 << 40, 4, 3)}, b"\0" * 120, (1, 0), "it ends after"),
+        ({"shape": (10**30, 4, 3)}, b"", (1, 0), "it ends after"),
         ({"shape": (1 << 40, 4, 3), "fortran_order": True}, b"\0" * 120, (1, 0), "save it in C order"),
         ({"shape": (3, 4, 3), "fortran_order": True}, b"\0" * 12, (1, 0), "cannot be read"),
         ({"shape": (3, 4, 3)}, b"\0" * 36, (2, 0), "its header is of version (2, 0)"),
@@ -117,14 +117,15 @@ def test_damaged_archives_give_user_errors_or_are_read(seed: int, tmp_path: Path
     assert widths <= {12}
 
 
-def test_a_row_without_a_pixel_is_refused_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trained", [Given("f", 255.0), Given("u", 255.0), Given()])
+def test_a_row_without_a_pixel_is_refused_alone(trained: Given, tmp_path: Path) -> None:
     lines = [[*"1", *map(str, range(12))] for _ in range(3)]  # a label and pixels
     lines[1][4] = ""
     (tmp_path / "some.csv").write_text("\n".join(map(",".join, [[*"l", *(f"p{at}" for at in range(12))], *lines])))
-    inputs = Inputs((4, 3), Given("f", 1.0), Data(label_column="l"))
+    inputs = Inputs((4, 3), trained, Data(label_column="l"))
     first, second, third = (row for _, row in inputs.images(tmp_path / "some.csv"))
-    np.testing.assert_array_equal(first, np.arange(12))
-    np.testing.assert_array_equal(third, np.arange(12))
+    for read in (first, third):
+        np.testing.assert_array_equal(read, np.arange(12, dtype=np.float32) / 255)
     assert "the column 'p3' is null at row 1" in str(second)
 
 
