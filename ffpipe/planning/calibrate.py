@@ -100,8 +100,7 @@ def measure_costs(network: Blueprint, device: torch.device) -> Costs:
 
 
 def measure_side_by_side(network: Blueprint, copies: int) -> Costs:
-    """Measure the same on so many cores of this host at once, each on one thread: they share caches, memory and
-    clock."""
+    """Measure the same on so many cores of this host at once, a thread each: they share caches, memory and clock."""
     threads = torch.get_num_threads()
     together = threading.Barrier(copies)
 

@@ -80,8 +80,7 @@ class Estimate:
 
 
 def bare_process(config: Config) -> int:
-    """Return the bytes of a process that has loaded what a stage needs and used it once on next to nothing, as this one
-    has."""
+    """Return the bytes of a process, as this one, that has loaded what a stage needs and used it on next to nothing."""
     training = config.training
     # Blocks that are trained by autograd need more of torch, whatever they are.
     local = training.model or training.blocks or not training.contrasts
@@ -99,8 +98,7 @@ def bare_process(config: Config) -> int:
 
 
 def stages_here(job: Job) -> int:
-    """Return the stages of a Ray run on this machine alone: where their number is not given, as many as it has room
-    for."""
+    """Return the stages of a Ray run on this machine alone: as many as it has room for, where no number is given."""
     execution = job.config.execution
     room = int(host_cpus() / (of_stage(execution.cpus, 0) or 1.0))
     if execution.first_device == "cuda" and torch.cuda.is_available():

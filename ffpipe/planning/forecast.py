@@ -149,8 +149,7 @@ def link_costs(link: float | None = None, latency: float | None = None, costs: M
 
 
 def _message_seconds(links: LinkCosts, size: int, elsewhere: bool) -> float:
-    """Return the seconds of an array's way from one stage to the next and an answer's way back, as the engine measures
-    it."""
+    """Return the seconds of an array's way to the next stage and of an answer's way back, as the engine measures it."""
     way = size / links.copy + size / links.link + 2 * links.latency if elsewhere else 0.0
     return links.answer + 2 * links.call + size / links.copy + way
 

@@ -84,8 +84,7 @@ def chapter_of(items: Iterator[Item], plan: Plan, chapter: int) -> Iterator[Item
 
 
 def spooled_bytes(specs: Sequence[StageSpec], of: Sizes) -> int:
-    """Return the bytes on disk for one minibatch of a chapter: what a stage reads and writes, and what waits for later
-    stages."""
+    """Return a chapter's bytes on disk a minibatch: what a stage reads and writes, and what waits for later stages."""
     network = of.network
     rows = [network.layout.rows * network.edges[spec.layers.stop].nbytes for spec in specs[:-1]]
     # The file of the last row is still there when the first row of the next chapter is written (layerwise/engine.py).
@@ -103,8 +102,7 @@ def spooled_bytes(specs: Sequence[StageSpec], of: Sizes) -> int:
 
 
 def disk_bytes(specs: Sequence[StageSpec], of: Sizes, chapter: int) -> int:
-    """Return the bytes that a run has on disk at most, snapshots aside: all stages, each in a file while another
-    works."""
+    """Return a run's bytes on disk at most, snapshots aside: all stages, each in a file while another works."""
     return of.whole_state + chapter * spooled_bytes(specs, of)
 
 
@@ -140,8 +138,7 @@ class Snapshots:
 
 
 def _snapshots_beside(job: Job, spool: Path) -> Snapshots | None:
-    """Count the snapshots that a run will write to the disk of its spool; None where they go elsewhere. Raises
-    UserError."""
+    """Count the snapshots that will go to the disk of the spool; None where they go elsewhere. Raises UserError."""
     execution = job.config.execution
     store = store_of(job.config, Path(execution.run_dir or "runs"))
     if store.folder is None or _existing(store.folder).stat().st_dev != spool.stat().st_dev:
@@ -154,15 +151,11 @@ def _snapshots_beside(job: Job, spool: Path) -> Snapshots | None:
 
 
 def needed_bytes(specs: Sequence[StageSpec], of: Sizes, chapter: int, snapshots: Snapshots | None) -> int:
-    """Return the bytes that have to be free for chapters of so many minibatches. snapshots: None where they go to
-    another disk."""
+    """Return the bytes that chapters of this length need. snapshots: None where they go to another disk."""
     to_come = snapshots.to_come(chapter) if snapshots else 0
     return math.ceil(disk_bytes(specs, of, chapter) / SHARE) + to_come * of.whole_state
 
 
 def longest_chapter(needed: Callable[[int], int], free: int, most: int) -> int:
-    """Return the longest chapter of up to `most` minibatches for which so many free bytes are enough; 0 for none.
-
-    needed: bytes for a chapter, by its length.
-    """
+    """Return the longest chapter, of up to `most` minibatches, that needs no more bytes than are free; 0 for none."""
     return bisect.bisect_right(range(1, most + 1), free, key=needed)

@@ -79,8 +79,7 @@ class Sizes:
         return max(self.chunk * self.network.layout.rows, self.network.rows_of_example)
 
     def state(self, layers: range) -> list[tuple[int, int]]:
-        """Return the bytes of each file of a snapshot that a stage with these blocks writes, and of those its
-        optimiser's."""
+        """Return the bytes of each file of a snapshot that a stage with these blocks writes, and its optimiser's."""
         head = [HEAD] if self.network.has_head and layers.stop == len(self.network) else []
         return [_files(self.network)[name] for name in (*map(layer_file, layers), *head)]
 
@@ -133,8 +132,7 @@ def sums_bytes(of: Sizes, layers: range) -> int:
 
 
 def incoming(of: Sizes, layers: range) -> int:
-    """Return the bytes of the largest message that comes to a process: rows, what read-out and blocks here see of
-    earlier ones."""
+    """Return the bytes of the largest message that comes: rows, and what read-out and blocks here see of others."""
     return _message(of, layers.start, _routes_around(of, layers).names(0, 1)) if layers.start else 0
 
 
@@ -163,8 +161,7 @@ def _message(of: Sizes, end: int, names: Iterable[str]) -> int:
 
 
 def beside_bytes(network: Blueprint, name: str, rows: int, seen: int) -> int:
-    """Return the bytes of what goes beside the rows. rows: of the message. seen: those of them that the read-out
-    sees."""
+    """Return the bytes of what goes beside so many rows. seen: those of them that the read-out sees."""
     if name.startswith(TAP):
         return seen * network.outlines[int(name.removeprefix(TAP))].outputs.nbytes
     return rows * network.outlines[network.kept[name.removeprefix(KEPT)]].outputs.nbytes
@@ -213,10 +210,7 @@ class Footprint:
 
 @dataclass(frozen=True)
 class StoreCapacity:
-    """The stores that a run finds. nodes: where each stage is. capacities: bytes, by node.
-
-    larger: how to come by a store of so many bytes, for messages.
-    """
+    """The stores that a run finds: each stage's node, each node's bytes. larger: how to come by one of so many."""
 
     nodes: Sequence[str]
     capacities: Mapping[str, int]
@@ -233,8 +227,7 @@ class _Message(NamedTuple):
 
 
 def footprints(specs: Sequence[StageSpec], nodes: Sequence[str]) -> dict[str, Footprint]:
-    """Work out what a run of these stages takes, by node. Empty for a single stage of one replica, which sends
-    nothing."""
+    """Work out what a run of these stages takes, by node; nothing where a single stage of one replica sends nothing."""
     counts = specs[0].replicas.counts
     if counts == (1,):
         return {}
@@ -289,8 +282,7 @@ def fitting(specs: Sequence[StageSpec], room: StoreCapacity, window: int = 0, ch
 
 
 def _on_edge(specs: Sequence[StageSpec], nodes: Sequence[str], node: str, edge: int, load: _Message) -> int:
-    """Return the bytes on a node of a minibatch between the stages `edge` and `edge` + 1, and of what went ahead of
-    it."""
+    """Return a minibatch's bytes on a node, between stages `edge` and `edge` + 1, and of what went ahead of it."""
     network, routes = specs[0].network, specs[0].routes
     held = sum(
         beside_bytes(network, name, load.rows, load.neutral)

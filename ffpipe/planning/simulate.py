@@ -85,8 +85,7 @@ class Timing:
     done: list[tuple[Item, float]] = field(default_factory=list)
 
     def steady_seconds(self) -> float:
-        """Return the seconds a minibatch takes when the pipeline is full: after the first third, before the source runs
-        dry."""
+        """Return a minibatch's seconds in the full pipeline: after the first third, before the source runs dry."""
         trained = [(item, at) for item, at in self.done if isinstance(item, Train)]
         first = len(trained) // 3
         full = [each for each in trained[first:] if each[1] <= self.fed]

@@ -68,8 +68,7 @@ def errors_against_steps(errors: Mapping[str, Sequence[Curve]], epoch: float) ->
 
 @dataclass(frozen=True)
 class OfRun:
-    """A series of one of several runs. index: of the run, by which it has its colour. epoch: steps of one; 0: not
-    known."""
+    """A series of one of several runs. index: of the run, for its colour. epoch: steps of one; 0: not known."""
 
     index: int
     name: str

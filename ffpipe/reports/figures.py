@@ -1,5 +1,4 @@
-"""Pictures of what a network makes of rows, of its weights, and of where time and memory went. Pure: data in, figure
-out."""
+"""Pictures of what a network makes of rows, of its weights, and of where time and memory went: data in, figure out."""
 
 from __future__ import annotations
 

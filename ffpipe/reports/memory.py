@@ -14,8 +14,7 @@ from ffpipe.reports.gather import Summary
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of each stage. predicted: in the order of MEMORY_KINDS. measured: the peak of its process; None where that
-    is not known."""
+    """Bytes of each stage. predicted: in the order of MEMORY_KINDS. measured: its process's peak, if it is known."""
 
     layers: tuple[range, ...]
     predicted: tuple[tuple[int, ...], ...]
@@ -26,19 +25,14 @@ MEMORY_KINDS = ("process", "data", *MemoryBreakdown._fields, "mapped")
 
 
 def process_of(config: Config) -> int:
-    """Measure the bytes of a bare process of this config.
-
-    Call it before data are opened and pictures drawn, which would count.
-    Raises UserError.
-    """
+    """Measure the bytes of a bare process. Before data are opened and pictures drawn, which count. Raises UserError."""
     if config.execution.engine == "ray":
         load_ray()
     return bare_process(config)
 
 
 def memory(job: Job, summary: Summary | None, process: int) -> Memory:
-    """Work out each stage as the summary has it, or as it would be cut. process: bytes of a bare one. Raises
-    UserError."""
+    """Work out each stage as the summary has it, or would be cut. process: bytes of a bare one. Raises UserError."""
     layout = draft_layout(job)
     groups = [each for each in summary.stage_layers if each] if summary else []
     layers = [spec.layers for spec in layout.stages]

@@ -75,8 +75,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells, as text. folded: shown when a reader asks for it. beside: stands at the right of a picture of half
-    the width."""
+    """Rows of cells, as text. folded: shown when a reader asks for it. beside: to the right of a half-width picture."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]

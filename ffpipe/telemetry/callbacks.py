@@ -86,8 +86,7 @@ class Callbacks:
         self._seen: dict[int | str, int] = {}  # the last step of each block and split
 
     def tell(self, method: str, event: object) -> None:
-        """Call a method of each callback with an event; rows and evaluations that come again after a recovery are left
-        out."""
+        """Call a method of each callback; rows and evaluations that come again after a recovery are left out."""
         if isinstance(event, (LayerRow, Evaluation)):
             series = event.layer if isinstance(event, LayerRow) else event.split
             if event.step <= self._seen.get(series, -1):

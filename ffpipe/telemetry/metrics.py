@@ -34,8 +34,7 @@ class Sizes(NamedTuple):
 
 
 class LayerMeter:
-    """Sums one layer's losses on its own device and makes a row of them every `log_steps` steps and after the
-    last of `steps`."""
+    """Sums a layer's losses on its own device; makes a row every `log_steps` steps and after the last of `steps`."""
 
     def __init__(self, layer: int, log_steps: int, steps: int, batch: int) -> None:
         self.layer = layer
