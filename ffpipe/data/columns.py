@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ffpipe.data import images, source
 from ffpipe.data.labels import some_of
 from ffpipe.data.source import BLOCK_BYTES, SIZE, Contents, Part
-from ffpipe.data.tables import Table, class_names
+from ffpipe.data.tables import Table, class_names, holds_images, is_number, is_numbers
 from ffpipe.system.errors import UserError, nearest, refusing
 
 # A row group may hold gigabytes, so rows are asked for some at a time: as many as fit BLOCK_BYTES when decoded, judged
@@ -64,12 +64,12 @@ class Columns:
     @property
     def encoded(self) -> bool:
         """True where images are PNG or JPEG bytes."""
-        return not (self.pixels or _is_numbers(self.kind))
+        return not (self.pixels or is_numbers(self.kind))
 
     @property
     def pixels(self) -> bool:
         """True where each column has one pixel of every image."""
-        return len(self.images) > 1 or _is_number(self.kind)
+        return len(self.images) > 1 or is_number(self.kind)
 
 
 def part(name: str, open_table: OpenTable, paths: Sequence[Path], wanted: Wanted, field: str) -> Part:
@@ -142,7 +142,7 @@ def _columns(table: Table, wanted: Wanted) -> Columns:
         raise UserError(f"{table.path}: the column {twice!r} is there twice; expected names that differ")
     types = dict(zip(names, table.schema.types, strict=True))
     label = None if wanted.label is None else _label(table, wanted.label)
-    candidates = [name for name, kind in types.items() if name != label and _holds_images(kind)]
+    candidates = [name for name, kind in types.items() if name != label and holds_images(kind)]
     if wanted.image and wanted.image not in candidates:
         raise UserError(
             f"{table.path}: training.data.image_column is {wanted.image!r}, but that column is "
@@ -180,7 +180,7 @@ def _label(table: Table, asked: str) -> str:
 def _pixels(table: Table, types: dict[str, pa.DataType], label: str | None) -> Columns:
     """Return all columns but the label's, each of one pixel."""
     pixels = [name for name in types if name != label]
-    text = [name for name in pixels if not _is_number(types[name])]
+    text = [name for name in pixels if not is_number(types[name])]
     if text or not pixels:
         some = ", ".join(f"{name!r} ({types[name]})" for name in text[:5]) + ", ..." * (len(text) > 5)
         beside = "" if label is None else f" beside the label {label!r}"
@@ -199,36 +199,6 @@ def _square(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (side, side) if side > 1 and side * side == shape[0] else shape
 
 
-def _holds_images(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        index = kind.get_field_index("bytes")
-        return index >= 0 and _is_binary(kind.field(index).type)
-    return _is_binary(kind) or _is_numbers(kind)
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        return _is_binary(kind.value_type)
-    return bool(
-        pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or pa.types.is_binary_view(kind)
-        or pa.types.is_fixed_size_binary(kind)
-    )
-
-
-def _is_numbers(kind: pa.DataType) -> bool:
-    """Return whether values are lists of numbers, of lists of them, or tensors."""
-    if isinstance(kind, pa.BaseExtensionType):
-        return _is_numbers(kind.storage_type)
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return bool(is_list and (_is_number(kind.value_type) or _is_numbers(kind.value_type)))
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
-
-
 def _spelled(columns: Columns) -> str:
     if len(columns.images) == 1:
         return f"the column {columns.images[0]!r} ({columns.kind})"
@@ -237,9 +207,9 @@ def _spelled(columns: Columns) -> str:
 
 def _labels(table: Table, column: str) -> Iterator[NDArray[Any]]:
     for row, values in _read(table, column, [column], _LABEL_ROWS):
-        if _is_numbers(values.type):
+        if is_numbers(values.type):
             yield from _numbers(values, table.path, column, row)
-        elif _is_number(values.type):
+        elif is_number(values.type):
             yield values.to_numpy(zero_copy_only=False)
         elif pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
             yield np.array(values.to_pylist())
@@ -291,7 +261,7 @@ def _numbers(values: pa.Array, path: Path, column: str, start: int) -> Iterator[
     """Yield the arrays (n, *shape) of lists of numbers, each of rows of one shape."""
     shape: list[int] = []
     inner = values
-    while not _is_number(inner.type):
+    while not is_number(inner.type):
         inner = inner.storage if isinstance(inner, pa.ExtensionArray) else inner
         lengths = np.asarray(pc.list_value_length(inner))
         length = int(lengths[0]) if len(lengths) else 0

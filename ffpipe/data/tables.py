@@ -100,7 +100,7 @@ def comma_separated(path: Path) -> Table:
     first = start.splitlines()[0]
     delimiter = max(_DELIMITERS, key=first.count)
     cells = next(csv.reader([first], delimiter=delimiter))
-    headed = not all(map(_is_number, cells))
+    headed = not all(map(_spells_number, cells))
     names = [name.strip() for name in cells] if headed else [str(index) for index in range(len(cells))]
     kinds = _kinds(start, headed, delimiter, len(names))
 
@@ -145,6 +145,38 @@ def class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
     return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
+def holds_images(kind: pa.DataType) -> bool:
+    """Return whether values can be images: encoded ones, by themselves or in a struct, or lists of numbers."""
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _is_binary(kind.field(index).type)
+    return _is_binary(kind) or is_numbers(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_binary(kind.value_type)
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_binary_view(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    )
+
+
+def is_numbers(kind: pa.DataType) -> bool:
+    """Return whether values are lists of numbers, of lists of them, or tensors."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return is_numbers(kind.storage_type)
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(is_list and (is_number(kind.value_type) or is_numbers(kind.value_type)))
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Return whether values are numbers, or bools, which count as such."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+
+
 def _legible(schema: pa.Schema) -> pa.Schema:
     """Return the schema. Raises ValueError where a name in it is not UTF-8, which pyarrow finds when it is read."""
     left = list(schema)
@@ -160,11 +192,11 @@ def _kinds(start: str, headed: bool, delimiter: str, columns: int) -> list[pa.Da
     lines = start.splitlines()[int(headed) :]
     rows = list(csv.reader(lines[:-1] or lines, delimiter=delimiter))
     # A cell without a value is a null of either type, which whoever reads the column says.
-    numbers = [all(_is_number(cell) for row in rows for cell in row[at : at + 1] if cell) for at in range(columns)]
-    return [pa.float64() if is_number else pa.string() for is_number in numbers]
+    numbers = [all(_spells_number(cell) for row in rows for cell in row[at : at + 1] if cell) for at in range(columns)]
+    return [pa.float64() if each else pa.string() for each in numbers]
 
 
-def _is_number(text: str) -> bool:
+def _spells_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:
