@@ -31,6 +31,7 @@ from ffpipe.learn.local import LocalBlock, seeded
 from ffpipe.learn.objectives import Learned, Objective
 from ffpipe.learn.rates import rate_factor
 from ffpipe.learn.spec import RowSpec
+from ffpipe.learn.user_objective import FunctionObjective
 from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.job import make_job
 
@@ -259,3 +260,19 @@ def test_it_is_a_plain_loop_of_torch(tmp_path: Path) -> None:
     images = (torch.from_numpy(splits.test.images(rows)).double() - training.mean[0]) / training.deviation[0]
     wrong = loop(images.view(-1, 1, 8, 8)).argmax(1) != torch.from_numpy(splits.test.labels(rows))
     assert result.test_errors == {"last": int(wrong.sum()) / len(rows)}
+
+
+def by_function() -> list[Any]:
+    """Give blocks of which the last is made by a function, with an objective of its own."""
+    last = nn.Sequential(nn.Linear(20, 10))
+    own = Local(last, objective=nn.functional.cross_entropy, score=lambda h: h)
+    return [nn.Sequential(nn.Flatten(), nn.Linear(64, 20)), lambda: own]
+
+
+def test_the_last_objective_is_the_yardsticks_however_it_is_given() -> None:
+    training = Training(batch_size=50, method="backprop", model="x:by_function", negatives="none", labels="none")
+    network = blueprint_of(training, (8, 8), function=by_function)
+    whole = network.make(0, Workspace(CPU))
+    assert isinstance(whole, LocalBlock)
+    assert isinstance(whole.objective, FunctionObjective)
+    assert not network.outlines[0].silent

@@ -289,18 +289,21 @@ def _end_to_end(network: Blueprint, device: torch.device) -> Local:
     training = replace(network.training, method="forward-forward", negatives="none", blocks=blocks)
     yardstick = YARDSTICK if network.training.negatives != "none" else training.optimizer
 
+    # Only the last block is read.
+    parts = make_blueprint(
+        replace(training, head=False, readout="last"), network.takes, network.inputs, network.labels,
+        network.steps_per_epoch, network.code, network.function,
+    )  # fmt: skip
+
     def body() -> nn.Module:
-        # Only the last block is read.
-        parts = make_blueprint(
-            replace(training, head=False, readout="last"), network.takes, network.inputs, network.labels,
-            network.steps_per_epoch, network.code, network.function,
-        )  # fmt: skip
         here = Workspace(torch.get_default_device())
         return Chained([parts.make(i, here) for i in range(len(parts))], checkpointing=training.checkpointing)
 
-    last = items_of(training, network.code, network.function, device)[-1]
-    objective, options = (last.objective, last.options) if isinstance(last, Local) else (None, {})
-    return Local(body, objective, options, yardstick, name="end-to-end")
+    at = len(parts) - 1
+    last = resolved((parts._shells if device == META else parts._items)[at], at, parts.outlines[at].inputs, training)
+    if not isinstance(last, Local):
+        return Local(body, optimizer=yardstick, name="end-to-end")
+    return Local(body, last.objective, last.options, yardstick, name="end-to-end", score=last.score)
 
 
 def _without_goodness(block: BlockConfig) -> BlockConfig:

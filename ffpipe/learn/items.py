@@ -14,7 +14,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,13 @@ from ffpipe.learn.local import LocalBlock, Settings, seeded
 from ffpipe.learn.local_item import BlockItem, Dense, Local, as_item, make_objective, of_config
 from ffpipe.learn.local_shards import ShardedLocal
 from ffpipe.learn.model_options import bound
+from ffpipe.learn.objectives import Objective
 from ffpipe.learn.outline import Outline
 from ffpipe.learn.own_modules import refuse_module
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.spec import RowSpec
-from ffpipe.learn.state_tensors import give_own_memory, refuse_changed, refuse_complex
-from ffpipe.learn.user_model import ModelCode, describe_error, load, of_users
+from ffpipe.learn.state_tensors import give_own_memory, refuse_changed, refuse_complex, refuse_views
+from ffpipe.learn.user_model import ModelCode, describe_error, load, of_users, searching
 from ffpipe.system.errors import UserError
 
 META = torch.device("meta")
@@ -47,9 +48,12 @@ def items_of(
 ) -> list[BlockItem]:
     """Give the items of a network. code, function: of the user's model, if there is one. Raises UserError."""
     if training.model or function is not None:
-        model = load(code) if function is None and code is not None else function
+        if function is not None:
+            code = None
+        model = function if code is None else load(code)
         name = training.model or getattr(model, "__qualname__", "the model")
-        return _made(lambda: call(model, training.model_options, name), device, training.seed, "model")
+        with nullcontext() if code is None else searching(code):  # the function may import what stands beside it
+            return _made(lambda: call(model, training.model_options, name), device, training.seed, "model")
     if training.blocks:
         return [of_config(block) for block in training.blocks]
     if training.contrasts:
@@ -126,9 +130,14 @@ def local_block(
     failing, here = f"the objective of {outline} cannot be made", device if device == META else nullcontext()
     with _naming(str(outline), failing), seeded(CPU, training.seed, "objective", outline.index), here:
         objective = make_objective(item, training, outline.hidden, classes)
-    body = fresh(body, device) if isinstance(item.body, nn.Module) else body
-    if any(isinstance(given, nn.Module) for given in (item.objective, item.score)):
-        objective = fresh(objective, device)
+    # Copied together, so that a parameter of both stays one.
+    given = {
+        "body": body if isinstance(item.body, nn.Module) else None,
+        "objective": objective if any(isinstance(each, nn.Module) for each in (item.objective, item.score)) else None,
+    }
+    both = nn.ModuleDict({name: module for name, module in given.items() if module is not None})
+    copies = dict(fresh(both, device).items())
+    body, objective = copies.get("body", body), cast(Objective, copies.get("objective", objective))
     for part in (body, objective):
         prepared(part, str(outline)).to(dtype=precision.weights, device=device)
         if channels_last:
@@ -167,8 +176,9 @@ def shape_of(
     if not isinstance(found, Tensor):
         what = f"{len(found)} values" if isinstance(found, (tuple, list)) else type(found).__name__
         raise UserError(f"{where} gives {what}: its body must return one tensor, of as many rows as it gets")
-    if found.is_nested:
-        raise UserError(f"{where} gives a nested tensor: its body must return rows of one shape")
+    if found.is_nested or found.layout != torch.strided:
+        what = "nested" if found.is_nested else "sparse"
+        raise UserError(f"{where} gives a {what} tensor: its body must return dense rows of one shape")
     if found.dim() == 0 or len(found) != TRIED:
         raise UserError(f"{where} gives a tensor of shape {tuple(found.shape)} for {TRIED} rows: keep the rows first")
     return RowSpec(tuple(found.shape[1:]), products if found.dtype.is_floating_point else found.dtype)
@@ -199,8 +209,10 @@ def prepared(module: M, where: str) -> M:
     """Make a module, which is changed, ready to learn: in training mode, as torch's modules begin, and of tensors that
     can be kept. Raises UserError, which names it as `where`."""
     refuse_complex(module, where)
-    give_own_memory(module, where)
-    return module.train()
+    refuse_views(module, where)
+    give_own_memory(module)
+    module.train()  # a user's own may return nothing
+    return module
 
 
 def _called(function: Callable[..., Any], inputs: RowSpec, where: str) -> Any:

@@ -3,8 +3,8 @@
     h = body(x);  loss = objective(h, labels);  one step of the block's own optimiser;  hands on objective.hand_on(h)
 
 What is handed on carries no graph, so that memory does not grow with depth. Nothing but the arguments decides the
-bits: torch's own generator is set for every step from (seed, block, step), and the arithmetic has a fixed number of
-threads.
+bits: the generators that torch, NumPy and Python share are set for every step from (seed, block, step), and the
+arithmetic has a fixed number of threads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from ffpipe.learn.precision import Formats, Precision, wide
 from ffpipe.learn.spec import RowLayout, RowSpec
 from ffpipe.learn.state_tensors import refuse_changed
 from ffpipe.learn.thread_count import threads_of_block
-from ffpipe.system.rng import torch_seed
+from ffpipe.system.errors import UserError
+from ffpipe.system.rng import process_seeded, torch_seed
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ class Settings:
 
 @contextmanager
 def seeded(device: torch.device, seed: int, purpose: str, *index: int) -> Iterator[None]:
-    """Set torch's own generator for what is drawn inside, and put it back as it was."""
+    """Set the generators of torch, NumPy and Python for what is drawn inside, and put them back as they were."""
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    number = torch_seed(seed, purpose, *index)
+    with torch.random.fork_rng(devices=devices), process_seeded(number):
         # torch.manual_seed would seed all kinds of devices, which takes longer than a step of a small block.
-        number = torch_seed(seed, purpose, *index)
         torch.default_generator.manual_seed(number)
         if devices:
             torch.cuda.manual_seed_all(number)
@@ -120,8 +121,6 @@ class LocalBlock(Block):
         rows = layout.learning_rows
         rest = [each[:rows] for each in kept]
         self._mode(training=True)
-        taken = (x, *kept)
-        versions = [each._version for each in taken]
         size = layout.batch // self.settings.parts
         parts = [slice(0, rows)] if size == layout.batch else [slice(i, i + size) for i in range(0, layout.batch, size)]
         found: list[Learned] = []
@@ -129,9 +128,9 @@ class LocalBlock(Block):
             learns = step.factor is not None and self.optimizer is not None
             for part in parts:
                 with torch.set_grad_enabled(learns), self._format(x.device):
-                    h = self._run(x[part], [each[part] for each in rest])
-                    refuse_changed(taken, versions, f"block {self.index}")
-                    learned = self.objective(h, replace(layout, batch=size), None if labels is None else labels[part])
+                    some = [each[part] for each in rest]
+                    judged = None if labels is None else labels[part]
+                    h, learned = self._passed(x[part], some, replace(layout, batch=size), judged)
                     mean = learned.loss / layout.batch
                 self._put(h.detach(), out[part])  # from before the update, so that it need not wait for that
                 del h
@@ -159,8 +158,27 @@ class LocalBlock(Block):
     def pass_on(self, x: Tensor, step: Step, out: Tensor, kept: Sequence[Tensor] = ()) -> None:
         """Pass on as `Block.pass_on`, in evaluation mode: rows that are not learned from move no running statistics."""
         self._mode(training=False)
-        with self._threads(x.device), self._format(x.device):
+        with self._threads(x.device), self._drawing(x.device, step), self._format(x.device):
             self._put(self._run(x, kept), out)
+
+    def _passed(
+        self, x: Tensor, kept: Sequence[Tensor], layout: RowLayout, labels: Tensor | None
+    ) -> tuple[Tensor, Learned]:
+        """Return what the body makes of rows from which the block learns, and the loss. Raises UserError where body or
+        objective writes into rows that others read, and for a loss from which no weight can learn."""
+        taken = (x, *kept)
+        versions = [each._version for each in taken]
+        h = self._run(x, kept)
+        refuse_changed(taken, versions, f"block {self.index}")
+        taken, versions = (h, *taken), [h._version, *versions]
+        learned = self.objective(h, layout, labels)
+        refuse_changed(taken, versions, f"the objective of block {self.index}")
+        if torch.is_grad_enabled() and not learned.loss.requires_grad:
+            raise UserError(
+                f"the loss of block {self.index} depends on none of its weights: compute it from them by torch, "
+                "without detach, and of floating-point numbers"
+            )
+        return h, learned
 
     def _run(self, x: Tensor, kept: Sequence[Tensor]) -> Tensor:
         if self.settings.channels_last and x.dim() == 4:

@@ -56,7 +56,7 @@ class ShardedLocal(LocalBlock):
         def made() -> Iterator[list[Tensor]]:
             for group in groups:
                 with torch.set_grad_enabled(learns):
-                    found = self._passed(group, layout, step, of)
+                    found = self._together(group, layout, step, of)
                     losses = [learned.loss / of.whole(layout) for _, learned in found]
                 for shard, (h, _) in zip(group, found, strict=True):
                     self._put(h.detach(), shard.out[:rows])
@@ -78,7 +78,7 @@ class ShardedLocal(LocalBlock):
                 if is_due(step.index):
                     self.optimizer.settle()
                 for group in groups if self.settings.hand_on == "after" else ():
-                    for shard, (h, _) in zip(group, self._passed(group, layout, step, of), strict=True):
+                    for shard, (h, _) in zip(group, self._together(group, layout, step, of), strict=True):
                         self._put(h, shard.out[:rows])
         for shard in shards:
             if len(shard.x) > rows:
@@ -86,7 +86,7 @@ class ShardedLocal(LocalBlock):
                 self.pass_on(shard.x[rows:], step.of(shard.number), shard.out[rows:], rest)
         return Learned(loss, errors)
 
-    def _passed(
+    def _together(
         self, group: Sequence[Shard], layout: RowLayout, step: Step, of: Shards
     ) -> list[tuple[Tensor, Learned]]:
         """Return the output and the loss of each shard of a group, whose passes meet."""
@@ -101,8 +101,7 @@ class ShardedLocal(LocalBlock):
         rows, device = layout.learning_rows, shard.x.device
         meets = passing(meeting, of) if self._meets else nullcontext()
         with self._threads(device), self._drawing(device, step.of(shard.number)), self._format(device), meets:
-            h = self._run(shard.x[:rows], [each[:rows] for each in shard.kept])
-            return h, self.objective(h, layout, shard.labels)
+            return self._passed(shard.x[:rows], [each[:rows] for each in shard.kept], layout, shard.labels)
 
     def _as_many_views(self, count: int) -> list[ShardedLocal]:
         """Return the block itself, and views of it whose parameters share its memory and have gradients of their

@@ -52,9 +52,10 @@ class Trial:
         if said is None or (isinstance(said, Tensor) and said.shape == right):
             return
         what = "a number for each class" if of_row else "the goodness of each row"
+        more = isinstance(said, Tensor) and said.dim() > len(right)
         raise UserError(
             f"score of the objective of {self.where} returned {described(said)} for {TRIED} rows: return {right}, "
-            f"{what}, or None"
+            f"{what}, or None{'; the body makes several positions a row: flatten or average them' if more else ''}"
         )
 
     def _made(self, call: Callable[[Objective, Tensor], Any], what: str) -> Any:

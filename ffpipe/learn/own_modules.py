@@ -26,6 +26,8 @@ def refuse_module(module: nn.Module, where: str) -> None:
             raise UserError(
                 f"{where}: {name} is compared by its values, as a dataclass is: give @dataclass(eq=False), or no __eq__"
             )
+        if isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and part.sparse:
+            raise UserError(f"{where}: {name} makes sparse gradients, which are not summed here: give sparse=False")
         if lazy := [own for own, kept in part.named_parameters(recurse=False) if is_lazy(kept)]:
             raise UserError(
                 f"{where}: {name} makes its {lazy[0]!r} when it is first called: give its sizes, as a function of a "

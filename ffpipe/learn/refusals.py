@@ -18,6 +18,7 @@ from ffpipe.learn.outline import Outline
 from ffpipe.learn.own_blocks import check_block
 from ffpipe.learn.own_modules import refuse_module, refuse_unsaved
 from ffpipe.learn.spec import EXAMPLES, PAIRS, PLAIN, RowSpec
+from ffpipe.learn.state_tensors import refuse_views
 from ffpipe.storage.tensorfile import DTYPES
 from ffpipe.system.errors import UserError
 
@@ -39,6 +40,7 @@ def refuse_item(item: BlockItem, index: int, kept: Collection[str], training: Tr
         if isinstance(part, nn.Module):
             refuse_module(part, where)
             refuse_unsaved(part, where)
+            refuse_views(part, where)  # here, since copies without memory show none
         if isinstance(part, ScriptModule) and next(part.parameters(), None) is not None:
             raise UserError(f"{where}: a scripted module cannot be copied: give ffpipe.Local a function that makes it")
 

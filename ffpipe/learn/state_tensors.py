@@ -25,26 +25,34 @@ def refuse_changed(rows: Sequence[Tensor], versions: Sequence[int], where: str) 
     """Raise UserError where rows have been written into since they had these versions: others read them too."""
     if [each._version for each in rows] != list(versions):
         raise UserError(
-            f"{where} writes into the rows that it gets, which others read too: let its body make new ones (as by "
+            f"{where} writes into the rows that it gets, which others read too: let it make new ones (as by "
             "inplace=False, or x.clone() first)"
         )
 
 
-@torch.no_grad()
-def give_own_memory(module: nn.Module, where: str) -> None:
-    """Give each tensor that leaves gaps in its memory, or has some of it for several numbers, memory of its own.
+def refuse_views(module: nn.Module, where: str) -> None:
+    """Raise UserError where a tensor is a view of numbers of another one: with memory of its own it would follow that
+    no more. where: names the module."""
+    places: dict[int, dict[int, tuple[str, range]]] = {}
+    for _, name, tensor in _tensors(module):
+        others = places.setdefault(_storage(tensor), {})
+        _, here = others.setdefault(id(tensor), (name, _extent(tensor)))
+        for key, (other, each) in others.items():
+            if key != id(tensor) and here.start < each.stop and each.start < here.stop:
+                raise UserError(f"{where}: {other!r} and {name!r} have numbers in common: give one a copy, by .clone()")
 
-    Raises UserError where such a tensor is a view of another one of the module: it would follow that no more.
-    """
+
+@torch.no_grad()
+def give_own_memory(module: nn.Module) -> None:
+    """Give each tensor that shares its memory with another, leaves gaps in it, or has some of it for several numbers,
+    memory of its own."""
     found = list(_tensors(module))
     sharing = Counter(storage for storage, _ in {(_storage(tensor), id(tensor)) for *_, tensor in found})
     copies: dict[int, Tensor] = {}
     for owner, name, tensor in found:
-        if _is_dense(tensor):
+        if _is_dense(tensor) and sharing[_storage(tensor)] == 1:
             continue
-        if sharing[_storage(tensor)] > 1:
-            raise UserError(f"{where} has {name!r}, a view of another tensor with gaps: give a copy, by .clone()")
-        copy = copies.setdefault(id(tensor), tensor.contiguous() if tensor.numel() else torch.empty_like(tensor))
+        copy = copies.setdefault(id(tensor), _copy(tensor))
         if isinstance(tensor, nn.Parameter):
             tensor.data = copy
         else:
@@ -57,6 +65,17 @@ def _tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
         every: dict[str, bool] = {"recurse": False, "remove_duplicate": False}
         for name, tensor in (*owner.named_parameters(**every), *owner.named_buffers(**every)):
             yield owner, f"{path}.{name}" if path else name, tensor
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format) if tensor.numel() else torch.empty_like(tensor)
+
+
+def _extent(tensor: Tensor) -> range:
+    """Return where in its storage the numbers of a tensor lie, gaps included."""
+    first = tensor.storage_offset()
+    last = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+    return range(first, first + last + 1 if tensor.numel() else first)
 
 
 def _storage(tensor: Tensor) -> int:

@@ -123,7 +123,7 @@ def load(code: ModelCode) -> Callable[..., Any]:
     where, _, attribute = code.name.rpartition(":")
     shipped = _is_file(where)
     # Neighbours of a file are not shipped: those that this host has are found.
-    with _searching(os.path.dirname(where) if shipped else code.path_entry):
+    with searching(code):
         origin = where if shipped else str(_origin(code.name))
         found = digest(code.source.encode() if shipped else _read(origin))
         if found != code.sha256:
@@ -138,6 +138,14 @@ def load(code: ModelCode) -> Callable[..., Any]:
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UserError(f"{where} has no function {attribute!r}{_hint(attribute, functions)}")
     return typing.cast(Callable[..., Any], function)
+
+
+@contextmanager
+def searching(code: ModelCode) -> Iterator[None]:
+    """Have imports look in the folder of the user's code first."""
+    where = code.name.rpartition(":")[0]
+    with _searching(os.path.dirname(where) if _is_file(where) else code.path_entry):
+        yield
 
 
 def changed(code: ModelCode, recorded: str, where: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
 from inspect import Parameter
+from types import CellType
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +41,14 @@ class FunctionObjective(Objective):
         if roles not in (PAIRS, PLAIN):
             raise UserError(f"loss function: roles are {roles!r}: give {PAIRS!r} or {PLAIN!r}")
         self.roles = roles
-        self.name = getattr(loss, "__qualname__", type(loss).__name__)
+        self.name = _name(loss)
         self.arguments = _arguments(loss, self.name)
+        for what, given in (("loss", loss), ("score", score)):
+            if (held := _held(given)) is not None:
+                raise UserError(
+                    f"{what} function {_name(given)} holds {described(held)} with weights, which would not be trained: "
+                    "give a module or an ffpipe.Objective that has it, or freeze it"
+                )
         self.function = loss
         self.scorer = score
 
@@ -78,6 +86,36 @@ class FunctionObjective(Objective):
     def score(self, h: Tensor) -> Tensor | None:
         """Give what the score function says of h (n, ...)."""
         return None if self.scorer is None else self.scorer(h)
+
+
+def _name(function: object) -> str:
+    return str(getattr(function, "__qualname__", type(function).__name__))
+
+
+def _held(given: object) -> nn.Module | nn.Parameter | None:
+    """Find what has weights to train in the closure of a function, in what a method is of, or among the arguments of a
+    partial; None where there is no such, or it is a module, which is trained itself."""
+    if isinstance(given, nn.Module):
+        return None
+    if isinstance(given, functools.partial):
+        values = [*given.args, *given.keywords.values(), _held(given.func)]
+    else:
+        cells = filter(_is_filled, getattr(given, "__closure__", None) or ())
+        values = [getattr(given, "__self__", None), *(cell.cell_contents for cell in cells)]
+    for value in values:
+        if isinstance(value, nn.Module) and any(parameter.requires_grad for parameter in value.parameters()):
+            return value
+        if isinstance(value, nn.Parameter) and value.requires_grad:
+            return value
+    return None
+
+
+def _is_filled(cell: CellType) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:  # of a name that is bound later
+        return False
+    return True
 
 
 def _arguments(loss: LossFunction, name: str) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ffpipe.learn import returned
 from ffpipe.learn.blame import blaming
 from ffpipe.learn.block import Block, Step
+from ffpipe.learn.local import seeded
 from ffpipe.learn.negatives import Predictions
 from ffpipe.learn.readout import Head
 from ffpipe.learn.shards import Exchange, Shards
@@ -204,7 +205,8 @@ class Stage:
             x, out = passage.x, self._output(block, passage.x)
             with blaming(self.spec.network, block.index, "in the evaluation after step", item.step):
                 block.eval()
-                scores = self._score(block, x[0], out[0], [each[0] for each in passage.kept_for(block)], labelled)
+                kept = [each[0] for each in passage.kept_for(block)]
+                scores = self._score(block, x[0], out[0], kept, labelled, item.first)
                 add_block(said, block, scores, labelled, self.spec.network)
             passage.put(block, out)
         if self.spec.is_last:
@@ -216,15 +218,19 @@ class Stage:
                 self._report.evaluations.append(self._tally.close(item.step, item.split))
                 self._tally = Tally()
 
-    def _score(self, block: Block, x: Tensor, out: Tensor, kept: list[Tensor], labelled: int) -> Tensor | None:
+    def _score(
+        self, block: Block, x: Tensor, out: Tensor, kept: list[Tensor], labelled: int, example: int
+    ) -> Tensor | None:
         """Pass rows x (n, ...) through one block into out, and return what each says. labelled: how many of them, the
-        first, carry a label."""
-        examples, found = self.spec.network.examples_at_once, []
+        first, carry a label. example: the number of the first example in its split."""
+        examples, found, classes = self.spec.network.examples_at_once, [], self.spec.network.takes.classes
         # The bits of a product may depend on how many rows it has: the same ones go together, whatever a chunk is.
-        cuts = [*range(0, labelled, examples * self.spec.network.takes.classes), *range(labelled, len(x), examples)]
+        cuts = [*range(0, labelled, examples * classes), *range(labelled, len(x), examples)]
         for first, end in pairwise([*cuts, len(x)]):
-            some = slice(first, end)
-            made = block.score(x[some], *(each[some] for each in kept))
+            some, passes = slice(first, end), first >= labelled
+            place = (passes, example + (first - labelled if passes else first // classes))
+            with seeded(self.device, self.spec.training.seed, "score", block.index, *place):
+                made = block.score(x[some], *(each[some] for each in kept))
             out[some], scores = returned.scored(made, block, len(x[some]), self.spec.network)
             found.append(scores)
         present = [scores for scores in found if scores is not None]

@@ -18,6 +18,7 @@ from ffpipe.data.inputs import Inputs, files_of
 from ffpipe.data.splits import load_splits
 from ffpipe.learn.blame import blaming
 from ffpipe.learn.block import Block
+from ffpipe.learn.local import LocalBlock, seeded
 from ffpipe.learn.network import NO_ANSWER, Network, Silent, StreamedNetwork, readouts_of
 from ffpipe.learn.returned import scored
 from ffpipe.runs import places
@@ -102,14 +103,20 @@ def loaded(saved: Saved, kind: type[Network] = Network) -> Network:
     blocks = [saved.block(index) for index in range(len(saved.network))]
     # All blocks at once: callers may train the module on, or send it elsewhere, when the run folder is gone.
     network = kind(saved.network, blocks, saved.head(), saved.readout).eval()
-    return network.requires_grad_()
+    for block in network.blocks:
+        if not isinstance(block, LocalBlock):  # whose body tells what of it is frozen
+            block.requires_grad_()
+    if network.head is not None:
+        network.head.requires_grad_()
+    return network
 
 
 class _Blaming(Network):
     """A network that raises RunFailed, which names the block, for what a user's block raises."""
 
     def _score(self, block: Block, x: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        with blaming(self.blueprint, block.index, "in evaluation mode"):
+        place = (torch.device("cpu"), self.blueprint.training.seed, "score", block.index)
+        with blaming(self.blueprint, block.index, "in evaluation mode"), seeded(*place):
             return scored(super()._score(block, x, kept), block, len(x), self.blueprint)
 
 

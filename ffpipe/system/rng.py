@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -23,3 +26,16 @@ def generator(seed: int, purpose: str, *index: int) -> np.random.Generator:
 def torch_seed(seed: int, purpose: str, *index: int) -> int:
     """Draw a seed of 63 bits for torch's own generator, from the same key as `generator`."""
     return int(generator(seed, purpose, *index).integers(2**63))
+
+
+@contextmanager
+def process_seeded(seed: int) -> Iterator[None]:
+    """Set the generators of NumPy and of Python that a whole process shares, and put them back as they were."""
+    before, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002  # users' modules may draw from it
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
+        random.setstate(pythons)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from trained_networks import READOUTS, kinds
 
 import ffpipe
@@ -139,3 +140,29 @@ def goes_through_export(run: ffpipe.Result, readout: str, images: torch.Tensor) 
         for made in (program, torch.export.load(file)):
             for count in (20, 3, len(images)):
                 assert torch.equal(made.module()(images[:count]), network(images[:count])), (readout, count)
+
+
+class Partly(nn.Module):
+    """A layer with a bias that is not to be trained, and the numbers of its places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+        self.linear.bias.requires_grad_(False)
+        self.places = nn.Parameter(torch.arange(64), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(self.linear(x.flatten(1)[:, self.places]))
+
+
+def partly() -> list[ffpipe.Local]:
+    return [ffpipe.Local(Partly)]
+
+
+def test_what_is_frozen_stays_so_and_whole_numbers_need_no_gradient(tmp_path: Path) -> None:
+    run = kinds(tmp_path / "run", model=partly, negatives="none", head=False)
+    network = ffpipe.load(run.run_dir, model=partly)
+    trainable = {name.rpartition("body.")[2] for name, each in network.named_parameters() if each.requires_grad}
+    assert "linear.weight" in trainable
+    assert not {"linear.bias", "places"} & trainable
+    assert ffpipe.evaluate(run.run_dir, model=partly).others["last"] == run.test_errors["last"]

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ffpipe import Local, UserError, override, recipe, train
-from ffpipe.learn.spec import RowSpec
+import ffpipe
+from ffpipe import Learned, Local, UserError, override, recipe, train
+from ffpipe.learn.spec import PLAIN, RowLayout, RowSpec
 from ffpipe.learn.state_tensors import give_own_memory
 
 Items = Callable[[], list[Any]]
@@ -47,35 +48,88 @@ class Shifted(nn.Module):
 
 
 SHARED: nn.Module = nn.Linear(64, 64)
-LAST = Local(lambda: nn.Linear(12, 10))
+LAST, LAST64 = Local(lambda: nn.Linear(12, 10)), Local(lambda: nn.Linear(64, 10))
 
 
 def after(*bodies: Any) -> Items:
     return lambda: [nn.Flatten(), *bodies]
 
 
-@pytest.mark.parametrize(
-    ("items", "says"),
-    [
-        (after(nn.Linear(64, 20), nn.Sequential(nn.ReLU(inplace=True), nn.Linear(20, 10))), "block 2 .* writes into"),
-        (
-            lambda: [Local(nn.Flatten(), keep="a"), Local(nn.Linear(64, 64)), Local(Added(), use=("a",))],
-            "block 2 .* writes into the rows",
-        ),
-        (after(Local(lambda: SHARED), Local(lambda: SHARED)), r"block 1 .* gives the same parameters again"),
-        (after(Local(lambda: nn.Sequential(SHARED))), "gives the same parameters again"),
-        (after(lambda: Local(SHARED), lambda: Local(SHARED)), "block 2 shares the parameter 'weight' with block 1"),
-        (after(Shifted(lambda: torch.zeros(3, dtype=torch.cfloat))), "'shift' of torch.complex64"),
-        (after(Shifted(lambda: torch.zeros(3, dtype=torch.cfloat), "parameter")), "'shift' of torch.complex64"),
-        (after(Local(lambda: Views())), "'column', a view of another tensor with gaps"),
-        (after(Local(lambda: Unbegun())), r"__init__ of Unbegun does not call super\(\).__init__\(\)"),
-        (after(Local(lambda: nn.Linear)), "the body of block 1 .* is the class Linear: give an instance"),
-    ],
-)
-def test_what_is_refused(items: Items, says: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=says):
-        digest(items, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+class Halves(nn.Module):
+    """Two parameters whose numbers lie in one piece of memory. overlap: numbers that both have."""
+
+    def __init__(self, overlap: int = 0) -> None:
+        super().__init__()
+        numbers = torch.linspace(-0.1, 0.1, 64 * 65)
+        self.first = nn.Parameter(numbers[: 64 * 64].view(64, 64))
+        self.second = nn.Parameter(numbers[64 * 64 - overlap :][:64])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x.flatten(1) @ self.first + self.second)
+
+
+class InPlace(ffpipe.Objective):
+    """An objective that changes what the block hands on."""
+
+    roles = PLAIN
+
+    def forward(self, h: Tensor, layout: RowLayout, labels: Tensor | None) -> Learned:
+        assert labels is not None
+        return Learned(nn.functional.cross_entropy(h.mul_(2), labels, reduction="sum"), h.detach().sum())
+
+    def score(self, h: Tensor) -> Tensor:
+        return h
+
+
+class Bits(nn.Linear):
+    """A body that decides, which has no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (super().forward(x) > 0).float()
+
+
+class Sparse(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).to_sparse()
+
+
+class Both(ffpipe.Objective):
+    """An objective that judges by the last layer of the body."""
+
+    roles = PLAIN
+
+    def __init__(self, last: nn.Linear) -> None:
+        super().__init__()
+        self.last = last
+
+    def score(self, h: Tensor) -> Tensor:
+        return torch.as_tensor(h @ self.last.weight)
+
+    def forward(self, h: Tensor, layout: RowLayout, labels: Tensor | None) -> Learned:
+        assert labels is not None
+        return Learned(nn.functional.cross_entropy(self.score(h), labels, reduction="sum"), h.detach().sum())
+
+
+def test_a_parameter_of_body_and_objective_stays_one(tmp_path: Path) -> None:
+    def items() -> list[Any]:
+        last = nn.Linear(10, 10)
+        return [Local(nn.Sequential(nn.Flatten(), nn.Linear(64, 10), last), objective=Both(last))]
+
+    digest(items, tmp_path / "run")
+    (block,) = ffpipe.load(tmp_path / "run", model=items).blocks
+    names = dict(block.named_parameters(remove_duplicate=False))
+    assert names["body.2.weight"] is names["objective.last.weight"]
+
+
+def test_tensors_in_one_piece_of_memory_are_kept_by_every_engine(tmp_path: Path) -> None:
+    local = digest(after(Halves(), LAST64), tmp_path / "local")
+    assert local == digest(after(Halves(), LAST64), tmp_path / "layerwise", engine="layerwise", stages=3, chapter=4)
 
 
 class Unbegun(nn.Module):
@@ -144,7 +198,7 @@ def test_one_copy_for_all_names_of_a_tensor() -> None:
     shown = torch.arange(3.0).expand(2, 3)
     module.register_buffer("a", shown)
     module.register_buffer("b", shown)
-    give_own_memory(module, "block 0")
+    give_own_memory(module)
     a, b = module.get_buffer("a"), module.get_buffer("b")
     assert a is b
     assert a.is_contiguous()
@@ -202,3 +256,36 @@ def wrapped(*arguments: Any, **named: Any) -> nn.Module:
 @pytest.mark.parametrize("make", [wide, partial(wide, extra=2), Wide, wrapped, partial(wide, FLAT)])
 def test_the_row_that_comes_reaches_whatever_makes_a_body(make: Callable[..., nn.Module], tmp_path: Path) -> None:
     assert digest(after(Local(make)), tmp_path / "run") == digest(after(Local(lambda: wide(FLAT))), tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("items", "says"),
+    [
+        (after(nn.Linear(64, 20), nn.Sequential(nn.ReLU(inplace=True), nn.Linear(20, 10))), "block 2 .* writes into"),
+        (
+            lambda: [Local(nn.Flatten(), keep="a"), Local(nn.Linear(64, 64)), Local(Added(), use=("a",))],
+            "block 2 .* writes into the rows",
+        ),
+        (after(Local(lambda: SHARED), Local(lambda: SHARED)), r"block 1 .* gives the same parameters again"),
+        (after(Local(lambda: nn.Sequential(SHARED))), "gives the same parameters again"),
+        (after(lambda: Local(SHARED), lambda: Local(SHARED)), "block 2 shares the parameter 'weight' with block 1"),
+        (after(Shifted(lambda: torch.zeros(3, dtype=torch.cfloat))), "'shift' of torch.complex64"),
+        (after(Shifted(lambda: torch.zeros(3, dtype=torch.cfloat), "parameter")), "'shift' of torch.complex64"),
+        (after(Local(lambda: Views())), "'column' and 'linear.weight' have numbers in common"),
+        (after(Local(lambda: Halves(3))), "'first' and 'second' have numbers in common"),
+        (after(Halves(3)), "'first' and 'second' have numbers in common"),
+        (after(nn.Linear(64, 10), Local(nn.Flatten(), objective=InPlace())), "objective of block 2 writes into the"),
+        (
+            after(Local(Bits(), objective=nn.functional.cross_entropy)),
+            "the loss of block 1 depends on none of its weights",
+        ),
+        (after(Sparse()), r"gives a sparse tensor: its body must return dense rows"),
+        (after(nn.Embedding(20, 10, sparse=True)), "Embedding makes sparse gradients.* give sparse=False"),
+        (after(Local(lambda: Unbegun())), r"__init__ of Unbegun does not call super\(\).__init__\(\)"),
+        (after(Local(lambda: nn.Linear)), "the body of block 1 .* is the class Linear: give an instance"),
+    ],
+)
+def test_what_is_refused(items: Items, says: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=says):
+        digest(items, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

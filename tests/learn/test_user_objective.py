@@ -158,3 +158,30 @@ def test_functions_that_are_refused(function: Any, message: str) -> None:
 def test_unknown_roles() -> None:
     with pytest.raises(UserError, match=r"roles are \('rows',\): give \('positive', 'negative'\) or \('examples',\)"):
         FunctionObjective(squares, roles=("rows",))
+
+
+class Judge:
+    """Has a loss and a score in methods, by weights that nobody trains."""
+
+    def __init__(self, *, trained: bool) -> None:
+        self.head = nn.Linear(2, 2).requires_grad_(trained)
+
+    def functions(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+        head = self.head
+        return (lambda h, labels: cross_entropy(head(h), labels)), (lambda h: head(h))
+
+
+def test_weights_that_would_not_be_trained_are_refused() -> None:
+    loss, score = Judge(trained=True).functions()
+    held = "holds a value of type Linear with weights, which would not be trained: give a module"
+    with pytest.raises(UserError, match=f"loss function .*{held}"):
+        FunctionObjective(loss)
+    with pytest.raises(UserError, match=f"score function .*{held}"):
+        FunctionObjective(squares, score=score)
+    weight = nn.Parameter(torch.zeros(2, 2))
+    with pytest.raises(UserError, match=r"holds a float32 tensor of shape \(2, 2\) with weights"):
+        FunctionObjective(lambda h, labels: (h @ weight).mean())
+    with pytest.raises(UserError, match="type Linear"):
+        FunctionObjective(partial(lambda h, labels, head: cross_entropy(head(h), labels), head=nn.Linear(2, 2)))
+    loss, score = Judge(trained=False).functions()
+    assert FunctionObjective(loss, score=score).scorer is score
