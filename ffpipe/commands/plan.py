@@ -1,32 +1,17 @@
-"""`ffpipe plan`: what a run would take of memory, disk, network and time, on one number of stages or on several."""
+"""`ffpipe plan`: the options of a forecast, as people write them. The plan itself is planned.py's."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
-from collections.abc import Callable, Sequence
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from ffpipe.commands.options import add_config, config_of, consent, on_own_data, whole
 from ffpipe.commands.parser import Parser
-from ffpipe.config.fields import override
-from ffpipe.config.schema import Config
 from ffpipe.system.errors import UserError
-from ffpipe.system.memory import host_cpus, refuse_beyond_host
-from ffpipe.system.units import parse_flops, parse_rate, parse_seconds, say_rate, say_seconds, say_size
-from ffpipe.telemetry.report import say_layers
+from ffpipe.system.units import parse_flops, parse_rate, parse_seconds
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from ffpipe.pipeline.job import Job, Layout
-    from ffpipe.planning.calibrate import Costs
-    from ffpipe.planning.estimate import Estimate
-    from ffpipe.planning.forecast import Conditions, Forecast
-
-# Columns that its tables need.
-WIDE = 150
 MOST_STAGES = 4096
 
 
@@ -43,212 +28,10 @@ def add_options(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the plan that was asked for."""
+    from ffpipe.commands.planned import show
+
     with on_own_data(options):
         show(config_of(options), options, consent(options))
-
-
-def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]) -> None:
-    """Print the plan of a config. may_import: what of the user's code may be imported. Raises UserError."""
-    from rich.console import Console
-
-    from ffpipe.planning.forecast import Conditions, costs_at, link_costs
-    from ffpipe.planning.message_costs import kept_costs
-    from ffpipe.runs.calibrate import calibrate
-    from ffpipe.runs.controller import planned
-
-    stages: tuple[int, ...] = options.stages or ()
-    flops: float | None = options.flops
-    link: float | None = options.link
-    cores = options.cores or host_cpus()
-    _refuse(config, options)
-    several = len(stages) > 1
-    console = Console(width=max(Console().width, WIDE))
-    if stages:
-        config = override(config, {"execution.stages": 0 if several else stages[0]})
-    job, estimate, notes = planned(config, **may_import)
-    ray = job.config.execution.engine == "ray"
-    if not (several and ray):
-        console.print(_table(estimate))
-        for line in (*_lines(job, estimate), *notes):
-            print(line)
-    costs = cache(partial(_measured, job)) if flops is None else lambda copies: costs_at(flops, job.network)
-    origin = "steps measured here" if flops is None else "the speed that was given"
-    if not ray:
-        print(f"time, from {origin}: {_time(job, costs(1))}")
-        return
-    # A speed that is given is that of a device of the stage's own.
-    computes = job.config.execution.first_device == "cpu" and flops is None
-    messages = calibrate() if options.calibrate else kept_costs()
-    links = link_costs(link, options.latency, messages)
-    conditions = Conditions(costs, links, options.stages_per_host or int(bool(link)), cores, computes)
-    rows, without = _rows(job, stages or (len(estimate.layout.stages),), conditions, estimate.stages[0].process)
-    if not rows:
-        raise UserError(without[0])
-    console.print(_table_of_forecasts(job, rows, link))
-    for line in (*without, *_left_out(job.config, cores, flops is None)):
-        print(line)
-    rests_on = f"{_words(conditions, link)}, {messages.origin}"
-    print(f"from {origin}, {rests_on}; time is with {_tests(job)}, snapshots are not counted")
-
-
-def _refuse(config: Config, options: argparse.Namespace) -> None:
-    """Raise UserError for what cannot be planned."""
-    import torch
-
-    execution, several = config.execution, options.stages and len(options.stages) > 1
-    engine = f"engine {execution.engine!r}"
-    if options.calibrate and execution.engine != "ray":
-        raise UserError(f"--calibrate measures messages between stages, which {engine} does not send")
-    if options.latency is not None and not options.link:
-        raise UserError("--latency is that between hosts: give --link too")
-    if options.flops is None and execution.first_device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device is cuda, but torch finds no GPU to measure on: give its speed, as --flops 60TFLOPS")
-    if several and execution.engine != "ray":
-        raise UserError(f"--stages has several numbers, but {engine} is one process")
-    if several and (listed := execution.listed):
-        raise UserError(f"--stages has several numbers, but other options have values for {listed} stages each")
-
-
-def _rows(
-    job: Job, counts: tuple[int, ...], conditions: Conditions, process: int
-) -> tuple[list[tuple[Forecast, Estimate]], list[str]]:
-    """Work out what each number of stages would do, and take of memory; and why others are not to be had."""
-    from ffpipe.planning.estimate import estimate_layout
-    from ffpipe.planning.forecast import forecast
-
-    rows, without = [], []
-    if beyond := [str(count) for count in counts if count > job.layers]:
-        without.append(f"not {', '.join(beyond)} stages: there are {job.layers} layers, so give 1 to {job.layers}")
-    for count in (count for count in counts if count <= job.layers):
-        try:
-            expected = forecast(job, count, conditions)
-        except UserError as error:
-            without.append(f"not {count} stage(s): {error}")
-        else:
-            rows.append((expected, estimate_layout(job, expected.layout, process)))
-    return rows, without
-
-
-def _left_out(config: Config, cores: int, measured: bool) -> list[str]:
-    """Name what of the config a forecast does not know. measured: whether layers are timed here."""
-    execution, here = config.execution, host_cpus()
-    found = []
-    if isinstance(execution.device, tuple) and len(set(execution.device)) > 1:
-        found.append(f"all stages are forecast as on the first one's device, {execution.first_device}")
-    if execution.cpus and measured:
-        found.append("layers are timed on one thread a stage, whatever execution.cpus says")
-    if execution.replicas != 1:
-        found.append("replicas of a stage are forecast as on one host, with a processor of its own for each")
-    if cores > here and measured:
-        found.append(f"layers are timed on at most {here} cores at once, which is all that this host has")
-    return [f"note: {line}" for line in found]
-
-
-def _measured(job: Job, copies: int) -> Costs:
-    """Time a step of each layer on the device of the first stage; where stages have a core each, on so many at once."""
-    import torch
-
-    from ffpipe.planning.calibrate import measure_costs, measure_side_by_side
-    from ffpipe.planning.cost import largest_block_bytes
-
-    execution = job.config.execution
-    copies = min(copies, host_cpus())
-    refuse_beyond_host(copies * largest_block_bytes(job), "timing a layer here", "give --flops instead of timing")
-    if execution.engine == "ray" and execution.first_device == "cpu":
-        return measure_side_by_side(job.network, copies)
-    return measure_costs(job.network, torch.device(execution.first_device))
-
-
-def _table(estimate: Estimate) -> Table:
-    """Return a table with a row for each process, a column for each kind of bytes."""
-    from rich.table import Table
-
-    from ffpipe.planning.memory import MemoryBreakdown
-
-    table = Table("layers", "process", "data", *MemoryBreakdown._fields, "mapped", "in all")
-    for stage in estimate.stages:
-        sizes = (stage.process, stage.data, *stage.breakdown, stage.mapped, stage.resident)
-        table.add_row(say_layers(stage.layers), *map(say_size, sizes))
-    return table
-
-
-def _lines(job: Job, estimate: Estimate) -> list[str]:
-    """Return the lines on what concerns no single stage."""
-    layout, engine = estimate.layout, job.config.execution.engine
-    inflight = "chapter" if engine == "layerwise" else "window"
-    chosen = engine == "ray" and not (job.config.execution.chunk and job.config.execution.window)
-    counts = layout.stages[0].replicas.counts
-    replicas = f" of {', '.join(map(str, counts))} replica(s)" if max(counts) > 1 else ""
-    lines = [
-        f"engine {engine}, {len(layout.stages)} stage(s){replicas}, chunk {layout.plan.chunk}, "
-        f"{inflight} {layout.window}{' before layers are timed: a run may choose others, as below' if chosen else ''}",
-        f"largest process: {say_size(estimate.largest)}",
-    ]
-    if estimate.store:
-        lines.append(f"object store, if one host has all stages: {say_size(estimate.store)}")
-    if estimate.disk:
-        lines.append(f"disk for parked stages and activations: {say_size(estimate.disk)}")
-    kept = job.config.execution.keep_snapshots
-    lines.append(f"disk for each snapshot: {say_size(estimate.snapshot)}; the newest {kept} are kept")
-    return lines
-
-
-def _time(job: Job, costs: Costs) -> str:
-    """Describe the time of training in one process, where one layer is worked after the other."""
-    from ffpipe.planning.forecast import evaluation_seconds
-
-    step = sum(costs.layers) + costs.head
-    rate = job.config.training.batch_size / step
-    trained = f"{say_seconds(job.steps * step)} for {job.steps:,} steps ({rate:,.0f} examples/s)"
-    return f"{trained}, and {say_seconds(evaluation_seconds(job, step))} for {_tests(job)}"
-
-
-def _tests(job: Job) -> str:
-    """Describe the evaluations of a run."""
-    from ffpipe.planning.forecast import evaluated_examples
-
-    passes = job.network.rows_of_example
-    return f"tests of {evaluated_examples(job):,} examples, {passes:,} forward pass{'es' if passes > 1 else ''} each"
-
-
-def _table_of_forecasts(job: Job, rows: Sequence[tuple[Forecast, Estimate]], link: float | None) -> Table:
-    """Return a table with a row for each number of stages. link: bytes a second, where stages are on several hosts."""
-    from rich.table import Table
-
-    from ffpipe.planning.forecast import evaluation_seconds
-
-    head = ["stages", "layers of each", "chunk", "window", "examples/s", "speed-up", "efficiency", "time"]
-    table = Table(*head, "largest stage", *(["out of a host"] if link else []), "bottleneck")
-    for expected, estimate in rows:
-        layout = expected.layout
-        rate = job.config.training.batch_size / expected.steady_seconds
-        times = expected.one_stage_seconds / expected.steady_seconds
-        cells = [str(len(layout.stages)), _cut(layout), str(layout.plan.chunk), str(layout.window)]
-        seconds = expected.seconds + evaluation_seconds(job, expected.step_seconds)
-        cells += [f"{rate:,.0f}", f"{times:.2f}", f"{expected.efficiency:.3f}", say_seconds(seconds)]
-        cells += [say_size(estimate.largest)]
-        cells += [f"{say_rate(expected.link_rate)} ({expected.link_rate / link:.0%})"] if link else []
-        table.add_row(*cells, expected.bottleneck)
-    return table
-
-
-def _words(conditions: Conditions, link: float | None) -> str:
-    """Describe what a forecast rests on. link: bytes a second of a host's network, if it has a part in it."""
-    links = conditions.links
-    where = f"{conditions.stages_per_host} stage(s) a host" if conditions.stages_per_host else "all stages on one host"
-    if link:
-        where += f", {say_rate(link)} and {say_seconds(links.latency)} between hosts"
-    shared = f"{conditions.cores:g} core(s) of it for layers and messages"
-    whose = shared if conditions.computes else "a device for each stage"
-    return f"{where}, {whose}, {say_seconds(2 * links.call + links.item)} of a core a message"
-
-
-def _cut(layout: Layout) -> str:
-    """Spell a cut: 0-1 | 2, or how many stages in a row have how many layers."""
-    groups = [spec.layers for spec in layout.stages]
-    if len(groups) <= 4:
-        return " | ".join(map(say_layers, groups))
-    return ", ".join(f"{len(list(run))} x {size}" for size, run in itertools.groupby(len(group) for group in groups))
 
 
 def parse_stages(text: str) -> tuple[int, ...]:

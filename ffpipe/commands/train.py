@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from ffpipe.commands import plan, report
+from ffpipe.commands import report
 from ffpipe.commands.options import (
     RESUME_SHORT,
     add_config,
@@ -20,6 +20,7 @@ from ffpipe.commands.options import (
     on_own_data,
     settable,
 )
+from ffpipe.commands.plan import NOTHING_GIVEN
 from ffpipe.commands.signals import interrupts
 from ffpipe.config.fields import DATA_FILES, to_toml
 from ffpipe.system.errors import escaped
@@ -93,9 +94,11 @@ def _add_dry_run(parser: argparse.ArgumentParser) -> None:
 
 def _say(config: Config, notes: Sequence[str], may_import: dict[str, Any]) -> None:
     """Print a config as TOML, and in comments below it notes and the plan: all of it is a config file still."""
+    from ffpipe.commands.planned import show
+
     print(to_toml(config))
     planned = io.StringIO()
     with redirect_stdout(planned):
-        plan.show(config, plan.NOTHING_GIVEN, may_import)
+        show(config, NOTHING_GIVEN, may_import)
     for line in [*notes, *planned.getvalue().splitlines()]:
         print(f"# {escaped(line)}".rstrip())
