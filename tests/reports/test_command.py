@@ -205,7 +205,7 @@ def test_numbers_and_names_that_no_run_writes(run: Path, reported: dict[str, Rep
     before = sorted(os.listdir(here))
     text = write_report(run, png=here / "pictures").read_text()
     assert "x" * 301 not in text
-    compared = write_report([run, reported["hybrid"].run], here / "compared.html", png=here / "pictures")
+    compared = write_report([run, reported["pairs"].run], here / "compared.html", png=here / "pictures")
     assert "A: run" in compared.read_text()
     assert sorted({*os.listdir(here)} - {*before}) == ["compared.html", "pictures"]
     assert {path.suffix for path in (here / "pictures").iterdir()} == {".png"}
