@@ -63,13 +63,10 @@ def say_seconds(seconds: float) -> str:
 def _parse(text: str, units: Mapping[str, float], what: str) -> float:
     """Parse an amount in one of these units, in whatever case they are written."""
     found = re.fullmatch(NUMBER, text) if len(text) <= LONGEST else None
-    unit = found and (units.get(found[2]) or _any_case(units, found[2]))
-    if not found or not unit:
-        raise ValueError(f"{text[:LONGEST]!r}, which is not a {what}")
-    return float(found[1]) * unit
-
-
-def _any_case(units: Mapping[str, float], name: str) -> float | None:
-    """Find the one unit of this name, in whatever case; None where there are two: Gb/s is not GB/s."""
+    number, name = found.groups() if found else ("", "")
     meant = {each for known, each in units.items() if known.lower() == name.lower()}
-    return meant.pop() if len(meant) == 1 else None
+    if name in units:  # else there may be two: Gb/s is not GB/s
+        meant = {units[name]}
+    if len(meant) != 1:
+        raise ValueError(f"{text[:LONGEST]!r}, which is not a {what}")
+    return float(number) * meant.pop()
