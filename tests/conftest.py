@@ -115,6 +115,15 @@ def copy(strangers_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def runs(here: Path, strangers_run: Path) -> Path:
+    """A folder in which that run is, to look at and to damage."""
+    from strangers import fresh
+
+    fresh(strangers_run, here / "runs" / "first")
+    return here / "runs"
+
+
+@pytest.fixture
 def threads_put_back() -> Iterator[None]:
     """A test may compute on any number of threads."""
     import torch  # after ffpipe, which sets what torch reads from the environment
