@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -39,6 +39,14 @@ from ffpipe.system.errors import UserError
 
 CPU, B = torch.device("cpu"), 50
 PLAIN: dict[str, Any] = {"training.negatives": "none", "training.head": False, "training.goodness_from": 0}
+
+
+@pytest.fixture(autouse=True)
+def _little_garbage() -> Iterator[None]:
+    """Each count of bytes begins with a collection of garbage, which takes long where it looks at all modules again."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def job_of(fields: Mapping[str, Any], function: Callable[[], list[Any]] | None = None) -> Job:
