@@ -85,7 +85,11 @@ def median_seconds(step: Callable[[], object], device: torch.device) -> float:
     return statistics.median(times[1:])
 
 
-def measure_costs(network: Blueprint, device: torch.device) -> Costs:
+def measure_costs(
+    network: Blueprint,
+    device: torch.device,
+    seconds_of: Callable[[Callable[[], object], torch.device], float] = median_seconds,
+) -> Costs:
     """Time a few steps of each block that is not like another one."""
     batch = min(network.training.batch_size, LARGEST_BATCH)
     scale = network.training.batch_size / batch
@@ -93,10 +97,10 @@ def measure_costs(network: Blueprint, device: torch.device) -> Costs:
 
     def block_seconds(block: Block) -> float:
         step = learning(block, network, device)
-        return scale * median_seconds(lambda: step(0), device)
+        return scale * seconds_of(lambda: step(0), device)
 
     layers = of_each_block(network, device, block_seconds)
-    return Costs(layers, scale * median_seconds(_head_step(network, device), device) if network.has_head else 0.0)
+    return Costs(layers, scale * seconds_of(_head_step(network, device), device) if network.has_head else 0.0)
 
 
 def measure_side_by_side(network: Blueprint, copies: int) -> Costs:
