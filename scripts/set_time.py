@@ -62,9 +62,6 @@ class SetTimeStage:
     def join(self, exchange: Exchange) -> None:
         self.exchange = exchange
 
-    def digest(self) -> str:
-        return ""
-
     def handle(self, item: Item, tensors: Tensors | None, leave: Leave | None = None) -> Tensors | None:
         if not isinstance(item, Train):
             return None

@@ -18,7 +18,7 @@ from ffpipe import BlockConfig, Config, Result, RunFailed, UserError, override, 
 from ffpipe.engines.ray.engine import RayEngine
 from ffpipe.pipeline.packet import Tensors
 from ffpipe.pipeline.saver import Saver
-from ffpipe.pipeline.schedule import Item
+from ffpipe.pipeline.schedule import Item, Snapshot
 from ffpipe.pipeline.stage import Leave, Stage
 from ffpipe.pipeline.worker_setup import Parts, WorkerSetup
 
@@ -108,13 +108,15 @@ def test_a_run_goes_on_with_another_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_replicas_that_end_with_other_weights(tmp_path: Path) -> None:
+def test_replicas_that_come_to_other_weights(tmp_path: Path) -> None:
+    """The last snapshot in which they agree is the one to go on from."""
+
     class Wrong(Stage):
-        """One whose second replica changes a weight at the end, on its own account."""
+        """One whose second replica changes a weight after its first snapshot, on its own account."""
 
         def handle(self, item: Item, tensors: Tensors | None, leave: Leave | None = None) -> Tensors | None:
             made = super().handle(item, tensors, leave)
-            if self.step == self.spec.steps and self.spec.replica == 1:
+            if isinstance(item, Snapshot) and self.spec.replica == 1:
                 with torch.no_grad():
                     next(iter(self.blocks[0].weights().values())).add_(1.0)
             return made
@@ -123,12 +125,17 @@ def test_replicas_that_end_with_other_weights(tmp_path: Path) -> None:
         return Wrong(setup.spec, saver.save)
 
     config = network("convolutions")
-    ways: dict[str, Any] = {"engine": "ray", "stages": 1, "replicas": 2, "evaluate_every": 0}
+    whole = run(config, tmp_path / "whole", engine="local")
+    ways: dict[str, Any] = {"engine": "ray", "stages": 1, "replicas": 2, "evaluate_every": 0, "snapshot_steps": 10}
     asked = replace(config, execution=replace(config.execution, run_dir=str(tmp_path / "run"), **ways))
-    with pytest.raises(RunFailed, match=r"stage 0, replica 1 \(layers 0 to 2\) ended with other weights") as caught:
+    says = (
+        r"stage 0, replica 1 \(layers 0 to 2\) had other weights than replica 0 after step 20: .* after step 10 is in"
+    )
+    with pytest.raises(RunFailed, match=says) as caught:
         train(asked, engine=lambda execution: RayEngine(Parts(stage=make_wrong)))
     assert "go on with" in str(caught.value)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
+    assert resume(tmp_path / "run", {"execution.engine": "local"}).weights_sha256 == whole.weights_sha256
 
 
 @pytest.mark.usefixtures("cluster")

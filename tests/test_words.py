@@ -162,8 +162,12 @@ def test_the_good_images_are_predicted_beside_the_bad(
 
 
 def test_keys_of_uris_are_left_out_of_messages(capsys: pytest.CaptureFixture[str]) -> None:
-    for place in ("s3:/KEY:SECRET@bucket/run", "s3://KEY:SECRET@bucket", "abfs://KEY:SECRET@bucket/run"):
+    for place in (
+        *("s3:/KEY:SECRET@bucket/run", "s3://KEY:SECRET@bucket", "abfs://KEY:SECRET@bucket/run"),
+        *("s3://KEY:SECRET/SECRET@bucket/run", "s3://SECRET@bucket/run", "s3://bucket/run?secret_key=SECRET&region=x"),
+    ):
         assert main(["train", "digits", "--epochs", "1", "--execution.checkpoints", place, "--dry-run"]) in (0, 2)
-        assert "SECRET" not in capsys.readouterr().err, place
+        said = capsys.readouterr()
+        assert "SECRET" not in said.err + said.out, place
     assert main(["evaluate", "s3://KEY:SECRET@bucket/run"]) == 2
     assert "SECRET" not in capsys.readouterr().err

@@ -23,7 +23,7 @@ from ffpipe.commands.options import (
 from ffpipe.commands.plan import NOTHING_GIVEN
 from ffpipe.commands.signals import interrupts
 from ffpipe.config.fields import DATA_FILES, to_toml
-from ffpipe.system.errors import escaped
+from ffpipe.system.errors import escaped, without_keys
 
 if TYPE_CHECKING:
     from ffpipe.config.schema import Config
@@ -96,7 +96,7 @@ def _say(config: Config, notes: Sequence[str], may_import: dict[str, Any]) -> No
     """Print a config as TOML, and in comments below it notes and the plan: all of it is a config file still."""
     from ffpipe.commands.planned import show
 
-    print(to_toml(config))
+    print(without_keys(to_toml(config)))
     planned = io.StringIO()
     with redirect_stdout(planned):
         show(config, NOTHING_GIVEN, may_import)

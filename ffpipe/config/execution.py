@@ -219,6 +219,8 @@ class Execution:
         fields |= {f"labels.{name}": each for name, each in self.labels.items()}
         stages = self.stages or self.listed
         for name, each in fields.items():
+            if each == ():
+                raise UserError(f"execution.{name} is an empty list: give one value for all stages, or one for each")
             if isinstance(each, tuple) and len(each) != stages:
                 raise UserError(
                     f"execution.{name} has values for {len(each)} stage(s), but there are {stages}: give one for each, "

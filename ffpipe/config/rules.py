@@ -29,12 +29,12 @@ def check(config: Config) -> None:
     for name, optimizer in (("optimizer", training.optimizer), ("head_optimizer", training.head_optimizer)):
         check_optimizer(f"training.{name}", optimizer)
     _check_rule(training)
-    _check_shards(training, execution)
     stages = execution.stages or execution.listed
     # Backpropagation is of one stage, whatever the recipe has for its blocks.
     if layers is not None and stages > layers and training.method != "backprop":
         raise UserError(f"execution.stages is {stages}, but there are {layers} layers: give 1 to {layers}")
     execution.check()
+    _check_shards(training, execution)
     _check_lag(training, execution)
     if execution.evaluate_every and not (training.data.validation or execution.evaluate_train):
         raise UserError(
@@ -70,9 +70,11 @@ def _check_shards(training: Training, execution: Execution) -> None:
     for stage in range(execution.listed or 1):
         replicas = of_stage(execution.replicas, stage)
         if shards % replicas:
+            # Shards are a power of 2 that divides a minibatch.
+            fits = replicas & (replicas - 1) == 0 and training.batch_size % replicas == 0
             raise UserError(
                 f"execution.replicas is {replicas}, which does not divide training.shards {shards}: give "
-                f"{math.gcd(replicas, shards)}, or --training.shards {1 << (replicas - 1).bit_length()}"
+                f"{math.gcd(replicas, shards)}{f', or training.shards {replicas}' if fits else ''}"
             )
 
 

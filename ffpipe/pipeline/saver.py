@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store
-from ffpipe.telemetry.report import FailedFile, WrittenFile
+from ffpipe.telemetry.report import FailedFile, ReplicaFile, WrittenFile
 
 State = dict[str, Tensor]
 
@@ -34,7 +34,7 @@ class Saver:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._written: deque[WrittenFile] = deque()
+        self._written: deque[WrittenFile | ReplicaFile] = deque()
         self._failures: deque[FailedFile] = deque()
         self._thread: threading.Thread | None = None
 
@@ -53,7 +53,7 @@ class Saver:
         if self._thread is not None:
             self._thread.join()
 
-    def drain(self) -> tuple[list[WrittenFile], list[FailedFile]]:
+    def drain(self) -> tuple[list[WrittenFile | ReplicaFile], list[FailedFile]]:
         """Return the files written, and what could not be written and why, since the last call."""
         files = [self._written.popleft() for _ in range(len(self._written))]
         return files, [self._failures.popleft() for _ in range(len(self._failures))]
@@ -69,6 +69,20 @@ class Saver:
                 place = self._store.place(f"{checkpoint.folder_of(step)}/{name}")
                 reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
                 self._failures.append(FailedFile(step, place, reason))
+
+
+class Witness(Saver):
+    """Takes the saver's place in the other replicas of a stage: it notes the digest of what each file would hold, by
+    which a snapshot is held to be right."""
+
+    def __init__(self, store: Store, replica: str) -> None:
+        super().__init__(store)
+        self._replica = replica
+
+    def save(self, step: int, files: Mapping[str, Saved]) -> None:
+        for name, saved in files.items():
+            weights = {key: saved.state[key].detach().cpu() for key in saved.weights}
+            self._written.append(ReplicaFile(step, name, checkpoint.weights_digest(weights), self._replica))
 
 
 def _copy(state: State) -> State:

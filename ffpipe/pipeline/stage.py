@@ -20,7 +20,6 @@ from ffpipe.learn.blame import blaming
 from ffpipe.learn.block import Block, Step
 from ffpipe.learn.local import seeded
 from ffpipe.learn.negatives import Predictions
-from ffpipe.learn.readout import Head
 from ffpipe.learn.shards import Exchange, Shards
 from ffpipe.learn.spec import NEGATIVE
 from ffpipe.learn.workspace import Outputs, Workspace
@@ -99,12 +98,6 @@ class Stage:
     def join(self, exchange: Exchange) -> None:
         """Learn together with the other replicas of the stage from now on."""
         self._shards.exchange = exchange
-
-    def digest(self) -> str:
-        """Return a digest of all weights that are here."""
-        learners: list[Block | Head] = [*self.blocks, *([self.head] if self.head else [])]
-        weights = {f"{i}.{name}": tensor for i, each in enumerate(learners) for name, tensor in each.weights().items()}
-        return checkpoint.weights_digest({name: tensor.detach().cpu() for name, tensor in weights.items()})
 
     def predictions(self, item: Item) -> Predictions:
         """Return the probabilities of the neutral rows of this item, by minibatch; the feed needs them back."""

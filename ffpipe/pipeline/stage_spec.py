@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,7 +9,6 @@ from ffpipe.config.schema import Training
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.pipeline.replicas import Replicas
 from ffpipe.pipeline.routes import Routes
-from ffpipe.system.errors import ReplicasDiffer
 
 
 @dataclass(frozen=True)
@@ -70,18 +68,3 @@ class StageSpec:
     def routes(self) -> Routes:
         """The routes between stages."""
         return Routes.of(self.network, self.groups)
-
-
-def refuse_differing(workers: Sequence[StageSpec], digests: Mapping[int, str]) -> None:
-    """Compare the weights with which replicas of a stage have ended. digests: by number; empty: not compared.
-
-    Raises ReplicasDiffer naming the first that differs from the first of its stage.
-    """
-    of_first: dict[int, str] = {}
-    for number, spec in enumerate(workers):
-        digest = digests.get(number, "")
-        if digest != of_first.setdefault(spec.index, digest):
-            raise ReplicasDiffer(
-                f"{spec} ended with other weights than replica 0: a device or a host computes wrongly; go on from an "
-                "earlier snapshot without it"
-            )

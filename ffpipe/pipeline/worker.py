@@ -27,8 +27,8 @@ from ffpipe.pipeline.links import Links
 from ffpipe.pipeline.packet import Arrays, Packet, Tensors, to_arrays, to_tensors
 from ffpipe.pipeline.publisher import Publish, Publisher
 from ffpipe.pipeline.reducer import Reducer
-from ffpipe.pipeline.saver import Saver
-from ffpipe.pipeline.schedule import Item, Stop, Train
+from ffpipe.pipeline.saver import Saver, Witness
+from ffpipe.pipeline.schedule import Item, Snapshot, Stop, Train
 from ffpipe.pipeline.window import Flow
 from ffpipe.pipeline.worker_setup import AnyStage, Parts, ReplicatedStage, WorkerSetup
 from ffpipe.telemetry.report import StageReport
@@ -43,7 +43,7 @@ class Worker:
     def __init__(self, setup: WorkerSetup, parts: Parts, links: Links, report_seconds: float = REPORT_SECONDS) -> None:
         self.setup, self._report_seconds = setup, report_seconds
         self.spec = setup.spec
-        self.saver = parts.saver(setup.store)
+        self.saver = Witness(setup.store, str(self.spec)) if self.spec.replica else parts.saver(setup.store)
         self.stage = parts.stage(setup, self.saver)
         self.feed = parts.feed(setup) if self.spec.index == self.spec.replica == 0 else None
         self.links = links
@@ -56,7 +56,6 @@ class Worker:
         self._spans = Spans(keep=False)
         self._waits_since: float | None = None
         self._trained = (0.0, 0.0)  # when the first training item began and the latest ended
-        self._replicated = cast(ReplicatedStage, self.stage) if self.delivery.others else None
         self.reducer = Reducer(
             self.spec.replica,
             1 + len(self.delivery.others),
@@ -64,8 +63,8 @@ class Worker:
             self.links.read,
             partial(self._waiting, "exchange"),
         )
-        if self._replicated is not None:
-            self._replicated.join(self.reducer)
+        if self.delivery.others:
+            cast(ReplicatedStage, self.stage).join(self.reducer)
 
     def push(self, sequence: int, sender: int, packet: Packet) -> None:
         """Take a packet of message `sequence` from stage `sender`."""
@@ -117,7 +116,7 @@ class Worker:
         finally:
             publisher.stop()
             self.saver.wait()
-        self.report(ended=True)
+        self.report()
         return self.drain()
 
     def work(self, sequence: int, publish: Publish) -> Item:
@@ -148,8 +147,8 @@ class Worker:
                 arrays = self.delivery.joined(packets)
                 tensors = to_tensors(arrays, self.stage.device) if arrays else None
             out = None
-            # Items that are not shared are for the first replica: evaluations, and files of snapshots.
-            if self.spec.replica == 0 or is_shared(item):
+            # Items that are not shared are for the first replica: evaluations.
+            if self.spec.replica == 0 or is_shared(item) or isinstance(item, Snapshot):
                 out = self.stage.handle(item, tensors, leave if self.setup.leaves_early else None)
         # Arrays that came in leave the object store before what goes out enters it (planning/memory.py).
         for packet in packets.values():
@@ -193,14 +192,12 @@ class Worker:
     def _exchange(self, number: int, name: str, sums: Arrays) -> None:
         self.links.to_replicas(self.delivery.others, number, name, sums)
 
-    def report(self, *, ended: bool = False) -> None:
-        """Put what happened since the last time where `drain` finds it. ended: nothing more will."""
+    def report(self) -> None:
+        """Put what happened since the last time where `drain` finds it."""
         report = report_of(self.stage, self.saver, self._spans, self._trained)
         report.replica = self.spec.replica
         if self.spec.replica:  # the first tells it for all
             report.rows, report.evaluations = [], []
-        if ended and self._replicated is not None:
-            report.weights_sha256 = self._replicated.digest()
         self._reports.append(report)
 
 

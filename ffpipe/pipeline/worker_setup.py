@@ -47,8 +47,6 @@ class ReplicatedStage(AnyStage, Protocol):
 
     def join(self, exchange: Exchange) -> None: ...
 
-    def digest(self) -> str: ...
-
 
 class AnyFeed(Protocol):
     """A feed as a worker needs it."""

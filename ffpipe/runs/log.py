@@ -15,9 +15,21 @@ from ffpipe.runs.folder import RunFolder, versions
 from ffpipe.runs.view import View
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store
-from ffpipe.system.errors import Unreachable, reason
-from ffpipe.telemetry.report import LAST, SUM, Evaluation, FailedFile, History, RecoveryNote, StageReport, WrittenFile
+from ffpipe.system.errors import ReplicasDiffer, Unreachable, reason
+from ffpipe.telemetry.report import (
+    LAST,
+    SUM,
+    Evaluation,
+    FailedFile,
+    History,
+    RecoveryNote,
+    ReplicaFile,
+    StageReport,
+    WrittenFile,
+)
 from ffpipe.telemetry.spans import TraceFile
+
+File = WrittenFile | ReplicaFile | FailedFile
 
 
 @dataclass
@@ -38,7 +50,7 @@ class RunLog:
 
     def __post_init__(self) -> None:
         self._layout: Layout | None = None
-        self._files: dict[int, list[WrittenFile | FailedFile]] = {}
+        self._files: dict[int, list[File]] = {}
         self._latest: dict[int, StageReport] = {}
         self._trace = TraceFile(self.folder.trace) if self.job.config.execution.trace else None
 
@@ -75,9 +87,12 @@ class RunLog:
         self.view.recovered(note)
 
     def take(self, report: StageReport) -> None:
-        """Take in one report of one stage, or of another of its replicas, of which the trace alone has something."""
+        """Take in one report of one stage, or of another of its replicas, which has spans for the trace and digests for
+        snapshots. Raises ReplicasDiffer."""
         if report.replica:
             self._traced(report)
+            for witnessed in report.files:
+                self._file(witnessed)
             return
         self._latest[report.stage] = report
         # In this order: a snapshot of this very report is made whole below, and past.json must have its rows by then.
@@ -86,7 +101,7 @@ class RunLog:
         for failure in report.failures:
             why = f"{failure.place}: {failure.reason}"
             self.view.note(f"warning: a snapshot could not be written: {why}; training goes on")
-        files: list[WrittenFile | FailedFile] = [*report.files, *report.failures]
+        files: list[File] = [*report.files, *report.failures]
         for file in files:
             self._file(file)
         self._traced(report)
@@ -116,21 +131,31 @@ class RunLog:
             self._show(summary)
         return summary
 
-    def _file(self, file: WrittenFile | FailedFile) -> None:
-        """Count a file of a snapshot, which is whole when every layer and the head have written theirs.
+    def _file(self, file: File) -> None:
+        """Count a file of a snapshot, which is whole when every layer and the head have written theirs, and all other
+        replicas have the same weights.
 
         One that can't become whole is removed when nobody writes to it any more: on a full disk that makes room.
+        Raises ReplicasDiffer, and then there is no such snapshot to go on from.
         """
         files = self._files.setdefault(file.step, [])
         files.append(file)
         # Files that failed count too: with the last one it is known that the snapshot will not be whole.
-        if len(files) < self.job.layers + self.job.network.has_head:
+        if len(files) < self._files_of_snapshot:
             return
         del self._files[file.step]
         written = [each for each in files if isinstance(each, WrittenFile)]
-        if len(written) < len(files):
+        if any(isinstance(each, FailedFile) for each in files):
             self._discard(file.step)
             return
+        digests = {each.name: each.weights_sha256 for each in written}
+        for each in files:
+            if isinstance(each, ReplicaFile) and each.weights_sha256 != digests[each.name]:
+                self._discard(file.step)
+                raise ReplicasDiffer(
+                    f"{each.replica} had other weights than replica 0 after step {file.step}: a device or a host "
+                    "computes wrongly, go on without it"
+                )
         try:
             # Before the manifest: whoever goes on from a snapshot finds what was known when it was made. If snapshots
             # are on another disk, a past.json that cannot be written is not to cost the snapshot.
@@ -146,6 +171,14 @@ class RunLog:
             checkpoint.prune(self.store, self.job.config.execution.keep_snapshots)
         with self._going_on(str(self.folder.path)):
             self._show(self._summary("running"))
+
+    @property
+    def _files_of_snapshot(self) -> int:
+        """Count the files of a snapshot, each as often as there are replicas that have its weights."""
+        assert self._layout is not None
+        counts = [spec.replicas.counts[spec.index] for spec in self._layout.stages]
+        layers = sum(len(spec.layers) * count for spec, count in zip(self._layout.stages, counts, strict=True))
+        return layers + counts[-1] * self.job.network.has_head
 
     def _write_past(self) -> None:
         self.folder.write_past(replace(self.past, train_seconds=self._train_seconds))

@@ -9,15 +9,23 @@ from contextlib import contextmanager
 
 # A message quotes what a file holds, which may be anything.
 LONGEST_LINE = 2000
-# The user and the secret in scheme://user:secret@place.
-KEY_OF_URI = re.compile(r"(\w:/{1,2})[^/\s@]+:[^/\s@]+@")
+# The user and the secret in scheme://user:secret@place, where the secret may have slashes, and in what follows a `?`.
+KEYS_OF_URI = re.compile(
+    r"(\w:/{1,2})(?:[^/\s@]*:[^\s@]*|[^/\s@]+)@|([?&][^=&\s]*(?:key|secret|token|password|signature)[^=&\s]*=)[^&\s'\"]+",
+    re.IGNORECASE,
+)
 
 
 def escaped(text: object) -> str:
     """Return what people may be shown of a text from elsewhere: each control character as its escape, and no secret of
     a URI."""
-    shown = KEY_OF_URI.sub(r"\1***@", str(text))
+    shown = without_keys(str(text))
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in shown)
+
+
+def without_keys(text: str) -> str:
+    """Return a text in which users, secrets and tokens of URIs are left out."""
+    return KEYS_OF_URI.sub(lambda found: f"{found[1]}***@" if found[1] else f"{found[2]}***", text)
 
 
 def one_line(message: object) -> str:
@@ -67,7 +75,7 @@ class RunFailed(Exception):
 
 
 class ReplicasDiffer(RunFailed):
-    """Replicas of a stage that ended with different weights: none of them can be trusted, so no recovery goes on."""
+    """Replicas of a stage that have different weights: none of them can be trusted, so no recovery goes on."""
 
 
 class StageLost(RunFailed):

@@ -127,6 +127,17 @@ class WrittenFile:
 
 
 @dataclass(frozen=True)
+class ReplicaFile:
+    """The digest of the weights that a replica would write into a file of a snapshot, which the first of its stage
+    writes. replica: its name, as in messages."""
+
+    step: int
+    name: str
+    weights_sha256: str
+    replica: str
+
+
+@dataclass(frozen=True)
 class FailedFile:
     """One file of a snapshot that could not be written: where, and why."""
 
@@ -140,13 +151,12 @@ class StageReport:
     """The events in one stage since its last report, and its progress.
 
     replica: which of its stage it is. testing: the split that it tests at the moment, of which so many examples are
-    `tested`; empty while it trains. weights_sha256: at the end, of a stage with replicas, by which they are compared.
+    `tested`; empty while it trains.
     """
 
     stage: int
     layers: tuple[int, ...]
     replica: int = 0
-    weights_sha256: str = ""
     step: int = 0
     testing: str = ""
     tested: int = 0
@@ -159,7 +169,7 @@ class StageReport:
     peak_device_bytes: int = 0  # of tensors on its GPU
     rows: list[LayerRow] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
-    files: list[WrittenFile] = field(default_factory=list)
+    files: list[WrittenFile | ReplicaFile] = field(default_factory=list)
     failures: list[FailedFile] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
 

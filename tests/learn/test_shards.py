@@ -218,7 +218,12 @@ def refusal(**fields: Any) -> str:
     [
         ({"training.shards": 3}, "training.shards is 3: give a power of 2, as 2"),
         ({"training.shards": 4}, "training.shards is 4, which does not divide training.batch_size 50: give 2"),
-        ({"execution.replicas": 2}, "execution.replicas is 2, which does not divide training.shards 1"),
+        ({"execution.replicas": 2}, "replicas is 2, which does not divide training.shards 1: give 1, or training.shards"),
+        ({**TWO, "execution.replicas": 3}, "replicas is 3, which does not divide training.shards 2: give 1"),
+        ({"execution.replicas": [2, 1], "execution.cpus": [1, 1, 1]}, "cpus has values for 3 stage(s), but there are 2"),
+        ({"execution.replicas": []}, "execution.replicas is an empty list: give one value for all stages"),
+        ({"execution.device": []}, "execution.device is an empty list"),
+        ({"execution.cpus": []}, "execution.cpus is an empty list"),
         ({"training.shards": 2, "execution.replicas": [2, 4]}, "replicas is 4, which does not divide training.shards"),
         ({"training.shards": 2, "execution.replicas": [2, 1], "execution.stages": 3}, "values for 2 stage(s)"),
         ({"training.shards": 2, "training.accumulation": 2, **IMAGES}, "both cut minibatches"),

@@ -26,7 +26,6 @@ from ffpipe.engines.ray.placement import fewer, most_places, places_of, shortage
 from ffpipe.engines.ray.supply import supply
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.replicas import replicas_of, smaller_and_smaller
-from ffpipe.pipeline.stage_spec import refuse_differing
 from ffpipe.pipeline.worker_setup import Parts, WorkerSetup, make_own_stage
 from ffpipe.planning import headroom
 from ffpipe.planning.calibrate import pooled
@@ -51,7 +50,6 @@ class RayEngine:
         self._data_files: tuple[str, ...] = ()
         # Replicas of each stage that was placed, and the digest with which each has ended.
         self._counts: tuple[int, ...] = (1,)
-        self._ended: dict[int, str] = {}
         self._interrupted = False
         self._kills = headroom.Kills()
         self.cluster = Cluster(object_store_bytes)
@@ -227,7 +225,7 @@ class RayEngine:
         A failure of the program itself goes before the loss of a stage, which may be its consequence.
         """
         running = {ref: index for index, ref in enumerate(self.group.call(lambda actor: actor.run.remote()))}
-        told, self._ended = False, dict[int, str]()
+        told = False
         while running:
             if self._interrupted and not told:
                 told = True
@@ -244,7 +242,6 @@ class RayEngine:
                 raise StageLost(f"no stage has had anything to do for {timeout:g} s: a message was lost")
             if not done:
                 time.sleep(max(0.0, started + POLL_SECONDS / 2 - time.monotonic()))
-        refuse_differing(layout.workers, self._ended)
 
     def _fetch_last(self, timeout: float, on_report: OnReport) -> None:
         """Fetch what nobody has fetched when a stage fails: snapshots become whole that were written before."""
@@ -271,6 +268,5 @@ class RayEngine:
                 raise failure(f"{what} failed", error) from error
             for report in answer.reports:
                 on_report(report)
-                self._ended[index] = report.weights_sha256
             waited.append(answer.waited)
         return waited
