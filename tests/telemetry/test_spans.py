@@ -65,6 +65,17 @@ def test_a_trace_file_is_an_array_of_events(tmp_path: Path) -> None:
     assert events[2]["tid"] == 1
 
 
+def test_stages_that_are_others_after_a_recovery_are_processes_of_their_own(tmp_path: Path) -> None:
+    trace = TraceFile(tmp_path / "trace.json")
+    for stage, name in ((0, "stage 0: layers 0"), (1, "stage 1: layers 1"), (1, "stage 1: layers 1, 2")):
+        trace.add(stage, name, [Span("compute", name, 1.0, 0.25)])
+    trace.close()
+    events = json.loads((tmp_path / "trace.json").read_text())
+    named = {event["pid"]: event["args"]["name"] for event in events if event["ph"] == "M"}
+    assert list(named) == [0, 1, 2]
+    assert all(event["name"] == f"compute {named[event['pid']]}" for event in events if event["ph"] == "X")
+
+
 def test_a_run_writes_one_when_asked(tmp_path: Path) -> None:
     fields = {"training.epochs": 2, "training.dims": [64, 30, 20], "execution.engine": "local"}
     more = {"execution.trace": "true", "execution.run_dir": str(tmp_path / "run")}
