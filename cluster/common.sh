@@ -16,6 +16,12 @@ refuse() { # what is wrong and what would be right
     exit 2
 }
 
+show_help() { # the comment at the top of the script
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    exit 0
+}
+[[ ${1-} != --help && ${1-} != -h ]] || show_help
+
 fail() {
     printf '%s: %s\n' "${0##*/}" "$*" >&2
     exit 1

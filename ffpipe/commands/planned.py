@@ -31,7 +31,7 @@ from ffpipe.planning.memory import MemoryBreakdown
 from ffpipe.planning.message_costs import kept_costs
 from ffpipe.runs.calibrate import calibrate
 from ffpipe.runs.controller import planned
-from ffpipe.system.errors import UserError
+from ffpipe.system.errors import UserError, escaped
 from ffpipe.system.memory import host_cpus, refuse_beyond_host
 from ffpipe.system.units import say_rate, say_seconds, say_size
 from ffpipe.telemetry.report import say_layers
@@ -73,7 +73,7 @@ def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]
     console.print(_table_of_forecasts(job, rows, link))
     for line in (*without, *_left_out(job.config, cores, flops is None)):
         print(line)
-    rests_on = f"{_words(conditions, link)}, {messages.origin}"
+    rests_on = f"{_words(conditions, link)}, {escaped(messages.origin)}"
     print(f"from {origin}, {rests_on}; time is with {_tests(job)}, snapshots are not counted")
 
 

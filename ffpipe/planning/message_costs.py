@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -16,9 +17,12 @@ from msgspec import Meta
 
 from ffpipe.data.cache import folder
 from ffpipe.system.errors import UserError, reason
-from ffpipe.system.files import replacing
+from ffpipe.system.files import read_whole, replacing
 
-Cost = Annotated[float, Meta(gt=0)]
+# Far beyond what any machine takes, so that a damaged file is no measurement.
+Cost = Annotated[float, Meta(ge=1e-7, le=10)]
+Rate = Annotated[float, Meta(ge=1e6, le=1e13)]
+LARGEST_FILE = 4096
 
 
 class MessageCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,7 +35,7 @@ class MessageCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     item: Cost
     call: Cost
-    copy: Cost
+    copy: Rate
     answer: Cost
     origin: str
 
@@ -49,18 +53,22 @@ FITTED = MessageCosts(
 def kept_costs() -> MessageCosts:
     """Return the costs that were measured on this machine, or else FITTED."""
     try:
-        return msgspec.json.decode(_file().read_bytes(), type=MessageCosts)
+        return msgspec.json.decode(read_whole(_file(), LARGEST_FILE), type=MessageCosts)
     except (OSError, UserError, msgspec.DecodeError):  # a file of the cache that is lost or damaged is not missed
         return FITTED
 
 
-def keep_costs(costs: MessageCosts) -> Path:
-    """Write costs for `kept_costs`. Raises UserError where the cache folder cannot be written."""
+def keep_costs(costs: MessageCosts | None) -> Path:
+    """Write costs for `kept_costs`; None: write nothing, but see that they could be. Raises UserError where the cache
+    folder cannot be written."""
     path = _file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as sink:
-            sink.write(msgspec.json.encode(costs))
+        if costs is None:
+            tempfile.TemporaryFile(dir=path.parent).close()
+        else:
+            with replacing(path) as sink:
+                sink.write(msgspec.json.encode(costs))
     except OSError as error:
         instead = "FFPIPE_CACHE names another folder for the cache"
         raise UserError(f"cannot write {path}: {reason(error)}; {instead}") from None

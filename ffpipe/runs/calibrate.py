@@ -31,6 +31,7 @@ def calibrate() -> MessageCosts:
     """
     from ffpipe.engines.ray.message_costs import measure_message_costs
 
+    keep_costs(None)  # to fail before the measurement
     costs = measure_message_costs(_item_seconds())
     keep_costs(costs)
     return costs

@@ -143,6 +143,14 @@ def test_wrong_requests(script: str, words: list[str], changed: dict[str, str], 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("script", ["up.sh", "submit.sh", "down.sh"])
+def test_help_is_the_comment_at_the_top(script: str) -> None:
+    done = launch(script, "--help", env=dict(os.environ))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"    cluster/{script}" in done.stdout
+    assert "#" not in done.stdout
+
+
 def test_a_cluster_that_was_started_from_elsewhere_is_left_alone(tmp_path: Path) -> None:
     """From another machine, or with another port: this one has no state of it."""
     reach = tmp_path / "reach"

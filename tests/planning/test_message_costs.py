@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -26,17 +27,31 @@ def test_what_was_measured_is_what_forecasts_take() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"item": 1}', '{"item":0,"call":1,"copy":1,"answer":1,"origin":""}', "\xff"]
+    "text",
+    [
+        *("", "{", "[]", '{"item": 1}', "\xff", " " * 5000),
+        '{"item":0,"call":1,"copy":1e9,"answer":1,"origin":""}',
+        '{"item":1e300,"call":1,"copy":1e9,"answer":1,"origin":""}',
+        '{"item":1,"call":1,"copy":1e-300,"answer":1,"origin":""}',
+    ],
 )
 def test_a_file_that_is_damaged_is_not_missed(text: str) -> None:
     keep_costs(OURS).write_text(text, encoding="latin-1")
     assert kept_costs() == FITTED
 
 
-def test_a_cache_that_cannot_be_written_is_named(cache: Path) -> None:
+def test_a_named_pipe_is_not_waited_for() -> None:
+    path = keep_costs(OURS)
+    path.unlink()
+    os.mkfifo(path)
+    assert kept_costs() == FITTED
+
+
+@pytest.mark.parametrize("costs", [OURS, None], ids=["written", "tried before they are measured"])
+def test_a_cache_that_cannot_be_written_is_named(costs: MessageCosts | None, cache: Path) -> None:
     cache.write_text("no folder")
     with pytest.raises(UserError, match="FFPIPE_CACHE"):
-        keep_costs(OURS)
+        keep_costs(costs)
 
 
 @pytest.mark.long
