@@ -203,7 +203,8 @@ class Cluster:
             self._end_processes()  # for which a start that goes on waits in vain
             self.close()
             if isinstance(error, Exception):  # Ray raises bare ones too
-                raise RunFailed(f"Ray could not be started: {reason(error)}") from error
+                instead = "try again when this machine has less to do, or give --engine local"
+                raise RunFailed(f"Ray could not be started: {reason(error)}: {instead}") from error
             raise
 
 
