@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from strangers import bounded
 
 from ffpipe.commands import cli
 from ffpipe.commands.cli import main
 from ffpipe.commands.options import config_of, option, settable
 from ffpipe.config.fields import Leaf
+from ffpipe.system.errors import without_keys
 
 # Bytes that are not UTF-8 come as surrogates.
 NOT_UTF8 = ("\udcff", "a=\udcff", "\udcff=1", "a\0b")
@@ -159,6 +161,12 @@ def test_the_good_images_are_predicted_beside_the_bad(
     assert [line.split(":")[0] for line in err.splitlines()] == ["ffpipe"] * 4
     for line, name in zip(err.splitlines(), ["text.png", "many.npy[1]", "pipe", "absent.png"], strict=True):
         assert name in line
+
+
+@pytest.mark.parametrize("text", ["?key" * 50_000, "s3:/:" * 50_000, "a:/" + ":" * 200_000, "&token=" * 30_000])
+def test_a_message_of_any_text_is_soon_searched_for_keys(text: str) -> None:
+    with bounded():
+        assert without_keys(text)
 
 
 def test_keys_of_uris_are_left_out_of_messages(capsys: pytest.CaptureFixture[str]) -> None:

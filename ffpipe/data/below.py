@@ -19,7 +19,8 @@ def is_hidden(path: Path) -> bool:
 
 def is_run(folder: Path) -> bool:
     """Return whether a folder is that of a run."""
-    return (folder / _CONFIG).is_file() and any((folder / name).exists() for name in _OTHERS)
+    # These are false, and raise nothing, where the folder may not be looked into.
+    return os.path.isfile(folder / _CONFIG) and any(os.path.exists(folder / name) for name in _OTHERS)
 
 
 def files_below(root: Path) -> list[Path]:

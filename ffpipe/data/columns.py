@@ -53,8 +53,8 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Columns:
-    """label: name of the column of labels. images: the column of images, or one for each pixel. read: what of them is
-    read. kind: type of the images."""
+    """label: name of the column of labels; None: they are not read. images: the column of images, or one for each
+    pixel. read: what of them is read. kind: type of the images."""
 
     label: str | None
     images: tuple[str, ...]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -162,7 +163,7 @@ def tables_below(root: Path) -> list[Path]:
 
 
 def _tables_in(root: Path, source: str) -> list[Path]:
-    return [path for path in files_below(root) if _ending(path) == source and path.is_file()]
+    return [path for path in files_below(root) if _ending(path) == source and os.path.isfile(path)]
 
 
 def _folder(path: Path) -> Found:

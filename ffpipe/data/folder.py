@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ def pictures_of(root: Path, field: str) -> tuple[list[Path], str]:
     """
     with refusing(f"{field}: {root}"):
         folders = sorted(each for each in root.iterdir() if each.is_dir() and not is_hidden(each))
-    by_class = {each: [] if is_run(each) else [f for f in files_below(each) if f.is_file()] for each in folders}
+    by_class = {each: [] if is_run(each) else [f for f in files_below(each) if os.path.isfile(f)] for each in folders}
     files = [file for some in by_class.values() for file in some]
     if not files:
         raise UserError(f"{field}: {root} has no folders with pictures in them; expected one folder for each class")

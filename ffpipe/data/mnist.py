@@ -155,6 +155,10 @@ def _parquet_part(known: Known, part: str, path: Path, setting: str) -> Part:
         numbers = plain(opened.labels, str(path))
         if numbers.dtype.kind != "i":
             raise UserError(f"{path}: its labels are names; those of {known.title} are numbers: it is another set")
+        if opened.shape != (known.side, known.side):
+            raise UserError(
+                f"{path}: its images are {opened.shape}, those of {known.title} {known.side} x {known.side}"
+            )
         raw = struct.pack(">II", 0x0801, count) + numbers.astype(np.uint8).tobytes()
         told = hashlib.md5(raw, usedforsecurity=False).hexdigest()
         if told != labels.md5:

@@ -5,8 +5,6 @@ It must not know the examples, only how many there are.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,13 +37,20 @@ class Sampler:
         self._seed = seed
         self._purpose = purpose
         self._shuffles = shuffles
-        self._order = lru_cache(_EPOCHS_KEPT)(self._made)
+        self._orders: dict[int, NDArray[np.int64]] = {}
 
     def rows(self, step: int) -> NDArray[np.int64]:
         """Return the training examples of minibatch `step` (from 0), int64 (batch_size,), without repeats."""
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self._batch_size
-        return self._order(epoch)[start : start + self._batch_size].copy()  # the caller's own, to write into
+        return self._order(epoch)[start : start + self._batch_size].copy()
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        if epoch not in self._orders:
+            if len(self._orders) == _EPOCHS_KEPT:
+                del self._orders[next(iter(self._orders))]  # the one made first
+            self._orders[epoch] = self._made(epoch)
+        return self._orders[epoch]
 
     def _made(self, epoch: int) -> NDArray[np.int64]:
         if not self._shuffles:

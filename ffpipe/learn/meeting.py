@@ -4,8 +4,9 @@
     pass 1 ──► meets ─┤             ├► goes on ──► ends
     pass 2 ──► meets ─┴─ join all ──┴► goes on ──► ends
 
-Each pass has a thread of its own, of which one runs at a time, in turn: what a pass draws from torch's own generator
-and what it computes depends on no other. Passes meet at the same places in the same order.
+Each pass has a thread of its own, of which one runs at a time, in turn: what a pass draws from the generators
+that torch, NumPy and Python share and what it computes depends on no other. Passes meet at the same places in the same
+order.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
+
+from ffpipe.system.rng import process_state, set_process_state
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -74,12 +77,13 @@ class Meeting:
         if place == self._count - 1:
             values, self._values = self._values, []
             self._results = join(values)
-        drawing, on_device = torch.get_rng_state(), None
+        drawing, of_process, on_device = torch.get_rng_state(), process_state(), None
         if self._device.type == "cuda":
             on_device = torch.cuda.get_rng_state(self._device)
         self._hand_over(place)
         self._wait(place)
         torch.set_rng_state(drawing)
+        set_process_state(of_process)
         if on_device is not None:
             torch.cuda.set_rng_state(on_device, self._device)
         result: W = self._results[place]

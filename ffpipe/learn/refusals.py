@@ -40,9 +40,11 @@ def refuse_item(item: BlockItem, index: int, kept: Collection[str], training: Tr
         if isinstance(part, nn.Module):
             refuse_module(part, where)
             refuse_unsaved(part, where)
-            refuse_views(part, where)  # here, since copies without memory show none
         if isinstance(part, ScriptModule) and next(part.parameters(), None) is not None:
             raise UserError(f"{where}: a scripted module cannot be copied: give ffpipe.Local a function that makes it")
+    # Here, since copies without memory show none.
+    parts = {"body": item.body, "objective": item.objective, "score": item.score}
+    refuse_views(nn.ModuleDict({name: each for name, each in parts.items() if isinstance(each, nn.Module)}), where)
 
 
 def refuse_shared(item: BlockItem, index: int, owners: dict[int, int]) -> None:

@@ -72,10 +72,10 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def _extent(tensor: Tensor) -> range:
-    """Return where in its storage the numbers of a tensor lie, gaps included."""
-    first = tensor.storage_offset()
-    last = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
-    return range(first, first + last + 1 if tensor.numel() else first)
+    """Return the bytes of its storage between which the numbers of a tensor lie, gaps included."""
+    first, size = tensor.storage_offset(), tensor.element_size()
+    last = sum(stride * (length - 1) for stride, length in zip(tensor.stride(), tensor.shape, strict=True))
+    return range(first * size, (first + last + 1 if tensor.numel() else first) * size)
 
 
 def _storage(tensor: Tensor) -> int:

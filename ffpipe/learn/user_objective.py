@@ -44,7 +44,9 @@ class FunctionObjective(Objective):
         self.name = _name(loss)
         self.arguments = _arguments(loss, self.name)
         for what, given in (("loss", loss), ("score", score)):
-            if (held := _held(given)) is not None:
+            held = _held(given)
+            # What a module's own method holds is trained with the module.
+            if held is not None and not (isinstance(loss, nn.Module) and held in set(loss.modules())):
                 raise UserError(
                     f"{what} function {_name(given)} holds {described(held)} with weights, which would not be trained: "
                     "give a module or an ffpipe.Objective that has it, or freeze it"

@@ -7,7 +7,7 @@ bounded numbers. The user's code is imported only with consent, and nothing is d
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -45,10 +45,13 @@ class Asked:
     """The user's words on a run: consent to code, and where things are. examples: of the test split, at most."""
 
     model: Given | None = None
-    allow_code: Sequence[str] = ()
+    allow_code: Iterable[str] = ()
     changes: Mapping[str, Any] | None = None
     data_dir: str = ""
     examples: int = EXAMPLES
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "allow_code", tuple(self.allow_code))  # which is asked more than once
 
     def user_code(self, record: Record) -> bool:
         """Tell whether code of the user's takes part."""

@@ -47,7 +47,7 @@ def write_report(
     that are looked at, at most. refresh: seconds after which a browser reads the file again; 0: never. Raises
     UserError where a folder is not a run, where the file or the folder cannot be written, and without matplotlib.
     """
-    return _Report(run, out, png, Asked(model, tuple(allow_code), changes, data_dir, examples)).write(refresh)
+    return _Report(run, out, png, Asked(model, allow_code, changes, data_dir, examples)).write(refresh)
 
 
 def watch_report(
@@ -63,7 +63,8 @@ def watch_report(
     """Write a report again and again, as `write_report` does, until the run has ended, or all of several have.
 
     It is written anew where the run has written something. seconds: between two looks. wait: is called with them.
-    written: takes the path once the first report is there. asked: model, allow_code, changes, data_dir, examples.
+    written: takes the path once the first report is there. asked: model, allow_code, changes, data_dir, examples, as
+    for `write_report`.
     """
     if seconds < 1:
         raise UserError(f"--watch is {seconds}: give whole seconds from 1 on")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,6 +26,16 @@ ACTIVITIES = ("train", "test", "snapshot", "waits for input", "waits for the win
 _BY_NAME = {"compute Train": 0, "compute Evaluate": 1, "compute Snapshot": 2, "input": 3, "credit": 4, "blocked": 5}
 
 
+# The name of a process: of each stage one, and another where a recovery has given it other layers.
+_STAGE = re.compile(r"stage (\d{1,3})(?:, replica (\d+))?:")
+
+
+class Named(msgspec.Struct):
+    """The name of a process."""
+
+    name: Annotated[str, Meta(max_length=LONGEST_LINE)] = ""
+
+
 class Event(msgspec.Struct):
     """One line of a trace."""
 
@@ -34,6 +45,7 @@ class Event(msgspec.Struct):
     tid: int = 0
     ts: Annotated[float, Meta(ge=0, le=1e18)] = 0.0
     dur: Annotated[float, Meta(ge=0, le=1e15)] = 0.0
+    args: Named = msgspec.field(default_factory=Named)
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,8 @@ def _spans(path: Path) -> tuple[list[Span], bool]:
     except FileNotFoundError:
         raise UserError("there is no trace.json: --execution.trace true writes one") from None
     decoder, found = msgspec.json.Decoder(Event), list[Span]()
+    stages: dict[int, int] = {}
+    others: set[int] = set()  # than the first replicas, which stand for their stages
     with path.open("rb") as file:
         while line := file.readline(LONGEST_LINE):
             text = line.strip().rstrip(b",")
@@ -88,10 +102,13 @@ def _spans(path: Path) -> tuple[list[Span], bool]:
                 event = decoder.decode(text)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # a line that is being written
                 continue
+            if event.ph == "M" and (named := _STAGE.match(event.args.name)):
+                stages[event.pid] = int(named[1])
+                others |= {event.pid} if int(named[2] or 0) else set()
             # Thread 1 publishes beside the others, whose times are to add up.
             kind = next((kind for beginning, kind in _BY_NAME.items() if event.name.startswith(beginning)), None)
-            if kind is not None and event.ph == "X" and event.tid == 0:
-                found.append(Span(event.pid, kind, event.ts / 1e6, event.dur / 1e6))
+            if kind is not None and event.ph == "X" and event.tid == 0 and event.pid not in others:
+                found.append(Span(stages.get(event.pid, event.pid), kind, event.ts / 1e6, event.dur / 1e6))
             if len(found) >= MOST_SPANS:
                 return found, True
     return found, False

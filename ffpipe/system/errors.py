@@ -9,11 +9,15 @@ from contextlib import contextmanager
 
 # A message quotes what a file holds, which may be anything.
 LONGEST_LINE = 2000
-# The user and the secret in scheme://user:secret@place, where the secret may have slashes, and in what follows a `?`.
-KEYS_OF_URI = re.compile(
-    r"(\w:/{1,2})(?:[^/\s@]*:[^\s@]*|[^/\s@]+)@|([?&][^=&\s]*(?:key|secret|token|password|signature)[^=&\s]*=)[^&\s'\"]+",
+# The user and the secret in scheme://user:secret@place; in an address of S3 the secret may have slashes, and stand
+# alone. A message may be a stranger's: the lengths keep it from being searched again and again.
+_USER = re.compile(
+    r"(\w:/{1,2})[^/\s@]{1,200}:[^/\s@]{1,200}@"
+    r"|(s3:/{1,2})(?:[^/\s@]{0,200}:[^\s@]{0,200}|[^/\s@]{1,200})@",
     re.IGNORECASE,
 )
+_PARAMETER = re.compile(r"([?&][^=&?\s]*=)[^&\s'\"]+")
+_SECRET = re.compile("(?<![a-z])key|secret|token|password|signature", re.IGNORECASE)
 
 
 def escaped(text: object) -> str:
@@ -25,7 +29,8 @@ def escaped(text: object) -> str:
 
 def without_keys(text: str) -> str:
     """Return a text in which users, secrets and tokens of URIs are left out."""
-    return KEYS_OF_URI.sub(lambda found: f"{found[1]}***@" if found[1] else f"{found[2]}***", text)
+    shown = _USER.sub(lambda found: f"{found[1] or found[2]}***@", text)
+    return _PARAMETER.sub(lambda found: f"{found[1]}***" if _SECRET.search(found[1]) else found[0], shown)
 
 
 def one_line(message: object) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -28,14 +29,24 @@ def torch_seed(seed: int, purpose: str, *index: int) -> int:
     return int(generator(seed, purpose, *index).integers(2**63))
 
 
+def process_state() -> tuple[Any, Any]:
+    """Return the state of the generators of NumPy and of Python that a whole process shares."""
+    return np.random.get_state(), random.getstate()  # noqa: NPY002  # users' modules may draw from it
+
+
+def set_process_state(state: tuple[Any, Any]) -> None:
+    """Put them back."""
+    np.random.set_state(state[0])  # noqa: NPY002
+    random.setstate(state[1])
+
+
 @contextmanager
 def process_seeded(seed: int) -> Iterator[None]:
-    """Set the generators of NumPy and of Python that a whole process shares, and put them back as they were."""
-    before, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002  # users' modules may draw from it
+    """Set these generators for what is drawn inside, and put them back as they were."""
+    before = process_state()
     np.random.seed(seed % 2**32)  # noqa: NPY002
     random.seed(seed)
     try:
         yield
     finally:
-        np.random.set_state(before)  # noqa: NPY002
-        random.setstate(pythons)
+        set_process_state(before)

@@ -116,6 +116,13 @@ class Both(ffpipe.Objective):
         return Learned(nn.functional.cross_entropy(self.score(h), labels, reduction="sum"), h.detach().sum())
 
 
+def aliased() -> Local:
+    """Give an objective whose weight is another parameter in the memory of the body's."""
+    body, last = nn.Linear(64, 10), nn.Linear(64, 10)
+    last.weight = nn.Parameter(body.weight.detach())
+    return Local(body, objective=Both(last))
+
+
 def test_a_parameter_of_body_and_objective_stays_one(tmp_path: Path) -> None:
     def items() -> list[Any]:
         last = nn.Linear(10, 10)
@@ -273,12 +280,13 @@ def test_the_row_that_comes_reaches_whatever_makes_a_body(make: Callable[..., nn
         (after(Shifted(lambda: torch.zeros(3, dtype=torch.cfloat), "parameter")), "'shift' of torch.complex64"),
         (after(Local(lambda: Views())), "'column' and 'linear.weight' have numbers in common"),
         (after(Local(lambda: Halves(3))), "'first' and 'second' have numbers in common"),
-        (after(Halves(3)), "'first' and 'second' have numbers in common"),
+        (after(Halves(3)), "'body.first' and 'body.second' have numbers in common"),
         (after(nn.Linear(64, 10), Local(nn.Flatten(), objective=InPlace())), "objective of block 2 writes into the"),
         (
             after(Local(Bits(), objective=nn.functional.cross_entropy)),
             "the loss of block 1 depends on none of its weights",
         ),
+        (lambda: [nn.Flatten(), aliased()], "'body.weight' and 'objective.last.weight' have numbers in common"),
         (after(Sparse()), r"gives a sparse tensor: its body must return dense rows"),
         (after(nn.Embedding(20, 10, sparse=True)), "Embedding makes sparse gradients.* give sparse=False"),
         (after(Local(lambda: Unbegun())), r"__init__ of Unbegun does not call super\(\).__init__\(\)"),

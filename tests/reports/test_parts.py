@@ -23,6 +23,7 @@ from ffpipe.reports.spread import Spread, Spreads, margins
 from ffpipe.reports.trace import ACTIVITIES, read_trace
 from ffpipe.reports.weights import Fields
 from ffpipe.system.errors import UserError
+from ffpipe.telemetry.spans import Span, TraceFile
 
 BLOCKS = [1, pytest.param(3, marks=pytest.mark.long), 12, 32, 1000]
 
@@ -142,6 +143,20 @@ def test_a_trace_is_read_line_by_line(tmp_path: Path) -> None:
     path.write_text("[\n")
     with pytest.raises(UserError, match="has no spans yet"):
         read_trace(path)
+
+
+def test_spans_of_a_trace_are_of_the_stages_that_their_processes_name(tmp_path: Path) -> None:
+    """After a recovery a stage may be another process; a stage's replicas are in step."""
+    trace = TraceFile(tmp_path / "trace.json")
+    replicas = ((0, "stage 0, replica 0: layers 0"), (1, "stage 0, replica 1: layers 0"), (2, "stage 1: layers 1"))
+    for number, name in replicas:
+        trace.add(number, name, [Span("compute", "Train", 1.0, 1.0)])
+    for number, name in ((0, "stage 0: layers 0, 1"), (2, "stage 1: layers 1")):
+        trace.add(number, name, [Span("compute", "Train", 3.0, 1.0)])
+    trace.close()
+    found = read_trace(tmp_path / "trace.json")
+    assert len(found.shares) == 2
+    assert found.shares.sum((1, 2)) == pytest.approx([200, 200])
 
 
 def test_margins() -> None:

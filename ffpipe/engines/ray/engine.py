@@ -48,7 +48,7 @@ class RayEngine:
     def __init__(self, parts: Parts | None = None, object_store_bytes: int = 0) -> None:
         self._parts = parts or Parts(make_own_stage)
         self._data_files: tuple[str, ...] = ()
-        # Replicas of each stage that was placed, and the digest with which each has ended.
+        # Replicas of each stage that was placed.
         self._counts: tuple[int, ...] = (1,)
         self._interrupted = False
         self._kills = headroom.Kills()
