@@ -45,7 +45,7 @@ class FunctionObjective(Objective):
         self.arguments = _arguments(loss, self.name)
         for what, given in (("loss", loss), ("score", score)):
             held = _held(given)
-            # What a module's own method holds is trained with the module.
+            # A module is trained, so its own method may hold it.
             if held is not None and not (isinstance(loss, nn.Module) and held in set(loss.modules())):
                 raise UserError(
                     f"{what} function {_name(given)} holds {described(held)} with weights, which would not be trained: "

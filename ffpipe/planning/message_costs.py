@@ -19,7 +19,7 @@ from ffpipe.data.cache import folder
 from ffpipe.system.errors import UserError, reason
 from ffpipe.system.files import read_whole, replacing
 
-# Far beyond what any machine takes, so that a damaged file is no measurement.
+# Far beyond what any machine takes, so that a damaged file does not pass for a measurement.
 Cost = Annotated[float, Meta(ge=1e-7, le=10)]
 Rate = Annotated[float, Meta(ge=1e6, le=1e13)]
 LARGEST_FILE = 4096
