@@ -144,8 +144,9 @@ def local_block(
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no hint for it
     optimizer, hand_on = item.optimizer or training.optimizer, item.hand_on or training.hand_on
     settings = Settings(
-        training.seed, precision, optimizer, training.threads, hand_on, channels_last, training.accumulation
-    )
+        training.seed, precision, optimizer, training.threads, hand_on, channels_last, training.accumulation,
+        own=bool(training.model),
+    )  # fmt: skip
     edges = (outline.index, outline.inputs, outline.outputs)
     kind = ShardedLocal if training.shards > 1 else LocalBlock
     return kind(*edges, body, objective, settings, item.keep, item.use)

@@ -35,7 +35,7 @@ from ffpipe.system.rng import process_seeded, torch_seed
 @dataclass(frozen=True)
 class Settings:
     """How a block computes and learns, beside its body and its objective. parts: into which a minibatch is cut, whose
-    gradients are summed for one update."""
+    gradients are summed for one update. own: the network is a user's, who may draw by any generator."""
 
     seed: int
     precision: Precision
@@ -44,14 +44,18 @@ class Settings:
     hand_on: str = "before"
     channels_last: bool = False
     parts: int = 1
+    own: bool = False
 
 
 @contextmanager
-def seeded(device: torch.device, seed: int, purpose: str, *index: int) -> Iterator[None]:
-    """Set the generators of torch, NumPy and Python for what is drawn inside, and put them back as they were."""
+def seeded(device: torch.device, seed: int, purpose: str, *index: int, own: bool = True) -> Iterator[None]:
+    """Set the generators of torch, NumPy and Python for what is drawn inside, and put them back as they were.
+
+    own: code of a user's may draw; else by torch alone, since the others take a fifth of a millisecond.
+    """
     devices = [device] if device.type == "cuda" else []
     number = torch_seed(seed, purpose, *index)
-    with torch.random.fork_rng(devices=devices), process_seeded(number):
+    with torch.random.fork_rng(devices=devices), process_seeded(number) if own else nullcontext():
         # torch.manual_seed would seed all kinds of devices, which takes longer than a step of a small block.
         torch.default_generator.manual_seed(number)
         if devices:
@@ -153,7 +157,7 @@ class LocalBlock(Block):
 
     def _drawing(self, device: torch.device, step: Step) -> AbstractContextManager[None]:
         """Have torch's own generator give what is drawn in a step on some rows."""
-        return seeded(device, self.settings.seed, "block", self.index, *step.key)
+        return seeded(device, self.settings.seed, "block", self.index, *step.key, own=self.settings.own)
 
     def pass_on(self, x: Tensor, step: Step, out: Tensor, kept: Sequence[Tensor] = ()) -> None:
         """Pass on as `Block.pass_on`, in evaluation mode: rows that are not learned from move no running statistics."""

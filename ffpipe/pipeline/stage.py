@@ -222,7 +222,8 @@ class Stage:
         for first, end in pairwise([*cuts, len(x)]):
             some, passes = slice(first, end), first >= labelled
             place = (passes, example + (first - labelled if passes else first // classes))
-            with seeded(self.device, self.spec.training.seed, "score", block.index, *place):
+            own = bool(self.spec.training.model)
+            with seeded(self.device, self.spec.training.seed, "score", block.index, *place, own=own):
                 made = block.score(x[some], *(each[some] for each in kept))
             out[some], scores = returned.scored(made, block, len(x[some]), self.spec.network)
             found.append(scores)
