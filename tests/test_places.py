@@ -10,16 +10,12 @@ from unittest import mock
 import numpy as np
 import pytest
 from commands import refused
-from disturbed import QUICK, config
+from disturbed import QUICK, config, files_in
 from pyarrow import fs
 from strangers import bounded, fresh, set_field
 
 import ffpipe
 from ffpipe.commands.cli import main
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture

@@ -195,7 +195,7 @@ def fresh(module: M, device: torch.device) -> M:
 
 
 def _made(make: Callable[[], T], device: torch.device, seed: int, purpose: str, *index: int) -> T:
-    """Make what draws from torch's own generator; on META without memory, or where that fails as on the CPU."""
+    """Make what draws from shared generators; on META without memory, or where that fails as on the CPU."""
     for where in (META, CPU) if device == META else (CPU,):
         try:
             with seeded(CPU, seed, purpose, *index), where if where == META else nullcontext():

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ffpipe.config.schema import Optimizer
+from ffpipe.config.schema import Optimizer, Training
 from ffpipe.learn.batchnorm import Shared
 from ffpipe.learn.block import Block, Step
 from ffpipe.learn.denormals import is_due
@@ -61,6 +61,12 @@ def seeded(device: torch.device, seed: int, purpose: str, *index: int, own: bool
         if devices:
             torch.cuda.manual_seed_all(number)
         yield
+
+
+def seeded_in_evaluation(training: Training, device: torch.device, *place: int) -> AbstractContextManager[None]:
+    """Set the generators for what a block of a user's draws in evaluation mode, where no other draws. place: its index,
+    and which of the rows there are."""
+    return seeded(device, training.seed, "score", *place) if training.model else nullcontext()
 
 
 def sum_of(values: Sequence[Tensor]) -> Tensor:
@@ -156,13 +162,15 @@ class LocalBlock(Block):
         return Learned(sum_of([each.loss for each in found]), sum_of([each.errors for each in found]))
 
     def _drawing(self, device: torch.device, step: Step) -> AbstractContextManager[None]:
-        """Have torch's own generator give what is drawn in a step on some rows."""
+        """Have the generators give what is drawn in a step on some rows."""
         return seeded(device, self.settings.seed, "block", self.index, *step.key, own=self.settings.own)
 
     def pass_on(self, x: Tensor, step: Step, out: Tensor, kept: Sequence[Tensor] = ()) -> None:
         """Pass on as `Block.pass_on`, in evaluation mode: rows that are not learned from move no running statistics."""
         self._mode(training=False)
-        with self._threads(x.device), self._drawing(x.device, step), self._format(x.device):
+        # In evaluation mode nothing draws but a user's own.
+        drawing = self._drawing(x.device, step) if self.settings.own else nullcontext()
+        with self._threads(x.device), drawing, self._format(x.device):
             self._put(self._run(x, kept), out)
 
     def _passed(

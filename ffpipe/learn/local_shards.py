@@ -90,7 +90,7 @@ class ShardedLocal(LocalBlock):
         self, group: Sequence[Shard], layout: RowLayout, step: Step, of: Shards
     ) -> list[tuple[Tensor, Learned]]:
         """Return the output and the loss of each shard of a group, whose passes meet."""
-        meeting, views = Meeting(group[0].x.device), self._as_many_views(len(group))
+        meeting, views = Meeting(group[0].x.device, own=self.settings.own), self._as_many_views(len(group))
         each = zip(views, group, strict=True)
         return meeting.run([partial(view._pass, meeting, shard, layout, step, of) for view, shard in each])
 

@@ -29,10 +29,10 @@ class Abandoned(Exception):
 
 
 class Meeting:
-    """Passes that are run once, on one device."""
+    """Passes that are run once, on one device. own: code of a user's may draw in them, by any generator."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, *, own: bool = True) -> None:
+        self._device, self._own = device, own
         self._count = 1
         self._turn = 0
         self._here = threading.local()
@@ -77,13 +77,14 @@ class Meeting:
         if place == self._count - 1:
             values, self._values = self._values, []
             self._results = join(values)
-        drawing, of_process, on_device = torch.get_rng_state(), process_state(), None
+        drawing, of_process, on_device = torch.get_rng_state(), process_state() if self._own else None, None
         if self._device.type == "cuda":
             on_device = torch.cuda.get_rng_state(self._device)
         self._hand_over(place)
         self._wait(place)
         torch.set_rng_state(drawing)
-        set_process_state(of_process)
+        if of_process is not None:
+            set_process_state(of_process)
         if on_device is not None:
             torch.cuda.set_rng_state(on_device, self._device)
         result: W = self._results[place]

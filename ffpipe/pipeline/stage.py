@@ -18,7 +18,7 @@ from torch import Tensor
 from ffpipe.learn import returned
 from ffpipe.learn.blame import blaming
 from ffpipe.learn.block import Block, Step
-from ffpipe.learn.local import seeded
+from ffpipe.learn.local import seeded_in_evaluation
 from ffpipe.learn.negatives import Predictions
 from ffpipe.learn.shards import Exchange, Shards
 from ffpipe.learn.spec import NEGATIVE
@@ -222,8 +222,7 @@ class Stage:
         for first, end in pairwise([*cuts, len(x)]):
             some, passes = slice(first, end), first >= labelled
             place = (passes, example + (first - labelled if passes else first // classes))
-            own = bool(self.spec.training.model)
-            with seeded(self.device, self.spec.training.seed, "score", block.index, *place, own=own):
+            with seeded_in_evaluation(self.spec.training, self.device, block.index, *place):
                 made = block.score(x[some], *(each[some] for each in kept))
             out[some], scores = returned.scored(made, block, len(x[some]), self.spec.network)
             found.append(scores)

@@ -147,7 +147,7 @@ class Worker:
                 arrays = self.delivery.joined(packets)
                 tensors = to_tensors(arrays, self.stage.device) if arrays else None
             out = None
-            # Items that are not shared are for the first replica: evaluations.
+            # Evaluations are the first replica's; of snapshots the others tell the digests of what it writes.
             if self.spec.replica == 0 or is_shared(item) or isinstance(item, Snapshot):
                 out = self.stage.handle(item, tensors, leave if self.setup.leaves_early else None)
         # Arrays that came in leave the object store before what goes out enters it (planning/memory.py).

@@ -18,7 +18,7 @@ from ffpipe.data.inputs import Inputs, files_of
 from ffpipe.data.splits import load_splits
 from ffpipe.learn.blame import blaming
 from ffpipe.learn.block import Block
-from ffpipe.learn.local import LocalBlock, seeded
+from ffpipe.learn.local import LocalBlock, seeded_in_evaluation
 from ffpipe.learn.network import NO_ANSWER, Network, Silent, StreamedNetwork, readouts_of
 from ffpipe.learn.returned import scored
 from ffpipe.runs import places
@@ -115,8 +115,8 @@ class _Blaming(Network):
     """A network that raises RunFailed, which names the block, for what a user's block raises."""
 
     def _score(self, block: Block, x: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        place = (torch.device("cpu"), self.blueprint.training.seed, "score", block.index)
-        with blaming(self.blueprint, block.index, "in evaluation mode"), seeded(*place):
+        drawing = seeded_in_evaluation(self.blueprint.training, x.device, block.index)
+        with blaming(self.blueprint, block.index, "in evaluation mode"), drawing:
             return scored(super()._score(block, x, kept), block, len(x), self.blueprint)
 
 

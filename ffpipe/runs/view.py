@@ -16,7 +16,7 @@ from rich.text import Text
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.system.errors import escaped
-from ffpipe.telemetry.report import LayerRow, RecoveryNote, StageReport
+from ffpipe.telemetry.report import LayerRow, RecoveryNote, StageReport, say_layers
 
 
 class View:
@@ -224,7 +224,7 @@ def _title(job: Job, layout: Layout) -> str:
 
 def _named(spec: StageSpec) -> str:
     """Spell the layers of a stage, and how many replicas it has: 0-1, 2 x 4."""
-    layers = f"{spec.layers[0]}-{spec.layers[-1]}" if len(spec.layers) > 1 else str(spec.layers[0])
+    layers = say_layers(spec.layers)
     replicas = spec.replicas.counts[spec.index]
     return f"{layers} x {replicas}" if replicas > 1 else layers
 

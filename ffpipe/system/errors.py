@@ -17,7 +17,7 @@ _USER = re.compile(
     re.IGNORECASE,
 )
 _PARAMETER = re.compile(r"([?&][^=&?\s]*=)[^&\s'\"]+")
-_SECRET = re.compile("(?<![a-z])key|secret|token|password|signature", re.IGNORECASE)
+_SECRET = re.compile("key|secret|token|password|signature", re.IGNORECASE)
 
 
 def escaped(text: object) -> str:

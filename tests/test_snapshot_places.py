@@ -1,0 +1,114 @@
+"""Whose snapshots lie in a place: a run's own, wherever that is, and those of another run or network."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from disturbed import QUICK, config, files_in, same
+
+from ffpipe import Result, RunFailed, UserError, resume, train
+from ffpipe.commands.cli import main
+from ffpipe.config.fields import to_toml
+
+
+def test_checkpoints_elsewhere(undisturbed: Result, tmp_path: Path) -> None:
+    place = (tmp_path / "elsewhere").as_uri()
+    asked = config(tmp_path / "run", **{"execution.engine": "local", "execution.checkpoints": place})
+    same(train(asked), undisturbed)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert len(list((tmp_path / "elsewhere").glob("*/manifest.json"))) == asked.execution.keep_snapshots
+    with pytest.raises(UserError, match="is for the snapshots of another run"):
+        train(config(tmp_path / "other", **{"execution.engine": "local", "execution.checkpoints": place}))
+    assert not (tmp_path / "other").exists()
+    same(resume(tmp_path / "run"), undisturbed)
+
+
+def test_another_run_s_snapshots_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are refused whether they would fit or not, and before either run has made one."""
+    mine, other = tmp_path / "a", str(tmp_path / "b" / "checkpoints")
+    train(config(mine, **QUICK))
+    train(config(tmp_path / "b", **QUICK, **{"training.seed": 4}))
+    train(config(tmp_path / "c", **QUICK, **{"training.dims": [64, 20, 10]}))
+    before = files_in(tmp_path / "b")
+    for run in (mine, tmp_path / "c"):
+        kept = files_in(run)
+        assert main(["resume", str(run), "--execution.checkpoints", other]) == 2
+        assert f"{other} is for the snapshots of another run" in capsys.readouterr().err
+        assert files_in(run) == kept
+    (tmp_path / "claimed").mkdir()
+    (tmp_path / "claimed" / "run").write_text("0" * 32)
+    with pytest.raises(UserError, match="is for the snapshots of another run"):
+        train(config(tmp_path / "d", **QUICK, **{"execution.checkpoints": str(tmp_path / "claimed")}))
+    assert not (tmp_path / "d").exists()
+    text = (mine / "config.toml").read_text()
+    (mine / "config.toml").write_text(text.replace('checkpoints = ""', f'checkpoints = "{other}"'))
+    np.save(tmp_path / "image.npy", np.zeros((8, 8), dtype=np.float32))
+    for command in (["evaluate", str(mine)], ["predict", str(mine), str(tmp_path / "image.npy")]):
+        assert main(command) == 2
+        assert "is for the snapshots of another run" in capsys.readouterr().err
+    assert files_in(tmp_path / "b") == before
+
+
+def test_snapshots_that_were_moved_are_the_run_s_own(tmp_path: Path) -> None:
+    first = train(config(tmp_path / "run", **QUICK))
+    shutil.move(tmp_path / "run" / "checkpoints", tmp_path / "moved")
+    shutil.move(tmp_path / "run", tmp_path / "there")
+    again = resume(tmp_path / "there", {"execution.checkpoints": str(tmp_path / "moved")})
+    assert again.weights_sha256 == first.weights_sha256
+
+
+OTHER_NETWORKS: dict[str, tuple[dict[str, object], str]] = {
+    "wider": (
+        {"training.dims": [64, 130, 70, 50]},
+        "'weight' is torch.float32 (74, 90), expected torch.float32 (74, 130)",
+    ),
+    "narrower": (
+        {"training.dims": [64, 33, 30, 20]},
+        "'weight' is torch.float32 (74, 90), expected torch.float32 (74, 33)",
+    ),
+    "deeper": ({"training.dims": [64, 90, 70, 50, 40]}, "lacks layer-003.safetensors"),
+    "less deep": ({"training.dims": [64, 90, 70]}, "has layer-002.safetensors"),
+    "of blocks": (
+        {"training.blocks": [{"kind": "dense", "options": {"width": width}} for width in (90, 70, 50)]},
+        "lacks the tensor 'body.1.bias'",
+    ),
+    "without a head": ({"training.head": False, "training.negatives": "random"}, "has head.safetensors"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_NETWORKS)
+def test_whole_snapshots_of_another_network_are_not_taken_for_damage(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields, says = OTHER_NETWORKS[kind]
+    run = tmp_path / "run"
+    train(config(run, **QUICK))
+    (run / "config.toml").write_text(to_toml(config(run, **QUICK, **fields)))
+    before = files_in(run)
+    assert main(["resume", str(run)]) == 2
+    assert says in capsys.readouterr().err
+    assert files_in(run) == before
+
+
+def test_a_run_that_saved_nothing_gives_its_place_back(tmp_path: Path) -> None:
+    place = {"execution.checkpoints": str(tmp_path / "place")}
+    with pytest.raises(RunFailed, match="there is no snapshot to go on from"):
+        train(config(tmp_path / "wild", **QUICK, **place, **{"training.optimizer.learning_rate": 1e30}))
+    assert not (tmp_path / "place").exists()
+    train(config(tmp_path / "run", **QUICK, **place))
+
+
+@pytest.mark.parametrize("engine", ["local", "layerwise"])
+def test_a_place_that_takes_no_snapshots_is_refused_before_training(
+    engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    place = str(tmp_path / "file" / "checkpoints")
+    asked = config(tmp_path / "run", **QUICK | {"execution.engine": engine}, **{"execution.checkpoints": place})
+    (tmp_path / "asked.toml").write_text(to_toml(asked))
+    assert main(["train", str(tmp_path / "asked.toml")]) == 2
+    assert place in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
