@@ -231,7 +231,7 @@ def fashion_cnn() -> Config:
         recipe="fashion-cnn",
         training=_no_negatives(
             (layer(48, 2, 7), layer(96, 2, 7), layer(192, 2, 3)),
-            epochs=20,
+            epochs=17,
             optimizer=Optimizer(kind="AdamW", learning_rate=0.003, weight_decay=0.01),
             schedule="onecycle",
             augmentation=Augmentation(crop=2, flip=True),
