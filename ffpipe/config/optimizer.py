@@ -64,11 +64,13 @@ def check_optimizer(name: str, optimizer: Optimizer) -> None:
             raise UserError(f"{name}.options has {option!r}: give it as {name}.{instead}")
     import torch
 
+    from ffpipe.system.optimizers import uncompiled
+
     classes = torch_optimizers()
     if optimizer.kind not in (*classes, *OWN_FORMS):
         known = ["averaging", *OWN_FORMS, *classes]
         raise UserError(f"{name}.kind is {optimizer.kind!r}; {nearest(optimizer.kind, known)}")
-    cls = getattr(torch.optim, OWN_FORMS.get(optimizer.kind, optimizer.kind))
+    cls: Any = uncompiled(getattr(torch.optim, OWN_FORMS.get(optimizer.kind, optimizer.kind)))
     # Tried on a small matrix, since torch checks some options when it is made and others at its first step.
     weight = torch.nn.Parameter(torch.zeros(2, 2))
     weight.grad = torch.zeros(2, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ from ffpipe.config.schema import Optimizer
 from ffpipe.learn.denormals import settle_optimizer
 from ffpipe.learn.thread_count import one_thread
 from ffpipe.storage.checkpoint import TensorSpec
+from ffpipe.system.optimizers import uncompiled
 
 # Optimisers that are not element-wise: their norms and means are over whole weights.
 SUMMING = (torch.optim.Adafactor,)
@@ -70,7 +72,7 @@ class KerasAdam(torch.optim.Adam):
             (parameter,) = group["params"]
             done = float(self.state[parameter]["step"]) if self.state[parameter] else 0.0
             group["eps"] = self._epsilon / math.sqrt(1.0 - group["betas"][1] ** (done + 1.0))
-        super().step()
+        inspect.unwrap(torch.optim.Adam.step)(self)
 
 
 OWN = {"KerasAdam": KerasAdam}
@@ -79,8 +81,9 @@ OWN = {"KerasAdam": KerasAdam}
 def make_optimizer(groups: Iterable[Any], settings: Optimizer) -> torch.optim.Optimizer:
     """Make the optimiser that a config asks for, of groups of parameters."""
     if settings.kind == "averaging":
-        return Averaging(groups, lr=settings.learning_rate, averaging=settings.averaging)
-    cls: Any = OWN.get(settings.kind) or getattr(torch.optim, settings.kind)
+        cls: Any = uncompiled(Averaging)
+        return cls(groups, lr=settings.learning_rate, averaging=settings.averaging)
+    cls = uncompiled(OWN.get(settings.kind) or getattr(torch.optim, settings.kind))
     made: torch.optim.Optimizer = cls(groups, lr=settings.learning_rate, **settings.options)
     return made
 

@@ -8,6 +8,7 @@ The object store as a whole is the host's, and not in any stage (memory.py).
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,6 +33,8 @@ SMALL = 16
 KEPT = 2.4
 # Bytes that a process came to have beyond that in a run of 16 units: threads, logs, Parquet, Ray's connections.
 ENGINE_BYTES = {"local": 8 << 20, "layerwise": 16 << 20, "ray": 24 << 20}
+# What torch 2.13 loads with its compiler, which working out shapes on the meta device needs and a stage of Ray does not.
+COMPILER_BYTES = 70 << 20
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ class Estimate:
 
 
 def bare_process(config: Config) -> int:
-    """Return the bytes of a process, as this one, that has loaded what a stage needs and used it on next to nothing."""
+    """Return the bytes of a process that has loaded what a stage needs and used it on next to nothing: as this one, but
+    for the compiler of torch where the stage is a process of its own."""
     training = config.training
     # Blocks that are trained by autograd need more of torch, whatever they are.
     local = training.model or training.blocks or not training.contrasts
@@ -94,7 +98,13 @@ def bare_process(config: Config) -> int:
     # A plan may be for devices that are elsewhere.
     device = config.execution.first_device if torch.cuda.is_available() else "cpu"
     measure_costs(make_blueprint(small, takes, inputs, labels, 1), torch.device(device))
-    return process_bytes() + ENGINE_BYTES[config.execution.engine]
+    engine = config.execution.engine
+    return process_bytes() - (unneeded_bytes() if engine == "ray" else 0) + ENGINE_BYTES[engine]
+
+
+def unneeded_bytes() -> int:
+    """Return the bytes that this process has loaded and a stage of Ray has not."""
+    return COMPILER_BYTES if "torch._dynamo" in sys.modules else 0
 
 
 def stages_here(job: Job) -> int:
