@@ -8,7 +8,7 @@ stages are asked for reports, die, fall silent or raise.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -99,7 +99,7 @@ class Peer:
     def done(self, predictions: Predictions) -> None:
         self.engine.post(self.index, 0, lambda to: to.worker.done(predictions))
 
-    def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
+    def to_replicas(self, number: int, name: str, sums: Arrays) -> None:
         raise AssertionError("no stage here has replicas")
 
     def read(self, arrays: Arrays) -> None:

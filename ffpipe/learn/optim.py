@@ -75,16 +75,14 @@ class KerasAdam(torch.optim.Adam):
         inspect.unwrap(torch.optim.Adam.step)(self)
 
 
-OWN = {"KerasAdam": KerasAdam}
+OWN: dict[str, Any] = {"averaging": Averaging, "KerasAdam": KerasAdam}
 
 
 def make_optimizer(groups: Iterable[Any], settings: Optimizer) -> torch.optim.Optimizer:
     """Make the optimiser that a config asks for, of groups of parameters."""
-    if settings.kind == "averaging":
-        cls: Any = uncompiled(Averaging)
-        return cls(groups, lr=settings.learning_rate, averaging=settings.averaging)
-    cls = uncompiled(OWN.get(settings.kind) or getattr(torch.optim, settings.kind))
-    made: torch.optim.Optimizer = cls(groups, lr=settings.learning_rate, **settings.options)
+    cls: Any = uncompiled(OWN.get(settings.kind) or getattr(torch.optim, settings.kind))
+    options = {"averaging": settings.averaging} if settings.kind == "averaging" else settings.options
+    made: torch.optim.Optimizer = cls(groups, lr=settings.learning_rate, **options)
     return made
 
 

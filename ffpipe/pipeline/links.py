@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from ffpipe.learn.negatives import Predictions
@@ -19,7 +18,7 @@ class Links(Protocol):
     def done(self, predictions: Predictions) -> None:
         """Tell the first stage that the last is through with the oldest item in flight."""
 
-    def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
+    def to_replicas(self, number: int, name: str, sums: Arrays) -> None:
         """Send sums of round `number` to the other replicas of the stage."""
 
     def read(self, arrays: Arrays) -> None:

@@ -24,7 +24,7 @@ from ffpipe.learn.negatives import Predictions
 from ffpipe.pipeline.delivery import Delivery, is_shared
 from ffpipe.pipeline.inbox import Inbox
 from ffpipe.pipeline.links import Links
-from ffpipe.pipeline.packet import Arrays, Packet, Tensors, to_arrays, to_tensors
+from ffpipe.pipeline.packet import Packet, Tensors, to_arrays, to_tensors
 from ffpipe.pipeline.publisher import Publish, Publisher
 from ffpipe.pipeline.reducer import Reducer
 from ffpipe.pipeline.saver import Saver, Witness
@@ -59,7 +59,7 @@ class Worker:
         self.reducer = Reducer(
             self.spec.replica,
             1 + len(self.delivery.others),
-            self._exchange,
+            self.links.to_replicas,
             self.links.read,
             partial(self._waiting, "exchange"),
         )
@@ -188,9 +188,6 @@ class Worker:
         """Publish one result; called from the publisher's thread."""
         for receiver, part in self.delivery.parts(item, to_arrays(tensors or {})).items():
             self.links.to(receiver, sequence, Packet(item, part))
-
-    def _exchange(self, number: int, name: str, sums: Arrays) -> None:
-        self.links.to_replicas(self.delivery.others, number, name, sums)
 
     def report(self) -> None:
         """Put what happened since the last time where `drain` finds it."""

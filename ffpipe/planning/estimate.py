@@ -33,7 +33,7 @@ SMALL = 16
 KEPT = 2.4
 # Bytes that a process came to have beyond that in a run of 16 units: threads, logs, Parquet, Ray's connections.
 ENGINE_BYTES = {"local": 8 << 20, "layerwise": 16 << 20, "ray": 24 << 20}
-# What torch 2.13 loads with its compiler, which working out shapes on the meta device needs and a stage of Ray does not.
+# The compiler that torch 2.13 loads for shapes on the meta device, which a stage of Ray does not work out.
 COMPILER_BYTES = 70 << 20
 
 
@@ -103,7 +103,7 @@ def bare_process(config: Config) -> int:
 
 
 def unneeded_bytes() -> int:
-    """Return the bytes that this process has loaded and a stage of Ray has not."""
+    """Return the bytes that this process has loaded and a stage of Ray does not load."""
     return COMPILER_BYTES if "torch._dynamo" in sys.modules else 0
 
 

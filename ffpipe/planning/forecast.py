@@ -34,6 +34,9 @@ PAYLOAD = 0.86
 # Shares of a step with three roles, which makes five products of a minibatch with a weight matrix: neutral rows alone,
 # forward; and positive and negative rows alone, forward and their gradient.
 PREDICT_SHARE, PAIRS_SHARE = 1 / 5, 4 / 5
+# Seconds of a processor for telling one replica of a stage where sums lie, and hearing the same of it (shared_sums.py,
+# two cores of an AMD EPYC).
+DATAGRAM = 0.1e-3
 # Messages to simulate, in windows, until what follows is more of the same.
 WINDOWS = 4
 # A resource is named as the bottleneck if it is at work for this share of the time at least.
@@ -189,12 +192,12 @@ def load_of(spec: StageSpec, costs: Costs, links: LinkCosts | None = None) -> St
 
 def exchange_seconds(spec: StageSpec, replicas: int, links: LinkCosts) -> float:
     """Work out seconds in which a replica exchanges the gradients of a minibatch: for each update of a block it
-    puts its own into the object store, and calls and reads the others, all of which are on one host."""
+    writes its own, and is told of and reads those of the others, all of which are on one host."""
     if replicas == 1:
         return 0.0
     of, others = Sizes(spec.network, 1), replicas - 1
     copied = sum(gradient_bytes(of, range(layer, layer + 1)) for layer in spec.layers) * replicas / links.copy
-    return (copied + len(spec.layers) * 2 * others * links.call) * spec.training.updates
+    return (copied + len(spec.layers) * others * DATAGRAM) * spec.training.updates
 
 
 def _bottleneck(

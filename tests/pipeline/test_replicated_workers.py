@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +61,9 @@ class ThreadLinks:
     def done(self, predictions: Predictions) -> None:
         self.workers[0].done(predictions)
 
-    def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
+    def to_replicas(self, number: int, name: str, sums: Arrays) -> None:
         sent = {key: array._replace(data=array.data.copy()) for key, array in sums.items()}
-        for other in others:
+        for other in self.workers[self.number].delivery.others:
             reducer = self.workers[other].reducer
             self._later(lambda reducer=reducer: reducer.put(number, self.replica, name, sent))
 

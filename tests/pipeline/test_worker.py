@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -43,7 +42,7 @@ class ThreadLinks:
     def done(self, predictions: Predictions) -> None:
         self.workers[0].done(predictions)
 
-    def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
+    def to_replicas(self, number: int, name: str, sums: Arrays) -> None:
         raise AssertionError("no stage here has replicas")
 
     def read(self, arrays: Arrays) -> None:

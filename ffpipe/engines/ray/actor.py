@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ffpipe.learn.negatives import Predictions
     from ffpipe.pipeline.packet import Arrays, Packet
     from ffpipe.pipeline.schedule import Item
+    from ffpipe.pipeline.shared_sums import SharedSums
     from ffpipe.pipeline.stage_spec import StageSpec
     from ffpipe.pipeline.worker_setup import Parts, WorkerSetup
     from ffpipe.planning.calibrate import Costs
@@ -103,8 +104,9 @@ class StageActor:
         self._host_data = self._host_data or HostData()
         return getattr(self._host_data, method)(*arguments)
 
-    def set_up(self, setup: WorkerSetup, parts: Parts, actors: list[Any], threads: int) -> None:
-        """Make the worker; all of them exist once this returns everywhere."""
+    def set_up(self, setup: WorkerSetup, parts: Parts, actors: list[Any], threads: int, sums: str = "") -> None:
+        """Make the worker; all of them exist once this returns everywhere. sums: the place of the stage where its
+        replicas are on one host (shared_sums.py)."""
         import torch
 
         from ffpipe.pipeline.worker import Worker
@@ -112,7 +114,10 @@ class StageActor:
 
         torch.set_num_threads(threads)
         set_allocator(setup.spec.network, setup.config.execution)
-        self.worker = Worker(setup, parts, RayLinks(setup.spec, actors))
+        links = RayLinks(setup.spec, actors)
+        self.worker = Worker(setup, parts, links)
+        if sums:
+            links.share_sums(sums, self.worker.reducer.put)
 
     @ray.method(concurrency_group="inbox")
     def push(self, sequence: int, sender: int, item: Item, names: tuple[tuple[str, str], ...], *arrays: Any) -> None:
@@ -179,6 +184,15 @@ class RayLinks:
         """actors: of all replicas of all stages, in the order of their numbers."""
         self._number, self._replica = spec.replicas.number(spec.index, spec.replica), spec.replica
         self._actors = actors
+        self._first = spec.replicas.number(spec.index, 0)
+        self._others = [each for each in range(spec.replicas.counts[spec.index]) if each != spec.replica]
+        self._shared: SharedSums | None = None
+
+    def share_sums(self, place: str, put: Callable[[int, int, str, Arrays], None]) -> None:
+        """Send sums by memory of this host from now on. put: takes those of others."""
+        from ffpipe.pipeline.shared_sums import SharedSums
+
+        self._shared = SharedSums(place, self._replica, self._others, put)
 
     def to(self, receiver: int, sequence: int, packet: Packet) -> None:
         names = tuple((name, array.dtype) for name, array in packet.arrays.items())
@@ -188,13 +202,16 @@ class RayLinks:
     def done(self, predictions: Predictions) -> None:
         self._actors[0].done.remote(predictions)
 
-    def to_replicas(self, others: Sequence[int], number: int, name: str, sums: Arrays) -> None:
+    def to_replicas(self, number: int, name: str, sums: Arrays) -> None:
+        if self._shared is not None:
+            self._shared.send(number, name, sums)
+            return
         dtypes = tuple(array.dtype for array in sums.values())
         arrays = [stored(array.data) for array in sums.values()]
-        if len(others) > 1:  # else Ray puts what is not small once for each of them
+        if len(self._others) > 1:  # else Ray puts what is not small once for each of them
             arrays = [ray.put(each) if getattr(each, "nbytes", 0) > SMALL else each for each in arrays]
-        for other in others:
-            self._actors[other].put_sums.remote(number, self._replica, name, dtypes, *arrays)
+        for other in self._others:
+            self._actors[self._first + other].put_sums.remote(number, self._replica, name, dtypes, *arrays)
 
     def read(self, arrays: Arrays) -> None:
         for array in arrays.values():

@@ -26,6 +26,7 @@ from ffpipe.engines.ray.placement import fewer, most_places, places_of, shortage
 from ffpipe.engines.ray.supply import supply
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.replicas import replicas_of, smaller_and_smaller
+from ffpipe.pipeline.shared_sums import AVAILABLE
 from ffpipe.pipeline.worker_setup import Parts, WorkerSetup, make_own_stage
 from ffpipe.planning import headroom
 from ffpipe.planning.calibrate import pooled
@@ -148,8 +149,10 @@ class RayEngine:
             try:
                 self.group.ask(
                     lambda: [
-                        actor.set_up.remote(setup, self._parts, self.group.actors, threads_of(place))
-                        for actor, setup, place in zip(self.group.actors, setups, self.group.places, strict=True)
+                        actor.set_up.remote(setup, self._parts, self.group.actors, threads_of(place), sums)
+                        for actor, setup, place, sums in zip(
+                            self.group.actors, setups, self.group.places, self._shared_places(), strict=True
+                        )
                     ],
                     SECONDS_TO_SET_UP,
                 )
@@ -160,6 +163,17 @@ class RayEngine:
             except RunFailed:
                 self._fetch_last(job.config.execution.stage_timeout, on_report)
                 raise
+
+    def _shared_places(self) -> list[str]:
+        """Name, for each process, the memory by which the replicas of its stage exchange sums; "" where they are on
+        several hosts, or there is one."""
+        found, first = [], 0
+        for count in self._counts:
+            nodes = {process.node for process in self.group.processes[first : first + count]}
+            shared = AVAILABLE and count > 1 and len(nodes) == 1
+            found += [secrets.token_hex(8) if shared else ""] * count
+            first += count
+        return found
 
     def _advice(self, job: Job) -> str:
         """Say what to do where a stage was killed for want of memory."""
