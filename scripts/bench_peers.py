@@ -5,10 +5,11 @@ and through the pipelines of torch.distributed (GPipe, 1F1B, interleaved 1F1B).
     python scripts/bench_peers.py --set-time [--stages 4 8 16] [--steps 60] [--rounds 3]
 
 The networks are those of peer_networks.py, on MNIST or CIFAR-10 (FFPIPE_DATA names a folder with copies): the very
-modules of ffpipe's blocks, trained end to end by all others and by local objectives here. Every process has one thread
-unless its name says two. A pipeline gets the number of microbatches that is best for it among `--microbatches`. Rounds
-of all contenders are interleaved, and figures are medians: examples a second of all steps, the share of its time in
-which the busiest process computed, peak bytes of the largest process and of all of them, and messages a minibatch.
+modules of ffpipe's blocks, trained end to end by all others and by local objectives here, with the same optimiser (for
+dense layers Adam, fused) and an allocator that keeps what steps free. Every process has one thread unless its name says
+two. A pipeline gets the number of microbatches that is best for it among `--microbatches`. Rounds of all contenders are
+interleaved, and figures are medians: examples a second of all steps, the share of its time in which the busiest process
+computed, peak bytes of the largest process and of all of them, and messages a minibatch.
 
 With --set-time stages take 20 ms forward and 40 ms backward without a processor, as on devices of their own, and hand
 on real arrays: what is left is the bubble. `share` is the rate as a share of the slowest stage's; `formula` what the

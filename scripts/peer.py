@@ -185,6 +185,15 @@ def steps_of(asked: Asked, rank: int) -> tuple[Callable[[int], object], list[nn.
     return piped_step, [work.parts[index] for index in own]
 
 
+def optimizer_of(asked: Asked, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return torch's own form of the optimiser that ffpipe's blocks have."""
+    settings = config_of(asked.network or "dense", 1).training.optimizer
+    made: torch.optim.Optimizer = getattr(torch.optim, settings.kind)(
+        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, **settings.options
+    )
+    return made
+
+
 def main() -> None:
     asked = Asked(**json.loads(sys.argv[1]))
     rank = int(sys.argv[2])
@@ -193,7 +202,7 @@ def main() -> None:
     dist.init_process_group("gloo", init_method=f"file://{asked.place}", rank=rank, world_size=asked.world)
     step, modules = steps_of(asked, rank)
     parameters = [parameter for module in modules for parameter in module.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=0.0005)
+    optimizer = optimizer_of(asked, parameters)
     began = worked = 0.0
     for index in range(asked.steps + WARM_UP):
         if index == WARM_UP:

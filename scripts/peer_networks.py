@@ -6,7 +6,7 @@ from typing import Any
 
 from ffpipe.config.fields import override
 from ffpipe.config.recipes import get_recipe
-from ffpipe.config.schema import BlockConfig, Config, Data, Optimizer, Training
+from ffpipe.config.schema import BlockConfig, Config, Data, Execution, Optimizer, Training
 
 BATCH = 128
 NETWORKS = ("dense", "dense-2000", "dgl")
@@ -25,10 +25,11 @@ def config_of(network: str, steps: int) -> Config:
         negatives="none",
         head=False,
         goodness_from=0,
-        optimizer=Optimizer(kind="Adam", learning_rate=0.0005),
+        optimizer=Optimizer(kind="Adam", learning_rate=0.0005, options={"fused": True}),
         data=Data(source="mnist"),
     )
-    return override(Config(recipe=network, training=training), _of_steps(steps))
+    made = Config(recipe=network, training=training, execution=Execution(keep_freed=True))
+    return override(made, _of_steps(steps))
 
 
 def contrasting(network: str, steps: int) -> Config:
