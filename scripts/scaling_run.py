@@ -99,11 +99,12 @@ def forecast_of(point: Point, costs: dict[str, Any]) -> dict[str, Any]:
     known = {int(copies): Costs(tuple(each["layers"]), each["head"]) for copies, each in costs.items()}
     job, links, real = job_of(point), link_costs(point.link or None, costs=kept_costs()), point.layers == "real"
     conditions = Conditions(
-        lambda copies: known[copies], links, int(point.link > 0), float(CORES), computes=real, reads=real
+        lambda stage, copies: known[copies], links, int(point.link > 0), float(CORES), computes=real, reads=real
     )
     expected = forecast(job, point.stages, conditions)
     layout = expected.layout
-    loads = [load_of(spec, conditions.costs_among(point.stages)) for spec in layout.stages]
+    each = conditions.costs_among([1] * point.stages)
+    loads = [load_of(spec, each[spec.index]) for spec in layout.stages]
     items = [item for item in layout.plan.items() if isinstance(item, (Train, Predict))]
     whole = Simulation(
         items, layout.plan.weight, layout.window, loads, links, conditions.host_layout(point.stages)

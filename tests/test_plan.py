@@ -82,7 +82,15 @@ def test_a_forecast_has_a_row_for_each_number_of_stages(capsys: pytest.CaptureFi
         (["--link", "0Gbit"], "more than nothing"),
         (["--latency", "5us"], "give --link too"),
         (["--flops", "fast"], "not a speed such as 60TFLOPS"),
+        (["--flops", "1TFLOPS,,2TFLOPS"], "not a speed such as 60TFLOPS"),
+        (
+            ["--flops", "1TFLOPS,2TFLOPS", "--stages", "3"],
+            "2 speeds for 3 stages: give one speed, or one for each stage",
+        ),
+        (["--flops", "1TFLOPS,2TFLOPS", "--stages", "1,2"], "have values for 2 stages each"),
+        (["--flops", "1TFLOPS,2TFLOPS", "--engine", "local"], "2 speeds for the one process of engine 'local'"),
         (["--device", "cuda"], "give its speed, as --flops"),
+        (["--device", "cpu", "cuda"], "give its speed, as --flops"),
         (["--device", "cuda", "--engine", "layerwise"], "give its speed, as --flops"),
         (["--cores", "0"], "give a whole number from 1"),
         (["--cores", "9" * 5000], "give a whole number from 1"),
@@ -116,6 +124,8 @@ def test_a_plan_for_devices_that_are_elsewhere(capsys: pytest.CaptureFixture[str
     for engine in ("ray", "layerwise"):
         assert main(["plan", "digits", "--device", "cuda", "--engine", engine, "--flops", "60TFLOPS"]) == 0
         assert "from the speed that was given" in capsys.readouterr().out
+    assert main(["plan", "digits", "--device", "cpu", "cuda", "--flops", "1GFLOPS,100GFLOPS"]) == 0
+    assert "│ 2      │ 0 | 1-2 " in capsys.readouterr().out
 
 
 def test_a_plan_for_more_memory_than_this_host_has(capsys: pytest.CaptureFixture[str]) -> None:

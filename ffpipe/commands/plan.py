@@ -78,12 +78,18 @@ def _amount(option: str, parse: Callable[[str], float], text: str) -> float:
     return value
 
 
+def parse_speeds(text: str) -> float | tuple[float, ...]:
+    """Parse the speed of every processor, or that of each stage's: "60TFLOPS,60TFLOPS,200GFLOPS". Raises UserError."""
+    speeds = tuple(_amount("--flops", parse_flops, each) for each in text.split(","))
+    return speeds[0] if len(speeds) == 1 else speeds
+
+
 # Options beside those of the config: what reads their values, what stands for it in a help, and its meaning.
 OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "--stages": (parse_stages, "N,N,...", "one number of stages, or several: 1,2,4 or 1,2,4,...,128"),
     "--link": (partial(_amount, "--link", parse_rate), "RATE", "of each host's network, as 10Gbit; none: one host"),
     "--latency": (partial(_amount, "--latency", parse_seconds), "TIME", "between hosts, as 50us; none: 100us"),
-    "--flops": (partial(_amount, "--flops", parse_flops), "SPEED", "of a processor, as 60TFLOPS; none: measured here"),
+    "--flops": (parse_speeds, "SPEED,...", "of a processor, as 60TFLOPS, or of each stage's; none: measured here"),
     "--stages-per-host": (whole("--stages-per-host", MOST_STAGES), "N", "none: 1 with --link, else all"),
     "--cores": (whole("--cores", MOST_STAGES), "N", "of a host, for messages and layers on CPUs; none: as here"),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ffpipe.config.fields import override
-from ffpipe.config.schema import Config
+from ffpipe.config.schema import Config, of_stage
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.planning.calibrate import Costs, measure_costs, measure_side_by_side
 from ffpipe.planning.cost import largest_block_bytes
@@ -43,30 +43,34 @@ WIDE = 150
 def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]) -> None:
     """Print the plan of a config. may_import: what of the user's code may be imported. Raises UserError."""
     stages: tuple[int, ...] = options.stages or ()
-    flops: float | None = options.flops
+    flops: float | tuple[float, ...] | None = options.flops
     link: float | None = options.link
     cores = options.cores or host_cpus()
     _refuse(config, options)
     several = len(stages) > 1
     console = Console(width=max(Console().width, WIDE))
-    if stages:
-        config = override(config, {"execution.stages": 0 if several else stages[0]})
+    if stages or isinstance(flops, tuple):
+        one = stages[0] if stages else len(flops) if isinstance(flops, tuple) else 0
+        config = override(config, {"execution.stages": 0 if several else one})
     job, estimate, notes = planned(config, **may_import)
     ray = job.config.execution.engine == "ray"
     if not (several and ray):
         console.print(_table(estimate))
         for line in (*_lines(job, estimate), *notes):
             print(line)
-    costs = cache(partial(_measured, job)) if flops is None else lambda copies: costs_at(flops, job.network)
+    costs = _timed(job) if flops is None else lambda stage, copies: costs_at(of_stage(flops, stage), job.network)
     origin = "steps measured here" if flops is None else "the speed that was given"
     if not ray:
-        print(f"time, from {origin}: {_time(job, costs(1))}")
+        print(f"time, from {origin}: {_time(job, costs(0, 1))}")
         return
     # A speed that is given is that of a device of the stage's own.
-    computes = job.config.execution.first_device == "cpu" and flops is None
+    device = job.config.execution.device
+    devices = (device,) if isinstance(device, str) else device
+    apart = frozenset(stage for stage, device in enumerate(devices) if device != "cpu")
+    computes = flops is None and "cpu" in devices
     messages = calibrate() if options.calibrate else kept_costs()
     links = link_costs(link, options.latency, messages)
-    conditions = Conditions(costs, links, options.stages_per_host or int(bool(link)), cores, computes)
+    conditions = Conditions(costs, links, options.stages_per_host or int(bool(link)), cores, computes, apart=apart)
     rows, without = _rows(job, stages or (len(estimate.layout.stages),), conditions, estimate.stages[0].process)
     if not rows:
         raise UserError(without[0])
@@ -85,12 +89,18 @@ def _refuse(config: Config, options: argparse.Namespace) -> None:
         raise UserError(f"--calibrate measures messages between stages, which {engine} does not send")
     if options.latency is not None and not options.link:
         raise UserError("--latency is that between hosts: give --link too")
-    if options.flops is None and execution.first_device == "cuda" and not torch.cuda.is_available():
+    on_gpu = "cuda" in ([execution.device] if isinstance(execution.device, str) else execution.device)
+    if options.flops is None and on_gpu and not torch.cuda.is_available():
         raise UserError("--device is cuda, but torch finds no GPU to measure on: give its speed, as --flops 60TFLOPS")
     if several and execution.engine != "ray":
         raise UserError(f"--stages has several numbers, but {engine} is one process")
-    if several and (listed := execution.listed):
+    speeds = len(options.flops) if isinstance(options.flops, tuple) else 0
+    if several and (listed := execution.listed or speeds):
         raise UserError(f"--stages has several numbers, but other options have values for {listed} stages each")
+    wanted = options.stages[0] if options.stages else execution.stages or execution.listed or speeds
+    if speeds and (execution.engine != "ray" or speeds != wanted):
+        processes = f"{wanted} stages" if execution.engine == "ray" else f"the one process of {engine}"
+        raise UserError(f"--flops has {speeds} speeds for {processes}: give one speed, or one for each stage")
 
 
 def _rows(
@@ -114,8 +124,6 @@ def _left_out(config: Config, cores: int, measured: bool) -> list[str]:
     """Name what of the config a forecast does not know. measured: whether layers are timed here."""
     execution, here = config.execution, host_cpus()
     found = []
-    if isinstance(execution.device, tuple) and len(set(execution.device)) > 1:
-        found.append(f"all stages are forecast as on the first one's device, {execution.first_device}")
     if execution.cpus and measured:
         found.append("layers are timed on one thread a stage, whatever execution.cpus says")
     if execution.replicas != 1:
@@ -125,14 +133,21 @@ def _left_out(config: Config, cores: int, measured: bool) -> list[str]:
     return [f"note: {line}" for line in found]
 
 
-def _measured(job: Job, copies: int) -> Costs:
-    """Time a step of each layer on the device of the first stage; where stages have a core each, on so many at once."""
+def _timed(job: Job) -> Callable[[int, int], Costs]:
+    """Return the costs of layers as they are timed here, when they are asked for: on the device of a stage, as of so
+    many stages."""
+    on_device = cache(partial(_measured, job))
+    return lambda stage, copies: on_device(of_stage(job.config.execution.device, stage), copies)
+
+
+def _measured(job: Job, device: str, copies: int) -> Costs:
+    """Time a step of each layer on a device; where stages have a core each, on so many at once."""
     execution = job.config.execution
     copies = min(copies, host_cpus())
     refuse_beyond_host(copies * largest_block_bytes(job), "timing a layer here", "give --flops instead of timing")
-    if execution.engine == "ray" and execution.first_device == "cpu":
+    if execution.engine == "ray" and device == "cpu":
         return measure_side_by_side(job.network, copies)
-    return measure_costs(job.network, torch.device(execution.first_device))
+    return measure_costs(job.network, torch.device(device))
 
 
 def _table(estimate: Estimate) -> Table:
@@ -204,6 +219,8 @@ def _words(conditions: Conditions, link: float | None) -> str:
         where += f", {say_rate(link)} and {say_seconds(links.latency)} between hosts"
     shared = f"{conditions.cores:g} core(s) of it for layers and messages"
     whose = shared if conditions.computes else "a device for each stage"
+    if conditions.computes and conditions.apart:
+        whose += f", a device of its own for stage {', '.join(map(str, sorted(conditions.apart)))}"
     return f"{where}, {whose}, {say_seconds(2 * links.call + links.item)} of a core a message"
 
 

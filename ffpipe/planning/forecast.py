@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, takewhile
 
@@ -47,35 +47,39 @@ BUSY = 0.9
 class Conditions:
     """Circumstances for which a run is forecast.
 
-    costs: of layers, by how many stages compute on one host. stages_per_host: 0 for all on one. cores: of a host.
-    computes: whether layers take those (CPU), or have processors of their own (GPU). reads: whether stages read what
-    they get.
+    costs: of layers, by the stage on whose device they are and how many stages compute on the cores of one host.
+    stages_per_host: 0 for all on one. cores: of a host. computes: whether layers take those (CPU), or have processors
+    of their own (GPU), as where they do the stages in `apart` have all the same. reads: whether stages read what they
+    get.
     """
 
-    costs: Callable[[int], Costs]
+    costs: Callable[[int, int], Costs]
     links: LinkCosts
     stages_per_host: int
     cores: float
     computes: bool
     reads: bool = True
+    apart: frozenset[int] = frozenset()
 
     def host_layout(self, stages: int) -> HostLayout:
         """Return the places of so many stages."""
         per_host = self.stages_per_host or stages
         return HostLayout(tuple(index // per_host for index in range(stages)), self.cores, self.computes, self.reads)
 
-    def costs_among(self, stages: int) -> Costs:
-        """Return the costs of layers where there are so many stages."""
-        return self.costs(max(1, min(self.stages_per_host or stages, stages, int(self.cores)) if self.computes else 1))
+    def costs_among(self, counts: Sequence[int]) -> list[Costs]:
+        """Return the costs of layers on the device of each stage. counts: replicas of each."""
+        sharing = sum(count for stage, count in enumerate(counts) if stage not in self.apart)
+        copies = min(self.stages_per_host or sharing, sharing, int(self.cores)) if self.computes else 1
+        return [self.costs(stage, max(1, copies)) for stage in range(len(counts))]
 
 
 @dataclass(frozen=True)
 class Forecast:
     """A run on so many stages.
 
-    one_stage_seconds: of a minibatch through all layers, one after the other. step_seconds: of the slowest stage,
-    alone. steady_seconds: of a minibatch in the full pipeline. seconds: of all steps, with filling and draining.
-    link_rate: bytes a second out of the host that sends most. bottleneck: in words.
+    one_stage_seconds: of a minibatch through all layers, one after the other on the fastest device. step_seconds: of
+    the slowest stage, alone. steady_seconds: of a minibatch in the full pipeline. seconds: of all steps, with filling
+    and draining. link_rate: bytes a second out of the host that sends most. bottleneck: in words.
     """
 
     layout: Layout
@@ -119,11 +123,13 @@ def forecast(job: Job, stages: int, conditions: Conditions) -> Forecast:
     """Cut the job into so many stages and simulate its first items. Raises UserError where it cannot be cut so."""
     job = replace(job, config=replace(job.config, execution=replace(job.config.execution, stages=stages)))
     counts = replicas_of(job.config.execution, stages)
-    host_layout, costs, links = conditions.host_layout(stages), conditions.costs_among(sum(counts)), conditions.links
+    host_layout, costs, links = conditions.host_layout(stages), conditions.costs_among(counts), conditions.links
     trips = [_message_seconds(links, job.minibatch_bytes, a != b) for a, b in pairwise(host_layout.hosts)]
     message = statistics.median(trips[:MEASURED_EDGES]) if trips else 0.0
-    layout = make_layout(job, stages, Measured([costs] * stages, message), counts=counts)
-    loads = [load_of(spec, costs, links) for spec in layout.stages]
+    layout = make_layout(job, stages, Measured(costs, message), counts=counts)
+    loads = [
+        replace(load_of(spec, costs[spec.index], links), apart=spec.index in conditions.apart) for spec in layout.stages
+    ]
     plan = replace(layout.plan, evaluations={}, snapshot_steps=0)
     enough = WINDOWS * (layout.window + stages * plan.chunk)
     items = takewhile(lambda item: not isinstance(item, Train) or item.first < enough, plan.items())
@@ -132,10 +138,10 @@ def forecast(job: Job, stages: int, conditions: Conditions) -> Forecast:
     steps = sum(item.count for item in worked if isinstance(item, Train))
     steady = timing.steady_seconds()
     alone = [load.seconds(Train(0, 1, ahead=plan.lockstep)) for load in loads]
-    one = conditions.costs(1)
+    alone_on_one = (conditions.costs(stage, 1) for stage in range(stages))
     return Forecast(
         layout,
-        one_stage_seconds=sum(one.layers) + one.head,
+        one_stage_seconds=min(sum(each.layers) + each.head for each in alone_on_one),
         step_seconds=max(alone),
         steady_seconds=steady,
         seconds=timing.seconds + (job.steps - steps) * steady,

@@ -48,12 +48,13 @@ class StageLoad:
     """Work of one stage, by item.
 
     seconds: of its blocks. parts: bytes to each stage that gets something of it. senders: stages whose packets make its
-    messages complete.
+    messages complete. apart: it has a processor of its own, whatever others have.
     """
 
     seconds: Callable[[Item], float]
     parts: Callable[[Item], Mapping[int, int]]
     senders: tuple[int, ...]
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,8 @@ class Simulation:
                 yield stage.worker.append
             reading = self._host_layout.reads * stage.to_read.pop(sequence, 0) / self._links.copy
             yield partial(stage.host.processors.do, self._links.item + reading)
-            compute = stage.host.processors.do if self._host_layout.computes else self._clock.after
+            shares = self._host_layout.computes and not stage.load.apart
+            compute = stage.host.processors.do if shares else self._clock.after
             yield partial(compute, stage.load.seconds(item))
             self._timing.seconds = self._clock.now
             if stage is self._stages[-1]:

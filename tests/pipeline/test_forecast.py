@@ -26,7 +26,7 @@ def job_of(**fields: Any) -> Job:
 
 
 def conditions_of(seconds: float, links: LinkCosts = FREE, **changes: Any) -> Conditions:
-    return replace(Conditions(lambda copies: Costs((seconds,) * 4, 0.0), links, 0, 64.0, False), **changes)
+    return replace(Conditions(lambda stage, copies: Costs((seconds,) * 4, 0.0), links, 0, 64.0, False), **changes)
 
 
 def test_equal_layers_and_free_messages_scale_with_the_stages() -> None:
@@ -106,10 +106,36 @@ def test_costs_at_a_speed_that_is_given() -> None:
 
 
 def test_layers_cost_what_they_do_among_as_many_as_a_host_has_cores_for() -> None:
-    conditions = conditions_of(0.0, costs=lambda copies: Costs((0.02 * copies,) * 4, 0.0), cores=2.0, computes=True)
-    assert [conditions.costs_among(stages).layers[0] for stages in (1, 2, 4)] == [0.02, 0.04, 0.04]
-    assert replace(conditions, stages_per_host=1).costs_among(4).layers[0] == 0.02
-    assert replace(conditions, computes=False).costs_among(4).layers[0] == 0.02
+    def first(conditions: Conditions, *counts: int) -> float:
+        return conditions.costs_among(counts)[0].layers[0]
+
+    conditions = conditions_of(0.0, costs=lambda _, copies: Costs((0.02 * copies,) * 4, 0.0), cores=2.0, computes=True)
+    assert [first(conditions, *[1] * stages) for stages in (1, 2, 4)] == [0.02, 0.04, 0.04]
+    assert first(conditions, 2) == 0.04
+    assert first(replace(conditions, stages_per_host=1), 1, 1, 1, 1) == 0.02
+    assert first(replace(conditions, computes=False), 1, 1, 1, 1) == 0.02
+    assert first(replace(conditions, apart=frozenset([1, 2, 3])), 1, 1, 1, 1) == 0.02
+
+
+def test_stages_on_different_devices_have_costs_of_their_own() -> None:
+    seconds = (0.01, 0.03)
+
+    def costs(stage: int, copies: int) -> Costs:
+        return Costs((seconds[stage],) * 4, 0.0)
+
+    found = forecast(job_of(), 2, conditions_of(0.0, costs=costs))
+    assert [len(spec.layers) for spec in found.layout.stages] == [3, 1]
+    assert found.step_seconds == pytest.approx(0.03)
+    assert found.steady_seconds == pytest.approx(0.03)
+    assert found.one_stage_seconds == pytest.approx(0.04)
+
+
+def test_a_stage_with_a_device_of_its_own_leaves_the_cores_to_others() -> None:
+    one_core = conditions_of(0.02, cores=1.0, computes=True)
+    job = job_of(**{"training.negatives": "random"})
+    assert forecast(job, 2, one_core).steady_seconds == pytest.approx(0.08, rel=0.01)
+    on_gpu = replace(one_core, apart=frozenset([0]))
+    assert forecast(job, 2, on_gpu).steady_seconds == pytest.approx(0.04, rel=0.01)
 
 
 @pytest.mark.parametrize(("epochs", "every"), [(1, 0), (5, 0), (5, 1), (5, 2), (6, 3), (7, 9)])

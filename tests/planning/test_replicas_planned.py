@@ -60,7 +60,7 @@ def test_the_object_store_of_one_stage_has_what_replicas_exchange() -> None:
 
 
 def test_a_slow_block_with_four_replicas_is_forecast_nearly_four_times_as_fast() -> None:
-    conditions = Conditions(lambda copies: Costs((0.2, 0.2, 0.2, 0.2), 0.0), link_costs(), 0, 64, computes=False)
+    conditions = Conditions(lambda stage, copies: Costs((0.2, 0.2, 0.2, 0.2), 0.0), link_costs(), 0, 64, computes=False)
     asked = job(**{"execution.replicas": 4, "training.negatives": "random"})
     one = job(**{"training.negatives": "random"})
     rates = [1 / forecast(each, 1, conditions).steady_seconds for each in (one, asked)]
