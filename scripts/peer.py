@@ -186,10 +186,14 @@ def steps_of(asked: Asked, rank: int) -> tuple[Callable[[int], object], list[nn.
 
 
 def optimizer_of(asked: Asked, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Return torch's own form of the optimiser that ffpipe's blocks have."""
+    """Return torch's own form of the optimiser that ffpipe's blocks have, which decays no vectors."""
     settings = config_of(asked.network or "dense", 1).training.optimizer
+    groups = [
+        {"params": [each for each in parameters if (each.dim() > 1) == decayed], "weight_decay": decay}
+        for decayed, decay in ((True, settings.weight_decay), (False, 0.0))
+    ]
     made: torch.optim.Optimizer = getattr(torch.optim, settings.kind)(
-        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, **settings.options
+        [group for group in groups if group["params"]], lr=settings.learning_rate, **settings.options
     )
     return made
 

@@ -32,7 +32,7 @@ from typing import NoReturn
 REPOSITORY = Path(__file__).resolve().parent.parent
 LARGEST = 1 << 20
 WORKER_OF_RAY = "setup_worker.py"
-# The first step of an optimiser of torch imports this.
+# Shapes on the meta device, and optimisers of torch's own, import this.
 NEEDED_BY_TORCH = ("torch._dynamo",)
 NEEDED_BY_RAY = (
     "asyncio",

@@ -49,9 +49,8 @@ def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]
     _refuse(config, options)
     several = len(stages) > 1
     console = Console(width=max(Console().width, WIDE))
-    if stages or isinstance(flops, tuple):
-        one = stages[0] if stages else len(flops) if isinstance(flops, tuple) else 0
-        config = override(config, {"execution.stages": 0 if several else one})
+    if stages or (speeds := len(flops) if isinstance(flops, tuple) else 0):
+        config = override(config, {"execution.stages": 0 if several else stages[0] if stages else speeds})
     job, estimate, notes = planned(config, **may_import)
     ray = job.config.execution.engine == "ray"
     if not (several and ray):
@@ -64,10 +63,9 @@ def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]
         print(f"time, from {origin}: {_time(job, costs(0, 1))}")
         return
     # A speed that is given is that of a device of the stage's own.
-    device = job.config.execution.device
-    devices = (device,) if isinstance(device, str) else device
-    apart = frozenset(stage for stage, device in enumerate(devices) if device != "cpu")
+    devices = job.config.execution.devices
     computes = flops is None and "cpu" in devices
+    apart = frozenset(stage for stage, device in enumerate(devices) if computes and device != "cpu")
     messages = calibrate() if options.calibrate else kept_costs()
     links = link_costs(link, options.latency, messages)
     conditions = Conditions(costs, links, options.stages_per_host or int(bool(link)), cores, computes, apart=apart)
@@ -89,8 +87,7 @@ def _refuse(config: Config, options: argparse.Namespace) -> None:
         raise UserError(f"--calibrate measures messages between stages, which {engine} does not send")
     if options.latency is not None and not options.link:
         raise UserError("--latency is that between hosts: give --link too")
-    on_gpu = "cuda" in ([execution.device] if isinstance(execution.device, str) else execution.device)
-    if options.flops is None and on_gpu and not torch.cuda.is_available():
+    if options.flops is None and "cuda" in execution.devices and not torch.cuda.is_available():
         raise UserError("--device is cuda, but torch finds no GPU to measure on: give its speed, as --flops 60TFLOPS")
     if several and execution.engine != "ray":
         raise UserError(f"--stages has several numbers, but {engine} is one process")
@@ -124,6 +121,8 @@ def _left_out(config: Config, cores: int, measured: bool) -> list[str]:
     """Name what of the config a forecast does not know. measured: whether layers are timed here."""
     execution, here = config.execution, host_cpus()
     found = []
+    if len(set(execution.devices)) > 1:
+        found.append(f"memory is that of stages on the first one's device, {execution.first_device}")
     if execution.cpus and measured:
         found.append("layers are timed on one thread a stage, whatever execution.cpus says")
     if execution.replicas != 1:

@@ -169,7 +169,12 @@ class Execution:
     @property
     def first_device(self) -> Device:
         """Device of the first stage, and of all where they are alike."""
-        return self.device if isinstance(self.device, str) else self.device[0]
+        return self.devices[0]
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """Devices of the stages: one of each, or one for all."""
+        return (self.device,) if isinstance(self.device, str) else self.device
 
     @property
     def listed(self) -> int:

@@ -72,7 +72,7 @@ class KerasAdam(torch.optim.Adam):
             (parameter,) = group["params"]
             done = float(self.state[parameter]["step"]) if self.state[parameter] else 0.0
             group["eps"] = self._epsilon / math.sqrt(1.0 - group["betas"][1] ** (done + 1.0))
-        inspect.unwrap(torch.optim.Adam.step)(self)
+        inspect.unwrap(torch.optim.Adam.step)(self)  # super().step() would load the compiler (system/optimizers.py)
 
 
 OWN: dict[str, Any] = {"averaging": Averaging, "KerasAdam": KerasAdam}

@@ -27,11 +27,8 @@ class Delivery:
     def __init__(self, spec: StageSpec) -> None:
         self._spec, self._replicas = spec, spec.replicas
         self.number = self._replicas.number(spec.index, spec.replica)
-        self.others = [
-            self._replicas.number(spec.index, other)
-            for other in range(self._replicas.counts[spec.index])
-            if other != spec.replica
-        ]
+        others = self._replicas.others(spec.index, spec.replica)
+        self.others = [self._replicas.number(spec.index, other) for other in others]
 
     @property
     def senders(self) -> list[int]:

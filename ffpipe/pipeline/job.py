@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from ffpipe.learn.user_model import ModelCode
 from ffpipe.pipeline.contents import contents_bytes, snapshot_contents
 from ffpipe.pipeline.schedule import Plan
 from ffpipe.pipeline.stage_spec import StageSpec
-from ffpipe.storage.checkpoint import HEAD, Input
+from ffpipe.storage.checkpoint import HEAD, Contents, Input
 from ffpipe.storage.store import Store, whole_place
 from ffpipe.system.errors import UserError
 from ffpipe.system.files import expanded
@@ -138,10 +138,11 @@ class Layout:
 
 @dataclass(frozen=True)
 class Start:
-    """The beginning of a run: at step 0, or after the step of a whole snapshot."""
+    """The beginning of a run: at step 0, or after the step of a whole snapshot, whose files have these contents."""
 
     step: int = 0
     folder: str = ""
+    contents: Mapping[str, Contents] = field(default_factory=dict)
 
 
 class Engine(Protocol):

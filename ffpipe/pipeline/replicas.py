@@ -49,6 +49,10 @@ class Replicas:
         each = self.shards // self.counts[stage]
         return range(replica * each, (replica + 1) * each)
 
+    def others(self, stage: int, replica: int) -> list[int]:
+        """Return the other replicas of a stage."""
+        return [other for other in range(self.counts[stage]) if other != replica]
+
     def number(self, stage: int, replica: int) -> int:
         """Number a replica among those of all stages."""
         return sum(self.counts[:stage]) + replica

@@ -4,9 +4,9 @@
     writes slot r % 2 ──datagram (round r, name, dtypes, shapes)──► reads there, adds up
                       (and the memory itself, when it is new)
 
-Nobody needs to say that a slot has been read: who begins round r + 2 has had all others' sums of round r + 1, and these
-began that after they had read round r. Neither memory nor sockets have a name in any folder, so that nothing is left of
-a replica that was killed. Linux alone has both.
+A slot needs no answer: a replica begins round r + 2 only after all sums of round r + 1 have come, and these were sent
+after round r had been read. Neither memory nor sockets have a name in any folder, so that nothing is left of a replica
+that was killed. Linux alone has both.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import socket
 import struct
 import sys
 import threading
+from array import array
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -25,16 +26,19 @@ import msgspec
 import numpy as np
 
 from ffpipe.pipeline.packet import Array, Arrays
+from ffpipe.system.errors import RunFailed
 from ffpipe.system.memory import unmap
 
 AVAILABLE = sys.platform == "linux"
 # Arrays begin at multiples of so many bytes.
 ALIGNED = 64
-# The most bytes of a datagram: what arrays are called and how large they are.
+# The most bytes of a datagram, which are those of some 4,000 arrays: what they are called and how large they are.
 LONGEST = 128 << 10
 # Arrays whose pages are not left mapped, as of messages (engines/ray/actor.py).
 LARGE = 1 << 20
-CREDENTIALS, FILE = struct.Struct("3i"), struct.Struct("i")
+# Process, user and group of a sender, as Linux gives them.
+CREDENTIALS = struct.Struct("3i")
+DESCRIPTOR_BYTES = 4
 
 
 class _Sums(msgspec.Struct):
@@ -53,91 +57,103 @@ class SharedSums:
     """
 
     def __init__(
-        self, place: str, replica: int, others: Sequence[int], put: Callable[[int, int, str, Arrays], None]
+        self, channel: str, replica: int, others: Sequence[int], put: Callable[[int, int, str, Arrays], None]
     ) -> None:
-        """place: of the stage; the same for all its replicas, and for none besides. others: their replicas."""
-        self._place, self._replica, self._others, self._put = place, replica, others, put
+        """channel: a name that the replicas of this stage have, and nothing besides. others: their numbers."""
+        self._channel, self._replica, self._others, self._put = channel, replica, others, put
         self._slots = (_Slot(), _Slot())
         self._mapped: dict[tuple[int, int], mmap.mmap] = {}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._socket.bind(self._address(replica))
-        threading.Thread(target=self._receive, daemon=True).start()
+        self._socket.bind(self.address(replica))
+        self._thread = threading.Thread(target=self._receive, daemon=True)
+        self._thread.start()
+
+    def address(self, replica: int) -> str:
+        """Return where a replica receives datagrams."""
+        return f"\0ffpipe-{self._channel}-{replica}"
 
     def send(self, number: int, name: str, sums: Arrays) -> None:
-        """Send the sums of round `number` to all others."""
+        """Send the sums of round `number` to all others. Raises RunFailed for more arrays than a datagram names."""
         slot = self._slots[number % 2]
-        is_new, places = slot.write(sums)
+        is_new, offsets = slot.write(sums)
         arrays = [
-            (array.dtype, array.data.dtype.str, array.data.shape, at)
-            for array, at in zip(sums.values(), places, strict=True)
+            (each.dtype, each.data.dtype.str, each.data.shape, at)
+            for each, at in zip(sums.values(), offsets, strict=True)
         ]
-        said = msgspec.msgpack.encode(_Sums(number, self._replica, name, arrays))
-        beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, FILE.pack(slot.file))] if is_new else []
+        message = msgspec.msgpack.encode(_Sums(number, self._replica, name, arrays))
+        if len(message) > LONGEST:
+            raise RunFailed(f"{name}: {len(sums)} arrays are too many for replicas to exchange at once")
+        beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [slot.file]))] if is_new else []
         for other in self._others:
-            with suppress(ConnectionError):  # a lost replica is the driver's to notice
-                self._socket.sendmsg([said], beside, 0, self._address(other))
+            with suppress(ConnectionError):  # the driver notices a lost replica
+                self._socket.sendmsg([message], beside, 0, self.address(other))
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread, and let go of the memory, where others can still read the last sums."""
         self._socket.shutdown(socket.SHUT_RDWR)
-
-    def _address(self, replica: int) -> str:
-        return f"\0ffpipe-{self._place}-{replica}"
+        self._thread.join()
+        self._socket.close()
+        self._mapped.clear()
+        for slot in self._slots:
+            slot.close()
 
     def _receive(self) -> None:
-        room = socket.CMSG_SPACE(CREDENTIALS.size) + socket.CMSG_SPACE(FILE.size)
+        room = socket.CMSG_SPACE(CREDENTIALS.size) + socket.CMSG_SPACE(DESCRIPTOR_BYTES)
         while True:
-            said, beside, _, _ = self._socket.recvmsg(LONGEST, room)
-            if not said:
-                return  # closed
-            told = {kind: data for _, kind, data in beside}
-            file = FILE.unpack(told[socket.SCM_RIGHTS])[0] if socket.SCM_RIGHTS in told else -1
-            # Another user of this host may know the place.
-            _, user, _ = CREDENTIALS.unpack(told[socket.SCM_CREDENTIALS])
-            if user == os.getuid():
-                with suppress(msgspec.DecodeError):
-                    self._take(msgspec.msgpack.decode(said, type=_Sums), file)
-            if file >= 0:
-                os.close(file)
+            message, beside, _, _ = self._socket.recvmsg(LONGEST, room, socket.MSG_CMSG_CLOEXEC)
+            if not beside:  # closed: every datagram comes with credentials
+                return
+            control = {kind: data for _, kind, data in beside}
+            files = array("i", control.get(socket.SCM_RIGHTS, b""))
+            try:
+                # Another user of this host may know the channel.
+                if CREDENTIALS.unpack(control[socket.SCM_CREDENTIALS])[1] == os.getuid():
+                    with suppress(msgspec.DecodeError):
+                        self._take(msgspec.msgpack.decode(message, type=_Sums), files)
+            finally:
+                for file in files:
+                    os.close(file)
 
-    def _take(self, said: _Sums, file: int) -> None:
-        """Hand on the sums of another replica. file: of new memory, or -1."""
-        slot = said.replica, said.number % 2
-        if file >= 0:
-            self._mapped[slot] = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+    def _take(self, sums: _Sums, files: Sequence[int]) -> None:
+        """Hand on the sums of another replica. files: the new memory of its slot, if it is new."""
+        slot = sums.replica, sums.number % 2
+        if files:
+            self._mapped[slot] = mmap.mmap(files[0], 0, access=mmap.ACCESS_READ)
         memory = self._mapped[slot]
         arrays = {
             str(index): Array(dtype, np.ndarray(shape, kind, memory, at))
-            for index, (dtype, kind, shape, at) in enumerate(said.arrays)
+            for index, (dtype, kind, shape, at) in enumerate(sums.arrays)
         }
-        self._put(said.number, said.replica, said.name, arrays)
+        self._put(sums.number, sums.replica, sums.name, arrays)
 
 
 class _Slot:
-    """Shared memory for the sums of every second round. file: its descriptor."""
+    """Shared memory for the sums of every second round. file: its descriptor; -1 where there is none."""
 
     def __init__(self) -> None:
         self.file, self._memory = -1, np.empty(0, np.uint8)
 
     def write(self, sums: Arrays) -> tuple[bool, list[int]]:
         """Copy sums into it. Returns whether the memory is new, since there was too little, and where each begins."""
-        places, end = [], 0
-        for array in sums.values():
-            places.append(end)
-            end += math.ceil(array.data.nbytes / ALIGNED) * ALIGNED
-        if is_new := end > len(self._memory) or self.file < 0:
-            self._grow(max(end, mmap.PAGESIZE))
-        for array, at in zip(sums.values(), places, strict=True):
-            part = self._memory[at : at + array.data.nbytes]
-            part.view(array.data.dtype).reshape(array.data.shape)[...] = array.data
+        offsets, end = [], 0
+        for each in sums.values():
+            offsets.append(end)
+            end += math.ceil(each.data.nbytes / ALIGNED) * ALIGNED
+        if is_new := self.file < 0 or end > len(self._memory):
+            self.close()
+            size = max(end, mmap.PAGESIZE)
+            self.file = os.memfd_create("ffpipe-sums")
+            os.ftruncate(self.file, size)
+            self._memory = np.frombuffer(mmap.mmap(self.file, size), np.uint8)
+        for each, at in zip(sums.values(), offsets, strict=True):
+            part = self._memory[at : at + each.data.nbytes]
+            part.view(each.data.dtype).reshape(each.data.shape)[...] = each.data
             if part.nbytes >= LARGE:
                 unmap(part)
-        return is_new, places
+        return is_new, offsets
 
-    def _grow(self, size: int) -> None:
+    def close(self) -> None:
         if self.file >= 0:
             os.close(self.file)
-        self.file = os.memfd_create("ffpipe-sums")
-        os.ftruncate(self.file, size)
-        self._memory = np.frombuffer(mmap.mmap(self.file, size), np.uint8)
+            self.file, self._memory = -1, np.empty(0, np.uint8)

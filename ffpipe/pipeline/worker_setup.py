@@ -14,7 +14,7 @@ from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.negatives import Predictions
 from ffpipe.learn.shards import Exchange
 from ffpipe.learn.workspace import Outputs, OutputsInTurn, Workspace
-from ffpipe.pipeline.contents import predictions_in, snapshot_contents
+from ffpipe.pipeline.contents import predictions_in
 from ffpipe.pipeline.feed import Feed
 from ffpipe.pipeline.job import Start
 from ffpipe.pipeline.packet import Tensors
@@ -128,8 +128,7 @@ def _reader(setup: WorkerSetup) -> Callable[[str], State]:
     """Return a function that reads a file of the snapshot that the run starts from."""
     store, folder = setup.store, setup.start.folder
     manifest = checkpoint.read_manifest(store, folder)
-    contents = snapshot_contents(setup.spec.network, manifest.step)
-    return lambda name: checkpoint.read_tensors(store, folder, manifest, name, contents[name])
+    return lambda name: checkpoint.read_tensors(store, folder, manifest, name, setup.start.contents[name])
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from ffpipe.config.schema import Execution
 from ffpipe.pipeline.job import Job, always
 from ffpipe.pipeline.window import LARGEST_CHUNK
-from ffpipe.planning.estimate import draft_layout, estimate_layout, estimate_stage, stages_here
+from ffpipe.planning.estimate import draft_layout, estimate_layout, estimate_stage, process_of, stages_here
 from ffpipe.planning.layerwise import CHUNK
 from ffpipe.planning.memory import Sizes
 from ffpipe.system.errors import UserError
@@ -63,8 +63,7 @@ class _Search:
 
     def __init__(self, job: Job, process: int, budget: int) -> None:
         self._job, self._process, self.budget = job, process, budget
-        device = job.config.execution.device
-        self._on_gpus = "cpu" not in (device if isinstance(device, tuple) else (device,))
+        self._on_gpus = "cpu" not in job.config.execution.devices
         self._stage_needs: dict[tuple[str, range, int], int] = {}
 
     def with_(self, execution: Execution) -> Job:
@@ -74,7 +73,7 @@ class _Search:
         def fits(layers: range, chunk: int) -> bool:
             key = (execution.engine, layers, chunk)
             if key not in self._stage_needs:
-                stage = estimate_stage(job, Sizes(job.network, chunk), layers, self._process)
+                stage = estimate_stage(job, Sizes(job.network, chunk), layers, self._process_of(execution.engine))
                 self._stage_needs[key] = stage.on_device if self._on_gpus else stage.resident
             return self._stage_needs[key] <= self.budget * SAFE
 
@@ -92,8 +91,12 @@ class _Search:
         return self._largest(replace(self.with_(execution), fits=always))
 
     def _largest(self, job: Job) -> int:
-        stages = estimate_layout(job, draft_layout(job), self._process).stages
+        stages = estimate_layout(job, draft_layout(job), self._process_of(job.config.execution.engine)).stages
         return max(stage.on_device if self._on_gpus else stage.resident for stage in stages)
+
+    def _process_of(self, engine: str) -> int:
+        """Return the bytes of the process of a stage of another engine than was asked for."""
+        return self._process + process_of(0, engine) - process_of(0, self._job.config.execution.engine)
 
     def ways(self) -> Iterator[Execution]:
         """Yield the ways to run, from what would be done without a budget to what takes least."""

@@ -106,7 +106,7 @@ def _step_without_memory(block: Block, network: Blueprint) -> StepCost:
 
 def _step_of_fakes(block: LocalBlock, network: Blueprint) -> StepCost:
     """Do as `_step` does, on tensors that torch takes for some on the CPU."""
-    # Takes as much of a process as the optimisers of torch do, which such a block has.
+    # Loads torch's compiler, 70 MB of this process, which a stage of Ray does not need.
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     fakes, memo = FakeTensorMode(), dict[int, Any]()

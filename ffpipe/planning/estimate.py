@@ -98,13 +98,13 @@ def bare_process(config: Config) -> int:
     # A plan may be for devices that are elsewhere.
     device = config.execution.first_device if torch.cuda.is_available() else "cpu"
     measure_costs(make_blueprint(small, takes, inputs, labels, 1), torch.device(device))
-    engine = config.execution.engine
-    return process_bytes() - (unneeded_bytes() if engine == "ray" else 0) + ENGINE_BYTES[engine]
+    return process_of(process_bytes(), config.execution.engine)
 
 
-def unneeded_bytes() -> int:
-    """Return the bytes that this process has loaded and a stage of Ray does not load."""
-    return COMPILER_BYTES if "torch._dynamo" in sys.modules else 0
+def process_of(own: int, engine: str) -> int:
+    """Return the bytes of the process of a stage without its tensors. own: of this process, as it is now."""
+    compiler = COMPILER_BYTES if engine == "ray" and "torch._dynamo" in sys.modules else 0
+    return own - compiler + ENGINE_BYTES[engine]
 
 
 def stages_here(job: Job) -> int:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ffpipe.pipeline.job import Job
-from ffpipe.planning.estimate import ENGINE_BYTES, draft_layout, estimate_layout, unneeded_bytes
+from ffpipe.planning.estimate import draft_layout, estimate_layout, process_of
+from ffpipe.planning.memory import Sizes, gradient_bytes
 from ffpipe.system.errors import OutOfMemory, StageLost, UserError
 from ffpipe.system.memory import ROOT, anonymous_bytes, hard_limit, oom_kills, room
 from ffpipe.system.units import say_size
@@ -24,11 +25,14 @@ def needed(job: Job) -> int:
     Pages of files are left out: the system takes them back, and those of libraries are shared.
     """
     process = anonymous_bytes()
-    estimate = estimate_layout(job, draft_layout(job), process - unneeded_bytes() + ENGINE_BYTES["ray"])
+    of_stage = process_of(process, "ray")  # before anything else is loaded
+    estimate = estimate_layout(job, draft_layout(job), of_stage)
     total, specs = process + RAY_BYTES, estimate.layout.stages
     for spec, stage, count in zip(specs, estimate.stages, specs[0].replicas.counts, strict=True):
         on_gpu = 0 if spec.device == "cpu" else stage.breakdown.total - stage.breakdown.snapshot
-        total += count * (stage.resident - stage.data - on_gpu)
+        # Sums of two rounds of each replica lie in memory that no stage counts (shared_sums.py).
+        exchanged = 2 * gradient_bytes(Sizes(job.network, 1), spec.layers) if count > 1 else 0
+        total += count * (stage.resident - stage.data - on_gpu + exchanged)
     return total
 
 

@@ -247,7 +247,7 @@ def footprints(specs: Sequence[StageSpec], nodes: Sequence[str]) -> dict[str, Fo
 
 def _exchanged(specs: Sequence[StageSpec], nodes: Sequence[str], node: str) -> int:
     """Return the bytes of the sums that replicas of the stages of a node have under way: of two rounds at most, since
-    none begins a third before all have read the first. They are in the store where replicas are on several hosts."""
+    none begins a third before all have read the first. It is a bound: on one host as many lie beside the store."""
     of = Sizes(specs[0].network, 1)
     each = zip(specs, specs[0].replicas.counts, nodes, strict=True)
     return sum(2 * count * gradient_bytes(of, spec.layers) for spec, count, at in each if count > 1 and at == node)

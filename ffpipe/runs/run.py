@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ffpipe.pipeline.contents import snapshot_contents
 from ffpipe.pipeline.job import Engine, Job, Layout, Start
 from ffpipe.runs.folder import RunFolder
 from ffpipe.runs.interrupt import Interrupt
@@ -87,7 +88,7 @@ class Run:
             tested = self.log.tested or not self.interrupt.wished
             if newest is not None and newest.step == self.job.steps and tested:
                 status = "finished"
-            elif self.interrupt.wished and self._start().step >= self.log.step:
+            elif self.interrupt.wished and self._newest_step >= self.log.step:
                 status = "interrupted"
             else:
                 raise RunFailed(f"the last snapshot, of step {self.log.step}, could not be written; {self._rescue()}")
@@ -122,7 +123,7 @@ class Run:
                 raise type(error)(f"{error}; {self._rescue()}") from error
             except RunFailed as error:
                 reached = self.log.step
-                decision = recovery.failed("lost" if isinstance(error, StageLost) else "error", self._start().step)
+                decision = recovery.failed("lost" if isinstance(error, StageLost) else "error", self._newest_step)
                 if isinstance(decision, GiveUp) or self.interrupt.wished:
                     why = decision.why if isinstance(decision, GiveUp) else "the run was to end"
                     raise RunFailed(f"{error} ({why}); {self._rescue()}") from error
@@ -134,13 +135,20 @@ class Run:
                 except (RunFailed, UserError) as nowhere:
                     raise RunFailed(f"{error}; {nowhere}; {self._rescue()}") from nowhere
                 # Noted only now, since the note says how many stages the run goes on with.
-                step = self._start().step
+                step = self._newest_step
                 self.log.recovered(RecoveryNote(str(error), step, max(0, reached - step), len(layout.stages)))
                 self.view.go_on(layout)
 
+    @property
+    def _newest_step(self) -> int:
+        return self.log.newest.step if self.log.newest else 0
+
     def _start(self) -> Start:
         newest = self.log.newest
-        return Start(newest.step, checkpoint.folder_of(newest.step)) if newest else Start()
+        if newest is None:
+            return Start()
+        contents = snapshot_contents(self.job.network, newest.step)
+        return Start(newest.step, checkpoint.folder_of(newest.step), contents)
 
     def _rescue(self) -> str:
         newest = self.log.newest

@@ -1,6 +1,6 @@
 """Optimisers of torch without torch's compiler, which has nothing to do here.
 
-Making one of torch.optim imports torch._dynamo, to tell it to leave the optimiser's methods alone: 75 MB and 1.7 s of
+Making one of torch.optim imports torch._dynamo, to exempt the optimiser's methods from it: 75 MB and 1.7 s of
 each process (torch 2.13).
 """
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -15,7 +13,6 @@ from ffpipe.config.optimizer import torch_optimizers
 from ffpipe.config.schema import Optimizer
 from ffpipe.learn.updates import Update, make_update
 from ffpipe.learn.workspace import Workspace
-from ffpipe.system.optimizers import uncompiled
 
 ROWS, FAN_IN, WIDTH = 5, 4, 3
 
@@ -111,37 +108,3 @@ def test_threads_do_not_matter(kind: str, fan_in: int, width: int, products: tor
         for threads in (2, 3):
             more = after_updates(threads, settings, fan_in, width, products)
             assert all(map(torch.equal, one, more)), (threads, options)
-
-
-def test_no_optimiser_loads_the_compiler_of_torch() -> None:
-    """It would be 75 MB and more than a second of each process."""
-    program = """
-import sys, torch
-from ffpipe.config.optimizer import OWN_FORMS, check_optimizer, torch_optimizers
-from ffpipe.config.schema import Optimizer
-from ffpipe.learn.optim import NamedOptimizer
-for kind in ("averaging", *OWN_FORMS, *torch_optimizers()):
-    settings = Optimizer(kind=kind, learning_rate=0.01)
-    check_optimizer("training.optimizer", settings)
-    weight = torch.nn.Parameter(torch.ones(2, 2))
-    optimizer = NamedOptimizer({"weight": weight}, settings)
-    (weight**2).sum().backward()
-    optimizer.step(1.0)
-    optimizer.load(optimizer.state())
-    assert not (weight == 1).all() and weight.grad is None and weight.requires_grad, kind
-assert "torch._dynamo" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
-
-
-@pytest.mark.parametrize("kind", ["Adam", "Adadelta", "ASGD", "RMSprop", "SGD"])
-def test_without_the_compiler_an_optimiser_of_torch_computes_the_same(kind: str) -> None:
-    made: Any = getattr(torch.optim, kind)
-    weights = [torch.nn.Parameter(torch.linspace(-1, 1, 6).reshape(2, 3)) for _ in range(2)]
-    for weight, cls in zip(weights, (made, uncompiled(made)), strict=True):
-        optimizer = cls([weight], lr=0.1)
-        for _ in range(3):
-            optimizer.zero_grad()
-            (weight**3).sum().backward()
-            optimizer.step()
-    assert torch.equal(*weights)

@@ -115,6 +115,7 @@ def test_layers_cost_what_they_do_among_as_many_as_a_host_has_cores_for() -> Non
     assert first(replace(conditions, stages_per_host=1), 1, 1, 1, 1) == 0.02
     assert first(replace(conditions, computes=False), 1, 1, 1, 1) == 0.02
     assert first(replace(conditions, apart=frozenset([1, 2, 3])), 1, 1, 1, 1) == 0.02
+    assert first(replace(conditions, apart=frozenset([1, 3]), stages_per_host=2), 1, 1, 1, 1) == 0.02
 
 
 def test_stages_on_different_devices_have_costs_of_their_own() -> None:

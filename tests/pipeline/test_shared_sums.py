@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import threading
+from contextlib import suppress
 from itertools import count
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -13,14 +16,17 @@ import torch
 from torch import Tensor
 
 from ffpipe.learn.shards import fold
-from ffpipe.pipeline.packet import Arrays
+from ffpipe.pipeline.packet import Arrays, to_arrays
 from ffpipe.pipeline.reducer import Reducer
 from ffpipe.pipeline.shared_sums import AVAILABLE, LARGE, SharedSums
+from ffpipe.system.errors import RunFailed
+from ffpipe.system.memory import unmap
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="sums go by messages where there is no memory without a name")
-PLACES = (f"test-{os.getpid()}-{number}" for number in count())
-# Numbers of a round: ever more, fewer, none, of a size that is taken out of the process again.
-SIZES = ((3,), (5, 7), (), (0, 4), (LARGE // 4 + 1,), (2, 3, 4))
+CHANNELS = (f"test-{os.getpid()}-{number}" for number in count())
+# Shapes of sums, in turn: some are empty, and the large ones are taken out of the process again. Seven of them, so that
+# each of the two slots has all.
+SIZES = ((3,), (5, 7), (), (0, 4), (LARGE // 2 + 1,), (2, 3, 4), (LARGE // 4,))
 
 
 def sums_of(number: int, replica: int) -> list[Tensor]:
@@ -32,15 +38,20 @@ def sums_of(number: int, replica: int) -> list[Tensor]:
 
 def joined(replicas: int) -> tuple[list[Reducer], list[SharedSums]]:
     """Return the reducers of so many replicas, and their ways to each other."""
-    place, reducers, ways = next(PLACES), list[Reducer](), list[SharedSums]()
+    channel, reducers, ways = next(CHANNELS), list[Reducer](), list[SharedSums]()
 
     def send(replica: int, number: int, name: str, sums: Arrays) -> None:
         ways[replica].send(number, name, sums)
 
+    def read(arrays: Arrays) -> None:
+        for each in arrays.values():
+            if each.data.nbytes >= LARGE:
+                unmap(each.data)
+
     for replica in range(replicas):
         others = [other for other in range(replicas) if other != replica]
-        reducers.append(Reducer(replica, replicas, lambda *told, own=replica: send(own, *told)))
-        ways.append(SharedSums(place, replica, others, reducers[-1].put))
+        reducers.append(Reducer(replica, replicas, lambda *told, own=replica: send(own, *told), read))
+        ways.append(SharedSums(channel, replica, others, reducers[-1].put))
     return reducers, ways
 
 
@@ -67,7 +78,7 @@ def test_every_replica_has_the_sums_of_all(replicas: int) -> None:
             assert all(torch.equal(*pair) for pair in zip(found[replica][number], right, strict=True))
 
 
-def test_one_that_is_lost_stops_nobody_from_sending() -> None:
+def test_a_replica_that_is_lost_does_not_stop_others_from_sending() -> None:
     """The driver notices it, and discards them all."""
     _, (first, second) = joined(2)
     second.close()
@@ -75,21 +86,43 @@ def test_one_that_is_lost_stops_nobody_from_sending() -> None:
     first.close()
 
 
-def test_what_is_no_message_of_a_replica_is_ignored() -> None:
+def test_a_datagram_that_is_not_from_a_replica_is_ignored() -> None:
     (reducer, _), (first, second) = joined(2)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
-        for said in (b"no message", msgspec.msgpack.encode({"number": 0})):
-            stranger.sendto(said, first._address(0))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger, open(os.devnull) as file:
+        stranger.connect(first.address(0))
+        for message in (b"", b"no message", msgspec.msgpack.encode({"number": 0})):
+            stranger.send(message)
+        socket.send_fds(stranger, [b"two files"], [file.fileno()] * 2)
     second.send(0, "gradient", {})
     assert reducer("gradient", []) == []
     for way in (first, second):
         way.close()
 
 
-def test_nothing_of_it_has_a_name_in_a_folder() -> None:
-    before = set(os.listdir("/dev/shm"))
+def test_more_arrays_than_a_datagram_names_are_an_error() -> None:
+    _, (first, second) = joined(2)
+    few = to_arrays({str(number): torch.zeros(1) for number in range(100)})
+    first.send(0, "gradient", few)
+    with pytest.raises(RunFailed, match="gradient: 10000 arrays are too many for replicas"):
+        first.send(1, "gradient", {str(number): few["0"] for number in range(10_000)})
+    for way in (first, second):
+        way.close()
+
+
+def test_nothing_of_it_has_a_name_in_a_folder_and_nothing_stays_open() -> None:
+    def mine() -> list[str]:
+        found = []
+        for each in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):  # the listing itself
+                found.append(os.readlink(each))
+        return [name for name in found if "ffpipe-sums" in name]
+
+    gc.collect()
+    before = mine()
     _, ways = joined(2)
     ways[0].send(0, "gradient", {})
-    assert set(os.listdir("/dev/shm")) == before
+    assert "/memfd:ffpipe-sums (deleted)" in mine()
+    assert not [name for name in os.listdir("/dev/shm") if "ffpipe-sums" in name]
     for way in ways:
         way.close()
+    assert mine() == before

@@ -52,6 +52,7 @@ class StageActor:
 
     def __init__(self) -> None:
         self.worker: Any = None
+        self._links: RayLinks
         self._host_data: Any = None
 
     def ping(self) -> None:
@@ -104,8 +105,8 @@ class StageActor:
         self._host_data = self._host_data or HostData()
         return getattr(self._host_data, method)(*arguments)
 
-    def set_up(self, setup: WorkerSetup, parts: Parts, actors: list[Any], threads: int, sums: str = "") -> None:
-        """Make the worker; all of them exist once this returns everywhere. sums: the place of the stage where its
+    def set_up(self, setup: WorkerSetup, parts: Parts, actors: list[Any], threads: int, channel: str = "") -> None:
+        """Make the worker; all of them exist once this returns everywhere. channel: of the sums of its stage, where its
         replicas are on one host (shared_sums.py)."""
         import torch
 
@@ -114,10 +115,10 @@ class StageActor:
 
         torch.set_num_threads(threads)
         set_allocator(setup.spec.network, setup.config.execution)
-        links = RayLinks(setup.spec, actors)
-        self.worker = Worker(setup, parts, links)
-        if sums:
-            links.share_sums(sums, self.worker.reducer.put)
+        self._links = RayLinks(setup.spec, actors)
+        self.worker = Worker(setup, parts, self._links)
+        if channel:
+            self._links.share_sums(channel, self.worker.reducer.put)
 
     @ray.method(concurrency_group="inbox")
     def push(self, sequence: int, sender: int, item: Item, names: tuple[tuple[str, str], ...], *arrays: Any) -> None:
@@ -171,7 +172,10 @@ class StageActor:
         """Work the whole plan. Returns the reports that nobody has fetched."""
         from ffpipe.telemetry.report import Answer
 
-        return Answer(self.worker.run())
+        try:
+            return Answer(self.worker.run())
+        finally:
+            self._links.close()
 
 
 class RayLinks:
@@ -185,14 +189,19 @@ class RayLinks:
         self._number, self._replica = spec.replicas.number(spec.index, spec.replica), spec.replica
         self._actors = actors
         self._first = spec.replicas.number(spec.index, 0)
-        self._others = [each for each in range(spec.replicas.counts[spec.index]) if each != spec.replica]
+        self._others = spec.replicas.others(spec.index, spec.replica)
         self._shared: SharedSums | None = None
 
-    def share_sums(self, place: str, put: Callable[[int, int, str, Arrays], None]) -> None:
+    def share_sums(self, channel: str, put: Callable[[int, int, str, Arrays], None]) -> None:
         """Send sums by memory of this host from now on. put: takes those of others."""
         from ffpipe.pipeline.shared_sums import SharedSums
 
-        self._shared = SharedSums(place, self._replica, self._others, put)
+        self._shared = SharedSums(channel, self._replica, self._others, put)
+
+    def close(self) -> None:
+        """Let go of that memory."""
+        if self._shared is not None:
+            self._shared.close()
 
     def to(self, receiver: int, sequence: int, packet: Packet) -> None:
         names = tuple((name, array.dtype) for name, array in packet.arrays.items())

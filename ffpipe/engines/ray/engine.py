@@ -149,9 +149,9 @@ class RayEngine:
             try:
                 self.group.ask(
                     lambda: [
-                        actor.set_up.remote(setup, self._parts, self.group.actors, threads_of(place), sums)
-                        for actor, setup, place, sums in zip(
-                            self.group.actors, setups, self.group.places, self._shared_places(), strict=True
+                        actor.set_up.remote(setup, self._parts, self.group.actors, threads_of(place), channel)
+                        for actor, setup, place, channel in zip(
+                            self.group.actors, setups, self.group.places, self._channels(), strict=True
                         )
                     ],
                     SECONDS_TO_SET_UP,
@@ -164,8 +164,8 @@ class RayEngine:
                 self._fetch_last(job.config.execution.stage_timeout, on_report)
                 raise
 
-    def _shared_places(self) -> list[str]:
-        """Name, for each process, the memory by which the replicas of its stage exchange sums; "" where they are on
+    def _channels(self) -> list[str]:
+        """Name, for each process, the channel by which the replicas of its stage exchange sums; "" where they are on
         several hosts, or there is one."""
         found, first = [], 0
         for count in self._counts:
