@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ffpipe.config.schema import Optimizer, Training
@@ -113,6 +114,8 @@ class LocalBlock(Block):
         self.optimizer: NamedOptimizer | None = NamedOptimizer(parameters, settings.optimizer) if parameters else None
         self.rate = settings.optimizer.learning_rate if parameters else None
         self.undivided = undivided_part(body, objective)
+        # To set generators takes half a millisecond.
+        self._draws = settings.own or any(isinstance(each, _DropoutNd) and each.p > 0 for each in self.modules())
 
     def score(self, x: Tensor, *kept: Tensor) -> tuple[Tensor, Tensor | None]:
         """Score as `Block.score`, by the body in evaluation mode where `eval()` was called."""
@@ -163,6 +166,8 @@ class LocalBlock(Block):
 
     def _drawing(self, device: torch.device, step: Step) -> AbstractContextManager[None]:
         """Have the generators give what is drawn in a step on some rows."""
+        if not self._draws:
+            return nullcontext()
         return seeded(device, self.settings.seed, "block", self.index, *step.key, own=self.settings.own)
 
     def pass_on(self, x: Tensor, step: Step, out: Tensor, kept: Sequence[Tensor] = ()) -> None:

@@ -113,6 +113,8 @@ class NamedOptimizer:
         if any(p.is_meta for p in self.parameters.values()):  # where torch has no fused steps
             settings = replace(settings, options={k: v for k, v in settings.options.items() if k != "fused"})
         groups = [(decayed, settings.weight_decay), (others, 0.0)]
+        if not settings.weight_decay:  # one group, since each takes time in every step
+            groups = [(decayed + others, 0.0)]
         self._optimizer = make_optimizer([{"params": p, "weight_decay": decay} for p, decay in groups if p], settings)
 
     def step(self, factor: float) -> None:
@@ -122,7 +124,8 @@ class NamedOptimizer:
             group["lr"] = self._rate * factor
         with one_thread() if isinstance(self._optimizer, SUMMING) else nullcontext():
             self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
     def settle(self) -> None:
         """Make zero what is about to become denormal (denormals.py)."""

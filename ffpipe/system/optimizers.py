@@ -26,5 +26,6 @@ def uncompiled(cls: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
         with torch.set_grad_enabled(self.defaults.get("differentiable", False)):
             return computed(self, closure)
 
+    step.hooked = True  # type: ignore[attr-defined]  # else torch wraps it once more, for profilers and hooks
     plain = {name: inspect.unwrap(getattr(cls, name)) for name in WRAPPED}
     return type(cls.__name__, (cls,), {"__doc__": cls.__doc__, "step": step, **plain})
