@@ -84,17 +84,43 @@ class Takes(nn.Module):
         return made
 
 
+class _Dense(torch.autograd.Function):
+    """Lays out rows, and their gradients, one number after the other, as messages of gloo must be."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        return rows.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return gradient.contiguous()
+
+
+class Enter(nn.Module):
+    """The beginning of a part: images are laid out as ffpipe's blocks have them."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        rows = _Dense.apply(rows)  # type: ignore[no-untyped-call]
+        return rows.contiguous(memory_format=torch.channels_last) if rows.dim() == 4 else rows
+
+
+class Leave(nn.Module):
+    """The end of a part."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        made: Tensor = _Dense.apply(rows)  # type: ignore[no-untyped-call]
+        return made
+
+
 class Answer(nn.Module):
     """The last part of a network: its bodies, and the logits of the last one's class head."""
 
     def __init__(self, blocks: Sequence[LocalBlock]) -> None:
         super().__init__()
-        self.bodies, self.objective = nn.ModuleList(block.body for block in blocks), blocks[-1].objective
+        self.bodies, self.objective = nn.Sequential(Enter(), *(b.body for b in blocks)), blocks[-1].objective
 
     def forward(self, rows: Tensor) -> Tensor:
-        for body in self.bodies:
-            rows = body(rows)
-        logits = self.objective.score(rows)
+        logits = self.objective.score(self.bodies(rows))
         assert logits is not None
         return logits
 
@@ -125,7 +151,9 @@ def computed_work(asked: Asked, parts: int) -> Work:
     groups = partition([[float(cost.flops) for cost in costs_of(network)]] * parts, None)
     blocks: list[Block] = [network.make(index, Workspace(CPU)) for index in range(len(network))]
     local = [block for block in blocks if isinstance(block, LocalBlock)]
-    modules: list[nn.Module] = [nn.Sequential(*(local[i].body for i in group)) for group in groups[:-1]]
+    modules: list[nn.Module] = [
+        nn.Sequential(Enter(), *(local[i].body for i in group), Leave()) for group in groups[:-1]
+    ]
     modules.append(Answer([local[i] for i in groups[-1]]))
     feed = Feed(network, job.splits, CPU)
 
