@@ -53,6 +53,7 @@ def act_at(step: int, action: Callable[[], None], patch: pytest.MonkeyPatch) -> 
     patch.setattr(LocalBlock, "learn", acting)
 
 
+@pytest.mark.long
 def test_its_config_begins_it_again_whatever_was_asked_for_of_stages(tmp_path: Path) -> None:
     fields = {"execution.stages": 2, "execution.cpus": [1, 1], "execution.labels": {"zone": ["a", "b"]}}
     first = train(config(tmp_path / "a", **{"training.epochs": 2, **fields}))

@@ -176,7 +176,7 @@ def test_a_run_that_goes_on_with_another_budget_chooses_anew(tmp_path: Path) -> 
     sizes = ["--training.dims", "64,2000,2000,2000", "--engine", "local", "--stages", "0"]
     sizes += ["--epochs", "1", "--train-limit", "300"]
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "ffpipe", "train", "digits", *sizes, "--memory-budget", "420MiB"]
+    command = [sys.executable, "-m", "ffpipe", "train", "digits", *sizes, "--memory-budget", "440MiB"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*command, "--run-dir", str(run)], capture_output=True, check=True, timeout=180, env=env)
     small = read_summary(run)

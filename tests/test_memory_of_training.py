@@ -18,7 +18,7 @@ from ffpipe.learn.spec import PLAIN, RowLayout
 from ffpipe.learn.workspace import Workspace
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.long)])
 def test_checkpointing_gives_the_same_bits(precision: str, tmp_path: Path) -> None:
     """Masks of dropout and running statistics are not drawn or moved twice where activations are made again."""
     digests = []

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from trained_networks import READOUTS, kinds
+from trained_networks import NETWORKS, READOUTS, kinds
 
 import ffpipe
 from ffpipe.learn.thread_count import one_thread
+
+LONG = ("bfloat16", "blocks with pairs of rows")
 
 
 def loss_after(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, rate: float) -> list[float]:
@@ -118,6 +120,9 @@ def test_it_goes_through_torch_export(
     goes_through_export(run, readout, test_split[0])
 
 
+@pytest.mark.parametrize(
+    "other", [pytest.param(n, marks=pytest.mark.long if n in LONG else ()) for n in NETWORKS], indirect=True
+)
 def test_any_network_goes_through_torch_export(
     other: tuple[ffpipe.Result, tuple[str, ...]], test_split: tuple[torch.Tensor, torch.Tensor]
 ) -> None:

@@ -79,7 +79,7 @@ def test_dark_images_have_scores_in_half_precision(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:DeprecationWarning")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES[::2], *(pytest.param(n, marks=pytest.mark.long) for n in NAMES[1::2])])
 def test_traced_and_exported_for_any_number_of_examples(name: str, tmp_path: Path) -> None:
     """Without a warning: no decision hangs on the numbers of the examples that are recorded."""
     made, examples = untrained(name, tmp_path)

@@ -133,7 +133,13 @@ def test_a_layer_in_closed_form_has_an_optimiser_of_its_own(tmp_path: Path) -> N
     assert moved == [True, False, True, True]
 
 
-@pytest.mark.parametrize("name", ["tf-five-digits", "tf-five-digits-supervised", "tf-layer-by-layer"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tf-layer-by-layer",
+        *(pytest.param(n, marks=pytest.mark.long) for n in ("tf-five-digits", "tf-five-digits-supervised")),
+    ],
+)
 @pytest.mark.usefixtures("cluster")
 def test_no_engine_moves_a_bit(name: str, tmp_path: Path) -> None:
     """Stages, chunks across the end of a role, snapshots within an epoch, and a run that goes on elsewhere."""

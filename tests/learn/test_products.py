@@ -53,7 +53,7 @@ def same_bits_on_any_number_of_threads(dtype: torch.dtype) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.long), torch.bfloat16])
 def test_threads_do_not_matter(dtype: torch.dtype) -> None:
     assert same_bits_on_any_number_of_threads(dtype) == []
 

@@ -68,6 +68,7 @@ def can_mount() -> bool:
 
 @pytest.mark.skipif(not can_mount(), reason="this process cannot mount a /dev/shm of its own")
 class TestSmallSharedMemory:
+    @pytest.mark.long
     def test_the_window_shrinks_to_it(self, tmp_path: Path) -> None:
         done = ffpipe(tmp_path / "run", shm="100m")
         assert done.returncode == 0, done.stderr

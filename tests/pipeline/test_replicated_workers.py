@@ -47,6 +47,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "convolutions": {"training.blocks": CONVOLUTIONS, "training.optimizer.kind": "Adam", **IMAGES},
 }
 
+LONG = ("lock step", "evaluations")
+
 
 class ThreadLinks:
     """Delivers each message from a thread of its own, after a wait that depends on chance."""
@@ -116,7 +118,7 @@ def weights(workers: list[Worker], replica: int) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.long if k == "lock step" else ()) for k in KINDS])
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.long if k in LONG else ()) for k in KINDS])
 def test_any_numbers_of_replicas_have_the_bits_of_one(kind: str, tmp_path: Path) -> None:
     network = job(**KINDS[kind])
     alone, expected_reports = run_workers(network, make_layout(network, 1), tmp_path / "one")

@@ -159,6 +159,7 @@ def with_bypasses() -> list[Local]:
 
 BLOCKS = 5
 OWN = partial(training, model="nets:with_bypasses")
+LONG = ("lock step by autograd", "no head")
 NETWORKS: dict[str, Callable[[], Blueprint]] = {
     "closed form": lambda: _blueprint(Training(dims=(FEATURES, 7, 8, 9, 6, 5), batch_size=BATCH, head_from=0)),
     "hard negatives": lambda: _blueprint(
@@ -225,7 +226,7 @@ def worked(network: Blueprint, groups: list[range]) -> tuple[dict[str, Tensor], 
     return found, stages[-1].report().evaluations, got
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long if n in LONG else ()) for n in NETWORKS])
 def test_wherever_it_is_cut_a_network_is_the_same_and_messages_carry_what_the_routes_say(name: str) -> None:
     network = NETWORKS[name]()
     whole, evaluations, _ = worked(network, [range(BLOCKS)])

@@ -113,11 +113,15 @@ SKIPPING = [
         {"execution.evaluate_every": 1},
         {"execution.chunk": 2},
         {"training.blocks": SKIPPING, "training.negatives": "none"},
-        {"training.blocks": SKIPPING, "training.negative_lag": 0},
+        pytest.param({"training.blocks": SKIPPING, "training.negative_lag": 0}, marks=pytest.mark.long),
         {"execution.chunk": 1},
         {"execution.chunk": 1, "training.hand_on": "after"},
-        {"execution.chunk": 1, "training.phases": "apart", "training.local_steps": 2},
-        {"execution.chunk": 1, "training.blocks": SKIPPING, "training.negatives": "none"},
+        pytest.param(
+            {"execution.chunk": 1, "training.phases": "apart", "training.local_steps": 2}, marks=pytest.mark.long
+        ),
+        pytest.param(
+            {"execution.chunk": 1, "training.blocks": SKIPPING, "training.negatives": "none"}, marks=pytest.mark.long
+        ),
     ],
     ids=[
         *("hard", "lock step", "evaluations", "chunks", "kept outputs", "kept outputs in lock step"),
