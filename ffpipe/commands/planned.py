@@ -49,8 +49,8 @@ def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]
     _refuse(config, options)
     several = len(stages) > 1
     console = Console(width=max(Console().width, WIDE))
-    if stages or (speeds := len(flops) if isinstance(flops, tuple) else 0):
-        config = override(config, {"execution.stages": 0 if several else stages[0] if stages else speeds})
+    if one := stages[0] if stages else _speeds(options):
+        config = override(config, {"execution.stages": 0 if several else one})
     job, estimate, notes = planned(config, **may_import)
     ray = job.config.execution.engine == "ray"
     if not (several and ray):
@@ -91,13 +91,18 @@ def _refuse(config: Config, options: argparse.Namespace) -> None:
         raise UserError("--device is cuda, but torch finds no GPU to measure on: give its speed, as --flops 60TFLOPS")
     if several and execution.engine != "ray":
         raise UserError(f"--stages has several numbers, but {engine} is one process")
-    speeds = len(options.flops) if isinstance(options.flops, tuple) else 0
+    speeds = _speeds(options)
     if several and (listed := execution.listed or speeds):
         raise UserError(f"--stages has several numbers, but other options have values for {listed} stages each")
     wanted = options.stages[0] if options.stages else execution.stages or execution.listed or speeds
     if speeds and (execution.engine != "ray" or speeds != wanted):
         processes = f"{wanted} stages" if execution.engine == "ray" else f"the one process of {engine}"
         raise UserError(f"--flops has {speeds} speeds for {processes}: give one speed, or one for each stage")
+
+
+def _speeds(options: argparse.Namespace) -> int:
+    """Count the speeds in --flops; 0 where there is none, or one for all stages."""
+    return len(options.flops) if isinstance(options.flops, tuple) else 0
 
 
 def _rows(

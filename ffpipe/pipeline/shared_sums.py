@@ -27,15 +27,13 @@ import numpy as np
 
 from ffpipe.pipeline.packet import Array, Arrays
 from ffpipe.system.errors import RunFailed
-from ffpipe.system.memory import unmap
+from ffpipe.system.memory import unmap_large
 
 AVAILABLE = sys.platform == "linux"
 # Arrays begin at multiples of so many bytes.
 ALIGNED = 64
 # The most bytes of a datagram, which are those of some 4,000 arrays: what they are called and how large they are.
 LONGEST = 128 << 10
-# Arrays whose pages are not left mapped, as of messages (engines/ray/actor.py).
-LARGE = 1 << 20
 # Process, user and group of a sender, as Linux gives them.
 CREDENTIALS = struct.Struct("3i")
 DESCRIPTOR_BYTES = 4
@@ -149,8 +147,7 @@ class _Slot:
         for each, at in zip(sums.values(), offsets, strict=True):
             part = self._memory[at : at + each.data.nbytes]
             part.view(each.data.dtype).reshape(each.data.shape)[...] = each.data
-            if part.nbytes >= LARGE:
-                unmap(part)
+            unmap_large(part)
         return is_new, offsets
 
     def close(self) -> None:

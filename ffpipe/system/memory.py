@@ -22,6 +22,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # Weights of 590 KB, of 16 blocks in turn, left holes of 5 % of a process where only what has 1 MiB went back.
 LARGE_BLOCK, LARGEST_KEPT = 1 << 18, 32 << 20
 KEPT_AT_MOST = (1 << 31) - 1
+# Arrays that go from process to process through memory that they share, and whose pages are not left mapped.
+LARGE_ARRAY = 1 << 20
 # Files in which Linux tells of memory and CPUs, by their paths below the root; and of kills, in control groups of
 # version 2 and 1.
 ROOT, STATUS = Path("/"), Path("/proc/self/status")
@@ -133,6 +135,13 @@ def unmap(array: NDArray[Any]) -> None:
     if end > start:
         with contextlib.suppress(AttributeError, OSError):
             ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
+
+
+def unmap_large(array: NDArray[Any]) -> None:
+    """Take the pages of an array in shared memory out of this process if they are worth the call: each message lies
+    elsewhere, and they would add up."""
+    if array.nbytes >= LARGE_ARRAY:
+        unmap(array)
 
 
 def anonymous_bytes() -> int:

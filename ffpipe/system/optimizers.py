@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-# The methods that torch wraps for its compiler, beside `step`.
-WRAPPED = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+# The methods that torch wraps for its compiler and that are called here, beside `step`.
+WRAPPED = ("add_param_group", "state_dict", "load_state_dict")
 
 
 @cache

@@ -18,15 +18,15 @@ from torch import Tensor
 from ffpipe.learn.shards import fold
 from ffpipe.pipeline.packet import Arrays, to_arrays
 from ffpipe.pipeline.reducer import Reducer
-from ffpipe.pipeline.shared_sums import AVAILABLE, LARGE, SharedSums
+from ffpipe.pipeline.shared_sums import AVAILABLE, SharedSums
 from ffpipe.system.errors import RunFailed
-from ffpipe.system.memory import unmap
+from ffpipe.system.memory import LARGE_ARRAY, unmap_large
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="sums go by messages where there is no memory without a name")
 CHANNELS = (f"test-{os.getpid()}-{number}" for number in count())
 # Shapes of sums, in turn: some are empty, and the large ones are taken out of the process again. Seven of them, so that
 # each of the two slots has all.
-SIZES = ((3,), (5, 7), (), (0, 4), (LARGE // 2 + 1,), (2, 3, 4), (LARGE // 4,))
+SIZES = ((3,), (5, 7), (), (0, 4), (LARGE_ARRAY // 2 + 1,), (2, 3, 4), (LARGE_ARRAY // 4,))
 
 
 def sums_of(number: int, replica: int) -> list[Tensor]:
@@ -45,8 +45,7 @@ def joined(replicas: int) -> tuple[list[Reducer], list[SharedSums]]:
 
     def read(arrays: Arrays) -> None:
         for each in arrays.values():
-            if each.data.nbytes >= LARGE:
-                unmap(each.data)
+            unmap_large(each.data)
 
     for replica in range(replicas):
         others = [other for other in range(replicas) if other != replica]

@@ -16,7 +16,7 @@ import numpy as np
 import ray
 
 from ffpipe.system.errors import reason
-from ffpipe.system.memory import unmap
+from ffpipe.system.memory import LARGE_ARRAY, unmap, unmap_large
 from ffpipe.system.processes import start_ticks
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from ffpipe.storage.store import Store
     from ffpipe.telemetry.report import Answer
 
-# Arrays of LARGE are in the object store and nowhere else: Ray keeps arguments of up to SMALL with the call.
-LARGE, SMALL = 1 << 20, 100 << 10
+# Ray keeps arguments of up to so many bytes with the call.
+SMALL = 100 << 10
 # Messages, and questions of the driver, are taken while `run` works.
 CONCURRENCY = {"inbox": 1, "control": 1, "sums": 1}
 ROUND_TRIPS = 5
@@ -82,7 +82,7 @@ class StageActor:
     @ray.method(concurrency_group="inbox")
     def receive(self, array: Any) -> None:
         """Take an array, as the other end of `round_trip`."""
-        unmapped(array)
+        unmap_large(array)
 
     @ray.method(concurrency_group="control")
     def reaches(self, store: Store, mark: str) -> str:
@@ -224,20 +224,14 @@ class RayLinks:
 
     def read(self, arrays: Arrays) -> None:
         for array in arrays.values():
-            unmapped(array.data)
+            unmap_large(array.data)
 
 
 def stored(array: Any) -> Any:
     """Put a large array into the object store. Its pages there are not left mapped into this process, in which
     they would add up to the whole store: every message lies elsewhere."""
-    if array.nbytes < LARGE:
+    if array.nbytes < LARGE_ARRAY:
         return array
     ref = ray.put(array)
     unmap(ray.get(ref))
     return ref
-
-
-def unmapped(array: Any) -> None:
-    """Take the pages of an array that came by the object store out of this process."""
-    if array.nbytes >= LARGE:
-        unmap(array)

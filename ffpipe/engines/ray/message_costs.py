@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import ray
 
-from ffpipe.engines.ray.actor import stored, unmapped
+from ffpipe.engines.ray.actor import stored
 from ffpipe.engines.ray.calls import within
 from ffpipe.engines.ray.cluster import Cluster
 from ffpipe.planning.message_costs import MessageCosts
+from ffpipe.system.memory import unmap_large
 
 SMALL, LARGE = 1_000, 8_000_000
 MESSAGES = {SMALL: 400, LARGE: 40}
@@ -28,7 +29,7 @@ class Probe:
     def take(self, array: Any) -> None:
         """Read an array as a stage does, which copies what it computes with."""
         array.copy()
-        unmapped(array)
+        unmap_large(array)
 
     def send(self, other: Any, size: int, count: int) -> None:
         """Send so many arrays, and wait until all have been taken."""
