@@ -89,6 +89,7 @@ def test_a_forecast_has_a_row_for_each_number_of_stages(capsys: pytest.CaptureFi
         ),
         (["--flops", "1TFLOPS,2TFLOPS", "--stages", "1,2"], "have values for 2 stages each"),
         (["--flops", "1TFLOPS,2TFLOPS", "--engine", "local"], "2 speeds for the one process of engine 'local'"),
+        (["--device", "cpu", "cpu", "--flops", "1TFLOPS,2TFLOPS,3TFLOPS"], "3 speeds for 2 stages"),
         (["--device", "cuda"], "give its speed, as --flops"),
         (["--device", "cpu", "cuda"], "give its speed, as --flops"),
         (["--device", "cuda", "--engine", "layerwise"], "give its speed, as --flops"),
@@ -126,6 +127,8 @@ def test_a_plan_for_devices_that_are_elsewhere(capsys: pytest.CaptureFixture[str
         assert "from the speed that was given" in capsys.readouterr().out
     assert main(["plan", "digits", "--device", "cpu", "cuda", "--flops", "1GFLOPS,100GFLOPS"]) == 0
     assert "│ 2      │ 0 | 1-2 " in capsys.readouterr().out
+    assert main(["plan", "digits", "--flops", "1GFLOPS,1GFLOPS,1GFLOPS"]) == 0
+    assert "│ 3      │ 0 | 1 | 2 " in capsys.readouterr().out
 
 
 def test_a_plan_for_more_memory_than_this_host_has(capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,7 +94,7 @@ def _refuse(config: Config, options: argparse.Namespace) -> None:
     speeds = _speeds(options)
     if several and (listed := execution.listed or speeds):
         raise UserError(f"--stages has several numbers, but other options have values for {listed} stages each")
-    wanted = options.stages[0] if options.stages else execution.stages or execution.listed or speeds
+    wanted = options.stages[0] if options.stages else execution.listed or speeds
     if speeds and (execution.engine != "ray" or speeds != wanted):
         processes = f"{wanted} stages" if execution.engine == "ray" else f"the one process of {engine}"
         raise UserError(f"--flops has {speeds} speeds for {processes}: give one speed, or one for each stage")
