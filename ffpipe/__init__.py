@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ffpipe.system.environment import prepare
 
+# For type checkers and editors, which do not run `__getattr__` below.
 if TYPE_CHECKING:
     from ffpipe.config.fields import override
     from ffpipe.config.recipes import get_recipe as recipe
@@ -66,30 +67,30 @@ __all__ = [
     "write_report",
 ]
 
+# Before any module of ffpipe can import torch, which reads these settings once.
 prepare()
 
 # Imported on first use: torch takes a second, and a stage's process should answer before that.
-_HOMES = {
-    **dict.fromkeys(
-        ["Augmentation", "BlockConfig", "Config", "Data", "Execution", "Optimizer", "Training"], "config.schema"
-    ),
-    "Block": "learn.block",
-    "ClassHead": "learn.class_head",
-    "GoodnessContrast": "learn.goodness",
-    "Local": "learn.local_item",
-    **dict.fromkeys(["Learned", "Objective"], "learn.objectives"),
-    **dict.fromkeys(["RowLayout", "RowSpec"], "learn.spec"),
-    **dict.fromkeys(["Interrupted", "RunFailed", "UserError"], "system.errors"),
-    **dict.fromkeys(["evaluate", "load", "predict"], "runs.inference"),
-    "export": "runs.export",
-    "write_report": "reports",
-    **dict.fromkeys(["resume", "train"], "runs.controller"),
-    "Result": "runs.run",
-    "Interrupt": "runs.interrupt",
-    **dict.fromkeys(["Callback", "RunStart", "Speed"], "telemetry.callbacks"),
-    "override": "config.fields",
-    "recipe": "config.recipes",
+_NAMES = {
+    "config.fields": "override",
+    "config.recipes": "recipe",
+    "config.schema": "Augmentation BlockConfig Config Data Execution Optimizer Training",
+    "learn.block": "Block",
+    "learn.class_head": "ClassHead",
+    "learn.goodness": "GoodnessContrast",
+    "learn.local_item": "Local",
+    "learn.objectives": "Learned Objective",
+    "learn.spec": "RowLayout RowSpec",
+    "reports": "write_report",
+    "runs.controller": "resume train",
+    "runs.export": "export",
+    "runs.inference": "evaluate load predict",
+    "runs.interrupt": "Interrupt",
+    "runs.run": "Result",
+    "system.errors": "Interrupted RunFailed UserError",
+    "telemetry.callbacks": "Callback RunStart Speed",
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:

@@ -30,7 +30,6 @@ def run() -> None:
 
 
 def _on(handlers: dict[signal.Signals, Any]) -> None:
-    """Set what signals do."""
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
@@ -41,12 +40,14 @@ def _end(*_: Any) -> None:
     An exception would not do, since modules that are half imported may take it for one of theirs.
     """
     with suppress(OSError):
+        # Not by print: the signal may have come in the midst of another, which cannot be entered again.
         os.write(2, b"ffpipe: interrupted\n")
     os._exit(STATUS_OF_INTERRUPTED)
 
 
 if __name__ == "__main__":
-    # Python has put the working folder first in its path, and what lies there is data.
+    # Python has put the working folder first in its path, and what lies there is data. A checkout stays, since ffpipe
+    # itself lies there.
     if not sys.flags.safe_path and sys.path[0] != os.path.dirname(os.path.dirname(os.path.abspath(__file__))):
         del sys.path[0]
     run()

@@ -56,8 +56,8 @@ def blueprint_of(model: Model, *, shape: tuple[int, ...], classes: int, **fields
     shape: (height, width), (height, width, channels) or (features,). fields: of `training`, by name, as
     `batch_size=16`; without them there are no negatives, and Adam. Raises UserError.
     """
-    training = override(_plain(), {f"training.{name}": value for name, value in fields.items()}).training
-    training = replace(training, model=getattr(model, "__qualname__", "the model"))
+    # Named as in a run: by the name a block knows that it is a user's, who may draw by any generator.
+    training = replace(_plain(fields).training, model=getattr(model, "__qualname__", "the model"))
     inputs, labels = row_specs(training, shape, classes)
     return make_blueprint(training, Input(shape, inputs.size, classes), inputs, labels, 100, function=model)
 
@@ -78,12 +78,14 @@ def check_detached(network: Blueprint, index: int) -> None:
     kept: list[weakref.ref[Tensor]] = []
 
     def pack(tensor: Tensor) -> Tensor:
+        # Another object for the same numbers: the graph alone has it, whereas weights and rows live on by right.
         copied = tensor.detach()
         kept.append(weakref.ref(copied))
         return copied
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         learned = rows.learn(block, 0)
+    # Else cycles of references, which a user's module may make, would keep alive what is gone in truth.
     gc.collect()
     for name, tensor in {"what it hands on": rows.out, "its loss": learned[0], "its errors": learned[1]}.items():
         assert not tensor.requires_grad, f"{name} of {_name(network, index)} is attached to a graph"
@@ -132,6 +134,7 @@ def check_saved(network: Blueprint, index: int) -> None:
 def check_memory(network: Blueprint, index: int) -> None:
     """Check that a step takes as much memory as the plan says, within 15 % above and 5 % below."""
     block, rows = network.make(index, Workspace(CPU)), _Rows(network, index)
+    # Not counted, nor by the plan: the first step makes the state of an optimiser.
     rows.learn(block, 0)
     with PeakMemory() as memory:
         rows.learn(block, 1)
@@ -160,13 +163,14 @@ def check_engines(
     images = chance.integers(0, 256, size=(count, *shape), dtype=np.uint8)
     path = folder / "noise.npz"
     np.savez(path, x_train=images, y_train=np.arange(count, dtype=np.int64) % classes)
-    training = override(_plain(), {f"training.{name}": value for name, value in fields.items()}).training
+    config = _plain(fields)
     data = Data(source="npz", train=(str(path),), classes=classes, test_count=40)
+    training = replace(config.training, data=data)
     digests = {}
     for number, way in enumerate(ways):
-        config = replace(_plain(), training=replace(training, data=data))
         execution = replace(config.execution, **{**way, "run_dir": str(folder / f"run-{number}")})
-        digests[str(dict(way))] = train(replace(config, execution=execution), model=model).weights_sha256
+        made = train(replace(config, training=training, execution=execution), model=model)
+        digests[str(dict(way))] = made.weights_sha256
     assert len(set(digests.values())) == 1, f"the weights depend on the way they are trained: {digests}"
     return next(iter(digests.values()))
 
@@ -182,6 +186,7 @@ class _Rows:
         def drawn(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             if dtype.is_floating_point:
                 return torch.randn(self._layout.rows, *shape, generator=chance).to(dtype)
+            # Ids of symbols, of which a network on tokens has as many as classes.
             return torch.randint(0, network.takes.classes, (self._layout.rows, *shape), generator=chance, dtype=dtype)
 
         self._x = drawn(outline.inputs.shape, outline.inputs.dtype)
@@ -198,8 +203,8 @@ class _Rows:
         return made.loss, made.errors
 
 
-def _plain() -> Config:
-    """Return a run without negatives, by Adam."""
+def _plain(fields: Mapping[str, Any]) -> Config:
+    """Return a run without negatives, by Adam, but for these fields of `training`."""
     config = get_recipe("digits")
     training = replace(
         config.training,
@@ -211,7 +216,8 @@ def _plain() -> Config:
         optimizer=Optimizer(kind="Adam", learning_rate=0.001),
         data=Data(),
     )
-    return replace(config, training=training, execution=replace(config.execution, evaluate_every=0))
+    config = replace(config, training=training, execution=replace(config.execution, evaluate_every=0))
+    return override(config, {f"training.{name}": value for name, value in fields.items()})
 
 
 def _assert_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor], what: str) -> None:

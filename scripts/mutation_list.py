@@ -124,7 +124,7 @@ MUTATIONS = [
     *_of(
         "learn/dense.py",
         LAYER,
-        peer_normalisation_of_all_rows=("mean(activity[:pairs], 0)", "mean(activity[: 2 * pairs], 0)"),
+        peer_normalisation_of_all_rows=("mean(activity[:positive], 0)", "mean(activity, 0)"),
         dropout_that_is_not_made_up_for=(".div_(1.0 - dropout)", ""),
         weights_that_ignore_the_seed=('generator(seed, "weights", index)', 'generator(0, "weights", index)'),
     ),

@@ -26,11 +26,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 prepare_ray()  # before any test imports Ray
 
-# Half of what hypothesis takes by itself: every run of the suite draws others.
-settings.register_profile("suite", max_examples=50)
+# Half of what hypothesis takes by itself: every run of the suite draws others. Its deadline is of a machine that does
+# nothing else besides.
+settings.register_profile("suite", max_examples=50, deadline=None)
 settings.load_profile("suite")
 # For scripts/mutations.py: more examples, and the same ones each time.
-settings.register_profile("thorough", max_examples=500, derandomize=True, database=None)
+settings.register_profile("thorough", max_examples=500, derandomize=True, database=None, deadline=None)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

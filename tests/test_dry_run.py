@@ -52,6 +52,14 @@ def test_a_config_and_the_plan(engine: str, here: Path, capsys: pytest.CaptureFi
     assert list(here.iterdir()) == []
 
 
+def test_no_control_character_of_a_config_comes_to_the_terminal(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b[2J\x9b2J\u202e\N{GRINNING FACE}"
+    assert main(["train", *SMALL, "--run-dir", name, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert all(character.isprintable() for line in out.split("\n") for character in line)
+    assert from_toml(out, where="out").execution.run_dir == name
+
+
 def test_what_was_printed_can_be_trained(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *SMALL, "--epochs", "1", "--run-dir", "one", "--dry-run"]) == 0
     (here / "mine.toml").write_text(capsys.readouterr().out)

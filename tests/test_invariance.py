@@ -87,7 +87,12 @@ def test_layerwise_with_hard_negatives(execution: dict[str, Any], digits_digest:
 
 
 @pytest.mark.parametrize(
-    "training", [{"negative_lag": 0}, {"negatives": "random"}, {"negatives": "fixed", "head": False}]
+    "training",
+    [
+        {"negative_lag": 0},
+        pytest.param({"negatives": "random"}, marks=pytest.mark.long),
+        {"negatives": "fixed", "head": False},
+    ],
 )
 @pytest.mark.usefixtures("cluster")
 def test_lock_step_and_other_negatives(training: dict[str, Any], tmp_path: Path) -> None:

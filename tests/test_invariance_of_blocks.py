@@ -129,7 +129,9 @@ def test_three_stages_of_which_one_is_killed(kind: str, kinds: Kinds, tmp_path: 
     assert killed.done
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.long if number else ()) for number, kind in enumerate(KINDS)]
+)
 def test_another_seed_is_another_network(kind: str, kinds: Kinds, tmp_path: Path) -> None:
     config, digest = kinds.config(kind), kinds.digest(kind)
     other = replace(config, training=replace(config.training, seed=4))

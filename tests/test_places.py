@@ -32,6 +32,7 @@ def mine(strangers_run: Path, tmp_path: Path) -> Path:
     return fresh(strangers_run, tmp_path / "mine")
 
 
+DIGITS = Path(ffpipe.__file__).parent / "data" / "digits.parquet"
 CHECKPOINTS, SPOOL, TRAIN = "execution/checkpoints", "execution/spool", "training/data/train"
 URIS = ("s3://bucket/run", "gs://bucket/run", "hdfs://host/run", "s3:/bucket", "carrier-pigeon://coop")
 
@@ -114,7 +115,9 @@ def test_places_that_a_config_names(
     before = files_in(copy.parent)
     for place in (str(mine / "new"), "../mine/new", *(URIS if field == CHECKPOINTS else ())):
         set_field(copy / "config.toml", field, place)
-        refused([command, str(copy / "config.toml")], f"for {field.replace('/', '.')}, which is outside of", capsys)
+        for data in ([], ["--data", str(DIGITS)]):
+            says = f"for {field.replace('/', '.')}, which is outside of"
+            refused([command, str(copy / "config.toml"), *data], says, capsys)
     assert files_in(mine) == {name.removeprefix("mine/"): b for name, b in before.items() if name.startswith("mine/")}
     no_network.assert_not_called()
 

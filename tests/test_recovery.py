@@ -101,7 +101,7 @@ def test_attempts_run_out(tmp_path: Path) -> None:
     wait_until(lambda: stage_processes() == [])
 
 
-@pytest.mark.parametrize("engine", ["ray", "local"])
+@pytest.mark.parametrize("engine", ["ray", pytest.param("local", marks=pytest.mark.long)])
 @pytest.mark.usefixtures("cluster")
 def test_an_interrupt_saves_and_another_engine_goes_on(engine: str, undisturbed: Result, tmp_path: Path) -> None:
     interrupt = Interrupt()

@@ -77,7 +77,13 @@ RAY: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("way", RAY.values(), ids=list(RAY))
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(way, id=name, marks=pytest.mark.long if name == "two of one stage" else ())
+        for name, way in RAY.items()
+    ],
+)
 @pytest.mark.usefixtures("cluster")
 def test_through_ray(config: Config, digest: str, way: dict[str, Any], tmp_path: Path) -> None:
     assert run(config, tmp_path / "run", engine="ray", **way).weights_sha256 == digest

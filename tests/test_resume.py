@@ -193,7 +193,7 @@ def test_data_that_change_under_a_run_do_not_change_it(engine: str, tmp_path: Pa
     assert again.weights_sha256 == first.weights_sha256
 
 
-@pytest.mark.parametrize("engine", ["local", "layerwise"])
+@pytest.mark.parametrize("engine", ["local", pytest.param("layerwise", marks=pytest.mark.long)])
 def test_a_block_goes_on_that_has_not_learned_yet(engine: str, tmp_path: Path) -> None:
     """The last one learns from epoch 1 on: its optimiser has no state in the snapshots of epoch 0."""
     fields = {"execution.engine": engine, "execution.snapshot_steps": 3, "execution.back_off": 0.01}
@@ -212,7 +212,7 @@ def test_a_block_goes_on_that_has_not_learned_yet(engine: str, tmp_path: Path) -
     assert again.weights_sha256 == first.weights_sha256
 
 
-@pytest.mark.parametrize("engine", ["local", "layerwise"])
+@pytest.mark.parametrize("engine", [pytest.param("local", marks=pytest.mark.long), "layerwise"])
 def test_a_stage_that_cannot_read_its_snapshot_any_more_begins_again(engine: str, tmp_path: Path) -> None:
     asked = {**QUICK, "execution.engine": engine, "execution.back_off": 0.01}
     first = train(config(tmp_path / "run", **asked))

@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None, ready: Callable[[], object] = l
         status, line = 1, f"the run failed: {error}"
     except Interrupted as error:
         status, line = 130, f"interrupted; {error}"
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # of a command that saves nothing, or the second one of a run
         status, line = 130, "interrupted"
     except BrokenPipeError:  # the reader of our output, `head` say, has gone
         return 1

@@ -63,15 +63,15 @@ def answer(parser: Parser) -> None:
 
     for each in (parser, *parser.parts):
         for action in each.actions:
-            if action.nargs != argparse.PARSER:
+            if action.nargs != argparse.PARSER:  # argcomplete knows the commands by itself
                 action.completer = completer_of(action)  # type: ignore[attr-defined]  # read by argcomplete
+    # Options only where one begins: of some commands there are more than a hundred. By sys.exit, since argcomplete's
+    # own way, os._exit, leaves out what is registered for the end of the program.
     argcomplete.autocomplete(parser, always_complete_options=False, exit_method=sys.exit)
 
 
 def completer_of(action: argparse.Action) -> Completer:
     """Return what completes the value of an option or argument."""
-    if action.dest in WORDS:
-        return _among(WORDS[action.dest])
     if action.dest in ("run", "runs"):
         return lambda prefix, **_: _paths(prefix, folders=True)
     if action.dest == "recipe":
@@ -79,10 +79,7 @@ def completer_of(action: argparse.Action) -> Completer:
     if action.dest in PATHS:
         return lambda prefix, **_: _paths(prefix)
     leaf = settable().get(action.dest)
-    return _among(choices(leaf) if leaf else ())
-
-
-def _among(words: Iterable[str]) -> Completer:
+    words = WORDS.get(action.dest) or (choices(leaf) if leaf else ())
     return lambda **_: list(words)
 
 
@@ -96,7 +93,7 @@ def _paths(prefix: str, folders: bool = False) -> list[str]:
                 path, is_folder = os.path.join(folder, entry.name), entry.is_dir()
                 if not entry.name.startswith(start) or (folders and not is_folder):
                     continue
-                if entry.name.startswith(".") and not start:
+                if entry.name.startswith(".") and not start:  # as shells do
                     continue
                 is_run = folders and os.path.isfile(os.path.join(entry.path, CONFIG))
                 found.append(path if is_run or not is_folder else f"{path}/")

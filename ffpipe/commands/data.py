@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ffpipe.commands.options import add_fields, given, settable
 from ffpipe.config.fields import override
 from ffpipe.config.recipes import RECIPES, get_recipe
-from ffpipe.system.errors import UserError
+from ffpipe.system.errors import UserError, escaped
 from ffpipe.system.files import replacing
 
 if TYPE_CHECKING:
@@ -40,19 +40,22 @@ def run(options: argparse.Namespace) -> None:
     from ffpipe.data.splits import load_splits
 
     names = options.files
+    # A file or folder that lies here goes before the recipe of its name.
     if not names or (len(names) == 1 and names[0] in RECIPES and not Path(names[0]).exists()):
         config = get_recipe(names[0] if names else "digits")
     else:
         from ffpipe.data.discover import discover, on
 
         config = on(get_recipe("digits"), discover(names))
-    config, console, picture = override(config, given(options)), Console(), options.png
+    config, console, picture = override(config, given(options)), Console(emoji=False), options.png
+    # Before the data are read, which may take long.
     if picture and Path(picture).exists():
         raise UserError(f"{picture} exists: give a new file")
     data = config.training.data
     splits = load_splits(data, config.execution.data_dir)
     stored = splits.train.stored
     scale = stored.meaning.scale
+    # The first ones alone: a set may be larger than memory.
     sample = splits.train.images(np.arange(min(len(splits.train), 1000)))
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in (
@@ -64,15 +67,16 @@ def run(options: argparse.Namespace) -> None:
         ("examples", ", ".join(f"{len(part):,} {name}" for name, part in _parts(splits).items())),
         ("classes", f"{splits.classes:,}"),
     ):
-        table.add_row(name, value)
+        table.add_row(name, escaped(value))
+    # Without markup: names of files and classes may have brackets.
     console.print(table, markup=False)
     console.print()
-    console.print(_classes(splits))
+    console.print(_classes(splits), markup=False)
     for line in splits.found:
-        console.print(line, markup=False)
+        console.print(escaped(line), markup=False)
     if picture:
         write_samples(splits, Path(picture))
-        console.print(f"wrote {picture}: {SAMPLES} examples of each class, a row for each", markup=False)
+        console.print(escaped(f"wrote {picture}: {SAMPLES} examples of each class, a row for each"), markup=False)
 
 
 def _parts(splits: Splits) -> dict[str, Examples]:
@@ -89,7 +93,7 @@ def _classes(splits: Splits) -> Table:
     counts = [np.bincount(each.labels(np.arange(len(each))), minlength=splits.classes) for each in parts.values()]
     for label in range(min(splits.classes, MOST_CLASSES)):
         name = splits.names[label] if splits.names else ""
-        table.add_row(str(label), name.replace("[", r"\["), *(f"{each[label]:,}" for each in counts))
+        table.add_row(str(label), escaped(name), *(f"{each[label]:,}" for each in counts))
     if splits.classes > MOST_CLASSES:
         table.add_row("...")
     return table

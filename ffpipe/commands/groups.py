@@ -73,6 +73,7 @@ def grouped(fields: Container[str]) -> dict[str, list[Leaf]]:
 
 def choices(leaf: Leaf) -> tuple[str, ...]:
     """List the words that a field may be; none where it is not a word."""
+    # An empty word is not seen in a list: the field's description says what it stands for.
     return tuple(choice for choice in leaf.choices if choice) or (("true", "false") if leaf.annotation is bool else ())
 
 

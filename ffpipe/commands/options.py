@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ffpipe.config.fields import CHECKPOINTS, Leaf, leaves, override, read_config
+from ffpipe.config.fields import CHECKPOINTS, DATA_FILES, Leaf, leaves, override, read_config
 from ffpipe.config.recipes import get_recipe
 from ffpipe.config.schema import Config
 from ffpipe.system.errors import UserError
@@ -38,6 +38,7 @@ SHORT = {
     "train-limit": Short("training.data.train_limit", "N", "use the first N training examples alone; 0: all"),
     "snapshot-steps": Short("execution.snapshot_steps", "N", "steps between snapshots; 0: by time alone"),
 }
+# A run that goes on may change of training its epochs alone (runs/resumed.py).
 RESUME_SHORT = ("epochs", "engine", "stages", "chunk", "device", "memory-budget", "data-dir", "snapshot-steps")
 # Fields whose values may have commas in them.
 FILES = ("train", "test")
@@ -72,8 +73,10 @@ def add_fields(parser: argparse.ArgumentParser, short: Sequence[str], fields: It
             dest=field,
             # A table may be empty: options of a recipe can be taken away.
             nargs="*" if leaf.is_mapping else "+" if leaf.is_sequence else None,
+            # Absent unless it is given, so that it replaces nothing of the recipe.
             default=argparse.SUPPRESS,
             metavar="NAME=VALUE" if leaf.is_mapping else value,
+            # Twice: argcomplete has argparse fill in what a single one stands for.
             help=(SHORT[name].meaning if name else leaf.description).replace("%", "%%"),
         )
 
@@ -104,10 +107,7 @@ def add_run(parser: argparse.ArgumentParser, fields: Iterable[str] = (CHECKPOINT
 def add_consent(parser: argparse.ArgumentParser) -> None:
     """Add the options by which a user consents to the code of a run."""
     parser.add_argument(
-        "--model",
-        dest="training.model",
-        metavar="FILE:FUNCTION",
-        help="the network of the run, named again as in training",
+        "--model", dest=MODEL, metavar="FILE:FUNCTION", help="the network of the run, named again as in training"
     )
     add_allow_code(parser)
 
@@ -125,7 +125,7 @@ def add_allow_code(parser: argparse.ArgumentParser) -> None:
 
 def consent(options: argparse.Namespace) -> dict[str, Any]:
     """Return the user's consent to import code, as keyword arguments of the functions behind the commands."""
-    return {"model": vars(options).get("training.model"), "allow_code": options.allow_code}
+    return {"model": vars(options).get(MODEL), "allow_code": options.allow_code}
 
 
 def config_of(options: argparse.Namespace) -> Config:
@@ -140,11 +140,15 @@ def config_of(options: argparse.Namespace) -> Config:
     if options.data:
         from ffpipe.data.discover import discover, on
 
-        return override(on(config, discover(options.data)), fields)
+        config = on(config, discover(options.data))
+        # The user has named these files, or the folder that they are in.
+        found = (config.training.data.train, config.training.data.test)
+        fields = {**dict(zip(DATA_FILES, found, strict=True)), **fields}
     if not name.endswith(".toml"):
         return override(config, fields)
     from ffpipe.runs.places import of_file
 
+    # A file may be a stranger's: what it names outside its folder needs the user's word.
     return of_file(config, Path(name), fields)
 
 
@@ -169,13 +173,15 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
 
 def changes(options: argparse.Namespace) -> dict[str, Any]:
     """Return the fields that were set on the command line of a command on a run. Raises UserError."""
-    return {name: value for name, value in given(options).items() if name != "training.model"}
+    # The model names the code of the run again: it is consent, and changes nothing.
+    return {name: value for name, value in given(options).items() if name != MODEL}
 
 
 def whole(option: str, most: int) -> Callable[[str], int]:
     """Return what reads a number from 1 to `most`, and raises UserError for anything else."""
 
     def read(text: str) -> int:
+        # Counted before it is read: int refuses thousands of digits with an error of its own.
         if not (text.isdecimal() and len(text) < 9 and 1 <= int(text) <= most):
             raise UserError(f"{option} is {text[:20]!r}: give a whole number from 1 to {most:,}")
         return int(text)
@@ -196,6 +202,7 @@ def _value(leaf: Leaf, words: Any) -> Any:
     if not leaf.is_sequence or leaf.path[-1] in FILES:
         return words
     parts = [part for text in words for part in text.split(",") if part]
+    # A single value is for all stages; a list of one would be for a run of one stage.
     return "".join(parts) if leaf.may_be_single and len(parts) < 2 else parts
 
 

@@ -42,6 +42,7 @@ class Parser(argparse.ArgumentParser):
         return list(self._actions)
 
     def error(self, message: str) -> NoReturn:
+        # By argparse's words: it has no other sign that the command is missing, and names none to choose from.
         if self.commands and "COMMAND" in message and "required" in message:
             raise UserError(f"COMMAND is missing: give one of {', '.join(self.commands)}; see {self.prog} --help")
         raise UserError(f"{self.prog}: {message}")
@@ -57,13 +58,14 @@ class Parser(argparse.ArgumentParser):
         return options, unknown
 
     def format_usage(self) -> str:
-        """Return one line."""
         arguments = [_argument(action) for action in self._actions if not action.option_strings]
         return f"usage: {' '.join([self.prog, *arguments])} [OPTION ...]\n"
 
     def format_help(self) -> str:
         """Return what most people need, on one screen."""
-        left_out = [each for each in self._actions if _is_left_out(each)]
+        # Fields without a short name.
+        left_out = [each for each in self._actions if each.option_strings and all(map(_is_dotted, each.option_strings))]
+        # The long help has no more than this one where nothing is left out.
         hidden = {"--help"} if left_out else {"--help", "--help-all"}
         shown = [each for each in self._actions if each not in left_out and not hidden & {*each.option_strings}]
         shown = [each for each in shown if each.dest not in self.minor]
@@ -107,11 +109,6 @@ def _is_dotted(name: str) -> bool:
     return "." in name
 
 
-def _is_left_out(action: argparse.Action) -> bool:
-    """Return True for an option that is a field without a short name."""
-    return bool(action.option_strings) and all(map(_is_dotted, action.option_strings))
-
-
 def _argument(action: argparse.Action) -> str:
     """Spell an argument as a line of usage has it."""
     name = str(action.metavar or action.dest)
@@ -126,6 +123,7 @@ def _entries(actions: Iterable[argparse.Action], commands: Mapping[str, str]) ->
             entries = dict(commands)
         else:
             short = [name for name in action.option_strings if not _is_dotted(name)]
+            # Two stand for one in all helps that argparse may format.
             entries = {_named(action, short): (action.help or "").replace("%%", "%")}
         for name, text in entries.items():
             left = f"  {name}".ljust(MARGIN - 1) + " "

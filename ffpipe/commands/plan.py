@@ -18,6 +18,7 @@ MOST_STAGES = 4096
 def add_options(parser: Parser) -> None:
     """Add the options of the config, and those of the forecast beside them."""
     add_config(parser, but=("stages",))
+    # A plan makes no folder.
     parser.minor = frozenset({"execution.run_dir"})
     for name, (parse, value, text) in OPTIONS.items():
         parser.add_argument(name, type=parse, metavar=value, help=text)
@@ -60,6 +61,7 @@ def parse_stages(text: str) -> tuple[int, ...]:
 def _between(first: int, before: int, last: int, end: int) -> list[int]:
     """Return the numbers after these three, up to the end: by a factor where `first` has it too, else in steps."""
     by_factor = last % before == 0 and before % first == 0 and last // before == before // first > 1
+    # A step of one at least: from numbers that fall or stay the same, the end would never be reached.
     factor, step = (last // before, 0) if by_factor else (1, max(1, last - before))
     found = []
     while (last := last * factor + step) < end:
@@ -93,6 +95,7 @@ OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "--stages-per-host": (whole("--stages-per-host", MOST_STAGES), "N", "none: 1 with --link, else all"),
     "--cores": (whole("--cores", MOST_STAGES), "N", "of a host, for messages and layers on CPUs; none: as here"),
 }
+# For `train --dry-run`, which has none of them.
 NOTHING_GIVEN = argparse.Namespace(
     calibrate=False, **{name.removeprefix("--").replace("-", "_"): None for name in OPTIONS}
 )

@@ -49,12 +49,15 @@ def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]
     _refuse(config, options)
     several = len(stages) > 1
     console = Console(width=max(Console().width, WIDE))
+    # As many speeds as stages: they count more than the number in the recipe.
     if one := stages[0] if stages else _speeds(options):
         config = override(config, {"execution.stages": 0 if several else one})
     job, estimate, notes = planned(config, **may_import)
     ray = job.config.execution.engine == "ray"
+    # There is no one layout to show of several numbers of stages.
     if not (several and ray):
         console.print(_table(estimate))
+        # Not by the console, which breaks lines and takes brackets for markup.
         for line in (*_lines(job, estimate), *notes):
             print(line)
     costs = _timed(job) if flops is None else lambda stage, copies: costs_at(of_stage(flops, stage), job.network)
@@ -140,6 +143,7 @@ def _left_out(config: Config, cores: int, measured: bool) -> list[str]:
 def _timed(job: Job) -> Callable[[int, int], Costs]:
     """Return the costs of layers as they are timed here, when they are asked for: on the device of a stage, as of so
     many stages."""
+    # Rows for several numbers of stages ask for the same ones.
     on_device = cache(partial(_measured, job))
     return lambda stage, copies: on_device(of_stage(job.config.execution.device, stage), copies)
 
@@ -147,6 +151,7 @@ def _timed(job: Job) -> Callable[[int, int], Costs]:
 def _measured(job: Job, device: str, copies: int) -> Costs:
     """Time a step of each layer on a device; where stages have a core each, on so many at once."""
     execution = job.config.execution
+    # On more threads than cores it would be timed how they take turns.
     copies = min(copies, host_cpus())
     refuse_beyond_host(copies * largest_block_bytes(job), "timing a layer here", "give --flops instead of timing")
     if execution.engine == "ray" and device == "cpu":
@@ -208,8 +213,8 @@ def _table_of_forecasts(job: Job, rows: Sequence[tuple[Forecast, Estimate]], lin
         times = expected.one_stage_seconds / expected.steady_seconds
         cells = [str(len(layout.stages)), _cut(layout), str(layout.plan.chunk), str(layout.window)]
         seconds = expected.seconds + evaluation_seconds(job, expected.step_seconds)
-        cells += [f"{rate:,.0f}", f"{times:.2f}", f"{expected.efficiency:.3f}", say_seconds(seconds)]
-        cells += [say_size(estimate.largest)]
+        cells += [f"{rate:,.0f}", f"{times:.2f}", f"{expected.efficiency:.3f}"]
+        cells += [say_seconds(seconds), say_size(estimate.largest)]
         cells += [f"{say_rate(expected.link_rate)} ({expected.link_rate / link:.0%})"] if link else []
         table.add_row(*cells, expected.bottleneck)
     return table

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     found = predictions(options.run, _paths(options.images), options.readout, refused=bad.append, **may_import)
     count, readout = 0, ""
     with ExitStack() as held:
-        write = _print(top)
+        write: Write = partial(_print, top)
         for count, each in enumerate(found, 1):
             if count == 1 and out:  # a file comes to be only where there is something to write
                 write = held.enter_context(_written(out))
@@ -79,19 +79,16 @@ def _paths(given: Iterable[str]) -> Iterator[str]:
             continue
         if sys.stdin is None:
             raise UserError("standard input is closed: give paths on it, or in the place of -")
+        # As bytes, since a name need not be UTF-8, and up to a bound: a line may be without end.
         while line := sys.stdin.buffer.readline(LONGEST_PATH):
             if path := os.fsdecode(line.rstrip(b"\r\n")):
                 yield path
 
 
-def _print(top: int) -> Write:
-    """Return what prints a prediction: the class alone, or the likeliest ones with their probabilities."""
-
-    def write(each: Prediction) -> None:
-        likeliest = ", ".join(f"{name} {share:.2%}" for name, share in each.top(top)) if top else each.name
-        print(escaped(f"{each.where}: {likeliest}"))
-
-    return write
+def _print(top: int, each: Prediction) -> None:
+    """Print a prediction: the class alone, or the likeliest ones with their probabilities."""
+    likeliest = ", ".join(f"{name} {share:.2%}" for name, share in each.top(top)) if top else each.name
+    print(escaped(f"{each.where}: {likeliest}"))
 
 
 @contextmanager
@@ -99,12 +96,14 @@ def _written(path: Path) -> Iterator[Write]:
     """Write a file of predictions, which is there whole once the block has ended, or not at all."""
     try:
         with replacing(path) as file:
+            # Names of files may have bytes that are not UTF-8.
             text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
             try:
                 with FORMATS[path.suffix.lower()](text) as write:
                     yield write
                 text.flush()
             finally:
+                # Else it would close the file when it goes, which `replacing` has not done with.
                 with suppress(OSError):  # it has been flushed, or something has failed already
                     text.detach()
     except OSError as error:  # a full disk does not name the file
@@ -118,7 +117,7 @@ def _csv(file: TextIO) -> Iterator[Write]:
 
     def write(each: Prediction) -> None:
         nonlocal headed
-        if not headed:
+        if not headed:  # with the first prediction, which says how many classes there are
             writer.writerow([*FIELDS, *(f"probability_{label}" for label in range(len(each.scores)))])
             headed = True
         writer.writerow([*(getattr(each, name) for name in FIELDS), *each.probabilities])
@@ -147,6 +146,7 @@ def _new(out: str | None) -> Path | None:
     path = expanded(out)
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"--out is {out!r}: give a file that ends in {', '.join(FORMATS)}")
+    # A link that leads nowhere is something, too.
     if os.path.lexists(path):
         raise UserError(f"{out} exists: give a new file with --out, or remove it")
     if not os.path.isdir(path.parent):

@@ -13,6 +13,7 @@ from ffpipe.system.errors import escaped
 # Seconds between two looks at a run that is going.
 WATCHED = 30
 MOST = 1_000_000
+# As in reports/network.py, which imports torch.
 EXAMPLES = 2000
 
 
@@ -85,9 +86,11 @@ def write_at_end(options: argparse.Namespace, folder: Path) -> None:
     from ffpipe.reports import write_report
 
     if options.report:
+        # All others have been changes of the run, and are refused where a run is read.
         known = {name: value for name, value in changes(options).items() if name in (CHECKPOINTS, *DATA_FILES)}
         _say(write_report(folder, changes=known, **consent(options)))
 
 
 def _say(path: Path) -> None:
+    # At once: with --watch the program goes on, and the output may be a pipe.
     print(escaped(f"wrote {path}"), flush=True)

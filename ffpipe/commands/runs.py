@@ -13,7 +13,7 @@ from ffpipe.system.errors import escaped
 from ffpipe.system.units import say_seconds
 
 COLUMNS = ("run", "recipe", "state", "trained", "errors", "time")
-# The length of a name or a reason in a table.
+# The length of a name or a reason in a table, whose lines are to fit into 120 columns.
 LONGEST = 48
 
 

@@ -17,7 +17,8 @@ from ffpipe.system.files import expanded
 from ffpipe.system.units import say_seconds, say_size
 from ffpipe.telemetry.report import Evaluation, LayerRow, say_layers
 
-# Rows of a table, of which the middle ones are left out, and recoveries that are named.
+# For a screen of 24 lines and 120 columns: rows of a table, of which the middle ones are left out, recoveries that are
+# named, and letters of a line.
 MOST_ROWS, MOST_RECOVERIES = 6, 2
 LONGEST = 90
 
@@ -35,6 +36,7 @@ def run(options: argparse.Namespace) -> None:
     look = look_at(expanded(options.run))
     rows: list[LayerRow] = []
     without = ""
+    # A run that has just begun has none, and of a damaged one all else is shown.
     try:
         rows = newest_rows(past_of(look.path).rows)
     except UserError as error:
@@ -53,7 +55,7 @@ def command_that_goes_on(look: Look) -> str:
     if look.running or look.config is None:
         return ""
     training, words = look.config.training, ["ffpipe", "resume", quote(str(look.path))]
-    if look.state == "finished":
+    if look.state == "finished":  # no epoch is left of those that it was to have
         words += ["--epochs", str(2 * training.epochs)]
     if training.model:
         words += ["--model", quote(training.model)]
@@ -102,12 +104,8 @@ def _sections(look: Look, rows: Sequence[LayerRow], without: str) -> list[tuple[
 
 def _trained(config: Config) -> list[str]:
     training = config.training
-    if training.model:
-        network = training.model
-    elif training.blocks:
-        network = ", ".join(block.kind for block in training.blocks)
-    else:
-        network = "-".join(map(str, training.dims))
+    kinds = ", ".join(block.kind for block in training.blocks)
+    network = training.model or kinds or "-".join(map(str, training.dims))
     negatives = f"{training.negatives} negatives" if training.contrasts else "no negatives"
     how = "backpropagation" if training.method == "backprop" else negatives
     optimizer = f"{training.optimizer.kind} at {training.optimizer.learning_rate:g}"
@@ -151,28 +149,21 @@ def _best(summary: Summary) -> str:
 
 def _evaluations(found: Sequence[Evaluation]) -> list[tuple[str, ...]]:
     """Make a table of errors over time, the newest below."""
+    # A stranger's run may have any number of read-outs, and any word for a split.
     readouts = list(dict.fromkeys(name for each in found for name in each.readouts))[:4]
-    rows = [
-        (
-            f"{each.step:,}",
-            each.split[:10],
-            *(f"{each.readouts[name]:.2%}" if name in each.readouts else "-" for name in readouts),
-        )
-        for each in found
-    ]
+    rows = []
+    for each in found:
+        errors = (f"{each.readouts[name]:.2%}" if name in each.readouts else "-" for name in readouts)
+        rows.append((f"{each.step:,}", each.split[:10], *errors))
     return [("step", "split", *(clipped(name) for name in readouts)), *_ends(rows)]
 
 
 def _blocks(rows: Sequence[LayerRow]) -> list[tuple[str, ...]]:
     """Make a table of what the newest row of metrics has of each block."""
-    table = [
-        (
-            "head" if row.layer < 0 else str(row.layer),
-            f"{row.loss:.4f}",
-            "-" if row.pair_errors is None else f"{row.pair_errors:.2%}",
-        )
-        for row in rows
-    ]
+    table = []
+    for row in rows:
+        errors = "-" if row.pair_errors is None else f"{row.pair_errors:.2%}"
+        table.append(("head" if row.layer < 0 else str(row.layer), f"{row.loss:.4f}", errors))
     return [("block", "loss", "errors"), *_ends(table)]
 
 

@@ -24,7 +24,9 @@ def interrupts() -> Iterator[Interrupt]:
     from ffpipe.runs.interrupt import Interrupt
 
     interrupt = Interrupt()
+    # Not those that are ignored, as nohup has SIGHUP, nor those that somebody else hears.
     mute = [number for number in signal.valid_signals() - LEFT_ALONE if signal.getsignal(number) == signal.SIG_DFL]
+    # Ctrl-C is not among them, since Python has a handler of its own for it from the start.
     signals = {signal.SIGINT, signal.SIGTERM, *mute}
     before = {number: signal.signal(number, lambda *_: interrupt.request()) for number in signals}
     try:

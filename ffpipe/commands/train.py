@@ -58,11 +58,13 @@ def train(options: argparse.Namespace) -> None:
     report.check_at_end(options)
     with interrupts() as interrupt, on_own_data(options):
         result = run(config_of(options), ConsoleView(Terminal()), interrupt, **consent(options))
+    # Not within `interrupts`, where Ctrl-C is passed over once the run has ended.
     report.write_at_end(options, result.run_dir)
 
 
 def add_resume_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ffpipe resume`."""
+    # None of these changes a bit of the weights, so each may be another one from here on.
     execution = [name for name in settable() if name.startswith("execution.")]
     add_run(parser, ())
     add_fields(parser, RESUME_SHORT, [*DATA_FILES, *execution])
@@ -96,7 +98,9 @@ def _say(config: Config, notes: Sequence[str], may_import: dict[str, Any]) -> No
     """Print a config as TOML, and in comments below it notes and the plan: all of it is a config file still."""
     from ffpipe.commands.planned import show
 
-    print(without_keys(to_toml(config)))
+    # Not `escaped`, which would make one line of it: TOML has escapes of its own, which `to_toml` gives to the control
+    # characters of ASCII alone.
+    print("".join(c if c.isprintable() or c == "\n" else f"\\U{ord(c):08x}" for c in without_keys(to_toml(config))))
     planned = io.StringIO()
     with redirect_stdout(planned):
         show(config, NOTHING_GIVEN, may_import)

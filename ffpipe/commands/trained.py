@@ -50,9 +50,7 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ffpipe export`."""
     add_run(parser)
     parser.add_argument(
-        "out",
-        metavar="FILE",
-        help="new file: .safetensors (the weights), .pt2 (a program of torch.export) or .onnx",
+        "out", metavar="FILE", help="new file: .safetensors (the weights), .pt2 (a program of torch.export) or .onnx"
     )
 
 

@@ -34,6 +34,7 @@ Schedule = Literal["constant", "hinton", "ff-py", "cosine", "onecycle", "steps"]
 class BlockConfig:
     """One block of a network: a kind that ffpipe ships, its local objective and its optimiser."""
 
+    # A word and not one of a list: the kinds are in learn/, which imports torch.
     kind: Annotated[str, Meta(description="name of a kind of block (ffpipe/learn/kinds.py)")]
     options: Annotated[Options, Meta(description="keyword arguments of the kind")] = field(default_factory=dict)
     objective: Annotated[

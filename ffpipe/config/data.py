@@ -15,6 +15,7 @@ from ffpipe.system.errors import UserError
 class Data:
     """The source of the examples and how they are split."""
 
+    # Listed once more, since data/sources.py, whose names they are, is above this package.
     source: Annotated[
         Literal[
             "digits",
@@ -65,12 +66,12 @@ class Data:
         Literal["", "L", "RGB", "RGBA"], Meta(description="pictures: colours to read; empty: what all have in common")
     ] = ""
     size: Annotated[
+        # 4096 x 4096 are the most values that an image may have (data/source.py).
         tuple[Annotated[int, Meta(ge=1, le=4096)], ...],
         Meta(max_length=2, description="pictures: height and width to resize to, or one for both; none: as they are"),
     ] = ()
     scale: Annotated[
-        float,
-        Meta(ge=0, description="what numbers of images are divided by; 0: 255 where they are bytes, else 1"),
+        float, Meta(ge=0, description="what numbers of images are divided by; 0: 255 where they are bytes, else 1")
     ] = 0.0
     symbols: Annotated[
         Literal["characters", "bytes"], Meta(description="text: what an id stands for; characters are 256 at most")
@@ -90,9 +91,9 @@ class Data:
         int, Meta(ge=-1, description="examples set aside from the training set for validation; -1: a tenth of it")
     ] = 0
     test_count: Annotated[
-        int,
-        Meta(ge=-1, description="examples set aside for the test where the set has none; -1: a tenth of it"),
+        int, Meta(ge=-1, description="examples set aside for the test where the set has none; -1: a tenth of it")
     ] = 0
+    # Shuffled by default: many files are sorted by class, and the end of such a one, set aside, is of one class.
     split_seed: Annotated[
         int, Meta(ge=-1, description="shuffles the training set before it is split; -1: the order of the file")
     ] = 0
@@ -102,8 +103,7 @@ class Data:
     ] = "shuffled"
     train_limit: Annotated[int, Meta(ge=0, description="use only the first N training examples; 0: all")] = 0
     positive_classes: Annotated[
-        int,
-        Meta(ge=0, description="the first N classes alone are to be told apart, the rest are negatives; 0: all"),
+        int, Meta(ge=0, description="the first N classes alone are to be told apart, the rest are negatives; 0: all")
     ] = 0
 
     def check(self) -> None:

@@ -13,6 +13,7 @@ from ffpipe.system.errors import UserError
 from ffpipe.system.files import scheme_of
 from ffpipe.system.units import parse_size
 
+# The syntax of labels and selectors that Ray accepts (its label_utils.py), after Kubernetes: 63 characters at most.
 _LABEL = r"[A-Za-z0-9](?:[\w.-]{0,61}[A-Za-z0-9])?"
 SELECTOR = re.compile(rf"!?{_LABEL}|!?in\({_LABEL}(?:, ?{_LABEL})*\)", re.ASCII)
 # A label's name may have a prefix of host names before a slash.
@@ -119,6 +120,7 @@ class Execution:
             "one; driver: they are sent to it"
         ),
     ] = "host"
+    # Ray itself waits in silence for what no host has.
     start_timeout: Annotated[
         float, Meta(gt=0, le=MOST_SECONDS, description="seconds to wait for the stages to be placed")
     ] = 30.0
@@ -129,8 +131,7 @@ class Execution:
         int, Meta(ge=0, description="training examples, the first, that are tested with each of these too; 0: none")
     ] = 0
     log_steps: Annotated[
-        int,
-        Meta(ge=0, description="steps between rows of metrics.parquet; 0: an epoch, at most 100; long runs: more"),
+        int, Meta(ge=0, description="steps between rows of metrics.parquet; 0: an epoch, at most 100; long runs: more")
     ] = 0
     object_store_bytes: Annotated[
         int, Meta(ge=0, description="of Ray's object store, where ffpipe starts Ray itself; 0: Ray's choice")
@@ -142,6 +143,7 @@ class Execution:
     snapshot_steps: Annotated[
         int, Meta(ge=0, description="steps between snapshots, beside those by seconds and that at the end; 0: none")
     ] = 0
+    # Not 0: a run that is killed before its first snapshot has lost everything, however long it took.
     snapshot_seconds: Annotated[
         float, Meta(ge=0, description="seconds between snapshots, beside those by steps and that at the end; 0: none")
     ] = 600.0
@@ -162,6 +164,7 @@ class Execution:
     back_off: Annotated[
         float, Meta(ge=0, le=3600, description="seconds to wait before a recovery, doubled each time in a row")
     ] = 1.0
+    # Two: should the newest be found damaged, a resume goes on from the one before it.
     keep_snapshots: Annotated[int, Meta(ge=1, description="newest snapshots kept")] = 2
     run_dir: Annotated[str, Meta(description="folder of the run, made new; empty: runs/RECIPE-TIMESTAMP")] = ""
     data_dir: Annotated[str, Meta(description="folder with local copies of the data; empty: $FFPIPE_DATA")] = ""
@@ -179,24 +182,24 @@ class Execution:
     @property
     def listed(self) -> int:
         """How many stages the fields with one value a stage speak of; 0 where there is no such field."""
-        fields = (
-            self.replicas,
-            self.device,
-            self.cpus,
-            self.gpus,
-            self.memory,
-            *self.resources.values(),
-            *self.labels.values(),
-        )
-        return max((len(each) for each in fields if isinstance(each, tuple)), default=0)
+        return max((len(each) for each in self._by_stage.values() if isinstance(each, tuple)), default=0)
+
+    @property
+    def _by_stage(self) -> dict[str, Any]:
+        """The fields that take one value for all stages or one for each, by their names in messages."""
+        fields = {name: getattr(self, name) for name in ("replicas", "device", "cpus", "gpus", "memory")}
+        fields |= {f"resources.{name}": each for name, each in self.resources.items()}
+        return fields | {f"labels.{name}": each for name, each in self.labels.items()}
 
     def check(self) -> None:
         """Refuse values that contradict each other, or that cannot be asked for."""
+        # Ray has options of its own for these, and raises an error where they are among the custom ones.
         if taken := {"CPU", "GPU", "memory", "object_store_memory"} & set(self.resources):
             raise UserError(
                 f"execution.resources names {min(taken)!r}, which is not a custom resource of Ray: leave it out"
             )
         _check_size("memory_budget", self.memory_budget)
+        # A URI is a path too: s3:/bucket made a folder "s3:" here.
         for name in ("spool", "run_dir", "data_dir"):
             if scheme_of(given := getattr(self, name)):
                 raise UserError(f"execution.{name} is {given!r}, but it is on this host: give the path of a folder")
@@ -218,12 +221,9 @@ class Execution:
 
     def _check_lists(self) -> None:
         """Hold fields with one value a stage against the number of stages."""
-        named = ("replicas", "device", "cpus", "gpus", "memory")
-        fields: dict[str, Any] = {name: getattr(self, name) for name in named}
-        fields |= {f"resources.{name}": each for name, each in self.resources.items()}
-        fields |= {f"labels.{name}": each for name, each in self.labels.items()}
         stages = self.stages or self.listed
-        for name, each in fields.items():
+        for name, each in self._by_stage.items():
+            # As long as no field says how many stages there are, an empty list would have the right length.
             if each == ():
                 raise UserError(f"execution.{name} is an empty list: give one value for all stages, or one for each")
             if isinstance(each, tuple) and len(each) != stages:

@@ -24,6 +24,7 @@ from ffpipe.system.files import read_whole
 
 LARGEST_FILE = 256 << 10
 # Our keys have four parts. tomllib takes minutes for one of thousands, as their time grows with the square.
+# Possessive repeats (++, *+) give nothing back, or the search would take as long on what is almost such a key.
 _PART = r"""(?:[\w-]++|"(?:\\.|[^"\\\n])*+"|'[^'\n]*+')[ \t]*+"""
 _DEEP_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*+(?:{_PART}\.[ \t]*+){{8}}", re.MULTILINE)
 
@@ -106,6 +107,7 @@ class Leaf:
     @property
     def _kinds(self) -> tuple[Any, ...]:
         """The alternatives of a union, or the one annotation that there is."""
+        # X | Y is of the first kind where X is a class, of the second where it is Annotated.
         union = typing.get_origin(self.annotation) in (types.UnionType, typing.Union)
         return typing.get_args(self.annotation) if union else (self.annotation,)
 
@@ -160,6 +162,7 @@ def override(config: Config, values: Mapping[str, Any], *, where: str = "") -> C
         branch = tree
         for folder in folders:
             branch = branch[folder]
+        # Not in fields of words: a folder may be called ".5".
         branch[last] = _with_zeros(value) if by_name[name].may_be_fraction else value
     return from_tree(tree, where=where, strict=False)
 
@@ -173,9 +176,9 @@ def _with_zeros(value: Any) -> Any:
     return re.sub(r"(?<=\d)\.(?=$|[eE])", ".0", re.sub(r"^(-?)\.(?=\d)", r"\g<1>0.", value))
 
 
-def checked(config: Config, *, where: str = "config") -> Config:
+def checked(config: Config) -> Config:
     """Hold a config that was put together in Python against types, ranges and rules. Raises UserError."""
-    return from_tree(_without_none(dataclasses.asdict(config)), where=where)
+    return from_tree(_without_none(dataclasses.asdict(config)), where="config")
 
 
 def _begun(where: str) -> str:
@@ -217,6 +220,7 @@ def _plain(error: msgspec.ValidationError, tree: Mapping[str, Any]) -> str:
     text, _, path = str(error).replace("`", "").partition(" - at ")
     text = text[:1].lower() + text[1:]
     place = path.removeprefix("$.")
+    # As msgspec spells fields that take one value or one a stage.
     text = text.replace(" | array", " or a list of them")
     if text.startswith("invalid enum value"):
         text += f"; give {' or '.join(map(repr, _choices_at(place)))}"

@@ -32,6 +32,7 @@ class Negatives:
             "time (others) or once (others-fixed); none: no negatives"
         ),
     ] = "hard"
+    # A lag costs no error that the spread of seeds does not hide: measured from 0 to 256 (docs/reproduction.md).
     negative_lag: Annotated[
         int,
         Meta(
@@ -40,6 +41,7 @@ class Negatives:
             description="minibatches between a prediction and the negatives it makes; 0: Hinton's lock step",
         ),
     ] = 48
+    # The TensorFlow program reads goodness so (five_digits.py), of a network that never saw a label.
     test_labels: Annotated[
         Literal["none", "overlay"],
         Meta(description="labels none: tests read goodness all the same, with each label over the image (overlay)"),

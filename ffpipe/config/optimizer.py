@@ -43,7 +43,7 @@ def torch_optimizers() -> list[str]:
     import torch  # a second, which `ffpipe --help` does not need
 
     # These need a closure, sparse gradients, or (Muon) refuse the biases.
-    unsupported = {torch.optim.Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam, getattr(torch.optim, "Muon", None)}
+    unsupported = {torch.optim.Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam, torch.optim.Muon}
     return sorted(
         n
         for n, c in vars(torch.optim).items()
@@ -95,6 +95,7 @@ def _check_fields(name: str, optimizer: Optimizer) -> None:
         said, _, place = str(error).replace("`", "").partition(" - at ")
         own = place.rpartition("$.")[2].replace("[...]", "")
         raise UserError(f"{name}.{own}: {said[:1].lower()}{said[1:]}") from None
+    # Not "abs(value) > LARGEST_FLOAT", which is false for NaN.
     for own, value in (values | values["options"]).items():
         if isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:
             raise UserError(f"{name} has {own} {value}: give a finite number, at most {LARGEST_FLOAT:.3g}")

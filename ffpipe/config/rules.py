@@ -22,6 +22,7 @@ def check(config: Config) -> None:
         raise UserError("training.dims has a layer of width 0: only the first number, of features, may be 0")
     # Early: what follows does arithmetic that infinity and integers without end would break.
     _check_values(dataclasses.asdict(config))
+    # A model's function has not been called yet: learn/refusals.py asks the same once it has.
     if layers is not None:
         refuse_late_read_outs(
             training, layers, f"training.{'blocks' if training.blocks else 'dims'} gives {layers} layer"
@@ -56,6 +57,7 @@ def refuse_late_read_outs(training: Training, layers: int, there: str) -> None:
 def _check_shards(training: Training, execution: Execution) -> None:
     """Check what minibatches, shards and replicas ask of each other."""
     shards = training.shards
+    # Only 1, 2, 4, 8, ... shards make a balanced tree of sums (learn/shards.py).
     if shards & (shards - 1):
         raise UserError(f"training.shards is {shards}: give a power of 2, as {1 << shards.bit_length() - 1}")
     if training.batch_size % shards:
@@ -104,6 +106,7 @@ def _check_values(value: Any, name: str = "") -> None:
                 _check_values(inner, f"{name}[{index}]")
         case int() if abs(value) > LARGEST_INTEGER:
             raise UserError(f"{name} is beyond {LARGEST_INTEGER}: give a smaller number")
+        # Not "abs(value) > LARGEST_FLOAT", which is false for NaN.
         case float() if not abs(value) <= LARGEST_FLOAT:
             raise UserError(f"{name} is {value}: give a finite number, at most {LARGEST_FLOAT:.3g}")
 
@@ -167,6 +170,7 @@ def _check_turns(training: Training) -> None:
 
 
 def _check_lag(training: Training, execution: Execution) -> None:
+    # Minibatch t + lag leaves once the prediction made beside minibatch t is back: more are never in flight.
     longest = training.most_in_flight
     if longest is None:
         return

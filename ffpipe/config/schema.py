@@ -20,6 +20,7 @@ from ffpipe.config.execution import Device, Execution, of_stage
 from ffpipe.config.optimizer import Optimizer
 from ffpipe.config.training import Training
 
+# For mypy, which takes what is merely imported for private.
 __all__ = [
     "Augmentation",
     "BlockConfig",
@@ -38,6 +39,7 @@ __all__ = [
 class Config:
     """All that is needed to run again."""
 
+    # Part of a run folder's name: no slash, no point at the start, and \Z, since $ would let a line break pass.
     recipe: Annotated[
         str, Meta(pattern=r"^[A-Za-z0-9][\w.-]{0,63}\Z", description="name of the recipe that it started from")
     ] = "custom"

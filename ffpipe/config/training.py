@@ -41,6 +41,7 @@ class Training(Readout, Negatives, Pairs, Network):
     normalization: Annotated[
         Literal["rms", "l2"], Meta(description="rows are divided by their root mean square or by their L2 norm")
     ] = "rms"
+    # Hinton's program and its ports add 1e-20; the Keras example 1e-4, the TensorFlow program 1e-7.
     normalization_epsilon: Annotated[
         float, Meta(gt=0, description="added to that, so that a row of zeros stays one")
     ] = 1e-20
@@ -52,6 +53,7 @@ class Training(Readout, Negatives, Pairs, Network):
         Meta(description="of the weights: normal deviates over sqrt(fan-in), or uniform as Glorot and Bengio have it"),
     ] = "normal"
     dropout: Annotated[float, Meta(ge=0, lt=1, description="share of a layer's activities dropped in training")] = 0.0
+    # "before" lets rows leave while the block still learns from them.
     hand_on: Annotated[
         Literal["before", "after"], Meta(description="activities go on from before a layer's update or from after it")
     ] = "before"
@@ -110,8 +112,7 @@ class Training(Readout, Negatives, Pairs, Network):
     @property
     def reads_goodness(self) -> bool:
         """True where tests read goodness under each label, which takes as many passes as there are classes."""
-        labelled = self.labelled or (self.contrasts and self.test_labels != "none")
-        return labelled and self.readout != "softmax"
+        return self.contrasts and self.read_labels != "none" and self.readout != "softmax"
 
     @property
     def in_turns(self) -> bool:

@@ -24,6 +24,7 @@ from ffpipe.data.source import BLOCK_BYTES, Contents, cut_anew
 from ffpipe.system.errors import UserError
 from ffpipe.system.memory import unmap
 
+# Part of the name of a file in the cache (cache.py): a new format writes new files beside the old ones.
 FORMAT = 2
 _KEY = b"ffpipe"
 # Images that a fingerprint reads; all of a large set would take minutes.
@@ -115,6 +116,7 @@ class Stored:
         self._labels: list[NDArray[np.int64]] = []
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
+            # A damaged file may claim more than it holds, and NumPy's views would reach beyond its end.
             batch.validate()
             images = batch.column("image").values.to_numpy(zero_copy_only=True)
             labels = batch.column("label").to_numpy(zero_copy_only=True)
@@ -122,6 +124,7 @@ class Stored:
             self._labels.append(labels)
         *others, last = sizes = [len(labels) for labels in self._labels]
         self._rows = sizes[0]
+        # Rows are found by a division (_gather), so batches of other sizes would silently give other rows.
         whole = 0 < last <= self._rows and set(others) <= {self._rows} and sum(sizes) == header["count"]
         if header["format"] != FORMAT or not whole:
             raise ValueError("it is of another format or not whole")
@@ -141,6 +144,7 @@ class Stored:
         for labels in self._labels:
             hashed.update(labels.data)
         sample = np.linspace(0, len(self) - 1, min(SAMPLE, len(self)), dtype=np.int64)
+        # In blocks: a thousand of the largest images are 67 GB.
         at_once = max(1, self._block_bytes // (self.features * self.dtype.itemsize))
         for first in range(0, len(sample), at_once):
             hashed.update(self.images(sample[first : first + at_once]).data)
@@ -161,6 +165,7 @@ class Stored:
         if len(batches) == 1:
             return batches[0][rows]
         gathered = np.empty((len(rows), *batches[0].shape[1:]), batches[0].dtype)
+        # Batch by batch, so that each is touched once and its pages are let go of before the next one's come in.
         number, row = np.divmod(rows, self._rows)
         for touched in np.unique(number):
             wanted = number == touched
@@ -179,6 +184,7 @@ def _checked(contents: Contents) -> Iterator[NDArray[Any]]:
                 f"{contents.where}: images from row {done} on are {block.dtype} {block.shape[1:]}, "
                 f"but the first is {contents.dtype} ({contents.features},)"
             )
+        # Once, when it is written: no step has to look for what would make all weights NaN.
         if block.dtype.kind == "f" and not (finite := np.isfinite(block).all(axis=1)).all():
             raise UserError(f"{contents.where}: the image at row {done + int(finite.argmin())} holds NaN or infinity")
         done += len(block)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ffpipe.system.errors import UserError, reason
 
-# A folder with the first and any of the others is a run.
+# A folder with the first and any of the others is a run: the first alone may be of anything else.
 _CONFIG = "config.toml"
 _OTHERS = ("checkpoints", "summary.json", "past.json")
 
@@ -29,8 +29,10 @@ def files_below(root: Path) -> list[Path]:
     found: list[Path] = []
     for place, folders, names in os.walk(root, onerror=_refuse):
         inside = [Path(place, name) for name in folders]
+        # In place, by which os.walk goes no deeper into what is left out.
         folders[:] = [each.name for each in inside if not is_hidden(each) and not is_run(each)]
         found += (path for name in names if not is_hidden(path := Path(place, name)))
+    # A file system lists names in any order, and the order of the files is that of the examples.
     return sorted(found)
 
 

@@ -45,6 +45,7 @@ def stored(part: Part, classes: int = 0, scale: float = 0.0, like: arrow.Stored 
     of the training part, whose classes and scale a test part has. A file that is damaged is written again. Raises
     UserError where the source is wrong or the cache folder cannot be written.
     """
+    # The same test files beside other training files may have other classes and another scale.
     given = like and (like.meaning.classes, like.meaning.scale)
     key = hashlib.sha256(repr((arrow.FORMAT, part.identity, classes, scale, given)).encode()).hexdigest()[:32]
     path = folder() / f"{part.name}-{key}.arrow"
@@ -85,6 +86,7 @@ class Incoming:
 
     def __init__(self, name: str) -> None:
         """Make the cache folder. Raises UserError where it cannot be written, as do the others."""
+        # Names come by message: "../other" would be written outside the cache.
         if Path(name).name != name:
             raise UserError(f"{name!r} is not a name of a file in the cache")
         self._stack = ExitStack()
@@ -94,6 +96,7 @@ class Incoming:
         try:
             self._sink.write(piece.data)
         except OSError as error:
+            # By this way out `_replacing` removes what was written, and makes it a UserError.
             self._stack.__exit__(type(error), error, error.__traceback__)
             raise
 
@@ -103,16 +106,15 @@ class Incoming:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Provide a temporary file beside `path` that takes its place if the block succeeds and vanishes if it does not.
-
-    Two processes write two temporary files, and the later rename wins; a process that has mapped the earlier keeps it.
-    """
+    """Replace a file of the cache. Two processes write two temporary files, and the later rename wins; a process that
+    has mapped the earlier keeps it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{path.name}.*.tmp"):  # of writers that were killed
             with suppress(OSError):
                 if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
                     left.unlink()
+        # Drawn, since processes on several hosts that share the folder may have the same number.
         with replacing(path, f".{secrets.token_hex(8)}") as sink:
             yield sink
     except OSError as error:  # sources turn their own into UserErrors, so this one is about writing

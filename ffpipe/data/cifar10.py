@@ -82,15 +82,14 @@ def parts(
     if given := given_folder(data_dir):
         return _local_part("train", files["train"], *given), _local_part("test", files["test"], *given)
 
-    def contents(batches: Batches) -> Contents:
-        path = downloaded(archive, "", mirrors_of(VARIABLE, MIRRORS), patience, progress)
-        return _of_batches(path, BINARY, batches)
+    def part(batches: Batches) -> Part:
+        def contents() -> Contents:
+            path = downloaded(archive, "", mirrors_of(VARIABLE, MIRRORS), patience, progress)
+            return _of_batches(path, BINARY, batches)
 
-    train, test = (
-        Part("cifar10", ("cifar10", *files[part].md5s.values()), partial(contents, files[part]))
-        for part in ("train", "test")
-    )
-    return train, test
+        return Part("cifar10", ("cifar10", *batches.md5s.values()), contents)
+
+    return part(files["train"]), part(files["test"])
 
 
 def _local_part(part: str, batches: Batches, folder: Path, setting: str) -> Part:
@@ -98,6 +97,7 @@ def _local_part(part: str, batches: Batches, folder: Path, setting: str) -> Part
     folders = [folder / "cifar10", folder / "cifar-10", folder]
     for version, packed, ending in ((BINARY, ARCHIVE.name, ".bin"), (PYTHON, PYTHON_ARCHIVE, "")):
         if (path := find(folders, [packed])) is not None:
+            # Both parts are in one archive, and are told apart by the names of their files.
             identity = (file_identity(path, setting), *batches.md5s)
             return Part("cifar10", ("cifar10", *identity), partial(_of_batches, path, version, batches))
         names = [f"{name}{ending}" for name in batches.md5s]
@@ -105,6 +105,7 @@ def _local_part(part: str, batches: Batches, folder: Path, setting: str) -> Part
             if all((place / name).is_file() for name in names):
                 identities = [file_identity(place / name, setting) for name in names]
                 return Part("cifar10", ("cifar10", *identities), partial(_of_batches, place, version, batches))
+    # Not in the folder itself: a train.parquet beside several sets may be of any of them.
     if (path := find(folders[:2], PARQUET[part])) is not None:
 
         def contents() -> Contents:
@@ -165,14 +166,17 @@ def _of_pickle(data: bytes) -> Batch:
     labels: list[int] = []
     key, pixels = b"", b""
     for operation, argument, _ in pickletools.genops(data):
+        # Python 2 wrote them, whose strings of bytes pickletools gives as text, byte by byte.
         if isinstance(argument, str):
             try:
                 argument = argument.encode("latin-1")
             except UnicodeEncodeError:
                 raise ValueError("it holds text that is not bytes") from None
         if isinstance(argument, bytes):
+            # Keys are shorter than this; names of pictures, pixels and the name of the batch are not.
             key = argument if len(argument) < len(b"batch_label") else key
             pixels = max(pixels, argument, key=len)
+        # Other operations have whole numbers too, such as places in the unpickler's memo.
         elif key == b"labels" and isinstance(argument, int) and operation.name.startswith("BININT"):
             labels.append(argument)
     if len(pixels) != PIXELS * len(labels):

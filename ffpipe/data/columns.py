@@ -98,6 +98,7 @@ def contents(
     mode, found = wanted.mode, ""
     if columns.encoded and not mode:
         mode, found = images.common(
+            # A view, where as_py would copy every picture for its header.
             images.mode_of(each.as_buffer())
             for table in tables
             for _, values in _read(table, columns.images[0], columns.read, _MOST_ROWS)
@@ -237,6 +238,7 @@ def _blocks(
             for number, each in enumerate(values, row):
                 with refusing(f"{table.path}: the image at row {number} cannot be decoded", ValueError):
                     decoded.append(decode(each.as_buffer()))
+            # One of another size comes in a block of its own, so that the row of it can be named.
             yield from (np.stack(list(alike)) for _, alike in groupby(decoded, key=np.shape))
         else:
             yield from _numbers(values, table.path, columns.images[0], row)
@@ -248,7 +250,8 @@ def _read(table: Table, column: str, read: Sequence[str], rows: int) -> Iterator
     row = 0
     for batch in table.read(read, rows):
         values = batch.column(column)
-        if pa.types.is_struct(values.type):  # as `datasets` has pictures
+        # As `datasets` has pictures. Flattened, for a null row has null bytes then; `field` would not see it.
+        if pa.types.is_struct(values.type):
             values = values.flatten()[values.type.get_field_index("bytes")]
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
@@ -266,12 +269,14 @@ def _numbers(values: pa.Array, path: Path, column: str, start: int) -> Iterator[
         lengths = np.asarray(pc.list_value_length(inner))
         length = int(lengths[0]) if len(lengths) else 0
         if (lengths != length).any():
+            # Row by row, so that the one of another shape is named. One whose own lists differ has no shape.
             if len(values) == 1:
                 raise UserError(f"{path}: the lists at row {start} of {column!r} differ in length within the row")
             for row in range(len(values)):
                 yield from _numbers(values[row : row + 1], path, column, start + row)
             return
         shape.append(length)
+        # Unlike `values`, it keeps to the slice that this is.
         inner = inner.flatten()
         if inner.null_count:
             row = int(np.asarray(inner.is_null()).argmax()) // max(1, math.prod(shape))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import glob
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 from ffpipe.config.schema import Config, Data
 from ffpipe.data.below import files_below, is_hidden, is_of_runs
 from ffpipe.data.remote import fetched, to_terminal
+from ffpipe.data.tables import TABLES, comma_separated
 from ffpipe.system.errors import UserError, refusing
 from ffpipe.system.files import expanded, scheme_of, size_of
 
@@ -28,11 +30,14 @@ _ENDINGS = {
     "npy": (".npy",),
     "text": (".txt",),
 }
+# Arrow's streams begin without a name: the four bytes are a mark before each of their messages.
 _MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow", b"PK": "npz", b"\x93NUMPY": "npy"}
 _IDX, _GZIP = b"\0\0", b"\x1f\x8b"
+# The first kind that there is tests, and files of the others are left alone: what validates is set aside from the
+# training part.
 _TESTS = ("test", "t10k", "validation", "valid", "val", "dev")
-# Sources of tables, of which a folder or a pattern stands for all that are in it.
-TABLES = ("parquet", "arrow", "csv")
+# These begin other words too: values.csv tests nothing.
+_WHOLE_WORDS = ("val", "dev")
 # Endings of pictures, which are read from folders.
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
@@ -46,15 +51,15 @@ class Found:
     test: tuple[str, ...] = ()
 
 
-def discover(names: Sequence[str], progress: Callable[[str], None] = to_terminal) -> Found:
+def discover(names: Sequence[str]) -> Found:
     """Work out what these files, folder or pattern are; of URIs, all are of the training part.
 
-    progress: takes lines of text while something is fetched. Raises UserError where nothing is known of them.
+    Raises UserError where nothing is known of them.
     """
     if "" in names:  # which would be the working folder
         raise UserError("--data has an empty name: give files, a folder or URIs")
     remote = any(map(scheme_of, names))
-    paths = [Path(name) for name in fetched(names, "--data", progress)] if remote else matching(names, "--data")
+    paths = [Path(name) for name in fetched(names, "--data", to_terminal)] if remote else matching(names, "--data")
     if not remote and len(paths) == 1 and paths[0].is_dir():
         return _folder(paths[0])
     kinds = {kind_of(path) for path in paths}
@@ -81,6 +86,7 @@ def on(config: Config, found: Found) -> Config:
         test=found.test,
         validation=-1,
         test_count=0 if found.test else -1,
+        # A recipe's -1 is for a set that is mixed; the user's may be sorted by class.
         split_seed=-1 if text else own.split_seed if own.split_seed > 0 else 0,
         length=own.length,
         symbols=own.symbols,
@@ -100,8 +106,10 @@ def kind_of(path: Path) -> str:
     for magic, kind in _MAGIC.items():
         if start.startswith(magic):
             return kind
+    # Neither begins in a way of its own.
     if (kind := _ending(path)) in ("csv", "text"):
         return kind
+    # Gzip's first bytes do not say what is within.
     name = path.name.lower()
     if start.startswith(_IDX) or (start.startswith(_GZIP) and "idx" in name):
         return "idx"
@@ -114,10 +122,9 @@ def kind_of(path: Path) -> str:
 
 def known_kind(path: Path) -> str:
     """Return the source that reads a file; empty where that is not known."""
-    try:
+    with suppress(UserError):
         return kind_of(path)
-    except UserError:
-        return ""
+    return ""
 
 
 def matching(names: Sequence[str], field: str) -> list[Path]:
@@ -125,6 +132,7 @@ def matching(names: Sequence[str], field: str) -> list[Path]:
     paths: list[Path] = []
     for name in names:
         path = expanded(name)
+        # A file's own name may have brackets.
         found = sorted(glob.glob(str(path))) if glob.has_magic(name) and not path.exists() else [str(path)]
         if not found or not Path(found[0]).exists():
             raise UserError(f"{field}: there is no file or folder {name}")
@@ -159,6 +167,7 @@ def tables_below(root: Path) -> list[Path]:
     found: list[Path] = []
     for folder, files in groupby(files_below(root), lambda path: path.parent):
         found += _saved(folder) or [path for path in files if _ending(path) in TABLES]
+    # Sorted, a folder's own files stand before and after those of a folder in it, and a saved set would be found twice.
     return list(dict.fromkeys(found))
 
 
@@ -209,14 +218,15 @@ def _parts(source: str, paths: Sequence[Path]) -> Found:
     train, test = _named_parts(paths)
     if source in ("idx", "npy"):
         train, test = _images_first(train), _images_first(test)
-    if source == "csv" and test and not _same_header(train[0], test[0]):  # as Kaggle's, which has no labels
+    # Kaggle's test files have no column of labels.
+    if source == "csv" and test and comma_separated(train[0]).schema.names != comma_separated(test[0]).schema.names:
         test = []
     return Found(source, tuple(map(str, train)), tuple(map(str, test)))
 
 
 def _named_parts(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Return the paths of the training and of the test part, by their names; the first of several kinds of tests."""
-    kinds = {kind: [path for path in paths if path.name.lower().startswith(kind)] for kind in _TESTS}
+    kinds = {kind: [path for path in paths if _is_of(kind, path.name.lower())] for kind in _TESTS}
     tests = [path for some in kinds.values() for path in some]
     train = [path for path in paths if path not in tests]
     named = [path for path in train if path.name.lower().startswith("train")]
@@ -225,14 +235,14 @@ def _named_parts(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     return named or train, next((some for some in kinds.values() if some), [])
 
 
+def _is_of(kind: str, name: str) -> bool:
+    rest = name.removeprefix(kind).removeprefix("set")[:1]
+    return name.startswith(kind) and not (kind in _WHOLE_WORDS and rest.isalpha())
+
+
 def _images_first(paths: Sequence[Path]) -> list[Path]:
+    # In whatever order they are given: labels.npy images.npy is such a pair too.
     return sorted(paths, key=lambda path: "label" in path.name.lower() or path.name.lower().startswith("y"))
-
-
-def _same_header(one: Path, other: Path) -> bool:
-    from ffpipe.data.tables import comma_separated
-
-    return bool(comma_separated(one).schema.names == comma_separated(other).schema.names)
 
 
 def _ending(path: Path) -> str:
@@ -245,6 +255,7 @@ def _saved(folder: Path) -> list[Path]:
     files = _json(folder / "state.json").get("_data_files")
     if not isinstance(files, list):
         return []
+    # In this order, and no others: `datasets` keeps results of its own work in the same folder.
     names = [str(each["filename"]) for each in files if isinstance(each, dict) and "filename" in each]
     if any(Path(name).name != name for name in names):
         raise UserError(f"{folder / 'state.json'}: it names a file elsewhere; expected files of the folder")

@@ -63,7 +63,8 @@ def fetch(
     failures = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone_in(folder):
+        with alone_in(folder):
+            # Under the lock: whoever waited for another's download finds it done.
             if target.exists() and not _flaw(target, remote):
                 return target
             for mirror in mirrors:
@@ -105,6 +106,7 @@ def receive(
     Returns early where what comes is of another file, which its MD5 will show. Raises OSError, HTTPException or
     ValueError: not an address, absent, cut short, silent, or slower than patience allows.
     """
+    # urllib opens file:///etc/ as well, and mirrors may be of the user's choice.
     if urlsplit(url).scheme not in ("http", "https"):
         raise ValueError("not an http or https address")
     headers = {"User-Agent": "ffpipe"} | ({"Range": f"bytes={start}-"} if start else {})
@@ -116,6 +118,7 @@ def receive(
             return
         raise
     with response, part.open("ab") as file:
+        # A server may ignore the range that was asked for, and send the file from its start.
         if response.status != HTTPStatus.PARTIAL_CONTENT:
             start = 0
             file.truncate(0)
@@ -124,6 +127,7 @@ def receive(
         expected, got = response.length, 0
         total = "?" if expected is None else f"{(start + expected) / 1e6:.1f}"
         begun = told = time.monotonic()
+        # read1 gives what has come: read would wait for all of it, and a server that trickles never be found too slow.
         while piece := response.read1(1 << 16):
             file.write(piece)
             got += len(piece)
@@ -135,6 +139,7 @@ def receive(
                 progress(f"{remote.name}: {(start + got) / 1e6:.1f} of {total} MB")
             if now - begun > patience.grace and got < patience.floor * (now - begun):
                 raise TimeoutError(f"too slow: {got} bytes in {now - begun:.0f} seconds")
+        # A connection that is cut looks like the end of the file here, without an error.
         if expected is not None and got < expected:
             raise OSError(f"cut short after {got} of {expected} bytes")
 
@@ -149,11 +154,12 @@ def _flaw(path: Path, remote: Remote) -> str:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> Iterator[None]:
     """Wait until no other process is within this block for the same folder."""
+    # The folder itself is locked, so that no lock file stays behind.
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network file systems cannot lock; then MD5s have to do
+        with suppress(OSError):  # some network file systems cannot lock; then MD5s and sizes have to do
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:

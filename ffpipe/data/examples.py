@@ -55,11 +55,13 @@ class Examples:
         """Return the labels as int64 (n,), a fresh array; `rows` as in `images`."""
         return self.stored.labels(self._rows(rows))
 
+    # Views on a mapped file would be pickled with all that they show.
     def __reduce__(self) -> NoReturn:
         raise TypeError("Examples are not pickled: call load_splits in the other process, it finds them in the cache")
 
     def _rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         rows = np.asarray(rows, dtype=np.int64)
+        # NumPy would take a negative row from the end.
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows {rows.min()} to {rows.max()} are not all in 0..{len(self) - 1}")
         return rows if self._order is None else self._order[rows]

@@ -25,6 +25,7 @@ def part(root: Path, mode: str, size: tuple[int, ...], field: str) -> Part:
     UserError where there are none."""
     files, left_out = pictures_of(root, field)
     identity = tuple(source.file_identity(file, field) for file in files)
+    # Words on folders that are left out are kept in the cached file, so other words are another file.
     known = ("folder", str(root), identity, mode, size, *([left_out] if left_out else []))
     return Part("folder", known, lambda: contents(root, files, mode, size, left_out))
 

@@ -48,6 +48,7 @@ def contents(images: Path, labels: Path, *, block_bytes: int = BLOCK_BYTES) -> C
     if dims[0] != label_dims[0]:
         raise UserError(f"{images} has {dims[0]} images, but {labels} has {label_dims[0]} labels")
     shape = source.check_shape(dims[1:], str(images))
+    # An empty one first: NumPy refuses to join none, where labels.py says that there are no examples.
     numbers = np.concatenate([np.empty(0, label_kind), *(block[:, 0] for block in _blocks(labels, block_bytes))])
     return Contents(
         where=f"{images} and {labels}",

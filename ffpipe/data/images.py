@@ -40,6 +40,7 @@ def decode(encoded: bytes, mode: str = "", size: tuple[int, ...] = ()) -> NDArra
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             if image.mode not in STORED_MODE:
                 raise ValueError(f"its mode is {image.mode}; expected 8 bits a channel")
+            # Arrow's buffers come here too, and cannot be asked how they begin.
             if bytes(memoryview(encoded)[:8]) == _PNG and memoryview(encoded)[_PNG_DEPTH] == 16:
                 raise ValueError("it has 16 bits a channel; expected 8 bits a channel")  # Pillow drops the lower ones
             mode = mode or STORED_MODE[image.mode]
@@ -61,6 +62,7 @@ def mode_of(encoded: Any) -> str:
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             if image.mode == "P" and image.palette is not None:
+                # pngquant turns grey pictures into such, and a set of greys stays one with them.
                 palette = image.palette.getdata()[1]
                 if palette[0::3] == palette[1::3] == palette[2::3]:
                     return GREYS

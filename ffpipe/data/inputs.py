@@ -59,6 +59,7 @@ class Inputs:
         if kind not in TABLES and kind != "npz":
             yield from self._of_file(path)
             return
+        # Images come while the file is read: where its end is damaged, those before it have been answered by then.
         done = 0
         try:
             for index, image in self._of_table(expanded(path), kind) if kind in TABLES else self._of_archive(path):
@@ -157,6 +158,7 @@ class OpenedImages:
 
 def row_of(image: NDArray[Any], divisor: float, where: str) -> NDArray[np.float32]:
     """Return an image as a row (features,). where: names it. Raises UserError where it has NaN or infinity."""
+    # Numbers too large for float32 become infinite, which is refused below in words.
     with np.errstate(all="ignore"):
         divided = np.divide(image, divisor, dtype=np.float32, casting="unsafe")
     row: NDArray[np.float32] = divided.reshape(-1)
@@ -208,7 +210,7 @@ def _picture(path: Path, shape: tuple[int, ...], size: tuple[int, ...]) -> NDArr
 
 def _array(path: Path) -> NDArray[Any]:
     """Map an array, so that nothing is allocated for a shape that the header only claims. Raises ValueError."""
-    size_of(path)
+    size_of(path)  # which refuses what an open would wait for
     try:
         with path.open("rb") as file:
             start = file.read(len(_NPY) + 6)
@@ -230,6 +232,7 @@ def _rows(path: Path, array: NDArray[Any], shape: tuple[int, ...]) -> tuple[NDAr
     flat = (math.prod(shape),)
     if is_channels_first(array.shape[-3:], shape):
         array = np.moveaxis(array, -3, -1)
+    # The very shape first: (1, 28, 28) is a row of one image, though it is like a single one too.
     for fits in ((shape, flat).__contains__, lambda given: is_like(given, shape)):
         if fits(array.shape):
             return array[np.newaxis], False

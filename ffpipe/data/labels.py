@@ -79,12 +79,14 @@ def plain(labels: NDArray[Any], where: str) -> NDArray[Any]:
         return _of_text(labels, where)
     if labels.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
+            # Negated, so that NaN, which compares false, is wrong too.
             wrong = np.flatnonzero(~(np.abs(labels) <= MOST_CLASSES) | (labels != np.rint(labels)))
         if len(wrong):
             raise UserError(f"{where}: the label {labels[wrong[0]]} at row {wrong[0]} is not a whole number")
         return labels.astype(np.int64)
     if labels.dtype.kind not in "biu":
         raise UserError(f"{where}: labels are {labels.dtype}; expected integers, whole floats, names or one-hot rows")
+    # As int64 it would turn negative.
     if labels.dtype == np.uint64 and labels.size and labels.max() > np.iinfo(np.int64).max:
         raise UserError(f"{where}: the label {labels.max()} is not a class number")
     return labels.astype(np.int64)
@@ -154,6 +156,7 @@ def _positions(rows: NDArray[Any], where: str) -> NDArray[np.int64]:
 
 def _of_text(labels: NDArray[Any], where: str) -> NDArray[Any]:
     values, inverse = np.unique([_word(label, row, where) for row, label in enumerate(labels)], return_inverse=True)
+    # As fetch_openml gives MNIST's. Numbers of up to 15 digits pass through a float unchanged.
     if all(_WHOLE.fullmatch(value) and len(value) < 16 for value in values):
         return np.array([int(float(value)) for value in values], np.int64)[inverse]
     return values[inverse]

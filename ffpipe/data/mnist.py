@@ -115,6 +115,7 @@ def _local_part(known: Known, part: str, folder: Path, setting: str, others: tup
     images, labels = (find(folders, _names(remote)) for remote in known.files[part])
     if images is not None and labels is not None:
         return _idx_part(known, part, [images, labels], setting, others)
+    # Not in the folder itself: a train.parquet beside several sets may be of any of them.
     if (copy := find(folders[:1], PARQUET[part])) is not None:
         return _parquet_part(known, part, copy, setting)
     lacking = known.files[part][0 if images is None else 1]
@@ -159,6 +160,7 @@ def _parquet_part(known: Known, part: str, path: Path, setting: str) -> Part:
             raise UserError(
                 f"{path}: its images are {opened.shape}, those of {known.title} {known.side} x {known.side}"
             )
+        # The MD5s are those of IDX files, so their headers are made again.
         raw = struct.pack(">II", 0x0801, count) + numbers.astype(np.uint8).tobytes()
         told = hashlib.md5(raw, usedforsecurity=False).hexdigest()
         if told != labels.md5:

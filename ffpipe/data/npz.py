@@ -148,6 +148,7 @@ def _opened(path: Path) -> Iterator[NpzFile]:
     with (
         refusing(f"{path}: cannot be read", Exception),
         path.open("rb") as file,
+        # np.load would go by the first bytes, and give an array where there is one.
         NpzFile(file, allow_pickle=False) as archive,
     ):
         yield archive

@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 from pyarrow import fs
 
 from ffpipe.data import cache
-from ffpipe.data.download import Patience, Remote, receive
+from ffpipe.data.download import Patience, Remote, alone_in, receive
 from ffpipe.system.errors import escaped, refusing
 from ffpipe.system.files import replacing, scheme_of
 from ffpipe.system.places import Place
@@ -33,9 +33,7 @@ def to_terminal(line: str) -> None:
         print(escaped(line), file=sys.stderr, flush=True)
 
 
-def fetched(
-    names: Sequence[str], field: str, progress: Callable[[str], None], patience: Patience | None = None
-) -> tuple[str, ...]:
+def fetched(names: Sequence[str], field: str, progress: Callable[[str], None]) -> tuple[str, ...]:
     """Return the names of files on this machine, in the place of URIs; of a folder in a store, all files in it, in
     order.
 
@@ -50,29 +48,34 @@ def fetched(
             continue
         with refusing(f"{field}: {name} cannot be fetched", (OSError, HTTPException, ImportError, ValueError)):
             if scheme in _WEB:
-                here.append(str(_from_web(name, patience or Patience(), progress)))
+                here.append(str(_from_web(name, progress)))
             else:
                 here += [str(path) for path in _from_store(name, progress)]
     return tuple(here)
 
 
-def _from_web(url: str, patience: Patience, progress: Callable[[str], None]) -> Path:
+def _from_web(url: str, progress: Callable[[str], None]) -> Path:
     """Download a file unless its server says that it is what is there already."""
+    patience = Patience()
     asked = Request(url, headers={"User-Agent": "ffpipe"}, method="HEAD")
     with urlopen(asked, timeout=patience.timeout) as response:  # the scheme was looked at
         size = int(response.headers.get("Content-Length") or 0)
         version = (url, size, response.headers.get("ETag"), response.headers.get("Last-Modified"))
     target = _place(version, unquote(urlsplit(url).path))
-    if target.exists() and version[2:] != (None, None):
-        return target
     part = target.with_name(f"{target.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
-    progress(f"downloading {url}")
-    receive(url, part.stat().st_size if part.exists() else 0, part, Remote(target.name, "", size), patience, progress)
-    if size and part.stat().st_size != size:
-        part.unlink()
-        raise OSError(f"it has other than the {size:,} bytes that its server spoke of")
-    part.replace(target)
+    with alone_in(part.parent):
+        # A server that gives neither tag nor date says nothing of a file of the same size that has changed.
+        if target.exists() and version[2:] != (None, None):
+            return target
+        progress(f"downloading {url}")
+        there = part.stat().st_size if part.exists() else 0
+        receive(url, there, part, Remote(target.name, "", size), patience, progress)
+        # No MD5 is known here: the size is all that a file which is cut or continued can be held against.
+        if size and part.stat().st_size != size:
+            part.unlink()
+            raise OSError(f"it has other than the {size:,} bytes that its server spoke of")
+        part.replace(target)
     return target
 
 
@@ -100,6 +103,7 @@ def _copied(place: Place, info: fs.FileInfo, uri: str, progress: Callable[[str],
     with replacing(target, ".part") as file:
         while piece := place.ask(partial(stream.read, _PIECE), _PIECE):
             file.write(piece)
+    # The file is here, whatever becomes of the connection.
     with suppress(OSError):
         place.ask(stream.close)
     return target

@@ -43,6 +43,7 @@ class Sampler:
         """Return the training examples of minibatch `step` (from 0), int64 (batch_size,), without repeats."""
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self._batch_size
+        # A copy: a caller that writes into its rows would change this epoch's order for all steps to come.
         return self._order(epoch)[start : start + self._batch_size].copy()
 
     def _order(self, epoch: int) -> NDArray[np.int64]:

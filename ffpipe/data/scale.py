@@ -16,7 +16,8 @@ from ffpipe.data.source import Contents
 from ffpipe.system.errors import UserError
 
 BYTE = 255
-# Whole numbers whose largest is within these are bytes, whatever type they have.
+# Whole numbers whose largest is within these are bytes, whatever type they have: beside pixels of up to 255 a label
+# of strength 1 would not be seen.
 LEAST_BYTE = 128
 # Kinds of dtypes of whole numbers.
 _WHOLE = ("i", "u")
@@ -94,6 +95,7 @@ def scale_of(contents: Contents, asked: float = 0.0) -> Scale:
         return Scale(contents.divisor, stored, given)
     if given.kind == "b":
         return Scale(asked or 1, stored, given)
+    # A pass over all images, which parts whose source knows its numbers are spared.
     numbers = Range.of(contents)
     reach = f"numbers of images reach {numbers.high:g}"
     if asked:
@@ -127,6 +129,7 @@ def scale_like(contents: Contents, training: Scale, asked: float = 0.0) -> Scale
             f"{training.given}, and one of both goes beyond 0 to 1 when it is scaled: set training.data.scale, or give "
             "the same kind in both"
         )
+    # As bytes these would be cut or wrapped round.
     if training.stored == np.uint8 and contents.dtype.kind in "if" and not Range.of(contents).bytes:
         return replace(training, stored=np.dtype(np.float32), unit=False)
     return training

@@ -95,6 +95,7 @@ def cut_anew(blocks: Iterable[NDArray[Any]], rows: int) -> Iterator[NDArray[Any]
     """Yield the rows of arrays (any number, features) in arrays of `rows`, of which the last may have fewer. Each
     overwrites the one before it."""
     batch, filled = np.empty(0), 0
+    # Whoever takes a batch is done with it before the next one: it is written, hashed or copied.
     for block in blocks:
         if not batch.size:
             batch = np.empty((rows, *block.shape[1:]), block.dtype)
@@ -151,6 +152,7 @@ def shaped(part: Part, shape: tuple[int, ...]) -> Part:
 def _channels_last(contents: Contents) -> Contents:
     """Move the channels of images that are (channels, height, width), as torch has them, behind height and width; a
     single channel goes."""
+    # A last axis that can be channels is taken for them, whatever stands first.
     first = contents.shape
     if len(first) != 3 or first[0] not in CHANNELS or first[2] in CHANNELS:
         return contents

@@ -85,6 +85,7 @@ class Splits:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the classes; empty where they are their numbers."""
+        # Cut, since positive classes are the first ones.
         return self.train.stored.meaning.classes.names[: self.classes]
 
 
@@ -110,6 +111,7 @@ def load_splits(data: Data, data_dir: str = "", *, progress: Callable[[str], Non
         )
     parts = [shaped(part, data.shape) for part in (train_part, test_part) if part is not None]
     known = KNOWN_SETS.get(data.source)
+    # The training part first: classes and scale of a test part are judged by it.
     stored = [cache.stored(parts[0], data.classes or (known.classes if known else 0), data.scale)]
     stored += [cache.stored(part, scale=data.scale, like=stored[0]) for part in parts[1:]]
     own, other = stored[0].shape, stored[-1].shape
@@ -154,6 +156,7 @@ def _by_class(
     def of(source: Stored, chosen: NDArray[np.int64]) -> Examples:
         return Examples(source, chosen[source.labels(chosen) < positive_classes], positive_classes)
 
+    # From the training rows alone: no image that tests or validates becomes a negative.
     beyond = train[stored.labels(train) >= positive_classes]
     return Splits(of(stored, train), of(stored, validation), of(test_stored, test), Examples(stored, beyond))
 

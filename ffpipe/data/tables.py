@@ -21,7 +21,7 @@ from ffpipe.data.gzipped import opened
 from ffpipe.system.errors import UserError, refusing
 
 _BUFFER_BYTES = 1 << 20  # of each column of a Parquet file
-_CSV_BLOCK = 8 << 20
+_CSV_BLOCK = 8 << 20  # into which a line has to fit
 _SNIFFED = 1 << 20
 _DELIMITERS = ",;\t|"
 _ARROW = b"ARROW1"
@@ -93,6 +93,7 @@ def comma_separated(path: Path) -> Table:
 
     A column whose values are not numbers is text.
     """
+    # Some programs begin a file with a mark (utf-8-sig), which would become part of the first name.
     with _reading(path), opened(path) as stream:
         start = stream.read(_SNIFFED).decode("utf-8-sig", "replace")  # its last character may be cut
     if not start.strip():
@@ -114,7 +115,9 @@ def comma_separated(path: Path) -> Table:
                 pyarrow.csv.ParseOptions(delimiter=delimiter),
                 pyarrow.csv.ConvertOptions(
                     include_columns=list(columns),
+                    # Otherwise pyarrow goes by the first block, and fails where a later one has other numbers.
                     column_types=dict(zip(names, kinds, strict=True)),
+                    # As a word an empty cell would be refused later, without the name of its column.
                     strings_can_be_null=True,
                 ),
             )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ffpipe.data.download import Patience, Remote
+from ffpipe.data.download import Remote
 from ffpipe.data.known import downloaded, find, given_folder, mirrors_of
 from ffpipe.data.source import Contents, Part, file_identity, in_blocks
 from ffpipe.system.errors import UserError, refusing
@@ -34,14 +34,7 @@ def part(path: Path, field: str, symbols: str, length: int) -> Part:
     return Part("text", ("text", identity, symbols, length), lambda: contents(path, symbols, length))
 
 
-def shakespeare(
-    data_dir: str,
-    progress: Callable[[str], None],
-    symbols: str,
-    length: int,
-    remote: Remote = SHAKESPEARE,
-    patience: Patience | None = None,
-) -> Part:
+def shakespeare(data_dir: str, progress: Callable[[str], None], symbols: str, length: int) -> Part:
     """Return tiny shakespeare. data_dir: folder with a local copy; empty: $FFPIPE_DATA; else it is downloaded."""
     if given := given_folder(data_dir):
         folder, setting = given
@@ -54,10 +47,10 @@ def shakespeare(
         return part(path, setting, symbols, length)
 
     def opened() -> Contents:
-        path = downloaded(remote, "tinyshakespeare", mirrors_of(VARIABLE, MIRRORS), patience, progress)
+        path = downloaded(SHAKESPEARE, "tinyshakespeare", mirrors_of(VARIABLE, MIRRORS), None, progress)
         return contents(path, symbols, length)
 
-    return Part("text", ("text", remote.md5, symbols, length), opened)
+    return Part("text", ("text", SHAKESPEARE.md5, symbols, length), opened)
 
 
 def contents(path: Path, symbols: str, length: int) -> Contents:
@@ -72,6 +65,7 @@ def contents(path: Path, symbols: str, length: int) -> Contents:
             f"{path}: it has {len(ids):,} symbols, but a sequence needs {length + 1:,} with the one after it: give a "
             "longer text or a smaller training.data.length"
         )
+    # A view: sequences have their ends in common, and nothing is copied.
     rows = np.lib.stride_tricks.sliding_window_view(ids, length + 1)[::length]
     # A row has no label but its own symbols.
     labels = np.zeros(len(rows), np.int64)
@@ -89,6 +83,7 @@ def encoded(path: Path, symbols: str) -> tuple[NDArray[np.uint8], int]:
         return np.frombuffer(data, np.uint8), MOST_SYMBOLS
     try:
         # Without the mark that some editors begin a file with, which is not a character of the text.
+        # UTF-32 has one number a character, so NumPy can count them.
         points = np.frombuffer(data.decode("utf-8-sig").encode("utf-32-le"), np.uint32)
     except UnicodeDecodeError as error:
         raise UserError(

@@ -106,8 +106,10 @@ class Tabular:
 def archive(path: Path, shape: tuple[int, ...], named: Sequence[str] = (), block_bytes: int = BLOCK_BYTES) -> Contents:
     """Open the images of a .npz file. shape: of one. named: arrays that are preferred, by name. Raises UserError."""
     with _opened(path) as zipped:
-        members = [each for each in zipped.namelist() if each.endswith(".npy")]
-        headers = {name.removesuffix(".npy"): _header(zipped, name) for name in members}
+        headers = {}
+        for member in (each for each in zipped.namelist() if each.endswith(".npy")):
+            with zipped.open(member) as stream:
+                headers[member.removesuffix(".npy")] = _header(stream)
     size = math.prod(shape)
     fit = {
         name: (dims, dtype)
@@ -143,14 +145,8 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         yield zipped
 
 
-def _header(zipped: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read the shape of an array, whether it is stored by columns, and its dtype."""
-    with zipped.open(member) as stream:
-        return _read_header(stream)
-
-
-def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read what stands before the numbers. Raises ValueError, and what else NumPy's parser raises."""
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read an array's shape, whether it is stored by columns, and its dtype. Raises what NumPy's parser raises."""
     version = npy.read_magic(stream)
     if version != (1, 0):  # whose headers have 64 KiB at most
         raise ValueError(f"its header is of version {version}; expected (1, 0)")
@@ -161,7 +157,7 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any
 def _blocks(path: Path, member: str, block_bytes: int) -> Iterator[NDArray[Any]]:
     """Yield arrays (n, features) in the dtype of the file."""
     with _opened(path) as zipped, zipped.open(member) as stream:
-        (count, *rest), by_columns, dtype = _read_header(stream)
+        (count, *rest), by_columns, dtype = _header(stream)
         width = math.prod(rest)
         if by_columns:
             whole = np.frombuffer(stream.read(count * width * dtype.itemsize), dtype, count * width)

@@ -64,11 +64,10 @@ def as_stages() -> Iterator[None]:
 
 @contextmanager
 def reported(report: Callable[[], None]) -> Iterator[None]:
-    """Work whose last report comes whether it ends or fails: with it, snapshots become whole that were written before
-    an error."""
+    """Work whose last report comes whether it ends or fails: it makes snapshots whole that were written before."""
     try:
         yield
-    except Exception:
+    except Exception:  # not for a second interrupt, which waits for nothing
         with suppress(Exception):  # which would hide what went wrong
             report()
         raise

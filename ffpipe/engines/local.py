@@ -42,6 +42,7 @@ class LocalEngine(InProcessEngine):
         if job.config.execution.memory_budget or job.config.execution.keep_freed:
             set_allocator(job.network, job.config.execution)
         setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start) for spec in layout.stages]
+        # One for each: a marker waits for what its saver still writes, and no stage is to wait for another's files.
         savers = [Saver(store) for _ in setups]
         workspace = Workspace(torch.device(job.config.execution.first_device))
         stages = [make_stage(setup, saver, workspace) for setup, saver in zip(setups, savers, strict=True)]

@@ -21,9 +21,10 @@ from ffpipe.learn.meeting import Meeting
 from ffpipe.learn.shards import Shards
 
 M = TypeVar("M", bound=nn.Module)
-# The name of the mark.
+# A mark on the module itself, so that copies have it: where modules are made, the number of shards is not known.
 MARK = "over_minibatch"
 
+# By thread, as each pass of a meeting has one; and not an argument, as users' modules call `forward` with their own.
 _pass = threading.local()
 
 
@@ -34,6 +35,7 @@ def passing(meeting: Meeting, of: Shards) -> Iterator[None]:
     try:
         yield
     finally:
+        # A pass that is alone has the thread of its caller, who goes on to other things.
         _pass.now = None
 
 
@@ -47,18 +49,19 @@ def over_minibatch(module: M) -> M:
 
 def share(module: nn.Module) -> bool:
     """Make all marked batch normalisation in a module be over shards. Returns whether there is any."""
-    found = False
     for part in module.modules():
+        # Not of a subclass, whose own forward would be lost: it stays what it is, and local.undivided_part refuses it.
         if getattr(part, MARK, False) and type(part) in KINDS:
+            # The class alone: what others hold, its parameters and their names in a snapshot stay.
             part.__class__ = KINDS[type(part)]
-        found = found or isinstance(part, Shared)
-    return found
+    return any(isinstance(part, Shared) for part in module.modules())
 
 
 class Shared(_BatchNorm):
     """The common part of the kinds below. Outside of a pass, as in evaluations, it is torch's own."""
 
     def forward(self, input: Tensor) -> Tensor:
+        # torch.export need not follow what is kept by thread: in what it records there are no shards.
         now = None if torch.compiler.is_compiling() else getattr(_pass, "now", None)
         if not self.training or now is None:
             return super().forward(input)
@@ -66,12 +69,14 @@ class Shared(_BatchNorm):
         meeting, of = now
 
         def join(rows: list[Tensor]) -> Sequence[Tensor]:
-            normalized: list[Tensor] = _Normalized.apply(of, self.eps, *rows)  # type: ignore[no-untyped-call]
+            count = rows[0].numel() // rows[0].shape[1] * of.count
+            normalized: list[Tensor] = _Normalized.apply(of, self.eps, count, *rows)  # type: ignore[no-untyped-call]
             mean, variance, *made = normalized
-            self._track(mean, variance, rows[0].numel() // rows[0].shape[1] * of.count)
+            self._track(mean, variance, count)
             return made
 
         made: Tensor = meeting.meet(input, join)
+        # Not in `join`: each pass has a weight of its own (local_shards.py), whose gradient is that of its shard.
         if self.affine:
             shape = (-1, *[1] * (input.dim() - 2))
             made = made * self.weight.view(shape) + self.bias.view(shape)
@@ -84,6 +89,7 @@ class Shared(_BatchNorm):
             return
         self.num_batches_tracked += 1
         share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        # As torch has it: rows are normalised by the biased variance, and the running one is not biased.
         unbiased = variance * (count / max(1, count - 1))
         self.running_mean.mul_(1.0 - share).add_(mean.to(self.running_mean.dtype), alpha=share)
         self.running_var.mul_(1.0 - share).add_(unbiased.to(self.running_var.dtype), alpha=share)
@@ -93,13 +99,13 @@ class _Normalized(torch.autograd.Function):
     """Mean and variance over all shards, (channels,) float64, and the rows of each shard here, normalised."""
 
     @staticmethod
-    def forward(ctx: Any, of: Shards, eps: float, *rows: Tensor) -> Any:
-        dims = [dim for dim in range(rows[0].dim()) if dim != 1]
-        sums, squares = of.sum("batch normalisation", (_sums(each, each, dims) for each in rows))
-        ctx.of, ctx.dims = of, dims
-        ctx.count = rows[0].numel() // rows[0].shape[1] * of.count
-        mean = sums / ctx.count
-        variance = (squares / ctx.count - mean.square()).clamp_min_(0.0)
+    def forward(ctx: Any, of: Shards, eps: float, count: int, *rows: Tensor) -> Any:
+        ctx.of, ctx.count, ctx.dims = of, count, [dim for dim in range(rows[0].dim()) if dim != 1]
+        # Both at once, in one exchange between replicas: squares of distances from the mean would take a second one.
+        sums, squares = of.sum("batch normalisation", (_sums(each, each, ctx.dims) for each in rows))
+        mean = sums / count
+        # Rounding may leave less than 0 where all values of a channel are alike.
+        variance = (squares / count - mean.square()).clamp_min_(0.0)
         shape = (-1, *[1] * (rows[0].dim() - 2))
         scale = (variance + eps).rsqrt().to(rows[0].dtype).view(shape)
         made = [(each - mean.to(each.dtype).view(shape)) * scale for each in rows]
@@ -117,11 +123,12 @@ class _Normalized(torch.autograd.Function):
             for each in ctx.of.sum("batch normalisation, backward", parts)
         )
         back = [(slope - sums - each * products) * scale for slope, each in zip(given, made, strict=True)]
-        return (None, None, *back)
+        return (None, None, None, *back)
 
 
 def _sums(rows: Tensor, others: Tensor, dims: list[int]) -> list[Tensor]:
     """Sum rows, and their products with others, by channel: (channels,) float64 each."""
+    # Wide, as the variance is a difference of these, in which most digits of a float32 could go.
     wide = rows.to(torch.float64)
     return [wide.sum(dims), (wide * others).sum(dims)]
 

@@ -15,6 +15,7 @@ def blaming(network: Blueprint, index: int, *when: object) -> Iterator[None]:
     """Raise RunFailed for what a block raises, where the network is a user's. when: words, such as "at step", 3."""
     try:
         yield
+    # No fault of the block: somebody asks it to end, memory is short, or the error has its line already.
     except (KeyboardInterrupt, GeneratorExit, MemoryError, RunFailed):
         raise
     except BaseException as error:  # a user's code has as many ways to fail as there are, sys.exit among them

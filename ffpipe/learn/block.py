@@ -51,6 +51,7 @@ class Step:
     @property
     def key(self) -> tuple[int, ...]:
         """The key of randomness on these rows, beside the block."""
+        # By shard, or what is drawn for one would be drawn again for every other one of the minibatch.
         return (self.index,) if self.shard is None else (self.index, self.shard)
 
 
@@ -116,6 +117,7 @@ class Block(nn.Module):
     def state(self) -> dict[str, Tensor]:
         """Return all that the block needs to go on: weights and buffers, and what its optimiser keeps. No copies."""
         optimizer = {} if self.optimizer is None else self.optimizer.state()
+        # keep_vars: detached tensors would be others at each call, and parking (stage.parked) knows them by identity.
         return dict(self.state_dict(keep_vars=True)) | {f"{OPTIMIZER}{name}": kept for name, kept in optimizer.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
@@ -129,6 +131,7 @@ class Block(nn.Module):
         """Take weights and buffers of what `state` returned, and nothing of an optimiser."""
         for name, tensor in self.state_dict(keep_vars=True).items():
             tensor.copy_(state[name])
+        # All that is made of the weights, as a rounded copy for products, is of the old ones.
         self.renew()
 
     def contents(self, step: int) -> dict[str, TensorSpec]:

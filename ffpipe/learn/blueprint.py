@@ -9,7 +9,7 @@ matter who makes it, nor what else is made there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from inspect import signature
 from typing import Any
@@ -54,6 +54,7 @@ from ffpipe.storage.checkpoint import Input
 YARDSTICK = Optimizer(kind="Adam", learning_rate=0.001)
 
 
+# Told apart by identity: options are dictionaries, which have no hash, and planning keeps costs by network (cost.py).
 @dataclass(frozen=True, eq=False)
 class Blueprint:
     """A network that can be made block by block.
@@ -70,7 +71,7 @@ class Blueprint:
     steps_per_epoch: int
     code: ModelCode | None = None
     function: Callable[..., Any] | None = None
-    outlines: tuple[Outline, ...] = field(default=(), compare=False)
+    outlines: tuple[Outline, ...] = ()
     positive_steps: int = 0
 
     def __len__(self) -> int:
@@ -86,6 +87,7 @@ class Blueprint:
         training = self.training
         if training.in_turns:
             return RowLayout(training.batch_size, IN_TURNS)
+        # Rows without labels are neutral as they are: the read-out sees the positive ones.
         passing = (NEUTRAL,) if self.has_head and training.labelled else ()
         return RowLayout(training.batch_size, PAIRS if training.contrasts else PLAIN, passing)
 
@@ -138,8 +140,9 @@ class Blueprint:
 
     @property
     def head_rates(self) -> Rates:
-        """Learning rates of the linear read-out."""
-        return _rates(self.training, self.steps_per_epoch)
+        """Learning rates of the whole run: of the linear read-out, and of blocks that have none of their own."""
+        training, steps = self.training, self.steps_per_epoch
+        return Rates(training.schedule, steps, training.epochs, milestones=training.milestones, decay=training.decay)
 
     def make(self, index: int, workspace: Workspace) -> Block:
         """Make a block with its first weights on the device of the workspace. Raises UserError."""
@@ -168,6 +171,7 @@ class Blueprint:
             return items_of(self.training, self.code, self.function, device)
         return [_end_to_end(self, device)]
 
+    # Kept, or a user's function would make the whole network again for each block of a stage.
     @cached_property
     def _items(self) -> list[BlockItem]:
         return self.items(CPU)
@@ -199,10 +203,12 @@ def make_blueprint(
     outlines: list[Outline] = []
     for index, item in enumerate(bare.items(META)):
         items.append(resolved(item, index, inputs, training))
+        # Before anything is asked of the item, which would fail in torch's own words.
         refuse_item(items[-1], index, kept, training)
         refuse_shared(items[-1], index, owners)
         outline, block = _outlined(bare, items[-1], index, inputs, kept)
         refuse_block(block, outline, kept, training)
+        # Ids of the data come to the first block alone; a later one may embed what it likes.
         if training.inputs == "tokens" and index == 0:
             refuse_few_symbols(block, outline, takes.classes)
         outlines.append(outline)
@@ -219,18 +225,20 @@ def _outlined(
 ) -> tuple[Outline, Block]:
     """Return the outline of a block and the block itself, on META. kept: one row of each output that a block before
     keeps."""
-    training = bare.training
-    rates = _rates(training, bare.steps_per_epoch)
+    training, rates = bare.training, bare.head_rates
     if isinstance(item, (Local, Dense)):
         first, last = item.epochs
         rates = replace(rates, schedule=item.schedule or training.schedule, first=first, last=last)
     if isinstance(item, Local):
+        # Its own rows are not known yet, but messages name the block by its outline.
         outline = Outline(index, item.title, inputs, inputs, inputs, rates, item.keep, tuple(item.use))
         refuse_local(item, outline, kept)
         body = body_of(item, outline, training, META)
+        # The item's own module has been looked at before (refuse_item).
         if body is not item.body:
             refuse_unsaved(body, str(outline))
 
+        # Moved from META a module would lack the numbers that it keeps beside its parameters and buffers.
         def whole() -> Local:
             """Make the item anew, which did not begin on META."""
             made = resolved(bare._items[index], index, inputs, training)
@@ -239,9 +247,7 @@ def _outlined(
 
         def body_on(device: torch.device) -> nn.Module:
             """Give the body; where it has to run, one that did not begin on META."""
-            if device == META:
-                return body
-            return body_of(whole(), outline, training, device)
+            return body if device == META else body_of(whole(), outline, training, device)
 
         hidden = shape_of(body_on, [inputs, *(kept[name] for name in item.use)], training, str(outline))
         outline = replace(outline, hidden=hidden)
@@ -251,13 +257,13 @@ def _outlined(
             """Give the objective; where it has to run, one that did not begin on META."""
             if device == META:
                 return local.objective
-            made = local_block(whole(), body_on(device), outline, bare.takes.classes, training, device)
-            return made.objective
+            return local_block(whole(), body_on(device), outline, bare.takes.classes, training, device).objective
 
         trial = Trial(str(outline), hidden, training, objective_on)
         local.outputs = trial.outputs()
         refuse_roles(local.roles, outline, training)
         trial.check_score(() if training.contrasts else (*bare.labels.shape, bare.takes.classes))
+        # A user's objective may have a property of its own in this place.
         with of_users(f"the objective of {outline} cannot tell whether it is silent"):
             silent = local.objective.is_silent
         return replace(outline, outputs=local.outputs, silent=silent), local
@@ -283,22 +289,21 @@ def _dense(item: Dense, index: int, inputs: RowSpec, training: Training, workspa
 
 def _end_to_end(network: Blueprint, device: torch.device) -> Local:
     """Join all blocks as the body of one, which learns by the last one's class head: the yardstick."""
-    blocks = network.training.blocks
-    if network.training.negatives != "none":
-        blocks = tuple(map(_without_goodness, blocks))
-    training = replace(network.training, method="forward-forward", negatives="none", blocks=blocks)
-    yardstick = YARDSTICK if network.training.negatives != "none" else training.optimizer
-
-    # Only the last block is read.
+    training, yardstick = network.training, network.training.optimizer
+    if training.negatives != "none":
+        training, yardstick = replace(training, blocks=tuple(map(_without_goodness, training.blocks))), YARDSTICK
+    # Blocks as they would learn alone, of which the last one is read; by backpropagation `items` would come here again.
+    training = replace(training, method="forward-forward", negatives="none", head=False, readout="last")
     parts = make_blueprint(
-        replace(training, head=False, readout="last"), network.takes, network.inputs, network.labels,
-        network.steps_per_epoch, network.code, network.function,
-    )  # fmt: skip
+        training, network.takes, network.inputs, network.labels, network.steps_per_epoch, network.code, network.function
+    )
 
     def body() -> nn.Module:
+        # `items._made` calls this on META first, and where that fails on the CPU.
         here = Workspace(torch.get_default_device())
         return Chained([parts.make(i, here) for i in range(len(parts))], checkpointing=training.checkpointing)
 
+    # The last block may be made by a function, with a loss of the user's own: the yardstick learns by that one.
     at = len(parts) - 1
     last = resolved((parts._shells if device == META else parts._items)[at], at, parts.outlines[at].inputs, training)
     if not isinstance(last, Local):
@@ -315,10 +320,3 @@ def _without_goodness(block: BlockConfig) -> BlockConfig:
     others = {name: value for name, value in given.items() if name not in signature(GoodnessContrast).parameters}
     kind = "dense" if block.kind == FF_DENSE else block.kind
     return replace(block, kind=kind, objective="", objective_options=others, options={**block.options, **rectified})
-
-
-def _rates(training: Training, steps_per_epoch: int) -> Rates:
-    """Make the rates of the whole run."""
-    return Rates(
-        training.schedule, steps_per_epoch, training.epochs, milestones=training.milestones, decay=training.decay
-    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -40,51 +41,38 @@ class Chained(nn.Module):
         for index, (body, (keep, use)) in enumerate(zip(self.bodies, self.edges, strict=True)):
             seen = [kept[name] for name in use]
             if self.checkpointing and self.training:
-                x = checkpoint(body, x, *seen, use_reentrant=False, context_fn=_Buffers(body).contexts)
+                # The reentrant kind would give no gradients to the first body, whose input needs none itself.
+                x = checkpoint(body, x, *seen, use_reentrant=False, context_fn=partial(_contexts, body))
             else:
                 x = body(x, *seen)
             if str(index) in self.handing:
-                x = self._objective(index).hand_on(x)
+                objective = self.handing[str(index)]
+                assert isinstance(objective, Objective)
+                x = objective.hand_on(x)
             if keep:
                 kept[keep] = x
         return x
 
-    def _objective(self, index: int) -> Objective:
-        objective = self.handing[str(index)]
-        assert isinstance(objective, Objective)
-        return objective
 
-
-class _Buffers:
-    """Buffers of a body whose activations are made again: from what they were the first time, as running statistics
-    move with every pass, and left as they were found."""
-
-    def __init__(self, body: nn.Module) -> None:
-        self._body = body
-        self._before: list[Tensor] = []
-
-    def contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """Return the contexts of the first pass and of the second."""
-        return self._first(), self._second()
+def _contexts(body: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Make the contexts of a body's first pass, which begins at once, and of the second, which makes its activations
+    again: with buffers as they were the first time, since running statistics move with every pass, left as found."""
+    before = [buffer.clone() for buffer in body.buffers()]
 
     @contextmanager
-    def _first(self) -> Iterator[None]:
-        self._before = self._copies()
-        yield
-
-    @contextmanager
-    def _second(self) -> Iterator[None]:
-        after = self._copies()
-        self._put(self._before)
+    def second() -> Iterator[None]:
+        after = [buffer.clone() for buffer in body.buffers()]
+        _put(body, before)
+        # torch leaves the second pass by an exception as soon as it has what the gradients need.
         try:
             yield
         finally:
-            self._put(after)
+            _put(body, after)
 
-    def _copies(self) -> list[Tensor]:
-        return [buffer.clone() for buffer in self._body.buffers()]
+    return nullcontext(), second()
 
-    def _put(self, values: Sequence[Tensor]) -> None:
-        for buffer, value in zip(self._body.buffers(), values, strict=True):
-            # Autograd must not take it for a change of what it has kept.
-            buffer.data.copy_(value)
+
+def _put(body: nn.Module, values: Sequence[Tensor]) -> None:
+    for buffer, value in zip(body.buffers(), values, strict=True):
+        # Autograd must not take it for a change of what it has kept.
+        buffer.data.copy_(value)

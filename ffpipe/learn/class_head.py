@@ -75,8 +75,10 @@ class ClassHead(Objective):
             raise UserError(
                 f"class head: hidden, depth, convolutions are {hidden}, {depth}, {convolutions}: give 0 or more"
             )
+        # A config may come from a stranger, and the head is made before anything else could find it too large.
         if max(depth, convolutions) > MOST_LAYERS:
             raise UserError(f"class head: depth, convolutions are {depth}, {convolutions}: give at most {MOST_LAYERS}")
+        # Not `<= 0`, which NaN passes.
         if not temperature > 0:
             raise UserError(f"class head: temperature is {temperature:g}: give a positive number")
         if not 0 <= smoothing < 1:
@@ -95,6 +97,7 @@ class ClassHead(Objective):
             self.decoder = _linear(shape, classes, pool, dim, bias)
         else:
             self.decoder = GroupMeans(classes, 2 if kind == "groups-squared" else 1)
+        # The weights alone, as in the program of Nøkland and Eidnes, whose decoders' biases are drawn.
         if zero:
             last = list(self.decoder.modules())[-1]
             assert isinstance(last, nn.Linear)
@@ -122,12 +125,12 @@ class ClassHead(Objective):
         if labels.dim() == 2:
             loss, errors = loss / labels.shape[1], errors / labels.shape[1]
         if self.projection is not None:
+            # A mean over pairs of examples, where losses are sums over examples.
             between = similarity_loss(self.projection(h), labels, self.classes)
             loss = (1 - self.similarity) * loss + self.similarity * len(h) * between
         return Learned(loss, errors)
 
     def score(self, h: Tensor) -> Tensor:
-        """Give the logits of h, as `logits` does."""
         return self.logits(h)
 
     def logits(self, h: Tensor) -> Tensor:
@@ -164,6 +167,7 @@ class AverageTo(nn.Module):
         """Average images (n, C, H, W): (n, C, height, width). Parts overlap where the sides do not divide."""
         if self.taken == self.sides:
             return images
+        # Equal parts are made by one operation, and so is their gradient.
         factors = [divmod(side, parts) for side, parts in zip(self.taken, self.sides, strict=True)]
         if all(rest == 0 for _, rest in factors):
             return avg_pool2d(images, [factor for factor, _ in factors])
@@ -199,8 +203,9 @@ def similarity_matrix(rows: Tensor) -> Tensor:
         rows = rows.flatten(2).std(2)
     rows = rows.flatten(1)
     centred = rows - rows.mean(1, keepdim=True)
+    # 1e-8 as in their program: a row without contrast resembles nothing, in place of NaN.
     unit = centred / (torch.linalg.vector_norm(centred, dim=1, keepdim=True) + 1e-8)
-    # Meta tensors have no autocast to turn off, and torch refuses the attempt.
+    # Not rounded to bfloat16. Meta tensors have no autocast to turn off, and torch refuses the attempt.
     with nullcontext() if unit.is_meta else torch.autocast(unit.device.type, enabled=False):
         return torch.mm(unit, unit.T).clamp(-1, 1)
 
@@ -262,6 +267,7 @@ def _perceptron(
     if len(shape) == 3:
         quarter = (math.ceil(shape[1] / 4), math.ceil(shape[2] / 4))
         parts.append(AverageTo(shape[1:], *quarter))
+        # Without a bias, which the batch normalisation behind would take out again; so it is in the authors' program.
         for _ in range(convolutions):
             parts += [nn.Conv2d(shape[0], shape[0], 1, bias=False), nn.BatchNorm2d(shape[0]), nn.ReLU()]
         parts += [AverageTo(quarter, 2, 2), nn.Flatten()]

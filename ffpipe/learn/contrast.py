@@ -72,6 +72,7 @@ class SymmetricLoss:
     SymBa (Lee and Song, arXiv 2303.08418), where 1 / T is called alpha.
     """
 
+    # For `pair_errors`, which asks every loss for one: here it is the difference alone that counts.
     threshold = 0.0
 
     def __init__(self, temperature: float) -> None:
@@ -83,6 +84,7 @@ class SymmetricLoss:
         return Slope(loss=softplus(behind), positive=-slope, negative=slope)
 
     def of_role(self, goodness: Tensor, sign: float) -> tuple[Tensor, Tensor, Tensor]:
+        # The config refuses it with phases in which rows of one role learn alone (config/pairs.py).
         raise AssertionError("it compares pairs")
 
 
@@ -101,6 +103,7 @@ def pair_errors(objective: PairLoss, measure: str, positive: Tensor, negative: T
 
 def positive_loss(objective: PairLoss, goodness: Tensor) -> Tensor | None:
     """Return the positive rows' part of the loss of pairs, (n,); None where that is not the sum of two parts."""
+    # Wide, as tallies of evaluations add up doubles, whose sums do not depend on how examples are batched (tally.py).
     return objective.of_role(goodness, 1.0)[0].double() if isinstance(objective, ThresholdLoss) else None
 
 

@@ -36,6 +36,7 @@ def settle(tensors: Iterable[Tensor]) -> None:
     """Make zero, in place, what is less than 64 times the least normal number (7.5e-37 in float32) in size."""
     for tensor in tensors:
         if tensor.is_floating_point():
+            # NaN and infinity stay what they are: a run that diverges is to show it.
             torch.hardshrink(tensor, MARGIN * torch.finfo(tensor.dtype).tiny, out=tensor)
 
 

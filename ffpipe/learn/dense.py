@@ -31,6 +31,8 @@ from ffpipe.learn.workspace import Workspace
 from ffpipe.storage.checkpoint import TensorSpec
 from ffpipe.system.rng import generator
 
+Leave = Callable[[], object]
+
 
 class FFDense(Block):
     """ReLU layer `index` (counted from 0) of a network, with its optimiser state.
@@ -54,7 +56,9 @@ class FFDense(Block):
             weight = torch.empty(fan_in, width, dtype=dtype, device=device)
         else:
             weight = initial_weight(training.seed, index, fan_in, width, training.initialization)
-            weight = weight.to(device=device, dtype=dtype, copy=True)  # so that the memory is torch's own
+            # A copy, so that the memory is torch's own and not NumPy's: layerwise training frees it (parking.py).
+            weight = weight.to(device=device, dtype=dtype, copy=True)
+        # Parameters, so that a loaded network can be trained further; here no gradient is asked of autograd.
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = nn.Parameter(torch.zeros(width, dtype=dtype, device=device), requires_grad=False)
         # 0.5 is where Hinton's program starts the running mean.
@@ -109,6 +113,7 @@ class FFDense(Block):
         out = self._workspace.take("activity", shape, self.weight.dtype) if buffered else None
         if rows.dtype == self.weight.dtype:
             return addmm(self.bias, rows, self.weight, out=out)
+        # By the weight itself, which a gradient is to reach; the rounded copy is for training.
         if out is None:
             return torch.add(mm(rows, self.weight.to(rows.dtype)), self.bias)
         assert self._rounded is not None
@@ -116,7 +121,6 @@ class FFDense(Block):
         return out.copy_(product).add_(self.bias)  # in one call torch would take new memory for the product
 
     def score(self, x: Tensor, *kept: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the normalised activities of rows x (n, fan_in): (n, width), and their goodness (n,)."""
         _, out, goodness = self._activate(x, None)
         return out, goodness
 
@@ -147,11 +151,12 @@ class FFDense(Block):
             return Learned(total(self._objective(positive, negative).loss), self._errors(positive, negative))
         early = self._training.hand_on == "before"
         first = update(x, pairs, step.factor, out, dropped, step.leave if early else nothing)
-        loss, spare = first.loss, out if self._training.hand_on == "after" else None
+        # Rows that are handed on may have left: further steps write elsewhere.
+        loss, spare = first.loss, None if early else out
         for _ in range(1, self._training.local_steps):
             spare = torch.empty_like(out) if spare is None else spare
             loss = loss + update(x, pairs, step.factor, spare, dropped, nothing).loss
-        if self._training.hand_on == "after":
+        if not early:
             self._activate(x, out, dropped)
         if is_due(step.index, self._training.updates):
             settle([self.mean_activity])
@@ -159,7 +164,7 @@ class FFDense(Block):
         return Learned(loss / self._training.local_steps, first.errors)
 
     def _update_together(
-        self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None, leave: Callable[[], object]
+        self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None, leave: Leave
     ) -> Learned:
         """Make one update on positive and negative rows. leave: called when out is whole, before the update."""
         activity, _, goodness = self._activate(rows, out, kept)
@@ -167,55 +172,50 @@ class FFDense(Block):
         positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
         slope = self._objective(positive, negative)
         pair_errors = self._errors(positive, negative)
-        pull = self._peer_pull(mean(activity[:pairs], 0)) if self._training.peer else None
-        delta = activity[: 2 * pairs]
-        delta *= torch.cat([slope.positive, slope.negative]).mul_(self._slope_factor).unsqueeze_(1)
-        if pull is not None:
-            delta[:pairs] += pull
+        delta = self._derivative(activity[: 2 * pairs], torch.cat([slope.positive, slope.negative]), pairs)
         self.optimizer.step(rows[: 2 * pairs], delta, pairs, factor)
         return Learned(total(slope.loss), pair_errors)
 
     def _update_apart(
-        self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None, leave: Callable[[], object]
+        self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None, leave: Leave
     ) -> Learned:
         """Make one update on the positive rows, then with the new weights one on the negative rows; the rows that only
         pass go with these. leave: called when out is whole, before the last update."""
         of_positive, of_rest = (None, None) if kept is None else (kept[:pairs], kept[pairs:])
-        delta, _, positive = self._activate(rows[:pairs], out[:pairs], of_positive)
-        pull = self._peer_pull(mean(delta, 0)) if self._training.peer else None
-        delta *= self._objective(positive, positive).positive.mul_(self._slope_factor).unsqueeze_(1)
-        if pull is not None:
-            delta += pull
+        activity, _, positive = self._activate(rows[:pairs], out[:pairs], of_positive)
+        # The negative rows are yet to come; the slope of the positive ones does not depend on them.
+        delta = self._derivative(activity, self._objective(positive, positive).positive, pairs)
         self.optimizer.step(rows[:pairs], delta, pairs, factor)
         activity, _, goodness = self._activate(rows[pairs:], out[pairs:], of_rest)
         leave()
         negative = goodness[:pairs]
         slope = self._objective(positive, negative)
-        delta = activity[:pairs]
-        delta *= slope.negative.mul_(self._slope_factor).unsqueeze_(1)
+        delta = self._derivative(activity[:pairs], slope.negative, 0)
         self.optimizer.step(rows[pairs : 2 * pairs], delta, pairs, factor)
         return Learned(total(slope.loss), self._errors(positive, negative))
 
     def _update_role(
-        self,
-        role: str,
-        rows: Tensor,
-        count: int,
-        factor: float,
-        out: Tensor,
-        kept: Tensor | None,
-        leave: Callable[[], object],
+        self, role: str, rows: Tensor, count: int, factor: float, out: Tensor, kept: Tensor | None, leave: Leave
     ) -> Learned:
         """Make one update on rows that are all positive or all negative. leave: called when out is whole, before it."""
-        delta, _, goodness = self._activate(rows, out, kept)
+        activity, _, goodness = self._activate(rows, out, kept)
         leave()
         loss, slope, wrong = self._objective.of_role(goodness, _sign(role))
-        pull = self._peer_pull(mean(delta, 0)) if self._training.peer and role != NEGATIVE else None
-        delta *= slope.mul_(self._slope_factor).unsqueeze_(1)
-        if pull is not None:
-            delta += pull
+        delta = self._derivative(activity, slope, 0 if role == NEGATIVE else len(rows))
         self.optimizer.step(rows, delta, count, factor)
         return Learned(total(loss), wrong.sum())
+
+    def _derivative(self, activity: Tensor, slope: Tensor, positive: int) -> Tensor:
+        """Make of the activities of rows, in their memory, the derivative of the loss by their total input.
+
+        slope: its derivative by their goodness, which is used up. positive: how many of them, the first, are positive.
+        """
+        # First, since afterwards the activities are gone.
+        pull = self._peer_pull(mean(activity[:positive], 0)) if self._training.peer and positive else None
+        activity *= slope.mul_(self._slope_factor).unsqueeze_(1)
+        if pull is not None:
+            activity[:positive] += pull
+        return activity
 
     def _errors(self, positive: Tensor, negative: Tensor) -> Tensor:
         """Count the errors of pairs, by the measure that the config asks for."""
@@ -228,6 +228,7 @@ class FFDense(Block):
         if not dropout:
             return None
         chance = generator(self._training.seed, "dropout", self.index, *step.key)
+        # Two bytes a number are fine enough for a share; planning counts them (dense_cost.DRAWN).
         drawn = chance.integers(0, 1 << 16, size=(behind + rows, self.width), dtype=np.uint16)[behind:]
         kept = torch.from_numpy(drawn >= round(dropout * (1 << 16)))
         return kept.to(device=self.weight.device, dtype=self.weight.dtype).div_(1.0 - dropout)
@@ -244,18 +245,17 @@ class FFDense(Block):
         return (self.mean_activity - mean(self.mean_activity)).mul_(self._training.peer)
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the weight and the bias."""
+        # Without the mean activity, which learning alone reads.
         return {"weight": self.weight, "bias": self.bias}
 
     def contents(self, step: int) -> dict[str, TensorSpec]:
+        # Optimisers count updates, of which local steps and phases apart make several in a step.
         return super().contents(step * self._training.updates)
 
     def scratch(self) -> list[Tensor]:
-        """Return the rounded copy of the weight, where there is one."""
         return [] if self._rounded is None else [self._rounded]
 
     def renew(self) -> None:
-        """Make the rounded copy of the weight, where there is one."""
         if self._rounded is not None:
             self._rounded.copy_(self.weight)
 
@@ -272,6 +272,7 @@ def initial_weight(seed: int, index: int, fan_in: int, width: int, kind: str = "
     sqrt(6 / (fan_in + width)) (Glorot and Bengio 2010, equation 16; the start of a Keras layer).
     """
     chance = generator(seed, "weights", index)
+    # Factors are float32 too: by a float64 of NumPy's the product would be float64.
     if kind == "glorot":
         limit = np.float32(np.sqrt(6.0 / (fan_in + width)))
         return torch.from_numpy((chance.random((fan_in, width), dtype=np.float32) * 2 - 1) * limit)

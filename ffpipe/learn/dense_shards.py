@@ -23,6 +23,8 @@ from ffpipe.learn.shards import Shard, Shards
 from ffpipe.learn.spec import RowLayout
 from ffpipe.learn.threads import total
 
+ALL = slice(None)
+
 
 class ShardedDense(FFDense):
     """The layer where `training.shards` is more than 1."""
@@ -30,14 +32,13 @@ class ShardedDense(FFDense):
     undivided = ""
 
     def learn_shards(self, shards: Sequence[Shard], layout: RowLayout, step: Step, of: Shards) -> Learned:
-        """Learn by the rule of `learn`; sums over the minibatch are added up by `of`, among them those of peer
-        normalisation: its pull comes to each positive row alike, and so into the gradient behind the products."""
         training, pairs = self._training, layout.batch
         if step.factor is None:
             return Learned(*of.sum(f"block {self.index}", (self._judged(shard, pairs, step) for shard in shards)))
         early = training.hand_on == "before"
         update = self._shards_together if training.phases == "together" else self._shards_apart
         first = update(shards, pairs, replace(step, leave=step.leave if early else nothing), of)
+        # As in `learn`: rows that are handed on may have left.
         loss, spare = first.loss, shards
         if early and training.local_steps > 1:
             spare = [shard._replace(out=torch.empty_like(shard.out)) for shard in shards]
@@ -45,7 +46,7 @@ class ShardedDense(FFDense):
             loss = loss + update(spare, pairs, replace(step, leave=nothing), of).loss
         if not early:
             for shard in shards:
-                self._activate(shard.x, shard.out, self._kept(step.of(shard.number), len(shard.x)))
+                self._activated(shard, step)
         if is_due(step.index, training.updates):
             settle([self.mean_activity])
             self.optimizer.settle()
@@ -53,18 +54,24 @@ class ShardedDense(FFDense):
 
     def _judged(self, shard: Shard, pairs: int, step: Step) -> list[Tensor]:
         """Return the loss and the errors of a shard that is only passed on."""
-        _, _, goodness = self._activate(shard.x, shard.out, self._kept(step.of(shard.number), len(shard.x)))
+        _, goodness = self._activated(shard, step)
         positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
         return [total(self._objective(positive, negative).loss), self._errors(positive, negative)]
+
+    def _activated(self, shard: Shard, step: Step, rows: slice = ALL) -> tuple[Tensor, Tensor]:
+        """Return activities and goodness of some rows of a shard, and put what is handed on of them into its `out`."""
+        kept = self._kept(step.of(shard.number), len(shard.x))
+        activity, _, goodness = self._activate(shard.x[rows], shard.out[rows], None if kept is None else kept[rows])
+        return activity, goodness
 
     def _shards_together(self, shards: Sequence[Shard], pairs: int, step: Step, of: Shards) -> Learned:
         """Do `_update_together` by shards."""
 
+        # One after the other, as they are added up: no more gradients are held than the tree is high (shards.fold).
         def made() -> Iterator[list[Tensor]]:
             for shard in shards:
-                activity, _, goodness = self._activate(
-                    shard.x, shard.out, self._kept(step.of(shard.number), len(shard.x))
-                )
+                activity, goodness = self._activated(shard, step)
+                # With the last shard all rows of the minibatch are whole, and nothing is updated yet.
                 if shard is shards[-1]:
                     step.leave()
                 positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
@@ -84,10 +91,7 @@ class ShardedDense(FFDense):
 
         def of_positive() -> Iterator[list[Tensor]]:
             for shard in shards:
-                kept = self._kept(step.of(shard.number), len(shard.x))
-                delta, _, positive = self._activate(
-                    shard.x[:pairs], shard.out[:pairs], None if kept is None else kept[:pairs]
-                )
+                delta, positive = self._activated(shard, step, slice(pairs))
                 goodness.append(positive)
                 peers = self._peers(shard.x[:pairs], delta)
                 delta *= self._objective(positive, positive).positive.mul_(self._slope_factor).unsqueeze_(1)
@@ -95,10 +99,7 @@ class ShardedDense(FFDense):
 
         def of_negative() -> Iterator[list[Tensor]]:
             for shard, positive in zip(shards, goodness, strict=True):
-                kept = self._kept(step.of(shard.number), len(shard.x))
-                activity, _, found = self._activate(
-                    shard.x[pairs:], shard.out[pairs:], None if kept is None else kept[pairs:]
-                )
+                activity, found = self._activated(shard, step, slice(pairs, None))
                 if shard is shards[-1]:
                     step.leave()
                 slope, errors = self._objective(positive, found[:pairs]), self._errors(positive, found[:pairs])

@@ -81,6 +81,7 @@ class ForwardForwardFeeder(Feeder):
         rows = self._sampler.rows(number)
         images, right = self._images.at_step(self._train, rows, step), self._train.labels(rows)
         flat = out.view(len(out), -1)
+        # From both ends: of rows of one role alone, either is all there is.
         if role != NEGATIVE:
             self._code.write(flat[:batch], self._shaped(images), torch.from_numpy(right))
         if role != POSITIVE:
@@ -151,10 +152,12 @@ def row_specs(training: Training, shape: tuple[int, ...], classes: int) -> tuple
         tokens = RowSpec((math.prod(shape) - 1,), torch.int64)
         return tokens, tokens
     image = image_shape(shape) if len(shape) > 1 else shape
+    # Rows without negatives are images even for dense layers, whose bodies flatten them (kinds.dense).
     if not training.contrasts:
         return RowSpec(image, products), label
     width = LabelCode(training.labels, math.prod(shape), classes, training.label_strength, shape).width
     dense = not (training.model or training.blocks) or (training.blocks and training.blocks[0].kind == FF_DENSE)
+    # Labels behind the last pixel leave no image.
     flat = dense or training.labels == "append" or len(shape) < 2
     planes = classes if training.labels == "planes" else 0
     return RowSpec((width,) if flat else (image[0] + planes, *image[1:]), products), label

@@ -58,6 +58,7 @@ class GoodnessContrast(Objective):
         for name, given in (("goodness", goodness), ("objective", objective), ("normalization", normalization)):
             if given not in WORDS[name]:
                 raise UserError(f"goodness contrast: {name} is {given!r}: {nearest(given, WORDS[name])}")
+        # Not `<= 0`, which NaN passes; so below.
         if not temperature > 0:
             raise UserError(f"goodness contrast: temperature is {temperature:g}: give a positive number")
         if not (peer >= 0 and 0 <= peer_averaging < 1):
@@ -69,7 +70,7 @@ class GoodnessContrast(Objective):
         self.goodness = goodness
         self.rectify, self.peer, self.peer_averaging = rectify, peer, peer_averaging
         self.mean_activity: Tensor | None
-        # 0.5 is where Hinton's program starts the running mean.
+        # A buffer, so that a run goes on with it. 0.5 is where Hinton's program starts the running mean.
         self.register_buffer("mean_activity", torch.full((outputs.size,), 0.5) if peer else None)
         if peer:
             self.undivided = "draws on the mean activities of a minibatch (peer)"
@@ -96,6 +97,7 @@ class GoodnessContrast(Objective):
             active = self._rows(h)[layout[POSITIVE]]
             means.mul_(self.peer_averaging).add_(mean(active, 0), alpha=1.0 - self.peer_averaging)
             pull = (means - mean(means)).mul_(self.peer)
+        # Not of the rectified rows, through which no gradient comes to a unit that is off.
         taken = self._flat(h)[layout[POSITIVE]]
         return ((taken - taken.detach()) * pull).sum()
 

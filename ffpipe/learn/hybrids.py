@@ -25,6 +25,7 @@ def hybrid_images(images: Tensor, shape: tuple[int, ...], chance: np.random.Gene
     Returns (B, features). A minibatch of one has no other: it is mixed with itself.
     """
     count = len(images)
+    # The same for all: each image is then the other one of exactly one, and never of itself.
     away = int(chance.integers(1, count)) if count > 1 else 0
     mask = random_masks(count, shape[:2], chance)
     pixels = images.reshape(count, *shape[:2], -1)
@@ -45,6 +46,7 @@ def blur_matrix(size: int) -> Tensor:
     """Return a matrix (size, size), symmetric: BLURS blurs of a line of pixels as one product."""
     once = torch.diag(torch.full((size,), 0.5))
     beside = torch.diag(torch.full((size - 1,), 0.25), 1)
+    # It is kept for as long as the process lives, so it must not depend on the threads of its first use.
     with one_thread():
         blurred: Tensor = torch.linalg.matrix_power(once + beside + beside.t(), BLURS)
     return blurred

@@ -24,6 +24,7 @@ class Images:
         self._augmentation = Augmentation(
             crop=each.crop, padding=each.padding, flip=each.flip, cutout=each.cutout, jitter=training.jitter
         )
+        # With nothing on, `moved` would copy the images all the same.
         self._moves = bool(each.crop or each.flip or training.jitter)
         self._normalization = Normalization(training.mean, training.deviation) if training.standardize else None
 
@@ -42,6 +43,7 @@ class Images:
         if self._moves:
             images = self._augmentation.moved(images, self._shape, seed, step)
         images = self.normalized(images)
+        # Last, so that a hole has the mean, which is 0.
         return self._augmentation.cut(images, self._shape, seed, step) if self._augmentation.cutout else images
 
 
@@ -54,5 +56,5 @@ def channels_first(images: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Move the channels of images (n, features) of `shape`, channels last, to the front; leave others as they are."""
     if len(shape) != 3:
         return images
-    count = images.shape[0]
+    count = images.shape[0]  # len is a constant to torch.jit.trace
     return images.view(count, -1, shape[-1]).transpose(1, 2).reshape(count, -1)

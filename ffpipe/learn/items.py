@@ -2,9 +2,8 @@
 
     item: a Local, a Block, a Dense, or a function that makes one of these where the block lives
 
-Weights come from the seed and the block's index, so that it does not matter who makes it, nor what else is made there.
-A block that is made again begins anew: modules of items are copied. On META nothing takes memory, where the user's code
-lets it.
+Weights come from the seed and the block's index. A block that is made again begins anew: modules of items are copied.
+On META nothing takes memory, where the user's code lets it.
 """
 
 from __future__ import annotations
@@ -75,6 +74,7 @@ def call(function: Any, options: Mapping[str, Any], name: str) -> list[Any]:
     arguments = bound(function, options, name, how="--training.model-options ")
     with of_users(f"{name} failed", getattr(function, "__module__", None) or ""):
         made = function(**arguments)
+    # One with a forward of its own is more than its parts in a row.
     if isinstance(made, nn.Sequential) and type(made).forward is nn.Sequential.forward:
         made = list(made)
     if not isinstance(made, (list, tuple)) or not made:
@@ -112,6 +112,7 @@ def body_of(item: Local, outline: Outline, training: Training, device: torch.dev
         return body
 
     body = made()
+    # Whoever makes a block has worked the network out on META before, where a second body takes no memory.
     if device == META:
         again = made()
         if {id(each) for each in again.parameters()} & {id(each) for each in body.parameters()}:
@@ -128,15 +129,16 @@ def local_block(
     """Join a body and the objective of its item. Raises UserError where the objective does not fit."""
     precision, channels_last = PRECISIONS[training.precision], training.memory_format == "channels-last"
     failing, here = f"the objective of {outline} cannot be made", device if device == META else nullcontext()
+    # Drawn for a purpose of its own: a head begins the same, however many numbers the body has drawn.
     with _naming(str(outline), failing), seeded(CPU, training.seed, "objective", outline.index), here:
         objective = make_objective(item, training, outline.hidden, classes)
     # Copied together, so that a parameter of both stays one.
-    given = {
-        "body": body if isinstance(item.body, nn.Module) else None,
-        "objective": objective if any(isinstance(each, nn.Module) for each in (item.objective, item.score)) else None,
-    }
-    both = nn.ModuleDict({name: module for name, module in given.items() if module is not None})
-    copies = dict(fresh(both, device).items())
+    given = nn.ModuleDict()
+    if isinstance(item.body, nn.Module):
+        given["body"] = body
+    if isinstance(item.objective, nn.Module) or isinstance(item.score, nn.Module):
+        given["objective"] = objective
+    copies = dict(fresh(given, device).items())
     body, objective = copies.get("body", body), cast(Objective, copies.get("objective", objective))
     for part in (body, objective):
         prepared(part, str(outline)).to(dtype=precision.weights, device=device)
@@ -163,6 +165,7 @@ def shape_of(
     weights, products = PRECISIONS[training.precision]
 
     def tried() -> Any:
+        # META, or the CPU where code looks at numbers: as `_made` has set it.
         device = torch.get_default_device()
         rows = [
             torch.zeros(TRIED, *each.shape, dtype=weights if each.dtype.is_floating_point else each.dtype)
@@ -187,6 +190,7 @@ def shape_of(
 
 def fresh(module: M, device: torch.device) -> M:
     """Copy a module; on META its weights have shapes and no memory."""
+    # deepcopy takes them for copies that it has made: weights are not in memory twice, not even for a moment.
     memo: dict[int, Any] = {}
     for tensor in (*module.parameters(), *module.buffers()) if device == META else ():
         bare = torch.empty_like(tensor, device=META)
@@ -210,6 +214,7 @@ def prepared(module: M, where: str) -> M:
     """Make a module, which is changed, ready to learn: in training mode, as torch's modules begin, and of tensors that
     can be kept. Raises UserError, which names it as `where`."""
     refuse_complex(module, where)
+    # Before each tensor has memory of its own, in which no view could be told any more.
     refuse_views(module, where)
     give_own_memory(module)
     module.train()  # a user's own may return nothing
@@ -223,6 +228,7 @@ def _called(function: Callable[..., Any], inputs: RowSpec, where: str) -> Any:
             parameters = inspect.signature(function).parameters
         except (TypeError, ValueError):  # of a class or function that is written in C
             return function()
+        # An argument that a partial has by name is among its parameters still.
         given = isinstance(function, functools.partial) and "inputs" in function.keywords
         if "inputs" not in parameters or given:
             return function()

@@ -78,6 +78,7 @@ def conv(
     for index in range(layers):
         given = taken if index == 0 else channels
         step = stride if index == 0 else 1
+        # Batch normalisation that comes next would take a bias out again.
         parts += [nn.Conv2d(given, channels, kernel, step, kernel // 2, groups=groups, bias=not inner)]
         parts += [*([nn.BatchNorm2d(channels)] if inner else []), _activation(activation)]
     parts += [] if pool_first else pooling
@@ -109,6 +110,7 @@ def residual(inputs: RowSpec, *, channels: int, stride: int = 1, layers: int = 1
     """Make residual layers on images (C, H, W); gives (n, channels, H', W'). The first has the stride."""
     taken = _channels(inputs, "residual")
     parts = [Residual(channels if i else taken, channels, 1 if i else stride) for i in range(layers)]
+    # Not as a Sequential of one, in which names of weights in snapshots would be others.
     return parts[0] if layers == 1 else nn.Sequential(*parts)
 
 
@@ -125,6 +127,7 @@ class ReceptiveFields(nn.Module):
         self.kernel, self.stride = kernel, stride
         self.size = ((height - kernel) // stride + 1, (width - kernel) // stride + 1)
         fan_in = taken * kernel * kernel
+        # Drawn as the weights of Hinton's layers are (dense.initial_weight).
         self.weight = nn.Parameter(torch.randn(self.size[0] * self.size[1], fan_in, channels) / fan_in**0.5)
         self.bias = nn.Parameter(torch.zeros(self.size[0] * self.size[1], 1, channels))
 
@@ -155,11 +158,14 @@ class TransformerLayer(nn.Module):
         self.before, self.after = nn.LayerNorm(width), nn.LayerNorm(width)
         self.project, self.join = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        # A module, by which LocalBlock knows that the block draws: attention, a function, drops too.
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        # Without a size that is read off x, which torch.jit.trace would take for a constant.
         parts = self.project(self.before(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = parts.unbind()
+        # As a function it has no mode, and would drop in evaluations.
         seen = nn.functional.scaled_dot_product_attention(
             query, key, value, is_causal=True, dropout_p=self.dropout if self.training else 0.0
         )
@@ -174,7 +180,7 @@ class Embedding(nn.Module):
     def __init__(self, symbols: int, tokens: int, width: int) -> None:
         super().__init__()
         self.symbols, self.places = nn.Embedding(symbols, width), nn.Parameter(torch.zeros(tokens, width))
-        nn.init.normal_(self.symbols.weight, std=0.02)
+        nn.init.normal_(self.symbols.weight, std=0.02)  # as GPT-2 has it
 
     def forward(self, ids: Tensor) -> Tensor:
         made: Tensor = self.symbols(ids) + self.places
@@ -225,8 +231,10 @@ BLOCK_KINDS: dict[str, Callable[..., nn.Module]] = {
 def check_counts(name: str, options: Mapping[str, Any]) -> None:
     """Refuse a size or a number of layers that no block of a kind can have. Raises UserError."""
     for option, value in options.items():
+        # Annotations are text in this module, which puts off their evaluation.
         if BLOCK_KINDS[name].__annotations__.get(option) == "int":
             most = MOST_LAYERS if option == "layers" else MOST_UNITS
+            # A bool is an int too.
             if type(value) is not int or not 1 <= value <= most:
                 raise UserError(f"kind {name!r}: {option} is {value}: give a whole number from 1 to {most}")
 

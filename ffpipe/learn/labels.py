@@ -30,6 +30,7 @@ class LabelCode:
         """Fill `out` (rows, width) from images (rows, features) and labels (rows,) int64, or neutral where None."""
         out[:, : self.features] = images
         place = out[:, self._place]
+        # Not by the shape of `place`: no decision may hang on sizes that torch.jit.trace records.
         if self._place.start == self._place.stop:
             return
         if labels is None:

@@ -50,10 +50,9 @@ class Settings:
 
 @contextmanager
 def seeded(device: torch.device, seed: int, purpose: str, *index: int, own: bool = True) -> Iterator[None]:
-    """Set the generators of torch, NumPy and Python for what is drawn inside, and put them back as they were.
-
-    own: code of a user's may draw; else by torch alone, since the others take a fifth of a millisecond.
-    """
+    """Set the generators of torch, NumPy and Python for what is drawn inside, and put them back as they were. own: code
+    of a user's may draw; else by torch alone, since the others take a fifth of a millisecond."""
+    # Named, since fork_rng would keep the state of every GPU that there is.
     devices = [device] if device.type == "cuda" else []
     number = torch_seed(seed, purpose, *index)
     with torch.random.fork_rng(devices=devices), process_seeded(number) if own else nullcontext():
@@ -80,6 +79,7 @@ def undivided_part(body: nn.Module, objective: Objective) -> str:
     speaks against it."""
     for part in (body, objective):
         for name, module in part.named_modules():
+            # Instance normalisation is of each example by itself; its running statistics alone are of a minibatch.
             tracks = isinstance(module, _InstanceNorm) and module.track_running_stats
             if (isinstance(module, _BatchNorm) and not isinstance(module, Shared)) or tracks:
                 where = f"{name}, " if name else ""
@@ -114,7 +114,8 @@ class LocalBlock(Block):
         self.optimizer: NamedOptimizer | None = NamedOptimizer(parameters, settings.optimizer) if parameters else None
         self.rate = settings.optimizer.learning_rate if parameters else None
         self.undivided = undivided_part(body, objective)
-        # To set generators takes half a millisecond.
+        # To set generators takes half a millisecond. ffpipe's own kinds draw for modules of dropout alone: that of
+        # attention, which is a function, has the share of one beside it (kinds.py).
         self._draws = settings.own or any(isinstance(each, _DropoutNd) and each.p > 0 for each in self.modules())
 
     def score(self, x: Tensor, *kept: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -122,6 +123,7 @@ class LocalBlock(Block):
         with self._threads(x.device), self._format(x.device):
             h = self._run(x, kept)
             scores = self.objective.score(h)
+            # In training `out` rounds what is handed on to this; evaluations are of the same rows.
             dtype = self._formats.now.products if self.outputs.dtype.is_floating_point else self.outputs.dtype
             return self.objective.hand_on(h).to(dtype), None if scores is None else wide(scores)
 
@@ -135,6 +137,7 @@ class LocalBlock(Block):
         rest = [each[:rows] for each in kept]
         self._mode(training=True)
         size = layout.batch // self.settings.parts
+        # Pairs have two rows for each of `batch`; examples alone are cut into parts (config/rules.py).
         parts = [slice(0, rows)] if size == layout.batch else [slice(i, i + size) for i in range(0, layout.batch, size)]
         found: list[Learned] = []
         with self._threads(x.device), self._drawing(x.device, step):
@@ -146,11 +149,13 @@ class LocalBlock(Block):
                     h, learned = self._passed(x[part], some, replace(layout, batch=size), judged)
                     mean = learned.loss / layout.batch
                 self._put(h.detach(), out[part])  # from before the update, so that it need not wait for that
-                del h
+                del h  # the graph keeps what the backward pass needs of it
+                # If there are passing rows, `out` is not whole before these are in it.
                 if part is parts[-1] and len(x) == rows and self.settings.hand_on == "before":
                     step.leave()
                 if learns:
                     mean.backward()
+                # Else the graph of this part would be there beside that of the next one.
                 found.append(Learned(learned.loss.detach(), learned.errors.detach()))
                 del learned, mean
             if step.factor is not None and self.optimizer is not None:
@@ -190,6 +195,7 @@ class LocalBlock(Block):
         taken, versions = (h, *taken), [h._version, *versions]
         learned = self.objective(h, layout, labels)
         refuse_changed(taken, versions, f"the objective of block {self.index}")
+        # In a step in which the block does not learn there is no graph.
         if torch.is_grad_enabled() and not learned.loss.requires_grad:
             raise UserError(
                 f"the loss of block {self.index} depends on none of its weights: compute it from them by torch, "
@@ -200,7 +206,9 @@ class LocalBlock(Block):
     def _run(self, x: Tensor, kept: Sequence[Tensor]) -> Tensor:
         if self.settings.channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        h: Tensor = self.body(x if self._autocast else self._as_weights(x), *kept)
+        if not self._autocast and x.is_floating_point():
+            x = x.to(self._formats.now.weights)
+        h: Tensor = self.body(x, *kept)
         return h
 
     def _put(self, h: Tensor, out: Tensor) -> None:
@@ -212,11 +220,8 @@ class LocalBlock(Block):
         formats = self._formats.now
         return formats.products != formats.weights
 
-    def _as_weights(self, x: Tensor) -> Tensor:
-        """Convert numbers to the format of the weights; integers stay what they are."""
-        return x.to(self._formats.now.weights) if x.is_floating_point() else x
-
     def _mode(self, *, training: bool) -> None:
+        # To set the mode goes through all modules within, in every step.
         if self.training != training:
             self.train(training)
 

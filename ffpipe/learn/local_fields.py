@@ -15,10 +15,8 @@ WORDS = {"schedule": SCHEDULES, "hand_on": ("before", "after")}
 
 
 def check_fields(item: Local, where: str) -> None:
-    """Check each field by itself; the optimiser's are held against torch elsewhere. where: names the block.
-
-    Raises UserError.
-    """
+    """Check each field by itself; the optimiser's are held against torch elsewhere. where: names the block. Raises
+    UserError."""
     if wrong := _wrong(item):
         raise UserError(f"{where}: {wrong}")
 
@@ -48,6 +46,7 @@ def _wrong(item: Local) -> str:
 
 def _are_epochs(given: object) -> bool:
     """Return whether these are two epochs of which the first comes before the last, or the last is the end."""
+    # By type(), since a bool is an int too.
     if not isinstance(given, (tuple, list)) or len(given) != 2 or not all(type(epoch) is int for epoch in given):
         return False
     first, last = given
@@ -57,6 +56,7 @@ def _are_epochs(given: object) -> bool:
 def _wrong_objective(item: Local) -> str:
     """Return what is wrong with an objective and with what belongs to it."""
     for name, given in (("objective", item.objective), ("score", item.score)):
+        # A class can be called as well, and would be taken for a loss function.
         if isinstance(given, type):
             return f"its {name} is {described(given)}: {instead_of(given, 'a function')}"
     if item.score is not None and not callable(item.score):

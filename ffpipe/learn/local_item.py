@@ -62,10 +62,8 @@ class Local:
 
 @dataclass(frozen=True)
 class Dense:
-    """One Forward-Forward layer in closed form (dense.py), which is not a body with an objective beside it.
-
-    optimizer, schedule, epochs: as those of a Local. No user's function gives it.
-    """
+    """One Forward-Forward layer in closed form (dense.py), which is not a body with an objective beside it. optimizer,
+    schedule, epochs: as those of a Local. No user's function gives it."""
 
     width: int
     optimizer: Optimizer | None = None
@@ -78,6 +76,7 @@ BlockItem = Local | Block | Dense | Callable[..., Any]
 
 def as_item(given: Any, where: str) -> BlockItem:
     """Take what a user's function returned for one block. Raises UserError for anything else."""
+    # Modules come first: they can be called too, and would be taken for functions that make one.
     if isinstance(given, nn.Module) and not isinstance(given, Block):
         return Local(given)
     if isinstance(given, (Local, Block)) or callable(given):
@@ -100,17 +99,9 @@ def of_config(config: BlockConfig) -> Local | Dense:
         return Added(made) if config.use else made
 
     return Local(
-        body,
-        config.objective or None,
-        config.objective_options,
-        config.optimizer,
-        config.schedule,
-        epochs,
-        config.keep,
-        config.use,
-        config.hand_on,
-        config.kind,
-    )
+        body, config.objective or None, config.objective_options, config.optimizer, config.schedule, epochs,
+        config.keep, config.use, config.hand_on, config.kind,
+    )  # fmt: skip
 
 
 def _width(config: BlockConfig) -> int:
@@ -120,6 +111,7 @@ def _width(config: BlockConfig) -> int:
     if taken := [name for name, value in given.items() if value]:
         raise UserError(f"kind {FF_DENSE!r} has no {taken[0]} of its own: leave it out, or give kind 'dense'")
     width = config.options.get("width")
+    # By type(), since a bool is an int too.
     if set(config.options) != {"width"} or type(width) is not int or not 1 <= width <= MOST_UNITS:
         raise UserError(f"kind {FF_DENSE!r} takes options width=N, N from 1 to {MOST_UNITS}, and no others")
     return width
@@ -136,14 +128,10 @@ def make_objective(item: Local, training: Training, hidden: RowSpec, classes: in
         return FunctionObjective(given, roles=PAIRS if training.contrasts else PLAIN, score=item.score)
     if (given or ("goodness" if training.contrasts else "class-head")) == "goodness":
         options = {
-            "goodness": training.goodness,
-            "objective": training.objective,
-            "threshold": training.threshold,
-            "temperature": training.temperature,
-            "normalization": training.normalization,
-            "normalization_epsilon": training.normalization_epsilon,
-            **item.options,
-        }
+            "goodness": training.goodness, "objective": training.objective, "threshold": training.threshold,
+            "temperature": training.temperature, "normalization": training.normalization,
+            "normalization_epsilon": training.normalization_epsilon, **item.options,
+        }  # fmt: skip
         taken = bound(GoodnessContrast, options, "objective 'goodness'", given=("outputs",))
         return GoodnessContrast(outputs=hidden, **taken)
     if given not in (None, "class-head"):

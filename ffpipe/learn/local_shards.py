@@ -40,6 +40,8 @@ class ShardedLocal(LocalBlock):
         keep: str = "",
         use: Sequence[str] = (),
     ) -> None:
+        # A list, so that the objective is not passed over where the body has some; and before the block looks for
+        # statistics over the minibatch, of which these do not keep it from being cut.
         meets = [share(part) for part in (body, objective)]
         super().__init__(index, inputs, outputs, body, objective, settings, keep, use)
         self._meets = any(meets)
@@ -57,14 +59,16 @@ class ShardedLocal(LocalBlock):
             for group in groups:
                 with torch.set_grad_enabled(learns):
                     found = self._together(group, layout, step, of)
+                    # By the whole minibatch, so that gradients of shards need only be summed.
                     losses = [learned.loss / of.whole(layout) for _, learned in found]
                 for shard, (h, _) in zip(group, found, strict=True):
                     self._put(h.detach(), shard.out[:rows])
+                # If there are passing rows, `out` is not whole before these are in it.
                 last = group is groups[-1] and len(shards[-1].x) == rows
                 if last and self.settings.hand_on == "before":
                     step.leave()
                 sums = [(learned.loss.detach(), learned.errors.detach()) for _, learned in found]
-                del found
+                del found  # the graph keeps what the backward pass needs of it
                 if learns:
                     torch.autograd.backward(losses)
                 for view, (loss, errors) in zip(views, sums, strict=False):
@@ -109,6 +113,7 @@ class ShardedLocal(LocalBlock):
         while len(self._views) < count:
             memo: dict[int, Any] = {id(buffer): buffer for buffer in self.buffers()}
             memo |= {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in self.parameters()}
+            # A shallow copy has the very dictionary of modules of the block, which must not get the view's.
             view = copy.copy(self)
             body, objective = copy.deepcopy((self.body, self.objective), memo)
             view._modules = {**self._modules, "body": body, "objective": objective}
@@ -120,11 +125,13 @@ class ShardedLocal(LocalBlock):
         it."""
         assert self.optimizer is not None
         found, reached, parameters = [], [], dict(self.named_parameters())
+        # By name and in the optimiser's order: its parameters are the block's own, and this may be a view.
         for name in self.optimizer.parameters:
             parameter = parameters[name]
             reached.append(parameter.grad is not None)
             found.append(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
             parameter.grad = None
+        # Counts beside sums: torch passes over a parameter without a gradient, but would decay one whose gradient is 0.
         return [*found, torch.tensor(reached, dtype=torch.int64)]
 
     def _give(self, gradients: Sequence[Tensor]) -> None:

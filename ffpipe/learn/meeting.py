@@ -47,6 +47,7 @@ class Meeting:
         if self._count == 1:
             return [passes[0]()]
         found: dict[int, T] = {}
+        # torch has both by thread, and in a new one gradients are on.
         states = (torch.is_grad_enabled(), torch.is_inference_mode_enabled())
 
         def work(place: int) -> None:
@@ -57,6 +58,7 @@ class Meeting:
                     found[place] = passes[place]()
             except BaseException as error:  # raised again below
                 self._errors.append(error)
+            # Also after an error: the others wait, and end when they see that there is one.
             self._hand_over(place)
 
         threads = [threading.Thread(target=work, args=(place,), daemon=True) for place in range(self._count)]
@@ -65,7 +67,7 @@ class Meeting:
         for thread in threads:
             thread.join()
         if self._errors:
-            raise next((error for error in self._errors if not isinstance(error, Abandoned)), self._errors[0])
+            raise self._errors[0]  # those behind it are Abandoned
         return [found[place] for place in range(self._count)]
 
     def meet(self, value: V, join: Callable[[list[V]], Sequence[W]]) -> W:
@@ -74,6 +76,7 @@ class Meeting:
             return join([value])[0]
         place: int = self._here.place
         self._values.append(value)
+        # Passes come in turn, so all the others are here.
         if place == self._count - 1:
             values, self._values = self._values, []
             self._results = join(values)

@@ -28,6 +28,7 @@ def bound(
     message. Raises UserError for options that it does not take, for required ones that are missing and for values of
     another kind.
     """
+    # Before it is called, which would warn that it was never awaited.
     if inspect.iscoroutinefunction(function):
         raise UserError(f"{name} is a coroutine: define it with def, not with async def")
     try:
@@ -43,11 +44,10 @@ def bound(
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         for option in options:
             if option not in named:
-                near = nearest(option, named)
+                near = nearest(option, named)  # which else lists all names, as `takes` does
                 meant = f"; {near}" if near.endswith("?") else ""
                 raise UserError(f"{name} does not take the option {option!r}: {takes}{meant}")
-    missing = [p.name for p in named.values() if p.default is p.empty and p.name not in options]
-    if missing:
+    if missing := [p.name for p in named.values() if p.default is p.empty and p.name not in options]:
         given_as = " ".join(f"{option}=VALUE" for option in missing)
         raise UserError(f"{name} needs the option {', '.join(missing)}: give {how}{given_as}; {takes}")
     arguments = dict(options)
@@ -63,6 +63,7 @@ def bound(
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
     try:
+        # With `from __future__ import annotations` in the user's file, annotations are strings.
         return inspect.signature(function, eval_str=True)
     except Exception:  # an annotation that only a type checker can evaluate
         return inspect.signature(function)
@@ -92,11 +93,13 @@ def _converted(given: Any, kind: Any) -> Any:
     if kind is int or kind is float:
         if isinstance(given, str):
             return kind(given)
+        # A bool is an int too.
         if isinstance(given, bool) or not isinstance(given, (int, kind)):
             raise ValueError(given)
     if kind is types.NoneType:
         return {"none": None}[str(given).lower()]
     if origin is typing.Literal:
+        # A word of the command line stands for a number or a bool among the choices too.
         return {str(choice): choice for choice in among}[str(given)]
     if origin in (typing.Union, types.UnionType):
         for alternative in sorted(among, key=lambda one: one is str):  # anything is a str
@@ -118,6 +121,7 @@ def _listed(given: Any, origin: Any, among: tuple[Any, ...]) -> list[Any] | tupl
         raise ValueError(given)
     of_each = origin is tuple and among and Ellipsis not in among
     kinds = among if of_each else (among or (_ANY_VALUE,))[:1] * len(given)
+    # A tuple of a fixed length is held to it by zip: a ValueError, as for other wrong values.
     values = [_converted(value, kind) for value, kind in zip(given, kinds, strict=True)]
     return values if origin is list else tuple(values)
 

@@ -54,8 +54,7 @@ class RandomLabels:
     """A wrong label drawn uniformly, anew at each step."""
 
     def __init__(self, seed: int, classes: int) -> None:
-        self.seed = seed
-        self.classes = classes
+        self.seed, self.classes = seed, classes
 
     def __call__(self, minibatch: Minibatch, predictions: Probabilities | None) -> NegativeData:
         labels = minibatch.labels
@@ -89,20 +88,19 @@ class HardLabels:
     """A wrong label drawn from the head's own prediction with the right label struck out (Hinton's program)."""
 
     def __init__(self, seed: int, classes: int) -> None:
-        self.seed = seed
-        self.random = RandomLabels(seed, classes)
+        self.seed, self.random = seed, RandomLabels(seed, classes)
 
     def __call__(self, minibatch: Minibatch, predictions: Probabilities | None) -> NegativeData:
         if predictions is None:
             return self.random(minibatch, None)
-        labels = minibatch.labels
+        right = (np.arange(len(minibatch.labels)), minibatch.labels)
         chances = predictions.astype(np.float64)
-        chances[np.arange(len(labels)), labels] = 0.0
-        certain = chances.sum(axis=1) <= 0.0  # the head gave the right label all of its belief
-        chances[certain] = 1.0
-        chances[np.arange(len(labels)), labels] = 0.0
+        chances[right] = 0.0
+        chances[chances.sum(axis=1) <= 0.0] = 1.0  # the head gave the right label all of its belief
+        chances[right] = 0.0
         ladder = np.cumsum(chances, axis=1)
-        draw = generator(self.seed, "negatives", minibatch.step).random(len(labels)) * ladder[:, -1]
+        draw = generator(self.seed, "negatives", minibatch.step).random(len(ladder)) * ladder[:, -1]
+        # Less, not less or equal: the step of the right label has no height, and no draw falls on it.
         chosen = (draw[:, None] < ladder).argmax(axis=1)
         return NegativeData(minibatch.images, np.asarray(chosen, dtype=np.int64))
 
@@ -117,6 +115,7 @@ class AdaptiveLabels:
         if predictions is None:
             return self.random(minibatch, None)
         chances = predictions.copy()
+        # Below 0, which may be all that the head gives the wrong labels.
         chances[np.arange(len(chances)), minibatch.labels] = -1.0
         return NegativeData(minibatch.images, np.asarray(chances.argmax(axis=1), dtype=np.int64))
 
@@ -125,8 +124,7 @@ class HybridImages:
     """Each image mixed with another of the minibatch under a random mask (hybrids.py)."""
 
     def __init__(self, seed: int, shape: tuple[int, ...]) -> None:
-        self.seed = seed
-        self.shape = shape
+        self.seed, self.shape = seed, shape
 
     def __call__(self, minibatch: Minibatch, predictions: Probabilities | None) -> NegativeData:
         chance = generator(self.seed, "negatives", minibatch.step)
@@ -144,12 +142,9 @@ class OtherImages:
     """
 
     def __init__(self, training: Training, classes: int, pool: Examples, read: Read) -> None:
-        self.seed = training.seed
-        self.classes = classes
-        self.pool = pool
+        self.seed, self.classes, self.pool, self.read = training.seed, classes, pool, read
         shuffles = training.data.order == "shuffled"
         self.sampler = Sampler(len(pool), training.batch_size, training.seed, "order of others", shuffles=shuffles)
-        self.read = read
         self.fixed: Labels | None = None
         if training.negatives == "others-fixed":
             self.fixed = generator(training.seed, "fixed negatives").integers(0, classes, size=len(pool))
@@ -166,6 +161,7 @@ class OtherImages:
 def make_negatives(training: Training, splits: Splits, read: Read) -> Negatives:
     """Make the rule called `training.negatives`; read: see OtherImages."""
     seed, classes = training.seed, splits.classes
+    # Only the rule that is asked for is made: without other classes the pool of OtherImages is refused as too small.
     rules: dict[str, Callable[[], Negatives]] = {
         "random": lambda: RandomLabels(seed, classes),
         "fixed": lambda: FixedLabels(seed, classes, len(splits.train)),

@@ -56,13 +56,13 @@ class Network(nn.Module):
 
     def __init__(self, blueprint: Blueprint, blocks: Sequence[Block], head: Head | None, readout: str) -> None:
         super().__init__()
-        self.blueprint, self.training_config = blueprint, blueprint.training
-        takes = blueprint.takes
+        training, takes = blueprint.training, blueprint.takes
+        self.blueprint, self.training_config = blueprint, training
         self.shape, self.classes, self.readout = tuple(takes.shape), takes.classes, readout
         self.features = torch.Size(takes.shape).numel()
         self.blocks, self.head = nn.ModuleList(blocks), head
-        training = blueprint.training
         sizes = (self.features, takes.classes, training.label_strength, tuple(takes.shape))
+        # Tests may put labels over images where training does not (training.test_labels).
         self._labels, self._read_labels = LabelCode(training.labels, *sizes), LabelCode(training.read_labels, *sizes)
         self._normalization = Normalization(training.mean, training.deviation) if training.standardize else None
         self._formats = Formats(PRECISIONS[training.precision])
@@ -91,6 +91,7 @@ class Network(nn.Module):
         return self._renamed("goodness_scores", images, GOODNESS)
 
     def _renamed(self, name: str, images: Tensor, readout: str) -> Tensor:
+        # A level of 3 shows the line of the user's that calls the old name.
         warnings.warn(f"{name}(images) is scores(images, {readout!r}) now", DeprecationWarning, stacklevel=3)
         return self.scores(images, readout)
 
@@ -154,6 +155,7 @@ class Network(nn.Module):
     @staticmethod
     def _is_one_of(examples: Tensor, shapes: set[tuple[int, ...]]) -> bool:
         """Return whether each example has one of these shapes; true where they are traced."""
+        # A trace keeps no check of sizes, but warns of each.
         return is_traced() or tuple(examples.shape[1:]) in shapes
 
     def _encoded(self, rows: Tensor, readout: str) -> Tensor:
@@ -170,10 +172,8 @@ class Network(nn.Module):
 
 
 class StreamedNetwork(Network):
-    """A network whose blocks do not fit into memory together: each is read when it is its turn, on the CPU.
-
-    read: gives block `index`. Many rows at once make up for it.
-    """
+    """A network whose blocks do not fit into memory together: each is read when it is its turn, on the CPU. read: gives
+    block `index`. Many rows at once make up for it."""
 
     def __init__(self, blueprint: Blueprint, read: Callable[[int], Block], head: Head | None, readout: str) -> None:
         super().__init__(blueprint, (), head, readout)

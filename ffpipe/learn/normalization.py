@@ -25,16 +25,15 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Normalization:
-    """A mean and a deviation for each channel of an image.
-
-    Raises UserError where a deviation is not above 0, as that of a channel that is the same in all images.
-    """
+    """A mean and a deviation for each channel of an image. Raises UserError where a deviation is not above 0, as that
+    of a channel that is the same in all images."""
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
 
     def __post_init__(self) -> None:
         for channel, deviation in enumerate(self.deviation):
+            # Not `<= 0`, which a NaN is not either.
             if not deviation > 0:
                 raise UserError(
                     f"training.deviation is {deviation:g} for channel {channel}, which has the same value throughout "

@@ -48,6 +48,7 @@ class Trial:
     def check_score(self, of_row: tuple[int, ...]) -> None:
         """Raise UserError where `score` fails, or returns something else than None or a tensor for each row. of_row:
         the shape of what is said of a row, () for goodness."""
+        # Evaluations alone take scores, so the objective is in that mode.
         said, right = self._made(lambda objective, rows: objective.eval().score(rows), "score"), (TRIED, *of_row)
         if said is None or (isinstance(said, Tensor) and said.shape == right):
             return
@@ -60,6 +61,7 @@ class Trial:
 
     def _made(self, call: Callable[[Objective, Tensor], Any], what: str) -> Any:
         """Return what a call makes of the rows. Raises UserError for its exceptions."""
+        # Without autocast, weights take no rows in another format than theirs.
         weights = PRECISIONS[self.training.precision].weights
         dtype = weights if self.hidden.dtype.is_floating_point else self.hidden.dtype
         with (

@@ -39,6 +39,7 @@ class Averaging(torch.optim.Optimizer):
         for group in self.param_groups:
             keep, rate = group["averaging"], group["lr"]
             for parameter in group["params"]:
+                # As torch's own do: a parameter that no loss has reached neither decays nor gets a state.
                 if parameter.grad is None:
                     continue
                 state = self.state[parameter]
@@ -121,14 +122,15 @@ class NamedOptimizer:
         """Make one step from the gradients that the parameters have, which are then dropped. factor: on the learning
         rate."""
         for group in self._optimizer.param_groups:
+            # From the first rate each time: a run that goes on has no rate of the step before.
             group["lr"] = self._rate * factor
         with one_thread() if isinstance(self._optimizer, SUMMING) else nullcontext():
             self._optimizer.step()
+        # Not zero_grad(), which does more in every step, for torch's profiler and compiler.
         for parameter in self.parameters.values():
             parameter.grad = None
 
     def settle(self) -> None:
-        """Make zero what is about to become denormal (denormals.py)."""
         settle_optimizer(self._optimizer.state.values())
 
     def state(self) -> dict[str, Tensor]:
@@ -140,10 +142,8 @@ class NamedOptimizer:
         return kept
 
     def contents(self, steps: int) -> dict[str, TensorSpec]:
-        """Give what `state` has after so many steps, without making one.
-
-        A parameter that no loss has reached yet has no state.
-        """
+        """Give what `state` has after so many steps, without making one. A parameter that no loss has reached yet has
+        no state."""
         found = {}
         for name, parameter in self.parameters.items():
             for key, axes, dtype in _state_of(json.dumps(asdict(self._settings)), parameter.dim(), parameter.dtype):
@@ -152,16 +152,14 @@ class NamedOptimizer:
         return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from what `state` returned."""
         # torch numbers parameters by group.
         numbers = {p: n for n, p in enumerate(p for group in self._optimizer.param_groups for p in group["params"])}
         of_each: dict[int, dict[str, Tensor]] = {}
-        for name, parameter in self.parameters.items():
-            found = {
-                key.rpartition(".")[2]: value.clone() for key, value in state.items() if key.rpartition(".")[0] == name
-            }
-            if found:
-                of_each[numbers[parameter]] = found
+        for key, value in state.items():
+            name, _, kind = key.rpartition(".")
+            if name in self.parameters:
+                # A copy, as torch keeps the tensor itself where device and dtype are right.
+                of_each.setdefault(numbers[self.parameters[name]], {})[kind] = value.clone()
         # torch knows what of it belongs on the parameter's device; but it also gives all of it the parameter's dtype,
         # where NAdam and ASGD count in float32.
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": of_each})
@@ -176,9 +174,7 @@ def _state_of(
     settings: str, dims: int, dtype: torch.dtype
 ) -> tuple[tuple[str, tuple[int | None, ...], torch.dtype], ...]:
     """Name, axes of the parameter (None: of size 1) and dtype of each tensor of state: seen on a small parameter.
-
-    settings: as JSON, which can be hashed where their dictionary of options cannot.
-    """
+    settings: as JSON, which can be hashed where their dictionary of options cannot."""
     parameter = nn.Parameter(torch.zeros(PRIMES[:dims], dtype=dtype))
     parameter.grad = torch.zeros_like(parameter)
     optimizer = NamedOptimizer({"p": parameter}, Optimizer(**json.loads(settings)))

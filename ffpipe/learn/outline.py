@@ -10,11 +10,8 @@ from ffpipe.learn.spec import RowSpec
 
 @dataclass(frozen=True)
 class Outline:
-    """One block of a network: its place, its edges and when it learns.
-
-    hidden: rows of its body, on which its objective is; outputs: rows that it hands on.
-    silent: whether it never says anything of the answer.
-    """
+    """One block of a network: its place, its edges and when it learns. hidden: rows of its body, on which its objective
+    is; outputs: rows that it hands on. silent: whether it never says anything of the answer."""
 
     index: int
     name: str

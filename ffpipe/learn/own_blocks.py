@@ -50,6 +50,7 @@ def _wrong(block: Block, index: int, kept: Collection[str], shards: int) -> str:
         return f"its optimizer is {described(block.optimizer)}: give an object with {', '.join(STATE)}, or None"
     if block.rate is not None and not isinstance(block.rate, (int, float)):
         return f"its rate is {described(block.rate)}: give a number, or None"
+    # A block that cannot be cut needs no learn_shards: refuse_block says what to give.
     divided = shards > 1 and not block.undivided
     for name in ("score", "learn_shards" if divided else "learn", "pass_on"):
         if getattr(getattr(block, name), "__func__", None) is getattr(Block, name):

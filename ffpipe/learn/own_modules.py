@@ -33,6 +33,7 @@ def refuse_module(module: nn.Module, where: str) -> None:
                 f"{where}: {name} makes its {lazy[0]!r} when it is first called: give its sizes, as a function of a "
                 "parameter `inputs` knows them"
             )
+        # Blocks are copies, and copy.deepcopy takes no tensor with a graph.
         if graphs := [own for own, kept in vars(part).items() if isinstance(kept, Tensor) and kept.grad_fn is not None]:
             raise UserError(
                 f"{where}: {name} keeps {graphs[0]!r}, a tensor with a graph (as torch.nn.utils.weight_norm does): "
@@ -48,6 +49,7 @@ def refuse_module(module: nn.Module, where: str) -> None:
 def refuse_unsaved(module: nn.Module, where: str) -> None:
     """Raise UserError where a state_dict of the user's own has something else than the parameters and buffers."""
     with of_users(f"{where}: its state_dict cannot be made"):
+        # keep_vars gives the tensors themselves, which are told by their ids.
         saved = dict(module.state_dict(keep_vars=True))
     parameters = {id(parameter): name for name, parameter in module.named_parameters()}
     own = parameters.keys() | {id(buffer) for buffer in module.buffers()}
@@ -58,6 +60,7 @@ def refuse_unsaved(module: nn.Module, where: str) -> None:
                 f"{where}: its state_dict has {name!r}, {described(came)} that is none of its parameters and buffers: "
                 f"{right}"
             )
+    # Not buffers: torch itself leaves out those that are not persistent.
     if left := parameters.keys() - set(map(id, saved.values())):
         raise UserError(f"{where}: its state_dict leaves out the parameter {parameters[min(left)]!r}: {right}")
 

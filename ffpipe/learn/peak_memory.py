@@ -22,6 +22,7 @@ class PeakMemory(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        # Views and results in place are of memory that was counted, or that was there before.
         before = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         made = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(made):
@@ -32,6 +33,7 @@ class PeakMemory(TorchDispatchMode):
                     self._alive.add(key)
                     self._now += size
                     self.peak = max(self.peak, self._now)
+                    # By the storage: it lives as long as the last of its views.
                     weakref.finalize(storage, self._freed, key, size)
         return made
 

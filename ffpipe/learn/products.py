@@ -41,9 +41,10 @@ def accumulate(total: Tensor, rows: Tensor, weight: Tensor, beta: float = 1.0, a
 
 def matmul(left: Tensor, right: Tensor) -> Tensor:
     """Multiply matrices or batches of them, as torch.matmul does."""
-    return _made(_matmul, (left, right))
+    return _made(torch.matmul, (left, right))
 
 
+# Results of trials are kept by these functions: one that is made anew for each call would be tried each time.
 def _mm(rows: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
     return torch.mm(rows, weight, out=out)
 
@@ -54,10 +55,6 @@ def _addmm(rows: Tensor, weight: Tensor, bias: Tensor, out: Tensor | None = None
 
 def _accumulate(rows: Tensor, weight: Tensor, total: Tensor, beta: float, alpha: float) -> Tensor:
     return total.addmm_(rows, weight, beta=beta, alpha=alpha)
-
-
-def _matmul(left: Tensor, right: Tensor) -> Tensor:
-    return torch.matmul(left, right)
 
 
 def _made(product: Function, operands: Sequence[Tensor], *factors: float) -> Tensor:
@@ -79,15 +76,13 @@ def _has_amx() -> bool:
 
 
 def _cancel(operands: Sequence[Tensor]) -> None:
-    """Make the terms of each sum cancel, so that nothing is left but how they were rounded.
-
-    bfloat16 shows it in no other way: its sums are made in float32, and most differences are lost where they are
-    rounded.
-    """
+    """Make the terms of each sum cancel, so that nothing is left but how they were rounded. bfloat16 shows it in no
+    other way: its sums are made in float32, and most differences are lost where they are rounded."""
     left, right, *others = map(_once, operands)
     half = left.shape[-1] // 2
     left[..., half : 2 * half] = -left[..., :half]
     right[..., half : 2 * half, :] = right[..., :half, :]
+    # The term that is left over of an odd number has no other that it could cancel with.
     right[..., 2 * half :, :] *= FAINT
     for other in others:
         other *= FAINT

@@ -64,6 +64,7 @@ class Rates:
         if self.schedule in ("constant", "hinton", "ff-py"):
             return rate_factor(self.schedule, epoch - self.first, last - self.first)
         steps = (last - self.first) * self.steps_per_epoch
+        # The middle of a step, so that "onecycle" has no first step with a rate of 0.
         done = (step - self.first * self.steps_per_epoch + 0.5) / steps
         if self.schedule == "cosine":
             return 0.5 * (1.0 + math.cos(math.pi * done))

@@ -114,6 +114,7 @@ class Head(nn.Module):
                 yield [loss, errors, all_of_them, *gradients, *bias]
 
         loss, errors, whole, *gradients = of.sum("the head", made())
+        # The sums end with that of the bias, where there is one: the first update takes it.
         biases: list[Tensor | None] = [*gradients[len(self._updates) :], *[None] * len(self._updates)]
         for gradient, bias_gradient, update in zip(gradients, biases, self._updates, strict=False):
             update.apply(gradient, bias_gradient, of.count * examples, factor)
@@ -127,6 +128,7 @@ class Head(nn.Module):
         probabilities = exp(log_probabilities)
         loss = -total(log_probabilities.gather(1, labels.unsqueeze(1)))
         errors = (log_probabilities.argmax(1) != labels).sum()
+        # A copy: the probabilities are handed back as they are.
         delta = probabilities.clone()
         delta.scatter_add_(1, labels.unsqueeze(1), delta.new_full((len(labels), 1), -1.0))
         return HeadStep(probabilities, loss, errors), delta

@@ -6,10 +6,8 @@ import torch
 
 
 def is_recorded() -> bool:
-    """Tell whether torch.export, torch.compile or torch.jit.trace follows what is computed.
-
-    Then there is nothing to be tried on tensors, which may lie nowhere, and no decision may hang on the number of rows.
-    """
+    """Tell whether torch.export, torch.compile or torch.jit.trace follows what is computed. Then there is nothing to be
+    tried on tensors, which may lie nowhere, and no decision may hang on the number of rows."""
     return torch.compiler.is_compiling() or is_traced()
 
 

@@ -36,15 +36,15 @@ def refuse_item(item: BlockItem, index: int, kept: Collection[str], training: Tr
         raise UserError(f"what item {index} makes is {described(item)}: {right}")
     where = f"block {index} ({item.title})"
     check_fields(item, where)
-    for part in (item.body, item.objective, item.score):
-        if isinstance(part, nn.Module):
-            refuse_module(part, where)
-            refuse_unsaved(part, where)
-        if isinstance(part, ScriptModule) and next(part.parameters(), None) is not None:
+    given = {"body": item.body, "objective": item.objective, "score": item.score}
+    modules = {name: part for name, part in given.items() if isinstance(part, nn.Module)}
+    for module in modules.values():
+        refuse_module(module, where)
+        refuse_unsaved(module, where)
+        if isinstance(module, ScriptModule) and next(module.parameters(), None) is not None:
             raise UserError(f"{where}: a scripted module cannot be copied: give ffpipe.Local a function that makes it")
-    # Here, since copies without memory show none.
-    parts = {"body": item.body, "objective": item.objective, "score": item.score}
-    refuse_views(nn.ModuleDict({name: each for name, each in parts.items() if isinstance(each, nn.Module)}), where)
+    # Here, since copies without memory show none; together, since body and objective may share memory.
+    refuse_views(nn.ModuleDict(modules), where)
 
 
 def refuse_shared(item: BlockItem, index: int, owners: dict[int, int]) -> None:

@@ -25,10 +25,8 @@ Exchange = Callable[[str, list[Tensor]], list[Tensor]]
 
 
 class Shard(NamedTuple):
-    """The rows of one shard of a minibatch, as a block gets them: those of a smaller minibatch.
-
-    number: of the shard in the minibatch. x, out, kept: as for `Block.learn`. labels: of its examples, or None.
-    """
+    """The rows of one shard of a minibatch, as a block gets them: those of a smaller minibatch. number: of the shard in
+    the minibatch. x, out, kept: as for `Block.learn`. labels: of its examples, or None."""
 
     number: int
     x: Tensor
@@ -38,10 +36,8 @@ class Shard(NamedTuple):
 
 
 def fold(parts: Iterable[Sequence[Tensor]], add: Add = operator.add) -> list[Tensor]:
-    """Add up lists of tensors place by place along a balanced tree: neighbours first, then their sums.
-
-    parts: 1, 2, 4, 8, ... of them; they are taken one after the other, and no more sums are held than the tree is high.
-    """
+    """Add up lists of tensors place by place along a balanced tree: neighbours first, then their sums. parts: 1, 2, 4,
+    8, ... of them; they are taken one after the other, and no more sums are held than the tree is high."""
     waiting: list[list[Tensor]] = []
     for number, part in enumerate(parts, 1):
         waiting.append(list(part))

@@ -12,10 +12,8 @@ from ffpipe.learn.thread_count import one_thread
 
 
 def root_mean_square(tensors: Iterable[Tensor]) -> float | None:
-    """Return the root of the mean square of all numbers of some tensors; None where none is floating.
-
-    On one thread: a run that goes on elsewhere has the same rows of metrics, to the bit.
-    """
+    """Return the root of the mean square of all numbers of some tensors; None where none is floating. On one thread: a
+    run that goes on elsewhere has the same rows of metrics, to the bit."""
     floating = [tensor.detach() for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
     if not floating:
         return None
@@ -26,6 +24,7 @@ def root_mean_square(tensors: Iterable[Tensor]) -> float | None:
 
 def _single(tensor: Tensor) -> Tensor:
     """Return the tensor in float32 at least."""
+    # Not precision.wide: torch promotes no float8, which weights of a user's may be.
     return tensor.float() if tensor.itemsize < torch.float32.itemsize else tensor
 
 

@@ -47,6 +47,7 @@ def give_own_memory(module: nn.Module) -> None:
     """Give each tensor that shares its memory with another, leaves gaps in it, or has some of it for several numbers,
     memory of its own."""
     found = list(_tensors(module))
+    # A tensor with two names counts once: it shares its memory with no other.
     sharing = Counter(storage for storage, _ in {(_storage(tensor), id(tensor)) for *_, tensor in found})
     copies: dict[int, Tensor] = {}
     for owner, name, tensor in found:
@@ -62,6 +63,7 @@ def give_own_memory(module: nn.Module) -> None:
 def _tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
     """Yield the module that has it, its whole name, and each parameter and buffer."""
     for path, owner in module.named_modules():
+        # Under every name: of a buffer with two, both must get the copy.
         every: dict[str, bool] = {"recurse": False, "remove_duplicate": False}
         for name, tensor in (*owner.named_parameters(**every), *owner.named_buffers(**every)):
             yield owner, f"{path}.{name}" if path else name, tensor
@@ -79,6 +81,7 @@ def _extent(tensor: Tensor) -> range:
 
 
 def _storage(tensor: Tensor) -> int:
+    # Not data_ptr(), which is 0 for all on META and for all that are empty.
     return int(tensor.untyped_storage()._cdata)
 
 
@@ -86,9 +89,7 @@ def _is_dense(tensor: Tensor) -> bool:
     """Return whether the numbers lie side by side, in any order of dimensions."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size == 1:
-            continue
-        if stride != expected:
+        if size != 1 and stride != expected:
             return False
         expected *= size
     return True

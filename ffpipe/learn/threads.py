@@ -9,7 +9,7 @@ does not promise it.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -39,14 +39,12 @@ def sum_of_squares(rows: Tensor) -> Tensor:
 
 def sigmoid(values: Tensor) -> Tensor:
     """Give the sigmoid of each value."""
-    with _for_shares(values):
-        return torch.sigmoid(values)
+    return _by_shares(torch.sigmoid, values)
 
 
 def softplus(values: Tensor) -> Tensor:
     """Give the softplus of each value."""
-    with _for_shares(values):
-        return torch.nn.functional.softplus(values)
+    return _by_shares(torch.nn.functional.softplus, values)
 
 
 def log_softmax(rows: Tensor) -> Tensor:
@@ -57,14 +55,12 @@ def log_softmax(rows: Tensor) -> Tensor:
 
 def exp(values: Tensor) -> Tensor:
     """Give the exponential of each value."""
-    with _for_shares(values):
-        return torch.exp(values)
+    return _by_shares(torch.exp, values)
 
 
 def sqrt(values: Tensor) -> Tensor:
     """Give the square root of each value."""
-    with _for_shares(values):
-        return torch.sqrt(values)
+    return _by_shares(torch.sqrt, values)
 
 
 def _sum(values: Tensor, dim: int | None) -> Tensor:
@@ -84,12 +80,13 @@ def _summed(function: Function, values: Tensor, dim: int | None) -> Tensor:
     """Return function(values, dim), which is made of sums."""
     if dim is not None and _is_large(values):
         return steady(function, (values,), dim, terms=values.shape[dim])
-    with _for_shares(values):
-        return function(values, dim)
+    return _by_shares(function, values, dim)
 
 
-def _for_shares(values: Tensor) -> AbstractContextManager[None]:
-    return one_thread() if _is_large(values) else nullcontext()
+def _by_shares(function: Function, values: Tensor, *options: int | None) -> Tensor:
+    """Return function(values, *options), made by one thread where torch would cut the values into shares."""
+    with one_thread() if _is_large(values) else nullcontext():
+        return function(values, *options)
 
 
 def _is_large(values: Tensor) -> bool:

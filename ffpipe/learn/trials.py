@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from xxhash import xxh3_128_digest
 
-from ffpipe.learn.recording import is_recorded
 from ffpipe.learn.thread_count import one_thread, threads_of_block
 
 # Numbers in the operands of a trial; what is larger is left to one thread untried (in float32, beyond 256 MiB).
@@ -49,8 +48,6 @@ def steady(
     function: a module's own, by which results of trials are kept; it may write into operands. operands: of one dtype.
     terms: of each of the sums that it makes. adapt: makes operands of every second trial show more than random ones do.
     """
-    if is_recorded():
-        return function(*operands, *options)
     threads = torch.get_num_threads()
     if threads == 1 or not operands[0].is_cpu:
         return function(*operands, *options)
@@ -76,6 +73,7 @@ def _has_same_bits(
     def result(trial: int, count: int) -> Tensor:
         with one_thread():
             chance = torch.Generator().manual_seed(trial)
+            # The same numbers for both counts of threads, made anew as a function may write into its operands.
             tried = [_random_like(operand, chance) for operand in operands]
             if adapt is not None and trial % 2 == 0:
                 adapt(tried)
@@ -129,4 +127,5 @@ def _random_like(operand: Tensor, chance: torch.Generator) -> Tensor:
 
 def _digest(result: Tensor) -> bytes:
     """Make a digest of the bits."""
+    # As bytes: NumPy has no bfloat16, and numbers that are equal may have other bits.
     return xxh3_128_digest(result.contiguous().reshape(-1).view(torch.uint8).numpy().data)

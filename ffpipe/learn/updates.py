@@ -45,19 +45,15 @@ class Averaging:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, settings: Optimizer) -> None:
-        self.weight = weight
-        self.bias = bias
-        self.settings = settings
+        self.weight, self.bias, self.settings = weight, bias, settings
         self.weight_average = _zeros(weight)
         self.bias_average = None if bias is None else _zeros(bias)
 
     def step(self, rows: Tensor, delta: Tensor, examples: int, factor: float) -> None:
-        rate = self.settings.learning_rate * factor
-        keep = self.settings.averaging
-        self._step_weight(rows, delta, (1.0 - keep) / examples, rate)
-        if self.bias is not None and self.bias_average is not None:
-            self.bias_average.mul_(keep).add_(total(delta, 0), alpha=(1.0 - keep) / examples)
-            self.bias.add_(self.bias_average, alpha=-rate)
+        share, rate = (1.0 - self.settings.averaging) / examples, self.settings.learning_rate * factor
+        self._step_weight(rows, delta, share, rate)
+        if self.bias is not None:
+            self._step_bias(total(delta, 0), share, rate)
 
     def _step_weight(self, rows: Tensor, delta: Tensor, share: float, rate: float) -> None:
         """Update the average and the weight. share: of the summed gradient in the new average."""
@@ -68,12 +64,15 @@ class Averaging:
         return mm(rows.t(), delta.to(rows.dtype)).to(self.weight.dtype)
 
     def apply(self, gradient: Tensor, bias_gradient: Tensor | None, examples: int, factor: float) -> None:
-        rate, keep = self.settings.learning_rate * factor, self.settings.averaging
-        share = (1.0 - keep) / examples
-        self.weight_average.mul_(keep).add_(gradient, alpha=share)
+        share, rate = (1.0 - self.settings.averaging) / examples, self.settings.learning_rate * factor
+        self.weight_average.mul_(self.settings.averaging).add_(gradient, alpha=share)
         self.weight.mul_(1.0 - rate * self.settings.weight_decay).add_(self.weight_average, alpha=-rate)
-        if self.bias is not None and self.bias_average is not None and bias_gradient is not None:
-            self.bias_average.mul_(keep).add_(bias_gradient, alpha=share)
+        if bias_gradient is not None:
+            self._step_bias(bias_gradient, share, rate)
+
+    def _step_bias(self, gradient: Tensor, share: float, rate: float) -> None:
+        if self.bias is not None and self.bias_average is not None:
+            self.bias_average.mul_(self.settings.averaging).add_(gradient, alpha=share)
             self.bias.add_(self.bias_average, alpha=-rate)
 
     def settle(self) -> None:
@@ -105,8 +104,7 @@ class MixedAveraging(Averaging):
         self, weight: Tensor, bias: Tensor | None, settings: Optimizer, factor: Tensor, workspace: Workspace
     ) -> None:
         super().__init__(weight, bias, settings)
-        self._factor = factor
-        self._workspace = workspace
+        self._factor, self._workspace = factor, workspace
 
     def _step_weight(self, rows: Tensor, delta: Tensor, share: float, rate: float) -> None:
         take = self._workspace.take
@@ -134,9 +132,7 @@ class TorchUpdate:
     ) -> None:
         self.weight = torch.nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
-        self._factor = factor
-        self._workspace = workspace
-        self._settings = settings
+        self._factor, self._workspace = factor, workspace
         parameters = {"weight": self.weight} if self.bias is None else {"weight": self.weight, "bias": self.bias}
         self._optimizer = NamedOptimizer(parameters, settings)
         self.state, self.load, self.settle = self._optimizer.state, self._optimizer.load, self._optimizer.settle
@@ -145,14 +141,9 @@ class TorchUpdate:
         take, shape = self._workspace.take, tuple(self.weight.shape)
         gradient = take("gradient", shape, self.weight.dtype)
         product = mm(rows.t(), delta.to(rows.dtype), out=take("gradient", shape, self._factor.dtype))
-        if product.dtype != gradient.dtype:
+        if product.dtype != gradient.dtype:  # else they are one piece of the workspace
             gradient.copy_(product)
-        self.weight.grad = gradient.div_(examples)
-        if self.bias is not None:
-            self.bias.grad = total(delta, 0).div_(examples)
-        self._optimizer.step(factor)  # which lets go of the gradients: they are the next layer's workspace
-        if product.dtype != gradient.dtype:
-            self._factor.copy_(self.weight)
+        self.apply(gradient, None if self.bias is None else total(delta, 0), examples, factor)
 
     def gradient(self, rows: Tensor, delta: Tensor) -> Tensor:
         return mm(rows.t(), delta.to(rows.dtype)).to(self.weight.dtype)
@@ -161,7 +152,7 @@ class TorchUpdate:
         self.weight.grad = gradient.div_(examples)
         if self.bias is not None and bias_gradient is not None:
             self.bias.grad = bias_gradient.div_(examples)
-        self._optimizer.step(factor)
+        self._optimizer.step(factor)  # which lets go of the gradients: they may be the next layer's workspace
         if self._factor.dtype != self.weight.dtype:
             self._factor.copy_(self.weight)
 
@@ -178,10 +169,8 @@ def _zeros(like: Tensor) -> Tensor:
 def make_update(
     weight: Tensor, bias: Tensor | None, settings: Optimizer, factor: Tensor, workspace: Workspace
 ) -> Update:
-    """Make the update that `training.optimizer` or `training.head_optimizer` asks for.
-
-    factor: what products read: `weight` itself, or a copy of it in another format, which every step renews.
-    """
+    """Make the update that `training.optimizer` or `training.head_optimizer` asks for. factor: what products read:
+    `weight` itself, or a copy of it in another format, which every step renews."""
     if settings.kind != "averaging":
         return TorchUpdate(weight, bias, settings, factor, workspace)
     if factor is weight:

@@ -116,10 +116,8 @@ def find(name: str) -> ModelCode:
 
 
 def load(code: ModelCode) -> Callable[..., Any]:
-    """Return the function that `find` found in another process; a file.py is executed from the shipped source.
-
-    Raises UserError as `find` does, and, before it imports the module, where the source on this host is another.
-    """
+    """Return the function that `find` found in another process; a file.py is executed from the shipped source. Raises
+    UserError as `find` does, and, before it imports the module, where the source on this host is another."""
     where, _, attribute = code.name.rpartition(":")
     shipped = _is_file(where)
     # Neighbours of a file are not shipped: those that this host has are found.
@@ -176,10 +174,8 @@ def changed(code: ModelCode, recorded: str, where: str) -> None:
 
 @contextmanager
 def of_users(what: str, package: str = "") -> Iterator[None]:
-    """Raise UserError, which begins with `what`, for any exception of a user's code.
-
-    package: one whose files are the user's wherever they are.
-    """
+    """Raise UserError, which begins with `what`, for any exception of a user's code. package: one whose files are the
+    user's wherever they are."""
     try:
         yield
     except KeyboardInterrupt:
@@ -266,6 +262,7 @@ def _executed(code: ModelCode) -> ModuleType:
     """Execute the shipped source of a file, or return the module that it has become before."""
     name, path = _module_name(code), code.name.rpartition(":")[0]
     if name not in sys.modules:
+        # Before it is executed, as import does it: dataclasses, for one, look their module up there.
         module = sys.modules[name] = ModuleType(name)
         module.__file__ = path
         # inspect and tracebacks find the text here where the file is not.
@@ -290,6 +287,7 @@ def _describe(error: BaseException, package: str) -> str:
     message = ""
     with suppress(Exception):  # a user's exception may raise another one in its __str__
         message = str(error)
+    # A file that cannot be parsed has no frame: its place is in the exception.
     if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith("<"):
         place, message = f"{Path(error.filename).name}:{error.lineno}: ", error.msg
     if isinstance(error, UserError) and message:  # one of our own lines

@@ -6,7 +6,6 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from inspect import Parameter
 from types import CellType
 
 import torch
@@ -40,8 +39,7 @@ class FunctionObjective(Objective):
         super().__init__()
         if roles not in (PAIRS, PLAIN):
             raise UserError(f"loss function: roles are {roles!r}: give {PAIRS!r} or {PLAIN!r}")
-        self.roles = roles
-        self.name = _name(loss)
+        self.roles, self.name = roles, _name(loss)
         self.arguments = _arguments(loss, self.name)
         for what, given in (("loss", loss), ("score", score)):
             held = _held(given)
@@ -51,8 +49,7 @@ class FunctionObjective(Objective):
                     f"{what} function {_name(given)} holds {described(held)} with weights, which would not be trained: "
                     "give a module or an ffpipe.Objective that has it, or freeze it"
                 )
-        self.function = loss
-        self.scorer = score
+        self.function, self.scorer = loss, score
 
     def forward(self, h: Tensor, layout: RowLayout, labels: Tensor | None) -> Learned:
         """Judge h (layout.learning_rows, ...), as it comes, also under autocast.
@@ -67,6 +64,7 @@ class FunctionObjective(Objective):
                 f"loss function {self.name} returned {described(loss)}: return the mean loss over the minibatch, "
                 "a 0-dimensional floating tensor, as loss.mean() is"
             )
+        # In steps without learning and in trials nothing requires a gradient.
         if torch.is_grad_enabled() and h.requires_grad and not loss.requires_grad:
             raise UserError(
                 f"loss function {self.name} returned {described(loss)} that does not require grad: compute it from h "
@@ -77,6 +75,7 @@ class FunctionObjective(Objective):
                 f"loss function {self.name} returned {described(errors)} for errors: return how many examples are "
                 "wrong, a number or a 0-dimensional tensor"
             )
+        # On the loss's device, where the two are stacked for the log (metrics.py).
         counted = errors.detach() if isinstance(errors, Tensor) else torch.full((), errors, device=loss.device)
         return Learned(loss.to(torch.promote_types(loss.dtype, torch.float32)) * layout.batch, counted)
 
@@ -128,13 +127,9 @@ def _arguments(loss: LossFunction, name: str) -> int:
         parameters = list(inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters.values())
     except ValueError:  # functions written in C have no signature
         return 2
-    places = [p for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
-    endless = [p for p in parameters if p.kind is Parameter.VAR_POSITIONAL]
-    needed = [
-        p
-        for p in parameters
-        if p.default is Parameter.empty and p not in endless and p.kind is not Parameter.VAR_KEYWORD
-    ]
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    endless = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     # A third argument with a default is as a rule an option, such as the class weights of torch's cross_entropy.
     count = 3 if len(needed) == 3 or [p.name for p in places[2:3]] == ["layout"] else 2
     if len(needed) > count or set(needed) - set(places) or (len(places) < count and not endless):

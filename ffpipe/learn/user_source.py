@@ -23,10 +23,8 @@ _LIBRARIES = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), st
 
 @dataclass(frozen=True)
 class Source:
-    """The text of a module: its digest, the one of its meaning, and the names of modules that it may import.
-
-    meaning: digest without comments and white space; empty where the text cannot be parsed.
-    """
+    """The text of a module: its digest, the one of its meaning, and the names of modules that it may import. meaning:
+    digest without comments and white space; empty where the text cannot be parsed."""
 
     sha256: str
     meaning: str
@@ -48,7 +46,9 @@ def read_source(data: bytes, package: str = "") -> Source:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of strings, which come when it is executed
             tree = ast.parse(data)
+            # A string of the user's may have a lone surrogate, which plain UTF-8 refuses.
             meaning = digest(ast.dump(tree).encode("utf-8", "surrogatepass"))
+    # The last two are how Python's parser ends on text that is nested too deeply.
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return Source(digest(data), "", ())
     return Source(digest(data), meaning, tuple(dict.fromkeys(_imports(tree, package))))
@@ -61,6 +61,7 @@ def imported(names: Iterable[str], own: str, root: Path) -> dict[str, Source]:
     out. Returns them by name. Raises UserError for one that cannot be read.
     """
     found: dict[str, Source] = {}
+    # Modules may import each other in a circle, and the network's own file.
     seen, waiting = {own}, list(names)
     while waiting:
         for name in lineage(waiting.pop()):
@@ -105,6 +106,7 @@ def _located(name: str, root: Path) -> Source | None:
     """Read the module of this name below a folder; None where there is none, or a library's."""
     place = root.joinpath(*name.split("."))
     for path, package in (
+        # A package comes first, as when it is imported.
         (place / "__init__.py", name),
         (place.with_name(f"{place.name}.py"), name.rpartition(".")[0]),
     ):

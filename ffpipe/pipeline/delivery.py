@@ -51,24 +51,21 @@ class Delivery:
                 if is_shared(item):
                     found[number] = rows_of(part, spec.shards, shards)
                 else:
+                    # An empty packet all the same: its item is to be worked, or passed over, in its turn.
                     found[number] = part if spec.replica == other == 0 else {}
         return found
 
     def of_feed(self, item: Item, made: Arrays) -> dict[int, Arrays]:
-        """Return what each other replica of the first stage gets of what the feed made."""
-        replicas, found = self._replicas, {}
-        for number in self.others:
-            own = replicas.own(0, number)
-            found[number] = rows_of(made, range(replicas.shards), own) if is_shared(item) else {}
-        return found
-
-    def own_of_feed(self, item: Item, made: Arrays) -> Arrays:
-        """Return what this replica, which has the feed, gets of it."""
-        return rows_of(made, range(self._replicas.shards), self._spec.shards) if is_shared(item) else made
+        """Return what each replica of the first stage gets of what the feed made, this one too, which has the feed."""
+        if not is_shared(item):
+            return {self.number: made} | {other: {} for other in self.others}
+        own, shards = self._replicas.own, range(self._replicas.shards)
+        return {number: rows_of(made, shards, own(0, number)) for number in (self.number, *self.others)}
 
     def joined(self, packets: Mapping[int, Packet]) -> Arrays:
         """Put one message together from its packets, by sender."""
         pieces: dict[str, list[Array]] = {}
+        # In order of numbers, which is that of the shards: each array's pieces then lie as those of one sender would.
         for number in sorted(packets):
             for name, array in packets[number].arrays.items():
                 pieces.setdefault(name, []).append(array)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ffpipe.data.examples import Examples
 from ffpipe.data.splits import Splits
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.negatives import Predictions, Probabilities
@@ -20,17 +19,13 @@ class Feed:
 
     def __init__(self, network: Blueprint, splits: Splits, device: torch.device) -> None:
         self.feeder = network.make_feeder(splits)
-        self._splits: dict[str, Examples] = {
-            "train": splits.train,
-            "validation": splits.validation,
-            "test": splits.test,
-        }
+        self._splits = {"train": splits.train, "validation": splits.validation, "test": splits.test}
         self._network = network
         self._device = device
         # Rows are made in the format of the weights, and sent in that of the products.
-        floating = network.inputs.dtype.is_floating_point
-        weights = PRECISIONS[network.training.precision].weights
-        self._dtype = weights if floating else network.inputs.dtype
+        weights, sent = PRECISIONS[network.training.precision].weights, network.inputs.dtype
+        self._dtype = weights if sent.is_floating_point else sent
+        # On the CPU, whatever the stage computes on: rows are made from memory-mapped files.
         self._workspace = Workspace(torch.device("cpu"))
         self._predictions: Predictions = {}
 
@@ -60,8 +55,8 @@ class Feed:
         lead = item.lead(network.training.lookahead)
         count = layout.learning_rows if lead is None else layout.rows
         rows = self._workspace.take("rows", (item.count, count, *network.inputs.shape), self._dtype)
-        labelled = lead is not None and (network.has_head or not network.training.contrasts)
-        labels: list[torch.Tensor] = []
+        labelled = network.has_head or not network.training.contrasts
+        labels: list[Tensor] = []
         for minibatch, step in enumerate(range(item.first, item.end)):
             of_examples = self.feeder.learning(step, self._prediction(step), rows[minibatch, : layout.learning_rows])
             if labelled and lead is not None:
@@ -73,12 +68,14 @@ class Feed:
     def _prediction(self, step: int) -> Probabilities | None:
         """Return the prediction for a minibatch; None where the rule is not to draw from one."""
         lag = self._network.training.lookahead
+        # Neutral rows of the first `lag` minibatches never pass, so that their negatives are drawn without.
         if lag is None or step < lag:
             return None
+        # Each is used once; kept, they would add up over a run.
         return self._predictions.pop(step)
 
     def _send(self, tensors: Tensors) -> Tensors:
-        dtypes = {X: self._network.inputs.dtype}
+        dtypes = {X: self._network.inputs.dtype}  # labels keep their own
         return {name: tensor.to(self._device, dtypes.get(name)) for name, tensor in tensors.items()}
 
 

@@ -25,6 +25,7 @@ class Inbox:
         """Take in a part. Raises ValueError for one that was there already or that nobody waits for."""
         with self._changed:
             arrived = self._parts.setdefault(sequence, {})
+            # Taken in, a second copy would stay here for good or take the place of the first.
             if sequence < self._next or sender not in self._senders or sender in arrived:
                 raise ValueError(f"message {sequence} from stage {sender} is unexpected; next is {self._next}")
             arrived[sender] = packet
@@ -38,6 +39,7 @@ class Inbox:
     def take(self) -> dict[int, Packet]:
         """Return the next message, by sender; waits for it."""
         with self._changed:
+            # There is no deadline: where a message was lost, the driver sees that all stages wait (`Worker.waited`).
             self._changed.wait_for(lambda: self.ready)
             self._next += 1
             return self._parts.pop(self._next - 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -108,12 +108,12 @@ class Job:
         as much again for their optimisers, the predictions that wait, and messages of the size asked for or one
         example's rows."""
         training, execution, network = self.config.training, self.config.execution, self.network
-        classes = network.takes.classes
         files = snapshot_contents(network, 0)
         sizes = [contents_bytes(contents) for name, contents in files.items() if name != HEAD]
         weights = max(sizes) if execution.engine == "layerwise" else sum(sizes)
         weights += contents_bytes(files.get(HEAD, {}))
-        waiting = network.has_head * min(training.negative_lag, self.steps) * training.batch_size * classes * 4
+        waiting = network.has_head * min(training.negative_lag, self.steps)
+        waiting *= training.batch_size * network.takes.classes * 4
         messages = min(max(execution.chunk, execution.window, 1), self.steps) * self.minibatch_bytes
         tested = network.rows_of_example * max(edge.nbytes for edge in network.edges)
         return 2 * weights + waiting + max(messages, tested)
@@ -180,8 +180,13 @@ def make_job(config: Config, model: Model | None = None) -> Job:
     """
     config = _with_whole_paths(config)
     splits = load_splits(config.training.data, config.execution.data_dir)
-    config = replace(config, training=_measured(_with_width(config.training, splits), splits))
     training = config.training
+    # A width of 0 stands for as many features as the data have.
+    training = replace(training, dims=(training.dims[0] or splits.features, *training.dims[1:]))
+    if training.standardize and not (training.mean and training.deviation):
+        mean, deviation = measured(splits.train, splits.shape)
+        training = replace(training, mean=training.mean or mean, deviation=training.deviation or deviation)
+    config = replace(config, training=training)
     _check_images(training, splits)
     turns = turns_of(training, splits)
     inputs, labels = row_specs(training, splits.shape, splits.classes)
@@ -208,19 +213,6 @@ def make_job(config: Config, model: Model | None = None) -> Job:
     return job
 
 
-def _with_width(training: Training, splits: Splits) -> Training:
-    """Fill in as many features as the data have, where the config leaves them open."""
-    return replace(training, dims=(training.dims[0] or splits.features, *training.dims[1:]))
-
-
-def _measured(training: Training, splits: Splits) -> Training:
-    """Fill in the means and deviations of the training split, where the config wants them and gives none."""
-    if not training.standardize or (training.mean and training.deviation):
-        return training
-    mean, deviation = measured(splits.train, splits.shape)
-    return replace(training, mean=training.mean or mean, deviation=training.deviation or deviation)
-
-
 def _check_images(training: Training, splits: Splits) -> None:
     """Hold what is done to examples against their shape. Raises UserError."""
     features, classes, shape = splits.features, splits.classes, splits.shape
@@ -235,15 +227,13 @@ def _check_images(training: Training, splits: Splits) -> None:
         instead = "training.labels append" if training.labelled else "training.test_labels none"
         raise UserError(f"{classes} labels do not fit over {features} features: set {instead}")
     if training.inputs == "tokens":
+        # Each token is to predict the next one, so that the last of a row is a label alone.
         if features < 2:
             raise UserError("training.inputs is 'tokens', but an example has one value: give rows of 2 tokens or more")
         return
     if training.labelled and training.labels == "planes" and (len(shape) < 2 or training.depth == len(training.dims)):
         raise UserError(f"training.labels 'planes' are channels of images, but an example has the shape {shape}")
-    each = training.augmentation
-    Augmentation(
-        crop=each.crop, padding=each.padding, flip=each.flip, cutout=each.cutout, jitter=training.jitter
-    ).check(shape)
+    Augmentation(**asdict(training.augmentation), jitter=training.jitter).check(shape)
     if training.standardize:
         Normalization(training.mean, training.deviation).check(shape)
     if training.negatives == "hybrid" and len(shape) < 2:
@@ -260,16 +250,13 @@ def _with_whole_paths(config: Config) -> Config:
     """Name files from the root, so that other processes, and a later one elsewhere, find the same. Raises UserError
     where these names cannot be written down."""
     data, data_dir = config.training.data, config.execution.data_dir or os.environ.get("FFPIPE_DATA", "")
-    data = replace(
-        data,
-        train=tuple(map(whole_place, data.train)),
-        test=tuple(map(whole_place, data.test)),
-    )
+    data = replace(data, train=tuple(map(whole_place, data.train)), test=tuple(map(whole_place, data.test)))
     execution = config.execution
     execution = replace(
         execution,
         data_dir=data_dir and str(expanded(data_dir).absolute()),
         spool=execution.spool and str(expanded(execution.spool).absolute()),
+        # Made here once, so that a place which cannot be one is refused before data are loaded.
         checkpoints=execution.checkpoints and Store(whole_place(execution.checkpoints)).root,
         run_dir=execution.run_dir and str(expanded(execution.run_dir)),
     )

@@ -21,6 +21,8 @@ from ffpipe.learn.shards import Shard, Shards
 from ffpipe.learn.sizes import matrices, root_mean_square
 from ffpipe.telemetry.metrics import Sizes
 
+ALL = slice(None)
+
 
 class Rows(NamedTuple):
     """A block's part of one minibatch: rows (n, ...), their labels or None, where its own rows go, kept outputs."""
@@ -62,6 +64,7 @@ class Whole:
     def learn(self, block: Block, rows: Rows, step: Step, behind: int | None) -> Learned:
         x, labels, out, kept = rows if behind is None else rows.part(self._learning)
         made = block.learn(x, self._layout, labels, step, out, kept)
+        # In two calls: rows of the next minibatch are to see the weights that this update has made.
         if behind is not None:
             self.pass_on(block, rows.part(self._passing), Step(behind))
         return made
@@ -83,29 +86,21 @@ class Cut:
         self._shards, self._layout = shards, network.shard
 
     def learn(self, block: Block, rows: Rows, step: Step, behind: int | None) -> Learned:
-        learning = slice(self._layout.learning_rows)
-        parts = self._parts(rows)
-        learned = parts
+        learning = self._layout.learning_rows
+        parts = self._parts(rows, slice(None if behind is None else learning))
+        made = block.learn_shards(parts, self._layout, step, self._shards)
         if behind is not None:
-            learned = [
-                each._replace(x=each.x[learning], out=each.out[learning], kept=[k[learning] for k in each.kept])
-                for each in parts
-            ]
-        made = block.learn_shards(learned, self._layout, step, self._shards)
-        if behind is not None:
-            passing = slice(self._layout.learning_rows, None)
-            for each in parts:
-                kept = [k[passing] for k in each.kept]
-                block.pass_on(each.x[passing], Step(behind).of(each.number), each.out[passing], kept)
+            self.pass_on(block, rows, Step(behind), slice(learning, None))
         return made
 
-    def pass_on(self, block: Block, rows: Rows, step: Step) -> None:
-        for each in self._parts(rows):
+    def pass_on(self, block: Block, rows: Rows, step: Step, some: slice = ALL) -> None:
+        for each in self._parts(rows, some):
             block.pass_on(each.x, step.of(each.number), each.out, each.kept)
 
     def sizes(self, block: Block, factor: float | None, out: Tensor) -> Sizes:
-        found = [root_mean_square([each[: self._layout.learning_rows]]) for each in self._cut(out)]
+        found = [root_mean_square([each]) for each in self._cut(out, slice(self._layout.learning_rows))]
         rms = None
+        # None comes from the dtype alone: all replicas take part in this sum, or none does.
         if None not in found:
             squares = ([torch.tensor((each or 0.0) ** 2, dtype=torch.float64)] for each in found)
             (total,) = self._shards.sum(f"sizes of block {block.index}", squares)
@@ -117,17 +112,17 @@ class Cut:
         shards = [(list(each), of_shard) for each, of_shard in zip(seen, self._cut(labels), strict=True)]
         return head.step_shards(step, shards, self._shards, factor)
 
-    def _parts(self, rows: Rows) -> list[Shard]:
-        labels: Sequence[Tensor | None] = [None] * len(self._shards.own)
-        if rows.labels is not None:
-            labels = self._cut(rows.labels)
-        kept = [list(each) for each in zip(*map(self._cut, rows.kept), strict=True)] or [[] for _ in labels]
-        cut = zip(self._shards.own, self._cut(rows.x), labels, self._cut(rows.out), kept, strict=True)
-        return [Shard(*each) for each in cut]
+    def _parts(self, rows: Rows, some: slice) -> list[Shard]:
+        """Cut a minibatch into some of the rows of each shard that is here, with all its labels."""
+        none: Sequence[Tensor | None] = [None] * len(self._shards.own)
+        labels = none if rows.labels is None else self._cut(rows.labels)
+        cut = zip(self._shards.own, self._cut(rows.x, some), labels, self._cut(rows.out, some), strict=True)
+        kept = [self._cut(each, some) for each in rows.kept]
+        return [Shard(*each, [output[place] for output in kept]) for place, each in enumerate(cut)]
 
-    def _cut(self, rows: Tensor) -> list[Tensor]:
-        """Cut rows into those of each shard that is here."""
-        return list(rows.unflatten(0, (len(self._shards.own), -1)).unbind())
+    def _cut(self, rows: Tensor, some: slice = ALL) -> list[Tensor]:
+        """Cut rows into some of those of each shard that is here."""
+        return [each[some] for each in rows.unflatten(0, (len(self._shards.own), -1)).unbind()]
 
 
 def sizes_of(learner: Block | Head, factor: float | None, output_rms: float | None = None) -> Sizes:

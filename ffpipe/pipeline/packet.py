@@ -38,8 +38,8 @@ class Array(NamedTuple):
 
 
 Arrays = dict[str, Array]
-# By size, for dtypes that NumPy lacks.
-BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
+# By size, for dtypes that NumPy lacks. A view as bits copies nothing, and messages stay as small as their tensors.
+BITS = {1: torch.uint8, 2: torch.int16}
 FOREIGN = {"bfloat16": torch.bfloat16, "float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
 
 
@@ -58,6 +58,7 @@ def to_arrays(tensors: Tensors) -> Arrays:
 
 def to_tensors(arrays: Arrays, device: torch.device) -> Tensors:
     """Reverse `to_arrays`. The arrays may be read-only: nobody writes into what came in a message."""
+    # Arrays of the object store and of files are read-only, of which torch warns; a copy to quiet it would cost more.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
         return {name: _to_tensor(array).to(device) for name, array in arrays.items()}

@@ -37,6 +37,7 @@ def partition(
                 if own > row[n]:  # and with more layers it only grows
                     break
                 worst = max(best[k], own)
+                # `fits` is asked last: it works out the memory of a stage.
                 if worst <= row[n] and worst < float("inf") and fits(range(k, n)):
                     row[n], cut[n] = worst, k
         best = row

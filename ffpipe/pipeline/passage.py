@@ -21,13 +21,14 @@ class Passage:
         """tests: whether the rows are those of an evaluation."""
         network, routes = spec.network, spec.routes
         self._neutral_last = network.training.labelled or (tests and network.training.reads_goodness)
-        self._shards = 1 if tests else len(spec.shards)
+        self._shards = 1 if tests else len(spec.shards)  # evaluations are not cut: the first replica works them whole
         self.x, self.labels = tensors[X], tensors.get(LABELS)
         self.said = {name: tensors[name] for name in (LABELS, SCORE, WRONG, LOSS) if name in tensors}
         self.taps = {int(name.removeprefix(TAP)): t for name, t in tensors.items() if name.startswith(TAP)}
         self._network, self._leaving_names = network, routes.leaving(spec.index)
-        self._kept = {name.removeprefix(KEPT): t for name, t in tensors.items() if name.startswith(KEPT)}
         self._made: Tensors = {}
+        self._kept = {name.removeprefix(KEPT): t for name, t in tensors.items() if name.startswith(KEPT)}
+        # The output of the block right before comes once, as x, be it kept or seen by the read-out as well (routes.py).
         self._kept |= {name: self.x for name, block in network.kept.items() if routes.is_x(block, spec.index)}
         before = spec.layers.start - 1
         if spec.is_last and before in network.taps and self.labels is not None:
@@ -40,6 +41,7 @@ class Passage:
     def put(self, block: Block, out: Tensor) -> None:
         """Take what a block made (minibatches, n, ...): the next one's rows, and what others are to see."""
         self.x = out
+        # Without labels no row here is for the read-out: there is none, or in lock step the pairs have come alone.
         if block.index in self._network.taps and self.labels is not None:
             self.taps[block.index] = self._seen(out, self.labels)
             self._hand_out(f"{TAP}{block.index}", self.taps[block.index])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from ffpipe.pipeline.packet import Tensors
 from ffpipe.pipeline.schedule import Item
@@ -48,14 +48,12 @@ class Publisher:
             self._queue.put(None)
 
     def _work(self) -> None:
-        for sequence, item, tensors in self._messages():
+        while (message := self._queue.get()) is not None:
+            sequence, item, tensors = message
+            # After an error messages are taken all the same: the stage may be waiting to queue one.
             if self._error is None:
                 try:
                     with self._spans.span("publish", label=str(item)):
                         self._send(sequence, item, tensors)
                 except BaseException as error:  # handed to the stage's own thread, which raises it
                     self._error = error
-
-    def _messages(self) -> Iterator[tuple[int, Item, Tensors | None]]:
-        while (message := self._queue.get()) is not None:
-            yield message

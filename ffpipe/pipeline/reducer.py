@@ -19,20 +19,16 @@ from ffpipe.pipeline.packet import Arrays, to_arrays, to_tensors
 Send = Callable[[int, str, Arrays], None]
 # Done with the arrays of others.
 Read = Callable[[Arrays], None]
+# Entered while others are waited for.
+Waiting = Callable[[], AbstractContextManager[None]]
 
 
 class Reducer:
     """The sums of one replica with those of the others. `put` may be called from any thread."""
 
     def __init__(
-        self,
-        replica: int,
-        replicas: int,
-        send: Send,
-        read: Read = lambda arrays: None,
-        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+        self, replica: int, replicas: int, send: Send, read: Read = lambda arrays: None, waiting: Waiting = nullcontext
     ) -> None:
-        """waiting: entered while others are waited for."""
         self._replica, self._replicas = replica, replicas
         self._send, self._read, self._waiting = send, read, waiting
         self._round = 0
@@ -53,14 +49,13 @@ class Reducer:
         with self._waiting(), self._changed:
             self._changed.wait_for(lambda: len(self._arrived.get(number, ())) == self._replicas - 1)
             others = self._arrived.pop(number)
+        # Else sums of different blocks would be added where they happen to have the same shapes.
         if unlike := {other for other, _ in others.values()} - {name}:
             raise ValueError(f"replica {self._replica} is at {name!r}, another one at {unlike.pop()!r}")
-        parts = [
-            sums if replica == self._replica else _tensors(others[replica][1], sums)
-            for replica in range(self._replicas)
-        ]
-        whole = fold(parts)
-        del parts
+        tensors = {replica: _tensors(arrays, sums) for replica, (_, arrays) in others.items()} | {self._replica: sums}
+        # Not in place, as within a process: what came from others is read-only.
+        whole = fold(tensors[replica] for replica in range(self._replicas))
+        del tensors
         for _, arrays in others.values():
             self._read(arrays)
         return whole

@@ -31,6 +31,7 @@ def smaller_and_smaller(counts: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     >>> list(smaller_and_smaller((4, 1)))
     [(4, 1), (2, 1), (1, 1), (1,)]
     """
+    # A half divides the shards where the whole did, since these are a power of 2.
     while counts:
         yield counts
         most = max(counts)

@@ -9,7 +9,7 @@ What the last block before a stage hands on is that stage's x, and does not go t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
@@ -41,18 +41,17 @@ class Routes:
     def _straight(self) -> dict[tuple[int, int], tuple[str, ...]]:
         """Names of what goes from a stage to a later one beside x and what goes with it."""
         last = len(self.groups) - 1
-        found: dict[tuple[int, int], list[str]] = {}
-        for block in sorted(self.taps):
-            self._add(found, f"{TAP}{block}", block, [last])
+        wanted = [(f"{TAP}{block}", block, {last}) for block in sorted(self.taps)]
         for name, block in self.made.items():
-            self._add(found, f"{KEPT}{name}", block, {self.stage_of(user) for user in self.used.get(name, ())})
+            wanted.append((f"{KEPT}{name}", block, {self.stage_of(user) for user in self.used.get(name, ())}))
+        found: dict[tuple[int, int], list[str]] = {}
+        for name, block, receivers in wanted:
+            sender = self.stage_of(block)
+            for receiver in receivers:
+                # Within a stage it stays in memory (passage.py).
+                if receiver > sender and not self.is_x(block, receiver):
+                    found.setdefault((sender, receiver), []).append(name)
         return {edge: tuple(names) for edge, names in found.items()}
-
-    def _add(self, found: dict[tuple[int, int], list[str]], name: str, block: int, receivers: Iterable[int]) -> None:
-        sender = self.stage_of(block)
-        for receiver in receivers:
-            if receiver > sender and not self.is_x(block, receiver):
-                found.setdefault((sender, receiver), []).append(name)
 
     def stage_of(self, block: int) -> int:
         """Return the stage that has a block."""
@@ -68,6 +67,7 @@ class Routes:
 
     def receivers(self, sender: int) -> tuple[int, ...]:
         """Return the stages that get something of every message of a stage: the next one, then others."""
+        # The next one gets a packet of every item, be it empty: markers and the order of items travel in these.
         following = [sender + 1] if sender + 1 < len(self.groups) else []
         return tuple(following + sorted(r for s, r in self._straight if s == sender and r != sender + 1))
 
@@ -82,12 +82,10 @@ class Routes:
 
     def parts(self, sender: int, made: Mapping[str, T]) -> dict[int, dict[str, T]]:
         """Return what each receiver gets of the output of a stage, by receiver; the part may be empty."""
-        straight = set(self.leaving(sender))
-        found = {}
+        straight, found = set(self.leaving(sender)), {}
         for receiver in self.receivers(sender):
-            wanted = self.names(sender, receiver)
-            following = receiver == sender + 1
-            found[receiver] = {
-                name: value for name, value in made.items() if name in wanted or (following and name not in straight)
-            }
+            wanted = set(self.names(sender, receiver))
+            if receiver == sender + 1:  # it gets all that has no route of its own: x, labels, sums of an evaluation
+                wanted |= made.keys() - straight
+            found[receiver] = {name: value for name, value in made.items() if name in wanted}
         return found

@@ -45,6 +45,7 @@ class Saver:
 
     def begin(self, step: int, files: Mapping[str, Saved]) -> None:
         """Begin to write what is changed no more."""
+        # A daemon: a process that is told to end does not wait for a store that never answers.
         self._thread = threading.Thread(target=self.write, args=(step, files), daemon=True)
         self._thread.start()
 
@@ -55,6 +56,7 @@ class Saver:
 
     def drain(self) -> tuple[list[WrittenFile | ReplicaFile], list[FailedFile]]:
         """Return the files written, and what could not be written and why, since the last call."""
+        # As many as there are now: the other thread may append meanwhile.
         files = [self._written.popleft() for _ in range(len(self._written))]
         return files, [self._failures.popleft() for _ in range(len(self._failures))]
 
@@ -67,6 +69,7 @@ class Saver:
                 self._written.append(self._store.patiently(write))
             except Exception as error:  # whatever it is, this thread has nobody else to tell
                 place = self._store.place(f"{checkpoint.folder_of(step)}/{name}")
+                # The words of the system alone, since the place is named beside them.
                 reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
                 self._failures.append(FailedFile(step, place, reason))
 
@@ -81,9 +84,11 @@ class Witness(Saver):
 
     def save(self, step: int, files: Mapping[str, Saved]) -> None:
         for name, saved in files.items():
-            weights = {key: saved.state[key].detach().cpu() for key in saved.weights}
-            self._written.append(ReplicaFile(step, name, checkpoint.weights_digest(weights), self._replica))
+            # At once, which needs no copy: in a thread the weights would change under it.
+            digest = checkpoint.weights_digest({key: saved.state[key] for key in saved.weights})
+            self._written.append(ReplicaFile(step, name, digest, self._replica))
 
 
 def _copy(state: State) -> State:
+    # On a CPU, `to` without `copy` returns the very tensor, which the next step changes.
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}

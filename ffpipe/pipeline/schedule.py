@@ -115,6 +115,8 @@ class Plan:
             if self.lockstep:
                 yield Predict(step)
                 yield from (Train(each, 1, ahead=True) for each in range(step, stop - 1))
+                # With no rows behind it: else the read-out would have trained on the next minibatch by the marker, and
+                # what a snapshot has would not be a function of its step.
                 yield Train(stop - 1, 1)
                 step = stop
             else:
@@ -122,6 +124,7 @@ class Plan:
                 yield Train(step, count)
                 step += count
             if step == stop:
+                # First, since whoever goes on from it makes the evaluations of its step that are missing.
                 if self._is_due(step, self.snapshot_steps):
                     yield Snapshot(step)
                 yield from self._evaluations(step)
@@ -131,9 +134,11 @@ class Plan:
         """Return an item's weight in the window, in minibatches."""
         if isinstance(item, Train):
             return item.count
+        # A batch of an evaluation is sized to have as many rows as a full chunk (planning/layout.py).
         return self.chunk if isinstance(item, Evaluate) else 1
 
     def _next_marker(self, step: int) -> int:
+        # Multiples are counted from step 0 and not from the start: a resumed run stops where the first one would.
         every = [n for n in (*self.evaluations.values(), self.snapshot_steps) if n]
         return min([self.steps, *((step // n + 1) * n for n in every)])
 
@@ -171,9 +176,10 @@ class ItemStream:
         return next(self._woven)
 
     def _weave(self, items: Iterator[Item], step: int, saved_at: float) -> Iterator[Item]:
-        saved = step
-        between = True  # not where neutral rows have passed whose pairs are yet to come
+        saved = step  # the start is a snapshot, or has nothing to save
+        between = True  # not where neutral rows have passed whose pairs are yet to come: the read-out is ahead then
         while True:
+            # Looked at again before each item: in the middle of an evaluation the run need not wait for its end.
             if self._interrupted and between:
                 if saved != step:
                     yield Snapshot(step)
@@ -181,9 +187,11 @@ class ItemStream:
                 return
             item = next(items)
             due = self._seconds and self._now() - saved_at >= self._seconds
+            # Rows that would ride behind go alone instead: then there is a step to stop at after this minibatch.
             if isinstance(item, Train) and item.ahead and (due or self._interrupted):
                 items = itertools.chain([Predict(item.end)], items)
                 item = replace(item, ahead=False)
+            # Before more training alone: a snapshot of the plan would be a second one of the same step.
             if due and between and saved != step and isinstance(item, (Train, Predict)):
                 saved, saved_at = step, self._now()
                 yield Snapshot(step)

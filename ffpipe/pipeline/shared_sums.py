@@ -62,6 +62,7 @@ class SharedSums:
         self._slots = (_Slot(), _Slot())
         self._mapped: dict[tuple[int, int], mmap.mmap] = {}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        # Before it has an address: a datagram that came without credentials would be taken for the end.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._socket.bind(self.address(replica))
         self._thread = threading.Thread(target=self._receive, daemon=True)
@@ -75,13 +76,12 @@ class SharedSums:
         """Send the sums of round `number` to all others. Raises RunFailed for more arrays than a datagram names."""
         slot = self._slots[number % 2]
         is_new, offsets = slot.write(sums)
-        arrays = [
-            (each.dtype, each.data.dtype.str, each.data.shape, at)
-            for each, at in zip(sums.values(), offsets, strict=True)
-        ]
+        arrays = [(a.dtype, a.data.dtype.str, a.data.shape, at) for a, at in zip(sums.values(), offsets, strict=True)]
         message = msgspec.msgpack.encode(_Sums(number, self._replica, name, arrays))
+        # A longer one is cut off where it arrives, and nobody would hear of it.
         if len(message) > LONGEST:
             raise RunFailed(f"{name}: {len(sums)} arrays are too many for replicas to exchange at once")
+        # With the first datagram alone: the receiver keeps the memory mapped.
         beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [slot.file]))] if is_new else []
         for other in self._others:
             with suppress(ConnectionError):  # the driver notices a lost replica
@@ -89,6 +89,7 @@ class SharedSums:
 
     def close(self) -> None:
         """End the thread, and let go of the memory, where others can still read the last sums."""
+        # It wakes the thread, which a close alone would leave in its call.
         self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._socket.close()
@@ -107,9 +108,9 @@ class SharedSums:
             try:
                 # Another user of this host may know the channel.
                 if CREDENTIALS.unpack(control[socket.SCM_CREDENTIALS])[1] == os.getuid():
-                    with suppress(msgspec.DecodeError):
+                    with suppress(msgspec.DecodeError):  # of another program of this user: the thread has to go on
                         self._take(msgspec.msgpack.decode(message, type=_Sums), files)
-            finally:
+            finally:  # the memory stays mapped without it; a stranger's descriptors are not to add up
                 for file in files:
                     os.close(file)
 
@@ -117,6 +118,7 @@ class SharedSums:
         """Hand on the sums of another replica. files: the new memory of its slot, if it is new."""
         slot = sums.replica, sums.number % 2
         if files:
+            # The old one goes with the last array that lies in it.
             self._mapped[slot] = mmap.mmap(files[0], 0, access=mmap.ACCESS_READ)
         memory = self._mapped[slot]
         arrays = {
@@ -140,13 +142,14 @@ class _Slot:
             end += math.ceil(each.data.nbytes / ALIGNED) * ALIGNED
         if is_new := self.file < 0 or end > len(self._memory):
             self.close()
-            size = max(end, mmap.PAGESIZE)
+            size = max(end, mmap.PAGESIZE)  # nothing of no bytes can be mapped, and sums may have none
             self.file = os.memfd_create("ffpipe-sums")
             os.ftruncate(self.file, size)
             self._memory = np.frombuffer(mmap.mmap(self.file, size), np.uint8)
         for each, at in zip(sums.values(), offsets, strict=True):
             part = self._memory[at : at + each.data.nbytes]
             part.view(each.data.dtype).reshape(each.data.shape)[...] = each.data
+            # Written pages would count as memory of this process; what is in them stays.
             unmap_large(part)
         return is_new, offsets
 

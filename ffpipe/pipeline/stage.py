@@ -60,6 +60,7 @@ class Stage:
         self.workspace = workspace or Workspace(self.device)
         training, network = spec.training, spec.network
         self.blocks: list[Block] = [network.make(index, self.workspace) for index in spec.layers]
+        # Held against what there is later, so that no snapshot is written that nobody can read.
         self._shapes = [shapes_of(block) for block in self.blocks]
         self.head = network.make_head(self.workspace) if network.has_head and spec.is_last else None
         self._shards = Shards(training.shards, spec.shards)
@@ -113,6 +114,7 @@ class Stage:
     def report(self) -> StageReport:
         """Return what happened since the last call."""
         report = self._report
+        # A test may last over many reports, and the view shows how far the latest one says that it is.
         self._report = StageReport(report.stage, report.layers, testing=report.testing, tested=report.tested)
         for meter in (*self._meters, self._head_meter):
             report.rows += meter.drain()
@@ -132,7 +134,7 @@ class Stage:
             def leave_now(block: Block = block, out: Tensor = out) -> None:
                 nonlocal left
                 assert leave is not None
-                if not left:
+                if not left:  # a block of a user's own may call it again
                     passage.put(block, out)
                     left = True
                     leave(passage.leaving())
@@ -141,19 +143,20 @@ class Stage:
                 labels = None if passage.labels is None else passage.labels[minibatch]
                 factor = self.spec.network.outlines[block.index].rates.factor(index)
                 step = Step(index, factor, role=self.spec.network.turns.role(index))
-                # In lock step neutral rows are yet to come.
+                # Rows of earlier minibatches are there by now; in lock step neutral ones are yet to come behind these.
                 if leave is not None and block is self.blocks[-1] and index == item.end - 1 and not item.ahead:
                     step = replace(step, leave=leave_now)
                 rows = Rows(x[minibatch], labels, out[minibatch], [each[minibatch] for each in kept])
                 with blaming(self.spec.network, block.index, "at step", index):
-                    made = self._minibatches.learn(block, rows, step, item.end if item.ahead else None)
-                    returned.learned(made)
+                    behind = item.end if item.ahead else None
+                    made = returned.learned(self._minibatches.learn(block, rows, step, behind))
                 meter.add(index, *made, partial(self._minibatches.sizes, block, step.factor, rows.out))
                 losses.append(made.loss)
             _refuse_infinite(f"layer {block.index}", item.first, losses)
             if not left:
                 passage.put(block, out)
         lead = item.lead(self.spec.training.lookahead) or 0
+        # Rows behind pairs are those of the next minibatch, and so is the step that the read-out makes on them.
         self._train_head(item.end if item.ahead else item.first, item.first + lead, passage)
         if not self.step:  # at once, and not when hours have been trained
             self._refuse_other_shapes(item.end)
@@ -185,7 +188,9 @@ class Stage:
             made = self._minibatches.read_out(self.head, first + minibatch, activities, labels, factor or 0.0)
             self._head_meter.add(first + minibatch, made.loss, made.errors, sizes)
             if lookahead is not None:
+                # In float32 whatever the precision: NumPy has no bfloat16, and a snapshot keeps them so (contents.py).
                 self.latest[predicted + minibatch] = made.probabilities.float().cpu().numpy()
+                # In lock step the one just made is still needed: `predictions` gives it out after this.
                 self.latest.pop(predicted + minibatch - max(lookahead, 1), None)
             losses.append(made.loss)
         if losses:
@@ -197,6 +202,7 @@ class Stage:
         for block in self.blocks:
             x, out = passage.x, self._output(block, passage.x)
             with blaming(self.spec.network, block.index, "in the evaluation after step", item.step):
+                # Unlike `learn`, `score` leaves the mode as it is: a loaded network calls it too.
                 block.eval()
                 kept = [each[0] for each in passage.kept_for(block)]
                 scores = self._score(block, x[0], out[0], kept, labelled, item.first)
@@ -221,6 +227,7 @@ class Stage:
         cuts = [*range(0, labelled, examples * classes), *range(labelled, len(x), examples)]
         for first, end in pairwise([*cuts, len(x)]):
             some, passes = slice(first, end), first >= labelled
+            # By the number of an example, so that what is drawn does not depend on how many an item has.
             place = (passes, example + (first - labelled if passes else first // classes))
             with seeded_in_evaluation(self.spec.training, self.device, block.index, *place):
                 made = block.score(x[some], *(each[some] for each in kept))
@@ -235,7 +242,9 @@ class Stage:
         shape, dtype = (*x.shape[:2], *block.outputs.shape), block.outputs.dtype
         if block.index == self.spec.layers[-1]:
             return self._outputs.take(shape, dtype, x.device)
+        # In earlier stages what the read-out sees need not stay: it is copied when it is handed out (passage.py).
         stays = block.keep or (self.spec.is_last and block.index in self.spec.network.taps)
+        # Two buffers take turns for all others: a block reads the one while it writes the other.
         name = f"of layer {block.index}" if stays else f"between layers {block.index % 2}"
         return self.workspace.take(name, shape, dtype)
 
@@ -247,6 +256,7 @@ class Stage:
             state = {**block.state(), **meter.state()}
             files[checkpoint.layer_file(block.index)] = Saved(state, tuple(block.weights()))
         if self.head is not None:
+            # Their neutral rows have passed and do not come again: who goes on has no other way to these predictions.
             unused = {f"{PREDICTION}{s}": torch.from_numpy(p) for s, p in sorted(self.latest.items()) if s >= step}
             state = {**self.head.state(), **self._head_meter.state(), **unused}
             files[checkpoint.HEAD] = Saved(state, tuple(self.head.weights()))
@@ -288,7 +298,9 @@ class Stage:
 def _have_one_order() -> None:
     """Have torch use the algorithms on GPUs alone that sum in one order, or raise where there is none."""
     torch.use_deterministic_algorithms(True)
+    # Else torch fills all new memory first, which takes time; buffers here are written before they are read.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # the module has it
+    # Algorithms would be chosen by how fast they are at the moment, and round in their own ways.
     torch.backends.cudnn.benchmark = False
 
 

@@ -13,6 +13,7 @@ Shapes = dict[str, TensorSpec]
 
 def shapes_of(block: Block) -> Shapes:
     """Return what a block has now, by name; nothing of one that reads snapshots in a way of its own."""
+    # One that is read in its own way may well have other tensors than at first, and knows what to do with them.
     if type(block).set_weights is not Block.set_weights:
         return {}
     return {name: TensorSpec(tuple(t.shape), t.dtype) for name, t in block.state_dict(keep_vars=True).items()}

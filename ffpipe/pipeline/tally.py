@@ -27,6 +27,7 @@ def add_block(said: Tensors, block: Block, scores: Tensor | None, labelled: int,
     if training.contrasts:
         positive = None if scores is None else _positive(scores, labels[0], labelled, training)
         _judge_positive(said, block, positive, at_once)
+        # The other rows are for the linear read-out, whose neutral label says nothing of a class.
         scores = scores[:labelled] if labelled and scores is not None else None
     else:
         _judge(said, scores, labels[0], at_once)
@@ -42,6 +43,7 @@ def _judge(said: Tensors, scores: Tensor | None, labels: Tensor, at_once: int) -
         _append(said, LOSS, None)
     else:
         _append(said, WRONG, scores.argmax(-1) != labels)
+        # As many at a time as pass through a block, however many an item has, so that a chunk changes no bit.
         pieces = zip(scores.split(at_once), labels.split(at_once), strict=True)
         losses = [cross_entropy(s.flatten(0, -2).double(), n.flatten(), reduction="none") for s, n in pieces]
         _append(said, LOSS, torch.cat(losses))
@@ -89,6 +91,7 @@ class Tally:
         """Count one batch. said: labels and sums over all blocks. logits: of the linear read-out, if there is one."""
         labels = said[LABELS][0]
         self._examples += examples
+        # For the end, where sums are divided: quotients of a batch would not be whole numbers of steps.
         self._positions = 1 if labels.dim() == 1 else labels.shape[1]
         if logits is not None:
             self._count(SOFTMAX, logits, labels)
@@ -110,7 +113,7 @@ class Tally:
         if self._wrong_by is not None:
             wrong = _of_each(self._wrong_by, count * self._positions)
             errors = {LAST: list(wrong.values())[-1], SUM: share.get(SUM), **wrong}
-        elif not any(each is not None for each in losses.values()):  # all compare pairs
+        elif all(each is None for each in losses.values()):  # all compare pairs
             losses = {}
         return Evaluation(step, split, count, share.get(GOODNESS), share.get(SOFTMAX), errors, losses)
 

@@ -21,9 +21,11 @@ class Flow:
 
     def may_send(self, weight: int) -> bool:
         """Return whether a message worth `weight` minibatches may leave now."""
+        # An empty window lets anything leave: a chunk or an evaluation that is larger would wait for ever.
         return not self._flying or self._load + weight <= self.window
 
     def sent(self, weight: int) -> None:
+        # Weights are kept here since the way back says only that the oldest item is through.
         self._flying.append(weight)
         self._load += weight
 
@@ -48,6 +50,7 @@ def choose_window(stages: int, chunk: int, most: int | None, minibatch_bytes: in
     """
     room = max(1, window_bytes // max(1, minibatch_bytes))
     wanted = min((stages + 4) * chunk, room)
+    # A chunk that was asked for need not keep to `window_bytes`; that it keeps to `most` is checked in rules.py.
     return max(1, wanted if most is None else min(wanted, most), chunk)
 
 
@@ -58,7 +61,7 @@ def choose_chunk(stages: int, room: int | None, step_seconds: float, message_sec
     window (None: as much as one likes) holds one for each stage, one on its way, and one coming back.
     step_seconds: the slowest stage's, for a minibatch. message_seconds: for one minibatch, end to end.
     """
-    affordable = MESSAGE_SHARE * step_seconds
+    affordable = MESSAGE_SHARE * step_seconds  # 0 where nothing was measured, by which nothing can be divided
     enough = LARGEST_CHUNK if message_seconds >= LARGEST_CHUNK * affordable else math.ceil(message_seconds / affordable)
     fits = LARGEST_CHUNK if room is None else room // (stages + 2) if stages > 1 else room
     return max(1, min(enough, fits, LARGEST_CHUNK))

@@ -52,17 +52,13 @@ class Worker:
         self.returns = _Returns(setup.window)
         seconds = setup.config.execution.snapshot_seconds
         self.stream = parts.stream(setup.plan, setup.start.step, seconds, time.monotonic)
+        # Several threads append to it and take from it, for which a deque needs no lock.
         self._reports: deque[StageReport] = deque()
-        self._spans = Spans(keep=False)
+        self._spans = Spans(keep=False)  # `run` makes others, whose seconds begin there
         self._waits_since: float | None = None
         self._trained = (0.0, 0.0)  # when the first training item began and the latest ended
-        self.reducer = Reducer(
-            self.spec.replica,
-            1 + len(self.delivery.others),
-            self.links.to_replicas,
-            self.links.read,
-            partial(self._waiting, "exchange"),
-        )
+        count, waiting = 1 + len(self.delivery.others), partial(self._waiting, "exchange")
+        self.reducer = Reducer(self.spec.replica, count, links.to_replicas, links.read, waiting)
         if self.delivery.others:
             cast(ReplicatedStage, self.stage).join(self.reducer)
 
@@ -112,9 +108,10 @@ class Worker:
                 if self._spans.elapsed - reported > self._report_seconds:
                     self.report()
                     reported = self._spans.elapsed
-            publisher.close()
+            publisher.close()  # raises what went wrong with the last messages, which no later one would
         finally:
             publisher.stop()
+            # After an error too: a snapshot that has passed becomes whole, if the other stages have written theirs.
             self.saver.wait()
         self.report()
         return self.drain()
@@ -129,18 +126,20 @@ class Worker:
         else:
             with self._waiting("input"):
                 packets = self.inbox.take()
-            item = next(iter(packets.values())).item
+            item = next(iter(packets.values())).item  # all senders have sent that of the same message
         begun = self._spans.elapsed
         left = False
 
-        def leave(made: Tensors) -> None:
+        def leave(made: Tensors | None) -> None:
             nonlocal left
             left = True
+            # Early, it is within the span of computing, and interrupts it: seconds are counted once.
             with self._waiting("blocked"):
                 publish(sequence, item, made)
 
         with self._spans.span("compute", label=str(item)):
             if self.feed is not None:
+                # Before the rows are made: those of this very item may be among them.
                 self.feed.take_predictions(back)
                 tensors = self._shared_out(sequence, item, self.feed.tensors(item))
             else:
@@ -158,8 +157,7 @@ class Worker:
             self._trained = (self._trained[0] or begun, self._spans.elapsed)
         if not self.spec.is_last:
             if not left:
-                with self._waiting("blocked"):
-                    publish(sequence, item, out)
+                leave(out)
         elif self.feed is not None:
             self.returns.done(self.stage.predictions(item))
         elif self.spec.replica == 0:
@@ -178,10 +176,10 @@ class Worker:
         """Send the other replicas of the first stage their part of what the feed made; return that of this one."""
         if not self.delivery.others:
             return tensors
-        arrays = to_arrays(tensors or {})
-        for receiver, part in self.delivery.of_feed(item, arrays).items():
+        parts = self.delivery.of_feed(item, to_arrays(tensors or {}))
+        own = parts.pop(self.delivery.number)
+        for receiver, part in parts.items():
             self.links.to(receiver, sequence, Packet(item, part))
-        own = self.delivery.own_of_feed(item, arrays)
         return to_tensors(own, self.stage.device) if own else None
 
     def send(self, sequence: int, item: Item, tensors: Tensors | None) -> None:

@@ -103,6 +103,7 @@ def make_own_stage(setup: WorkerSetup, saver: Saver) -> Stage:
     """Make the same stage with three output buffers that are used in turn (one in the last stage): for links that have
     copied what they send before they return."""
     workspace = Workspace(torch.device(setup.spec.device))
+    # Nothing leaves the last stage, so that its one buffer is free again with the next item.
     return make_stage(setup, saver, workspace, OutputsInTurn(workspace, 1 if setup.spec.is_last else OUTPUTS))
 
 
@@ -119,6 +120,7 @@ def make_own_feed(setup: WorkerSetup) -> AnyFeed:
     run."""
     config = setup.config
     splits = splits_from(config.training.data, config.execution.data_dir, setup.data_files)
+    # The driver has read them too, but perhaps on another host, or before somebody changed them.
     if splits.fingerprint != setup.data:
         raise UserError("training.data: what is read now is not what the run began with")
     return make_feed(setup, splits)
@@ -127,6 +129,7 @@ def make_own_feed(setup: WorkerSetup) -> AnyFeed:
 def _reader(setup: WorkerSetup) -> Callable[[str], State]:
     """Return a function that reads a file of the snapshot that the run starts from."""
     store, folder = setup.store, setup.start.folder
+    # Once for all files, which a stage then reads one at a time: it holds no second copy of all its state.
     manifest = checkpoint.read_manifest(store, folder)
     return lambda name: checkpoint.read_tensors(store, folder, manifest, name, setup.start.contents[name])
 

@@ -15,7 +15,14 @@ from dataclasses import replace
 from ffpipe.config.schema import Execution
 from ffpipe.pipeline.job import Job, always
 from ffpipe.pipeline.window import LARGEST_CHUNK
-from ffpipe.planning.estimate import draft_layout, estimate_layout, estimate_stage, process_of, stages_here
+from ffpipe.planning.estimate import (
+    StageEstimate,
+    draft_layout,
+    estimate_layout,
+    estimate_stage,
+    process_of,
+    stages_here,
+)
 from ffpipe.planning.layerwise import CHUNK
 from ffpipe.planning.memory import Sizes
 from ffpipe.system.errors import UserError
@@ -39,10 +46,12 @@ def within_budget(job: Job, process: int) -> tuple[Job, tuple[str, ...]]:
     least = math.inf
     for tried in search.ways():
         needs = search.needs(tried)
+        # No cut of the local engine has been held to the budget.
         if needs is not None and needs <= search.budget * SAFE:
             # If nothing had to change, the engine itself chooses the stages, by the hosts that it finds.
             same = execution.engine == "ray" and tried == replace(execution, stages=stages_here(job))
             return search.with_(execution if same else tried), (_words(job, tried, needs, search.budget),)
+        # A way that cannot be cut to the budget has no figure of its own: the cut for speed says what would be enough.
         with contextlib.suppress(UserError):  # of a disk without room, say
             least = min(least, search.needs_uncut(tried))
     if least == math.inf:
@@ -64,6 +73,7 @@ class _Search:
     def __init__(self, job: Job, process: int, budget: int) -> None:
         self._job, self._process, self.budget = job, process, budget
         self._on_gpus = "cpu" not in job.config.execution.devices
+        # Every number of stages that is tried is cut anew, and each cut asks for the same ranges of layers.
         self._stage_needs: dict[tuple[str, range, int], int] = {}
 
     def with_(self, execution: Execution) -> Job:
@@ -73,8 +83,12 @@ class _Search:
         def fits(layers: range, chunk: int) -> bool:
             key = (execution.engine, layers, chunk)
             if key not in self._stage_needs:
-                stage = estimate_stage(job, Sizes(job.network, chunk), layers, self._process_of(execution.engine))
-                self._stage_needs[key] = stage.on_device if self._on_gpus else stage.resident
+                process = self._process_of(execution.engine)
+                # It is not known yet which stage they become: they are to fit whatever replicas it has.
+                given = execution.replicas
+                counts = set(given) if isinstance(given, tuple) else {given}
+                sizes = [Sizes(job.network, chunk, count) for count in counts]
+                self._stage_needs[key] = max(self._held(estimate_stage(job, of, layers, process)) for of in sizes)
             return self._stage_needs[key] <= self.budget * SAFE
 
         # The local engine has all stages in one process, however it is cut.
@@ -92,7 +106,10 @@ class _Search:
 
     def _largest(self, job: Job) -> int:
         stages = estimate_layout(job, draft_layout(job), self._process_of(job.config.execution.engine)).stages
-        return max(stage.on_device if self._on_gpus else stage.resident for stage in stages)
+        return max(map(self._held, stages))
+
+    def _held(self, stage: StageEstimate) -> int:
+        return stage.on_device if self._on_gpus else stage.resident
 
     def _process_of(self, engine: str) -> int:
         """Return the bytes of the process of a stage of another engine than was asked for."""
@@ -101,22 +118,21 @@ class _Search:
     def ways(self) -> Iterator[Execution]:
         """Yield the ways to run, from what would be done without a budget to what takes least."""
         job, execution = self._job, self._job.config.execution
-        if execution.engine == "ray":
+        ray, layerwise = execution.engine == "ray", execution.engine == "layerwise"
+        if ray:
             # As many as there are here, so that what is judged is what will be run.
             execution = replace(execution, stages=stages_here(job))
-            yield execution
+        yield execution
+        if not layerwise:
             chunks = _halved(execution.chunk, LARGEST_CHUNK, job)
-            stages = self._fewest(replace(execution, chunk=chunks[-1]))
+            # As the smallest messages need: larger ones take more of each stage, and so could only need more stages.
+            stages = self._fewest(replace(execution, chunk=chunks[-1])) if ray else execution.stages
             for chunk in chunks:
                 yield replace(execution, stages=stages, chunk=chunk)
-        else:
-            yield execution
-        if execution.engine == "local":
-            for chunk in _halved(execution.chunk, LARGEST_CHUNK, job):
-                yield replace(execution, chunk=chunk)
+        # One process cannot have a device for each stage (config/execution.py).
         if isinstance(execution.device, tuple):
             return
-        layerwise = execution.engine == "layerwise"
+        # The window of another engine has no part in chapters, but `Job.least_bytes` would still count it.
         window = execution.window if layerwise else 0
         for stages in (execution.stages, 0) if layerwise and execution.stages else (0,):
             for chunk in _halved(execution.chunk, CHUNK, job):

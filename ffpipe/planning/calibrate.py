@@ -43,6 +43,7 @@ def of_each_block(network: Blueprint, device: torch.device, find: Callable[[Bloc
     for outline in network.outlines:
         block = network.make(outline.index, Workspace(device))
         shapes = tuple((name, tuple(tensor.shape)) for name, tensor in block.weights().items())
+        # The text of a module shows neither the shapes of parameters of its own nor those of its rows.
         key = (outline.inputs, outline.outputs, outline.name, shapes, str(block))
         if key not in found:
             found[key] = find(block)
@@ -52,9 +53,8 @@ def of_each_block(network: Blueprint, device: torch.device, find: Callable[[Bloc
 
 def learning(block: Block, network: Blueprint, device: torch.device) -> Callable[[int], None]:
     """Prepare the step of a block, by its number: on rows of ones, as many as in a run, and labels of every class."""
-    layout, classes = network.layout, network.takes.classes
-    shape = network.labels.shape
-    labels = torch.arange(layout.batch, device=device).remainder(classes)
+    layout, shape = network.layout, network.labels.shape
+    labels = torch.arange(layout.batch, device=device).remainder(network.takes.classes)
     labels = labels.view(-1, *(1 for _ in shape)).expand(layout.batch, *shape).contiguous()
     kept_specs = [network.outlines[network.kept[name]].outputs for name in block.use]
     x, out, *kept = (
@@ -72,8 +72,10 @@ def learning(block: Block, network: Blueprint, device: torch.device) -> Callable
 
 def median_seconds(step: Callable[[], object], device: torch.device) -> float:
     """Time a few steps, after one that is not counted."""
+    # A call returns before a GPU has done what it asks for.
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda _: None
     times = []
+    # The first one makes buffers and the state of an optimiser, and on several threads tries products (trials.py).
     for _ in range(1 + STEPS):
         wait(device)
         started = time.perf_counter()
@@ -115,6 +117,7 @@ def measure_side_by_side(network: Blueprint, copies: int) -> Costs:
 
     try:
         with ThreadPoolExecutor(copies) as pool:
+            # All are begun before the first is waited for: none passes the barrier before the last has come to it.
             made = [future.result() for future in [pool.submit(measure) for _ in range(copies)]]
     finally:
         torch.set_num_threads(threads)

@@ -63,6 +63,7 @@ class BlockCost:
     flops: int
 
 
+# Every cut and every estimate, of each way that a budget tries, asks again for the same network.
 @lru_cache(maxsize=16)
 def costs_of(network: Blueprint) -> tuple[BlockCost, ...]:
     """Return the cost of each block of a network. Raises UserError where one cannot make a step."""
@@ -79,7 +80,8 @@ def costs_of(network: Blueprint) -> tuple[BlockCost, ...]:
             except KeyboardInterrupt:
                 raise
             except BaseException:  # as many as a user's code has that looks at numbers, which are not there
-                step = _step_here(block, network)
+                with of_users(f"{network.outlines[block.index]} cannot make a step"):
+                    step = _step(network.make(block.index, Workspace(CPU)), network, CPU)
         return BlockCost(contents_bytes(contents) - optimizer + scratch, scratch, optimizer, step.bytes, step.flops)
 
     return of_each_block(network, META, cost_of)
@@ -112,21 +114,16 @@ def _step_of_fakes(block: LocalBlock, network: Blueprint) -> StepCost:
     fakes, memo = FakeTensorMode(), dict[int, Any]()
     with fakes:
         for tensor in (*block.parameters(), *block.buffers()):
+            # With its strides: in channels-last the results of a convolution have that format too.
             fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=CPU)
-            is_parameter = isinstance(tensor, nn.Parameter)
-            memo[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if is_parameter else fake
+            memo[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
+    # Copies have the fakes in place of these tensors, and one of a parameter that body and objective share.
     body, objective = copy.deepcopy((block.body, block.objective), memo)
     with fakes:
         like = LocalBlock(
             block.index, block.inputs, block.outputs, body, objective, block.settings, block.keep, block.use
         )
         return _step(like, network, CPU)
-
-
-def _step_here(block: Block, network: Blueprint) -> StepCost:
-    """Do as `_step` does, with the same block made here. Raises UserError where it fails."""
-    with of_users(f"{network.outlines[block.index]} cannot make a step"):
-        return _step(network.make(block.index, Workspace(CPU)), network, CPU)
 
 
 def _step(block: Block, network: Blueprint, device: torch.device) -> StepCost:
@@ -143,5 +140,6 @@ def _step(block: Block, network: Blueprint, device: torch.device) -> StepCost:
 
 def workspace_buffers(block: Block) -> list[Tensor]:
     """Return the buffers of a block that the first step made."""
+    # A user's block has none, or something else by that name.
     workspace = getattr(block, "_workspace", None)
     return list(workspace.buffers()) if isinstance(workspace, Workspace) else []

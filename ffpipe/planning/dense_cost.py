@@ -36,12 +36,15 @@ def dense_step(block: FFDense, layout: RowLayout, training: Training) -> StepCos
     weight, products = block.weight.itemsize, block.outputs.dtype.itemsize
     rows, learning, mixed = layout.rows, layout.learning_rows, products != weight
     together = training.phases != "apart"
+    # Apart, an update on the positive rows comes first, then one on the negative rows, with which the rest passes.
     at_once, updated = (rows, learning) if together else (rows - layout.batch, layout.batch)
     buffers, passing = _update_bytes(block, block.settings, updated)
+    # By their names in dense.py: "activity" and "squares", and "product" where products have another format.
     each = at_once * (2 * weight + mixed * products)
     if training.dropout:
         each += rows * weight
         passing = max(passing, block.width * rows * max(DRAWN, mixed * products))
+    # Later local steps have their outputs elsewhere, since those of the first are handed on.
     if training.local_steps > 1 and training.hand_on == "before":
         each += rows * products
     size = block.width * each + SUMS * rows * weight + buffers + passing

@@ -110,6 +110,7 @@ def process_of(own: int, engine: str) -> int:
 def stages_here(job: Job) -> int:
     """Return the stages of a Ray run on this machine alone: as many as it has room for, where no number is given."""
     execution = job.config.execution
+    # By the first stage's values: fields with one for each stage give their number too (`listed`).
     room = int(host_cpus() / (of_stage(execution.cpus, 0) or 1.0))
     if execution.first_device == "cuda" and torch.cuda.is_available():
         room = min(room, int(torch.cuda.device_count() / (of_stage(execution.gpus, 0) or 1.0)))
@@ -151,14 +152,10 @@ def estimate_stage(job: Job, of: Sizes, layers: range, process: int) -> StageEst
     engine = job.config.execution.engine
     comes = incoming(of, layers)
     held = breakdown(of, layers, sends=engine == "ray", receives=layers.start > 0)
+    # Memory of a GPU is not glibc's.
     if keeps_freed(job.network, job.config.execution) and job.config.execution.first_device == "cpu":
         held = held._replace(buffers=round(KEPT * held.buffers))
+    # A spool is mapped where it is read; it is written as a file.
     mapped = {"ray": comes + outgoing(of, layers), "layerwise": comes, "local": 0}
-    return StageEstimate(
-        layers,
-        process,
-        0 if engine == "ray" and layers.start else job.splits.most_in_sight,
-        held,
-        mapped[engine],
-        comes,
-    )
+    data = 0 if engine == "ray" and layers.start else job.splits.most_in_sight
+    return StageEstimate(layers, process, data, held, mapped[engine], comes)

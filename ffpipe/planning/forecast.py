@@ -49,9 +49,8 @@ class Conditions:
     """Circumstances for which a run is forecast.
 
     costs: of layers, by the stage on whose device they are and how many stages compute on the cores of one host.
-    stages_per_host: 0 for all on one. cores: of a host. computes: whether layers take those (CPU), or have processors
-    of their own (GPU), as where they do the stages in `apart` have all the same. reads: whether stages read what they
-    get.
+    stages_per_host: 0 for all on one. cores, computes, reads: as of HostLayout. apart: stages that have a device of
+    their own all the same.
     """
 
     costs: Callable[[int, int], Costs]
@@ -72,6 +71,7 @@ class Conditions:
         on_host = Counter[int]()
         for stage, host in enumerate(self.host_layout(len(counts)).hosts):
             on_host[host] += counts[stage] * (stage not in self.apart)
+        # More stages than cores take turns, which the simulation adds: layers themselves cost no more then.
         copies = min(max(on_host.values()), int(self.cores)) if self.computes else 1
         return [self.costs(stage, max(1, copies)) for stage in range(len(counts))]
 
@@ -103,11 +103,13 @@ def costs_at(flops: float, network: Blueprint) -> Costs:
     """Work out seconds of each block and of the read-out on a processor of this speed: of their operations alone."""
     layers = tuple(cost.flops / flops for cost in costs_of(network))
     seen = sum(network.outlines[block].outputs.size for block in network.taps)
+    # Two products: no gradient goes from the read-out to a block.
     return Costs(layers, 4.0 * network.training.batch_size * seen * network.takes.classes / flops)
 
 
 def evaluated_examples(job: Job) -> int:
     """Count the examples of all evaluations of a run, each as often as it is evaluated."""
+    # The last is at the end of the run, whatever the interval.
     validations = 1 + (job.config.training.epochs - 1) // (job.config.execution.evaluate_every or math.inf)
     tested = job.tested
     return int(validations) * (tested["train"] + tested["validation"]) + tested["test"]
@@ -128,11 +130,13 @@ def forecast(job: Job, stages: int, conditions: Conditions) -> Forecast:
     counts = replicas_of(job.config.execution, stages)
     host_layout, costs, links = conditions.host_layout(stages), conditions.costs_among(counts), conditions.links
     trips = [_message_seconds(links, job.minibatch_bytes, a != b) for a, b in pairwise(host_layout.hosts)]
+    # The engine times no more of them (engines/ray/engine.py): the forecast is to choose the chunk that it would.
     message = statistics.median(trips[:MEASURED_EDGES]) if trips else 0.0
     layout = make_layout(job, stages, Measured(costs, message), counts=counts)
     loads = [
         replace(load_of(spec, costs[spec.index], links), apart=spec.index in conditions.apart) for spec in layout.stages
     ]
+    # Without evaluations, whose time is worked out apart and added, and without snapshots, which do not count.
     plan = replace(layout.plan, evaluations={}, snapshot_steps=0)
     enough = WINDOWS * (layout.window + stages * plan.chunk)
     items = takewhile(lambda item: not isinstance(item, Train) or item.first < enough, plan.items())
@@ -184,10 +188,8 @@ def load_of(spec: StageSpec, costs: Costs, links: LinkCosts | None = None) -> St
         return each * item.count * (PAIRS_SHARE if pairs_alone(item) else 1.0) if isinstance(item, Train) else 0.0
 
     def parts(item: Item) -> dict[int, int]:
-        rows, seen = 0, 0
-        if isinstance(item, Predict):
-            rows = seen = layout.batch
-        elif isinstance(item, Train):
+        rows = seen = layout.batch if isinstance(item, Predict) else 0
+        if isinstance(item, Train):
             rows = item.count * (layout.learning_rows if pairs_alone(item) else layout.rows)
             seen = 0 if pairs_alone(item) else item.count * layout.batch
         beside = {
@@ -214,6 +216,7 @@ def _bottleneck(
 ) -> str:
     """Name what keeps the full pipeline from being faster. alone: seconds of each stage for a minibatch, by itself."""
     steady = timing.steady_seconds()
+    # First, since nothing else holds up a stage that hardly ever waits, however busy it is.
     slowest = alone.index(max(alone))
     if alone[slowest] >= BUSY * steady:
         spec = layout.stages[slowest]

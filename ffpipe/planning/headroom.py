@@ -29,6 +29,7 @@ def needed(job: Job) -> int:
     estimate = estimate_layout(job, draft_layout(job), of_stage)
     total, specs = process + RAY_BYTES, estimate.layout.stages
     for spec, stage, count in zip(specs, estimate.stages, specs[0].replicas.counts, strict=True):
+        # A GPU has all that a stage holds but the copy that a snapshot is written from.
         on_gpu = 0 if spec.device == "cpu" else stage.breakdown.total - stage.breakdown.snapshot
         # Sums of two rounds of each replica lie in memory that no stage counts (shared_sums.py).
         exchanged = 2 * gradient_bytes(Sizes(job.network, 1), spec.layers) if count > 1 else 0
@@ -66,6 +67,7 @@ class Kills:
         try:
             yield
         except (StageLost, OutOfMemory) as error:
+            # The count is of the whole host, so that another's kill looks the same; it lacks those by Ray's own watch.
             before, self._count = self._count, oom_kills(self._root)
             if isinstance(error, StageLost) and self._count == before:
                 raise

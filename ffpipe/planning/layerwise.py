@@ -37,10 +37,9 @@ def in_chapters(job: Job) -> Layout:
     Raises UserError where the disk is full.
     """
     execution = job.config.execution
-    longest = job.config.training.most_in_flight or CHAPTER
     # A chunk is handled at once, so that no chapter is shorter.
     least = execution.chapter or execution.chunk or 1
-    chapter = execution.chapter or max(least, min(longest, CHAPTER))
+    chapter = execution.chapter or max(least, min(job.config.training.most_in_flight or CHAPTER, CHAPTER))
     layout = _of_chapter(job, chapter)
     of = Sizes(job.network, layout.plan.chunk)
     place = _existing(Path(execution.spool or execution.run_dir or "runs"))
@@ -69,6 +68,7 @@ def _of_chapter(job: Job, chapter: int) -> Layout:
 
 def _existing(folder: Path) -> Path:
     """Return the folder itself, or the nearest one above it that exists."""
+    # A run makes its folders only when it is known to fit.
     whole = folder.absolute()
     return next(place for place in (whole, *whole.parents) if place.is_dir())
 
@@ -130,9 +130,11 @@ class Snapshots:
         in_turn, of_chapter = 0, 0
         if self.every:
             in_turn = self.last // self.every - self.first // self.every
+            # A snapshot takes the room of a minibatch in its chapter (`Plan.weight`).
             of_chapter = math.ceil(chapter / (self.every + 1))
         at_the_end = self.last > self.first and (not self.every or self.last % self.every > 0)
         most = max(0, self.kept - self.there) + of_chapter + at_the_end + self.timed
+        # No more than are left, unless there are others whose number the clock decides.
         left = in_turn + at_the_end
         return most if left and self.timed else min(most, left)
 

@@ -45,6 +45,7 @@ def make_layout(
     training, execution = job.config.training, job.config.execution
     try:
         layers, step_seconds, message_seconds = _cut(job, stages, measured, counts)
+    # More stages than layers have been refused (pipeline/job.py): it is the memory of a stage that no cut keeps to.
     except ValueError as error:
         raise UserError(f"{error}: give more stages or a larger execution.memory_budget") from None
     devices = devices or [of_stage(execution.device, index) for index in range(stages)]
@@ -65,8 +66,9 @@ def make_layout(
         steps=job.steps,
         chunk=chunk,
         lockstep=training.lookahead == 0,
-        evaluations={"train": every * bool(execution.evaluate_train), "validation": every, "test": 0},
+        evaluations={"train": every, "validation": every, "test": 0},
         sizes=job.tested,
+        # A message as large as one of training; a stage scores it in portions that do not depend on chunks (stage.py).
         evaluation_batch=chunk * job.network.examples_at_once,
         snapshot_steps=execution.snapshot_steps,
     )
@@ -77,6 +79,7 @@ def make_layout(
 
 def _cut(job: Job, stages: int, measured: Measured | None, counts: Sequence[int]) -> tuple[list[range], float, float]:
     """Return the layers of each stage, seconds a minibatch of the slowest, seconds a message."""
+    # A chunk that is chosen follows from the cut: a stage is to have room for the largest that may come of it.
     chunk = job.config.execution.chunk or LARGEST_CHUNK
     if measured is None:
         costs = [float(cost.flops) for cost in costs_of(job.network)]

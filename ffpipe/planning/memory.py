@@ -47,6 +47,7 @@ ON_THEIR_WAY = PUBLISH_AHEAD + 1
 READ_TWICE = 2
 # Ray begins to spill when 0.8 of a store is taken; the rest is for reports and for the gaps between arrays.
 USABLE = 0.75
+# Whatever the precision, probabilities go back in float32 (stage.py).
 PREDICTION_BYTES = 4
 
 
@@ -146,6 +147,7 @@ def outgoing(of: Sizes, layers: range) -> int:
 def _routes_around(of: Sizes, layers: range) -> Routes:
     """Return the routes where the blocks before these are in one stage, the next one alone in another, and the rest in
     a third: no other cut of them makes more go past a neighbour."""
+    # The real cut is not there yet: it is chosen by what its stages would take.
     end = len(of.network)
     following = min(layers.stop + 1, end)
     groups = (range(layers.start), layers, range(layers.stop, following), range(following, end))
@@ -176,6 +178,7 @@ def _streams(of: Sizes, layers: range, *, receives: bool) -> int:
     *inner, end = layers
     last = layers.stop == len(network)
     stay = [i for i in inner if network.outlines[i].keep or (last and i in network.taps)]
+    # Two buffers, since a block reads the one while it writes the other (`Stage._output`).
     in_turn = [max((row[i + 1] for i in inner if i not in stay and i % 2 == turn), default=0) for turn in (0, 1)]
     return entry + sum(in_turn) + sum(row[i + 1] for i in stay) + row[end + 1]
 
@@ -205,6 +208,7 @@ class Footprint:
 
     def capacity(self, minibatches: int) -> int:
         """Return the size of a store that is large enough, in whole megabytes."""
+        # Messages name megabytes, which are to be enough.
         return math.ceil(self.held(minibatches) / USABLE / 1e6) * 10**6
 
 
@@ -232,7 +236,6 @@ def footprints(specs: Sequence[StageSpec], nodes: Sequence[str]) -> dict[str, Fo
     if counts == (1,):
         return {}
     training, network = specs[0].training, specs[0].network
-    lead = training.lookahead or 0
     predictions = 0 if training.lookahead is None else training.batch_size * network.takes.classes * PREDICTION_BYTES
     # The first replica of the first stage makes all rows and hands the others theirs.
     handed_out = network.layout.rows * network.inputs.nbytes if counts[0] > 1 else 0
@@ -241,7 +244,9 @@ def footprints(specs: Sequence[StageSpec], nodes: Sequence[str]) -> dict[str, Fo
         cells = itertools.product(range(len(specs) - 1), _loads(specs[0]))
         each = max((_on_edge(specs, nodes, node, edge, load) for edge, load in cells), default=0)
         returns = predictions if node in (nodes[0], nodes[-1]) else 0
-        found[node] = Footprint(lead * returns + _exchanged(specs, nodes, node), each + returns + handed_out)
+        # Predictions stay in the memory in which they came until the feed makes their minibatches, a lag later.
+        owed = (training.lookahead or 0) * returns
+        found[node] = Footprint(owed + _exchanged(specs, nodes, node), each + returns + handed_out)
     return found
 
 

@@ -64,6 +64,7 @@ def keep_costs(costs: MessageCosts | None) -> Path:
     path = _file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Tried before they are measured, which takes half a minute that would be lost.
         if costs is None:
             tempfile.TemporaryFile(dir=path.parent).close()
         else:

@@ -29,10 +29,8 @@ Then = Callable[[], None]
 class LinkCosts:
     """Costs of messages.
 
-    item: seconds of a processor for what a stage does with a message beside its layers. call: for sending one, and as
-    much again for taking it in. copy: bytes a second into the object store, and as many out of it for the stage that
-    reads them, and out of the network. link: bytes a second of a host's network, in each direction. latency: seconds
-    from host to host. answer: seconds until an answer is back, beside two calls; no message of a run waits for one.
+    item, call, copy, answer: as of MessageCosts (message_costs.py); copy is the rate out of the network too.
+    link: bytes a second of a host's network, in each direction. latency: seconds from host to host.
     """
 
     item: float
@@ -90,6 +88,7 @@ class Timing:
         trained = [(item, at) for item, at in self.done if isinstance(item, Train)]
         first = len(trained) // 3
         full = [each for each in trained[first:] if each[1] <= self.fed]
+        # In a run as short as its window all is fed before the first item is done.
         full = full if len(full) > 1 else trained[first:]
         if len(full) == 1:
             return self.seconds / sum(item.count for item, _ in trained)
@@ -144,15 +143,15 @@ class _Shared:
         """Expect the end of the job that ends next, unless another comes meanwhile."""
         self._version += 1
         if self._jobs:
-            version = self._version
-            self._clock.after((self._jobs[0][0] - self._own) / self._rate(), lambda: self._end(version))
+            self._clock.after((self._jobs[0][0] - self._own) / self._rate(), partial(self._end, self._version))
 
     def _end(self, version: int) -> None:
+        # A job has come or gone since, which moves all ends; an event of the clock cannot be taken back.
         if version != self._version:
             return
         self._advance()
-        end, _, then = heapq.heappop(self._jobs)
-        self._own = end
+        # To the bit: rounding may have gone past it, and a job with the same end would be expected in the past.
+        self._own, _, then = heapq.heappop(self._jobs)
         self._expect()
         then()
 
@@ -225,6 +224,7 @@ class Simulation:
 
     def _next_item(self, stage: _Stage) -> Item | None:
         """Return the item that a stage may begin now, if there is one."""
+        # The stage before sends a part of every message, whoever else does.
         if stage.index:
             return stage.inbox.take()[stage.index - 1].item if stage.inbox.ready else None
         if not self._items or not self._flow.may_send(self._weight(self._items[0])):
@@ -249,6 +249,7 @@ class Simulation:
                 self._timing.done.append((item, self._clock.now))
                 self._return(stage)
                 continue
+            # Looked at again each time, since messages that come wake the stage too.
             while len(stage.waiting) == PUBLISH_AHEAD:
                 yield stage.worker.append
             stage.waiting.append((sequence, item))
@@ -265,6 +266,7 @@ class Simulation:
         if first is last:
             back()
         else:
+            # Predictions are few bytes beside rows.
             _start(self._carry(last, first, 0, back))
 
     def _publish(self, stage: _Stage) -> Process:
@@ -293,6 +295,7 @@ class Simulation:
             self._timing.linked[self._host_layout.hosts[sender.index]] += size
             taken += size / self._links.copy
             seconds = size / self._links.link
+            # Bytes come in while others still go out: the link's time passes once, unless others have either end.
             begin = max(self._clock.now, sender.host.out_free)
             sender.host.out_free = begin + seconds
             yield partial(self._clock.after, begin - self._clock.now)

@@ -64,8 +64,10 @@ def answers(trained: Trained, most: int) -> Answers:
         raise UserError("there are no test examples")
     if classes > MOST_CLASSES:
         raise UserError(f"there are {classes:,} classes, too many for a table of all by all")
+    # A sequence has an answer at each of its places.
     if trained.training.inputs == "tokens":
         most = max(1, min(most, MOST_TOKENS // trained.job.network.inputs.size))
+    # All of them are in memory at once, in float32.
     rows = chosen(split, min(most, max(1, BYTES_AT_ONCE // (4 * split.features))))
     examples, labels = trained.examples(split, rows)
     scores = trained.scores(examples)
@@ -77,6 +79,7 @@ def answers(trained: Trained, most: int) -> Answers:
     mistakes = () if tokens else _mistakes(scores, labels, rows, by_goodness)
     names = tuple(map(trained.name, range(classes)))
     if tokens and (say := attempt(lambda: symbols_of(trained)).value):
+        # By repr without its quotes, so that a line break is seen.
         names = tuple(repr(say([symbol]))[1:-1] for symbol in range(classes))
     return Answers(name, trained.saved.readout, names, counts, mistakes, len(rows), len(split), by_goodness)
 

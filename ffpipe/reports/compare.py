@@ -11,7 +11,7 @@ from ffpipe.reports.curves import OfRun
 from ffpipe.reports.drawing import few
 from ffpipe.reports.gather import HEAD, Record, block_name
 from ffpipe.reports.parts import Item, Missing, Page, Picture, Section, Table, Tile
-from ffpipe.reports.results import percent
+from ffpipe.reports.results import SPLITS, percent
 from ffpipe.system.units import say_seconds, say_size
 
 # Blocks that have a small picture each.
@@ -22,6 +22,7 @@ PLACES = ("execution.run_dir",)
 
 def compared(records: Sequence[Record], epochs: Sequence[float], refresh: int = 0) -> Page:
     """Make the page of several runs. epochs: steps of one epoch of each; 0: not known."""
+    # Beside the names, which may be alike: runs may lie in several folders.
     letters = [letter(index) for index in range(len(records))]
     names = [f"{each}: {record.name}" for each, record in zip(letters, records, strict=True)]
     sections = [
@@ -69,7 +70,7 @@ def _results(records: Sequence[Record], names: Sequence[str]) -> Section:
 
 def _errors(records: Sequence[Record], names: Sequence[str], epochs: Sequence[float]) -> Section:
     items: list[Item] = []
-    for split in ("validation", "test", "train"):
+    for split in SPLITS:
         found: dict[str, list[OfRun]] = {}
         for index, record in enumerate(records):
             for curve in record.errors(split):
@@ -93,6 +94,7 @@ def _losses(records: Sequence[Record], names: Sequence[str], epochs: Sequence[fl
         ("errors", "Errors in training", lambda row: row.pair_errors, True),
     ):
         found = [[each for each in record.curves(number) if each.name != block_name(HEAD)] for record in records]
+        # The deepest one's, since the others have the first of these.
         blocks = [each.name for each in max(found, key=len)]
         if not blocks:
             continue

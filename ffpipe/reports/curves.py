@@ -114,6 +114,7 @@ def runs_by_block(blocks: Mapping[str, Sequence[OfRun]], runs: int, label: str, 
         axes.set_xlabel("epochs" if by_epoch else "steps")
     for axes in grid[::columns]:
         axes.set_ylabel(label)
+    # All share the scale of the first.
     _scale(grid[0], [each.curve for each in shown], percent)
     _legend(figure, grid, 3)
     return figure
@@ -140,7 +141,7 @@ def _legend(figure: Figure, panels: Iterable[Axes], columns: int) -> None:
 
 def _plot(axes: Axes, curve: Curve, **style: object) -> None:
     steps, values = _thinned(curve)
-    if len(values) == 1:
+    if len(values) == 1:  # a line of one point is not seen
         style = {"marker": "o", **{name: value for name, value in style.items() if (name, value) != ("marker", "")}}
     axes.plot(steps, values, **style)  # type: ignore[arg-type]  # any style
 
@@ -164,10 +165,12 @@ def _scale(axes: Axes, curves: Sequence[Curve], percent: bool) -> None:
         axes.yaxis.set_major_locator(
             LogLocator(subs=(1.0, 2.0, 5.0) if max(positive) < 1e3 * min(positive) else (1.0,))
         )
+        # Else a scale of less than a power of ten has a number at each of its small ticks too.
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter(PERCENT if percent else FuncFormatter(lambda value, _: f"{value:g}"))
         return
     if finite and min(finite) >= 0:
+        # At least a little: a scale of zeros alone has no extent, of which matplotlib warns.
         axes.set_ylim(0, max(max(finite) * 1.06, 1e-9))
     if percent:
         axes.yaxis.set_major_formatter(PERCENT)

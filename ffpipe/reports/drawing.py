@@ -43,7 +43,7 @@ STYLE = {
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
-    "axes.facecolor": "none",
+    "axes.facecolor": "none",  # the page's own is seen, light or dark
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -61,9 +61,9 @@ STYLE = {
     "lines.solid_capstyle": "round",
     "figure.facecolor": "none",
     "figure.constrained_layout.use": True,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "ffpipe",
-    "text.parse_math": False,
+    "svg.fonttype": "none",  # text, in place of the outlines of its letters
+    "svg.hashsalt": "ffpipe",  # names of parts are by chance without one
+    "text.parse_math": False,  # names of classes may have dollars
     "image.composite_image": False,  # which would blur small pictures
 }
 
@@ -129,7 +129,7 @@ def drawn(figure: Figure, name: str, alt: str) -> Drawn:
     svg, used = _svg(figure, name, alt)
     if len(svg) > LARGE_SVG:
         image = png(figure)
-        if len(image) * 4 // 3 < len(svg):
+        if len(image) * 4 // 3 < len(svg):  # as Base64
             data = base64.b64encode(image).decode()
             return Drawn(f'<img class="png" alt="{alt}" src="data:image/png;base64,{data}">')
     return Drawn(svg, used)
@@ -145,6 +145,7 @@ def png(figure: Figure) -> bytes:
 
 def _svg(figure: Figure, name: str, alt: str) -> tuple[str, frozenset[str]]:
     sink = io.StringIO()
+    # Again: some settings, as those of SVG, are read when a figure is saved.
     with styled():
         # Without date and maker, so that the same figure gives the same text.
         figure.savefig(sink, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
@@ -167,13 +168,10 @@ def _svg(figure: Figure, name: str, alt: str) -> tuple[str, frozenset[str]]:
 
     text = re.sub(r"((?:fill|stroke|stop-color): ?)(#[0-9a-f]{6})\b", variable, text)
     width, height = (size * 72 for size in figure.get_size_inches())
-    head = (
-        f'<svg role="img" aria-label="{alt}" viewBox="0 0 {width:g} {height:g}" style="max-width:{width * 1.5:.0f}px"'
-    )
-    text = re.sub(
-        r"<svg[^>]*>", f'{head} xmlns:xlink="http://www.w3.org/1999/xlink"><title>{alt}</title>', text, count=1
-    )
-    return re.sub(r"\n\s*", "\n", text), frozenset(used)
+    size = f'viewBox="0 0 {width:g} {height:g}" style="max-width:{width * 1.5:.0f}px"'
+    head = f'<svg role="img" aria-label="{alt}" {size} xmlns:xlink="http://www.w3.org/1999/xlink"><title>{alt}</title>'
+    # In place of the first tag; not by `sub`, for which a backslash in a name has a meaning.
+    return re.sub(r"\n\s*", "\n", head + text.partition(">")[2]), frozenset(used)
 
 
 def variables(used: Sequence[str], dark: bool) -> str:

@@ -27,7 +27,7 @@ MOST_HISTOGRAMS = 12
 MOST_CLASSES, MOST_NUMBERS = 100, 15
 # Pictures in a line.
 SIDE_BY_SIDE = 12
-KIND_COLOURS = (SERIES[0], SERIES[5], SERIES[4], SERIES[1], SERIES[3], SERIES[2])
+KIND_COLOURS = (SERIES[0], SERIES[5], SERIES[4], SERIES[1], SERIES[3], SERIES[2], FAINT)
 
 
 @styled()
@@ -52,10 +52,12 @@ def histograms(spreads: Spreads) -> Figure:
 
 def _histogram(axes: Axes, spread: Spread) -> None:
     both = np.concatenate([spread.first, spread.second])
+    # A few numbers far away would leave all others no room: they are counted at the edges.
     low, high = np.quantile(both, (0.002, 0.998)) if len(both) else (0.0, 1.0)
     if spread.border is not None:
         low, high = min(low, spread.border), max(high, spread.border)
     edges = np.linspace(low, max(high, low + 1e-9), 41)
+    # By `stairs`, which draws one shape, where `hist` draws one for each bin.
     for numbers, colour in ((spread.first, SERIES[0]), (spread.second, SERIES[1])):
         axes.stairs(np.histogram(np.clip(numbers, low, high), edges)[0], edges, fill=True, color=colour, alpha=0.6)
     if spread.border is not None:
@@ -95,7 +97,8 @@ def confusion(answers: Answers) -> Figure:
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(8.5, max(3.6, 0.34 * count + 1.3))
     figure, (axes,) = panels(side * 0.94, width=side)
-    # Half transparent, so that the boxes are right on a dark page too.
+    # Half transparent, so that the boxes are right on a dark page too, and as one image, since a hundred classes would
+    # make thousands of shapes. By the root of a share, so that rare confusions are seen.
     boxes = np.zeros((count, count, 4))
     boxes[..., :3], boxes[..., 3] = to_rgb(WRONG), np.where(counts, 0.15 + 0.6 * shares**0.5, 0.0)
     own = np.arange(count)
@@ -107,6 +110,7 @@ def confusion(answers: Answers) -> Figure:
             axes.text(answer, right, f"{counts[right, answer]:,}", ha="center", va="center", fontsize=8)
     names = [shortened(name, 14) for name in answers.names]
     long = max(map(len, names)) > 2
+    # A picture has room for 70 names.
     size, places = (8 if count <= 30 else 5.5), range(0, count, -(-count // 70))
     axes.set_xticks(places, [names[place] for place in places], rotation=90 if long else 0, fontsize=size)
     axes.set_yticks(places, [names[place] for place in places], fontsize=size)
@@ -175,8 +179,10 @@ def shares_of_time(shares: Sequence[dict[str, float]]) -> Figure:
     """Draw what each stage did, as shares of its time."""
     figure, (axes,) = panels(0.9 + 0.34 * len(shares))
     left = np.zeros(len(shares))
-    for name, kind in (("compute", 0), ("input", 3), ("credit", 4), ("blocked", 5)):
+    # Without publish, whose thread is at work beside the other one: with it they would be more than the whole.
+    for name, kind in (("compute", 0), ("input", 3), ("credit", 4), ("blocked", 5), ("exchange", 6)):
         label = ACTIVITIES[kind] if kind else "computes"
+        # A stranger's shares may be any numbers.
         widths = np.array([max(0.0, min(1.0, stage.get(name, 0.0))) for stage in shares])
         axes.barh(range(len(shares)), widths, left=left, color=KIND_COLOURS[kind], label=label, height=0.62)
         left += widths

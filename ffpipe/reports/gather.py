@@ -23,6 +23,7 @@ from ffpipe.system.errors import UserError
 from ffpipe.system.files import read_whole
 from ffpipe.telemetry.report import READOUTS, Evaluation, History, LayerRow
 
+# Longer ones, and longer lists below, are a stranger's: all of them would come to the page.
 Word = Annotated[str, Meta(max_length=200)]
 HEAD = -1
 # Beyond this a number is as good as endless, and pictures have no room for it.
@@ -66,7 +67,6 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The name of the folder."""
         return self.folder.path.absolute().name or str(self.folder.path)
 
     @property
@@ -124,6 +124,7 @@ def series(points: Iterable[tuple[str, int, float | None]]) -> list[Curve]:
 
 def curve(name: str, points: list[tuple[int, float]]) -> Curve:
     """Join points in the order of their steps; of several at one step the last counts."""
+    # By the step alone: sorted by value too, the last of several would not stay the last.
     steps = dict(sorted(points, key=lambda point: point[0]))
     return Curve(name, tuple(steps), tuple(max(-LARGEST, min(LARGEST, value)) for value in steps.values()))
 
@@ -141,6 +142,7 @@ def block_name(block: int) -> str:
 def read_run(run: str | Path) -> Record:
     """Read a run folder. Raises UserError where it is not one."""
     folder, config = open_run(run)
+    # Asked before its past and summary are read: a run that ended in between would seem broken off.
     going = inspection.is_running(folder.path)
     return Record(folder, config, attempt(lambda: _past(folder)), attempt(lambda: _summary(folder)), going)
 

@@ -118,13 +118,11 @@ def _spread(found: Spreads, contrasts: bool) -> tuple[list[Item], str]:
     alt = f"How {found.number} spreads in {len(found.blocks)} blocks for {' and '.join(found.kinds)} rows; wrong: "
     alt += ", ".join(f"block {each.block} {percent(each.wrong)}" for each in found.blocks[:8])
     wrong = "pairs ranked wrongly" if contrasts else f"{found.kinds[1]} rows wrong"
-    rows = [
-        [
-            *(str(each.block), each.name, f"{each.first.mean():.4g}", f"{each.second.mean():.4g}"),
-            *("-" if each.border is None else f"{each.border:.4g}", percent(each.wrong)),
-        ]
-        for each in found.blocks
-    ]
+    rows = []
+    for each in found.blocks:
+        means = (f"{numbers.mean():.4g}" for numbers in (each.first, each.second))
+        border = "-" if each.border is None else f"{each.border:.4g}"
+        rows.append([str(each.block), each.name, *means, border, percent(each.wrong)])
     head = ["block", "kind", f"mean, {found.kinds[0]}", f"mean, {found.kinds[1]}", "threshold", wrong]
     picture = Picture("spread", figures.histograms(found), alt)
     return [picture, Table(head, rows, "", len(rows) > LONG_TABLE)], intro

@@ -26,24 +26,25 @@ MEMORY_KINDS = ("process", "data", *MemoryBreakdown._fields, "mapped")
 
 def process_of(config: Config) -> int:
     """Measure the bytes of a bare process. Before data are opened and pictures drawn, which count. Raises UserError."""
-    if config.execution.engine == "ray":
+    if config.execution.engine == "ray":  # which its stages have in memory
         load_ray()
     return bare_process(config)
 
 
 def memory(job: Job, summary: Summary | None, process: int) -> Memory:
     """Work out each stage as the summary has it, or would be cut. process: bytes of a bare one. Raises UserError."""
-    layout = draft_layout(job)
-    groups = [each for each in summary.stage_layers if each] if summary else []
+    layout, summary = draft_layout(job), summary or Summary()
+    groups = [each for each in summary.stage_layers if each]
     layers = [spec.layers for spec in layout.stages]
+    # Only where they are a cut of this network: the summary may be a stranger's.
     if [block for group in groups for block in group] == list(range(job.layers)):
         layers = [range(group[0], group[-1] + 1) for group in groups]
-    peaks = summary.peak_rss_bytes if summary else []
+    peaks = summary.peak_rss_bytes
     if job.config.execution.engine == "local":  # all stages are in one process
         layers, peaks = [range(job.layers)], [max(peaks)] if peaks else []
-    chunk = (summary.chunk if summary else 0) or layout.plan.chunk
-    of = Sizes(job.network, chunk)
+    of = Sizes(job.network, summary.chunk or layout.plan.chunk)
     estimates = [estimate_stage(job, of, each, process) for each in layers]
     predicted = tuple((each.process, each.data, *each.breakdown, each.mapped) for each in estimates)
+    # Peaks of the run's stages say nothing of those of another cut.
     known = len(peaks) == len(layers)
     return Memory(tuple(layers), predicted, tuple(peaks) if known else (None,) * len(layers))

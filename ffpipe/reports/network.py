@@ -68,11 +68,13 @@ def open_job(record: Record, asked: Asked) -> Job:
     data_dir = asked.data_dir or config.execution.data_dir or os.environ.get("FFPIPE_DATA", "")
     splits = load_splits(config.training.data, data_dir, progress=_no_download)
     places.refuse_other_data(past.data, splits.fingerprint, config.training.data.source)
+    # So that whatever else of the data is read later is looked for in the same folder.
     execution = replace(config.execution, data_dir=data_dir)
     return make_job(replace(config, execution=execution), of_user)
 
 
 def _no_download(line: str) -> None:
+    # Every download begins with a line of progress, which comes here.
     raise UserError("the data are not on this machine, and a report downloads nothing: name them with --data-dir")
 
 
@@ -84,6 +86,7 @@ class Trained:
         if saved.network.takes != job.input:
             raise UserError(f"the snapshot is of a network for {saved.network.takes}, but the data are {job.input}")
         self.saved, self.job = saved, job
+        # Several sections pass rows through all blocks, which are read from their files and checked each time.
         keeps = saved.bytes_of_weights <= host_bytes() * KEPT_SHARE
         self.block = cache(saved.block) if keeps else saved.block
 
@@ -99,7 +102,6 @@ class Trained:
 
     @cached_property
     def feeder(self) -> Feeder:
-        """The feeder of the run."""
         return self.job.network.make_feeder(self.job.splits)
 
     @cached_property
@@ -120,6 +122,7 @@ class Trained:
 
     def scores(self, images: Tensor) -> Tensor:
         """Compute scores (n, ..., classes) of examples by the run's own read-out, a few at a time. Raises Silent."""
+        # Goodness takes a row of each example under every label.
         per_example = self.saved.network.takes.classes if self.saved.readout == GOODNESS else 1
         some = max(1, self.rows_at_once // per_example)
         with torch.no_grad():

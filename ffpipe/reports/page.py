@@ -71,6 +71,7 @@ def _item(item: Item, pictures: dict[str, Drawn]) -> str:
 
 
 def _table(table: Table) -> str:
+    # A table without rows has no columns to zip, and a head all the same.
     columns = list(zip(*table.rows, strict=True)) or [()] * len(table.head)
     right = [bool(column) and all(map(_is_number, column)) for column in columns]
 

@@ -54,7 +54,7 @@ def attempt(make: Callable[[], T], user_code: bool = False) -> Part[T]:
     except EXPECTED as error:
         return Part(missing=one_line(error if isinstance(error, (UserError, Silent)) else reason(error)))
     except Exception as error:
-        if not user_code:
+        if not user_code:  # a mistake of ffpipe's own is to be seen
             raise
         return Part(missing=one_line(describe_error(error)))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ffpipe.pipeline.job import Job
-from ffpipe.reports.gather import Record, read_run
+from ffpipe.reports.gather import Record, Summary, read_run
 from ffpipe.reports.memory import memory, process_of
 from ffpipe.reports.network import EXAMPLES, Asked, Trained, open_job
 from ffpipe.reports.parts import Page, Part, Section, attempt
@@ -19,7 +19,7 @@ from ffpipe.reports.style import MARK
 from ffpipe.reports.trace import read_trace
 from ffpipe.runs.model import Given
 from ffpipe.runs.saved import Saved
-from ffpipe.system.errors import UserError, reason
+from ffpipe.system.errors import UserError, reason, refusing
 from ffpipe.system.files import expanded, replace_whole, size_of
 
 NAME = "report.html"
@@ -74,9 +74,10 @@ def watch_report(
     written(path)
     while report.going:
         wait(seconds)
-        before, now = seen, report.signature()
+        # Taken before the runs are read, so that what is written meanwhile counts as new the next time.
+        now = report.signature()
         report.read()
-        if now != before or not report.going:
+        if now != seen or not report.going:
             seen = now
             report.write(seconds if report.going else 0)
     return path
@@ -84,6 +85,7 @@ def watch_report(
 
 def refuse_without_matplotlib() -> None:
     """Raise UserError where pictures cannot be drawn."""
+    # Looked for and not imported: the memory of this process is measured without it, as that of a stage.
     if find_spec("matplotlib") is None:
         raise UserError("a report is drawn with matplotlib, which is not installed: pip install 'ffpipe[report]'")
 
@@ -103,6 +105,7 @@ class _Report:
         self._runs, self._asked = runs, asked
         self.records: list[Record] = []
         self.read()
+        # By their real paths, since a run may be named by a link too.
         folders = [os.path.realpath(record.folder.path) for record in self.records]
         for index, named in enumerate(runs):
             if folders[index] in folders[:index]:
@@ -121,7 +124,6 @@ class _Report:
         return any(record.going for record in self.records)
 
     def read(self) -> None:
-        """Read all runs anew."""
         self.records = [read_run(run) for run in self._runs]
 
     def signature(self) -> list[tuple[int, int]]:
@@ -131,11 +133,11 @@ class _Report:
         return [(each.st_mtime_ns, each.st_size) for each in found]
 
     def write(self, refresh: int) -> Path:
-        """Draw and write all of it."""
         page = self._page(refresh)
         from ffpipe.reports.drawing import png
         from ffpipe.reports.page import html
 
+        # Before the PNGs: it finds the places of all parts, which the figures keep.
         text = html(page).encode("utf-8", "replace")
         if self._png is not None:
             for picture in page.pictures:
@@ -186,8 +188,7 @@ def _page_of(record: Record, job: Part[Job], process: Part[int], epoch: float, a
 
 def _epoch_of(record: Record) -> float:
     """Find the steps of an epoch in the summary; 0 where an earlier version wrote it and the run is not finished."""
-    if (summary := record.summary.value) is None:
-        return 0.0
+    summary = record.summary.value or Summary()
     ended = summary.status == "finished" and summary.epochs
     return float(summary.steps_per_epoch or (summary.steps / summary.epochs if ended else 0.0))
 
@@ -200,7 +201,7 @@ def refuse_output(path: Path) -> None:
     if not os.access(folder, os.W_OK):
         raise UserError(f"{path} cannot be written: folder {folder} is not yours to write to; give another with --out")
     try:
-        size_of(path)
+        size_of(path)  # which refuses what an open would wait for
         with path.open("rb") as file:
             ours = MARK.encode() in file.read(BEGINNING)
     except FileNotFoundError:
@@ -213,16 +214,12 @@ def refuse_output(path: Path) -> None:
 
 def _write(path: Path, data: bytes) -> None:
     """Write a file whole or not at all. Raises UserError."""
-    try:
+    with refusing(f"{path} cannot be written"):
         replace_whole(path, lambda file: file.write(data))
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {reason(error)}") from None
 
 
 def _make_folder(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise UserError(f"--png is {path}, which is a file: give a folder")
-    try:
+    with refusing(f"--png: folder {path} cannot be made"):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--png: folder {path} cannot be made: {reason(error)}") from None

@@ -15,7 +15,6 @@ from ffpipe.reports.memory import MEMORY_KINDS, Memory
 from ffpipe.reports.parts import Item, Missing, Part, Passage, Picture, Section, Table, Tile
 from ffpipe.reports.trace import Timeline
 from ffpipe.runs.inspection import newest_rows
-from ffpipe.system.errors import escaped
 from ffpipe.system.units import say_seconds, say_size
 from ffpipe.telemetry.report import Evaluation, say_layers
 
@@ -32,19 +31,19 @@ def percent(share: float | None) -> str:
 
 def tiles(record: Record, memory: Part[Memory]) -> list[Tile]:
     """Pick the numbers that a reader looks for first."""
-    found, summary = list[Tile](), record.summary.value
-    tested = record.tested
-    newest = tested or next((e for e in reversed(record.evaluations) if e.split == "validation"), None)
+    found, summary = list[Tile](), record.summary.value or Summary()
+    # A run is tested at its end; until then it has validations at best.
+    newest = record.tested or next((e for e in reversed(record.evaluations) if e.split == "validation"), None)
     if newest:
         found += [Tile(percent(e), f"{newest.split} error by {name}") for name, e in readouts(newest).items()]
         if record.config.training.inputs == "tokens" and (nats := list(newest.losses.values())[-1:]) and nats[0]:
             found.append(Tile(f"{nats[0] / math.log(2):.3f}", f"bits a symbol, {newest.split}"))
     found.append(Tile(f"{record.step:,}", "steps written down"))
-    if summary and summary.train_seconds:
+    if summary.train_seconds:
         found.append(Tile(say_seconds(summary.train_seconds), "of training"))
-    if summary and summary.examples_per_second:
+    if summary.examples_per_second:
         found.append(Tile(f"{summary.examples_per_second:,.0f}", "examples a second"))
-    if summary and any(summary.peak_rss_bytes):
+    if any(summary.peak_rss_bytes):
         found.append(Tile(say_size(max(summary.peak_rss_bytes)), "peak memory of a stage"))
     elif memory.value:
         found.append(Tile(say_size(max(map(sum, memory.value.predicted))), "memory of a stage, foretold"))
@@ -63,6 +62,7 @@ def errors(record: Record, epoch: float) -> Section:
     newest = [f"{split} {percent(c.last)} by {c.name}" for split, found in by_split.items() for c in found]
     alt = f"Errors of each read-out against steps; the newest: {', '.join(newest)}"
     items: list[Item] = [Picture("errors", figure, alt), _evaluations(record.evaluations, epoch)]
+    # The error of an only block is that of the network.
     if blocks := [each for each in record.evaluations if len(each.blocks) > 1]:
         items += _of_blocks(blocks, epoch)
     elif judged := [each for each in record.evaluations if each.losses]:
@@ -74,13 +74,10 @@ def errors(record: Record, epoch: float) -> Section:
 
 def _evaluations(found: Sequence[Evaluation], epoch: float) -> Table:
     names = list(dict.fromkeys(name for each in found for name in readouts(each)))
-    rows = [
-        [
-            *(f"{each.step / epoch:.4g}" if epoch else "-", f"{each.step:,}", each.split, f"{each.examples:,}"),
-            *(percent(readouts(each).get(name)) for name in names),
-        ]
-        for each in found[-MOST_EVALUATIONS:]
-    ]
+    rows = []
+    for each in found[-MOST_EVALUATIONS:]:
+        at, shares = f"{each.step / epoch:.4g}" if epoch else "-", [percent(readouts(each).get(name)) for name in names]
+        rows.append([at, f"{each.step:,}", each.split, f"{each.examples:,}", *shares])
     caption = "Every evaluation" if len(found) <= MOST_EVALUATIONS else f"The newest {MOST_EVALUATIONS} evaluations"
     return Table(["epoch", "step", "split", "examples", *names], rows, caption, len(rows) > LONG_TABLE)
 
@@ -133,6 +130,7 @@ def learning(record: Record, epoch: float, rates: Part[list[Curve]]) -> Section:
     ):
         if not _is_constant(found):
             items.append(_picture(name, title, label, found, epoch))
+    # Runs of version 0.1 have no rates in their rows.
     known = record.curves(lambda row: row.rate) or rates.value or []
     without = Missing("learning rates", rates.missing or "no block has one rate")
     items.append(_picture("rates", "Learning rates", "learning rate", known, epoch) if known else without)
@@ -161,13 +159,11 @@ def _picture(name: str, title: str, label: str, found: list[Curve], epoch: float
 def _newest(record: Record, rates: list[Curve]) -> Table:
     """List the last row of the log of each block."""
     rate_of = {each.name: each.last for each in rates}
-    lines = [
-        [
-            *(block_name(row.layer), f"{row.step:,}", _number(row.loss), percent(row.pair_errors)),
-            *map(_number, (rate_of.get(block_name(row.layer)), row.weight_rms, row.output_rms)),
-        ]
-        for row in newest_rows(record.history.rows)
-    ]
+    lines = []
+    for row in newest_rows(record.history.rows):
+        name = block_name(row.layer)
+        sizes = map(_number, (rate_of.get(name), row.weight_rms, row.output_rms))
+        lines.append([name, f"{row.step:,}", _number(row.loss), percent(row.pair_errors), *sizes])
     head = ["block", "step", "loss", "errors", "learning rate", "weights, rms", "output, rms"]
     return Table(head, lines, "The newest row of the log of each block", len(lines) > LONG_TABLE)
 
@@ -191,20 +187,15 @@ def rates_of(job: Job, last: int) -> list[Curve]:
 def where_time_went(summary: Part[Summary], timeline: Part[Timeline]) -> Section:
     """Show what each stage did with its time, and when."""
     items: list[Item] = []
-    shares = summary.value.time_shares if summary.value else []
-    if shares:
+    if summary.value and (shares := summary.value.time_shares):
         busy = ", ".join(f"stage {i} {each.get('compute', 0.0):.0%}" for i, each in enumerate(shares[:8]))
         items.append(Picture("time", figures.shares_of_time(shares), f"Shares of time; computing: {busy}"))
         kinds = list(dict.fromkeys(kind for each in shares for kind in each))
-        layers = summary.value.stage_layers if summary.value else []
-        rows = [
-            [
-                str(i),
-                say_layers(layers[i] if i < len(layers) else []),
-                *(f"{each.get(kind, 0.0):.1%}" for kind in kinds),
-            ]
-            for i, each in enumerate(shares)
-        ]
+        layers = summary.value.stage_layers
+        rows = []
+        for i, each in enumerate(shares):
+            blocks = say_layers(layers[i] if i < len(layers) else [])  # a stranger's summary may have fewer
+            rows.append([str(i), blocks, *(f"{each.get(kind, 0.0):.1%}" for kind in kinds)])
         caption = "Shares of each stage's time; publish is a thread beside the others"
         items.append(Table(["stage", "blocks", *kinds], rows, caption, len(rows) > LONG_TABLE))
     else:
@@ -256,6 +247,5 @@ def what_it_was(record: Record) -> Section:
         facts += [[name, number] for name, number in summary.versions.items()]
     else:
         items.append(Missing("versions", record.summary.missing))
-    text = escaped(to_toml(record.config)).replace("\\n", "\n")
-    items.append(Passage([(text, False)], "config.toml", folded=True))
+    items.append(Passage([(to_toml(record.config), False)], "config.toml", folded=True))
     return Section("Config and versions", items)

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ffpipe.config.schema import Training
+from ffpipe.data.source import CHANNELS
 from ffpipe.reports.network import Trained
 from ffpipe.system.errors import UserError
 
 # Pictures of each kind.
 SHOWN = 12
-CHANNELS = (1, 3, 4)
 
 Images = NDArray[np.float32]
 
@@ -61,10 +61,9 @@ def trained_rows(trained: Trained) -> list[Kind]:
         changed = "as trained on" if changes else "as trained on (unchanged)"
         return [*kinds, Kind(changed, _pictures(trained, rows[:shown]), tuple(map(name, labels[:shown].tolist())))]
     positive, negative = rows[:shown], rows[training.batch_size :][:shown]
-    kinds.append(_labelled("positive", positive, trained))
     other = {"hybrid": " (hybrid)", "others": " (other class)", "others-fixed": " (other class)"}
     title = f"negative{other.get(training.negatives, '')}"
-    kinds.append(_labelled(title, negative, trained))
+    kinds += [_labelled("positive", positive, trained), _labelled(title, negative, trained)]
     if job.network.layout.passing:
         neutral = trained.neutral_rows(step)[:shown]
         kinds.append(Kind("neutral", _pictures(trained, neutral), ("",) * shown))
@@ -83,6 +82,7 @@ def labels_in(rows: Tensor, training: Training, features: int, classes: int) -> 
     if training.labels == "none":
         return None
     place = flat[:, :classes] if training.labels == "overlay" else flat[:, features:]
+    # A plane has the same number in all of its pixels; labels that are not planes have one each.
     found: Tensor = place.unflatten(1, (classes, -1)).mean(2).argmax(1)
     return found
 

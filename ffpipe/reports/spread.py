@@ -51,6 +51,7 @@ def spreads(trained: Trained) -> Spreads:
     found = _goodness(trained) if trained.training.contrasts else _margins(trained)
     if not found.blocks:
         raise UserError("no block says anything of the answer: they learn by losses of the user's own")
+    # Quantiles and histograms are of finite numbers.
     for each in found.blocks:
         if not (np.isfinite(each.first).all() and np.isfinite(each.second).all()):
             raise UserError(f"block {each.block} gives numbers that are not finite: the run has diverged")
@@ -97,17 +98,13 @@ def _margins(trained: Trained) -> Spreads:
     if training.inputs == "tokens":
         most = max(1, min(most, MOST_TOKENS // trained.job.network.inputs.size))
     rows, labels = zip(*_plain(trained, most), strict=True)
-    said_of: dict[int, list[Tensor]] = {}
-    names = {}
+    blocks = []
     for block, _, said in trained.through(torch.cat(rows)):
         if said is not None and said.dim() == labels[0].dim() + 1:
             parts = said.split([len(each) for each in rows])
-            said_of[block.index] = [margins(part, right) for part, right in zip(parts, labels, strict=True)]
-            names[block.index] = trained.job.network.outlines[block.index].name
-    blocks = [
-        Spread(index, names[index], first.numpy(), second.numpy(), float((second <= 0).double().mean()), 0.0)
-        for index, (first, second) in said_of.items()
-    ]
+            first, second = (margins(part, right).numpy() for part, right in zip(parts, labels, strict=True))
+            name = trained.job.network.outlines[block.index].name
+            blocks.append(Spread(block.index, name, first, second, float((second <= 0).mean()), 0.0))
     return Spreads("margin", ("training", "test" if len(splits.test) else "training"), tuple(blocks))
 
 

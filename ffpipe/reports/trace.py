@@ -20,12 +20,20 @@ MOST_SPANS = 400_000
 LONGEST_LINE = 2_000
 BINS = 300
 DRAWN = 40
+# Stages have a place each in an array, which a number in a stranger's trace would make as large as it is.
 MOST_STAGES = 1000
 # A stage's kinds of work, from the names of its spans, in the order in which pictures have it.
-ACTIVITIES = ("train", "test", "snapshot", "waits for input", "waits for the window", "waits to hand over")
-_BY_NAME = {"compute Train": 0, "compute Evaluate": 1, "compute Snapshot": 2, "input": 3, "credit": 4, "blocked": 5}
-
-
+_KINDS = {
+    "compute Train": "train",
+    "compute Evaluate": "test",
+    "compute Snapshot": "snapshot",
+    "input": "waits for input",
+    "credit": "waits for the window",
+    "blocked": "waits to hand over",
+    "exchange": "waits for replicas",
+}
+ACTIVITIES = tuple(_KINDS.values())
+_BY_NAME = {name: place for place, name in enumerate(_KINDS)}
 # The name of a process: of each stage one, and another where a recovery has given it other layers.
 _STAGE = re.compile(r"stage (\d{1,3})(?:, replica (\d+))?:")
 

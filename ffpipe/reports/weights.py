@@ -51,13 +51,15 @@ def _of_block(block: Block, index: int, shape: tuple[int, ...]) -> list[Fields]:
     if isinstance(block, FFDense):
         return _of_dense(block.weight.detach().T, f"block {index}, dense", shape, False) if index == 0 else []
     found = []
+    # Without the layers of its objective, which see no images.
     body = getattr(block, "body", block)
     for module in body.modules():
         title = f"block {index}, {type(module).__name__}"
         if isinstance(module, ReceptiveFields) and module.kernel**2 >= LEAST_PIXELS:
             found += [_of_places(module, f"block {index}, receptive fields", block.inputs.shape[0])]
-        elif isinstance(module, nn.Conv2d) and min(module.kernel_size) > 1:
+        elif isinstance(module, nn.Conv2d) and min(module.kernel_size) > 1:  # one pixel shows nothing
             found += [_of_kernels(module.weight.detach(), title)]
+        # Only the first layer sees pixels.
         elif isinstance(module, nn.Linear) and index == 0 and not found:
             first = len(block.inputs.shape) == 3
             found += _of_dense(module.weight.detach(), title, shape, first)
@@ -71,8 +73,8 @@ def _of_dense(weight: Tensor, title: str, shape: tuple[int, ...], channels_first
         return []
     chosen = _strongest(weight[:, :features])
     seen = weight[chosen, :features].float()
-    if len(shape) == 3:
-        seen = seen.view(-1, shape[2], *shape[:2]).permute(0, 2, 3, 1) if channels_first else seen.view(-1, *shape)
+    if len(shape) == 3 and channels_first:
+        seen = seen.view(-1, shape[2], *shape[:2]).permute(0, 2, 3, 1)
     else:
         seen = seen.view(-1, *shape)
     return [Fields(title, "weights from the pixels to the units with the longest ones", _of_colours(seen), len(weight))]
@@ -82,7 +84,7 @@ def _of_places(module: ReceptiveFields, title: str, taken: int) -> Fields:
     """Take the fields of a grid: those of the strongest channels, place after place."""
     places, _, channels = module.weight.shape
     weight = module.weight.detach().view(places, taken, module.kernel, module.kernel, channels).float()
-    weight = weight[:, :3] if taken == 3 else weight.mean(1, keepdim=True)
+    weight = weight if taken == 3 else weight.mean(1, keepdim=True)
     each = max(1, MOST_FIELDS // places)
     chosen = weight.flatten(1, 3).norm(dim=1).topk(min(each, channels), dim=1).indices  # (places, each)
     seen = torch.stack([weight[place, ..., one] for place in range(places) for one in chosen[place].tolist()])
@@ -111,5 +113,6 @@ def _of_colours(seen: Tensor) -> NDArray[np.float32]:
     """Give (n, height, width[, channels]) as (n, height, width[, 3]); two or four channels become their mean."""
     if seen.dim() == 4 and seen.shape[3] != 3:
         seen = seen.mean(3)
+    # A run that has diverged has weights that are not finite.
     made: NDArray[np.float32] = np.nan_to_num(seen.numpy().astype(np.float32))
     return made

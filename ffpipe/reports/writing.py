@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +44,7 @@ def written(trained: Trained) -> Written:
     split = trained.job.splits.test if len(trained.job.splits.test) else trained.job.splits.train
     ids = split.raw(chosen(split, 1))[0].astype(np.int64)[: min(GIVEN, tokens)].tolist()
     given = len(ids)
+    # A snapshot writes the same text each time.
     chance = generator(trained.training.seed, "report text", trained.step)
     for _ in range(WRITTEN):
         seen = ids[-tokens:]
@@ -52,6 +52,7 @@ def written(trained: Trained) -> Written:
         row[0, : len(seen)] = torch.tensor(seen)  # what follows is not seen by positions before it
         scores = trained.scores(row)[0, len(seen) - 1].double()
         ladder = (scores / TEMPERATURE).softmax(0).cumsum(0).numpy()
+        # A share of the last rung, which rounding leaves beside one.
         ids.append(int(min(np.searchsorted(ladder, chance.random() * ladder[-1]), len(ladder) - 1)))
     return Written(say(ids[:given]), say(ids[given:]))
 
@@ -89,7 +90,7 @@ def _text_of(config: Config) -> Path:
     if config.training.data.train:
         return expanded(config.training.data.train[0])
     folders = [cache.folder() / "downloads" / "tinyshakespeare"]
-    if given := given_folder(config.execution.data_dir or os.environ.get("FFPIPE_DATA", "")):
+    if given := given_folder(config.execution.data_dir):
         folders += [given[0] / "text", given[0]]
     if (path := find(folders, NAMES)) is None:
         raise UserError("the text itself is not on this machine: name its folder with --data-dir")

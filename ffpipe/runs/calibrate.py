@@ -25,10 +25,8 @@ TINY = {
 
 
 def calibrate() -> MessageCosts:
-    """Measure the costs of messages and keep them in the cache folder; it takes about half a minute.
-
-    Raises UserError where the cache folder cannot be written, RunFailed where Ray does not start.
-    """
+    """Measure the costs of messages and keep them in the cache folder; it takes about half a minute. Raises UserError
+    where the cache folder cannot be written, RunFailed where Ray does not start."""
     from ffpipe.engines.ray.message_costs import measure_message_costs
 
     keep_costs(None)  # to fail before the measurement
@@ -43,7 +41,9 @@ def _item_seconds() -> float:
     found = []
     for _ in range(ROUNDS):
         (small, steps), (large, _) = _seconds(1), _seconds(LARGE_CHUNK)
+        # So many messages more pass, each of them through all stages.
         found.append((small - large) / (steps - steps / LARGE_CHUNK) / STAGES)
+    # Whatever else the machine does may well come to more than the difference, which is then below zero.
     return max(min(found), 1e-6)
 
 

@@ -97,8 +97,7 @@ def resume(
 def _followed(
     config: Config, view: View | None, interrupt: Interrupt | None, callbacks: Sequence[Callback]
 ) -> tuple[View, Interrupt]:
-    """Return the view of a run, with callbacks beside it where there are any, and what ends the run. Raises
-    UserError."""
+    """Return the view of a run, with callbacks if there are any, and what ends the run. Raises UserError."""
     view, interrupt = view or View(), interrupt or Interrupt()
     callbacks = [*callbacks, *([TensorBoard()] if config.execution.tensorboard else [])]
     return Followed(view, callbacks, interrupt) if callbacks else view, interrupt
@@ -114,16 +113,14 @@ def carry_out(
     make: MakeEngine,
     job_of: MakeJob = make_job,
 ) -> Result:
-    """Train from the beginning, or go on with the run in the folder. job_of: loads the data of a config.
-
-    A new folder is made as soon as the config is known to fit the data and the engine, and removed where the run cannot
-    begin all the same.
-    """
+    """Train from the beginning, or go on with the run in the folder. job_of: loads the data of a config. A new folder
+    is made when the config is known to fit data and engine, and removed where the run cannot begin all the same."""
     asked_at = time.time()
     # The spool goes to the run folder, wherever that is now.
     config = override(config, {"execution.run_dir": str(folder.path.absolute())})
     store = folder.store(config)
     # Two stacks: `held` lasts until the run has ended, `unless_begun` takes back what only a run that begins may leave.
+    # The interrupt ends before both, so that no signal cuts short what they take down.
     with ExitStack() as held, ExitStack() as unless_begun, interrupt.until_the_end():
         # First of all: what follows removes what an earlier run left, which must not be that of one at work.
         warning = held.enter_context(folder.lock()) if goes_on else ""
@@ -134,6 +131,7 @@ def carry_out(
         else:
             code = job.network.code
             past, name, snapshot = History(code=code.recorded if code else ""), uuid4().hex, None
+        # After the checks, which need no cluster: a request that is wrong is not to wait until one has started.
         engine = make(job.config.execution)
         held.callback(engine.close)
         layout = engine.layout(job)
@@ -203,6 +201,7 @@ def _within_budget(config: Config, asked: Job) -> tuple[Config, Job, tuple[str, 
 
     A choice that was made for a budget is not kept: a run that goes on, with another budget perhaps, chooses anew.
     """
+    # Known by importing all that a stage does, which takes a while: only where it decides something.
     process = _bare_process(config) if config.execution.memory_budget else 0
     job, notes = within_budget(asked, process)
     refuse_beyond_this_host(job)
@@ -215,10 +214,7 @@ def planned(
     config: Config, model: Given | None = None, allow_code: Iterable[str] = ()
 ) -> tuple[Job, Estimate, tuple[str, ...]]:
     """Estimate what a run of this config would take; returns also what was chosen for its budget. Nothing is written or
-    started.
-
-    model, allow_code: as for `train`. Raises UserError as `train` would.
-    """
+    started. model, allow_code: as for `train`. Raises UserError as `train` would."""
     config, of_user = with_model(checked(config), model, allow_code, "the config")
     config = _in_one_piece(config)
     process = _bare_process(config)
@@ -234,8 +230,8 @@ def _bare_process(config: Config) -> int:
 
 
 def make_engine(execution: Execution) -> Engine:
-    """Return the engine that was asked for. Ray is imported only where it is used; what a run left that was killed
-    goes."""
+    """Return the engine that was asked for. Ray is imported only where it is used."""
+    # A killed run may have left processes of Ray, which go whatever engine comes next (`Cluster` does as much).
     if execution.engine != "ray":
         sweep(folder_of_clusters(), PREFIX)
         return LocalEngine() if execution.engine == "local" else LayerwiseEngine()

@@ -68,6 +68,7 @@ def export(
     """
     path = Path(out)
     form = _format(path)
+    # A link too, wherever it leads: the file would take its place.
     if os.path.lexists(path):
         raise UserError(f"{path} exists: give a new file")
     saved = Saved.of(run, None, model, allow_code, changes)

@@ -69,9 +69,11 @@ class RunFolder:
         """Return the run's name in the place of its snapshots; empty where it does not have one yet. Raises UserError
         where the place is another run's."""
         owner, own = checkpoint.owner(store), self.holds(store)
+        # If past.json is lost, the claim that lies in the run's own folder is its own.
         if own and not past.run:
             return owner
         checkpoint.refuse_taken(store, past.run)
+        # A run that has saved anything has its claim there: these may be another's, whose claim is lost.
         if past.run and not owner and not own and checkpoint.whole_snapshots(store):
             raise UserError(f"{store.root} holds snapshots that are not of run {self.path}: give the place of its own")
         return past.run
@@ -98,7 +100,8 @@ class RunFolder:
         """
         path, warning = self.path / LOCK, ""
         with refusing(f"run {self.path} cannot be locked: {path}"):
-            # For writing: NFS gives no exclusive lock on a file that is open for reading.
+            # For writing: NFS gives no exclusive lock on a file that is open for reading. Not through a link, which a
+            # stranger's folder may have: the file would be made elsewhere.
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         with open(handle, "rb"):
             try:
@@ -118,10 +121,7 @@ class RunFolder:
             replace_whole(self.config, lambda file: file.write(text))
 
     def read_past(self) -> History:
-        """Read what a run that goes on has behind it.
-
-        Raises UserError where the file is absent or damaged, Unreachable where it cannot be read.
-        """
+        """Read what a run that goes on has behind it. Raises UserError and Unreachable (inspection.py)."""
         return read_past(self.past, LARGEST_PAST)
 
     def known_past(self) -> History:
@@ -174,6 +174,7 @@ def open_run(path: str | Path) -> tuple[RunFolder, Config]:
     return folder, from_tree(config_tree(folder.config), where=str(folder.config))
 
 
+# Once: a summary with them is written for every snapshot.
 @cache
 def versions() -> dict[str, str]:
     """Return the versions that a run was made with."""

@@ -35,10 +35,8 @@ LOADED_SHARE = 0.25
 
 
 class Errors(NamedTuple):
-    """Fractions of a split that each read-out got wrong; None where there is no label in the rows, or no head.
-
-    others: of the read-outs of networks without negatives, and of each of their blocks, by name.
-    """
+    """Fractions of a split that each read-out got wrong; None where there is no label in the rows, or no head. others:
+    of the read-outs of networks without negatives, and of each of their blocks, by name."""
 
     examples: int
     goodness: float | None
@@ -72,8 +70,7 @@ class Prediction:
         return tuple(torch.tensor(self.scores, dtype=torch.float64).softmax(0).tolist())
 
     def top(self, count: int) -> list[tuple[str, float]]:
-        """Return the likeliest classes by name, with their probabilities, the likeliest first; of equals the first
-        class."""
+        """Return the likeliest classes by name, with their probabilities; of equals the first class comes first."""
         probabilities = self.probabilities
         order = sorted(range(len(probabilities)), key=lambda label: (-probabilities[label], label))
         return [(name_of(label, self.names), probabilities[label]) for label in order[:count]]
@@ -125,8 +122,7 @@ class _BlamingInTurn(_Blaming, StreamedNetwork):
 
 
 def _opened(saved: Saved) -> Network:
-    """Return the network whatever its size: where it would take more than a share of memory, blocks are read one at a
-    time."""
+    """Return the network whatever its size: blocks are read one at a time if all would take more than a share."""
     if saved.bytes_of_weights <= host_bytes() * LOADED_SHARE:
         return loaded(saved, _Blaming)
     return _BlamingInTurn(saved.network, saved.block, saved.head(), saved.readout).eval()
@@ -150,6 +146,7 @@ def evaluate(
     one, and where the split is unknown, empty or of other data than the run's; RunFailed where a user's block fails.
     """
     saved = Saved.of(run, None, model, allow_code, changes)
+    # Followed here and not where a run is opened: its data may be gone for those who predict or export.
     network, config = _opened(saved), places.followed(saved.config, saved.run, saved.past.place)
     data_dir = data_dir or config.execution.data_dir or os.environ.get("FFPIPE_DATA", "")
     splits = load_splits(config.training.data, data_dir)
@@ -181,6 +178,7 @@ def evaluate(
             except Silent:
                 del wrong[readout]
                 continue
+            # A text is one example, of which a part may be wrong.
             wrong[readout] += float(missed.double().flatten(1).mean(1).sum() if tokens else missed.sum())
         progress(int(rows[-1]) + 1, len(examples))
     if not wrong:

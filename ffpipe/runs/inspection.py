@@ -91,7 +91,7 @@ class Look:
     @property
     def name(self) -> str:
         """The name of the folder."""
-        return self.path.absolute().name or str(self.path)
+        return self.path.absolute().name or str(self.path)  # the root has none
 
     @property
     def state(self) -> str:
@@ -137,6 +137,7 @@ def look_at(path: Path) -> Look:
 
 def refuse_no_folder(path: Path, given: str | Path) -> None:
     """Refuse what is not a folder and so not a run. given: how the user named it."""
+    # Path.is_dir raises where a name is too long.
     if not os.path.isdir(path):
         raise UserError(f"{given} is not a folder: give the folder of a run, as `ffpipe train` printed it")
 
@@ -168,10 +169,7 @@ def past_of(path: Path) -> History:
 
 
 def read_past(path: Path, most: int) -> History:
-    """Read a file past.json of at most `most` bytes.
-
-    Raises UserError where it is absent or damaged, Unreachable where it cannot be read.
-    """
+    """Read a past.json of at most `most` bytes. Raises UserError: absent or damaged; Unreachable: not to be read."""
     try:
         return msgspec.json.decode(read_whole(path, most), type=History)
     except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

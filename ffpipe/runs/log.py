@@ -72,12 +72,13 @@ class RunLog:
         # lacks its rows.
         checkpoint.forget_after(self.store, step)
         past = self.past
-        past.train_seconds = self._train_seconds
+        past.train_seconds = self._train_seconds  # before the latest reports go, which are a part of it
         past.rows = [row for row in past.rows if row.step <= step]
         past.evaluations = [evaluation for evaluation in past.evaluations if evaluation.step <= step]
         # Those of the very step of the snapshot come after it, so not all that are due need have been made.
         made = tuple(evaluation.split for evaluation in past.evaluations if evaluation.step == step)
         self._layout = layout = replace(layout, plan=replace(layout.plan, made=made))
+        # Files of the stages before would count for snapshots that these write again.
         self._latest, self._files = {}, {}
         return layout
 
@@ -216,6 +217,7 @@ class RunLog:
         config, layout, past = self.job.config, self._layout, self.past
         stages = [self._latest[index] for index in sorted(self._latest)]
         seconds = self._train_seconds
+        # The step of what is saved, as the digest of the weights is: stages may be further.
         step = self.newest.step if self.newest else 0
         tests = [e for e in past.evaluations if e.split == "test"] if status == "finished" else []
         return {
@@ -254,8 +256,7 @@ class RunLog:
 
 
 def _of_blocks(job: Job, test: Evaluation) -> dict[str, Any]:
-    """Return the errors of the read-outs and of each block of a network without negatives, for its summary; else
-    nothing."""
+    """Return the errors of read-outs and blocks of a network without negatives, for its summary; else nothing."""
     if not test.errors:
         return {}
     found: dict[str, Any] = {f"test_error_{name}": test.errors.get(name) for name in (LAST, SUM)}

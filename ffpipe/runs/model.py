@@ -45,6 +45,7 @@ def with_model(
     if recorded:
         changed(code, recorded, where)
     elif recorded is not None:
+        # Not by a view: those who only read a run have none.
         why = "its past.json is missing or damaged, or has no digest of the code"
         line = f"warning: a change of {code.name} since {where} was begun would not be seen: {why}"
         print(one_line(line), file=sys.stderr, flush=True)

@@ -29,16 +29,13 @@ READ = (CHECKPOINTS, *DATA_FILES)
 
 def of_run(config: Config, run: Path, changes: Mapping[str, Any], writes: bool) -> Config:
     """Return the config of a run folder with what the command changes, once nothing in it leads outside without the
-    user's word. Raises UserError.
-
-    writes: whether snapshots and the spool are to be written, or only read.
-    """
+    user's word. writes: whether snapshots and the spool are to be written, or only read. Raises UserError."""
     if more := [] if writes else sorted(changes.keys() - set(READ)):
         raise UserError(f"{more[0]} is not to be changed for a run that is read: of its fields {', '.join(READ)} are")
     # With the changes, so that a place which the user replaces is not asked about.
     config = override(config, changes)
     for field, place in _places(config, run):
-        harmless = _is_below(place, run) or (not writes and _is_local(place))
+        harmless = _is_below(place, run) or (not writes and scheme_of(place) in ("", "file"))
         if field not in changes and not harmless and not _mark(run, place).exists():
             leads = f"run {run} leads to {place} by its {field}, which is outside of it"
             raise UserError(f"{leads}: give --{field} {quote(place)} if that is to be used")
@@ -49,6 +46,7 @@ def of_file(config: Config, file: Path, changes: Mapping[str, Any]) -> Config:
     """Return the same for a config from a file, which may name places below its own folder and the working folder."""
     config = override(config, changes)
     named = _places(config, None)
+    # A file may say where the run folder is to be made; one that is there is where it is, whatever its config says.
     if config.execution.run_dir:
         named.append(("execution.run_dir", os.path.realpath(expanded(config.execution.run_dir))))
     for field, place in named:
@@ -85,6 +83,7 @@ def followed(config: Config, run: Path, was: str) -> Config:
     data = replace(data, train=tuple(map(moved, data.train)), test=tuple(map(moved, data.test)))
     for field, names in zip(DATA_FILES, (data.train, data.test), strict=True):
         for name in names:
+            # No address is asked here, and whoever reads the data says if a pattern finds none.
             if not (scheme_of(name) or set("*?[") & set(name) or os.path.exists(expanded(name))):
                 raise UserError(f"run {run}: {name} is not there any more: give its new place with --{field}")
     execution = replace(execution, data_dir=moved(execution.data_dir))
@@ -92,10 +91,7 @@ def followed(config: Config, run: Path, was: str) -> Config:
 
 
 def refuse_other_data(before: str, now: str, source: str) -> None:
-    """Hold the data that are there against those that a run began with, by their fingerprints; empty: not known.
-
-    Raises UserError.
-    """
+    """Raise UserError for other data than a run began with, by their fingerprints; empty: not known."""
     if before and before != now:
         raise UserError(
             f"training.data: what {source} gives now is not what the run began with: put that back, name it "
@@ -111,15 +107,12 @@ def _places(config: Config, run: Path | None) -> list[tuple[str, str]]:
     local = [(CHECKPOINTS, checkpoints), ("execution.spool", spool)]
     files = [(field, name) for field, names in zip(DATA_FILES, (data.train, data.test), strict=True) for name in names]
     named = [(field, place) for field, place in local if place] + [each for each in files if scheme_of(each[1])]
+    # Links are followed: one within a run folder may lead out of it.
     return [(field, place if scheme_of(place) else os.path.realpath(place)) for field, place in named]
 
 
 def _is_below(place: str, folder: Path) -> bool:
     return not scheme_of(place) and Path(place).is_relative_to(os.path.realpath(folder))
-
-
-def _is_local(place: str) -> bool:
-    return scheme_of(place) in ("", "file")
 
 
 def _mark(run: Path, place: str) -> Path:

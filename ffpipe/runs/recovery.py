@@ -32,11 +32,8 @@ class Recovery:
     """
 
     def __init__(self, attempts: int, back_off: float) -> None:
-        self._attempts = attempts
-        self._back_off = back_off
-        self._step = -1
-        self._failures = 0
-        self._errors = 0
+        self._attempts, self._back_off = attempts, back_off
+        self._step, self._failures, self._errors = -1, 0, 0
 
     def failed(self, kind: Kind, snapshot: int) -> Again | GiveUp:
         """Decide what to do after a failure. kind: what happened. snapshot: step of the last whole snapshot, 0 for

@@ -45,9 +45,9 @@ class Resumed:
 def resumed(
     run: str | Path, changes: Mapping[str, Any], model: Given | None = None, allow_code: Iterable[str] = ()
 ) -> Resumed:
-    """Work out what a run goes on with. Raises UserError as `ffpipe.resume` does, but for what data and snapshots
-    hold."""
+    """Work out what a run goes on with. Raises UserError as `ffpipe.resume` does, but for data and snapshots."""
     folder, before = open_run(run)
+    # Asked again by the lock itself; here before the user's code is imported and data are read.
     if is_running(folder.path):
         raise UserError(f"another process is training run {folder.path}: wait for it, or end it")
     past = folder.known_past()
@@ -78,6 +78,7 @@ def newest_whole(store: Store, job: Job, view: View) -> checkpoint.Manifest | No
         except UserError as error:
             misfits += [error] if isinstance(error, Misfit) else []
             notes.append(f"warning: {error}; trying the snapshot before it")
+    # Without the notes, which would say that something is tried.
     if found is None and misfits:
         raise misfits[0]
     for note in notes:

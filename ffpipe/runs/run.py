@@ -33,10 +33,7 @@ from ffpipe.telemetry.report import RecoveryNote, errors_by_readout
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a run; the errors are fractions of the test split, None where not trained.
-
-    test_errors: of every read-out that the network has, by name.
-    """
+    """The result of a run; the errors are fractions of the test split, None where not trained."""
 
     run_dir: Path
     test_error_goodness: float | None
@@ -88,6 +85,7 @@ class Run:
             tested = self.log.tested or not self.interrupt.wished
             if newest is not None and newest.step == self.job.steps and tested:
                 status = "finished"
+            # On a full disk an interrupt saves nothing, and is not said to have.
             elif self.interrupt.wished and self._newest_step >= self.log.step:
                 status = "interrupted"
             else:
@@ -119,9 +117,10 @@ class Run:
             try:
                 self.engine.run(self.job, layout, store, start, self.folder.path, self.log.take)
                 return
-            except (Diverged, ClusterLost, ReplicasDiffer) as error:
+            except (Diverged, ClusterLost, ReplicasDiffer) as error:  # no stages built anew would come further
                 raise type(error)(f"{error}; {self._rescue()}") from error
             except RunFailed as error:
+                # Asked now: `begin` forgets what was not saved.
                 reached = self.log.step
                 decision = recovery.failed("lost" if isinstance(error, StageLost) else "error", self._newest_step)
                 if isinstance(decision, GiveUp) or self.interrupt.wished:
@@ -130,6 +129,7 @@ class Run:
                 self.interrupt.pause(decision.wait)
                 try:
                     layout = self.engine.layout_again(self.job, store)
+                    # Read anew: a file of the newest one may have been cut or removed while the run was at work.
                     self.log.newest = store.patiently(lambda: newest_whole(store, self.job, self.view))
                     layout = store.patiently(partial(self.log.begin, layout))
                 except (RunFailed, UserError) as nowhere:

@@ -123,6 +123,7 @@ def _network(config: Config, model: Model, takes: checkpoint.Input, where: str) 
     if dense:
         widths = (takes.width, *training.dims[1:])
         largest = max(fan_in * width for fan_in, width in pairwise(widths))
+        # The least, in float32: an image under each label and under none, and the largest layer.
         needed = ((takes.classes + 1) * max(widths) + largest) * 4
         refuse_beyond_host(needed, f"the network in {where}", "use a larger one")
     return make_blueprint(training, takes, inputs, labels, 1, model.code, model.function)

@@ -78,6 +78,7 @@ class Progress:
         self.busy[report.stage] = report.busy_share
         for row in report.rows:
             self.rows[row.layer] = row
+        # A step is through when the last stage is.
         if report.stage == len(self.layers) - 1:
             if report.testing != self.testing:  # the rate of other work
                 self._marks = []
@@ -165,8 +166,11 @@ class ConsoleView(View):
     def report(self, report: StageReport) -> None:
         assert self._progress is not None
         self._progress.take(report)
-        for line in _evaluation_lines(self._progress.job, report):
-            self.note(line)
+        for e in report.evaluations:
+            by = ", ".join(f"{_percent(error)} by {name}" for name, error in e.readouts.items())
+            when = f"after epoch {e.step / self._progress.job.steps_per_epoch:g}"
+            blocks = f"; blocks {', '.join(map(_percent, e.blocks))}" if len(e.blocks) > 1 else ""
+            self.note(f"{when}: {e.split} error {by} ({e.examples:,} examples){blocks}")
         if self.console.is_terminal:
             self._live.update(self._table(self._progress))
         elif time.monotonic() - self._printed >= self.SECONDS:
@@ -175,6 +179,7 @@ class ConsoleView(View):
 
     def note(self, text: str) -> None:
         lines = "\n".join(map(escaped, text.split("\n")))
+        # As they are: rich would take words in brackets for its own markup, break lines, and colour numbers.
         self._show(lambda: self.console.print(lines, soft_wrap=True, highlight=False, markup=False))
 
     def stop(self) -> None:
@@ -227,17 +232,6 @@ def _named(spec: StageSpec) -> str:
     layers = say_layers(spec.layers)
     replicas = spec.replicas.counts[spec.index]
     return f"{layers} x {replicas}" if replicas > 1 else layers
-
-
-def _evaluation_lines(job: Job, report: StageReport) -> list[str]:
-    lines = []
-    for e in report.evaluations:
-        by = ", ".join(f"{_percent(error)} by {name}" for name, error in e.readouts.items())
-        line = f"after epoch {e.step / job.steps_per_epoch:g}: {e.split} error {by} ({e.examples:,} examples)"
-        if len(e.blocks) > 1:
-            line += f"; blocks {', '.join(map(_percent, e.blocks))}"
-        lines.append(line)
-    return lines
 
 
 def _figures(row: LayerRow | None) -> tuple[str, str, str]:

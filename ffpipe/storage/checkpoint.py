@@ -61,11 +61,8 @@ def name_of(label: int, names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Input:
-    """The input of a network: the shape of an image, the width of a row with its label, the classes.
-
-    names: of the classes, where they are more than numbers. scale: of the user's own images. Neither decides anything
-    that is trained.
-    """
+    """The input of a network: the shape of an image, the width of a row with its label, the classes. names: of these,
+    where they are more than numbers. scale: of the user's own images. Neither decides anything that is trained."""
 
     shape: Annotated[tuple[Annotated[int, Meta(ge=1, le=MOST_UNITS)], ...], Meta(min_length=1, max_length=32)]
     width: Annotated[int, Meta(ge=1, le=2 * MOST_UNITS)]
@@ -151,6 +148,7 @@ def write_tensors(store: Store, step: int, name: str, state: Mapping[str, Tensor
 
 def write_manifest(store: Store, step: int, files: Sequence[WrittenFile], takes: Input) -> Manifest:
     """Make a snapshot whole. Raises OSError."""
+    # In order of names, since reports of stages come in any.
     entries = {f.name: FileEntry(f.sha256, f.size, f.weights_sha256) for f in sorted(files, key=lambda f: f.name)}
     digest = combined_digest({f.name: f.weights_sha256 for f in files})
     manifest = Manifest(FORMAT, step, takes, digest, entries)
@@ -161,6 +159,7 @@ def write_manifest(store: Store, step: int, files: Sequence[WrittenFile], takes:
 def owner(store: Store) -> str:
     """Return the run that said that it keeps its snapshots here; empty where none has. Raises UserError."""
     with refusing(f"{store.place(OWNER)}, the name of a run, cannot be read"):
+        # Bytes that no run's name has are not damage: the place is not free all the same.
         return store.read(OWNER, 64).decode("ascii", "replace") if store.exists(OWNER) else ""
 
 
@@ -189,12 +188,10 @@ def disclaim(store: Store, run: str) -> None:
 
 
 def prune(store: Store, keep: int) -> None:
-    """Remove all but the `keep` newest whole snapshots, and what killed writers left in these. Raises OSError.
-
-    A folder without a manifest goes once a later snapshot is whole: every live stage is through with it by then.
-    """
+    """Remove all but the `keep` newest whole snapshots, and what killed writers left in these. Raises OSError."""
     # By name, which is in order of steps since all have the same number of digits.
     kept = whole_snapshots(store)[-keep:]
+    # A folder without a manifest goes once a later snapshot is whole: every live stage is through with it by then.
     for folder in _folders(store):
         if kept and folder < kept[-1] and folder not in kept:
             remove(store, folder)
@@ -217,8 +214,7 @@ def remove(store: Store, folder: str) -> None:
 
 
 def whole_snapshots(store: Store) -> list[str]:
-    """Return the folders of snapshots that have a manifest, oldest first. Raises Unreachable where the store cannot be
-    read."""
+    """Return the folders of snapshots that have a manifest, oldest first. Raises Unreachable where that is unknown."""
     try:
         return [folder for folder in _folders(store) if store.exists(f"{folder}/{MANIFEST}")]
     except OSError as error:
@@ -235,6 +231,7 @@ def read_manifest(store: Store, folder: str) -> Manifest:
     damage = (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
     with refusing(f"snapshot {store.place(path)} cannot be read", damage):
         manifest = msgspec.json.decode(store.read(path, LARGEST_MANIFEST), type=Manifest)
+    # A misfit and not damage: a run that has no other is refused, where it would begin anew and remove this one.
     if manifest.format != FORMAT:
         raise Misfit(f"snapshot {store.place(path)} has format {manifest.format}; this ffpipe reads format {FORMAT}")
     if folder_of(manifest.step) != folder:

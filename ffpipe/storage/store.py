@@ -1,7 +1,6 @@
 """A folder of files, on this machine or in a store (places.py).
 
-Files are written whole or not at all and read up to a bound. It does not know their contents. Whatever a store fails
-with is an OSError here, and none is waited for without a deadline.
+Files are written whole or not at all and read up to a bound. It does not know their contents.
 """
 
 from __future__ import annotations
@@ -36,11 +35,9 @@ Pieces = Iterable[bytes | memoryview]
 
 
 class Store:
-    """root: a path, or a URI of one of SCHEMES. pauses, silence: seconds between tries, and for which it
-    may be silent. Plain data: any process can get it.
-
-    Raises UserError where the URI is of no such kind, or lacks what its kind needs.
-    """
+    """root: a path, or a URI of one of SCHEMES. pauses, silence: seconds between tries, and for which it may be silent.
+    Plain data: any process can get it. Raises UserError where the URI is of no such kind, or lacks what its kind
+    needs."""
 
     def __init__(self, root: str, pauses: tuple[float, ...] = PAUSES, silence: float = SILENT_SECONDS) -> None:
         self.root = root if scheme_of(root) else str(Path(root).absolute())
@@ -50,6 +47,7 @@ class Store:
         self._files, self._base, self.is_local = self._at.files, self._at.path, self._at.is_local
 
     def __reduce__(self) -> tuple[type[Store], tuple[str, tuple[float, ...], float]]:
+        # Each process opens the place anew, with the keys and the network of its own host.
         return Store, (self.root, self.pauses, self.silence)
 
     @property
@@ -62,10 +60,7 @@ class Store:
         return f"{self.root}/{name}"
 
     def write(self, name: str, pieces: Pieces) -> None:
-        """Write a file whole or not at all: on a file system by renaming, in an object store by its nature.
-
-        Raises OSError.
-        """
+        """Write a file whole or not at all: by renaming it, or as object stores do by their nature. Raises OSError."""
         path = self._path(name)
         if self.is_local and "/" in name and Path(path).parent.is_symlink():  # which leads out of a run that was sent
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(Path(path).parent))
@@ -80,6 +75,7 @@ class Store:
         for piece in pieces:
             written += len(piece)
             self._at.ask(partial(stream.write, piece), len(piece))
+        # With time for all of it: a store may have kept the pieces until now.
         self._at.ask(stream.close, written)
 
     def read(self, name: str, most: int) -> bytes:
@@ -105,8 +101,7 @@ class Store:
         return bool(self._info(name).type == fs.FileType.File)
 
     def folders(self, prefix: str) -> list[str]:
-        """Return the names of the folders in the root that begin so, in order. Raises OSError where the root is no
-        folder."""
+        """Return the names of the folders in the root that begin so, in order. Raises OSError where that is a file."""
         found = self._at.ask(lambda: self._files.get_file_info(fs.FileSelector(self._base, allow_not_found=True)))
         folders = [i for i in found if i.type == fs.FileType.Directory and i.base_name.startswith(prefix)]
         # Old folders are removed, but not what a link points to.

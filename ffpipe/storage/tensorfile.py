@@ -36,8 +36,7 @@ def order(state: Mapping[str, Tensor]) -> list[str]:
 
 
 def header(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Return the bytes before those of the tensors, which then have to follow in `order`. No tensor needs to have
-    contents."""
+    """Return the bytes before those of the tensors, which have to follow in `order`. No tensor needs its contents."""
     told: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name in order(state):

@@ -21,8 +21,7 @@ _SECRET = re.compile("key|secret|token|password|signature", re.IGNORECASE)
 
 
 def escaped(text: object) -> str:
-    """Return what people may be shown of a text from elsewhere: each control character as its escape, and no secret of
-    a URI."""
+    """Return what people may be shown of a text from elsewhere: control characters as escapes, no secret of a URI."""
     shown = without_keys(str(text))
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in shown)
 
@@ -34,8 +33,8 @@ def without_keys(text: str) -> str:
 
 
 def one_line(message: object) -> str:
-    """Turn a message into one line for a terminal: control characters escaped, the middle of an endless one left
-    out."""
+    """Turn a message into one line for a terminal: control characters escaped, and the middle left out if need be."""
+    # The middle, since a message begins with what is wrong and ends with what to give instead.
     line = escaped(" ".join(str(message).split()))
     half = (LONGEST_LINE - 5) // 2
     return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
@@ -47,8 +46,7 @@ def reason(error: BaseException) -> str:
     if isinstance(within, BaseException):  # urllib's errors have the system's in them
         return reason(within)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = getattr(error, "strerror", None) or (lines[0] if lines else type(error).__name__)
-    return str(said)
+    return str(getattr(error, "strerror", None) or (lines[0] if lines else type(error).__name__))
 
 
 class UserError(Exception):

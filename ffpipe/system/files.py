@@ -25,8 +25,7 @@ _FILE_KINDS = {
 
 
 def size_of(path: Path) -> int:
-    """Return the size of a regular file, which is not opened: a named pipe that nobody writes to would hold that for
-    ever.
+    """Return the size of a regular file, which is not opened: a named pipe that nobody writes to would hold that up.
 
     Raises UserError; Unreachable where that says nothing of the file; FileNotFoundError where there is none.
     """
@@ -45,10 +44,7 @@ def size_of(path: Path) -> int:
 
 
 def read_whole(path: Path, most: int) -> bytes:
-    """Read a file of at most `most` bytes.
-
-    Raises what `size_of` does.
-    """
+    """Read a file of at most `most` bytes. Raises what `size_of` does."""
     data = b""
     if (size := size_of(path)) <= most:
         try:
@@ -66,15 +62,14 @@ def read_whole(path: Path, most: int) -> bytes:
 @contextmanager
 def replacing(path: Path, mark: str = "") -> Iterator[BinaryIO]:
     """Open a file beside `path` that takes its place once the block has written it, and vanishes if the block fails.
-
-    mark: part of its name, where several processes may write `path` at once. Raises OSError.
-    """
-    temporary = path.with_name(f".{path.name}{mark}.tmp")  # one name, so that what a killed process left goes
-    # It may be what a process left that was killed here, and "x" below would refuse it.
+    mark: part of its name, where several processes may write `path` at once. Raises OSError."""
+    # One name, so that what a process left that was killed here goes; "x" below would refuse it.
+    temporary = path.with_name(f".{path.name}{mark}.tmp")
     temporary.unlink(missing_ok=True)
     try:
         with temporary.open("xb") as file:  # exclusively, so that no link that lies there is written through
             yield file
+            # Before the file gets its name, or the name may outlast a loss of power and the bytes not.
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -109,5 +104,6 @@ def expanded(path: str | Path) -> Path:
 
 def scheme_of(place: str) -> str:
     """Return the scheme of a URI, also of one with a slash too few; empty for a path."""
+    # Else s3:/bucket would be a folder to be made here.
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", place)
     return found[1] if found else ""

@@ -27,6 +27,7 @@ _locked: dict[Path, IO[str]] = {}
 
 def own_folder(inside: Path, prefix: str) -> Path:
     """Make a folder PREFIX-... of this process. Raises OSError, and leaves none then."""
+    # A process that makes many runs would else have a file open for each.
     for gone in [folder for folder in _locked if not folder.exists()]:
         _locked.pop(gone).close()
     folder = Path(tempfile.mkdtemp(prefix=f"{prefix}-{os.getpid()}-", dir=inside))
@@ -63,6 +64,7 @@ def sweep(folder: Path, prefix: str) -> None:
             # A pipe, which somebody else has put there, would be read for ever.
             status = os.fstat(owner.fileno())
             if stat.S_ISREG(status.st_mode) and owner.read(1 << 10) == socket.gethostname():
+                # Another user's may be a link to where others are at work, whom root would end.
                 if status.st_uid == os.getuid():
                     remove_with_writers(left)
                 else:

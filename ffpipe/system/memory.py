@@ -60,8 +60,8 @@ def oom_kills(root: Path = ROOT) -> int:
 
 
 def host_cpus(root: Path = ROOT) -> int:
-    """Return the host's CPUs, or the quota of this process's control group where that is lower, in whole ones as Ray
-    counts; at least one."""
+    """Return the host's CPUs, or the quota of this process's control group where that is lower; at least one."""
+    # In whole ones, as Ray counts.
     return max(1, int(min([float(os.cpu_count() or 1), *_group_quotas(root)])))
 
 
@@ -81,10 +81,7 @@ def _group_quotas(root: Path) -> list[float]:
 
 
 def _group_settings(controller: str, file: str, root: Path) -> Iterator[str]:
-    """Yield the texts of this file of the control groups that this process is in.
-
-    In version 1 each controller has a tree of its own, in version 2 all have one.
-    """
+    """Yield the texts of this file of the control groups that this process is in."""
     try:
         lines = (root / GROUPS).read_text().splitlines()
     except OSError:  # a system without control groups
@@ -93,6 +90,7 @@ def _group_settings(controller: str, file: str, root: Path) -> Iterator[str]:
         _, controllers, name = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
+        # In version 1 each controller has a tree of its own, in version 2 all have one.
         top = root / ROOT_OF_GROUPS / (controller if controllers else "")
         # A limit is as often on a group around the own one. In a container that may be the root of what can be seen.
         own = top / name.lstrip("/")
@@ -131,6 +129,7 @@ def unmap(array: NDArray[Any]) -> None:
     whose contents would be lost. Does nothing where there is no such call.
     """
     page, address = os.sysconf("SC_PAGE_SIZE"), array.ctypes.data
+    # The system takes whole pages, and those at either end may have bytes of other arrays.
     start, end = -(-address // page) * page, (address + array.nbytes) // page * page
     if end > start:
         with contextlib.suppress(AttributeError, OSError):

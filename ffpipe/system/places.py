@@ -38,6 +38,7 @@ RETRY_SECONDS = 10
 # Else the AWS library sends each part of a file in pieces with a sum at the end, which S3 servers of others answer with
 # 411 (seen: Ceph 16). Snapshots have sums of their own. Whoever sets this in the environment has it as it is set.
 S3_SUMS = ("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+# pyarrow passes on the words of each store's library, as a rule without an errno: they alone tell of a refusal.
 REFUSED = re.compile(
     "ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|[Ss]tatus:? 40[13]|PERMISSION_DENIED|UNAUTHENTICATED|"
     "AccessControlException"
@@ -45,10 +46,8 @@ REFUSED = re.compile(
 
 
 class Place:
-    """files: the file system. path: of the file or folder there. is_local: on this machine.
-
-    Raises OSError, ImportError or ValueError where a URI is of no known kind, or lacks what its kind needs.
-    """
+    """files: the file system. path: of the file or folder there. is_local: on this machine. Raises OSError, ImportError
+    or ValueError where a URI is of no known kind, or lacks what its kind needs."""
 
     def __init__(self, name: str, silence: float = SILENT_SECONDS) -> None:
         """name: a whole path, or a URI of one of SCHEMES. silence: seconds for which a store may be silent."""
@@ -87,10 +86,7 @@ def _from_uri(uri: str, scheme: str) -> tuple[fs.FileSystem, str]:
 
 
 def _within(seconds: float, work: Callable[[], T]) -> T:
-    """Return or raise what `work` does. Raises TimeoutError after `seconds`; the work is left to itself then.
-
-    It works in a thread that nobody has to wait for, so that signals are obeyed meanwhile.
-    """
+    """Return or raise what `work` does. Raises TimeoutError after `seconds`; the work is left to itself then."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -99,11 +95,11 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
         except BaseException as error:
             future.set_exception(error)
 
-    # Not a pool: the interpreter would wait for its threads at the end.
+    # A thread, so that signals are obeyed meanwhile. Not of a pool: the interpreter would wait for that at its end.
     threading.Thread(target=run, daemon=True).start()
     try:
         return future.result(seconds)
     except TimeoutError:
-        if future.done():
+        if future.done():  # with a TimeoutError of its own
             raise
         raise TimeoutError(errno.ETIMEDOUT, f"there was no answer for {seconds:.0f} s") from None

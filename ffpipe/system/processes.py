@@ -19,13 +19,12 @@ def start_ticks(process: int) -> int:
 
 
 def end_writers(folder: Path) -> None:
-    """Kill all other processes that have a file in this folder, which is to go, open for writing.
-
-    A process that only reads there is left alone. Does nothing where the system does not say who that is.
-    """
+    """Kill all other processes that have a file in this folder, which is to go, open for writing; those that only read
+    there are left alone. Does nothing where the system does not say who that is."""
     found = set()
     for handle in Path("/proc").glob("[0-9]*/fd/*"):
         with contextlib.suppress(OSError):  # it has ended or closed it meanwhile, or is not ours
+            # The mode of the link itself says how the file was opened.
             if handle.lstat().st_mode & stat.S_IWUSR and handle.readlink().is_relative_to(folder):
                 found.add(int(handle.parts[2]))
     for process in found - {os.getpid()}:

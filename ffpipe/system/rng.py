@@ -44,6 +44,7 @@ def set_process_state(state: tuple[Any, Any]) -> None:
 def process_seeded(seed: int) -> Iterator[None]:
     """Set these generators for what is drawn inside, and put them back as they were."""
     before = process_state()
+    # NumPy's old generator takes seeds of 32 bits alone.
     np.random.seed(seed % 2**32)  # noqa: NPY002
     random.seed(seed)
     try:

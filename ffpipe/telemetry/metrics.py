@@ -37,10 +37,7 @@ class LayerMeter:
     """Sums a layer's losses on its own device; makes a row every `log_steps` steps and after the last of `steps`."""
 
     def __init__(self, layer: int, log_steps: int, steps: int, batch: int) -> None:
-        self.layer = layer
-        self.log_steps = log_steps
-        self.steps = steps
-        self.batch = batch
+        self.layer, self.log_steps, self.steps, self.batch = layer, log_steps, steps, batch
         self._sums: Tensor | None = None
         self._steps = 0
         self._rows: list[LayerRow] = []
@@ -57,8 +54,10 @@ class LayerMeter:
         """Make a row where an interval ends with a step, counted or not."""
         if self._sums is not None and ((step + 1) % self.log_steps == 0 or step + 1 == self.steps):
             mean_loss, mean_errors = (self._sums / (self._steps * self.batch)).tolist()
+            # NaN stands for unknown while errors are summed (user_objective.py).
             counted = None if math.isnan(mean_errors) else mean_errors
             self._rows.append(LayerRow(step + 1, self.layer, mean_loss, counted, *sizes()))
+            # None, not zeros: an interval in which no step is counted makes no row.
             self._sums, self._steps = None, 0
 
     def state(self) -> dict[str, Tensor]:

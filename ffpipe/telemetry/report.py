@@ -148,11 +148,8 @@ class FailedFile:
 
 @dataclass
 class StageReport:
-    """The events in one stage since its last report, and its progress.
-
-    replica: which of its stage it is. testing: the split that it tests at the moment, of which so many examples are
-    `tested`; empty while it trains.
-    """
+    """The events in one stage since its last report, and its progress. replica: which of its stage it is. testing: the
+    split that it tests at the moment, of which so many examples are `tested`; empty while it trains."""
 
     stage: int
     layers: tuple[int, ...]

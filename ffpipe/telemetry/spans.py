@@ -5,6 +5,7 @@ input    waiting for the next message
 credit   waiting until the window lets the next item leave (first stage)
 publish  handing results over, in a thread of its own beside the others
 blocked  waiting until that thread takes the next result
+exchange waiting for the sums of other replicas
 """
 
 from __future__ import annotations
@@ -100,13 +101,12 @@ class TraceFile:
         self._file: IO[str] = path.open("w", encoding="utf-8")
         self._first = True
         self._processes: dict[str, int] = {}
+        # Viewers take the array without its end too, as a killed run leaves it.
         self._file.write("[\n")
 
     def add(self, stage: int, name: str, spans: list[Span]) -> None:
-        """Add the spans of one stage: a process in the trace, with publishing as its second thread.
-
-        A stage that has another name after a recovery is another process: viewers know one name of each.
-        """
+        """Add the spans of one stage: a process in the trace, with publishing as its second thread. A stage that has
+        another name after a recovery is another process: viewers know one name of each."""
         if name not in self._processes:
             taken = self._processes.values()
             self._processes[name] = max(taken) + 1 if stage in taken else stage
@@ -129,5 +129,6 @@ class TraceFile:
         self._file.close()
 
     def _write(self, event: dict[str, object]) -> None:
+        # A line each: a report reads the file so, in bounded memory (reports/trace.py).
         self._file.write(("" if self._first else ",\n") + json.dumps(event))
         self._first = False

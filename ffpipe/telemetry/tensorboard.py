@@ -32,6 +32,7 @@ class TensorBoard(Callback):
         # Here and not above: it takes a second, and most runs write no events.
         from torch.utils.tensorboard import SummaryWriter
 
+        # A killed run has written events beyond its snapshot, which would show beside those that come now.
         purged = run.first_step + 1 if run.first_step else None
         self._writer = SummaryWriter(str(run.run_dir / FOLDER), purge_step=purged)
 
@@ -60,5 +61,6 @@ class TensorBoard(Callback):
             self._writer.close()
 
     def _write(self, tag: str, value: float | None, step: int) -> None:
+        # None where on_start has failed: that was said once, and the run went on.
         if value is not None and self._writer is not None:
             self._writer.add_scalar(tag, value, step)

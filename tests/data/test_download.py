@@ -269,7 +269,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_of_two_at_once_one_downloads(get: Get, server: Server, tmp_path: Path) -> None:
     results: list[bytes] = []
-    with download._alone_in(tmp_path):
+    with download.alone_in(tmp_path):
         threads = [threading.Thread(target=lambda: results.append(get("good")[0])) for _ in range(2)]
         for thread in threads:
             thread.start()

@@ -104,3 +104,23 @@ def test_texts_and_pictures_go_to_recipes_for_them(mine: Path, tmp_path: Path) -
         on(get_recipe("digits-cnn"), discover([str(tmp_path / "mine.txt")]))
     with pytest.raises(UserError, match="--data are pictures, but char-lm trains on tokens: give digits-cnn"):
         on(get_recipe("char-lm"), discover([str(mine)]))
+
+
+@pytest.mark.parametrize(
+    ("name", "is_test"),
+    [
+        ("test.csv", True),
+        ("val.csv", True),
+        ("valset.csv", True),
+        ("Val_1.csv", True),
+        ("validation.csv", True),
+        ("dev-00000-of-1.csv", True),
+        ("values.csv", False),
+        ("devices.csv", False),
+    ],
+)
+def test_a_test_part_is_known_by_its_name(name: str, is_test: bool, tmp_path: Path) -> None:
+    for each in ("train.csv", name):
+        (tmp_path / each).write_text("label,a\n" + "".join(f"{row % 2},{row}\n" for row in range(20)))
+    found = discover([str(tmp_path)])
+    assert [Path(each).name for each in found.test] == ([name] if is_test else [])

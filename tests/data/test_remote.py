@@ -76,6 +76,21 @@ def test_a_file_that_changed_is_fetched_again(server: str, tmp_path: Path) -> No
     assert Path(second).read_text() == "label,a\n1,2\n"
 
 
+def test_of_several_at_once_one_fetches(server: str, tmp_path: Path) -> None:
+    write(tmp_path / "served")
+    found: list[tuple[str, ...]] = []
+    several = [
+        threading.Thread(target=lambda: found.append(fetched([f"{server}/set.npz"], "f", silent))) for _ in range(4)
+    ]
+    for thread in several:
+        thread.start()
+    for thread in several:
+        thread.join()
+    assert len(found) == 4
+    assert len(set(found)) == 1
+    assert Handler.asked.count("GET /set.npz") == 1
+
+
 def test_a_store_and_a_folder_in_it(tmp_path: Path) -> None:
     write(tmp_path)
     places = (f"file://{tmp_path}/shards",)

@@ -58,6 +58,7 @@ def test_threads_do_not_matter(dtype: torch.dtype) -> None:
     assert same_bits_on_any_number_of_threads(dtype) == []
 
 
+@pytest.mark.long
 def test_threads_do_not_matter_where_mkl_is_told_otherwise() -> None:
     """MKL_CBWR as a user has it is left alone; where products depend on threads then, one thread makes them."""
     program = "import torch, test_products; print(test_products.same_bits_on_any_number_of_threads(torch.float32))"

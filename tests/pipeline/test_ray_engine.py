@@ -113,7 +113,11 @@ def ended(process: subprocess.Popen[str], temporary: Path) -> str:
     ("signals", "says"),
     [
         ([signal.SIGALRM], "go on with: ffpipe resume"),
-        ([signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM], "ffpipe: interrupted"),
+        pytest.param(
+            [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM],
+            "ffpipe: interrupted",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_signal_takes_everything_down(signals: list[signal.Signals], says: str, tmp_path: Path) -> None:

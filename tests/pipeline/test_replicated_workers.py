@@ -47,7 +47,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "convolutions": {"training.blocks": CONVOLUTIONS, "training.optimizer.kind": "Adam", **IMAGES},
 }
 
-LONG = ("lock step", "evaluations")
+LONG = ("lock step", "evaluations", "hard negatives")
 
 
 class ThreadLinks:

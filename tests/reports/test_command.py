@@ -186,6 +186,7 @@ def test_a_report_at_the_end_of_training(here: Path, fast: None, capsys: pytest.
     assert re.search(r"^epochs = 2$", pages[1], re.MULTILINE)
 
 
+@pytest.mark.long
 def test_numbers_and_names_that_no_run_writes(run: Path, reported: dict[str, Reported], here: Path, fast: None) -> None:
     """A read-out's name becomes no file elsewhere, and endless numbers end no report. Weights have none of them."""
     shutil.rmtree(run / "checkpoints")

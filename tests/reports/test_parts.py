@@ -86,7 +86,7 @@ def test_pictures_of_any_number_of_blocks(count: int) -> None:
     spread = [Spread(b, "dense", chance.normal(b, 1, 50), chance.normal(0, 1, 50), 0.1, 0.5) for b in range(count)]
     for figure in (
         figures.histograms(Spreads("goodness", ("positive", "negative"), tuple(spread))),
-        figures.shares_of_time([{"compute": 0.5, "input": 0.3}] * count),
+        figures.shares_of_time([{"compute": 0.5, "input": 0.3, "exchange": 0.1}] * count),
         figures.memory_of_stages(Memory((range(1),) * count, ((2**20,) * 8,) * count, (2**23,) * count)),
     ):
         assert drawn(figure, "x", "alt").html.startswith(("<svg", "<img"))
@@ -100,6 +100,13 @@ def test_confusion_of_few_and_many_classes(classes: int) -> None:
     svg = drawn(figure, "x", "alt").html
     assert svg.startswith("<svg")
     assert "$1_" in svg
+
+
+def test_any_name_may_stand_in_the_text_of_a_picture() -> None:
+    figure = Figure(figsize=(4, 3))
+    figure.subplots()
+    alt = r"run \x1b[2J\g<1>"
+    assert f"<title>{alt}</title>" in drawn(figure, "x", alt).html
 
 
 def test_a_picture_of_too_many_parts_becomes_pixels() -> None:
@@ -150,13 +157,14 @@ def test_spans_of_a_trace_are_of_the_stages_that_their_processes_name(tmp_path: 
     trace = TraceFile(tmp_path / "trace.json")
     replicas = ((0, "stage 0, replica 0: layers 0"), (1, "stage 0, replica 1: layers 0"), (2, "stage 1: layers 1"))
     for number, name in replicas:
-        trace.add(number, name, [Span("compute", "Train", 1.0, 1.0)])
+        trace.add(number, name, [Span("compute", "Train", 1.0, 0.5), Span("exchange", "block 0", 1.5, 0.5)])
     for number, name in ((0, "stage 0: layers 0, 1"), (2, "stage 1: layers 1")):
         trace.add(number, name, [Span("compute", "Train", 3.0, 1.0)])
     trace.close()
     found = read_trace(tmp_path / "trace.json")
     assert len(found.shares) == 2
     assert found.shares.sum((1, 2)) == pytest.approx([200, 200])
+    assert found.shares[0, ACTIVITIES.index("waits for replicas")].sum() == pytest.approx(50)
 
 
 def test_margins() -> None:

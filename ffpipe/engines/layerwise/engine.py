@@ -50,8 +50,7 @@ class LayerwiseEngine(InProcessEngine):
 
     @as_stages()
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
-        """Work all chapters. Raises StageLost where a file of the spool is damaged, RunFailed where there is no room
-        for it."""
+        """Work all chapters. Raises StageLost where a spool's file is damaged, RunFailed where it finds no room."""
         set_allocator(job.network, job.config.execution)
         stream = self.begin(job, layout, start)
         inside = Path(job.config.execution.spool or scratch)
@@ -77,15 +76,14 @@ class _Rows:
         setups = [WorkerSetup(spec, layout.plan, 0, job.config, store, start) for spec in layout.stages]
         compression = None if (asked := job.config.execution.spool_compression) == "none" else asked
         routes = layout.stages[0].routes
-        self._place = place
-        self._plan = layout.plan
-        self._room = layout.window
+        self._place, self._plan, self._room = place, layout.plan, layout.window
         self._spools = {
             (sender, receiver): spool(place / spool_name(sender, receiver), compression)
             for sender in range(len(setups))
             for receiver in routes.receivers(sender)
         }
         self._on_report = on_report
+        # One for all: what it copies is in memory beside the stage at work, and a second copy is not to come to it.
         self._saver = Saver(store)
         self._spans = [Spans(keep=job.config.execution.trace) for _ in setups]
         self._trained = [(0.0, 0.0)] * len(setups)
@@ -96,36 +94,38 @@ class _Rows:
         outputs = OutputsInTurn(workspace, OUTPUTS)
         for setup in setups:
             stage = make_stage(setup, self._saver, workspace, outputs)
+            # Before the next one is made, which might not fit beside it.
             self._parked_stages.append(park(stage, self._parked(setup.spec.index)))
             self._stages.append(stage)
         self._at_work = 0
-        self._error: Exception | None = None
         self.over = False
 
     def work_chapter(self, stream: ItemStream) -> None:
-        """Work one chapter, all rows. The first row takes items as they come, so that an interrupt ends the chapter.
-
-        An error ends it too, but later rows go as far as the last snapshot before it: that becomes whole.
-        """
+        """Work one chapter, all rows. The first row takes items as they come, so that an interrupt ends the chapter. An
+        error ends it too, but later rows go as far as the last snapshot before it, which becomes whole."""
         chapter: list[Item] = []
+        error: Exception | None = None
         for index, stage in enumerate(self._stages):
-            if self._error is not None and not chapter:
+            if error is not None and not chapter:
                 break
             self._at_work = index
             with self._spans[index].span("input"):
                 fetch(stage, self._parked_stages[index])
             items = self._taken(stream, chapter) if index == 0 else iter(chapter)
             if failed := self._work_row(index, stage, items):
-                place, self._error = failed
-                del chapter[to_last_snapshot(chapter[:place]) :]
+                place, error = failed
+                # Whatever comes after the last snapshot would be lost.
+                markers = [number for number, item in enumerate(chapter[:place], 1) if isinstance(item, Snapshot)]
+                del chapter[max(markers, default=0) :]
             with self._spans[index].span("blocked"):
-                if self._error is None and any(isinstance(item, (Train, Predict)) for item in chapter):
+                # If nothing was trained (Predict trains the head) the file still holds; after an error none is needed.
+                if error is None and any(isinstance(item, (Train, Predict)) for item in chapter):
                     self._parked_stages[index] = park(stage, self._parked(index))
                 else:
                     leave(stage)
             self._report(index)
-        if self._error is not None:
-            raise self._error
+        if error is not None:
+            raise error
 
     def report_last(self) -> None:
         """Wait for the last snapshot, and report it with what the stage at work has done."""
@@ -133,7 +133,7 @@ class _Rows:
         self._report(self._at_work)
 
     def _taken(self, stream: ItemStream, chapter: list[Item]) -> Iterator[Item]:
-        """Yield the items for one chapter, put down in `chapter` as they are taken."""
+        """Yield the items for one chapter, put down in `chapter` as they are taken: later rows work the same ones."""
         for item in chapter_of(stream, self._plan, self._room):
             chapter.append(item)
             self.over = isinstance(item, Stop)
@@ -183,11 +183,6 @@ class _Rows:
 
     def _report(self, index: int) -> None:
         self._on_report(report_of(self._stages[index], self._saver, self._spans[index], self._trained[index]))
-
-
-def to_last_snapshot(items: Sequence[Item]) -> int:
-    """Return the number of items up to the last snapshot, with it; 0 where there is none."""
-    return max((number for number, item in enumerate(items, 1) if isinstance(item, Snapshot)), default=0)
 
 
 def spool_name(sender: int, receiver: int) -> str:

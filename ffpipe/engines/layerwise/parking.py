@@ -37,6 +37,7 @@ def park(stage: Stage, path: Path) -> ParkedStage:
             checksums.append(xxh3_64_intdigest(data))
             file.write(data)
         file.truncate()
+    # The sizes are enough for scratch: `renew` makes what was in it.
     sizes = tuple(tensor.untyped_storage().nbytes() for tensor in (*stage.parked(), *stage.scratch()))
     leave(stage)
     return ParkedStage(path, sizes, tuple(checksums))
@@ -69,6 +70,6 @@ def fetch(stage: Stage, parked_stage: ParkedStage) -> None:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    """Return the memory of a contiguous tensor on the CPU, valid while the tensor is. Tensor.numpy() would pin the
-    storage."""
+    """Return the memory of a contiguous tensor on the CPU, valid while the tensor is."""
+    # Tensor.numpy() would pin the storage, which is to be freed.
     return memoryview((ctypes.c_ubyte * tensor.nbytes).from_address(tensor.data_ptr())).cast("B")

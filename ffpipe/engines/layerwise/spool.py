@@ -20,6 +20,7 @@ from xxhash import xxh3_64
 from ffpipe.pipeline.packet import Array, Arrays
 from ffpipe.system.errors import StageLost, reason
 
+# Offsets of 64 bits: an array may have 2 GiB and more.
 SCHEMA = pa.schema([("data", pa.large_binary())])
 # Whatever reading a damaged file ends in.
 DAMAGED = (OSError, pa.ArrowException, ValueError, TypeError, LookupError)
@@ -36,9 +37,7 @@ class _Written(NamedTuple):
 
 class Spool:
     """The packets that one stage hands to a later one during a chapter: written by the one, then read by the other.
-
-    compression: None, "lz4" or "zstd", none of which loses anything.
-    """
+    compression: None, "lz4" or "zstd", none of which loses anything."""
 
     def __init__(self, path: Path, compression: str | None = None) -> None:
         self.path = path
@@ -51,6 +50,7 @@ class Spool:
         """Begin a chapter; inside, `write` may be called. Raises OSError where there is no room."""
         self._messages.clear()
         self._batches = 0
+        # A file of pyarrow's own would begin by cutting what is there to nothing.
         with self.path.open("r+b" if self.path.exists() else "wb") as file:
             with pa.ipc.new_file(pa.PythonFile(file, "w"), SCHEMA, options=self._options) as self._writer:
                 yield

@@ -23,6 +23,7 @@ def check(execution: Execution) -> None:
     if not execution.spool:
         return
     asked = Path(execution.spool).absolute()
+    # A folder that is not there yet would be made in the nearest one that is.
     there = next(folder for folder in (asked, *asked.parents) if folder.exists())
     try:
         tempfile.TemporaryFile(dir=there).close()
@@ -33,10 +34,8 @@ def check(execution: Execution) -> None:
 
 
 def make_room(execution: Execution, run: Path | None) -> None:
-    """Remove what killed runs left, which comes before the question how much room there is.
-
-    run: a run folder whose lock the caller holds, so that no living process has a spool in it.
-    """
+    """Remove what killed runs left, before room is measured. run: a run folder whose lock the caller holds, so that no
+    living process has a spool in it."""
     if run is not None:
         sweep_all(run, PREFIX)
     if execution.spool:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 SMALL = 100 << 10
 # Messages, and questions of the driver, are taken while `run` works.
 CONCURRENCY = {"inbox": 1, "control": 1, "sums": 1}
+# The first one makes the connection, and whatever else a host does at the moment only adds to the others.
 ROUND_TRIPS = 5
 
 
@@ -91,6 +92,7 @@ class StageActor:
         try:
             if not store.exists(mark):
                 return "does not see"
+            # To see the mark is not enough: a folder that hosts share may be mounted read-only on this one.
             own = f"{mark}-{os.getpid()}"
             store.write(own, [b""])
             store.remove(own)
@@ -122,10 +124,8 @@ class StageActor:
 
     @ray.method(concurrency_group="inbox")
     def push(self, sequence: int, sender: int, item: Item, names: tuple[tuple[str, str], ...], *arrays: Any) -> None:
-        """Take a packet of message `sequence` from stage `sender`. names: name and dtype of each array.
-
-        Arrays are arguments of their own because those, and no arrays inside others, go by the object store.
-        """
+        """Take a packet of message `sequence` from stage `sender`. names: name and dtype of each array."""
+        # Arrays are arguments of their own because those, and no arrays inside others, go by the object store.
         from ffpipe.pipeline.packet import Array, Packet
 
         packed = {name: Array(dtype, data) for (name, dtype), data in zip(names, arrays, strict=True)}
@@ -180,9 +180,7 @@ class StageActor:
 
 class RayLinks:
     """Links that are calls of other actors, whose results nobody waits for: a dead one is the driver's to notice.
-
-    Packets are copied before a call returns.
-    """
+    Packets are copied before a call returns."""
 
     def __init__(self, spec: StageSpec, actors: list[Any]) -> None:
         """actors: of all replicas of all stages, in the order of their numbers."""

@@ -39,8 +39,7 @@ class ActorGroup:
         self.places: tuple[Place, ...] = ()
 
     def place(self, places: tuple[Place, ...], execution: Execution) -> None:
-        """Start an actor for each place. Raises UserError where they find no room in time, StageLost where one
-        fails."""
+        """Start an actor for each place. Raises UserError where they find no room in time, StageLost if one fails."""
         self.places = places
         timeout = execution.start_timeout
         try:
@@ -71,6 +70,7 @@ class ActorGroup:
             strategy=STRATEGIES[execution.placement],
             bundle_label_selector=[dict(place.labels) for place in places],
         )
+        # One by one: `release` has to find those that were started before one failed.
         for index, place in enumerate(places):
             self.actors.append(self._actor(place, index))
 
@@ -82,6 +82,7 @@ class ActorGroup:
         """Start an actor in one place of the group."""
         asks = dict(place.asks)
         options = {
+            # Always said: an actor that says nothing takes 1 to be placed and 0 to run.
             "num_cpus": asks.pop("CPU", 0.0),
             "num_gpus": asks.pop("GPU", 0.0),
             "memory": asks.pop(MEMORY, None),
@@ -135,6 +136,7 @@ class ActorGroup:
             while True:
                 with contextlib.suppress(ray.exceptions.GetTimeoutError):
                     return self.get(refs, min(end, time.monotonic() + patience))
+                # A question of another concurrency group, which is answered while a stage reads a large snapshot.
                 alive = self.call(lambda actor: actor.process.remote())
                 self.get(alive, min(end, time.monotonic() + patience))
         except ray.exceptions.GetTimeoutError:
@@ -150,6 +152,7 @@ class ActorGroup:
         """Get results as ray.get does, and watch the head node meanwhile."""
         while True:
             try:
+                # A moment in any case: what is there is fetched though the deadline has passed meanwhile.
                 seconds = min(POLL_SECONDS, max(0.1, deadline - time.monotonic()))
                 results: list[Any] = within(PATIENCE, "for a result", partial(ray.get, refs, timeout=seconds))
                 return results
@@ -181,6 +184,7 @@ def failure(what: str, error: BaseException) -> RunFailed:
         return Diverged(str(cause))
     if isinstance(error, ray.exceptions.OutOfMemoryError):  # of Ray's own watch on the host's memory
         return OutOfMemory(what)
+    # A stage that was calling another one, which is lost, fails with Ray's error as its own.
     own = isinstance(error, ray.exceptions.RayTaskError) and not isinstance(error.cause, ray.exceptions.RayError)
     said = reason(cause) if isinstance(cause, RunFailed) else f"{type(cause).__name__}: {reason(cause)}"
     return (RunFailed if own else StageLost)(f"{what}: {said}")

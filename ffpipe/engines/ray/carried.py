@@ -27,12 +27,14 @@ class Carried:
     @cached_property
     def function(self) -> Callable[..., Any]:
         """The function itself. Modules that it names are looked for where the driver found them."""
+        # At the end, where none of them can take the place of a module that stages have.
         sys.path += [folder for folder in self.path if folder not in sys.path]
         loaded: Callable[..., Any] = cloudpickle.loads(self.pickled)
         return loaded
 
     @property
     def __signature__(self) -> inspect.Signature:
+        # `inspect` asks for this name: the options of a config are held against it (learn/model_options.py).
         return inspect.signature(self.function)
 
     def __call__(self, **options: Any) -> Any:

@@ -38,18 +38,17 @@ RAY_PRINTS = ray._private.worker.print_to_stdstream
 
 
 class Cluster:
-    """A connection to Ray, made on construction.
-
-    Raises UserError where RAY_ADDRESS does not answer or where there is no room for the object store that was asked
-    for, RunFailed where Ray does not start.
-    """
+    """A connection to Ray, made on construction. Raises UserError where RAY_ADDRESS does not answer or there is no room
+    for the object store that was asked for, RunFailed where Ray does not start."""
 
     def __init__(self, object_store_bytes: int = 0) -> None:
         """object_store_bytes: of a cluster of our own; 0: as Ray chooses."""
         self._asked_bytes = object_store_bytes
+        # Asked for once, before a store of our own takes its part of it.
         self._shared = shared_memory()
         self._on_disk = self._owned = self._attached = False
         self._folder: str | None = None
+        # A program that has joined a cluster itself also leaves it itself.
         if ray.is_initialized():
             self.head = HeadWatch(ray.get_runtime_context().gcs_address)
         else:
@@ -107,12 +106,11 @@ class Cluster:
         """List what a person should know before a run that needs an object store of so many bytes."""
         if not self._on_disk:
             return ()
-        least = max(size, LEAST_OBJECT_STORE)
         if not self._shared:
             return ("warning: /dev/shm cannot be written to: Ray's object store is on disk and slower now",)
         return (
             f"warning: /dev/shm has {self._shared / 1e6:.0f} MB free, too little for Ray's object store, which is "
-            f"on disk and slower now: give it more (docker run {_shm_size(least)})",
+            f"on disk and slower now: give it more (docker run {_shm_size(max(size, LEAST_OBJECT_STORE))})",
         )
 
     def attached(self) -> bool:
@@ -127,7 +125,7 @@ class Cluster:
         self.close()
         try:
             self._attach()
-        except UserError as error:
+        except UserError as error:  # the request was right when the run began
             raise RunFailed(str(error)) from error
 
     def close(self) -> None:
@@ -147,6 +145,7 @@ class Cluster:
         except ClusterLost:
             # It may have waited for them, or behind a call that did, and never have begun.
             self._end_processes()
+            # In a cluster that was joined nothing has ended, so there is nothing more to wait for.
             try:
                 within(SECONDS_TO_LEAVE if self.own else 0.0, "to shut down", ray.shutdown)
             except ClusterLost:
@@ -180,6 +179,7 @@ class Cluster:
         folder = folder_of_clusters()
         self._on_disk = object_store_bytes > self._shared
         check_host()
+        # Processes that a killed run left may be at work still, and would take memory and processors from this one.
         sweep(folder, PREFIX)
         self._folder = str(own_folder(folder, PREFIX))
         try:
@@ -231,17 +231,14 @@ def alive_nodes() -> list[dict[str, Any]]:
 
 def own_store_bytes(asked: int, default: int, shared: int) -> int:
     """Return the size of the object store of a cluster of our own. Raises UserError where there is no room for what was
-    asked.
-
-    Ray keeps a store on disk where /dev/shm has no room for the whole of it. Ours is made so large that it has,
-    unless there is no room for the least that Ray starts with.
-    """
+    asked."""
     if asked > shared:
         raise UserError(
             f"execution.object_store_bytes is {asked}, but /dev/shm has {shared} bytes free: give at most that, "
             f"or make /dev/shm larger (docker run {_shm_size(asked)})"
         )
-    # As in Ray, a little is left to others.
+    # Ray keeps a store on disk where /dev/shm has no room for the whole of it. Ours is made so large that it has,
+    # unless there is no room for the least that Ray starts with. As in Ray, a little is left to others.
     fits = int(shared * 0.95)
     return asked or (min(default, fits) if fits >= LEAST_OBJECT_STORE else default)
 

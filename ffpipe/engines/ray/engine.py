@@ -41,10 +41,8 @@ SECONDS_TO_SET_UP = 6 * 3600.0
 
 
 class RayEngine:
-    """Every stage in an actor of its own. parts: what workers make their stage and feed with.
-
-    object_store_bytes: of a cluster of our own; 0: as Ray chooses.
-    """
+    """Every stage in an actor of its own. parts: what workers make their stage and feed with. object_store_bytes: of a
+    cluster of our own; 0: as Ray chooses."""
 
     def __init__(self, parts: Parts | None = None, object_store_bytes: int = 0) -> None:
         self._parts = parts or Parts(make_own_stage)
@@ -57,10 +55,8 @@ class RayEngine:
         self.group = ActorGroup(self.cluster)
 
     def layout(self, job: Job) -> Layout:
-        """Place the actors, as many as layers and hosts allow where not given, and cut the network.
-
-        Raises UserError where the cluster or its object stores are too small for what was asked, or it stays busy.
-        """
+        """Place the actors, as many as layers and hosts allow where not given, and cut the network. Raises UserError
+        where the cluster or its object stores are too small for what was asked, or it stays busy."""
         execution = job.config.execution
         hosts = self.cluster.hosts()
         stages = execution.stages or execution.listed
@@ -68,6 +64,7 @@ class RayEngine:
         self._counts = replicas_of(execution, stages or len(places) // of_stage(execution.replicas, 0))
         if why := shortage(places, hosts, execution.placement, self._counts):
             raise UserError(why)
+        # Nothing is known here of the memory of hosts that were joined.
         warnings = headroom.warnings(job) if self.cluster.own else ()
         with self._kills.naming(partial(self._advice, job)):
             self.group.place(places, execution)
@@ -92,14 +89,16 @@ class RayEngine:
         execution, why = job.config.execution, ""
         for counts in smaller_and_smaller(wanted):
             hosts = self.cluster.hosts()
+            # Fewer stages would not help: another node has to be joined first.
             if not self.cluster.attached():
                 return None, "the node of this program has died"
+            # All that the config lists, so that those whose hosts are gone can be left out.
             listed = max(execution.listed, len(counts))
             places = places_of(execution, listed, hosts, [1] * listed if max(counts) == 1 else counts)
             places = fewer(places, sum(counts), hosts)
             self._counts = counts
             if short := shortage(places, hosts, execution.placement, counts):
-                why = why or short
+                why = why or short  # what is short for all that was wanted
                 continue
             try:
                 with self._kills.naming(partial(self._advice, job)):
@@ -108,19 +107,18 @@ class RayEngine:
                 self.check_store(store)
                 return layout, ""
             except (UserError, StageLost, OutOfMemory) as error:
-                why = str(error)
+                why = why or str(error)
                 self.group.release()
         return None, why
 
     def check_store(self, store: Store) -> None:
         """See to it that the hosts of all stages reach the snapshots. Raises UserError naming one that does not."""
         here = ray.get_runtime_context().get_node_id()
-        elsewhere = {
-            process.node: actor for process, actor in zip(self.group.processes, self.group.actors, strict=True)
-        }
-        elsewhere.pop(here, None)
+        placed = zip(self.group.processes, self.group.actors, strict=True)
+        elsewhere = {process.node: actor for process, actor in placed if process.node != here}
         if not elsewhere:
             return
+        # A name that no earlier run can have left on a disk of a host's own.
         mark = f".mark-{secrets.token_hex(8)}"
         try:
             store.write(mark, [b""])
@@ -191,9 +189,11 @@ class RayEngine:
         job = replace(job, network=sendable(job.network))
         nodes = tuple(process.node for process in self.group.processes)
         room = StoreCapacity(nodes, self.cluster.stores(), self.cluster.larger_store)
+        # Gone since its stage was placed, and the window follows from the store that it had.
         if not room.capacities.keys() >= set(nodes):
             raise StageLost("the host of a stage is gone")
         self._data_files = self._supply(job)
+        # The network is cut by what the first replica of each stage takes: all of them have asked for the same.
         firsts = [sum(self._counts[:stage]) for stage in range(len(self._counts))]
         measured, places = self.measure(job), self.group.places
         measured = replace(measured, costs=[measured.costs[first] for first in firsts])
@@ -207,9 +207,8 @@ class RayEngine:
         first = self.group.processes[0].node
         if first == ray.get_runtime_context().get_node_id():
             return ()
-        host_data = self.group.actors[0].host_data
-        where = self.cluster.address(first)
-        return supply(job, partial(self.group.ask_one, host_data, seconds=SECONDS_TO_SET_UP), where)
+        ask = partial(self.group.ask_one, self.group.actors[0].host_data, seconds=SECONDS_TO_SET_UP)
+        return supply(job, ask, self.cluster.address(first))
 
     def measure(self, job: Job) -> Measured:
         """Measure the costs of every block on every stage's device, and of a message between neighbours."""
@@ -226,18 +225,15 @@ class RayEngine:
         return Measured(pooled(costs, processors), self.message_seconds(job.minibatch_bytes))
 
     def message_seconds(self, size: int) -> float:
-        """Measure the seconds of a message of `size` bytes between neighbours; one of less is sent where the stores are
-        small."""
+        """Measure the seconds of a message of `size` bytes between neighbours; in small stores one of less is sent."""
         sent = max(1, min(size, *(store // 8 for store in self.cluster.stores().values())))
         pairs = list(zip(self.group.actors, self.group.actors[1:], strict=False))
         trips = [self.group.ask_one(a.round_trip, b, sent) for a, b in pairs[:MEASURED_EDGES]]
         return statistics.median(trips) * size / sent if trips else 0.0
 
     def _listen(self, timeout: float, layout: Layout, on_report: OnReport) -> None:
-        """Fetch reports until every stage has worked the whole plan. Raises with the first failure.
-
-        A failure of the program itself goes before the loss of a stage, which may be its consequence.
-        """
+        """Fetch reports until every stage has worked the whole plan. Raises with the first failure; one of the program
+        itself goes before the loss of a stage, which may be its consequence."""
         running = {ref: index for index, ref in enumerate(self.group.call(lambda actor: actor.run.remote()))}
         told = False
         while running:
@@ -252,6 +248,7 @@ class RayEngine:
             # Those that are through as well: what one had sent and nobody had fetched yet is lost with it.
             asked = self.group.call(lambda actor: actor.report.remote()) if running else []
             waited = self._fetch(asked, list(range(len(asked))), layout, timeout, on_report)
+            # One that waits may have a slow neighbour; when all wait, nothing is under way that could end it.
             if running and min(waited[index] for index in running.values()) > timeout:
                 raise StageLost(f"no stage has had anything to do for {timeout:g} s: a message was lost")
             if not done:
@@ -269,8 +266,7 @@ class RayEngine:
     def _fetch(
         self, refs: list[Any], indices: list[int], layout: Layout, timeout: float, on_report: OnReport
     ) -> list[float]:
-        """Fetch the reports of these stages. Each has the same time to answer, asked at once. Returns what each has
-        waited."""
+        """Fetch the reports of these stages, asked at once, by one deadline. Returns how long each has waited."""
         deadline, waited = time.monotonic() + timeout, []
         for ref, index in zip(refs, indices, strict=True):
             what = str(layout.workers[index])

@@ -18,21 +18,17 @@ PATIENCE = 30.0  # seconds; long enough for a cable to be plugged in again, and 
 EVERY = 5.0
 PROBE_SECONDS = 2.0
 PAUSE_SECONDS = 0.5
-
-
 # The first bytes of a client of HTTP/2, and so of gRPC, with an empty frame of settings.
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 
 
 def probe(address: str, timeout: float = PROBE_SECONDS) -> None:
-    """Raise OSError where nobody answers at HOST:PORT.
-
-    A process that has been stopped listens all the same: the kernel takes its calls. So a word is waited for, be it a
-    refusal.
-    """
+    """Raise OSError where nobody answers at HOST:PORT."""
     host, _, port = address.rpartition(":")
     place = (host.strip("[]"), int(port))
     with socket.create_connection(place, timeout=timeout) as connection, suppress(ConnectionError):
+        # A process that has been stopped listens all the same: the kernel takes its calls. So a word is waited for, be
+        # it a refusal.
         connection.sendall(HELLO)
         connection.recv(1)
 
@@ -62,10 +58,7 @@ class HeadWatch:
             self.answers()
 
     def wait(self) -> None:
-        """Return as soon as it answers; to be called before Ray is asked for what the head node knows.
-
-        Raises ClusterLost.
-        """
+        """Return when it answers, before Ray is asked for what the head node knows. Raises ClusterLost."""
         while not self.answers():
             self._clock.sleep(PAUSE_SECONDS)
 

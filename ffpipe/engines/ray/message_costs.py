@@ -51,16 +51,15 @@ class Probe:
 
 
 def measure_message_costs(item_seconds: float) -> MessageCosts:
-    """Measure them; it takes some ten seconds. item_seconds: what was measured of MessageCosts.item.
-
-    Raises what `Cluster` raises, and ClusterLost where the actors do not answer.
-    """
+    """Measure them; it takes some ten seconds. item_seconds: what was measured of MessageCosts.item. Raises what
+    `Cluster` raises, and ClusterLost where the actors do not answer."""
     cluster = Cluster()
     try:
         call, copy, answer = within(SECONDS, "for costs of messages", _measured)
     finally:
         cluster.close()
     origin = f"measured here on {date.today().isoformat()} with Ray {ray.__version__}"
+    # The work of processors at both ends is counted as calls already.
     return MessageCosts(item=item_seconds, call=call, copy=copy, answer=max(answer - 2 * call, 1e-5), origin=origin)
 
 

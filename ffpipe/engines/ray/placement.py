@@ -30,6 +30,7 @@ class Host:
 
     def __str__(self) -> str:
         labels = "".join(f", {name}={value}" for name, value in self.labels.items() if not name.startswith("ray.io/"))
+        # Without what Ray adds by itself, such as node:ADDRESS.
         named = {name: each for name, each in self.has.items() if ":" not in name and name != "object_store_memory"}
         return f"{self.address} ({say_amounts(named)}{labels})"
 
@@ -56,9 +57,7 @@ def places_of(
     execution: Execution, stages: int, hosts: Sequence[Host], counts: Sequence[int] = ()
 ) -> tuple[Place, ...]:
     """Return the place of every replica of every stage. One that asks for no CPUs has one, or an equal share of fewer.
-
-    counts: replicas of each stage; none given: as the config has them.
-    """
+    counts: replicas of each stage; none given: as the config has them."""
     found = []
     for index in range(stages):
         device: Device = of_stage(execution.device, index)
@@ -85,6 +84,7 @@ def most_places(execution: Execution, most: int, hosts: Sequence[Host]) -> tuple
     cpus = int(sum(host.has.get("CPU", 0.0) for host in hosts)) // of_stage(execution.replicas, 0)
     for stages in range(min(most, cpus), 1, -1):
         places = places_of(execution, stages, hosts)
+        # Stages with a part of a CPU each take turns on it, as blocks of fewer stages would.
         whole = all(place.asks["CPU"] >= (of_stage(execution.cpus, 0) or 1.0) for place in places)
         if whole and shortage(places, hosts, execution.placement) is None:
             return places
@@ -101,6 +101,7 @@ def share_of_cpus(stages: int, cpus: Sequence[float]) -> float:
     shares = {min(1.0, each / of) for each in cpus for of in range(1, stages + 1)}
     for share in sorted(shares, reverse=True):
         if share and sum(int(each / share + ROUNDING) for each in cpus) >= stages:
+            # Ray counts in ten-thousandths; rounded up, the last stage would find none.
             return math.floor(share * 1e4) / 1e4
     return 1.0
 
@@ -145,10 +146,8 @@ def shortage(places: Sequence[Place], hosts: Sequence[Host], strategy: str, coun
 
 
 def neighbours_together(places: Sequence[Place], nodes: Sequence[str]) -> list[int]:
-    """Return an order of what was placed in which stages next to each other are on one node where that can be.
-
-    nodes: of each. Only what asked for the same can change places.
-    """
+    """Return an order of what was placed in which stages next to each other are on one node where that can be. nodes:
+    of each. Only what asked for the same can change places."""
     if any(place != places[0] for place in places):
         return list(range(len(places)))
     first = {node: index for index, node in reversed(list(enumerate(nodes)))}

@@ -21,11 +21,8 @@ def folder_of_clusters() -> Path:
 
 
 def prepare_ray() -> None:
-    """Set what a cluster of our own needs; to be called before Ray is imported.
-
-    Does nothing where RAY_ADDRESS names a cluster, whose settings then count, or where a program that uses
-    ffpipe has imported Ray before: it has made its own choice.
-    """
+    """Set what a cluster of our own needs; to be called before Ray is imported."""
+    # The settings of a cluster that is joined count, and a program that has imported Ray has made its own choice.
     if "ray" in sys.modules or os.environ.get("RAY_ADDRESS"):
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

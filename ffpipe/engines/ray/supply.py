@@ -56,10 +56,8 @@ Ask = Callable[..., Any]
 
 
 def supply(job: Job, ask: Ask, where: str, piece_bytes: int = PIECE_BYTES) -> tuple[str, ...]:
-    """See to it that the host of the first stage has the data. Returns the names of the files that it was sent.
-
-    where: what that host is called, for messages. Raises UserError where it has none, or others.
-    """
+    """See to it that the host of the first stage has the data. Returns the names of the files that it was sent. where:
+    what that host is called, for messages. Raises UserError where it has none, or others."""
     execution, splits = job.config.execution, job.splits
     if execution.data_from == "driver":
         for stored in splits.stored:
@@ -67,6 +65,7 @@ def supply(job: Job, ask: Ask, where: str, piece_bytes: int = PIECE_BYTES) -> tu
                 continue
             whole = np.memmap(stored.path, dtype=np.uint8, mode="r")
             for end in range(piece_bytes, len(whole) + piece_bytes, piece_bytes):
+                # A copy: a piece that is mapped would be pickled with its bytes, and not go by the object store.
                 piece = np.array(whole[end - piece_bytes : end])
                 if problem := ask("take", stored.path.name, piece, end >= len(whole)):
                     raise UserError(f"data could not be sent to host {where}: {problem}")

@@ -31,10 +31,8 @@ SOME_CLUSTER = "1" * 56
 
 
 def shared_memory(folder: Path = SHARED_MEMORY) -> int:
-    """Return the bytes free in /dev/shm, where object stores are kept: 0 where nothing can be written there.
-
-    No limit on systems that have no such folder, as macOS.
-    """
+    """Return the bytes free in /dev/shm, where object stores are kept: 0 if nothing can be written there; no limit on
+    systems that have no such folder, as macOS."""
     if sys.platform != "linux":
         return sys.maxsize
     return shutil.disk_usage(folder).free if os.access(folder, os.W_OK) else 0
@@ -42,6 +40,7 @@ def shared_memory(folder: Path = SHARED_MEMORY) -> int:
 
 def check_host() -> None:
     """Raise UserError where Ray could not be started here."""
+    # The hard limit: Ray raises the soft one by itself.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if most != resource.RLIM_INFINITY and most < LEAST_OPEN_FILES:
         raise UserError(
@@ -72,11 +71,9 @@ def _ask(address: str) -> None:
 
 
 def check_door(address: str, ask: Callable[[str], None] = _ask) -> None:
-    """Find out at once what Ray would take minutes for: nobody listens there, or a token is wanted.
-
-    ask: asks for anything, and raises what Ray raises of a token. Raises OSError, ValueError and UserError. An address
-    without a port is left to Ray.
-    """
+    """Find out at once what Ray would take minutes for: nobody listens there, or a token is wanted. ask: asks for
+    anything, and raises what Ray raises of a token. Raises OSError, ValueError and UserError. An address without a port
+    is left to Ray."""
     if "://" in address:
         raise ValueError("give HOST:PORT; a Ray Client address does not let stages talk to each other")
     _, colon, port = address.rpartition(":")
