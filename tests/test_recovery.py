@@ -41,7 +41,7 @@ def signal_stage(index: int, number: int) -> Callable[[], None]:
     return lambda: os.kill(stage_processes()[index], number)
 
 
-@pytest.mark.parametrize(("stages", "step"), [([1], 250), ([0, 2], 1)], ids=str)
+@pytest.mark.parametrize(("stages", "step"), [([1], 250), pytest.param([0, 2], 1, marks=pytest.mark.long)], ids=str)
 @pytest.mark.usefixtures("cluster")
 def test_stages_that_are_killed(stages: list[int], step: int, undisturbed: Result, tmp_path: Path) -> None:
     def kill() -> None:

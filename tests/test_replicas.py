@@ -79,10 +79,7 @@ RAY: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize(
     "way",
-    [
-        pytest.param(way, id=name, marks=pytest.mark.long if name == "two of one stage" else ())
-        for name, way in RAY.items()
-    ],
+    [pytest.param(way, id=name, marks=pytest.mark.long if name != "one and four" else ()) for name, way in RAY.items()],
 )
 @pytest.mark.usefixtures("cluster")
 def test_through_ray(config: Config, digest: str, way: dict[str, Any], tmp_path: Path) -> None:

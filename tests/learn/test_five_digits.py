@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from disturbed import reports_each_step
 from five_digits_program import BATCH, CLASSES, EPOCHS, WIDTHS, Program, batches
 from safetensors import safe_open
 
@@ -185,7 +186,7 @@ def test_a_run_goes_on_among_negative_steps(tmp_path: Path) -> None:
     whole = train(config("whole"))
     steps = whole.summary["steps_per_epoch"]
     with pytest.raises(Interrupted):
-        train(config("broken"), callbacks=[StopAt(steps - 2)])
+        train(config("broken"), callbacks=[StopAt(steps - 2)], engine=reports_each_step)
     again = resume(tmp_path / "broken", {"execution.engine": "layerwise", "execution.stages": 4})
     assert again.weights_sha256 == whole.weights_sha256
     tables = [pq.read_table(tmp_path / run / "metrics.parquet").to_pylist() for run in ("whole", "broken")]

@@ -45,6 +45,7 @@ def test_an_error_loses_no_snapshot(engine: str, at: int | None, tmp_path: Path)
     check_nothing_is_lost(tmp_path / "run", engine, at)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cluster")
 def test_an_error_in_an_actor_loses_no_snapshot(tmp_path: Path) -> None:
     check_nothing_is_lost(tmp_path / "run", "ray", STEPS - 1)
