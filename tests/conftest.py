@@ -99,7 +99,7 @@ def cluster(_cache: None) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
-    """Close the cluster after the last file that uses it: one that does nothing takes 4 % of a core."""
+    """End the cluster after the last file that uses it: one that does nothing takes 4 % of a core."""
     if _clusters and (nextitem is None or nextitem.path not in _of_ray):
         _clusters.pop().close()
 
