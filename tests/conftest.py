@@ -100,7 +100,17 @@ def cluster(_cache: None) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
     """End the cluster after the last file that uses it: one that does nothing takes 4 % of a core."""
-    if _clusters and (nextitem is None or nextitem.path not in _of_ray):
+    if nextitem is None or nextitem.path not in _of_ray:
+        _end_cluster()
+
+
+def pytest_sessionfinish() -> None:
+    """End the cluster of a session that breaks off, with `-x` say."""
+    _end_cluster()
+
+
+def _end_cluster() -> None:
+    while _clusters:
         _clusters.pop().close()
 
 

@@ -139,7 +139,7 @@ class Blueprint:
         return Turns(self.steps_per_epoch, self.positive_steps)
 
     @property
-    def head_rates(self) -> Rates:
+    def rates(self) -> Rates:
         """Learning rates of the whole run: of the linear read-out, and of blocks that have none of their own."""
         training, steps = self.training, self.steps_per_epoch
         return Rates(training.schedule, steps, training.epochs, milestones=training.milestones, decay=training.decay)
@@ -225,7 +225,7 @@ def _outlined(
 ) -> tuple[Outline, Block]:
     """Return the outline of a block and the block itself, on META. kept: one row of each output that a block before
     keeps."""
-    training, rates = bare.training, bare.head_rates
+    training, rates = bare.training, bare.rates
     if isinstance(item, (Local, Dense)):
         first, last = item.epochs
         rates = replace(rates, schedule=item.schedule or training.schedule, first=first, last=last)

@@ -179,7 +179,7 @@ class Stage:
             return
         losses, lookahead = [], self.spec.training.lookahead
         for minibatch, labels in enumerate(passage.labels):
-            factor = self.spec.network.head_rates.factor(first + minibatch)
+            factor = self.spec.network.rates.factor(first + minibatch)
             sizes = partial(sizes_of, self.head, factor)
             if self.spec.network.turns.role(first + minibatch) == NEGATIVE:  # from which nothing is to be told
                 self._head_meter.end(first + minibatch, sizes)

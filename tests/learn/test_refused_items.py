@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,35 @@ import torch
 from blueprints import blueprint_of
 from strangers import refused
 from torch import Tensor, nn
+from wrong_items import (
+    Alike,
+    Around,
+    Bare,
+    Compared,
+    Computed,
+    Copying,
+    Counting,
+    CountingBlock,
+    Forgetting,
+    Graphed,
+    Judge,
+    Mine,
+    Shy,
+    Staying,
+    Unbegun,
+    UnbegunBlock,
+    Unlearning,
+    Unscored,
+    Whole,
+    failing,
+    loss,
+    ten,
+)
 
 import ffpipe
-from ffpipe import Learned, Local, RowSpec, UserError
-from ffpipe.learn.block import Step
+from ffpipe import Local, RowSpec, UserError
 from ffpipe.learn.blueprint import Blueprint
-from ffpipe.learn.spec import RowLayout
 
-ROW = RowSpec((64,), torch.float32)
 TRAINING = replace(ffpipe.recipe("digits-cnn").training, model="blocks", epochs=3)
 
 
@@ -34,217 +55,6 @@ def line(*items: Any) -> str:
     with pytest.raises(UserError) as caught:
         made(*items)
     return str(caught.value)
-
-
-class Unbegun(nn.Module):
-    """A module that does not begin as torch's do."""
-
-    def __init__(self) -> None:
-        self.k = 3
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
-class Around(nn.Module):
-    """A module with another one in it."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, *given: Tensor) -> Tensor:
-        return given[0]
-
-
-@dataclass
-class Compared(nn.Module):
-    """Equal to another one of the same fields, and without a hash."""
-
-    k: int = 3
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
-@dataclass(unsafe_hash=True)
-class Alike(nn.Module):
-    """Equal to another one of the same fields, also in a set."""
-
-    k: int = 3
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
-class Counting(nn.Module):
-    """A module with a state that is not a tensor."""
-
-    def __init__(self, state: Any = 0) -> None:
-        super().__init__()
-        self.kept = state
-
-    def get_extra_state(self) -> Any:
-        return self.kept
-
-    def set_extra_state(self, state: Any) -> None:
-        self.kept = state
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
-class Whole(nn.Module):
-    """A body that makes whole numbers, from which the default objective cannot learn."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x > 0).long()
-
-
-class Graphed(nn.Module):
-    """A module that keeps what it makes of its parameter."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-        self.weight = self.scale * 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.weight
-
-
-class Copying(nn.Linear):
-    """Linear, with copies of its weights in its state_dict."""
-
-    def state_dict(self, *args: Any, **options: Any) -> Any:
-        return {name: kept.clone() for name, kept in super().state_dict(*args, **options).items()}
-
-
-class Forgetting(nn.Linear):
-    """Linear, with no bias in its state_dict."""
-
-    def state_dict(self, *args: Any, **options: Any) -> Any:
-        return {name: kept for name, kept in super().state_dict(*args, **options).items() if name != "bias"}
-
-
-class Judge(ffpipe.Objective):
-    """An objective whose methods return what it is given, or call it."""
-
-    def __init__(self, hand_on: Any = None, score: Any = None, roles: Any = ("examples",)) -> None:
-        super().__init__()
-        self.roles = roles
-        self.makes = {"hand_on": hand_on or (lambda h: h), "score": score or (lambda h: h)}
-
-    def hand_on(self, h: Tensor) -> Any:
-        return self.makes["hand_on"](h)
-
-    def score(self, h: Tensor) -> Any:
-        return self.makes["score"](h)
-
-    def forward(self, h: Tensor, layout: RowLayout, labels: Tensor | None) -> Learned:
-        assert labels is not None
-        return Learned(nn.functional.cross_entropy(h, labels, reduction="sum"), h.sum())
-
-
-class Shy(Judge):
-    """An objective that cannot tell whether it is silent."""
-
-    @property
-    def is_silent(self) -> bool:
-        raise ValueError("no")
-
-
-class Mine(ffpipe.Block):
-    """A block that computes its own update."""
-
-    def __init__(self, index: Any = 1, **attributes: Any) -> None:
-        super().__init__()
-        self.index, self.inputs, self.outputs = index, ROW, ROW
-        self.weight = nn.Parameter(torch.eye(64))
-        vars(self).update(attributes)
-
-    def score(self, x: Tensor, *kept: Tensor) -> tuple[Tensor, None]:
-        return x @ self.weight, None
-
-    def learn(self, x: Tensor, layout: RowLayout, labels: Any, step: Step, out: Tensor, kept: Any = ()) -> Learned:
-        out.copy_(x @ self.weight)
-        return Learned(torch.zeros(()), torch.zeros(()))
-
-    def pass_on(self, x: Tensor, step: Step, out: Tensor, kept: Any = ()) -> None:
-        out.copy_(x @ self.weight)
-
-
-class Bare(ffpipe.Block):
-    """A block whose attributes are to be set."""
-
-    def __init__(self, *names: str) -> None:
-        super().__init__()
-        vars(self).update({name: 1 if name == "index" else ROW for name in names})
-
-
-class Computed(Mine):
-    """A block with an attribute that fails."""
-
-    @property
-    def keep(self) -> str:  # type: ignore[override]
-        raise ValueError("no")
-
-
-class Unlearning(Mine):
-    """A block that has no way to learn."""
-
-    learn = ffpipe.Block.learn
-
-
-class Unscored(Mine):
-    """A block that has no way to be read."""
-
-    score = ffpipe.Block.score  # type: ignore[assignment]
-
-
-class Staying(Mine):
-    """A block that passes nothing on."""
-
-    pass_on = ffpipe.Block.pass_on
-
-
-class UnbegunBlock(ffpipe.Block):
-    """A block that does not begin as torch's modules do."""
-
-    def __init__(self) -> None:
-        self.index = 1
-
-
-class CountingBlock(Mine):
-    """A block with a state that is not a tensor."""
-
-    def get_extra_state(self) -> Any:
-        return 3
-
-
-def loss(h: Tensor, labels: Tensor) -> Tensor:
-    """Judge logits by a plain function."""
-    return nn.functional.cross_entropy(h, labels)
-
-
-def failing(error: BaseException) -> Callable[..., Any]:
-    """Return a function that raises an error."""
-
-    def fails(*_: Any) -> Any:
-        raise error
-
-    return fails
-
-
-def ten(**fields: Any) -> Local:
-    """Return an item whose body makes rows of ten numbers."""
-    return Local(nn.Linear(64, 10), **fields)
 
 
 ADAM = "give an ffpipe.Optimizer, as ffpipe.Optimizer(kind='Adam', learning_rate=0.001)"
@@ -410,11 +220,11 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     # Objectives.
     "hand_on raises": (
         lambda: ten(objective=Judge(failing(KeyError("no")))),
-        f"the objective of {LINEAR} cannot hand on rows of 10 float32: test_refused_items.py:: KeyError: 'no'",
+        f"the objective of {LINEAR} cannot hand on rows of 10 float32: wrong_items.py:: KeyError: 'no'",
     ),
     "hand_on exits": (
         lambda: ten(objective=Judge(failing(SystemExit(0)))),
-        f"the objective of {LINEAR} cannot hand on rows of 10 float32: test_refused_items.py:: SystemExit: 0",
+        f"the objective of {LINEAR} cannot hand on rows of 10 float32: wrong_items.py:: SystemExit: 0",
     ),
     "hand_on returns nothing": (
         lambda: ten(objective=Judge(lambda _: None)),
@@ -437,15 +247,15 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "score raises": (
         lambda: ten(objective=loss, score=failing(ZeroDivisionError())),
-        f"the objective of {LINEAR} cannot score rows of 10 float32: test_refused_items.py:: ZeroDivisionError",
+        f"the objective of {LINEAR} cannot score rows of 10 float32: wrong_items.py:: ZeroDivisionError",
     ),
     "score of an objective raises": (
         lambda: ten(objective=Judge(score=failing(ValueError("no")))),
-        f"the objective of {LINEAR} cannot score rows of 10 float32: test_refused_items.py:: ValueError: no",
+        f"the objective of {LINEAR} cannot score rows of 10 float32: wrong_items.py:: ValueError: no",
     ),
     "is_silent of an objective raises": (
         lambda: ten(objective=Shy()),
-        f"the objective of {LINEAR} cannot tell whether it is silent: test_refused_items.py:: ValueError: no",
+        f"the objective of {LINEAR} cannot tell whether it is silent: wrong_items.py:: ValueError: no",
     ),
     "score returns two": (
         lambda: ten(objective=loss, score=lambda h: (h, h)),
@@ -530,7 +340,7 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "keep of a block": (lambda: Mine(keep=3), "block 1 (Mine): its keep is 3: give a text"),
     "an attribute that fails": (
         Computed,
-        "block 1 (Computed) cannot be read: test_refused_items.py:: ValueError: no",
+        "block 1 (Computed) cannot be read: wrong_items.py:: ValueError: no",
     ),
     "use of a block": (lambda: Mine(use="early"), f"block 1 (Mine): its use is 'early': {NAMES}"),
     "use of a block unknown": (
