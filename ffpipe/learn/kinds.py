@@ -6,6 +6,7 @@ returns a module that maps (n, *inputs.shape) to a tensor of n rows. A body ends
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -84,6 +85,33 @@ def conv(
     parts += [] if pool_first else pooling
     parts += [nn.BatchNorm2d(channels, eps=1e-4)] if norm_last else []
     return nn.Sequential(*parts, *_dropout(dropout, nn.Dropout2d))
+
+
+def vgg(inputs: RowSpec, *, plan: str) -> nn.Module:
+    """Make several layers on images (C, H, W) that learn as one block; gives (n, channels, H', W').
+
+    plan: channels of each 3 x 3 convolution with padding, batch normalisation and ReLU, and M for max pooling by two,
+    as "64 M 128 128 M" (the columns of Simonyan and Zisserman's table 1, arXiv 1409.1556). Raises UserError.
+    """
+    taken, sides = _channels(inputs, "vgg"), inputs.shape[1:]
+    words = plan.split()
+    if not 1 <= len(words) <= MOST_LAYERS or words[0] == "M":
+        raise UserError(f"kind 'vgg': plan is {plan!r}: give channels and M, such as '64 M 128 128 M'")
+    parts: list[nn.Module] = []
+    for word in words:
+        if word == "M":
+            sides = tuple(side // 2 for side in sides)
+            if not all(sides):
+                raise UserError(f"kind 'vgg': plan {plan!r} leaves no pixel of rows of {inputs}: give fewer M")
+            # Before normalisation and ReLU, which then work on, and keep for the gradient, a quarter of the pixels.
+            parts.insert(-2, nn.MaxPool2d(2))
+            continue
+        # By its letters: int() also takes signs, underscores and the digits of other scripts.
+        if not (re.fullmatch("[0-9]{1,8}", word) and 1 <= int(word) <= MOST_UNITS):
+            raise UserError(f"kind 'vgg': plan has {word!r}: give channels from 1 to {MOST_UNITS}, or M to pool")
+        parts += [nn.Conv2d(taken, int(word), 3, padding=1, bias=False), nn.BatchNorm2d(int(word)), nn.ReLU()]
+        taken = int(word)
+    return nn.Sequential(*parts)
 
 
 class Residual(nn.Module):
@@ -222,6 +250,7 @@ BLOCK_KINDS: dict[str, Callable[..., nn.Module]] = {
     "dense": dense,
     "readout": readout,
     "conv": conv,
+    "vgg": vgg,
     "residual": residual,
     "receptive-fields": receptive_fields,
     "transformer": transformer,
