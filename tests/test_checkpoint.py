@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,16 @@ def test_what_was_written_is_read(store: Store, tmp_path: Path) -> None:
 def test_a_store_can_be_sent_to_another_process(store: Store) -> None:
     whole(store, 30)
     assert checkpoint.whole_snapshots(pickle.loads(pickle.dumps(store))) == ["step-00000030"]
+
+
+def test_names_of_classes_may_be_long_but_not_longer_than_can_be_read(store: Store) -> None:
+    files = [write(store, 30, "layer-000.safetensors")]
+    takes = replace(TAKES, names=tuple(f"{number:05}" + "x" * 60 for number in range(30_000)))
+    checkpoint.write_manifest(store, 30, files, takes)
+    assert checkpoint.read_manifest(store, "step-00000030").input.names == takes.names
+    with pytest.raises(OSError, match="the names of 1 classes are too long"):
+        checkpoint.write_manifest(store, 40, files, replace(TAKES, names=("x" * checkpoint.LARGEST_MANIFEST,)))
+    assert checkpoint.whole_snapshots(store) == ["step-00000030"]
 
 
 def test_a_place_of_no_known_kind() -> None:

@@ -52,6 +52,26 @@ def test_what_is_expected_of_a_file_is_what_is_written(kind: str, precision: str
         assert verified(store, folder, job).step == step
 
 
+@pytest.mark.parametrize(
+    # Numbers that an optimiser keeps for each weight, and for each parameter besides: its count of steps.
+    ("kind", "per_weight", "per_parameter"),
+    [("SGD", 0, 0), ("averaging", 1, 0), ("Adagrad", 1, 1), ("Adam", 2, 1)],
+)
+def test_state_is_counted_once_in_what_a_run_needs_at_least(kind: str, per_weight: int, per_parameter: int) -> None:
+    fields = {
+        "training.dims": [64, 500, 400],
+        "training.negatives": "random",
+        "training.optimizer.kind": kind,
+        "training.head": False,
+    }
+    job = make_job(ffpipe.override(ffpipe.recipe("digits"), fields))
+    weights = [(64 + 10) * 500, 500, 500 * 400, 400]  # of images with a label behind them, and biases
+    numbers = (1 + per_weight) * sum(weights) + per_parameter * len(weights)
+    means = 500 + 400  # of activities
+    meters = 2 * (2 * 8 + 8)  # of the losses since the last row of metrics, of each layer
+    assert job.least_bytes == 4 * (numbers + means) + meters + job.minibatch_bytes
+
+
 @pytest.mark.parametrize("precision", ["float32", LONG[0]])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_expected_of_a_block_is_what_is_written(kind: str, precision: str, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_a_run_would_go_on(
     assert config.training.epochs == epochs
     assert lines[:2] == [
         "run folder: run",
-        f"it would go on from step {steps}, its newest whole snapshot"
+        f"it would go on from step {steps}, its newest snapshot (if no file of it is damaged)"
         if steps
         else "it would go on from the start: there is no whole snapshot",
     ]

@@ -95,6 +95,7 @@ def test_no_negatives(example: Run) -> None:
         assert percent(out, f"test error by {name}") < 15
 
 
+@pytest.mark.long
 def test_text(example: Run) -> None:
     out = example("text.py")
     assert float(after(out, "test loss").split()[0]) < 0.5
@@ -104,6 +105,7 @@ def test_text(example: Run) -> None:
     assert sum(word in text for word in words) > len(words) / 2
 
 
+@pytest.mark.long
 def test_memory_budget(example: Run) -> None:
     out = example("memory_budget.py")
     assert re.search(r"^engine local, ", out, re.MULTILINE)  # without the budget
@@ -113,6 +115,7 @@ def test_memory_budget(example: Run) -> None:
     assert int(found[1]) <= int(found[2])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cluster")
 def test_resume_elsewhere(example: Run) -> None:
     out = example("resume_elsewhere.py")
@@ -145,6 +148,7 @@ def test_each_example_is_short_and_listed() -> None:
             assert len(path.read_text().splitlines()) <= LONGEST, path.name
 
 
+@pytest.mark.long
 def test_notebook(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient = pytest.importorskip("nbclient", reason="needs nbclient, of the extra dev")
     nbformat = pytest.importorskip("nbformat", reason="needs nbformat, which comes with nbclient")

@@ -13,6 +13,7 @@ import pytest
 from commands import refused
 
 from ffpipe.commands.cli import main
+from ffpipe.config.fields import override, read_config, to_toml
 
 
 def write_npz(path: Path, images: np.ndarray, labels: np.ndarray) -> list[str]:
@@ -71,6 +72,24 @@ def test_a_truncated_copy_of_mnist_is_named(here: Path, capsys: pytest.CaptureFi
     ):
         (folder / f"{name}.gz").write_bytes(gzip.compress(data))
     refused(["train", "mnist", "--data-dir", str(here)], "train-images-idx3-ubyte.gz", capsys)
+
+
+def test_a_folder_that_is_gone_is_named_by_its_setting(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new run, and one whose config has no folder, or that which the variable named when the run was begun."""
+    gone = here / "gone"
+    assert main([*write_npz(here / "mine.npz", *some_images()), "--run-dir", "run"]) == 0
+    monkeypatch.setenv("FFPIPE_DATA", str(gone))
+    refused(["train", "mnist"], f"FFPIPE_DATA is {gone}, but", capsys)
+    refused(["train", "mnist", "--data-dir", "other"], f"execution.data_dir is {here / 'other'}, but", capsys)
+    config = read_config(here / "run" / "config.toml")
+    for data_dir, setting in (("", "FFPIPE_DATA"), (str(gone), "execution.data_dir (FFPIPE_DATA)")):
+        of_mnist = {"training.data.source": "mnist", "training.data.train": [], "execution.data_dir": data_dir}
+        (here / "run" / "config.toml").write_text(to_toml(override(config, of_mnist)))
+        for command in ("evaluate", "resume"):
+            refused([command, "run"], f"ffpipe: {setting} is {gone}, but MNIST's", capsys)
+        refused(["evaluate", "run", "--data-dir", "other"], f"execution.data_dir is {here / 'other'}, but", capsys)
 
 
 def test_a_download_that_no_mirror_answers(

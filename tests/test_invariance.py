@@ -130,6 +130,7 @@ def test_other_rules(training: dict[str, Any], tmp_path: Path) -> None:
     assert digest(config, tmp_path / "layerwise", engine="layerwise", chapter=11) == local
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cluster")
 def test_the_softplus_objective_with_adam(tmp_path: Path) -> None:
     fields = {

@@ -41,7 +41,7 @@ def signal_stage(index: int, number: int) -> Callable[[], None]:
     return lambda: os.kill(stage_processes()[index], number)
 
 
-@pytest.mark.parametrize(("stages", "step"), [([1], 250), pytest.param([0, 2], 1, marks=pytest.mark.long)], ids=str)
+@pytest.mark.parametrize(("stages", "step"), [pytest.param([1], 250, marks=pytest.mark.long), ([0, 2], 1)], ids=str)
 @pytest.mark.usefixtures("cluster")
 def test_stages_that_are_killed(stages: list[int], step: int, undisturbed: Result, tmp_path: Path) -> None:
     def kill() -> None:
@@ -68,6 +68,7 @@ def test_a_stage_that_stops_answering(undisturbed: Result, tmp_path: Path) -> No
     wait_until(lambda: stage_processes() == [])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cluster")
 def test_a_message_that_nobody_gets(undisturbed: Result, tmp_path: Path) -> None:
     lost = tmp_path / "lost"

@@ -252,7 +252,7 @@ def test_a_run_says_where_it_goes_on_from(tmp_path: Path, capsys: pytest.Capture
     assert "the run goes on from step 56 of 84" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     assert main(["resume", run]) == 0
-    assert "the run begins again at step 0: there is no snapshot" in capsys.readouterr().out
+    assert "the run begins again at step 0: no snapshot can be used" in capsys.readouterr().out
 
 
 def test_the_snapshot_of_a_run_is_the_state_of_its_step(undisturbed: Result, tmp_path: Path) -> None:

@@ -83,6 +83,24 @@ ABSURD_BLOCKS: list[tuple[list[dict[str, Any]], str]] = [
     (blocks(width=True), "the option width is True, expected int"),
     (blocks("conv", options={"layers": 10**9}), "layers is 1000000000: give a whole number from 1 to 1000"),
     (blocks("conv", options={"kernel": 10**6}), "GiB, this host has"),
+    (
+        [{"kind": "vgg", "options": {"plan": "16777216 16777216"}}],
+        "GiB, this host has",
+    ),
+    *(
+        ([{"kind": "vgg", "options": {"plan": plan}}], says)
+        for plan, says in [
+            ("", "plan is '': give channels and M, such as '64 M 128 128 M'"),
+            ("M 4", "plan is 'M 4': give channels and M"),
+            ("4 " * 1001, "give 1 to 1000 words"),
+            ("4 x", "plan has 'x': give channels from 1 to 16777216, or M to pool"),
+            ("0", "plan has '0': give channels"),
+            ("99999999", "plan has '99999999': give channels"),
+            ("6_4", "plan has '6_4': give channels"),
+            ("4 M M M M", "leaves no pixel of rows of 1x8x8 float32: give fewer M"),
+            (64.5, "plan has '64.5': give channels"),
+        ]
+    ),
     (blocks(options={"activation": "__class__"}), "activation is '__class__'"),
     (blocks(objective="class-head", objective_options={"kind": "mlp", "depth": 10**9}), "give at most 1000"),
     (blocks(objective="class-head", objective_options={"kind": "mlp", "depth": 1.5}), "depth is 1.5, expected int"),

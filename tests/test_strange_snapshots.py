@@ -11,6 +11,8 @@ import safetensors.torch
 import torch
 from strangers import HEAD, LAYER, MANIFEST, newest, passed_over, refused, set_field, sign
 
+from ffpipe.storage import checkpoint
+
 BAD_MANIFESTS: list[tuple[str, Any, str]] = [
     (f"files/{LAYER}/size", 10**15, "was cut"),
     (f"files/{LAYER}/size", -1, "size"),
@@ -45,7 +47,7 @@ def test_a_manifest_that_lies(
         (b"[" * 100_000, "depth"),
         (b'{"format": 1, "weights_sha256": "\xbc"}', "utf-8"),
         (b"", "truncated"),
-        (b" " * (2 << 20), "more than"),
+        (b" " * (checkpoint.LARGEST_MANIFEST + 1), "more than"),
         (b'{"format": 1e400}', "int"),
     ],
 )
@@ -54,6 +56,14 @@ def test_no_manifest(data: bytes, says: str, copy: Path, capsys: pytest.CaptureF
     path.write_bytes(data)
     refused(["predict", str(copy), "a.npy"], says, capsys)
     passed_over(copy, path.parent.name)
+
+
+def test_a_snapshot_of_a_later_ffpipe_is_left_alone(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = newest(copy)
+    set_field(place / MANIFEST, "format", 2)
+    before = sorted(path.name for path in place.parent.iterdir())
+    refused(["resume", str(copy)], "has format 2; this ffpipe reads format 1", capsys)
+    assert sorted(path.name for path in place.parent.iterdir()) == before
 
 
 Tensors = dict[str, torch.Tensor]

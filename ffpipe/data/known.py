@@ -24,8 +24,15 @@ PARQUET = {part: (f"{part}.parquet", f"{part}-00000-of-00001.parquet") for part 
 
 def given_folder(data_dir: str) -> tuple[Path, str] | None:
     """Return the folder with local copies and the setting that names it, or None where neither is set."""
-    given = data_dir or os.environ.get("FFPIPE_DATA", "")
-    return (expanded(given), "execution.data_dir" if data_dir else "FFPIPE_DATA") if given else None
+    variable = os.environ.get("FFPIPE_DATA", "")
+    if not (given := data_dir or variable):
+        return None
+    folder = expanded(given).absolute()
+    if not data_dir:
+        return folder, "FFPIPE_DATA"
+    # A run keeps the folder that the variable named when it began, and the user knows it by that.
+    same = variable and folder == expanded(variable).absolute()
+    return folder, "execution.data_dir (FFPIPE_DATA)" if same else "execution.data_dir"
 
 
 def mirrors_of(variable: str, known: tuple[str, ...]) -> tuple[str, ...]:

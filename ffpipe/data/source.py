@@ -1,7 +1,8 @@
 """The common form of all sources: a `Part` that can be named without being read, and its `Contents` once opened.
 
-The sources build these, the cache and the writer of the canonical file use them. This module knows no file
-format and no split; the rules that hold for all sources (allowed shapes and dtypes, labels, limits) stand here.
+The sources build these, the cache and the writer of the canonical file use them, once for a set: the steps of a run
+read examples.py. This module knows no file format and no split; the rules that hold for all sources (allowed shapes and
+dtypes, labels, limits) stand here.
 """
 
 from __future__ import annotations

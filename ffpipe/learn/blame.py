@@ -1,25 +1,41 @@
-"""Errors of a user's block as one line: which block, when, and where in the user's code."""
+"""Errors of a block as one line: which block, when, and where in the user's code; or that memory ran out in it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.user_model import describe_error
 from ffpipe.system.errors import RunFailed
 
+LESS_MEMORY = "--memory-budget or a smaller training.batch_size may help"
+
 
 @contextmanager
-def blaming(network: Blueprint, index: int, *when: object) -> Iterator[None]:
-    """Raise RunFailed for what a block raises, where the network is a user's. when: words, such as "at step", 3."""
+def blaming(network: Blueprint, index: int, *when: object, less_memory: str = LESS_MEMORY) -> Iterator[None]:
+    """Raise RunFailed where memory runs out in a block, and for whatever else it raises where the network is a user's.
+
+    when: words, such as "at step", 3. less_memory: a phrase that says what to do where memory runs out.
+    """
     try:
         yield
-    # No fault of the block: somebody asks it to end, memory is short, or the error has its line already.
-    except (KeyboardInterrupt, GeneratorExit, MemoryError, RunFailed):
+    # No fault of the block: somebody asks it to end, or the error has its line already.
+    except (KeyboardInterrupt, GeneratorExit, RunFailed):
         raise
     except BaseException as error:  # a user's code has as many ways to fail as there are, sys.exit among them
+        block, then, why = network.outlines[index], " ".join(map(str, when)), describe_error(error, network.code)
+        if _is_out_of_memory(error):
+            raise RunFailed(f"{block} ran out of memory {then}: {less_memory} ({why})") from error
         if network.code is None and network.function is None:
             raise
-        why = describe_error(error, network.code)
-        raise RunFailed(f"{network.outlines[index]} failed {' '.join(map(str, when))}: {why}") from error
+        raise RunFailed(f"{block} failed {then}: {why}") from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an allocation failed. On the CPU torch says so by its text alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
+    )

@@ -83,7 +83,7 @@ class Blueprint:
 
     @property
     def layout(self) -> RowLayout:
-        """The rows of a minibatch."""
+        """The row layout of a minibatch. Not a job's layout, which is its cut into stages (pipeline/job.py)."""
         training = self.training
         if training.in_turns:
             return RowLayout(training.batch_size, IN_TURNS)

@@ -2,7 +2,7 @@
 
     total = x W + b,  h = relu(total),  goodness g = sum or mean of h^2,  hands on h / |h|
 
-With a loss L(g_pos, g_neg) the derivative by the total input is (dL/dg) (dg/dh) = (dL/dg) 2 h [/ width],
+With a loss L(g_pos, g_neg) (contrast.py) the derivative by the total input is (dL/dg) (dg/dh) = (dL/dg) 2 h [/ width],
 already zero where relu is; so a step is one product forward over all rows and one for the gradient.
 A layer knows nothing of stages, chunks or other layers. Its large buffers are those of a workspace.
 """
@@ -66,8 +66,8 @@ class FFDense(Block):
         # In bfloat16 the products read a rounded copy of the weight, which every update renews.
         self._rounded: Tensor | None
         self.register_buffer("_rounded", None if products == dtype else self.weight.to(products), persistent=False)
-        factor = self.weight if self._rounded is None else self._rounded
-        self.optimizer: Update = make_update(self.weight, self.bias, training.optimizer, factor, workspace)
+        operand = self.weight if self._rounded is None else self._rounded
+        self.optimizer: Update = make_update(self.weight, self.bias, training.optimizer, operand, workspace)
         self.rate = training.optimizer.learning_rate
         self._workspace, self._training = workspace, training
         self._objective = make_pair_loss(
@@ -79,11 +79,13 @@ class FFDense(Block):
         self._update = self._update_together if training.phases == "together" else self._update_apart
         self.settings = training.optimizer
 
-    def _activate(self, rows: Tensor, out: Tensor | None, kept: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def _activate(
+        self, rows: Tensor, out: Tensor | None, dropped: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the activities h (n, width) of rows, what is handed on, and the goodness (n,).
 
         out: takes what is handed on; the activities are then in a buffer, valid until the next call. None: all is in
-        memory of its own, and can be differentiated. kept: (n, width), factors of dropout, which come after the
+        memory of its own, and can be differentiated. dropped: (n, width), factors of dropout, which come after the
         normalisation and before the goodness.
         """
         buffered = out is not None
@@ -94,9 +96,9 @@ class FFDense(Block):
             out = torch.mul(activity, scale, out=out).to(rows.dtype)
         else:  # torch would take new memory for what it rounds
             out.copy_(torch.mul(activity, scale, out=self._buffer("squares", activity)))
-        if kept is not None:
-            out *= kept.to(out.dtype)
-            activity *= kept
+        if dropped is not None:
+            out *= dropped.to(out.dtype)
+            activity *= dropped
             squares = self._squares(activity, buffered)
         return activity, out, squares * self._goodness_factor
 
@@ -130,7 +132,7 @@ class FFDense(Block):
     def pass_on(self, x: Tensor, step: Step, out: Tensor, kept: Sequence[Tensor] = ()) -> None:
         """Pass neutral rows (B, fan_in) of a minibatch into out (B, width) ahead of its step, with the dropout that
         they have where they come with the pairs, behind these."""
-        self._activate(x, out, self._kept(step, len(x), behind=2 * len(x)))
+        self._activate(x, out, self._dropped(step, len(x), behind=2 * len(x)))
 
     def learn(
         self, x: Tensor, layout: RowLayout, labels: Tensor | None, step: Step, out: Tensor, kept: Sequence[Tensor] = ()
@@ -140,7 +142,7 @@ class FFDense(Block):
         out: (n, width) gets the normalised activities from before or after the updates (`training.hand_on`). The loss
         is the mean over local steps, errors are those that the first found.
         """
-        dropped, pairs = self._kept(step, len(x)), layout.batch
+        dropped, pairs = self._dropped(step, len(x)), layout.batch
         update = partial(self._update_role, step.role) if self._training.in_turns else self._update
         if step.factor is None:
             _, _, goodness = self._activate(x, out, dropped)
@@ -164,10 +166,10 @@ class FFDense(Block):
         return Learned(loss / self._training.local_steps, first.errors)
 
     def _update_together(
-        self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None, leave: Leave
+        self, rows: Tensor, pairs: int, factor: float, out: Tensor, dropped: Tensor | None, leave: Leave
     ) -> Learned:
         """Make one update on positive and negative rows. leave: called when out is whole, before the update."""
-        activity, _, goodness = self._activate(rows, out, kept)
+        activity, _, goodness = self._activate(rows, out, dropped)
         leave()
         positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
         slope = self._objective(positive, negative)
@@ -177,11 +179,11 @@ class FFDense(Block):
         return Learned(total(slope.loss), pair_errors)
 
     def _update_apart(
-        self, rows: Tensor, pairs: int, factor: float, out: Tensor, kept: Tensor | None, leave: Leave
+        self, rows: Tensor, pairs: int, factor: float, out: Tensor, dropped: Tensor | None, leave: Leave
     ) -> Learned:
         """Make one update on the positive rows, then with the new weights one on the negative rows; the rows that only
         pass go with these. leave: called when out is whole, before the last update."""
-        of_positive, of_rest = (None, None) if kept is None else (kept[:pairs], kept[pairs:])
+        of_positive, of_rest = (None, None) if dropped is None else (dropped[:pairs], dropped[pairs:])
         activity, _, positive = self._activate(rows[:pairs], out[:pairs], of_positive)
         # The negative rows are yet to come; the slope of the positive ones does not depend on them.
         delta = self._derivative(activity, self._objective(positive, positive).positive, pairs)
@@ -195,10 +197,10 @@ class FFDense(Block):
         return Learned(total(slope.loss), self._errors(positive, negative))
 
     def _update_role(
-        self, role: str, rows: Tensor, count: int, factor: float, out: Tensor, kept: Tensor | None, leave: Leave
+        self, role: str, rows: Tensor, count: int, factor: float, out: Tensor, dropped: Tensor | None, leave: Leave
     ) -> Learned:
         """Make one update on rows that are all positive or all negative. leave: called when out is whole, before it."""
-        activity, _, goodness = self._activate(rows, out, kept)
+        activity, _, goodness = self._activate(rows, out, dropped)
         leave()
         loss, slope, wrong = self._objective.of_role(goodness, _sign(role))
         delta = self._derivative(activity, slope, 0 if role == NEGATIVE else len(rows))
@@ -221,7 +223,7 @@ class FFDense(Block):
         """Count the errors of pairs, by the measure that the config asks for."""
         return pair_errors(self._objective, self._training.pair_errors, positive, negative)
 
-    def _kept(self, step: Step, rows: int, behind: int = 0) -> Tensor | None:
+    def _dropped(self, step: Step, rows: int, behind: int = 0) -> Tensor | None:
         """Return what dropout makes of each activity of a step (rows, width): 0, or 1 / (1 - dropout). behind: rows
         before."""
         dropout = self._training.dropout
@@ -230,8 +232,8 @@ class FFDense(Block):
         chance = generator(self._training.seed, "dropout", self.index, *step.key)
         # Two bytes a number are fine enough for a share; planning counts them (dense_cost.DRAWN).
         drawn = chance.integers(0, 1 << 16, size=(behind + rows, self.width), dtype=np.uint16)[behind:]
-        kept = torch.from_numpy(drawn >= round(dropout * (1 << 16)))
-        return kept.to(device=self.weight.device, dtype=self.weight.dtype).div_(1.0 - dropout)
+        stays = torch.from_numpy(drawn >= round(dropout * (1 << 16)))
+        return stays.to(device=self.weight.device, dtype=self.weight.dtype).div_(1.0 - dropout)
 
     def _peer_pull(self, activity: Tensor) -> Tensor:
         """Compute peer normalisation (Hinton's program): a pull of each unit's mean activity to that of its layer.

@@ -60,8 +60,10 @@ class ShardedDense(FFDense):
 
     def _activated(self, shard: Shard, step: Step, rows: slice = ALL) -> tuple[Tensor, Tensor]:
         """Return activities and goodness of some rows of a shard, and put what is handed on of them into its `out`."""
-        kept = self._kept(step.of(shard.number), len(shard.x))
-        activity, _, goodness = self._activate(shard.x[rows], shard.out[rows], None if kept is None else kept[rows])
+        dropped = self._dropped(step.of(shard.number), len(shard.x))
+        activity, _, goodness = self._activate(
+            shard.x[rows], shard.out[rows], None if dropped is None else dropped[rows]
+        )
         return activity, goodness
 
     def _shards_together(self, shards: Sequence[Shard], pairs: int, step: Step, of: Shards) -> Learned:

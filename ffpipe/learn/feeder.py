@@ -78,24 +78,24 @@ class ForwardForwardFeeder(Feeder):
 
     def learning(self, step: int, prediction: Probabilities | None, out: Tensor) -> Tensor:
         role, number, batch = self.turns.role(step), self.turns.minibatch(step), self._training.batch_size
-        rows = self._sampler.rows(number)
-        images, right = self._images.at_step(self._train, rows, step), self._train.labels(rows)
+        examples = self.examples(step)
+        images, right = self._images.at_step(self._train, examples, step), self._train.labels(examples)
         flat = out.view(len(out), -1)
         # From both ends: of rows of one role alone, either is all there is.
         if role != NEGATIVE:
             self._code.write(flat[:batch], self._shaped(images), torch.from_numpy(right))
         if role != POSITIVE:
-            negative = self._negatives(Minibatch(number, rows, images, right), prediction)
+            negative = self._negatives(Minibatch(number, examples, images, right), prediction)
             self._code.write(flat[-batch:], self._shaped(negative.images), torch.from_numpy(negative.labels))
         normalize_inputs_(flat, self._training)
         return torch.from_numpy(right)
 
     def passing(self, step: int, out: Tensor) -> Tensor:
-        rows = self._sampler.rows(step)
+        examples = self._sampler.rows(step)
         flat = out.view(len(out), -1)
-        self._code.write(flat, self._shaped(self._images.at_step(self._train, rows, step)), None)
+        self._code.write(flat, self._shaped(self._images.at_step(self._train, examples, step)), None)
         normalize_inputs_(flat, self._training)
-        return torch.from_numpy(self._train.labels(rows))
+        return torch.from_numpy(self._train.labels(examples))
 
     def evaluation(self, split: Examples, first: int, count: int) -> tuple[Tensor, Tensor]:
         """Return each image under every label, then for a read-out under the neutral one; without labels, as it is."""

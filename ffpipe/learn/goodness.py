@@ -16,7 +16,7 @@ from ffpipe.config.schema import Training
 from ffpipe.learn.contrast import make_pair_loss, positive_loss
 from ffpipe.learn.objectives import Learned, Objective
 from ffpipe.learn.precision import wide
-from ffpipe.learn.rows import TINY
+from ffpipe.learn.rows import TINY, row_scale
 from ffpipe.learn.spec import NEGATIVE, PAIRS, POSITIVE, RowLayout, RowSpec
 from ffpipe.learn.threads import mean, total
 from ffpipe.system.errors import UserError, nearest
@@ -112,14 +112,12 @@ class GoodnessContrast(Objective):
     def hand_on(self, h: Tensor) -> Tensor:
         """Normalise each row of h (n, ...) over all its values, so that its length cannot be read off.
 
-        Gives the same numbers as `rows.normalize_rows_`, can be differentiated, and keeps the shape and dtype of h.
+        Gives the same numbers as `rows.normalize_rows_`, but for the order of sums. Can be differentiated, and keeps
+        the shape and dtype of h.
         """
         rows = self._rows(h)
-        squares = _squares(rows)
-        # A row of zeros stays one whatever it is multiplied by, but the root has no finite slope at zero.
-        squares = squares.masked_fill(squares == 0, 1.0)
-        length = torch.sqrt(squares / self.size if self.normalization == "rms" else squares)
-        return (rows * (length + self.normalization_epsilon).reciprocal().unsqueeze(1)).to(h.dtype).view(h.shape)
+        scale = row_scale(_squares(rows), self.size, self.normalization, self.normalization_epsilon)
+        return (rows * scale).to(h.dtype).view(h.shape)
 
     def _rows(self, h: Tensor) -> Tensor:
         """Flatten each row, in float32 at least, rectified where that is done here: (n, size)."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
+from ffpipe.learn.pixels import blank_outside, gathered
 from ffpipe.system.rng import generator
 
 
@@ -15,8 +15,8 @@ def jittered(images: Tensor, shape: tuple[int, ...], pixels: int, seed: int, ste
     images: (B, features) of `shape` (height, width, ...). Returns (B, features), a function of seed and step.
     """
     count, (height, width) = len(images), shape[:2]
-    shift = torch.from_numpy(generator(seed, "jitter", step).integers(0, 2 * pixels + 1, size=(2, count, 1)))
-    grid = pad(images.reshape(count, height, width, -1), (0, 0, pixels, pixels, pixels, pixels))
-    down, right = shift[0] + torch.arange(height), shift[1] + torch.arange(width)
-    moved = grid[torch.arange(count)[:, None, None], down[:, :, None], right[:, None, :]]
-    return moved.reshape(images.shape)
+    drawn = generator(seed, "jitter", step).integers(0, 2 * pixels + 1, size=(2, count, 1))
+    down, right = torch.from_numpy(drawn) - pixels
+    rows = blank_outside(torch.arange(height) + down, height)
+    columns = blank_outside(torch.arange(width) + right, width)
+    return gathered(images.reshape(count, height, width, -1), rows, columns).reshape(images.shape)

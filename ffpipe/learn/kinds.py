@@ -95,7 +95,9 @@ def vgg(inputs: RowSpec, *, plan: str) -> nn.Module:
     """
     taken, sides = _channels(inputs, "vgg"), inputs.shape[1:]
     words = plan.split()
-    if not 1 <= len(words) <= MOST_LAYERS or words[0] == "M":
+    if len(words) > MOST_LAYERS:
+        raise UserError(f"kind 'vgg': plan has {len(words):,} words: give 1 to {MOST_LAYERS} words")
+    if not words or words[0] == "M":
         raise UserError(f"kind 'vgg': plan is {plan!r}: give channels and M, such as '64 M 128 128 M'")
     parts: list[nn.Module] = []
     for word in words:

@@ -108,8 +108,11 @@ def _converted(given: Any, kind: Any) -> Any:
         raise ValueError(given)
     if origin in _LISTS:
         return _listed(given, origin, among)
-    if kind is str and isinstance(given, (tuple, list)):
-        raise ValueError(given)
+    if kind is str:
+        if isinstance(given, (tuple, list)):
+            raise ValueError(given)
+        # A config may have it without quotes, as a number or a bool.
+        return str(given).lower() if isinstance(given, bool) else str(given)
     return given
 
 

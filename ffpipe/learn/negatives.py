@@ -22,7 +22,7 @@ from ffpipe.learn.hybrids import hybrid_images
 from ffpipe.system.rng import generator
 
 Labels = NDArray[np.int64]
-# The read-out's for one minibatch, (B, classes), and for several, by their index.
+# The read-out's probabilities for one minibatch, (B, classes), and those for several, by step.
 Probabilities = NDArray[np.float32]
 Predictions = dict[int, Probabilities]
 
@@ -46,8 +46,8 @@ class NegativeData(NamedTuple):
 class Negatives(Protocol):
     """A rule for the negative data of one minibatch."""
 
-    def __call__(self, minibatch: Minibatch, predictions: Probabilities | None) -> NegativeData:
-        """Make negatives. predictions: (B, classes), of the head for this minibatch, where the rule asks for them."""
+    def __call__(self, minibatch: Minibatch, prediction: Probabilities | None) -> NegativeData:
+        """Make negatives. prediction: (B, classes), of the head for this minibatch, where the rule asks for them."""
 
 
 class RandomLabels:
@@ -56,7 +56,7 @@ class RandomLabels:
     def __init__(self, seed: int, classes: int) -> None:
         self.seed, self.classes = seed, classes
 
-    def __call__(self, minibatch: Minibatch, predictions: Probabilities | None) -> NegativeData:
+    def __call__(self, minibatch: Minibatch, prediction: Probabilities | None) -> NegativeData:
         labels = minibatch.labels
         offset = generator(self.seed, "negatives", minibatch.step).integers(1, self.classes, size=len(labels))
         return NegativeData(minibatch.images, (labels + offset) % self.classes)
@@ -69,7 +69,7 @@ class FixedLabels:
         self.classes = classes
         self.offset = generator(seed, "fixed negatives").integers(1, classes, size=examples)
 
-    def __call__(self, minibatch: Minibatch, predictions: Probabilities | None) -> NegativeData:
+    def __call__(self, minibatch: Minibatch, prediction: Probabilities | None) -> NegativeData:
         return NegativeData(minibatch.images, (minibatch.labels + self.offset[minibatch.rows]) % self.classes)
 
 
@@ -79,7 +79,7 @@ class ShuffledLabels:
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def __call__(self, minibatch: Minibatch, predictions: Probabilities | None) -> NegativeData:
+    def __call__(self, minibatch: Minibatch, prediction: Probabilities | None) -> NegativeData:
         shuffled = generator(self.seed, "negatives", minibatch.step).permutation(minibatch.labels)
         return NegativeData(minibatch.images, shuffled)
 
@@ -90,11 +90,11 @@ class HardLabels:
     def __init__(self, seed: int, classes: int) -> None:
         self.seed, self.random = seed, RandomLabels(seed, classes)
 
-    def __call__(self, minibatch: Minibatch, predictions: Probabilities | None) -> NegativeData:
-        if predictions is None:
+    def __call__(self, minibatch: Minibatch, prediction: Probabilities | None) -> NegativeData:
+        if prediction is None:
             return self.random(minibatch, None)
         right = (np.arange(len(minibatch.labels)), minibatch.labels)
-        chances = predictions.astype(np.float64)
+        chances = prediction.astype(np.float64)
         chances[right] = 0.0
         chances[chances.sum(axis=1) <= 0.0] = 1.0  # the head gave the right label all of its belief
         chances[right] = 0.0
@@ -111,10 +111,10 @@ class AdaptiveLabels:
     def __init__(self, seed: int, classes: int) -> None:
         self.random = RandomLabels(seed, classes)
 
-    def __call__(self, minibatch: Minibatch, predictions: Probabilities | None) -> NegativeData:
-        if predictions is None:
+    def __call__(self, minibatch: Minibatch, prediction: Probabilities | None) -> NegativeData:
+        if prediction is None:
             return self.random(minibatch, None)
-        chances = predictions.copy()
+        chances = prediction.copy()
         # Below 0, which may be all that the head gives the wrong labels.
         chances[np.arange(len(chances)), minibatch.labels] = -1.0
         return NegativeData(minibatch.images, np.asarray(chances.argmax(axis=1), dtype=np.int64))
@@ -126,7 +126,7 @@ class HybridImages:
     def __init__(self, seed: int, shape: tuple[int, ...]) -> None:
         self.seed, self.shape = seed, shape
 
-    def __call__(self, minibatch: Minibatch, predictions: Probabilities | None) -> NegativeData:
+    def __call__(self, minibatch: Minibatch, prediction: Probabilities | None) -> NegativeData:
         chance = generator(self.seed, "negatives", minibatch.step)
         return NegativeData(hybrid_images(minibatch.images, self.shape, chance), minibatch.labels)
 
@@ -149,7 +149,7 @@ class OtherImages:
         if training.negatives == "others-fixed":
             self.fixed = generator(training.seed, "fixed negatives").integers(0, classes, size=len(pool))
 
-    def __call__(self, minibatch: Minibatch, predictions: Probabilities | None) -> NegativeData:
+    def __call__(self, minibatch: Minibatch, prediction: Probabilities | None) -> NegativeData:
         rows = self.sampler.rows(minibatch.step)
         images = self.read(self.pool, rows, minibatch.step)
         if self.fixed is not None:

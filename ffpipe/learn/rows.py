@@ -6,12 +6,10 @@ The length is the goodness; were it passed on, the next layer could read the ans
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ffpipe.config.schema import Training
 from ffpipe.learn.precision import wide
-from ffpipe.learn.recording import is_recorded
 from ffpipe.learn.threads import sqrt, sum_of_squares
 
 # Keeps a row of zeros at zero; small enough to leave every other row alone (Hinton's program: exp(-100)).
@@ -24,9 +22,9 @@ def row_scale(sum_of_squares: Tensor, features: int, kind: str, epsilon: float =
     sum_of_squares: (rows,), of `features` entries each. kind "rms" makes the mean square of a row 1
     (Hinton's program), "l2" its L2 norm (the Keras example). epsilon: added to the length. Returns (rows, 1).
     """
-    if torch.is_grad_enabled() or is_recorded():
-        # A row of zeros stays one whatever it is multiplied by, but the root has no finite slope at zero.
-        sum_of_squares = sum_of_squares.masked_fill(sum_of_squares == 0, 1.0)
+    # A row of zeros stays one whatever it is multiplied by, but the root has no finite slope at zero. Also where no
+    # gradient is asked for: a row whose squares are too small for their format is handed on with the same bits.
+    sum_of_squares = sum_of_squares.masked_fill(sum_of_squares == 0, 1.0)
     length = sqrt(sum_of_squares / features if kind == "rms" else sum_of_squares)
     return length.add(epsilon).reciprocal().unsqueeze(1)
 

@@ -101,14 +101,14 @@ class MixedAveraging(Averaging):
     BLOCK = 256
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, settings: Optimizer, factor: Tensor, workspace: Workspace
+        self, weight: Tensor, bias: Tensor | None, settings: Optimizer, operand: Tensor, workspace: Workspace
     ) -> None:
         super().__init__(weight, bias, settings)
-        self._factor, self._workspace = factor, workspace
+        self._operand, self._workspace = operand, workspace
 
     def _step_weight(self, rows: Tensor, delta: Tensor, share: float, rate: float) -> None:
         take = self._workspace.take
-        rounded = take("delta", tuple(delta.shape), self._factor.dtype).copy_(delta)
+        rounded = take("delta", tuple(delta.shape), self._operand.dtype).copy_(delta)
         for first in range(0, len(self.weight), self.BLOCK):
             block = slice(first, first + self.BLOCK)
             average, weight = self.weight_average[block], self.weight[block]
@@ -117,22 +117,22 @@ class MixedAveraging(Averaging):
             gradient = take("gradient", shape, weight.dtype).copy_(product)
             average.mul_(self.settings.averaging).add_(gradient, alpha=share)
             weight.mul_(1.0 - rate * self.settings.weight_decay).add_(average, alpha=-rate)
-            self._factor[block].copy_(weight)
+            self._operand[block].copy_(weight)
 
     def apply(self, gradient: Tensor, bias_gradient: Tensor | None, examples: int, factor: float) -> None:
         super().apply(gradient, bias_gradient, examples, factor)
-        self._factor.copy_(self.weight)
+        self._operand.copy_(self.weight)
 
 
 class TorchUpdate:
     """Any optimiser of torch.optim, one instance a layer; weight decay is of the weights alone."""
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, settings: Optimizer, factor: Tensor, workspace: Workspace
+        self, weight: Tensor, bias: Tensor | None, settings: Optimizer, operand: Tensor, workspace: Workspace
     ) -> None:
         self.weight = torch.nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
-        self._factor, self._workspace = factor, workspace
+        self._operand, self._workspace = operand, workspace
         parameters = {"weight": self.weight} if self.bias is None else {"weight": self.weight, "bias": self.bias}
         self._optimizer = NamedOptimizer(parameters, settings)
         self.state, self.load, self.settle = self._optimizer.state, self._optimizer.load, self._optimizer.settle
@@ -140,7 +140,7 @@ class TorchUpdate:
     def step(self, rows: Tensor, delta: Tensor, examples: int, factor: float) -> None:
         take, shape = self._workspace.take, tuple(self.weight.shape)
         gradient = take("gradient", shape, self.weight.dtype)
-        product = mm(rows.t(), delta.to(rows.dtype), out=take("gradient", shape, self._factor.dtype))
+        product = mm(rows.t(), delta.to(rows.dtype), out=take("gradient", shape, self._operand.dtype))
         if product.dtype != gradient.dtype:  # else they are one piece of the workspace
             gradient.copy_(product)
         self.apply(gradient, None if self.bias is None else total(delta, 0), examples, factor)
@@ -153,8 +153,8 @@ class TorchUpdate:
         if self.bias is not None and bias_gradient is not None:
             self.bias.grad = bias_gradient.div_(examples)
         self._optimizer.step(factor)  # which lets go of the gradients: they may be the next layer's workspace
-        if self._factor.dtype != self.weight.dtype:
-            self._factor.copy_(self.weight)
+        if self._operand.dtype != self.weight.dtype:
+            self._operand.copy_(self.weight)
 
     def contents(self, steps: int) -> dict[str, TensorSpec]:
         # A weight of a layer has a gradient in every step.
@@ -167,12 +167,12 @@ def _zeros(like: Tensor) -> Tensor:
 
 
 def make_update(
-    weight: Tensor, bias: Tensor | None, settings: Optimizer, factor: Tensor, workspace: Workspace
+    weight: Tensor, bias: Tensor | None, settings: Optimizer, operand: Tensor, workspace: Workspace
 ) -> Update:
-    """Make the update that `training.optimizer` or `training.head_optimizer` asks for. factor: what products read:
+    """Make the update that `training.optimizer` or `training.head_optimizer` asks for. operand: what products read:
     `weight` itself, or a copy of it in another format, which every step renews."""
     if settings.kind != "averaging":
-        return TorchUpdate(weight, bias, settings, factor, workspace)
-    if factor is weight:
+        return TorchUpdate(weight, bias, settings, operand, workspace)
+    if operand is weight:
         return Averaging(weight, bias, settings)
-    return MixedAveraging(weight, bias, settings, factor, workspace)
+    return MixedAveraging(weight, bias, settings, operand, workspace)

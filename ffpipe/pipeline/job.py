@@ -104,19 +104,19 @@ class Job:
 
     @property
     def least_bytes(self) -> int:
-        """Return the bytes that must be held at once, be it in one process: the weights (layerwise: of one block) and
-        as much again for their optimisers, the predictions that wait, and messages of the size asked for or one
-        example's rows."""
+        """Bytes that must be held at once, be it in one process: the weights and what their optimisers keep (layerwise:
+        of one block), the predictions that wait, and messages of the size asked for or one example's rows."""
         training, execution, network = self.config.training, self.config.execution, self.network
+        # Optimisers' state is in it at any step; the predictions, which are counted below, are not there at the first.
         files = snapshot_contents(network, 0)
         sizes = [contents_bytes(contents) for name, contents in files.items() if name != HEAD]
-        weights = max(sizes) if execution.engine == "layerwise" else sum(sizes)
-        weights += contents_bytes(files.get(HEAD, {}))
+        state = max(sizes) if execution.engine == "layerwise" else sum(sizes)
+        state += contents_bytes(files.get(HEAD, {}))
         waiting = network.has_head * min(training.negative_lag, self.steps)
         waiting *= training.batch_size * network.takes.classes * 4
         messages = min(max(execution.chunk, execution.window, 1), self.steps) * self.minibatch_bytes
         tested = network.rows_of_example * max(edge.nbytes for edge in network.edges)
-        return 2 * weights + waiting + max(messages, tested)
+        return state + waiting + max(messages, tested)
 
 
 @dataclass(frozen=True)
@@ -178,8 +178,10 @@ def make_job(config: Config, model: Model | None = None) -> Job:
 
     Raises UserError.
     """
+    # As it was given: a refusal is to name the setting, which may be the variable.
+    data_dir = config.execution.data_dir
     config = _with_whole_paths(config)
-    splits = load_splits(config.training.data, config.execution.data_dir)
+    splits = load_splits(config.training.data, data_dir)
     training = config.training
     # A width of 0 stands for as many features as the data have.
     training = replace(training, dims=(training.dims[0] or splits.features, *training.dims[1:]))

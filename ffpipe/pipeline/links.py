@@ -1,4 +1,5 @@
-"""The links of a worker to the other stages. A worker does not know whether Ray or threads in a test carry them."""
+"""The links of a worker to the other stages. A worker does not know whether Ray (`RayLinks`, engines/ray/actor.py) or
+threads in a test carry them."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ class Links(Protocol):
         """Send a packet of message `sequence` to a later stage."""
 
     def done(self, predictions: Predictions) -> None:
-        """Tell the first stage that the last is through with the oldest item in flight."""
+        """Tell the first stage that the last is through with the oldest item in flight, and bring it the predictions
+        that its feed makes negatives of."""
 
     def to_replicas(self, number: int, name: str, sums: Arrays) -> None:
         """Send sums of round `number` to the other replicas of the stage."""

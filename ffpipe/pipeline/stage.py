@@ -65,7 +65,7 @@ class Stage:
         self.head = network.make_head(self.workspace) if network.has_head and spec.is_last else None
         self._shards = Shards(training.shards, spec.shards)
         self._minibatches: Minibatches = Cut(network, self._shards) if training.shards > 1 else Whole(network)
-        # Those for the last `lookahead` minibatches, by minibatch: they have been sent, and a snapshot keeps them.
+        # Predictions for the last `lookahead` minibatches, by minibatch: they are sent, and a snapshot keeps them.
         self.latest: Predictions = {}
         self.step = 0
         self._save = save
@@ -125,7 +125,8 @@ class Stage:
         return report
 
     def _train(self, item: Train, passage: Passage, leave: Leave | None) -> bool:
-        """Train every block on the minibatches of an item. Returns whether what leaves has left."""
+        """Train block after block, each on all minibatches of an item, then the head on these. Returns whether what
+        leaves has left."""
         left = False
         for block, meter in zip(self.blocks, self._meters, strict=True):
             x, kept = passage.x, passage.kept_for(block)

@@ -9,9 +9,9 @@ from collections import deque
 class Flow:
     """How far the source may run ahead of the last stage: at most `window` minibatches' worth of messages.
 
-    This one rule bounds memory and serves hard negatives too: with a window of at most `negative_lag`,
-    the predictions that a minibatch needs have come back whenever it may leave. A message that is larger
-    than the window goes alone.
+    This one rule bounds memory and serves hard negatives too: with a window of at most `negative_lag`
+    (`Training.most_in_flight`, to which config/rules.py and planning/layout.py hold it), the predictions that a
+    minibatch needs have come back whenever it may leave. A message that is larger than the window goes alone.
     """
 
     def __init__(self, window: int) -> None:

@@ -67,7 +67,8 @@ class Worker:
         self.inbox.put(sequence, sender, packet)
 
     def done(self, predictions: Predictions) -> None:
-        """Note, in the first stage, that the last is through with the oldest item in flight."""
+        """Note, in the first stage, that the last is through with the oldest item in flight; keep its predictions for
+        the feed."""
         self.returns.done(predictions)
 
     def interrupt(self) -> None:

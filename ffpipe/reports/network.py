@@ -6,7 +6,6 @@ bounded numbers. The user's code is imported only with consent, and nothing is d
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -65,7 +64,7 @@ def open_job(record: Record, asked: Asked) -> Job:
     config, of_user = with_model(record.config, asked.model, asked.allow_code, where, past.code)
     config = places.of_run(config, folder.path, asked.changes or {}, writes=False)
     config = places.followed(config, folder.path, past.place)
-    data_dir = asked.data_dir or config.execution.data_dir or os.environ.get("FFPIPE_DATA", "")
+    data_dir = asked.data_dir or config.execution.data_dir
     splits = load_splits(config.training.data, data_dir, progress=_no_download)
     places.refuse_other_data(past.data, splits.fingerprint, config.training.data.source)
     # So that whatever else of the data is read later is looked for in the same folder.

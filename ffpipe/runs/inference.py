@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -113,7 +112,8 @@ class _Blaming(Network):
 
     def _score(self, block: Block, x: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         drawing = seeded_in_evaluation(self.blueprint.training, x.device, block.index)
-        with blaming(self.blueprint, block.index, "in evaluation mode"), drawing:
+        on_host = "use a host with more memory"
+        with blaming(self.blueprint, block.index, "in evaluation mode", less_memory=on_host), drawing:
             return scored(super()._score(block, x, kept), block, len(x), self.blueprint)
 
 
@@ -148,8 +148,7 @@ def evaluate(
     saved = Saved.of(run, None, model, allow_code, changes)
     # Followed here and not where a run is opened: its data may be gone for those who predict or export.
     network, config = _opened(saved), places.followed(saved.config, saved.run, saved.past.place)
-    data_dir = data_dir or config.execution.data_dir or os.environ.get("FFPIPE_DATA", "")
-    splits = load_splits(config.training.data, data_dir)
+    splits = load_splits(config.training.data, data_dir or config.execution.data_dir)
     parts = {"test": splits.test, "validation": splits.validation, "train": splits.train}
     if split not in parts:
         raise UserError(f"split is {split!r}: give {', '.join(parts)}")

@@ -56,7 +56,7 @@ class RunLog:
 
     @property
     def step(self) -> int:
-        """The furthest step that any stage has reported."""
+        """The furthest step that any stage has reported; the view shows the last stage's, which is behind."""
         return max((report.step for report in self._latest.values()), default=0)
 
     @property
@@ -166,7 +166,9 @@ class RunLog:
             self.newest = self.store.patiently(write)
         except OSError as error:
             self.view.note(f"warning: snapshot of step {file.step} could not be made whole: {reason(error)}")
-            self._discard(file.step)
+            # Elsewhere a write that was given up may still come to its end: no manifest is to outlive its files.
+            if self.store.is_local:
+                self._discard(file.step)
             return
         with self._going_on(self.store.root):  # first, which makes room on a full disk
             checkpoint.prune(self.store, self.job.config.execution.keep_snapshots)
@@ -202,7 +204,8 @@ class RunLog:
             self.view.note(f"warning: {error}; training goes on")
 
     def _discard(self, step: int) -> None:
-        """Remove what there is of a snapshot that did not become whole."""
+        """Remove what there is of a snapshot that did not become whole, if its place answers. The rest has no manifest,
+        and goes with the first prune after a later snapshot is whole."""
         folder = checkpoint.folder_of(step)
         with suppress(OSError, Unreachable):
             if folder not in checkpoint.whole_snapshots(self.store):

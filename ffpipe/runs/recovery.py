@@ -24,7 +24,7 @@ class GiveUp:
 
 
 class Recovery:
-    """Decides after each failure. A snapshot newer than the last start is progress, and progress forgives.
+    """Decides after each failure. A snapshot that was not there at the failure before is progress, and forgives.
 
     attempts: recoveries in a row from the same step. back_off: seconds before the first of them, doubled for each
     further one. A stage that was lost may be lost to chance; an error that the program raised itself is given
@@ -38,12 +38,13 @@ class Recovery:
     def failed(self, kind: Kind, snapshot: int) -> Again | GiveUp:
         """Decide what to do after a failure. kind: what happened. snapshot: step of the last whole snapshot, 0 for
         none."""
-        if snapshot > self._step:
+        # An older one, too: that of the failure before was found damaged, and the run went on from further back.
+        if snapshot != self._step:
             self._step, self._failures, self._errors = snapshot, 0, 0
         self._failures += 1
         self._errors += kind == "error"
         if self._errors > 1:
-            return GiveUp(f"the same error came twice after step {self._step}")
+            return GiveUp(f"the program failed a second time after step {self._step}")
         if self._failures > self._attempts:
             tried = f"{self._attempts} recoveries in a row after step {self._step}"
             return GiveUp(f"{tried} came to nothing" if self._attempts else "execution.attempts is 0")

@@ -39,7 +39,8 @@ class Resumed:
         whole = checkpoint.whole_snapshots(store)
         if not whole:
             return "from the start: there is no whole snapshot"
-        return f"from step {checkpoint.read_manifest(store, whole[-1]).step:,}, its newest whole snapshot"
+        step = checkpoint.read_manifest(store, whole[-1]).step
+        return f"from step {step:,}, its newest snapshot (if no file of it is damaged)"
 
 
 def resumed(

@@ -151,7 +151,7 @@ class ConsoleView(View):
 
     def resumed(self, step: int, steps: int) -> None:
         if not step:
-            self.note("the run begins again at step 0: there is no snapshot, and what was trained before is lost")
+            self.note("the run begins again at step 0: no snapshot can be used, and what was trained before is lost")
         elif step < steps:
             self.note(
                 f"the run goes on from step {step:,} of {steps:,}, its newest snapshot; what came after is made again"

@@ -11,6 +11,7 @@ SHA-256 agrees.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -36,8 +37,8 @@ FORMAT = 1
 HEAD = "head.safetensors"
 MANIFEST = "manifest.json"
 OWNER = "run"
-# A manifest lists a file a layer; this is room for more than there can be.
-LARGEST_MANIFEST = 1 << 20
+# A manifest lists a file a layer, 0.25 MB for 1,000 of them, and the names of all classes, of any length.
+LARGEST_MANIFEST = 64 << 20
 # Dtypes that NumPy has no name for.
 WITHOUT_NUMPY = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 FOLDER = re.compile("step-[0-9]{8}")
@@ -147,12 +148,15 @@ def write_tensors(store: Store, step: int, name: str, state: Mapping[str, Tensor
 
 
 def write_manifest(store: Store, step: int, files: Sequence[WrittenFile], takes: Input) -> Manifest:
-    """Make a snapshot whole. Raises OSError."""
+    """Make a snapshot whole. Raises OSError, also for names of classes with which nobody would read it again."""
     # In order of names, since reports of stages come in any.
     entries = {f.name: FileEntry(f.sha256, f.size, f.weights_sha256) for f in sorted(files, key=lambda f: f.name)}
     digest = combined_digest({f.name: f.weights_sha256 for f in files})
     manifest = Manifest(FORMAT, step, takes, digest, entries)
-    store.write(f"{folder_of(step)}/{MANIFEST}", [json.dumps(asdict(manifest), indent=1).encode()])
+    text = json.dumps(asdict(manifest), indent=1).encode()
+    if len(text) > LARGEST_MANIFEST:
+        raise OSError(errno.EFBIG, f"the names of {len(takes.names):,} classes are too long for a manifest")
+    store.write(f"{folder_of(step)}/{MANIFEST}", [text])
     return manifest
 
 
@@ -188,7 +192,8 @@ def disclaim(store: Store, run: str) -> None:
 
 
 def prune(store: Store, keep: int) -> None:
-    """Remove all but the `keep` newest whole snapshots, and what killed writers left in these. Raises OSError."""
+    """Remove all but the `keep` newest whole snapshots, older folders without a manifest, and what killed writers left
+    in those that stay. Raises OSError."""
     # By name, which is in order of steps since all have the same number of digits.
     kept = whole_snapshots(store)[-keep:]
     # A folder without a manifest goes once a later snapshot is whole: every live stage is through with it by then.
@@ -200,7 +205,8 @@ def prune(store: Store, keep: int) -> None:
 
 
 def forget_after(store: Store, step: int) -> None:
-    """Remove the whole snapshots after a step: a run that goes on from there comes by them again. Raises OSError."""
+    """Remove the whole snapshots after a step: a run that goes on from there comes by them again. A folder without a
+    manifest stays, to be written over. Raises OSError."""
     for folder in whole_snapshots(store):
         if folder > folder_of(step):
             remove(store, folder)
@@ -214,7 +220,8 @@ def remove(store: Store, folder: str) -> None:
 
 
 def whole_snapshots(store: Store) -> list[str]:
-    """Return the folders of snapshots that have a manifest, oldest first. Raises Unreachable where that is unknown."""
+    """Return the folders of snapshots that have a manifest, oldest first; their files are read by resumed.py. Raises
+    Unreachable where that is unknown."""
     try:
         return [folder for folder in _folders(store) if store.exists(f"{folder}/{MANIFEST}")]
     except OSError as error:
@@ -226,14 +233,17 @@ def _folders(store: Store) -> list[str]:
 
 
 def read_manifest(store: Store, folder: str) -> Manifest:
-    """Read the manifest of a snapshot. Raises UserError naming the file and what is wrong with it."""
+    """Read the manifest of a snapshot. Raises UserError naming the file and what is wrong with it; Unreachable where
+    its format is another than this ffpipe's."""
     path = f"{folder}/{MANIFEST}"
     damage = (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
     with refusing(f"snapshot {store.place(path)} cannot be read", damage):
         manifest = msgspec.json.decode(store.read(path, LARGEST_MANIFEST), type=Manifest)
-    # A misfit and not damage: a run that has no other is refused, where it would begin anew and remove this one.
+    # A later ffpipe may have written it: whoever passed over it would remove it.
     if manifest.format != FORMAT:
-        raise Misfit(f"snapshot {store.place(path)} has format {manifest.format}; this ffpipe reads format {FORMAT}")
+        raise Unreachable(
+            f"snapshot {store.place(path)} has format {manifest.format}; this ffpipe reads format {FORMAT}"
+        )
     if folder_of(manifest.step) != folder:
         raise UserError(f"snapshot {store.place(path)} is of step {manifest.step}, which is not that of its folder")
     return manifest

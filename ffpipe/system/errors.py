@@ -66,11 +66,12 @@ def refusing(what: str, kinds: type[Exception] | tuple[type[Exception], ...] = O
 
 
 class Unreachable(UserError):
-    """Files cannot be read at the moment, which says nothing of what is in them."""
+    """Files cannot be read at the moment, or by this ffpipe, which says nothing of what is in them."""
 
 
 class Misfit(UserError):
-    """A whole snapshot that is not of this network: nothing is wrong with it, and it is not to be passed over."""
+    """A whole snapshot that is not of this network, though nothing is wrong with it. It is passed over, and removed as
+    the run goes on, only where an older one fits; else the run is refused."""
 
 
 class RunFailed(Exception):

@@ -83,20 +83,29 @@ def test_local_copies(
     check(mnist.parts("" if by_variable else given, silent, small))
 
 
-@pytest.mark.parametrize(("by_variable", "setting"), [(False, r"execution\.data_dir"), (True, "FFPIPE_DATA")])
+@pytest.mark.parametrize(
+    ("given", "variable", "setting"),
+    [
+        (True, "/elsewhere", r"execution\.data_dir"),
+        (False, "", "FFPIPE_DATA"),
+        # As a run has it that was begun with the variable.
+        (True, "", r"execution\.data_dir \(FFPIPE_DATA\)"),
+    ],
+)
 def test_a_folder_that_lacks_a_file(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     plain: dict[str, bytes],
     small: mnist.Known,
-    by_variable: bool,
+    given: bool,
+    variable: str,
     setting: str,
 ) -> None:
-    monkeypatch.setenv("FFPIPE_DATA", str(tmp_path) if by_variable else "/elsewhere")
+    monkeypatch.setenv("FFPIPE_DATA", variable or str(tmp_path))
     for name in list(plain)[:3]:
         (tmp_path / name).write_bytes(plain[name])
-    with pytest.raises(UserError, match=rf"{setting} is {tmp_path}, .*t10k-labels-idx1-ubyte is not there: looked in"):
-        mnist.parts("" if by_variable else str(tmp_path), silent, small)
+    with pytest.raises(UserError, match=rf"^{setting} is {tmp_path}, .*t10k-labels-idx1-ubyte is not there: looked in"):
+        mnist.parts(str(tmp_path) if given else "", silent, small)
 
 
 def test_the_other_known_set_is_named(tmp_path: Path, plain: dict[str, bytes], small: mnist.Known) -> None:

@@ -84,6 +84,18 @@ def test_what_is_handed_on_has_no_length(normalization: str, expected: list[floa
     torch.testing.assert_close(handed, normalize_rows_(h.clone(), normalization))
 
 
+@pytest.mark.parametrize("normalization", ["rms", "l2"])
+@pytest.mark.parametrize("length", [1e-30, 1e-21, 0.0])  # squares that underflow, that are denormal, and none
+@pytest.mark.parametrize("differentiated", [False, True])
+def test_tiny_rows_are_handed_on_by_one_rule(normalization: str, length: float, differentiated: bool) -> None:
+    h = torch.tensor([[length, 0.0], [3.0, 4.0]])
+    with torch.no_grad():
+        expected = normalize_rows_(h.clone(), normalization)
+    with torch.set_grad_enabled(differentiated):
+        assert torch.equal(GoodnessContrast(PAIR, normalization=normalization).hand_on(h), expected)
+        assert torch.equal(normalize_rows_(h.clone(), normalization), expected)
+
+
 def test_handing_on_keeps_shape_and_dtype() -> None:
     h = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
     h = h.to(memory_format=torch.channels_last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from ffpipe.learn.jitter import jittered
@@ -30,6 +31,19 @@ def test_every_shift_is_as_likely_and_each_image_has_its_own() -> None:
     counts = moved.sum(0)
     assert counts.sum() == 2500
     assert counts.min() > 60  # 100 expected at each of the 25 places
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("shape", [(5, 3), (4, 6, 2)])
+def test_images_of_any_kind_are_cut_out_of_a_margin_of_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    height, width = shape[:2]
+    images = torch.randint(1, 200, (6, *shape), generator=torch.Generator().manual_seed(0)).to(dtype)
+    moved = jittered(images.flatten(1), shape, 2, 3, 1)
+    shifts = generator(3, "jitter", 1).integers(0, 5, size=(2, 6, 1))[:, :, 0]
+    for image, result, down, right in zip(images, moved, *shifts, strict=True):
+        framed = torch.zeros(height + 4, width + 4, *shape[2:], dtype=dtype)
+        framed[2:-2, 2:-2] = image
+        assert torch.equal(result, framed[down : down + height, right : right + width].flatten())
 
 
 def test_colours_move_together() -> None:

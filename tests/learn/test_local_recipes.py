@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from torch import nn
 
 from ffpipe.config.fields import override
@@ -13,7 +14,9 @@ from ffpipe.learn.block import Block
 from ffpipe.learn.blueprint import Blueprint, make_blueprint
 from ffpipe.learn.feeder import row_specs
 from ffpipe.learn.items import META
+from ffpipe.learn.kinds import kind_of
 from ffpipe.learn.local import LocalBlock
+from ffpipe.learn.spec import RowSpec
 from ffpipe.learn.workspace import Workspace
 from ffpipe.storage.checkpoint import Input
 from ffpipe.system.errors import UserError
@@ -96,6 +99,17 @@ def counts(block: Block) -> tuple[int, int]:
             [48 * 49 * 10 + 10, 96 * 49 * 10 + 10, 192 * 9 * 10 + 10],
             [(48, 14, 14), (96, 7, 7), (192, 3, 3)],
         ),
+        (
+            "cifar10-local",
+            CIFAR,
+            [
+                9 * (3 * 64 + 64 * 128 + 128 * 128) + 2 * (64 + 2 * 128),
+                9 * (128 * 256 + 3 * 256 * 256) + 2 * 4 * 256,
+            ],
+            # Three pointwise convolutions, one hidden layer on 2 x 2 pixels, the classes.
+            [3 * (c * c + 2 * c) + 4 * c * (4 * c + 1) + 2 * 4 * c + 4 * c * 10 + 10 for c in (128, 256)],
+            [(128, 8, 8), (256, 4, 4)],
+        ),
         ("char-lm", TEXT, None, [128 * 65 + 65] * 4, [(128, 128)] * 4),
     ],
 )
@@ -131,12 +145,17 @@ def test_layers_of_cwcomp_learn_in_the_windows_of_its_program(recipe: str, epoch
 
 
 def test_the_order_of_layers() -> None:
-    """CwComp normalises last; DGL pools before its convolution."""
+    """CwComp normalises last; DGL pools before its convolution; several layers of a block pool behind theirs."""
     cwcomp, dgl = blocks("cwcomp", MNIST)[1], blocks("dgl", CIFAR)[1]
     assert isinstance(cwcomp, LocalBlock)
     assert isinstance(dgl, LocalBlock)
     assert [type(part) for part in cwcomp.body.children()] == [nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.BatchNorm2d]
     assert [type(part) for part in dgl.body.children()] == [nn.MaxPool2d, nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+    several = kind_of("vgg")(RowSpec((3, 8, 12), torch.float32), plan="4 M M 6 5 M")
+    pooled = [nn.Conv2d, nn.MaxPool2d, nn.MaxPool2d, nn.BatchNorm2d, nn.ReLU]
+    plain = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+    assert [type(part) for part in several.children()] == [*pooled, *plain, nn.Conv2d, nn.MaxPool2d, *plain[1:]]
+    assert several(torch.zeros(2, 3, 8, 12)).shape == (2, 5, 1, 1)
 
 
 def test_a_text_with_more_symbols_than_are_embedded_is_refused() -> None:

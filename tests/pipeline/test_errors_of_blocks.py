@@ -50,7 +50,24 @@ def test_whatever_a_block_raises_ends_the_run_with_its_name(
     does: Does, says: str, at: int | None, when: str, tmp_path: Path
 ) -> None:
     line = error_of(failing(does, at), tmp_path / "run")
-    assert re.match(rf"block 1 \(Failing\) failed {when}: {PLACE}{says} \(the same error came twice", line)
+    assert re.match(rf"block 1 \(Failing\) failed {when}: {PLACE}{says} \(the program failed a second time", line)
+
+
+def allocate() -> None:
+    torch.empty(1 << 50)  # which no address space has
+
+
+def run_short() -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("does", "says"), [(allocate, "RuntimeError: .*DefaultCPUAllocator: "), (run_short, "MemoryError")]
+)
+def test_want_of_memory_is_not_the_fault_of_the_block(does: Does, says: str, tmp_path: Path) -> None:
+    line = error_of(failing(does, 2), tmp_path / "run")
+    instead = "--memory-budget or a smaller training.batch_size may help"
+    assert re.match(rf"block 1 \(Failing\) ran out of memory at step 2: {instead} \({PLACE}{says}", line)
 
 
 def test_an_exit_in_a_block_is_status_1_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,13 @@ def test_a_new_snapshot_forgives() -> None:
     assert isinstance(recovery.failed("lost", 20), GiveUp)
 
 
+def test_a_run_that_had_to_go_further_back_has_all_its_attempts() -> None:
+    recovery = Recovery(attempts=1, back_off=1.0)
+    # The snapshot of step 20 was found damaged after the first failure.
+    assert [recovery.failed("lost", step) for step in (20, 10, 15)] == [Again(1.0)] * 3
+    assert isinstance(recovery.failed("lost", 15), GiveUp)
+
+
 def test_the_same_error_twice_ends_the_run_before_all_attempts_are_used() -> None:
     recovery = Recovery(attempts=10, back_off=0.0)
     assert recovery.failed("error", 5) == Again(0.0)

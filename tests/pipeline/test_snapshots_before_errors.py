@@ -31,10 +31,10 @@ def check_nothing_is_lost(run: Path, engine: str, at: int | None) -> None:
     """Check that a run goes on after the step before an error, which it meets again."""
     made, saved = failing(at=at), STEPS if at is None else at
     line = error_of(made, run, **{"execution.engine": engine, "execution.snapshot_steps": 1})
-    assert f"LookupError: not there (the same error came twice after step {saved})" in line
+    assert f"LookupError: not there (the program failed a second time after step {saved})" in line
     assert snapshots(run)[-1] == checkpoint.folder_of(saved)
     view = Begins()
-    with pytest.raises(RunFailed, match=f"twice after step {saved}.*go on with: ffpipe resume"):
+    with pytest.raises(RunFailed, match=f"second time after step {saved}.*go on with: ffpipe resume"):
         resume(run, view=view, model=made)
     assert view.steps == [saved]
 
@@ -46,9 +46,10 @@ def test_an_error_loses_no_snapshot(engine: str, at: int | None, tmp_path: Path)
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("at", [STEPS - 1, None], ids=["in a step", "in an evaluation"])
 @pytest.mark.usefixtures("cluster")
-def test_an_error_in_an_actor_loses_no_snapshot(tmp_path: Path) -> None:
-    check_nothing_is_lost(tmp_path / "run", "ray", STEPS - 1)
+def test_an_error_in_an_actor_loses_no_snapshot(at: int | None, tmp_path: Path) -> None:
+    check_nothing_is_lost(tmp_path / "run", "ray", at)
 
 
 def test_layerwise_the_last_snapshot_in_a_chapter_before_an_error_is_that_of_an_undisturbed_run(tmp_path: Path) -> None:

@@ -128,6 +128,10 @@ def test_nothing_is_downloaded(here: Path, fast: None, run: Path, monkeypatch: p
     (run / "config.toml").write_text(to_toml(config))
     text = write_report(run).read_text()
     assert "a report downloads nothing: name them with --data-dir" in text
+    monkeypatch.setenv("FFPIPE_DATA", str(here))
+    assert f": FFPIPE_DATA is {here}, but MNIST" in write_report(run).read_text()
+    (run / "config.toml").write_text(to_toml(override(config, {"execution.data_dir": str(here)})))
+    assert f": execution.data_dir (FFPIPE_DATA) is {here}, but MNIST" in write_report(run).read_text()
 
 
 @pytest.fixture

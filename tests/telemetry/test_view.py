@@ -116,7 +116,7 @@ def test_after_a_recovery_it_follows_the_new_stages() -> None:
 @pytest.mark.parametrize(
     ("step", "says"),
     [
-        (0, "the run begins again at step 0: there is no snapshot, and what was trained before is lost"),
+        (0, "the run begins again at step 0: no snapshot can be used, and what was trained before is lost"),
         (1400, "the run goes on from step 1,400 of 2,800, its newest snapshot; what came after is made again"),
         (2800, "the run is at its end, step 2,800 of 2,800: nothing is left to train"),
     ],

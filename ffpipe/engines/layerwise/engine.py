@@ -102,7 +102,8 @@ class _Rows:
 
     def work_chapter(self, stream: ItemStream) -> None:
         """Work one chapter, all rows. The first row takes items as they come, so that an interrupt ends the chapter. An
-        error ends it too, but later rows go as far as the last snapshot before it, which becomes whole."""
+        error of a stage ends it too, but later rows go as far as the last snapshot before it, which becomes whole. One
+        of the feed, the spool or a parked stage ends it at once, and no snapshot of the chapter becomes whole."""
         chapter: list[Item] = []
         error: Exception | None = None
         for index, stage in enumerate(self._stages):

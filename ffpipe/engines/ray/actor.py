@@ -141,7 +141,7 @@ class StageActor:
 
     @ray.method(concurrency_group="inbox")
     def done(self, predictions: Predictions) -> None:
-        """Note that the last stage is through with the oldest item in flight."""
+        """Note that the last stage is through with the oldest item in flight, and take its predictions."""
         self.worker.done(predictions)
 
     @ray.method(concurrency_group="control")

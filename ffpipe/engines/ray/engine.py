@@ -34,7 +34,7 @@ from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout
 from ffpipe.planning.memory import StoreCapacity, least_store
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import OutOfMemory, RunFailed, StageLost, UserError, reason
-from ffpipe.telemetry.report import Answer
+from ffpipe.telemetry.report import Answer, StageReport
 
 # A host may have to download and convert data, or read a large snapshot through a slow network.
 SECONDS_TO_SET_UP = 6 * 3600.0
@@ -50,6 +50,7 @@ class RayEngine:
         # Replicas of each stage that was placed.
         self._counts: tuple[int, ...] = (1,)
         self._interrupted = False
+        self._runs: list[Any] = []  # calls of `run` whose results nobody has fetched
         self._kills = headroom.Kills()
         self.cluster = Cluster(object_store_bytes)
         self.group = ActorGroup(self.cluster)
@@ -234,7 +235,8 @@ class RayEngine:
     def _listen(self, timeout: float, layout: Layout, on_report: OnReport) -> None:
         """Fetch reports until every stage has worked the whole plan. Raises with the first failure; one of the program
         itself goes before the loss of a stage, which may be its consequence."""
-        running = {ref: index for index, ref in enumerate(self.group.call(lambda actor: actor.run.remote()))}
+        self._runs = self.group.call(lambda actor: actor.run.remote())
+        running = {ref: index for index, ref in enumerate(self._runs)}
         told = False
         while running:
             if self._interrupted and not told:
@@ -243,6 +245,7 @@ class RayEngine:
             self.cluster.head.look()
             done = self.group.wait(list(running))
             for ref in done:
+                self._runs.remove(ref)
                 self._fetch([ref], [running.pop(ref)], layout, timeout, on_report)
             started = time.monotonic()
             # Those that are through as well: what one had sent and nobody had fetched yet is lost with it.
@@ -255,13 +258,21 @@ class RayEngine:
                 time.sleep(max(0.0, started + POLL_SECONDS / 2 - time.monotonic()))
 
     def _fetch_last(self, timeout: float, on_report: OnReport) -> None:
-        """Fetch what nobody has fetched when a stage fails: snapshots become whole that were written before."""
+        """Fetch what nobody has fetched when a stage fails. A snapshot becomes whole if every stage has begun to write
+        it: one that its marker has not reached is not waited for."""
+        reports: list[StageReport] = []
         with suppress(Exception):  # which would hide what went wrong
-            refs, deadline = self.group.call(lambda actor: actor.report_last.remote()), time.monotonic() + timeout
-            for ref in refs:
-                answer: Answer = self.group.get([ref], deadline)[0]
-                for report in answer.reports:
-                    on_report(report)
+            deadline = time.monotonic() + timeout
+            for ref in self.group.call(lambda actor: actor.report_last.remote()):
+                with suppress(Exception):  # one that is gone has none; the others have
+                    reports += self.group.get([ref], deadline)[0].reports
+        # A stage that has come to its end meanwhile reports by its run.
+        for ref in self._runs:
+            with suppress(Exception):
+                reports += self.group.get([ref], time.monotonic())[0].reports
+        with suppress(Exception):
+            for report in sorted(reports, key=lambda report: report.step):
+                on_report(report)
 
     def _fetch(
         self, refs: list[Any], indices: list[int], layout: Layout, timeout: float, on_report: OnReport
