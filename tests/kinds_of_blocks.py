@@ -1,4 +1,4 @@
-"""A small network of every kind of block, for tests that hold for all of them."""
+"""A small network of every kind of block, each of three blocks at least, for tests that hold for all of them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _conv_norm_dropout() -> tuple[BlockConfig, ...]:
 def _residual_and_skip() -> tuple[BlockConfig, ...]:
     return (
         _block("conv", {"keep": "early"}, channels=8),
-        _block("residual", channels=8),
+        _block("vgg", plan="6 8"),
         _block("residual", {"use": ("early",), **_head(kind="mlp", depth=1)}, channels=8),
         _block("dense", width=16),
     )

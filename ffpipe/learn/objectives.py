@@ -35,12 +35,19 @@ class Objective(nn.Module):
         return type(self).score is Objective.score
 
     def forward(self, h: Tensor, layout: RowLayout, labels: Tensor | None) -> Learned:
-        """Judge the block's output h (layout.learning_rows, ...) with labels (layout.batch, ...) int64."""
+        """Judge the block's output h (layout.learning_rows, ...) with labels (layout.batch, ...) int64, or None.
+
+        Sums over examples (`threads.total`), of which one of tokens counts as the mean over its positions. h may be
+        bfloat16: a loss is computed from `precision.wide`. First weights come from torch's generator, which is seeded.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def score(self, h: Tensor) -> Tensor | None:
         """Return what each row of h says of the answer: goodness (n,), logits (n, classes), or of token rows
-        (n, tokens, classes); None where it says nothing."""
+        (n, tokens, classes); None where it says nothing.
+
+        Evaluations report the cross-entropy of logits as the block's loss, and read-out `sum` adds up those of blocks.
+        """
         return None
 
     def positive_loss(self, scores: Tensor) -> Tensor | None:
