@@ -107,7 +107,7 @@ def test_no_memory_is_a_failed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise MemoryError("no more")
 
     act_at(3, refuse, monkeypatch)
-    with pytest.raises(RunFailed, match="ran out of memory at step .*--memory-budget.*MemoryError: no more"):
+    with pytest.raises(RunFailed, match=r"ran out of memory at step .*--memory-budget.*MemoryError: no more"):
         train(config(tmp_path / "run", **{"execution.back_off": 0}))
     assert summary_of(tmp_path / "run")["status"] == "failed"
 
