@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from disturbed import Disturb, reports_each_step
 from torch import nn
 
 import ffpipe
+from ffpipe import Interrupted
 from ffpipe.commands.cli import main
+from ffpipe.runs.interrupt import Interrupt
 
 TWO = """\
 from torch import nn
@@ -53,6 +56,15 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "image.npy", np.zeros((8, 8), np.uint8))
     trained(folder / "run", f"{folder / 'two.py'}:relu")
     return folder
+
+
+def test_the_command_that_an_interrupt_prints_has_the_model(tmp_path: Path) -> None:
+    (tmp_path / "two.py").write_text(TWO)
+    model, interrupt = f"{tmp_path / 'two.py'}:relu", Interrupt()
+    fields = FIELDS | {"training.epochs": 50, "execution.run_dir": str(tmp_path / "run")}
+    config, view = ffpipe.override(ffpipe.recipe("digits-cnn"), fields), Disturb(2, interrupt.request)
+    with pytest.raises(Interrupted, match=f"go on with: ffpipe resume {tmp_path / 'run'} --model {model}$"):
+        ffpipe.train(config, view, interrupt, model=model, engine=reports_each_step)
 
 
 @pytest.fixture

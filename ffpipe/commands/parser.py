@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ffpipe.commands.groups import grouped, meaning
 from ffpipe.config.fields import Leaf
-from ffpipe.system.errors import UserError, nearest
+from ffpipe.system.errors import UserError
 
 WIDE = 100
 # Columns of a help before what an option means, and before what a field means.
@@ -20,7 +21,8 @@ class Parser(argparse.ArgumentParser):
     """A parser that raises UserError where argparse would print its usage and exit, and names the nearest option.
 
     examples: commands to paste. commands: the commands below this one, and what they do. parts: their parsers.
-    minor: names of options that are left to the help of all.
+    minor: names of options that are left to the help of all. limits: words for an unknown option, which the command may
+    have left out on purpose.
     """
 
     def __init__(
@@ -28,7 +30,7 @@ class Parser(argparse.ArgumentParser):
     ) -> None:
         super().__init__(**settings, allow_abbrev=False, add_help=False)
         self.examples, self.commands, self.parts = tuple(examples), dict(commands or {}), list[Parser]()
-        self.minor = frozenset[str]()
+        self.minor, self.limits = frozenset[str](), ""
         self.add_argument("-h", "--help", action=Show, text=Parser.format_help, help="show this")
 
     def complete(self) -> None:
@@ -54,8 +56,16 @@ class Parser(argparse.ArgumentParser):
             raise UserError(f"unexpected argument {unknown[0]!r}; see {self.prog} --help")
         if unknown:
             given = unknown[0].split("=")[0]
-            raise UserError(f"unknown option {given!r}; {nearest(given, self._option_string_actions)}")
+            raise UserError(f"unknown option {given!r}; {self._nearest(given)}{self.limits and f'; {self.limits}'}")
         return options, unknown
+
+    def _nearest(self, given: str) -> str:
+        """Return the option that an unknown one stands for, or else where all of them are."""
+        word, known = given.lstrip("-"), {name.lstrip("-"): name for name in self._option_string_actions}
+        # The last word of a field is what people remember of it: --size for --training.data.size.
+        near = [name for name in known if name.rpartition(".")[2] == word]
+        near = near or difflib.get_close_matches(word, known, n=1, cutoff=0.65)
+        return f"did you mean {known[near[0]]!r}?" if near else f"see {self.prog} --help"
 
     def format_usage(self) -> str:
         arguments = [_argument(action) for action in self._actions if not action.option_strings]

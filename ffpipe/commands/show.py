@@ -6,12 +6,11 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from shlex import quote
 from typing import Any
 
 from ffpipe.commands.runs import as_tree, clipped, columns, say_epochs, say_errors
 from ffpipe.config.schema import Config
-from ffpipe.runs.inspection import Look, Summary, look_at, newest_rows, past_of
+from ffpipe.runs.inspection import Look, Summary, look_at, newest_rows, past_of, resume_command
 from ffpipe.system.errors import UserError, escaped
 from ffpipe.system.files import expanded
 from ffpipe.system.units import say_seconds, say_size
@@ -54,12 +53,10 @@ def command_that_goes_on(look: Look) -> str:
     """Spell the command that goes on with a run; empty while it is running, or where its config is lost."""
     if look.running or look.config is None:
         return ""
-    training, words = look.config.training, ["ffpipe", "resume", quote(str(look.path))]
-    if look.state == "finished":  # no epoch is left of those that it was to have
-        words += ["--epochs", str(2 * training.epochs)]
-    if training.model:
-        words += ["--model", quote(training.model)]
-    return " ".join(words)
+    training = look.config.training
+    # A finished run has no epoch left of those that it was to have.
+    more = ("--epochs", str(2 * training.epochs)) if look.state == "finished" else ()
+    return resume_command(look.path, training, *more)
 
 
 def _tree(look: Look, rows: Sequence[LayerRow], without: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ffpipe.commands.options import (
     on_own_data,
     settable,
 )
+from ffpipe.commands.parser import Parser
 from ffpipe.commands.plan import NOTHING_GIVEN
 from ffpipe.commands.signals import interrupts
 from ffpipe.config.fields import DATA_FILES, to_toml
@@ -62,8 +63,11 @@ def train(options: argparse.Namespace) -> None:
     report.write_at_end(options, result.run_dir)
 
 
-def add_resume_options(parser: argparse.ArgumentParser) -> None:
+def add_resume_options(parser: Parser) -> None:
     """Add the options of `ffpipe resume`."""
+    parser.limits = (
+        "a run goes on in its own folder with the training that it began with, of which only --epochs changes"
+    )
     # None of these changes a bit of the weights, so each may be another one from here on.
     execution = [name for name in settable() if name.startswith("execution.")]
     add_run(parser, ())

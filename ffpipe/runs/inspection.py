@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
@@ -20,7 +21,7 @@ from msgspec import Meta
 
 from ffpipe.config.fields import read_tree
 from ffpipe.config.limits import LARGEST_INTEGER
-from ffpipe.config.schema import Config
+from ffpipe.config.schema import Config, Training
 from ffpipe.system.errors import UserError, refusing
 from ffpipe.system.files import expanded, read_whole
 from ffpipe.telemetry.report import Evaluation, History, LayerRow, RecoveryNote, Steps, errors_by_readout
@@ -226,3 +227,9 @@ def _phrase(error: Exception, path: Path) -> str:
     for spelled in (f"cannot read {path}: ", f"{path}: ", f"{path} "):
         said = said.removeprefix(spelled)
     return f"{path.name}: {'absent' if said.startswith('[Errno 2]') else said}"
+
+
+def resume_command(run: Path, training: Training, *more: str) -> str:
+    """Spell the command that goes on with a run, with the consent to the code that it names. more: further options."""
+    model = ("--model", training.model) if training.model else ()
+    return shlex.join(["ffpipe", "resume", str(run), *more, *model])

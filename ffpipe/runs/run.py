@@ -11,6 +11,7 @@ from typing import Any
 from ffpipe.pipeline.contents import snapshot_contents
 from ffpipe.pipeline.job import Engine, Job, Layout, Start
 from ffpipe.runs.folder import RunFolder
+from ffpipe.runs.inspection import resume_command
 from ffpipe.runs.interrupt import Interrupt
 from ffpipe.runs.log import RunLog
 from ffpipe.runs.recovery import GiveUp, Recovery
@@ -66,7 +67,7 @@ class Run:
             why = f"{error.filename or self.folder.path}: {reason(error)}"
             raise RunFailed(f"{why}; {self._rescue()}") from error
         if status == "interrupted":
-            raise Interrupted(f"saved after step {summary['steps']}; go on with: ffpipe resume {self.folder.path}")
+            raise Interrupted(f"saved after step {summary['steps']}; {self._goes_on}")
         goodness, softmax = summary["test_error_goodness"], summary["test_error_softmax"]
         result = Result(self.folder.path, goodness, softmax, summary["weights_sha256"], summary)
         self.view.finish(result.run_dir, result.test_errors, summary["train_seconds"])
@@ -155,4 +156,8 @@ class Run:
         if newest is None:
             return "there is no snapshot to go on from"
         place = self.log.store.place(checkpoint.folder_of(newest.step))
-        return f"what there was after step {newest.step} is in {place}; go on with: ffpipe resume {self.folder.path}"
+        return f"what there was after step {newest.step} is in {place}; {self._goes_on}"
+
+    @property
+    def _goes_on(self) -> str:
+        return f"go on with: {resume_command(self.folder.path, self.job.config.training)}"

@@ -204,7 +204,7 @@ def really(network: Blueprint, index: int) -> tuple[int, int]:
 KINDS: dict[str, list[BlockConfig]] = {
     "dense": [BlockConfig(kind="dense", options={"width": 100, "dropout": 0.1})],
     "conv": [BlockConfig(kind="conv", options={"channels": 12, "pool": 2}, objective_options={"pool": 2})],
-    "vgg": [BlockConfig(kind="vgg", options={"plan": "12 M 9"}, objective_options={"kind": "mlp", "depth": 1})],
+    "vgg": [BlockConfig(kind="vgg", options={"plan": "12 M 12"}, objective_options={"kind": "mlp", "depth": 1})],
     "residual": [
         BlockConfig(kind="residual", options={"channels": 8}, keep="early"),
         BlockConfig(kind="residual", options={"channels": 8}, objective_options={"kind": "mlp", "depth": 1}),

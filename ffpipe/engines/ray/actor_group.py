@@ -140,7 +140,10 @@ class ActorGroup:
                 alive = self.call(lambda actor: actor.process.remote())
                 self.get(alive, min(end, time.monotonic() + patience))
         except ray.exceptions.GetTimeoutError:
-            raise StageLost(f"a stage could not begin: it did not answer for {max(seconds, patience):g} s") from None
+            raise StageLost(
+                f"a stage could not begin: it did not answer for {max(seconds, patience):g} s; try again when its "
+                "host has less to do, or give --engine local"
+            ) from None
         except ray.exceptions.RayError as error:
             raise failure("a stage could not begin", error) from error
 
