@@ -78,7 +78,11 @@ def test_a_help_has_the_short_options_and_points_to_the_long_help(
     [
         ("train", FIELDS),
         ("plan", FIELDS),
-        ("resume", {*EXECUTION, "training.epochs", "training.model", "training.data.train", "training.data.test"}),
+        (
+            "resume",
+            {*EXECUTION, "training.epochs", "training.model", "training.data.train", "training.data.test"}
+            - {"execution.run_dir"},
+        ),
         ("data", {name for name in FIELDS if name.startswith("training.data.")} | {"execution.data_dir"}),
         ("predict", {"execution.checkpoints"}),
     ],

@@ -21,8 +21,8 @@ class Parser(argparse.ArgumentParser):
     """A parser that raises UserError where argparse would print its usage and exit, and names the nearest option.
 
     examples: commands to paste. commands: the commands below this one, and what they do. parts: their parsers.
-    minor: names of options that are left to the help of all. limits: words for an unknown option, which the command may
-    have left out on purpose.
+    minor: names of options that are left to the help of all. left_out: options of others that this command cannot have,
+    and why.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
     ) -> None:
         super().__init__(**settings, allow_abbrev=False, add_help=False)
         self.examples, self.commands, self.parts = tuple(examples), dict(commands or {}), list[Parser]()
-        self.minor, self.limits = frozenset[str](), ""
+        self.minor, self.left_out = frozenset[str](), dict[str, str]()
         self.add_argument("-h", "--help", action=Show, text=Parser.format_help, help="show this")
 
     def complete(self) -> None:
@@ -56,16 +56,24 @@ class Parser(argparse.ArgumentParser):
             raise UserError(f"unexpected argument {unknown[0]!r}; see {self.prog} --help")
         if unknown:
             given = unknown[0].split("=")[0]
-            raise UserError(f"unknown option {given!r}; {self._nearest(given)}{self.limits and f'; {self.limits}'}")
+            raise UserError(f"unknown option {given!r}; {self._nearest(given)}")
         return options, unknown
 
     def _nearest(self, given: str) -> str:
-        """Return the option that an unknown one stands for, or else where all of them are."""
+        """Return the option that an unknown one stands for, or why there is none, or else where all of them are."""
         word, known = given.lstrip("-"), {name.lstrip("-"): name for name in self._option_string_actions}
-        # The last word of a field is what people remember of it: --size for --training.data.size.
-        near = [name for name in known if name.rpartition(".")[2] == word]
-        near = near or difflib.get_close_matches(word, known, n=1, cutoff=0.65)
-        return f"did you mean {known[near[0]]!r}?" if near else f"see {self.prog} --help"
+
+        def meant(names: Iterable[str]) -> str:
+            # The last word of a field is what people remember of it: --size for --training.data.size. The shortest of
+            # several: --learning-rate is rather the blocks' than the head's.
+            found = [name for name in names if word in (name.lstrip("-"), name.rpartition(".")[2])]
+            return min(found, key=len, default="")
+
+        if not (near := meant(known)):
+            if left_out := meant(self.left_out):
+                return self.left_out[left_out]
+            near = next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.75)), "")
+        return f"did you mean {known[near]!r}?" if near else f"see {self.prog} --help"
 
     def format_usage(self) -> str:
         arguments = [_argument(action) for action in self._actions if not action.option_strings]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ffpipe.commands import report
 from ffpipe.commands.options import (
     RESUME_SHORT,
+    SHORT,
     add_config,
     add_fields,
     add_run,
@@ -18,6 +19,7 @@ from ffpipe.commands.options import (
     config_of,
     consent,
     on_own_data,
+    option,
     settable,
 )
 from ffpipe.commands.parser import Parser
@@ -65,11 +67,11 @@ def train(options: argparse.Namespace) -> None:
 
 def add_resume_options(parser: Parser) -> None:
     """Add the options of `ffpipe resume`."""
-    parser.limits = (
-        "a run goes on in its own folder with the training that it began with, of which only --epochs changes"
-    )
+    why = "a run goes on in its own folder with the training that it began with, of which only --epochs changes"
+    fields = settable()
+    parser.left_out = dict.fromkeys([*(f"--{name}" for name in SHORT), *map(option, fields.values())], why)
     # None of these changes a bit of the weights, so each may be another one from here on.
-    execution = [name for name in settable() if name.startswith("execution.")]
+    execution = [name for name in fields if name.startswith("execution.") and name != "execution.run_dir"]
     add_run(parser, ())
     add_fields(parser, RESUME_SHORT, [*DATA_FILES, *execution])
     _add_dry_run(parser)
