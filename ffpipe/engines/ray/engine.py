@@ -50,7 +50,8 @@ class RayEngine:
         # Replicas of each stage that was placed.
         self._counts: tuple[int, ...] = (1,)
         self._interrupted = False
-        self._runs: list[Any] = []  # calls of `run` whose results nobody has fetched
+        # Calls of `run` whose results nobody has fetched, and the worker of each.
+        self._running: dict[Any, int] = {}
         self._kills = headroom.Kills()
         self.cluster = Cluster(object_store_bytes)
         self.group = ActorGroup(self.cluster)
@@ -235,8 +236,8 @@ class RayEngine:
     def _listen(self, timeout: float, layout: Layout, on_report: OnReport) -> None:
         """Fetch reports until every stage has worked the whole plan. Raises with the first failure; one of the program
         itself goes before the loss of a stage, which may be its consequence."""
-        self._runs = self.group.call(lambda actor: actor.run.remote())
-        running = {ref: index for index, ref in enumerate(self._runs)}
+        calls = self.group.call(lambda actor: actor.run.remote())
+        self._running = running = {ref: index for index, ref in enumerate(calls)}
         told = False
         while running:
             if self._interrupted and not told:
@@ -245,7 +246,6 @@ class RayEngine:
             self.cluster.head.look()
             done = self.group.wait(list(running))
             for ref in done:
-                self._runs.remove(ref)
                 self._fetch([ref], [running.pop(ref)], layout, timeout, on_report)
             started = time.monotonic()
             # Those that are through as well: what one had sent and nobody had fetched yet is lost with it.
@@ -267,7 +267,7 @@ class RayEngine:
                 with suppress(Exception):  # one that is gone has none; the others have
                     reports += self.group.get([ref], deadline)[0].reports
         # A stage that has come to its end meanwhile reports by its run.
-        for ref in self._runs:
+        for ref in self._running:
             with suppress(Exception):
                 reports += self.group.get([ref], time.monotonic())[0].reports
         with suppress(Exception):
