@@ -6,6 +6,7 @@ The length is the goodness; were it passed on, the next layer could read the ans
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ffpipe.config.schema import Training
@@ -23,8 +24,9 @@ def row_scale(sum_of_squares: Tensor, features: int, kind: str, epsilon: float =
     (Hinton's program), "l2" its L2 norm (the Keras example). epsilon: added to the length. Returns (rows, 1).
     """
     # A row of zeros stays one whatever it is multiplied by, but the root has no finite slope at zero. Also where no
-    # gradient is asked for: a row whose squares are too small for their format is handed on with the same bits.
-    sum_of_squares = sum_of_squares.masked_fill(sum_of_squares == 0, 1.0)
+    # gradient is asked for: a row whose squares are too small for their format is handed on with the same bits. One
+    # operation, since each layer does it in each step, where a mask takes two; NaN stays.
+    sum_of_squares = torch.threshold(sum_of_squares, 0.0, 1.0)
     length = sqrt(sum_of_squares / features if kind == "rms" else sum_of_squares)
     return length.add(epsilon).reciprocal().unsqueeze(1)
 
