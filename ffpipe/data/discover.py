@@ -208,9 +208,10 @@ def _folder(path: Path) -> Found:
 
 
 def _has_classes(folder: Path) -> bool:
-    """Return whether a folder has folders and nothing beside them."""
+    """Return whether a folder has several folders, and no pictures beside them."""
     inside = [each for each in folder.iterdir() if not is_hidden(each)]
-    return len(inside) > 1 and all(each.is_dir() for each in inside)
+    beside = [each for each in inside if not each.is_dir()]
+    return len(inside) - len(beside) > 1 and not any(each.name.lower().endswith(PICTURES) for each in beside)
 
 
 def _parts(source: str, paths: Sequence[Path]) -> Found:

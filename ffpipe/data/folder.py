@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ffpipe.data import images, source
 from ffpipe.data.below import files_below, is_hidden, is_of_runs, is_run
+from ffpipe.data.discover import PICTURES
 from ffpipe.data.source import BLOCK_BYTES, Contents, Part
 from ffpipe.system.errors import UserError, refusing
 
@@ -25,35 +26,54 @@ def part(root: Path, mode: str, size: tuple[int, ...], field: str) -> Part:
     UserError where there are none."""
     files, left_out = pictures_of(root, field)
     identity = tuple(source.file_identity(file, field) for file in files)
-    # Words on folders that are left out are kept in the cached file, so other words are another file.
+    # Words on what is left out are kept in the cached file, so other words are another file.
     known = ("folder", str(root), identity, mode, size, *([left_out] if left_out else []))
     return Part("folder", known, lambda: contents(root, files, mode, size, left_out))
 
 
 def pictures_of(root: Path, field: str) -> tuple[list[Path], str]:
-    """List all files but hidden ones in the folders below `root`, and say in words which folders are not a class.
+    """List the pictures in the folders below `root`, and say in words which folders are not a class and which files are
+    not pictures.
 
-    Runs that lie there are left out. Raises UserError where there are no files.
+    Hidden files and runs that lie there are left out. Raises UserError where there are no files, and for a folder
+    whose files are none of them pictures.
     """
     with refusing(f"{field}: {root}"):
         folders = sorted(each for each in root.iterdir() if each.is_dir() and not is_hidden(each))
     by_class = {each: [] if is_run(each) else [f for f in files_below(each) if os.path.isfile(f)] for each in folders}
-    files = [file for some in by_class.values() for file in some]
-    if not files:
+    if not any(by_class.values()):
         raise UserError(f"{field}: {root} has no folders with pictures in them; expected one folder for each class")
+    files, others = list[Path](), list[Path]()
+    for folder, inside in by_class.items():
+        pictures = [file for file in inside if _is_picture(file)]
+        if inside and not pictures:
+            raise UserError(
+                f"{field}: {folder} has no pictures: {inside[0].name} is not {images.SPELLED}; expected a folder of "
+                "pictures for each class, and no other folders beside these"
+            )
+        files += pictures
+        others += sorted({*inside} - {*pictures})
     empty = [each for each in folders if not by_class[each]]
     runs = [each.name for each in empty if is_of_runs(each)]
     bare = [each.name for each in empty if each.name not in runs]
-    said = [
-        f"warning: no picture is in {', '.join(bare)}, so no class is made of it" if bare else "",
-        f"{', '.join(runs)} is left out: it has runs and no pictures" if runs else "",
-    ]
-    return files, "; ".join(filter(None, said))
+    warnings = [f"no picture is in {', '.join(bare)}, so no class is made of it"] if bare else []
+    if others:
+        warnings.append(
+            f"{len(others):,} file(s) that are not pictures are left out, of which {others[0]} is the first"
+        )
+    said = [f"warning: {'; '.join(warnings)}"] if warnings else []
+    said += [f"{', '.join(runs)} is left out: it has runs and no pictures"] if runs else []
+    return files, "; ".join(said)
+
+
+def _is_picture(file: Path) -> bool:
+    """Tell whether a file is meant as a picture, by its name or else by its first bytes."""
+    return file.name.lower().endswith(PICTURES) or bool(images.mode_of(_bytes_of(file, _HEADER_BYTES)))
 
 
 def contents(root: Path, files: list[Path], mode: str, size: tuple[int, ...], left_out: str = "") -> Contents:
-    """Read the headers and the first picture. left_out: which folders are not a class. Raises UserError naming the
-    first file that is not a picture."""
+    """Read the headers and the first picture. left_out: which folders and files are not read, in words. Raises
+    UserError naming the first file that cannot be decoded."""
     found = ""
     # From headers alone: to decode every picture for its colours would read the set twice.
     if not mode:

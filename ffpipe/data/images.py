@@ -20,6 +20,7 @@ from ffpipe.system.errors import reason
 
 # Such as people hold, and such as Pillow reads without loss of bits that it does not speak of (TIFF is none of these).
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
+SPELLED = "PNG, JPEG, BMP, GIF or WebP"
 
 # Modes with eight bits or less a channel, and the one in which they are stored. Others (16-bit PNG) would lose bits;
 # of grey with transparency, which networks on one channel cannot use, the grey is kept.
@@ -51,7 +52,7 @@ def decode(encoded: bytes, mode: str = "", size: tuple[int, ...] = ()) -> NDArra
                 converted = converted.resize((size[-1], size[0]))
             return np.array(converted)
     except UnidentifiedImageError:
-        raise ValueError("it is not PNG, JPEG, BMP, GIF or WebP") from None
+        raise ValueError(f"it is not {SPELLED}") from None
     except Exception as error:  # Pillow's decoders have as many ways to fail as a damaged image has
         raise ValueError(reason(error)) from None
 

@@ -74,6 +74,9 @@ class Splits:
         first = f"data: {len(train):,} images of {kinds}, {meaning.classes.count} classes{set_aside}"
         said = [each for each in (meaning.found, meaning.scale.found, meaning.labels) if each]
         warnings = [each for each in said if each.startswith("warning")]
+        # All else that can be said of a test part is so of the training part too.
+        if test is not train and test.meaning.found.startswith("warning"):
+            warnings.append(test.meaning.found)
         return ("; ".join([first, *(each for each in said if each not in warnings)]), *warnings)
 
     @property

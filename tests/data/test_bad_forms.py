@@ -62,11 +62,11 @@ def test_what_is_refused(make: Make, message: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
+def test_a_picture_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     folder = pictures()(tmp_path)
     assert isinstance(folder, Path)
-    (folder / "dog" / "notes.txt").write_text("what I saw")
-    with pytest.raises(UserError, match=r"dog/notes\.txt: it cannot be decoded: it is not PNG, JPEG, BMP, GIF or WebP"):
+    (folder / "dog" / "notes.PNG").write_text("what I saw")
+    with pytest.raises(UserError, match=r"dog/notes\.PNG: it cannot be decoded: it is not PNG, JPEG, BMP, GIF or WebP"):
         found(tmp_path, lambda _: folder)
 
 

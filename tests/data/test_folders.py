@@ -52,6 +52,36 @@ def test_a_class_without_pictures_is_said(mine: Path) -> None:
     assert not any("emu, so" in line for line in splits.found)
 
 
+def test_files_that_are_not_pictures_are_left_out_with_a_warning(mine: Path) -> None:
+    without = read(discover([str(mine)]))
+    (mine / "dog" / "Thumbs.db").write_bytes(b"\0")
+    (mine / "dog" / "README").write_text("my dogs")
+    (mine / "cat" / "notes.txt").write_text("what I saw")
+    (mine / "cat" / ".DS_Store").write_bytes(b"\0")
+    (mine / "cat" / "0.png").rename(mine / "cat" / "0")  # known by its first bytes
+    splits = read(discover([str(mine)]))
+    first = mine / "cat" / "notes.txt"
+    said = f"warning: 3 file(s) that are not pictures are left out, of which {first} is the first"
+    assert splits.found[1:] == (said,)
+    assert splits.names == ("cat", "dog")
+    for mended, before in ((splits.train, without.train), (splits.test, without.test)):
+        assert len(mended) == len(before)
+
+
+def test_files_that_are_left_out_of_a_test_part_are_said_too(mine: Path) -> None:
+    mine.rename(mine.parent / "train")
+    picture(mine.parent / "test" / "cat" / "1.png")
+    (mine.parent / "test" / "cat" / "notes.txt").write_text("what I saw")
+    assert "1 file(s) that are not pictures are left out" in read(discover([str(mine.parent)])).found[1]
+
+
+def test_a_class_without_any_picture_among_its_files_is_refused(mine: Path) -> None:
+    (mine / "notes").mkdir()
+    (mine / "notes" / "a.txt").write_text("what I saw")
+    with pytest.raises(UserError, match=r"notes has no pictures: a\.txt is not PNG, JPEG, BMP, GIF or WebP; expected"):
+        read(discover([str(mine)]))
+
+
 @pytest.mark.parametrize("runs", ["runs/one", "runs/here/one", "a-run"])
 def test_runs_beside_pictures_are_left_out(runs: str, mine: Path) -> None:
     run_folder(mine / runs)
@@ -70,6 +100,7 @@ def test_runs_among_tables_are_left_out(tmp_path: Path) -> None:
 
 def test_the_folder_above_that_of_the_classes(mine: Path) -> None:
     run_folder(mine.parent / "runs" / "one")
+    (mine / "README.md").write_text("two classes")
     assert discover([str(mine.parent)]) == Found("folder", (str(mine),))
 
 
