@@ -133,9 +133,9 @@ MUTATIONS = [
         LAYER,
         decay_that_ignores_the_schedule=(
             "self.weight.mul_(1.0 - rate * self.settings.weight_decay).add_(self.weight_average, alpha=-rate)\n\n"
-            "    def gradient",
+            "    def apply",
             "self.weight.mul_(1.0 - self.settings.weight_decay).add_(self.weight_average, alpha=-rate)\n\n"
-            "    def gradient",
+            "    def apply",
         ),
     ),
     *_of(
@@ -147,8 +147,8 @@ MUTATIONS = [
         "learn/negatives.py",
         NEGATIVES,
         negatives_that_are_right=(
-            "integers(1, self.classes, size=len(labels))",
-            "integers(0, self.classes, size=len(labels))",
+            "integers(1, classes, size=len(labels))",
+            "integers(0, classes, size=len(labels))",
         ),
     ),
     *_of(

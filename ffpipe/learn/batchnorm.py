@@ -47,14 +47,13 @@ def over_minibatch(module: M) -> M:
     return module
 
 
-def share(module: nn.Module) -> bool:
-    """Make all marked batch normalisation in a module be over shards. Returns whether there is any."""
+def share(module: nn.Module) -> None:
+    """Make all marked batch normalisation in a module be over shards."""
     for part in module.modules():
         # Not of a subclass, whose own forward would be lost: it stays what it is, and local.undivided_part refuses it.
         if getattr(part, MARK, False) and type(part) in KINDS:
             # The class alone: what others hold, its parameters and their names in a snapshot stay.
             part.__class__ = KINDS[type(part)]
-    return any(isinstance(part, Shared) for part in module.modules())
 
 
 class Shared(_BatchNorm):

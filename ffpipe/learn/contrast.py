@@ -1,12 +1,12 @@
 """Losses of pairs: what a layer makes small, given the goodness of positive and of negative rows.
 
-Such a loss knows goodness alone; the layer carries its derivative on to weights. A new one is a class here, a line of
-`make_pair_loss`, and a word of `Pairs.objective` (config/pairs.py).
+Such a loss knows goodness alone; the layer carries its derivative on to weights. A new one is a class here, a part of
+`PairLoss`, a line of `make_pair_loss`, and a word of `Pairs.objective` (config/pairs.py).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -19,19 +19,6 @@ class Slope(NamedTuple):
     loss: Tensor
     positive: Tensor
     negative: Tensor
-
-
-class PairLoss(Protocol):
-    """Loss per pair of a positive and a negative row. threshold: of the goodness, and temperature."""
-
-    threshold: float
-    temperature: float
-
-    def __call__(self, positive: Tensor, negative: Tensor) -> Slope:
-        """Return the loss of each pair and its derivatives. positive, negative: (B,) goodness."""
-
-    def of_role(self, goodness: Tensor, sign: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Do as `ThresholdLoss.of_role`, where there is a threshold."""
 
 
 class ThresholdLoss:
@@ -49,6 +36,7 @@ class ThresholdLoss:
         self.weight = weight
 
     def __call__(self, positive: Tensor, negative: Tensor) -> Slope:
+        """Return the loss of each pair and its derivatives. positive, negative: (B,) goodness."""
         below = (self.threshold - positive) / self.temperature
         above = (negative - self.threshold) / self.temperature
         slope = self.weight / self.temperature
@@ -86,6 +74,9 @@ class SymmetricLoss:
     def of_role(self, goodness: Tensor, sign: float) -> tuple[Tensor, Tensor, Tensor]:
         # The config refuses it with phases in which rows of one role learn alone (config/pairs.py).
         raise AssertionError("it compares pairs")
+
+
+PairLoss = ThresholdLoss | SymmetricLoss
 
 
 def pair_errors(objective: PairLoss, measure: str, positive: Tensor, negative: Tensor) -> Tensor:

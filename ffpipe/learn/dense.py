@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ffpipe.config.schema import Training
 from ffpipe.learn.block import Block, Step, nothing
-from ffpipe.learn.contrast import make_pair_loss, pair_errors, positive_loss
+from ffpipe.learn.contrast import Slope, make_pair_loss, pair_errors, positive_loss
 from ffpipe.learn.denormals import is_due, settle
 from ffpipe.learn.objectives import Learned
 from ffpipe.learn.precision import PRECISIONS, wide
@@ -69,7 +69,7 @@ class FFDense(Block):
         operand = self.weight if self._rounded is None else self._rounded
         self.optimizer: Update = make_update(self.weight, self.bias, training.optimizer, operand, workspace)
         self.rate = training.optimizer.learning_rate
-        self._workspace, self._training = workspace, training
+        self._workspace, self.config = workspace, training
         self._objective = make_pair_loss(
             training.objective, training.goodness, width, training.threshold, training.temperature
         )
@@ -77,7 +77,6 @@ class FFDense(Block):
         # d(goodness)/d(activity before dropout) is this times the activity after it.
         self._slope_factor = 2.0 * self._goodness_factor / (1.0 - training.dropout)
         self._update = self._update_together if training.phases == "together" else self._update_apart
-        self.settings = training.optimizer
 
     def _activate(
         self, rows: Tensor, out: Tensor | None, dropped: Tensor | None = None
@@ -91,7 +90,7 @@ class FFDense(Block):
         buffered = out is not None
         activity = wide(self._total(rows, buffered).relu_())
         squares = self._squares(activity, buffered)
-        scale = row_scale(squares, self.width, self._training.normalization, self._training.normalization_epsilon)
+        scale = row_scale(squares, self.width, self.config.normalization, self.config.normalization_epsilon)
         if out is None or out.dtype == activity.dtype:
             out = torch.mul(activity, scale, out=out).to(rows.dtype)
         else:  # torch would take new memory for what it rounds
@@ -143,27 +142,27 @@ class FFDense(Block):
         is the mean over local steps, errors are those that the first found.
         """
         dropped, pairs = self._dropped(step, len(x)), layout.batch
-        update = partial(self._update_role, step.role) if self._training.in_turns else self._update
+        update = partial(self._update_role, step.role) if self.config.in_turns else self._update
         if step.factor is None:
             _, _, goodness = self._activate(x, out, dropped)
-            if self._training.in_turns:
+            if self.config.in_turns:
                 loss, _, wrong = self._objective.of_role(goodness, _sign(step.role))
                 return Learned(total(loss), wrong.sum())
-            positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
-            return Learned(total(self._objective(positive, negative).loss), self._errors(positive, negative))
-        early = self._training.hand_on == "before"
+            slope, errors = self._judge(goodness[:pairs], goodness[pairs : 2 * pairs])
+            return Learned(total(slope.loss), errors)
+        early = self.config.hand_on == "before"
         first = update(x, pairs, step.factor, out, dropped, step.leave if early else nothing)
         # Rows that are handed on may have left: further steps write elsewhere.
         loss, spare = first.loss, None if early else out
-        for _ in range(1, self._training.local_steps):
+        for _ in range(1, self.config.local_steps):
             spare = torch.empty_like(out) if spare is None else spare
             loss = loss + update(x, pairs, step.factor, spare, dropped, nothing).loss
         if not early:
             self._activate(x, out, dropped)
-        if is_due(step.index, self._training.updates):
+        if is_due(step.index, self.config.updates):
             settle([self.mean_activity])
             self.optimizer.settle()
-        return Learned(loss / self._training.local_steps, first.errors)
+        return Learned(loss / self.config.local_steps, first.errors)
 
     def _update_together(
         self, rows: Tensor, pairs: int, factor: float, out: Tensor, dropped: Tensor | None, leave: Leave
@@ -171,12 +170,10 @@ class FFDense(Block):
         """Make one update on positive and negative rows. leave: called when out is whole, before the update."""
         activity, _, goodness = self._activate(rows, out, dropped)
         leave()
-        positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
-        slope = self._objective(positive, negative)
-        pair_errors = self._errors(positive, negative)
+        slope, errors = self._judge(goodness[:pairs], goodness[pairs : 2 * pairs])
         delta = self._derivative(activity[: 2 * pairs], torch.cat([slope.positive, slope.negative]), pairs)
         self.optimizer.step(rows[: 2 * pairs], delta, pairs, factor)
-        return Learned(total(slope.loss), pair_errors)
+        return Learned(total(slope.loss), errors)
 
     def _update_apart(
         self, rows: Tensor, pairs: int, factor: float, out: Tensor, dropped: Tensor | None, leave: Leave
@@ -190,11 +187,10 @@ class FFDense(Block):
         self.optimizer.step(rows[:pairs], delta, pairs, factor)
         activity, _, goodness = self._activate(rows[pairs:], out[pairs:], of_rest)
         leave()
-        negative = goodness[:pairs]
-        slope = self._objective(positive, negative)
-        delta = self._derivative(activity[:pairs], slope.negative, 0)
+        slope, errors = self._judge(positive, goodness[:pairs])
+        delta = self._derivative(activity[:pairs], slope.negative)
         self.optimizer.step(rows[pairs : 2 * pairs], delta, pairs, factor)
-        return Learned(total(slope.loss), self._errors(positive, negative))
+        return Learned(total(slope.loss), errors)
 
     def _update_role(
         self, role: str, rows: Tensor, count: int, factor: float, out: Tensor, dropped: Tensor | None, leave: Leave
@@ -207,29 +203,31 @@ class FFDense(Block):
         self.optimizer.step(rows, delta, count, factor)
         return Learned(total(loss), wrong.sum())
 
-    def _derivative(self, activity: Tensor, slope: Tensor, positive: int) -> Tensor:
+    def _derivative(self, activity: Tensor, slope: Tensor, positive: int = 0) -> Tensor:
         """Make of the activities of rows, in their memory, the derivative of the loss by their total input.
 
-        slope: its derivative by their goodness, which is used up. positive: how many of them, the first, are positive.
+        slope: its derivative by their goodness, which is used up. positive: how many of them, the first,
+        peer normalisation acts on.
         """
         # First, since afterwards the activities are gone.
-        pull = self._peer_pull(mean(activity[:positive], 0)) if self._training.peer and positive else None
+        pull = self._peer_pull(mean(activity[:positive], 0)) if self.config.peer and positive else None
         activity *= slope.mul_(self._slope_factor).unsqueeze_(1)
         if pull is not None:
             activity[:positive] += pull
         return activity
 
-    def _errors(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """Count the errors of pairs, by the measure that the config asks for."""
-        return pair_errors(self._objective, self._training.pair_errors, positive, negative)
+    def _judge(self, positive: Tensor, negative: Tensor) -> tuple[Slope, Tensor]:
+        """Return the loss of pairs by their goodness (B,) each, and their errors by the measure of the config."""
+        errors = pair_errors(self._objective, self.config.pair_errors, positive, negative)
+        return self._objective(positive, negative), errors
 
     def _dropped(self, step: Step, rows: int, behind: int = 0) -> Tensor | None:
-        """Return what dropout makes of each activity of a step (rows, width): 0, or 1 / (1 - dropout). behind: rows
-        before."""
-        dropout = self._training.dropout
+        """Return the factor of dropout on each activity of a step (rows, width): 0, or 1 / (1 - dropout). behind: rows
+        that come before these."""
+        dropout = self.config.dropout
         if not dropout:
             return None
-        chance = generator(self._training.seed, "dropout", self.index, *step.key)
+        chance = generator(self.config.seed, "dropout", self.index, *step.key)
         # Two bytes a number are fine enough for a share; planning counts them (dense_cost.DRAWN).
         drawn = chance.integers(0, 1 << 16, size=(behind + rows, self.width), dtype=np.uint16)[behind:]
         stays = torch.from_numpy(drawn >= round(dropout * (1 << 16)))
@@ -242,9 +240,9 @@ class FFDense(Block):
         revive units that never fire. activity: mean over positive rows, (width,). Returns (width,), the derivative for
         each of these rows.
         """
-        keep = self._training.peer_averaging
+        keep = self.config.peer_averaging
         self.mean_activity.mul_(keep).add_(activity, alpha=1.0 - keep)
-        return (self.mean_activity - mean(self.mean_activity)).mul_(self._training.peer)
+        return (self.mean_activity - mean(self.mean_activity)).mul_(self.config.peer)
 
     def weights(self) -> dict[str, Tensor]:
         # Without the mean activity, which learning alone reads.
@@ -252,7 +250,7 @@ class FFDense(Block):
 
     def contents(self, step: int) -> dict[str, TensorSpec]:
         # Optimisers count updates, of which local steps and phases apart make several in a step.
-        return super().contents(step * self._training.updates)
+        return super().contents(step * self.config.updates)
 
     def scratch(self) -> list[Tensor]:
         return [] if self._rounded is None else [self._rounded]

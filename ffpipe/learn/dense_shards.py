@@ -22,6 +22,7 @@ from ffpipe.learn.products import accumulate
 from ffpipe.learn.shards import Shard, Shards
 from ffpipe.learn.spec import RowLayout
 from ffpipe.learn.threads import total
+from ffpipe.learn.updates import gradient_of
 
 ALL = slice(None)
 
@@ -32,7 +33,7 @@ class ShardedDense(FFDense):
     undivided = ""
 
     def learn_shards(self, shards: Sequence[Shard], layout: RowLayout, step: Step, of: Shards) -> Learned:
-        training, pairs = self._training, layout.batch
+        training, pairs = self.config, layout.batch
         if step.factor is None:
             return Learned(*of.sum(f"block {self.index}", (self._judged(shard, pairs, step) for shard in shards)))
         early = training.hand_on == "before"
@@ -55,8 +56,8 @@ class ShardedDense(FFDense):
     def _judged(self, shard: Shard, pairs: int, step: Step) -> list[Tensor]:
         """Return the loss and the errors of a shard that is only passed on."""
         _, goodness = self._activated(shard, step)
-        positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
-        return [total(self._objective(positive, negative).loss), self._errors(positive, negative)]
+        slope, errors = self._judge(goodness[:pairs], goodness[pairs : 2 * pairs])
+        return [total(slope.loss), errors]
 
     def _activated(self, shard: Shard, step: Step, rows: slice = ALL) -> tuple[Tensor, Tensor]:
         """Return activities and goodness of some rows of a shard, and put what is handed on of them into its `out`."""
@@ -76,11 +77,9 @@ class ShardedDense(FFDense):
                 # With the last shard all rows of the minibatch are whole, and nothing is updated yet.
                 if shard is shards[-1]:
                     step.leave()
-                positive, negative = goodness[:pairs], goodness[pairs : 2 * pairs]
-                slope, errors = self._objective(positive, negative), self._errors(positive, negative)
-                delta = activity[: 2 * pairs]
-                peers = self._peers(shard.x[:pairs], delta[:pairs])
-                delta *= torch.cat([slope.positive, slope.negative]).mul_(self._slope_factor).unsqueeze_(1)
+                slope, errors = self._judge(goodness[:pairs], goodness[pairs : 2 * pairs])
+                peers = self._peers(shard.x[:pairs], activity[:pairs])
+                delta = self._derivative(activity[: 2 * pairs], torch.cat([slope.positive, slope.negative]))
                 yield [*self._gradients(shard.x[: 2 * pairs], delta), total(slope.loss), errors, *peers]
 
         weight, bias, loss, errors, *peers = of.sum(f"block {self.index}", made())
@@ -93,10 +92,10 @@ class ShardedDense(FFDense):
 
         def of_positive() -> Iterator[list[Tensor]]:
             for shard in shards:
-                delta, positive = self._activated(shard, step, slice(pairs))
+                activity, positive = self._activated(shard, step, slice(pairs))
                 goodness.append(positive)
-                peers = self._peers(shard.x[:pairs], delta)
-                delta *= self._objective(positive, positive).positive.mul_(self._slope_factor).unsqueeze_(1)
+                peers = self._peers(shard.x[:pairs], activity)
+                delta = self._derivative(activity, self._objective(positive, positive).positive)
                 yield [*self._gradients(shard.x[:pairs], delta), *peers]
 
         def of_negative() -> Iterator[list[Tensor]]:
@@ -104,9 +103,8 @@ class ShardedDense(FFDense):
                 activity, found = self._activated(shard, step, slice(pairs, None))
                 if shard is shards[-1]:
                     step.leave()
-                slope, errors = self._objective(positive, found[:pairs]), self._errors(positive, found[:pairs])
-                delta = activity[:pairs]
-                delta *= slope.negative.mul_(self._slope_factor).unsqueeze_(1)
+                slope, errors = self._judge(positive, found[:pairs])
+                delta = self._derivative(activity[:pairs], slope.negative)
                 yield [*self._gradients(shard.x[pairs : 2 * pairs], delta), total(slope.loss), errors]
 
         weight, bias, *peers = of.sum(f"block {self.index}, positive", of_positive())
@@ -117,12 +115,11 @@ class ShardedDense(FFDense):
 
     def _gradients(self, rows: Tensor, delta: Tensor) -> list[Tensor]:
         """Return a shard's part of the gradients of weight and bias."""
-        return [self.optimizer.gradient(rows, delta), total(delta, 0)]
+        return [gradient_of(self.weight, rows, delta), total(delta, 0)]
 
     def _peers(self, rows: Tensor, activity: Tensor) -> list[Tensor]:
-        """Return a shard's part of what peer normalisation sees of positive rows: sums of them, and of their
-        activities."""
-        return [total(wide(rows), 0), total(activity, 0)] if self._training.peer else []
+        """Return a shard's part of what peer normalisation sees: sums of positive rows and of their activities."""
+        return [total(wide(rows), 0), total(activity, 0)] if self.config.peer else []
 
     def _update_from(self, weight: Tensor, bias: Tensor, peers: Sequence[Tensor], examples: int, step: Step) -> None:
         """Update from sums over all shards."""

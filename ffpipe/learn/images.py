@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ffpipe.config.schema import Training
 from ffpipe.data.examples import Examples
-from ffpipe.learn.augmentation import Augmentation
+from ffpipe.learn.augmentation import augmentation_of
 from ffpipe.learn.normalization import Normalization
 from ffpipe.learn.precision import PRECISIONS
 
@@ -18,14 +18,9 @@ class Images:
     """Reads examples as rows of numbers, as they are at a step: jitter, crop and flip, normalisation, cutout."""
 
     def __init__(self, training: Training, shape: tuple[int, ...]) -> None:
-        self._training, self._shape = training, shape
+        self._seed, self._shape = training.seed, shape
         self._dtype = PRECISIONS[training.precision].weights
-        each = training.augmentation
-        self._augmentation = Augmentation(
-            crop=each.crop, padding=each.padding, flip=each.flip, cutout=each.cutout, jitter=training.jitter
-        )
-        # With nothing on, `moved` would copy the images all the same.
-        self._moves = bool(each.crop or each.flip or training.jitter)
+        self._augmentation = augmentation_of(training)
         self._normalization = Normalization(training.mean, training.deviation) if training.standardize else None
 
     def plain(self, split: Examples, rows: NDArray[np.int64]) -> Tensor:
@@ -39,12 +34,9 @@ class Images:
     def at_step(self, split: Examples, rows: NDArray[np.int64], step: int) -> Tensor:
         """Return images (n, features) as minibatch `step` has them."""
         images = torch.from_numpy(split.images(rows)).to(self._dtype)
-        seed = self._training.seed
-        if self._moves:
-            images = self._augmentation.moved(images, self._shape, seed, step)
-        images = self.normalized(images)
-        # Last, so that a hole has the mean, which is 0.
-        return self._augmentation.cut(images, self._shape, seed, step) if self._augmentation.cutout else images
+        images = self._augmentation.moved(images, self._shape, self._seed, step)
+        # Holes last, so that they have the mean, which is 0.
+        return self._augmentation.cut(self.normalized(images), self._shape, self._seed, step)
 
 
 def image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -12,16 +12,18 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from ffpipe.config.schema import BlockConfig, Training
+from ffpipe.learn.batchnorm import share
 from ffpipe.learn.block import Block
 from ffpipe.learn.description import described, instead_of
-from ffpipe.learn.local import LocalBlock, Settings, seeded
+from ffpipe.learn.local import LocalBlock, seeded
 from ffpipe.learn.local_item import BlockItem, Dense, Local, as_item, make_objective, of_config
 from ffpipe.learn.local_shards import ShardedLocal
 from ffpipe.learn.model_options import bound
@@ -52,7 +54,7 @@ def items_of(
         model = function if code is None else load(code)
         name = training.model or getattr(model, "__qualname__", "the model")
         with nullcontext() if code is None else searching(code):  # the function may import what stands beside it
-            return _made(lambda: call(model, training.model_options, name), device, training.seed, "model")
+            return made_on(lambda: call(model, training.model_options, name), device, training.seed, "model")
     if training.blocks:
         return [of_config(block) for block in training.blocks]
     if training.contrasts:
@@ -102,7 +104,7 @@ def body_of(item: Local, outline: Outline, training: Training, device: torch.dev
     make = item.body
 
     def made() -> nn.Module:
-        body = _made(
+        body = made_on(
             lambda: _called(make, outline.inputs, str(outline)), device, training.seed, "weights", outline.index
         )
         if not isinstance(body, nn.Module):
@@ -127,7 +129,6 @@ def local_block(
     item: Local, body: nn.Module, outline: Outline, classes: int, training: Training, device: torch.device
 ) -> LocalBlock:
     """Join a body and the objective of its item. Raises UserError where the objective does not fit."""
-    precision, channels_last = PRECISIONS[training.precision], training.memory_format == "channels-last"
     failing, here = f"the objective of {outline} cannot be made", device if device == META else nullcontext()
     # Drawn for a purpose of its own: a head begins the same, however many numbers the body has drawn.
     with _naming(str(outline), failing), seeded(CPU, training.seed, "objective", outline.index), here:
@@ -141,17 +142,18 @@ def local_block(
     copies = dict(fresh(given, device).items())
     body, objective = copies.get("body", body), cast(Objective, copies.get("objective", objective))
     for part in (body, objective):
-        prepared(part, str(outline)).to(dtype=precision.weights, device=device)
-        if channels_last:
+        prepared(part, str(outline)).to(dtype=PRECISIONS[training.precision].weights, device=device)
+        if training.memory_format == "channels-last":
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no hint for it
-    optimizer, hand_on = item.optimizer or training.optimizer, item.hand_on or training.hand_on
-    settings = Settings(
-        training.seed, precision, optimizer, training.threads, hand_on, channels_last, training.accumulation,
-        own=bool(training.model),
-    )  # fmt: skip
+        # Before the block looks for statistics over a minibatch, of which these do not keep it from being cut.
+        if training.shards > 1:
+            share(part)
+    training = replace(
+        training, optimizer=item.optimizer or training.optimizer, hand_on=item.hand_on or training.hand_on
+    )
     edges = (outline.index, outline.inputs, outline.outputs)
     kind = ShardedLocal if training.shards > 1 else LocalBlock
-    return kind(*edges, body, objective, settings, item.keep, item.use)
+    return kind(*edges, body, objective, training, item.keep, item.use)
 
 
 def shape_of(
@@ -165,7 +167,7 @@ def shape_of(
     weights, products = PRECISIONS[training.precision]
 
     def tried() -> Any:
-        # META, or the CPU where code looks at numbers: as `_made` has set it.
+        # META, or the CPU where code looks at numbers: as `made_on` has set it.
         device = torch.get_default_device()
         rows = [
             torch.zeros(TRIED, *each.shape, dtype=weights if each.dtype.is_floating_point else each.dtype)
@@ -176,7 +178,7 @@ def shape_of(
         refuse_changed(rows, [0] * len(rows), where)
         return made
 
-    found = _made(tried, META, training.seed, "shapes")
+    found = made_on(tried, META, training.seed, "shapes")
     if not isinstance(found, Tensor):
         what = f"{len(found)} values" if isinstance(found, (tuple, list)) else type(found).__name__
         raise UserError(f"{where} gives {what}: its body must return one tensor, of as many rows as it gets")
@@ -198,16 +200,13 @@ def fresh(module: M, device: torch.device) -> M:
     return copy.deepcopy(module, memo)
 
 
-def _made(make: Callable[[], T], device: torch.device, seed: int, purpose: str, *index: int) -> T:
+def made_on(make: Callable[[], T], device: torch.device, seed: int, purpose: str, *index: int) -> T:
     """Make what draws from shared generators; on META without memory, or where that fails as on the CPU."""
-    for where in (META, CPU) if device == META else (CPU,):
-        try:
-            with seeded(CPU, seed, purpose, *index), where if where == META else nullcontext():
-                return make()
-        except UserError:
-            if where == CPU:
-                raise
-    raise AssertionError("the CPU is tried last")
+    if device == META:
+        with suppress(UserError), seeded(CPU, seed, purpose, *index), META:
+            return make()
+    with seeded(CPU, seed, purpose, *index):
+        return make()
 
 
 def prepared(module: M, where: str) -> M:

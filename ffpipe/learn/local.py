@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -19,33 +19,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ffpipe.config.schema import Optimizer, Training
+from ffpipe.config.schema import Training
 from ffpipe.learn.batchnorm import Shared
 from ffpipe.learn.block import Block, Step
 from ffpipe.learn.denormals import is_due
 from ffpipe.learn.objectives import Learned, Objective
 from ffpipe.learn.optim import NamedOptimizer
-from ffpipe.learn.precision import Formats, Precision, wide
+from ffpipe.learn.precision import PRECISIONS, Formats, wide
 from ffpipe.learn.spec import RowLayout, RowSpec
 from ffpipe.learn.state_tensors import refuse_changed
 from ffpipe.learn.thread_count import threads_of_block
 from ffpipe.system.errors import UserError
 from ffpipe.system.rng import process_seeded, torch_seed
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a block computes and learns, beside its body and its objective. parts: into which a minibatch is cut, whose
-    gradients are summed for one update. own: the network is a user's, who may draw by any generator."""
-
-    seed: int
-    precision: Precision
-    optimizer: Optimizer
-    threads: int = 1
-    hand_on: str = "before"
-    channels_last: bool = False
-    parts: int = 1
-    own: bool = False
 
 
 @contextmanager
@@ -75,8 +60,7 @@ def sum_of(values: Sequence[Tensor]) -> Tensor:
 
 
 def undivided_part(body: nn.Module, objective: Objective) -> str:
-    """Explain why a block's minibatches cannot be cut into shards, in words that follow its name; "" where nothing
-    speaks against it."""
+    """Explain why minibatches cannot be cut into shards, in words that follow the block's name; "" where they can."""
     for part in (body, objective):
         for name, module in part.named_modules():
             # Instance normalisation is of each example by itself; its running statistics alone are of a minibatch.
@@ -90,8 +74,8 @@ def undivided_part(body: nn.Module, objective: Objective) -> str:
 class LocalBlock(Block):
     """See the module. body: maps (n, *inputs.shape) to any tensor of n rows; it gets kept outputs as further arguments.
 
-    Body and objective keep their weights in `settings.precision.weights`; with another format of products they compute
-    under autocast.
+    Body and objective keep their weights in the precision's format of weights; with another format of products they
+    compute under autocast.
     """
 
     def __init__(
@@ -101,22 +85,24 @@ class LocalBlock(Block):
         outputs: RowSpec,
         body: nn.Module,
         objective: Objective,
-        settings: Settings,
+        training: Training,
         keep: str = "",
         use: Sequence[str] = (),
     ) -> None:
+        """training: with the optimiser and the hand_on of this block."""
         super().__init__()
         self.index, self.inputs, self.outputs = index, inputs, outputs
         self.keep, self.use, self.roles = keep, tuple(use), objective.roles
-        self.body, self.objective, self.settings = body, objective, settings
-        self._formats = Formats(settings.precision)
+        self.body, self.objective, self.config = body, objective, training
+        self._formats = Formats(PRECISIONS[training.precision])
         parameters = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        self.optimizer: NamedOptimizer | None = NamedOptimizer(parameters, settings.optimizer) if parameters else None
-        self.rate = settings.optimizer.learning_rate if parameters else None
+        self.optimizer: NamedOptimizer | None = NamedOptimizer(parameters, training.optimizer) if parameters else None
+        self.rate = training.optimizer.learning_rate if parameters else None
         self.undivided = undivided_part(body, objective)
-        # To set generators takes half a millisecond. ffpipe's own kinds draw for modules of dropout alone: that of
-        # attention, which is a function, has the share of one beside it (kinds.py).
-        self._draws = settings.own or any(isinstance(each, _DropoutNd) and each.p > 0 for each in self.modules())
+        # A user's may draw by any generator. To set generators takes half a millisecond; ffpipe's own kinds draw for
+        # modules of dropout alone: that of attention, which is a function, has the share of one beside it (kinds.py).
+        self._own = bool(training.model)
+        self._draws = self._own or any(isinstance(each, _DropoutNd) and each.p > 0 for each in self.modules())
 
     def score(self, x: Tensor, *kept: Tensor) -> tuple[Tensor, Tensor | None]:
         """Score as `Block.score`, by the body in evaluation mode where `eval()` was called."""
@@ -136,7 +122,7 @@ class LocalBlock(Block):
         rows = layout.learning_rows
         rest = [each[:rows] for each in kept]
         self._mode(training=True)
-        size = layout.batch // self.settings.parts
+        size = layout.batch // self.config.accumulation
         # Pairs have two rows for each of `batch`; examples alone are cut into parts (config/rules.py).
         parts = [slice(0, rows)] if size == layout.batch else [slice(i, i + size) for i in range(0, layout.batch, size)]
         found: list[Learned] = []
@@ -151,7 +137,7 @@ class LocalBlock(Block):
                 self._put(h.detach(), out[part])  # from before the update, so that it need not wait for that
                 del h  # the graph keeps what the backward pass needs of it
                 # If there are passing rows, `out` is not whole before these are in it.
-                if part is parts[-1] and len(x) == rows and self.settings.hand_on == "before":
+                if part is parts[-1] and len(x) == rows and self.config.hand_on == "before":
                     step.leave()
                 if learns:
                     mean.backward()
@@ -162,7 +148,7 @@ class LocalBlock(Block):
                 self.optimizer.step(step.factor)
                 if is_due(step.index):
                     self.optimizer.settle()
-                if self.settings.hand_on == "after":
+                if self.config.hand_on == "after":
                     with self._format(x.device):
                         self._put(self._run(x[:rows], rest), out[:rows])
         if len(x) > rows:
@@ -173,13 +159,13 @@ class LocalBlock(Block):
         """Have the generators give what is drawn in a step on some rows."""
         if not self._draws:
             return nullcontext()
-        return seeded(device, self.settings.seed, "block", self.index, *step.key, own=self.settings.own)
+        return seeded(device, self.config.seed, "block", self.index, *step.key, own=self._own)
 
     def pass_on(self, x: Tensor, step: Step, out: Tensor, kept: Sequence[Tensor] = ()) -> None:
         """Pass on as `Block.pass_on`, in evaluation mode: rows that are not learned from move no running statistics."""
         self._mode(training=False)
         # In evaluation mode nothing draws but a user's own.
-        drawing = self._drawing(x.device, step) if self.settings.own else nullcontext()
+        drawing = self._drawing(x.device, step) if self._own else nullcontext()
         with self._threads(x.device), drawing, self._format(x.device):
             self._put(self._run(x, kept), out)
 
@@ -204,7 +190,7 @@ class LocalBlock(Block):
         return h, learned
 
     def _run(self, x: Tensor, kept: Sequence[Tensor]) -> Tensor:
-        if self.settings.channels_last and x.dim() == 4:
+        if self.config.memory_format == "channels-last" and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         if not self._autocast and x.is_floating_point():
             x = x.to(self._formats.now.weights)
@@ -226,7 +212,7 @@ class LocalBlock(Block):
             self.train(training)
 
     def _threads(self, device: torch.device) -> AbstractContextManager[None]:
-        return threads_of_block(self.settings.threads if device.type == "cpu" else None)
+        return threads_of_block(self.config.threads if device.type == "cpu" else None)
 
     def _format(self, device: torch.device) -> AbstractContextManager[None]:
         if not self._autocast:

@@ -1,11 +1,10 @@
-"""An item that a model's function returns for one block: a module with what its training needs, or with the
-defaults."""
+"""An item that a model's function returns for one block: a module, and how it is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -48,7 +47,7 @@ class Local:
     epochs: tuple[int, int] = (0, 0)
     keep: str = ""
     use: tuple[str, ...] = ()
-    hand_on: str = ""
+    hand_on: Literal["", "before", "after"] = ""
     name: str = ""
     score: Callable[..., Any] | None = None
 

@@ -10,42 +10,34 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ffpipe.learn.batchnorm import passing, share
+from ffpipe.learn.batchnorm import Shared, passing
 from ffpipe.learn.block import Step
 from ffpipe.learn.denormals import is_due
-from ffpipe.learn.local import LocalBlock, Settings
+from ffpipe.learn.local import LocalBlock
 from ffpipe.learn.meeting import Meeting
-from ffpipe.learn.objectives import Learned, Objective
+from ffpipe.learn.objectives import Learned
 from ffpipe.learn.shards import Shard, Shards
-from ffpipe.learn.spec import RowLayout, RowSpec
+from ffpipe.learn.spec import RowLayout
 
 
 class ShardedLocal(LocalBlock):
     """The block where `training.shards` is more than 1."""
 
-    def __init__(
-        self,
-        index: int,
-        inputs: RowSpec,
-        outputs: RowSpec,
-        body: nn.Module,
-        objective: Objective,
-        settings: Settings,
-        keep: str = "",
-        use: Sequence[str] = (),
-    ) -> None:
-        # A list, so that the objective is not passed over where the body has some; and before the block looks for
-        # statistics over the minibatch, of which these do not keep it from being cut.
-        meets = [share(part) for part in (body, objective)]
-        super().__init__(index, inputs, outputs, body, objective, settings, keep, use)
-        self._meets = any(meets)
-        self._views: list[ShardedLocal] = [self]
+    @cached_property
+    def _meets(self) -> bool:
+        """True where its batch normalisation is over all shards."""
+        return any(isinstance(part, Shared) for part in self.modules())
+
+    @cached_property
+    def _views(self) -> list[ShardedLocal]:
+        """The block and the views of it that have been made so far."""
+        return [self]
 
     def learn_shards(self, shards: Sequence[Shard], layout: RowLayout, step: Step, of: Shards) -> Learned:
         learns = step.factor is not None and self.optimizer is not None
@@ -65,7 +57,7 @@ class ShardedLocal(LocalBlock):
                     self._put(h.detach(), shard.out[:rows])
                 # If there are passing rows, `out` is not whole before these are in it.
                 last = group is groups[-1] and len(shards[-1].x) == rows
-                if last and self.settings.hand_on == "before":
+                if last and self.config.hand_on == "before":
                     step.leave()
                 sums = [(learned.loss.detach(), learned.errors.detach()) for _, learned in found]
                 del found  # the graph keeps what the backward pass needs of it
@@ -81,7 +73,7 @@ class ShardedLocal(LocalBlock):
                 self.optimizer.step(step.factor)
                 if is_due(step.index):
                     self.optimizer.settle()
-                for group in groups if self.settings.hand_on == "after" else ():
+                for group in groups if self.config.hand_on == "after" else ():
                     for shard, (h, _) in zip(group, self._together(group, layout, step, of), strict=True):
                         self._put(h, shard.out[:rows])
         for shard in shards:
@@ -94,7 +86,7 @@ class ShardedLocal(LocalBlock):
         self, group: Sequence[Shard], layout: RowLayout, step: Step, of: Shards
     ) -> list[tuple[Tensor, Learned]]:
         """Return the output and the loss of each shard of a group, whose passes meet."""
-        meeting, views = Meeting(group[0].x.device, own=self.settings.own), self._as_many_views(len(group))
+        meeting, views = Meeting(group[0].x.device, own=self._own), self._as_many_views(len(group))
         each = zip(views, group, strict=True)
         return meeting.run([partial(view._pass, meeting, shard, layout, step, of) for view, shard in each])
 
@@ -108,8 +100,7 @@ class ShardedLocal(LocalBlock):
             return self._passed(shard.x[:rows], [each[:rows] for each in shard.kept], layout, shard.labels)
 
     def _as_many_views(self, count: int) -> list[ShardedLocal]:
-        """Return the block itself, and views of it whose parameters share its memory and have gradients of their
-        own."""
+        """Return the block and views of it, whose parameters share its memory and have gradients of their own."""
         while len(self._views) < count:
             memo: dict[int, Any] = {id(buffer): buffer for buffer in self.buffers()}
             memo |= {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in self.parameters()}
@@ -121,8 +112,7 @@ class ShardedLocal(LocalBlock):
         return self._views[:count]
 
     def _taken(self) -> list[Tensor]:
-        """Take the gradients of a shard, which parameters lose; and for each parameter whether the loss has reached
-        it."""
+        """Take the gradients of a shard, which parameters lose; with them, whether the loss has reached each."""
         assert self.optimizer is not None
         found, reached, parameters = [], [], dict(self.named_parameters())
         # By name and in the optimiser's order: its parameters are the block's own, and this may be a view.

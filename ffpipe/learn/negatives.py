@@ -8,7 +8,8 @@ the network is cut into stages, nor when a prediction comes back: predictions ar
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,23 +44,17 @@ class NegativeData(NamedTuple):
     labels: Labels
 
 
-class Negatives(Protocol):
-    """A rule for the negative data of one minibatch."""
-
-    def __call__(self, minibatch: Minibatch, prediction: Probabilities | None) -> NegativeData:
-        """Make negatives. prediction: (B, classes), of the head for this minibatch, where the rule asks for them."""
+# Makes the negatives of a minibatch, by the head's predictions for it where the rule asks for them.
+Negatives = Callable[[Minibatch, Probabilities | None], NegativeData]
 
 
-class RandomLabels:
-    """A wrong label drawn uniformly, anew at each step."""
-
-    def __init__(self, seed: int, classes: int) -> None:
-        self.seed, self.classes = seed, classes
-
-    def __call__(self, minibatch: Minibatch, prediction: Probabilities | None) -> NegativeData:
-        labels = minibatch.labels
-        offset = generator(self.seed, "negatives", minibatch.step).integers(1, self.classes, size=len(labels))
-        return NegativeData(minibatch.images, (labels + offset) % self.classes)
+def random_labels(
+    minibatch: Minibatch, prediction: Probabilities | None = None, *, seed: int, classes: int
+) -> NegativeData:
+    """Draw a wrong label uniformly, anew at each step."""
+    labels = minibatch.labels
+    offset = generator(seed, "negatives", minibatch.step).integers(1, classes, size=len(labels))
+    return NegativeData(minibatch.images, (labels + offset) % classes)
 
 
 class FixedLabels:
@@ -73,62 +68,45 @@ class FixedLabels:
         return NegativeData(minibatch.images, (minibatch.labels + self.offset[minibatch.rows]) % self.classes)
 
 
-class ShuffledLabels:
-    """The labels of the minibatch in another order, so that one in `classes` is right (the Keras example)."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def __call__(self, minibatch: Minibatch, prediction: Probabilities | None) -> NegativeData:
-        shuffled = generator(self.seed, "negatives", minibatch.step).permutation(minibatch.labels)
-        return NegativeData(minibatch.images, shuffled)
+def shuffled_labels(minibatch: Minibatch, prediction: Probabilities | None, *, seed: int) -> NegativeData:
+    """Take the labels of the minibatch in another order, so that one in `classes` is right (the Keras example)."""
+    shuffled = generator(seed, "negatives", minibatch.step).permutation(minibatch.labels)
+    return NegativeData(minibatch.images, shuffled)
 
 
-class HardLabels:
-    """A wrong label drawn from the head's own prediction with the right label struck out (Hinton's program)."""
-
-    def __init__(self, seed: int, classes: int) -> None:
-        self.seed, self.random = seed, RandomLabels(seed, classes)
-
-    def __call__(self, minibatch: Minibatch, prediction: Probabilities | None) -> NegativeData:
-        if prediction is None:
-            return self.random(minibatch, None)
-        right = (np.arange(len(minibatch.labels)), minibatch.labels)
-        chances = prediction.astype(np.float64)
-        chances[right] = 0.0
-        chances[chances.sum(axis=1) <= 0.0] = 1.0  # the head gave the right label all of its belief
-        chances[right] = 0.0
-        ladder = np.cumsum(chances, axis=1)
-        draw = generator(self.seed, "negatives", minibatch.step).random(len(ladder)) * ladder[:, -1]
-        # Less, not less or equal: the step of the right label has no height, and no draw falls on it.
-        chosen = (draw[:, None] < ladder).argmax(axis=1)
-        return NegativeData(minibatch.images, np.asarray(chosen, dtype=np.int64))
+def hard_labels(minibatch: Minibatch, prediction: Probabilities | None, *, seed: int, classes: int) -> NegativeData:
+    """Draw a wrong label from the head's own prediction with the right label struck out (Hinton's program)."""
+    if prediction is None:
+        return random_labels(minibatch, seed=seed, classes=classes)
+    right = (np.arange(len(minibatch.labels)), minibatch.labels)
+    chances = prediction.astype(np.float64)
+    chances[right] = 0.0
+    chances[chances.sum(axis=1) <= 0.0] = 1.0  # the head gave the right label all of its belief
+    chances[right] = 0.0
+    ladder = np.cumsum(chances, axis=1)
+    draw = generator(seed, "negatives", minibatch.step).random(len(ladder)) * ladder[:, -1]
+    # Less, not less or equal: the step of the right label has no height, and no draw falls on it.
+    chosen = (draw[:, None] < ladder).argmax(axis=1)
+    return NegativeData(minibatch.images, np.asarray(chosen, dtype=np.int64))
 
 
-class AdaptiveLabels:
-    """The wrong label that the head believes in most (AdaptiveNEG of Pipeline Forward-Forward, arXiv 2404.08573)."""
-
-    def __init__(self, seed: int, classes: int) -> None:
-        self.random = RandomLabels(seed, classes)
-
-    def __call__(self, minibatch: Minibatch, prediction: Probabilities | None) -> NegativeData:
-        if prediction is None:
-            return self.random(minibatch, None)
-        chances = prediction.copy()
-        # Below 0, which may be all that the head gives the wrong labels.
-        chances[np.arange(len(chances)), minibatch.labels] = -1.0
-        return NegativeData(minibatch.images, np.asarray(chances.argmax(axis=1), dtype=np.int64))
+def adaptive_labels(minibatch: Minibatch, prediction: Probabilities | None, *, seed: int, classes: int) -> NegativeData:
+    """Take the wrong label that the head believes in most (AdaptiveNEG of Pipeline Forward-Forward, arXiv
+    2404.08573)."""
+    if prediction is None:
+        return random_labels(minibatch, seed=seed, classes=classes)
+    chances = prediction.copy()
+    # Below 0, which may be all that the head gives the wrong labels.
+    chances[np.arange(len(chances)), minibatch.labels] = -1.0
+    return NegativeData(minibatch.images, np.asarray(chances.argmax(axis=1), dtype=np.int64))
 
 
-class HybridImages:
-    """Each image mixed with another of the minibatch under a random mask (hybrids.py)."""
-
-    def __init__(self, seed: int, shape: tuple[int, ...]) -> None:
-        self.seed, self.shape = seed, shape
-
-    def __call__(self, minibatch: Minibatch, prediction: Probabilities | None) -> NegativeData:
-        chance = generator(self.seed, "negatives", minibatch.step)
-        return NegativeData(hybrid_images(minibatch.images, self.shape, chance), minibatch.labels)
+def mixed_images(
+    minibatch: Minibatch, prediction: Probabilities | None, *, seed: int, shape: tuple[int, ...]
+) -> NegativeData:
+    """Mix each image with another of the minibatch under a random mask (hybrids.py)."""
+    chance = generator(seed, "negatives", minibatch.step)
+    return NegativeData(hybrid_images(minibatch.images, shape, chance), minibatch.labels)
 
 
 Read = Callable[[Examples, Labels, int], Tensor]
@@ -163,12 +141,12 @@ def make_negatives(training: Training, splits: Splits, read: Read) -> Negatives:
     seed, classes = training.seed, splits.classes
     # Only the rule that is asked for is made: without other classes the pool of OtherImages is refused as too small.
     rules: dict[str, Callable[[], Negatives]] = {
-        "random": lambda: RandomLabels(seed, classes),
+        "random": lambda: partial(random_labels, seed=seed, classes=classes),
         "fixed": lambda: FixedLabels(seed, classes, len(splits.train)),
-        "shuffled": lambda: ShuffledLabels(seed),
-        "hard": lambda: HardLabels(seed, classes),
-        "adaptive": lambda: AdaptiveLabels(seed, classes),
-        "hybrid": lambda: HybridImages(seed, splits.shape),
+        "shuffled": lambda: partial(shuffled_labels, seed=seed),
+        "hard": lambda: partial(hard_labels, seed=seed, classes=classes),
+        "adaptive": lambda: partial(adaptive_labels, seed=seed, classes=classes),
+        "hybrid": lambda: partial(mixed_images, seed=seed, shape=splits.shape),
         "others": lambda: OtherImages(training, classes, splits.others, read),
         "others-fixed": lambda: OtherImages(training, classes, splits.others, read),
     }

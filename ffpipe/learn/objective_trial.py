@@ -14,8 +14,7 @@ from torch import Tensor
 
 from ffpipe.config.schema import Training
 from ffpipe.learn.description import described
-from ffpipe.learn.items import CPU, META, TRIED
-from ffpipe.learn.local import seeded
+from ffpipe.learn.items import CPU, META, TRIED, made_on
 from ffpipe.learn.objectives import Objective
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.spec import RowSpec
@@ -25,8 +24,7 @@ from ffpipe.system.errors import UserError
 
 @dataclass(frozen=True)
 class Trial:
-    """Trials of one objective. where: names the block. hidden: one row of what its body makes. objective: makes the
-    objective on a device."""
+    """Trials of one objective. where: names the block. hidden: one row of its body. objective: makes it on a device."""
 
     where: str
     hidden: RowSpec
@@ -64,17 +62,12 @@ class Trial:
         # Without autocast, weights take no rows in another format than theirs.
         weights = PRECISIONS[self.training.precision].weights
         dtype = weights if self.hidden.dtype.is_floating_point else self.hidden.dtype
-        with (
-            of_users(f"the objective of {self.where} cannot {what} rows of {self.hidden}"),
-            torch.no_grad(),
-            seeded(CPU, self.training.seed, "shapes"),
-        ):
-            # Without numbers torch does not look at the dtypes of products.
-            for device in (META, CPU) if dtype == weights else (CPU,):
-                try:
-                    with device:
-                        return call(self.objective(device), torch.zeros(TRIED, *self.hidden.shape, dtype=dtype))
-                except Exception:  # of a user's code, which may need numbers
-                    if device == CPU:
-                        raise
-        raise AssertionError("the CPU is tried last")
+
+        def tried() -> Any:
+            # META, or the CPU where code looks at numbers: as `made_on` has set it.
+            device = torch.get_default_device()
+            with of_users(f"the objective of {self.where} cannot {what} rows of {self.hidden}"), torch.no_grad():
+                return call(self.objective(device), torch.zeros(TRIED, *self.hidden.shape, dtype=dtype))
+
+        # Without numbers torch does not look at the dtypes of products.
+        return made_on(tried, META if dtype == weights else CPU, self.training.seed, "shapes")

@@ -22,7 +22,7 @@ from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.products import accumulate, mm
 from ffpipe.learn.shards import Shards
 from ffpipe.learn.threads import exp, log_softmax, total
-from ffpipe.learn.updates import make_update
+from ffpipe.learn.updates import gradient_of, make_update
 from ffpipe.learn.workspace import Workspace
 from ffpipe.storage.checkpoint import TensorSpec
 
@@ -109,7 +109,7 @@ class Head(nn.Module):
                 all_of_them[index * examples : (index + 1) * examples] = probabilities
                 bias = [] if self.bias is None else [total(delta, 0)]
                 gradients = [
-                    update.gradient(activity, delta) for activity, update in zip(wide, self._updates, strict=True)
+                    gradient_of(weight, activity, delta) for activity, weight in zip(wide, self._weights, strict=True)
                 ]
                 yield [loss, errors, all_of_them, *gradients, *bias]
 
@@ -134,8 +134,7 @@ class Head(nn.Module):
         return HeadStep(probabilities, loss, errors), delta
 
     def _wide(self, activities: Sequence[Tensor]) -> list[Tensor]:
-        """Flatten activities and convert them to the format of the weights: the head is too small for another to
-        pay."""
+        """Flatten activities, in the format of the weights: the head is too small for another to pay."""
         dtype = self._weights[0].dtype
         return [activity.flatten(1).to(dtype) for activity in activities]
 

@@ -27,9 +27,6 @@ class Update(Optimizing, Protocol):
         """Update the weights. rows: (n, fan_in); delta: (n, width), dLoss/d(total input), summed over rows and divided
         by `examples`; factor: on the learning rate."""
 
-    def gradient(self, rows: Tensor, delta: Tensor) -> Tensor:
-        """Multiply rows (n, fan_in) and delta (n, width): their share of the gradient, in memory of its own."""
-
     def apply(self, gradient: Tensor, bias_gradient: Tensor | None, examples: int, factor: float) -> None:
         """Do as `step` with gradients that are summed over rows: (fan_in, width), and (width,) where there is a
         bias. They are used up."""
@@ -59,9 +56,6 @@ class Averaging:
         """Update the average and the weight. share: of the summed gradient in the new average."""
         accumulate(self.weight_average, rows.t(), delta, self.settings.averaging, share)
         self.weight.mul_(1.0 - rate * self.settings.weight_decay).add_(self.weight_average, alpha=-rate)
-
-    def gradient(self, rows: Tensor, delta: Tensor) -> Tensor:
-        return mm(rows.t(), delta.to(rows.dtype)).to(self.weight.dtype)
 
     def apply(self, gradient: Tensor, bias_gradient: Tensor | None, examples: int, factor: float) -> None:
         share, rate = (1.0 - self.settings.averaging) / examples, self.settings.learning_rate * factor
@@ -145,9 +139,6 @@ class TorchUpdate:
             gradient.copy_(product)
         self.apply(gradient, None if self.bias is None else total(delta, 0), examples, factor)
 
-    def gradient(self, rows: Tensor, delta: Tensor) -> Tensor:
-        return mm(rows.t(), delta.to(rows.dtype)).to(self.weight.dtype)
-
     def apply(self, gradient: Tensor, bias_gradient: Tensor | None, examples: int, factor: float) -> None:
         self.weight.grad = gradient.div_(examples)
         if self.bias is not None and bias_gradient is not None:
@@ -159,6 +150,11 @@ class TorchUpdate:
     def contents(self, steps: int) -> dict[str, TensorSpec]:
         # A weight of a layer has a gradient in every step.
         return {name: kept._replace(optional=False) for name, kept in self._optimizer.contents(steps).items()}
+
+
+def gradient_of(weight: Tensor, rows: Tensor, delta: Tensor) -> Tensor:
+    """Multiply rows (n, fan_in) and delta (n, width): their share of a weight's gradient, in memory of its own."""
+    return mm(rows.t(), delta.to(rows.dtype)).to(weight.dtype)
 
 
 def _zeros(like: Tensor) -> Tensor:

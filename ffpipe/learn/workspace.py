@@ -26,25 +26,14 @@ class Workspace:
             buffer = self._buffers[name, dtype] = torch.empty(size, dtype=dtype, device=self.device)
         return buffer[:size].view(shape)
 
-    def buffers(self) -> list[Tensor]:
-        """Return all that there are now."""
-        return list(self._buffers.values())
 
-
-class Outputs:
-    """Outputs of a stage's last layer: fresh memory, since whoever gets it may keep it."""
-
-    def take(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Return a contiguous tensor with whatever is in it."""
-        return torch.empty(shape, dtype=dtype, device=device)
-
-
-class OutputsInTurn(Outputs):
-    """A few buffers in turn, each free again by the time its turn comes."""
+class OutputsInTurn:
+    """Outputs of a stage's last layer in a few buffers in turn, each free again by the time its turn comes."""
 
     def __init__(self, workspace: Workspace, turns: int) -> None:
         self._workspace = workspace
         self._turns = itertools.cycle(range(turns))
 
-    def take(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Do as `Workspace.take`, with the next buffer."""
         return self._workspace.take(f"output {next(self._turns)}", shape, dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from ffpipe.config.fields import checked
 from ffpipe.config.schema import Config, Training
 from ffpipe.data.scale import Given
 from ffpipe.data.splits import Splits, load_splits
-from ffpipe.learn.augmentation import Augmentation
+from ffpipe.learn.augmentation import augmentation_of
 from ffpipe.learn.blueprint import Blueprint, make_blueprint
 from ffpipe.learn.feeder import row_specs
 from ffpipe.learn.normalization import Normalization, measured
@@ -235,7 +235,7 @@ def _check_images(training: Training, splits: Splits) -> None:
         return
     if training.labelled and training.labels == "planes" and (len(shape) < 2 or training.depth == len(training.dims)):
         raise UserError(f"training.labels 'planes' are channels of images, but an example has the shape {shape}")
-    Augmentation(**asdict(training.augmentation), jitter=training.jitter).check(shape)
+    augmentation_of(training).check(shape)
     if training.standardize:
         Normalization(training.mean, training.deviation).check(shape)
     if training.negatives == "hybrid" and len(shape) < 2:

@@ -22,7 +22,7 @@ from ffpipe.learn.local import seeded_in_evaluation
 from ffpipe.learn.negatives import Predictions
 from ffpipe.learn.shards import Exchange, Shards
 from ffpipe.learn.spec import NEGATIVE
-from ffpipe.learn.workspace import Outputs, Workspace
+from ffpipe.learn.workspace import OutputsInTurn, Workspace
 from ffpipe.pipeline.contents import PREDICTION, predictions_in
 from ffpipe.pipeline.minibatches import Cut, Minibatches, Rows, Whole, sizes_of
 from ffpipe.pipeline.packet import Tensors
@@ -49,11 +49,12 @@ class Stage:
     """Blocks `spec.layers`; the read-out too where it is the last stage."""
 
     def __init__(
-        self, spec: StageSpec, save: Save, workspace: Workspace | None = None, outputs: Outputs | None = None
+        self, spec: StageSpec, save: Save, workspace: Workspace | None = None, outputs: OutputsInTurn | None = None
     ) -> None:
-        """workspace: where others compute in turn with this one; None: one of its own."""
+        """workspace: where others compute in turn with this one; None: one of its own. outputs: of the last block;
+        None: in fresh memory, since whoever gets them may keep them."""
         self.spec = spec
-        self._outputs = outputs or Outputs()
+        self._outputs = outputs
         self.device = torch.device(spec.device)
         if self.device.type == "cuda":
             _have_one_order()
@@ -242,7 +243,9 @@ class Stage:
         blocks and the read-out are yet to see is not to be overwritten by the next blocks."""
         shape, dtype = (*x.shape[:2], *block.outputs.shape), block.outputs.dtype
         if block.index == self.spec.layers[-1]:
-            return self._outputs.take(shape, dtype, x.device)
+            if self._outputs is None:
+                return torch.empty(shape, dtype=dtype, device=x.device)
+            return self._outputs.take(shape, dtype)
         # In earlier stages what the read-out sees need not stay: it is copied when it is handed out (passage.py).
         stays = block.keep or (self.spec.is_last and block.index in self.spec.network.taps)
         # Two buffers take turns for all others: a block reads the one while it writes the other.

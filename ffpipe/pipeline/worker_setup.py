@@ -13,7 +13,7 @@ from ffpipe.data.splits import Splits, splits_from
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.negatives import Predictions
 from ffpipe.learn.shards import Exchange
-from ffpipe.learn.workspace import Outputs, OutputsInTurn, Workspace
+from ffpipe.learn.workspace import OutputsInTurn, Workspace
 from ffpipe.pipeline.contents import predictions_in
 from ffpipe.pipeline.feed import Feed
 from ffpipe.pipeline.job import Start
@@ -87,7 +87,7 @@ def set_allocator(network: Blueprint, execution: Execution) -> None:
 
 
 def make_stage(
-    setup: WorkerSetup, saver: Saver, workspace: Workspace | None = None, outputs: Outputs | None = None
+    setup: WorkerSetup, saver: Saver, workspace: Workspace | None = None, outputs: OutputsInTurn | None = None
 ) -> Stage:
     """Make the stage of a real network, as it was after the snapshot that the run starts from.
 

@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from ffpipe.learn.block import OPTIMIZER, Block
@@ -72,16 +72,7 @@ def costs_of(network: Blueprint) -> tuple[BlockCost, ...]:
         contents = block.contents(1)
         optimizer = optimizer_bytes(contents)
         scratch = sum(tensor.nbytes for tensor in block.scratch())
-        if isinstance(block, FFDense):
-            step = dense_step(block, network.layout, network.training)
-        else:
-            try:
-                step = _step_without_memory(block, network)
-            except KeyboardInterrupt:
-                raise
-            except BaseException:  # as many as a user's code has that looks at numbers, which are not there
-                with of_users(f"{network.outlines[block.index]} cannot make a step"):
-                    step = _step(network.make(block.index, Workspace(CPU)), network, CPU)
+        step = dense_step(block, network.layout) if isinstance(block, FFDense) else _found_step(block, network)
         return BlockCost(contents_bytes(contents) - optimizer + scratch, scratch, optimizer, step.bytes, step.flops)
 
     return of_each_block(network, META, cost_of)
@@ -98,12 +89,19 @@ def largest_block_bytes(job: Job) -> int:
     return max(cost.parameters + cost.optimizer + cost.step for cost in costs) + 2 * job.minibatch_bytes
 
 
-def _step_without_memory(block: Block, network: Blueprint) -> StepCost:
-    """Do as `_step` does, on tensors without numbers."""
+def _found_step(block: Block, network: Blueprint) -> StepCost:
+    """Do as `_step` does, on tensors without numbers where that is possible."""
     if isinstance(block, LocalBlock):
         with suppress(Exception, SystemExit):  # what fakes cannot do, META or the CPU may
             return _step_of_fakes(block, network)
-    return _step(block, network, META)
+    try:
+        cost = _step(block, network, META)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # as many as a user's code has that looks at numbers, which are not there
+        with of_users(f"{network.outlines[block.index]} cannot make a step"):
+            cost = _step(network.make(block.index, Workspace(CPU)), network, CPU)
+    return cost
 
 
 def _step_of_fakes(block: LocalBlock, network: Blueprint) -> StepCost:
@@ -121,7 +119,7 @@ def _step_of_fakes(block: LocalBlock, network: Blueprint) -> StepCost:
     body, objective = copy.deepcopy((block.body, block.objective), memo)
     with fakes:
         like = LocalBlock(
-            block.index, block.inputs, block.outputs, body, objective, block.settings, block.keep, block.use
+            block.index, block.inputs, block.outputs, body, objective, block.config, block.keep, block.use
         )
         return _step(like, network, CPU)
 
@@ -134,12 +132,4 @@ def _step(block: Block, network: Blueprint, device: torch.device) -> StepCost:
     step(0)
     with flops, memory:
         step(1)
-    held = sum(buffer.nbytes for buffer in workspace_buffers(block))
-    return StepCost(memory.peak + held, flops.get_total_flops())
-
-
-def workspace_buffers(block: Block) -> list[Tensor]:
-    """Return the buffers of a block that the first step made."""
-    # A user's block has none, or something else by that name.
-    workspace = getattr(block, "_workspace", None)
-    return list(workspace.buffers()) if isinstance(workspace, Workspace) else []
+    return StepCost(memory.peak, flops.get_total_flops())

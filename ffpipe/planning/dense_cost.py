@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ffpipe.config.schema import Optimizer, Training
+from ffpipe.config.schema import Optimizer
 from ffpipe.learn.dense import FFDense
 from ffpipe.learn.optim import NamedOptimizer
 from ffpipe.learn.peak_memory import PeakMemory
@@ -30,15 +30,15 @@ class StepCost(NamedTuple):
     flops: int
 
 
-def dense_step(block: FFDense, layout: RowLayout, training: Training) -> StepCost:
+def dense_step(block: FFDense, layout: RowLayout) -> StepCost:
     """Count buffers for all rows and for the update; beside them sums and factors of rows, and at most one of what
     dropout draws, what it is rounded to, and what the update makes."""
-    weight, products = block.weight.itemsize, block.outputs.dtype.itemsize
+    training, weight, products = block.config, block.weight.itemsize, block.outputs.dtype.itemsize
     rows, learning, mixed = layout.rows, layout.learning_rows, products != weight
     together = training.phases != "apart"
     # Apart, an update on the positive rows comes first, then one on the negative rows, with which the rest passes.
     at_once, updated = (rows, learning) if together else (rows - layout.batch, layout.batch)
-    buffers, passing = _update_bytes(block, block.settings, updated)
+    buffers, passing = _update_bytes(block, updated)
     # By their names in dense.py: "activity" and "squares", and "product" where products have another format.
     each = at_once * (2 * weight + mixed * products)
     if training.dropout:
@@ -52,10 +52,10 @@ def dense_step(block: FFDense, layout: RowLayout, training: Training) -> StepCos
     return StepCost(size, 2 * passes * block.weight.numel())
 
 
-def _update_bytes(block: FFDense, settings: Optimizer, rows: int) -> tuple[int, int]:
+def _update_bytes(block: FFDense, rows: int) -> tuple[int, int]:
     """Return the bytes of the buffers of an update on so many rows, and of what comes and goes beside them at most."""
     (fan_in, width), weight, products = block.weight.shape, block.weight.itemsize, block.outputs.dtype.itemsize
-    mixed = products != weight
+    mixed, settings = products != weight, block.config.optimizer
     if settings.kind == "averaging":
         at_once = min(MixedAveraging.BLOCK, fan_in)
         buffers = width * (rows * products + at_once * (weight + products)) if mixed else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ffpipe.config.schema import Augmentation, BlockConfig, Data, Training
 from ffpipe.data.sampler import Sampler
 from ffpipe.data.splits import Splits, load_splits
 from ffpipe.learn.augmentation import Augmentation as Changes
+from ffpipe.learn.augmentation import jittered
 from ffpipe.learn.feeder import (
     Feeder,
     ForwardForwardFeeder,
@@ -25,15 +26,14 @@ from ffpipe.learn.feeder import (
 )
 from ffpipe.learn.hybrids import hybrid_images
 from ffpipe.learn.images import channels_first
-from ffpipe.learn.jitter import jittered
 from ffpipe.learn.negatives import (
-    AdaptiveLabels,
     FixedLabels,
-    HardLabels,
     Minibatch,
     Negatives,
-    RandomLabels,
-    ShuffledLabels,
+    adaptive_labels,
+    hard_labels,
+    random_labels,
+    shuffled_labels,
 )
 from ffpipe.learn.rows import normalize_rows_
 from ffpipe.learn.spec import RowSpec
@@ -63,11 +63,11 @@ def examples(splits: Splits, step: int) -> tuple[torch.Tensor, list[int]]:
 
 
 RULES: dict[str, Callable[[], Negatives]] = {
-    "random": lambda: RandomLabels(SEED, CLASSES),
+    "random": lambda: partial(random_labels, seed=SEED, classes=CLASSES),
     "fixed": lambda: FixedLabels(SEED, CLASSES, 1400),
-    "shuffled": lambda: ShuffledLabels(SEED),
-    "hard": lambda: HardLabels(SEED, CLASSES),
-    "adaptive": lambda: AdaptiveLabels(SEED, CLASSES),
+    "shuffled": lambda: partial(shuffled_labels, seed=SEED),
+    "hard": lambda: partial(hard_labels, seed=SEED, classes=CLASSES),
+    "adaptive": lambda: partial(adaptive_labels, seed=SEED, classes=CLASSES),
 }
 
 
@@ -157,8 +157,10 @@ def test_without_negatives_rows_are_the_examples_with_their_channels_first(tmp_p
     assert isinstance(feeder, PlainFeeder)
     assert feeder.inputs == RowSpec((3, 6, 5), torch.float32)
     images, right = examples(splits, 0)
+    changes = Changes(crop=1, flip=True, cutout=2)
+    moved = changes.moved(images, (6, 5, 3), SEED, 0)
     for each, expected in (
-        (feeder, Changes(crop=1, flip=True, cutout=2)(images, (6, 5, 3), SEED, 0)),
+        (feeder, changes.cut(moved, (6, 5, 3), SEED, 0)),
         (feeder_of(still, splits), images),
     ):
         out = torch.empty(BATCH, 3, 6, 5)

@@ -15,8 +15,7 @@ from ffpipe.learn.block import Step
 from ffpipe.learn.contrast import make_pair_loss
 from ffpipe.learn.dense import FFDense
 from ffpipe.learn.goodness import GoodnessContrast
-from ffpipe.learn.local import LocalBlock, Settings
-from ffpipe.learn.precision import PRECISIONS
+from ffpipe.learn.local import LocalBlock
 from ffpipe.learn.rows import normalize_rows_
 from ffpipe.learn.spec import NEUTRAL, PAIRS, PLAIN, RowLayout, RowSpec
 from ffpipe.learn.workspace import Workspace
@@ -169,9 +168,8 @@ def test_peer_normalisation_is_that_of_the_closed_form() -> None:
     with torch.no_grad():
         body.weight.copy_(dense.weight.t())
         body.bias.zero_()
-    settings = Settings(1, PRECISIONS["float32"], training.optimizer)
     goodness = GoodnessContrast(spec, rectify=True, peer=0.3)
-    block = LocalBlock(0, RowSpec((12,), torch.float32), spec, body, goodness, settings)
+    block = LocalBlock(0, RowSpec((12,), torch.float32), spec, body, goodness, training)
     chance = torch.Generator().manual_seed(0)
     for step in range(5):
         rows = torch.randn(4, 12, generator=chance)

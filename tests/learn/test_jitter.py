@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ffpipe.learn.jitter import jittered
+from ffpipe.learn.augmentation import jittered
 from ffpipe.system.rng import generator
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,14 @@ from ffpipe.config.schema import Data, Training
 from ffpipe.data.splits import load_splits
 from ffpipe.learn.feeder import ForwardForwardFeeder, row_specs
 from ffpipe.learn.negatives import (
-    AdaptiveLabels,
     FixedLabels,
-    HardLabels,
     Minibatch,
     Negatives,
-    RandomLabels,
-    ShuffledLabels,
+    adaptive_labels,
+    hard_labels,
     make_negatives,
+    random_labels,
+    shuffled_labels,
 )
 
 CLASSES = 5
@@ -36,9 +37,9 @@ def minibatch(step: int, labels: Any = LABELS) -> Minibatch:
 
 def make(rule: str, seed: int) -> Negatives:
     rules: dict[str, Negatives] = {
-        "random": RandomLabels(seed, CLASSES),
+        "random": partial(random_labels, seed=seed, classes=CLASSES),
         "fixed": FixedLabels(seed, CLASSES, 1000),
-        "hard": HardLabels(seed, CLASSES),
+        "hard": partial(hard_labels, seed=seed, classes=CLASSES),
     }
     return rules[rule]
 
@@ -65,7 +66,7 @@ def test_what_another_step_draws(rule: str, same: bool) -> None:
 def test_hard_negatives_follow_the_prediction_without_the_right_label() -> None:
     labels = np.zeros(20_000, dtype=np.int64)
     predictions = np.tile(np.array([0.6, 0.3, 0.1, 0.0], dtype=np.float32), (20_000, 1))
-    drawn = HardLabels(1, 4)(minibatch(0, labels), predictions).labels
+    drawn = partial(hard_labels, seed=1, classes=4)(minibatch(0, labels), predictions).labels
     shares = np.bincount(drawn, minlength=4) / len(drawn)
     assert shares[0] == 0
     assert shares[3] == 0
@@ -74,28 +75,28 @@ def test_hard_negatives_follow_the_prediction_without_the_right_label() -> None:
 
 def test_hard_negatives_of_a_head_that_is_certain_and_right_are_random() -> None:
     predictions = np.eye(CLASSES, dtype=np.float32)[LABELS]
-    drawn = HardLabels(1, CLASSES)(minibatch(0), predictions).labels
+    drawn = partial(hard_labels, seed=1, classes=CLASSES)(minibatch(0), predictions).labels
     assert not (drawn == LABELS).any()
     assert len(np.unique((drawn - LABELS) % CLASSES)) == CLASSES - 1
 
 
-@pytest.mark.parametrize("rule", [HardLabels, AdaptiveLabels])
+@pytest.mark.parametrize("rule", [hard_labels, adaptive_labels])
 def test_without_a_prediction_they_are_the_random_ones(rule: Any) -> None:
-    drawn = rule(1, CLASSES)(minibatch(2), None).labels
-    assert (drawn == RandomLabels(1, CLASSES)(minibatch(2), None).labels).all()
+    drawn = partial(rule, seed=1, classes=CLASSES)(minibatch(2), None).labels
+    assert (drawn == partial(random_labels, seed=1, classes=CLASSES)(minibatch(2), None).labels).all()
 
 
 def test_adaptive_negatives_are_what_the_head_believes_in_most_of_what_is_wrong() -> None:
     predictions = np.array([[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.0, 0.0, 1.0]], dtype=np.float32)
     labels = np.array([0, 2, 2])
-    assert AdaptiveLabels(1, 3)(minibatch(0, labels), predictions).labels.tolist() == [1, 1, 0]
+    assert partial(adaptive_labels, seed=1, classes=3)(minibatch(0, labels), predictions).labels.tolist() == [1, 1, 0]
 
 
 def test_shuffled_negatives_are_the_labels_of_the_minibatch_in_another_order() -> None:
-    drawn = ShuffledLabels(1)(minibatch(0), None).labels
+    drawn = partial(shuffled_labels, seed=1)(minibatch(0), None).labels
     assert sorted(drawn) == sorted(LABELS)
     assert 100 < (drawn == LABELS).sum() < 300  # one in five by chance
-    assert not (ShuffledLabels(1)(minibatch(1), None).labels == drawn).all()
+    assert not (partial(shuffled_labels, seed=1)(minibatch(1), None).labels == drawn).all()
 
 
 def five_of_ten(**fields: Any) -> Training:

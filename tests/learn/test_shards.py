@@ -14,15 +14,14 @@ from torch import Tensor, nn
 
 from ffpipe import UserError, override, recipe
 from ffpipe.config.schema import Optimizer, Training
-from ffpipe.learn.batchnorm import over_minibatch
+from ffpipe.learn.batchnorm import over_minibatch, share
 from ffpipe.learn.block import Block, Step
 from ffpipe.learn.class_head import ClassHead
 from ffpipe.learn.dense import FFDense
 from ffpipe.learn.dense_shards import ShardedDense
 from ffpipe.learn.goodness import GoodnessContrast
-from ffpipe.learn.local import LocalBlock, Settings
+from ffpipe.learn.local import LocalBlock
 from ffpipe.learn.local_shards import ShardedLocal
-from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.readout import Head
 from ffpipe.learn.rows import normalize_rows_
 from ffpipe.learn.shards import Shard, Shards, fold
@@ -111,8 +110,12 @@ def local(
     torch.manual_seed(3)
     for parameter in body.parameters():
         nn.init.normal_(parameter, std=0.3)
-    settings = Settings(1, PRECISIONS["float64"], Optimizer(kind="Adam", learning_rate=0.01))
-    return kind(0, inputs, hidden, body.to(torch.float64), objective(hidden).to(torch.float64), settings)
+    training = Training(precision="float64", optimizer=Optimizer(kind="Adam", learning_rate=0.01))
+    body, judge = body.to(torch.float64), objective(hidden).to(torch.float64)
+    if kind is ShardedLocal:
+        share(body)
+        share(judge)
+    return kind(0, inputs, hidden, body, judge, training)
 
 
 def convolution(kind: type[LocalBlock]) -> LocalBlock:

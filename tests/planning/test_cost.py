@@ -23,6 +23,7 @@ import ffpipe
 from ffpipe.config.optimizer import torch_optimizers
 from ffpipe.config.schema import BlockConfig, Optimizer
 from ffpipe.learn.blueprint import Blueprint
+from ffpipe.learn.dense import FFDense
 from ffpipe.learn.items import TRIED
 from ffpipe.learn.local_item import Local
 from ffpipe.learn.peak_memory import PeakMemory
@@ -32,7 +33,7 @@ from ffpipe.pipeline.job import Job, Model, make_job
 from ffpipe.pipeline.schedule import Train
 from ffpipe.pipeline.stage import Stage
 from ffpipe.planning.calibrate import learning
-from ffpipe.planning.cost import costs_of, workspace_buffers
+from ffpipe.planning.cost import costs_of
 from ffpipe.planning.layout import make_layout
 from ffpipe.planning.memory import Sizes
 from ffpipe.system.errors import UserError
@@ -197,7 +198,8 @@ def really(network: Blueprint, index: int) -> tuple[int, int]:
     step(0)
     with Alive() as alive:
         step(1)
-    held = sum(buffer.nbytes for buffer in workspace_buffers(block))
+    # Only a layer in closed form has buffers that the first step made.
+    held = sum(buffer.nbytes for buffer in block._workspace._buffers.values()) if isinstance(block, FFDense) else 0
     return alive.peak + held, peak_bytes(lambda: step(1)) + held
 
 
