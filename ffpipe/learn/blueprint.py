@@ -31,18 +31,17 @@ from ffpipe.learn.local_item import BlockItem, Dense, Local
 from ffpipe.learn.objective_trial import Trial
 from ffpipe.learn.objectives import Objective
 from ffpipe.learn.outline import Outline
+from ffpipe.learn.own_items import refuse_item, refuse_shared
 from ffpipe.learn.own_modules import refuse_unsaved
 from ffpipe.learn.rates import Rates
 from ffpipe.learn.readout import Head
 from ffpipe.learn.refusals import (
     refuse_block,
     refuse_few_symbols,
-    refuse_item,
     refuse_learning,
-    refuse_local,
+    refuse_missing,
     refuse_read_outs,
     refuse_roles,
-    refuse_shared,
 )
 from ffpipe.learn.spec import IN_TURNS, NEUTRAL, PAIRS, PLAIN, RowLayout, RowSpec
 from ffpipe.learn.turns import Turns
@@ -204,7 +203,7 @@ def make_blueprint(
     for index, item in enumerate(bare.items(META)):
         items.append(resolved(item, index, inputs, training))
         # Before anything is asked of the item, which would fail in torch's own words.
-        refuse_item(items[-1], index, kept, training)
+        refuse_item(items[-1], index, training)
         refuse_shared(items[-1], index, owners)
         outline, block = _outlined(bare, items[-1], index, inputs, kept)
         refuse_block(block, outline, kept, training)
@@ -223,8 +222,7 @@ def make_blueprint(
 def _outlined(
     bare: Blueprint, item: BlockItem, index: int, inputs: RowSpec, kept: Mapping[str, RowSpec]
 ) -> tuple[Outline, Block]:
-    """Return the outline of a block and the block itself, on META. kept: one row of each output that a block before
-    keeps."""
+    """Return the outline of a block and the block itself, on META. kept: one row of each earlier kept output."""
     training, rates = bare.training, bare.rates
     if isinstance(item, (Local, Dense)):
         first, last = item.epochs
@@ -232,7 +230,8 @@ def _outlined(
     if isinstance(item, Local):
         # Its own rows are not known yet, but messages name the block by its outline.
         outline = Outline(index, item.title, inputs, inputs, inputs, rates, item.keep, tuple(item.use))
-        refuse_local(item, outline, kept)
+        refuse_learning(item.optimizer, outline)
+        refuse_missing(outline, kept)
         body = body_of(item, outline, training, META)
         # The item's own module has been looked at before (refuse_item).
         if body is not item.body:
@@ -274,6 +273,7 @@ def _outlined(
         assert isinstance(item, Dense)  # resolved makes no function
         block, name = _dense(item, index, inputs, training, Workspace(META)), FF_DENSE
     outline = Outline(index, name, inputs, block.outputs, block.outputs, rates, block.keep, tuple(block.use))
+    refuse_missing(outline, kept)
     refuse_roles(block.roles, outline, training)
     if isinstance(item, Dense):
         refuse_learning(item.optimizer, outline)
@@ -299,7 +299,7 @@ def _end_to_end(network: Blueprint, device: torch.device) -> Local:
     )
 
     def body() -> nn.Module:
-        # `items._made` calls this on META first, and where that fails on the CPU.
+        # `items.made_on` calls this on META first, and where that fails on the CPU.
         here = Workspace(torch.get_default_device())
         return Chained([parts.make(i, here) for i in range(len(parts))], checkpointing=training.checkpointing)
 

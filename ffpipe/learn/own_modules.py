@@ -15,8 +15,7 @@ from ffpipe.system.errors import UserError
 
 
 def refuse_module(module: nn.Module, where: str) -> None:
-    """Raise UserError for a module that torch cannot list, or of which something would not be saved. where: names
-    it."""
+    """Raise UserError for a module that torch cannot list, or that would not be saved whole. where: names it."""
     for path, part in _parts(module, "", set()):
         name = f"{type(part).__name__} ({path})" if path else type(part).__name__
         if "_modules" not in vars(part) and not isinstance(part, ScriptModule):

@@ -2,67 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from torch import nn
-from torch.jit import ScriptModule
 
 from ffpipe.config.optimizer import check_optimizer
 from ffpipe.config.rules import refuse_late_read_outs
 from ffpipe.config.schema import Optimizer, Training
 from ffpipe.learn.block import Block
-from ffpipe.learn.description import described, instead_of
-from ffpipe.learn.local_fields import check_fields
-from ffpipe.learn.local_item import BlockItem, Dense, Local
 from ffpipe.learn.outline import Outline
-from ffpipe.learn.own_blocks import check_block
-from ffpipe.learn.own_modules import refuse_module, refuse_unsaved
-from ffpipe.learn.spec import EXAMPLES, PAIRS, PLAIN, RowSpec
-from ffpipe.learn.state_tensors import refuse_views
+from ffpipe.learn.spec import EXAMPLES, PAIRS, PLAIN
 from ffpipe.storage.tensorfile import DTYPES
 from ffpipe.system.errors import UserError
 
 
-def refuse_item(item: BlockItem, index: int, kept: Collection[str], training: Training) -> None:
-    """Refuse an item that no block can be made of. item: what its function made, where it was one. kept: names of
-    outputs that blocks before keep."""
-    if isinstance(item, Dense):
-        return
-    if isinstance(item, Block):
-        check_block(item, index, kept, training.shards)
-        return
-    if not isinstance(item, Local):
-        right = instead_of(item, "a torch module or an ffpipe.Local")
-        raise UserError(f"what item {index} makes is {described(item)}: {right}")
-    where = f"block {index} ({item.title})"
-    check_fields(item, where)
-    given = {"body": item.body, "objective": item.objective, "score": item.score}
-    modules = {name: part for name, part in given.items() if isinstance(part, nn.Module)}
-    for module in modules.values():
-        refuse_module(module, where)
-        refuse_unsaved(module, where)
-        if isinstance(module, ScriptModule) and next(module.parameters(), None) is not None:
-            raise UserError(f"{where}: a scripted module cannot be copied: give ffpipe.Local a function that makes it")
-    # Here, since copies without memory show none; together, since body and objective may share memory.
-    refuse_views(nn.ModuleDict(modules), where)
-
-
-def refuse_shared(item: BlockItem, index: int, owners: dict[int, int]) -> None:
-    """Refuse a parameter that an earlier block has. owners: by id, the block of each so far."""
-    parts = [item.body, item.objective] if isinstance(item, Local) else [item]
-    for part in parts:
-        for name, parameter in part.named_parameters() if isinstance(part, nn.Module) else ():
-            if owners.setdefault(id(parameter), index) != index:
-                raise UserError(
-                    f"block {index} shares the parameter {name!r} with block {owners[id(parameter)]}: a block learns "
-                    "alone, so give each its own"
-                )
-
-
-def refuse_local(item: Local, outline: Outline, kept: Mapping[str, RowSpec]) -> None:
-    """Refuse names of kept outputs that no block before has, and what `refuse_learning` names."""
-    refuse_learning(item.optimizer, outline)
-    if missing := [name for name in item.use if name not in kept]:
+def refuse_missing(outline: Outline, kept: Collection[str]) -> None:
+    """Refuse names of kept outputs that no block before has."""
+    if missing := [name for name in outline.use if name not in kept]:
         raise UserError(
             f"{outline} uses {missing[0]!r}, which no block before it keeps; there are: {', '.join(kept) or 'none'}"
         )
@@ -109,8 +65,7 @@ def refuse_roles(roles: object, outline: Outline, training: Training) -> None:
 
 
 def refuse_block(block: Block, outline: Outline, kept: Collection[str], training: Training) -> None:
-    """Refuse a block that takes other rows than it gets, that cannot be saved, or whose output is kept under the name
-    of another."""
+    """Refuse a block that gets other rows than it takes, that cannot be saved, or that keeps under a taken name."""
     if block.inputs != outline.inputs:
         raise UserError(f"{outline} takes rows of {block.inputs}, but it gets {outline.inputs}")
     if training.shards > 1 and block.undivided:

@@ -182,12 +182,12 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: ten(optimizer=ffpipe.Optimizer(kind="Adam", options=["x"])),  # type: ignore[arg-type]
         f"{LINEAR}: optimizer.options: expected object, got array",
     ),
-    "keep a number": (lambda: ten(keep=5), f"{LINEAR}: keep is 5: give a text"),
-    "name a number": (lambda: ten(name=7), "block 1 (7): name is 7: give a text"),
-    "use a word": (lambda: ten(use="early"), f"{LINEAR}: use is 'early': {NAMES}"),
-    "use None": (lambda: ten(use=None), f"{LINEAR}: use is None: {NAMES}"),
-    "use numbers": (lambda: ten(use=(5,)), f"{LINEAR}: use is (5,): {NAMES}"),
-    "use a set": (lambda: ten(use={"a"}), f"{LINEAR}: use is {{'a'}}: {NAMES}"),
+    "keep a number": (lambda: ten(keep=5), f"{LINEAR}: its keep is 5: give a text"),
+    "name a number": (lambda: ten(name=7), "block 1 (7): its name is 7: give a text"),
+    "use a word": (lambda: ten(use="early"), f"{LINEAR}: its use is 'early': {NAMES}"),
+    "use None": (lambda: ten(use=None), f"{LINEAR}: its use is None: {NAMES}"),
+    "use numbers": (lambda: ten(use=(5,)), f"{LINEAR}: its use is (5,): {NAMES}"),
+    "use a set": (lambda: ten(use={"a"}), f"{LINEAR}: its use is {{'a'}}: {NAMES}"),
     "use unknown": (
         lambda: ten(use=("early",)),
         f"{LINEAR} uses 'early', which no block before it keeps; there are: none",
@@ -345,7 +345,7 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "use of a block": (lambda: Mine(use="early"), f"block 1 (Mine): its use is 'early': {NAMES}"),
     "use of a block unknown": (
         lambda: Mine(use=("early",)),
-        "block 1 (Mine): it uses 'early', which no block before it keeps; there are: none",
+        "block 1 (Mine) uses 'early', which no block before it keeps; there are: none",
     ),
     "optimizer of a block": (
         lambda: Mine(optimizer="Adam"),
