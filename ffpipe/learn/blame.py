@@ -26,7 +26,8 @@ def blaming(network: Blueprint, index: int, *when: object, less_memory: str = LE
     except (KeyboardInterrupt, GeneratorExit, RunFailed):
         raise
     except BaseException as error:  # a user's code has as many ways to fail as there are, sys.exit among them
-        block, then, why = network.outlines[index], " ".join(map(str, when)), describe_error(error, network.code)
+        block, then = network.outlines[index], " ".join(map(str, when))
+        why = describe_error(error, network.code.module if network.code else "")
         if _is_out_of_memory(error):
             raise RunFailed(f"{block} ran out of memory {then}: {less_memory} ({why})") from error
         if network.code is None and network.function is None:

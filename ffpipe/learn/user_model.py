@@ -51,9 +51,15 @@ class ModelCode:
     neighbours: tuple[str, ...] = field(default=(), compare=False)
 
     @property
+    def module(self) -> str:
+        """The name under which the module stands in sys.modules; files of one path and text share one."""
+        where = self.name.rpartition(":")[0]
+        stem = re.sub(r"\W", "_", Path(where).stem)
+        return f"_ffpipe_{stem}_{digest(f'{where}:{self.sha256}'.encode())[:12]}" if _is_file(where) else where
+
+    @property
     def recorded(self) -> str:
-        """The digests that a run keeps. The one of the meaning differs between versions of Python, the other does
-        not."""
+        """The digests that a run keeps, of which that of the meaning differs between versions of Python."""
         return " ".join(filter(None, (self.sha256, self.meaning, *self.neighbours)))
 
 
@@ -129,7 +135,7 @@ def load(code: ModelCode) -> Callable[..., Any]:
                 f"the source of {code.name} has changed or differs on this host: {origin} has the SHA-256 "
                 f"{found[:12]} and not {code.sha256[:12]}; give every host the same file"
             )
-        with of_users(f"the model {code.name} cannot be imported", _module_name(code)):
+        with of_users(f"the model {code.name} cannot be imported", code.module):
             module = _executed(code) if shipped else importlib.import_module(where)
             function = getattr(module, attribute, _MISSING)  # a module's own __getattr__ may raise
     if function is _MISSING:
@@ -181,16 +187,31 @@ def of_users(what: str, package: str = "") -> Iterator[None]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a script may end with sys.exit, a package have a BaseException of its own
-        raise UserError(f"{what}: {_describe(error, package)}") from error
+        raise UserError(f"{what}: {describe_error(error, package)}") from error
 
 
-def describe_error(error: BaseException, code: ModelCode | None = None) -> str:
+def describe_error(error: BaseException, package: str = "") -> str:
     """Say in one line where in the user's files an exception came from, its type and its message.
 
-    The place is that of the innermost frame outside torch, ffpipe, the standard library and site-packages (but for the
-    package of `code`): "nets.py:12: ValueError: message". Without such a frame there is no place.
+    The place is that of the innermost frame outside torch, ffpipe, the standard library and site-packages (but for
+    `package`): "nets.py:12: ValueError: message". Without such a frame there is no place.
     """
-    return _describe(error, "" if code is None else _module_name(code))
+    place, top = "", package.partition(".")[0]
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        name, file = frame.f_globals.get("__name__") or "", frame.f_code.co_filename
+        if (top and name.partition(".")[0] == top) or is_users(name, file):
+            # As many parts of the path as the module's name has say enough, and are the same on every host.
+            parts = name.count(".") + 1 + (Path(file).name == "__init__.py")
+            place = f"{Path(*Path(file).parts[-parts:])}:{line}: "
+    message = ""
+    with suppress(Exception):  # a user's exception may raise another one in its __str__
+        message = str(error)
+    # A file that cannot be parsed has no frame: its place is in the exception.
+    if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith("<"):
+        place, message = f"{Path(error.filename).name}:{error.lineno}: ", error.msg
+    if isinstance(error, UserError) and message:  # one of our own lines
+        return one_line(f"{place}{message}")
+    return one_line(f"{place}{type(error).__name__}: {message}" if message else f"{place}{type(error).__name__}")
 
 
 def _is_file(where: str) -> bool:
@@ -251,16 +272,9 @@ def _origin(name: str) -> Path:
     return Path(spec.origin).absolute()
 
 
-def _module_name(code: ModelCode) -> str:
-    """Return the name under which a module stands in sys.modules; files of one path and text share one."""
-    where = code.name.rpartition(":")[0]
-    stem = re.sub(r"\W", "_", Path(where).stem)
-    return f"_ffpipe_{stem}_{digest(f'{where}:{code.sha256}'.encode())[:12]}" if _is_file(where) else where
-
-
 def _executed(code: ModelCode) -> ModuleType:
     """Execute the shipped source of a file, or return the module that it has become before."""
-    name, path = _module_name(code), code.name.rpartition(":")[0]
+    name, path = code.module, code.name.rpartition(":")[0]
     if name not in sys.modules:
         # Before it is executed, as import does it: dataclasses, for one, look their module up there.
         module = sys.modules[name] = ModuleType(name)
@@ -274,22 +288,3 @@ def _executed(code: ModelCode) -> ModuleType:
             del sys.modules[name]
             raise
     return sys.modules[name]
-
-
-def _describe(error: BaseException, package: str) -> str:
-    place, top = "", package.partition(".")[0]
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        name, file = frame.f_globals.get("__name__") or "", frame.f_code.co_filename
-        if (top and name.partition(".")[0] == top) or is_users(name, file):
-            # As many parts of the path as the module's name has say enough, and are the same on every host.
-            parts = name.count(".") + 1 + (Path(file).name == "__init__.py")
-            place = f"{Path(*Path(file).parts[-parts:])}:{line}: "
-    message = ""
-    with suppress(Exception):  # a user's exception may raise another one in its __str__
-        message = str(error)
-    # A file that cannot be parsed has no frame: its place is in the exception.
-    if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith("<"):
-        place, message = f"{Path(error.filename).name}:{error.lineno}: ", error.msg
-    if isinstance(error, UserError) and message:  # one of our own lines
-        return one_line(f"{place}{message}")
-    return one_line(f"{place}{type(error).__name__}: {message}" if message else f"{place}{type(error).__name__}")

@@ -321,7 +321,7 @@ def test_a_package_that_is_installed_is_the_users_where_it_is_the_model(here: Pa
     function = load(code)
     with pytest.raises(ValueError, match="a\nb") as caught:
         function()
-    assert describe_error(caught.value, code) == "umpack/nets.py:2: ValueError: a b"
+    assert describe_error(caught.value, code.module) == "umpack/nets.py:2: ValueError: a b"
     own = describe_error(caught.value)
     assert "test_user_model.py:" in own
     assert own.endswith(": ValueError: a b")
