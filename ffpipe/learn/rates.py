@@ -7,7 +7,6 @@ import typing
 from dataclasses import dataclass
 
 from ffpipe.config.blocks import Schedule
-from ffpipe.system.errors import UserError, nearest
 
 SCHEDULES = typing.get_args(Schedule)
 # The share of the steps in which "onecycle" rises.
@@ -43,11 +42,6 @@ class Rates:
     last: int = 0
     milestones: tuple[int, ...] = ()
     decay: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Raise UserError for a schedule that does not exist."""
-        if self.schedule not in SCHEDULES:
-            raise UserError(f"schedule is {self.schedule!r}; {nearest(str(self.schedule), SCHEDULES)}")
 
     def factor(self, step: int) -> float | None:
         """Return the factor at a step; None where the block does not learn.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ffpipe.learn.description import described
 from ffpipe.learn.objectives import Learned, Objective
-from ffpipe.learn.spec import PAIRS, PLAIN, RowLayout
+from ffpipe.learn.spec import PLAIN, RowLayout
 from ffpipe.system.errors import UserError
 
 LossFunction = Callable[..., Tensor | tuple[Tensor, Tensor | float]]
@@ -37,8 +37,6 @@ class FunctionObjective(Objective):
         nothing. The layout is given as a third argument that has no default, or that is named layout. Raises UserError
         for a function that cannot be called so."""
         super().__init__()
-        if roles not in (PAIRS, PLAIN):
-            raise UserError(f"loss function: roles are {roles!r}: give {PAIRS!r} or {PLAIN!r}")
         self.roles, self.name = roles, _name(loss)
         self.arguments = _arguments(loss, self.name)
         for what, given in (("loss", loss), ("score", score)):

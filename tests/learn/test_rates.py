@@ -7,7 +7,6 @@ import math
 import pytest
 
 from ffpipe.learn.rates import Rates, rate_factor
-from ffpipe.system.errors import UserError
 
 SCHEDULES = ("constant", "hinton", "ff-py", "cosine", "onecycle")
 
@@ -64,8 +63,3 @@ def test_a_block_learns_from_its_first_epoch_to_its_last_by_the_whole_of_its_sch
     whole = Rates(schedule, 3, (last or 6) - first)
     assert [factors[step] for step in learns] == [whole.factor(step) for step in range(len(learns))]
     assert all(factor is None or 0 < factor <= 1 for factor in factors.values())
-
-
-def test_an_unknown_schedule_is_not_taken_for_another() -> None:
-    with pytest.raises(UserError, match="schedule is 'cosin'; did you mean 'cosine'"):
-        Rates("cosin", 3, 6)

@@ -155,11 +155,6 @@ def test_functions_that_are_refused(function: Any, message: str) -> None:
         FunctionObjective(function)
 
 
-def test_unknown_roles() -> None:
-    with pytest.raises(UserError, match=r"roles are \('rows',\): give \('positive', 'negative'\) or \('examples',\)"):
-        FunctionObjective(squares, roles=("rows",))
-
-
 class Judge:
     """Has a loss and a score in methods, by weights that nobody trains."""
 

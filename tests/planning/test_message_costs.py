@@ -26,15 +26,7 @@ def test_what_was_measured_is_what_forecasts_take() -> None:
     assert kept_costs() == OURS
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "{", "[]", '{"item": 1}', "\xff", " " * 5000),
-        '{"item":0,"call":1,"copy":1e9,"answer":1,"origin":""}',
-        '{"item":1e300,"call":1,"copy":1e9,"answer":1,"origin":""}',
-        '{"item":1,"call":1,"copy":1e-300,"answer":1,"origin":""}',
-    ],
-)
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"item": 1}', "\xff", " " * 5000])
 def test_a_file_that_is_damaged_is_not_missed(text: str) -> None:
     keep_costs(OURS).write_text(text, encoding="latin-1")
     assert kept_costs() == FITTED
