@@ -102,8 +102,7 @@ class Block(nn.Module):
         raise NotImplementedError
 
     def positive_loss(self, scores: Tensor) -> Tensor | None:
-        """Return the loss that each row has as a positive one, (n,) float64, by what `score` says of it; None where
-        there is no such."""
+        """Return the loss that each row has as a positive one, (n,) float64, by what `score` says of it; or None."""
         return None
 
     def pass_on(self, x: Tensor, step: Step, out: Tensor, kept: Sequence[Tensor] = ()) -> None:

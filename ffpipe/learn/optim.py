@@ -79,14 +79,6 @@ class KerasAdam(torch.optim.Adam):
 OWN: dict[str, Any] = {"averaging": Averaging, "KerasAdam": KerasAdam}
 
 
-def make_optimizer(groups: Iterable[Any], settings: Optimizer) -> torch.optim.Optimizer:
-    """Make the optimiser that a config asks for, of groups of parameters."""
-    cls: Any = uncompiled(OWN.get(settings.kind) or getattr(torch.optim, settings.kind))
-    options = {"averaging": settings.averaging} if settings.kind == "averaging" else settings.options
-    made: torch.optim.Optimizer = cls(groups, lr=settings.learning_rate, **options)
-    return made
-
-
 class Optimizing(Protocol):
     """An optimiser whose state can be saved."""
 
@@ -116,11 +108,14 @@ class NamedOptimizer:
         groups = [(decayed, settings.weight_decay), (others, 0.0)]
         if not settings.weight_decay:  # one group, since each takes time in every step
             groups = [(decayed + others, 0.0)]
-        self._optimizer = make_optimizer([{"params": p, "weight_decay": decay} for p, decay in groups if p], settings)
+        cls: Any = uncompiled(OWN.get(settings.kind) or getattr(torch.optim, settings.kind))
+        options = {"averaging": settings.averaging} if settings.kind == "averaging" else settings.options
+        self._optimizer: torch.optim.Optimizer = cls(
+            [{"params": p, "weight_decay": decay} for p, decay in groups if p], lr=settings.learning_rate, **options
+        )
 
     def step(self, factor: float) -> None:
-        """Make one step from the gradients that the parameters have, which are then dropped. factor: on the learning
-        rate."""
+        """Make a step by the gradients of the parameters, which are then dropped. factor: on the learning rate."""
         for group in self._optimizer.param_groups:
             # From the first rate each time: a run that goes on has no rate of the step before.
             group["lr"] = self._rate * factor

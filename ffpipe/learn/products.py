@@ -89,7 +89,6 @@ def _cancel(operands: Sequence[Tensor]) -> None:
 
 
 def _once(operand: Tensor) -> Tensor:
-    """Return a view of an operand in which no number stands twice, as it does where it is expanded: torch writes into
-    no other."""
+    """Return a view of an operand in which no number is repeated, as in an expanded one: torch writes into no other."""
     sizes = [size if stride else 1 for size, stride in zip(operand.shape, operand.stride(), strict=True)]
     return operand.as_strided(sizes, operand.stride())

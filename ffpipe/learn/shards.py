@@ -55,8 +55,7 @@ def alone(name: str, sums: list[Tensor]) -> list[Tensor]:
 
 
 class Shards:
-    """The shards of every minibatch that this process computes: `own`, of `count`. exchange: with those who have the
-    others."""
+    """The shards of every minibatch that this process computes: `own`, of `count`. exchange: with the others."""
 
     def __init__(self, count: int, own: range, exchange: Exchange = alone) -> None:
         self.count, self.own, self.exchange = count, own, exchange

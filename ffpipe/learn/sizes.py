@@ -18,16 +18,7 @@ def root_mean_square(tensors: Iterable[Tensor]) -> float | None:
     if not floating:
         return None
     with one_thread():
-        squares = sum(float(torch.linalg.vector_norm(_single(tensor))) ** 2 for tensor in floating)
+        # In float32 at least. Not by precision.wide: torch promotes no float8, which weights of a user's may be.
+        wide = (tensor.float() if tensor.itemsize < torch.float32.itemsize else tensor for tensor in floating)
+        squares = sum(float(torch.linalg.vector_norm(tensor)) ** 2 for tensor in wide)
     return math.sqrt(squares / sum(tensor.numel() for tensor in floating))
-
-
-def _single(tensor: Tensor) -> Tensor:
-    """Return the tensor in float32 at least."""
-    # Not precision.wide: torch promotes no float8, which weights of a user's may be.
-    return tensor.float() if tensor.itemsize < torch.float32.itemsize else tensor
-
-
-def matrices(weights: Iterable[Tensor]) -> list[Tensor]:
-    """Pick the matrices and kernels of some weights, and leave out biases, gains and running statistics."""
-    return [weight for weight in weights if weight.dim() > 1]

@@ -24,12 +24,12 @@ GRAIN = 32_768
 
 def total(values: Tensor, dim: int | None = None) -> Tensor:
     """Add all values up, (), or those along `dim`."""
-    return _summed(_sum, values, dim)
+    return _summed(torch.sum, values, dim)
 
 
 def mean(values: Tensor, dim: int | None = None) -> Tensor:
     """Average all values, (), or those along `dim`."""
-    return _summed(_mean, values, dim)
+    return _summed(torch.mean, values, dim)
 
 
 def sum_of_squares(rows: Tensor) -> Tensor:
@@ -61,14 +61,6 @@ def exp(values: Tensor) -> Tensor:
 def sqrt(values: Tensor) -> Tensor:
     """Give the square root of each value."""
     return _by_shares(torch.sqrt, values)
-
-
-def _sum(values: Tensor, dim: int | None) -> Tensor:
-    return values.sum() if dim is None else values.sum(dim)
-
-
-def _mean(values: Tensor, dim: int | None) -> Tensor:
-    return values.mean() if dim is None else values.mean(dim)
 
 
 def _sum_of_squares(rows: Tensor, dim: int) -> Tensor:

@@ -18,7 +18,7 @@ from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.objectives import Learned
 from ffpipe.learn.readout import Head, HeadStep
 from ffpipe.learn.shards import Shard, Shards
-from ffpipe.learn.sizes import matrices, root_mean_square
+from ffpipe.learn.sizes import root_mean_square
 from ffpipe.telemetry.metrics import Sizes
 
 ALL = slice(None)
@@ -128,8 +128,10 @@ class Cut:
 
 def sizes_of(learner: Block | Head, factor: float | None, output_rms: float | None = None) -> Sizes:
     """Say what a row of metrics has of a block or of the read-out as it is."""
+    # Without biases, gains and running statistics.
+    matrices = [weight for weight in learner.weights().values() if weight.dim() > 1]
     return Sizes(
         None if learner.rate is None or factor is None else learner.rate * factor,
-        root_mean_square(matrices(learner.weights().values())),
+        root_mean_square(matrices),
         output_rms,
     )
