@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,24 @@ def test_pictures_from_training_to_predictions(
         assert [line.rpartition(": ")[2] for line in lines] == ["above", "below [1]"]
         assert main(["evaluate", run]) == 0
         assert "(12 examples)" in capsys.readouterr().out
+        # Classes are found by name: the second is the only one of these pictures. Half of them are of the first.
+        mixed = tmp_path / f"mixed-{recipe}" / "below [1]"
+        shutil.copytree(pictures / "above", mixed)
+        shutil.copytree(pictures / "below [1]", mixed, dirs_exist_ok=True)
+        (mixed / "notes.txt").write_text("mine")
+        assert main(["evaluate", run, "--data", str(mixed.parent)]) == 0
+        said = capsys.readouterr()
+        assert said.out.startswith(f"error on {mixed.parent}: 50.00% by ")
+        assert said.out.endswith("(120 examples)\n")
+        assert (
+            said.err
+            == f"warning: 1 file(s) that are not pictures are left out, of which {mixed}/notes.txt is the first\n"
+        )
+        mixed.rename(mixed.parent / "fox")
+        assert main(["evaluate", run, "--data", str(mixed.parent)]) == 2
+        said = capsys.readouterr()
+        assert "the label 'fox' at row 0 is none of the training part's classes: above, below [1]" in said.err
+        assert said.err.count("\n") == 1
         assert main(["resume", run, "--epochs", "9"]) == 0
         assert main(["export", run, str(tmp_path / f"{recipe}.safetensors")]) == 0
         capsys.readouterr()

@@ -79,7 +79,11 @@ COMMANDS: dict[str, Command] = {
         trained.add_evaluate_options,
         trained.evaluate,
         INFERENCE,
-        ("ffpipe evaluate runs/mine", "ffpipe evaluate runs/mine --split validation --json"),
+        (
+            "ffpipe evaluate runs/mine",
+            "ffpipe evaluate runs/mine --split validation --json",
+            "ffpipe evaluate runs/mine --data more-pictures/",
+        ),
     ),
     "predict": Command(
         "classify images",

@@ -9,8 +9,9 @@ import time
 
 from ffpipe.commands.options import add_run, changes, consent
 from ffpipe.config.fields import CHECKPOINTS, DATA_FILES
-from ffpipe.system.errors import escaped
+from ffpipe.system.errors import UserError, escaped
 
+OTHER_DATA = "labelled files or a folder in place of the run's data, as for `ffpipe train`; all of them are tested"
 # Between lines that say how far a test is.
 PROGRESS_SECONDS = 10.0
 
@@ -18,15 +19,21 @@ PROGRESS_SECONDS = 10.0
 def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ffpipe evaluate`."""
     add_run(parser, (*DATA_FILES, CHECKPOINTS))
-    parser.add_argument("--split", default="test", metavar="NAME", help="test (the default), validation or train")
+    parser.add_argument("--data", nargs="+", default=[], metavar="FILE", help=OTHER_DATA)
+    parser.add_argument("--split", metavar="NAME", help="test (the default), validation or train")
     parser.add_argument("--data-dir", default="", metavar="FOLDER", help="folder with local copies of the data")
     parser.add_argument("--json", action="store_true", help="print JSON: split, examples and errors by read-out")
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Print the errors of a run on a split."""
+    """Print the errors of a run on a split, or on other labelled images. Raises UserError."""
     from ffpipe.runs.inference import evaluate as errors_of
 
+    names, other = options.data, changes(options)
+    own = [f"--{field}" for field in DATA_FILES if field in other]
+    own += [f"--{name}" for name in ("split", "data-dir") if vars(options)[name.replace("-", "_")]]
+    if names and own:
+        raise UserError(f"{own[0]} is about the run's own data, and --data names others: leave one of the two out")
     said = time.monotonic()
 
     def progress(tested: int, examples: int) -> None:
@@ -35,15 +42,18 @@ def evaluate(options: argparse.Namespace) -> None:
             said = time.monotonic()
             print(f"tested {tested:,} of {examples:,} examples", file=sys.stderr, flush=True)
 
-    where = {"changes": changes(options), "progress": progress, **consent(options)}
-    errors = errors_of(options.run, options.split, options.data_dir, **where)
+    split = options.split or "test"
+    where = {"data": names, "changes": other, "progress": progress, **consent(options)}
+    errors = errors_of(options.run, split, options.data_dir, **where)
     named = {"goodness": errors.goodness, "softmax": errors.softmax, **errors.others}
     by = {readout: error for readout, error in named.items() if error is not None}
     if options.json:
-        print(json.dumps({"split": options.split, "examples": errors.examples, "errors": by}))
+        tested = {"data": names} if names else {"split": split}
+        print(json.dumps({**tested, "examples": errors.examples, "errors": by}))
         return
     shares = ", ".join(f"{error:.2%} by {readout}" for readout, error in by.items())
-    print(f"{options.split} error: {shares} ({errors.examples:,} examples)")
+    what = f"error on {' '.join(names)}" if names else f"{split} error"
+    print(escaped(f"{what}: {shares} ({errors.examples:,} examples)"))
 
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:

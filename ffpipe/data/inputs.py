@@ -82,9 +82,8 @@ class Inputs:
     def _of_archive(self, path: str | Path) -> Iterator[tuple[int, Row]]:
         arrays = self.data.arrays
         contents = archive(expanded(path), self.shape, arrays[2:3] or arrays[:1], self.block_bytes)
-        divisor = self.scale.divisor_of(contents, self.data.scale)
         images = (image for block in contents.blocks() for image in block)
-        return self._rows(enumerate(images), contents.shape, divisor, str(path))
+        return self.rows(enumerate(images), contents.shape, self.divisor_of(contents, "npz"), str(path))
 
     def _of_table(self, path: Path, kind: str) -> Iterator[tuple[int, Row]]:
         data = self.data
@@ -92,13 +91,16 @@ class Inputs:
         table = Tabular(path, kind, wanted, math.prod(self.shape))
         contents = table.readable()
         if contents is None:  # its first picture cannot be read
-            return self._rows(table.rows(), self.shape, BYTE, str(path))
-        if kind == "csv" and not contents.divisor and self.scale.kind != "f":  # which was trained on such numbers
-            contents = as_written(contents)
-        divisor = contents.divisor or self.scale.divisor_of(contents, data.scale)
-        return self._rows(table.rows(), contents.shape, divisor, str(path))
+            return self.rows(table.rows(), self.shape, BYTE, str(path))
+        return self.rows(table.rows(), contents.shape, self.divisor_of(contents, kind), str(path))
 
-    def _rows(
+    def divisor_of(self, contents: Contents, source: str) -> float:
+        """Return what images are divided by. source: they are of. Raises UserError."""
+        if source == "csv" and not contents.divisor and self.scale.kind != "f":  # which was trained on such numbers
+            contents = as_written(contents)
+        return contents.divisor or self.scale.divisor_of(contents, self.data.scale)
+
+    def rows(
         self, images: Iterator[tuple[int, NDArray[Any] | UserError]], given: tuple[int, ...], divisor: float, path: str
     ) -> Iterator[tuple[int, Row]]:
         """Yield images of a shape that is given as rows of the network's; of each that is bad, what is wrong with it.

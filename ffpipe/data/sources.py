@@ -65,9 +65,10 @@ FILE_FORMS: dict[str, FileForm] = {
 }
 
 
-def part_of_files(role: Role, names: tuple[str, ...], data: Data) -> Part:
-    """Return the part in files that the user names. Raises UserError where they are of another source, or too many."""
-    field, paths = f"training.data.{role}", [expanded(name) for name in names]
+def part_of_files(role: Role, names: tuple[str, ...], data: Data, field: str = "") -> Part:
+    """Return the part in files that the user names. field: by which, in messages; empty: that of the role. Raises
+    UserError where they are of another source, or too many."""
+    field, paths = field or f"training.data.{role}", [expanded(name) for name in names]
     _refuse_other_form(paths, data.source, field)
     if data.source in TABLES:
         files = table_files(data.source, names, field)

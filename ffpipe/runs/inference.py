@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ffpipe.data.inputs import Inputs, files_of
+from ffpipe.data.labelled import labelled
+from ffpipe.data.labels import Classes
 from ffpipe.data.splits import load_splits
 from ffpipe.learn.blame import blaming
 from ffpipe.learn.block import Block
@@ -24,7 +27,7 @@ from ffpipe.runs import places
 from ffpipe.runs.model import Given
 from ffpipe.runs.saved import Saved
 from ffpipe.storage.checkpoint import name_of
-from ffpipe.system.errors import UserError
+from ffpipe.system.errors import UserError, one_line
 from ffpipe.system.memory import host_bytes, refuse_beyond_host
 
 # Rows that pass through the network at once; bounds the memory of an evaluation.
@@ -133,21 +136,56 @@ def evaluate(
     split: str = "test",
     data_dir: str = "",
     *,
+    data: str | Path | Sequence[str | Path] = (),
     model: Given | None = None,
     allow_code: Iterable[str] = (),
     changes: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] = lambda tested, examples: None,
 ) -> Errors:
-    """Return all errors of a run on its "test", "validation" or "train" split.
+    """Return all errors of a run on its "test", "validation" or "train" split, or on other labelled images.
 
-    data_dir: folder with local copies of the data; empty: that of the run, else $FFPIPE_DATA. model, allow_code,
-    changes: as for `load`, and where the data are (`training.data.train`, `.test`). progress: takes how many
-    examples are tested, of how many. Raises UserError where the folder is not a run, has no whole snapshot or a damaged
-    one, and where the split is unknown, empty or of other data than the run's; RunFailed where a user's block fails.
+    data_dir: folder with local copies of the data; empty: that of the run, else $FFPIPE_DATA. data: files or a folder
+    of labelled images in the place of the run's own; all of them are tested, or their test part where they have one.
+    model, allow_code, changes: as for `load`, and where the run's data are (`training.data.train`, `.test`). progress:
+    takes how many examples are tested, of how many. Raises UserError where the folder is not a run, has no whole
+    snapshot or a damaged one, where the split is unknown, empty or of other data than the run's, and where other images
+    have other classes or another shape; RunFailed where a user's block fails.
     """
     saved = Saved.of(run, None, model, allow_code, changes)
+    network = _opened(saved)
+    names = [str(data)] if isinstance(data, (str, Path)) else list(map(str, data))
+    examples = _of_files(saved, network, run, names) if names else _of_run(saved, network, run, split, data_dir)
+    wrong, tested = dict.fromkeys(readouts_of(saved.network), 0.0), 0
+    for images, labels in examples.batches:
+        for readout in tuple(wrong):
+            try:
+                with torch.no_grad():
+                    missed = network.scores(images, readout).argmax(-1) != labels
+            except Silent:
+                del wrong[readout]
+                continue
+            # A text is one example, of which a part may be wrong.
+            wrong[readout] += float(missed.double().flatten(1).mean(1).sum() if missed.dim() > 1 else missed.sum())
+        tested += len(labels)
+        progress(tested, examples.count)
+    if not wrong:
+        raise UserError(f"run {run}: {NO_ANSWER}")
+    shares = {readout: count / examples.count for readout, count in wrong.items()}
+    return Errors(examples.count, shares.pop("goodness", None), shares.pop("softmax", None), shares)
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """Examples to test on. batches: one pass over them, as the network takes them, with their labels."""
+
+    count: int
+    batches: Iterator[tuple[Tensor, Tensor]]
+
+
+def _of_run(saved: Saved, network: Network, run: str | Path, split: str, data_dir: str) -> _Labelled:
+    """Find a split of a run's own data. Raises UserError."""
     # Followed here and not where a run is opened: its data may be gone for those who predict or export.
-    network, config = _opened(saved), places.followed(saved.config, saved.run, saved.past.place)
+    config = places.followed(saved.config, saved.run, saved.past.place)
     splits = load_splits(config.training.data, data_dir or config.execution.data_dir)
     parts = {"test": splits.test, "validation": splits.validation, "train": splits.train}
     if split not in parts:
@@ -161,29 +199,36 @@ def evaluate(
             f"run {run} was trained on {network.features} and {network.classes}"
         )
     places.refuse_other_data(saved.past.data, splits.fingerprint, config.training.data.source)
-    wrong = dict.fromkeys(readouts_of(saved.network), 0.0)
     size, tokens = _images_at_once(network), config.training.inputs == "tokens"
-    for first in range(0, len(examples), size):
-        rows = np.arange(first, min(first + size, len(examples)))
-        if tokens:
-            ids = torch.from_numpy(examples.raw(rows)).to(torch.int64)
-            images, labels = ids[:, :-1], ids[:, 1:]
-        else:
-            images, labels = torch.from_numpy(examples.images(rows)), torch.from_numpy(examples.labels(rows))
-        for readout in tuple(wrong):
-            try:
-                with torch.no_grad():
-                    missed = network.scores(images, readout).argmax(-1) != labels
-            except Silent:
-                del wrong[readout]
-                continue
-            # A text is one example, of which a part may be wrong.
-            wrong[readout] += float(missed.double().flatten(1).mean(1).sum() if tokens else missed.sum())
-        progress(int(rows[-1]) + 1, len(examples))
-    if not wrong:
-        raise UserError(f"run {run}: {NO_ANSWER}")
-    shares = {readout: count / len(examples) for readout, count in wrong.items()}
-    return Errors(len(examples), shares.pop("goodness", None), shares.pop("softmax", None), shares)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for first in range(0, len(examples), size):
+            rows = np.arange(first, min(first + size, len(examples)))
+            if tokens:
+                ids = torch.from_numpy(examples.raw(rows)).to(torch.int64)
+                yield ids[:, :-1], ids[:, 1:]
+            else:
+                yield torch.from_numpy(examples.images(rows)), torch.from_numpy(examples.labels(rows))
+
+    return _Labelled(len(examples), batches())
+
+
+def _of_files(saved: Saved, network: Network, run: str | Path, names: Sequence[str]) -> _Labelled:
+    """Find labelled images that are not the run's own. Raises UserError."""
+    training, takes = saved.config.training, saved.network.takes
+    if training.inputs == "tokens":
+        raise UserError(f"run {run} was trained on tokens, not on images: it is tested on its own data alone")
+    # Labels of classes with names are found by these, others are the numbers of classes.
+    classes = Classes(takes.classes, takes.names, mapped=bool(takes.names))
+    found = labelled(names, Inputs(network.shape, takes.scale, training.data), classes)
+    if found.found.startswith("warning"):
+        print(one_line(found.found), file=sys.stderr, flush=True)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        while some := list(islice(found.pairs, _images_at_once(network))):
+            yield torch.from_numpy(np.stack([row for row, _ in some])), torch.tensor([label for _, label in some])
+
+    return _Labelled(found.count, batches())
 
 
 def _raise(error: UserError) -> None:
