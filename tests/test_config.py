@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import replace
 
 import pytest
@@ -19,6 +20,17 @@ def test_a_recipe_survives_toml_and_says_what_it_is(name: str) -> None:
     assert from_toml(to_toml(config), where="config.toml") == config
     assert config.recipe == name
     assert "Expected" in (RECIPES[name].__doc__ or "")
+
+
+def test_blocks_of_a_recipe_that_the_users_code_replaces_are_said_not_to_be_used() -> None:
+    config = get_recipe("digits-cnn")
+    assert "Not used" not in to_toml(config)
+    config = replace(config, training=replace(config.training, model="[[training.blocks]]\n.py:blocks"))
+    text = to_toml(config)
+    assert text.count("\n# Not used: training.model makes the blocks.\n[[training.blocks]]\n") == 1
+    assert text.count("Not used") == 1
+    assert tomllib.loads(text)["training"]["model"] == config.training.model
+    assert len(tomllib.loads(text)["training"]["blocks"]) == len(config.training.blocks)
 
 
 def test_every_field_is_documented() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from commands import refused
 from looks import SCREEN, as_json, printed
 from strangers import set_field
 
+from ffpipe.commands.show import _optimizers, _ranges
+from ffpipe.config.fields import to_toml
+from ffpipe.config.recipes import get_recipe
 from ffpipe.runs.folder import RunFolder
 from ffpipe.runs.inspection import look_at
 from ffpipe.telemetry.report import MOST_STEPS
@@ -111,6 +115,18 @@ def test_a_run_is_shown_on_one_screen(runs: Path, capsys: pytest.CaptureFixture[
     shown = as_json(["show", "runs/first"], capsys)
     assert [row["layer"] for row in shown["blocks"]] == [0, 1, 2, -1]
     assert shown["peak_rss_bytes"] == summary["peak_rss_bytes"]
+
+
+def test_optimizers_of_blocks_are_all_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in recipe cwcomp, whose last block has one of its own."""
+    (runs / "first" / "config.toml").write_text(to_toml(get_recipe("cwcomp")))
+    lines = printed(["show", "runs/first"], capsys)
+    assert "          Adam at 0.01 (block 0-3), SGD at 0.01 (block 4)" in lines
+    training = get_recipe("cwcomp").training
+    first, last = training.blocks[0], training.blocks[-1]
+    assert list(_optimizers(replace(training, blocks=(last, first, last, last))).values()) == [[0, 2, 3], [1]]
+    assert _ranges([0, 2, 3]) == "0 2-3"
+    assert list(_optimizers(replace(training, method="backprop"))) == ["Adam at 0.01"]
 
 
 def test_a_long_run_is_shown_on_one_screen_too(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

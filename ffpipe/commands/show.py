@@ -6,10 +6,11 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import groupby
 from typing import Any
 
 from ffpipe.commands.runs import as_tree, clipped, columns, say_epochs, say_errors
-from ffpipe.config.schema import Config
+from ffpipe.config.schema import Config, Training
 from ffpipe.runs.inspection import Look, Summary, look_at, newest_rows, past_of, resume_command
 from ffpipe.system.errors import UserError, escaped
 from ffpipe.system.files import expanded
@@ -105,10 +106,31 @@ def _trained(config: Config) -> list[str]:
     network = training.model or kinds or "-".join(map(str, training.dims))
     negatives = f"{training.negatives} negatives" if training.contrasts else "no negatives"
     how = "backpropagation" if training.method == "backprop" else negatives
-    optimizer = f"{training.optimizer.kind} at {training.optimizer.learning_rate:g}"
-    numbers = f"batch {training.batch_size}, seed {training.seed}, {training.precision}, {optimizer}"
-    lines = (f"{config.recipe}: {network}, {how}", f"{say_epochs(config)}, {numbers}")
-    return [clipped(line, LONGEST) for line in lines]
+    numbers = f"{say_epochs(config)}, batch {training.batch_size}, seed {training.seed}, {training.precision}"
+    by_name = _optimizers(training)
+    if len(by_name) == 1:
+        (optimizer,) = by_name
+        lines = [f"{numbers}, {optimizer}"]
+    else:
+        lines = [numbers, ", ".join(f"{name} (block {_ranges(blocks)})" for name, blocks in by_name.items())]
+    return [clipped(line, LONGEST) for line in (f"{config.recipe}: {network}, {how}", *lines)]
+
+
+def _optimizers(training: Training) -> dict[str, list[int]]:
+    """Return the blocks that each optimiser has, by what it is called. A user's code may have others, which no config
+    knows."""
+    # A network that learns as one has one optimiser.
+    blocks = () if training.model or training.method == "backprop" else training.blocks
+    found: dict[str, list[int]] = {}
+    for index, each in enumerate([block.optimizer or training.optimizer for block in blocks] or [training.optimizer]):
+        found.setdefault(f"{each.kind} at {each.learning_rate:g}", []).append(index)
+    return found
+
+
+def _ranges(blocks: Sequence[int]) -> str:
+    """Spell blocks in rising order, those one after the other as a range."""
+    runs = groupby(enumerate(blocks), key=lambda placed: placed[1] - placed[0])
+    return " ".join(say_layers([block for _, block in run]) for _, run in runs)
 
 
 def _data(config: Config) -> str:

@@ -28,14 +28,20 @@ LARGEST_FILE = 256 << 10
 _PART = r"""(?:[\w-]++|"(?:\\.|[^"\\\n])*+"|'[^'\n]*+')[ \t]*+"""
 _DEEP_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*+(?:{_PART}\.[ \t]*+){{8}}", re.MULTILINE)
 
+# Stands above the blocks of a recipe where the user's code makes the network.
+NOT_USED = "# Not used: training.model makes the blocks."
+
 # Fields that say where things are, and may be given anew for a run that exists.
 CHECKPOINTS = "execution.checkpoints"
 DATA_FILES = ("training.data.train", "training.data.test")
 
 
 def to_toml(config: Config) -> str:
-    """Write what `from_toml` reads."""
-    return tomli_w.dumps(_without_none(dataclasses.asdict(config)))
+    """Write what `from_toml` reads; a comment says which blocks are not used."""
+    text = tomli_w.dumps(_without_none(dataclasses.asdict(config)))
+    # No string has a line break of its own here, so that this is the table and not a word like it.
+    table = "\n[[training.blocks]]\n"
+    return text.replace(table, f"\n{NOT_USED}{table}", 1) if config.training.model else text
 
 
 def from_toml(text: str, *, where: str) -> Config:
