@@ -49,17 +49,18 @@ class Examples:
 
     def raw(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Return the examples as they are stored, uint8 or float32 (n, features), not scaled; `rows` as in `images`."""
-        return self.stored.images(self._rows(rows))
+        return self.stored.images(self.stored_rows(rows))
 
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the labels as int64 (n,), a fresh array; `rows` as in `images`."""
-        return self.stored.labels(self._rows(rows))
+        return self.stored.labels(self.stored_rows(rows))
 
     # Views on a mapped file would be pickled with all that they show.
     def __reduce__(self) -> NoReturn:
         raise TypeError("Examples are not pickled: call load_splits in the other process, it finds them in the cache")
 
-    def _rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def stored_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows of the part of the source that examples are from, int64 (n,); `rows` as in `images`."""
         rows = np.asarray(rows, dtype=np.int64)
         # NumPy would take a negative row from the end.
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):

@@ -9,11 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ffpipe.data import folder
+from ffpipe.data.examples import Examples
 from ffpipe.reports.network import BYTES_AT_ONCE, Trained, chosen
 from ffpipe.reports.parts import attempt
 from ffpipe.reports.rows import Images, as_pictures
 from ffpipe.reports.writing import symbols_of
 from ffpipe.system.errors import UserError
+from ffpipe.system.files import expanded
 from ffpipe.telemetry.report import GOODNESS
 
 # Mistakes that are shown, and tokens that are looked at.
@@ -21,6 +24,8 @@ MOST_MISTAKES = 24
 MOST_TOKENS = 25_000
 # Classes of which a table of all by all is made.
 MOST_CLASSES = 1000
+# Stands above the files of examples that have one each.
+PICTURE = "picture"
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,26 @@ def _mistakes(scores: Tensor, labels: Tensor, rows: NDArray[np.int64], by_goodne
 
 def pictures_of(trained: Trained, found: Answers) -> Images:
     """Make pictures of the mistakes. Raises UserError where examples are not pictures."""
+    split, rows = _wrong(trained, found)
+    return as_pictures(split.images(rows), split.shape)
+
+
+def origins(trained: Trained, found: Answers) -> tuple[str, tuple[str, ...]]:
+    """Find the mistakes in the data that were given. Returns what they are named by, and the name of each: the path of
+    a picture below the folder of its part, or else the row of the training or test part."""
+    split, rows = _wrong(trained, found)
+    data, stored = trained.job.config.training.data, split.stored_rows(rows).tolist()
+    part = "training" if split.stored.path == trained.job.splits.train.stored.path else "test"
+    if data.source == "folder":
+        root = expanded((data.train if part == "training" else data.test)[0])
+        files, _ = folder.pictures_of(root, "training.data")
+        if len(files) == len(split.stored):  # else it has changed since it was read
+            return PICTURE, tuple(str(files[row].relative_to(root)) for row in stored)
+    return f"row of the {part} part", tuple(map(str, stored))
+
+
+def _wrong(trained: Trained, found: Answers) -> tuple[Examples, NDArray[np.int64]]:
+    """Return the split that was looked at, and the places of the mistakes in it."""
     splits = trained.job.splits
     split = splits.test if found.split == "test" else splits.validation
-    rows = np.array([mistake.index for mistake in found.mistakes], np.int64)
-    return as_pictures(split.images(rows), splits.shape)
+    return split, np.array([mistake.index for mistake in found.mistakes], np.int64)

@@ -20,6 +20,8 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 
 from ffpipe.system.errors import escaped
 
@@ -32,6 +34,8 @@ DARK |= zip(SERIES, ("#4ea8de", "#ff8547", "#34c79c", "#e08abf", "#f2b632", "#a3
 RIGHT, WRONG = SERIES[0], SERIES[1]
 # Inches of a picture as wide as the page, and of one of two side by side.
 WIDE, HALF = 10.0, 5.0
+# Letters of a text at which its width is first looked at.
+LONGEST_FITTED = 60
 # SVG beyond this is held against a PNG of the same figure.
 LARGE_SVG = 150_000
 STYLE = {
@@ -114,6 +118,19 @@ def shortened(text: str, most: int) -> str:
     """Cut a text from elsewhere to a length that a picture has room for, with nothing in it that is not seen."""
     text = escaped(text)
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def fitted(text: str, width: float, size: float) -> str:
+    """Leave out the middle of a text from elsewhere, until it is at most so many points wide in letters of a size."""
+    whole, letters = escaped(text), FontProperties(size=size)
+    shown = whole
+    for most in range(min(len(whole), LONGEST_FITTED), 0, -1):
+        if most < len(whole):
+            shown = f"{whole[: most // 2]}…{whole[len(whole) - (most - 1) // 2 :]}"
+        # By width and not by letters, some of which are four times as wide as others.
+        if text_to_path.get_text_width_height_descent(shown, letters, ismath=False)[0] <= width:
+            break
+    return shown
 
 
 @dataclass(frozen=True)

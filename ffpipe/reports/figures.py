@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ffpipe.reports.answers import Answers
-from ffpipe.reports.drawing import FAINT, INK, RIGHT, SERIES, WIDE, WRONG, panels, shortened, styled
+from ffpipe.reports.drawing import FAINT, INK, RIGHT, SERIES, WIDE, WRONG, fitted, panels, shortened, styled
 from ffpipe.reports.memory import MEMORY_KINDS, Memory
 from ffpipe.reports.rows import Images, Kind
 from ffpipe.reports.spread import Spread, Spreads
@@ -27,6 +27,10 @@ MOST_HISTOGRAMS = 12
 MOST_CLASSES, MOST_NUMBERS = 100, 15
 # Pictures in a line.
 SIDE_BY_SIDE = 12
+# From one picture to the next in widths of a picture, and the most heights that it may have of these.
+PITCH, TALLEST = 1.14, 3.0
+# Points of a caption: the size of its letters, from line to line, and between it and its neighbours.
+CAPTION, LINE, APART = 8.0, 9.2, 6.0
 KIND_COLOURS = (SERIES[0], SERIES[5], SERIES[4], SERIES[1], SERIES[3], SERIES[2], FAINT)
 
 
@@ -122,10 +126,14 @@ def confusion(answers: Answers) -> Figure:
 
 
 @styled()
-def sheet(images: Images, captions: Sequence[str]) -> Figure:
-    """Draw pictures side by side with a caption below each."""
-    figure, (axes,) = panels(max(0.9, math.ceil(len(images) / SIDE_BY_SIDE) * 1.18))
-    _tiles(axes, images, SIDE_BY_SIDE, 0.42, captions)
+def sheet(images: Images, captions: Sequence[Sequence[str]]) -> Figure:
+    """Draw pictures side by side with a caption of so many lines below each, which is cut to its room."""
+    ratio = images.shape[1] / images.shape[2]
+    # Points of a picture, and of what stands below it.
+    width = 72 * WIDE / (SIDE_BY_SIDE * PITCH + 0.1) * min(1.0, TALLEST / ratio)
+    height, below = width * ratio, APART + LINE * len(captions[0])
+    figure, (axes,) = panels(math.ceil(len(images) / SIDE_BY_SIDE) * (height + below) / 72 + 0.1)
+    _tiles(axes, images, SIDE_BY_SIDE, below / height, captions, PITCH * width - APART)
     return figure
 
 
@@ -134,11 +142,13 @@ def rows_of_kinds(kinds: Sequence[Kind]) -> Figure:
     """Draw rows of each kind below one another, so that an example stands above its own changed forms."""
     figure, grid = panels(0.1 + 0.95 * len(kinds), len(kinds))
     for axes, kind in zip(grid, kinds, strict=True):
-        _tiles(axes, kind.images, len(kind.images), 0.0, [shortened(caption, 11) for caption in kind.captions])
         height, width = kind.images.shape[1:3]
+        points = 72 * min(WIDE / (1.6 + PITCH * len(kind.images)), 0.95 / 1.35 * width / height)
+        captions = [(caption,) for caption in kind.captions]
+        _tiles(axes, kind.images, len(kind.images), 0.0, captions, PITCH * points - APART)
         axes.text(-0.12 * width, height / 2, kind.title.replace(" (", "\n("), ha="right", va="center", fontsize=9)
         axes.set_ylim(height * 1.35, 0)
-        axes.set_xlim(-1.6 * width, len(kind.images) * 1.14 * width)
+        axes.set_xlim(-1.6 * width, len(kind.images) * PITCH * width)
     return figure
 
 
@@ -156,19 +166,28 @@ def receptive_fields(fields: Fields) -> Figure:
     return figure
 
 
-def _tiles(axes: Axes, images: Images, columns: int, below: float, captions: Sequence[str] = ()) -> None:
-    """Draw images as tiles, with gaps that let the page through. below: room under each, in shares of its height."""
+def _tiles(
+    axes: Axes,
+    images: Images,
+    columns: int,
+    below: float,
+    captions: Sequence[Sequence[str]] = (),
+    room: float = 0.0,
+) -> None:
+    """Draw images as tiles, with gaps that let the page through. below: room under each, in shares of its height.
+    captions: lines of each. room: points that a line may take."""
     height, width = images.shape[1:3]
     for index, image in enumerate(images):
         line, column = divmod(index, columns)
-        left, top = column * width * 1.14, line * height * (1 + below)
+        left, top = column * width * PITCH, line * height * (1 + below)
         coloured = image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
         axes.imshow(np.clip(coloured, 0, 1), interpolation="none", extent=(left, left + width, top + height, top))
         if captions:
-            place = left + width / 2, top + height * 1.04
-            axes.text(*place, captions[index], ha="center", va="top", fontsize=8, linespacing=1.15)
+            place = left + width / 2, top + height + 0.04 * min(height, width)
+            text = "\n".join(fitted(each, room, CAPTION) for each in captions[index])
+            axes.text(*place, text, ha="center", va="top", fontsize=CAPTION, linespacing=LINE / CAPTION)
     lines = math.ceil(len(images) / columns)
-    axes.set_xlim(-0.05 * width, columns * 1.14 * width)
+    axes.set_xlim(-0.05 * width, columns * PITCH * width)
     axes.set_ylim(lines * height * (1 + below), -0.02 * height)
     axes.set_aspect("equal")
     axes.set_axis_off()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 import numpy as np
 
 from ffpipe.reports import figures
-from ffpipe.reports.answers import Answers, answers, pictures_of
-from ffpipe.reports.drawing import shortened
-from ffpipe.reports.network import Trained
+from ffpipe.reports.answers import PICTURE, Answers, answers, origins, pictures_of
+from ffpipe.reports.network import OF_NETWORK, Trained
 from ffpipe.reports.parts import Item, Missing, Part, Passage, Picture, Section, Table, attempt
 from ffpipe.reports.results import LONG_TABLE, percent
 from ffpipe.reports.rows import Kind, trained_rows
@@ -17,13 +18,14 @@ from ffpipe.reports.writing import GIVEN, TEMPERATURE, Reading, Written, reading
 
 # Pairs of classes that are confused most, in a table.
 MOST_CONFUSED = 10
+# Letters of a class's name of which two fit into a line below a picture.
+SHORT_NAME = 4
 
 
 def insights(trained: Part[Trained], examples: int) -> list[Section]:
     """Make all of these sections. examples: of the test split, at most."""
     if trained.value is None:
-        what = "confusions, wrong answers, spread of scores, rows that are trained on, weights"
-        return [Section("What the network has learned", [Missing(what, trained.missing)])]
+        return [Section("What the network has learned", [Missing(OF_NETWORK, trained.missing)])]
     value, training = trained.value, trained.value.training
     user, of_text = bool(training.model), training.inputs == "tokens"
     found = trained.then(lambda each: answers(each, examples), user)
@@ -91,21 +93,24 @@ def _mistakes(found: Answers, trained: Trained, user: bool) -> list[Item]:
     def say(share: float) -> str:
         return f"+{share:.3g}" if found.by_goodness else f"{share:.0%}"
 
+    named_by, names = origins(trained, found)
+    are_short = max(map(len, found.names)) <= SHORT_NAME
     captions, rows = [], []
-    for m in found.mistakes:
+    for m, name in zip(found.mistakes, names, strict=True):
         right, answer, second = (_named(found, label) for label in (m.right, m.answer, m.second))
-        captions.append(f"{shortened(right, 9)} → {shortened(answer, 9)}\n{say(m.share)}")
-        rows.append([str(m.index), right, answer, say(m.share), second])
+        classes = [f"{right} → {answer}"] if are_short else [right, f"→ {answer}"]
+        captions.append([*classes, say(m.share), PurePath(name).name if named_by == PICTURE else f"row {name}"])
+        rows.append([str(m.index), name, right, answer, say(m.share), second])
     short, meaning = "probability", "the probability of that answer"
     if found.by_goodness:
         short, meaning = "lead", "the lead in goodness of its answer over the right class"
-    head = ["example", "right class", "answer", short, "second answer"]
+    head = ["example", named_by, "right class", "answer", short, "second answer"]
     table = Table(head, rows, "The wrong answers of the picture", folded=True)
     pictures = attempt(lambda: pictures_of(trained, found), user)
     if pictures.value is None:
         return [Missing("pictures of wrong answers", pictures.missing), table]
     alt = f"{len(rows)} {found.split} examples that are answered wrongly, each with right class and answer"
-    caption = f"The surest wrong answers: right class → answer, and {meaning}."
+    caption = f"The surest wrong answers: right class → answer, {meaning}, and the {named_by}."
     return [Picture("mistakes", figures.sheet(pictures.value, captions), alt, caption), table]
 
 

@@ -37,6 +37,8 @@ ROWS_AT_ONCE = 4096
 BYTES_AT_ONCE = 512 << 20
 KEPT_SHARE = 0.25
 EXAMPLES = 2000
+# Parts of a report that need both.
+OF_NETWORK = "confusions, wrong answers, spread of scores, rows that are trained on, weights"
 
 
 @dataclass(frozen=True)

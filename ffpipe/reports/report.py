@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -10,16 +11,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ffpipe.learn.user_model import Consent
 from ffpipe.pipeline.job import Job
 from ffpipe.reports.gather import Record, Summary, read_run
 from ffpipe.reports.memory import memory, process_of
-from ffpipe.reports.network import EXAMPLES, Asked, Trained, open_job
+from ffpipe.reports.network import EXAMPLES, OF_NETWORK, Asked, Trained, open_job
 from ffpipe.reports.parts import Page, Part, Section, attempt
 from ffpipe.reports.style import MARK
 from ffpipe.reports.trace import read_trace
 from ffpipe.runs.model import Given
 from ffpipe.runs.saved import Saved
-from ffpipe.system.errors import UserError, reason, refusing
+from ffpipe.system.errors import UserError, one_line, reason, refusing
 from ffpipe.system.files import expanded, replace_whole, size_of
 
 NAME = "report.html"
@@ -43,9 +45,10 @@ def write_report(
 
     run: a run folder, or several that are laid over each other. out: the file; none: report.html in the run folder, of
     several in the working folder. png: folder for the pictures as PNGs. model, allow_code, changes, data_dir: as for
-    `evaluate`; without consent the report does without what needs the code, and says so. examples: of the test split
-    that are looked at, at most. refresh: seconds after which a browser reads the file again; 0: never. Raises
-    UserError where a folder is not a run, where the file or the folder cannot be written, and without matplotlib.
+    `evaluate`; without consent the report does without what needs the code, and a line on stderr says so. examples: of
+    the test split that are looked at, at most. refresh: seconds after which a browser reads the file again; 0: never.
+    Raises UserError where a folder is not a run, where the file or the folder cannot be written, and without
+    matplotlib.
     """
     return _Report(run, out, png, Asked(model, allow_code, changes, data_dir, examples)).write(refresh)
 
@@ -115,6 +118,9 @@ class _Report:
         refuse_output(self._out)
         if self._png is not None:
             _make_folder(self._png)
+        # Several runs are compared without their networks.
+        if len(runs) == 1 and (line := _without_code(self.records[0], asked)):
+            print(line, file=sys.stderr, flush=True)
         # Before there are data and matplotlib, which take memory of their own.
         self._process = attempt(lambda: process_of(self.records[0].config)) if len(runs) == 1 else Part[int]()
 
@@ -184,6 +190,15 @@ def _page_of(record: Record, job: Part[Job], process: Part[int], epoch: float, a
     blocks = f"{len(job.value.network)} blocks" if job.value else "blocks not known"
     subtitle = f"{record.config.recipe}: {blocks}, {kind}, seed {training.seed}, {training.epochs} epoch(s)"
     return Page(record.name, subtitle, record.status, results.tiles(record, held), sections, refresh)
+
+
+def _without_code(record: Record, asked: Asked) -> str:
+    """Say what a report leaves out for want of consent to the code that the run names; empty where that is nothing."""
+    name, allowed = record.config.training.model, Consent(frozenset(asked.allow_code))
+    if not name or asked.model is not None or allowed.allows(name):
+        return ""
+    left_out = f"warning: {OF_NETWORK} and memory of stages are left out"
+    return one_line(f"{left_out}: {allowed.refuse(name, f'run {record.folder.path}')}")
 
 
 def _epoch_of(record: Record) -> float:

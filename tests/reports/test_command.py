@@ -93,7 +93,9 @@ def test_a_run_that_has_just_begun(run: Path, fast: None) -> None:
     assert "memory of a stage, foretold" in text
 
 
-def test_code_without_consent_and_a_damaged_past(run: Path, here: Path, fast: None) -> None:
+def test_code_without_consent_and_a_damaged_past(
+    run: Path, here: Path, fast: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Code that the config names is not imported; what can be shown without it is shown."""
     (here / "evil.py").write_text("open('was-here', 'w')\n\ndef blocks():\n    return []\n")
     config = override(
@@ -101,7 +103,13 @@ def test_code_without_consent_and_a_damaged_past(run: Path, here: Path, fast: No
     )
     (run / "config.toml").write_text(to_toml(config))
     (run / "past.json").write_text('{"rows": 3')
+    capsys.readouterr()
     text = write_report(run).read_text()
+    assert capsys.readouterr().err == (
+        "warning: confusions, wrong answers, spread of scores, rows that are trained on, weights and memory of stages "
+        f"are left out: run {run} names the code evil.py:blocks, which is imported only if you say so: "
+        "give --model evil.py:blocks or --allow-code evil.py\n"
+    )
     assert not (here / "was-here").exists()
     assert "names the code evil.py:blocks, which is imported only if you say so" in text
     assert "errors: cannot read" in text

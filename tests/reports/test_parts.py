@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
-from ffpipe.config.schema import Training
+from ffpipe.config.recipes import get_recipe
+from ffpipe.config.schema import Data, Training
+from ffpipe.data.splits import load_splits
 from ffpipe.reports import curves, figures
-from ffpipe.reports.answers import Answers
+from ffpipe.reports.answers import Answers, Mistake, origins
 from ffpipe.reports.compare import MOST_PANELS, flat, letter
 from ffpipe.reports.drawing import DARK, colours, drawn, few
 from ffpipe.reports.gather import Curve, block_name, curve
@@ -194,6 +201,65 @@ def test_pictures_of_examples() -> None:
     assert as_pictures(rows, (3, 4)).max() == 1.0
     with pytest.raises(UserError, match="are not pictures"):
         as_pictures(rows, (12,))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (24, 8), (30, 8), (4, 16)])
+def test_captions_of_long_names_do_not_meet(size: tuple[int, int]) -> None:
+    names = ("n02099601-golden_retriever", "W" * 40, "i" * 300, "\x1b[2J$_{1}$", "", "cat")
+    captions = [[names[at % 6], f"→ {names[(at + 1) % 6]}", "98%", "IMG_20230101_000001.png"] for at in range(24)]
+    figure = figures.sheet(np.zeros((24, *size), np.float32), captions)
+    drawn(figure, "mistakes", "alt")  # now all has its place
+    texts = figure.axes[0].texts
+    assert texts[5].get_text().startswith("cat\n→ n0")
+    boxes = [text.get_window_extent() for text in texts]
+    for line in (boxes[:12], boxes[12:]):
+        assert all(left.x1 < right.x0 for left, right in pairwise(line))
+    pictures = [image.get_window_extent() for image in figure.axes[0].images]
+    assert max(box.y1 for box in boxes[:12]) < pictures[0].y0
+    assert max(picture.y1 for picture in pictures[12:]) <= min(box.y0 for box in boxes[:12])
+    assert min(box.y0 for box in boxes) >= 0
+
+
+def _wrong(data: Data, *indices: int) -> tuple[Any, Answers]:
+    """Make as much of a trained network on data as tells where its mistakes are, and mistakes of these indices."""
+    config = get_recipe("digits")
+    config = replace(config, training=replace(config.training, data=data))
+    mistakes = tuple(Mistake(index, 0, 1, 0.5, 2) for index in indices)
+    answers = Answers("test", "last", (), np.zeros((0, 0), np.int64), mistakes, 0, 0, False)
+    return SimpleNamespace(job=SimpleNamespace(config=config, splits=load_splits(data))), answers
+
+
+@pytest.mark.parametrize("parts", [("train",), ("train", "test")])
+def test_mistakes_on_pictures_are_named_by_their_files(parts: tuple[str, ...], tmp_path: Path) -> None:
+    for part in parts:
+        for row in range(40):
+            path = tmp_path / part / f"class {row % 3}" / f"{part}-{row}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((2, 2), row + 100 * (part == "test"), np.uint8)).save(path)
+    test = (str(tmp_path / "test"),) if "test" in parts else ()
+    data = Data(source="folder", train=(str(tmp_path / "train"),), test=test, test_count=0 if test else 9)
+    trained, answers = _wrong(data, 5, 0)
+    named_by, names = origins(trained, answers)
+    assert named_by == "picture"
+    for index, name in zip((5, 0), names, strict=True):
+        with Image.open(tmp_path / parts[-1] / name) as image:
+            found = np.asarray(image).flatten() / np.float32(255)
+        assert found.tolist() == pytest.approx(trained.job.splits.test.images(np.array([index]))[0].tolist())
+
+
+def test_mistakes_on_other_data_are_named_by_their_rows(tmp_path: Path) -> None:
+    images = np.arange(80, dtype=np.uint8).reshape(20, 2, 2)
+    np.savez(tmp_path / "one.npz", x=images, y=np.arange(20) % 2)
+    trained, answers = _wrong(Data(source="npz", train=(str(tmp_path / "one.npz"),), test_count=5), 3, 1)
+    named_by, names = origins(trained, answers)
+    assert named_by == "row of the training part"
+    raw = trained.job.splits.test.raw(np.array([3, 1]))
+    assert raw.tolist() == images.reshape(20, 4)[[int(name) for name in names]].tolist()
+    np.savez(tmp_path / "two.npz", x_train=images, y_train=np.arange(20) % 2, x_test=images, y_test=np.arange(20) % 2)
+    assert origins(*_wrong(Data(source="npz", train=(str(tmp_path / "two.npz"),)), 3, 1)) == (
+        "row of the test part",
+        ("3", "1"),
+    )
 
 
 def test_everything_on_a_page_is_escaped() -> None:

@@ -71,6 +71,7 @@ def test_what_each_kind_of_run_has_to_show(reported: dict[str, Reported]) -> Non
     texts = {kind: each.text for kind, each in reported.items()}
     assert "Goodness of positive and negative rows" in texts["pairs"]
     assert "test error by softmax" in texts["pairs"]
+    assert re.search(r"example\s*row of the training part\s*right class", texts["pairs"])
     assert "Margins of the class heads" in texts["classes"]
     assert "strongest channels, place after place" in texts["hybrid"]
     assert any((SENTENCE * 2)[start : start + 12] in texts["text"] for start in range(len(SENTENCE)))
