@@ -22,8 +22,8 @@ LARGEST = 16 << 20
 @dataclass(frozen=True, kw_only=True)
 class Figures:
     """The figures of one run. goodness, softmax: test errors as fractions; where there is no linear read-out, that of
-    the last block's class head. losses: the
-    running mean at each log point."""
+    the last block's class head. losses: the running mean at each log point. bits: the test loss of the last block's
+    head, per token."""
 
     goodness: float | None
     softmax: float | None
@@ -36,6 +36,7 @@ class Figures:
     command: str
     machine: str
     date: str
+    bits: float | None = None
 
 
 AllFigures = dict[str, dict[int, Figures]]

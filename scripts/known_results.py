@@ -16,8 +16,8 @@ class Row:
 
     published: as its source gives it. differs: what is not to the letter of that source; "-" where there is no one
     source. ours: which figures of a run are compared: "goodness", "softmax" (test
-    errors) or "losses" (the running mean of the training loss after each epoch). fields: on top of the recipe.
-    seeds: run unless others are asked for. backprop: the yardstick and not the trainer.
+    errors), "losses" (the running mean of the training loss after each epoch) or "bits" (test loss a character). fields:
+    on top of the recipe. seeds: run unless others are asked for. backprop: the yardstick and not the trainer.
     """
 
     name: str
@@ -340,8 +340,18 @@ ROWS = {
             "char-lm",
             "tiny shakespeare, four transformer blocks, 30 epochs",
             "-",
-            SOFTMAX,
+            ("bits",),
             (1,),
+            differs=OWN_NETWORK,
+        ),
+        Row(
+            "char-lm-backprop",
+            "char-lm",
+            "the same blocks end to end, by the last one's head",
+            "-",
+            ("bits",),
+            (1,),
+            backprop=True,
             differs=OWN_NETWORK,
         ),
         Row(

@@ -63,7 +63,7 @@ class Watch(View):
         self.log = log
         self.found: dict[str, int] = {}
 
-    def start(self, job: Job, layout: Layout, run_dir: Path) -> None:
+    def start(self, job: Job, layout: Layout, run_dir: Path, step: int) -> None:
         of_nodes = footprints(layout.stages, ["here"] * len(layout.stages))
         self.found = {
             "chunk": layout.plan.chunk,

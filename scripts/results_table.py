@@ -39,6 +39,8 @@ def ours(row: Row, runs: dict[int, Figures]) -> str:
             statistics.mean(each) for each in zip(*(result.losses or () for result in runs.values()), strict=True)
         ]
         return f"losses {', '.join(f'{loss:.4f}' for loss in losses)} ({seeds})"
+    if row.ours == ("bits",):
+        return f"{statistics.mean(result.bits or 0.0 for result in runs.values()):.3f} bits a character ({seeds})"
     means, worst = [], []
     for figure in row.ours:
         errors = [100 * getattr(result, figure) for result in runs.values()]

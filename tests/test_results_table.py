@@ -67,6 +67,9 @@ def test_the_figures_of_a_row_are_mean_worst_and_seeds() -> None:
     losses = Row("tiny", "digits", "-", "-", ("losses",), (1,))
     runs = {1: replace(FIGURES, losses=[0.5, 0.25])}
     assert results_table.ours(losses, runs) == "losses 0.5000, 0.2500 (1 of 1 seed)"
+    bits = Row("tiny", "char-lm", "-", "-", ("bits",), (1, 2))
+    runs = {1: replace(FIGURES, bits=2.5), 2: replace(FIGURES, bits=2.0)}
+    assert results_table.ours(bits, runs) == "2.250 bits a character (2 of 2 seeds)"
 
 
 def test_a_row_of_the_table_has_its_products_time_and_command() -> None:
