@@ -42,7 +42,7 @@ def evaluate(options: argparse.Namespace) -> None:
             said = time.monotonic()
             print(f"tested {tested:,} of {examples:,} examples", file=sys.stderr, flush=True)
 
-    split = options.split or "test"
+    split = "test" if options.split is None else options.split
     where = {"data": names, "changes": other, "progress": progress, **consent(options)}
     errors = errors_of(options.run, split, options.data_dir, **where)
     named = {"goodness": errors.goodness, "softmax": errors.softmax, **errors.others}
