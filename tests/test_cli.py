@@ -280,6 +280,7 @@ def test_the_main_job_from_a_shell_leaves_nothing_running(here: Path) -> None:
         left = [p.name for p in Path("/proc").iterdir() if p.name.isdigit() and temporary.encode() in command_line(p)]
     assert left == []
     assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("starting 2 stages with Ray\n")
     assert "engine ray, 2 stage(s)" in done.stdout
     assert "test error:" in done.stdout
     assert f"run folder: {here / 'run'}" in done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,11 @@ import pytest
 from disturbed import QUICK, STEPS, Disturb, GivenStore, config, files_in, reports_each_step, resume_in, same
 from kinds_of_blocks import network
 
-from ffpipe import Interrupt, Interrupted, Result, RunFailed, UserError, override, resume, train
+from ffpipe import Interrupt, Interrupted, Result, RunFailed, UserError, override, recipe, resume, train
 from ffpipe.commands.cli import main
+from ffpipe.pipeline.job import few_steps, make_job
+from ffpipe.runs.resumed import other_rates
+from ffpipe.runs.view import ConsoleView
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import Unreachable
 
@@ -65,6 +69,46 @@ def test_more_epochs(tmp_path: Path) -> None:
         resume(tmp_path / "short", {"training.epochs": 3})
     with pytest.raises(UserError, match=r"only training\.epochs"):
         resume(tmp_path / "short", {"training.seed": 3})
+
+
+def test_milestones_are_where_they_were_in_a_longer_run(tmp_path: Path) -> None:
+    fields = {**QUICK, "training.schedule": "steps", "training.milestones": [1, 3], "training.dims": [64, 30, 20]}
+    long = train(config(tmp_path / "long", **fields | {"training.epochs": 4}))
+    train(config(tmp_path / "short", **fields))
+    assert resume(tmp_path / "short", {"training.epochs": 4}).weights_sha256 == long.weights_sha256
+
+
+BLOCK = {"kind": "dense", "options": {"width": 20}, "schedule": "onecycle"}
+# The recipe has three blocks, from the second of which it is read, on two stages.
+ONE_BLOCK = {"training.goodness_from": 0, "training.head_from": 0, "execution.stages": 1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "epochs", "longer", "other"),
+    [
+        ({"training.schedule": "hinton"}, 2, 3, "hinton"),
+        ({"training.schedule": "hinton"}, 3, 2, "hinton"),
+        ({"training.schedule": "hinton"}, 4, 8, ""),  # which has not begun to fall after two epochs
+        ({"training.schedule": "ff-py"}, 2, 9, ""),  # nor has this one
+        ({"training.schedule": "cosine"}, 8, 9, "cosine"),
+        ({"training.schedule": "onecycle"}, 8, 9, "onecycle"),
+        ({"training.schedule": "constant"}, 2, 9, ""),
+        ({"training.schedule": "steps", "training.milestones": [1]}, 2, 9, ""),
+        ({"training.schedule": "constant", "training.blocks": [BLOCK]}, 2, 9, "onecycle"),
+        ({"training.schedule": "cosine", "training.blocks": [BLOCK]}, 2, 9, "cosine, onecycle"),
+        ({"training.schedule": "constant", "training.blocks": [BLOCK | {"last_epoch": 2}]}, 2, 9, ""),
+    ],
+)
+def test_a_schedule_that_other_epochs_change_is_named(
+    fields: dict[str, Any], epochs: int, longer: int, other: str
+) -> None:
+    job = make_job(override(recipe("digits"), {**ONE_BLOCK, **fields, "training.epochs": longer}))
+    says = (
+        f"schedule {other}: rates are those of {longer} epochs from here on and were those of {epochs} before, so the "
+        f"result is not that of {longer} epochs from the start"
+    )
+    assert other_rates(job, epochs, 2 * job.steps_per_epoch) == ((says,) if other else ())
+    assert other_rates(job, longer, 2 * job.steps_per_epoch) == other_rates(job, epochs, 0) == ()
 
 
 def own_data(file: Path, seed: int) -> dict[str, object]:
@@ -246,13 +290,40 @@ def test_resume_from_the_shell(undisturbed: Result, tmp_path: Path, capsys: pyte
 
 def test_a_run_says_where_it_goes_on_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = str(train(config(tmp_path / "run", **QUICK)).run_dir)
+    capsys.readouterr()
     assert main(["resume", run]) == 0
-    assert "the run is at its end, step 56 of 56" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "the run is at its end, step 56 of 56" in out
+    assert not re.search("schedule|are few", out)
     assert main(["resume", run, "--epochs", "3"]) == 0
-    assert "the run goes on from step 56 of 84" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "the run goes on from step 56 of 84" in out
+    assert "\nschedule hinton: rates are those of 3 epochs from here on and were those of 2 before" in out
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     assert main(["resume", run]) == 0
     assert "the run begins again at step 0: no snapshot can be used" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("engine", ["local", "layerwise"])
+def test_progress_begins_at_the_step_that_a_run_goes_on_from(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(train(config(tmp_path / "run", **QUICK)).run_dir)
+    monkeypatch.setattr(ConsoleView, "SECONDS", 0.0)
+    assert main(["resume", run, "--epochs", "3", "--engine", engine, "--stages", "2"]) == 0
+    steps = re.findall(r"^epoch \d/3  step (\d+)/84", capsys.readouterr().out, re.MULTILINE)
+    assert min(map(int, steps)) >= 56
+
+
+def test_a_new_run_of_few_steps_says_so(tmp_path: Path) -> None:
+    few = (
+        "84 steps in all are few: an epoch has 28, each on 50 examples; more epochs or smaller minibatches make more "
+        "(--epochs, --training.batch-size)"
+    )
+    view = Disturb(STEPS + 1, lambda: None)
+    train(config(tmp_path / "run", **QUICK | {"training.epochs": 3}), view)
+    assert view.notes == [few]
+    assert few_steps(make_job(config(tmp_path, **{"training.epochs": 4}))) == ()
 
 
 def test_the_snapshot_of_a_run_is_the_state_of_its_step(undisturbed: Result, tmp_path: Path) -> None:

@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 
 from ffpipe import UserError, recipe
+from ffpipe.pipeline.job import make_job
+from ffpipe.planning.layout import make_layout
 from ffpipe.runs.folder import RunFolder, new_run, open_run
-from ffpipe.telemetry.report import History
+from ffpipe.runs.log import RunLog
+from ffpipe.runs.view import View
+from ffpipe.telemetry.report import History, StageReport
 
 
 @pytest.fixture
@@ -61,6 +65,19 @@ def test_nothing_is_written_through_a_link(folder: RunFolder, tmp_path: Path) ->
     (folder.path / ".lock").symlink_to(mine)
     with pytest.raises(UserError, match="cannot be locked"), folder.lock():
         pass
+
+
+def test_the_seconds_until_training_began_are_those_before_the_first_recovery(folder: RunFolder) -> None:
+    job = make_job(recipe("digits"))
+    layout = make_layout(job, 2)
+    log = RunLog(job, folder, folder.store(job.config), View(), History(), None, asked_at=100.0)
+    began = []
+    for began_at in (105.0, 230.0):
+        log.begin(layout)
+        for stage in (1, 0):  # whose times differ: the first one's count
+            log.take(StageReport(stage, (stage,), began_at=began_at + stage, train_began=2.5))
+        began.append(log.close("failed")["start_seconds"])
+    assert began == [7.5, 7.5]
 
 
 def test_a_config_that_cannot_be_written_stays_as_it_was(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

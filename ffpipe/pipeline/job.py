@@ -31,6 +31,8 @@ from ffpipe.telemetry.report import MOST_ROWS, MOST_STEPS, StageReport
 
 # A person who watches sees a loss within seconds, and a row costs nothing at this rate.
 LOG_STEPS = 100
+# With fewer a network has hardly begun to learn.
+FEW_STEPS = 100
 
 OnReport = Callable[[StageReport], None]
 Fits = Callable[[range, int], bool]
@@ -240,6 +242,18 @@ def _check_images(training: Training, splits: Splits) -> None:
         Normalization(training.mean, training.deviation).check(shape)
     if training.negatives == "hybrid" and len(shape) < 2:
         raise UserError(f"training.negatives 'hybrid' mixes images, but an example has the shape {shape}")
+
+
+def few_steps(job: Job) -> tuple[str, ...]:
+    """Say in a line that a job has few steps, as small data in large minibatches have; return nothing where it does
+    not."""
+    if job.steps >= FEW_STEPS:
+        return ()
+    return (
+        f"{job.steps:,} steps in all are few: an epoch has {job.steps_per_epoch:,}, each on "
+        f"{job.config.training.batch_size:,} examples; more epochs or smaller minibatches make more (--epochs, "
+        "--training.batch-size)",
+    )
 
 
 def refuse_beyond_this_host(job: Job) -> None:

@@ -18,16 +18,16 @@ from ffpipe.engines.layerwise.engine import LayerwiseEngine
 from ffpipe.engines.local import LocalEngine
 from ffpipe.engines.ray.settings import PREFIX, folder_of_clusters, load_ray, prepare_ray
 from ffpipe.learn.network import NO_ANSWER, readouts_of
-from ffpipe.pipeline.job import Engine, Job, Model, make_job, refuse_beyond_this_host
+from ffpipe.pipeline.job import Engine, Job, Model, few_steps, make_job, refuse_beyond_this_host
 from ffpipe.planning.budget import within_budget
 from ffpipe.planning.estimate import Estimate, bare_process, draft_layout, estimate_layout
 from ffpipe.runs import places
-from ffpipe.runs.folder import RunFolder, new_run
+from ffpipe.runs.folder import RunFolder, new_run, open_run
 from ffpipe.runs.follow import Followed
 from ffpipe.runs.interrupt import Interrupt
 from ffpipe.runs.log import RunLog
 from ffpipe.runs.model import Given, with_model
-from ffpipe.runs.resumed import newest_whole, resumed
+from ffpipe.runs.resumed import newest_whole, other_rates, resumed
 from ffpipe.runs.run import Result, Run
 from ffpipe.runs.view import View
 from ffpipe.storage import checkpoint
@@ -128,10 +128,15 @@ def carry_out(
         asked, job, notes = _within_budget(config, job_of(config, model))
         if goes_on:
             past, name, snapshot = _past_of(folder, store, job, view)
+            # Read again, while it is as it was: config.toml is yet to be written with what a command changes.
+            before, step = open_run(folder.path)[1].training.epochs, snapshot.step if snapshot else 0
+            notes = (*notes, *other_rates(job, before, step))
         else:
+            notes = (*notes, *few_steps(job))
             code = job.network.code
             past, name, snapshot = History(code=code.recorded if code else ""), uuid4().hex, None
         # After the checks, which need no cluster: a request that is wrong is not to wait until one has started.
+        view.starting(job.config.execution)
         engine = make(job.config.execution)
         held.callback(engine.close)
         layout = engine.layout(job)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ffpipe.config.schema import Execution
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.runs.interrupt import Interrupt
 from ffpipe.runs.view import Progress, View
@@ -19,21 +20,22 @@ class Followed(View):
     def __init__(self, view: View, callbacks: Sequence[Callback], interrupt: Interrupt) -> None:
         self._view, self._interrupt = view, interrupt
         self._callbacks = Callbacks(callbacks, complain=view.note)
-        self._first_step = 0
         self._progress: Progress | None = None
 
+    def starting(self, execution: Execution) -> None:
+        self._view.starting(execution)
+
     def resumed(self, step: int, steps: int) -> None:
-        self._first_step = step
         self._view.resumed(step, steps)
 
-    def start(self, job: Job, layout: Layout, run_dir: Path) -> None:
-        self._view.start(job, layout, run_dir)
-        self._progress = Progress(job, layout)
+    def start(self, job: Job, layout: Layout, run_dir: Path, step: int) -> None:
+        self._view.start(job, layout, run_dir, step)
+        self._progress = Progress(job, layout, step)
         names = tuple(outline.name for outline in job.network.outlines)
         stages = tuple(tuple(spec.layers) for spec in layout.stages)
         self._callbacks.tell(
             "on_start",
-            RunStart(run_dir, job.config, job.steps, job.steps_per_epoch, self._first_step, names, stages, self._stop),
+            RunStart(run_dir, job.config, job.steps, job.steps_per_epoch, step, names, stages, self._stop),
         )
 
     def report(self, report: StageReport) -> None:
@@ -52,10 +54,10 @@ class Followed(View):
         self._view.recovered(note)
         self._callbacks.tell("on_recovery", note)
 
-    def go_on(self, layout: Layout) -> None:
-        self._view.go_on(layout)
+    def go_on(self, layout: Layout, step: int) -> None:
+        self._view.go_on(layout, step)
         if self._progress is not None:
-            self._progress.go_on(layout)
+            self._progress.go_on(layout, step)
 
     def note(self, text: str) -> None:
         self._view.note(text)
@@ -68,8 +70,8 @@ class Followed(View):
         self._view.ended(summary)
         self._callbacks.tell("on_end", summary)
 
-    def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float) -> None:
-        self._view.finish(run_dir, errors, seconds)
+    def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float, start_seconds: float | None) -> None:
+        self._view.finish(run_dir, errors, seconds, start_seconds)
 
     def _stop(self) -> None:
         if not self._interrupt.wished:  # a second wish would not let the run save

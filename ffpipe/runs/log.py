@@ -52,6 +52,7 @@ class RunLog:
         self._layout: Layout | None = None
         self._files: dict[int, list[File]] = {}
         self._latest: dict[int, StageReport] = {}
+        self._began_after: float | None = None
         self._trace = TraceFile(self.folder.trace) if self.job.config.execution.trace else None
 
     @property
@@ -72,7 +73,8 @@ class RunLog:
         # lacks its rows.
         checkpoint.forget_after(self.store, step)
         past = self.past
-        past.train_seconds = self._train_seconds  # before the latest reports go, which are a part of it
+        # Before the latest reports go, which are a part of them.
+        past.train_seconds, self._began_after = self._train_seconds, self._start_seconds
         past.rows = [row for row in past.rows if row.step <= step]
         past.evaluations = [evaluation for evaluation in past.evaluations if evaluation.step <= step]
         # Those of the very step of the snapshot come after it, so not all that are due need have been made.
@@ -212,6 +214,14 @@ class RunLog:
                 checkpoint.remove(self.store, folder)
 
     @property
+    def _start_seconds(self) -> float | None:
+        """Seconds until training began, before the first recovery if there was one; None: it has not begun yet."""
+        if self._began_after is not None or not self._latest:
+            return self._began_after
+        first = self._latest[min(self._latest)]
+        return first.began_at + first.train_began - self.asked_at
+
+    @property
     def _train_seconds(self) -> float:
         """Seconds of training of the whole run until now."""
         return self.past.train_seconds + max((report.train_seconds for report in self._latest.values()), default=0.0)
@@ -235,7 +245,7 @@ class RunLog:
             "steps": step,
             "epochs": config.training.epochs,
             "steps_per_epoch": self.job.steps_per_epoch,
-            "start_seconds": stages[0].began_at + stages[0].train_began - self.asked_at if stages else None,
+            "start_seconds": self._start_seconds,
             "train_seconds": seconds,
             "examples_per_second": step * config.training.batch_size / seconds if seconds else None,
             "test_error_goodness": tests[-1].error_goodness if tests else None,

@@ -87,6 +87,27 @@ def newest_whole(store: Store, job: Job, view: View) -> checkpoint.Manifest | No
     return found
 
 
+def other_rates(job: Job, epochs: int, step: int) -> tuple[str, ...]:
+    """Say in a line that rates until `step` were others than in a run of as many epochs as the job has; return nothing
+    where they were not. epochs: of the job that made these steps."""
+    network = job.network
+    rates = [outline.rates for outline in network.outlines] + ([network.rates] if network.has_head else [])
+    # A schedule that changes within an epoch is another one at the first step of each too.
+    made = range(0, step, network.steps_per_epoch)
+    other = {
+        now.schedule
+        for now in rates
+        if any(now.factor(each) != replace(now, epochs=epochs).factor(each) for each in made)
+    }
+    if not other:
+        return ()
+    now = job.config.training.epochs
+    return (
+        f"schedule {', '.join(sorted(other))}: rates are those of {now} epochs from here on and were those of {epochs} "
+        f"before, so the result is not that of {now} epochs from the start",
+    )
+
+
 def verified(store: Store, folder: str, job: Job) -> checkpoint.Manifest:
     """Read every file of a snapshot once. Raises UserError naming the first that is wrong or missing."""
     manifest = checkpoint.read_manifest(store, folder)

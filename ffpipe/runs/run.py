@@ -70,12 +70,13 @@ class Run:
             raise Interrupted(f"saved after step {summary['steps']}; {self._goes_on}")
         goodness, softmax = summary["test_error_goodness"], summary["test_error_softmax"]
         result = Result(self.folder.path, goodness, softmax, summary["weights_sha256"], summary)
-        self.view.finish(result.run_dir, result.test_errors, summary["train_seconds"])
+        seconds = summary["train_seconds"], summary["start_seconds"]
+        self.view.finish(result.run_dir, result.test_errors, *seconds)
         return result
 
     def _to_its_end(self, layout: Layout) -> tuple[str, dict[str, Any]]:
         """Return status and summary, which is written however the run ends."""
-        self.view.start(self.job, layout, self.folder.path)
+        self.view.start(self.job, layout, self.folder.path, self._newest_step)
         for note in layout.notes:
             self.view.note(note)
         status = "failed"
@@ -138,7 +139,7 @@ class Run:
                 # Noted only now, since the note says how many stages the run goes on with.
                 step = self._newest_step
                 self.log.recovered(RecoveryNote(str(error), step, max(0, reached - step), len(layout.stages)))
-                self.view.go_on(layout)
+                self.view.go_on(layout, step)
 
     @property
     def _newest_step(self) -> int:

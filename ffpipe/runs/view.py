@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ffpipe.config.schema import Execution
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.system.errors import escaped
@@ -22,8 +23,11 @@ from ffpipe.telemetry.report import LayerRow, RecoveryNote, StageReport, say_lay
 class View:
     """Is told how a run goes, and shows nothing of it."""
 
-    def start(self, job: Job, layout: Layout, run_dir: Path) -> None:
-        """Note that the run begins, on these stages."""
+    def starting(self, execution: Execution) -> None:
+        """Note that the engine is about to start, which may take a while."""
+
+    def start(self, job: Job, layout: Layout, run_dir: Path, step: int) -> None:
+        """Note that the run begins on these stages after this step: 0, or that of the snapshot that it goes on from."""
 
     def resumed(self, step: int, steps: int) -> None:
         """Note that an earlier run is resumed from its snapshot of this step; 0: it has none."""
@@ -31,8 +35,8 @@ class View:
     def report(self, report: StageReport) -> None:
         """Show that a stage has come further."""
 
-    def go_on(self, layout: Layout) -> None:
-        """Note that the run goes on, on other stages."""
+    def go_on(self, layout: Layout, step: int) -> None:
+        """Note that the run goes on after this step, on other stages."""
 
     def note(self, text: str) -> None:
         """Show a warning or a recovery."""
@@ -46,9 +50,9 @@ class View:
     def ended(self, summary: Mapping[str, Any]) -> None:
         """Note that the run has ended and all is written. summary: as in summary.json."""
 
-    def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float) -> None:
+    def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float, start_seconds: float | None) -> None:
         """Show that the run is finished. errors: of each read-out on the test split, as fractions. seconds: of
-        training."""
+        training. start_seconds: before it, as in summary.json."""
 
 
 class Terminal(Console):
@@ -61,15 +65,15 @@ class Terminal(Console):
 class Progress:
     """Numbers that say where a run stands, without any drawing."""
 
-    def __init__(self, job: Job, layout: Layout) -> None:
+    def __init__(self, job: Job, layout: Layout, step: int) -> None:
         self.job = job
         self.rows: dict[int, LayerRow] = {}
-        self.step = self.tested = 0
-        self.testing = ""
-        self.go_on(layout)
+        self.tested, self.testing = 0, ""
+        self.go_on(layout, step)
 
-    def go_on(self, layout: Layout) -> None:
-        """Follow other stages, whose clocks begin now."""
+    def go_on(self, layout: Layout, step: int) -> None:
+        """Follow other stages from this step on; their clocks begin now."""
+        self.step = step  # until the last stage reports, which may take a chapter
         self.layers = [tuple(spec.layers) for spec in layout.stages]
         self.busy = [0.0] * len(self.layers)
         self._marks: list[tuple[float, int]] = []
@@ -142,9 +146,15 @@ class ConsoleView(View):
         self._printed = time.monotonic()
         self._silent = False
 
-    def start(self, job: Job, layout: Layout, run_dir: Path) -> None:
+    def starting(self, execution: Execution) -> None:
+        if execution.engine == "ray":  # the others are there at once
+            stages = execution.stages or execution.listed
+            count = f"{stages} stage{'s' if stages > 1 else ''}" if stages else "stages"
+            self.note(f"starting {count} with Ray")
+
+    def start(self, job: Job, layout: Layout, run_dir: Path, step: int) -> None:
         self.note(_title(job, layout))
-        self._progress = Progress(job, layout)
+        self._progress = Progress(job, layout, step)
         if self.console.is_terminal:
             self._live.update(self._table(self._progress))
             self._show(self._live.start)
@@ -159,9 +169,9 @@ class ConsoleView(View):
         else:
             self.note(f"the run is at its end, step {step:,} of {steps:,}: nothing is left to train")
 
-    def go_on(self, layout: Layout) -> None:
+    def go_on(self, layout: Layout, step: int) -> None:
         assert self._progress is not None
-        self._progress.go_on(layout)
+        self._progress.go_on(layout, step)
 
     def report(self, report: StageReport) -> None:
         assert self._progress is not None
@@ -186,9 +196,10 @@ class ConsoleView(View):
         with suppress(OSError, ValueError):  # also where it is silent: its thread is to end
             self._live.stop()
 
-    def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float) -> None:
+    def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float, start_seconds: float | None) -> None:
         by = ", ".join(f"{_percent(error)} by {name}" for name, error in errors.items())
-        self.note(f"trained in {seconds:.1f} s\ntest error: {by or '-'}\nrun folder: {run_dir}")
+        before = "" if start_seconds is None else f", after {start_seconds:.1f} s of start-up"
+        self.note(f"trained in {seconds:.1f} s{before}\ntest error: {by or '-'}\nrun folder: {run_dir}")
 
     def _show(self, show: Callable[[], None]) -> None:
         if self._silent:

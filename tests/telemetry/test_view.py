@@ -8,12 +8,13 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from rich.console import Console
 
 from ffpipe import override, recipe, train
+from ffpipe.config.schema import Execution
 from ffpipe.engines.local import LocalEngine
 from ffpipe.runs.view import ConsoleView, Progress, Terminal, View
 from ffpipe.telemetry.report import StageReport
@@ -62,7 +63,7 @@ def test_a_run_whose_words_are_lost_goes_on(reader: str, tmp_path: Path) -> None
 def test_a_test_says_how_far_it_is() -> None:
     sizes = {"validation": 50, "test": 2000}
     job = SimpleNamespace(steps_per_epoch=14, steps=28, config=recipe("digits"), tested=sizes)
-    progress = Progress(job, SimpleNamespace(stages=[SimpleNamespace(layers=range(2))]))  # type: ignore[arg-type]
+    progress = Progress(job, SimpleNamespace(stages=[SimpleNamespace(layers=range(2))]), 0)  # type: ignore[arg-type]
     for seconds, step in ((1.0, 14), (2.0, 28)):
         progress.take(StageReport(0, (0, 1), step=step, seconds=seconds))
     assert progress.headline().endswith("step 28/28  700 examples/s  0 s left")
@@ -102,12 +103,13 @@ def test_stages_report_how_far_their_tests_are(tmp_path: Path) -> None:
 def test_after_a_recovery_it_follows_the_new_stages() -> None:
     job = SimpleNamespace(steps_per_epoch=10, steps=100, config=recipe("digits"))
     three, two = ([SimpleNamespace(layers=range(i, i + 1)) for i in range(n)] for n in (3, 2))
-    progress = Progress(job, SimpleNamespace(stages=three))  # type: ignore[arg-type]  # what it looks at
+    progress = Progress(job, SimpleNamespace(stages=three), 10)  # type: ignore[arg-type]  # what it looks at
+    assert progress.headline().startswith("epoch 2/60  step 10/100")
     for seconds, step in ((1.0, 20), (2.0, 40)):
         progress.take(StageReport(2, (2,), step=step, seconds=seconds))
     assert (progress.step, progress.examples_per_second) == (40, 20 * 50)
-    progress.go_on(SimpleNamespace(stages=two))  # type: ignore[arg-type]
-    assert (progress.layers, progress.examples_per_second) == ([(0,), (1,)], 0.0)
+    progress.go_on(SimpleNamespace(stages=two), 30)  # type: ignore[arg-type]
+    assert (progress.layers, progress.step, progress.examples_per_second) == ([(0,), (1,)], 30, 0.0)
     for seconds, step in ((1.0, 50), (2.0, 60)):
         progress.take(StageReport(1, (1,), step=step, seconds=seconds))
     assert (progress.step, progress.examples_per_second) == (60, 10 * 50)
@@ -125,6 +127,33 @@ def test_where_a_run_goes_on_from(step: int, says: str) -> None:
     file = io.StringIO()
     ConsoleView(Console(file=file, width=40)).resumed(step, 2800)
     assert file.getvalue() == f"{says}\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"engine": "ray", "stages": 2}, "starting 2 stages with Ray\n"),
+        ({"engine": "ray", "stages": 1}, "starting 1 stage with Ray\n"),
+        ({"engine": "ray", "stages": 0}, "starting stages with Ray\n"),
+        ({"engine": "ray", "stages": 0, "device": ("cpu", "cuda", "cuda")}, "starting 3 stages with Ray\n"),
+        ({"engine": "local", "stages": 2}, ""),
+        ({"engine": "layerwise", "stages": 2}, ""),
+    ],
+)
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_start_that_takes_a_while_is_said(fields: dict[str, Any], says: str, terminal: bool) -> None:
+    file = io.StringIO()
+    ConsoleView(Console(file=file, force_terminal=terminal)).starting(Execution(**fields))
+    assert file.getvalue() == says
+
+
+@pytest.mark.parametrize(
+    ("start", "says"), [(4.06, "trained in 12.5 s, after 4.1 s of start-up"), (None, "trained in 12.5 s")]
+)
+def test_the_start_is_no_part_of_training(start: float | None, says: str) -> None:
+    file = io.StringIO()
+    ConsoleView(Console(file=file, width=40)).finish(Path("runs/a"), {"goodness": 0.02}, 12.5, start)
+    assert file.getvalue() == f"{says}\ntest error: 2.00% by goodness\nrun folder: runs/a\n"
 
 
 @pytest.mark.parametrize(
