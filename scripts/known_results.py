@@ -15,9 +15,9 @@ class Row:
     """One line of the table.
 
     published: as its source gives it. differs: what is not to the letter of that source; "-" where there is no one
-    source. ours: which figures of a run are compared: "goodness", "softmax" (test
-    errors), "losses" (the running mean of the training loss after each epoch) or "bits" (test loss a character). fields:
-    on top of the recipe. seeds: run unless others are asked for. backprop: the yardstick and not the trainer.
+    source. ours: which figures of a run are compared: "goodness", "softmax" (test errors), "losses" (the running mean
+    of the training loss after each epoch) or "bits" (test loss a character). fields: on top of the recipe. seeds: run
+    unless others are asked for. backprop: the yardstick and not the trainer.
     """
 
     name: str

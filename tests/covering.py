@@ -2,7 +2,8 @@
 
     @pytest.mark.parametrize(("kind", "precision"), in_turn(KINDS, PRECISIONS))
 
-`in_turn` takes every value of every factor once at least, `in_pairs` every pair of values of two factors.
+`in_turn` takes every value of every factor once at least, `in_pairs` every pair of values of two factors, `only` some
+values of one.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ def in_pairs(*factors: Collection[Any]) -> list[Any]:
         chosen.add(best)
         missing -= _pairs(best)
     return _marked(values, chosen)
+
+
+def only(kept: Collection[Any], values: Iterable[Any]) -> list[Any]:
+    """Return all values as parameters, of which those not kept are long tests."""
+    return [pytest.param(value, marks=() if value in kept else pytest.mark.long) for value in values]
 
 
 def _pairs(combination: Combination) -> set[tuple[tuple[int, int], ...]]:

@@ -162,17 +162,8 @@ def test_a_run_keeps_to_its_budget_and_to_its_weights(
     engine: str, options: list[str], small: str, tmp_path: Path
 ) -> None:
     """In a process of its own, since the peak of a process is that of all it ever did."""
-    fields = [
-        "train",
-        "digits",
-        "--training.dims",
-        "64,1000,1000,1000,1000",
-        "--epochs",
-        "1",
-        "--stages",
-        "0",
-        *options,
-    ]
+    sizes = ["--training.dims", "64,1000,1000,1000,1000", "--epochs", "1", "--train-limit", "300", "--stages", "0"]
+    fields = ["train", "digits", *sizes, *options]
     plain, within = tmp_path / "plain", tmp_path / "within"
     assert main([*fields, "--engine", "local", "--run-dir", str(plain)]) == 0
     command = [sys.executable, "-m", "ffpipe", *fields, "--engine", engine, "--memory-budget", small]
@@ -195,6 +186,7 @@ def read_summary(run: Path) -> dict[str, Any]:
     return summary
 
 
+@pytest.mark.long
 def test_a_run_that_goes_on_with_another_budget_chooses_anew(tmp_path: Path) -> None:
     sizes = ["--training.dims", "64,2000,2000,2000", "--engine", "local", "--stages", "0"]
     sizes += ["--epochs", "1", "--train-limit", "300"]

@@ -89,6 +89,7 @@ def test_own_objective(example: Run) -> None:
     assert percent(example("own_objective.py"), "test error") < 10
 
 
+@pytest.mark.long
 def test_no_negatives(example: Run) -> None:
     out = example("no_negatives.py")
     for name in ("last", "sum", "block.0", "block.1", "block.2", "backpropagation"):

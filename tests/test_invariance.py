@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from covering import only
 
 from ffpipe import Config, override, recipe, train
 
@@ -99,7 +100,7 @@ def test_lock_step_and_other_negatives(training: dict[str, Any], tmp_path: Path)
     config = digits_run()
     config = replace(config, training=replace(config.training, **training))
     local = digest(config, tmp_path / "local", engine="local")
-    assert digest(config, tmp_path / "ray", engine="ray", stages=3, evaluate_every=1) == local
+    assert digest(config, tmp_path / "ray", engine="ray", stages=2, evaluate_every=1) == local
     assert digest(config, tmp_path / "layerwise", engine="layerwise", evaluate_every=1) == local
 
 
@@ -125,8 +126,8 @@ MORE_RULES = ("without labels", "other digits")
 def test_other_rules(training: dict[str, Any], tmp_path: Path) -> None:
     config = override(digits_run(), {f"training.{name}": value for name, value in training.items()})
     local = digest(config, tmp_path / "local", engine="local", chunk=1)
-    ways = {"stages": 3, "chunk": 3, "evaluate_every": 1, "snapshot_steps": 7}
-    assert digest(config, tmp_path / "three", engine="ray", **ways) == local
+    ways = {"stages": 2, "chunk": 3, "evaluate_every": 1, "snapshot_steps": 7}
+    assert digest(config, tmp_path / "two", engine="ray", **ways) == local
     assert digest(config, tmp_path / "layerwise", engine="layerwise", chapter=11) == local
 
 
@@ -147,13 +148,13 @@ def test_the_softplus_objective_with_adam(tmp_path: Path) -> None:
     assert digest(config, tmp_path / "layerwise", engine="layerwise", chapter=5) == local
 
 
-@pytest.mark.parametrize("optimizer", ["averaging", pytest.param("Adam", marks=pytest.mark.long)])
+@pytest.mark.parametrize("optimizer", only(["averaging"], ["averaging", "Adam"]))
 @pytest.mark.usefixtures("cluster")
 def test_bfloat16_has_a_digest_of_its_own(optimizer: str, digits_digest: str, tmp_path: Path) -> None:
     config = override(digits_run(), {"training.precision": "bfloat16", "training.optimizer.kind": optimizer})
     local = digest(config, tmp_path / "local", engine="local", chunk=1)
     assert local != digits_digest
-    assert digest(config, tmp_path / "three", engine="ray", stages=3, chunk=3, evaluate_every=1) == local
+    assert digest(config, tmp_path / "two", engine="ray", stages=2, chunk=3, evaluate_every=1) == local
     assert digest(config, tmp_path / "layerwise", engine="layerwise", chapter=10, evaluate_every=1) == local
 
 
@@ -177,7 +178,7 @@ def test_a_slice_of_mnist(mnist_folder: str, tmp_path: Path) -> None:
 def test_threads_do_not_matter(digits_digest: str, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     try:
-        for count in (1, 2, 3):
+        for count in (1, 3):
             torch.set_num_threads(count)
             assert digest(digits_run(), tmp_path / str(count), engine="local") == digits_digest
     finally:

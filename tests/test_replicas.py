@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from covering import only
 from disturbed import Disturb
 from processes import stage_processes
 
@@ -77,15 +78,14 @@ RAY: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "way",
-    [pytest.param(way, id=name, marks=pytest.mark.long if name != "one and four" else ()) for name, way in RAY.items()],
-)
+@pytest.mark.parametrize("config", only(["convolutions"], NETWORKS), indirect=True)
+@pytest.mark.parametrize("way", only(["one and four"], RAY))
 @pytest.mark.usefixtures("cluster")
-def test_through_ray(config: Config, digest: str, way: dict[str, Any], tmp_path: Path) -> None:
-    assert run(config, tmp_path / "run", engine="ray", **way).weights_sha256 == digest
+def test_through_ray(config: Config, digest: str, way: str, tmp_path: Path) -> None:
+    assert run(config, tmp_path / "run", engine="ray", **RAY[way]).weights_sha256 == digest
 
 
+@pytest.mark.parametrize("config", only(["dense, hard negatives, peers"], NETWORKS), indirect=True)
 @pytest.mark.usefixtures("cluster")
 def test_a_replica_is_killed(config: Config, digest: str, tmp_path: Path) -> None:
     killed = Disturb(1, lambda: os.kill(stage_processes()[-1], signal.SIGKILL))

@@ -127,6 +127,7 @@ def test_optimizers_of_blocks_are_all_named(runs: Path, capsys: pytest.CaptureFi
     assert list(_optimizers(replace(training, blocks=(last, first, last, last))).values()) == [[0, 2, 3], [1]]
     assert _ranges([0, 2, 3]) == "0 2-3"
     assert list(_optimizers(replace(training, method="backprop"))) == ["Adam at 0.01"]
+    assert list(_optimizers(replace(get_recipe("hinton").training, method="backprop"))) == ["Adam at 0.001"]
 
 
 def test_a_long_run_is_shown_on_one_screen_too(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,7 +113,7 @@ def test_nothing_is_imported_from_the_working_folder(engine: str, here: Path) ->
         "import neighbour\n\ndef blocks():\n    return [neighbour.layer(1, 4, 3), neighbour.layer(4, 4, 3)]\n"
     )
     with tempfile.TemporaryDirectory(prefix="ff-", dir="/tmp") as temporary:  # short enough for Ray's sockets
-        options = ["--epochs", "1", "--model", "models/mine.py:blocks"]
+        options = ["--epochs", "1", "--train-limit", "100", "--model", "models/mine.py:blocks"]
         done = ffpipe(
             "train", "digits-cnn", "--engine", engine, "--run-dir", "run", *options, cwd=here, TMPDIR=temporary
         )

@@ -119,10 +119,11 @@ def _trained(config: Config) -> list[str]:
 def _optimizers(training: Training) -> dict[str, list[int]]:
     """Return the blocks that each optimiser has, by what it is called. A user's code may have others, which no config
     knows."""
-    # A network that learns as one has one optimiser.
-    blocks = () if training.model or training.method == "backprop" else training.blocks
+    end_to_end = training.method == "backprop"
+    blocks = () if training.model or end_to_end else training.blocks
+    one = training.yardstick if end_to_end else training.optimizer
     found: dict[str, list[int]] = {}
-    for index, each in enumerate([block.optimizer or training.optimizer for block in blocks] or [training.optimizer]):
+    for index, each in enumerate([block.optimizer or one for block in blocks] or [one]):
         found.setdefault(f"{each.kind} at {each.learning_rate:g}", []).append(index)
     return found
 

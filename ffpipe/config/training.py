@@ -115,6 +115,11 @@ class Training(Readout, Negatives, Pairs, Network):
         return self.contrasts and self.read_labels != "none" and self.readout != "softmax"
 
     @property
+    def yardstick(self) -> Optimizer:
+        """The optimiser of the whole network by backpropagation: Adam's defaults where the config's is of pairs."""
+        return self.optimizer if self.negatives == "none" else Optimizer(kind="Adam", learning_rate=0.001)
+
+    @property
     def in_turns(self) -> bool:
         """True where a step has rows of one role alone."""
         return self.contrasts and self.phases == "by-epoch"

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ffpipe.config.blocks import FF_DENSE
-from ffpipe.config.schema import BlockConfig, Optimizer, Options, Training
+from ffpipe.config.schema import BlockConfig, Options, Training
 from ffpipe.data.splits import Splits
 from ffpipe.learn.block import Block
 from ffpipe.learn.chained import Chained
@@ -48,9 +48,6 @@ from ffpipe.learn.turns import Turns
 from ffpipe.learn.user_model import ModelCode, of_users
 from ffpipe.learn.workspace import Workspace
 from ffpipe.storage.checkpoint import Input
-
-# The yardstick's optimiser where the config has Forward-Forward's own optimiser: Adam's defaults.
-YARDSTICK = Optimizer(kind="Adam", learning_rate=0.001)
 
 
 # Told apart by identity: options are dictionaries, which have no hash, and planning keeps costs by network (cost.py).
@@ -289,9 +286,9 @@ def _dense(item: Dense, index: int, inputs: RowSpec, training: Training, workspa
 
 def _end_to_end(network: Blueprint, device: torch.device) -> Local:
     """Join all blocks as the body of one, which learns by the last one's class head: the yardstick."""
-    training, yardstick = network.training, network.training.optimizer
+    training, yardstick = network.training, network.training.yardstick
     if training.negatives != "none":
-        training, yardstick = replace(training, blocks=tuple(map(_without_goodness, training.blocks))), YARDSTICK
+        training = replace(training, blocks=tuple(map(_without_goodness, training.blocks)))
     # Blocks as they would learn alone, of which the last one is read; by backpropagation `items` would come here again.
     training = replace(training, method="forward-forward", negatives="none", head=False, readout="last")
     parts = make_blueprint(

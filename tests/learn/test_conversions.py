@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from blueprints import blueprint_of
+from covering import only
 from kinds_of_blocks import KINDS, PLAIN, network
 
 from ffpipe import BlockConfig
@@ -79,7 +80,7 @@ def test_dark_images_have_scores_in_half_precision(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:DeprecationWarning")
-@pytest.mark.parametrize("name", [*NAMES[::2], *(pytest.param(n, marks=pytest.mark.long) for n in NAMES[1::2])])
+@pytest.mark.parametrize("name", only(NAMES[::3], NAMES))
 def test_traced_and_exported_for_any_number_of_examples(name: str, tmp_path: Path) -> None:
     """Without a warning: no decision hangs on the numbers of the examples that are recorded."""
     made, examples = untrained(name, tmp_path)

@@ -56,7 +56,10 @@ def dropout() -> list[Any]:
     return network("torch")
 
 
-@pytest.mark.parametrize(("kind", "negatives"), [("torch", "random"), ("numpy", "none"), ("random", "none")])
+@pytest.mark.parametrize(
+    ("kind", "negatives"),
+    [("torch", "random"), pytest.param("numpy", "none", marks=pytest.mark.long), ("random", "none")],
+)
 def test_engines_agree(kind: str, negatives: str, tmp_path: Path) -> None:
 
     def model() -> list[Any]:

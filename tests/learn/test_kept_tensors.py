@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from covering import in_turn
 from torch import Tensor, nn
 
 import ffpipe
@@ -186,13 +187,16 @@ class Views(nn.Module):
 FLAT = RowSpec((64,), torch.float32)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [lambda: torch.ones(1).expand(2048), lambda: torch.ones(64, 80)[:, :40], lambda: torch.ones(60, 50).t()],
-    ids=["expanded", "with gaps", "turned"],
-)
-@pytest.mark.parametrize("kind", ["buffer", "parameter"])
-def test_tensors_of_any_strides_are_kept_by_every_engine(make: Callable[[], Tensor], kind: str, tmp_path: Path) -> None:
+STRIDES: dict[str, Callable[[], Tensor]] = {
+    "expanded": lambda: torch.ones(1).expand(2048),
+    "with gaps": lambda: torch.ones(64, 80)[:, :40],
+    "turned": lambda: torch.ones(60, 50).t(),
+}
+
+
+@pytest.mark.parametrize(("strides", "kind"), in_turn(STRIDES, ["buffer", "parameter"]))
+def test_tensors_of_any_strides_are_kept_by_every_engine(strides: str, kind: str, tmp_path: Path) -> None:
+    make = STRIDES[strides]
     items = after(Local(lambda: Shifted(make, kind)), LAST)
     plain = after(Local(lambda: Shifted(lambda: make().contiguous(), kind)), LAST)
     local = digest(items, tmp_path / "local")

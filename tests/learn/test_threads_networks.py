@@ -1,7 +1,7 @@
 """The number of threads does not change a bit of the weights of any network.
 
 A sum is cut for threads by its shape, so networks are drawn by chance: narrow, odd and wide layers, small
-and large odd minibatches, every rule of training. The first forty run by default, all two hundred with the marker long.
+and large odd minibatches, every rule of training. The first ten are short, the others of all two hundred long.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from covering import only
 
 from ffpipe import Config, override, recipe, train
 from ffpipe.config.optimizer import torch_optimizers
 
 pytestmark = pytest.mark.usefixtures("threads_put_back")
 
-BY_DEFAULT, ALL = 16, 200
+BY_DEFAULT, ALL = 10, 200
 STEPS = 4
 # Averaging as often as most others together, and the other paths of torch's optimisers; a rate at which none diverges.
 OPTIMIZERS: list[dict[str, Any]] = [
@@ -94,9 +95,7 @@ def digest(config: Config, threads: int, run_dir: Path) -> str:
     return train(override(config, {"execution.run_dir": str(run_dir)})).weights_sha256
 
 
-@pytest.mark.parametrize(
-    "seed", [*range(BY_DEFAULT), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(BY_DEFAULT, ALL))]
-)
+@pytest.mark.parametrize("seed", only(range(BY_DEFAULT), range(ALL)))
 def test_same_weights(seed: int, tmp_path: Path) -> None:
     config = network(seed)
     one = digest(config, 1, tmp_path / "one")
