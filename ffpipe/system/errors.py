@@ -46,7 +46,8 @@ def reason(error: BaseException) -> str:
     if isinstance(within, BaseException):  # urllib's errors have the system's in them
         return reason(within)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return str(getattr(error, "strerror", None) or (lines[0] if lines else type(error).__name__))
+    told = str(getattr(error, "strerror", None) or (lines[0] if lines else type(error).__name__))
+    return told.removesuffix(".")  # a line goes on, or ends without one
 
 
 class UserError(Exception):
