@@ -28,6 +28,9 @@ def bound(
     message. Raises UserError for options that it does not take, for required ones that are missing and for values of
     another kind.
     """
+    # Before it is called, which would warn that it was never awaited.
+    if inspect.iscoroutinefunction(function):
+        raise UserError(f"{name} is a coroutine: define it with def, not with async def")
     try:
         parameters = _signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -35,6 +38,9 @@ def bound(
     named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     named = {own: p for own, p in named.items() if own not in given}
     takes = f"it takes {', '.join(named)}" if named else "it takes none"
+    for p in parameters:
+        if p.kind is p.POSITIONAL_ONLY and p.default is p.empty:
+            raise UserError(f"{name} takes {p.name} by position: options are given by name, so remove the / after it")
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         for option in options:
             if option not in named:

@@ -166,12 +166,20 @@ def test_signatures() -> None:
     def nothing() -> list[Any]:
         return [nn.ReLU]
 
+    async def later() -> list[Any]:
+        return [nn.ReLU]
+
+    def by_position(width: int, /) -> list[Any]:
+        return [width]
+
     def for_checkers(width: int, device: Missing = None) -> list[Any]:  # type: ignore[name-defined] # noqa: F821
         return [lambda: (width, device)]
 
     assert call(anything, {"a": "1"}, "anything")[0]() == {"a": "1"}
     assert call(for_checkers, {"width": "3", "device": "cpu"}, "x")[0]() == (3, "cpu")
     assert refused(lambda: call(nothing, {"a": 1}, "my")) == "my does not take the option 'a': it takes none"
+    assert refused(lambda: call(later, {}, "my")) == "my is a coroutine: define it with def, not with async def"
+    assert "my takes width by position" in refused(lambda: call(by_position, {"width": 1}, "my"))
     assert "my does not say which options it takes" in refused(lambda: call(max, {}, "my"))
     assert "my is of type int and not a function" in refused(lambda: call(3, {}, "my"))
     assert "my is of type ReLU and not a function" in refused(lambda: call(nn.ReLU(), {}, "my"))
