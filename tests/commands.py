@@ -7,12 +7,12 @@ import pytest
 from ffpipe.commands.cli import main
 
 
-def refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit status 2 and one line on stderr that holds `says`."""
+def refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], before: str = "") -> None:
+    """Exit status 2 and one line on stderr that holds `says`. before: on stdout until then."""
     capsys.readouterr()
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert says in err
     assert err.count("\n") == 1
     assert "Traceback" not in err
-    assert out == ""
+    assert out == before

@@ -154,7 +154,7 @@ def test_more_than_the_cluster_has(
     options: list[str], says: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started = time.monotonic()
-    refused(["train", *options], says, capsys)
+    refused(["train", *options], says, capsys, before="starting 2 stages with Ray\n")
     assert time.monotonic() - started < 30
     assert list(here.iterdir()) == []
 
