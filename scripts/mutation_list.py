@@ -22,8 +22,9 @@ SCHEDULE, ROUTES, RATES = (
     "tests/pipeline/test_routes.py",
     "tests/learn/test_rates.py",
 )
-LAYER, GOODNESS, NEGATIVES = (
+LAYER, STEPS, GOODNESS, NEGATIVES = (
     "tests/learn/test_layer.py",
+    "tests/learn/test_steps.py",
     "tests/learn/test_goodness.py",
     "tests/learn/test_negatives.py",
 )
@@ -124,6 +125,7 @@ MUTATIONS = [
     *_of(
         "learn/dense.py",
         LAYER,
+        STEPS,
         peer_normalisation_of_all_rows=("mean(activity[:positive], 0)", "mean(activity, 0)"),
         dropout_that_is_not_made_up_for=(".div_(1.0 - dropout)", ""),
         weights_that_ignore_the_seed=('generator(seed, "weights", index)', 'generator(0, "weights", index)'),
@@ -131,6 +133,7 @@ MUTATIONS = [
     *_of(
         "learn/updates.py",
         LAYER,
+        STEPS,
         decay_that_ignores_the_schedule=(
             "self.weight.mul_(1.0 - rate * self.settings.weight_decay).add_(self.weight_average, alpha=-rate)\n\n"
             "    def apply",

@@ -34,9 +34,9 @@ class Broken(Exception):
 
 
 def left_out(folder: str, names: list[str]) -> set[str]:
-    """Name the files of a folder that are not copied: hidden ones, and those that programs have made."""
-    made = {"build", "dist", "runs"} if Path(folder) == REPOSITORY else set()
-    return {name for name in names if name.startswith(".") or name in made or name == "__pycache__"}
+    """Name what of a folder is not copied: hidden folders, and what programs have made."""
+    made = {"__pycache__", *(("build", "dist", "runs") if Path(folder) == REPOSITORY else ())}
+    return {name for name in names if name in made or (name.startswith(".") and Path(folder, name).is_dir())}
 
 
 def misplaced(mutations: Iterable[Mutation]) -> list[str]:

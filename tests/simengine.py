@@ -20,7 +20,7 @@ from world import StageDied, World
 from ffpipe.learn.negatives import Predictions
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.packet import Arrays, Packet
-from ffpipe.pipeline.publisher import OUTPUTS
+from ffpipe.pipeline.publisher import PUBLISH_AHEAD
 from ffpipe.pipeline.saver import Saved, Saver
 from ffpipe.pipeline.schedule import Item, ItemStream, Plan, Stop, Train
 from ffpipe.pipeline.worker import Worker
@@ -121,8 +121,8 @@ class Peer:
             return
         if self.outbox:
             yield self._send
-        # One result on its way, those that wait for it, and the one that is made.
-        if not self.stopped and len(self.outbox) < OUTPUTS:
+        # One result on its way, those that wait for it, and the one that is made: publisher.OUTPUTS must be as many.
+        if not self.stopped and len(self.outbox) < PUBLISH_AHEAD + 2:
             stream = self.worker.stream
             assert isinstance(stream, HeldStream)
             if self.index:

@@ -12,7 +12,7 @@ from torch import nn
 
 from ffpipe import Optimizer, recipe
 from ffpipe.learn.block import Step
-from ffpipe.learn.contrast import make_pair_loss
+from ffpipe.learn.contrast import make_pair_loss, pair_errors
 from ffpipe.learn.dense import FFDense
 from ffpipe.learn.goodness import GoodnessContrast
 from ffpipe.learn.local import LocalBlock
@@ -182,3 +182,12 @@ def test_peer_normalisation_is_that_of_the_closed_form() -> None:
     torch.testing.assert_close(goodness.mean_activity, dense.mean_activity)
     with pytest.raises(UserError, match="peer is -1"):
         GoodnessContrast(spec, peer=-1.0)
+
+
+def test_logistic_errors_are_fewer_where_both_are_sure() -> None:
+    """In float32 both probabilities of a pair are 1 where goodness is far above the threshold: that is not an error."""
+    objective = make_pair_loss("hinton", "sum", 10, None, 1.0)
+    positive = torch.tensor([100.0, 5.0, 9.0, 30.0])
+    negative = torch.tensor([120.0, 8.0, 3.0, 30.0])
+    assert int(pair_errors(objective, "goodness", positive, negative)) == 2
+    assert int(pair_errors(objective, "logistic", positive, negative)) == 1

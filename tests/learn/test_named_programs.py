@@ -168,17 +168,6 @@ def test_ff_py_is_the_port(tmp_path: Path) -> None:
     assert counted == [list(each) for each in zip(*errors, strict=True)]
 
 
-def test_logistic_errors_are_fewer_where_both_are_sure(tmp_path: Path) -> None:
-    """In float32 both probabilities of a pair are 1 where goodness is far above the threshold: that is not an error."""
-    from ffpipe.learn.contrast import make_pair_loss, pair_errors
-
-    objective = make_pair_loss("hinton", "sum", 10, None, 1.0)
-    positive = torch.tensor([100.0, 5.0, 9.0, 30.0])
-    negative = torch.tensor([120.0, 8.0, 3.0, 30.0])
-    assert int(pair_errors(objective, "goodness", positive, negative)) == 2
-    assert int(pair_errors(objective, "logistic", positive, negative)) == 1
-
-
 def test_the_order_of_the_file_is_refused_where_the_split_is_shuffled() -> None:
     with pytest.raises(UserError, match=r"training.data.order is 'file', but training.data.split_seed shuffles"):
         override(recipe("digits"), {"training.data.order": "file"})
