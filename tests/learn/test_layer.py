@@ -140,6 +140,12 @@ def test_what_leaves_a_layer_is_normalised_detached_and_from_before_the_update()
     assert not out.requires_grad
 
 
+def test_weights_begin_as_the_seed_and_the_place_of_their_layer_say() -> None:
+    begun = [initial_weight(seed, index, FAN_IN, WIDTH) for seed, index in ((1, 0), (2, 0), (1, 1), (1, 0))]
+    assert torch.equal(begun[0], begun[3])
+    assert not any(torch.equal(begun[0], other) for other in begun[1:3])
+
+
 def test_a_row_of_zeros_stays_zero() -> None:
     layer = make_layer(Training())
     layer.bias.fill_(-100.0)
