@@ -135,7 +135,7 @@ def keep(row: Row, seed: int, folder: Path, log: Path) -> None:
         command=shlex.join(row.command(seed)),
         machine=machine(),
         date=time.strftime("%Y-%m-%d"),
-        bits=summary["test_bits_per_token"],
+        bits=summary.get("test_bits_per_token"),
     )
     add_figures(RESULTS / "results.json", row.name, seed, figures)
 

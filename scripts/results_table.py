@@ -40,7 +40,8 @@ def ours(row: Row, runs: dict[int, Figures]) -> str:
         ]
         return f"losses {', '.join(f'{loss:.4f}' for loss in losses)} ({seeds})"
     if row.ours == ("bits",):
-        return f"{statistics.mean(result.bits or 0.0 for result in runs.values()):.3f} bits a character ({seeds})"
+        bits = [result.bits for result in runs.values() if result.bits is not None]
+        return f"{statistics.mean(bits):.3f} bits a character ({seeds})"
     means, worst = [], []
     for figure in row.ours:
         errors = [100 * getattr(result, figure) for result in runs.values()]

@@ -7,6 +7,7 @@ from pathlib import Path
 import digest_cases
 import digests
 import pytest
+from covering import only
 
 import ffpipe
 
@@ -21,9 +22,7 @@ def test_it_learns_through_two_stages(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in BY_RAY else pytest.mark.long) for name in digest_cases.LOCAL]
-)
+@pytest.mark.parametrize("name", only(BY_RAY, digest_cases.LOCAL))
 def test_it_learns_through_two_stages_of_ray(name: str, tmp_path: Path) -> None:
     learns(name, "ray", tmp_path)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from covering import only
 from disturbed import LONG, Disturb, same, wait_until
 from disturbed import config as shorter
 from processes import stage_processes
@@ -102,7 +103,7 @@ def test_attempts_run_out(tmp_path: Path) -> None:
     wait_until(lambda: stage_processes() == [])
 
 
-@pytest.mark.parametrize("engine", ["ray", pytest.param("local", marks=pytest.mark.long)])
+@pytest.mark.parametrize("engine", only(["ray"], ["ray", "local"]))
 @pytest.mark.usefixtures("cluster")
 def test_an_interrupt_saves_and_another_engine_goes_on(engine: str, undisturbed: Result, tmp_path: Path) -> None:
     interrupt = Interrupt()

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from covering import only
 
 from ffpipe.commands.signals import LEFT_ALONE, interrupts
 
@@ -101,7 +102,7 @@ def test_a_working_folder_that_has_been_removed(command: list[str], here: Path) 
     assert (done.returncode, done.stdout, done.stderr) == (2, "", says)
 
 
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.long)])
+@pytest.mark.parametrize("engine", only(["local"], ["local", "ray"]))
 def test_nothing_is_imported_from_the_working_folder(engine: str, here: Path) -> None:
     """But for the model that the user names, which finds its neighbours."""
     ran = here / "ran"

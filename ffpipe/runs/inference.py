@@ -175,14 +175,14 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class _Labelled:
+class _Examples:
     """Examples to test on. batches: one pass over them, as the network takes them, with their labels."""
 
     count: int
     batches: Iterator[tuple[Tensor, Tensor]]
 
 
-def _of_run(saved: Saved, network: Network, run: str | Path, split: str, data_dir: str) -> _Labelled:
+def _of_run(saved: Saved, network: Network, run: str | Path, split: str, data_dir: str) -> _Examples:
     """Find a split of a run's own data. Raises UserError."""
     # Followed here and not where a run is opened: its data may be gone for those who predict or export.
     config = places.followed(saved.config, saved.run, saved.past.place)
@@ -210,10 +210,10 @@ def _of_run(saved: Saved, network: Network, run: str | Path, split: str, data_di
             else:
                 yield torch.from_numpy(examples.images(rows)), torch.from_numpy(examples.labels(rows))
 
-    return _Labelled(len(examples), batches())
+    return _Examples(len(examples), batches())
 
 
-def _of_files(saved: Saved, network: Network, run: str | Path, names: Sequence[str]) -> _Labelled:
+def _of_files(saved: Saved, network: Network, run: str | Path, names: Sequence[str]) -> _Examples:
     """Find labelled images that are not the run's own. Raises UserError."""
     training, takes = saved.config.training, saved.network.takes
     if training.inputs == "tokens":
@@ -228,7 +228,7 @@ def _of_files(saved: Saved, network: Network, run: str | Path, names: Sequence[s
         while some := list(islice(found.pairs, _images_at_once(network))):
             yield torch.from_numpy(np.stack([row for row, _ in some])), torch.tensor([label for _, label in some])
 
-    return _Labelled(found.count, batches())
+    return _Examples(found.count, batches())
 
 
 def _raise(error: UserError) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from covering import only
 from PIL import Image
 from reported import DRAWN, HOSTILE_CLASSES, HOSTILE_FOLDER, SENTENCE, Elements, Reported
 
@@ -33,7 +34,7 @@ PICTURES = {
         *("spread", "time", "memory"),
     },
 }
-KINDS = [pytest.param(kind, marks=() if kind in DRAWN else pytest.mark.long) for kind in sorted(PICTURES)]
+KINDS = only(DRAWN, sorted(PICTURES))
 
 
 @pytest.mark.parametrize("kind", KINDS)
