@@ -338,7 +338,7 @@ ROWS = {
         Row(
             "char-lm",
             "char-lm",
-            "tiny shakespeare, four transformer blocks, 30 epochs",
+            "tiny shakespeare, two blocks of two transformer layers, 30 epochs",
             "-",
             ("bits",),
             (1,),

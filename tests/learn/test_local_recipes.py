@@ -110,7 +110,7 @@ def counts(block: Block) -> tuple[int, int]:
             [3 * (c * c + 2 * c) + 4 * c * (4 * c + 1) + 2 * 4 * c + 4 * c * 10 + 10 for c in (128, 256)],
             [(128, 8, 8), (256, 4, 4)],
         ),
-        ("char-lm", TEXT, None, [128 * 65 + 65] * 4, [(128, 128)] * 4),
+        ("char-lm", TEXT, None, [128 * 65 + 65] * 2, [(128, 128)] * 2),
     ],
 )
 def test_parameters_and_shapes(
