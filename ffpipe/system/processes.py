@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import signal
 import stat
@@ -22,7 +23,8 @@ def end_writers(folder: Path) -> None:
     """Kill all other processes that have a file in this folder, which is to go, open for writing; those that only read
     there are left alone. Does nothing where the system does not say who that is."""
     found = set()
-    for handle in Path("/proc").glob("[0-9]*/fd/*"):
+    # Path.glob raises when a process ends while its files are listed.
+    for handle in map(Path, glob.iglob("/proc/[0-9]*/fd/*")):
         with contextlib.suppress(OSError):  # it has ended or closed it meanwhile, or is not ours
             # The mode of the link itself says how the file was opened.
             if handle.lstat().st_mode & stat.S_IWUSR and handle.readlink().is_relative_to(folder):

@@ -54,6 +54,26 @@ def test_what_a_dead_process_had_started_is_ended_but_not_who_looks_on(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+ENDS_WHILE_LISTED = """
+import pathlib, subprocess, sys
+from ffpipe.system.processes import end_writers
+
+process = subprocess.Popen(["sleep", "60"])
+def end(event, arguments):
+    if event == "os.scandir" and str(arguments[0]) == f"/proc/{process.pid}/fd" and process.returncode is None:
+        process.kill()
+        process.wait()
+sys.addaudithook(end)
+end_writers(pathlib.Path(sys.argv[1]))
+print(process.poll())
+"""
+
+
+def test_a_process_that_ends_while_its_files_are_listed_is_passed_over(tmp_path: Path) -> None:
+    found = subprocess.run([sys.executable, "-c", ENDS_WHILE_LISTED, str(tmp_path)], capture_output=True, text=True)
+    assert (found.stdout.strip(), found.stderr) == (str(-signal.SIGKILL), "")
+
+
 @pytest.mark.parametrize("engine", ["local", "layerwise"])
 def test_an_engine_without_ray_sweeps_too(engine: Literal["local", "layerwise"]) -> None:
     made = subprocess.run(
