@@ -131,7 +131,7 @@ class SetTimeEngine(RayEngine):
 
     def measure(self, job: Job) -> Measured:
         costs = [costs_of(job, self.seconds)] * len(self.group.processes)
-        return Measured(costs, self.message_seconds(job.minibatch_bytes))
+        return Measured(costs, self.message_seconds())
 
     def _supply(self, job: Job) -> tuple[str, ...]:
         return ()  # there are no data

@@ -318,8 +318,9 @@ def char_lm() -> Config:
     yardstick is `--backprop`, the same blocks end to end. Expected: 2.588 bits a character on the test part in 70
     minutes on two cores, where the yardstick has 2.343 (one process).
     """
-    options = {"width": 128, "heads": 4, "layers": 2, "symbols": 65, "dropout": 0.1}
-    block = BlockConfig(kind="transformer", options=options)
+    block = BlockConfig(
+        kind="transformer", options={"width": 128, "heads": 4, "layers": 2, "symbols": 65, "dropout": 0.1}
+    )
     return Config(
         recipe="char-lm",
         training=_no_negatives(

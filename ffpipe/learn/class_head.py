@@ -19,6 +19,7 @@ from torch.nn.functional import avg_pool2d, cross_entropy, mse_loss, one_hot
 
 from ffpipe.config.limits import MOST_LAYERS
 from ffpipe.learn.batchnorm import over_minibatch
+from ffpipe.learn.kinds import relu
 from ffpipe.learn.objectives import Learned, Objective
 from ffpipe.learn.precision import wide
 from ffpipe.learn.spec import EXAMPLES, PLAIN, RowLayout, RowSpec
@@ -269,10 +270,10 @@ def _perceptron(
         parts.append(AverageTo(shape[1:], *quarter))
         # Without a bias, which the batch normalisation behind would take out again; so it is in the authors' program.
         for _ in range(convolutions):
-            parts += [nn.Conv2d(shape[0], shape[0], 1, bias=False), nn.BatchNorm2d(shape[0]), nn.ReLU()]
+            parts += [nn.Conv2d(shape[0], shape[0], 1, bias=False), nn.BatchNorm2d(shape[0]), relu()]
         parts += [AverageTo(quarter, 2, 2), nn.Flatten()]
         width *= 4
     for _ in range(depth):
-        parts += [nn.Linear(width, hidden or width), nn.BatchNorm1d(hidden or width), nn.ReLU()]
+        parts += [nn.Linear(width, hidden or width), nn.BatchNorm1d(hidden or width), relu()]
         width = hidden or width
     return nn.Sequential(*parts, nn.Linear(width, classes, bias=bias))

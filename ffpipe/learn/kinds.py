@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,9 +19,11 @@ from ffpipe.config.limits import MOST_LAYERS, MOST_UNITS
 from ffpipe.learn.spec import RowSpec
 from ffpipe.system.errors import UserError, nearest
 
+# In place: products and normalisation, which come before, keep for the gradient what they take, not what they give.
+relu = partial(nn.ReLU, inplace=True)
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky-relu": nn.LeakyReLU,
+    "relu": relu,
+    "leaky-relu": partial(nn.LeakyReLU, inplace=True),
     "gelu": nn.GELU,
     "none": nn.Identity,
 }
@@ -111,7 +114,7 @@ def vgg(inputs: RowSpec, *, plan: str) -> nn.Module:
         # By its letters: int() also takes signs, underscores and the digits of other scripts.
         if not (re.fullmatch("[0-9]{1,8}", word) and 1 <= int(word) <= MOST_UNITS):
             raise UserError(f"kind 'vgg': plan has {word!r}: give channels from 1 to {MOST_UNITS}, or M to pool")
-        parts += [nn.Conv2d(taken, int(word), 3, padding=1, bias=False), nn.BatchNorm2d(int(word)), nn.ReLU()]
+        parts += [nn.Conv2d(taken, int(word), 3, padding=1, bias=False), nn.BatchNorm2d(int(word)), relu()]
         taken = int(word)
     return nn.Sequential(*parts)
 
@@ -125,7 +128,7 @@ class Residual(nn.Module):
         self.f = nn.Sequential(
             nn.Conv2d(taken, channels, 3, stride, 1, bias=False),
             nn.BatchNorm2d(channels),
-            nn.ReLU(),
+            relu(),
             nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
             nn.BatchNorm2d(channels),
         )
@@ -133,7 +136,8 @@ class Residual(nn.Module):
         self.s = nn.Identity() if same else nn.Conv2d(taken, channels, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.f(x) + self.s(x))
+        made: Tensor = (self.f(x) + self.s(x)).relu_()
+        return made
 
 
 def residual(inputs: RowSpec, *, channels: int, stride: int = 1, layers: int = 1) -> nn.Module:

@@ -34,10 +34,13 @@ class Flow:
         self._load -= self._flying.popleft()
 
 
-# The share of the work in a message that sending it may cost; and the most minibatches that one should hold, since
-# filling and draining the pipeline takes a chunk a stage.
-MESSAGE_SHARE = 0.03
+# The share of the work in a message that sending it may cost beside its bytes; and the most minibatches that one should
+# hold, since filling and draining the pipeline takes a chunk a stage.
+MESSAGE_SHARE = 0.02
 LARGEST_CHUNK = 8
+# The bytes of a message that is timed for it: few, as copying more costs the same in however many messages, but too
+# many to travel within a call.
+TIMED_BYTES = 1 << 18
 
 
 def choose_window(stages: int, chunk: int, most: int | None, minibatch_bytes: int, window_bytes: int) -> int:
@@ -59,7 +62,7 @@ def choose_chunk(stages: int, room: int | None, step_seconds: float, message_sec
 
     Enough that a message costs at most MESSAGE_SHARE of the work in it, but so few that the room in the
     window (None: as much as one likes) holds one for each stage, one on its way, and one coming back.
-    step_seconds: the slowest stage's, for a minibatch. message_seconds: for one minibatch, end to end.
+    step_seconds: the slowest stage's, for a minibatch. message_seconds: of a message of TIMED_BYTES, end to end.
     """
     affordable = MESSAGE_SHARE * step_seconds  # 0 where nothing was measured, by which nothing can be divided
     enough = LARGEST_CHUNK if message_seconds >= LARGEST_CHUNK * affordable else math.ceil(message_seconds / affordable)

@@ -20,6 +20,7 @@ from ffpipe.pipeline.job import Job, Layout
 from ffpipe.pipeline.replicas import replicas_of
 from ffpipe.pipeline.schedule import Item, Predict, Train
 from ffpipe.pipeline.stage_spec import StageSpec
+from ffpipe.pipeline.window import TIMED_BYTES
 from ffpipe.planning.calibrate import Costs
 from ffpipe.planning.cost import costs_of
 from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout
@@ -129,7 +130,7 @@ def forecast(job: Job, stages: int, conditions: Conditions) -> Forecast:
     job = replace(job, config=replace(job.config, execution=replace(job.config.execution, stages=stages)))
     counts = replicas_of(job.config.execution, stages)
     host_layout, costs, links = conditions.host_layout(stages), conditions.costs_among(counts), conditions.links
-    trips = [_message_seconds(links, job.minibatch_bytes, a != b) for a, b in pairwise(host_layout.hosts)]
+    trips = [_message_seconds(links, a != b) for a, b in pairwise(host_layout.hosts)]
     # The engine times no more of them (engines/ray/engine.py): the forecast is to choose the chunk that it would.
     message = statistics.median(trips[:MEASURED_EDGES]) if trips else 0.0
     layout = make_layout(job, stages, Measured(costs, message), counts=counts)
@@ -164,10 +165,11 @@ def link_costs(link: float | None = None, latency: float | None = None, costs: M
     return LinkCosts(costs.item, costs.call, costs.copy, payload, between, costs.answer)
 
 
-def _message_seconds(links: LinkCosts, size: int, elsewhere: bool) -> float:
-    """Return the seconds of an array's way to the next stage and of an answer's way back, as the engine measures it."""
-    way = size / links.copy + size / links.link + 2 * links.latency if elsewhere else 0.0
-    return links.answer + 2 * links.call + size / links.copy + way
+def _message_seconds(links: LinkCosts, elsewhere: bool) -> float:
+    """Return the seconds of a small message's way to the next stage and of an answer's way back, as the engine measures
+    it."""
+    way = TIMED_BYTES / links.copy + TIMED_BYTES / links.link + 2 * links.latency if elsewhere else 0.0
+    return links.answer + 2 * links.call + TIMED_BYTES / links.copy + way
 
 
 def load_of(spec: StageSpec, costs: Costs, links: LinkCosts | None = None) -> StageLoad:

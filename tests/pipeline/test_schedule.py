@@ -213,7 +213,7 @@ def test_chosen_sizes_keep_to_lag_and_bytes(
 
 
 def test_a_chunk_is_as_long_as_its_message_costs() -> None:
-    assert choose_chunk(2, None, step_seconds=0.020, message_seconds=0.0029) == 5
+    assert choose_chunk(2, None, step_seconds=0.020, message_seconds=0.0019) == 5
     assert choose_chunk(2, None, step_seconds=0.200, message_seconds=0.003) == 1
     assert choose_chunk(2, None, step_seconds=0.001, message_seconds=0.003) == 8
     assert choose_chunk(16, 48, step_seconds=0.001, message_seconds=0.003) == 2

@@ -27,6 +27,7 @@ from ffpipe.engines.ray.supply import supply
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.replicas import replicas_of, smaller_and_smaller
 from ffpipe.pipeline.shared_sums import AVAILABLE
+from ffpipe.pipeline.window import TIMED_BYTES
 from ffpipe.pipeline.worker_setup import Parts, WorkerSetup, make_own_stage
 from ffpipe.planning import headroom
 from ffpipe.planning.calibrate import pooled
@@ -224,14 +225,13 @@ class RayEngine:
             (process.node, place.device, threads_of(place)) if place.device == "cpu" else process
             for process, place in zip(self.group.processes, self.group.places, strict=True)
         ]
-        return Measured(pooled(costs, processors), self.message_seconds(job.minibatch_bytes))
+        return Measured(pooled(costs, processors), self.message_seconds())
 
-    def message_seconds(self, size: int) -> float:
-        """Measure the seconds of a message of `size` bytes between neighbours; in small stores one of less is sent."""
-        sent = max(1, min(size, *(store // 8 for store in self.cluster.stores().values())))
+    def message_seconds(self) -> float:
+        """Measure the seconds of a message of TIMED_BYTES between neighbours."""
         pairs = list(zip(self.group.actors, self.group.actors[1:], strict=False))
-        trips = [self.group.ask_one(a.round_trip, b, sent) for a, b in pairs[:MEASURED_EDGES]]
-        return statistics.median(trips) * size / sent if trips else 0.0
+        trips = [self.group.ask_one(a.round_trip, b, TIMED_BYTES) for a, b in pairs[:MEASURED_EDGES]]
+        return statistics.median(trips) if trips else 0.0
 
     def _listen(self, timeout: float, layout: Layout, on_report: OnReport) -> None:
         """Fetch reports until every stage has worked the whole plan. Raises with the first failure; one of the program
