@@ -124,15 +124,16 @@ def leaves(cls: type = Config, prefix: tuple[str, ...] = ()) -> list[Leaf]:
     """Return every settable field below `cls`, in order of declaration."""
     found = []
     for name, hint in _hints(cls).items():
-        annotation, description = hint, ""
-        if typing.get_origin(hint) is Annotated:
-            annotation, *metas = typing.get_args(hint)
-            description = next((m.description for m in metas if isinstance(m, Meta) and m.description), "")
-        if dataclasses.is_dataclass(annotation):
-            found += leaves(typing.cast(type, annotation), (*prefix, name))
-        else:
-            found.append(Leaf((*prefix, name), annotation, description))
+        leaf = _leaf((*prefix, name), hint)
+        found += leaves(leaf.annotation, leaf.path) if dataclasses.is_dataclass(leaf.annotation) else [leaf]
     return found
+
+
+def _leaf(path: tuple[str, ...], hint: Any) -> Leaf:
+    if typing.get_origin(hint) is not Annotated:
+        return Leaf(path, hint, "")
+    annotation, *metas = typing.get_args(hint)
+    return Leaf(path, annotation, next((m.description for m in metas if isinstance(m, Meta) and m.description), ""))
 
 
 def from_tree(tree: Mapping[str, Any], *, where: str, strict: bool = True) -> Config:
@@ -238,8 +239,7 @@ def _choices_at(place: str) -> tuple[str, ...]:
     for part in place.split("."):
         table = _table_of(hint)
         hint = _hints(table).get(part.partition("[")[0]) if table else None
-    annotation = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
-    return Leaf((place,), annotation, "").choices
+    return _leaf((place,), hint).choices
 
 
 def _at(tree: Mapping[str, Any], place: str) -> Any:
