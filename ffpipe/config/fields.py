@@ -125,7 +125,8 @@ def leaves(cls: type = Config, prefix: tuple[str, ...] = ()) -> list[Leaf]:
     found = []
     for name, hint in _hints(cls).items():
         leaf = _leaf((*prefix, name), hint)
-        found += leaves(leaf.annotation, leaf.path) if dataclasses.is_dataclass(leaf.annotation) else [leaf]
+        kind = leaf.annotation
+        found += leaves(kind, leaf.path) if isinstance(kind, type) and dataclasses.is_dataclass(kind) else [leaf]
     return found
 
 
