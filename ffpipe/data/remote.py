@@ -106,5 +106,5 @@ def _copied(place: Place, info: fs.FileInfo, uri: str, progress: Callable[[str],
 
 def _place(version: tuple[object, ...], path: str) -> Path:
     """Return where this version of a file lies in the cache folder; its name tells its format."""
-    key = hashlib.sha256(repr(version).encode("utf-8", "replace")).hexdigest()[:32]
+    key = hashlib.sha256(repr(version).encode()).hexdigest()[:32]
     return cache.folder() / "downloads" / "remote" / key / (PurePosixPath(path).name or "data")
