@@ -12,7 +12,8 @@ from ffpipe.config.optimizer import Optimizer
 # The kind of block that is Forward-Forward's layer in closed form (learn/dense.py).
 FF_DENSE = "ff-dense"
 # Keyword arguments of a function, as a config can hold them.
-Options = dict[str, bool | int | float | str]
+Option = bool | int | float | str
+Options = dict[str, Option]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from ffpipe.config.rules import check, check_text
 from ffpipe.config.schema import Config
-from ffpipe.system.errors import UserError, nearest
+from ffpipe.system.errors import UserError, nearest, refusing
 from ffpipe.system.files import read_whole
 
 LARGEST_FILE = 256 << 10
@@ -53,19 +53,15 @@ def parse_toml(text: str, *, where: str) -> dict[str, Any]:
     """Parse TOML that may be a stranger's, in bounded time. Raises UserError."""
     if _DEEP_KEY.search(text):
         raise UserError(f"{where} is not a config: it has a key of more than 8 parts")
-    try:
-        return tomllib.loads(text)
     # Beside its own errors: arrays in arrays without end, integers of thousands of digits, impossible dates.
-    except (ValueError, RecursionError, OverflowError) as error:
-        raise UserError(f"{where} is not valid TOML: {error}") from None
+    with refusing(f"{where} is not valid TOML", (ValueError, RecursionError, OverflowError)):
+        return tomllib.loads(text)
 
 
 def read_tree(path: Path) -> dict[str, Any]:
     """Read a file of a config, whose fields are not checked yet. Raises UserError."""
-    try:
+    with refusing(f"cannot read {path}", (FileNotFoundError, UnicodeDecodeError)):
         text = read_whole(path, LARGEST_FILE).decode("utf-8")
-    except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
     return parse_toml(text, where=str(path))
 
 
@@ -128,15 +124,17 @@ def leaves(cls: type = Config, prefix: tuple[str, ...] = ()) -> list[Leaf]:
     """Return every settable field below `cls`, in order of declaration."""
     found = []
     for name, hint in _hints(cls).items():
-        annotation, description = hint, ""
-        if typing.get_origin(hint) is Annotated:
-            annotation, *metas = typing.get_args(hint)
-            description = next((m.description for m in metas if isinstance(m, Meta) and m.description), "")
-        if dataclasses.is_dataclass(annotation):
-            found += leaves(typing.cast(type, annotation), (*prefix, name))
-        else:
-            found.append(Leaf((*prefix, name), annotation, description))
+        leaf = _leaf((*prefix, name), hint)
+        kind = leaf.annotation
+        found += leaves(kind, leaf.path) if isinstance(kind, type) and dataclasses.is_dataclass(kind) else [leaf]
     return found
+
+
+def _leaf(path: tuple[str, ...], hint: Any) -> Leaf:
+    if typing.get_origin(hint) is not Annotated:
+        return Leaf(path, hint, "")
+    annotation, *metas = typing.get_args(hint)
+    return Leaf(path, annotation, next((m.description for m in metas if isinstance(m, Meta) and m.description), ""))
 
 
 def from_tree(tree: Mapping[str, Any], *, where: str, strict: bool = True) -> Config:
@@ -157,20 +155,20 @@ def from_tree(tree: Mapping[str, Any], *, where: str, strict: bool = True) -> Co
     return config
 
 
-def override(config: Config, values: Mapping[str, Any], *, where: str = "") -> Config:
+def override(config: Config, values: Mapping[str, Any]) -> Config:
     """Replace fields of a config by dotted name; values may be strings. Raises UserError as `from_tree`."""
     tree = _without_none(dataclasses.asdict(config))
     by_name = {leaf.name: leaf for leaf in leaves()}
     for name, value in values.items():
         if name not in by_name:
-            raise UserError(f"{_begun(where)}unknown field {name!r}; {nearest(name, sorted(by_name))}")
+            raise UserError(f"unknown field {name!r}; {nearest(name, sorted(by_name))}")
         *folders, last = name.split(".")
         branch = tree
         for folder in folders:
             branch = branch[folder]
         # Not in fields of words: a folder may be called ".5".
         branch[last] = _with_zeros(value) if by_name[name].may_be_fraction else value
-    return from_tree(tree, where=where, strict=False)
+    return from_tree(tree, where="", strict=False)
 
 
 def _with_zeros(value: Any) -> Any:
@@ -242,8 +240,7 @@ def _choices_at(place: str) -> tuple[str, ...]:
     for part in place.split("."):
         table = _table_of(hint)
         hint = _hints(table).get(part.partition("[")[0]) if table else None
-    annotation = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
-    return Leaf((place,), annotation, "").choices
+    return _leaf((place,), hint).choices
 
 
 def _at(tree: Mapping[str, Any], place: str) -> Any:

@@ -22,7 +22,6 @@ def five_digits_unsupervised() -> Config:
     five classes. Expected: 98.99 %.
     """
     return Config(
-        recipe="five-digits-unsupervised",
         training=Training(
             dims=(784, 500, 500, 500, 500),
             epochs=EPOCHS,
@@ -46,8 +45,7 @@ def five_digits_supervised() -> Config:
     on the five classes. Expected: 97.7 % by goodness, 99.1 % by softmax.
     """
     config = five_digits_unsupervised()
-    training = replace(config.training, labels="overlay", goodness_from=0)
-    return replace(config, recipe="five-digits-supervised", training=training)
+    return replace(config, training=replace(config.training, labels="overlay", goodness_from=0))
 
 
 def _adam(rate: float) -> Optimizer:
@@ -67,7 +65,6 @@ def tf_five_digits() -> Config:
     epoch that counts. Expected: not measured yet.
     """
     return Config(
-        recipe="tf-five-digits",
         training=Training(
             dims=(784, *[WIDTH] * LAYERS),
             epochs=EPOCHS,
@@ -102,8 +99,7 @@ def tf_five_digits_supervised() -> Config:
     split. Expected: not measured yet.
     """
     config = tf_five_digits()
-    training = replace(config.training, labels="overlay", test_labels="none")
-    return replace(config, recipe="tf-five-digits-supervised", training=training)
+    return replace(config, training=replace(config.training, labels="overlay", test_labels="none"))
 
 
 def tf_layer_by_layer() -> Config:
@@ -125,7 +121,7 @@ def tf_layer_by_layer() -> Config:
         head_optimizer=_adam(0.001),
         data=replace(config.training.data, order="shuffled"),
     )
-    return replace(config, recipe="tf-layer-by-layer", training=training)
+    return replace(config, training=training)
 
 
 RECIPES = (

@@ -17,11 +17,12 @@ Scale = tuple[float, ...]
 CIFAR = {"mean": (0.4914, 0.4822, 0.4465), "deviation": (0.2023, 0.1994, 0.2010)}
 MNIST = {"mean": (0.1307,), "deviation": (0.3081,)}
 FASHION = {"mean": (0.2860,), "deviation": (0.3530,)}
+NESTEROV = Optimizer(kind="SGD", learning_rate=0.1, weight_decay=0.0005, options={"momentum": 0.9, "nesterov": True})
 
 
-def _no_negatives(blocks: tuple[BlockConfig, ...], **fields: object) -> Training:
+def _no_negatives(blocks: tuple[BlockConfig, ...], execution: Execution, **fields: object) -> Config:
     """Configure blocks that learn by class heads from standardised images, without negatives and without a linear
-    read-out."""
+    read-out. fields: of training, beside these."""
     plain = Training(
         blocks=blocks,
         labels="none",
@@ -33,7 +34,8 @@ def _no_negatives(blocks: tuple[BlockConfig, ...], **fields: object) -> Training
         # Contiguous images made a step 1.2 times as long, that of dgl as long within 5 % (LOG.md).
         memory_format="channels-last",
     )
-    return replace(plain, **fields)  # type: ignore[arg-type]  # names are checked by replace
+    training = replace(plain, **fields)  # type: ignore[arg-type]  # names are checked by replace
+    return Config(training=training, execution=execution)
 
 
 def mnist_cnn() -> Config:
@@ -49,19 +51,16 @@ def mnist_cnn() -> Config:
             kind="conv", options={"channels": channels, "pool": shrink}, objective_options={"pool": head}
         )
 
-    return Config(
-        recipe="mnist-cnn",
-        training=_no_negatives(
-            (conv(32, 2, 7), conv(64, 2, 7), conv(128, 1, 7), conv(128, 2, 3)),
-            epochs=6,
-            batch_size=100,
-            optimizer=Optimizer(kind="Adam", learning_rate=0.003),
-            schedule="onecycle",
-            augmentation=Augmentation(crop=2),
-            data=Data(source="mnist", split_seed=-1, validation=5_000),
-        ),
+    return _no_negatives(
+        (conv(32, 2, 7), conv(64, 2, 7), conv(128, 1, 7), conv(128, 2, 3)),
         # With freed memory kept two stages make 960 examples/s, without 600 (LOG.md).
-        execution=Execution(stages=2, keep_freed=True, evaluate_every=1),
+        Execution(stages=2, keep_freed=True, evaluate_every=1),
+        epochs=6,
+        batch_size=100,
+        optimizer=Optimizer(kind="Adam", learning_rate=0.003),
+        schedule="onecycle",
+        augmentation=Augmentation(crop=2),
+        data=Data(source="mnist", split_seed=-1, validation=5_000),
     )
 
 
@@ -77,20 +76,17 @@ def mono_forward() -> Config:
     """
     # Projections are matrices alone, as in the paper (arXiv 2501.09238).
     block = BlockConfig(kind="dense", options={"width": 2000}, objective_options={"bias": False})
-    return Config(
-        recipe="mono-forward",
-        training=_no_negatives(
-            (block,) * 3,
-            epochs=40,
-            optimizer=Optimizer(kind="Adam", learning_rate=0.0005),
-            schedule="cosine",
-            memory_format="contiguous",
-            augmentation=Augmentation(crop=4, padding="reflect", flip=True),
-            # A tenth, as in the study.
-            data=Data(source="cifar10", split_seed=-1, validation=5_000),
-            **CIFAR,
-        ),
-        execution=Execution(stages=2, evaluate_every=2, snapshot_steps=1_500),
+    return _no_negatives(
+        (block,) * 3,
+        Execution(stages=2, evaluate_every=2, snapshot_steps=1_500),
+        epochs=40,
+        optimizer=Optimizer(kind="Adam", learning_rate=0.0005),
+        schedule="cosine",
+        memory_format="contiguous",
+        augmentation=Augmentation(crop=4, padding="reflect", flip=True),
+        # A tenth, as in the study.
+        data=Data(source="cifar10", split_seed=-1, validation=5_000),
+        **CIFAR,
     )
 
 
@@ -110,7 +106,6 @@ def hinton_lrf() -> Config:
         )
 
     return Config(
-        recipe="hinton-lrf",
         training=Training(
             # Fields of 10 x 10 pixels, 6 apart, have 4 x 4 places in 28 x 28; the others see 2 x 2 neighbours.
             blocks=(fields(128, 10, 6), fields(220, 2, 1), fields(512, 2, 1)),
@@ -141,25 +136,22 @@ def nokland_mlp() -> Config:
         return BlockConfig(kind="dense", options=options, objective_options={"zero": True, "similarity": 0.99})
 
     answer = BlockConfig(kind="readout", options={"dropout": 0.1}, objective_options={"zero": True})
-    return Config(
-        recipe="nokland-mlp",
-        training=_no_negatives(
-            (layer(0.0), layer(0.1), layer(0.1), answer),
-            epochs=100,
-            optimizer=Optimizer(kind="Adam", learning_rate=0.0005),
-            schedule="steps",
-            milestones=(50, 75, 89, 94),
-            decay=0.25,
-            memory_format="contiguous",
-            augmentation=Augmentation(crop=2),
-            data=Data(source="mnist", split_seed=-1, validation=5_000),
-            **MNIST,
-        ),
-        execution=Execution(stages=2, evaluate_every=5, snapshot_steps=4_000),
+    return _no_negatives(
+        (layer(0.0), layer(0.1), layer(0.1), answer),
+        Execution(stages=2, evaluate_every=5, snapshot_steps=4_000),
+        epochs=100,
+        optimizer=Optimizer(kind="Adam", learning_rate=0.0005),
+        schedule="steps",
+        milestones=(50, 75, 89, 94),
+        decay=0.25,
+        memory_format="contiguous",
+        augmentation=Augmentation(crop=2),
+        data=Data(source="mnist", split_seed=-1, validation=5_000),
+        **MNIST,
     )
 
 
-def _cwcomp(name: str, last_epochs: tuple[int, int, int, int], epochs: int, source: Known, **scale: Scale) -> Config:
+def _cwcomp(last_epochs: tuple[int, int, int, int], epochs: int, source: Known, **scale: Scale) -> Config:
     """Configure CwComp on one set. last_epochs: before which each convolution learns (its program's windows "Acc")."""
 
     def layer(channels: int, groups: int, last_epoch: int) -> BlockConfig:
@@ -171,17 +163,14 @@ def _cwcomp(name: str, last_epochs: tuple[int, int, int, int], epochs: int, sour
     sizes = ((20, 1), (80, 10), (240, 1), (480, 10))
     # As its program's, but for a softmax that is applied twice there.
     answer = BlockConfig(kind="readout", optimizer=Optimizer(kind="SGD", learning_rate=0.01))
-    return Config(
-        recipe=name,
-        training=_no_negatives(
-            (*(layer(*size, last) for size, last in zip(sizes, last_epochs, strict=True)), answer),
-            epochs=epochs,
-            optimizer=Optimizer(kind="Adam", learning_rate=0.01),
-            schedule="constant",
-            data=Data(source=source, split_seed=-1, validation=5_000),
-            **scale,
-        ),
-        execution=Execution(stages=2, keep_freed=True, evaluate_every=1, snapshot_steps=2_000),
+    return _no_negatives(
+        (*(layer(*size, last) for size, last in zip(sizes, last_epochs, strict=True)), answer),
+        Execution(stages=2, keep_freed=True, evaluate_every=1, snapshot_steps=2_000),
+        epochs=epochs,
+        optimizer=Optimizer(kind="Adam", learning_rate=0.01),
+        schedule="constant",
+        data=Data(source=source, split_seed=-1, validation=5_000),
+        **scale,
     )
 
 
@@ -193,7 +182,7 @@ def cwcomp() -> Config:
     windows "Acc"). A linear read-out on the last layer answers. 5,000 training images validate. Published: .58 % test
     error, chosen by test error. Expected: not measured yet.
     """
-    return _cwcomp("cwcomp", (2, 3, 4, 5), 20, "mnist", **MNIST)
+    return _cwcomp((2, 3, 4, 5), 20, "mnist", **MNIST)
 
 
 def cwcomp_fashion() -> Config:
@@ -201,7 +190,7 @@ def cwcomp_fashion() -> Config:
 
     Published: 7.69 % test error, chosen by test error. Expected: not measured yet.
     """
-    return _cwcomp("cwcomp-fashion", (10, 15, 19, 23), 50, "fashion-mnist", mean=(0.5,), deviation=(0.5,))
+    return _cwcomp((10, 15, 19, 23), 50, "fashion-mnist", mean=(0.5,), deviation=(0.5,))
 
 
 def cwcomp_cifar10() -> Config:
@@ -211,7 +200,7 @@ def cwcomp_cifar10() -> Config:
     """
     # ImageNet's, as its program has them for these images too.
     scale = {"mean": (0.485, 0.456, 0.406), "deviation": (0.229, 0.224, 0.225)}
-    return _cwcomp("cwcomp-cifar10", (11, 16, 21, 25), 50, "cifar10", **scale)
+    return _cwcomp((11, 16, 21, 25), 50, "cifar10", **scale)
 
 
 def dgl() -> Config:
@@ -225,29 +214,21 @@ def dgl() -> Config:
     """
 
     def layer(channels: int, pool: int) -> BlockConfig:
-        return BlockConfig(
-            kind="conv",
-            options={"channels": channels, "pool": pool, "pool_first": True},
-            objective_options={"kind": "mlp"},
-        )
+        options: Options = {"channels": channels, "pool": pool, "pool_first": True}
+        return BlockConfig(kind="conv", options=options, objective_options={"kind": "mlp"})
 
     last = replace(layer(256, 2), objective_options={"kind": "mlp", "convolutions": 0, "depth": 2})
-    return Config(
-        recipe="dgl",
-        training=_no_negatives(
-            (layer(64, 1), layer(128, 2), layer(128, 1), last),
-            # With 15 it got 86.76 %, its training error still falling; 21 fit into 90 minutes (LOG.md).
-            epochs=20,
-            optimizer=Optimizer(
-                kind="SGD", learning_rate=0.1, weight_decay=0.0005, options={"momentum": 0.9, "nesterov": True}
-            ),
-            schedule="onecycle",
-            augmentation=Augmentation(crop=4, flip=True),
-            data=Data(source="cifar10", split_seed=-1, validation=1_000),
-            **CIFAR,
-        ),
+    return _no_negatives(
+        (layer(64, 1), layer(128, 2), layer(128, 1), last),
         # Three or four stages make 149 to 172 examples/s on two cores, two 162 to 168 (LOG.md).
-        execution=Execution(stages=2, keep_freed=True, evaluate_every=1, snapshot_steps=350),
+        Execution(stages=2, keep_freed=True, evaluate_every=1, snapshot_steps=350),
+        # With 15 it got 86.76 %, its training error still falling; 21 fit into 90 minutes (LOG.md).
+        epochs=20,
+        optimizer=NESTEROV,
+        schedule="onecycle",
+        augmentation=Augmentation(crop=4, flip=True),
+        data=Data(source="cifar10", split_seed=-1, validation=1_000),
+        **CIFAR,
     )
 
 
@@ -259,26 +240,20 @@ def fashion_cnn() -> Config:
     cores of an AMD EPYC.
     """
 
-    def layer(channels: int, layers: int, head: int) -> BlockConfig:
-        return BlockConfig(
-            kind="conv",
-            options={"channels": channels, "layers": layers, "pool": 2, "dropout": 0.1},
-            objective_options={"pool": head},
-        )
+    def layer(channels: int, head: int) -> BlockConfig:
+        options: Options = {"channels": channels, "layers": 2, "pool": 2, "dropout": 0.1}
+        return BlockConfig(kind="conv", options=options, objective_options={"pool": head})
 
-    return Config(
-        recipe="fashion-cnn",
-        training=_no_negatives(
-            (layer(48, 2, 7), layer(96, 2, 7), layer(192, 2, 3)),
-            # As many as fit into 90 minutes on two cores: it wants more (LOG.md).
-            epochs=17,
-            optimizer=Optimizer(kind="AdamW", learning_rate=0.003, weight_decay=0.01),
-            schedule="onecycle",
-            augmentation=Augmentation(crop=2, flip=True),
-            data=Data(source="fashion-mnist", split_seed=-1, validation=5_000),
-            **FASHION,
-        ),
-        execution=Execution(stages=2, keep_freed=True, evaluate_every=1, snapshot_steps=400),
+    return _no_negatives(
+        (layer(48, 7), layer(96, 7), layer(192, 3)),
+        Execution(stages=2, keep_freed=True, evaluate_every=1, snapshot_steps=400),
+        # As many as fit into 90 minutes on two cores: it wants more (LOG.md).
+        epochs=17,
+        optimizer=Optimizer(kind="AdamW", learning_rate=0.003, weight_decay=0.01),
+        schedule="onecycle",
+        augmentation=Augmentation(crop=2, flip=True),
+        data=Data(source="fashion-mnist", split_seed=-1, validation=5_000),
+        **FASHION,
     )
 
 
@@ -294,20 +269,15 @@ def cifar10_local() -> Config:
         head: Options = {"kind": "mlp", "depth": 1, "smoothing": 0.1}
         return BlockConfig(kind="vgg", options={"plan": plan}, objective_options=head)
 
-    return Config(
-        recipe="cifar10-local",
-        training=_no_negatives(
-            (several("64 M 128 128 M"), several("256 256 M 256 256")),
-            epochs=20,
-            optimizer=Optimizer(
-                kind="SGD", learning_rate=0.1, weight_decay=0.0005, options={"momentum": 0.9, "nesterov": True}
-            ),
-            schedule="onecycle",
-            augmentation=Augmentation(crop=4, flip=True),
-            data=Data(source="cifar10", split_seed=-1, validation=1_000),
-            **CIFAR,
-        ),
-        execution=Execution(stages=2, keep_freed=True, evaluate_every=1, snapshot_steps=200),
+    return _no_negatives(
+        (several("64 M 128 128 M"), several("256 256 M 256 256")),
+        Execution(stages=2, keep_freed=True, evaluate_every=1, snapshot_steps=200),
+        epochs=20,
+        optimizer=NESTEROV,
+        schedule="onecycle",
+        augmentation=Augmentation(crop=4, flip=True),
+        data=Data(source="cifar10", split_seed=-1, validation=1_000),
+        **CIFAR,
     )
 
 
@@ -318,24 +288,20 @@ def char_lm() -> Config:
     yardstick is `--backprop`, the same blocks end to end. Expected: 2.588 bits a character on the test part in 70
     minutes on two cores, where the yardstick has 2.343 (one process).
     """
-    block = BlockConfig(
-        kind="transformer", options={"width": 128, "heads": 4, "layers": 2, "symbols": 65, "dropout": 0.1}
-    )
-    return Config(
-        recipe="char-lm",
-        training=_no_negatives(
-            (block,) * 2,
-            inputs="tokens",
-            epochs=30,
-            batch_size=32,
-            standardize=False,
-            memory_format="contiguous",
-            optimizer=Optimizer(kind="AdamW", learning_rate=0.002, weight_decay=0.1),
-            schedule="onecycle",
-            # Each 5 % of the 8,714 sequences of tiny shakespeare.
-            data=Data(source="text", length=128, split_seed=-1, validation=435, test_count=435),
-        ),
-        execution=Execution(stages=2, keep_freed=True, evaluate_every=1, snapshot_steps=400),
+    options: Options = {"width": 128, "heads": 4, "layers": 2, "symbols": 65, "dropout": 0.1}
+    block = BlockConfig(kind="transformer", options=options)
+    return _no_negatives(
+        (block,) * 2,
+        Execution(stages=2, keep_freed=True, evaluate_every=1, snapshot_steps=400),
+        inputs="tokens",
+        epochs=30,
+        batch_size=32,
+        standardize=False,
+        memory_format="contiguous",
+        optimizer=Optimizer(kind="AdamW", learning_rate=0.002, weight_decay=0.1),
+        schedule="onecycle",
+        # Each 5 % of the 8,714 sequences of tiny shakespeare.
+        data=Data(source="text", length=128, split_seed=-1, validation=435, test_count=435),
     )
 
 

@@ -7,10 +7,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from ffpipe.config.blocks import BlockConfig
+from ffpipe.config.blocks import BlockConfig, Option
 from ffpipe.config.limits import MOST_LAYERS, MOST_UNITS
-
-_Option = bool | int | float | str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +40,7 @@ class Network:
         ),
     ] = ""
     model_options: Annotated[
-        dict[str, _Option | tuple[_Option, ...]],
+        dict[str, Option | tuple[Option, ...]],
         Meta(description="keyword arguments of that function, as NAME=VALUE or NAME=1,2,3"),
     ] = field(default_factory=dict)
     inputs: Annotated[

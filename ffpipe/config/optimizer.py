@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from ffpipe.config.limits import LARGEST_FLOAT
-from ffpipe.system.errors import UserError, nearest
+from ffpipe.system.errors import UserError, nearest, refusing
 
 # Optimisers of our own (learn/optim.py), and the class of torch.optim whose options each takes.
 OWN_FORMS = {"KerasAdam": "Adam"}
@@ -75,10 +75,9 @@ def check_optimizer(name: str, optimizer: Optimizer) -> None:
     weight = torch.nn.Parameter(torch.zeros(2, 2))
     weight.grad = torch.zeros(2, 2)
     decay = {"weight_decay": optimizer.weight_decay} if optimizer.weight_decay else {}  # some know none
-    try:
+    # torch's optimisers have as many ways to refuse an option as there are of them.
+    with refusing(f"{name} does not fit torch.optim.{optimizer.kind}", Exception):
         cls([weight], lr=optimizer.learning_rate, **decay, **optimizer.options).step()
-    except Exception as error:  # torch's optimisers have as many ways to refuse an option as there are of them
-        raise UserError(f"{name} does not fit torch.optim.{optimizer.kind}: {error}") from None
 
 
 def _check_fields(name: str, optimizer: Optimizer) -> None:

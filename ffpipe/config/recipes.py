@@ -1,4 +1,5 @@
-"""Named runs. Each is a function that returns a config; its docstring says where it comes from and what to expect.
+"""Named runs. Each is a function that returns a config, which gets the function's name; its docstring says where it
+comes from and what to expect.
 
 Comments give what was measured; LOG.md is scripts/results/LOG.md.
 """
@@ -20,7 +21,6 @@ def digits() -> Config:
     and by softmax (three nearest neighbours give 98.9 %), in well under a minute on two cores.
     """
     return Config(
-        recipe="digits",
         training=Training(
             dims=(64, 500, 500, 500),
             epochs=60,
@@ -39,14 +39,12 @@ def digits_cnn() -> Config:
 
     Expected: at least 97 % right, in well under a minute on two cores.
     """
-    config = digits()
-
-    def conv(channels: int, shrink: int) -> BlockConfig:
-        return BlockConfig(kind="conv", options={"channels": channels, "pool": shrink})
-
     training = replace(
-        config.training,
-        blocks=(conv(16, 1), conv(32, 2), conv(32, 1)),
+        digits().training,
+        blocks=tuple(
+            BlockConfig(kind="conv", options={"channels": channels, "pool": pool})
+            for channels, pool in ((16, 1), (32, 2), (32, 1))
+        ),
         epochs=6,
         labels="none",
         negatives="none",
@@ -55,7 +53,7 @@ def digits_cnn() -> Config:
         optimizer=Optimizer(kind="Adam", learning_rate=0.003),
         schedule="onecycle",
     )
-    return replace(config, recipe="digits-cnn", training=training, execution=Execution(stages=2, evaluate_every=2))
+    return Config(training=training, execution=Execution(stages=2, evaluate_every=2))
 
 
 def mnist() -> Config:
@@ -64,7 +62,6 @@ def mnist() -> Config:
     Expected: at most 2.2 % test error by goodness after 10 epochs.
     """
     return Config(
-        recipe="mnist",
         training=Training(
             dims=(784, 1000, 1000, 1000),
             epochs=10,
@@ -84,7 +81,6 @@ def hinton() -> Config:
     did nothing (`ff-py`). Expected: 1.38 / 1.39 %, the mean of three seeds (the worst: 1.41 / 1.51 %).
     """
     return Config(
-        recipe="hinton",
         training=replace(
             mnist().training,
             epochs=125,
@@ -107,7 +103,7 @@ def hinton_exact() -> Config:
     config = hinton()
     optimizer = replace(config.training.optimizer, learning_rate=0.015)
     training = replace(config.training, negative_lag=0, optimizer=optimizer)
-    return replace(config, recipe="hinton-exact", training=training, execution=replace(config.execution, stages=2))
+    return replace(config, training=training, execution=replace(config.execution, stages=2))
 
 
 def ff_py() -> Config:
@@ -129,7 +125,7 @@ def ff_py() -> Config:
         optimizer=replace(config.training.optimizer, learning_rate=0.01, weight_decay=0.002),
         data=replace(config.training.data, order="file"),
     )
-    return replace(config, recipe="ff-py", training=training, execution=replace(config.execution, stages=2))
+    return replace(config, training=training, execution=replace(config.execution, stages=2))
 
 
 def paper_supervised() -> Config:
@@ -138,7 +134,6 @@ def paper_supervised() -> Config:
     Published: 1.36 % test error by goodness, all 60,000 examples. Products in bfloat16. Expected: no more.
     """
     return Config(
-        recipe="paper-supervised",
         # Constants that the paper does not give are those of Hinton's program.
         training=replace(mnist().training, dims=(784, 2000, 2000, 2000, 2000), epochs=60, precision="bfloat16"),
         # More stages gain nothing on two cores, whose memory is what limits layers of 2000 (LOG.md).
@@ -154,8 +149,7 @@ def paper_unsupervised() -> Config:
     """
     config = paper_supervised()
     # Other rates, decays and numbers of blurs differ by no more than 10,000 validation images can show (LOG.md).
-    training = replace(config.training, epochs=100, labels="none", negatives="hybrid")
-    return replace(config, recipe="paper-unsupervised", training=training)
+    return replace(config, training=replace(config.training, epochs=100, labels="none", negatives="hybrid"))
 
 
 def augmented() -> Config:
@@ -165,7 +159,6 @@ def augmented() -> Config:
     Products in bfloat16. Expected: 0.66 % by softmax, 0.78 % by goodness.
     """
     return Config(
-        recipe="augmented",
         training=replace(
             mnist().training,
             epochs=200,
@@ -189,7 +182,6 @@ def keras() -> Config:
     cores.
     """
     return Config(
-        recipe="keras",
         # The example counts the goodness of both layers.
         training=replace(
             mnist().training, dims=(784, 500, 500), epochs=120, precision="bfloat16", head_from=0, goodness_from=0
@@ -208,7 +200,6 @@ def keras_exact() -> Config:
     Adam adds epsilon as Keras does. Expected: these, within what start and shuffles move them, 0.0006.
     """
     return Config(
-        recipe="keras-exact",
         training=Training(
             dims=(784, 500, 500),
             epochs=250,
@@ -243,7 +234,6 @@ def pff() -> Config:
     Expected: 1.31 / 1.27 % errors by goodness / softmax (98.69 and 98.73 %).
     """
     return Config(
-        recipe="pff",
         training=Training(
             dims=(784, 2000, 2000, 2000, 2000),
             epochs=100,
@@ -267,11 +257,9 @@ def symba() -> Config:
     softplus(-alpha (positive goodness - negative goodness)), alpha 1 on the sum of squares.
     Expected: 3.08 / 2.52 % errors by goodness / softmax after 10 epochs.
     """
-    config = mnist()
     # On the mean of squares, even at 4, gradients were 125 times smaller than Hinton's, and decay and peer
     # normalisation had the layers to themselves (LOG.md).
-    training = replace(config.training, objective="symba", temperature=1.0)
-    return replace(config, recipe="symba", training=training)
+    return Config(training=replace(mnist().training, objective="symba", temperature=1.0))
 
 
 _ALL = (
@@ -299,4 +287,4 @@ def get_recipe(name: str) -> Config:
     """Return the config of a recipe. Raises UserError with the nearest right name."""
     if name not in RECIPES:
         raise UserError(f"unknown recipe {name!r}; {nearest(name, RECIPES)}")
-    return RECIPES[name]()
+    return replace(RECIPES[name](), recipe=name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ffpipe.config.blocks import FF_DENSE
@@ -80,35 +80,36 @@ def _check_shards(training: Training, execution: Execution) -> None:
             )
 
 
-def check_text(value: Any, name: str = "") -> None:
+def check_text(tree: Mapping[str, Any]) -> None:
     """Hold every word of a tree, and every name of a field, against what text can be a path. Raises UserError."""
-    match value:
-        case Mapping():
-            for key, inner in value.items():
-                check_text(key, name)
-                check_text(inner, f"{name}.{key}" if name else str(key))
-        case list() | tuple():
-            for index, inner in enumerate(value):
-                check_text(inner, f"{name}[{index}]")
+    for name, value in _values(tree):
         # Bytes of a command line that are not UTF-8 come as what cannot be encoded.
-        case str() if "\0" in value or value != value.encode("utf-8", "replace").decode():
+        if isinstance(value, str) and ("\0" in value or value != value.encode("utf-8", "replace").decode()):
             raise UserError(f"{name} is {value!r}, which has a character that no name can have: give another")
 
 
-def _check_values(value: Any, name: str = "") -> None:
+def _check_values(tree: Mapping[str, Any]) -> None:
     """Hold every field against what numbers can be counted with."""
+    for name, value in _values(tree):
+        if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+            raise UserError(f"{name} is beyond {LARGEST_INTEGER}: give a smaller number")
+        # Not "abs(value) > LARGEST_FLOAT", which is false for NaN.
+        if isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:
+            raise UserError(f"{name} is {value}: give a finite number, at most {LARGEST_FLOAT:.3g}")
+
+
+def _values(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values in a tree by their dotted names, and each key by the name of the table that it is in."""
     match value:
         case Mapping():
             for key, inner in value.items():
-                _check_values(inner, f"{name}.{key}" if name else str(key))
+                yield name, key
+                yield from _values(inner, f"{name}.{key}" if name else str(key))
         case list() | tuple():
             for index, inner in enumerate(value):
-                _check_values(inner, f"{name}[{index}]")
-        case int() if abs(value) > LARGEST_INTEGER:
-            raise UserError(f"{name} is beyond {LARGEST_INTEGER}: give a smaller number")
-        # Not "abs(value) > LARGEST_FLOAT", which is false for NaN.
-        case float() if not abs(value) <= LARGEST_FLOAT:
-            raise UserError(f"{name} is {value}: give a finite number, at most {LARGEST_FLOAT:.3g}")
+                yield from _values(inner, f"{name}[{index}]")
+        case _:
+            yield name, value
 
 
 def _check_rule(training: Training) -> None:

@@ -21,7 +21,7 @@ from ffpipe.data import arrow
 from ffpipe.data.labels import classes_of, plain
 from ffpipe.data.scale import scale_like, scale_of, scaled
 from ffpipe.data.source import Part
-from ffpipe.system.errors import UserError, reason
+from ffpipe.system.errors import UserError, reason, refusing
 from ffpipe.system.files import replacing
 
 # A file that is being written grows all the time.
@@ -75,10 +75,8 @@ def fingerprint(name: str) -> str:
 
 def open_stored(name: str) -> arrow.Stored:
     """Open a canonical file that is there. Raises UserError."""
-    try:
+    with refusing("the cache has lost what was sent there", arrow.BadFile):
         return arrow.Stored(folder() / name)
-    except arrow.BadFile as error:
-        raise UserError(f"the cache has lost what was sent there: {error}") from None
 
 
 class Incoming:

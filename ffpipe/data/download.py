@@ -29,7 +29,7 @@ _GZIP_OVERHEAD = 1 << 16
 @dataclass(frozen=True)
 class Remote:
     """A gzipped file that mirrors hold under `name`. md5 (hexadecimal) and size (bytes): of what is in it, or of the
-    file itself where it is `packed`."""
+    file itself where it is `packed`. No md5: any file of this size, or of any where size is 0."""
 
     name: str
     md5: str
@@ -70,7 +70,7 @@ def fetch(
             for mirror in mirrors:
                 url = f"{mirror.rstrip('/')}/{remote.name}"
                 try:
-                    _download(url, part, remote, patience, progress)
+                    download(url, part, remote, patience, progress)
                 except (OSError, HTTPException, ValueError) as error:  # what a server, a network or an address can do
                     failures.append(f"{url}: {reason(error)}")
                 else:
@@ -85,20 +85,21 @@ def fetch(
     )
 
 
-def _download(url: str, part: Path, remote: Remote, patience: Patience, progress: Callable[[str], None]) -> None:
-    """Make `part` the right file. If that fails, the part that is there may be continued."""
+def download(url: str, part: Path, remote: Remote, patience: Patience, progress: Callable[[str], None]) -> None:
+    """Make `part` the right file. If that fails, the part that is there may be continued. Raises what `_receive` does,
+    and ValueError where the file is another."""
     start = part.stat().st_size if part.exists() else 0
     progress(f"{'continuing' if start else 'downloading'} {url}")
-    receive(url, start, part, remote, patience, progress)
+    _receive(url, start, part, remote, patience, progress)
     if flaw := _flaw(part, remote):
         part.unlink(missing_ok=True)
         if not start:
             raise ValueError(f"wrong bytes: {flaw}")
         # The old part may be of another version of the file, or of another mirror's: once more from the start.
-        _download(url, part, remote, patience, progress)
+        download(url, part, remote, patience, progress)
 
 
-def receive(
+def _receive(
     url: str, start: int, part: Path, remote: Remote, patience: Patience, progress: Callable[[str], None]
 ) -> None:
     """Append to `part`, of `start` bytes, what the mirror has beyond them; from one that cannot continue, begin anew.
@@ -131,7 +132,7 @@ def receive(
         while piece := response.read1(1 << 16):
             file.write(piece)
             got += len(piece)
-            if start + got > remote.size + _GZIP_OVERHEAD:
+            if remote.size and start + got > remote.size + _GZIP_OVERHEAD:
                 return
             now = time.monotonic()
             if now - told >= patience.report:
@@ -146,6 +147,9 @@ def receive(
 
 def _flaw(path: Path, remote: Remote) -> str:
     """Return a reason why this file is not `remote`; empty where it is."""
+    if not remote.md5:
+        size = path.stat().st_size
+        return f"it has {size:,} bytes, not {remote.size:,}" if remote.size not in (0, size) else ""
     try:
         found = md5(path, remote.size, packed=remote.packed)
     except UserError as error:

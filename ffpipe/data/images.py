@@ -75,9 +75,8 @@ def mode_of(encoded: Any) -> str:
 def common(modes: Iterable[str]) -> tuple[str, str]:
     """Return the mode that all pictures are read in, and what a person should know of it. Empty: each as it is."""
     found = set(modes) - {""}
-    if found <= {GREYS} or len(found) == 1:
+    if len(found) < 2:
         return "", ""
-    mode = "L" if found <= {"L", GREYS} else "RGB"
     if found == {"L", GREYS}:
-        return mode, ""
-    return mode, f"pictures in {', '.join(sorted(found))} are read as {mode} (training.data.mode)"
+        return "L", ""
+    return "RGB", f"pictures in {', '.join(sorted(found))} are read as RGB (training.data.mode)"

@@ -24,7 +24,7 @@ from ffpipe.data.scale import BYTE, Given
 from ffpipe.data.source import BLOCK_BYTES, MOST_FEATURES, Contents, in_blocks
 from ffpipe.data.tables import TABLES
 from ffpipe.data.unlabelled import Tabular, archive, as_written
-from ffpipe.system.errors import UserError, reason
+from ffpipe.system.errors import UserError, reason, refusing
 from ffpipe.system.files import expanded, read_whole, size_of
 
 # Files of a folder that are read; whatever else lies there is left alone.
@@ -180,12 +180,10 @@ def open_images(
     pictures to; empty: it did not. Raises UserError: no regular file, unreadable, too large, of another size or dtype.
     """
     path = expanded(path)
-    try:
+    with refusing(f"cannot read {path}", (FileNotFoundError, ValueError)):
         if path.suffix.lower() != ".npy":
             return OpenedImages(path, _picture(path, shape, size)[np.newaxis], BYTE)
         array = _array(path)
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {reason(error)}") from None
     images, many = _rows(path, array, shape)
     numbers = Contents(str(path), shape, images.dtype, 0, np.empty(0), lambda: in_blocks(images))
     return OpenedImages(path, images, scale.divisor_of(numbers, asked), many)

@@ -87,7 +87,7 @@ def plain(labels: NDArray[Any], where: str) -> NDArray[Any]:
     if labels.dtype.kind not in "biu":
         raise UserError(f"{where}: labels are {labels.dtype}; expected integers, whole floats, names or one-hot rows")
     # As int64 it would turn negative.
-    if labels.dtype == np.uint64 and labels.size and labels.max() > np.iinfo(np.int64).max:
+    if labels.dtype == np.uint64 and labels.max() > np.iinfo(np.int64).max:
         raise UserError(f"{where}: the label {labels.max()} is not a class number")
     return labels.astype(np.int64)
 

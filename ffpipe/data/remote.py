@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 from pyarrow import fs
 
 from ffpipe.data import cache
-from ffpipe.data.download import Patience, Remote, alone_in, receive
+from ffpipe.data.download import Patience, Remote, alone_in, download
 from ffpipe.system.errors import escaped, refusing
 from ffpipe.system.files import replacing, scheme_of
 from ffpipe.system.places import Place
@@ -68,13 +68,8 @@ def _from_web(url: str, progress: Callable[[str], None]) -> Path:
         # A server that gives neither tag nor date says nothing of a file of the same size that has changed.
         if target.exists() and version[2:] != (None, None):
             return target
-        progress(f"downloading {url}")
-        there = part.stat().st_size if part.exists() else 0
-        receive(url, there, part, Remote(target.name, "", size), patience, progress)
         # No MD5 is known here: the size is all that a file which is cut or continued can be held against.
-        if size and part.stat().st_size != size:
-            part.unlink()
-            raise OSError(f"it has other than the {size:,} bytes that its server spoke of")
+        download(url, part, Remote(target.name, "", size), patience, progress)
         part.replace(target)
     return target
 
@@ -111,5 +106,5 @@ def _copied(place: Place, info: fs.FileInfo, uri: str, progress: Callable[[str],
 
 def _place(version: tuple[object, ...], path: str) -> Path:
     """Return where this version of a file lies in the cache folder; its name tells its format."""
-    key = hashlib.sha256(repr(version).encode("utf-8", "replace")).hexdigest()[:32]
+    key = hashlib.sha256(repr(version).encode()).hexdigest()[:32]
     return cache.folder() / "downloads" / "remote" / key / (PurePosixPath(path).name or "data")

@@ -5,6 +5,8 @@ It must not know the examples, only how many there are.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,7 +39,7 @@ class Sampler:
         self._seed = seed
         self._purpose = purpose
         self._shuffles = shuffles
-        self._orders: dict[int, NDArray[np.int64]] = {}
+        self._order = lru_cache(_EPOCHS_KEPT)(self._made)
 
     def rows(self, step: int) -> NDArray[np.int64]:
         """Return the training examples of minibatch `step` (from 0), int64 (batch_size,), without repeats."""
@@ -45,13 +47,6 @@ class Sampler:
         start = position * self._batch_size
         # A copy: a caller that writes into its rows would change this epoch's order for all steps to come.
         return self._order(epoch)[start : start + self._batch_size].copy()
-
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        if epoch not in self._orders:
-            if len(self._orders) == _EPOCHS_KEPT:
-                del self._orders[next(iter(self._orders))]  # the one made first
-            self._orders[epoch] = self._made(epoch)
-        return self._orders[epoch]
 
     def _made(self, epoch: int) -> NDArray[np.int64]:
         if not self._shuffles:

@@ -78,7 +78,7 @@ def in_blocks(images: NDArray[Any], block_bytes: int = BLOCK_BYTES) -> Iterator[
 
 
 def of_stream(
-    stream: IO[bytes], dtype: np.dtype[Any], count: int, width: int, block_bytes: int = BLOCK_BYTES
+    stream: IO[bytes], dtype: np.dtype[Any], count: int, width: int, block_bytes: int
 ) -> Iterator[NDArray[Any]]:
     """Yield `count` rows of numbers as arrays (any number, width) of about so many bytes. Raises ValueError where there
     are fewer: nothing is allocated for rows that a header only promises."""

@@ -124,44 +124,32 @@ def load_splits(data: Data, data_dir: str = "", *, progress: Callable[[str], Non
 
 
 def split(data: Data, stored: Sequence[Stored]) -> Splits:
-    """Return the splits of canonical files: of the training part, and of the test part where the source has one.
-
-    Raises UserError.
-    """
+    """Return the splits of canonical files, of the training part and of the test part where the source has one; of the
+    positive classes alone where there are such. Raises UserError."""
+    own, of_test = stored[0], stored[-1]
     # If the test part has files of its own, none of the training part is set aside for it.
     has_test = len(stored) > 1
-    train, validation, set_aside = _split(len(stored[0]), replace(data, test_count=0) if has_test else data)
+    train, validation, test = _split(len(own), replace(data, test_count=0) if has_test else data)
     if has_test:
-        set_aside = np.arange(len(stored[-1]))
-    return _by_class(stored[0], stored[-1], (train, validation, set_aside), data.positive_classes)
+        test = np.arange(len(of_test))
+    positive = data.positive_classes
+    if positive and not 2 <= positive < own.classes:
+        raise UserError(
+            f"training.data.positive_classes is {positive}, but there are {own.classes} classes: "
+            f"give 2 to {own.classes - 1}, or 0 for all"
+        )
+
+    def examples(source: Stored, rows: NDArray[np.int64]) -> Examples:
+        return Examples(source, rows[source.labels(rows) < positive] if positive else rows, positive)
+
+    # From the training rows alone: no image that tests or validates becomes a negative.
+    beyond = train[own.labels(train) >= positive] if positive else train[:0]
+    return Splits(examples(own, train), examples(own, validation), examples(of_test, test), Examples(own, beyond))
 
 
 def splits_from(data: Data, data_dir: str, files: Sequence[str]) -> Splits:
     """Return the splits of a config: from files that were sent here, or wherever they are found."""
     return split(data, [cache.open_stored(name) for name in files]) if files else load_splits(data, data_dir)
-
-
-def _by_class(
-    stored: Stored, test_stored: Stored, rows: tuple[NDArray[np.int64], ...], positive_classes: int
-) -> Splits:
-    """Return the splits from the rows of train, validation and test; of the positive classes alone where there are
-    such."""
-    train, validation, test = rows
-    if not positive_classes:
-        nothing = Examples(stored, np.arange(0))
-        return Splits(Examples(stored, train), Examples(stored, validation), Examples(test_stored, test), nothing)
-    if not 2 <= positive_classes < stored.classes:
-        raise UserError(
-            f"training.data.positive_classes is {positive_classes}, but there are {stored.classes} classes: "
-            f"give 2 to {stored.classes - 1}, or 0 for all"
-        )
-
-    def of(source: Stored, chosen: NDArray[np.int64]) -> Examples:
-        return Examples(source, chosen[source.labels(chosen) < positive_classes], positive_classes)
-
-    # From the training rows alone: no image that tests or validates becomes a negative.
-    beyond = train[stored.labels(train) >= positive_classes]
-    return Splits(of(stored, train), of(stored, validation), of(test_stored, test), Examples(stored, beyond))
 
 
 def _parts(data: Data, data_dir: str, progress: Callable[[str], None]) -> tuple[Part, Part | None]:

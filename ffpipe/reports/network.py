@@ -27,6 +27,7 @@ from ffpipe.reports.gather import Record
 from ffpipe.runs import places
 from ffpipe.runs.model import Given, with_model
 from ffpipe.runs.saved import Saved
+from ffpipe.storage.checkpoint import name_of
 from ffpipe.system.errors import UserError
 from ffpipe.system.memory import host_bytes
 from ffpipe.telemetry.report import GOODNESS
@@ -119,7 +120,7 @@ class Trained:
 
     def name(self, label: int) -> str:
         """Return the name of a class."""
-        return self.saved.network.takes.name(label)
+        return name_of(label, self.saved.network.takes.names)
 
     def scores(self, images: Tensor) -> Tensor:
         """Compute scores (n, ..., classes) of examples by the run's own read-out, a few at a time. Raises Silent."""

@@ -22,7 +22,7 @@ from ffpipe.reports.trace import read_trace
 from ffpipe.runs.model import Given
 from ffpipe.runs.saved import Saved
 from ffpipe.system.errors import UserError, one_line, reason, refusing
-from ffpipe.system.files import expanded, replace_whole, size_of
+from ffpipe.system.files import expanded, replacing, size_of
 
 NAME = "report.html"
 # Bytes of a file in which the mark of our reports has to stand.
@@ -229,8 +229,8 @@ def refuse_output(path: Path) -> None:
 
 def _write(path: Path, data: bytes) -> None:
     """Write a file whole or not at all. Raises UserError."""
-    with refusing(f"{path} cannot be written"):
-        replace_whole(path, lambda file: file.write(data))
+    with refusing(f"{path} cannot be written"), replacing(path) as file:
+        file.write(data)
 
 
 def _make_folder(path: Path) -> None:

@@ -30,7 +30,7 @@ from ffpipe.runs.inspection import CONFIG, LOCK, METRICS, PAST, SUMMARY, config_
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store, store_of
 from ffpipe.system.errors import UserError, reason, refusing
-from ffpipe.system.files import expanded, replace_whole
+from ffpipe.system.files import expanded, replacing
 from ffpipe.telemetry.metrics import write_metrics
 from ffpipe.telemetry.report import MOST_ROWS, History, LayerRow
 
@@ -117,8 +117,8 @@ class RunFolder:
         # A copy of the run starts from this file, so it must not name the folder that is taken.
         kept = replace(config, execution=replace(config.execution, run_dir=""))
         text = to_toml(kept).encode()
-        with refusing(f"{self.config} cannot be written"):
-            replace_whole(self.config, lambda file: file.write(text))
+        with refusing(f"{self.config} cannot be written"), replacing(self.config) as file:
+            file.write(text)
 
     def read_past(self) -> History:
         """Read what a run that goes on has behind it. Raises UserError and Unreachable (inspection.py)."""
@@ -132,7 +132,8 @@ class RunFolder:
 
     def write_past(self, past: History) -> None:
         """Write past.json, whole or not at all."""
-        replace_whole(self.past, lambda file: file.write(msgspec.json.encode(past)))
+        with replacing(self.past) as file:
+            file.write(msgspec.json.encode(past))
 
     def write_metrics(self, rows: Sequence[LayerRow], steps_per_epoch: int) -> None:
         """Write metrics.parquet, whole or not at all."""
@@ -140,8 +141,8 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, whole or not at all."""
-        text = (json.dumps(summary, indent=2) + "\n").encode()
-        replace_whole(self.summary, lambda file: file.write(text))
+        with replacing(self.summary) as file:
+            file.write((json.dumps(summary, indent=2) + "\n").encode())
 
 
 def new_run(config: Config) -> RunFolder:

@@ -284,7 +284,7 @@ def predictions(
             raise UserError(f"run {run}: {error}") from None
         for (path, index, _), each in zip(some, scores, strict=True):
             label = int(each.argmax())
-            yield Prediction(path, label, tuple(each.tolist()), takes.name(label), index, *named)
+            yield Prediction(path, label, tuple(each.tolist()), name_of(label, takes.names), index, *named)
 
 
 def _images(

@@ -71,10 +71,6 @@ class Input:
     names: tuple[str, ...] = field(default=(), compare=False, repr=False)
     scale: Given = field(default=Given(), compare=False, repr=False)
 
-    def name(self, label: int) -> str:
-        """Return the name of a class, or its number."""
-        return name_of(label, self.names)
-
 
 @dataclass(frozen=True)
 class Manifest:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ffpipe.system.errors import Unreachable, UserError, reason
+from ffpipe.system.errors import Unreachable, UserError, reason, refusing
 
 _FILE_KINDS = {
     stat.S_IFDIR: "a folder",
@@ -29,14 +29,8 @@ def size_of(path: Path) -> int:
 
     Raises UserError; Unreachable where that says nothing of the file; FileNotFoundError where there is none.
     """
-    try:
+    with _reached(path), refusing(f"cannot read {path}", ValueError):  # a name that no file can have
         found = path.stat()
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise Unreachable(f"cannot read {path}: {reason(error)}") from None
-    except ValueError as error:  # a name that no file can have
-        raise UserError(f"cannot read {path}: {error}") from None
     if not stat.S_ISREG(found.st_mode):
         kind = _FILE_KINDS.get(stat.S_IFMT(found.st_mode), "something else")
         raise UserError(f"cannot read {path}: it is not a regular file, but {kind}")
@@ -47,16 +41,22 @@ def read_whole(path: Path, most: int) -> bytes:
     """Read a file of at most `most` bytes. Raises what `size_of` does."""
     data = b""
     if (size := size_of(path)) <= most:
-        try:
-            with path.open("rb") as file:
-                data = file.read(most + 1)  # it may have grown, and files of /proc have no size
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise Unreachable(f"cannot read {path}: {reason(error)}") from None
+        with _reached(path), path.open("rb") as file:
+            data = file.read(most + 1)  # it may have grown, and files of /proc have no size
     if max(size, len(data)) > most:
         raise UserError(f"cannot read {path}: it has more than {most:,} bytes")
     return data
+
+
+@contextmanager
+def _reached(path: Path) -> Iterator[None]:
+    """Turn errors that say nothing of a file into Unreachable; that it is absent says something."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Unreachable(f"cannot read {path}: {reason(error)}") from None
 
 
 @contextmanager
@@ -86,12 +86,6 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def replace_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file whole or not at all. Raises OSError."""
-    with replacing(path) as file:
-        write(file)
 
 
 def expanded(path: str | Path) -> Path:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from ffpipe.system.files import replace_whole
+from ffpipe.system.files import replacing
 from ffpipe.telemetry.report import LayerRow
 
 SCHEMA = pa.schema(
@@ -81,4 +81,5 @@ def write_metrics(path: Path, rows: Sequence[LayerRow], steps_per_epoch: int) ->
     ordered = sorted(rows, key=lambda r: (r.step, r.layer))
     columns = {name: [getattr(row, name) for row in ordered] for name in SCHEMA.names if name != "epoch"}
     columns["epoch"] = [row.step / steps_per_epoch for row in ordered]
-    replace_whole(path, lambda file: pq.write_table(pa.table(columns, schema=SCHEMA), file))
+    with replacing(path) as file:
+        pq.write_table(pa.table(columns, schema=SCHEMA), file)
