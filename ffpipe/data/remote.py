@@ -84,6 +84,8 @@ def _from_store(uri: str, progress: Callable[[str], None]) -> list[Path]:
         selector = fs.FileSelector(place.path, recursive=True)
         inside = place.ask(lambda: place.files.get_file_info(selector))
         found = sorted((each for each in inside if each.type == fs.FileType.File), key=lambda each: str(each.path))
+        if not found:
+            raise FileNotFoundError("there is no file in that folder")
     return [_copied(place, each, uri, progress) for each in found]
 
 

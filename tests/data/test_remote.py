@@ -27,13 +27,22 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self.asked.append(f"{self.command} {self.path}")
 
 
+class WithoutLength(Handler):
+    """It ends a file by closing the connection, as servers do that make their answers as they go."""
+
+    def send_header(self, keyword: str, value: str) -> None:
+        if keyword != "Content-Length":
+            super().send_header(keyword, value)
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """The address of a server of the folder `served`, on loopback."""
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a server of the folder `served`, on loopback. Its parameter: a handler other than Handler."""
     folder = tmp_path / "served"
     folder.mkdir()
     Handler.asked.clear()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as serving:
+    handler = partial(getattr(request, "param", Handler), directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as serving:
         thread = threading.Thread(target=serving.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{serving.server_port}"
@@ -65,6 +74,14 @@ def test_from_the_web(name: str, server: str, tmp_path: Path) -> None:
     (tmp_path / "served" / name).unlink()
     with pytest.raises(UserError, match=r"training\.data\.train: http.* cannot be fetched: .*404"):
         load_splits(config.training.data)
+
+
+@pytest.mark.parametrize("server", [WithoutLength], indirect=True)
+def test_a_file_of_unknown_size_is_fetched_whole(server: str, tmp_path: Path) -> None:
+    text = "label,a\n" + "1,2\n" * 100_000
+    (tmp_path / "served" / "set.csv").write_text(text)
+    (found,) = fetched([f"{server}/set.csv"], "f", silent)
+    assert Path(found).read_text() == text
 
 
 def test_a_file_that_changed_is_fetched_again(server: str, tmp_path: Path) -> None:
@@ -113,3 +130,11 @@ def test_what_cannot_be_fetched(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         fetched([name], "training.data.train", silent)
     assert str(caught.value).startswith(f"training.data.train: {name} ")
+
+
+def test_an_empty_folder_in_a_store_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        UserError, match=f"--data: file://{tmp_path} cannot be fetched: there is no file in that folder"
+    ):
+        discover([f"file://{tmp_path}"])
