@@ -11,7 +11,8 @@ from ffpipe.reports.curves import OfRun
 from ffpipe.reports.drawing import few
 from ffpipe.reports.gather import HEAD, Record, block_name
 from ffpipe.reports.parts import Item, Missing, Page, Picture, Section, Table, Tile
-from ffpipe.reports.results import SPLITS, percent
+from ffpipe.reports.results import SPLITS
+from ffpipe.runs.inspection import percent
 from ffpipe.system.units import say_seconds, say_size
 
 # Blocks that have a small picture each.

@@ -10,7 +10,7 @@ import fcntl
 import os
 import shlex
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -181,6 +181,16 @@ def newest_rows(rows: Iterable[LayerRow]) -> list[LayerRow]:
     """Return the newest row of metrics of each block, in their order; that of the head comes last."""
     newest = {row.layer: row for row in sorted(rows, key=lambda row: row.step)}
     return [newest[layer] for layer in sorted(newest, key=lambda layer: (layer < 0, layer))]
+
+
+def percent(share: float | None) -> str:
+    """Say a share in percent; a dash where there is none."""
+    return "-" if share is None else f"{share:.2%}"
+
+
+def say_errors(errors: Mapping[str, float]) -> str:
+    """Say errors by read-out."""
+    return ", ".join(f"{percent(error)} by {name}" for name, error in errors.items())
 
 
 def is_run(path: Path) -> bool:
