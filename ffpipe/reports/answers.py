@@ -63,7 +63,8 @@ class Answers:
 
 def answers(trained: Trained, most: int) -> Answers:
     """Find the network's answers to at most so many test examples. Raises UserError."""
-    splits, classes = trained.job.splits, trained.saved.network.takes.classes
+    splits, takes = trained.job.splits, trained.saved.network.takes
+    classes = takes.classes
     split, name = (splits.test, "test") if len(splits.test) else (splits.validation, "validation")
     if not len(split):
         raise UserError("there are no test examples")
@@ -74,7 +75,7 @@ def answers(trained: Trained, most: int) -> Answers:
         most = max(1, min(most, MOST_TOKENS // trained.job.network.inputs.size))
     # All of them are in memory at once, in float32.
     rows = chosen(split, min(most, max(1, BYTES_AT_ONCE // (4 * split.features))))
-    examples, labels = trained.examples(split, rows)
+    examples, labels = trained.saved.examples(split, rows)
     scores = trained.scores(examples)
     answered = scores.argmax(-1)
     pairs = (labels.flatten() * classes + answered.flatten()).numpy()
@@ -82,7 +83,7 @@ def answers(trained: Trained, most: int) -> Answers:
     by_goodness = trained.saved.readout == GOODNESS
     tokens = labels.dim() > 1
     mistakes = () if tokens else _mistakes(scores, labels, rows, by_goodness)
-    names = tuple(map(trained.name, range(classes)))
+    names = tuple(map(takes.name, range(classes)))
     if tokens and (say := attempt(lambda: symbols_of(trained)).value):
         # By repr without its quotes, so that a line break is seen.
         names = tuple(repr(say([symbol]))[1:-1] for symbol in range(classes))

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
 from ffpipe.config.schema import Config
@@ -20,7 +19,6 @@ from ffpipe.runs import inspection
 from ffpipe.runs.folder import RunFolder, open_run
 from ffpipe.runs.inspection import Count
 from ffpipe.system.errors import UserError
-from ffpipe.system.files import read_whole
 from ffpipe.telemetry.report import READOUTS, Evaluation, History, LayerRow
 
 # Longer ones, and longer lists below, are a stranger's: all of them would come to the page.
@@ -71,11 +69,7 @@ class Record:
 
     @property
     def status(self) -> str:
-        """The state of the run, in words."""
-        if self.going:
-            return "running"
-        said = self.summary.value.status if self.summary.value else "running"
-        return "broken off" if said == "running" else said
+        return inspection.state_of(self.going, self.summary.value)
 
     @property
     def history(self) -> History:
@@ -155,8 +149,6 @@ def _past(folder: RunFolder) -> History:
 
 def _summary(folder: RunFolder) -> Summary:
     try:
-        return msgspec.json.decode(read_whole(folder.summary, inspection.LARGEST_SUMMARY), type=Summary)
+        return inspection.decoded(folder.summary, inspection.LARGEST_SUMMARY, Summary)
     except FileNotFoundError:
         raise UserError("there is no summary.json: it is written with the first snapshot") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"cannot read {folder.summary}: {error}") from None

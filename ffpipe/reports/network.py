@@ -96,11 +96,6 @@ class Trained:
         """The training half of the config, with all that the data decide filled in."""
         return self.job.config.training
 
-    @property
-    def step(self) -> int:
-        """The step of the snapshot."""
-        return self.saved.manifest.step
-
     @cached_property
     def feeder(self) -> Feeder:
         return self.job.network.make_feeder(self.job.splits)
@@ -117,10 +112,6 @@ class Trained:
         widest = max(edge.size for edge in self.saved.network.edges)
         return max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // (3 * 4 * widest)))
 
-    def name(self, label: int) -> str:
-        """Return the name of a class."""
-        return self.saved.network.takes.name(label)
-
     def scores(self, images: Tensor) -> Tensor:
         """Compute scores (n, ..., classes) of examples by the run's own read-out, a few at a time. Raises Silent."""
         # Goodness takes a row of each example under every label.
@@ -128,13 +119,6 @@ class Trained:
         some = max(1, self.rows_at_once // per_example)
         with torch.no_grad():
             return torch.cat([self.network(part).cpu() for part in images.split(some)])
-
-    def examples(self, split: Examples, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Read examples of a split and their labels, as the network takes them."""
-        if self.training.inputs == "tokens":
-            ids = torch.from_numpy(split.raw(rows)).to(torch.int64)
-            return ids[:, :-1], ids[:, 1:]
-        return torch.from_numpy(split.images(rows)), torch.from_numpy(split.labels(rows))
 
     @torch.no_grad()
     def learning_rows(self, step: int) -> tuple[Tensor, Tensor]:

@@ -14,11 +14,12 @@ from typing import Any
 from ffpipe.learn.user_model import Consent
 from ffpipe.pipeline.job import Job
 from ffpipe.reports.gather import Record, Summary, read_run
-from ffpipe.reports.memory import memory, process_of
+from ffpipe.reports.memory import memory
 from ffpipe.reports.network import EXAMPLES, OF_NETWORK, Asked, Trained, open_job
 from ffpipe.reports.parts import Page, Part, Section, attempt
 from ffpipe.reports.style import MARK
 from ffpipe.reports.trace import read_trace
+from ffpipe.runs.controller import process_of_stage
 from ffpipe.runs.model import Given
 from ffpipe.runs.saved import Saved
 from ffpipe.system.errors import UserError, one_line, reason, refusing
@@ -122,7 +123,7 @@ class _Report:
         if len(runs) == 1 and (line := _without_code(self.records[0], asked)):
             print(line, file=sys.stderr, flush=True)
         # Before there are data and matplotlib, which take memory of their own.
-        self._process = attempt(lambda: process_of(self.records[0].config)) if len(runs) == 1 else Part[int]()
+        self._process = attempt(lambda: process_of_stage(self.records[0].config)) if len(runs) == 1 else Part[int]()
 
     @property
     def going(self) -> bool:

@@ -48,10 +48,10 @@ def as_pictures(rows: NDArray[np.float32], shape: tuple[int, ...]) -> Images:
 def trained_rows(trained: Trained) -> list[Kind]:
     """Take the first examples of the newest minibatch in every form that is learned from. Raises UserError."""
     training, job = trained.training, trained.job
-    step = max(0, trained.step - 1)
+    step = max(0, trained.saved.manifest.step - 1)
     split = job.splits.train
     which = trained.feeder.examples(trained.feeder.turns.of_all_roles(step)[0])[:SHOWN]
-    name, shown = trained.name, len(which)
+    name, shown = trained.saved.network.takes.name, len(which)
     stored = as_pictures(split.images(which), job.splits.shape)
     kinds = [Kind("as stored", stored, tuple(name(label) for label in split.labels(which).tolist()))]
     rows, labels = trained.learning_rows(step)
@@ -72,7 +72,7 @@ def trained_rows(trained: Trained) -> list[Kind]:
 
 def _labelled(title: str, rows: Tensor, trained: Trained) -> Kind:
     labels = labels_in(rows, trained.training, trained.job.splits.features, trained.job.splits.classes)
-    captions = ("",) * len(rows) if labels is None else tuple(map(trained.name, labels.tolist()))
+    captions = ("",) * len(rows) if labels is None else tuple(map(trained.saved.network.takes.name, labels.tolist()))
     return Kind(title, _pictures(trained, rows), captions)
 
 

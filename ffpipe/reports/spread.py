@@ -78,7 +78,8 @@ def _goodness(trained: Trained) -> Spreads:
 def _newest(trained: Trained, most: int) -> list[tuple[Tensor, Tensor]]:
     """Make rows and labels of as many of the newest minibatches as have `most` examples."""
     minibatches = -(-most // trained.training.batch_size)
-    return [trained.learning_rows(step) for step in range(max(0, trained.step - minibatches), max(1, trained.step))]
+    step = trained.saved.manifest.step
+    return [trained.learning_rows(each) for each in range(max(0, step - minibatches), max(1, step))]
 
 
 def _threshold(block: Block) -> float | None:
