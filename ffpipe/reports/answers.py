@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,8 +41,7 @@ class Mistake:
     second: int
 
 
-@dataclass(frozen=True)
-class Answers:
+class Answers(NamedTuple):
     """All answers. counts: (classes, classes), rows by the right class, columns by the answer. mistakes:
     the surest first. tested: examples that were looked at, of `available`. by_goodness: shares are leads."""
 

@@ -73,7 +73,6 @@ def _histogram(axes: Axes, spread: Spread) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
-@styled()
 def _bands(spreads: Spreads) -> Figure:
     """Draw medians and the middle half and nine tenths of the numbers against the block."""
     figure, (axes,) = panels(4.0)

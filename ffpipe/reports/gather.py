@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from msgspec import Meta
 
@@ -40,8 +40,7 @@ class Summary(inspection.Summary):
     versions: Annotated[dict[Word, Word], Meta(max_length=20)] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """Numbers of one series against steps, in their order."""
 
     name: str
@@ -78,7 +77,6 @@ class Record:
 
     @property
     def evaluations(self) -> list[Evaluation]:
-        """All evaluations, in order of their steps."""
         return sorted(self.history.evaluations, key=lambda each: each.step)
 
     @property
@@ -93,7 +91,6 @@ class Record:
 
     @property
     def step(self) -> int:
-        """The furthest step that is written down."""
         return max([row.step for row in self.history.rows] + [each.step for each in self.evaluations], default=0)
 
     def curves(self, number: Callable[[LayerRow], float | None]) -> list[Curve]:

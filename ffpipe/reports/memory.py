@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ffpipe.pipeline.job import Job
 from ffpipe.planning.estimate import draft_layout, estimate_stage
@@ -10,8 +10,7 @@ from ffpipe.planning.memory import MemoryBreakdown, Sizes
 from ffpipe.reports.gather import Summary
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(NamedTuple):
     """Bytes of each stage. predicted: in the order of MEMORY_KINDS. measured: its process's peak, if it is known."""
 
     layers: tuple[range, ...]

@@ -66,12 +66,10 @@ def watch_report(
 ) -> Path:
     """Write a report again and again, as `write_report` does, until the run has ended, or all of several have.
 
-    It is written anew where the run has written something. seconds: between two looks. wait: is called with them.
-    written: takes the path once the first report is there. asked: model, allow_code, changes, data_dir, examples, as
-    for `write_report`.
+    It is written anew where the run has written something. seconds: between two looks, from 1 on. wait: is called with
+    them. written: takes the path once the first report is there. asked: model, allow_code, changes, data_dir, examples,
+    as for `write_report`.
     """
-    if seconds < 1:
-        raise UserError(f"--watch is {seconds}: give whole seconds from 1 on")
     report = _Report(run, out, png, Asked(**asked))
     seen = report.signature()
     path = report.write(seconds if report.going else 0)
@@ -118,7 +116,10 @@ class _Report:
         self._png = expanded(png) if png else None
         refuse_output(self._out)
         if self._png is not None:
-            _make_folder(self._png)
+            if self._png.exists() and not self._png.is_dir():
+                raise UserError(f"--png is {self._png}, which is a file: give a folder")
+            with refusing(f"--png: folder {self._png} cannot be made"):
+                self._png.mkdir(parents=True, exist_ok=True)
         # Several runs are compared without their networks.
         if len(runs) == 1 and (line := _without_code(self.records[0], asked)):
             print(line, file=sys.stderr, flush=True)
@@ -167,7 +168,6 @@ class _Report:
 
 
 def _page_of(record: Record, job: Part[Job], process: Part[int], epoch: float, asked: Asked, refresh: int) -> Page:
-    """Make the page of one run."""
     from ffpipe.reports import results
     from ffpipe.reports.insights import insights
 
@@ -232,10 +232,3 @@ def _write(path: Path, data: bytes) -> None:
     """Write a file whole or not at all. Raises UserError."""
     with refusing(f"{path} cannot be written"):
         replace_whole(path, lambda file: file.write(data))
-
-
-def _make_folder(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise UserError(f"--png is {path}, which is a file: give a folder")
-    with refusing(f"--png: folder {path} cannot be made"):
-        path.mkdir(parents=True, exist_ok=True)

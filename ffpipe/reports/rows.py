@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +21,7 @@ SHOWN = 12
 Images = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """Rows of one kind. images: (n, height, width[, 3]), 0 to 1. captions: one for each."""
 
     title: str

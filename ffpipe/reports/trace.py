@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -56,8 +55,7 @@ class Event(msgspec.Struct):
     args: Named = msgspec.field(default_factory=Named)
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """Seconds since the trace began, and seconds. kind: a place in ACTIVITIES."""
 
     stage: int
@@ -66,8 +64,7 @@ class Span:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Timeline:
+class Timeline(NamedTuple):
     """The work of each stage over time. shares: (stages, ACTIVITIES, BINS), of the time of each bin. spans: of a short
     time in the middle. cut: whether there is more in the file than was read."""
 

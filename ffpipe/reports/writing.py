@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,8 +26,7 @@ TEMPERATURE = 0.8
 READ = 3
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """A text of the network's. given: its beginning, from the test text. text: what the network wrote after it."""
 
     given: str
