@@ -178,7 +178,6 @@ def _evaluations(found: Sequence[Evaluation]) -> list[tuple[str, ...]]:
 
 
 def _blocks(rows: Sequence[LayerRow]) -> list[tuple[str, ...]]:
-    """Make a table of what the newest row of metrics has of each block."""
     table = [("head" if row.layer < 0 else str(row.layer), f"{row.loss:.4f}", percent(row.pair_errors)) for row in rows]
     return [("block", "loss", "errors"), *_ends(table)]
 

@@ -56,7 +56,6 @@ class Answers(NamedTuple):
 
     @property
     def error(self) -> float:
-        """The share of wrong answers."""
         total = int(self.counts.sum())
         return 1.0 - float(np.trace(self.counts)) / total if total else 0.0
 

@@ -89,8 +89,6 @@ def _named(found: Answers, label: int) -> str:
 
 
 def _mistakes(found: Answers, trained: Trained, user: bool) -> list[Item]:
-    """Draw wrong answers, and list the same in a table."""
-
     def say(share: float) -> str:
         return f"+{share:.3g}" if found.by_goodness else f"{share:.0%}"
 

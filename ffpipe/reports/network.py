@@ -25,17 +25,15 @@ from ffpipe.learn.network import StreamedNetwork
 from ffpipe.pipeline.job import Job, make_job
 from ffpipe.reports.gather import Record
 from ffpipe.runs import places
+from ffpipe.runs.inference import LOADED_SHARE, ROWS_AT_ONCE
 from ffpipe.runs.model import Given, with_model
 from ffpipe.runs.saved import Saved
 from ffpipe.system.errors import UserError
 from ffpipe.system.memory import host_bytes
 from ffpipe.telemetry.report import GOODNESS
 
-# Rows that pass through the network at once, bytes that they and copies on the way may take, and the share of memory
-# that weights may take which are kept for later.
-ROWS_AT_ONCE = 4096
+# Bytes that rows which pass through the network, and copies on the way, may take.
 BYTES_AT_ONCE = 512 << 20
-KEPT_SHARE = 0.25
 EXAMPLES = 2000
 # Parts of a report that need both.
 OF_NETWORK = "confusions, wrong answers, spread of scores, rows that are trained on, weights"
@@ -88,7 +86,7 @@ class Trained:
             raise UserError(f"the snapshot is of a network for {saved.network.takes}, but the data are {job.input}")
         self.saved, self.job = saved, job
         # Several sections pass rows through all blocks, which are read from their files and checked each time.
-        keeps = saved.bytes_of_weights <= host_bytes() * KEPT_SHARE
+        keeps = saved.bytes_of_weights <= host_bytes() * LOADED_SHARE
         self.block = cache(saved.block) if keeps else saved.block
 
     @property

@@ -133,5 +133,4 @@ class Page(NamedTuple):
 
     @property
     def pictures(self) -> list[Picture]:
-        """All pictures, in their order."""
         return [item for section in self.sections for item in section.items if isinstance(item, Picture)]

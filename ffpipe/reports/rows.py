@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ffpipe.config.schema import Training
-from ffpipe.data.source import CHANNELS
+from ffpipe.data.inputs import mode_of
 from ffpipe.reports.network import Trained
 from ffpipe.system.errors import UserError
 
@@ -31,7 +31,7 @@ class Kind(NamedTuple):
 
 def as_pictures(rows: NDArray[np.float32], shape: tuple[int, ...]) -> Images:
     """Make pictures (n, height, width[, 3]) from 0 to 1 of examples (n, features) of a shape. Raises UserError."""
-    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in CHANNELS):
+    if not mode_of(shape):
         raise UserError(f"examples of shape {shape} are not pictures")
     pictures = rows.reshape(-1, *shape)
     if len(shape) == 3:

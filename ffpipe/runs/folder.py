@@ -58,7 +58,6 @@ class RunFolder:
             raise UserError(f"{why}: give another with --run-dir") from None
 
     def store(self, config: Config) -> Store:
-        """Return the place of its snapshots."""
         return store_of(config, self.path)
 
     def holds(self, store: Store) -> bool:
@@ -131,15 +130,12 @@ class RunFolder:
         return History()
 
     def write_past(self, past: History) -> None:
-        """Write past.json, whole or not at all."""
         replace_whole(self.past, lambda file: file.write(msgspec.json.encode(past)))
 
     def write_metrics(self, rows: Sequence[LayerRow], steps_per_epoch: int) -> None:
-        """Write metrics.parquet, whole or not at all."""
         write_metrics(self.metrics, rows, steps_per_epoch)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write summary.json, whole or not at all."""
         text = (json.dumps(summary, indent=2) + "\n").encode()
         replace_whole(self.summary, lambda file: file.write(text))
 

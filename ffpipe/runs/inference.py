@@ -32,7 +32,7 @@ from ffpipe.system.memory import host_bytes, refuse_beyond_host
 
 # Rows that pass through the network at once; bounds the memory of an evaluation.
 ROWS_AT_ONCE = 4096
-# The share of memory that weights may take that are loaded for an evaluation, or rows where weights are not.
+# The share of memory that weights may take that are kept for an evaluation or a report, or rows where weights are not.
 LOADED_SHARE = 0.25
 
 

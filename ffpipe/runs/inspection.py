@@ -72,7 +72,6 @@ class Summary:
 
     @property
     def test_errors(self) -> dict[str, float]:
-        """The test error of every read-out that was tested at the end, by name."""
         return errors_by_readout(vars(self))
 
 

@@ -85,7 +85,6 @@ class Saved:
 
     @property
     def bytes_of_weights(self) -> int:
-        """Bytes of the weights of all blocks."""
         blocks = (self.network.make(index, Workspace(META)) for index in range(len(self.network)))
         return sum(tensor.nbytes for block in blocks for tensor in block.weights().values())
 
