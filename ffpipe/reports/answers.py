@@ -56,8 +56,7 @@ class Answers(NamedTuple):
 
     @property
     def error(self) -> float:
-        total = int(self.counts.sum())
-        return 1.0 - float(np.trace(self.counts)) / total if total else 0.0
+        return 1.0 - float(np.trace(self.counts)) / int(self.counts.sum())
 
 
 def answers(trained: Trained, most: int) -> Answers:
@@ -92,8 +91,6 @@ def answers(trained: Trained, most: int) -> Answers:
 def _mistakes(scores: Tensor, labels: Tensor, rows: NDArray[np.int64], by_goodness: bool) -> tuple[Mistake, ...]:
     wrong = (scores.argmax(1) != labels).nonzero().flatten()
     scores, labels = scores[wrong].double(), labels[wrong]
-    if not len(wrong):
-        return ()
     top = scores.topk(2, dim=1).indices
     at = torch.arange(len(wrong))
     leads = scores[at, top[:, 0]] - scores[at, labels]

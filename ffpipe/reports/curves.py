@@ -111,7 +111,7 @@ def runs_by_block(blocks: Mapping[str, Sequence[OfRun]], runs: int, label: str, 
         axes.xaxis.set_major_locator(MaxNLocator(5))
     for axes in grid[len(blocks) :]:
         axes.set_axis_off()
-    for axes in grid[max(0, len(blocks) - columns) : len(blocks)]:
+    for axes in grid[len(blocks) - columns : len(blocks)]:
         axes.set_xlabel("epochs" if by_epoch else "steps")
     for axes in grid[::columns]:
         axes.set_ylabel(label)

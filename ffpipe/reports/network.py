@@ -160,5 +160,4 @@ class Trained:
 
 def chosen(split: Examples, most: int) -> NDArray[np.int64]:
     """Choose at most so many examples of a split, always the same ones, spread over all of it."""
-    count = min(len(split), most)
-    return np.unique(np.linspace(0, len(split) - 1, count).astype(np.int64)) if count else np.arange(0)
+    return np.unique(np.linspace(0, len(split) - 1, min(len(split), most)).astype(np.int64))
