@@ -52,8 +52,7 @@ class Curve(NamedTuple):
         return self.values[-1]
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """A run folder without its weights. going: whether a process trains the run at the moment."""
 
     folder: RunFolder

@@ -107,8 +107,7 @@ class Tile(NamedTuple):
 Item = Picture | Table | Passage | Missing
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A part of a page with a title of its own."""
 
     title: str

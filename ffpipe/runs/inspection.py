@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -75,8 +75,7 @@ class Summary:
         return errors_by_readout(vars(self))
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """One run. config, summary: None where they are absent or damaged. damage: what is, a phrase each. changed: when
     any of its files was written last, in seconds since the epoch."""
 
