@@ -35,8 +35,6 @@ WORDS = {"split": ("test", "validation", "train"), "readout": ("softmax", "goodn
 # Entries of a folder that are looked at, and words of an answer.
 MOST_ENTRIES = 10_000
 
-Completer = Callable[..., Iterable[str]]
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ffpipe completion`."""
@@ -65,7 +63,7 @@ def answer(parser: Parser) -> None:
     argcomplete.autocomplete(parser, always_complete_options=False, exit_method=sys.exit)
 
 
-def completer_of(action: argparse.Action) -> Completer:
+def completer_of(action: argparse.Action) -> Callable[..., Iterable[str]]:
     """Return what completes the value of an option or argument."""
     if action.dest in ("run", "runs"):
         return lambda prefix, **_: _paths(prefix, folders=True)

@@ -39,7 +39,6 @@ from ffpipe.telemetry.report import History
 from ffpipe.telemetry.tensorboard import TensorBoard
 
 MakeEngine = Callable[[Execution], Engine]
-MakeJob = Callable[[Config, Model], Job]
 
 
 def train(
@@ -111,7 +110,7 @@ def carry_out(
     view: View,
     interrupt: Interrupt,
     make: MakeEngine,
-    job_of: MakeJob = make_job,
+    job_of: Callable[[Config, Model], Job] = make_job,
 ) -> Result:
     """Train from the beginning, or go on with the run in the folder. job_of: loads the data of a config. A new folder
     is made when the config is known to fit data and engine, and removed where the run cannot begin all the same."""
