@@ -28,13 +28,13 @@ from ffpipe.config.schema import Config, Data, Optimizer
 from ffpipe.learn.block import Block, Step
 from ffpipe.learn.blueprint import Blueprint, make_blueprint
 from ffpipe.learn.feeder import row_specs
+from ffpipe.learn.items import CPU
 from ffpipe.learn.peak_memory import PeakMemory
 from ffpipe.learn.workspace import Workspace
 from ffpipe.planning.cost import costs_of
 from ffpipe.runs.controller import train
 from ffpipe.storage.checkpoint import Input
 
-CPU = torch.device("cpu")
 # Steps that a block makes before and after it is saved.
 STEPS = 3
 # A predicted peak may be so much below what a step takes, and so much above.

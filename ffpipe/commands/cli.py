@@ -117,7 +117,7 @@ COMMANDS: dict[str, Command] = {
         "ffpipe.data.splits",
         ("ffpipe data my-pictures/ --png samples.png", "ffpipe data mnist"),
     ),
-    "recipes": Command("list the recipes", recipes.add_options, recipes.run),
+    "recipes": Command("list the recipes", lambda parser: None, recipes.run),
     "completion": Command(
         "print what completes commands in a shell",
         completion.add_options,
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None, ready: Callable[[], object] = l
     if isinstance(sys.stdout, io.TextIOWrapper):  # names may have characters that a terminal has no letters for
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        if completion.is_asked():
+        if "_ARGCOMPLETE" in os.environ and "COMP_LINE" in os.environ:  # a shell asks how a line goes on
             completion.answer(parser())
         options = parser().parse_args(arguments)
         command = COMMANDS[options.command]

@@ -16,6 +16,7 @@ from ffpipe.commands.groups import choices
 from ffpipe.commands.options import settable
 from ffpipe.commands.parser import Parser
 from ffpipe.config.recipes import RECIPES
+from ffpipe.runs.inspection import CONFIG
 from ffpipe.system.errors import UserError
 
 # The line that goes into the start file of each shell.
@@ -31,11 +32,8 @@ PATHS = {
     *("execution.run_dir", "execution.data_dir", "execution.spool", "execution.checkpoints"),
 }
 WORDS = {"split": ("test", "validation", "train"), "readout": ("softmax", "goodness", "last", "sum"), "shell": START}
-CONFIG = "config.toml"
 # Entries of a folder that are looked at, and words of an answer.
 MOST_ENTRIES = 10_000
-
-Completer = Callable[..., Iterable[str]]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -52,17 +50,12 @@ def run(options: argparse.Namespace) -> None:
     print(shellcode(["ffpipe"], shell=options.shell))
 
 
-def is_asked() -> bool:
-    """Return True where a shell asks how a line goes on."""
-    return "_ARGCOMPLETE" in os.environ and "COMP_LINE" in os.environ
-
-
 def answer(parser: Parser) -> None:
     """Write how the line goes on to where the shell reads it, and end the program."""
     import argcomplete
 
     for each in (parser, *parser.parts):
-        for action in each.actions:
+        for action in each._actions:
             if action.nargs != argparse.PARSER:  # argcomplete knows the commands by itself
                 action.completer = completer_of(action)  # type: ignore[attr-defined]  # read by argcomplete
     # Options only where one begins: of some commands there are more than a hundred. By sys.exit, since argcomplete's
@@ -70,7 +63,7 @@ def answer(parser: Parser) -> None:
     argcomplete.autocomplete(parser, always_complete_options=False, exit_method=sys.exit)
 
 
-def completer_of(action: argparse.Action) -> Completer:
+def completer_of(action: argparse.Action) -> Callable[..., Iterable[str]]:
     """Return what completes the value of an option or argument."""
     if action.dest in ("run", "runs"):
         return lambda prefix, **_: _paths(prefix, folders=True)

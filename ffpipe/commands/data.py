@@ -104,15 +104,14 @@ def write_samples(splits: Splits, path: Path) -> None:
     import numpy as np
     from PIL import Image
 
-    from ffpipe.data.source import CHANNELS
+    from ffpipe.data.inputs import mode_of
 
-    shape = splits.shape if len(splits.shape) == 3 else (*splits.shape, 1)
-    if len(shape) != 3 or shape[2] not in CHANNELS:
+    if not mode_of(splits.shape):
         raise UserError(
             f"images of shape {splits.shape} are not pictures, which are (height, width) or (height, width, channels): "
             "set training.data.shape, or leave --png out"
         )
-    height, width, channels = shape
+    shape = height, width, channels = (*splits.shape, 1)[:3]
     labels = splits.train.labels(np.arange(len(splits.train)))
     shown = range(min(splits.classes, MOST_CLASSES))
     sheet = np.zeros((len(shown) * (height + 1), SAMPLES * (width + 1), channels), np.uint8)

@@ -40,8 +40,6 @@ SHORT = {
 }
 # A run that goes on may change of training its epochs alone (runs/resumed.py).
 RESUME_SHORT = ("epochs", "engine", "stages", "chunk", "device", "memory-budget", "data-dir", "snapshot-steps")
-# Fields whose values may have commas in them.
-FILES = ("train", "test")
 VALIDATION, EVALUATE = "training.data.validation", "execution.evaluate_every"
 MODEL, STAGES = "training.model", "execution.stages"
 # Whose values the signature of a function explains (learn/model_options.py).
@@ -199,7 +197,7 @@ def _value(leaf: Leaf, words: Any) -> Any:
                 raise UserError(f"{option(leaf)} takes NAME=VALUE, not {text!r}")
             table[name] = value if leaf.name == MODEL_OPTIONS else _one_or_more(value)
         return table
-    if not leaf.is_sequence or leaf.path[-1] in FILES:
+    if not leaf.is_sequence or leaf.name in DATA_FILES:  # whose values may have commas in them
         return words
     parts = [part for text in words for part in text.split(",") if part]
     # A single value is for all stages; a list of one would be for a run of one stage.

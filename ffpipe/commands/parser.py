@@ -38,11 +38,6 @@ class Parser(argparse.ArgumentParser):
         meaning = "show every option and every field of the config, in groups"
         self.add_argument("--help-all", action=Show, text=Parser.format_all, help=meaning)
 
-    @property
-    def actions(self) -> list[argparse.Action]:
-        """All arguments and options."""
-        return list(self._actions)
-
     def error(self, message: str) -> NoReturn:
         # By argparse's words: it has no other sign that the command is missing, and names none to choose from.
         if self.commands and "COMMAND" in message and "required" in message:

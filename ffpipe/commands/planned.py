@@ -83,7 +83,6 @@ def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]
 
 
 def _refuse(config: Config, options: argparse.Namespace) -> None:
-    """Raise UserError for what cannot be planned."""
     execution, several = config.execution, options.stages and len(options.stages) > 1
     engine = f"engine {execution.engine!r}"
     if options.calibrate and execution.engine != "ray":
@@ -198,7 +197,6 @@ def _time(job: Job, costs: Costs) -> str:
 
 
 def _tests(job: Job) -> str:
-    """Describe the evaluations of a run."""
     passes = job.network.rows_of_example
     return f"tests of {evaluated_examples(job):,} examples, {passes:,} forward pass{'es' if passes > 1 else ''} each"
 

@@ -7,10 +7,6 @@ import argparse
 from ffpipe.config.recipes import RECIPES
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add nothing: the list is always whole."""
-
-
 def run(options: argparse.Namespace) -> None:
     """List the recipes, each with the first paragraph of its docstring."""
     from rich.console import Console

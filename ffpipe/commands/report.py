@@ -48,13 +48,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_fields(parser, (), (*DATA_FILES, CHECKPOINTS))
 
 
-def add_at_end(parser: argparse.ArgumentParser) -> None:
-    """Add the option of a command that trains."""
-    parser.add_argument(
-        "--report", action="store_true", help="write report.html at the end, as `ffpipe report` does (needs matplotlib)"
-    )
-
-
 def run(options: argparse.Namespace) -> None:
     """Write the report and print where it is; with --watch, again and again. Raises UserError."""
     from ffpipe.reports import watch_report, write_report

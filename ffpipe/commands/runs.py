@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ffpipe.config.schema import Config
-from ffpipe.runs.inspection import Look, runs_in
+from ffpipe.runs.inspection import Look, runs_in, say_errors
 from ffpipe.system.errors import escaped
 from ffpipe.system.units import say_seconds
 
@@ -51,11 +51,6 @@ def as_tree(look: Look) -> dict[str, Any]:
         "changed": look.changed,
         "damage": list(look.damage),
     }
-
-
-def say_errors(errors: Mapping[str, float]) -> str:
-    """Say errors by read-out."""
-    return ", ".join(f"{error:.2%} by {name}" for name, error in errors.items())
 
 
 def say_epochs(config: Config) -> str:

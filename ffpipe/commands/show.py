@@ -9,9 +9,9 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
-from ffpipe.commands.runs import as_tree, clipped, columns, say_epochs, say_errors
+from ffpipe.commands.runs import as_tree, clipped, columns, say_epochs
 from ffpipe.config.schema import Config, Training
-from ffpipe.runs.inspection import Look, Summary, look_at, newest_rows, past_of, resume_command
+from ffpipe.runs.inspection import Look, Summary, look_at, newest_rows, past_of, percent, resume_command, say_errors
 from ffpipe.system.errors import UserError, escaped
 from ffpipe.system.files import expanded
 from ffpipe.system.units import say_seconds, say_size
@@ -171,19 +171,14 @@ def _evaluations(found: Sequence[Evaluation]) -> list[tuple[str, ...]]:
     """Make a table of errors over time, the newest below."""
     # A stranger's run may have any number of read-outs, and any word for a split.
     readouts = list(dict.fromkeys(name for each in found for name in each.readouts))[:4]
-    rows = []
-    for each in found:
-        errors = (f"{each.readouts[name]:.2%}" if name in each.readouts else "-" for name in readouts)
-        rows.append((f"{each.step:,}", each.split[:10], *errors))
+    rows = [
+        (f"{each.step:,}", each.split[:10], *(percent(each.readouts.get(name)) for name in readouts)) for each in found
+    ]
     return [("step", "split", *(clipped(name) for name in readouts)), *_ends(rows)]
 
 
 def _blocks(rows: Sequence[LayerRow]) -> list[tuple[str, ...]]:
-    """Make a table of what the newest row of metrics has of each block."""
-    table = []
-    for row in rows:
-        errors = "-" if row.pair_errors is None else f"{row.pair_errors:.2%}"
-        table.append(("head" if row.layer < 0 else str(row.layer), f"{row.loss:.4f}", errors))
+    table = [("head" if row.layer < 0 else str(row.layer), f"{row.loss:.4f}", percent(row.pair_errors)) for row in rows]
     return [("block", "loss", "errors"), *_ends(table)]
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from ffpipe.runs.interrupt import Interrupt
+from ffpipe.runs.interrupt import Interrupt
 
 # Signals that end nothing by themselves, that no program hears of, and those of a fault, after which nothing is sure.
 LEFT_ALONE = {
@@ -21,8 +19,6 @@ LEFT_ALONE = {
 @contextmanager
 def interrupts() -> Iterator[Interrupt]:
     """Have signals that would end the program, Ctrl-C and SIGTERM first of all, ask the run to end."""
-    from ffpipe.runs.interrupt import Interrupt
-
     interrupt = Interrupt()
     # Not those that are ignored, as nohup has SIGHUP, nor those that somebody else hears.
     mute = [number for number in signal.valid_signals() - LEFT_ALONE if signal.getsignal(number) == signal.SIG_DFL]

@@ -43,8 +43,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         default=argparse.SUPPRESS,
         help="train the same blocks by backpropagation, as a yardstick",
     )
-    _add_dry_run(parser)
-    report.add_at_end(parser)
+    _add_common(parser)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -74,8 +73,7 @@ def add_resume_options(parser: Parser) -> None:
     execution = [name for name in fields if name.startswith("execution.") and name != "execution.run_dir"]
     add_run(parser, ())
     add_fields(parser, RESUME_SHORT, [*DATA_FILES, *execution])
-    _add_dry_run(parser)
-    report.add_at_end(parser)
+    _add_common(parser)
 
 
 def resume(options: argparse.Namespace) -> None:
@@ -94,9 +92,12 @@ def resume(options: argparse.Namespace) -> None:
     report.write_at_end(options, result.run_dir)
 
 
-def _add_dry_run(parser: argparse.ArgumentParser) -> None:
+def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="print the config and the plan, as `ffpipe plan` does; start nothing"
+    )
+    parser.add_argument(
+        "--report", action="store_true", help="write report.html at the end, as `ffpipe report` does (needs matplotlib)"
     )
 
 

@@ -9,6 +9,7 @@ import time
 
 from ffpipe.commands.options import add_run, changes, consent
 from ffpipe.config.fields import CHECKPOINTS, DATA_FILES
+from ffpipe.runs.inspection import say_errors
 from ffpipe.system.errors import UserError, escaped
 
 OTHER_DATA = "labelled files or a folder in place of the run's data, as for `ffpipe train`; all of them are tested"
@@ -51,9 +52,8 @@ def evaluate(options: argparse.Namespace) -> None:
         tested = {"data": names} if names else {"split": split}
         print(json.dumps({**tested, "examples": errors.examples, "errors": by}))
         return
-    shares = ", ".join(f"{error:.2%} by {readout}" for readout, error in by.items())
     what = f"error on {' '.join(names)}" if names else f"{split} error"
-    print(escaped(f"{what}: {shares} ({errors.examples:,} examples)"))
+    print(escaped(f"{what}: {say_errors(by)} ({errors.examples:,} examples)"))
 
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,8 +41,7 @@ class Mistake:
     second: int
 
 
-@dataclass(frozen=True)
-class Answers:
+class Answers(NamedTuple):
     """All answers. counts: (classes, classes), rows by the right class, columns by the answer. mistakes:
     the surest first. tested: examples that were looked at, of `available`. by_goodness: shares are leads."""
 
@@ -56,14 +56,13 @@ class Answers:
 
     @property
     def error(self) -> float:
-        """The share of wrong answers."""
-        total = int(self.counts.sum())
-        return 1.0 - float(np.trace(self.counts)) / total if total else 0.0
+        return 1.0 - float(np.trace(self.counts)) / int(self.counts.sum())
 
 
 def answers(trained: Trained, most: int) -> Answers:
     """Find the network's answers to at most so many test examples. Raises UserError."""
-    splits, classes = trained.job.splits, trained.saved.network.takes.classes
+    splits, takes = trained.job.splits, trained.saved.network.takes
+    classes = takes.classes
     split, name = (splits.test, "test") if len(splits.test) else (splits.validation, "validation")
     if not len(split):
         raise UserError("there are no test examples")
@@ -74,7 +73,7 @@ def answers(trained: Trained, most: int) -> Answers:
         most = max(1, min(most, MOST_TOKENS // trained.job.network.inputs.size))
     # All of them are in memory at once, in float32.
     rows = chosen(split, min(most, max(1, BYTES_AT_ONCE // (4 * split.features))))
-    examples, labels = trained.examples(split, rows)
+    examples, labels = trained.saved.examples(split, rows)
     scores = trained.scores(examples)
     answered = scores.argmax(-1)
     pairs = (labels.flatten() * classes + answered.flatten()).numpy()
@@ -82,7 +81,7 @@ def answers(trained: Trained, most: int) -> Answers:
     by_goodness = trained.saved.readout == GOODNESS
     tokens = labels.dim() > 1
     mistakes = () if tokens else _mistakes(scores, labels, rows, by_goodness)
-    names = tuple(map(trained.name, range(classes)))
+    names = tuple(map(takes.name, range(classes)))
     if tokens and (say := attempt(lambda: symbols_of(trained)).value):
         # By repr without its quotes, so that a line break is seen.
         names = tuple(repr(say([symbol]))[1:-1] for symbol in range(classes))
@@ -92,8 +91,6 @@ def answers(trained: Trained, most: int) -> Answers:
 def _mistakes(scores: Tensor, labels: Tensor, rows: NDArray[np.int64], by_goodness: bool) -> tuple[Mistake, ...]:
     wrong = (scores.argmax(1) != labels).nonzero().flatten()
     scores, labels = scores[wrong].double(), labels[wrong]
-    if not len(wrong):
-        return ()
     top = scores.topk(2, dim=1).indices
     at = torch.arange(len(wrong))
     leads = scores[at, top[:, 0]] - scores[at, labels]

@@ -11,13 +11,12 @@ from ffpipe.reports.curves import OfRun
 from ffpipe.reports.drawing import few
 from ffpipe.reports.gather import HEAD, Record, block_name
 from ffpipe.reports.parts import Item, Missing, Page, Picture, Section, Table, Tile
-from ffpipe.reports.results import SPLITS, percent
+from ffpipe.reports.results import SPLITS
+from ffpipe.runs.inspection import percent
 from ffpipe.system.units import say_seconds, say_size
 
 # Blocks that have a small picture each.
 MOST_PANELS = 12
-# Fields that say where a run lies, and not what it is.
-PLACES = ("execution.run_dir",)
 
 
 def compared(records: Sequence[Record], epochs: Sequence[float], refresh: int = 0) -> Page:
@@ -44,7 +43,6 @@ def letter(index: int) -> str:
 
 
 def _best(records: Sequence[Record], names: Sequence[str]) -> list[Tile]:
-    """Find the least test error by each read-out."""
     best: dict[str, tuple[float, str]] = {}
     for record, name in zip(records, names, strict=True):
         for readout, error in record.test_errors.items():
@@ -113,7 +111,7 @@ def _losses(records: Sequence[Record], names: Sequence[str], epochs: Sequence[fl
 def _differences(records: Sequence[Record], letters: Sequence[str]) -> Section:
     configs = [flat(record.config) for record in records]
     fields = list(dict.fromkeys(name for config in configs for name in config))
-    differ = [name for name in fields if name not in PLACES and len({config.get(name) for config in configs}) > 1]
+    differ = [name for name in fields if len({config.get(name) for config in configs}) > 1]
     rows = [[name, *(config.get(name, "-") for config in configs)] for name in differ]
     if not rows:
         return Section("Configs", [Table(["field"], [["no field differs"]])])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ffpipe.reports.drawing import HALF, INK, colours, few, panels, shortened, styled
 from ffpipe.reports.gather import HEAD, Curve, block_name
@@ -110,7 +111,7 @@ def runs_by_block(blocks: Mapping[str, Sequence[OfRun]], runs: int, label: str, 
         axes.xaxis.set_major_locator(MaxNLocator(5))
     for axes in grid[len(blocks) :]:
         axes.set_axis_off()
-    for axes in grid[max(0, len(blocks) - columns) : len(blocks)]:
+    for axes in grid[len(blocks) - columns : len(blocks)]:
         axes.set_xlabel("epochs" if by_epoch else "steps")
     for axes in grid[::columns]:
         axes.set_ylabel(label)
@@ -176,10 +177,6 @@ def _scale(axes: Axes, curves: Sequence[Curve], percent: bool) -> None:
         axes.yaxis.set_major_formatter(PERCENT)
 
 
-def _times(factor: float) -> Callable[[ArrayLike], ArrayLike]:
-    return lambda values: np.multiply(values, factor)
-
-
 def _against_steps(axes: Axes, epoch: float) -> None:
     """Put steps below the picture, and epochs above it where an epoch is known."""
     axes.set_xlabel("steps")
@@ -187,6 +184,6 @@ def _against_steps(axes: Axes, epoch: float) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     if epoch:
-        above = axes.secondary_xaxis("top", functions=(_times(1 / epoch), _times(epoch)))
+        above = axes.secondary_xaxis("top", functions=(partial(np.multiply, 1 / epoch), partial(np.multiply, epoch)))
         above.set_xlabel("epochs")
         above.xaxis.set_major_locator(MaxNLocator(8, integer=axes.get_xlim()[1] > 2 * epoch))

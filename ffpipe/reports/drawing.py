@@ -12,8 +12,8 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import matplotlib as mpl
 from matplotlib import style
@@ -133,8 +133,7 @@ def fitted(text: str, width: float, size: float) -> str:
     return shown
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """A picture as a part of an HTML page. colours: those for a light page that it has as variables."""
 
     html: str

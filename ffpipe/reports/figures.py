@@ -47,7 +47,7 @@ def histograms(spreads: Spreads) -> Figure:
         _histogram(axes, spread)
     for axes in grid[count:]:
         axes.set_axis_off()
-    for index in range(count - columns if count > columns else 0, count):
+    for index in range(count - columns, count):
         grid[index].set_xlabel(spreads.number)
     hands = [Patch(color=colour, alpha=0.6, label=kind) for kind, colour in zip(spreads.kinds, SERIES, strict=False)]
     figure.legend(handles=hands, loc="outside upper right", ncols=3)
@@ -73,7 +73,6 @@ def _histogram(axes: Axes, spread: Spread) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
-@styled()
 def _bands(spreads: Spreads) -> Figure:
     """Draw medians and the middle half and nine tenths of the numbers against the block."""
     figure, (axes,) = panels(4.0)

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
-import msgspec
 from msgspec import Meta
 
 from ffpipe.config.schema import Config
@@ -20,7 +19,6 @@ from ffpipe.runs import inspection
 from ffpipe.runs.folder import RunFolder, open_run
 from ffpipe.runs.inspection import Count
 from ffpipe.system.errors import UserError
-from ffpipe.system.files import read_whole
 from ffpipe.telemetry.report import READOUTS, Evaluation, History, LayerRow
 
 # Longer ones, and longer lists below, are a stranger's: all of them would come to the page.
@@ -42,8 +40,7 @@ class Summary(inspection.Summary):
     versions: Annotated[dict[Word, Word], Meta(max_length=20)] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """Numbers of one series against steps, in their order."""
 
     name: str
@@ -55,8 +52,7 @@ class Curve:
         return self.values[-1]
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """A run folder without its weights. going: whether a process trains the run at the moment."""
 
     folder: RunFolder
@@ -71,11 +67,7 @@ class Record:
 
     @property
     def status(self) -> str:
-        """The state of the run, in words."""
-        if self.going:
-            return "running"
-        said = self.summary.value.status if self.summary.value else "running"
-        return "broken off" if said == "running" else said
+        return inspection.state_of(self.going, self.summary.value)
 
     @property
     def history(self) -> History:
@@ -84,7 +76,6 @@ class Record:
 
     @property
     def evaluations(self) -> list[Evaluation]:
-        """All evaluations, in order of their steps."""
         return sorted(self.history.evaluations, key=lambda each: each.step)
 
     @property
@@ -99,7 +90,6 @@ class Record:
 
     @property
     def step(self) -> int:
-        """The furthest step that is written down."""
         return max([row.step for row in self.history.rows] + [each.step for each in self.evaluations], default=0)
 
     def curves(self, number: Callable[[LayerRow], float | None]) -> list[Curve]:
@@ -155,8 +145,6 @@ def _past(folder: RunFolder) -> History:
 
 def _summary(folder: RunFolder) -> Summary:
     try:
-        return msgspec.json.decode(read_whole(folder.summary, inspection.LARGEST_SUMMARY), type=Summary)
+        return inspection.decoded(folder.summary, inspection.LARGEST_SUMMARY, Summary)
     except FileNotFoundError:
         raise UserError("there is no summary.json: it is written with the first snapshot") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"cannot read {folder.summary}: {error}") from None

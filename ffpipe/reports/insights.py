@@ -10,11 +10,12 @@ from ffpipe.reports import figures
 from ffpipe.reports.answers import PICTURE, Answers, answers, origins, pictures_of
 from ffpipe.reports.network import OF_NETWORK, Trained
 from ffpipe.reports.parts import Item, Missing, Part, Passage, Picture, Section, Table, attempt
-from ffpipe.reports.results import LONG_TABLE, percent
+from ffpipe.reports.results import LONG_TABLE
 from ffpipe.reports.rows import Kind, trained_rows
 from ffpipe.reports.spread import Spreads, spreads
 from ffpipe.reports.weights import Fields, fields
 from ffpipe.reports.writing import GIVEN, TEMPERATURE, Reading, Written, readings, written
+from ffpipe.runs.inspection import percent
 
 # Pairs of classes that are confused most, in a table.
 MOST_CONFUSED = 10
@@ -88,8 +89,6 @@ def _named(found: Answers, label: int) -> str:
 
 
 def _mistakes(found: Answers, trained: Trained, user: bool) -> list[Item]:
-    """Draw wrong answers, and list the same in a table."""
-
     def say(share: float) -> str:
         return f"+{share:.3g}" if found.by_goodness else f"{share:.0%}"
 

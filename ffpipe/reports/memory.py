@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from ffpipe.config.schema import Config
-from ffpipe.engines.ray.settings import load_ray
 from ffpipe.pipeline.job import Job
-from ffpipe.planning.estimate import bare_process, draft_layout, estimate_stage
+from ffpipe.planning.estimate import draft_layout, estimate_stage
 from ffpipe.planning.memory import MemoryBreakdown, Sizes
 from ffpipe.reports.gather import Summary
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(NamedTuple):
     """Bytes of each stage. predicted: in the order of MEMORY_KINDS. measured: its process's peak, if it is known."""
 
     layers: tuple[range, ...]
@@ -22,13 +19,6 @@ class Memory:
 
 
 MEMORY_KINDS = ("process", "data", *MemoryBreakdown._fields, "mapped")
-
-
-def process_of(config: Config) -> int:
-    """Measure the bytes of a bare process. Before data are opened and pictures drawn, which count. Raises UserError."""
-    if config.execution.engine == "ray":  # which its stages have in memory
-        load_ray()
-    return bare_process(config)
 
 
 def memory(job: Job, summary: Summary | None, process: int) -> Memory:

@@ -25,18 +25,15 @@ from ffpipe.learn.network import StreamedNetwork
 from ffpipe.pipeline.job import Job, make_job
 from ffpipe.reports.gather import Record
 from ffpipe.runs import places
+from ffpipe.runs.inference import LOADED_SHARE, ROWS_AT_ONCE
 from ffpipe.runs.model import Given, with_model
 from ffpipe.runs.saved import Saved
-from ffpipe.storage.checkpoint import name_of
 from ffpipe.system.errors import UserError
 from ffpipe.system.memory import host_bytes
 from ffpipe.telemetry.report import GOODNESS
 
-# Rows that pass through the network at once, bytes that they and copies on the way may take, and the share of memory
-# that weights may take which are kept for later.
-ROWS_AT_ONCE = 4096
+# Bytes that rows which pass through the network, and copies on the way, may take.
 BYTES_AT_ONCE = 512 << 20
-KEPT_SHARE = 0.25
 EXAMPLES = 2000
 # Parts of a report that need both.
 OF_NETWORK = "confusions, wrong answers, spread of scores, rows that are trained on, weights"
@@ -89,18 +86,13 @@ class Trained:
             raise UserError(f"the snapshot is of a network for {saved.network.takes}, but the data are {job.input}")
         self.saved, self.job = saved, job
         # Several sections pass rows through all blocks, which are read from their files and checked each time.
-        keeps = saved.bytes_of_weights <= host_bytes() * KEPT_SHARE
+        keeps = saved.bytes_of_weights <= host_bytes() * LOADED_SHARE
         self.block = cache(saved.block) if keeps else saved.block
 
     @property
     def training(self) -> Training:
         """The training half of the config, with all that the data decide filled in."""
         return self.job.config.training
-
-    @property
-    def step(self) -> int:
-        """The step of the snapshot."""
-        return self.saved.manifest.step
 
     @cached_property
     def feeder(self) -> Feeder:
@@ -118,10 +110,6 @@ class Trained:
         widest = max(edge.size for edge in self.saved.network.edges)
         return max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // (3 * 4 * widest)))
 
-    def name(self, label: int) -> str:
-        """Return the name of a class."""
-        return name_of(label, self.saved.network.takes.names)
-
     def scores(self, images: Tensor) -> Tensor:
         """Compute scores (n, ..., classes) of examples by the run's own read-out, a few at a time. Raises Silent."""
         # Goodness takes a row of each example under every label.
@@ -129,13 +117,6 @@ class Trained:
         some = max(1, self.rows_at_once // per_example)
         with torch.no_grad():
             return torch.cat([self.network(part).cpu() for part in images.split(some)])
-
-    def examples(self, split: Examples, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Read examples of a split and their labels, as the network takes them."""
-        if self.training.inputs == "tokens":
-            ids = torch.from_numpy(split.raw(rows)).to(torch.int64)
-            return ids[:, :-1], ids[:, 1:]
-        return torch.from_numpy(split.images(rows)), torch.from_numpy(split.labels(rows))
 
     @torch.no_grad()
     def learning_rows(self, step: int) -> tuple[Tensor, Tensor]:
@@ -179,5 +160,4 @@ class Trained:
 
 def chosen(split: Examples, most: int) -> NDArray[np.int64]:
     """Choose at most so many examples of a split, always the same ones, spread over all of it."""
-    count = min(len(split), most)
-    return np.unique(np.linspace(0, len(split) - 1, count).astype(np.int64)) if count else np.arange(0)
+    return np.unique(np.linspace(0, len(split) - 1, min(len(split), most)).astype(np.int64))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from ffpipe.learn.network import Silent
 from ffpipe.learn.user_model import describe_error
@@ -59,8 +59,7 @@ def attempt(make: Callable[[], T], user_code: bool = False) -> Part[T]:
         return Part(missing=one_line(describe_error(error)))
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A figure. name: of its file as a PNG, without the ending. alt: says in words what is to be seen.
 
     wide: takes the whole width of the page, or else half of it.
@@ -73,8 +72,7 @@ class Picture:
     wide: bool = True
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """Rows of cells, as text. folded: shown when a reader asks for it. beside: to the right of a half-width picture."""
 
     head: Sequence[str]
@@ -84,8 +82,7 @@ class Table:
     beside: bool = False
 
 
-@dataclass(frozen=True)
-class Passage:
+class Passage(NamedTuple):
     """A stretch of text, of which some pieces are marked. folded: shown when a reader asks for it."""
 
     pieces: Sequence[tuple[str, bool]]
@@ -93,16 +90,14 @@ class Passage:
     folded: bool = False
 
 
-@dataclass(frozen=True)
-class Missing:
+class Missing(NamedTuple):
     """Something that cannot be shown, and the reason."""
 
     what: str
     reason: str
 
 
-@dataclass(frozen=True)
-class Tile:
+class Tile(NamedTuple):
     """A number that stands out, and what it is."""
 
     number: str
@@ -112,8 +107,7 @@ class Tile:
 Item = Picture | Table | Passage | Missing
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A part of a page with a title of its own."""
 
     title: str
@@ -126,8 +120,7 @@ class Section:
         return cls(title, [Missing(what, part.missing)]) if part.value is None else cls(title, *make(part.value))
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(NamedTuple):
     """All of a report. refresh: seconds after which a browser reads the file again; 0: never."""
 
     title: str
@@ -139,5 +132,4 @@ class Page:
 
     @property
     def pictures(self) -> list[Picture]:
-        """All pictures, in their order."""
         return [item for section in self.sections for item in section.items if isinstance(item, Picture)]

@@ -14,11 +14,12 @@ from typing import Any
 from ffpipe.learn.user_model import Consent
 from ffpipe.pipeline.job import Job
 from ffpipe.reports.gather import Record, Summary, read_run
-from ffpipe.reports.memory import memory, process_of
+from ffpipe.reports.memory import memory
 from ffpipe.reports.network import EXAMPLES, OF_NETWORK, Asked, Trained, open_job
 from ffpipe.reports.parts import Page, Part, Section, attempt
 from ffpipe.reports.style import MARK
 from ffpipe.reports.trace import read_trace
+from ffpipe.runs.controller import process_of_stage
 from ffpipe.runs.model import Given
 from ffpipe.runs.saved import Saved
 from ffpipe.system.errors import UserError, one_line, reason, refusing
@@ -65,12 +66,10 @@ def watch_report(
 ) -> Path:
     """Write a report again and again, as `write_report` does, until the run has ended, or all of several have.
 
-    It is written anew where the run has written something. seconds: between two looks. wait: is called with them.
-    written: takes the path once the first report is there. asked: model, allow_code, changes, data_dir, examples, as
-    for `write_report`.
+    It is written anew where the run has written something. seconds: between two looks, from 1 on. wait: is called with
+    them. written: takes the path once the first report is there. asked: model, allow_code, changes, data_dir, examples,
+    as for `write_report`.
     """
-    if seconds < 1:
-        raise UserError(f"--watch is {seconds}: give whole seconds from 1 on")
     report = _Report(run, out, png, Asked(**asked))
     seen = report.signature()
     path = report.write(seconds if report.going else 0)
@@ -117,12 +116,15 @@ class _Report:
         self._png = expanded(png) if png else None
         refuse_output(self._out)
         if self._png is not None:
-            _make_folder(self._png)
+            if self._png.exists() and not self._png.is_dir():
+                raise UserError(f"--png is {self._png}, which is a file: give a folder")
+            with refusing(f"--png: folder {self._png} cannot be made"):
+                self._png.mkdir(parents=True, exist_ok=True)
         # Several runs are compared without their networks.
         if len(runs) == 1 and (line := _without_code(self.records[0], asked)):
             print(line, file=sys.stderr, flush=True)
         # Before there are data and matplotlib, which take memory of their own.
-        self._process = attempt(lambda: process_of(self.records[0].config)) if len(runs) == 1 else Part[int]()
+        self._process = attempt(lambda: process_of_stage(self.records[0].config)) if len(runs) == 1 else Part[int]()
 
     @property
     def going(self) -> bool:
@@ -166,7 +168,6 @@ class _Report:
 
 
 def _page_of(record: Record, job: Part[Job], process: Part[int], epoch: float, asked: Asked, refresh: int) -> Page:
-    """Make the page of one run."""
     from ffpipe.reports import results
     from ffpipe.reports.insights import insights
 
@@ -231,10 +232,3 @@ def _write(path: Path, data: bytes) -> None:
     """Write a file whole or not at all. Raises UserError."""
     with refusing(f"{path} cannot be written"), replacing(path) as file:
         file.write(data)
-
-
-def _make_folder(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise UserError(f"--png is {path}, which is a file: give a folder")
-    with refusing(f"--png: folder {path} cannot be made"):
-        path.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from ffpipe.reports.gather import Curve, Record, Summary, block_name, readouts, 
 from ffpipe.reports.memory import MEMORY_KINDS, Memory
 from ffpipe.reports.parts import Item, Missing, Part, Passage, Picture, Section, Table, Tile
 from ffpipe.reports.trace import Timeline
-from ffpipe.runs.inspection import newest_rows
+from ffpipe.runs.inspection import newest_rows, percent
 from ffpipe.system.units import say_seconds, say_size
 from ffpipe.telemetry.report import Evaluation, say_layers
 
@@ -22,11 +22,6 @@ from ffpipe.telemetry.report import Evaluation, say_layers
 LONG_TABLE = 12
 MOST_EVALUATIONS = 300
 SPLITS = ("validation", "test", "train")
-
-
-def percent(share: float | None) -> str:
-    """Write a share as a person reads it."""
-    return "-" if share is None else f"{share:.2%}"
 
 
 def tiles(record: Record, memory: Part[Memory]) -> list[Tile]:

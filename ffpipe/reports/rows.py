@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ffpipe.config.schema import Training
-from ffpipe.data.source import CHANNELS
+from ffpipe.data.inputs import mode_of
 from ffpipe.reports.network import Trained
 from ffpipe.system.errors import UserError
 
@@ -21,8 +21,7 @@ SHOWN = 12
 Images = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """Rows of one kind. images: (n, height, width[, 3]), 0 to 1. captions: one for each."""
 
     title: str
@@ -32,7 +31,7 @@ class Kind:
 
 def as_pictures(rows: NDArray[np.float32], shape: tuple[int, ...]) -> Images:
     """Make pictures (n, height, width[, 3]) from 0 to 1 of examples (n, features) of a shape. Raises UserError."""
-    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in CHANNELS):
+    if not mode_of(shape):
         raise UserError(f"examples of shape {shape} are not pictures")
     pictures = rows.reshape(-1, *shape)
     if len(shape) == 3:
@@ -48,10 +47,10 @@ def as_pictures(rows: NDArray[np.float32], shape: tuple[int, ...]) -> Images:
 def trained_rows(trained: Trained) -> list[Kind]:
     """Take the first examples of the newest minibatch in every form that is learned from. Raises UserError."""
     training, job = trained.training, trained.job
-    step = max(0, trained.step - 1)
+    step = max(0, trained.saved.manifest.step - 1)
     split = job.splits.train
     which = trained.feeder.examples(trained.feeder.turns.of_all_roles(step)[0])[:SHOWN]
-    name, shown = trained.name, len(which)
+    name, shown = trained.saved.network.takes.name, len(which)
     stored = as_pictures(split.images(which), job.splits.shape)
     kinds = [Kind("as stored", stored, tuple(name(label) for label in split.labels(which).tolist()))]
     rows, labels = trained.learning_rows(step)
@@ -72,7 +71,7 @@ def trained_rows(trained: Trained) -> list[Kind]:
 
 def _labelled(title: str, rows: Tensor, trained: Trained) -> Kind:
     labels = labels_in(rows, trained.training, trained.job.splits.features, trained.job.splits.classes)
-    captions = ("",) * len(rows) if labels is None else tuple(map(trained.name, labels.tolist()))
+    captions = ("",) * len(rows) if labels is None else tuple(map(trained.saved.network.takes.name, labels.tolist()))
     return Kind(title, _pictures(trained, rows), captions)
 
 

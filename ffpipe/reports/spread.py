@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +24,7 @@ MOST_TOKENS = 15_000
 Numbers = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Spread:
+class Spread(NamedTuple):
     """Numbers of one block for two kinds of rows. wrong: share that it decides wrongly of pairs, or of the second kind
     where each row counts by itself. border: the number by which it decides, if there is one."""
 
@@ -37,8 +36,7 @@ class Spread:
     border: float | None
 
 
-@dataclass(frozen=True)
-class Spreads:
+class Spreads(NamedTuple):
     """Spreads of all blocks that say anything. number: what is spread. kinds: of rows, first and second."""
 
     number: str
@@ -78,7 +76,8 @@ def _goodness(trained: Trained) -> Spreads:
 def _newest(trained: Trained, most: int) -> list[tuple[Tensor, Tensor]]:
     """Make rows and labels of as many of the newest minibatches as have `most` examples."""
     minibatches = -(-most // trained.training.batch_size)
-    return [trained.learning_rows(step) for step in range(max(0, trained.step - minibatches), max(1, trained.step))]
+    step = trained.saved.manifest.step
+    return [trained.learning_rows(each) for each in range(max(0, step - minibatches), max(1, step))]
 
 
 def _threshold(block: Block) -> float | None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -33,31 +32,23 @@ _KINDS = {
     "exchange": "waits for replicas",
 }
 ACTIVITIES = tuple(_KINDS.values())
-_BY_NAME = {name: place for place, name in enumerate(_KINDS)}
 # The name of a process: of each stage one, and another where a recovery has given it other layers.
 _STAGE = re.compile(r"stage (\d{1,3})(?:, replica (\d+))?:")
 
 
-class Named(msgspec.Struct):
-    """The name of a process."""
-
-    name: Annotated[str, Meta(max_length=LONGEST_LINE)] = ""
-
-
 class Event(msgspec.Struct):
-    """One line of a trace."""
+    """One line of a trace. args: of a process, its name."""
 
     ph: Literal["X", "M"]
-    name: Annotated[str, Meta(max_length=LONGEST_LINE)]
+    name: str
     pid: Annotated[int, Meta(ge=0, le=MOST_STAGES)]
     tid: int = 0
     ts: Annotated[float, Meta(ge=0, le=1e18)] = 0.0
     dur: Annotated[float, Meta(ge=0, le=1e15)] = 0.0
-    args: Named = msgspec.field(default_factory=Named)
+    args: dict[str, object] = {}
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """Seconds since the trace began, and seconds. kind: a place in ACTIVITIES."""
 
     stage: int
@@ -66,8 +57,7 @@ class Span:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Timeline:
+class Timeline(NamedTuple):
     """The work of each stage over time. shares: (stages, ACTIVITIES, BINS), of the time of each bin. spans: of a short
     time in the middle. cut: whether there is more in the file than was read."""
 
@@ -110,11 +100,11 @@ def _spans(path: Path) -> tuple[list[Span], bool]:
                 event = decoder.decode(text)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # a line that is being written
                 continue
-            if event.ph == "M" and (named := _STAGE.match(event.args.name)):
+            if event.ph == "M" and (named := _STAGE.match(str(event.args.get("name")))):
                 stages[event.pid] = int(named[1])
                 others |= {event.pid} if int(named[2] or 0) else set()
             # Thread 1 publishes beside the others, whose times are to add up.
-            kind = next((kind for beginning, kind in _BY_NAME.items() if event.name.startswith(beginning)), None)
+            kind = next((kind for kind, beginning in enumerate(_KINDS) if event.name.startswith(beginning)), None)
             if kind is not None and event.ph == "X" and event.tid == 0 and event.pid not in others:
                 found.append(Span(stages.get(event.pid, event.pid), kind, event.ts / 1e6, event.dur / 1e6))
             if len(found) >= MOST_SPANS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +22,7 @@ MOST_LAYERS = 6
 LEAST_PIXELS = 9
 
 
-@dataclass(frozen=True)
-class Fields:
+class Fields(NamedTuple):
     """Fields of one layer. values: (n, height, width[, 3]); zero is in the middle of each one's range."""
 
     title: str

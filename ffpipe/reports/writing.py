@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,8 +26,7 @@ TEMPERATURE = 0.8
 READ = 3
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """A text of the network's. given: its beginning, from the test text. text: what the network wrote after it."""
 
     given: str
@@ -45,7 +44,7 @@ def written(trained: Trained) -> Written:
     ids = split.raw(chosen(split, 1))[0].astype(np.int64)[: min(GIVEN, tokens)].tolist()
     given = len(ids)
     # A snapshot writes the same text each time.
-    chance = generator(trained.training.seed, "report text", trained.step)
+    chance = generator(trained.training.seed, "report text", trained.saved.manifest.step)
     for _ in range(WRITTEN):
         seen = ids[-tokens:]
         row = torch.zeros(1, tokens, dtype=torch.int64)
@@ -62,7 +61,7 @@ def readings(trained: Trained) -> list[Reading]:
     say, split = symbols_of(trained), trained.job.splits.test
     if not len(split):
         raise UserError("there are no test sequences")
-    tokens, labels = trained.examples(split, chosen(split, READ))
+    tokens, labels = trained.saved.examples(split, chosen(split, READ))
     wrong = trained.scores(tokens).argmax(-1) != labels
     return [
         [(say([each]), missed) for each, missed in zip(row.tolist(), misses.tolist(), strict=True)]

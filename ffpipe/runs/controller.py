@@ -39,7 +39,6 @@ from ffpipe.telemetry.report import History
 from ffpipe.telemetry.tensorboard import TensorBoard
 
 MakeEngine = Callable[[Execution], Engine]
-MakeJob = Callable[[Config, Model], Job]
 
 
 def train(
@@ -111,7 +110,7 @@ def carry_out(
     view: View,
     interrupt: Interrupt,
     make: MakeEngine,
-    job_of: MakeJob = make_job,
+    job_of: Callable[[Config, Model], Job] = make_job,
 ) -> Result:
     """Train from the beginning, or go on with the run in the folder. job_of: loads the data of a config. A new folder
     is made when the config is known to fit data and engine, and removed where the run cannot begin all the same."""
@@ -207,7 +206,7 @@ def _within_budget(config: Config, asked: Job) -> tuple[Config, Job, tuple[str, 
     A choice that was made for a budget is not kept: a run that goes on, with another budget perhaps, chooses anew.
     """
     # Known by importing all that a stage does, which takes a while: only where it decides something.
-    process = _bare_process(config) if config.execution.memory_budget else 0
+    process = process_of_stage(config) if config.execution.memory_budget else 0
     job, notes = within_budget(asked, process)
     refuse_beyond_this_host(job)
     found = asked.splits.found if asked.config.training.data.train else ()
@@ -222,12 +221,12 @@ def planned(
     started. model, allow_code: as for `train`. Raises UserError as `train` would."""
     config, of_user = with_model(checked(config), model, allow_code, "the config")
     config = _in_one_piece(config)
-    process = _bare_process(config)
+    process = process_of_stage(config)
     job, notes = within_budget(make_job(config, of_user), process)
     return job, estimate_layout(job, draft_layout(job), process), notes
 
 
-def _bare_process(config: Config) -> int:
+def process_of_stage(config: Config) -> int:
     """Return the bytes of a process with all that a stage of this config needs."""
     if config.execution.engine == "ray":
         load_ray()

@@ -128,7 +128,6 @@ def _named(block: Block) -> dict[str, Tensor]:
 
 
 def _write_program(saved: Saved, file: BinaryIO) -> None:
-    """Write the program of torch.export."""
     program = _recorded(saved, torch.export.export)
     torch.export.save(program, file, extra_files={"ffpipe.json": json.dumps(_metadata(saved))})
 

@@ -58,7 +58,6 @@ class RunFolder:
             raise UserError(f"{why}: give another with --run-dir") from None
 
     def store(self, config: Config) -> Store:
-        """Return the place of its snapshots."""
         return store_of(config, self.path)
 
     def holds(self, store: Store) -> bool:
@@ -136,7 +135,6 @@ class RunFolder:
             file.write(msgspec.json.encode(past))
 
     def write_metrics(self, rows: Sequence[LayerRow], steps_per_epoch: int) -> None:
-        """Write metrics.parquet, whole or not at all."""
         write_metrics(self.metrics, rows, steps_per_epoch)
 
     def write_summary(self, summary: dict[str, Any]) -> None:

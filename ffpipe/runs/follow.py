@@ -32,7 +32,7 @@ class Followed(View):
         self._view.start(job, layout, run_dir, step)
         self._progress = Progress(job, layout, step)
         names = tuple(outline.name for outline in job.network.outlines)
-        stages = tuple(tuple(spec.layers) for spec in layout.stages)
+        stages = tuple(self._progress.layers)
         self._callbacks.tell(
             "on_start",
             RunStart(run_dir, job.config, job.steps, job.steps_per_epoch, step, names, stages, self._stop),

@@ -32,7 +32,7 @@ from ffpipe.system.memory import host_bytes, refuse_beyond_host
 
 # Rows that pass through the network at once; bounds the memory of an evaluation.
 ROWS_AT_ONCE = 4096
-# The share of memory that weights may take that are loaded for an evaluation, or rows where weights are not.
+# The share of memory that weights may take that are kept for an evaluation or a report, or rows where weights are not.
 LOADED_SHARE = 0.25
 
 
@@ -154,9 +154,9 @@ def evaluate(
     saved = Saved.of(run, None, model, allow_code, changes)
     network = _opened(saved)
     names = [str(data)] if isinstance(data, (str, Path)) else list(map(str, data))
-    examples = _of_files(saved, network, run, names) if names else _of_run(saved, network, run, split, data_dir)
+    count, batches = _of_files(saved, network, run, names) if names else _of_run(saved, network, run, split, data_dir)
     wrong, tested = dict.fromkeys(readouts_of(saved.network), 0.0), 0
-    for images, labels in examples.batches:
+    for images, labels in batches:
         for readout in tuple(wrong):
             try:
                 with torch.no_grad():
@@ -167,19 +167,15 @@ def evaluate(
             # A text is one example, of which a part may be wrong.
             wrong[readout] += float(missed.double().flatten(1).mean(1).sum() if missed.dim() > 1 else missed.sum())
         tested += len(labels)
-        progress(tested, examples.count)
+        progress(tested, count)
     if not wrong:
         raise UserError(f"run {run}: {NO_ANSWER}")
-    shares = {readout: count / examples.count for readout, count in wrong.items()}
-    return Errors(examples.count, shares.pop("goodness", None), shares.pop("softmax", None), shares)
+    shares = {readout: each / count for readout, each in wrong.items()}
+    return Errors(count, shares.pop("goodness", None), shares.pop("softmax", None), shares)
 
 
-@dataclass(frozen=True)
-class _Examples:
-    """Examples to test on. batches: one pass over them, as the network takes them, with their labels."""
-
-    count: int
-    batches: Iterator[tuple[Tensor, Tensor]]
+# How many examples there are to test on, and one pass over them, as the network takes them, with their labels.
+_Examples = tuple[int, Iterator[tuple[Tensor, Tensor]]]
 
 
 def _of_run(saved: Saved, network: Network, run: str | Path, split: str, data_dir: str) -> _Examples:
@@ -199,18 +195,13 @@ def _of_run(saved: Saved, network: Network, run: str | Path, split: str, data_di
             f"run {run} was trained on {network.features} and {network.classes}"
         )
     places.refuse_other_data(saved.past.data, splits.fingerprint, config.training.data.source)
-    size, tokens = _images_at_once(network), config.training.inputs == "tokens"
+    size = _images_at_once(network)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for first in range(0, len(examples), size):
-            rows = np.arange(first, min(first + size, len(examples)))
-            if tokens:
-                ids = torch.from_numpy(examples.raw(rows)).to(torch.int64)
-                yield ids[:, :-1], ids[:, 1:]
-            else:
-                yield torch.from_numpy(examples.images(rows)), torch.from_numpy(examples.labels(rows))
+            yield saved.examples(examples, np.arange(first, min(first + size, len(examples))))
 
-    return _Examples(len(examples), batches())
+    return len(examples), batches()
 
 
 def _of_files(saved: Saved, network: Network, run: str | Path, names: Sequence[str]) -> _Examples:
@@ -228,7 +219,7 @@ def _of_files(saved: Saved, network: Network, run: str | Path, names: Sequence[s
         while some := list(islice(found.pairs, _images_at_once(network))):
             yield torch.from_numpy(np.stack([row for row, _ in some])), torch.tensor([label for _, label in some])
 
-    return _Examples(found.count, batches())
+    return found.count, batches()
 
 
 def _raise(error: UserError) -> None:
@@ -284,7 +275,7 @@ def predictions(
             raise UserError(f"run {run}: {error}") from None
         for (path, index, _), each in zip(some, scores, strict=True):
             label = int(each.argmax())
-            yield Prediction(path, label, tuple(each.tolist()), name_of(label, takes.names), index, *named)
+            yield Prediction(path, label, tuple(each.tolist()), takes.name(label), index, *named)
 
 
 def _images(

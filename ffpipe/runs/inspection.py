@@ -10,11 +10,11 @@ import fcntl
 import os
 import shlex
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -35,8 +35,7 @@ CONFIG, METRICS, SUMMARY, PAST, LOCK = "config.toml", "metrics.parquet", "summar
 # A folder with one of these is a run, or what is left of one.
 FILES = (CONFIG, SUMMARY, PAST, METRICS, "checkpoints")
 
-# The errors of reading a damaged or a hostile file.
-UNREADABLE = (UserError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+T = TypeVar("T")
 
 Count = Annotated[int, Meta(ge=0, le=LARGEST_INTEGER)]
 Amount = Annotated[float, Meta(ge=0)]
@@ -73,12 +72,10 @@ class Summary:
 
     @property
     def test_errors(self) -> dict[str, float]:
-        """The test error of every read-out that was tested at the end, by name."""
         return errors_by_readout(vars(self))
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """One run. config, summary: None where they are absent or damaged. damage: what is, a phrase each. changed: when
     any of its files was written last, in seconds since the epoch."""
 
@@ -91,18 +88,12 @@ class Look:
 
     @property
     def name(self) -> str:
-        """The name of the folder."""
         return self.path.absolute().name or str(self.path)  # the root has none
 
     @property
     def state(self) -> str:
-        """The state in a word or two. A run that says that it is running and holds no lock was broken off."""
-        if self.running:
-            return "running"
-        if self.damage:
-            return "damaged"
-        said = self.summary.status if self.summary else "running"
-        return "broken off" if said == "running" else said
+        """The state in a word or two."""
+        return "damaged" if self.damage and not self.running else state_of(self.running, self.summary)
 
     @property
     def errors(self) -> tuple[str, dict[str, float]]:
@@ -124,14 +115,14 @@ def look_at(path: Path) -> Look:
     config, summary, damage, running = None, None, [], is_running(path)
     try:
         config = msgspec.convert(config_tree(path / CONFIG), Config)  # without its rules, some of which ask torch
-    except UNREADABLE as error:
+    except (UserError, msgspec.ValidationError) as error:
         if not running or os.path.lexists(path / CONFIG):  # which a run that begins has not written yet
             damage.append(_phrase(error, path / CONFIG))
     try:
-        summary = msgspec.json.decode(read_whole(path / SUMMARY, LARGEST_SUMMARY), type=Summary)
+        summary = decoded(path / SUMMARY, LARGEST_SUMMARY, Summary)
     except FileNotFoundError:  # it is written with the first snapshot
         pass
-    except UNREADABLE as error:
+    except UserError as error:
         damage.append(_phrase(error, path / SUMMARY))
     return Look(path, config, summary, running, tuple(damage), _changed(path))
 
@@ -172,8 +163,16 @@ def past_of(path: Path) -> History:
 def read_past(path: Path, most: int) -> History:
     """Read a past.json of at most `most` bytes. Raises UserError: absent or damaged; Unreachable: not to be read."""
     try:
-        return msgspec.json.decode(read_whole(path, most), type=History)
-    except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return decoded(path, most, History)
+    except FileNotFoundError as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+
+
+def decoded(path: Path, most: int, kind: type[T]) -> T:
+    """Read JSON of at most `most` bytes. Raises UserError: damaged; Unreachable; FileNotFoundError."""
+    try:
+        return msgspec.json.decode(read_whole(path, most), type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
 
 
@@ -181,6 +180,24 @@ def newest_rows(rows: Iterable[LayerRow]) -> list[LayerRow]:
     """Return the newest row of metrics of each block, in their order; that of the head comes last."""
     newest = {row.layer: row for row in sorted(rows, key=lambda row: row.step)}
     return [newest[layer] for layer in sorted(newest, key=lambda layer: (layer < 0, layer))]
+
+
+def percent(share: float | None) -> str:
+    """Say a share in percent; a dash where there is none."""
+    return "-" if share is None else f"{share:.2%}"
+
+
+def say_errors(errors: Mapping[str, float]) -> str:
+    """Say errors by read-out."""
+    return ", ".join(f"{percent(error)} by {name}" for name, error in errors.items())
+
+
+def state_of(running: bool, summary: Summary | None) -> str:
+    """Return the state of a run in words. One that says that it is running and holds no lock was broken off."""
+    if running:
+        return "running"
+    said = summary.status if summary else "running"
+    return "broken off" if said == "running" else said
 
 
 def is_run(path: Path) -> bool:

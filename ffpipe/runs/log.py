@@ -92,12 +92,8 @@ class RunLog:
     def take(self, report: StageReport) -> None:
         """Take in one report of one stage, or of another of its replicas, which has spans for the trace and digests for
         snapshots. Raises ReplicasDiffer."""
-        if report.replica:
-            self._traced(report)
-            for witnessed in report.files:
-                self._file(witnessed)
-            return
-        self._latest[report.stage] = report
+        if not report.replica:
+            self._latest[report.stage] = report
         # In this order: a snapshot of this very report is made whole below, and past.json must have its rows by then.
         self.past.rows += report.rows
         self.past.evaluations += report.evaluations
@@ -108,7 +104,8 @@ class RunLog:
         for file in files:
             self._file(file)
         self._traced(report)
-        self.view.report(report)
+        if not report.replica:
+            self.view.report(report)
 
     def _traced(self, report: StageReport) -> None:
         """Write down the spans of a report where there is a trace."""

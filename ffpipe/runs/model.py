@@ -53,7 +53,6 @@ def with_model(
 
 
 def _name(function: Callable[..., Any]) -> str:
-    """Name a function that the user hands over."""
     return f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', type(function).__name__)}"
 
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Kind = Literal["lost", "error"]
 LONGEST_WAIT = 3600.0  # seconds
 
 
-@dataclass(frozen=True)
-class Again:
+class Again(NamedTuple):
     """Build the stages anew after `wait` seconds and go on from the last whole snapshot."""
 
     wait: float
 
 
-@dataclass(frozen=True)
-class GiveUp:
+class GiveUp(NamedTuple):
     """End the run, and why nothing more is tried."""
 
     why: str

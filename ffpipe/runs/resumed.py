@@ -6,9 +6,9 @@ All of it comes before anything is started or written.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ffpipe.config.fields import DATA_FILES
 from ffpipe.config.schema import Config
@@ -24,8 +24,7 @@ from ffpipe.storage.store import Store
 from ffpipe.system.errors import Misfit, Unreachable, UserError
 
 
-@dataclass(frozen=True)
-class Resumed:
+class Resumed(NamedTuple):
     """A run that exists, the config that it goes on with, and the user's code in it."""
 
     folder: RunFolder

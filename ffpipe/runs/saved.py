@@ -10,9 +10,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ffpipe.config.schema import Config
+from ffpipe.data.examples import Examples
 from ffpipe.learn.block import Block
 from ffpipe.learn.blueprint import Blueprint, make_blueprint
 from ffpipe.learn.feeder import row_specs
@@ -81,7 +85,6 @@ class Saved:
 
     @property
     def bytes_of_weights(self) -> int:
-        """Bytes of the weights of all blocks."""
         blocks = (self.network.make(index, Workspace(META)) for index in range(len(self.network)))
         return sum(tensor.nbytes for block in blocks for tensor in block.weights().values())
 
@@ -98,6 +101,13 @@ class Saved:
         head = self.network.make_head(Workspace(CPU))
         head.load(self._read(checkpoint.HEAD))
         return head.eval()
+
+    def examples(self, split: Examples, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Read examples of a split and their labels, as the network takes them."""
+        if self.config.training.inputs == "tokens":
+            ids = torch.from_numpy(split.raw(rows)).to(torch.int64)
+            return ids[:, :-1], ids[:, 1:]
+        return torch.from_numpy(split.images(rows)), torch.from_numpy(split.labels(rows))
 
     def _read(self, name: str) -> dict[str, Tensor]:
         return checkpoint.read_tensors(self.store, self.folder, self.manifest, name, self._contents[name])

@@ -16,6 +16,7 @@ from rich.text import Text
 from ffpipe.config.schema import Execution
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.pipeline.stage_spec import StageSpec
+from ffpipe.runs.inspection import percent, say_errors
 from ffpipe.system.errors import escaped
 from ffpipe.telemetry.report import LayerRow, RecoveryNote, StageReport, say_layers
 
@@ -177,10 +178,9 @@ class ConsoleView(View):
         assert self._progress is not None
         self._progress.take(report)
         for e in report.evaluations:
-            by = ", ".join(f"{_percent(error)} by {name}" for name, error in e.readouts.items())
             when = f"after epoch {e.step / self._progress.job.steps_per_epoch:g}"
-            blocks = f"; blocks {', '.join(map(_percent, e.blocks))}" if len(e.blocks) > 1 else ""
-            self.note(f"{when}: {e.split} error {by} ({e.examples:,} examples){blocks}")
+            blocks = f"; blocks {', '.join(map(percent, e.blocks))}" if len(e.blocks) > 1 else ""
+            self.note(f"{when}: {e.split} error {say_errors(e.readouts)} ({e.examples:,} examples){blocks}")
         if self.console.is_terminal:
             self._live.update(self._table(self._progress))
         elif time.monotonic() - self._printed >= self.SECONDS:
@@ -197,9 +197,8 @@ class ConsoleView(View):
             self._live.stop()
 
     def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float, start_seconds: float | None) -> None:
-        by = ", ".join(f"{_percent(error)} by {name}" for name, error in errors.items())
         before = "" if start_seconds is None else f", after {start_seconds:.1f} s of start-up"
-        self.note(f"trained in {seconds:.1f} s{before}\ntest error: {by or '-'}\nrun folder: {run_dir}")
+        self.note(f"trained in {seconds:.1f} s{before}\ntest error: {say_errors(errors) or '-'}\nrun folder: {run_dir}")
 
     def _show(self, show: Callable[[], None]) -> None:
         if self._silent:
@@ -249,8 +248,4 @@ def _figures(row: LayerRow | None) -> tuple[str, str, str]:
     """Spell loss, errors and root mean square of the weights of a block."""
     if row is None:
         return "-", "-", "-"
-    return f"{row.loss:.4f}", _percent(row.pair_errors), "-" if row.weight_rms is None else f"{row.weight_rms:.4f}"
-
-
-def _percent(fraction: float | None) -> str:
-    return "-" if fraction is None else f"{fraction:.2%}"
+    return f"{row.loss:.4f}", percent(row.pair_errors), "-" if row.weight_rms is None else f"{row.weight_rms:.4f}"

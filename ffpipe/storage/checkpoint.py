@@ -71,6 +71,9 @@ class Input:
     names: tuple[str, ...] = field(default=(), compare=False, repr=False)
     scale: Given = field(default=Given(), compare=False, repr=False)
 
+    def name(self, label: int) -> str:
+        return name_of(label, self.names)
+
 
 @dataclass(frozen=True)
 class Manifest:
