@@ -94,24 +94,6 @@ def test_a_run_goes_on_from_its_snapshots_to_the_same_digest(tmp_path: Path, mon
     assert evaluations(again) == evaluations(whole)
 
 
-def test_more_epochs_are_as_if_there_had_been_as_many_from_the_start(tmp_path: Path) -> None:
-    some = {"training.schedule": "constant", "training.dims": [64, 40, 30], "execution.evaluate_every": 0}
-    train(config(tmp_path / "run", **{**some, "training.epochs": 1}))
-    longer = resume(tmp_path / "run", {"training.epochs": 2})
-    at_once = train(config(tmp_path / "whole", **{**some, "training.epochs": 2}))
-    assert longer.weights_sha256 == at_once.weights_sha256
-
-
-def test_no_memory_is_a_failed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
-        raise MemoryError("no more")
-
-    act_at(3, refuse, monkeypatch)
-    with pytest.raises(RunFailed, match=r"ran out of memory at step .*--memory-budget.*MemoryError: no more"):
-        train(config(tmp_path / "run", **{"execution.back_off": 0}))
-    assert summary_of(tmp_path / "run")["status"] == "failed"
-
-
 def test_a_split_without_examples_has_no_error(tmp_path: Path) -> None:
     fields = {"training.data.validation": 0, "execution.evaluate_every": 0, "training.epochs": 1}
     result = train(config(tmp_path / "run", **fields))
@@ -202,7 +184,6 @@ def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
     ("fields", "says"),
     [
         ({"execution.device": "cuda"}, "cuda"),
-        ({"execution.memory_budget": "10MiB"}, "execution.memory_budget is 10MiB, but"),
         ({"execution.device": ["cuda", "cpu"], "execution.stages": 2}, "cuda"),
         ({"training.dims": [64, 1_000_000, 1_000_000]}, "this config needs at least"),
     ],

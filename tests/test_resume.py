@@ -326,20 +326,19 @@ def test_a_new_run_of_few_steps_says_so(tmp_path: Path) -> None:
     assert few_steps(make_job(config(tmp_path, **{"training.epochs": 4}))) == ()
 
 
+def digests_of(run: Path) -> dict[str, str]:
+    """Read the digest of each snapshot."""
+    manifests = (run / "checkpoints").glob("*/manifest.json")
+    return {path.parent.name: json.loads(path.read_text())["weights_sha256"] for path in manifests}
+
+
 def test_the_snapshot_of_a_run_is_the_state_of_its_step(undisturbed: Result, tmp_path: Path) -> None:
     """Two stages and other chunks make the snapshots of one, step by step."""
     keep = {"execution.engine": "local", "execution.keep_snapshots": 100}
     long = train(config(tmp_path / "long", **keep))
     assert long.weights_sha256 == undisturbed.weights_sha256
-    digests = {
-        path.parent.name: json.loads(path.read_text())["weights_sha256"]
-        for path in (tmp_path / "long" / "checkpoints").glob("*/manifest.json")
-    }
+    digests = digests_of(long.run_dir)
     assert len(set(digests.values())) == len(digests) == STEPS // 20 + 1
     asked = replace(config(tmp_path / "again", **keep))
     again = train(replace(asked, execution=replace(asked.execution, stages=2, chunk=3)))
-    other = {
-        path.parent.name: json.loads(path.read_text())["weights_sha256"]
-        for path in (again.run_dir / "checkpoints").glob("*/manifest.json")
-    }
-    assert other == digests
+    assert digests_of(again.run_dir) == digests

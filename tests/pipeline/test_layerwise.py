@@ -136,11 +136,6 @@ def test_no_room_for_the_spool(tmp_path: Path) -> None:
     assert not list((tmp_path / "run").glob("ffpipe-spool-*"))
 
 
-def test_a_folder_made_for_the_spool_goes_with_it(tmp_path: Path) -> None:
-    train(config(tmp_path / "run", **{"training.epochs": 1, "execution.spool": str(tmp_path / "made" / "for it")}))
-    assert not (tmp_path / "made").exists()
-
-
 def test_a_spool_that_cannot_be_written_is_found_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"execution\.spool"):
