@@ -66,11 +66,6 @@ def test_names_of_classes_may_be_long_but_not_longer_than_can_be_read(store: Sto
     assert checkpoint.whole_snapshots(store) == ["step-00000030"]
 
 
-def test_a_place_of_no_known_kind() -> None:
-    with pytest.raises(UserError, match="carrier-pigeon://coop is not a place"):
-        Store("carrier-pigeon://coop")
-
-
 def test_the_newest_are_kept_and_an_unfinished_one_goes_when_the_run_is_past_it(store: Store, tmp_path: Path) -> None:
     for step in (35, 45):
         write(store, step, "layer-000.safetensors")

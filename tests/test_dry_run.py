@@ -106,10 +106,7 @@ def test_what_would_be_refused_is(
 ) -> None:
     fresh(strangers_run, here / "run")
     before = files_below(here)
-    capsys.readouterr()
-    assert main([*arguments, "--dry-run"]) == 2
-    err = capsys.readouterr().err
-    assert (err.count("\n"), says in err) == (1, True), err
+    refused([*arguments, "--dry-run"], says, capsys)
     assert files_below(here) == before
 
 
