@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ffpipe.learn.negatives import Predictions
@@ -39,8 +40,7 @@ class ThreadLinks:
     def to_replicas(self, number: int, name: str, sums: Arrays) -> None:
         sent = copied(sums)
         for other in self.workers[self.number].delivery.others:
-            reducer = self.workers[other].reducer
-            self._later(lambda reducer=reducer: reducer.put(number, self.replica, name, sent))
+            self._later(partial(self.workers[other].reducer.put, number, self.replica, name, sent))
 
     def read(self, arrays: Arrays) -> None:
         """Do nothing: nothing lies in shared memory here."""
