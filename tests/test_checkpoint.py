@@ -241,7 +241,7 @@ def test_a_manifest_that_cannot_be(spoil: dict[str, object], says: str, store: S
         checkpoint.read_manifest(store, folder)
 
 
-def test_a_place_that_cannot_be_reached_is_not_taken_for_a_damaged_file(store: Store, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_reached_is_not_taken_for_a_damaged_file(store: Store) -> None:
     whole(store, 10)
 
     class Away(Store):

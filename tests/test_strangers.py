@@ -121,7 +121,7 @@ class Payload:
         return Path.touch, (self.path,)
 
 
-def test_nothing_in_a_run_folder_is_unpickled(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_in_a_run_folder_is_unpickled(copy: Path) -> None:
     ran = copy / "ran"
     files = [path for path in copy.rglob("*") if path.is_file()]
     torch.save({"weight": Payload(ran)}, copy / "payload")
