@@ -106,7 +106,10 @@ def test_what_would_be_refused_is(
 ) -> None:
     fresh(strangers_run, here / "run")
     before = files_below(here)
-    refused([*arguments, "--dry-run"], says, capsys)
+    capsys.readouterr()
+    assert main([*arguments, "--dry-run"]) == 2
+    err = capsys.readouterr().err
+    assert (err.count("\n"), says in err) == (1, True), err
     assert files_below(here) == before
 
 
