@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from ffpipe.config.schema import Training
 from ffpipe.data.splits import Splits
 from ffpipe.learn.blueprint import Blueprint, make_blueprint
@@ -14,6 +17,18 @@ from ffpipe.pipeline.schedule import Item
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.storage.checkpoint import Input
+
+
+class Joined(nn.Module):
+    """A dense layer on its rows beside all that it uses of earlier blocks."""
+
+    def __init__(self, fan_in: int, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(fan_in, width)
+
+    def forward(self, x: Tensor, *kept: Tensor) -> Tensor:
+        made: Tensor = torch.relu(self.layer(torch.cat([x, *kept], 1)))
+        return made
 
 
 def blueprint_of(

@@ -175,3 +175,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FFPIPE_DATA", raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def forgotten(here: Path) -> Iterator[None]:
+    """Modules that were imported from the working folder go after the test."""
+    from user_code import forget
+
+    before = dict(sys.modules)
+    yield
+    forget(here, before)

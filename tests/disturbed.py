@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from ffpipe import Config, Interrupt, Result, override, recipe
@@ -39,6 +40,14 @@ def config(run_dir: Path, **fields: Any) -> Config:
         "execution.run_dir": str(run_dir),
     }
     return override(recipe("digits"), {**plain, **fields})
+
+
+def own_data(file: Path, seed: int) -> dict[str, object]:
+    """Write a data set. Returns the fields of a run that trains on it."""
+    images = np.random.default_rng(seed).integers(0, 256, (400, 4), dtype=np.uint8)
+    np.savez(file, images=images, labels=np.arange(400) % 3)
+    fields = {"data.source": "npz", "data.train": [str(file)], "data.test_count": 50, "dims": [4, 8, 8, 8]}
+    return {f"training.{name}": value for name, value in fields.items()}
 
 
 def same(result: Result, undisturbed: Result) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,7 @@ def table(kind: str = "list", label: Any = None) -> pa.Table:
     if kind == "pixels":
         return pa.table({**{f"p{at}": IMAGES.reshape(30, -1)[:, at] for at in range(16)}, "label": labels})
     if kind == "png":
-        rows = [{"bytes": png(each), "path": None} for each in IMAGES]
-        column = pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+        column = hugging_face(IMAGES)
     elif kind == "tensor":
         column = pa.FixedShapeTensorArray.from_numpy_ndarray(IMAGES)
     elif kind == "nested":
@@ -116,11 +115,17 @@ def datasets(folder: Path) -> Path:
     return folder / "set"
 
 
-def png(pixels: NDArray[np.uint8], mode: str = "") -> bytes:
+def encode(pixels: NDArray[Any], form: str = "PNG", mode: str = "") -> bytes:
     stream = io.BytesIO()
     image = Image.fromarray(pixels)
-    (image.convert(mode) if mode else image).save(stream, "PNG")
+    (image.convert(mode) if mode else image).save(stream, form)
     return stream.getvalue()
+
+
+def hugging_face(images: Iterable[NDArray[Any]]) -> pa.Array:
+    """Make a column of encoded pictures as Hugging Face has them."""
+    rows = [{"bytes": encode(each), "path": None} for each in images]
+    return pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 
 
 def pictures(*parts: str) -> Make:
@@ -131,7 +136,7 @@ def pictures(*parts: str) -> Make:
             for row, (image, label) in enumerate(zip(IMAGES, LABELS, strict=True)):
                 place = folder / "set" / part / NAMES[label]
                 place.mkdir(parents=True, exist_ok=True)
-                (place / f"{row:03d}.png").write_bytes(png(image))
+                (place / f"{row:03d}.png").write_bytes(encode(image))
         (folder / "set" / ".DS_Store").write_bytes(b"\0")
         (folder / "set" / "README.txt").write_text("pictures")
         (folder / "set" / parts[0] if parts else folder / "set").joinpath("cat", ".hidden").write_bytes(b"\0")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import refused
 
 from ffpipe import override, recipe
 from ffpipe.commands.cli import main
@@ -204,18 +205,14 @@ def test_a_run_that_goes_on_with_another_budget_chooses_anew(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("budget", ["2", "GiB", "-1GiB", "2 gigs", "1e9B"])
 def test_a_budget_that_is_no_size(budget: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    status = main(["train", "digits", f"--memory-budget={budget}", "--run-dir", str(tmp_path / "run")])
-    error = capsys.readouterr().err
-    assert status == 2
-    assert error.count("\n") == 1
-    assert "execution.memory_budget is" in error
-    assert "such as 2GiB" in error
+    arguments = ["train", "digits", f"--memory-budget={budget}", "--run-dir", str(tmp_path / "run")]
+    refused(arguments, f"execution.memory_budget is '{budget}'", capsys)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_budget_that_no_run_keeps_to_is_refused_before_anything_is_written(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert main(["train", "digits", "--memory-budget=10MiB", "--run-dir", str(tmp_path / "run")]) == 2
-    assert "give --memory-budget" in capsys.readouterr().err
+    arguments = ["train", "digits", "--memory-budget=10MiB", "--run-dir", str(tmp_path / "run")]
+    refused(arguments, "give --memory-budget", capsys)
     assert not (tmp_path / "run").exists()

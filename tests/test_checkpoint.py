@@ -66,16 +66,6 @@ def test_names_of_classes_may_be_long_but_not_longer_than_can_be_read(store: Sto
     assert checkpoint.whole_snapshots(store) == ["step-00000030"]
 
 
-def test_a_place_of_no_known_kind() -> None:
-    with pytest.raises(UserError, match="carrier-pigeon://coop is not a place"):
-        Store("carrier-pigeon://coop")
-
-
-def test_without_a_manifest_there_is_no_snapshot(store: Store) -> None:
-    write(store, 30, "layer-000.safetensors")
-    assert checkpoint.whole_snapshots(store) == []
-
-
 def test_the_newest_are_kept_and_an_unfinished_one_goes_when_the_run_is_past_it(store: Store, tmp_path: Path) -> None:
     for step in (35, 45):
         write(store, step, "layer-000.safetensors")
@@ -189,10 +179,6 @@ WRONG = {name: kept._replace(dtype=torch.float64) for name, kept in CONTENTS.ite
         (dict(reversed(WRONG.items())), "'bias' is torch.float32 .*, expected torch.float64"),
         (CONTENTS | {"weight": TensorSpec((4, 3), torch.float32, optional=True)}, r"expected .*\(4, 3\)"),
         (CONTENTS | {"weight": TensorSpec((4, 3), torch.float32)}, r"'weight' is .*\(4, 2\), expected .*\(4, 3\)"),
-        (
-            CONTENTS | {"weight": TensorSpec((4, 2), torch.float64)},
-            "'weight' is torch.float32 .*, expected torch.float64",
-        ),
         (CONTENTS | {"weight": TensorSpec((4, 2), torch.float32, largest=6)}, "'weight' is .*7.0.*, expected 0 to 6"),
         (CONTENTS | {"scale": TensorSpec((2,), torch.float32)}, "lacks the tensor 'scale'"),
         ({"bias": CONTENTS["bias"]}, "has the tensor 'weight', which no run"),
@@ -255,7 +241,7 @@ def test_a_manifest_that_cannot_be(spoil: dict[str, object], says: str, store: S
         checkpoint.read_manifest(store, folder)
 
 
-def test_a_place_that_cannot_be_reached_is_not_taken_for_a_damaged_file(store: Store, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_reached_is_not_taken_for_a_damaged_file(store: Store) -> None:
     whole(store, 10)
 
     class Away(Store):

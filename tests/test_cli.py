@@ -73,10 +73,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["train", "--training.dims", "65", "30", "20"], "64 features: give 64 30 20"),
         (["train", "--stages", "4"], "execution.stages is 4, but there are 3 layers"),
         (["train", "--chunk", "25"], "allow at most 24"),
-        (["train", "--execution.window", "25"], "allow at most 24"),
         (["train", "--training.batch-size", "1500"], "1400 training examples"),
         (["train", "--training.data.test-count", "1797"], "training.data"),
-        (["train", "--training.jitter", "8"], "training.jitter is 8, but an image has 8 x 8 pixels: give at most 7"),
         (["train", "--backprop", "--training.jitter", "1000000"], "give at most 7"),
         (
             ["train", "--training.optimizer.kind", "Adam", "--training.optimizer.options", "lr=1"],
@@ -96,7 +94,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["train", "--data-dir", "\udcff"],
             "execution.data_dir is '\\udcff', which has a character that no name can have",
         ),
-        (["train", "--execution.checkpoints", "hf://a/b"], "is not a place for snapshots"),
         (["train", "--epochs", "9999", "--execution.log-steps", "1"], "400,000 rows of metrics: give at least 3"),
         (["train", "mnist", "--data-dir", "nowhere"], "nowhere"),
         (["evaluate", "nowhere"], "nowhere is not a folder"),
@@ -209,23 +206,9 @@ def test_the_config_of_a_run_runs_again_to_the_bit(run: Path, here: Path) -> Non
     assert first["weights_sha256"] == second["weights_sha256"]
 
 
-def test_predict_reads_png_jpeg_and_npy(run: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pixels = (np.arange(64).reshape(8, 8) * 4).astype(np.uint8)
-    Image.fromarray(pixels).save(here / "a.png")
-    Image.fromarray(pixels).save(here / "b.jpg", quality=100)
-    np.save(here / "c.npy", pixels)
-    assert main(["predict", str(run), "a.png", "b.jpg", "c.npy"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["a.png", "b.jpg", "c.npy"]
-    assert all(0 <= int(line.split(":")[1]) <= 9 for line in lines)
-
-
 def test_predict_refuses_another_size(run: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(np.zeros((9, 8), dtype=np.uint8)).save(here / "a.png")
     refused(["predict", str(run), "a.png"], "a.png", capsys)
-    refused(["predict", str(run), "absent.png"], "absent.png", capsys)
-    (here / "bad.png").write_bytes(b"not an image")
-    refused(["predict", str(run), "bad.png"], "bad.png", capsys)
     refused(["predict", str(run), "~nosuchuser/a.png"], "a home folder that is not known", capsys)
 
 
@@ -262,14 +245,6 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "digits" in out
     assert "mnist" in out
-
-
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["predict"], ["export"], ["recipes"]])
-def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main([*command, "--help"])
-    assert stop.value.code == 0
-    assert "usage: ffpipe" in capsys.readouterr().out
 
 
 def test_the_main_job_from_a_shell_leaves_nothing_running(here: Path) -> None:

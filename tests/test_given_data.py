@@ -38,17 +38,12 @@ def test_own_data_from_npz_trains(here: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "says"),
-    [("label", "label"), ("nan", "NaN"), ("inf", "inf"), ("count", "59"), ("cut", "mine.npz"), ("absent", "mine.npz")],
+    [("nan", "NaN"), ("cut", "mine.npz"), ("absent", "mine.npz")],
 )
 def test_spoilt_data(spoil: str, says: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, labels = some_images()
-    if spoil == "label":
-        labels = labels.astype(np.float64)
-        labels[7] = 0.5
-    if spoil in ("nan", "inf"):
-        images[5, 2, 2] = float(spoil)
-    if spoil == "count":
-        labels = labels[:-1]
+    if spoil == "nan":
+        images[5, 2, 2] = np.nan
     path = here / "mine.npz"
     arguments = write_npz(path, images, labels)
     if spoil == "cut":

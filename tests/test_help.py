@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import refused
 
 from ffpipe.commands.cli import COMMANDS, main
 from ffpipe.commands.groups import GROUPS, OTHERS, choices, group_of, meaning
@@ -130,10 +131,7 @@ def test_every_field_has_a_group_a_meaning_and_a_default() -> None:
 def test_what_is_not_known_is_said_in_one_line(
     arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(arguments) == 2
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert says in err
+    refused(arguments, says, capsys)
 
 
 def test_nothing_heavy_is_behind_what_only_looks(strangers_run: Path, here: Path) -> None:

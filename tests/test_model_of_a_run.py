@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from disturbed import Disturb, reports_each_step
+from commands import refused
+from disturbed import Disturb, files_in, reports_each_step
 from torch import nn
 
 import ffpipe
@@ -84,20 +84,14 @@ COMMANDS = {
 }
 
 
-def contents(folder: Path) -> dict[str, str]:
-    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_another_function_of_the_file_is_refused(
     command: str, begun: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = contents(here)
-    assert main([*COMMANDS[command], "--model", f"{begun}/two.py:tanh"]) == 2
-    out, err = capsys.readouterr()
-    assert err == f"ffpipe: run run has the model {begun}/two.py:relu, not {begun}/two.py:tanh: give that one\n"
-    assert out == ""
-    assert contents(here) == before
+    before = files_in(here)
+    says = f"ffpipe: run run has the model {begun}/two.py:relu, not {begun}/two.py:tanh: give that one\n"
+    refused([*COMMANDS[command], "--model", f"{begun}/two.py:tanh"], says, capsys)
+    assert files_in(here) == before
 
 
 def test_another_function_of_a_module_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +111,7 @@ def test_a_file_that_was_moved_is_the_same(command: str, begun: Path, here: Path
 
 def test_another_object_is_refused(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", relu)
-    before = contents(tmp_path)
+    before = files_in(tmp_path)
     name = f"{relu.__module__}:relu, not {tanh.__module__}:tanh"
     for use in (
         lambda: ffpipe.resume(run, {"training.epochs": 2}, model=tanh),
@@ -128,7 +122,7 @@ def test_another_object_is_refused(tmp_path: Path) -> None:
             use()
     with pytest.raises(ffpipe.UserError, match=r"has the model .*:relu, not /net\.py:tanh"):
         ffpipe.load(run, model="/net.py:tanh")
-    assert contents(tmp_path) == before
+    assert files_in(tmp_path) == before
     assert ffpipe.load(run, model=relu).blocks
 
 
@@ -148,10 +142,10 @@ def test_the_program_that_runs_may_be_imported_later(tmp_path: Path) -> None:
 
 def test_a_function_for_a_run_without_one_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = trained(tmp_path / "run", None)
-    before = contents(run)
-    assert main(["resume", str(run), "--epochs", "2", "--model", "two.py:relu"]) == 2
-    assert capsys.readouterr().err == f"ffpipe: run {run} was begun without a model, not with two.py:relu: give none\n"
-    assert contents(run) == before
+    before = files_in(run)
+    says = f"ffpipe: run {run} was begun without a model, not with two.py:relu: give none\n"
+    refused(["resume", str(run), "--epochs", "2", "--model", "two.py:relu"], says, capsys)
+    assert files_in(run) == before
 
 
 def test_a_changed_neighbour_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,14 +155,12 @@ def test_a_changed_neighbour_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
     model = f"{tmp_path / 'net.py'}:both"
     run = trained(tmp_path / "run", model)
     part.write_text("from torch import nn\nact = nn.Tanh\n")
-    before = contents(tmp_path)
+    before = files_in(tmp_path)
     for command in (["resume", str(run), "--epochs", "2"], ["evaluate", str(run)]):
         for consent in (["--model", model], ["--allow-code", str(tmp_path / "net.py")]):
-            assert main([*command, *consent]) == 2
-            err = capsys.readouterr().err
-            assert f"the source of partofnet, which {model} imports, has changed since run {run} was begun" in err
-            assert err.count("\n") == 1
-    assert contents(tmp_path) == before
+            says = f"the source of partofnet, which {model} imports, has changed since run {run} was begun"
+            refused([*command, *consent], says, capsys)
+    assert files_in(tmp_path) == before
 
 
 @pytest.mark.parametrize("past", [None, b'{"rows": ['])

@@ -19,20 +19,14 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 from commands import refused
+from forms import encode
 from numpy.typing import NDArray
-from PIL import Image
 
 import ffpipe
 from ffpipe.commands.cli import main
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (5, 8, 8), np.uint8)
 Array = NDArray[np.uint8]
-
-
-def png(image: Array) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
 
 
 def csv_of(*columns: Array, header: str = "") -> Callable[[Path], None]:
@@ -46,7 +40,7 @@ def table_of(write: Callable[..., object], **columns: object) -> Callable[[Path]
 
 
 FLAT, LABELS = IMAGES.reshape(5, 64), np.arange(5, dtype=np.uint8)
-ENCODED = [{"bytes": png(image), "path": None} for image in IMAGES]
+ENCODED = [{"bytes": encode(image), "path": None} for image in IMAGES]
 PIXELS = ",".join(f"p{index}" for index in range(64))
 FORMS: dict[str, Callable[[Path], object]] = {
     "all.npy": lambda path: np.save(path, IMAGES),
@@ -98,7 +92,7 @@ def test_a_folder_is_read_recursively_and_in_order(
     names = ["pics/B.PNG", "pics/a.png", "pics/a/9.png", "pics/a/z/0.png", "pics/b.png"]
     for name, image in zip(names, IMAGES, strict=True):
         (here / name).parent.mkdir(parents=True, exist_ok=True)
-        (here / name).write_bytes(png(image))
+        (here / name).write_bytes(encode(image))
     (here / "pics" / "notes.txt").write_text("no picture")
     (here / "pics" / ".hidden.png").write_text("hidden")
     (here / "pics" / "b").mkdir()
@@ -123,7 +117,7 @@ def test_paths_come_from_standard_input(
 ) -> None:
     names = [b"a.png", b"of two words.png", b"\xff.png"]
     for name in names:
-        Path(os.fsdecode(name)).write_bytes(png(IMAGES[0]))
+        Path(os.fsdecode(name)).write_bytes(encode(IMAGES[0]))
     given = b"a.png\n\nof two words.png\r\n\xff.png\nabsent.png\n" + b"x" * 200_000
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
     capsys.readouterr()
@@ -170,7 +164,7 @@ def test_predictions_go_to_a_file(
     ending: str, here: Path, strangers_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.save(here / "some.npy", IMAGES[:2])
-    (here / 'a, "b".png').write_bytes(png(IMAGES[2]))
+    (here / 'a, "b".png').write_bytes(encode(IMAGES[2]))
     expected = ffpipe.predict(strangers_run, ["some.npy", 'a, "b".png'])
     out = here / f"found.{ending}"
     assert main(["predict", str(strangers_run), "some.npy", 'a, "b".png', "--out", str(out)]) == 0
@@ -219,7 +213,7 @@ def test_bad_pictures_of_a_table_are_left_out_alone(
     bad: tuple[int, ...], here: Path, strangers_run: Path, answers: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Damaged, absent or of another size, wherever in the table they are."""
-    large = {"bytes": png(np.zeros((9, 9), np.uint8)), "path": None}
+    large = {"bytes": encode(np.zeros((9, 9), np.uint8)), "path": None}
     for other, says in (
         ({"bytes": b"no", "path": None}, "cannot be decoded"),
         (None, "is null"),
@@ -294,7 +288,7 @@ def test_standard_input_may_be_closed(
 def test_wrong_requests(
     more: list[str], says: str, here: Path, strangers_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (here / "a.png").write_bytes(png(IMAGES[0]))
+    (here / "a.png").write_bytes(encode(IMAGES[0]))
     (here / "there.csv").write_text("mine")
     (here / "link.csv").symlink_to("nowhere.csv")
     refused(["predict", str(strangers_run), "a.png", *more], says, capsys)

@@ -100,7 +100,7 @@ def test_what_was_not_run_is_rows_and_seeds() -> None:
     assert "augmented" not in found
 
 
-def test_the_table_of_lags_has_them_in_order(tmp_path: Path) -> None:
+def test_the_table_of_lags_has_them_in_order() -> None:
     slow = replace(FIGURES, goodness=0.03, epochs_to_2_percent=None)
     three = {1: FIGURES, 2: replace(FIGURES, goodness=0.0149, epochs_to_2_percent=20.0), 3: slow}
     figures = {"hinton": {1: FIGURES}, "lag-48": three, "lag-256": {1: slow}, "keras": {1: FIGURES}}

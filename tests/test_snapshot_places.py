@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import refused
 from disturbed import QUICK, config, files_in, same
 
 from ffpipe import Result, RunFailed, UserError, resume, train
-from ffpipe.commands.cli import main
 from ffpipe.config.fields import to_toml
 
 
@@ -35,8 +35,8 @@ def test_another_run_s_snapshots_are_left_alone(tmp_path: Path, capsys: pytest.C
     before = files_in(tmp_path / "b")
     for run in (mine, tmp_path / "c"):
         kept = files_in(run)
-        assert main(["resume", str(run), "--execution.checkpoints", other]) == 2
-        assert f"{other} is for the snapshots of another run" in capsys.readouterr().err
+        command = ["resume", str(run), "--execution.checkpoints", other]
+        refused(command, f"{other} is for the snapshots of another run", capsys)
         assert files_in(run) == kept
     (tmp_path / "claimed").mkdir()
     (tmp_path / "claimed" / "run").write_text("0" * 32)
@@ -47,8 +47,7 @@ def test_another_run_s_snapshots_are_left_alone(tmp_path: Path, capsys: pytest.C
     (mine / "config.toml").write_text(text.replace('checkpoints = ""', f'checkpoints = "{other}"'))
     np.save(tmp_path / "image.npy", np.zeros((8, 8), dtype=np.float32))
     for command in (["evaluate", str(mine)], ["predict", str(mine), str(tmp_path / "image.npy")]):
-        assert main(command) == 2
-        assert "is for the snapshots of another run" in capsys.readouterr().err
+        refused(command, "is for the snapshots of another run", capsys)
     assert files_in(tmp_path / "b") == before
 
 
@@ -88,8 +87,7 @@ def test_whole_snapshots_of_another_network_are_not_taken_for_damage(
     train(config(run, **QUICK))
     (run / "config.toml").write_text(to_toml(config(run, **QUICK, **fields)))
     before = files_in(run)
-    assert main(["resume", str(run)]) == 2
-    assert says in capsys.readouterr().err
+    refused(["resume", str(run)], says, capsys)
     assert files_in(run) == before
 
 
@@ -109,6 +107,5 @@ def test_a_place_that_takes_no_snapshots_is_refused_before_training(
     place = str(tmp_path / "file" / "checkpoints")
     asked = config(tmp_path / "run", **QUICK | {"execution.engine": engine}, **{"execution.checkpoints": place})
     (tmp_path / "asked.toml").write_text(to_toml(asked))
-    assert main(["train", str(tmp_path / "asked.toml")]) == 2
-    assert place in capsys.readouterr().err
+    refused(["train", str(tmp_path / "asked.toml")], place, capsys)
     assert not (tmp_path / "run").exists()

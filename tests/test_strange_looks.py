@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from looks import SCREEN, as_json, printed
-from strangers import endless, folder, loop, pipe, set_field
+from strangers import endless, loop, set_field
 
 from ffpipe.runs.inspection import LARGEST_PAST, LARGEST_SUMMARY
 
@@ -37,8 +37,8 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "numbers without end": write('{"train_seconds": 1e999}'),
     "less than nothing": write('{"peak_rss_bytes": [-1]}'),
     "other words": write('{"status": "great"}'),
-    "a folder": folder,
-    "a named pipe": pipe,
+    "a folder": Path.mkdir,
+    "a named pipe": os.mkfifo,
     "an endless device": endless,
     "a link to itself": loop,
 }
@@ -102,7 +102,7 @@ def test_words_of_strangers_reach_no_terminal(runs: Path, capsys: pytest.Capture
     as_json(["runs"], capsys)
 
 
-@pytest.mark.parametrize("make", [folder, pipe, endless, loop])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, endless, loop])
 def test_a_strange_lock_is_no_lock(
     make: Callable[[Path], object], runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,7 +115,7 @@ def test_links_to_runs_are_runs_and_broken_ones_are_nothing(runs: Path, capsys: 
     (runs / "link").symlink_to("first")
     (runs / "broken").symlink_to("nowhere")
     (runs / "loop").symlink_to("loop")
-    pipe(runs / "pipe")
+    os.mkfifo(runs / "pipe")
     assert {look["run"] for look in as_json(["runs"], capsys)} == {"first", "link"}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -18,26 +19,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from strangers import (
-    HEAD,
-    LAYER,
-    MANIFEST,
-    Notes,
-    bounded,
-    endless,
-    folder,
-    loop,
-    newest,
-    pipe,
-    refused,
-    sign,
-)
+from strangers import HEAD, LAYER, MANIFEST, Notes, bounded, endless, loop, newest, refused, sign
 
 import ffpipe
 from ffpipe.commands.cli import main
 
 
-@pytest.mark.parametrize("put", [pipe, endless, folder, loop])
+@pytest.mark.parametrize("put", [os.mkfifo, endless, Path.mkdir, loop])
 def test_files_that_are_none(put: Callable[[Path], None], copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in (MANIFEST, LAYER, HEAD):
         path = newest(copy) / name
@@ -98,7 +86,7 @@ def test_a_past_that_cannot_be_read_is_said_and_stops_nothing(kind: str, copy: P
     assert ffpipe.resume(copy).summary["evaluations"] == result.summary["evaluations"]
 
 
-@pytest.mark.parametrize("put", [pipe, endless, folder])
+@pytest.mark.parametrize("put", [os.mkfifo, endless, Path.mkdir])
 def test_a_past_that_is_no_file(put: Callable[[Path], None], copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = copy / "past.json"
     path.unlink()
@@ -133,7 +121,7 @@ class Payload:
         return Path.touch, (self.path,)
 
 
-def test_nothing_in_a_run_folder_is_unpickled(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_in_a_run_folder_is_unpickled(copy: Path) -> None:
     ran = copy / "ran"
     files = [path for path in copy.rglob("*") if path.is_file()]
     torch.save({"weight": Payload(ran)}, copy / "payload")
@@ -170,10 +158,10 @@ def test_names_of_files_are_printed_escaped(
     for name in names:
         np.save(copy / name, np.zeros((8, 8), np.uint8))
     assert main(["predict", str(copy), *names]) == 0
-    assert main(["export", str(copy), "\x1b[2J.safetensors"]) == 0
+    assert main(["export", str(copy), "\x1b[2J\udcff.safetensors"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line[:-1] for line in lines[:2]] == [r"c\x1b]0;owned\x07\x1b[31m.npy: ", r"b\udcff.npy: "]
-    assert lines[2] == r"wrote \x1b[2J.safetensors"
+    assert lines[2] == r"wrote \x1b[2J\udcff.safetensors"
     refused(["predict", str(copy), "\x1b[2J.npy"], r"\x1b[2J.npy", capsys)
 
 

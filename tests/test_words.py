@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 from strangers import bounded
@@ -107,38 +104,6 @@ def test_places_that_cannot_be_written(
     assert sorted(path.name for path in strange.iterdir() if path.name != "runs") == ["folder", "ok.png", "pipe"]
 
 
-class Strict(io.TextIOWrapper):
-    """A terminal of UTF-8 that takes nothing else."""
-
-    def __init__(self) -> None:
-        super().__init__(io.BytesIO(), encoding="utf-8", errors="strict")
-
-    def lines(self) -> list[str]:
-        self.flush()
-        self.seek(0)
-        return self.read().splitlines()
-
-
-def test_files_whose_names_are_not_utf8_are_opened_and_named_escaped(
-    here: Path, strangers_run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Image.new("L", (8, 8)).save(here / "a.png")
-    (here / "a.png").rename(here / "b\udcff.png")
-    np.save(here / "c.npy", np.zeros((8, 8)))
-    (here / "c.npy").rename(here / "c\udcff.npy")
-    out = Strict()
-    monkeypatch.setattr(sys, "stdout", out)
-    run = str(strangers_run)
-    assert main(["predict", run, "b\udcff.png", "c\udcff.npy"]) == 0
-    assert main(["export", run, "o\udcff.safetensors"]) == 0
-    assert [line.split(":")[0] for line in out.lines()] == [
-        "b\\udcff.png",
-        "c\\udcff.npy",
-        "wrote o\\udcff.safetensors",
-    ]
-    assert (here / "o\udcff.safetensors").stat().st_size > 1000
-
-
 def test_a_run_whose_name_is_not_utf8_is_found_by_a_link(
     here: Path, strangers_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,20 +112,6 @@ def test_a_run_whose_name_is_not_utf8_is_found_by_a_link(
         assert not taken_or_refused([command, "run\udcff", *others], capsys)
     (here / "link").symlink_to("run\udcff")
     assert taken_or_refused(["evaluate", "link"], capsys)
-
-
-def test_the_good_images_are_predicted_beside_the_bad(
-    strange: Path, strangers_run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    np.save(strange / "many.npy", np.where(np.arange(3 * 64).reshape(3, 8, 8) == 70, np.nan, 0.5))
-    (strange / "text.png").write_text("no picture")
-    images = ["text.png", "many.npy", "pipe", "ok.png", "absent.png"]
-    assert main(["predict", str(strangers_run), *images]) == 2
-    out, err = capsys.readouterr()
-    assert [line.split(":")[0] for line in out.splitlines()] == ["many.npy[0]", "many.npy[2]", "ok.png"]
-    assert [line.split(":")[0] for line in err.splitlines()] == ["ffpipe"] * 4
-    for line, name in zip(err.splitlines(), ["text.png", "many.npy[1]", "pipe", "absent.png"], strict=True):
-        assert name in line
 
 
 @pytest.mark.parametrize("text", ["?key" * 50_000, "s3:/:" * 50_000, "a:/" + ":" * 200_000, "&token=" * 30_000])

@@ -10,8 +10,6 @@ from typing import Any
 import ffpipe
 from ffpipe.config.schema import BlockConfig, Optimizer
 
-READOUTS = ["softmax", "goodness"]
-
 
 def kinds(run_dir: Path, model: Callable[[], list[ffpipe.Local]] | None = None, **fields: Any) -> ffpipe.Result:
     """Return a run of one epoch."""
@@ -32,6 +30,7 @@ DENSE = BlockConfig(kind="dense", options={"width": 30, "dropout": 0.2})
 
 # By what makes them: the fields, and the read-outs that there are, the default first.
 NETWORKS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "dense layers with pairs of rows": ({"dims": (64, 60, 50, 40)}, ("softmax", "goodness")),
     "blocks without negatives": (
         {"blocks": (CONV, RESIDUAL, DENSE), "negatives": "none", "standardize": True},
         ("last", "sum", "softmax"),

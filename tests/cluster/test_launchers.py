@@ -17,7 +17,6 @@ from ffpipe import override, recipe, train
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLUSTER = REPOSITORY / "cluster"
 PORT = 7000
-OWN_PORTS = range(PORT, PORT + 10)
 WORKER_PORTS = range(PORT + 100, PORT + 1100)
 
 

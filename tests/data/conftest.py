@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -35,19 +37,31 @@ def idx_bytes() -> Callable[[np.ndarray], bytes]:
     return encode
 
 
-@contextmanager
-def _read_or_refused(refusal: type[Exception]) -> Iterator[None]:
-    try:
-        yield
-    except refusal as error:
-        if "\n" in str(error):
-            pytest.fail(f"more than one line: {error}")
+@pytest.fixture
+def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[str, list[str]]]:
+    """A server of the folder `served`, on loopback: its address, and what it was asked for. Its parameter: a header
+    that it does not send."""
+    asked: list[str] = []
+    withheld = getattr(request, "param", "")
 
+    class Handler(SimpleHTTPRequestHandler):
+        def log_request(self, code: object = "", size: object = "") -> None:
+            asked.append(f"{self.command} {self.path}")
 
-@pytest.fixture(scope="session")
-def read_or_refused() -> Callable[[type[Exception]], AbstractContextManager[None]]:
-    """A block that either succeeds or raises the given exception, of one line."""
-    return _read_or_refused
+        def log_message(self, *args: object) -> None:
+            pass
+
+        def send_header(self, keyword: str, value: str) -> None:
+            if keyword != withheld:
+                super().send_header(keyword, value)
+
+    (tmp_path / "served").mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "served"))) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import io
 import pickle
 import tarfile
-import threading
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from forms import hugging_face
 
 from ffpipe.data import cache, cifar10
 from ffpipe.data.cifar10 import BINARY, PYTHON, PYTHON_ARCHIVE, Batches
@@ -30,10 +27,6 @@ RNG = np.random.default_rng(0)
 NAMES = {"train": ["data_batch_1", "data_batch_2"], "test": ["test_batch"]}
 LABELS = {name: RNG.integers(0, 10, ROWS, np.uint8) for part in NAMES.values() for name in part}
 IMAGES = {name: RNG.integers(0, 256, (ROWS, 32, 32, 3), np.uint8) for name in LABELS}
-
-
-def silent(line: str) -> None:
-    pass
 
 
 def planes(name: str) -> Any:
@@ -65,11 +58,7 @@ def archive(path: Path, folder: str, files: dict[str, bytes]) -> None:
 
 
 def parquet(path: Path, names: list[str]) -> None:
-    pictures = []
-    for image in (image for name in names for image in IMAGES[name]):
-        file = io.BytesIO()
-        PIL.Image.fromarray(image).save(file, "png")
-        pictures.append({"bytes": file.getvalue(), "path": None})
+    pictures = hugging_face(image for name in names for image in IMAGES[name])
     pq.write_table(pa.table({"img": pictures, "label": np.concatenate([LABELS[name] for name in names])}), path)
 
 
@@ -108,12 +97,12 @@ FORMS = ["binary archive", "python archive", "binary folder", "python folder"]
 @pytest.mark.parametrize(("form", "below"), [("parquet", "cifar10"), *product(FORMS, ["cifar10", "."])])
 def test_local_copies(tmp_path: Path, form: str, below: str) -> None:
     put(form, tmp_path / below)
-    check(cifar10.parts(str(tmp_path), silent, FILES))
+    check(cifar10.parts(str(tmp_path), print, FILES))
 
 
 def test_a_folder_without_a_copy(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"execution\.data_dir is .* no copy of CIFAR-10: looked in .*cifar-10-binary"):
-        cifar10.parts(str(tmp_path), silent, FILES)
+        cifar10.parts(str(tmp_path), print, FILES)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -129,7 +118,7 @@ def test_a_damaged_copy(tmp_path: Path, form: str, damage: str) -> None:
                 data[len(data) // 2] ^= 1
             path.write_bytes(data)
     errors = []
-    for part in cifar10.parts(str(tmp_path), silent, FILES):
+    for part in cifar10.parts(str(tmp_path), print, FILES):
         try:
             cache.stored(part, 10)  # which an altered byte of the other part's does not touch
         except UserError as error:
@@ -141,37 +130,27 @@ def test_a_damaged_copy(tmp_path: Path, form: str, damage: str) -> None:
 def test_another_set_in_parquet(tmp_path: Path) -> None:
     put("parquet", tmp_path / "cifar10")
     parquet(tmp_path / "cifar10" / "train.parquet", ["test_batch", "data_batch_2"])
-    train, _ = cifar10.parts(str(tmp_path), silent, FILES)
+    train, _ = cifar10.parts(str(tmp_path), print, FILES)
     with pytest.raises(UserError, match=r"train\.parquet: images 0 to 6 .* MD5 .* damaged or another set"):
         cache.stored(train, 10)
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[str]:
+def test_downloaded_on_first_use(
+    monkeypatch: pytest.MonkeyPatch, served: tuple[str, list[str]], tmp_path: Path
+) -> None:
     put("binary archive", tmp_path / "served")
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "served"))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_downloaded_on_first_use(monkeypatch: pytest.MonkeyPatch, served: str, tmp_path: Path) -> None:
-    monkeypatch.setenv(cifar10.VARIABLE, f"{served}/nothing, {served}")
+    monkeypatch.setenv(cifar10.VARIABLE, f"{served[0]}/nothing, {served[0]}")
     monkeypatch.delenv("FFPIPE_DATA", raising=False)
     data = (tmp_path / "served" / cifar10.ARCHIVE.name).read_bytes()
     remote = Remote(cifar10.ARCHIVE.name, hashlib.md5(data).hexdigest(), len(data), packed=True)
-    check(cifar10.parts("", silent, FILES, remote, Patience(timeout=5)))
+    check(cifar10.parts("", print, FILES, remote, Patience(timeout=5)))
     wrong = Remote(remote.name, "0" * 32, len(data), packed=True)
     with pytest.raises(UserError, match="MD5 of the content"):
         cache.stored(
-            cifar10.parts("", silent, FILES | {"train": Batches(ROWS, {"x": "y"})}, wrong, Patience(timeout=5))[0]
+            cifar10.parts("", print, FILES | {"train": Batches(ROWS, {"x": "y"})}, wrong, Patience(timeout=5))[0]
         )
 
 
 def test_the_real_set(real_data: Callable[[str], Path]) -> None:
-    train, test = (cache.stored(part, 10) for part in cifar10.parts(str(real_data("cifar10").parent), silent))
+    train, test = (cache.stored(part, 10) for part in cifar10.parts(str(real_data("cifar10").parent), print))
     assert (len(train), len(test), train.shape, train.divisor) == (50_000, 10_000, (32, 32, 3), 255)

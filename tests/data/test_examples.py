@@ -58,12 +58,6 @@ def test_no_rows(order: NDArray[np.int64] | None) -> None:
     assert view.labels(np.arange(0)).shape == (0,)
 
 
-def test_changing_what_was_read_changes_nothing() -> None:
-    view = examples(FLOATS, 1)
-    view.images(np.arange(10))[:] = 0
-    np.testing.assert_array_equal(view.images(np.arange(10)), FLOATS)
-
-
 def test_data_are_never_pickled() -> None:
     with pytest.raises(TypeError, match="load_splits"):
         pickle.dumps(examples())

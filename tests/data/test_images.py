@@ -3,12 +3,12 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import pytest
+from broken import damaged, read_or_refused
+from forms import encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -16,26 +16,13 @@ from PIL import Image, features
 
 from ffpipe.data.images import decode
 
-Guard = Callable[[type[Exception]], AbstractContextManager[None]]
-
 GREY = np.arange(28 * 28, dtype=np.uint16).reshape(28, 28).astype(np.uint8)
 COLOUR = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
-
-
-def encode(pixels: np.ndarray, form: str = "PNG", mode: str | None = None) -> bytes:
-    stream = io.BytesIO()
-    image = Image.fromarray(pixels)
-    (image.convert(mode) if mode else image).save(stream, form)
-    return stream.getvalue()
 
 
 @pytest.mark.parametrize("pixels", [GREY, COLOUR, np.dstack([COLOUR, COLOUR[..., :1]])])
 def test_decode_png_as_it_is(pixels: NDArray[Any]) -> None:
     np.testing.assert_array_equal(decode(encode(pixels)), pixels)
-
-
-def test_decode_jpeg() -> None:
-    assert decode(encode(COLOUR, "JPEG")).shape == COLOUR.shape
 
 
 COLOURS, REFUSED = (28, 28, 3), "expected 8 bits a channel"
@@ -54,10 +41,7 @@ MODES: list[tuple[str, str, tuple[int, ...] | str]] = [
     ("YCbCr", "JPEG", COLOURS),
     ("I", "TIFF", "not PNG, JPEG, BMP, GIF or WebP"),
     ("I;16", "PNG", REFUSED),
-    ("F", "TIFF", "not PNG, JPEG, BMP, GIF or WebP"),
-    ("L", "TIFF", "not PNG, JPEG, BMP, GIF or WebP"),
     ("RGB", "PPM", "not PNG, JPEG, BMP, GIF or WebP"),
-    ("RGB", "ICO", "not PNG, JPEG, BMP, GIF or WebP"),
 ]
 
 
@@ -67,7 +51,7 @@ def test_every_mode_and_format_is_read_or_refused(mode: str, form: str, right: t
     if form == "WEBP" and not features.check("webp"):
         pytest.skip("this Pillow has no WebP")
     stream, grey = io.BytesIO(), Image.fromarray(GREY)
-    (Image.new(mode, (28, 28), 9) if mode in ("I;16", "F") else grey.convert(mode)).save(stream, form)
+    (Image.new(mode, (28, 28), 9) if mode == "I;16" else grey.convert(mode)).save(stream, form)
     encoded = stream.getvalue()
     if isinstance(right, str):
         with pytest.raises(ValueError, match=right):
@@ -128,17 +112,7 @@ def png_of(width: int, height: int, depth: int = 8, colour: int = 0, rows: bytes
         (png_of(10000, 10000), "10000 x 10000 pixels, more than 16777216"),
         (png_of(60000, 60000), "decompression bomb"),
     ],
-    ids=[
-        "empty",
-        "truncated",
-        "16 bits",
-        "16 colour",
-        "with alpha",
-        "grey with alpha",
-        "large",
-        "warned of",
-        "bomb",
-    ],
+    ids=["empty", "truncated", "16_grey", "16_colour", "with_alpha", "grey_with_alpha", "large", "warned_of", "bomb"],
 )
 def test_decode_refuses(encoded: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -147,12 +121,9 @@ def test_decode_refuses(encoded: bytes, message: str) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data(), form=st.sampled_from(["PNG", "JPEG", "BMP", "GIF", "WEBP"]))
-def test_damaged_pictures_give_value_errors_or_are_read(read_or_refused: Guard, data: st.DataObject, form: str) -> None:
-    damaged = bytearray(encode(COLOUR, form))
-    for _ in range(data.draw(st.integers(1, 3))):
-        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+def test_damaged_pictures_give_value_errors_or_are_read(data: st.DataObject, form: str) -> None:
     with read_or_refused(ValueError):
-        assert decode(bytes(damaged)).dtype == np.uint8
+        assert decode(damaged(data, encode(COLOUR, form))).dtype == np.uint8
 
 
 @pytest.mark.parametrize(("size", "shape"), [((3, 5), (3, 5)), ((4,), (4, 4)), ((), (6, 8))])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import tracemalloc
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
+from broken import damaged, read_or_refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import DTypeLike, NDArray
@@ -21,7 +21,6 @@ from ffpipe.data.scale import Given
 from ffpipe.data.source import BLOCK_BYTES
 from ffpipe.system.errors import UserError
 
-Guard = Callable[[type[Exception]], AbstractContextManager[None]]
 GREY = np.arange(28 * 28, dtype=np.uint16).reshape(28, 28).astype(np.uint8)
 COLOUR = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
 SHARES = (GREY / np.float32(255)).reshape(-1)
@@ -249,15 +248,11 @@ def test_pictures_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 @given(data=st.data())
 @pytest.mark.filterwarnings("ignore::UserWarning")  # NumPy on headers that it takes for those of Python 2
 def test_damaged_arrays_give_user_errors_or_are_read(
-    read_or_refused: Guard,
     tmp_path_factory: pytest.TempPathFactory,
     data: st.DataObject,
 ) -> None:
     path = saved(tmp_path_factory.mktemp("npy"), np.zeros((3, 4), np.float32))
-    damaged = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 3))):
-        damaged[data.draw(st.integers(0, 127))] = data.draw(st.integers(0, 255))
-    path.write_bytes(damaged)
-    with read_or_refused(UserError):
+    path.write_bytes(damaged(data, path.read_bytes(), end=128))
+    with read_or_refused():
         file = open_images(path, (3, 4), BYTES)
         assert file[len(file) - 1].shape == (12,)

@@ -2,19 +2,16 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import http.server
-import io
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from forms import hugging_face
 from numpy.typing import NDArray
 
 from ffpipe.data import cache, mnist
@@ -29,10 +26,6 @@ ARRAYS = {
     "t10k-images-idx3-ubyte": RNG.integers(0, 256, (6, 4, 4), np.uint8),
     "t10k-labels-idx1-ubyte": RNG.integers(0, 10, 6, np.uint8),
 }
-
-
-def silent(line: str) -> None:
-    pass
 
 
 @pytest.fixture
@@ -80,7 +73,7 @@ def test_local_copies(
     given = str(tmp_path / "data")
     if by_variable:
         monkeypatch.setenv("FFPIPE_DATA", given)
-    check(mnist.parts("" if by_variable else given, silent, small))
+    check(mnist.parts("" if by_variable else given, print, small))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +98,7 @@ def test_a_folder_that_lacks_a_file(
     for name in list(plain)[:3]:
         (tmp_path / name).write_bytes(plain[name])
     with pytest.raises(UserError, match=rf"^{setting} is {tmp_path}, .*t10k-labels-idx1-ubyte is not there: looked in"):
-        mnist.parts(str(tmp_path) if given else "", silent, small)
+        mnist.parts(str(tmp_path) if given else "", print, small)
 
 
 def test_the_other_known_set_is_named(tmp_path: Path, plain: dict[str, bytes], small: mnist.Known) -> None:
@@ -114,13 +107,13 @@ def test_the_other_known_set_is_named(tmp_path: Path, plain: dict[str, bytes], s
     fashion = replace(small, name="fashion-mnist", title="Fashion-MNIST")
     asked = replace(small, files=mnist.MNIST.files)
     with pytest.raises(UserError, match=r"file of Fashion-MNIST, .* set training\.data\.source fashion-mnist, or put"):
-        cache.stored(mnist.parts(str(tmp_path), silent, asked, others=(mnist.MNIST, fashion))[0], 10)
+        cache.stored(mnist.parts(str(tmp_path), print, asked, others=(mnist.MNIST, fashion))[0], 10)
 
 
 def test_an_archive_of_keras_is_named(tmp_path: Path, small: mnist.Known) -> None:
     (tmp_path / "mnist.npz").write_bytes(b"")
     with pytest.raises(UserError, match=r"mnist\.npz is read with --data .*mnist\.npz"):
-        mnist.parts(str(tmp_path), silent, small)
+        mnist.parts(str(tmp_path), print, small)
 
 
 def test_another_set_in_the_same_format(tmp_path: Path, plain: dict[str, bytes], small: mnist.Known) -> None:
@@ -128,7 +121,7 @@ def test_another_set_in_the_same_format(tmp_path: Path, plain: dict[str, bytes],
         (tmp_path / name).write_bytes(data)
     changed = bytes([*plain["train-labels-idx1-ubyte"][:-1], 3])
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(changed)
-    train, test = mnist.parts(str(tmp_path), silent, small)
+    train, test = mnist.parts(str(tmp_path), print, small)
     with pytest.raises(UserError) as caught:
         cache.stored(train, 10)
     for what in (
@@ -142,31 +135,11 @@ def test_another_set_in_the_same_format(tmp_path: Path, plain: dict[str, bytes],
 
 
 @pytest.fixture
-def mirror(tmp_path: Path, plain: dict[str, bytes]) -> Iterator[tuple[str, list[str]]]:
-    """Serves the stand-ins; returns the base URL and the paths that were asked for."""
-    asked: list[str] = []
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args, directory=str(tmp_path / "served"))
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            super().do_GET()
-
-    (tmp_path / "served").mkdir()
+def mirror(served: tuple[str, list[str]], tmp_path: Path, plain: dict[str, bytes]) -> tuple[str, list[str]]:
+    """A server of the stand-ins."""
     for name, data in plain.items():
         (tmp_path / "served" / f"{name}.gz").write_bytes(gzip.compress(data))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    return served
 
 
 def test_downloaded_on_first_use(
@@ -179,7 +152,7 @@ def test_downloaded_on_first_use(
     assert asked == []
     check(parts)
     names = [remote.name for part in small.files.values() for remote in part]
-    assert asked == [path for name in names for path in (f"/nothing/{name}", f"/{name}")]
+    assert asked == [path for name in names for path in (f"GET /nothing/{name}", f"GET /{name}")]
     assert sorted(path.name for path in (cache_folder / "downloads").iterdir()) == sorted(names)
     assert any("train-images" in line for line in lines)
     check(mnist.parts("", lines.append, small))
@@ -199,7 +172,7 @@ def test_another_set_is_downloaded_beside_it(
 ) -> None:
     url, asked = mirror
     monkeypatch.setenv("FFPIPE_FASHION_MNIST_MIRRORS", url)
-    check(mnist.parts("", silent, replace(mnist.FASHION_MNIST, files=small.files)))
+    check(mnist.parts("", print, replace(mnist.FASHION_MNIST, files=small.files)))
     assert len(asked) == 4
     assert len(list((cache_folder / "downloads" / "fashion-mnist").iterdir())) == 4
 
@@ -213,16 +186,12 @@ def test_a_copy_in_parquet(tmp_path: Path, small: mnist.Known, damage: str) -> N
         images[3, 2, 1] += damage == "image"
         labels[5] = (labels[5] + (damage == "label")) % 10
         kept = len(images) - (damage == "cut")
-        pictures = []
-        for image in images[:kept]:
-            file = io.BytesIO()
-            PIL.Image.fromarray(image).save(file, "png")
-            pictures.append({"bytes": file.getvalue(), "path": None})
-        pq.write_table(pa.table({"image": pictures, "label": labels[:kept]}), tmp_path / "mnist" / f"{part}.parquet")
+        table = pa.table({"image": hugging_face(images[:kept]), "label": labels[:kept]})
+        pq.write_table(table, tmp_path / "mnist" / f"{part}.parquet")
     if not damage:
-        check(mnist.parts(str(tmp_path), silent, small))
+        check(mnist.parts(str(tmp_path), print, small))
         return
-    for copy in mnist.parts(str(tmp_path), silent, small):
+    for copy in mnist.parts(str(tmp_path), print, small):
         with pytest.raises(UserError, match=r"parquet: .*MNIST"):
             cache.stored(copy, 10)
 
@@ -230,7 +199,7 @@ def test_a_copy_in_parquet(tmp_path: Path, small: mnist.Known, damage: str) -> N
 @pytest.mark.parametrize("known", [mnist.MNIST, mnist.FASHION_MNIST], ids=lambda known: known.name)
 def test_the_real_set(real_data: Callable[[str], Path], known: mnist.Known) -> None:
     """The MD5s and sizes in the table are those of the real files: conversion checks them."""
-    train, test = (cache.stored(part, 10) for part in mnist.parts(str(real_data(known.name).parent), silent, known))
+    train, test = (cache.stored(part, 10) for part in mnist.parts(str(real_data(known.name).parent), print, known))
     assert (len(train), len(test), train.shape, train.divisor) == (60_000, 10_000, (28, 28), 255)
     assert np.bincount(test.labels(np.arange(10_000)))[:3].tolist() == (
         [980, 1135, 1032] if known is mnist.MNIST else [1000, 1000, 1000]

@@ -4,12 +4,12 @@ import io
 import pickle
 import zipfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
+from broken import damaged, read_or_refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +17,6 @@ from ffpipe.data import npz, source
 from ffpipe.system.errors import UserError
 
 Write = Callable[..., Path]
-Guard = Callable[[type[Exception]], AbstractContextManager[None]]
 
 IMAGES = np.arange(4 * 3 * 3, dtype=np.uint8).reshape(4, 3, 3)
 LABELS = np.array([0, 1, 2, 1])
@@ -183,17 +182,13 @@ def test_truncated_anywhere(write: Write, compression: int) -> None:
 @settings(max_examples=250, deadline=None)
 @given(data=st.data(), compression=st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))
 def test_damaged_archives_give_user_errors_or_are_read(
-    read_or_refused: Guard,
     write: Write,
     data: st.DataObject,
     compression: int,
 ) -> None:
     path = write(compression, x=IMAGES, y=LABELS)
-    damaged = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(damaged)
-    with read_or_refused(UserError):
+    path.write_bytes(damaged(data, path.read_bytes(), 4))
+    with read_or_refused():
         images, labels = everything(npz.part([path], "train", (), "training.data.train"))
         assert len(images) == len(labels)
 
@@ -202,14 +197,11 @@ def test_damaged_archives_give_user_errors_or_are_read(
 @settings(max_examples=250, deadline=None)
 @given(data=st.data())
 def test_damaged_headers_within_sound_archives(
-    read_or_refused: Guard,
     write: Write,
     data: st.DataObject,
 ) -> None:
     """The CRC of the zip does not help here: the damage is in what was archived."""
-    damaged = bytearray(npy(IMAGES))
-    for _ in range(data.draw(st.integers(1, 4))):
-        damaged[data.draw(st.integers(0, 127))] = data.draw(st.integers(0, 255))
-    with read_or_refused(UserError):
-        images, labels = everything(npz.part([write(x=bytes(damaged), y=LABELS)], "train", (), "training.data.train"))
+    path = write(x=damaged(data, npy(IMAGES), 4, 128), y=LABELS)
+    with read_or_refused():
+        images, labels = everything(npz.part([path], "train", (), "training.data.train"))
         assert len(images) == len(labels)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from strangers import fresh
 
 import ffpipe
 from ffpipe.data.splits import load_splits
@@ -48,12 +49,7 @@ def test_loading_needs_no_ray(run: ffpipe.Result) -> None:
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "absent", "manifest"])
 def test_a_damaged_snapshot_is_refused_by_the_name_of_the_file(run: ffpipe.Result, harm: str, tmp_path: Path) -> None:
-    copy = tmp_path / "run"
-    for path in run.run_dir.rglob("*"):
-        if path.is_file():
-            target = copy / path.relative_to(run.run_dir)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
+    copy = fresh(run.run_dir, tmp_path / "run")
     name = "manifest.json" if harm == "manifest" else "layer-001.safetensors"
     path = next(copy.glob(f"checkpoints/*/{name}"))
     data = bytearray(path.read_bytes())

@@ -15,19 +15,6 @@ import ffpipe
 from ffpipe.runs.saved import Saved
 
 
-def test_both_read_outs_have_the_error_of_the_run(
-    run: ffpipe.Result, test_split: tuple[torch.Tensor, torch.Tensor]
-) -> None:
-    images, labels = test_split
-    for readout, error in (("softmax", run.test_error_softmax), ("goodness", run.test_error_goodness)):
-        network = ffpipe.load(run.run_dir, readout)
-        assert isinstance(network, torch.nn.Module)
-        scores = network(images)
-        assert scores.shape == (len(images), 10)
-        assert int((scores.argmax(1) != labels).sum()) / len(labels) == error
-    assert torch.equal(ffpipe.load(run.run_dir)(images), ffpipe.load(run.run_dir, "softmax")(images))
-
-
 def test_scores_by_their_old_names(run: ffpipe.Result, test_split: tuple[torch.Tensor, torch.Tensor]) -> None:
     network, (images, _) = ffpipe.load(run.run_dir), test_split
     for readout in ("softmax", "goodness"):
@@ -39,14 +26,7 @@ def test_scores_by_their_old_names(run: ffpipe.Result, test_split: tuple[torch.T
 def test_bfloat16_is_read_with_the_products_it_was_trained_with(
     tmp_path: Path, test_split: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
-    fields = {
-        "training.epochs": 6,
-        "training.dims": [64, 60, 50, 40],
-        "training.precision": "bfloat16",
-        "execution.engine": "local",
-        "execution.run_dir": str(tmp_path / "run"),
-    }
-    run = ffpipe.train(ffpipe.override(ffpipe.recipe("digits"), fields))
+    run = kinds(tmp_path / "run", dims=(64, 60, 50, 40), precision="bfloat16")
     for readout, error in (("softmax", run.test_error_softmax), ("goodness", run.test_error_goodness)):
         scores = ffpipe.load(run.run_dir, readout)(test_split[0])
         assert int((scores.argmax(1) != test_split[1]).sum()) / len(scores) == error

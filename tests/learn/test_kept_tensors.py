@@ -11,6 +11,7 @@ import pytest
 import torch
 from covering import in_turn
 from torch import Tensor, nn
+from wrong_items import Unbegun, loss
 
 import ffpipe
 from ffpipe import Learned, Local, UserError, override, recipe, train
@@ -140,11 +141,6 @@ def test_tensors_in_one_piece_of_memory_are_kept_by_every_engine(tmp_path: Path)
     assert local == digest(after(Halves(), LAST64), tmp_path / "layerwise", engine="layerwise", stages=3, chapter=4)
 
 
-class Unbegun(nn.Module):
-    def __init__(self) -> None:
-        self.size = 3
-
-
 class Score(nn.Module):
     """A score function with weights of its own, made where the file is imported."""
 
@@ -160,9 +156,6 @@ SCORE = Score()
 
 
 def test_a_score_function_that_is_a_module_is_left_as_it_was(tmp_path: Path) -> None:
-    def loss(h: Tensor, labels: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(h, labels)
-
     items = after(Local(lambda: nn.Linear(64, 12), objective=loss, score=SCORE))
     first = digest(items, tmp_path / "first")
     assert SCORE.linear.weight.device.type == "cpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from ffpipe.learn.labels import LabelCode
@@ -9,18 +10,18 @@ from ffpipe.learn.labels import LabelCode
 IMAGES = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8]])
 
 
-def test_overlay_replaces_the_first_features() -> None:
-    code = LabelCode("overlay", 4, 2, strength=3.0)
+@pytest.mark.parametrize(
+    ("code", "rows"),
+    [
+        (LabelCode("overlay", 4, 2, strength=3.0), [[0, 3, 0.3, 0.4], [3, 0, 0.7, 0.8]]),
+        (LabelCode("append", 4, 2, strength=1.0), [[0.1, 0.2, 0.3, 0.4, 0, 1], [0.5, 0.6, 0.7, 0.8, 1, 0]]),
+        (LabelCode("none", 4, 2, strength=1.0), [[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8]]),
+    ],
+)
+def test_rows_with_their_labels(code: LabelCode, rows: list[list[float]]) -> None:
     out = torch.empty(2, code.width)
     code.write(out, IMAGES, torch.tensor([1, 0]))
-    assert out.tolist() == torch.tensor([[0, 3, 0.3, 0.4], [3, 0, 0.7, 0.8]]).tolist()
-
-
-def test_append_follows_the_last_feature() -> None:
-    code = LabelCode("append", 4, 2, strength=1.0)
-    out = torch.empty(2, code.width)
-    code.write(out, IMAGES, torch.tensor([1, 0]))
-    assert out.tolist() == torch.cat([IMAGES, torch.tensor([[0.0, 1], [1, 0]])], 1).tolist()
+    assert torch.equal(out, torch.tensor(rows))
 
 
 def test_planes_follow_the_last_pixel_one_for_each_class() -> None:
@@ -40,17 +41,10 @@ def test_planes_of_a_coloured_image_have_its_pixels() -> None:
     assert every.amin((2, 3)).tolist() == every.amax((2, 3)).tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
 
-def test_the_image_alone() -> None:
-    code = LabelCode("none", 4, 2, strength=1.0)
-    out = torch.empty(2, code.width)
-    code.write(out, IMAGES, torch.tensor([1, 0]))
-    assert torch.equal(out, IMAGES)
-    assert torch.equal(code.neutral(IMAGES), IMAGES)
-
-
 def test_the_neutral_label_is_spread_over_all_classes() -> None:
     code = LabelCode("overlay", 4, 2, strength=1.0)
     assert code.neutral(IMAGES)[:, :2].tolist() == [[0.5, 0.5], [0.5, 0.5]]
+    assert torch.equal(LabelCode("none", 4, 2, strength=1.0).neutral(IMAGES), IMAGES)
 
 
 def test_every_label_of_one_image_stands_side_by_side() -> None:

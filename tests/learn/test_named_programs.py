@@ -11,15 +11,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from numpy.typing import NDArray
+from five_digits_program import Adam, Array
 
 from ffpipe import Config, UserError, load, override, recipe, train
 from ffpipe.data.splits import load_splits
 from ffpipe.learn.dense import FFDense, initial_weight
 from ffpipe.learn.feeder import make_feeder, row_specs
 from ffpipe.learn.optim import KerasAdam
-
-Array = NDArray[np.float64]
 
 
 def on_digits(name: str, run: Path, **fields: Any) -> Config:
@@ -49,8 +47,7 @@ class Keras:
     def __init__(self, index: int, fan_in: int, width: int, seed: int, rate: float) -> None:
         self.weight = initial_weight(seed, index, fan_in, width, "glorot").double().numpy().copy()
         self.bias = np.zeros(width)
-        self.rate, self.done = rate, 0
-        self.moments = [np.zeros_like(each) for each in (self.weight, self.weight, self.bias, self.bias)]
+        self.adams = Adam(self.weight, rate), Adam(self.bias, rate)
 
     def forward(self, rows: Array) -> Array:
         direction = rows / (np.linalg.norm(rows, axis=1, keepdims=True) + 1e-20)
@@ -68,20 +65,9 @@ class Keras:
             losses.append(float(np.log1p(np.exp(behind)).mean()))
             by_goodness = sign / (1.0 + np.exp(-behind)) / len(rows)
             by_total = by_goodness[:, None] * 2.0 * h / h.shape[1]
-            self._adam(rows.T @ by_total, by_total.sum(0))
+            for adam, gradient in zip(self.adams, (rows.T @ by_total, by_total.sum(0)), strict=True):
+                adam.step(gradient)
         return losses
-
-    def _adam(self, of_weight: Array, of_bias: Array) -> None:
-        self.done += 1
-        alpha = self.rate * np.sqrt(1.0 - 0.999**self.done) / (1.0 - 0.9**self.done)
-        first, second, bias_first, bias_second = self.moments
-        for value, gradient, m, v in (
-            (self.weight, of_weight, first, second),
-            (self.bias, of_bias, bias_first, bias_second),
-        ):
-            m += (gradient - m) * (1.0 - 0.9)
-            v += (gradient**2 - v) * (1.0 - 0.999)
-            value -= alpha * m / (np.sqrt(v) + 1e-7)
 
 
 def test_keras_exact_is_the_example(tmp_path: Path) -> None:

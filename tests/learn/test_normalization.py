@@ -30,17 +30,6 @@ def examples(folder: Path, images: NDArray[np.float32] | NDArray[np.uint8], divi
     return Examples(Stored(path))
 
 
-def test_one_channel_by_hand(tmp_path: Path) -> None:
-    split = examples(tmp_path, np.array([[[1, 2], [3, 4]], [[5, 6], [7, 8]]], np.float32))
-    assert measured(split, (2, 2)) == ((4.5,), (math.sqrt(5.25),))
-
-
-def test_three_channels_by_hand(tmp_path: Path) -> None:
-    first, second = [[0, 1, 10], [2, 1, 30]], [[4, 5, 10], [2, 5, 30]]
-    split = examples(tmp_path, np.array([[first], [second]], np.float32))
-    assert measured(split, (1, 2, 3)) == ((2.0, 3.0, 20.0), (math.sqrt(2.0), 2.0, 10.0))
-
-
 @pytest.mark.parametrize("shape", [(5, 4), (5, 4, 3), (20,)])
 def test_against_numpy(tmp_path: Path, shape: tuple[int, ...]) -> None:
     images = np.random.default_rng(1).integers(0, 256, size=(57, *shape), dtype=np.uint8)
@@ -107,13 +96,3 @@ def test_applied_by_hand(dtype: torch.dtype) -> None:
     assert result.dtype == dtype
     assert torch.equal(images, before)
     assert Normalization((3.0,), (4.0,)).apply(images[:, :4], (2, 2)).tolist()[0] == [-0.5, 1.75, 24.25, -0.25]
-
-
-def test_what_is_normalised_has_mean_0_and_deviation_1(tmp_path: Path) -> None:
-    images = np.random.default_rng(4).integers(0, 256, size=(80, 6, 5, 3), dtype=np.uint8)
-    split = examples(tmp_path, images, 255)
-    normalization = Normalization(*measured(split, split.shape))
-    normalization.check(split.shape)
-    pixels = normalization.apply(torch.from_numpy(split.images(np.arange(80))).double(), split.shape).reshape(-1, 3)
-    torch.testing.assert_close(pixels.mean(0), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-12)
-    torch.testing.assert_close(pixels.std(0, correction=0), torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-12)

@@ -77,10 +77,6 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: lambda: loss,
         "what item 1 makes is the function loss: give a torch module or an ffpipe.Local",
     ),
-    "a function that makes another callable": (
-        lambda: lambda: print,
-        "what item 1 makes is the function print: give a torch module or an ffpipe.Local",
-    ),
     "a body that is nothing": (
         lambda: Local(None),  # type: ignore[arg-type]
         "block 1 (NoneType): its body is None: give a torch module or a function that makes one",
@@ -88,10 +84,6 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "a body in a Local in a Local": (
         lambda: Local(ten()),  # type: ignore[arg-type]
         "block 1 (Local): its body is a value of type Local: give a torch module or a function that makes one",
-    ),
-    "a body that is a word": (
-        lambda: Local("conv"),  # type: ignore[arg-type]
-        "block 1 (str): its body is a value of type str: give a torch module or a function that makes one",
     ),
     # Modules.
     "a module without its beginning": (Unbegun, f"block 1 (Unbegun): __init__ of Unbegun {BEGIN}"),
@@ -103,9 +95,7 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "a dataclass": (Compared, f"block 1 (Compared): Compared {EQUAL}"),
     "a dataclass in a module": (lambda: Around(Compared()), f"block 1 (Around): Compared (inner) {EQUAL}"),
     "a dataclass with a hash": (Alike, f"block 1 (Alike): Alike {EQUAL}"),
-    "extra state, a number": (Counting, f"block 1 (Counting): Counting {EXTRA}"),
-    "extra state, a tensor": (lambda: Counting(torch.zeros(())), f"block 1 (Counting): Counting {EXTRA}"),
-    "extra state, a dictionary": (lambda: Counting({"a": 1}), f"block 1 (Counting): Counting {EXTRA}"),
+    "extra state": (Counting, f"block 1 (Counting): Counting {EXTRA}"),
     "extra state within": (lambda: Around(Around(Counting())), f"block 1 (Around): Counting (inner.inner) {EXTRA}"),
     "extra state, from a function": (lambda: Local(lambda: Counting()), f"block 1 (<lambda>): Counting {EXTRA}"),
     "extra state of an objective": (lambda: ten(objective=Counting()), f"{LINEAR}: Counting {EXTRA}"),
@@ -141,14 +131,10 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: ten(schedule="steps"),
         f"{LINEAR}: schedule 'steps' needs training.milestones: name the epochs after which rates fall",
     ),
-    "schedule None": (lambda: ten(schedule=None), f"{LINEAR}: schedule is None; {SCHEDULES}"),
-    "hand_on misspelt": (lambda: ten(hand_on="befor"), f"{LINEAR}: hand_on is 'befor'; did you mean 'before'?"),
     "hand_on unknown": (lambda: ten(hand_on="never"), f"{LINEAR}: hand_on is 'never'; there are: before, after"),
     "epochs a number": (lambda: ten(epochs=3), f"{LINEAR}: epochs is 3: {EPOCHS}"),
     "epochs words": (lambda: ten(epochs=("0", "1")), f"{LINEAR}: epochs is ('0', '1'): {EPOCHS}"),
-    "epochs fractions": (lambda: ten(epochs=(0, 0.5)), f"{LINEAR}: epochs is (0, 0.5): {EPOCHS}"),
     "epochs three": (lambda: ten(epochs=(0, 1, 2)), f"{LINEAR}: epochs is (0, 1, 2): {EPOCHS}"),
-    "epochs None": (lambda: ten(epochs=None), f"{LINEAR}: epochs is None: {EPOCHS}"),
     "epochs below 0": (lambda: ten(epochs=(-1, 0)), f"{LINEAR}: epochs is (-1, 0): {EPOCHS}"),
     "epochs backwards": (lambda: ten(epochs=(2, 1)), f"{LINEAR}: epochs is (2, 1): {EPOCHS}"),
     "epochs beyond the run": (
@@ -156,8 +142,6 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         f"{LINEAR} learns in epochs 1 to 9, but the run has 3: give a first epoch below the last, within 0 to 3",
     ),
     "optimizer a word": (lambda: ten(optimizer="Adam"), f"{LINEAR}: optimizer is of type str: {ADAM}"),
-    "optimizer a dictionary": (lambda: ten(optimizer={}), f"{LINEAR}: optimizer is of type dict: {ADAM}"),
-    "optimizer a class": (lambda: ten(optimizer=torch.optim.Adam), f"{LINEAR}: optimizer is of type type: {ADAM}"),
     "a kind of optimizer misspelt": (
         lambda: ten(optimizer=ffpipe.Optimizer(kind="Adm")),
         f"{LINEAR}: optimizer.kind is 'Adm'; did you mean 'Adam'?",
@@ -185,9 +169,7 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "keep a number": (lambda: ten(keep=5), f"{LINEAR}: its keep is 5: give a text"),
     "name a number": (lambda: ten(name=7), "block 1 (7): its name is 7: give a text"),
     "use a word": (lambda: ten(use="early"), f"{LINEAR}: its use is 'early': {NAMES}"),
-    "use None": (lambda: ten(use=None), f"{LINEAR}: its use is None: {NAMES}"),
     "use numbers": (lambda: ten(use=(5,)), f"{LINEAR}: its use is (5,): {NAMES}"),
-    "use a set": (lambda: ten(use={"a"}), f"{LINEAR}: its use is {{'a'}}: {NAMES}"),
     "use unknown": (
         lambda: ten(use=("early",)),
         f"{LINEAR} uses 'early', which no block before it keeps; there are: none",
@@ -222,18 +204,9 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: ten(objective=Judge(failing(KeyError("no")))),
         f"the objective of {LINEAR} cannot hand on rows of 10 float32: wrong_items.py:: KeyError: 'no'",
     ),
-    "hand_on exits": (
-        lambda: ten(objective=Judge(failing(SystemExit(0)))),
-        f"the objective of {LINEAR} cannot hand on rows of 10 float32: wrong_items.py:: SystemExit: 0",
-    ),
     "hand_on returns nothing": (
         lambda: ten(objective=Judge(lambda _: None)),
         f"hand_on of the objective of {LINEAR} returned None for 2 rows: return one tensor, of as many rows as it gets",
-    ),
-    "hand_on returns two": (
-        lambda: ten(objective=Judge(lambda h: (h, h))),
-        f"hand_on of the objective of {LINEAR} returned a value of type tuple for 2 rows: return one tensor, of as "
-        "many rows as it gets",
     ),
     "hand_on returns columns": (
         lambda: ten(objective=Judge(lambda h: h.t())),
@@ -249,10 +222,6 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: ten(objective=loss, score=failing(ZeroDivisionError())),
         f"the objective of {LINEAR} cannot score rows of 10 float32: wrong_items.py:: ZeroDivisionError",
     ),
-    "score of an objective raises": (
-        lambda: ten(objective=Judge(score=failing(ValueError("no")))),
-        f"the objective of {LINEAR} cannot score rows of 10 float32: wrong_items.py:: ValueError: no",
-    ),
     "is_silent of an objective raises": (
         lambda: ten(objective=Shy()),
         f"the objective of {LINEAR} cannot tell whether it is silent: wrong_items.py:: ValueError: no",
@@ -260,11 +229,6 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "score returns two": (
         lambda: ten(objective=loss, score=lambda h: (h, h)),
         f"score of the objective of {LINEAR} returned a value of type tuple for 2 rows: return (2, 10), a number "
-        "for each class, or None",
-    ),
-    "score returns a number": (
-        lambda: ten(objective=loss, score=lambda _: 3.0),
-        f"score of the objective of {LINEAR} returned a value of type float for 2 rows: return (2, 10), a number "
         "for each class, or None",
     ),
     "score of too few classes": (
@@ -280,11 +244,6 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "roles unknown": (
         lambda: ten(objective=Judge(roles=("x",))),
         f"{LINEAR} learns from the roles ('x',), which do not exist: give ('examples',) or ('positive', 'negative')",
-    ),
-    "roles a word": (
-        lambda: ten(objective=Judge(roles="examples")),
-        f"{LINEAR} learns from the roles 'examples', which do not exist: give ('examples',) or "
-        "('positive', 'negative')",
     ),
     "roles of pairs": (
         lambda: ten(objective=Judge(roles=("positive", "negative"))),
@@ -307,10 +266,6 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "a block of another place": (
         lambda: Mine(0),
         "block 1 (Mine): its index is 0: give its place in the network, which is 1",
-    ),
-    "a block beyond the end": (
-        lambda: Mine(7),
-        "block 1 (Mine): its index is 7: give its place in the network, which is 1",
     ),
     "a block from a function, of another place": (
         lambda: lambda: Mine(7),

@@ -12,7 +12,6 @@ from torch.nn.functional import softplus
 
 from ffpipe.config.schema import Optimizer, Training
 from ffpipe.learn.block import Step
-from ffpipe.learn.contrast import SymmetricLoss
 from ffpipe.learn.dense import FFDense, initial_weight
 from ffpipe.learn.objectives import Learned
 from ffpipe.learn.spec import NEUTRAL, PAIRS, RowLayout
@@ -152,20 +151,9 @@ def test_rows_that_go_ahead_of_a_step_are_as_they_would_be_behind_its_pairs(drop
     torch.testing.assert_close(ahead, learn(layer, step=5)[0][2 * BATCH :])
 
 
-def test_the_symmetric_objective_is_the_gradient_of_what_it_says() -> None:
-    positive, negative = (torch.randn(8, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    slope = SymmetricLoss(temperature=0.25)(positive.detach(), negative.detach())
-    loss = softplus(-4.0 * (positive - negative))
-    torch.testing.assert_close(slope.loss, loss.detach())
-    by_positive, by_negative = torch.autograd.grad(loss.sum(), [positive, negative])
-    torch.testing.assert_close(slope.positive, by_positive)
-    torch.testing.assert_close(slope.negative, by_negative)
-
-
 def test_initial_weights() -> None:
     normal, glorot = (initial_weight(1, 0, 300, 200, kind) for kind in ("normal", "glorot"))
     assert float(normal.std()) == pytest.approx(300**-0.5, rel=0.02)
     limit = (6 / 500) ** 0.5
     assert float(glorot.abs().max()) == pytest.approx(limit, rel=0.001)
     assert float(glorot.std()) == pytest.approx(limit / 3**0.5, rel=0.01)
-    assert not torch.equal(glorot, initial_weight(1, 1, 300, 200, "glorot"))

@@ -8,15 +8,7 @@ import pytest
 from user_code import refused
 
 from ffpipe.learn.items import call
-from ffpipe.learn.user_model import describe_error, find, load
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder of a user."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
+from ffpipe.learn.user_model import find, load
 
 BOOM = "class Boom(BaseException): ...\n"
 SPEECHLESS = "class Boom(Exception):\n    def __str__(self):\n        raise ValueError('not even this')\n"
@@ -54,11 +46,3 @@ def test_in_the_function(made: str, says: str, here: Path) -> None:
     (here / "nets.py").write_text(f"{made}def vgg():\n    raise Boom('x')\n")
     line = len(made.splitlines()) + 2
     assert refused(lambda: call(load(find("nets.py:vgg")), {}, "vgg")) == f"vgg failed: nets.py:{line}: {says}"
-
-
-def test_an_exception_that_cannot_be_printed() -> None:
-    class Speechless(Exception):
-        def __str__(self) -> str:
-            raise ValueError("not even this")
-
-    assert describe_error(Speechless()) == "Speechless"

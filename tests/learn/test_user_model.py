@@ -7,12 +7,11 @@ import inspect
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from user_code import forget, refused, write
+from user_code import refused, write
 
 from ffpipe.learn.items import call
 from ffpipe.learn.user_model import LARGEST_SOURCE, ModelCode, changed, describe_error, find, load
@@ -28,14 +27,7 @@ def broken():
 """
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder of a user, outside sys.path; what was imported from it goes after the test."""
-    monkeypatch.chdir(tmp_path)
-    before = dict(sys.modules)
-    yield tmp_path
-    forget(tmp_path, before)
-
+pytestmark = pytest.mark.usefixtures("forgotten")
 
 FORM = "package.module:function or path/to/file.py:function"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,15 +11,7 @@ from ffpipe.learn.user_model import changed, find
 from ffpipe.learn.user_source import imported, read_source
 from ffpipe.system.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder of a user; what was imported from it goes after the test."""
-    monkeypatch.chdir(tmp_path)
-    before = dict(sys.modules)
-    yield tmp_path
-    forget(tmp_path, before)
-
+pytestmark = pytest.mark.usefixtures("forgotten")
 
 FILES = {
     "part.py": "import deeper\nimport net\n",

@@ -3,21 +3,20 @@ with depth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from blueprints import Joined, blueprint_of
 from covering import in_pairs, in_turn
 from memory_tensors import peak_bytes
-from torch import Tensor, nn
+from torch import nn
 
 from ffpipe import override, recipe
 from ffpipe.config.schema import BlockConfig, Optimizer, Training
-from ffpipe.learn.blueprint import Blueprint, make_blueprint
-from ffpipe.learn.feeder import row_specs
+from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.local_item import Local
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.pipeline.feed import Feed
@@ -28,18 +27,10 @@ from ffpipe.pipeline.schedule import Evaluate, Snapshot, Train
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.planning.memory import MemoryBreakdown, Sizes, breakdown, incoming, outgoing
-from ffpipe.storage.checkpoint import HEAD, Input, layer_file
+from ffpipe.storage.checkpoint import HEAD, layer_file
 
-BATCH, CHUNK, CLASSES = 50, 3, 10
+BATCH, CHUNK = 50, 3
 CPU = torch.device("cpu")
-
-
-def network_of(
-    training: Training, shape: tuple[int, ...] = (300,), function: Callable[[], list[Local]] | None = None
-) -> Blueprint:
-    inputs, labels = row_specs(training, shape, CLASSES)
-    takes = Input(shape, inputs.size, CLASSES)
-    return make_blueprint(training, takes, inputs, labels, steps_per_epoch=10, function=function)
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +67,7 @@ def made(network: Blueprint, layers: range) -> tuple[int, MemoryBreakdown]:
 
 
 def dense(depth: int, width: int, **fields: Any) -> Blueprint:
-    return network_of(Training(dims=(300, *[width] * depth), batch_size=BATCH, head_from=depth - 2, **fields))
+    return blueprint_of(Training(dims=(300, *[width] * depth), batch_size=BATCH, head_from=depth - 2, **fields))
 
 
 OPTIMIZERS = (Optimizer(), Optimizer(kind="Adam", learning_rate=0.001), Optimizer(kind="SGD"))
@@ -110,7 +101,7 @@ def test_tensors_of_blocks_trained_by_autograd_are_what_was_said(
         precision=precision,
         optimizer=Optimizer(kind="Adam", learning_rate=0.001),
     )
-    peak, said = made(network_of(training, (12, 12)), layers)
+    peak, said = made(blueprint_of(training, (12, 12)), layers)
     assert peak == pytest.approx(said.total - said.snapshot, rel=0.15)
 
 
@@ -128,7 +119,7 @@ def test_a_second_layer_brings_its_weights_and_no_buffers() -> None:
 
 
 def test_more_minibatches_in_a_message_take_no_more_but_for_messages() -> None:
-    network = network_of(Training(dims=(300, 400, 400), batch_size=BATCH))
+    network = blueprint_of(Training(dims=(300, 400, 400), batch_size=BATCH))
     few, many = (breakdown(Sizes(network, chunk), range(2), sends=True, receives=False) for chunk in (1, 4))
     assert many.messages > 3 * few.messages
     assert (many.parameters, many.optimizer, many.buffers) == (few.parameters, few.optimizer, few.buffers)
@@ -153,7 +144,7 @@ def test_a_stage_that_feeds_itself_holds_images_and_rows_beside(precision: str) 
 
 
 def test_files_have_the_bytes_of_their_tensors() -> None:
-    network = network_of(Training(dims=(300, 400), batch_size=BATCH, head_from=0, goodness_from=0))
+    network = blueprint_of(Training(dims=(300, 400), batch_size=BATCH, head_from=0, goodness_from=0))
     whole, optimizer = Sizes(network, 1).state(range(1))[0]
     assert whole == 4 * (2 * 300 * 400 + 3 * 400) + 2 * 8 + 8
     assert optimizer == 4 * (300 * 400 + 400)
@@ -191,24 +182,12 @@ def test_a_message_is_its_rows_and_the_features_that_go_past_the_neighbours(
     layers: range, comes: int, goes: int
 ) -> None:
     training = Training(dims=(64, 400, 300, 200, 100), batch_size=5, head_from=1)
-    of = Sizes(network_of(training, (64,)), 2)
+    of = Sizes(blueprint_of(training, (64,)), 2)
     assert incoming(of, layers) == comes
     assert outgoing(of, layers) == goes
     headless = replace(training, head=False, negatives="random")
-    of = Sizes(network_of(headless, (64,)), 2)
+    of = Sizes(blueprint_of(headless, (64,)), 2)
     assert incoming(of, range(3, 4)) == 2 * 10 * 200 * 4  # no neutral rows, no features
-
-
-class Joined(nn.Module):
-    """A layer on its rows and on what an earlier block kept."""
-
-    def __init__(self, fan_in: int, width: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(fan_in, width)
-
-    def forward(self, x: Tensor, kept: Tensor) -> Tensor:
-        joined: Tensor = self.linear(torch.cat([x, kept], dim=1))
-        return joined
 
 
 def kept_outputs() -> list[Local]:
@@ -236,6 +215,6 @@ def kept_outputs() -> list[Local]:
 )
 def test_a_kept_output_goes_past_the_neighbours_to_who_uses_it(layers: range, comes: int, goes: int) -> None:
     training = Training(batch_size=5, negatives="none", head=False, goodness_from=0)
-    of = Sizes(network_of(training, (64,), kept_outputs), 2)
+    of = Sizes(blueprint_of(training, (64,), function=kept_outputs), 2)
     assert incoming(of, layers) == comes
     assert outgoing(of, layers) == goes

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor, nn
+from blueprints import Joined
+from torch import nn
 
 from ffpipe import UserError, override, recipe
 from ffpipe.learn.local_item import Local
@@ -101,23 +101,11 @@ def test_images_evaluated_in_the_place_of_a_minibatch() -> None:
     assert job(**{"training.negatives": "none"}).network.examples_at_once == 100  # an example is one row
 
 
-class Joined(nn.Module):
-    """A layer on its rows and on what an earlier block kept."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(2000 + 1000, 300)
-
-    def forward(self, x: Tensor, kept: Tensor) -> Tensor:
-        joined: Tensor = self.linear(torch.cat([x, kept], dim=1))
-        return joined
-
-
 def kept_outputs() -> list[Local]:
     first = nn.Sequential(nn.Flatten(), nn.Linear(64, 1000))
     return [
         Local(first, keep="first"), Local(nn.Linear(1000, 500)), Local(nn.Linear(500, 2000)),
-        Local(Joined(), use=("first",)),
+        Local(Joined(2000 + 1000, 300), use=("first",)),
     ]  # fmt: skip
 
 

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from disturbed import Disturb
 
 from ffpipe import Config, Interrupt, Interrupted, Result, RunFailed, UserError, override, recipe, resume, train
 from ffpipe.config.fields import to_toml
@@ -22,9 +23,7 @@ from ffpipe.engines.layerwise.spool import Spool
 from ffpipe.engines.layerwise.spoolfolder import PREFIX
 from ffpipe.pipeline.job import make_job
 from ffpipe.pipeline.packet import Arrays
-from ffpipe.runs.view import View
 from ffpipe.system.leftovers import OWNER, own_folder
-from ffpipe.telemetry.report import StageReport
 
 
 def config(run_dir: Path, **fields: Any) -> Config:
@@ -43,21 +42,6 @@ def config(run_dir: Path, **fields: Any) -> Config:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Result:
     return train(config(tmp_path_factory.mktemp("run") / "run", **{"execution.engine": "local"}))
-
-
-class At(View):
-    """Does something once, at a step."""
-
-    def __init__(self, step: int, what: Callable[[], None]) -> None:
-        self.step, self.what, self.notes = step, what, list[str]()
-
-    def report(self, report: StageReport) -> None:
-        if self.what is not None and report.step >= self.step:
-            what, self.what = self.what, lambda: None
-            what()
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 def engine_with(kind: type[Spool]) -> LayerwiseEngine:
@@ -81,7 +65,7 @@ def test_a_damaged_file_means_once_more_from_the_snapshot(pattern: str, undistur
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
 
-    view = At(30, damage)
+    view = Disturb(30, damage)
     result = train(config(run), view)
     assert result.weights_sha256 == undisturbed.weights_sha256
     assert result.summary["recoveries"] == 1
@@ -112,7 +96,7 @@ def test_a_message_is_gone_when_the_next_one_comes(compression: str, tmp_path: P
 def test_interrupted_and_resumed_by_another_engine(undisturbed: Result, tmp_path: Path) -> None:
     interrupt = Interrupt()
     with pytest.raises(Interrupted):
-        train(config(tmp_path / "run"), At(12, interrupt.request), interrupt)
+        train(config(tmp_path / "run"), Disturb(12, interrupt.request), interrupt)
     result = resume(tmp_path / "run", {"execution.engine": "local"})
     assert result.weights_sha256 == undisturbed.weights_sha256
     assert result.test_error_goodness == undisturbed.test_error_goodness
@@ -134,11 +118,6 @@ def test_no_room_for_the_spool(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"spool .*No space left on device.*--execution\.spool"):
         train(config(tmp_path / "run"), engine=lambda _: engine_with(Full))
     assert not list((tmp_path / "run").glob("ffpipe-spool-*"))
-
-
-def test_a_folder_made_for_the_spool_goes_with_it(tmp_path: Path) -> None:
-    train(config(tmp_path / "run", **{"training.epochs": 1, "execution.spool": str(tmp_path / "made" / "for it")}))
-    assert not (tmp_path / "made").exists()
 
 
 def test_a_spool_that_cannot_be_written_is_found_before_training(tmp_path: Path) -> None:
@@ -170,7 +149,7 @@ def test_what_a_killed_run_left_is_swept_before_the_room_is_measured(
     """Whoever left it: nobody else can be at work in a run whose lock is held."""
     run, interrupt = tmp_path / "run", Interrupt()
     with pytest.raises(Interrupted):
-        train(config(run), At(12, interrupt.request), interrupt)
+        train(config(run), Disturb(12, interrupt.request), interrupt)
     left = run / "ffpipe-spool-1-abc"
     left.mkdir()
     (left / OWNER).write_text("another host, on which that process may be alive")

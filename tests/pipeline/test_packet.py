@@ -8,8 +8,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from ffpipe.pipeline.packet import FOREIGN, Array, Packet, to_arrays, to_tensors
@@ -116,12 +114,6 @@ def test_a_message_may_carry_nothing() -> None:
     assert to_arrays({}) == {}
     assert to_tensors({}, CPU) == {}
     assert Packet(Train(0, 1)).arrays == {}
-
-
-@given(st.lists(st.floats(width=32), max_size=20), st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
-def test_any_number(numbers: list[float], dtype: torch.dtype) -> None:
-    tensor = torch.tensor(numbers).to(dtype)
-    assert same_bits(to_tensors(to_arrays({"x": tensor}), CPU)["x"], tensor)
 
 
 def test_arrays_of_files_that_are_only_read() -> None:

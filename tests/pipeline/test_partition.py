@@ -5,13 +5,10 @@ from __future__ import annotations
 from itertools import combinations
 
 import pytest
-from blueprints import blueprint_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffpipe.config.schema import Training
 from ffpipe.pipeline.partition import partition
-from ffpipe.planning.cost import costs_of
 
 
 @given(st.data())
@@ -44,10 +41,3 @@ def test_a_device_twice_as_fast_gets_twice_the_layers() -> None:
 def test_impossible_numbers_of_stages(stages: int) -> None:
     with pytest.raises(ValueError, match="cannot cut"):
         partition([[1, 1, 1]] * stages)
-
-
-def test_costs_are_the_sizes_of_the_products() -> None:
-    """All rows go forward through a layer, and the gradient is of the pairs: two operations for each number."""
-    network = blueprint_of(Training(dims=(784, 1000, 10), batch_size=100))
-    products = 2 * (network.layout.rows + network.layout.learning_rows)
-    assert [cost.flops for cost in costs_of(network)] == [784_000 * products, 10_000 * products]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,17 +15,12 @@ def test_losses_in_a_row_wait_longer_and_end() -> None:
     assert isinstance(recovery.failed("lost", 0), GiveUp)
 
 
-def test_a_new_snapshot_forgives() -> None:
+# In the second, the snapshot of step 20 was found damaged after the first failure.
+@pytest.mark.parametrize("steps", [(0, 10, 20), (20, 10, 15)], ids=["a new snapshot", "further back"])
+def test_another_snapshot_brings_all_attempts_back(steps: tuple[int, ...]) -> None:
     recovery = Recovery(attempts=1, back_off=1.0)
-    assert [recovery.failed("lost", step) for step in (0, 10, 20)] == [Again(1.0)] * 3
-    assert isinstance(recovery.failed("lost", 20), GiveUp)
-
-
-def test_a_run_that_had_to_go_further_back_has_all_its_attempts() -> None:
-    recovery = Recovery(attempts=1, back_off=1.0)
-    # The snapshot of step 20 was found damaged after the first failure.
-    assert [recovery.failed("lost", step) for step in (20, 10, 15)] == [Again(1.0)] * 3
-    assert isinstance(recovery.failed("lost", 15), GiveUp)
+    assert [recovery.failed("lost", step) for step in steps] == [Again(1.0)] * 3
+    assert isinstance(recovery.failed("lost", steps[-1]), GiveUp)
 
 
 def test_the_same_error_twice_ends_the_run_before_all_attempts_are_used() -> None:

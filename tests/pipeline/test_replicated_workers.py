@@ -3,27 +3,22 @@ process; and what cannot be right is noticed."""
 
 from __future__ import annotations
 
-import random
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from threaded_workers import run_workers
 
 from ffpipe import override, recipe
-from ffpipe.learn.negatives import Predictions
-from ffpipe.pipeline.job import Job, Layout, Start, make_job
-from ffpipe.pipeline.packet import Array, Arrays, Packet
+from ffpipe.pipeline.job import Job, make_job
+from ffpipe.pipeline.packet import Array
 from ffpipe.pipeline.reducer import Reducer
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.worker import Worker
-from ffpipe.pipeline.worker_setup import Parts, WorkerSetup
 from ffpipe.planning.layout import make_layout
 from ffpipe.storage import checkpoint
-from ffpipe.storage.store import Store
-from ffpipe.telemetry.report import StageReport
 
 FIELDS = {
     "training.epochs": 1,
@@ -50,54 +45,8 @@ KINDS: dict[str, dict[str, Any]] = {
 LONG = ("lock step", "evaluations", "hard negatives")
 
 
-class ThreadLinks:
-    """Delivers each message from a thread of its own, after a wait that depends on chance."""
-
-    def __init__(self, number: int, replica: int, workers: list[Worker], chance: random.Random) -> None:
-        self.number, self.replica, self.workers, self.chance = number, replica, workers, chance
-
-    def to(self, receiver: int, sequence: int, packet: Packet) -> None:
-        arrays = {name: array._replace(data=array.data.copy()) for name, array in packet.arrays.items()}
-        self._later(lambda: self.workers[receiver].push(sequence, self.number, Packet(packet.item, arrays)))
-
-    def done(self, predictions: Predictions) -> None:
-        self.workers[0].done(predictions)
-
-    def to_replicas(self, number: int, name: str, sums: Arrays) -> None:
-        sent = {key: array._replace(data=array.data.copy()) for key, array in sums.items()}
-        for other in self.workers[self.number].delivery.others:
-            reducer = self.workers[other].reducer
-            self._later(lambda reducer=reducer: reducer.put(number, self.replica, name, sent))
-
-    def read(self, arrays: Arrays) -> None:
-        """Do nothing: nothing lies in shared memory here."""
-
-    def _later(self, deliver: Any) -> None:
-        threading.Timer(self.chance.random() / 500, deliver).start()
-
-
 def job(**fields: Any) -> Job:
     return make_job(override(recipe("digits"), {**FIELDS, **fields}))
-
-
-def run_workers(job: Job, layout: Layout, folder: Path) -> tuple[list[Worker], list[StageReport]]:
-    """Run workers; return them after their run, and all reports."""
-    workers: list[Worker] = []
-    chance = random.Random(1)
-    for number, spec in enumerate(layout.workers):
-        store, data = Store(str(folder)), job.splits.fingerprint
-        setup = WorkerSetup(
-            spec, layout.plan, layout.window, job.config, store, Start(), data=data, leaves_early=layout.leaves_early
-        )
-        workers.append(Worker(setup, Parts(), ThreadLinks(number, spec.replica, workers, chance)))
-    reports: list[StageReport] = []
-    threads = [threading.Thread(target=lambda w=w: reports.extend(w.run()), daemon=True) for w in workers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=120)
-        assert not thread.is_alive()
-    return workers, reports
 
 
 def stage_of(worker: Worker) -> Stage:

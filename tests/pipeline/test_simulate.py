@@ -14,7 +14,6 @@ from ffpipe.pipeline.schedule import Item, Train
 from ffpipe.planning.simulate import HostLayout, LinkCosts, Simulation, StageLoad, Timing
 
 FREE = LinkCosts(item=0.0, call=0.0, copy=math.inf, link=math.inf, latency=0.0)
-ALONE = HostLayout((0,), 1.0, False)
 
 
 def chain(seconds: Sequence[float], rows: int = 0, features: int = 0) -> list[StageLoad]:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from blueprints import blueprint_of, hand_through, make_stages
-from torch import Tensor, nn
+from blueprints import Joined, blueprint_of, hand_through, make_stages
+from torch import Tensor
 
 from ffpipe.config.schema import BlockConfig, Training
 from ffpipe.learn.block import Block, Step
@@ -132,18 +132,6 @@ def test_in_lock_step_neutral_rows_go_ahead_and_are_dropped_as_they_would_be_beh
     expected = head_after(made, after_both_layers(made, given)[2 * BATCH :])
     for name, weight in of_stage.head.weights().items():  # of six rows and of eighteen: their sums may differ in bits
         torch.testing.assert_close(weight, expected[name])
-
-
-class Joined(nn.Module):
-    """A dense layer on its input beside all that it uses."""
-
-    def __init__(self, fan_in: int, width: int) -> None:
-        super().__init__()
-        self.layer = nn.Linear(fan_in, width)
-
-    def forward(self, x: Tensor, *kept: Tensor) -> Tensor:
-        made: Tensor = torch.relu(self.layer(torch.cat([x, *kept], 1)))
-        return made
 
 
 def with_bypasses() -> list[Local]:

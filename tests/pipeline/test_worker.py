@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 from dataclasses import replace
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -11,82 +10,24 @@ from typing import Any
 
 import pytest
 import torch
+from threaded_workers import ThreadLinks, run_workers
 
 from ffpipe import UserError, override, recipe
-from ffpipe.learn.negatives import Predictions
-from ffpipe.pipeline.job import Job, Layout, Start, make_job
-from ffpipe.pipeline.packet import Arrays, Packet, Tensors
+from ffpipe.pipeline.job import Job, Start, make_job
+from ffpipe.pipeline.packet import Tensors
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Item, Train
 from ffpipe.pipeline.stage import Leave, Stage
-from ffpipe.pipeline.worker import REPORT_SECONDS, Worker
+from ffpipe.pipeline.worker import Worker
 from ffpipe.pipeline.worker_setup import Parts, WorkerSetup, make_own_feed, make_stage
 from ffpipe.planning.layout import make_layout
 from ffpipe.storage.store import Store
-from ffpipe.telemetry.report import StageReport
 
 FIELDS = {"training.epochs": 1, "training.dims": [64, 40, 30, 20, 10], "training.negative_lag": 9}
 
 
-class ThreadLinks:
-    """Delivers each message from a thread of its own, after a wait that depends on chance."""
-
-    def __init__(self, index: int, workers: list[Worker], chance: random.Random) -> None:
-        self.index = index
-        self.workers = workers
-        self.chance = chance
-
-    def to(self, receiver: int, sequence: int, packet: Packet) -> None:
-        self._later(lambda: self.workers[receiver].push(sequence, self.index, packet))
-
-    def done(self, predictions: Predictions) -> None:
-        self.workers[0].done(predictions)
-
-    def to_replicas(self, number: int, name: str, sums: Arrays) -> None:
-        raise AssertionError("no stage here has replicas")
-
-    def read(self, arrays: Arrays) -> None:
-        """Do nothing: nothing lies in shared memory here."""
-
-    def _later(self, deliver: Any) -> None:
-        threading.Timer(self.chance.random() / 200, deliver).start()
-
-
 def job(**fields: Any) -> Job:
     return make_job(override(recipe("digits"), {**FIELDS, **fields}))
-
-
-def run_workers(
-    job: Job,
-    layout: Layout,
-    folder: Path,
-    seed: int,
-    parts: Parts | None = None,
-    report_seconds: float = REPORT_SECONDS,
-) -> tuple[list[Worker], list[StageReport]]:
-    """Run workers; return them after their run, and the reports of each in turn."""
-    workers: list[Worker] = []
-    chance = random.Random(seed)
-    for spec in layout.stages:
-        store = Store(str(folder))
-        data = job.splits.fingerprint
-        setup = WorkerSetup(
-            spec, layout.plan, layout.window, job.config, store, Start(), data=data, leaves_early=layout.leaves_early
-        )
-        links = ThreadLinks(spec.index, workers, chance)
-        workers.append(Worker(setup, parts or Parts(), links, report_seconds))
-    reports: dict[int, list[StageReport]] = {}
-
-    def run(worker: Worker) -> None:
-        reports[worker.spec.index] = worker.run()
-
-    threads = [threading.Thread(target=run, args=(worker,), daemon=True) for worker in workers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-        assert not thread.is_alive()
-    return workers, [report for index in range(len(workers)) for report in reports[index]]
 
 
 def weights(workers: list[Worker]) -> dict[str, torch.Tensor]:
@@ -223,7 +164,7 @@ def test_a_stage_that_raises_ends_its_run_with_that_error(tmp_path: Path) -> Non
     store, data = Store(str(tmp_path)), one.splits.fingerprint
     setup = WorkerSetup(layout.stages[0], layout.plan, 9, one.config, store, Start(), data=data)
     with pytest.raises(Broken):
-        Worker(setup, Parts(broken_stage, make_own_feed), ThreadLinks(0, [], random.Random(0))).run()
+        Worker(setup, Parts(broken_stage, make_own_feed), ThreadLinks(0, 0, [], random.Random(0))).run()
 
 
 def test_data_that_are_others_by_now_are_refused(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def locked(run: Path) -> Iterator[int]:
     os.close(handle)
 
 
-def test_watch_until_the_run_has_ended(run: Path, locked: int, fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watch_until_the_run_has_ended(run: Path, locked: int, fast: None) -> None:
     pages, waits = [], []
 
     def wait(seconds: float) -> None:

@@ -44,7 +44,8 @@ def many(count: int, points: int = 50) -> list[Curve]:
 def test_curves_of_any_number_of_blocks(count: int) -> None:
     """Each has a colour of its own on both pages, and the legend fits below the picture."""
     made = colours(count)
-    assert len(set(made)) == min(count, len(set(made)))
+    assert len(made) == count
+    assert len(set(made)) >= min(count, 200)  # a scale has no more
     assert set(made) <= DARK.keys()
     assert len(few(count)) <= 8
     assert {0, count - 1} <= few(count)

@@ -10,12 +10,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from disturbed import reports_each_step
+from strangers import Notes
 
 from ffpipe import Callback, Config, Interrupted, RunFailed, RunStart, Speed, UserError, override, recipe, resume, train
-from ffpipe.config.schema import Execution
-from ffpipe.engines.local import LocalEngine
 from ffpipe.learn.dense import FFDense
-from ffpipe.runs.view import View
 from ffpipe.telemetry.callbacks import Callbacks
 from ffpipe.telemetry.report import Evaluation, LayerRow
 
@@ -111,15 +110,6 @@ def test_one_that_raises_is_named_once_and_the_run_goes_on(tmp_path: Path) -> No
         def on_row(self, row: LayerRow) -> None:
             raise ZeroDivisionError("no such thing")
 
-    class Notes(View):
-        """Keeps what a person would read."""
-
-        def __init__(self) -> None:
-            self.notes: list[str] = []
-
-        def note(self, text: str) -> None:
-            self.notes.append(text)
-
     view, diary = Notes(), Diary()
     result = train(small(tmp_path / "run"), view, callbacks=[Broken(), diary])
     assert result.summary["status"] == "finished"
@@ -128,27 +118,10 @@ def test_one_that_raises_is_named_once_and_the_run_goes_on(tmp_path: Path) -> No
     assert len(diary.rows) == 3 * 8
 
 
-def told_at_once(execution: Execution) -> LocalEngine:
-    """Make an engine whose reports come with every item, and not after half a second, when a small run is over."""
-    return LocalEngine(report_seconds=0.0)
-
-
 def test_one_may_end_the_run_which_goes_on_later(tmp_path: Path) -> None:
-    class Patience(Callback):
-        """Ends the run at the second validation."""
-
-        def on_start(self, run: RunStart) -> None:
-            self.run, self.seen = run, 0
-
-        def on_evaluation(self, evaluation: Evaluation) -> None:
-            self.seen += 1
-            if self.seen == 1:
-                self.run.stop()
-                self.run.stop()  # a second wish changes nothing
-
     whole = train(small(tmp_path / "whole"))
     with pytest.raises(Interrupted):
-        train(small(tmp_path / "run"), callbacks=[Patience()], engine=told_at_once)
+        train(small(tmp_path / "run"), callbacks=[_StopAt(56)], engine=reports_each_step)
     diary = Diary()
     result = resume(tmp_path / "run", callbacks=[diary])
     assert diary.started[0].first_step >= 56
@@ -182,7 +155,7 @@ def test_event_files_are_read_by_tensorboard(tmp_path: Path) -> None:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     diary = Diary()
     with pytest.raises(Interrupted):
-        train(small(tmp_path / "run", tensorboard=True), callbacks=[_StopAt(56)], engine=told_at_once)
+        train(small(tmp_path / "run", tensorboard=True), callbacks=[_StopAt(56)], engine=reports_each_step)
     resume(tmp_path / "run", callbacks=[diary])
     events = reader.EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
@@ -201,7 +174,7 @@ def test_event_files_are_read_by_tensorboard(tmp_path: Path) -> None:
 
 
 class _StopAt(Callback):
-    """Ends the run at the evaluation after a step."""
+    """Ends the run at the evaluation after a step: it says so twice, which changes nothing."""
 
     def __init__(self, step: int) -> None:
         self._step = step
@@ -211,6 +184,7 @@ class _StopAt(Callback):
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         if evaluation.step == self._step:
+            self._run.stop()
             self._run.stop()
 
 

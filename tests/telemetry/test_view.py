@@ -11,11 +11,11 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from disturbed import reports_each_step
 from rich.console import Console
 
 from ffpipe import override, recipe, train
 from ffpipe.config.schema import Execution
-from ffpipe.engines.local import LocalEngine
 from ffpipe.runs.view import ConsoleView, Progress, Terminal, View
 from ffpipe.telemetry.report import StageReport
 
@@ -91,7 +91,7 @@ def test_stages_report_how_far_their_tests_are(tmp_path: Path) -> None:
 
     fields = {"execution.engine": "local", "execution.stages": 2, "execution.chunk": 1, "training.epochs": 1}
     fields |= {"training.dims": [64, 20, 10], "execution.run_dir": str(tmp_path / "run")}
-    train(override(recipe("digits"), fields), Tests(), engine=lambda execution: LocalEngine(report_seconds=0.0))
+    train(override(recipe("digits"), fields), Tests(), engine=reports_each_step)
     told = list(dict.fromkeys(Tests.seen))
     tests = [tested for split, tested in told if split == "test"]
     assert told[0] == ("", 0)
