@@ -94,9 +94,10 @@ class Stored:
     dtype, shape, features: of an image as it is stored. divisor: what it is divided by when it is read as float32.
     """
 
-    def __init__(self, path: Path, kept_mapped: int = KEPT_MAPPED) -> None:
-        """Open a canonical file. kept_mapped: bytes that may stay in sight. Raises BadFile for anything but a whole
-        one, also where there is none."""
+    def __init__(self, path: Path, kept_mapped: int = KEPT_MAPPED, block_bytes: int = BLOCK_BYTES) -> None:
+        """Open a canonical file. kept_mapped: bytes that may stay in sight. block_bytes: of images that a fingerprint
+        reads at once. Raises BadFile for anything but a whole one, also where there is none."""
+        self._block_bytes = block_bytes
         try:
             self._open(path, kept_mapped)
         # Arrow's own, and what a damaged file makes of the JSON or of NumPy's views.
@@ -144,7 +145,7 @@ class Stored:
             hashed.update(labels.data)
         sample = np.linspace(0, len(self) - 1, min(SAMPLE, len(self)), dtype=np.int64)
         # In blocks: a thousand of the largest images are 67 GB.
-        at_once = max(1, BLOCK_BYTES // (self.features * self.dtype.itemsize))
+        at_once = max(1, self._block_bytes // (self.features * self.dtype.itemsize))
         for first in range(0, len(sample), at_once):
             hashed.update(self.images(sample[first : first + at_once]).data)
         return hashed.hexdigest()
