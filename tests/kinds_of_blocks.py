@@ -103,12 +103,14 @@ PLAIN: dict[str, Any] = {
     "schedule": "onecycle",
     "labels": "none",
 }
+# Within a stage images lie in the order in which the next block reads them, in messages they do not.
+IN_ORDER = {"memory_format": "channels-last"}
 KINDS: dict[str, dict[str, Any]] = {
     "dense closed form": {"negative_lag": 8},
     "receptive fields": {"blocks": _receptive_fields(), "optimizer": ADAM, "labels": "overlay", "negative_lag": 9},
     "conv with channel groups": {"blocks": _conv_groups(), **PLAIN},
-    "conv, batch norm, dropout": {"blocks": _conv_norm_dropout(), **PLAIN, "head": True},
-    "residual and skip": {"blocks": _residual_and_skip(), **PLAIN},
+    "conv, batch norm, dropout": {"blocks": _conv_norm_dropout(), **PLAIN, "head": True, **IN_ORDER},
+    "residual and skip": {"blocks": _residual_and_skip(), **PLAIN, **IN_ORDER},
     "transformer on tokens": {"blocks": _transformer(), **PLAIN, "inputs": "tokens"},
     "own module": {"model": "own.py:blocks", "model_options": {"width": 24}, **PLAIN},
 }
