@@ -60,8 +60,10 @@ def parse_toml(text: str, *, where: str) -> dict[str, Any]:
 
 def read_tree(path: Path) -> dict[str, Any]:
     """Read a file of a config, whose fields are not checked yet. Raises UserError."""
-    with refusing(f"cannot read {path}", (FileNotFoundError, UnicodeDecodeError)):
+    try:
         text = read_whole(path, LARGEST_FILE).decode("utf-8")
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
     return parse_toml(text, where=str(path))
 
 

@@ -22,7 +22,7 @@ from ffpipe.learn.batchnorm import over_minibatch
 from ffpipe.learn.kinds import relu
 from ffpipe.learn.objectives import Learned, Objective
 from ffpipe.learn.precision import wide
-from ffpipe.learn.spec import PLAIN, RowLayout, RowSpec
+from ffpipe.learn.spec import EXAMPLES, PLAIN, RowLayout, RowSpec
 from ffpipe.learn.threads import total
 from ffpipe.system.errors import UserError, nearest
 
@@ -118,6 +118,9 @@ class ClassHead(Objective):
         """
         if labels is None:
             raise UserError("class head: there are no labels to learn from: give data with labels or another objective")
+        rows = layout[EXAMPLES]
+        # The gradient of a slice is a copy, of all rows as well.
+        h = h if len(h) == rows.stop else h[rows]
         logits = self.logits(h)
         # A sum for each example first: torch's own sum would be cut up among its threads.
         each = cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none", label_smoothing=self.smoothing)
