@@ -68,6 +68,8 @@ def _from_web(url: str, progress: Callable[[str], None]) -> Path:
         # A server that gives neither tag nor date says nothing of a file of the same size that has changed.
         if target.exists() and version[2:] != (None, None):
             return target
+        if not size:  # Nothing would tell a part of another version, continued, from the file.
+            part.unlink(missing_ok=True)
         # No MD5 is known here: the size is all that a file which is cut or continued can be held against.
         download(url, part, Remote(target.name, "", size), patience, progress)
         part.replace(target)

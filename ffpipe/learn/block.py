@@ -63,6 +63,7 @@ class Block(nn.Module):
     names of kept outputs, which come to the methods below as `kept`, in this order. optimizer: changes the weights,
     and has a state of its own. rate: its learning rate before the schedule, for the log; None where it has no one rate.
     undivided: why its minibatches cannot be cut into shards, in words that follow its name; "" where they can.
+    reads_channels_last: it puts images into that order before it reads them, so that any order gives the same bits.
     """
 
     index: int
@@ -74,6 +75,7 @@ class Block(nn.Module):
     optimizer: Optimizing | None = None
     rate: float | None = None
     undivided: str = "has no learn_shards"
+    reads_channels_last: bool = False
 
     def forward(self, x: Tensor, *kept: Tensor) -> Tensor:
         """Compute what the next block gets of rows x (n, *inputs.shape): (n, *outputs.shape). Can be differentiated."""

@@ -94,7 +94,7 @@ class LocalBlock(Block):
         self.index, self.inputs, self.outputs = index, inputs, outputs
         self.keep, self.use, self.roles = keep, tuple(use), objective.roles
         self.body, self.objective, self.config = body, objective, training
-        self.keeps_channels_last = training.memory_format == "channels-last"
+        self.reads_channels_last = training.memory_format == "channels-last"
         self._formats = Formats(PRECISIONS[training.precision])
         parameters = {name: p for name, p in self.named_parameters() if p.requires_grad}
         self.optimizer: NamedOptimizer | None = NamedOptimizer(parameters, training.optimizer) if parameters else None
@@ -191,7 +191,7 @@ class LocalBlock(Block):
         return h, learned
 
     def _run(self, x: Tensor, kept: Sequence[Tensor]) -> Tensor:
-        if self.keeps_channels_last and x.dim() == 4:
+        if self.reads_channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         if not self._autocast and x.is_floating_point():
             x = x.to(self._formats.now.weights)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ffpipe.learn import returned
 from ffpipe.learn.blame import blaming
 from ffpipe.learn.block import Block, Step
-from ffpipe.learn.local import LocalBlock, seeded_in_evaluation
+from ffpipe.learn.local import seeded_in_evaluation
 from ffpipe.learn.negatives import Predictions
 from ffpipe.learn.shards import Exchange, Shards
 from ffpipe.learn.spec import NEGATIVE
@@ -251,7 +251,7 @@ class Stage:
         # Two buffers take turns for all others: a block reads the one while it writes the other.
         name = f"of layer {block.index}" if stays else f"between layers {block.index % 2}"
         after = self.blocks[self.spec.layers.index(block.index) + 1]
-        if isinstance(after, LocalBlock) and after.keeps_channels_last and len(shape) == 5 and not stays:
+        if after.reads_channels_last and len(shape) == 5 and not stays:
             # In the order in which that block reads it: else every minibatch would be copied twice.
             minibatches, rows, channels, height, width = shape
             return self.workspace.take(name, (minibatches, rows, height, width, channels), dtype).permute(0, 1, 4, 2, 3)
