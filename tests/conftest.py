@@ -34,7 +34,6 @@ settings.load_profile("suite")
 # For scripts/mutations.py: more examples, and the same ones each time.
 settings.register_profile("thorough", max_examples=500, derandomize=True, database=None, deadline=None)
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 # The cluster that runs in this process, if one does, and the files with tests that use one.
 _clusters: list[Cluster] = []
 _of_ray: set[Path] = set()

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from hosts import Host, wait_for
 from hosts_or_skip import hosts_or_skip
+from repository import REPOSITORY
 
 PROGRAMS = ("munged", "sbatch", "scancel", "scontrol", "sinfo", "slurmctld", "slurmd", "squeue", "srun")
-REPOSITORY = Path(__file__).resolve().parents[1]
 CPUS = os.cpu_count() or 1
 CONFIG = """
 ClusterName=test

@@ -6,11 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from repository import SCRIPTS
 
-DRILL = Path(__file__).resolve().parent.parent / "scripts" / "drill.py"
+DRILL = SCRIPTS / "drill.py"
 FAULTS = {
     *("first chunk", "middle", "last chunk", "two at once", "snapshot", "evaluation", "set-up", "stop"),
     *("only raylet", "driver", "cut"),

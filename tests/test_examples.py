@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from repository import REPOSITORY
 
 from ffpipe.commands.cli import main
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 EXAMPLES = REPOSITORY / "examples"
 LONGEST = 40  # lines of an example
 

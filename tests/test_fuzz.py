@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 from damage import by_bytes, by_structure, by_tensors
+from repository import SCRIPTS
 from strangers import HEAD, LAYER, MANIFEST, MORE_BYTES, Notes, bounded, fresh, make_run, newest, sign
 
 import ffpipe
@@ -140,7 +141,7 @@ def test_mutated_files(kind: str, run: Path, tmp_path: Path) -> None:
 
 # A CPU second makes about two of them.
 REQUESTS = 36
-FUZZ = Path(__file__).resolve().parent.parent / "scripts" / "fuzz.py"
+FUZZ = SCRIPTS / "fuzz.py"
 
 
 @pytest.mark.long

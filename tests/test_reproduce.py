@@ -18,11 +18,11 @@ from disturbed import config as disturbed_config
 from disturbed import wait_until
 from figures import read_figures
 from known_results import ROWS, Row
+from repository import SCRIPTS
 
 if TYPE_CHECKING:
     from ffpipe import Result
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 QUICK = {"training.epochs": 2, "execution.engine": "local", "execution.stages": 1, "execution.evaluate_every": 1}
 
 

@@ -11,7 +11,7 @@ import pytest
 from looks import SCREEN, as_json, printed
 from strangers import endless, loop, set_field
 
-from ffpipe.runs.inspection import LARGEST_PAST, LARGEST_SUMMARY
+from ffpipe.runs.inspection import LARGEST_PAST_SHOWN, LARGEST_SUMMARY
 
 
 def write(text: str | bytes) -> Callable[[Path], object]:
@@ -51,7 +51,7 @@ HOSTILE_PAST = {
     },
     "rows as text": write('{"rows": ["1"]}'),
     "rows beyond all layers": write('{"rows": [{"step": 1, "layer": 5000, "loss": 1, "pair_errors": null}]}'),
-    "too large": of_bytes(LARGEST_PAST + 1),
+    "too large": of_bytes(LARGEST_PAST_SHOWN + 1),
 }
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from covering import only
+from repository import REPOSITORY
 
 from ffpipe.commands.signals import LEFT_ALONE, interrupts
 
-SOURCE = Path(__file__).resolve().parent.parent
 # Sends a signal to the process as soon as this module is looked for.
 INTERRUPTER = """
 import os, signal, sys
@@ -32,7 +32,7 @@ SHADOWS = ("calendar", "csv", "msgspec", "numpy", "psutil", "pyarrow", "ray", "s
 
 def ffpipe(*arguments: str, cwd: Path, path: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own. path: folder that goes before all others in its path."""
-    folders = [str(each) for each in (path, SOURCE) if each]
+    folders = [str(each) for each in (path, REPOSITORY) if each]
     return subprocess.run(
         [sys.executable, "-m", "ffpipe", *arguments],
         cwd=cwd,
@@ -94,7 +94,7 @@ def test_signals_that_are_heard_or_ignored_stay_so() -> None:
 @pytest.mark.parametrize("command", [["train"], ["plan"], ["evaluate", "run"]])
 def test_a_working_folder_that_has_been_removed(command: list[str], here: Path) -> None:
     line = f"mkdir gone; cd gone; rmdir ../gone; exec {sys.executable} -m ffpipe {' '.join(command)}"
-    env = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
         ["bash", "-c", line], cwd=here, env=env, capture_output=True, text=True, timeout=120, check=False
     )

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from disturbed import wait_until
+from repository import SCRIPTS
 from trainer_process import Ended, run_to_its_end
 
 pytestmark = pytest.mark.long
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
 # Says which signals came, and ends a while after the first one.
 TRAINER = """

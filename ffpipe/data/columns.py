@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ffpipe.data import images, source
 from ffpipe.data.labels import some_of
-from ffpipe.data.source import BLOCK_BYTES, SIZE, Contents, Part
+from ffpipe.data.source import BLOCK_BYTES, Contents, Part
 from ffpipe.data.tables import Table, class_names, holds_images, is_number, is_numbers
 from ffpipe.system.errors import UserError, nearest, refusing
 
@@ -116,7 +116,7 @@ def contents(
             row = 0
             for block in _blocks(table, columns, decode, rows):
                 if block.shape[1:] != first.shape[1:]:
-                    hint = f": give a size for all, such as {SIZE} {shape[0]} {shape[1]}" if columns.encoded else ""
+                    hint = f": {source.one_size(shape)}" if columns.encoded else ""
                     raise UserError(
                         f"{table.path}: the image at row {row} has shape {block.shape[1:]}, but the first of all has "
                         f"{shape}{hint}"

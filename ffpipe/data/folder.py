@@ -90,8 +90,8 @@ def contents(root: Path, files: list[Path], mode: str, size: tuple[int, ...], le
                 pixels = decode(file)
                 if pixels.shape != first.shape:
                     raise UserError(
-                        f"{file}: it has the shape {pixels.shape}, but {files[0]} has {first.shape}: give a size for "
-                        f"all, such as {source.SIZE} {first.shape[0]} {first.shape[1]}"
+                        f"{file}: it has the shape {pixels.shape}, but {files[0]} has {first.shape}: "
+                        f"{source.one_size(first.shape)}"
                     )
                 block[row] = pixels
             yield block.reshape(len(some), -1)

@@ -25,8 +25,6 @@ BLOCK_BYTES = 64 << 20
 MOST_FEATURES = 1 << 24
 # Numbers of channels that pictures have.
 CHANNELS = (1, 3, 4)
-# The option that makes pictures of different sizes alike.
-SIZE = "--training.data.size"
 
 
 @dataclass(frozen=True)
@@ -122,6 +120,11 @@ def file_identity(path: Path, field: str) -> tuple[str, int, int, int]:
     if not resolved.is_file():
         raise UserError(f"{field}: {path} is not a file")
     return str(resolved), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def one_size(shape: tuple[int, ...]) -> str:
+    """Say how pictures of different sizes become alike. shape: of one of them."""
+    return f"give pictures of one size, or train with one for all, such as --training.data.size {shape[0]} {shape[1]}"
 
 
 def check_shape(shape: Sequence[int], where: str) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ from ffpipe.telemetry.report import Evaluation, History, LayerRow, RecoveryNote,
 # Far more than a run of a thousand evaluations writes; a summary is read for each run of a list.
 LARGEST_SUMMARY = 8 << 20
 # Longer pasts are for those who go on; a look leaves them alone.
-LARGEST_PAST = 32 << 20
+LARGEST_PAST_SHOWN = 32 << 20
 MOST_ENTRIES = 100_000
 CONFIG, METRICS, SUMMARY, PAST, LOCK = "config.toml", "metrics.parquet", "summary.json", "past.json", ".lock"
 # A folder with one of these is a run, or what is left of one.
@@ -155,7 +155,7 @@ def runs_in(folder: str | Path) -> list[Look]:
 def past_of(path: Path) -> History:
     """Read what a run has behind it. Raises UserError with a phrase that says why that cannot be."""
     try:
-        return read_past(path / PAST, LARGEST_PAST)
+        return read_past(path / PAST, LARGEST_PAST_SHOWN)
     except UserError as error:
         raise UserError(_phrase(error, path / PAST)) from None
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from hosts import Host, Listener, wait_for
 from rayhosts import token_environment
+from repository import REPOSITORY
 
 from ffpipe import override, recipe, train
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 CLUSTER = REPOSITORY / "cluster"
 PORT = 7000
 WORKER_PORTS = range(PORT + 100, PORT + 1100)

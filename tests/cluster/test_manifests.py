@@ -16,8 +16,8 @@ import jsonschema
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+from repository import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 CLUSTER = REPOSITORY / "cluster"
 MANIFESTS = ("raycluster.yaml", "rayjob.yaml")
 TO_EDIT = (

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hosts import wait_for
 from rayhosts import summary
+from repository import REPOSITORY
 from slurm import CPUS, Slurm, slurm_or_skip
 
 from ffpipe import override, recipe, train
@@ -18,7 +19,6 @@ from ffpipe.commands.cli import main
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SECONDS = 600.0
 SIZE = ("--training.dims", "64", "20", "20", "20", "--train-limit", "100")
 

@@ -17,6 +17,7 @@ from commands import refused
 from hosts import wait_for
 from pyarrow import fs
 from rayhosts import summary
+from repository import REPOSITORY
 
 from ffpipe import override, recipe, train
 from ffpipe.commands.cli import main
@@ -63,7 +64,7 @@ def steps(store: Store) -> list[int]:
 def trainer(said: IO[str], *words: str) -> Iterator[subprocess.Popen[str]]:
     """Run `ffpipe train` in a group of its own, which ends with it."""
     command = [sys.executable, "-m", "ffpipe", "train", "digits", *SMALL, *words]
-    places = (str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", ""))
+    places = (str(REPOSITORY), os.environ.get("PYTHONPATH", ""))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said, text=True, start_new_session=True

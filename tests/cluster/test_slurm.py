@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from hosts import Host, wait_for
 from rayhosts import summary
+from repository import REPOSITORY
 
 from ffpipe import override, recipe, train
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 JOB = 4242
 # Runs a command on the nodes asked for, all at once; SIGTERM goes to what it has started there, as with SLURM's.
 SRUN = """#!/usr/bin/env bash

@@ -17,12 +17,12 @@ import pytest
 import yaml
 from hosts import wait_for
 from rayhosts import summary
+from repository import REPOSITORY
 from sshd import SshHosts, plain_environment, ssh_hosts_or_skip
 from wheels import write_wheels
 
 from ffpipe import override, recipe, train
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PORT = 6379
 ROOM = "--num-cpus=1 --num-gpus=0 --object-store-memory=150000000"
 OPTIONS = ("--epochs", "2", "--stages", "3", "--execution.cpus", "1")

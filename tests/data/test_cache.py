@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from repository import REPOSITORY
 
 from ffpipe.data import cache
 from ffpipe.data.source import Contents, Part, file_identity
@@ -137,7 +138,7 @@ def test_processes_that_convert_at_once_all_succeed(cache_folder: Path, tmp_path
     racers = [
         subprocess.Popen(
             [sys.executable, "-c", RACER, tmp_path / "set.npz"],
-            cwd=Path(__file__).parents[2],
+            cwd=REPOSITORY,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from repository import SCRIPTS
 
 from ffpipe.data import cache, digits
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "make_digits.py"
+SCRIPT = SCRIPTS / "make_digits.py"
 
 
 def test_the_set() -> None:

@@ -118,7 +118,9 @@ def test_a_folder_of_runs_has_nothing_else(tmp_path: Path) -> None:
 
 def test_pictures_of_several_sizes_get_a_size_to_type(mine: Path) -> None:
     picture(mine / "dog" / "wide.png", (5, 9))
-    with pytest.raises(UserError, match=r"has \(4, 4\): give a size for all, such as --training\.data\.size 4 4$"):
+    with pytest.raises(
+        UserError, match=r"has \(4, 4\): give pictures of one size, or train .* --training\.data\.size 4 4$"
+    ):
         read(discover([str(mine)]))
 
 

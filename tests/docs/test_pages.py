@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import warm
 from fenced import Fence, difference, fences
+from repository import REPOSITORY
 
 from ffpipe.config.fields import from_toml
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PAGES = {
     path.relative_to(REPOSITORY).as_posix(): fences(path.read_text(encoding="utf-8"))
     for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md")))

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from repository import REPOSITORY
 
 import ffpipe
 from ffpipe.commands.cli import COMMANDS
@@ -18,8 +19,6 @@ from ffpipe.config.fields import leaves
 from ffpipe.config.schema import BlockConfig
 
 pytest.importorskip("mkdocs", reason="mkdocs is not installed: the extra docs has it")
-
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture(scope="module")

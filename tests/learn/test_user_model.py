@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from repository import REPOSITORY
 from user_code import refused, write
 
 from ffpipe.learn.items import call
@@ -200,7 +201,7 @@ assert not {"ray", "torch"} & set(sys.modules)
 def loaded_elsewhere(code: ModelCode, folder: Path) -> str:
     """Return the output of another process, whose current folder is another."""
     folder.mkdir(exist_ok=True)
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(REPOSITORY)
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[0] = {root!r}\n{LOAD}"],
         input=json.dumps(asdict(code)),

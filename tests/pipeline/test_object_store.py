@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from repository import SCRIPTS
 
 from ffpipe.config.limits import LEAST_OBJECT_STORE
 from ffpipe.engines.ray.cluster import own_store_bytes
 from ffpipe.system.errors import UserError
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "object_store_use.py"
+SCRIPT = SCRIPTS / "object_store_use.py"
 STORE = 80_000_000
 WIDE = ["--training.dims", "64", "20000", "640", "--stages", "2"]
 MB = 10**6
