@@ -17,12 +17,14 @@ import pytest
 Combination = tuple[int, ...]
 
 
-def in_turn(*factors: Collection[Any]) -> list[Any]:
+def in_turn(*factors: Collection[Any], among: Collection[Any] | None = None) -> list[Any]:
     """Return all combinations as parameters, of which those are not long tests that have the first values of all
-    factors, the second ones, and so on; a factor with fewer values begins again."""
+    factors, the second ones, and so on; a factor with fewer values begins again. among: values of the first factor
+    without which a test is long; None: there are none."""
     values = [list(factor) for factor in factors]
     most = max(len(each) for each in values)
-    return _marked(values, {tuple(turn % len(each) for each in values) for turn in range(most)})
+    turns = {tuple(turn % len(each) for each in values) for turn in range(most)}
+    return _marked(values, {turn for turn in turns if among is None or values[0][turn[0]] in among})
 
 
 def in_pairs(*factors: Collection[Any]) -> list[Any]:

@@ -59,6 +59,9 @@ WRONG = [
     ("execution.window", "49", "allow at most 48"),
     ("execution.object_store_bytes", "1000", "give that or more, or 0"),
     ("execution.engine", "spark", "'ray'"),
+    ("execution.keep_largest", "33MiB", "at most 32MiB"),
+    ("execution.keep_largest", "", "at most 32MiB"),
+    ("execution.keep_largest", "much", "size such as 2GiB"),
     ("execution.gpus", "1", "--device cuda"),
     ("execution.evaluate_every", "1", "training.data.validation"),
 ]

@@ -61,7 +61,7 @@ def test_accumulation_sums_gradients_before_one_update(method: str, tmp_path: Pa
     for parts in (1, 5):
         training = {"method": method, "blocks": blocks, "accumulation": parts, "precision": "float64", **NO_NEGATIVES}
         run = tmp_path / f"{parts}"
-        result = train(of_blocks(run, **training))
+        result = train(override(of_blocks(run, **training), {"execution.engine": "local"}))
         weights = [tensor for block in load(run).blocks for tensor in block.state_dict().values()]
         found.append((weights, result.weights_sha256))
     assert found[0][1] != found[1][1], "the sums are made in another order"

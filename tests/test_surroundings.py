@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from covering import only
+from covering import in_turn, only
 from repository import REPOSITORY
 
 from ffpipe.commands.signals import LEFT_ALONE, interrupts
@@ -45,11 +45,7 @@ def ffpipe(*arguments: str, cwd: Path, path: Path | None = None, **env: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("moment", "by"),
-    [
-        *((moment, "SIGINT") for moment in ("ffpipe.commands.cli", "torch", "torch.nn", "ray")),
-        *(("torch", by) for by in ("SIGTERM", "SIGHUP")),
-    ],
+    ("moment", "by"), in_turn(("torch", "ffpipe.commands.cli", "ray", "torch.nn"), ("SIGINT", "SIGTERM", "SIGHUP"))
 )
 def test_signals_while_modules_are_imported(moment: str, by: str, here: Path) -> None:
     (here / "path").mkdir()

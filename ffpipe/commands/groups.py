@@ -37,6 +37,7 @@ GROUPS = {
     "engine and stages": """
         execution.engine execution.stages execution.replicas execution.chunk execution.window execution.window_bytes
         execution.chapter execution.spool execution.spool_compression execution.keep_freed
+        execution.keep_largest
     """,
     "snapshots and recovery": """
         execution.snapshot_steps execution.snapshot_seconds execution.checkpoints execution.keep_snapshots

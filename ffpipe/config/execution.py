@@ -11,6 +11,7 @@ from msgspec import Meta
 from ffpipe.config.limits import LEAST_OBJECT_STORE, MOST_SECONDS, MOST_SHARDS
 from ffpipe.system.errors import UserError
 from ffpipe.system.files import scheme_of
+from ffpipe.system.memory import LARGEST_KEPT
 from ffpipe.system.units import parse_size
 
 # The syntax of labels and selectors that Ray accepts (its label_utils.py), after Kubernetes: 63 characters at most.
@@ -80,6 +81,13 @@ class Execution:
             "faster, but its peak is larger, grows with the number of blocks and is foretold roughly"
         ),
     ] = False
+    keep_largest: Annotated[
+        str,
+        Meta(
+            description="of the tensors that keep_freed keeps, as 4MiB; at most 32MiB. Larger ones are given back, "
+            "which leaves no holes, and takes little time where steps compute for long on each number"
+        ),
+    ] = "32MiB"
     device: Annotated[
         Device | tuple[Device, ...], Meta(description="of every stage; engine ray: or one for each, as: cuda cuda cpu")
     ] = "cpu"
@@ -199,6 +207,9 @@ class Execution:
                 f"execution.resources names {min(taken)!r}, which is not a custom resource of Ray: leave it out"
             )
         _check_size("memory_budget", self.memory_budget)
+        _check_size("keep_largest", self.keep_largest)
+        if not self.keep_largest or parse_size(self.keep_largest) > LARGEST_KEPT:
+            raise UserError(f"execution.keep_largest is {self.keep_largest!r}: give a size of at most 32MiB, as 4MiB")
         # A URI is a path too: s3:/bucket made a folder "s3:" here.
         for name in ("spool", "run_dir", "data_dir"):
             if scheme_of(given := getattr(self, name)):

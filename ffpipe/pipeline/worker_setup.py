@@ -27,6 +27,7 @@ from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import UserError
 from ffpipe.system.memory import give_back_at_once, keep_freed
+from ffpipe.system.units import parse_size
 from ffpipe.telemetry.report import StageReport
 
 
@@ -75,15 +76,21 @@ class WorkerSetup:
     leaves_early: bool = False
 
 
-def keeps_freed(network: Blueprint, execution: Execution) -> bool:
-    """Tell whether processes keep what steps free, as a config may ask for: blocks trained by autograd take in each
-    step what they freed in the last. Dense layers in closed form have nothing of it, and a budget leaves no room."""
-    return execution.keep_freed and not (network.is_closed_form or execution.memory_budget)
+def largest_kept(network: Blueprint, execution: Execution) -> int:
+    """Return the bytes of the largest tensors that processes keep when a step frees them, as a config may ask for:
+    blocks trained by autograd take in each step what they freed in the last. 0: none, since dense layers in closed form
+    have nothing of it, and a budget leaves no room."""
+    if not execution.keep_freed or network.is_closed_form or execution.memory_budget:
+        return 0
+    return parse_size(execution.keep_largest)
 
 
 def set_allocator(network: Blueprint, execution: Execution) -> None:
     """Choose what becomes of memory that steps free."""
-    (keep_freed if keeps_freed(network, execution) else give_back_at_once)()
+    if largest := largest_kept(network, execution):
+        keep_freed(largest)
+    else:
+        give_back_at_once()
 
 
 def make_stage(

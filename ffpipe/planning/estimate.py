@@ -18,7 +18,7 @@ from ffpipe.learn.blueprint import make_blueprint
 from ffpipe.learn.feeder import row_specs
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.pipeline.replicas import replicas_of
-from ffpipe.pipeline.worker_setup import keeps_freed
+from ffpipe.pipeline.worker_setup import largest_kept
 from ffpipe.planning.calibrate import measure_costs
 from ffpipe.planning.layerwise import disk_bytes, in_chapters
 from ffpipe.planning.layout import make_layout
@@ -31,6 +31,8 @@ SMALL = 16
 # glibc's allocator comes to hold this many times the memory that a step takes at once, where it keeps what is freed:
 # holes between tensors are too small for the next. Measured by scripts/bench_memory.py conv transformer.
 KEPT = 2.4
+# Where it keeps tensors of up to so many bytes alone, it holds what a step takes (`ffpipe train dgl`).
+LEAVES_HOLES = 4 << 20
 # Bytes that a process came to have beyond that in a run of 16 units: threads, logs, Parquet, Ray's connections.
 ENGINE_BYTES = {"local": 8 << 20, "layerwise": 16 << 20, "ray": 24 << 20}
 # The compiler that torch 2.13 loads for shapes on the meta device, which a stage of Ray does not work out.
@@ -153,7 +155,7 @@ def estimate_stage(job: Job, of: Sizes, layers: range, process: int) -> StageEst
     comes = incoming(of, layers)
     held = breakdown(of, layers, sends=engine == "ray", receives=layers.start > 0)
     # Memory of a GPU is not glibc's.
-    if keeps_freed(job.network, job.config.execution) and job.config.execution.first_device == "cpu":
+    if largest_kept(job.network, job.config.execution) > LEAVES_HOLES and job.config.execution.first_device == "cpu":
         held = held._replace(buffers=round(KEPT * held.buffers))
     # A spool is mapped where it is read; it is written as a file.
     mapped = {"ray": comes + outgoing(of, layers), "layerwise": comes, "local": 0}

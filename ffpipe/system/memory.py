@@ -99,16 +99,16 @@ def _group_settings(controller: str, file: str, root: Path) -> Iterator[str]:
                 yield (place / file).read_text().strip()
 
 
-def keep_freed() -> None:
-    """Have glibc's allocator keep freed blocks of up to 32 MiB, the largest for which it can.
+def keep_freed(largest: int = LARGEST_KEPT) -> None:
+    """Have glibc's allocator keep freed blocks of up to `largest` bytes: at most 32 MiB, for more it cannot.
 
     A step by autograd frees its tensors and the next one takes the same again: each page that the system gave back and
-    brought in anew would be zeroed (four convolutions on MNIST: 1.6 times as long a step). Does nothing where the C
-    library has no such switch.
+    brought in anew would be zeroed (four convolutions on MNIST: 1.6 times as long a step). Blocks that are kept leave
+    holes too small for the next ones. Does nothing where the C library has no such switch.
     """
     with contextlib.suppress(AttributeError, OSError):
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+        libc.mallopt(M_MMAP_THRESHOLD, largest)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_AT_MOST)
 
 

@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from trained_networks import NETWORKS, kinds
+from trained_networks import kinds
 
 import ffpipe
 from ffpipe.learn.thread_count import one_thread
-
-LONG = ("bfloat16", "blocks with pairs of rows")
 
 
 def loss_after(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, rate: float) -> list[float]:
@@ -103,9 +101,6 @@ def test_any_state_dict_loads_again(
         assert torch.equal(zeros(images), scores)
 
 
-@pytest.mark.parametrize(
-    "other", [pytest.param(n, marks=pytest.mark.long if n in LONG else ()) for n in NETWORKS], indirect=True
-)
 def test_any_network_goes_through_torch_export(
     other: tuple[ffpipe.Result, tuple[str, ...]], test_split: tuple[torch.Tensor, torch.Tensor]
 ) -> None:

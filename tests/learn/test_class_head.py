@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from covering import only
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -200,20 +201,21 @@ def labels_of(shape: tuple[int, ...], batch: int) -> Tensor:
     return labels.view(batch, count) if len(shape) == 2 else labels
 
 
-@pytest.mark.parametrize(("shape", "arguments"), HEADS.values(), ids=HEADS)
-def test_gradients_are_those_of_finite_differences(shape: tuple[int, ...], arguments: dict[str, Any]) -> None:
+@pytest.mark.parametrize("head", only(list(HEADS)[::2], HEADS))
+def test_gradients_are_those_of_finite_differences(head: str) -> None:
+    shape, arguments = HEADS[head]
     torch.manual_seed(0)
-    head = ClassHead(RowSpec(shape, torch.float64), classes=2, **arguments).double()
+    made = ClassHead(RowSpec(shape, torch.float64), classes=2, **arguments).double()
     h = random(4, *shape).requires_grad_()
     labels = labels_of(shape, 4)
-    names = [name for name, _ in head.named_parameters()]
+    names = [name for name, _ in made.named_parameters()]
 
     def loss(rows: Tensor, *parameters: Tensor) -> Tensor:
-        learned = torch.func.functional_call(head, dict(zip(names, parameters, strict=True)), (rows, plain(4), labels))
+        learned = torch.func.functional_call(made, dict(zip(names, parameters, strict=True)), (rows, plain(4), labels))
         value: Tensor = learned.loss
         return value
 
-    assert torch.autograd.gradcheck(loss, (h, *head.parameters()))
+    assert torch.autograd.gradcheck(loss, (h, *made.parameters()))
 
 
 @pytest.mark.parametrize(("shape", "arguments"), HEADS.values(), ids=HEADS)

@@ -80,7 +80,7 @@ def test_dark_images_have_scores_in_half_precision(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:DeprecationWarning")
-@pytest.mark.parametrize("name", only(NAMES[::3], NAMES))
+@pytest.mark.parametrize("name", only(NAMES[::5], NAMES))
 def test_traced_and_exported_for_any_number_of_examples(name: str, tmp_path: Path) -> None:
     """Without a warning: no decision hangs on the numbers of the examples that are recorded."""
     made, examples = untrained(name, tmp_path)

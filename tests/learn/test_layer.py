@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from blueprints import blueprint_for, hand_through, make_stages
+from covering import in_turn
 from reference import SlowNetwork, train_slowly
 from torch.nn.functional import softplus
 
@@ -190,8 +191,7 @@ def test_scores_are_of_what_is_handed_on_and_can_be_differentiated(goodness: Any
         torch.testing.assert_close(given, right, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("stages", [1, 3])
-@pytest.mark.parametrize("lag", [0, 6])
+@pytest.mark.parametrize(("lag", "stages"), in_turn([0, 6], [1, 3]))
 def test_fifty_steps_agree_with_the_slow_program(lag: int, stages: int) -> None:
     steps, batch = 50, 4
     recipe = digits().training

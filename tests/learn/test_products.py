@@ -54,7 +54,7 @@ def same_bits_on_any_number_of_threads(dtype: torch.dtype) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("dtype", only([torch.float32, torch.bfloat16], [torch.float32, torch.float64, torch.bfloat16]))
+@pytest.mark.parametrize("dtype", only([torch.float32], [torch.float32, torch.float64, torch.bfloat16]))
 def test_threads_do_not_matter(dtype: torch.dtype) -> None:
     assert same_bits_on_any_number_of_threads(dtype) == []
 

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from covering import in_turn
 from torch import Tensor
 
 from ffpipe.learn import threads
@@ -45,10 +46,11 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("ours", "of_torch"), FUNCTIONS)
-def test_any_number_of_threads(ours: Function, of_torch: Function, shape: tuple[int, int], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("functions", "shape", "dtype"), in_turn(FUNCTIONS, SHAPES, [torch.float32, torch.float64]))
+def test_any_number_of_threads(
+    functions: tuple[Function, Function], shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    ours, of_torch = functions
     for seed in range(4):
         values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
         torch.set_num_threads(1)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from covering import in_turn
 from torch import Tensor
 
 from ffpipe.config.optimizer import torch_optimizers
@@ -98,10 +99,11 @@ def options_of(kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("threads_put_back")
-@pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("fan_in", "width"), LARGE)
-@pytest.mark.parametrize("kind", ["averaging", *torch_optimizers()])
-def test_threads_do_not_matter(kind: str, fan_in: int, width: int, products: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("kind", "size", "products"), in_turn(["averaging", *torch_optimizers()], LARGE, [torch.float32, torch.bfloat16])
+)
+def test_threads_do_not_matter(kind: str, size: tuple[int, int], products: torch.dtype) -> None:
+    fan_in, width = size
     for options in options_of(kind):
         settings = Optimizer(kind=kind, learning_rate=0.01, options=options)
         one = after_updates(1, settings, fan_in, width, products)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from covering import in_turn
 
 from ffpipe import override, recipe
 from ffpipe.engines.layerwise.engine import LayerwiseEngine
@@ -34,16 +35,18 @@ def occupied(folder: Path) -> int:
 
 
 UNLABELLED = {"training.labels": "none", "training.negatives": "hybrid"}
+FIELDS: dict[str, dict[str, Any]] = {
+    "labelled": {},
+    "unlabelled": UNLABELLED,
+    "unlabelled, a chapter of evaluation alone": UNLABELLED
+    | {"training.batch_size": 10, "training.data.train_limit": 120},
+}
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [{}, UNLABELLED, UNLABELLED | {"training.batch_size": 10, "training.data.train_limit": 120}],
-    ids=["labelled", "unlabelled", "unlabelled, a chapter of evaluation alone"],
-)
-@pytest.mark.parametrize("dims", ROWS.values(), ids=ROWS.keys())
-def test_three_chapters_take_no_more_than_predicted(dims: list[int], fields: dict[str, Any], tmp_path: Path) -> None:
-    check({"training.dims": dims, **fields}, len(dims) - 1, tmp_path)
+@pytest.mark.parametrize(("rows", "fields"), in_turn(ROWS, FIELDS))
+def test_three_chapters_take_no_more_than_predicted(rows: str, fields: str, tmp_path: Path) -> None:
+    dims = ROWS[rows]
+    check({"training.dims": dims, **FIELDS[fields]}, len(dims) - 1, tmp_path)
 
 
 @pytest.mark.parametrize("fields", [{}, {"training.negatives": "none"}], ids=["labelled", "without negatives"])

@@ -53,10 +53,10 @@ SKIPPING = [
         {"training.negative_lag": 0},
         {"execution.evaluate_every": 1},
         {"execution.chunk": 2},
-        {"training.blocks": SKIPPING, "training.negatives": "none"},
+        pytest.param({"training.blocks": SKIPPING, "training.negatives": "none"}, marks=pytest.mark.long),
         pytest.param({"training.blocks": SKIPPING, "training.negative_lag": 0}, marks=pytest.mark.long),
         {"execution.chunk": 1},
-        {"execution.chunk": 1, "training.hand_on": "after"},
+        pytest.param({"execution.chunk": 1, "training.hand_on": "after"}, marks=pytest.mark.long),
         pytest.param(
             {"execution.chunk": 1, "training.phases": "apart", "training.local_steps": 2}, marks=pytest.mark.long
         ),
