@@ -31,7 +31,7 @@ SMALL = 16
 # glibc's allocator comes to hold this many times the memory that a step takes at once, where it keeps what is freed:
 # holes between tensors are too small for the next. Measured by scripts/bench_memory.py conv transformer.
 KEPT = 2.4
-# Where it keeps tensors of up to so many bytes alone, it holds what a step takes (`ffpipe train dgl`).
+# Tensors of up to so many bytes leave no holes that count (`ffpipe train dgl`).
 LEAVES_HOLES = 4 << 20
 # Bytes that a process came to have beyond that in a run of 16 units: threads, logs, Parquet, Ray's connections.
 ENGINE_BYTES = {"local": 8 << 20, "layerwise": 16 << 20, "ray": 24 << 20}
