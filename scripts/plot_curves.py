@@ -64,13 +64,14 @@ def of_accuracy(evaluation: dict[str, Any], block: str) -> float:
     return 100 - 100 * float(evaluation["errors"][block])
 
 
-def curves(summary: dict[str, Any], measure: Measure) -> Curves:
-    """Return the results of a run's validations."""
+def curves(path: Path, measure: Measure) -> Curves:
+    """Return the results of a run's validations, from the summary of a row and seed."""
+    summary = json.loads(path.read_text(encoding="utf-8"))
     steps_per_epoch = summary["steps"] // summary["epochs"]
     found = [evaluation for evaluation in summary["evaluations"] if evaluation["split"] == "validation"]
     names = sorted(name for name in found[0]["errors"] if name.startswith("block."))
     lines = [[(round(each["step"] / steps_per_epoch), measure(each, name)) for each in found] for name in names]
-    return Curves(f"ffpipe {summary['recipe']}, validation split", lines)
+    return Curves(f"ffpipe {path.parent.parent.name}, validation split", lines)
 
 
 PUBLISHED: dict[str, tuple[Curves, Measure, str]] = {
@@ -114,7 +115,7 @@ def main() -> int:
         print(f"{options.results}: no finished run of {row}: python scripts/reproduce.py {row}", file=sys.stderr)
         return 2
     theirs, measure, label = PUBLISHED[row]
-    ours = [curves(json.loads(path.read_text(encoding="utf-8")), measure) for path in found]
+    ours = [curves(path, measure) for path in found]
     draw(theirs, ours, label, options.folder / f"{row}.png")
     return 0
 
