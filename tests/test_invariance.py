@@ -112,7 +112,7 @@ OTHER_RULES: dict[str, dict[str, Any]] = {
     "other digits with labels": {"negatives": "others", "dropout": 0.2, "phases": "apart", "data.positive_classes": 5},
 }
 # Each of their words is in another one too.
-MORE_RULES = ("adaptive", "without labels", "other digits")
+MORE_RULES = ("without labels", "other digits")
 
 
 @pytest.mark.parametrize(
