@@ -94,7 +94,7 @@ class SetTimeFeed:
     """Hands the first stage an array of the right size."""
 
     def __init__(self, setup: WorkerSetup) -> None:
-        self.rows = _rows(setup, setup.spec.network.inputs, 1.0)
+        self.rows = _rows(setup, setup.spec.network.inputs, len(setup.spec.shards) / setup.spec.training.shards)
 
     def take_predictions(self, made: Predictions) -> None:
         pass
@@ -133,8 +133,8 @@ class SetTimeEngine(RayEngine):
         costs = [costs_of(job, self.seconds)] * len(self.group.processes)
         return Measured(costs, self.message_seconds())
 
-    def _supply(self, job: Job) -> tuple[str, ...]:
-        return ()  # there are no data
+    def _supply(self, job: Job) -> dict[str, tuple[str, ...]]:
+        return {}  # there are no data
 
 
 def costs_of(job: Job, seconds: float) -> Costs:

@@ -124,7 +124,7 @@ class Execution:
     data_from: Annotated[
         Literal["host", "driver"],
         Meta(
-            description="host: the host of the first stage finds the data at the same path, its own copy or a shared "
+            description="host: each host of the first stage finds the data at the same path, its own copy or a shared "
             "one; driver: they are sent to it"
         ),
     ] = "host"

@@ -16,11 +16,10 @@ from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.items import META
 from ffpipe.learn.negatives import Predictions
 from ffpipe.learn.workspace import Workspace
+from ffpipe.pipeline.packet import PREDICTION
 from ffpipe.storage import checkpoint
 from ffpipe.storage.checkpoint import Contents, TensorSpec
 from ffpipe.telemetry.metrics import METER, METER_STEPS
-
-PREDICTION = "prediction."
 
 
 def snapshot_contents(network: Blueprint, step: int) -> Mapping[str, Contents]:

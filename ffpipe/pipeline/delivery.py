@@ -1,8 +1,9 @@
 """The delivery of a message to replicas: what goes to which, and how it is put together there. It does not know
 who carries it.
 
-Rows to train on go to those who have their shards. All else, evaluations above all, is the first replicas' alone: the
-others get packets with nothing in them, by which their items stay in order.
+Rows to train on go to those who have their shards; in the first stage each replica makes its own, from the data and
+the predictions that the first one passes on with an item. All else, evaluations above all, is the first replicas'
+alone: the others get packets with nothing in them, by which their items stay in order.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ffpipe.pipeline.packet import Array, Arrays, Packet
+from ffpipe.learn.negatives import Predictions
+from ffpipe.pipeline.packet import PREDICTION, Array, Arrays, Packet
 from ffpipe.pipeline.schedule import Item, Predict, Train
 from ffpipe.pipeline.stage_spec import StageSpec
 
@@ -32,7 +34,8 @@ class Delivery:
 
     @property
     def senders(self) -> list[int]:
-        """Those who send a part of every message. The first replica of the first stage, who has the feed, gets none."""
+        """Those who send a part of every message. The first replica of the first stage, who chooses the items, gets
+        none."""
         spec, replicas = self._spec, self._replicas
         if spec.index == 0:
             return [0] if spec.replica else []
@@ -55,13 +58,6 @@ class Delivery:
                     found[number] = part if spec.replica == other == 0 else {}
         return found
 
-    def of_feed(self, item: Item, made: Arrays) -> dict[int, Arrays]:
-        """Return what each replica of the first stage gets of what the feed made, this one too, which has the feed."""
-        if not is_shared(item):
-            return {self.number: made} | {other: {} for other in self.others}
-        own, shards = self._replicas.own, range(self._replicas.shards)
-        return {number: rows_of(made, shards, own(0, number)) for number in (self.number, *self.others)}
-
     def joined(self, packets: Mapping[int, Packet]) -> Arrays:
         """Put one message together from its packets, by sender."""
         pieces: dict[str, list[Array]] = {}
@@ -70,6 +66,17 @@ class Delivery:
             for name, array in packets[number].arrays.items():
                 pieces.setdefault(name, []).append(array)
         return {name: _side_by_side(each) for name, each in pieces.items()}
+
+
+def with_predictions(item: Item, predictions: Predictions) -> Packet:
+    """Return the packet by which the other replicas of the first stage hear of an item, and of what came back."""
+    return Packet(item, {f"{PREDICTION}{step}": Array("float32", made) for step, made in predictions.items()})
+
+
+def predictions_of(packets: Mapping[int, Packet]) -> Predictions:
+    """Return the predictions in a message, by minibatch."""
+    arrays = {name: array for packet in packets.values() for name, array in packet.arrays.items()}
+    return {int(name.removeprefix(PREDICTION)): arrays[name].data for name in arrays if name.startswith(PREDICTION)}
 
 
 def rows_of(arrays: Arrays, have: range, wanted: range) -> Arrays:

@@ -17,10 +17,12 @@ from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Train
 class Feed:
     """Makes what enters with an item, from the data and from the predictions that have come back."""
 
-    def __init__(self, network: Blueprint, splits: Splits, device: torch.device) -> None:
+    def __init__(self, network: Blueprint, splits: Splits, device: torch.device, shards: range | None = None) -> None:
+        """shards: those whose rows it makes for training; None: all."""
         self.feeder = network.make_feeder(splits)
         self._splits = {"train": splits.train, "validation": splits.validation, "test": splits.test}
         self._network = network
+        self._shards = shards or range(network.training.shards)
         self._device = device
         # Rows are made in the format of the weights, and sent in that of the products.
         weights, sent = PRECISIONS[network.training.precision].weights, network.inputs.dtype
@@ -42,7 +44,7 @@ class Feed:
             case Predict():
                 rows = torch.empty(1, self._network.layout.batch, *self._network.inputs.shape, dtype=self._dtype)
                 labels = self.feeder.passing(item.step, rows[0])
-                return self._send({X: rows, LABELS: labels.unsqueeze(0)})
+                return self._send(self._own({X: rows, LABELS: labels.unsqueeze(0)}))
             case Evaluate():
                 rows, labels = self.feeder.evaluation(self._splits[item.split], item.first, item.count)
                 return self._send({X: rows.unsqueeze(0), LABELS: labels.unsqueeze(0)})
@@ -62,8 +64,7 @@ class Feed:
             if labelled and lead is not None:
                 passing = rows[minibatch, layout.learning_rows :]
                 labels.append(self.feeder.passing(step + lead, passing) if len(passing) else of_examples)
-        rows = by_shards(rows, network.training.batch_size, network.training.shards)
-        return self._send({X: rows, LABELS: torch.stack(labels)} if labels else {X: rows})
+        return self._send(self._own({X: rows, LABELS: torch.stack(labels)} if labels else {X: rows}))
 
     def _prediction(self, step: int) -> Probabilities | None:
         """Return the prediction for a minibatch; None where the rule is not to draw from one."""
@@ -74,15 +75,22 @@ class Feed:
         # Each is used once; kept, they would add up over a run.
         return self._predictions.pop(step)
 
+    def _own(self, tensors: Tensors) -> Tensors:
+        training = self._network.training
+        return {
+            name: by_shards(tensor, training.batch_size, training.shards, self._shards)
+            for name, tensor in tensors.items()
+        }
+
     def _send(self, tensors: Tensors) -> Tensors:
         dtypes = {X: self._network.inputs.dtype}  # labels keep their own
         return {name: tensor.to(self._device, dtypes.get(name)) for name, tensor in tensors.items()}
 
 
-def by_shards(rows: Tensor, batch: int, shards: int) -> Tensor:
+def by_shards(rows: Tensor, batch: int, shards: int, own: range) -> Tensor:
     """Put rows (minibatches, roles x batch, ...), which lie role by role, into the order of shards: of each its rows of
-    every role."""
+    every role. own: the shards whose rows are returned."""
     if shards == 1:
         return rows
-    cut = rows.unflatten(1, (rows.shape[1] // batch, shards, batch // shards))
+    cut = rows.unflatten(1, (rows.shape[1] // batch, shards, batch // shards))[:, :, own.start : own.stop]
     return torch.flatten(cut.transpose(1, 2), 1, 3)

@@ -14,7 +14,7 @@ class Links(Protocol):
     stages."""
 
     def to(self, receiver: int, sequence: int, packet: Packet) -> None:
-        """Send a packet of message `sequence` to a later stage."""
+        """Send a packet of message `sequence` to a later stage, or to another replica of the first."""
 
     def done(self, predictions: Predictions) -> None:
         """Tell the first stage that the last is through with the oldest item in flight, and bring it the predictions

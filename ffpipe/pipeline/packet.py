@@ -5,6 +5,7 @@
                                                `negative_lag` minibatches), or of the examples
     score         (rows, ...)                  evaluations: what blocks so far say, summed
     wrong, loss   (blocks,) float64            evaluations without negatives: of each block so far, summed
+    prediction.S  (B, classes) float32         of minibatch S, to the other replicas of the first stage (delivery.py)
     tap.I         (minibatches, B, *shape)     what block I hands on, for the read-out
     kept.NAME     (minibatches, n, *shape)     what a block keeps for a later one
 
@@ -24,7 +25,7 @@ from torch import Tensor
 from ffpipe.pipeline.schedule import Item
 
 X, LABELS, SCORE, WRONG, LOSS = "x", "labels", "score", "wrong", "loss"
-TAP, KEPT = "tap.", "kept."
+TAP, KEPT, PREDICTION = "tap.", "kept.", "prediction."
 
 Tensors = dict[str, Tensor]
 

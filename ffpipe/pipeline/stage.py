@@ -23,9 +23,9 @@ from ffpipe.learn.negatives import Predictions
 from ffpipe.learn.shards import Exchange, Shards
 from ffpipe.learn.spec import NEGATIVE
 from ffpipe.learn.workspace import OutputsInTurn, Workspace
-from ffpipe.pipeline.contents import PREDICTION, predictions_in
+from ffpipe.pipeline.contents import predictions_in
 from ffpipe.pipeline.minibatches import Cut, Minibatches, Rows, Whole, sizes_of
-from ffpipe.pipeline.packet import Tensors
+from ffpipe.pipeline.packet import PREDICTION, Tensors
 from ffpipe.pipeline.passage import Passage
 from ffpipe.pipeline.saver import Saved, State
 from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Snapshot, Stop, Train

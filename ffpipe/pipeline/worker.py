@@ -1,7 +1,8 @@
 """A worker runs one stage: takes messages in order, computes, publishes from a second thread.
 
-    [1] first stage: the window has room for the next item -> the feed makes its rows and labels -> the stage handles
-        them; what it hands on leaves before the last block's last update, where the layout allows it (`leave`)
+    [1] first stage: the window has room for the next item -> its other replicas hear of it -> the feed makes its rows
+        and labels, in each replica those of its shards -> the stage handles them; what it hands on leaves before the
+        last block's last update, where the layout allows it (`leave`)
     [2] publisher thread: a packet to the next stage, and straight to others what routes.py says
     [3] inbox of the next stage: ordered and complete -> the stage handles them -> [2]
     [4] last stage: `done`, with the head's predictions, to the first one, which frees its window -> [1]
@@ -21,7 +22,7 @@ from functools import partial
 from typing import cast
 
 from ffpipe.learn.negatives import Predictions
-from ffpipe.pipeline.delivery import Delivery, is_shared
+from ffpipe.pipeline.delivery import Delivery, is_shared, predictions_of, with_predictions
 from ffpipe.pipeline.inbox import Inbox
 from ffpipe.pipeline.links import Links
 from ffpipe.pipeline.packet import Packet, Tensors, to_arrays, to_tensors
@@ -45,7 +46,9 @@ class Worker:
         self.spec = setup.spec
         self.saver = Witness(setup.store, str(self.spec)) if self.spec.replica else parts.saver(setup.store)
         self.stage = parts.stage(setup, self.saver)
-        self.feed = parts.feed(setup) if self.spec.index == self.spec.replica == 0 else None
+        self.feed = parts.feed(setup) if self.spec.index == 0 else None
+        # It chooses the items, and has the window.
+        self.leads = self.spec.index == self.spec.replica == 0
         self.links = links
         self.delivery = Delivery(self.spec)
         self.inbox = Inbox(self.delivery.senders)
@@ -119,15 +122,18 @@ class Worker:
 
     def work(self, sequence: int, publish: Publish) -> Item:
         """Do the next item, the first stage's own choice or the one that arrives; waits until it may."""
-        if self.feed is not None:
+        if self.leads:
             item = next(self.stream)
             with self._waiting("credit"):
                 back = self.returns.wait_to_send(self.setup.plan.weight(item))
+            for other in self.delivery.others:
+                self.links.to(other, sequence, with_predictions(item, back))
             packets = {}
         else:
             with self._waiting("input"):
                 packets = self.inbox.take()
             item = next(iter(packets.values())).item  # all senders have sent that of the same message
+            back = predictions_of(packets)
         begun = self._spans.elapsed
         left = False
 
@@ -139,16 +145,14 @@ class Worker:
                 publish(sequence, item, made)
 
         with self._spans.span("compute", label=str(item)):
+            out = None
             if self.feed is not None:
                 # Before the rows are made: those of this very item may be among them.
                 self.feed.take_predictions(back)
-                tensors = self._shared_out(sequence, item, self.feed.tensors(item))
-            else:
-                arrays = self.delivery.joined(packets)
-                tensors = to_tensors(arrays, self.stage.device) if arrays else None
-            out = None
+                packets = {}  # the feed keeps their arrays until it has used them
             # Evaluations are the first replica's; of snapshots the others tell the digests of what it writes.
             if self.spec.replica == 0 or is_shared(item) or isinstance(item, Snapshot):
+                tensors = self._tensors(item, packets)
                 out = self.stage.handle(item, tensors, leave if self.setup.leaves_early else None)
         # Arrays that came in leave the object store before what goes out enters it (planning/memory.py).
         for packet in packets.values():
@@ -159,7 +163,7 @@ class Worker:
         if not self.spec.is_last:
             if not left:
                 leave(out)
-        elif self.feed is not None:
+        elif self.leads:
             self.returns.done(self.stage.predictions(item))
         elif self.spec.replica == 0:
             self.links.done(self.stage.predictions(item))
@@ -173,15 +177,12 @@ class Worker:
             yield
         self._waits_since = None
 
-    def _shared_out(self, sequence: int, item: Item, tensors: Tensors | None) -> Tensors | None:
-        """Send the other replicas of the first stage their part of what the feed made; return that of this one."""
-        if not self.delivery.others:
-            return tensors
-        parts = self.delivery.of_feed(item, to_arrays(tensors or {}))
-        own = parts.pop(self.delivery.number)
-        for receiver, part in parts.items():
-            self.links.to(receiver, sequence, Packet(item, part))
-        return to_tensors(own, self.stage.device) if own else None
+    def _tensors(self, item: Item, packets: dict[int, Packet]) -> Tensors | None:
+        """Return what the stage gets with an item: what its feed makes, or what came."""
+        if self.feed is not None:
+            return self.feed.tensors(item)
+        arrays = self.delivery.joined(packets)
+        return to_tensors(arrays, self.stage.device) if arrays else None
 
     def send(self, sequence: int, item: Item, tensors: Tensors | None) -> None:
         """Publish one result; called from the publisher's thread."""

@@ -61,8 +61,9 @@ class AnyFeed(Protocol):
 class WorkerSetup:
     """The parts that a worker is made from.
 
-    data_files: what was sent to the first stage's host for it (supply.py). data: the fingerprint of what the run trains
-    on, for who reads that again. leaves_early: results may leave while the last block of the stage still learns.
+    data_files: what was sent to the host of a worker of the first stage (supply.py). data: the fingerprint of what the
+    run trains on, for who reads that again. leaves_early: results may leave while the last block of the stage still
+    learns.
     """
 
     spec: StageSpec
@@ -116,7 +117,7 @@ def make_own_stage(setup: WorkerSetup, saver: Saver) -> Stage:
 
 def make_feed(setup: WorkerSetup, splits: Splits) -> AnyFeed:
     """Make the feed, with the predictions that the snapshot has for it."""
-    feed = Feed(setup.spec.network, splits, torch.device(setup.spec.device))
+    feed = Feed(setup.spec.network, splits, torch.device(setup.spec.device), setup.spec.shards)
     if setup.start.folder and setup.spec.network.has_head:
         feed.take_predictions(predictions_in(_reader(setup)(checkpoint.HEAD)))
     return feed

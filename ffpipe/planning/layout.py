@@ -89,5 +89,4 @@ def _cut(job: Job, stages: int, measured: Measured | None, counts: Sequence[int]
     extra = [0.0] * (stages - 1) + [measured.costs[-1].head / shares[-1]]
     layers = partition(seconds, extra, lambda layers: job.fits(layers, chunk))
     slowest = max(sum(seconds[s][i] for i in group) + extra[s] for s, group in enumerate(layers))
-    # The first replica hands out rows before it works itself, one message after the other, and nothing hides that.
-    return layers, slowest, measured.message_seconds * max(1, shares[0] - 1)
+    return layers, slowest, measured.message_seconds

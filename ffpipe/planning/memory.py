@@ -200,7 +200,8 @@ class Footprint:
 
     def most(self, capacity: int) -> int:
         """Return the minibatches that may be in flight with a store of this size."""
-        return max(0, (int(capacity * USABLE) - self.fixed) // self.each)
+        # Replicas of a single stage may send no more than sums, however many minibatches are in flight.
+        return max(0, (int(capacity * USABLE) - self.fixed) // max(1, self.each))
 
     def held(self, minibatches: int) -> int:
         """Return the bytes held at most."""
@@ -237,16 +238,14 @@ def footprints(specs: Sequence[StageSpec], nodes: Sequence[str]) -> dict[str, Fo
         return {}
     training, network = specs[0].training, specs[0].network
     predictions = 0 if training.lookahead is None else training.batch_size * network.takes.classes * PREDICTION_BYTES
-    # The first replica of the first stage makes all rows and hands the others theirs.
-    handed_out = network.layout.rows * network.inputs.nbytes if counts[0] > 1 else 0
     found = {}
     for node in dict.fromkeys(nodes):
         cells = itertools.product(range(len(specs) - 1), _loads(specs[0]))
         each = max((_on_edge(specs, nodes, node, edge, load) for edge, load in cells), default=0)
         returns = predictions if node in (nodes[0], nodes[-1]) else 0
         # Predictions stay in the memory in which they came until the feed makes their minibatches, a lag later.
-        owed = (training.lookahead or 0) * returns
-        found[node] = Footprint(owed + _exchanged(specs, nodes, node), each + returns + handed_out)
+        owed = (training.lookahead or 0) * returns * counts[0]
+        found[node] = Footprint(owed + _exchanged(specs, nodes, node), each + returns * counts[0])
     return found
 
 

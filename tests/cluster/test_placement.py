@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,28 +68,43 @@ def test_snapshots_on_a_disk_that_other_hosts_do_not_see_are_refused(whole_ray_h
     assert "snapshots" not in head.run("ls", str(disk)).stdout
 
 
-def test_data_of_the_driver_alone(whole_ray_hosts: RayHosts, tmp_path: Path) -> None:
-    """They are on the driver's disk, and the first stage is elsewhere."""
+@pytest.fixture
+def on_the_disk_of_the_driver(whole_ray_hosts: RayHosts, tmp_path: Path) -> dict[str, Any]:
+    """Data that no other host sees. Returns the fields with which they are read here."""
     random = np.random.default_rng(1)
     images, labels = random.integers(0, 256, (500, 64), dtype=np.uint8), np.arange(500) % 10
     np.savez(tmp_path / "data.npz", images=images, labels=labels)
-    driver, disk = whole_ray_hosts.hosts[0], whole_ray_hosts.folder / "disk"
-    assert driver.run("cp", str(tmp_path / "data.npz"), str(disk / "data.npz")).returncode == 0
-    source = {"training.data.source": "npz", "training.data.train": [str(tmp_path / "data.npz")]}
-    wanted = override(
-        recipe("digits"),
-        {**FIELDS, **source, "execution.engine": "local", "execution.run_dir": str(tmp_path / "local")},
-    )
-    digest = train(wanted).weights_sha256
-    there = ("--training.data.source", "npz", "--training.data.train", str(disk / "data.npz"))
-    elsewhere = ("--execution.labels", "host=host3,host2,host1", *there)
-    with whole_ray_hosts.command(
-        driver, "train", "digits", *OPTIONS, *elsewhere, "--run-dir", str(tmp_path / "a")
-    ) as program:
+    disk = whole_ray_hosts.folder / "disk"
+    assert whole_ray_hosts.hosts[0].run("cp", str(tmp_path / "data.npz"), str(disk / "data.npz")).returncode == 0
+    return {"training.data.source": "npz", "training.data.train": [str(tmp_path / "data.npz")]}
+
+
+def refused_then_sent(hosts: RayHosts, folder: Path, where: tuple[str, ...]) -> str:
+    """Run without the data on the first stage's hosts, then with the driver's. Returns the digest of the weights."""
+    driver, data = hosts.hosts[0], str(hosts.folder / "disk" / "data.npz")
+    elsewhere = (*OPTIONS, *where, "--training.data.source", "npz", "--training.data.train", data)
+    with hosts.command(driver, "train", "digits", *elsewhere, "--run-dir", str(folder / "a")) as program:
         assert program.wait() == 2, program.text
-    assert "the first stage is on host 10.77.0.3, which does not have the data" in program.text
-    assert not (tmp_path / "a").exists()
-    sent = (*elsewhere, "--execution.data-from", "driver", "--run-dir", str(tmp_path / "b"))
-    with whole_ray_hosts.command(driver, "train", "digits", *OPTIONS, *sent) as program:
+    assert re.search(r"the first stage is on host 10\.77\.0\.[23], which does not have the data", program.text)
+    assert not (folder / "a").exists()
+    sent = (*elsewhere, "--execution.data-from", "driver", "--run-dir", str(folder / "b"))
+    with hosts.command(driver, "train", "digits", *sent) as program:
         assert program.wait() == 0, program.text
-    assert summary(tmp_path / "b")["weights_sha256"] == digest
+    return str(summary(folder / "b")["weights_sha256"])
+
+
+def test_data_of_the_driver_alone(
+    whole_ray_hosts: RayHosts, on_the_disk_of_the_driver: dict[str, Any], tmp_path: Path
+) -> None:
+    digest = digest_of_local(tmp_path / "local", on_the_disk_of_the_driver)
+    elsewhere = ("--execution.labels", "host=host3,host2,host1")
+    assert refused_then_sent(whole_ray_hosts, tmp_path, elsewhere) == digest
+
+
+def test_data_for_replicas_of_the_first_stage_on_several_hosts(
+    whole_ray_hosts: RayHosts, on_the_disk_of_the_driver: dict[str, Any], tmp_path: Path
+) -> None:
+    digest = digest_of_local(tmp_path / "local", {**on_the_disk_of_the_driver, "training.shards": 2})
+    replicas = ("--stages", "1", "--training.shards", "2", "--execution.replicas", "2")
+    apart = ("--execution.placement", "one-host-each")
+    assert refused_then_sent(whole_ray_hosts, tmp_path, (*replicas, *apart)) == digest

@@ -59,7 +59,7 @@ def test_replicas_add_up_as_one_process_does(height: int, data: st.DataObject) -
 
 def cut(rows: Tensor, labels: Tensor | None, out: Tensor, numbers: Sequence[int] = range(COUNT)) -> list[Shard]:
     """Return shards of rows that lie role by role; `out` lies shard by shard."""
-    lying = by_shards(rows.unsqueeze(0), BATCH, COUNT)[0].chunk(COUNT)
+    lying = by_shards(rows.unsqueeze(0), BATCH, COUNT, range(COUNT))[0].chunk(COUNT)
     of = [None] * COUNT if labels is None else labels.chunk(COUNT)
     return [Shard(n, lying[n], of[n], out.chunk(COUNT)[n]) for n in numbers]
 
@@ -99,7 +99,7 @@ def test_a_dense_layer_learns_the_same_as_from_whole_minibatches(fields: dict[st
             Step(step, 1.0 if step < 4 else None),
             Shards(COUNT, range(COUNT)),
         )
-        torch.testing.assert_close(by_shards(outs[0].unsqueeze(0), BATCH, COUNT)[0], outs[1])
+        torch.testing.assert_close(by_shards(outs[0].unsqueeze(0), BATCH, COUNT, range(COUNT))[0], outs[1])
         torch.testing.assert_close(made, learned)
         torch.testing.assert_close(sharded.state(), whole.state())
 
@@ -151,7 +151,7 @@ def test_a_block_trained_by_autograd_learns_the_same(make: Callable[[type[LocalB
         learned = whole.learn(rows, layout, labels, Step(step), outs[0])
         shards = cut(rows, labels, outs[1])
         made = sharded.learn_shards(shards, replace(layout, batch=BATCH // COUNT), Step(step), Shards(COUNT, range(4)))
-        torch.testing.assert_close(by_shards(outs[0].unsqueeze(0), BATCH, COUNT)[0], outs[1])
+        torch.testing.assert_close(by_shards(outs[0].unsqueeze(0), BATCH, COUNT, range(COUNT))[0], outs[1])
         torch.testing.assert_close(made, learned)
         torch.testing.assert_close(sharded.weights(), whole.weights())
 

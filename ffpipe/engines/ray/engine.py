@@ -47,7 +47,8 @@ class RayEngine:
 
     def __init__(self, parts: Parts | None = None, object_store_bytes: int = 0) -> None:
         self._parts = parts or Parts(make_own_stage)
-        self._data_files: tuple[str, ...] = ()
+        # Files that were sent to the hosts of the first stage, by Ray's node id.
+        self._data_files: dict[str, tuple[str, ...]] = {}
         # Replicas of each stage that was placed.
         self._counts: tuple[int, ...] = (1,)
         self._interrupted = False
@@ -142,9 +143,17 @@ class RayEngine:
         data = job.splits.fingerprint
         setups = [
             WorkerSetup(
-                spec, layout.plan, layout.window, job.config, store, start, self._data_files, data, layout.leaves_early
+                spec,
+                layout.plan,
+                layout.window,
+                job.config,
+                store,
+                start,
+                self._data_files.get(process.node, ()),
+                data,
+                layout.leaves_early,
             )
-            for spec in layout.workers
+            for spec, process in zip(layout.workers, self.group.processes, strict=True)
         ]
         with self._kills.naming(partial(self._advice, job)):
             try:
@@ -205,13 +214,20 @@ class RayEngine:
         layout = make_layout(job, len(firsts), measured, of_stages, devices, self._counts)
         return replace(layout, notes=self.cluster.notes(least_store(layout.stages, of_stages.nodes, layout.window)))
 
-    def _supply(self, job: Job) -> tuple[str, ...]:
-        """Send the first stage its data. Returns the names of what was sent. Raises UserError, StageLost."""
-        first = self.group.processes[0].node
-        if first == ray.get_runtime_context().get_node_id():
-            return ()
-        ask = partial(self.group.ask_one, self.group.actors[0].host_data, seconds=SECONDS_TO_SET_UP)
-        return supply(job, ask, self.cluster.address(first))
+    def _supply(self, job: Job) -> dict[str, tuple[str, ...]]:
+        """Send the hosts of the first stage its data. Returns the names of what was sent, by node. Raises UserError,
+        StageLost."""
+        here, count = ray.get_runtime_context().get_node_id(), self._counts[0]
+        first_stage = zip(self.group.processes[:count], self.group.actors[:count], strict=True)
+        elsewhere = {process.node: actor for process, actor in first_stage if process.node != here}
+        return {
+            node: supply(
+                job,
+                partial(self.group.ask_one, actor.host_data, seconds=SECONDS_TO_SET_UP),
+                self.cluster.address(node),
+            )
+            for node, actor in elsewhere.items()
+        }
 
     def measure(self, job: Job) -> Measured:
         """Measure the costs of every block on every stage's device, and of a message between neighbours."""

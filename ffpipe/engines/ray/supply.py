@@ -1,4 +1,4 @@
-"""Data for the first stage where its host is not the driver's: the same that the driver has, or none at all.
+"""Data for the first stage where a host of it is not the driver's: the same that the driver has, or none at all.
 
 The host finds them by itself (its own copy, or a folder that both share), and what it found is held against what the
 driver has; or the driver sends its canonical files to the host's cache. Ray is not known here.
@@ -56,7 +56,7 @@ Ask = Callable[..., Any]
 
 
 def supply(job: Job, ask: Ask, where: str, piece_bytes: int = PIECE_BYTES) -> tuple[str, ...]:
-    """See to it that the host of the first stage has the data. Returns the names of the files that it was sent. where:
+    """See to it that a host of the first stage has the data. Returns the names of the files that it was sent. where:
     what that host is called, for messages. Raises UserError where it has none, or others."""
     execution, splits = job.config.execution, job.splits
     if execution.data_from == "driver":
