@@ -11,12 +11,14 @@ from covering import only
 
 import ffpipe
 
-# Recipes that `make test` takes through Ray too: one of images, one of tokens.
+# Recipes that `make test` takes through Ray: one of images, one of tokens; the others go through the local engine, of
+# those with the same network one.
 BY_RAY = ("char-lm", "nokland-mlp")
+BY_LOCAL = {*digest_cases.LOCAL} - {*BY_RAY, "cwcomp-fashion", "cwcomp-cifar10"}
 pytestmark = pytest.mark.usefixtures("threads_put_back")
 
 
-@pytest.mark.parametrize("name", digest_cases.LOCAL)
+@pytest.mark.parametrize("name", only(BY_LOCAL, digest_cases.LOCAL))
 def test_it_learns_through_two_stages(name: str, tmp_path: Path) -> None:
     learns(name, "local", tmp_path)
 

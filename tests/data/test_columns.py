@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from broken import damaged, read_or_refused
-from forms import encode
+from forms import encode, everything
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,12 +33,9 @@ def hugging_face(encoded: Sequence[bytes | None], labels: Sequence[int | None] =
     return pa.table({"img": pa.array(rows, STRUCT), "label": labels})
 
 
-def everything(*paths: Path, image: str = "", label: str = "label") -> tuple[np.ndarray, np.ndarray]:
+def opened(*paths: Path, image: str = "", label: str = "label") -> tuple[np.ndarray, np.ndarray]:
     wanted = Wanted(image, label)
-    contents = columns.part("parquet", tables.parquet, paths, wanted, "training.data.train").open()
-    blocks = list(contents.blocks())
-    assert all(block.dtype == contents.dtype for block in blocks)
-    return np.concatenate(blocks).reshape(-1, *contents.shape), contents.labels
+    return everything(columns.part("parquet", tables.parquet, paths, wanted, "training.data.train").open())
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +51,7 @@ def write(tmp_path_factory: pytest.TempPathFactory) -> Write:
 
 @pytest.mark.parametrize("row_group_size", [1, 4, 100])
 def test_hugging_face_pictures(write: Write, row_group_size: int) -> None:
-    images, labels = everything(write(hugging_face(PNGS), row_group_size=row_group_size))
+    images, labels = opened(write(hugging_face(PNGS), row_group_size=row_group_size))
     np.testing.assert_array_equal(images, PICTURES)
     np.testing.assert_array_equal(labels, LABELS)
 
@@ -63,7 +60,7 @@ def test_hugging_face_pictures(write: Write, row_group_size: int) -> None:
     "kind", [pa.binary(), pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int32(), pa.binary())]
 )
 def test_plain_column_of_pictures(write: Write, kind: Any) -> None:
-    images, _ = everything(write(pa.table({"png": pa.array(PNGS, kind), "label": LABELS})))
+    images, _ = opened(write(pa.table({"png": pa.array(PNGS, kind), "label": LABELS})))
     np.testing.assert_array_equal(images, PICTURES)
 
 
@@ -73,7 +70,7 @@ def test_lists_of_numbers(write: Write, dtype: Any, kind: Any) -> None:
     numbers = PICTURES.reshape(6, -1).astype(dtype)
     column = pa.array(list(numbers), kind(pa.from_numpy_dtype(dtype)))
     path = write(pa.table({"pixels": column, "label": pa.array(LABELS, pa.int8())}))
-    images, labels = everything(path)
+    images, labels = opened(path)
     np.testing.assert_array_equal(images, numbers)
     assert images.dtype == dtype
     np.testing.assert_array_equal(labels, LABELS)
@@ -82,10 +79,10 @@ def test_lists_of_numbers(write: Write, dtype: Any, kind: Any) -> None:
 def test_several_files_in_their_order(write: Write) -> None:
     first = write(hugging_face(PNGS[:2], LABELS[:2]), "1.parquet")
     second = write(hugging_face(PNGS[2:], LABELS[2:]), "2.parquet")
-    images, labels = everything(first, second)
+    images, labels = opened(first, second)
     np.testing.assert_array_equal(images, PICTURES)
     np.testing.assert_array_equal(labels, LABELS)
-    images, _ = everything(second, first)
+    images, _ = opened(second, first)
     np.testing.assert_array_equal(images[:4], PICTURES[2:])
 
 
@@ -107,7 +104,7 @@ def two_columns() -> pa.Table:
 
 def test_the_column_that_is_asked_for(write: Write) -> None:
     path = write(two_columns().rename_columns(["img", "digit", "mask", "name"]))
-    np.testing.assert_array_equal(everything(path, image="mask", label="digit")[0], PICTURES)
+    np.testing.assert_array_equal(opened(path, image="mask", label="digit")[0], PICTURES)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +123,7 @@ def test_the_column_that_is_asked_for(write: Write) -> None:
 )
 def test_columns_that_do_not_fit(write: Write, columns: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        everything(write(two_columns()), **columns)
+        opened(write(two_columns()), **columns)
 
 
 def lists(*rows: list[int | None] | None) -> pa.Table:
@@ -153,27 +150,27 @@ def lists(*rows: list[int | None] | None) -> pa.Table:
 )
 def test_what_is_refused(write: Write, table: pa.Table, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        everything(write(table))
+        opened(write(table))
     assert "\n" not in str(caught.value)
 
 
 def test_files_that_do_not_fit_together(write: Write) -> None:
     first = write(lists([1, 2]), "1.parquet")
     with pytest.raises(UserError, match=r"2\.parquet: its images are in .*'img' \(struct.*in .*'pixels' \(list"):
-        everything(first, write(hugging_face(PNGS), "2.parquet"))
+        opened(first, write(hugging_face(PNGS), "2.parquet"))
     with pytest.raises(UserError, match=r"2\.parquet: the image at row 0 has shape \(3,\), but the first of all has"):
-        everything(first, write(lists([1, 2, 3]), "2.parquet"))
+        opened(first, write(lists([1, 2, 3]), "2.parquet"))
 
 
 def test_two_columns_of_one_name(write: Write) -> None:
     with pytest.raises(UserError, match=r"set\.parquet: the column 'img' is there twice"):
-        everything(write(hugging_face(PNGS).append_column("img", pa.array(PNGS))))
+        opened(write(hugging_face(PNGS).append_column("img", pa.array(PNGS))))
 
 
 def test_not_a_parquet_file(tmp_path: Path) -> None:
     (tmp_path / "set.parquet").write_bytes(b"text")
     with pytest.raises(UserError, match=r"set\.parquet: cannot be read"):
-        everything(tmp_path / "set.parquet")
+        opened(tmp_path / "set.parquet")
 
 
 @pytest.mark.parametrize("name", ["image", "inside"])
@@ -195,7 +192,7 @@ def test_truncated(write: Write) -> None:
     for end in range(0, len(whole), 7):
         path.write_bytes(whole[:end])
         with pytest.raises(UserError):
-            everything(path)
+            opened(path)
 
 
 @pytest.mark.parametrize("column", range(3))
@@ -224,7 +221,7 @@ def test_damaged_files_give_user_errors_or_are_read(
     path = write(hugging_face(PNGS) if encoded else lists([1, 2], [3, 4]), "damaged.parquet")
     path.write_bytes(damaged(data, path.read_bytes()))
     with read_or_refused():
-        images, labels = everything(path)
+        images, labels = opened(path)
         assert len(images)
         assert len(labels)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from broken import damaged, read_or_refused
+from forms import everything
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -40,11 +41,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory, idx_bytes: Encode) -> Pair:
     return write
 
 
-def everything(paths: tuple[Path, Path], block: int = source.BLOCK_BYTES) -> tuple[np.ndarray, np.ndarray]:
-    contents = idx.contents(*paths, block_bytes=block)
-    blocks = list(contents.blocks())
-    assert all(block.dtype == contents.dtype for block in blocks)
-    return np.concatenate(blocks).reshape(-1, *contents.shape), contents.labels
+def opened(paths: tuple[Path, Path], block: int = source.BLOCK_BYTES) -> tuple[np.ndarray, np.ndarray]:
+    return everything(idx.contents(*paths, block_bytes=block))
 
 
 @settings(max_examples=60, deadline=None)
@@ -66,7 +64,7 @@ def test_round_trip(
 ) -> None:
     labels = np.arange(len(images)).astype(label_type)
     files = [gzip.compress(idx_bytes(array), 1) if zipped else idx_bytes(array) for array in (images, labels)]
-    read, read_labels = everything(pair(*files), block)
+    read, read_labels = opened(pair(*files), block)
     np.testing.assert_array_equal(read, images)
     assert read.dtype == images.dtype.newbyteorder("=")
     np.testing.assert_array_equal(read_labels, labels)
@@ -80,7 +78,7 @@ def test_truncated_anywhere(pair: Pair, idx_bytes: Encode, zipped: bool, which: 
         files = list(whole)
         files[which] = whole[which][:end]
         with pytest.raises(UserError):
-            everything(pair(*files))
+            opened(pair(*files))
 
 
 @settings(max_examples=300, deadline=None)
@@ -95,7 +93,7 @@ def test_damaged_headers_give_user_errors_or_are_read(
     files = [gzip.compress(idx_bytes(a)) if zipped else idx_bytes(a) for a in (IMAGES, LABELS)]
     files[which] = damaged(data, files[which], end=24)
     with read_or_refused():
-        images, labels = everything(pair(*files))
+        images, labels = opened(pair(*files))
         assert len(images) == len(labels)
 
 
@@ -103,7 +101,7 @@ def test_damaged_headers_give_user_errors_or_are_read(
 def test_trailing_bytes(pair: Pair, idx_bytes: Encode, zipped: bool) -> None:
     longer = idx_bytes(IMAGES) + b"\0"
     with pytest.raises(UserError, match="images: there are bytes after the last of 3 rows"):
-        everything(pair(gzip.compress(longer) if zipped else longer))
+        opened(pair(gzip.compress(longer) if zipped else longer))
 
 
 @pytest.mark.parametrize("zipped", [False, True])

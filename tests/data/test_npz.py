@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 from broken import damaged, read_or_refused
+from forms import everything
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,10 +23,9 @@ IMAGES = np.arange(4 * 3 * 3, dtype=np.uint8).reshape(4, 3, 3)
 LABELS = np.array([0, 1, 2, 1])
 
 
-def everything(part: source.Part | None) -> tuple[np.ndarray, np.ndarray]:
+def opened(part: source.Part | None) -> tuple[np.ndarray, np.ndarray]:
     assert part
-    contents = part.open()
-    return np.concatenate(list(contents.blocks())).reshape(-1, *contents.shape), contents.labels
+    return everything(part.open())
 
 
 def npy(array: np.ndarray, version: tuple[int, int] | None = None) -> bytes:
@@ -63,7 +63,7 @@ NAMES = [
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_layouts(write: Write, names: tuple[str, str], compression: int) -> None:
     path = write(compression, **dict(zip(names, (IMAGES, LABELS), strict=True)))
-    images, labels = everything(npz.part([path], "train", (), "training.data.train"))
+    images, labels = opened(npz.part([path], "train", (), "training.data.train"))
     np.testing.assert_array_equal(images, IMAGES)
     np.testing.assert_array_equal(labels, LABELS)
 
@@ -71,16 +71,16 @@ def test_layouts(write: Write, names: tuple[str, str], compression: int) -> None
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_what_numpy_saves(tmp_path: Path, order: Literal["C", "F"]) -> None:
     np.savez_compressed(tmp_path / "set.npz", x=np.array(IMAGES, order=order), y=LABELS)
-    images, _ = everything(npz.part([tmp_path / "set.npz"], "train", (), "training.data.train"))
+    images, _ = opened(npz.part([tmp_path / "set.npz"], "train", (), "training.data.train"))
     np.testing.assert_array_equal(images, IMAGES)
 
 
 def test_keras_archive_brings_its_test_part(write: Write) -> None:
     path = write(x_train=IMAGES, y_train=LABELS, x_test=IMAGES[:2] + 1, y_test=LABELS[:2])
-    images, labels = everything(npz.test_part(path, (), "training.data.train"))
+    images, labels = opened(npz.test_part(path, (), "training.data.train"))
     np.testing.assert_array_equal(images, IMAGES[:2] + 1)
     np.testing.assert_array_equal(labels, LABELS[:2])
-    assert everything(npz.part([path], "test", (), "training.data.test"))[0].shape == (2, 3, 3)
+    assert opened(npz.part([path], "test", (), "training.data.test"))[0].shape == (2, 3, 3)
 
 
 def test_arrays_that_are_named(write: Write) -> None:
@@ -88,9 +88,9 @@ def test_arrays_that_are_named(write: Write) -> None:
     with pytest.raises(UserError, match=r"it has kinds, more, other, pictures: training\.data\.arrays names those"):
         npz.part([path], "train", (), "f")
     names = ("pictures", "kinds", "other", "more")
-    assert len(everything(npz.part([path], "train", names, "f"))[0]) == 4
-    assert len(everything(npz.part([path], "train", names[:2], "f"))[0]) == 4
-    assert len(everything(npz.test_part(path, names, "f"))[0]) == 2
+    assert len(opened(npz.part([path], "train", names, "f"))[0]) == 4
+    assert len(opened(npz.part([path], "train", names[:2], "f"))[0]) == 4
+    assert len(opened(npz.test_part(path, names, "f"))[0]) == 2
     assert npz.test_part(path, names[:2], "f") is None
     with pytest.raises(UserError, match="arrays names 'kind', but it has kinds, more, other, pictures"):
         npz.part([path], "train", ("pictures", "kind"), "f")
@@ -105,7 +105,7 @@ def test_a_file_for_images_and_one_for_labels(tmp_path: Path) -> None:
     np.save(tmp_path / "labels.npy", LABELS)
     archives = npz.part([tmp_path / "images.npz", tmp_path / "labels.npz"], "train", (), "f")
     for part in (archives, npz.npy_part(tmp_path / "images.npy", tmp_path / "labels.npy", "f")):
-        images, labels = everything(part)
+        images, labels = opened(part)
         np.testing.assert_array_equal(images, IMAGES)
         np.testing.assert_array_equal(labels, LABELS)
 
@@ -118,13 +118,13 @@ def test_other_archives_bring_none(write: Write) -> None:
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
 def test_every_dtype_comes_as_it_is(write: Write, dtype: Any, version: tuple[int, int]) -> None:
     part = npz.part([write(x=npy(IMAGES.astype(dtype), version), y=LABELS)], "train", (), "training.data.train")
-    images, _ = everything(part)
+    images, _ = opened(part)
     assert images.dtype == np.dtype(dtype).newbyteorder("=")
     np.testing.assert_array_equal(images, IMAGES.astype(dtype))
 
 
 def test_labels_in_a_column(write: Write) -> None:
-    _, labels = everything(npz.part([write(x=IMAGES, y=LABELS[:, None].astype(np.uint8))], "train", (), "f"))
+    _, labels = opened(npz.part([write(x=IMAGES, y=LABELS[:, None].astype(np.uint8))], "train", (), "f"))
     np.testing.assert_array_equal(labels[:, 0], LABELS)
 
 
@@ -158,7 +158,7 @@ HUGE = npy(np.zeros((2, 3), np.uint8)).replace(b"(2, 3), }    ", b"(2, 99999), }
 )
 def test_what_is_refused(write: Write, members: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        everything(npz.part([write(**members)], "train", (), "training.data.train"))
+        opened(npz.part([write(**members)], "train", (), "training.data.train"))
     assert "\n" not in str(caught.value)
 
 
@@ -175,7 +175,7 @@ def test_truncated_anywhere(write: Write, compression: int) -> None:
     for end in range(len(whole)):
         path.write_bytes(whole[:end])
         with pytest.raises(UserError):
-            everything(npz.part([path], "train", (), "training.data.train"))
+            opened(npz.part([path], "train", (), "training.data.train"))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # NumPy on headers that it takes for those of Python 2
@@ -189,7 +189,7 @@ def test_damaged_archives_give_user_errors_or_are_read(
     path = write(compression, x=IMAGES, y=LABELS)
     path.write_bytes(damaged(data, path.read_bytes(), 4))
     with read_or_refused():
-        images, labels = everything(npz.part([path], "train", (), "training.data.train"))
+        images, labels = opened(npz.part([path], "train", (), "training.data.train"))
         assert len(images) == len(labels)
 
 
@@ -203,5 +203,5 @@ def test_damaged_headers_within_sound_archives(
     """The CRC of the zip does not help here: the damage is in what was archived."""
     path = write(x=damaged(data, npy(IMAGES), 4, 128), y=LABELS)
     with read_or_refused():
-        images, labels = everything(npz.part([path], "train", (), "training.data.train"))
+        images, labels = opened(npz.part([path], "train", (), "training.data.train"))
         assert len(images) == len(labels)
