@@ -315,7 +315,7 @@ ROWS = {
             "`dgl`'s first five epochs at its own constant rate",
             "34.69 (65.31 % accuracy after 5 of 50 epochs; 67.07 after 4)",
             SOFTMAX,
-            (1,),
+            (1, 2),
             {
                 "training.epochs": 5,
                 "training.schedule": "constant",

@@ -80,8 +80,8 @@ PUBLISHED: dict[str, tuple[Curves, Measure, str]] = {
 }
 
 
-def draw(theirs: Curves, ours: list[Curves], label: str, path: Path) -> None:
-    """Draw ours as lines, theirs as dots of the same colour."""
+def draw(theirs: Curves, ours: dict[str, list[Curves]], label: str, path: Path) -> None:
+    """Draw ours, by row, as a line for each seed, theirs as dots of the same colour."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -90,9 +90,10 @@ def draw(theirs: Curves, ours: list[Curves], label: str, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     for index, published in enumerate(theirs.blocks):
         axes.plot(*zip(*published, strict=True), "o:", color=f"C{index}", markersize=4, linewidth=0.8)
-        for style, mine in zip(("-", "--", "-."), ours, strict=False):
-            label_of_line = f"block {index}, {mine.source}"
-            axes.plot(*zip(*mine.blocks[index], strict=True), style, color=f"C{index}", label=label_of_line)
+        for style, seeds in zip(("-", "--", "-."), ours.values(), strict=False):
+            for seed, mine in enumerate(seeds):
+                said = None if seed else f"block {index}, {mine.source}"  # once for all seeds
+                axes.plot(*zip(*mine.blocks[index], strict=True), style, color=f"C{index}", label=said)
     axes.plot([], [], "o:", color="grey", label=theirs.source)
     axes.set(xlabel="epoch", ylabel=label)
     axes.grid(alpha=0.3)
@@ -110,12 +111,14 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=SCRIPTS.parent / "docs" / "curves")
     options = parser.parse_args()
     row = options.row
-    found = sorted(options.results.glob(f"{row}*/1/summary.json"))
+    found = sorted(options.results.glob(f"{row}*/*/summary.json"))
     if not found:
         print(f"{options.results}: no finished run of {row}: python scripts/reproduce.py {row}", file=sys.stderr)
         return 2
     theirs, measure, label = PUBLISHED[row]
-    ours = [curves(path, measure) for path in found]
+    ours: dict[str, list[Curves]] = {}
+    for path in found:
+        ours.setdefault(path.parent.parent.name, []).append(curves(path, measure))
     draw(theirs, ours, label, options.folder / f"{row}.png")
     return 0
 
