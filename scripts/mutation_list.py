@@ -29,10 +29,11 @@ LAYER, STEPS, GOODNESS, NEGATIVES = (
     "tests/learn/test_negatives.py",
 )
 RECOVERY, CHECKPOINT, FILES = "tests/pipeline/test_recovery.py", "tests/test_checkpoint.py", "tests/test_tensorfile.py"
-WORKER, PARTITION, INBOX = (
+WORKER, PARTITION, INBOX, REPLICAS = (
     "tests/pipeline/test_worker.py",
     "tests/pipeline/test_partition.py",
     "tests/pipeline/test_inbox.py",
+    "tests/pipeline/test_replicated_workers.py",
 )
 
 
@@ -77,6 +78,16 @@ MUTATIONS = [
             "feed.take_predictions(predictions_in(_reader(setup)(checkpoint.HEAD)))",
             "feed.take_predictions({})",
         ),
+    ),
+    *_of(
+        "pipeline/feed.py",
+        REPLICAS,
+        rows_of_the_first_replica=("[:, :, own.start : own.stop]", "[:, :, : len(own)]"),
+    ),
+    *_of(
+        "pipeline/delivery.py",
+        REPLICAS,
+        predictions_kept_from_other_replicas=("for step, made in predictions.items()}", "for step, made in ()}"),
     ),
     *_of(
         "pipeline/publisher.py",
