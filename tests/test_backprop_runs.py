@@ -147,6 +147,7 @@ def test_a_finished_run_is_evaluated_loaded_and_exported(tmp_path: Path) -> None
     assert all(torch.equal(tensor, state[name]) for name, tensor in exported.items())
 
 
+@pytest.mark.long
 def test_sigterm_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def train_from_shell(run: Path) -> int:
         return main(["train", "digits", "--backprop", "--epochs", "2", "--run-dir", str(run)])

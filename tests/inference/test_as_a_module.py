@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from covering import only
 from torch import nn
-from trained_networks import kinds
+from trained_networks import NETWORKS, kinds
 
 import ffpipe
 from ffpipe.learn.thread_count import one_thread
+
+# One of dense layers in closed form, one of blocks trained by autograd.
+EXPORTED = ("dense layers with pairs of rows", "blocks without negatives")
 
 
 def loss_after(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, rate: float) -> list[float]:
@@ -101,6 +105,7 @@ def test_any_state_dict_loads_again(
         assert torch.equal(zeros(images), scores)
 
 
+@pytest.mark.parametrize("other", only(EXPORTED, NETWORKS), indirect=True)
 def test_any_network_goes_through_torch_export(
     other: tuple[ffpipe.Result, tuple[str, ...]], test_split: tuple[torch.Tensor, torch.Tensor]
 ) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from covering import only
+from digest_cases import LOCAL
 from torch import nn
 
 from ffpipe.config.fields import override
@@ -163,7 +165,11 @@ def test_a_text_with_more_symbols_than_are_embedded_is_refused() -> None:
         override(get_recipe("char-lm"), {"training.inputs": "images"})
 
 
-@pytest.mark.parametrize("name", RECIPES)
+# Recipes with dense layers alone are alike: one of each kind of layer stands for them.
+TWINS = {*LOCAL, "digits", "digits-cnn", "mnist-cnn", "tf-layer-by-layer"}
+
+
+@pytest.mark.parametrize("name", only(TWINS, RECIPES))
 def test_every_recipe_has_a_twin_by_backpropagation(name: str) -> None:
     """The same blocks as one, with a ReLU of their own where an objective had it."""
     data = {"cifar10": CIFAR, "mnist": MNIST, "fashion-mnist": MNIST, "text": TEXT, "digits": ((8, 8), 10)}

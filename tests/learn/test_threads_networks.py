@@ -20,7 +20,7 @@ from ffpipe.config.optimizer import torch_optimizers
 
 pytestmark = pytest.mark.usefixtures("threads_put_back")
 
-BY_DEFAULT, ALL = 10, 200
+BY_DEFAULT, ALL = 6, 200
 STEPS = 4
 # Averaging as often as most others together, and the other paths of torch's optimisers; a rate at which none diverges.
 OPTIMIZERS: list[dict[str, Any]] = [
