@@ -91,7 +91,7 @@ class SetTimeStage:
 
 
 class SetTimeFeed:
-    """Hands the first stage an array of the right size."""
+    """Hands a replica of the first stage an array of the right size."""
 
     def __init__(self, setup: WorkerSetup) -> None:
         self.rows = _rows(setup, setup.spec.network.inputs, len(setup.spec.shards) / setup.spec.training.shards)

@@ -101,8 +101,9 @@ def test_a_replica_is_killed(config: Config, digest: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_run_goes_on_with_another_number(tmp_path: Path) -> None:
-    longer = replace(network("convolutions"), training=replace(network("convolutions").training, schedule="constant"))
+@pytest.mark.parametrize("kind", only(["dense, hard negatives, peers"], NETWORKS))
+def test_a_run_goes_on_with_another_number(kind: str, tmp_path: Path) -> None:
+    longer = replace(network(kind), training=replace(network(kind).training, schedule="constant"))
     whole = run(longer, tmp_path / "whole", engine="local")
     half = replace(longer, training=replace(longer.training, epochs=1))
     run(half, tmp_path / "half", engine="ray", replicas=2)

@@ -16,7 +16,7 @@ from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.items import META
 from ffpipe.learn.negatives import Predictions
 from ffpipe.learn.workspace import Workspace
-from ffpipe.pipeline.packet import PREDICTION
+from ffpipe.pipeline.packet import PREDICTION, predictions_among
 from ffpipe.storage import checkpoint
 from ffpipe.storage.checkpoint import Contents, TensorSpec
 from ffpipe.telemetry.metrics import METER, METER_STEPS
@@ -52,6 +52,4 @@ def meter_contents(step: int) -> dict[str, TensorSpec]:
 
 def predictions_in(head: Mapping[str, Tensor]) -> Predictions:
     """Return the predictions in the head's file that the feed has not used yet, by minibatch."""
-    return {
-        int(key.removeprefix(PREDICTION)): value.numpy() for key, value in head.items() if key.startswith(PREDICTION)
-    }
+    return {step: tensor.numpy() for step, tensor in predictions_among(head).items()}

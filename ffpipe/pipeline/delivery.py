@@ -1,9 +1,9 @@
 """The delivery of a message to replicas: what goes to which, and how it is put together there. It does not know
 who carries it.
 
-Rows to train on go to those who have their shards; in the first stage each replica makes its own, from the data and
-the predictions that the first one passes on with an item. All else, evaluations above all, is the first replicas'
-alone: the others get packets with nothing in them, by which their items stay in order.
+Rows to train on go to those who have their shards; each replica of the first stage makes all and keeps its own, from
+the data and the predictions that the first one passes on with an item. All else, evaluations above all, is the first
+replicas' alone: the others get packets with nothing in them, by which their items stay in order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ffpipe.learn.negatives import Predictions
-from ffpipe.pipeline.packet import PREDICTION, Array, Arrays, Packet
+from ffpipe.pipeline.packet import PREDICTION, Array, Arrays, Packet, predictions_among
 from ffpipe.pipeline.schedule import Item, Predict, Train
 from ffpipe.pipeline.stage_spec import StageSpec
 
@@ -69,14 +69,13 @@ class Delivery:
 
 
 def with_predictions(item: Item, predictions: Predictions) -> Packet:
-    """Return the packet by which the other replicas of the first stage hear of an item, and of what came back."""
+    """Return the packet with an item, and with what came back, for another replica of the first stage."""
     return Packet(item, {f"{PREDICTION}{step}": Array("float32", made) for step, made in predictions.items()})
 
 
-def predictions_of(packets: Mapping[int, Packet]) -> Predictions:
-    """Return the predictions in a message, by minibatch."""
-    arrays = {name: array for packet in packets.values() for name, array in packet.arrays.items()}
-    return {int(name.removeprefix(PREDICTION)): arrays[name].data for name in arrays if name.startswith(PREDICTION)}
+def predictions_of(packet: Packet) -> Predictions:
+    """Reverse `with_predictions`."""
+    return {step: array.data for step, array in predictions_among(packet.arrays).items()}
 
 
 def rows_of(arrays: Arrays, have: range, wanted: range) -> Arrays:

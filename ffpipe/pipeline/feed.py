@@ -1,4 +1,4 @@
-"""The feed: what enters the pipeline for each item of the schedule. It lives where the first stage lives."""
+"""The feed: what enters the pipeline for each item of the schedule. Each replica of the first stage has one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Feed:
     """Makes what enters with an item, from the data and from the predictions that have come back."""
 
     def __init__(self, network: Blueprint, splits: Splits, device: torch.device, shards: range | None = None) -> None:
-        """shards: those whose rows it makes for training; None: all."""
+        """shards: those whose rows it returns for training; None: all."""
         self.feeder = network.make_feeder(splits)
         self._splits = {"train": splits.train, "validation": splits.validation, "test": splits.test}
         self._network = network
@@ -36,8 +36,8 @@ class Feed:
         self._predictions.update(made)
 
     def tensors(self, item: Item) -> Tensors | None:
-        """Return what the first stage gets with this item, good until the next. Raises KeyError if its predictions are
-        not back: the window lets no such item leave."""
+        """Return what a replica of the first stage gets with this item, good until the next. Raises KeyError if its
+        predictions are not back: the window lets no such item leave."""
         match item:
             case Train():
                 return self._train(item)

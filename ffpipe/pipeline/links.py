@@ -17,8 +17,8 @@ class Links(Protocol):
         """Send a packet of message `sequence` to a later stage, or to another replica of the first."""
 
     def done(self, predictions: Predictions) -> None:
-        """Tell the first stage that the last is through with the oldest item in flight, and bring it the predictions
-        that its feed makes negatives of."""
+        """Tell the first replica of the first stage that the last stage is through with the oldest item in flight,
+        and bring it the predictions that feeds make negatives of."""
 
     def to_replicas(self, number: int, name: str, sums: Arrays) -> None:
         """Send sums of round `number` to the other replicas of the stage."""

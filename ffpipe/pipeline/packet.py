@@ -15,8 +15,9 @@ In an evaluation there is one minibatch, of as many rows as the item has.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ X, LABELS, SCORE, WRONG, LOSS = "x", "labels", "score", "wrong", "loss"
 TAP, KEPT, PREDICTION = "tap.", "kept.", "prediction."
 
 Tensors = dict[str, Tensor]
+Value = TypeVar("Value")
 
 
 class Array(NamedTuple):
@@ -50,6 +52,11 @@ class Packet:
 
     item: Item
     arrays: Arrays = field(default_factory=dict)
+
+
+def predictions_among(values: Mapping[str, Value]) -> dict[int, Value]:
+    """Return the predictions among named tensors or arrays, by minibatch."""
+    return {int(name.removeprefix(PREDICTION)): value for name, value in values.items() if name.startswith(PREDICTION)}
 
 
 def to_arrays(tensors: Tensors) -> Arrays:

@@ -1,8 +1,8 @@
 """A worker runs one stage: takes messages in order, computes, publishes from a second thread.
 
-    [1] first stage: the window has room for the next item -> its other replicas hear of it -> the feed makes its rows
-        and labels, in each replica those of its shards -> the stage handles them; what it hands on leaves before the
-        last block's last update, where the layout allows it (`leave`)
+    [1] first stage: the window has room for the next item -> its first replica sends it to the others -> in each the
+        feed makes rows and labels, and keeps those of its shards -> the stage handles them; what it hands on leaves
+        before the last block's last update, where the layout allows it (`leave`)
     [2] publisher thread: a packet to the next stage, and straight to others what routes.py says
     [3] inbox of the next stage: ordered and complete -> the stage handles them -> [2]
     [4] last stage: `done`, with the head's predictions, to the first one, which frees its window -> [1]
@@ -70,8 +70,8 @@ class Worker:
         self.inbox.put(sequence, sender, packet)
 
     def done(self, predictions: Predictions) -> None:
-        """Note, in the first stage, that the last is through with the oldest item in flight; keep its predictions for
-        the feed."""
+        """Note, in the first replica of the first stage, that the last stage is through with the oldest item in flight;
+        keep its predictions for the feeds."""
         self.returns.done(predictions)
 
     def interrupt(self) -> None:
@@ -122,18 +122,16 @@ class Worker:
 
     def work(self, sequence: int, publish: Publish) -> Item:
         """Do the next item, the first stage's own choice or the one that arrives; waits until it may."""
+        packets: dict[int, Packet] = {}
         if self.leads:
             item = next(self.stream)
             with self._waiting("credit"):
                 back = self.returns.wait_to_send(self.setup.plan.weight(item))
-            for other in self.delivery.others:
-                self.links.to(other, sequence, with_predictions(item, back))
-            packets = {}
         else:
             with self._waiting("input"):
                 packets = self.inbox.take()
             item = next(iter(packets.values())).item  # all senders have sent that of the same message
-            back = predictions_of(packets)
+            back = predictions_of(packets[0]) if self.feed is not None else {}
         begun = self._spans.elapsed
         left = False
 
@@ -146,17 +144,20 @@ class Worker:
 
         with self._spans.span("compute", label=str(item)):
             out = None
+            if self.leads:
+                for other in self.delivery.others:
+                    self.links.to(other, sequence, with_predictions(item, back))
             if self.feed is not None:
                 # Before the rows are made: those of this very item may be among them.
                 self.feed.take_predictions(back)
-                packets = {}  # the feed keeps their arrays until it has used them
             # Evaluations are the first replica's; of snapshots the others tell the digests of what it writes.
             if self.spec.replica == 0 or is_shared(item) or isinstance(item, Snapshot):
                 tensors = self._tensors(item, packets)
                 out = self.stage.handle(item, tensors, leave if self.setup.leaves_early else None)
-        # Arrays that came in leave the object store before what goes out enters it (planning/memory.py).
-        for packet in packets.values():
-            self.links.read(packet.arrays)
+        # Arrays that came in leave the object store before what goes out enters it (planning/memory.py); a feed keeps
+        # its predictions until it has used them.
+        if self.feed is None:
+            self._read(packets)
         packets, tensors = {}, None
         if isinstance(item, Train):
             self._trained = (self._trained[0] or begun, self._spans.elapsed)
@@ -183,6 +184,10 @@ class Worker:
             return self.feed.tensors(item)
         arrays = self.delivery.joined(packets)
         return to_tensors(arrays, self.stage.device) if arrays else None
+
+    def _read(self, packets: dict[int, Packet]) -> None:
+        for packet in packets.values():
+            self.links.read(packet.arrays)
 
     def send(self, sequence: int, item: Item, tensors: Tensors | None) -> None:
         """Publish one result; called from the publisher's thread."""

@@ -243,9 +243,11 @@ def footprints(specs: Sequence[StageSpec], nodes: Sequence[str]) -> dict[str, Fo
         cells = itertools.product(range(len(specs) - 1), _loads(specs[0]))
         each = max((_on_edge(specs, nodes, node, edge, load) for edge, load in cells), default=0)
         returns = predictions if node in (nodes[0], nodes[-1]) else 0
+        # The first replica passes them on to each of the others.
+        copies = counts[0] if node == nodes[0] else 1
         # Predictions stay in the memory in which they came until the feed makes their minibatches, a lag later.
-        owed = (training.lookahead or 0) * returns * counts[0]
-        found[node] = Footprint(owed + _exchanged(specs, nodes, node), each + returns * counts[0])
+        owed = (training.lookahead or 0) * returns * copies
+        found[node] = Footprint(owed + _exchanged(specs, nodes, node), each + returns * copies)
     return found
 
 
@@ -277,11 +279,12 @@ def fitting(specs: Sequence[StageSpec], room: StoreCapacity, window: int = 0, ch
         return fits
     need, held = of_nodes[node].capacity(wanted), of_nodes[node].held(wanted)
     given = (("window", window), ("chunk", chunk))
+    fewer = "--stages 1" if len(specs) > 1 else "--execution.replicas 1"
     smaller = " ".join(f"--execution.{name} {fits}" for name, value in given if value > fits)
     raise UserError(
         f"{wanted} minibatch(es) in flight hold up to {held / 1e6:,.0f} MB of Ray's object store, which must have "
         f"{need / 1e6:,.0f} MB for that and has {room.capacities[node] / 1e6:,.0f} MB: "
-        f"give {smaller if fits else '--stages 1'}, or {room.larger(need)}"
+        f"give {smaller if fits else fewer}, or {room.larger(need)}"
     )
 
 

@@ -85,7 +85,7 @@ def refused_then_sent(hosts: RayHosts, folder: Path, where: tuple[str, ...]) -> 
     elsewhere = (*OPTIONS, *where, "--training.data.source", "npz", "--training.data.train", data)
     with hosts.command(driver, "train", "digits", *elsewhere, "--run-dir", str(folder / "a")) as program:
         assert program.wait() == 2, program.text
-    assert re.search(r"the first stage is on host 10\.77\.0\.[23], which does not have the data", program.text)
+    assert re.search(r"host 10\.77\.0\.[23] of the first stage does not have the data", program.text)
     assert not (folder / "a").exists()
     sent = (*elsewhere, "--execution.data-from", "driver", "--run-dir", str(folder / "b"))
     with hosts.command(driver, "train", "digits", *sent) as program:

@@ -1,4 +1,4 @@
-"""The first stage's host has the data that the driver has, or the run is refused."""
+"""Hosts of the first stage have the data that the driver has, or the run is refused."""
 
 from __future__ import annotations
 
@@ -84,14 +84,16 @@ def test_a_host_with_its_own_copy_is_sent_nothing(file: Path, there: OtherHost) 
 def test_a_host_without_data_is_refused(file: Path, there: OtherHost) -> None:
     job = job_of(file)
     file.unlink()
-    with pytest.raises(UserError, match=r"10\.0\.0\.2, which does not have the data .* --execution\.data-from driver"):
+    with pytest.raises(
+        UserError, match=r"10\.0\.0\.2 of the first stage does not have the data .*--execution\.data-from driver"
+    ):
         supply.supply(job, there, "10.0.0.2")
 
 
 def test_a_host_with_other_data_is_refused(file: Path, there: OtherHost) -> None:
     job = job_of(file)
     write(file, 2)
-    with pytest.raises(UserError, match="whose data are not those of this host"):
+    with pytest.raises(UserError, match="has other data than this host"):
         supply.supply(job, there, "10.0.0.2")
 
 

@@ -149,9 +149,9 @@ class RayEngine:
                 job.config,
                 store,
                 start,
-                self._data_files.get(process.node, ()),
-                data,
-                layout.leaves_early,
+                data_files=self._data_files.get(process.node, ()),
+                data=data,
+                leaves_early=layout.leaves_early,
             )
             for spec, process in zip(layout.workers, self.group.processes, strict=True)
         ]
@@ -215,8 +215,8 @@ class RayEngine:
         return replace(layout, notes=self.cluster.notes(least_store(layout.stages, of_stages.nodes, layout.window)))
 
     def _supply(self, job: Job) -> dict[str, tuple[str, ...]]:
-        """Send the hosts of the first stage its data. Returns the names of what was sent, by node. Raises UserError,
-        StageLost."""
+        """See to it that the hosts of the first stage have the data, one after the other. Returns the names of what was
+        sent, by node. Raises UserError, StageLost."""
         here, count = ray.get_runtime_context().get_node_id(), self._counts[0]
         first_stage = zip(self.group.processes[:count], self.group.actors[:count], strict=True)
         elsewhere = {process.node: actor for process, actor in first_stage if process.node != here}

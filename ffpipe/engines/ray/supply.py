@@ -73,7 +73,7 @@ def supply(job: Job, ask: Ask, where: str, piece_bytes: int = PIECE_BYTES) -> tu
     fingerprint, problem = ask("find", job.config.training.data, execution.data_dir)
     instead = "give --execution.data-from driver, or put the same data there (--data-dir names the folder)"
     if problem:
-        raise UserError(f"the first stage is on host {where}, which does not have the data ({problem}): {instead}")
+        raise UserError(f"host {where} of the first stage does not have the data ({problem}): {instead}")
     if fingerprint != splits.fingerprint:
-        raise UserError(f"the first stage is on host {where}, whose data are not those of this host: {instead}")
+        raise UserError(f"host {where} of the first stage has other data than this host: {instead}")
     return ()
