@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ffpipe import override, recipe
+from ffpipe import UserError, override, recipe
 from ffpipe.config.execution import Execution
 from ffpipe.engines.ray.placement import Host, most_places, places_of, shortage
 from ffpipe.pipeline.job import Job, make_job
@@ -16,7 +16,7 @@ from ffpipe.planning.calibrate import Costs
 from ffpipe.planning.estimate import estimate_layout
 from ffpipe.planning.forecast import Conditions, forecast, link_costs
 from ffpipe.planning.layout import Measured, make_layout
-from ffpipe.planning.memory import Sizes, footprints, gradient_bytes, sums_bytes
+from ffpipe.planning.memory import Sizes, StoreCapacity, fitting, footprints, gradient_bytes, sums_bytes
 
 FIELDS = {"training.shards": 4, "training.batch_size": 100, "training.dims": [64, 60, 50, 40, 30]}
 
@@ -62,6 +62,19 @@ def test_the_object_store_of_one_stage_has_what_replicas_exchange() -> None:
     assert only_sums.most(10 * only_sums.fixed) > asked.steps
     ray = replace(asked, config=override(asked.config, {"execution.engine": "ray"}))
     assert estimate_layout(ray, layout, 0).store >= found.fixed
+
+
+def test_predictions_are_passed_on_from_the_host_of_the_first_replica() -> None:
+    asked = job()
+    found = footprints(make_layout(asked, 2, counts=(4, 1)).stages, "ab")
+    prediction = asked.config.training.batch_size * asked.network.takes.classes * 4
+    assert found["a"].each - found["b"].each == 3 * prediction
+
+
+def test_a_store_that_is_too_small_for_replicas_of_one_stage() -> None:
+    layout = make_layout(job(), 1, counts=(4,))
+    with pytest.raises(UserError, match=r"give --execution\.replicas 1, or more"):
+        fitting(layout.stages, StoreCapacity("a", {"a": 1000}, lambda need: "more"))
 
 
 def test_a_slow_block_with_four_replicas_is_forecast_nearly_four_times_as_fast() -> None:
