@@ -189,7 +189,7 @@ def cwcomp() -> Config:
     Channels 20, 80, 240, 480, every second layer grouped by class and pooled, batch normalisation last; the goodness of
     a class is the mean square of its group; Adam at .01; layer i learns in the first 2 + i of 20 epochs (its program's
     windows "Acc"). A linear read-out on the last layer answers. 5,000 training images validate. Published: .58 % test
-    error, chosen by test error. Expected: not measured yet.
+    error, chosen by test error. Expected: .77 % (seed 1; an hour on two cores).
     """
     return _cwcomp((2, 3, 4, 5), 20, "mnist", **MNIST)
 

@@ -38,9 +38,17 @@ class Flow:
 # hold, since filling and draining the pipeline takes a chunk a stage.
 MESSAGE_SHARE = 0.02
 LARGEST_CHUNK = 8
+# The most bytes of a message of several minibatches: those of a convolution's outputs are large enough one by one, and
+# a process holds a message's worth of what each of two blocks makes.
+CHUNK_BYTES = 32 << 20
 # The bytes of a message that is timed for it: few, as copying more costs the same in however many messages, but too
 # many to travel within a call.
 TIMED_BYTES = 1 << 18
+
+
+def largest_chunk(minibatch_bytes: int) -> int:
+    """Return the most minibatches in a message where none are given. minibatch_bytes: of the largest rows of one."""
+    return max(1, min(LARGEST_CHUNK, CHUNK_BYTES // max(1, minibatch_bytes)))
 
 
 def choose_window(stages: int, chunk: int, most: int | None, minibatch_bytes: int, window_bytes: int) -> int:
@@ -57,14 +65,17 @@ def choose_window(stages: int, chunk: int, most: int | None, minibatch_bytes: in
     return max(1, wanted if most is None else min(wanted, most), chunk)
 
 
-def choose_chunk(stages: int, room: int | None, step_seconds: float, message_seconds: float) -> int:
+def choose_chunk(
+    stages: int, room: int | None, step_seconds: float, message_seconds: float, largest: int = LARGEST_CHUNK
+) -> int:
     """Choose the minibatches in a message where none are given.
 
     Enough that a message costs at most MESSAGE_SHARE of the work in it, but so few that the room in the
     window (None: as much as one likes) holds one for each stage, one on its way, and one coming back.
     step_seconds: the slowest stage's, for a minibatch. message_seconds: of a message of TIMED_BYTES, end to end.
+    largest: that there may be.
     """
     affordable = MESSAGE_SHARE * step_seconds  # 0 where nothing was measured, by which nothing can be divided
-    enough = LARGEST_CHUNK if message_seconds >= LARGEST_CHUNK * affordable else math.ceil(message_seconds / affordable)
-    fits = LARGEST_CHUNK if room is None else room // (stages + 2) if stages > 1 else room
-    return max(1, min(enough, fits, LARGEST_CHUNK))
+    enough = largest if message_seconds >= largest * affordable else math.ceil(message_seconds / affordable)
+    fits = largest if room is None else room // (stages + 2) if stages > 1 else room
+    return max(1, min(enough, fits, largest))

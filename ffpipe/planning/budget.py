@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from ffpipe.config.schema import Execution
 from ffpipe.pipeline.job import Job, always
-from ffpipe.pipeline.window import LARGEST_CHUNK
+from ffpipe.pipeline.window import largest_chunk
 from ffpipe.planning.estimate import (
     StageEstimate,
     draft_layout,
@@ -124,7 +124,7 @@ class _Search:
             execution = replace(execution, stages=stages_here(job))
         yield execution
         if not layerwise:
-            chunks = _halved(execution.chunk, LARGEST_CHUNK, job)
+            chunks = _halved(execution.chunk, largest_chunk(job.minibatch_bytes), job)
             # As the smallest messages need: larger ones take more of each stage, and so could only need more stages.
             stages = self._fewest(replace(execution, chunk=chunks[-1])) if ray else execution.stages
             for chunk in chunks:

@@ -14,7 +14,7 @@ from pathlib import Path
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.pipeline.schedule import Item, Plan, Stop
 from ffpipe.pipeline.stage_spec import StageSpec
-from ffpipe.pipeline.window import Flow
+from ffpipe.pipeline.window import Flow, largest_chunk
 from ffpipe.planning.layout import make_layout
 from ffpipe.planning.memory import Sizes, beside_bytes
 from ffpipe.storage import checkpoint
@@ -61,7 +61,8 @@ def in_chapters(job: Job) -> Layout:
 def _of_chapter(job: Job, chapter: int) -> Layout:
     """Put one layer into a stage where nothing else is asked for. The window of the layout is the chapter."""
     execution = job.config.execution
-    execution = replace(execution, window=chapter, chunk=execution.chunk or min(CHUNK, chapter))
+    chunk = execution.chunk or min(CHUNK, chapter, largest_chunk(job.minibatch_bytes))
+    execution = replace(execution, window=chapter, chunk=chunk)
     job = replace(job, config=replace(job.config, execution=execution))
     return make_layout(job, execution.stages or job.layers)
 

@@ -10,7 +10,7 @@ from ffpipe.pipeline.job import Job, Layout
 from ffpipe.pipeline.partition import partition
 from ffpipe.pipeline.schedule import Plan
 from ffpipe.pipeline.stage_spec import StageSpec
-from ffpipe.pipeline.window import LARGEST_CHUNK, choose_chunk, choose_window
+from ffpipe.pipeline.window import choose_chunk, choose_window, largest_chunk
 from ffpipe.planning.calibrate import Costs
 from ffpipe.planning.cost import costs_of
 from ffpipe.planning.memory import StoreCapacity, fitting
@@ -56,7 +56,8 @@ def make_layout(
     fits = None if room is None else fitting(specs, room, execution.window, execution.chunk)
     most = max(1, execution.window or execution.window_bytes // job.minibatch_bytes)
     most = min(n for n in (most, training.most_in_flight, fits) if n is not None)
-    chunk = execution.chunk or choose_chunk(stages, most, step_seconds, message_seconds)
+    largest = largest_chunk(job.minibatch_bytes)
+    chunk = execution.chunk or choose_chunk(stages, most, step_seconds, message_seconds, largest)
     window = execution.window or choose_window(
         stages, chunk, training.most_in_flight, job.minibatch_bytes, execution.window_bytes
     )
@@ -80,7 +81,7 @@ def make_layout(
 def _cut(job: Job, stages: int, measured: Measured | None, counts: Sequence[int]) -> tuple[list[range], float, float]:
     """Return the layers of each stage, seconds a minibatch of the slowest, seconds a message."""
     # A chunk that is chosen follows from the cut: a stage is to have room for the largest that may come of it.
-    chunk = job.config.execution.chunk or LARGEST_CHUNK
+    chunk = job.config.execution.chunk or largest_chunk(job.minibatch_bytes)
     if measured is None:
         costs = [float(cost.flops) for cost in costs_of(job.network)]
         return partition([costs] * stages, None, lambda layers: job.fits(layers, chunk)), 0.0, 0.0

@@ -18,7 +18,7 @@ from ffpipe.pipeline.schedule import (
     Stop,
     Train,
 )
-from ffpipe.pipeline.window import Flow, choose_chunk, choose_window
+from ffpipe.pipeline.window import Flow, choose_chunk, choose_window, largest_chunk
 
 PLAN = Plan(
     steps=10,
@@ -217,3 +217,9 @@ def test_a_chunk_is_as_long_as_its_message_costs() -> None:
     assert choose_chunk(2, None, step_seconds=0.200, message_seconds=0.003) == 1
     assert choose_chunk(2, None, step_seconds=0.001, message_seconds=0.003) == 8
     assert choose_chunk(16, 48, step_seconds=0.001, message_seconds=0.003) == 2
+    assert choose_chunk(2, None, step_seconds=0.001, message_seconds=0.003, largest=3) == 3
+
+
+def test_a_chunk_of_large_rows_has_few_minibatches() -> None:
+    sizes = (1 << 20, 4 << 20, 5 << 20, 16 << 20, 17 << 20, 64 << 20)
+    assert [largest_chunk(size) for size in sizes] == [8, 8, 6, 2, 1, 1]
