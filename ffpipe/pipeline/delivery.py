@@ -28,7 +28,6 @@ class Delivery:
 
     def __init__(self, spec: StageSpec) -> None:
         self._spec, self._replicas = spec, spec.replicas
-        self.number = self._replicas.number(spec.index, spec.replica)
         others = self._replicas.others(spec.index, spec.replica)
         self.others = [self._replicas.number(spec.index, other) for other in others]
 
