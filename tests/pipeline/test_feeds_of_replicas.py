@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from covering import in_turn
 from kinds_of_blocks import network
 
 from ffpipe.pipeline.feed import Feed
@@ -44,8 +45,7 @@ def tensors(feed: Feed, item: Item) -> Tensors:
     return {name: tensor.clone() for name, tensor in (feed.tensors(item) or {}).items()}
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("count", [2, SHARDS])
+@pytest.mark.parametrize(("case", "count"), in_turn(CASES, (2, SHARDS)))
 def test_parts_make_the_whole(case: str, count: int, tmp_path: Path) -> None:
     job = job_of(*CASES[case], tmp_path)
     training, replicas = job.config.training, Replicas(SHARDS, (count,))
