@@ -32,6 +32,8 @@ from arguments import positive
 from rich.console import Console
 from rich.table import Table
 
+from ffpipe.config.recipes import RECIPES as ALL
+
 RECIPES = ("mono-forward", "dgl", "cifar10-local", "char-lm")
 RUN = """
 import json, sys
@@ -120,6 +122,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--parts", type=positive, default=4, help="parts of a minibatch whose gradients are summed")
     options = parser.parse_args()
+    if unknown := [name for name in options.recipes if name not in ALL]:
+        parser.error(f"unknown recipe {unknown[0]!r}: give some of {', '.join(ALL)}")
     told: dict[str, dict[str, dict[str, float]]] = {}
     for recipe in options.recipes:
         found: dict[str, list[Run]] = {}
