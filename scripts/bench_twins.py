@@ -59,7 +59,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Run:
-    """Examples a second of one run, and peak bytes of each of its stages."""
+    """Examples a second of one run, and peak bytes of each of its stages. at_once: whether these run side by side."""
 
     rate: float
     peaks: list[int]

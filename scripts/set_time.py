@@ -51,10 +51,10 @@ class SetTimeStage:
         """seconds: a minibatch, of each layer. after: of these, those after its result is there (a backward pass)."""
         spec = setup.spec
         self.setup, self.after = setup, after
-        self.share = len(spec.shards) / spec.training.shards
+        self.share = share_of(setup)
         self.seconds = seconds * len(spec.layers) * self.share
         self.step = 0
-        self.rows = _rows(setup, spec.network.edges[spec.layers.stop], self.share)
+        self.rows = _rows(setup, spec.network.edges[spec.layers.stop])
         self.labels = torch.zeros(setup.plan.chunk, round(spec.training.batch_size * self.share), dtype=torch.int64)
         self.gradient = torch.zeros(GRADIENT)
         self.exchange: Exchange | None = None
@@ -94,7 +94,7 @@ class SetTimeFeed:
     """Hands a replica of the first stage an array of the right size."""
 
     def __init__(self, setup: WorkerSetup) -> None:
-        self.rows = _rows(setup, setup.spec.network.inputs, len(setup.spec.shards) / setup.spec.training.shards)
+        self.rows = _rows(setup, setup.spec.network.inputs)
 
     def take_predictions(self, made: Predictions) -> None:
         pass
@@ -103,9 +103,14 @@ class SetTimeFeed:
         return {X: self.rows[: item.count]} if isinstance(item, Train) else None
 
 
-def _rows(setup: WorkerSetup, edge: RowSpec, share: float) -> torch.Tensor:
-    """Make the rows of a chunk: positive, negative and neutral ones. share: of a minibatch."""
-    rows = round(setup.spec.network.layout.rows * share)
+def share_of(setup: WorkerSetup) -> float:
+    """Return the share of a minibatch that this replica has."""
+    return len(setup.spec.shards) / setup.spec.training.shards
+
+
+def _rows(setup: WorkerSetup, edge: RowSpec) -> torch.Tensor:
+    """Make the rows of a chunk: positive, negative and neutral ones."""
+    rows = round(setup.spec.network.layout.rows * share_of(setup))
     return torch.rand(setup.plan.chunk, rows, *edge.shape, dtype=edge.dtype)
 
 

@@ -145,8 +145,9 @@ class Worker:
         with self._spans.span("compute", label=str(item)):
             out = None
             if self.leads:
+                told = with_predictions(item, back)
                 for other in self.delivery.others:
-                    self.links.to(other, sequence, with_predictions(item, back))
+                    self.links.to(other, sequence, told)
             if self.feed is not None:
                 # Before the rows are made: those of this very item may be among them.
                 self.feed.take_predictions(back)
