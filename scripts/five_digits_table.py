@@ -49,6 +49,11 @@ def trained(kind: str, units: int, seed: int, work: Path, further: list[str]) ->
     return {name: summary[name] for name in fields}
 
 
+def known() -> Cells:
+    """Read the cells that have been trained."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
 def table(cells: Cells) -> str:
     """Lay out the cells as a Markdown table: the mean of the seeds of each, or a dash where there are none."""
     lines = [
@@ -87,16 +92,17 @@ def main() -> int:
     parser.add_argument("--data-dir", default="", help="folder with a local copy of MNIST")
     parser.add_argument("--table", action="store_true", help="write the table alone, and train nothing")
     options = parser.parse_args()
-    cells: Cells = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     further = ["--data-dir", options.data_dir] if options.data_dir else []
     left = [] if options.table else [(kind, units) for units in options.units for kind in options.kinds]
     for kind, units in left:
         name = key(kind, units, options.seed)
-        if name not in cells:
-            cells[name] = trained(kind, units, options.seed, options.work, further)
-            RESULTS.write_text(json.dumps(dict(sorted(cells.items())), indent=1) + "\n")
+        if name not in known():
+            found = trained(kind, units, options.seed, options.work, further)
+            # Read again: another of these programs may have written cells meanwhile.
+            cells = dict(sorted({**known(), name: found}.items()))
+            RESULTS.write_text(json.dumps(cells, indent=1) + "\n")
             PAGE.write_text(put(PAGE.read_text(), table(cells)))
-    PAGE.write_text(put(PAGE.read_text(), table(cells)))
+    PAGE.write_text(put(PAGE.read_text(), table(known())))
     return 0
 
 

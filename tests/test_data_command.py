@@ -111,3 +111,15 @@ def test_pictures_from_training_to_predictions(
         assert main(["resume", run, "--epochs", "9"]) == 0
         assert main(["export", run, str(tmp_path / f"{recipe}.safetensors")]) == 0
         capsys.readouterr()
+
+
+def test_a_text_has_sequences_and_symbols(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("to be or not to be " * 40)
+    data = {"train": str(tmp_path / "a.txt"), "length": "7", "validation": "8", "test-count": "9"}
+    options = [word for name, value in data.items() for word in (f"--training.data.{name}", value)]
+    assert main(["data", "char-lm", *options]) == 0
+    said = capsys.readouterr().out
+    assert "7 characters, each told from those before it" in said
+    assert "91 training, 8 validation, 9 test" in said
+    assert "data: 108 sequences of 8, 7 symbols" in said
+    assert "class" not in said

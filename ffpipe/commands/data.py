@@ -57,21 +57,28 @@ def run(options: argparse.Namespace) -> None:
     scale = stored.meaning.scale
     # The first ones alone: a set may be larger than memory.
     sample = splits.train.images(np.arange(min(len(splits.train), 1000)))
+    kinds = [
+        ("shape of an image", " x ".join(map(str, splits.shape))),
+        ("numbers", f"{scale.given}, divided by {scale.divisor:g}: {sample.min():g} to {sample.max():g}"),
+    ]
+    if splits.is_text:
+        kinds = [("a sequence", f"{data.length:,} {data.symbols}, each told from those before it")]
+    counts = [f"{len(part):,} {name}" for name, part in _parts(splits).items()]
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in (
         ("source", data.source),
         ("training part", ", ".join(data.train) or "of the set"),
         ("test part", ", ".join(data.test) or ("of the set" if len(splits.stored) > 1 else "set aside")),
-        ("shape of an image", " x ".join(map(str, splits.shape))),
-        ("numbers", f"{scale.given}, divided by {scale.divisor:g}: {sample.min():g} to {sample.max():g}"),
-        ("examples", ", ".join(f"{len(part):,} {name}" for name, part in _parts(splits).items())),
-        ("classes", f"{splits.classes:,}"),
+        *kinds,
+        ("sequences" if splits.is_text else "examples", ", ".join(counts)),
+        ("symbols" if splits.is_text else "classes", f"{splits.classes:,}"),
     ):
         table.add_row(name, escaped(value))
     # Without markup: names of files and classes may have brackets.
     console.print(table, markup=False)
-    console.print()
-    console.print(_classes(splits), markup=False)
+    if not splits.is_text:
+        console.print()
+        console.print(_classes(splits), markup=False)
     for line in splits.found:
         console.print(escaped(line), markup=False)
     if picture:

@@ -65,7 +65,7 @@ def fetch(
         folder.mkdir(parents=True, exist_ok=True)
         with alone_in(folder):
             # Under the lock: whoever waited for another's download finds it done.
-            if target.exists() and not _flaw(target, remote):
+            if target.exists() and not flaw_of(target, remote):
                 return target
             for mirror in mirrors:
                 url = f"{mirror.rstrip('/')}/{remote.name}"
@@ -91,7 +91,7 @@ def download(url: str, part: Path, remote: Remote, patience: Patience, progress:
     start = part.stat().st_size if part.exists() else 0
     progress(f"{'continuing' if start else 'downloading'} {url}")
     _receive(url, start, part, remote, patience, progress)
-    if flaw := _flaw(part, remote):
+    if flaw := flaw_of(part, remote):
         part.unlink(missing_ok=True)
         if not start:
             raise ValueError(f"wrong bytes: {flaw}")
@@ -145,7 +145,7 @@ def _receive(
             raise OSError(f"cut short after {got} of {expected} bytes")
 
 
-def _flaw(path: Path, remote: Remote) -> str:
+def flaw_of(path: Path, remote: Remote) -> str:
     """Return a reason why this file is not `remote`; empty where it is."""
     if not remote.md5:
         size = path.stat().st_size

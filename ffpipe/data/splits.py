@@ -29,13 +29,15 @@ from ffpipe.system.files import expanded
 class Splits:
     """Three splits of the same shape and classes; `validation` may be empty.
 
-    others: training images of the classes beyond `data.positive_classes`, for negative data; else empty.
+    others: training images of the classes beyond `data.positive_classes`, for negative data; else empty. is_text: they
+    are sequences of symbols, which have no classes of their own.
     """
 
     train: Examples
     validation: Examples
     test: Examples
     others: Examples
+    is_text: bool = False
 
     @property
     def most_in_sight(self) -> int:
@@ -69,9 +71,10 @@ class Splits:
     def found(self) -> tuple[str, ...]:
         """Findings in files of the user's, as a line for a person, and warnings."""
         meaning, train, test = self.train.stored.meaning, self.train.stored, self.test.stored
-        kinds = " x ".join(map(str, self.shape))
+        shape = " x ".join(map(str, self.shape))
         set_aside = "" if test is train else f", {len(test):,} to test on"
-        first = f"data: {len(train):,} images of {kinds}, {meaning.classes.count} classes{set_aside}"
+        kinds = ("sequences", "symbols") if self.is_text else ("images", "classes")
+        first = f"data: {len(train):,} {kinds[0]} of {shape}, {meaning.classes.count} {kinds[1]}{set_aside}"
         said = [each for each in (meaning.found, meaning.scale.found, meaning.labels) if each]
         warnings = [each for each in said if each.startswith("warning")]
         # All else that can be said of a test part is so of the training part too.
@@ -144,7 +147,8 @@ def split(data: Data, stored: Sequence[Stored]) -> Splits:
 
     # From the training rows alone: no image that tests or validates becomes a negative.
     beyond = train[own.labels(train) >= positive] if positive else train[:0]
-    return Splits(examples(own, train), examples(own, validation), examples(of_test, test), Examples(own, beyond))
+    parts = (examples(own, train), examples(own, validation), examples(of_test, test), Examples(own, beyond))
+    return Splits(*parts, is_text=data.source == "text")
 
 
 def splits_from(data: Data, data_dir: str, files: Sequence[str]) -> Splits:

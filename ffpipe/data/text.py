@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ffpipe.data.download import Remote
+from ffpipe.data.download import Remote, flaw_of
 from ffpipe.data.known import downloaded, find, given_folder, mirrors_of
 from ffpipe.data.source import Contents, Part, file_identity, in_blocks
 from ffpipe.system.errors import UserError, refusing
@@ -44,13 +44,24 @@ def shakespeare(data_dir: str, progress: Callable[[str], None], symbols: str, le
                 f"{setting} is {folder}, but tiny shakespeare is not there: looked in {folder / 'text'} and {folder} "
                 f"for {' and '.join(NAMES)}; training.data.train names another text"
             )
-        return part(path, setting, symbols, length)
+        return Part(
+            "text",
+            ("text", file_identity(path, setting), SHAKESPEARE.md5, symbols, length),
+            lambda: contents(_unaltered(path), symbols, length),
+        )
 
     def opened() -> Contents:
         path = downloaded(SHAKESPEARE, "tinyshakespeare", mirrors_of(VARIABLE, MIRRORS), None, progress)
         return contents(path, symbols, length)
 
     return Part("text", ("text", SHAKESPEARE.md5, symbols, length), opened)
+
+
+def _unaltered(path: Path) -> Path:
+    """Return the path of a copy of tiny shakespeare. Raises UserError where it is no such copy."""
+    if flaw := flaw_of(path, SHAKESPEARE):
+        raise UserError(f"{path}: {flaw}: it is no copy of tiny shakespeare; training.data.train names another text")
+    return path
 
 
 def contents(path: Path, symbols: str, length: int) -> Contents:
