@@ -179,7 +179,8 @@ def kept_of(row: Row, seed: int) -> Kept:
     if not folder.exists():
         return Kept()
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return Kept(read_config(folder / "config.toml").training.precision, max(summary["peak_rss_bytes"], default=None))
+    precision, memory = read_config(folder / "config.toml").training.precision, summary["peak_rss_bytes"]
+    return Kept(precision, max(memory, default=None), summary["examples_per_second"])
 
 
 def work(options: argparse.Namespace) -> int:

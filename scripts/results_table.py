@@ -14,17 +14,20 @@ from known_results import LAGS, ROWS, Row
 from ffpipe.system.errors import UserError
 
 BEGIN, END = "<!-- results -->\n", "<!-- end of results -->\n"
-HEAD = ["row", "what it is", "published, %", "differs from that in", "ours, %", "products", "time", "memory", "command"]
+FIGURES_OF_RUNS = ["ours, %", "products", "time", "examples/s", "memory"]
+HEAD = ["row", "what it is", "published, %", "differs from that in", *FIGURES_OF_RUNS, "command"]
 NOT_RUN_HEAD = ["row", "what it is", "published, %", "differs from that in", "command"]
 LAGS_HEAD = ["`negative_lag`", "seeds", "test error, %", "epochs to 2 % by goodness (validation)"]
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The kept folder of a run. memory: peak bytes of its largest process; None where nobody knows."""
+    """The kept folder of a run. memory: peak bytes of its largest process; rate: examples a second; None where nobody
+    knows."""
 
     precision: str = "-"
     memory: int | None = None
+    rate: float | None = None
 
 
 KeptOf = Callable[[Row, int], Kept]
@@ -65,6 +68,8 @@ def lines_of(figures: AllFigures, kept_of: KeptOf) -> list[list[str]]:
         memory = max((each.memory for each in kept if each.memory), default=None)
         cells = [f"`{row.name}`", row.setting, row.published, row.differs, ours(row, runs), products]
         cells.append(_minutes(*runs.values()))
+        rates = [each.rate for each in kept if each.rate]
+        cells.append(f"{statistics.mean(rates):,.0f}" if rates else "-")
         cells.append("-" if memory is None else f"{memory / 1e6:,.0f} MB")
         cells.append(f"`{runs[first].command}`")
         if len(machines) > 1:

@@ -140,6 +140,7 @@ TABLE: dict[str, dict[str, Any]] = {
         "labels": "overlay",
         "label_strength": 1.0,
         "normalization": "l2",
+        "normalization_epsilon": 1e-4,
         "initialization": "glorot",
         "goodness": "mean",
         "threshold": 1.5,

@@ -30,7 +30,7 @@ FIGURES = Figures(
 
 
 def in_bfloat16(row: Row, seed: int) -> results_table.Kept:
-    return results_table.Kept("bfloat16", 400_000_000 + seed)
+    return results_table.Kept("bfloat16", 400_000_000 + seed, 1234.5)
 
 
 def test_writers_at_once_lose_nothing(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_the_figures_of_a_row_are_mean_worst_and_seeds() -> None:
 def test_a_row_of_the_table_has_its_products_time_and_command() -> None:
     cells = results_table.lines_of({"hinton": {1: FIGURES}}, in_bfloat16)
     row, ours = ROWS["hinton"], "1.39 / 2.00 (1 of 3 seeds)"
-    told = [row.setting, row.published, row.differs, ours, "bfloat16", "1.5 min", "400 MB"]
+    told = [row.setting, row.published, row.differs, ours, "bfloat16", "1.5 min", "1,234", "400 MB"]
     assert cells == [["`hinton`", *told, "`ffpipe train hinton --seed 1`"]]
 
 

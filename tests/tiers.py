@@ -9,8 +9,8 @@ HERE = Path(__file__).resolve().parent
 _NAMES = """
     data/test_gzipped data/test_idx data/test_images data/test_npz data/test_sampler data/test_source
     data/test_splits data/test_text docs/test_fenced learn/test_augmentation learn/test_class_head
-    learn/test_consent learn/test_feeder learn/test_goodness learn/test_head learn/test_hybrids learn/test_labels
-    learn/test_layer learn/test_model_results learn/test_named_programs learn/test_negatives
+    learn/test_consent learn/test_feeder learn/test_goodness learn/test_head learn/test_hybrids learn/test_kinds
+    learn/test_labels learn/test_layer learn/test_model_results learn/test_named_programs learn/test_negatives
     learn/test_normalization learn/test_rates learn/test_steps learn/test_trials learn/test_updates
     learn/test_user_objective learn/test_workspace pipeline/test_chapters pipeline/test_inbox pipeline/test_packet
     pipeline/test_partition pipeline/test_recovery pipeline/test_routes pipeline/test_schedule

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
@@ -70,13 +71,21 @@ def check_optimizer(name: str, optimizer: Optimizer) -> None:
     if optimizer.kind not in (*classes, *OWN_FORMS):
         known = ["averaging", *OWN_FORMS, *classes]
         raise UserError(f"{name}.kind is {optimizer.kind!r}; {nearest(optimizer.kind, known)}")
-    cls: Any = uncompiled(getattr(torch.optim, OWN_FORMS.get(optimizer.kind, optimizer.kind)))
+    found = getattr(torch.optim, OWN_FORMS.get(optimizer.kind, optimizer.kind))
+    taken = [option for option in inspect.signature(found).parameters if option not in ("params", "lr", "weight_decay")]
+    for option in optimizer.options:
+        if option not in taken:
+            raise UserError(
+                f"{name}.options has {option!r}, which {optimizer.kind} does not have; its options: {', '.join(taken)}"
+            )
+    cls: Any = uncompiled(found)
     # Tried on a small matrix, since torch checks some options when it is made and others at its first step.
     weight = torch.nn.Parameter(torch.zeros(2, 2))
     weight.grad = torch.zeros(2, 2)
     decay = {"weight_decay": optimizer.weight_decay} if optimizer.weight_decay else {}  # some know none
     # torch's optimisers have as many ways to refuse an option as there are of them.
-    with refusing(f"{name} does not fit torch.optim.{optimizer.kind}", Exception):
+    where = "" if optimizer.kind in OWN_FORMS else "torch.optim."
+    with refusing(f"{name} does not fit {where}{optimizer.kind}", Exception):
         cls([weight], lr=optimizer.learning_rate, **decay, **optimizer.options).step()
 
 

@@ -71,7 +71,7 @@ def test_a_local_copy_of_tiny_shakespeare(tmp_path: Path) -> None:
         text.shakespeare(str(tmp_path), print, "characters", 4)
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "tinyshakespeare.txt").write_text("to be or not to be")
-    with pytest.raises(UserError, match=r"tinyshakespeare\.txt: the MD5 .* expected 6fb4.*: it is no copy of tiny"):
+    with pytest.raises(UserError, match=r"tinyshakespeare\.txt: the MD5 .* expected 6fb4.*: it is not tiny"):
         cache.stored(text.shakespeare(str(tmp_path), print, "characters", 4))
 
 

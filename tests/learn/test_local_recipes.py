@@ -25,6 +25,7 @@ from ffpipe.storage.checkpoint import Input
 from ffpipe.system.errors import UserError
 
 CIFAR, MNIST, TEXT = ((32, 32, 3), 10), ((28, 28), 10), ((129,), 65)
+TRANSFORMER_LAYER = 2 * 2 * 128 + (3 * 128 * 128 + 3 * 128) + (128 * 128 + 128) + (2 * 4 * 128 * 128 + 5 * 128)
 
 
 def network(recipe: str, data: tuple[tuple[int, ...], int], method: Any = "") -> Blueprint:
@@ -81,6 +82,13 @@ def counts(block: Block) -> tuple[int, int]:
             [(20, 28, 28), (80, 14, 14), (240, 14, 14), (480, 7, 7), (480, 7, 7)],
         ),
         (
+            "cwcomp-fashion",
+            MNIST,
+            [180 + 60, 1440 + 240, 172_800 + 720, 103_680 + 1440, 0],
+            [0, 0, 0, 0, 235_210],
+            [(20, 28, 28), (80, 14, 14), (240, 14, 14), (480, 7, 7), (480, 7, 7)],
+        ),
+        (
             "cwcomp-cifar10",
             CIFAR,
             [540 + 60, 1440 + 240, 172_800 + 720, 103_680 + 1440, 0],
@@ -114,19 +122,33 @@ def counts(block: Block) -> tuple[int, int]:
             [3 * (c * c + 2 * c) + 4 * c * (4 * c + 1) + 2 * 4 * c + 4 * c * 10 + 10 for c in (128, 256)],
             [(128, 8, 8), (256, 4, 4)],
         ),
-        ("char-lm", TEXT, None, [128 * 65 + 65] * 2, [(128, 128)] * 2),
+        # Vectors of 65 symbols and 128 positions; in a layer two normalisations, attention and a perceptron.
+        (
+            "char-lm",
+            TEXT,
+            [(65 + 128) * 128 + 2 * TRANSFORMER_LAYER, 2 * TRANSFORMER_LAYER],
+            [128 * 65 + 65] * 2,
+            [(128, 128)] * 2,
+        ),
+        (
+            "mnist-cnn",
+            MNIST,
+            [9 * 32 + 2 * 32, 9 * 32 * 64 + 2 * 64, 9 * 64 * 128 + 2 * 128, 9 * 128 * 128 + 2 * 128],
+            [32 * 49 * 10 + 10, 64 * 49 * 10 + 10, 128 * 49 * 10 + 10, 128 * 9 * 10 + 10],
+            [(32, 14, 14), (64, 7, 7), (128, 7, 7), (128, 3, 3)],
+        ),
     ],
 )
 def test_parameters_and_shapes(
     recipe: str,
     data: tuple[tuple[int, ...], int],
-    bodies: list[int] | None,
+    bodies: list[int],
     heads: list[int],
     outputs: list[tuple[int, ...]],
 ) -> None:
     made = blocks(recipe, data)
     assert [counts(block)[1] for block in made] == heads
-    assert bodies is None or [counts(block)[0] for block in made] == bodies
+    assert [counts(block)[0] for block in made] == bodies
     assert [outline.outputs.shape for outline in network(recipe, data).outlines] == outputs
 
 

@@ -49,16 +49,16 @@ class Keras:
         self.bias = np.zeros(width)
         self.adams = Adam(self.weight, rate), Adam(self.bias, rate)
 
-    def forward(self, rows: Array) -> Array:
-        direction = rows / (np.linalg.norm(rows, axis=1, keepdims=True) + 1e-20)
-        h: Array = np.maximum(direction @ self.weight + self.bias, 0.0)
-        return h
+    def handed_on(self, rows: Array) -> Array:
+        """Return the directions of what the layer makes of rows, which are directions themselves."""
+        h: Array = np.maximum(rows @ self.weight + self.bias, 0.0)
+        direction: Array = h / (np.linalg.norm(h, axis=1, keepdims=True) + 1e-4)
+        return direction
 
     def learn(self, positive: Array, negative: Array, threshold: float, steps: int) -> list[float]:
         losses = []
         for _ in range(steps):
             rows = np.concatenate([positive, negative])
-            rows = rows / (np.linalg.norm(rows, axis=1, keepdims=True) + 1e-20)
             h = np.maximum(rows @ self.weight + self.bias, 0.0)
             sign = np.repeat([-1.0, 1.0], len(positive))
             behind = sign * ((h**2).mean(1) - threshold)
@@ -79,7 +79,7 @@ def test_keras_exact_is_the_example(tmp_path: Path) -> None:
     for positive, negative in fed(config, 3):
         for layer in layers:
             losses.append(layer.learn(positive, negative, 1.5, 20))
-            positive, negative = layer.forward(positive), layer.forward(negative)
+            positive, negative = layer.handed_on(positive), layer.handed_on(negative)
     train(replace(config, execution=replace(config.execution, log_steps=1)))
     rows = pq.read_table(tmp_path / "run" / "metrics.parquet").sort_by([("step", "ascending"), ("layer", "ascending")])
     assert rows["loss"].to_pylist() == pytest.approx([float(np.mean(each)) for each in losses], rel=1e-6)
@@ -148,6 +148,7 @@ def test_ff_py_is_the_port(tmp_path: Path) -> None:
     for block, layer in zip(load(tmp_path / "run").blocks, layers, strict=True):
         assert isinstance(block, FFDense)
         np.testing.assert_allclose(block.weight.detach().numpy(), layer.weight, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(block.bias.detach().numpy().ravel(), layer.bias, rtol=1e-6, atol=1e-9)
     table = pq.read_table(tmp_path / "run" / "metrics.parquet").to_pylist()
     found = [[row["pair_errors"] for row in table if row["layer"] == i] for i in range(2)]
     counted = [[round(share * steps * 100) for share in shares] for shares in found]
@@ -157,5 +158,18 @@ def test_ff_py_is_the_port(tmp_path: Path) -> None:
 def test_the_order_of_the_file_is_refused_where_the_split_is_shuffled() -> None:
     with pytest.raises(UserError, match=r"training.data.order is 'file', but training.data.split_seed shuffles"):
         override(recipe("digits"), {"training.data.order": "file"})
-    with pytest.raises(UserError, match=r"did you mean 'KerasAdam'"):
-        override(recipe("digits"), {"training.optimizer.kind": "KerasAdams"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "says"),
+    [
+        ("KerasAdams", {}, r"did you mean 'KerasAdam'"),
+        ("SGD", {"eps": 1e-7}, r"training\.optimizer\.options has 'eps', which SGD does not have; its options: moment"),
+        ("Adam", {"epsilon": 1e-7}, r"options has 'epsilon', which Adam does not have; its options: betas, eps, "),
+        ("KerasAdam", {"eps": -1.0}, r"training\.optimizer does not fit KerasAdam: Invalid epsilon value"),
+    ],
+)
+def test_an_optimiser_without_that_option_or_form_is_refused(kind: str, options: dict[str, float], says: str) -> None:
+    fields = {"training.optimizer.kind": kind, "training.optimizer.options": options}
+    with pytest.raises(UserError, match=says):
+        override(recipe("digits"), fields)
