@@ -1,4 +1,4 @@
-"""Follow a run by a callback: a line an epoch, and an end where the validation error falls no further.
+"""A callback that follows a run: a line an epoch, and an end where the validation error falls no further.
 
 python examples/early_stopping.py
 """
@@ -7,7 +7,7 @@ import ffpipe
 
 
 class EarlyStopping(ffpipe.Callback):
-    """Ends a run after `patience` evaluations in a row that were no better than the best one before."""
+    """An end of a run after `patience` evaluations in a row that were no better than the best one before."""
 
     def __init__(self, patience):
         self.patience, self.best, self.worse = patience, 1.0, 0

@@ -1,4 +1,4 @@
-"""Break a run off and resume it elsewhere: the weights are those of a run that was never interrupted, to the bit.
+"""A run that is broken off and resumed elsewhere: its weights are those of an undisturbed run, to the bit.
 
 python examples/resume_elsewhere.py
 """
@@ -7,7 +7,7 @@ import ffpipe
 
 
 class StopAt(ffpipe.Callback):
-    """Ends the run at the first evaluation, as Ctrl-C would."""
+    """An end of the run at the first evaluation, as Ctrl-C would make."""
 
     def on_start(self, run):
         self.run = run

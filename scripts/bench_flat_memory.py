@@ -37,7 +37,7 @@ def anonymous_bytes(process: int) -> int:
 
 
 class Watch(View):
-    """Reads everybody's memory with each report of the last stage."""
+    """A view that reads the memory of all processes with each report of the last stage."""
 
     def __init__(self, log: StoreLog) -> None:
         self.log = log

@@ -103,7 +103,7 @@ class Kill:
 
 
 class Killer(View):
-    """Kills stages of a run in turn, and notes when the last stage is where it was."""
+    """A view that kills stages of a run in turn, and notes when the last stage is where it was."""
 
     def __init__(self, engine: TimedEngine, kills: int) -> None:
         self.engine = engine

@@ -1,4 +1,4 @@
-"""Write ffpipe/data/digits.parquet from scikit-learn's copy of the UCI digits.
+"""The maker of ffpipe/data/digits.parquet from scikit-learn's copy of the UCI digits.
 
     python scripts/make_digits.py [FILE]
 

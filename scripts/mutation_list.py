@@ -153,6 +153,41 @@ MUTATIONS = [
         ),
     ),
     *_of(
+        "learn/class_head.py",
+        "tests/learn/test_class_head.py",
+        channel_groups_that_are_interleaved=("unflatten(1, (self.classes, -1))", "unflatten(1, (-1, self.classes)).mT"),
+        similarities_of_rows_that_are_not_centred=("centred = rows - rows.mean(1, keepdim=True)", "centred = rows"),
+        a_similarity_that_ignores_the_batch=("self.similarity * len(h) * between", "self.similarity * between"),
+    ),
+    *_of(
+        "learn/kinds.py",
+        "tests/learn/test_kinds.py",
+        attention_to_later_positions=("is_causal=True", "is_causal=False"),
+        fields_with_the_weights_of_another_place=("fields.permute(2, 0, 1)", "fields.permute(2, 0, 1).flip(0)"),
+    ),
+    *_of(
+        "learn/local.py",
+        "tests/test_memory_of_training.py",
+        parts_of_a_minibatch_that_weigh_as_much_as_all=(
+            "mean = learned.loss / layout.batch",
+            "mean = learned.loss / size",
+        ),
+    ),
+    *_of(
+        "learn/augmentation.py",
+        "tests/learn/test_augmentation.py",
+        an_edge_that_is_mirrored_with_its_pixel=(
+            "return last - (last - place.abs()).abs()",
+            "return place.clamp(0, last)",
+        ),
+        holes_beside_their_centres=("centre - self.cutout // 2", "centre"),
+    ),
+    *_of(
+        "data/sampler.py",
+        "tests/data/test_sampler.py",
+        one_order_for_all_epochs=("self._purpose, epoch)", "self._purpose, 0)"),
+    ),
+    *_of(
         "learn/rates.py",
         RATES,
         blocks_that_learn_in_all_epochs=("if not self.first <= epoch < last:", "if epoch >= last:"),
@@ -191,6 +226,12 @@ MUTATIONS = [
             'f"{name} {dtype} {tuple(tensor.shape)}\\n"',
             'f"{dtype} {tuple(tensor.shape)}\\n"',
         ),
+    ),
+    *_of(
+        "storage/store.py",
+        "tests/test_store.py",
+        files_larger_than_was_asked_for=(" and info.size <= most", ""),
+        folders_behind_links=(" if not (self.is_local and os.path.islink(i.path))", ""),
     ),
     *_of(
         "storage/tensorfile.py",

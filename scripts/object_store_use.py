@@ -57,7 +57,7 @@ class StoreLog:
 
 
 class Watch(View):
-    """Keeps what was worked out, and reads the log while the cluster is still there."""
+    """A view that keeps what was worked out, and reads the log while the cluster is still there."""
 
     def __init__(self, log: StoreLog) -> None:
         self.log = log

@@ -6,6 +6,8 @@ Prints a line for each place that breaks a rule, and exits with 1 if there is on
 - The docstring of a function begins with a verb, one of VERBS: add yours if it says more than those do. Tests,
   fixtures, properties, `__init__` (which describes its arguments) and recipes (whose docstrings are titles that
   `ffpipe recipes` shows) do without.
+- The docstring of a module, a class or a property begins with a noun or what belongs to one, and not with one of
+  NO_NOUNS.
 - No sentence of a docstring, a comment or an error begins with one of BARE, which would need the signature beside it.
 - Nothing "has not" a thing: it does not have it. Nor "is" it "no" thing: it is not one (but there may be none).
 """
@@ -31,6 +33,11 @@ VERBS = """
     Raise Read Record Refuse Remove Replace Resume Return Reverse Run Save Say Scale Score See Send Set Shift Shorten
     Show Simulate Sort Spell Split Stand Start Stop Sum Take Tell Time Train Turn Unwrap Update Use Wait Work Write
     Yield
+"""
+NO_NOUNS = """
+    Adds After Against Asks Before Between Build Decides Delivers Does Draw Ends Follow Follows From Gives Hands
+    Has Holds How If In Is It Keeps Kills Knows Learns Makes Not On Over Prints Raises Reads Return Returns Says See
+    Sends Shows Somebody Something Stands Stops Takes Tells Wait Watches Whatever When Whose With Works Write Writes
 """
 BARE = ("Of", "That", "What", "Which", "Who", "Where", "Whether")
 
@@ -72,6 +79,11 @@ def _of_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncF
         first = text.split()[0].rstrip(",.:;")
         if plain and not named and first not in VERBS.split():
             yield line, f"the docstring of {node.name} begins with {first!r}, which is not one of the verbs here"
+    is_property = isinstance(node, ast.FunctionDef) and any("property" in ast.unparse(d) for d in node.decorator_list)
+    if is_property or isinstance(node, ast.Module | ast.ClassDef):
+        first = text.split()[0].rstrip(",.:;")
+        if first in NO_NOUNS.split():
+            yield line, f"the docstring begins with {first!r}: name what it describes"
     yield from _of_sentences(line, text)
 
 

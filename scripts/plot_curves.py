@@ -1,4 +1,4 @@
-"""Draw curves of our runs beside the published ones, as PNG.
+"""Curves of our runs beside the published ones, as PNG.
 
     python scripts/plot_curves.py mono-forward|dgl [--results scripts/results] [--folder docs/curves]
 

@@ -1,4 +1,4 @@
-"""Run the recipes of the known programs and write the table of results.
+"""Runs of the recipes of the known programs, and the table of results.
 
     python scripts/reproduce.py ROW... [--seeds 1 2 3]     run these rows, or go on with them
     python scripts/reproduce.py                            what there is and what is done

@@ -39,7 +39,7 @@ def run_to_its_end(command: Sequence[str], output: IO[str]) -> Ended:
 
 
 class _Relay:
-    """Hands signals on to the child; one that came before there was a child is handed on at its start."""
+    """A relay of signals to the child; one that came before there was a child is handed on at its start."""
 
     child: subprocess.Popen[bytes]
 

@@ -63,7 +63,7 @@ def same(result: Result, undisturbed: Result) -> None:
 
 
 class Disturb(View):
-    """Does something to the run when it has come to a step."""
+    """A view that does something to the run when it has come to a step."""
 
     def __init__(self, step: int, what: Callable[[], None]) -> None:
         self.step = step

@@ -55,7 +55,7 @@ def logits_of(chain: int, seen: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class Few:
-    """Stands for the examples of a split, of which only the number matters, and for the file that they are in."""
+    """A stand-in for the examples of a split, of which only the number matters, and for the file that they are in."""
 
     count: int
     features: int = 1

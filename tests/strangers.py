@@ -58,7 +58,7 @@ def newest(run: Path) -> Path:
 
 
 class Notes(View):
-    """Keeps what is said."""
+    """A view that keeps what is said."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []

@@ -1,4 +1,4 @@
-"""How a line of a shell goes on, asked as argcomplete asks: in a process of its own, through its environment."""
+"""Completion of a line of a shell, asked for as argcomplete does: in a process of its own, through its environment."""
 
 from __future__ import annotations
 

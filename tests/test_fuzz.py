@@ -1,4 +1,4 @@
-"""Whatever is in the files of a run, they are read in bounded memory and time, and what is wrong is said in one line.
+"""Files of a run with anything in them: read in bounded memory and time, and what is wrong is said in one line.
 
 Files are mutated by bytes and by structure; a stranger can make every digest agree, so tensors are signed anew after
 they were changed. `FFPIPE_FUZZ=20000 pytest tests/test_fuzz.py` tries more than the few of every day; what it found

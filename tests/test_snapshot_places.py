@@ -1,4 +1,4 @@
-"""Whose snapshots lie in a place: a run's own, wherever that is, and those of another run or network."""
+"""The owners of snapshots in a place: a run's own, wherever that is, and those of another run or network."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ def copied(arrays: Arrays) -> Arrays:
 
 
 class ThreadLinks:
-    """Delivers each message from a thread of its own, after a wait that depends on chance. Rows are copied only where
-    a stage has replicas."""
+    """A delivery of each message from a thread of its own, after a wait that depends on chance. Rows are copied only
+    where a stage has replicas."""
 
     def __init__(self, number: int, replica: int, workers: list[Worker], chance: random.Random) -> None:
         self.number, self.replica, self.workers, self.chance = number, replica, workers, chance

@@ -1,4 +1,4 @@
-"""Wait until a number of hosts have joined a Ray cluster, then say what they have.
+"""A wait until a number of hosts have joined a Ray cluster; then it says what they have.
 
 python wait.py ADDRESS COUNT SECONDS
 """

@@ -18,7 +18,7 @@ Options = dict[str, Option]
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How training images are changed, anew at each step."""
+    """Changes of training images, made anew at each step."""
 
     crop: Annotated[
         int, Meta(ge=0, description="pixels put around an image before a piece of its own size is cut out; 0: off")

@@ -29,7 +29,7 @@ Count = Annotated[int, Meta(ge=1, le=MOST_SHARDS)]
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How it is computed. No field changes the weights."""
+    """Settings of how a run is computed. No field changes the weights."""
 
     engine: Annotated[
         Literal["ray", "local", "layerwise"],
@@ -189,7 +189,7 @@ class Execution:
 
     @property
     def listed(self) -> int:
-        """How many stages the fields with one value a stage speak of; 0 where there is no such field."""
+        """Number of stages that fields with one value a stage speak of; 0 where there is no such field."""
         return max((len(each) for each in self._by_stage.values() if isinstance(each, tuple)), default=0)
 
     @property

@@ -99,7 +99,7 @@ class Leaf:
 
     @property
     def may_be_fraction(self) -> bool:
-        """It, or one of its values, may be a float."""
+        """True where the field, or one of its values, may be a float."""
         kinds = (*self._kinds, *typing.get_args(self.annotation)[1:]) if self.is_mapping else self._kinds
         return any(kind is float or float in typing.get_args(kind) for kind in kinds)
 

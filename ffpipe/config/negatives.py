@@ -49,7 +49,7 @@ class Negatives:
 
     @property
     def read_labels(self) -> str:
-        """How tests put labels into rows."""
+        """The way in which tests put labels into rows."""
         return self.labels if self.labels != "none" else self.test_labels
 
     @property

@@ -19,7 +19,7 @@ OWN_FORMS = {"KerasAdam": "Adam"}
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """How a gradient becomes an update. One instance a layer."""
+    """The rule by which a gradient becomes an update. One instance a layer."""
 
     kind: Annotated[
         str,

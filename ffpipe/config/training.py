@@ -126,7 +126,7 @@ class Training(Readout, Negatives, Pairs, Network):
 
     @property
     def lookahead(self) -> int | None:
-        """How many minibatches ahead the head must predict; None where negatives do not ask it."""
+        """Number of minibatches ahead that the head must predict; None where negatives do not ask it."""
         return self.negative_lag if self.contrasts and self.negatives in ("hard", "adaptive") else None
 
     @property

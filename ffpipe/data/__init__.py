@@ -1,4 +1,4 @@
-"""From any source of labelled images to float32 minibatches, by way of one memory-mapped Arrow file per part.
+"""The way from any source of labelled images to float32 minibatches, through one memory-mapped Arrow file per part.
 
 In the order in which data meets them: `discover` (what files and folders hold), `source` (what every source is turned
 into), the sources themselves (`digits`; `mnist`, `cifar10` and `text` with `known` and `download`; `idx`, `npz`,

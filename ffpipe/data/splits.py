@@ -1,4 +1,4 @@
-"""From a request (`training.data`) to the three splits: which source, which rows, and whether the parts fit together.
+"""The three splits of a request (`training.data`): which source, which rows, and whether the parts fit together.
 
 It must not know a file format; whatever is wrong with a request is said here or by the source, in one line.
 """

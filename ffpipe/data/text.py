@@ -58,7 +58,7 @@ def shakespeare(data_dir: str, progress: Callable[[str], None], symbols: str, le
 
 
 def _unaltered(path: Path) -> Path:
-    """Return the path of a copy of tiny shakespeare. Raises UserError where it is no such copy."""
+    """Return the path of a copy of tiny shakespeare. Raises UserError where it is another text."""
     if flaw := flaw_of(path, SHAKESPEARE):
         raise UserError(f"{path}: {flaw}: it is not tiny shakespeare; training.data.train names another text")
     return path

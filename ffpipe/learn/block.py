@@ -56,7 +56,7 @@ class Step:
 
 
 class Block(nn.Module):
-    """Learns from its own input. Subclasses set the attributes and write the methods.
+    """A part of a network that learns from its own input. Subclasses set the attributes and write the methods.
 
     index: its place in the network, from 0. inputs, outputs: one row of what it takes and hands on. roles: the rows
     that it learns from (spec.PAIRS or spec.PLAIN). keep: name under which later blocks find its output, or "". use:

@@ -31,7 +31,7 @@ from ffpipe.learn.turns import turns_of
 
 
 class Feeder:
-    """Makes the rows of any step or evaluation batch, in host memory."""
+    """The maker of the rows of any step or evaluation batch, in host memory."""
 
     def __init__(self, training: Training, splits: Splits, inputs: RowSpec) -> None:
         """inputs: one row of what the first block takes."""

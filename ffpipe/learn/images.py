@@ -15,7 +15,7 @@ from ffpipe.learn.precision import PRECISIONS
 
 
 class Images:
-    """Reads examples as rows of numbers, as they are at a step: jitter, crop and flip, normalisation, cutout."""
+    """Examples as rows of numbers, as they are at a step: jitter, crop and flip, normalisation, cutout."""
 
     def __init__(self, training: Training, shape: tuple[int, ...]) -> None:
         self._seed, self._shape = training.seed, shape

@@ -1,4 +1,4 @@
-"""How a label becomes part of an input row: over its first features, behind the last one, as planes, or not at all."""
+"""The way of a label into an input row: over its first features, behind the last one, as planes, or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In which number format weights are kept and products are made."""
+"""The number formats in which weights are kept and products are made."""
 
 from __future__ import annotations
 

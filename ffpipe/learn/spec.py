@@ -40,7 +40,7 @@ class RowSpec:
 
 @dataclass(frozen=True)
 class RowLayout:
-    """How the rows of a minibatch are stacked along its first dimension; the same for a whole run, and never sent.
+    """The order of a minibatch's rows along its first dimension; the same for a whole run, and never sent.
 
     batch: rows of each role. learning: the roles that blocks learn from, which come first. passing: those that go
     through the blocks for the read-out alone.

@@ -1,4 +1,4 @@
-"""How a gradient becomes an update of one weight matrix and its bias.
+"""The way from a gradient to an update of one weight matrix and its bias.
 
 Both kinds take the gradient in the form in which a Forward-Forward layer has it: the input rows and
 the derivative of the loss by the total input, whose product is the gradient of the weights.
@@ -21,7 +21,7 @@ from ffpipe.storage.checkpoint import TensorSpec
 
 
 class Update(Optimizing, Protocol):
-    """Changes a weight (fan_in, width) and, where there is one, a bias (width,) in place."""
+    """An update in place of a weight (fan_in, width) and, where there is one, of a bias (width,)."""
 
     def step(self, rows: Tensor, delta: Tensor, examples: int, factor: float) -> None:
         """Update the weights. rows: (n, fan_in); delta: (n, width), dLoss/d(total input), summed over rows and divided

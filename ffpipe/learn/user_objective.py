@@ -79,7 +79,7 @@ class FunctionObjective(Objective):
 
     @property
     def is_silent(self) -> bool:
-        """Return whether there is no score function."""
+        """True where there is no score function."""
         return self.scorer is None
 
     def score(self, h: Tensor) -> Tensor | None:

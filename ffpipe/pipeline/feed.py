@@ -15,7 +15,7 @@ from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Train
 
 
 class Feed:
-    """Makes what enters with an item, from the data and from the predictions that have come back."""
+    """The maker of what enters with an item, from the data and from the predictions that have come back."""
 
     def __init__(self, network: Blueprint, splits: Splits, device: torch.device, shards: range | None = None) -> None:
         """shards: those whose rows it returns for training; None: all."""

@@ -97,7 +97,7 @@ class Job:
 
     @property
     def least_log_steps(self) -> int:
-        """With which there are no more rows than a run may have."""
+        """The fewest steps between rows of metrics with which a run has no more rows than it may."""
         return math.ceil(self.steps / (MOST_ROWS // (self.layers + self.network.has_head)))
 
     @property

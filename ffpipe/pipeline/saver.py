@@ -1,4 +1,4 @@
-"""Writes a stage's part of each snapshot from a thread of its own, so that training goes on meanwhile.
+"""The writer of a stage's part of each snapshot, in a thread of its own, so that training goes on meanwhile.
 
 The state is copied when the marker passes; what is written is that of its step, whatever happens after.
 One snapshot is written at a time: the next marker waits, which bounds the memory that copies take.
@@ -75,7 +75,7 @@ class Saver:
 
 
 class Witness(Saver):
-    """Takes the saver's place in the other replicas of a stage: it notes the digest of what each file would hold, by
+    """The saver's place in the other replicas of a stage: it notes the digest of what each file would hold, by
     which a snapshot is held to be right."""
 
     def __init__(self, store: Store, replica: str) -> None:

@@ -67,7 +67,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Write every layer as it is after `step`."""
+    """The order to write every layer as it is after `step`."""
 
     step: int
 

@@ -1,4 +1,4 @@
-"""How far the source may run ahead of the last stage, and how many minibatches travel together. Plain numbers."""
+"""The distance that the source may run ahead of the last stage, and the minibatches that travel together: numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 
 
 class Flow:
-    """How far the source may run ahead of the last stage: at most `window` minibatches' worth of messages.
+    """The distance that the source may run ahead of the last stage: at most `window` minibatches' worth of messages.
 
     This one rule bounds memory and serves hard negatives too: with a window of at most `negative_lag`
     (`Training.most_in_flight`, to which config/rules.py and planning/layout.py hold it), the predictions that a

@@ -91,7 +91,7 @@ class Passage(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """Something that cannot be shown, and the reason."""
+    """A thing that cannot be shown, and the reason."""
 
     what: str
     reason: str

@@ -1,4 +1,4 @@
-"""After training: load, evaluate and predict by a finished run. No Ray."""
+"""Use of a finished run: load, evaluate and predict. No Ray."""
 
 from __future__ import annotations
 

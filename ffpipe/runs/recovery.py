@@ -9,19 +9,19 @@ LONGEST_WAIT = 3600.0  # seconds
 
 
 class Again(NamedTuple):
-    """Build the stages anew after `wait` seconds and go on from the last whole snapshot."""
+    """A decision to build the stages anew after `wait` seconds and to go on from the last whole snapshot."""
 
     wait: float
 
 
 class GiveUp(NamedTuple):
-    """End the run, and why nothing more is tried."""
+    """A decision to end the run, and why nothing more is tried."""
 
     why: str
 
 
 class Recovery:
-    """Decides after each failure. A snapshot that was not there at the failure before is progress, and forgives.
+    """The decision after each failure. A snapshot that was not there at the failure before is progress, and forgives.
 
     attempts: recoveries in a row from the same step. back_off: seconds before the first of them, doubled for each
     further one. A stage that was lost may be lost to chance; an error that the program raised itself is given

@@ -50,7 +50,7 @@ class Result:
 
 @dataclass
 class Run:
-    """Works a job to its end, from one whole snapshot to the next if need be."""
+    """The work of a job to its end, from one whole snapshot to the next if need be."""
 
     job: Job
     engine: Engine

@@ -100,7 +100,7 @@ class Diverged(RunFailed):
 
 
 class Interrupted(Exception):
-    """Somebody asked the run to end, and it has saved what it had (exit status 130)."""
+    """The end of a run that was interrupted and has saved what it had (exit status 130)."""
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:

@@ -78,7 +78,7 @@ class Spans:
 
     @property
     def began_at(self) -> float:
-        """When the stage began to run, in seconds since the epoch."""
+        """The time at which the stage began to run, in seconds since the epoch."""
         return self._epoch + self._began
 
     @property

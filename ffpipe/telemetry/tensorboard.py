@@ -14,7 +14,7 @@ FOLDER = "tensorboard"
 
 
 class TensorBoard(Callback):
-    """Writes what happens into the folder `tensorboard` of the run: `tensorboard --logdir RUN` shows it.
+    """A callback that writes event files into the folder `tensorboard` of the run, for `tensorboard --logdir RUN`.
 
     Tags: loss, errors, rate, weights (root mean square) and outputs, each with /block 0, ... and /read-out; SPLIT
     error/READOUT; speed/examples per second; busy/stage 0, .... A run that goes on replaces what came after its

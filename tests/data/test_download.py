@@ -1,4 +1,4 @@
-"""Against a real server on this machine, with a small file in the place of a data set's."""
+"""Downloads from a real server on this machine, with a small file in the place of a data set's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ HALF = len(FILE) // 2
 
 
 class Server(ThreadingHTTPServer):
-    """asked: paths and ranges, as requests came in. over: set when the test is, to let those go who stall."""
+    """A server that notes requests. asked: paths and ranges, as they came in. over: set when the test is, to let
+    those go who stall."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

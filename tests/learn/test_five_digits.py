@@ -163,7 +163,7 @@ def test_no_engine_moves_a_bit(name: str, tmp_path: Path) -> None:
 
 
 class StopAt(Callback):
-    """Ends a run at the first step after `step` at which it can go on."""
+    """An end of a run at the first step after `step` at which it can go on."""
 
     def __init__(self, step: int) -> None:
         self.step = step

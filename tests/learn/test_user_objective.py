@@ -156,7 +156,7 @@ def test_functions_that_are_refused(function: Any, message: str) -> None:
 
 
 class Judge:
-    """Has a loss and a score in methods, by weights that nobody trains."""
+    """An objective with a loss and a score in methods, by weights that nobody trains."""
 
     def __init__(self, *, trained: bool) -> None:
         self.head = nn.Linear(2, 2).requires_grad_(trained)

@@ -1,4 +1,4 @@
-"""How long a chapter may be, by arithmetic on the disk."""
+"""The length that a chapter may have, by arithmetic on the disk."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ PLACE = r"\S+\.py:\d+: "
 
 
 class Own(BaseException):
-    """Not caught by `except Exception`."""
+    """An error that `except Exception` does not catch."""
 
 
 def leave() -> None:

@@ -1,4 +1,4 @@
-"""Whatever order things happen in and whatever breaks, a run is the undisturbed one in the end (simulation.py).
+"""Orders in which things happen, and faults: a run is the undisturbed one in the end (simulation.py).
 
 scripts/mutations.py plants mistakes that only these tests find.
 """

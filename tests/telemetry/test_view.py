@@ -81,7 +81,7 @@ def test_a_test_says_how_far_it_is() -> None:
 
 def test_stages_report_how_far_their_tests_are(tmp_path: Path) -> None:
     class Tests(View):
-        """Keeps how far the last stage is."""
+        """A view that keeps how far the last stage is."""
 
         seen: ClassVar[list[tuple[str, int]]] = []
 
