@@ -146,7 +146,7 @@ ROWS = {
             "as its figures were published: no peer normalisation",
             "1.33 / 1.38 (NumPy), 1.30 / 1.45 (JAX)",
             BOTH,
-            differs="its random numbers; float32 throughout (under NumPy 2 the port has weights in float64)",
+            differs="its random numbers; float32 throughout (the weights of the published version are in float64)",
         ),
         Row(
             "paper-supervised",

@@ -37,7 +37,7 @@ class Pairs:
         Literal["goodness", "logistic"],
         Meta(
             description="an error of a pair is a negative row with the higher goodness, or with the higher probability "
-            "of being positive, which float32 has alike where both are near 1"
+            "of being positive, which float64 has alike where both are near 1"
         ),
     ] = "goodness"
     phases: Annotated[

@@ -83,11 +83,11 @@ def pair_errors(objective: PairLoss, measure: str, positive: Tensor, negative: T
     """Count the pairs whose negative row is taken for the better one, (). positive, negative: (B,) goodness.
 
     measure "goodness" compares these; "logistic" the probabilities of being positive, sigmoid((g - threshold) / T), as
-    Hinton's NumPy port does: they are equal, which is not an error, where the format has both as 1.
+    Hinton's NumPy port does, in float64: they are equal, which is not an error, where that has both as 1.
     """
     if measure == "logistic":
         positive, negative = (
-            sigmoid((each - objective.threshold) / objective.temperature) for each in (positive, negative)
+            sigmoid((each.double() - objective.threshold) / objective.temperature) for each in (positive, negative)
         )
     return (negative > positive).sum()
 
