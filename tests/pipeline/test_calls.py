@@ -84,3 +84,18 @@ def test_a_signal_is_heard_while_it_is_waited_for(gate: threading.Event, caller:
 
     with pytest.raises(KeyboardInterrupt):
         caller.within(10, "", stuck)  # all of these pass where the signal comes right before the wait
+
+
+def test_an_interrupt_leaves_a_call_behind_that_has_begun(gate: threading.Event, caller: Caller) -> None:
+    def interrupt() -> None:
+        if begun.is_set():
+            raise KeyboardInterrupt
+
+    def call() -> None:
+        begun.set()
+        gate.wait()
+
+    begun = threading.Event()
+    with pytest.raises(KeyboardInterrupt):
+        caller.within(60, "", call, interrupt)
+    assert caller.stuck

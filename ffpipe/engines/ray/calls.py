@@ -59,6 +59,10 @@ class Caller:
             if answer.done():  # with a deadline of its own
                 return answer.result()
             raise ClusterLost(f"Ray has not answered for {seconds:g} s, asked {what}") from None
+        except (KeyboardInterrupt, SystemExit):
+            # A second Ctrl-C, say: the call goes on, and the end of the interpreter would come upon Ray in the midst.
+            self.stuck = self.stuck or not answer.done()
+            raise
         finally:
             answer.cancel()  # if it has not begun
 
