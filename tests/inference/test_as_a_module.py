@@ -15,7 +15,7 @@ import ffpipe
 from ffpipe.learn.thread_count import one_thread
 
 # One of dense layers in closed form, one of blocks trained by autograd.
-EXPORTED = ("dense layers with pairs of rows", "blocks without negatives")
+EXPORTED = ("blocks without negatives",)
 
 
 def loss_after(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, rate: float) -> list[float]:

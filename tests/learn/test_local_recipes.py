@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from covering import only
-from digest_cases import LOCAL
 from torch import nn
 
 from ffpipe.config.fields import override
@@ -187,8 +186,8 @@ def test_a_text_with_more_symbols_than_are_embedded_is_refused() -> None:
         override(get_recipe("char-lm"), {"training.inputs": "images"})
 
 
-# Recipes with dense layers alone are alike: one of each kind of layer stands for them.
-TWINS = {*LOCAL, "digits", "digits-cnn", "mnist-cnn", "tf-layer-by-layer"}
+# One recipe of each kind of block stands for all.
+TWINS = ("mono-forward", "hinton-lrf", "nokland-mlp", "cwcomp", "dgl", "cifar10-local", "char-lm", "digits")
 
 
 @pytest.mark.parametrize("name", only(TWINS, RECIPES))

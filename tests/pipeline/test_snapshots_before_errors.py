@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from covering import in_turn
 from failing_blocks import STEPS, config, error_of, failing
 
 from ffpipe import RunFailed, resume, train
@@ -39,8 +40,7 @@ def check_nothing_is_lost(run: Path, engine: str, at: int | None) -> None:
     assert view.steps == [saved]
 
 
-@pytest.mark.parametrize("at", [STEPS - 1, None], ids=["in a step", "in an evaluation"])
-@pytest.mark.parametrize("engine", ["local", "layerwise"])
+@pytest.mark.parametrize(("engine", "at"), in_turn(["local", "layerwise"], [STEPS - 1, None]))  # None: an evaluation
 def test_an_error_loses_no_snapshot(engine: str, at: int | None, tmp_path: Path) -> None:
     check_nothing_is_lost(tmp_path / "run", engine, at)
 
