@@ -143,3 +143,24 @@ def test_whatever_a_store_fails_with_is_an_oserror(error: Exception, far: tuple[
         asked.read("run", 64)
     with pytest.raises(UserError, match=r"the place of the snapshots, cannot be read: torn"):
         checkpoint.whole_snapshots(asked)
+
+
+def test_a_file_that_is_larger_than_was_asked_for_is_not_read(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write("a", [b"1234"])
+    assert store.read("a", 4) == b"1234"
+    with pytest.raises(OSError, match="it has 4 bytes, more than 3"):
+        store.read("a", 3)
+    (tmp_path / "folder").mkdir()
+    for name in ("folder", "absent"):
+        with pytest.raises(FileNotFoundError):
+            store.read(name, 4)
+
+
+def test_folders_are_those_that_begin_so_without_links(tmp_path: Path) -> None:
+    for name in ("step-2", "step-1", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "step-3").symlink_to(tmp_path / "other", target_is_directory=True)
+    (tmp_path / "step-4").write_text("")
+    assert Store(str(tmp_path)).folders("step-") == ["step-1", "step-2"]
+    assert Store(str(tmp_path / "absent")).folders("step-") == []
