@@ -78,7 +78,8 @@ class Few:
 def splits(training: Training) -> Splits:
     """Make as many training examples as a config says, 3 to validate where it wants any, and 5 to test."""
     counts = (training.data.train_limit, 3 if training.data.validation else 0, 5)
-    return Splits(*(cast(Examples, Few(count)) for count in (*counts, 0)))
+    training_part, validation, test, others = (cast(Examples, Few(count)) for count in (*counts, 0))
+    return Splits(training_part, validation, test, others)
 
 
 def blocks_of(training: Training) -> Sequence[BlockConfig]:
