@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 import torch
 
 import ffpipe
-from ffpipe.data.splits import load_splits
 
 # The engine "local" computes in this process; "ray", the default, in one process a stage. The weights are the same.
 fields = {"training.epochs": 20, "training.readout": "softmax", "execution.engine": "local"}
@@ -25,7 +24,7 @@ for layer in layers:
     print(f"loss of {'the read-out' if layer < 0 else f'layer {layer}'}:", " ".join(f"{loss:.3g}" for loss in shown))
 
 network = ffpipe.load(result.run_dir)  # a torch.nn.Module
-test = load_splits(config.training.data).test
+test = ffpipe.load_splits(config.training.data).test
 images, labels = torch.from_numpy(test.images(range(10))), test.labels(range(10))
 with torch.no_grad():
     scores = network(images)  # (10 images, 10 classes)

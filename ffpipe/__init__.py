@@ -17,20 +17,25 @@ if TYPE_CHECKING:
     from ffpipe.config.fields import override
     from ffpipe.config.recipes import get_recipe as recipe
     from ffpipe.config.schema import Augmentation, BlockConfig, Config, Data, Execution, Optimizer, Training
+    from ffpipe.data.examples import Examples
+    from ffpipe.data.splits import Splits, load_splits
     from ffpipe.learn.block import Block
     from ffpipe.learn.class_head import ClassHead
     from ffpipe.learn.goodness import GoodnessContrast
     from ffpipe.learn.local_item import Local
+    from ffpipe.learn.network import Network
     from ffpipe.learn.objectives import Learned, Objective
     from ffpipe.learn.spec import RowLayout, RowSpec
     from ffpipe.reports import write_report
     from ffpipe.runs.controller import resume, train
     from ffpipe.runs.export import export
-    from ffpipe.runs.inference import evaluate, load, predict
+    from ffpipe.runs.inference import Errors, Prediction, evaluate, load, predict
     from ffpipe.runs.interrupt import Interrupt
     from ffpipe.runs.run import Result
+    from ffpipe.runs.view import ConsoleView, View
     from ffpipe.system.errors import Interrupted, RunFailed, UserError
     from ffpipe.telemetry.callbacks import Callback, RunStart, Speed
+    from ffpipe.telemetry.report import Evaluation, LayerRow, RecoveryNote
 
 __all__ = [
     "Augmentation",
@@ -39,26 +44,37 @@ __all__ = [
     "Callback",
     "ClassHead",
     "Config",
+    "ConsoleView",
     "Data",
+    "Errors",
+    "Evaluation",
+    "Examples",
     "Execution",
     "GoodnessContrast",
     "Interrupt",
     "Interrupted",
+    "LayerRow",
     "Learned",
     "Local",
+    "Network",
     "Objective",
     "Optimizer",
+    "Prediction",
+    "RecoveryNote",
     "Result",
     "RowLayout",
     "RowSpec",
     "RunFailed",
     "RunStart",
     "Speed",
+    "Splits",
     "Training",
     "UserError",
+    "View",
     "evaluate",
     "export",
     "load",
+    "load_splits",
     "override",
     "predict",
     "recipe",
@@ -75,20 +91,25 @@ _NAMES = {
     "config.fields": "override",
     "config.recipes": "recipe",
     "config.schema": "Augmentation BlockConfig Config Data Execution Optimizer Training",
+    "data.examples": "Examples",
+    "data.splits": "Splits load_splits",
     "learn.block": "Block",
     "learn.class_head": "ClassHead",
     "learn.goodness": "GoodnessContrast",
     "learn.local_item": "Local",
+    "learn.network": "Network",
     "learn.objectives": "Learned Objective",
     "learn.spec": "RowLayout RowSpec",
     "reports": "write_report",
     "runs.controller": "resume train",
     "runs.export": "export",
-    "runs.inference": "evaluate load predict",
+    "runs.inference": "Errors Prediction evaluate load predict",
     "runs.interrupt": "Interrupt",
     "runs.run": "Result",
+    "runs.view": "ConsoleView View",
     "system.errors": "Interrupted RunFailed UserError",
     "telemetry.callbacks": "Callback RunStart Speed",
+    "telemetry.report": "Evaluation LayerRow RecoveryNote",
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
 

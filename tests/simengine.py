@@ -172,7 +172,7 @@ def _feed(setup: WorkerSetup) -> AnyFeed:
 
 @dataclass
 class Message:
-    """On its way from stage to stage."""
+    """A message on its way from stage to stage."""
 
     sender: int
     receiver: int
@@ -180,7 +180,7 @@ class Message:
 
 
 class SimEngine:
-    """In the place of the Ray engine, and as that one in what the controller can see of it."""
+    """A stand-in for the Ray engine, and like it in what the controller can see."""
 
     def __init__(self, world: World) -> None:
         self.world = world

@@ -7,7 +7,6 @@ who dies when (world.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from ffpipe.runs.view import View
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Pieces, Store
 from ffpipe.system.errors import Diverged, Interrupted, RunFailed
-from ffpipe.telemetry.report import History, LayerRow
+from ffpipe.telemetry.report import History
 
 
 class Notes(View):
@@ -74,10 +73,10 @@ class DriverFolder(RunFolder):
     def store(self, config: Config) -> Store:
         return DriverStore(super().store(config).root, self._world)
 
-    def write_metrics(self, rows: Sequence[LayerRow], steps_per_epoch: int) -> None:
+    def write_metrics(self, past: History, steps_per_epoch: int) -> None:
         self._world.metrics_fit = False
         self._world.write("driver", "metrics.parquet")
-        self._world.rows = sorted(rows, key=lambda row: (row.step, row.layer))
+        self._world.rows = sorted(past.rows, key=lambda row: (row.step, row.layer))
         self._world.metrics_fit = True
 
     def write_summary(self, summary: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import resource
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ffpipe.commands.cli import main
 from ffpipe.config.fields import to_toml
 from ffpipe.runs.folder import RunFolder
 from ffpipe.storage.store import Pieces, Store
-from ffpipe.telemetry.report import History, LayerRow
+from ffpipe.telemetry.report import History
 
 
 class FullDisk(Store):
@@ -101,10 +101,10 @@ class NoRoom(RunFolder):
         super().__init__(path)
         self._keeps_past = keeps_past
 
-    def write_metrics(self, rows: Sequence[LayerRow], steps_per_epoch: int) -> None:
+    def write_metrics(self, past: History, steps_per_epoch: int) -> None:
         if self._keeps_past:
             no_room()
-        super().write_metrics(rows, steps_per_epoch)
+        super().write_metrics(past, steps_per_epoch)
 
     def write_past(self, past: History) -> None:
         if past.rows and not self._keeps_past:

@@ -22,6 +22,7 @@ from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.schedule import Item, Snapshot
 from ffpipe.pipeline.stage import Leave, Stage
 from ffpipe.pipeline.worker_setup import Parts, WorkerSetup
+from ffpipe.system.memory import host_cpus
 
 FIELDS: dict[str, Any] = {
     "training.shards": 4,
@@ -73,8 +74,8 @@ def test_one_process_computes_all_shards(config: Config, digest: str, way: dict[
 
 RAY: dict[str, dict[str, Any]] = {
     "two of one stage": {"stages": 1, "replicas": 2},
-    "four of one stage, chunk 1": {"stages": 1, "replicas": 4, "chunk": 1},
-    "one and four": {"stages": 2, "replicas": (1, 4), "evaluate_every": 1, "snapshot_steps": 5},
+    "four of one stage, chunk 1": {"stages": 1, "replicas": 4, "chunk": 1, "cpus": 0.25},
+    "one and four": {"stages": 2, "replicas": (1, 4), "cpus": 0.25, "evaluate_every": 1, "snapshot_steps": 5},
 }
 
 
@@ -107,7 +108,7 @@ def test_a_run_goes_on_with_another_number(kind: str, tmp_path: Path) -> None:
     whole = run(longer, tmp_path / "whole", engine="local")
     half = replace(longer, training=replace(longer.training, epochs=1))
     run(half, tmp_path / "half", engine="ray", replicas=2)
-    changes = {"training.epochs": 2, "execution.stages": 2, "execution.replicas": (4, 1)}
+    changes = {"training.epochs": 2, "execution.stages": 2, "execution.replicas": (4, 1), "execution.cpus": 0.25}
     assert resume(tmp_path / "half", changes).weights_sha256 == whole.weights_sha256
 
 
@@ -133,13 +134,26 @@ def test_replicas_that_come_to_other_weights(tmp_path: Path) -> None:
     ways: dict[str, Any] = {"engine": "ray", "stages": 1, "replicas": 2, "evaluate_every": 0, "snapshot_steps": 10}
     asked = replace(config, execution=replace(config.execution, run_dir=str(tmp_path / "run"), **ways))
     says = (
-        r"stage 0, replica 1 \(layers 0 to 2\) had other weights than replica 0 after step 20: .* after step 10 is in"
+        r"stage 0, replica 0 \(layers 0 to 2\) and stage 0, replica 1 \(layers 0 to 2\) had different weights "
+        r"after step 20: .* after step 10 is in"
     )
     with pytest.raises(RunFailed, match=says) as caught:
         train(asked, engine=lambda execution: RayEngine(Parts(stage=make_wrong)))
     assert "go on with" in str(caught.value)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
     assert resume(tmp_path / "run", {"execution.engine": "local"}).weights_sha256 == whole.weights_sha256
+
+
+@pytest.mark.usefixtures("cluster")
+def test_more_replicas_of_a_stage_than_cpus(tmp_path: Path) -> None:
+    count = 1 << host_cpus().bit_length()
+    many = override(network("convolutions"), {"training.shards": count, "training.batch_size": 25 * count})
+    says = (
+        rf"stage 0 has {count} replicas \({count} processes in all\), the cluster has {host_cpus()} CPU: ask for fewer"
+    )
+    with pytest.raises(UserError, match=says):
+        run(many, tmp_path / "run", engine="ray", replicas=count)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("cluster")

@@ -38,7 +38,7 @@ Kind = Literal["kill", "silence", "error", "diverge", "driver", "interrupt", "fu
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that goes wrong `after` moments after the fault before it. a, b: which stage, file and the like.
+    """A fault that comes `after` moments after the fault before it. a, b: which stage, file and the like.
 
     kill: stages, by the bits of a. silence, error, diverge: stage a. driver: its process is killed. interrupt: as by
     Ctrl-C. full: no room on disk for a moments, for stages, the driver or both. stuck: a removals of a snapshot fail.
@@ -243,7 +243,7 @@ class World:
         change."""
         for row in rows:
             assert self._sizes.setdefault((row.step, row.layer), row) == row
-        return [replace(row, rate=None, weight_rms=None, output_rms=None) for row in rows]
+        return [replace(row, rate=None, weight_rms=None, output_rms=None, factor=None) for row in rows]
 
     def check_evaluations(self, evaluations: list[dict[str, Any]], step: int) -> None:
         """Check that all evaluations before a step are there."""

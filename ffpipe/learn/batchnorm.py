@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ffpipe.learn.meeting import Meeting
 from ffpipe.learn.shards import Shards
+from ffpipe.system.errors import UserError
 
 M = TypeVar("M", bound=nn.Module)
 # A mark on the module itself, so that copies have it: where modules are made, the number of shards is not known.
@@ -28,10 +30,19 @@ MARK = "over_minibatch"
 _pass = threading.local()
 
 
+@dataclass
+class _Pass:
+    """One pass of a meeting, and how often it has met."""
+
+    meeting: Meeting
+    of: Shards
+    met: int = 0
+
+
 @contextmanager
 def passing(meeting: Meeting, of: Shards) -> Iterator[None]:
     """Have batch normalisation within one pass of a meeting be over all shards."""
-    _pass.now = (meeting, of)
+    _pass.now = _Pass(meeting, of)
     try:
         yield
     finally:
@@ -47,34 +58,46 @@ def over_minibatch(module: M) -> M:
     return module
 
 
-def share(module: nn.Module) -> None:
-    """Make all marked batch normalisation in a module be over shards."""
-    for part in module.modules():
+def share(module: nn.Module, name: str = "") -> None:
+    """Make all marked batch normalisation in a module be over shards. name: of the module within its block."""
+    for path, part in module.named_modules(prefix=name):
         # Not of a subclass, whose own forward would be lost: it stays what it is, and local.undivided_part refuses it.
         if getattr(part, MARK, False) and type(part) in KINDS:
             # The class alone: what others hold, its parameters and their names in a snapshot stay.
             part.__class__ = KINDS[type(part)]
+            part.path = path
 
 
 class Shared(_BatchNorm):
-    """The common part of the kinds below. Outside of a pass, as in evaluations, it is torch's own."""
+    """The common part of the kinds below. Outside of a pass, as in evaluations, it is torch's own. path: its place in a
+    block."""
+
+    path = ""
 
     def forward(self, input: Tensor) -> Tensor:
         # torch.export need not follow what is kept by thread: in what it records there are no shards.
-        now = None if torch.compiler.is_compiling() else getattr(_pass, "now", None)
+        now: _Pass | None = None if torch.compiler.is_compiling() else getattr(_pass, "now", None)
         if not self.training or now is None:
+            # A pass that is made again would be over its own shard alone, and move the running statistics once more.
+            if self.training and torch._C._current_graph_task_id() >= 0:
+                raise UserError(
+                    "batch normalisation over shards is made again in the backward pass, as by torch.utils.checkpoint, "
+                    "where other shards are not at hand: leave that out, or give --training.shards 1"
+                )
             return super().forward(input)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]  # torch has no hint for it
-        meeting, of = now
+        of = now.of
+        now.met += 1
+        name = f"batch normalisation {self.path} ({now.met})"
 
         def join(rows: list[Tensor]) -> Sequence[Tensor]:
             count = rows[0].numel() // rows[0].shape[1] * of.count
-            normalized: list[Tensor] = _Normalized.apply(of, self.eps, count, *rows)  # type: ignore[no-untyped-call]
+            normalized: list[Tensor] = _Normalized.apply(of, name, self.eps, count, *rows)  # type: ignore[no-untyped-call]
             mean, variance, *made = normalized
             self._track(mean, variance, count)
             return made
 
-        made: Tensor = meeting.meet(input, join)
+        made: Tensor = now.meeting.meet(name, input, join)
         # Not in `join`: each pass has a weight of its own (local_shards.py), whose gradient is that of its shard.
         if self.affine:
             shape = (-1, *[1] * (input.dim() - 2))
@@ -98,10 +121,11 @@ class _Normalized(torch.autograd.Function):
     """Mean and variance over all shards, (channels,) float64, and the rows of each shard here, normalised."""
 
     @staticmethod
-    def forward(ctx: Any, of: Shards, eps: float, count: int, *rows: Tensor) -> Any:
-        ctx.of, ctx.count, ctx.dims = of, count, [dim for dim in range(rows[0].dim()) if dim != 1]
+    def forward(ctx: Any, of: Shards, name: str, eps: float, count: int, *rows: Tensor) -> Any:
+        ctx.of, ctx.name, ctx.count = of, name, count
+        ctx.dims = [dim for dim in range(rows[0].dim()) if dim != 1]
         # Both at once, in one exchange between replicas: squares of distances from the mean would take a second one.
-        sums, squares = of.sum("batch normalisation", (_sums(each, each, ctx.dims) for each in rows))
+        sums, squares = of.sum(name, (_sums(each, each, ctx.dims) for each in rows))
         mean = sums / count
         # Rounding may leave less than 0 where all values of a channel are alike.
         variance = (squares / count - mean.square()).clamp_min_(0.0)
@@ -118,11 +142,10 @@ class _Normalized(torch.autograd.Function):
         given = slopes[2:]
         parts = (_sums(slope, each, ctx.dims) for slope, each in zip(given, made, strict=True))
         sums, products = (
-            (each / ctx.count).to(scale.dtype).view_as(scale)
-            for each in ctx.of.sum("batch normalisation, backward", parts)
+            (each / ctx.count).to(scale.dtype).view_as(scale) for each in ctx.of.sum(f"{ctx.name}, backward", parts)
         )
         back = [(slope - sums - each * products) * scale for slope, each in zip(given, made, strict=True)]
-        return (None, None, None, *back)
+        return (None, None, None, None, *back)
 
 
 def _sums(rows: Tensor, others: Tensor, dims: list[int]) -> list[Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from inspect import signature
 from typing import Any
 
@@ -27,9 +27,9 @@ from ffpipe.learn.dense_shards import ShardedDense
 from ffpipe.learn.feeder import Feeder, make_feeder
 from ffpipe.learn.goodness import GoodnessContrast
 from ffpipe.learn.items import CPU, META, body_of, fresh, items_of, local_block, prepared, resolved, shape_of
+from ffpipe.learn.local import LocalBlock
 from ffpipe.learn.local_item import BlockItem, Dense, Local
 from ffpipe.learn.objective_trial import Trial
-from ffpipe.learn.objectives import Objective
 from ffpipe.learn.outline import Outline
 from ffpipe.learn.own_items import refuse_item, refuse_shared
 from ffpipe.learn.own_modules import refuse_unsaved
@@ -43,6 +43,7 @@ from ffpipe.learn.refusals import (
     refuse_read_outs,
     refuse_roles,
 )
+from ffpipe.learn.shard_trial import ShardTrial
 from ffpipe.learn.spec import IN_TURNS, NEUTRAL, PAIRS, PLAIN, RowLayout, RowSpec
 from ffpipe.learn.turns import Turns
 from ffpipe.learn.user_model import ModelCode, of_users
@@ -249,20 +250,29 @@ def _outlined(
         outline = replace(outline, hidden=hidden)
         local = local_block(item, body, outline, bare.takes.classes, training, META)
 
-        def objective_on(device: torch.device) -> Objective:
-            """Give the objective; where it has to run, one that did not begin on META."""
+        def block_on(device: torch.device) -> LocalBlock:
+            """Give the block; where it has to run, one that did not begin on META."""
             if device == META:
-                return local.objective
-            return local_block(whole(), body_on(device), outline, bare.takes.classes, training, device).objective
+                return local
+            return local_block(whole(), body_on(device), outline, bare.takes.classes, training, device)
 
-        trial = Trial(str(outline), hidden, training, objective_on)
+        trial = Trial(str(outline), hidden, training, lambda device: block_on(device).objective)
         local.outputs = trial.outputs()
+        outline = replace(outline, outputs=local.outputs)
         refuse_roles(local.roles, outline, training)
         trial.check_score(() if training.contrasts else (*bare.labels.shape, bare.takes.classes))
+        # The kinds of ffpipe keep to their rows; a checkpoint around them is seen in a trial alone.
+        if training.shards > 1 and not local.undivided and (training.model or bare.function or training.checkpointing):
+            labels = None if training.contrasts else bare.labels
+            seen = [kept[name] for name in item.use]
+            cut = ShardTrial(
+                str(outline), partial(block_on, CPU), seen, labels, bare.takes.classes, bare.shard, training.seed
+            )
+            local.undivided = cut.undivided()
         # A user's objective may have a property of its own in this place.
         with of_users(f"the objective of {outline} cannot tell whether it is silent"):
             silent = local.objective.is_silent
-        return replace(outline, outputs=local.outputs, silent=silent), local
+        return replace(outline, silent=silent), local
     block: Block
     if isinstance(item, Block):
         block, name = item, type(item).__name__

@@ -141,13 +141,13 @@ def local_block(
         given["objective"] = objective
     copies = dict(fresh(given, device).items())
     body, objective = copies.get("body", body), cast(Objective, copies.get("objective", objective))
-    for part in (body, objective):
+    for name, part in (("body", body), ("objective", objective)):
         prepared(part, str(outline)).to(dtype=PRECISIONS[training.precision].weights, device=device)
         if training.memory_format == "channels-last":
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no hint for it
         # Before the block looks for statistics over a minibatch, of which these do not keep it from being cut.
         if training.shards > 1:
-            share(part)
+            share(part, name)
     training = replace(
         training, optimizer=item.optimizer or training.optimizer, hand_on=item.hand_on or training.hand_on
     )

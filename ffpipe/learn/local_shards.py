@@ -20,7 +20,7 @@ from ffpipe.learn.batchnorm import Shared, passing
 from ffpipe.learn.block import Step
 from ffpipe.learn.denormals import is_due
 from ffpipe.learn.local import LocalBlock
-from ffpipe.learn.meeting import Meeting
+from ffpipe.learn.meeting import Apart, Meeting
 from ffpipe.learn.objectives import Learned
 from ffpipe.learn.shards import Shard, Shards
 from ffpipe.learn.spec import RowLayout
@@ -98,6 +98,19 @@ class ShardedLocal(LocalBlock):
         meets = passing(meeting, of) if self._meets else nullcontext()
         with self._threads(device), self._drawing(device, step.of(shard.number)), self._format(device), meets:
             return self._passed(shard.x[:rows], [each[:rows] for each in shard.kept], layout, shard.labels)
+
+    def tried(self, shard: Shard, layout: RowLayout) -> Tensor:
+        """Pass one shard forward and back, as in a step, but for batch normalisation over shards, which leaves rows as
+        they are. Returns what the body makes; what is handed on is put into the shard's `out`."""
+        learns = self.optimizer is not None
+        self._mode(training=True)
+        with torch.set_grad_enabled(learns):
+            h, learned = self._pass(Apart(shard.x.device), shard, layout, Step(0), Shards(1, range(1)))
+            if learns:
+                learned.loss.backward()
+        with torch.no_grad():
+            self._put(h, shard.out)
+        return h.detach()
 
     def _as_many_views(self, count: int) -> list[ShardedLocal]:
         """Return the block and views of it, whose parameters share its memory and have gradients of their own."""

@@ -6,7 +6,7 @@
 
 Each pass has a thread of its own, of which one runs at a time, in turn: what a pass draws from the generators
 that torch, NumPy and Python share and what it computes depends on no other. Passes meet at the same places in the same
-order.
+order, or all end with an error.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ffpipe.system.errors import UserError
 from ffpipe.system.rng import process_state, set_process_state
 
 T = TypeVar("T")
@@ -37,6 +38,7 @@ class Meeting:
         self._turn = 0
         self._here = threading.local()
         self._values: list[Any] = []
+        self._place = ""  # where those are that have met
         self._results: Sequence[Any] = ()
         self._errors: list[BaseException] = []
         self._changed = threading.Condition()
@@ -56,6 +58,8 @@ class Meeting:
                 self._wait(place)
                 with torch.inference_mode(states[1]), torch.set_grad_enabled(states[0]):
                     found[place] = passes[place]()
+                    if self._values:
+                        raise self._parted("its end")
             except BaseException as error:  # raised again below
                 self._errors.append(error)
             # Also after an error: the others wait, and end when they see that there is one.
@@ -70,13 +74,22 @@ class Meeting:
             raise self._errors[0]  # those behind it are Abandoned
         return [found[place] for place in range(self._count)]
 
-    def meet(self, value: V, join: Callable[[list[V]], Sequence[W]]) -> W:
-        """Give what this pass has, wait for the others; returns this pass's of what `join` makes of all, in order."""
+    def meet(self, where: str, value: V, join: Callable[[list[V]], Sequence[W]]) -> W:
+        """Give what this pass has, wait for the others; returns this pass's of what `join` makes of all, in order.
+
+        where: names the place, which is another one each time. Raises UserError where others are elsewhere or at their
+        end.
+        """
         if self._count == 1:
             return join([value])[0]
         place: int = self._here.place
+        # Passes come in turn, so all before this one are here.
+        if place and len(self._values) != place:
+            self._place = "its end"
+        if place and self._place != where:
+            raise self._parted(where)
+        self._place = where
         self._values.append(value)
-        # Passes come in turn, so all the others are here.
         if place == self._count - 1:
             values, self._values = self._values, []
             self._results = join(values)
@@ -93,6 +106,12 @@ class Meeting:
         result: W = self._results[place]
         return result
 
+    def _parted(self, where: str) -> UserError:
+        return UserError(
+            f"forward passes of shards of one minibatch part: one is at {self._place}, another at {where}: let forward "
+            "take the same way whatever its rows are, or give --training.shards 1"
+        )
+
     def _hand_over(self, place: int) -> None:
         with self._changed:
             self._turn = (place + 1) % self._count
@@ -103,3 +122,10 @@ class Meeting:
             self._changed.wait_for(lambda: self._turn == place or self._errors)
         if self._errors:
             raise Abandoned
+
+
+class Apart(Meeting):
+    """The meeting of a pass that is tried by itself (shard_trial.py): it gets back what it gives."""
+
+    def meet(self, where: str, value: Any, join: Callable[[list[Any]], Sequence[Any]]) -> Any:
+        return value

@@ -134,4 +134,5 @@ def sizes_of(learner: Block | Head, factor: float | None, output_rms: float | No
         None if learner.rate is None or factor is None else learner.rate * factor,
         root_mean_square(matrices),
         output_rms,
+        factor,
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ffpipe.learn.shards import fold
 from ffpipe.pipeline.packet import Arrays, to_arrays, to_tensors
+from ffpipe.system.errors import RunFailed, reason
 
 # Sends sums to the other replicas: the number of the round, its name, the sums.
 Send = Callable[[int, str, Arrays], None]
@@ -24,7 +25,7 @@ Waiting = Callable[[], AbstractContextManager[None]]
 
 
 class Reducer:
-    """The sums of one replica with those of the others. `put` may be called from any thread."""
+    """The sums of one replica with those of the others. `put` and `fail` may be called from any thread."""
 
     def __init__(
         self, replica: int, replicas: int, send: Send, read: Read = lambda arrays: None, waiting: Waiting = nullcontext
@@ -33,6 +34,7 @@ class Reducer:
         self._send, self._read, self._waiting = send, read, waiting
         self._round = 0
         self._arrived: dict[int, dict[int, tuple[str, Arrays]]] = {}
+        self._error: BaseException | None = None
         self._changed = threading.Condition()
 
     def put(self, number: int, replica: int, name: str, arrays: Arrays) -> None:
@@ -41,13 +43,22 @@ class Reducer:
             self._arrived.setdefault(number, {})[replica] = (name, arrays)
             self._changed.notify_all()
 
+    def fail(self, error: BaseException) -> None:
+        """Take what keeps the sums of others from coming."""
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+
     def __call__(self, name: str, sums: list[Tensor]) -> list[Tensor]:
         """Return the sums over all replicas, on the devices of these. Raises ValueError where another replica is at
-        something else."""
+        something else, and RunFailed where sums cannot come any more."""
         number, self._round = self._round, self._round + 1
         self._send(number, name, to_arrays({str(place): each for place, each in enumerate(sums)}))
         with self._waiting(), self._changed:
-            self._changed.wait_for(lambda: len(self._arrived.get(number, ())) == self._replicas - 1)
+            self._changed.wait_for(lambda: self._error or len(self._arrived.get(number, ())) == self._replicas - 1)
+            if self._error is not None:
+                why = f"{type(self._error).__name__}: {reason(self._error)}"
+                raise RunFailed(f"replica {self._replica} cannot get the sums of the others: {why}") from self._error
             others = self._arrived.pop(number)
         # Else sums of different blocks would be added where they happen to have the same shapes.
         if unlike := {other for other, _ in others.values()} - {name}:

@@ -25,17 +25,18 @@ def replicas_of(execution: Execution, stages: int) -> tuple[int, ...]:
 
 
 def smaller_and_smaller(counts: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Give these numbers of replicas, then ever fewer: the most numerous are halved first, and last there are fewer
-    stages.
+    """Give these numbers of replicas, then ever fewer: of the stages that have most the first one gets half of them,
+    and last there are fewer stages.
 
-    >>> list(smaller_and_smaller((4, 1)))
-    [(4, 1), (2, 1), (1, 1), (1,)]
+    >>> list(smaller_and_smaller((2, 2)))
+    [(2, 2), (1, 2), (1, 1), (1,)]
     """
-    # A half divides the shards where the whole did, since these are a power of 2.
     while counts:
         yield counts
-        most = max(counts)
-        counts = tuple(count // 2 if count == most else count for count in counts) if most > 1 else counts[:-1]
+        at = counts.index(max(counts))
+        # A half is the next smaller number that divides the shards, since these are a power of 2. In the first stage
+        # it spares most: each replica makes the rows of whole minibatches there.
+        counts = (*counts[:at], counts[at] // 2, *counts[at + 1 :]) if counts[at] > 1 else counts[:-1]
 
 
 @dataclass(frozen=True)

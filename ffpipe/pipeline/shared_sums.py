@@ -51,14 +51,21 @@ class _Sums(msgspec.Struct):
 class SharedSums:
     """The sums that one replica of a stage sends to the others and gets of them.
 
-    put: is given those of another, as `Reducer.put`, in a thread of its own.
+    put: is given those of another, as `Reducer.put`, in a thread of its own. fail: is given what ends this thread, as
+    `Reducer.fail`.
     """
 
     def __init__(
-        self, channel: str, replica: int, others: Sequence[int], put: Callable[[int, int, str, Arrays], None]
+        self,
+        channel: str,
+        replica: int,
+        others: Sequence[int],
+        put: Callable[[int, int, str, Arrays], None],
+        fail: Callable[[BaseException], None],
     ) -> None:
         """channel: a name that the replicas of this stage have, and nothing besides. others: their numbers."""
-        self._channel, self._replica, self._others, self._put = channel, replica, others, put
+        self._channel, self._replica, self._others = channel, replica, others
+        self._put, self._fail = put, fail
         self._slots = (_Slot(), _Slot())
         self._mapped: dict[tuple[int, int], mmap.mmap] = {}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -98,6 +105,12 @@ class SharedSums:
             slot.close()
 
     def _receive(self) -> None:
+        try:
+            self._receive_all()
+        except BaseException as error:  # or all would wait for sums until the run has had enough of it
+            self._fail(error)
+
+    def _receive_all(self) -> None:
         room = socket.CMSG_SPACE(CREDENTIALS.size) + socket.CMSG_SPACE(DESCRIPTOR_BYTES)
         while True:
             message, beside, _, _ = self._socket.recvmsg(LONGEST, room, socket.MSG_CMSG_CLOEXEC)

@@ -17,6 +17,7 @@ from ffpipe.engines.layerwise import spoolfolder
 from ffpipe.engines.layerwise.engine import LayerwiseEngine
 from ffpipe.engines.local import LocalEngine
 from ffpipe.engines.ray.settings import PREFIX, folder_of_clusters, load_ray, prepare_ray
+from ffpipe.learn.description import described, instead_of
 from ffpipe.learn.network import NO_ANSWER, readouts_of
 from ffpipe.pipeline.job import Engine, Job, Model, few_steps, make_job, refuse_beyond_this_host
 from ffpipe.planning.budget import within_budget
@@ -29,7 +30,7 @@ from ffpipe.runs.log import RunLog
 from ffpipe.runs.model import Given, with_model
 from ffpipe.runs.resumed import newest_whole, other_rates, resumed
 from ffpipe.runs.run import Result, Run
-from ffpipe.runs.view import View
+from ffpipe.runs.view import View, Warnings
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import Unreachable, UserError
@@ -53,9 +54,10 @@ def train(
 ) -> Result:
     """Do what `ffpipe train` does with this config.
 
-    view: is told how the run goes. interrupt: asks it to save and end. model: the network, as a function that returns
-    its blocks or the name of one; it takes the place of `training.model`. allow_code: names of code that the config may
-    have imported. callbacks: follow the run. engine: makes the engine, in place of the one that the config names.
+    view: is told how the run goes; without one warnings go to stderr, and nothing else is said. interrupt: asks it to
+    save and end. model: the network, as a function that returns its blocks or the name of one; it takes the place of
+    `training.model`. allow_code: names of code that the config may have imported. callbacks: follow the run. engine:
+    makes the engine, in place of the one that the config names.
 
     Writes the run folder and returns what is in it. Raises UserError, and leaves no run folder, where the config asks
     for what cannot be; RunFailed where the run broke off; Interrupted where it was asked to.
@@ -97,7 +99,13 @@ def _followed(
     config: Config, view: View | None, interrupt: Interrupt | None, callbacks: Sequence[Callback]
 ) -> tuple[View, Interrupt]:
     """Return the view of a run, with callbacks if there are any, and what ends the run. Raises UserError."""
-    view, interrupt = view or View(), interrupt or Interrupt()
+    view, interrupt = view or Warnings(), interrupt or Interrupt()
+    if not isinstance(callbacks, Iterable):
+        raise UserError(f"callbacks is {described(callbacks)}: give a list")
+    for number, each in enumerate(callbacks):
+        if not isinstance(each, Callback):
+            instead = instead_of(each, "an object of a subclass of ffpipe.Callback")
+            raise UserError(f"callbacks[{number}] is {described(each)}: {instead}")
     callbacks = [*callbacks, *([TensorBoard()] if config.execution.tensorboard else [])]
     return Followed(view, callbacks, interrupt) if callbacks else view, interrupt
 

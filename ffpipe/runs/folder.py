@@ -14,7 +14,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
@@ -32,10 +32,10 @@ from ffpipe.storage.store import Store, store_of
 from ffpipe.system.errors import UserError, reason, refusing
 from ffpipe.system.files import expanded, replacing
 from ffpipe.telemetry.metrics import write_metrics
-from ffpipe.telemetry.report import MOST_ROWS, History, LayerRow
+from ffpipe.telemetry.report import MOST_ROWS, History
 
-# A row of metrics takes 150 to 220 bytes; a run that is trained for longer, again and again, adds to its own.
-LARGEST_PAST = 3 * 220 * MOST_ROWS
+# A row of metrics takes 150 to 250 bytes; a run that is trained for longer, again and again, adds to its own.
+LARGEST_PAST = 3 * 250 * MOST_ROWS
 
 
 class RunFolder:
@@ -134,8 +134,8 @@ class RunFolder:
         with replacing(self.past) as file:
             file.write(msgspec.json.encode(past))
 
-    def write_metrics(self, rows: Sequence[LayerRow], steps_per_epoch: int) -> None:
-        write_metrics(self.metrics, rows, steps_per_epoch)
+    def write_metrics(self, past: History, steps_per_epoch: int) -> None:
+        write_metrics(self.metrics, past.rows, steps_per_epoch, past.evaluations)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, whole or not at all."""

@@ -1,4 +1,4 @@
-"""Between a run and the callbacks of a user: what a view is told, as the events that they are promised."""
+"""The way from a run to the callbacks of a user: what a view is told, as the events that they are promised."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ffpipe.config.schema import Execution
+from ffpipe.learn.user_model import describe_error
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.runs.interrupt import Interrupt
 from ffpipe.runs.view import Progress, View
@@ -19,8 +20,9 @@ class Followed(View):
 
     def __init__(self, view: View, callbacks: Sequence[Callback], interrupt: Interrupt) -> None:
         self._view, self._interrupt = view, interrupt
-        self._callbacks = Callbacks(callbacks, complain=view.note)
+        self._callbacks = Callbacks(callbacks, self._complain, self._end)
         self._progress: Progress | None = None
+        self._begun = self._to_end = False
 
     def starting(self, execution: Execution) -> None:
         self._view.starting(execution)
@@ -49,6 +51,9 @@ class Followed(View):
             self._callbacks.tell("on_evaluation", evaluation)
         if report.rows and report.stage == len(progress.layers) - 1:
             self._callbacks.tell("on_speed", Speed(report.step, progress.examples_per_second, tuple(progress.busy)))
+        self._begun = True
+        if self._to_end:
+            self._stop()
 
     def recovered(self, note: RecoveryNote) -> None:
         self._view.recovered(note)
@@ -73,6 +78,19 @@ class Followed(View):
     def finish(self, run_dir: Path, errors: Mapping[str, float], seconds: float, start_seconds: float | None) -> None:
         self._view.finish(run_dir, errors, seconds, start_seconds)
 
+    def _complain(self, name: str, error: Exception) -> None:
+        why = describe_error(error)
+        self._view.note(f"warning: callback {name} failed ({why}); the run goes on, and this is not said again")
+
     def _stop(self) -> None:
-        if not self._interrupt.wished:  # a second wish would not let the run save
+        """Let the run save and end; before its first report there is nothing to save, so that it ends with that."""
+        self._to_end = True
+        if self._begun and not self._interrupt.wished:  # a second wish would not let the run save
+            self._interrupt.request()
+
+    def _end(self, wish: BaseException) -> None:
+        """Let the run save where a callback ends the program. Raises KeyboardInterrupt the second time."""
+        if isinstance(wish, SystemExit):
+            self._stop()
+        else:
             self._interrupt.request()

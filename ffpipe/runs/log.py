@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -52,6 +53,7 @@ class RunLog:
         self._layout: Layout | None = None
         self._files: dict[int, list[File]] = {}
         self._latest: dict[int, StageReport] = {}
+        self._peaks: dict[int, tuple[int, int]] = {}  # of the largest process of a stage, and on its GPU
         self._began_after: float | None = None
         self._trace = TraceFile(self.folder.trace) if self.job.config.execution.trace else None
 
@@ -81,7 +83,7 @@ class RunLog:
         made = tuple(evaluation.split for evaluation in past.evaluations if evaluation.step == step)
         self._layout = layout = replace(layout, plan=replace(layout.plan, made=made))
         # Files of the stages before would count for snapshots that these write again.
-        self._latest, self._files = {}, {}
+        self._latest, self._peaks, self._files = {}, {}, {}
         return layout
 
     def recovered(self, note: RecoveryNote) -> None:
@@ -94,6 +96,8 @@ class RunLog:
         snapshots. Raises ReplicasDiffer."""
         if not report.replica:
             self._latest[report.stage] = report
+        memory, device = self._peaks.get(report.stage, (0, 0))
+        self._peaks[report.stage] = max(memory, report.peak_rss_bytes), max(device, report.peak_device_bytes)
         # In this order: a snapshot of this very report is made whole below, and past.json must have its rows by then.
         self.past.rows += report.rows
         self.past.evaluations += report.evaluations
@@ -148,13 +152,13 @@ class RunLog:
         if any(isinstance(each, FailedFile) for each in files):
             self._discard(file.step)
             return
-        digests = {each.name: each.weights_sha256 for each in written}
-        for each in files:
-            if isinstance(each, ReplicaFile) and each.weights_sha256 != digests[each.name]:
+        for each in written:
+            same = (file for file in files if isinstance(file, ReplicaFile) and file.name == each.name)
+            others = {other.replica: other.weights_sha256 for other in same}
+            if unlike := _unlike({self._writer(each.name): each.weights_sha256, **others}):
                 self._discard(file.step)
                 raise ReplicasDiffer(
-                    f"{each.replica} had other weights than replica 0 after step {file.step}: a device or a host "
-                    "computes wrongly, go on without it"
+                    f"{unlike} after step {file.step}: a device or a host computes wrongly, go on without it"
                 )
         try:
             # Before the manifest: whoever goes on from a snapshot finds what was known when it was made. If snapshots
@@ -174,6 +178,13 @@ class RunLog:
         with self._going_on(str(self.folder.path)):
             self._show(self._summary("running"))
 
+    def _writer(self, file: str) -> str:
+        """Name the replica that writes a file of snapshots."""
+        assert self._layout is not None
+        *before, last = self._layout.stages
+        wrote = (spec for spec in before if any(checkpoint.layer_file(index) == file for index in spec.layers))
+        return str(next(wrote, last))
+
     @property
     def _files_of_snapshot(self) -> int:
         """Count the files of a snapshot, each as often as there are replicas that have its weights."""
@@ -188,7 +199,7 @@ class RunLog:
     def _show(self, summary: dict[str, Any]) -> None:
         """Write what is for people and never read back: the summary whatever becomes of the metrics. Raises OSError."""
         try:
-            self.folder.write_metrics(self.past.rows, self.job.steps_per_epoch)
+            self.folder.write_metrics(self.past, self.job.steps_per_epoch)
         finally:
             self.folder.write_summary(summary)
 
@@ -251,8 +262,8 @@ class RunLog:
             "weights_sha256": self.newest.weights_sha256 if self.newest else None,
             "recoveries": len(past.recoveries),
             "recovery_notes": [asdict(note) for note in past.recoveries],
-            "peak_rss_bytes": [stage.peak_rss_bytes for stage in stages],
-            "peak_device_bytes": [stage.peak_device_bytes for stage in stages],
+            "peak_rss_bytes": [self._peaks[stage.stage][0] for stage in stages],
+            "peak_device_bytes": [self._peaks[stage.stage][1] for stage in stages],
             "efficiency": max((stage.busy_share for stage in stages), default=None),
             "time_shares": [
                 {kind: s / stage.seconds for kind, s in stage.seconds_by_kind.items()}
@@ -263,6 +274,18 @@ class RunLog:
             "written_at": time.time(),
             "versions": versions(),
         }
+
+
+def _unlike(weights: Mapping[str, str]) -> str:
+    """Say which replicas have other weights than most have, or where no weights are those of most, that they differ.
+    weights: a digest for each name. Returns "" where all are the same."""
+    (most, count), *others = Counter(weights.values()).most_common()
+    if not others:
+        return ""
+    if count == others[0][1]:
+        return f"{' and '.join(sorted(weights))} had different weights"
+    unlike = sorted(name for name, digest in weights.items() if digest != most)
+    return f"{' and '.join(unlike)} had other weights than the other {count} replicas"
 
 
 def _of_blocks(job: Job, test: Evaluation) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,13 +17,13 @@ from rich.text import Text
 from ffpipe.config.schema import Execution
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.pipeline.stage_spec import StageSpec
-from ffpipe.runs.inspection import percent, say_errors
-from ffpipe.system.errors import escaped
+from ffpipe.runs.inspection import newest_rows, percent, say_errors
+from ffpipe.system.errors import escaped, one_line
 from ffpipe.telemetry.report import LayerRow, RecoveryNote, StageReport, say_layers
 
 
 class View:
-    """Is told how a run goes, and shows nothing of it."""
+    """A listener that is told how a run goes, and shows nothing of it."""
 
     def starting(self, execution: Execution) -> None:
         """Note that the engine is about to start, which may take a while."""
@@ -56,8 +57,26 @@ class View:
         training. start_seconds: before it, as in summary.json."""
 
 
+class Warnings(View):
+    """A view that prints warnings on stderr and shows nothing else: that of a run that is given none."""
+
+    def note(self, text: str) -> None:
+        if text.startswith("warning"):
+            with suppress(OSError, ValueError):  # nobody reads them: the run goes on
+                print(one_line(text), file=sys.stderr, flush=True)
+
+
 class Terminal(Console):
-    """A console that raises BrokenPipeError where nobody reads it; rich would end the program."""
+    """A console that raises BrokenPipeError where nobody reads it; rich would end the program.
+
+    A notebook gets plain lines in the output of its cell: rich would show each as a page of its own.
+    """
+
+    def __init__(self, file: IO[str] | None = None) -> None:
+        super().__init__(file=file)
+        if self.is_jupyter:
+            # Its kernel asks for colours as a terminal would, and cannot move a cursor.
+            super().__init__(file=file, force_jupyter=False, force_terminal=False)
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -102,7 +121,7 @@ class Progress:
 
     @property
     def examples_per_second(self) -> float:
-        """Over the last reports, by the last stage's clock."""
+        """The rate over the last reports, by the last stage's clock."""
         if len(self._marks) < 2 or self._marks[-1][0] <= self._marks[0][0]:
             return 0.0
         (begun, first), (ended, last) = self._marks[0], self._marks[-1]
@@ -121,27 +140,40 @@ class Progress:
         speed = f"{rate:,.0f}" if rate >= 10 or not rate else f"{rate:.2g}"
         return f"epoch {self.epoch}/{training.epochs}  {work}  {speed} examples/s  {left} left"
 
-    def figures(self) -> str:
-        """Spell loss, errors and size of the weights of each block, in a line, and their learning rates."""
-        rows = [(block, row) for block, row in sorted(self.rows.items()) if block >= 0]
-        rates = list(dict.fromkeys(row.rate for _, row in rows if row.rate is not None))
-        each = ", ".join(f"{block}: {' '.join(_figures(row))}" for block, row in rows)
-        rate = f"rate {' '.join(f'{rate:.3g}' for rate in rates)}; " if rates else ""
-        return f"{rate}loss, errors and rms of weights of blocks {each or '-'}"
+
+class Epochs:
+    """The newest rows of each epoch. An epoch has ended when every stage is through with it; the first ones are
+    epochs ahead."""
+
+    def __init__(self, job: Job, layout: Layout, step: int) -> None:
+        self._length, self._ended = job.steps_per_epoch, step // job.steps_per_epoch
+        self._steps = [step] * len(layout.stages)
+        self._rows: dict[int, dict[int, LayerRow]] = {}
+
+    def take(self, report: StageReport) -> Iterator[tuple[int, list[LayerRow]]]:
+        """Take in a report. Yields each epoch that has ended with it, counted from 1, and its rows, if it has any."""
+        self._steps[report.stage] = report.step
+        for row in report.rows:
+            self._rows.setdefault(-(-row.step // self._length), {})[row.layer] = row
+        while (self._ended + 1) * self._length <= min(self._steps):
+            self._ended += 1
+            if rows := self._rows.pop(self._ended, None):
+                yield self._ended, newest_rows(rows.values())
 
 
 class ConsoleView(View):
-    """Lines for people. On a terminal a table that redraws itself stands below them; elsewhere a line of progress comes
-    at most every ten seconds.
+    """Lines for people. On a terminal a table that redraws itself stands below them; elsewhere, as in a file or a
+    notebook, a line comes at the end of every epoch for which there are rows of metrics, and in a long epoch every ten
+    seconds.
 
     Falls silent where a line cannot be written, since a run need not end when nobody reads it any more (`ffpipe train |
-    head`) or its output goes to a disk that is full.
+    head`) or its output goes to a disk that is full. console: of rich; None: standard output.
     """
 
     SECONDS = 10.0
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console = console or Terminal()
         self._live = Live(console=console, auto_refresh=console.is_terminal, refresh_per_second=4)
         self._progress: Progress | None = None
         self._printed = time.monotonic()
@@ -155,7 +187,7 @@ class ConsoleView(View):
 
     def start(self, job: Job, layout: Layout, run_dir: Path, step: int) -> None:
         self.note(_title(job, layout))
-        self._progress = Progress(job, layout, step)
+        self._progress, self._epochs = Progress(job, layout, step), Epochs(job, layout, step)
         if self.console.is_terminal:
             self._live.update(self._table(self._progress))
             self._show(self._live.start)
@@ -173,10 +205,17 @@ class ConsoleView(View):
     def go_on(self, layout: Layout, step: int) -> None:
         assert self._progress is not None
         self._progress.go_on(layout, step)
+        self._epochs = Epochs(self._progress.job, layout, step)
 
     def report(self, report: StageReport) -> None:
         assert self._progress is not None
         self._progress.take(report)
+        if not self.console.is_terminal:
+            job = self._progress.job
+            for epoch, rows in self._epochs.take(report):
+                self._printed = time.monotonic()
+                at = f"epoch {epoch}/{job.config.training.epochs}  step {epoch * job.steps_per_epoch:,}/{job.steps:,}"
+                self.note(f"{at}  {_say_rows(rows)}")
         for e in report.evaluations:
             when = f"after epoch {e.step / self._progress.job.steps_per_epoch:g}"
             blocks = f"; blocks {', '.join(map(percent, e.blocks))}" if len(e.blocks) > 1 else ""
@@ -185,7 +224,7 @@ class ConsoleView(View):
             self._live.update(self._table(self._progress))
         elif time.monotonic() - self._printed >= self.SECONDS:
             self._printed = time.monotonic()
-            self.note(f"{self._progress.headline()}; {self._progress.figures()}")
+            self.note(f"{self._progress.headline()}; {_say_rows(newest_rows(self._progress.rows.values()))}")
 
     def note(self, text: str) -> None:
         lines = "\n".join(map(escaped, text.split("\n")))
@@ -210,15 +249,16 @@ class ConsoleView(View):
 
     def _table(self, progress: Progress) -> Group:
         errors = "pair errors" if progress.job.config.training.contrasts else "errors"
-        table = Table("block", "stage", "loss", errors, "weights", "busy")
+        table = Table("block", "stage", "rate", "loss", errors, "weights", "busy")
         for stage, blocks in enumerate(progress.layers):
             for block in blocks:
                 row = progress.rows.get(block)
-                busy = f"{progress.busy[stage]:.0%}" if block == blocks[0] else ""
+                of_stage, busy = (str(stage), f"{progress.busy[stage]:.0%}") if block == blocks[0] else ("", "")
                 name = progress.job.network.outlines[block].name
-                table.add_row(f"{block} {name}", str(stage) if block == blocks[0] else "", *_figures(row), busy)
+                table.add_row(f"{block} {name}", of_stage, _rate(row), *_figures(row), busy)
         if progress.job.network.has_head:
-            table.add_row("softmax head", "", *_figures(progress.rows.get(-1)), "")
+            row = progress.rows.get(-1)
+            table.add_row("softmax head", "", _rate(row), *_figures(row), "")
         return Group(Text(progress.headline()), table)
 
 
@@ -242,6 +282,22 @@ def _named(spec: StageSpec) -> str:
     layers = say_layers(spec.layers)
     replicas = spec.replicas.counts[spec.index]
     return f"{layers} x {replicas}" if replicas > 1 else layers
+
+
+def _say_rows(rows: Iterable[LayerRow]) -> str:
+    """Spell loss, errors and size of the weights of each block and of the head in a line, with the learning rates of
+    the blocks and the factors of their schedules."""
+    rows, said = list(rows), list[str]()
+    for name in ("rate", "factor"):
+        of_blocks = [getattr(row, name) for row in rows if row.layer >= 0]
+        if known := dict.fromkeys(f"{value:.3g}" for value in of_blocks if value is not None):
+            said.append(f"{name} {' '.join(known)}")
+    each = ", ".join(f"{row.layer if row.layer >= 0 else 'head'}: {' '.join(_figures(row))}" for row in rows)
+    return f"{', '.join(said)}{'; ' if said else ''}loss, errors and rms of weights of blocks {each or '-'}"
+
+
+def _rate(row: LayerRow | None) -> str:
+    return "-" if row is None or row.rate is None else f"{row.rate:.3g}"
 
 
 def _figures(row: LayerRow | None) -> tuple[str, str, str]:

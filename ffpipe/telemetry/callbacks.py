@@ -32,7 +32,7 @@ class RunStart:
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a run is. examples_per_second: over the last seconds. busy: the share of its time since it began in
+    """The speed of a run. examples_per_second: over the last seconds. busy: the share of its time since it began in
     which each stage computed, from 0 to 1."""
 
     step: int
@@ -41,10 +41,11 @@ class Speed:
 
 
 class Callback:
-    """Follows a run: subclass it and write the methods that you want.
+    """A follower of a run: subclass it and write the methods that you want.
 
     They are called in the process that called `ffpipe.train`, one at a time, while stages go on; one that takes long
-    holds up reports, and at last the run. An exception is reported once, and the run goes on.
+    holds up reports, and at last the run. An exception is reported once, and the run goes on; `sys.exit` and
+    KeyboardInterrupt end it as `RunStart.stop` does.
     """
 
     def on_start(self, run: RunStart) -> None:
@@ -78,10 +79,19 @@ class Callback:
 
 
 class Callbacks:
-    """Calls several callbacks in turn, and goes on where one raises. complain: takes the line that says so."""
+    """Calls several callbacks in turn, and goes on where one raises.
 
-    def __init__(self, callbacks: Iterable[Callback], complain: Callable[[str], object]) -> None:
-        self._callbacks, self._complain = tuple(callbacks), complain
+    complain: takes the name of a method that raised for the first time, and what it raised. end: takes SystemExit or
+    KeyboardInterrupt, with which a callback wants the run to end.
+    """
+
+    def __init__(
+        self,
+        callbacks: Iterable[Callback],
+        complain: Callable[[str, Exception], object],
+        end: Callable[[BaseException], object],
+    ) -> None:
+        self._callbacks, self._complain, self._end = tuple(callbacks), complain, end
         self._failed: set[tuple[int, str]] = set()
         self._seen: dict[int | str, int] = {}  # the last step of each block and split
 
@@ -92,13 +102,17 @@ class Callbacks:
             if event.step <= self._seen.get(series, -1):
                 return
             self._seen[series] = event.step
+        wish: BaseException | None = None
         for index, callback in enumerate(self._callbacks):
             try:
                 getattr(callback, method)(event)
+            except (SystemExit, KeyboardInterrupt) as raised:
+                wish = raised  # obeyed when the other callbacks have heard of the event
             except Exception as error:  # whatever a user's code raises
                 if (index, method) not in self._failed:
                     self._failed.add((index, method))
-                    self._complain(
-                        f"warning: callback {type(callback).__name__}.{method} failed ({type(error).__name__}: {error})"
-                        "; the run goes on, and this is not said again"
-                    )
+                    self._complain(f"{type(callback).__name__}.{method}", error)
+        if wish is not None:
+            if method == "on_end":  # nothing is left to save
+                raise wish
+            self._end(wish)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,12 +14,14 @@ import torch
 from torch import Tensor
 
 from ffpipe.system.files import replacing
-from ffpipe.telemetry.report import LayerRow
+from ffpipe.telemetry.report import READOUTS, Evaluation, LayerRow
 
+# Columns of errors on training examples, by read-out.
+TRAIN_ERRORS = {name: f"train_error_{name}" for name in READOUTS}
+OF_ROWS = ("loss", "pair_errors", "rate", "weight_rms", "output_rms", "factor")
 SCHEMA = pa.schema(
-    [("step", pa.int64()), ("epoch", pa.float64()), ("layer", pa.int32()), ("loss", pa.float64()),
-     ("pair_errors", pa.float64()), ("rate", pa.float64()), ("weight_rms", pa.float64()),
-     ("output_rms", pa.float64())]
+    [("step", pa.int64()), ("epoch", pa.float64()), ("layer", pa.int32()),
+     *((name, pa.float64()) for name in (*OF_ROWS, *TRAIN_ERRORS.values()))]
 )  # fmt: skip
 # Names of what a snapshot keeps.
 METER = "meter"
@@ -31,6 +34,7 @@ class Sizes(NamedTuple):
     rate: float | None = None
     weight_rms: float | None = None
     output_rms: float | None = None
+    factor: float | None = None
 
 
 class LayerMeter:
@@ -76,10 +80,23 @@ class LayerMeter:
         return rows
 
 
-def write_metrics(path: Path, rows: Sequence[LayerRow], steps_per_epoch: int) -> None:
-    """Write metrics.parquet: one row per layer and log point, the head as layer -1, in order of step and layer."""
+def write_metrics(
+    path: Path, rows: Sequence[LayerRow], steps_per_epoch: int, evaluations: Sequence[Evaluation] = ()
+) -> None:
+    """Write metrics.parquet: one row per layer and log point, the head as layer -1, in order of step and layer.
+
+    evaluations: on any splits, in order. The errors on training examples stand in all rows of the first log point from
+    their step on.
+    """
     ordered = sorted(rows, key=lambda r: (r.step, r.layer))
-    columns = {name: [getattr(row, name) for row in ordered] for name in SCHEMA.names if name != "epoch"}
+    points = sorted({row.step for row in rows})
+    errors: dict[int, dict[str, float]] = {}
+    for each in evaluations:
+        if each.split == "train" and points and each.step <= points[-1]:
+            errors[points[bisect_left(points, each.step)]] = each.readouts
+    columns = {name: [getattr(row, name) for row in ordered] for name in ("step", "layer", *OF_ROWS)}
     columns["epoch"] = [row.step / steps_per_epoch for row in ordered]
+    for readout, name in TRAIN_ERRORS.items():
+        columns[name] = [errors.get(row.step, {}).get(readout) for row in ordered]
     with replacing(path) as file:
         pq.write_table(pa.table(columns, schema=SCHEMA), file)

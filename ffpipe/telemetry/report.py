@@ -45,7 +45,8 @@ class LayerRow:
     rows on the wrong side of the threshold); None where an objective does not count them. After the interval's last
     step: rate: the learning rate of that step; None where the block did not learn, or has an optimiser of its own.
     weight_rms: root mean square of its matrices and kernels. output_rms: of what it handed on of the rows that it
-    learned from; None for the head. Runs of version 0.1 have none of the three.
+    learned from; None for the head. factor: the schedule's, by which that rate has been multiplied; None where the
+    block did not learn. Runs of version 0.1 have none of the four.
     """
 
     step: Steps
@@ -55,6 +56,7 @@ class LayerRow:
     rate: float | None = None
     weight_rms: float | None = None
     output_rms: float | None = None
+    factor: float | None = None
 
 
 @dataclass(frozen=True)

@@ -113,8 +113,8 @@ def local(
     training = Training(precision="float64", optimizer=Optimizer(kind="Adam", learning_rate=0.01))
     body, judge = body.to(torch.float64), objective(hidden).to(torch.float64)
     if kind is ShardedLocal:
-        share(body)
-        share(judge)
+        share(body, "body")
+        share(judge, "objective")
     return kind(0, inputs, hidden, body, judge, training)
 
 
@@ -154,6 +154,22 @@ def test_a_block_trained_by_autograd_learns_the_same(make: Callable[[type[LocalB
         torch.testing.assert_close(by_shards(outs[0].unsqueeze(0), BATCH, COUNT, range(COUNT))[0], outs[1])
         torch.testing.assert_close(made, learned)
         torch.testing.assert_close(sharded.weights(), whole.weights())
+
+
+@torch.no_grad()
+def test_sums_of_batch_normalisation_say_where_they_are_from() -> None:
+    block, layout, names = normalized(ShardedLocal), RowLayout(BATCH // COUNT, PLAIN), list[str]()
+
+    def exchange(name: str, sums: list[Tensor]) -> list[Tensor]:
+        names.append(name)
+        return sums
+
+    rows, out = pairs(0)[:BATCH].view(BATCH, 1, 4, 3), torch.empty(BATCH, 4, 4, 3, dtype=torch.float64)
+    shards = cut(rows, torch.zeros(BATCH, dtype=torch.int64), out)
+    block.learn_shards(shards, layout, Step(0), Shards(COUNT, range(COUNT), exchange))
+    assert names[:2] == ["batch normalisation body.1 (1)", "batch normalisation body.3 (2)"]
+    assert "batch normalisation body.3 (2), backward" in names
+    assert len(set(names)) == len(names)
 
 
 @torch.no_grad()

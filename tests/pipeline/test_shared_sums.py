@@ -50,7 +50,7 @@ def joined(replicas: int) -> tuple[list[Reducer], list[SharedSums]]:
     for replica in range(replicas):
         others = [other for other in range(replicas) if other != replica]
         reducers.append(Reducer(replica, replicas, lambda *told, own=replica: send(own, *told), read))
-        ways.append(SharedSums(channel, replica, others, reducers[-1].put))
+        ways.append(SharedSums(channel, replica, others, reducers[-1].put, reducers[-1].fail))
     return reducers, ways
 
 
@@ -95,6 +95,18 @@ def test_a_datagram_that_is_not_from_a_replica_is_ignored() -> None:
     second.send(0, "gradient", {})
     assert reducer("gradient", []) == []
     for way in (first, second):
+        way.close()
+
+
+def test_sums_that_cannot_be_read_are_an_error_of_who_waits_for_them() -> None:
+    (reducer, _), ways = joined(2)
+    # Of a slot that has no memory yet.
+    message = msgspec.msgpack.encode({"number": 0, "replica": 1, "name": "gradient", "arrays": []})
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.sendto(message, ways[0].address(0))
+    with pytest.raises(RunFailed, match="replica 0 cannot get the sums of the others: KeyError"):
+        reducer("gradient", [])
+    for way in ways:
         way.close()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from ffpipe import UserError, override, recipe
 from ffpipe.config.execution import Execution
-from ffpipe.engines.ray.placement import Host, most_places, places_of, shortage
+from ffpipe.engines.ray.placement import Host, crowding, most_places, places_of, shortage
 from ffpipe.pipeline.job import Job, make_job
 from ffpipe.pipeline.replicas import smaller_and_smaller
 from ffpipe.planning.calibrate import Costs
@@ -108,10 +108,36 @@ def test_places_are_of_replicas() -> None:
     assert "replicas need 1 GPU, the cluster has 0" in str(shortage(places_of(gpus, 2, HOSTS), HOSTS, "pack", (4, 1)))
 
 
+@pytest.mark.parametrize(
+    ("fields", "counts", "says"),
+    [
+        ({}, (4, 1), None),
+        ({}, (4, 4), None),  # more processes than CPUs, which stages share
+        ({}, (1,) * 8, None),
+        ({}, (1, 8), "stage 1 has 8 replicas (9 processes in all), the cluster has 6 CPU: ask for fewer"),
+        ({}, (64,), "stage 0 has 64 replicas (64 processes in all), the cluster has 6 CPU: ask for fewer"),
+        ({"cpus": 0.05}, (64,), None),
+        ({"cpus": (1.0, 0.0)}, (2, 8), "stage 1 has 8 replicas"),
+        ({"device": "cuda"}, (8,), None),
+        ({"device": ("cuda", "cpu")}, (8, 8), "stage 1 has 8 replicas"),
+    ],
+)
+def test_replicas_of_a_stage_share_no_cpu_unasked(
+    fields: dict[str, Any], counts: tuple[int, ...], says: str | None
+) -> None:
+    found = crowding(Execution(**fields), counts, HOSTS)
+    assert found is None if says is None else says in (found or "")
+
+
+def test_a_stage_without_replicas_may_have_a_part_of_a_cpu() -> None:
+    assert crowding(Execution(), (1, 1), [Host("a", {"CPU": 0.5})]) is None
+
+
 @pytest.mark.parametrize(("replicas", "places"), [(1, 6), (2, 6), (4, 4)])
 def test_as_many_stages_as_there_is_room_for_with_all_their_replicas(replicas: int, places: int) -> None:
     assert len(most_places(Execution(replicas=replicas), 10, HOSTS)) == places
 
 
-def test_after_a_loss_there_are_ever_fewer() -> None:
-    assert list(smaller_and_smaller((4, 2, 1))) == [(4, 2, 1), (2, 2, 1), (1, 1, 1), (1, 1), (1,)]
+def test_after_a_loss_there_are_ever_fewer_by_one_stage_at_a_time() -> None:
+    assert list(smaller_and_smaller((4, 2))) == [(4, 2), (2, 2), (1, 2), (1, 1), (1,)]
+    assert list(smaller_and_smaller((1, 4, 1))) == [(1, 4, 1), (1, 2, 1), (1, 1, 1), (1, 1), (1,)]

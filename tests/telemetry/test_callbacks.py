@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from disturbed import reports_each_step
+from fenced import fences
+from repository import REPOSITORY
 from strangers import Notes
 
-from ffpipe import Callback, Config, Interrupted, RunFailed, RunStart, Speed, UserError, override, recipe, resume, train
+from ffpipe import (
+    Callback,
+    Config,
+    Evaluation,
+    Interrupt,
+    Interrupted,
+    LayerRow,
+    RunFailed,
+    RunStart,
+    Speed,
+    UserError,
+    View,
+    override,
+    recipe,
+    resume,
+    train,
+)
 from ffpipe.learn.dense import FFDense
+from ffpipe.runs.follow import Followed
 from ffpipe.telemetry.callbacks import Callbacks
-from ffpipe.telemetry.report import Evaluation, LayerRow
 
 SMALL = {"training.dims": [64, 20, 20], "training.epochs": 4, "execution.engine": "local", "execution.log_steps": 14}
 
@@ -29,7 +49,7 @@ def small(folder: Path, **fields: object) -> Config:
 
 
 class Diary(Callback):
-    """Keeps all that it is told."""
+    """All that a callback is told."""
 
     def __init__(self) -> None:
         self.started: list[RunStart] = []
@@ -61,9 +81,11 @@ def test_the_events_are_those_of_the_run_folder(tmp_path: Path) -> None:
     assert (run.run_dir, run.steps, run.steps_per_epoch, run.first_step) == (tmp_path / "run", 112, 28, 0)
     assert len(run.blocks) == 2
     assert [block for stage in run.stages for block in stage] == [0, 1]
-    kept = pq.read_table(tmp_path / "run" / "metrics.parquet").drop_columns("epoch").to_pylist()
+    table = pq.read_table(tmp_path / "run" / "metrics.parquet")
     told = sorted((vars(row) for row in diary.rows), key=lambda row: (row["step"], row["layer"]))
-    assert told == kept
+    assert told == table.select(list(told[0])).to_pylist()
+    on_train = {each.step: each.error_softmax for each in diary.tests if each.split == "train"}
+    assert table["train_error_softmax"].to_pylist() == [on_train.get(row["step"]) for row in told]
     splits = [(each.split, each.step, each.examples) for each in diary.tests]
     assert splits == [
         ("train", 56, 50), ("validation", 56, 97), ("train", 112, 50), ("validation", 112, 97), ("test", 112, 300)
@@ -92,6 +114,8 @@ def test_rates_and_sizes_are_those_of_the_schedule_and_the_weights(tmp_path: Pat
         98: full / 4,
         112: full / 4,
     }
+    assert all(row.rate == row.factor * full for row in diary.rows if row.layer == 0 and row.factor is not None)
+    assert [row.factor for row in diary.rows if row.layer == -1][::4] == [1.0, 0.75]
     network = load(tmp_path / "run")
     block = network.blocks[0]
     assert isinstance(block, FFDense)
@@ -105,7 +129,7 @@ def test_rates_and_sizes_are_those_of_the_schedule_and_the_weights(tmp_path: Pat
 
 def test_one_that_raises_is_named_once_and_the_run_goes_on(tmp_path: Path) -> None:
     class Broken(Callback):
-        """Raises at every row."""
+        """One that raises at every row."""
 
         def on_row(self, row: LayerRow) -> None:
             raise ZeroDivisionError("no such thing")
@@ -114,8 +138,179 @@ def test_one_that_raises_is_named_once_and_the_run_goes_on(tmp_path: Path) -> No
     result = train(small(tmp_path / "run"), view, callbacks=[Broken(), diary])
     assert result.summary["status"] == "finished"
     (said,) = [note for note in view.notes if "callback" in note]
-    assert said.startswith("warning: callback Broken.on_row failed (ZeroDivisionError: no such thing); the run goes on")
+    assert re.fullmatch(
+        r"warning: callback Broken.on_row failed \(\S*test_callbacks.py:\d+: ZeroDivisionError: no such thing\); "
+        "the run goes on, and this is not said again",
+        said,
+    )
     assert len(diary.rows) == 3 * 8
+
+
+class Mute(Exception):
+    """An exception without words."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_without_a_view_it_is_said_on_stderr_whatever_was_raised(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Broken(Callback):
+        """One that raises at every row what cannot be printed."""
+
+        def on_row(self, row: LayerRow) -> None:
+            raise Mute
+
+    capfd.readouterr()
+    result = train(brief(tmp_path / "run"), callbacks=[Broken()])
+    assert (result.summary["status"], result.summary["recoveries"]) == ("finished", 0)
+    out, err = capfd.readouterr()
+    assert out == ""
+    (said,) = [line for line in err.splitlines() if "callback" in line]
+    assert re.match(r"warning: callback Broken.on_row failed \(\S*test_callbacks.py:\d+: Mute\); the run goes", said)
+
+
+def brief(folder: Path) -> Config:
+    return override(small(folder, evaluate_every=0, log_steps=7), {"training.epochs": 1})
+
+
+class Ends(Callback):
+    """The end of the program or the run, in one method, as often as that is called."""
+
+    def __init__(self, method: str, end: Callable[[RunStart], object]) -> None:
+        self._run: RunStart | None = None
+        self._method, self._how = method, end
+
+    def on_start(self, run: RunStart) -> None:
+        self._run = run
+        self._end("on_start")
+
+    def on_row(self, row: LayerRow) -> None:
+        self._end("on_row")
+
+    def on_end(self, summary: Mapping[str, Any]) -> None:
+        self._end("on_end")
+
+    def _end(self, method: str) -> None:
+        assert self._run is not None
+        if method == self._method:
+            self._how(self._run)
+
+
+def stops(run: RunStart) -> None:
+    run.stop()
+
+
+def exits(_: RunStart) -> None:
+    sys.exit(3)
+
+
+def interrupts_once() -> Callable[[RunStart], None]:
+    left = [KeyboardInterrupt]
+
+    def interrupts(_: RunStart) -> None:
+        if left:
+            raise left.pop()
+
+    return interrupts
+
+
+@pytest.mark.parametrize(
+    ("method", "end"), [("on_start", stops), ("on_start", exits), ("on_row", exits), ("on_row", interrupts_once())]
+)
+def test_one_that_ends_the_program_lets_the_run_save(
+    method: str, end: Callable[[RunStart], object], tmp_path: Path
+) -> None:
+    diary = Diary()
+    with pytest.raises(Interrupted, match=r"saved after step \d+; go on with: ffpipe resume"):
+        train(brief(tmp_path / "run"), callbacks=[Ends(method, end), diary], engine=reports_each_step)
+    assert [each["status"] for each in diary.ends] == ["interrupted"]
+    assert 0 < diary.ends[0]["steps"] < 28
+    assert method == "on_start" or diary.rows, "the others hear of the same event"
+
+
+def test_a_second_keyboard_interrupt_does_not_wait() -> None:
+    class Impatient(Callback):
+        """One that is interrupted at every note."""
+
+        def on_note(self, text: str) -> None:
+            raise KeyboardInterrupt
+
+    interrupt, told = Interrupt(), list[str]()
+    interrupt.goes_to(lambda: told.append("save"))
+    followed = Followed(View(), [Impatient()], interrupt)
+    followed.note("once")
+    assert told == ["save"]
+    with pytest.raises(KeyboardInterrupt):
+        followed.note("twice")
+
+
+def test_at_the_end_nothing_is_left_to_save(tmp_path: Path) -> None:
+    diary = Diary()
+    with pytest.raises(SystemExit):
+        train(brief(tmp_path / "run"), callbacks=[Ends("on_end", exits), diary])
+    assert [each["status"] for each in diary.ends] == ["finished"]
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "says"),
+    [
+        (Diary(), "callbacks is a value of type Diary: give a list"),
+        ([Diary(), Diary], r"callbacks\[1\] is the class Diary: give an instance, as Diary\(\)"),
+        ([print], r"callbacks\[0\] is the function print: give an object of a subclass of ffpipe.Callback"),
+    ],
+)
+def test_what_is_no_callback_is_refused(callbacks: Any, says: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=says):
+        train(brief(tmp_path / "run"), callbacks=callbacks)
+    assert not (tmp_path / "run").exists()
+
+
+class FakeWandb(ModuleType):
+    """The package wandb as far as its rule on steps goes: what comes with an earlier step than before is dropped."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.kept: list[dict[str, Any]] = []
+        self.summary: dict[str, Any] = {}
+        self.axes: dict[str, str | None] = {}
+        self._step = 0
+
+    def init(self, **_: object) -> None:
+        """Begin a run."""
+
+    def finish(self) -> None:
+        """End a run."""
+
+    def define_metric(self, name: str, step_metric: str | None = None) -> None:
+        self.axes[name] = step_metric
+
+    def log(self, data: dict[str, Any], step: int | None = None) -> None:
+        self._step = self._step + 1 if step is None else step
+        if not self.kept or self._step >= self.kept[-1]["_step"]:
+            self.kept.append({**data, "_step": self._step})
+
+
+def test_the_example_for_weights_and_biases_loses_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    page = (REPOSITORY / "docs" / "callbacks.md").read_text(encoding="utf-8")
+    (code,) = [fence.text for fence in fences(page) if "import wandb" in fence.text]
+    names: dict[str, Any] = {}
+    exec(code.partition("\nffpipe.train(")[0], names)
+    callbacks = Callbacks([names["ToWandb"]()], complain=lambda name, error: pytest.fail(f"{name}: {error}"), end=print)
+    callbacks.tell("on_start", RunStart(Path("run"), recipe("digits"), 30, 10, 0, ("a", "b"), ((0,), (1,)), print))
+    # The first stage is ahead of the last one.
+    rows = [LayerRow(step, layer, 0.5, 0.1, 0.1, 0.2) for layer in (0, 1) for step in (10, 20, 30)]
+    for row in rows:
+        callbacks.tell("on_row", row)
+    callbacks.tell("on_evaluation", Evaluation(10, "validation", 9, 0.4, 0.3))
+    callbacks.tell("on_end", {"weights_sha256": "0", "status": "finished"})
+    found = [(each["step"], name) for each in wandb.kept for name in each if name.startswith("loss/")]
+    assert found == [(row.step, f"loss/block {row.layer}") for row in rows]
+    assert wandb.kept[-1]["validation error/softmax"] == 0.3
+    assert wandb.axes["*"] == "step"
 
 
 def test_one_may_end_the_run_which_goes_on_later(tmp_path: Path) -> None:
@@ -131,7 +326,7 @@ def test_one_may_end_the_run_which_goes_on_later(tmp_path: Path) -> None:
 
 def test_what_comes_again_after_a_recovery_is_told_once() -> None:
     diary = Diary()
-    callbacks = Callbacks([diary], complain=print)
+    callbacks = Callbacks([diary], complain=print, end=print)
     rows = [LayerRow(step, layer, 1.0, 0.0) for step in (10, 20, 30) for layer in (0, 1)]
     for row in [*rows[:4], *rows[2:]]:
         callbacks.tell("on_row", row)
@@ -174,7 +369,7 @@ def test_event_files_are_read_by_tensorboard(tmp_path: Path) -> None:
 
 
 class _StopAt(Callback):
-    """Ends the run at the evaluation after a step: it says so twice, which changes nothing."""
+    """The end of the run at the evaluation after a step, said twice, which changes nothing."""
 
     def __init__(self, step: int) -> None:
         self._step = step

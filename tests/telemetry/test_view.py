@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 import io
 import os
-from contextlib import suppress
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +17,11 @@ import pytest
 from disturbed import reports_each_step
 from rich.console import Console
 
-from ffpipe import override, recipe, train
+from ffpipe import ConsoleView, Evaluation, LayerRow, View, override, recipe, train
 from ffpipe.config.schema import Execution
-from ffpipe.runs.view import ConsoleView, Progress, Terminal, View
+from ffpipe.pipeline.job import Job, Layout, make_job
+from ffpipe.planning.layout import make_layout
+from ffpipe.runs.view import Progress, Terminal, Warnings
 from ffpipe.telemetry.report import StageReport
 
 
@@ -40,10 +45,110 @@ def test_elsewhere_there_are_plain_lines(tmp_path: Path) -> None:
     text = shown(False, tmp_path)
     assert "\x1b" not in text
     assert "│" not in text
-    lines = [line for line in text.splitlines() if not line.startswith("epoch ")]  # a slow run says where it is
+    epochs = [line for line in text.splitlines() if line.startswith("epoch ") and "  rate " in line]
+    # Hinton's schedule over five epochs.
+    for epoch, factor in enumerate((1, 1, 1, 0.6, 0.2), 1):
+        (line,) = [each for each in epochs if each.startswith(f"epoch {epoch}/5  step {28 * epoch}/140  ")]
+        assert f"  rate {0.01 * factor:.3g}, factor {factor:g}; loss, errors and rms of weights of blocks 0: " in line
+        assert ", head: " in line
+    lines = [line for line in text.splitlines() if not line.startswith("epoch ")]
     assert lines[0].startswith("digits: 64-40-30, 1,400 training examples")
     assert lines[1].startswith("after epoch 5: validation error")
     assert lines[-1] == f"run folder: {tmp_path / 'run'}"
+
+
+def two_stages() -> tuple[Job, Layout]:
+    """Make a run of two epochs of 28 steps on two stages, of one layer each."""
+    job = make_job(override(recipe("digits"), {"training.dims": [64, 20, 20], "training.epochs": 2}))
+    return job, make_layout(job, 2)
+
+
+def test_an_epoch_has_its_line_when_all_stages_have_ended_it() -> None:
+    said, view = lines_of_a_view()
+    view.start(*two_stages(), Path("run"), 0)
+    assert len(said()) == 1
+    of_last = [LayerRow(step, layer, step / 10, 0.25, 0.01) for step in (14, 28, 42, 56) for layer in (1, -1)]
+    # The first stage's report comes after that of the last one, which is at the end by then.
+    view.report(StageReport(1, (1,), step=56, rows=of_last, evaluations=[Evaluation(56, "test", 9, 0.5, None)]))
+    assert said()[1:] == ["after epoch 2: test error 50.00% by goodness (9 examples)"]
+    view.report(StageReport(0, (0,), step=27, rows=[LayerRow(14, 0, 9.0, 0.5)]))
+    assert len(said()) == 2
+    rows = [LayerRow(28, 0, 8.0, 0.5, 0.01, 0.125, 1.0, 0.75), LayerRow(42, 0, 7.0, None, 0.02)]
+    view.report(StageReport(0, (0,), step=55, rows=rows))
+    figures = "loss, errors and rms of weights of blocks"
+    assert said()[2:] == [
+        f"epoch 1/2  step 28/56  rate 0.01, factor 0.75; {figures} 0: 8.0000 50.00% 0.1250, 1: 2.8000 25.00% -, "
+        "head: 2.8000 25.00% -"
+    ]
+    view.report(StageReport(0, (0,), step=56))
+    assert said()[3:] == [
+        f"epoch 2/2  step 56/56  rate 0.02 0.01; {figures} 0: 7.0000 - -, 1: 5.6000 25.00% -, head: 5.6000 25.00% -"
+    ]
+
+
+def test_after_a_recovery_the_epochs_are_those_of_the_new_stages() -> None:
+    said, view = lines_of_a_view()
+    job, layout = two_stages()
+    view.start(job, layout, Path("run"), 28)
+    view.report(StageReport(0, (0,), step=56, rows=[LayerRow(56, 0, 1.0, 0.5)]))
+    view.go_on(make_layout(job, 1), 30)
+    view.report(StageReport(0, (0, 1), step=56, rows=[LayerRow(56, layer, 2.0, 0.5) for layer in (0, 1)]))
+    assert said()[1:] == [
+        "epoch 2/2  step 56/56  loss, errors and rms of weights of blocks 0: 2.0000 50.00% -, 1: 2.0000 50.00% -"
+    ]
+
+
+def lines_of_a_view() -> tuple[Callable[[], list[str]], ConsoleView]:
+    """Make a view, and a function that returns what it has printed."""
+    file = io.StringIO()
+    return lambda: file.getvalue().splitlines(), ConsoleView(Console(file=file, width=40))
+
+
+class OutStream(io.StringIO):
+    """The standard output of a notebook's kernel: no terminal, and no file."""
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("fileno")
+
+
+def test_a_notebook_gets_plain_lines_in_the_output_of_its_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ZMQInteractiveShell:
+        """By this name programs know the shell of a notebook."""
+
+    monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    for name, value in (("FORCE_COLOR", "1"), ("CLICOLOR_FORCE", "1"), ("TERM", "xterm-color")):  # as ipykernel sets
+        monkeypatch.setenv(name, value)
+    stream = OutStream()
+    with redirect_stdout(stream):
+        view = ConsoleView()
+        view.start(*two_stages(), Path("run"), 0)
+        rows = [LayerRow(28, layer, 1.0, 0.5) for layer in (0, 1)]
+        view.report(StageReport(0, (0,), step=28, rows=rows[:1]))
+        view.report(StageReport(1, (1,), step=28, rows=rows[1:]))
+        view.stop()
+        view.finish(Path("runs/[a]"), {"softmax": 0.02}, 12.5, None)
+    title, *lines = stream.getvalue().splitlines()
+    assert title.startswith("digits: 64-20-20, 1,400 training examples")
+    assert lines == [
+        "epoch 1/2  step 28/56  loss, errors and rms of weights of blocks 0: 1.0000 50.00% -, 1: 1.0000 50.00% -",
+        "trained in 12.5 s",
+        "test error: 2.00% by softmax",
+        "run folder: runs/[a]",
+    ]
+
+
+def test_without_a_view_warnings_alone_go_to_stderr(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = Warnings()
+    view.note("a stage was lost; going on")
+    view.note("warning: a snapshot could not be written:\n\x1b[31mred")
+    assert capsys.readouterr() == ("", "warning: a snapshot could not be written: \\x1b[31mred\n")
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        view.note("warning: nobody hears")
+        with suppress(OSError):
+            full.close()
 
 
 @pytest.mark.parametrize("reader", ["a full disk", "nobody"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from ffpipe.learn.blueprint import Blueprint
     from ffpipe.learn.negatives import Predictions
     from ffpipe.pipeline.packet import Arrays, Packet
+    from ffpipe.pipeline.reducer import Reducer
     from ffpipe.pipeline.schedule import Item
     from ffpipe.pipeline.shared_sums import SharedSums
     from ffpipe.pipeline.stage_spec import StageSpec
@@ -49,7 +49,7 @@ class Process(NamedTuple):
 
 
 class StageActor:
-    """Made, measured, set up, run once, killed."""
+    """The actor of a stage: made, measured, set up, run once, killed."""
 
     def __init__(self) -> None:
         self.worker: Any = None
@@ -120,7 +120,7 @@ class StageActor:
         self._links = RayLinks(setup.spec, actors)
         self.worker = Worker(setup, parts, self._links)
         if channel:
-            self._links.share_sums(channel, self.worker.reducer.put)
+            self._links.share_sums(channel, self.worker.reducer)
 
     @ray.method(concurrency_group="inbox")
     def push(self, sequence: int, sender: int, item: Item, names: tuple[tuple[str, str], ...], *arrays: Any) -> None:
@@ -190,11 +190,11 @@ class RayLinks:
         self._others = spec.replicas.others(spec.index, spec.replica)
         self._shared: SharedSums | None = None
 
-    def share_sums(self, channel: str, put: Callable[[int, int, str, Arrays], None]) -> None:
-        """Send sums by memory of this host from now on. put: takes those of others."""
+    def share_sums(self, channel: str, reducer: Reducer) -> None:
+        """Send sums by memory of this host from now on. reducer: takes those of others."""
         from ffpipe.pipeline.shared_sums import SharedSums
 
-        self._shared = SharedSums(channel, self._replica, self._others, put)
+        self._shared = SharedSums(channel, self._replica, self._others, reducer.put, reducer.fail)
 
     def close(self) -> None:
         """Let go of that memory."""
