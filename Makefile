@@ -1,7 +1,8 @@
 # make train   set everything up and train the default recipe
 # make test    set everything up and run the tests
 # make test-quick   those of pure logic, under a minute
-# make test-long    more combinations, launchers, lost hosts and scripts: hours (Linux, root)
+# make test-long    more combinations, launchers, lost hosts and scripts: hours (Linux, root). Those with real SLURM, sshd
+#                   and S3 are skipped unless scripts/install_parts.sh, or you, have installed these
 # make lint    ruff, mypy, the arrows between packages, and plain English
 # make docs    the documents as a site, in build/site; `make docs-serve` shows it on 127.0.0.1
 

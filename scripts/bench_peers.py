@@ -1,60 +1,64 @@
 """ffpipe beside what people would use instead, on the same cores: backpropagation in one process, by data parallelism,
 and through the pipelines of torch.distributed (GPipe, 1F1B, interleaved 1F1B).
 
-    python scripts/bench_peers.py [--networks dense dense-2000 dgl] [--steps 100] [--rounds 3] [--error 2.5]
+    python scripts/bench_peers.py [--networks dense dense-2000 dgl] [--stages 2 4] [--rounds 3] [--error 2.5]
+    python scripts/bench_peers.py --ff-py FOLDER [--rounds 3]
     python scripts/bench_peers.py --set-time [--stages 4 8 16] [--steps 60] [--rounds 3]
 
 The networks are those of peer_networks.py, on MNIST or CIFAR-10 (FFPIPE_DATA names a folder with copies): the very
 modules of ffpipe's blocks, trained end to end by all others and by local objectives here, with the same optimiser (for
 dense layers Adam, fused) and an allocator that keeps what steps free. Every process has one thread unless its name says
 two. A pipeline gets the number of microbatches that is best for it among `--microbatches`. Rounds of all contenders are
-interleaved, and figures are medians: examples a second of all steps, the share of its time in which the busiest process
-computed, peak bytes of the largest process and of all of them, and messages a minibatch.
+interleaved, and figures are medians. For all contenders
+
+    examples/s   of all steps of training
+    busy         the CPU time of a stage or rank while it trains, over the time of training; the mean of all of them
+    largest      the most memory (PSS) that one process had, from its start to its end
+    all          the most that all had at once: stages or ranks, the driver, Ray's own processes, the object store; both
+                 are of one more run, which is not timed, since looking takes time
+    messages     what stages or ranks send each other a minibatch: packets and answers here, activities and gradients of
+                 a microbatch in a pipeline, buckets of gradients that a rank has summed, buffers that it hands out
+    s to N %     with --error, below
+
+With --error PERCENT each way to learn (class heads, hard negatives, backpropagation end to end) is trained besides, at
+most --epochs, until that many of 5,000 validation images are wrong: with the rates that tells after how many seconds
+each contender is there; "> 90": it was not after so many seconds.
+
+With --ff-py FOLDER, a copy of ff-py with its MNIST: seconds of an epoch of its NumPy program, and of its JAX program
+where JAX is there, beside `hinton-exact`.
 
 With --set-time stages take 20 ms forward and 40 ms backward without a processor, as on devices of their own, and hand
 on real arrays: what is left is the bubble. `share` is the rate as a share of the slowest stage's; `formula` what the
 schedule can reach: m / (m + p - 1) for GPipe and 1F1B with m microbatches on p stages, 1 without a backward pass.
 
-With --error PERCENT each way to learn (class heads, hard negatives, backpropagation end to end) is trained besides, at
-most --epochs, until that many of 5,000 validation images are wrong: with the rates that tells after how many seconds
-each contender is there. The last line is JSON.
+The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import peer_ff_py
 from arguments import positive
-from peer_networks import BATCH, NETWORKS, WIDTHS
+from peer_networks import BATCH, NETWORKS
+from peer_runs import Contender, Figures, contenders, memory_of, output, peer_commands, refusal, run
+from process_tree import PROC
 from rich.console import Console
 from rich.table import Table
 
-HERE = Path(__file__).parent
+from ffpipe.system.errors import UserError
+
 FORWARD, BACKWARD = 0.020, 0.040
-SECONDS = 1200.0
-RUN = """
-import json, sys, time
-from peer_networks import BATCH, config_of, contrasting
-from ffpipe import override, train
-name, kind, steps, fields = json.loads(sys.argv[1])
-made = (config_of if kind == "heads" else contrasting)(name, steps)
-summary = train(override(made, fields)).summary
-busy = max(shares.get("compute", 0.0) for shares in summary["time_shares"])
-print(json.dumps({"rate": summary["examples_per_second"], "busy": busy, "peaks": summary["peak_rss_bytes"],
-                  "chunk": summary["chunk"]}))
-"""
 EPOCHS = """
 import json, sys, tempfile
-from peer_networks import learning
+from peer_networks import BATCH, learning
 from ffpipe import train
 name, kind, epochs, error = json.loads(sys.argv[1])
 with tempfile.TemporaryDirectory(prefix="ff-") as folder:
@@ -62,7 +66,8 @@ with tempfile.TemporaryDirectory(prefix="ff-") as folder:
 found = [e["errors"]["last"] if e["error_goodness"] is None else e["error_goodness"]
          for e in summary["evaluations"] if e["split"] == "validation"]
 there = [epoch for epoch, each in enumerate(found, 1) if each <= error]
-print(json.dumps({"examples": there[0] * summary["steps"] // epochs * 128 if there else None, "errors": found}))
+one = summary["steps"] // epochs * BATCH
+print(json.dumps({"examples": one * (there or [epochs])[0], "there": bool(there), "errors": found}))
 """
 TIMED = """
 import json, sys
@@ -78,101 +83,11 @@ print(json.dumps({"steady": steps * (forward + backward) / took["last"],
 """
 
 
-@dataclass(frozen=True)
-class Contender:
-    """One way to train. peer: what scripts/peer.py is asked for; None: ffpipe, with a config of `kind` and `fields`."""
-
-    name: str
-    peer: dict[str, Any] | None = None
-    kind: str = ""
-    fields: dict[str, Any] = field(default_factory=dict)
-    messages: float = 0.0
-
-    @property
-    def learns(self) -> str:
-        """How it learns: "backprop", "heads" or "contrast"."""
-        return self.kind or "backprop"
-
-
-@dataclass(frozen=True)
-class Figures:
-    """The figures of one run."""
-
-    rate: float
-    busy: float
-    peaks: list[int]
-    messages: float
-
-
-def contenders(network: str, microbatches: list[int]) -> list[Contender]:
-    """Return all ways to train a network."""
-    found = [
-        Contender("one process", {"way": "one", "world": 1}),
-        Contender("one process, 2 threads", {"way": "one", "world": 1, "threads": 2}),
-        Contender("data parallel, 2 processes", {"way": "ddp", "world": 2}),
-    ]
-    for way, name, parts in (("gpipe", "GPipe", 2), ("1f1b", "1F1B", 2), ("interleaved", "interleaved 1F1B", 4)):
-        for count in microbatches:
-            if way != "interleaved" or count % 2 == 0:
-                asked = {"way": way, "world": 2, "microbatches": count}
-                found.append(Contender(f"{name}, {count} microbatches", asked, messages=2.0 * (parts - 1) * count))
-    two = {"execution.engine": "ray", "execution.stages": 2}
-    found.append(Contender("ffpipe, class heads, 2 stages", kind="heads", fields=two))
-    found.append(Contender("ffpipe, class heads, one process", kind="heads", fields={"execution.engine": "local"}))
-    if network in WIDTHS:
-        found.append(Contender("ffpipe, hard negatives, 2 stages", kind="contrast", fields=two))
-    return found
-
-
-def run(contender: Contender, network: str, steps: int, folder: str) -> Figures:
-    """Train so many steps. Ends the program with what was said where that fails."""
-    if contender.peer is None:
-        fields = {"execution.stages": 1, **contender.fields, "execution.run_dir": f"{folder}/run"}
-        told = json.loads(
-            output([["-c", RUN, json.dumps([network, contender.kind, steps, fields])]], contender.name)[0]
-        )
-        messages = 1.0 / told["chunk"] if len(told["peaks"]) > 1 else 0.0
-        return Figures(told["rate"], told["busy"], told["peaks"], messages)
-    asked = {"place": f"{folder}/meet", "steps": steps, "network": network, "batch": BATCH, **contender.peer}
-    each = [json.loads(line) for line in peers(asked, contender.name)]
-    return Figures(
-        min(one["rate"] for one in each), max(one["busy"] for one in each), [one["peak"] for one in each],
-        contender.messages,
-    )  # fmt: skip
-
-
-def peers(asked: dict[str, Any], name: str) -> list[str]:
-    """Run, and return the last line of each process of a contender that is not ffpipe."""
-    commands = [[str(HERE / "peer.py"), json.dumps(asked), str(rank)] for rank in range(asked["world"])]
-    return output(commands, name)
-
-
-def output(commands: list[list[str]], name: str) -> list[str]:
-    """Run Python processes side by side on loopback; returns the last line of each."""
-    paths = os.pathsep.join([str(HERE), str(HERE.parent)])
-    threads = "2" if "2 threads" in name else "1"
-    environment = os.environ | {"PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": threads}
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
-    running = [subprocess.Popen([sys.executable, *command], **pipes) for command in commands]
-    lines = []
-    try:
-        for process in running:
-            said, wrong = process.communicate(timeout=SECONDS)
-            if process.returncode:
-                sys.exit(f"{name}: {(wrong.strip().splitlines() or ['failed'])[-1]}")
-            lines.append(said.strip().splitlines()[-1])
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-    return lines
-
-
 def best_of(found: dict[str, list[Figures]]) -> dict[str, list[Figures]]:
     """Return the runs of each contender, and of a pipeline those with the best number of microbatches."""
     best: dict[str, str] = {}
     for name, runs in found.items():
-        way = name.split(", ")[0] if "microbatches" in name else name
+        way = name.rpartition(", ")[0] if "microbatches" in name else name
         if way not in best or _rate(runs) > _rate(found[best[way]]):
             best[way] = name
     return {name: found[name] for name in best.values()}
@@ -182,44 +97,47 @@ def _rate(runs: list[Figures]) -> float:
     return statistics.median(each.rate for each in runs)
 
 
-def examples_to_error(network: str, ways: list[Contender], options: argparse.Namespace) -> dict[str, float | None]:
-    """Return how many examples each way to learn takes to come to the validation error; None: more than were tried."""
+def seconds_to_error(needed: dict[str, Any], rate: float) -> str:
+    """Return how many seconds that many examples take, or more than how many were tried."""
+    return f"{'' if needed['there'] else '> '}{needed['examples'] / rate:,.0f}"
+
+
+def examples_to_error(network: str, ways: list[Contender], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return how many examples each way to learn takes to come to the validation error, or how many were tried."""
     found = {}
     for kind in sorted({way.learns for way in ways}):
         asked = json.dumps([network, kind, options.epochs, options.error / 100])
-        told = json.loads(output([["-c", EPOCHS, asked]], kind)[0])
-        print(f"{network}, {kind}: validation errors {told['errors']}")
-        found[kind] = told["examples"]
+        found[kind] = json.loads(output([["-c", EPOCHS, asked]], kind)[0])
+        print(f"{network}, {kind}: validation errors {found[kind]['errors']}")
     return found
 
 
-def compare(network: str, options: argparse.Namespace) -> dict[str, dict[str, float | None]]:
+def compare(network: str, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Time all contenders on a network, and print the table."""
-    ways = contenders(network, options.microbatches)
-    learns = {way.name: way.learns for way in ways}
-    needed = examples_to_error(network, ways, options) if options.error else {}
-    found: dict[str, list[Figures]] = {way.name: [] for way in ways}
+    ways = {
+        way.name: way for stages in options.stages or [2] for way in contenders(network, stages, options.microbatches)
+    }
+    needed = examples_to_error(network, list(ways.values()), options) if options.error else {}
+    found: dict[str, list[Figures]] = {name: [] for name in ways}
     for _ in range(options.rounds):
-        for way in ways:
-            with tempfile.TemporaryDirectory(prefix="ff-") as folder:
-                found[way.name].append(run(way, network, options.steps, folder))
+        for name, way in ways.items():
+            found[name].append(run(way, network, options.steps))
     last = [f"s to {options.error:g} %"] if options.error else []
-    table = Table(network, "examples/s", "busiest", "largest process, MB", "all, MB", "messages a minibatch", *last)
-    told: dict[str, dict[str, float | None]] = {}
+    table = Table(network, "examples/s", "busy", "largest process, MB", "all, MB", "messages a minibatch", *last)
+    told: dict[str, dict[str, Any]] = {}
     for name, runs in best_of(found).items():
-        largest = statistics.median(max(each.peaks) for each in runs) / 1e6
-        whole = statistics.median(sum(each.peaks) for each in runs) / 1e6
-        busy = statistics.median(each.busy for each in runs)
-        examples = needed.get(learns[name])
-        seconds = None if examples is None else examples / _rate(runs)
-        cells = [f"{_rate(runs):,.0f}", f"{busy:.0%}", f"{largest:,.0f}", f"{whole:,.0f}", f"{runs[0].messages:g}"]
-        table.add_row(name, *cells, *(["-" if seconds is None else f"{seconds:,.0f}"] if options.error else []))
+        rate, watch = _rate(runs), memory_of(ways[name], network, options.steps)
+        largest, whole, busy = watch.largest / 1e6, watch.whole / 1e6, statistics.median(each.busy for each in runs)
+        cells = [f"{rate:,.0f}", f"{busy:.0%}", f"{largest:,.0f}", f"{whole:,.0f}", f"{runs[0].messages:.3g}"]
+        seconds = [seconds_to_error(needed[ways[name].learns], rate)] if options.error else []
+        table.add_row(name, *cells, *seconds)
         told[name] = {
-            "rate": round(_rate(runs), 1),
+            "rate": round(rate, 1),
             "busy": round(busy, 3),
             "largest_mb": round(largest),
             "all_mb": round(whole),
-            "seconds": seconds and round(seconds, 1),
+            "messages": runs[0].messages,
+            "seconds": "".join(seconds),
         }
     Console(width=140).print(table)
     return told
@@ -229,7 +147,7 @@ def compare_bubbles(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Time stages that take a set time, and print the table."""
     rows: list[dict[str, Any]] = []
     table = Table("stages", "contender", "microbatches", "share", "formula")
-    for stages in options.stages:
+    for stages in options.stages or [4, 8, 16]:
         found: dict[tuple[str, int], list[float]] = {}
         for _ in range(options.rounds):
             for way in ("gpipe", "1f1b"):
@@ -239,7 +157,7 @@ def compare_bubbles(options: argparse.Namespace) -> list[dict[str, Any]]:
                             "way": way, "world": stages, "place": f"{folder}/meet", "steps": options.steps,
                             "microbatches": count, "batch": BATCH, "seconds": [FORWARD, BACKWARD],
                         }  # fmt: skip
-                        rate = min(json.loads(line)["rate"] for line in peers(asked, way))
+                        rate = min(json.loads(line)["rate"] for line in output(peer_commands(asked), way))
                     found.setdefault((way, count), []).append(rate * (FORWARD + BACKWARD) / BATCH)
             asked_of = json.dumps([stages, options.steps, FORWARD, BACKWARD])
             told = json.loads(output([["-c", TIMED, asked_of]], "ffpipe")[0])
@@ -259,7 +177,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--set-time", action="store_true", help="stages that take a set time in place of networks")
-    parser.add_argument("--stages", type=positive, nargs="+", default=[4, 8, 16])
+    parser.add_argument("--stages", type=positive, nargs="+", help="by default 2; with --set-time 4 8 16")
+    parser.add_argument("--ff-py", type=Path, metavar="FOLDER", help="a copy of ff-py, timed beside hinton-exact")
     parser.add_argument("--microbatches", type=positive, nargs="+", default=[2, 4, 8])
     parser.add_argument("--steps", type=positive, default=100)
     parser.add_argument("--rounds", type=positive, default=3)
@@ -269,8 +188,21 @@ def main() -> None:
     if options.set_time:
         print(json.dumps({"benchmark": "peers", "set time": compare_bubbles(options)}))
         return
-    told = {network: compare(network, options) for network in options.networks}
-    print(json.dumps({"benchmark": "peers", "steps": options.steps, "networks": told}))
+    if options.ff_py:
+        try:
+            told = peer_ff_py.compare(options.ff_py, options.rounds)
+        except UserError as error:
+            print(f"{parser.prog}: {error}", file=sys.stderr)
+            sys.exit(2)
+        print(json.dumps({"benchmark": "peers", "ff-py": told}))
+        return
+    for network, stages in itertools.product(options.networks, options.stages or ()):
+        if why := refusal(network, stages):
+            parser.error(why)
+    if not (PROC / "self" / "smaps_rollup").exists():
+        parser.error("memory is read from /proc/PID/smaps_rollup, which is not here: run it on Linux")
+    found = {network: compare(network, options) for network in options.networks}
+    print(json.dumps({"benchmark": "peers", "steps": options.steps, "networks": found}))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from bench_block import bare
 ROUNDS = 30
 CPU = torch.device("cpu")
 WIDTH, ROWS = 2000, 300  # of the dense layer: 100 examples in three roles
-DENSE_FORMATS = ("float32", "tf32", "bfloat16")
+FORMATS = ("float32", "tf32", "bfloat16")
 
 
 def network_of(config: Config, **fields: Any) -> Job:
@@ -95,13 +95,16 @@ def seconds(run: Callable[[int], object], device: torch.device, rounds: int = RO
 
 @contextmanager
 def format_of_products(name: str) -> Iterator[None]:
-    """Have products of float32 made in TF32, where that is asked for."""
-    before = torch.get_float32_matmul_precision()
+    """Have products and convolutions of float32 made in TF32 where that is asked for, else in float32: torch makes
+    convolutions in TF32 unless it is told not to."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = name == "tf32"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def dense_times(format_: str, device: torch.device) -> dict[str, float | str]:
@@ -128,26 +131,40 @@ def dense_times(format_: str, device: torch.device) -> dict[str, float | str]:
     return found
 
 
-def conv_times(channels: int, precision: str, device: torch.device) -> dict[str, float | str]:
-    """Measure the milliseconds of a step of a convolutional block, of the same module in a bare loop, and of it as a
-    CUDA graph."""
-    job = convolutions(channels, precision)
+def conv_times(channels: int, format_: str, device: torch.device) -> dict[str, float | str]:
+    """Measure the milliseconds of a step of a convolutional block, of the same module in a bare loop, and of both as
+    CUDA graphs."""
+    job = convolutions(channels, "bfloat16" if format_ == "bfloat16" else "float32")
     rows, block = Rows(job, 1, device), job.network.make(1, Workspace(device))
     assert isinstance(block, LocalBlock)
-    products = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    plain = bare(block, rows.x, rows.labels, products)
-    return {
-        "step": 1e3 * seconds(lambda step: rows.learn(block, step), device),
-        "bare loop": 1e3 * seconds(lambda _: plain(), device),
-        "bare loop as a graph": _as_a_graph(plain, device),
-    }
+    plain = bare(block, rows.x, rows.labels, torch.bfloat16 if format_ == "bfloat16" else torch.float32)
+    captured = job.network.make(1, Workspace(device))
+    assert isinstance(captured, LocalBlock)
+    with format_of_products(format_):
+        found: dict[str, float | str] = {
+            "step": 1e3 * seconds(lambda step: rows.learn(block, step), device),
+            "bare loop": 1e3 * seconds(lambda _: plain(), device),
+        }
+        found["step as a graph"] = _as_a_graph(lambda: rows.learn(captured, 1), device, captured)
+        found["bare loop as a graph"] = _as_a_graph(plain, device)
+    return found
 
 
-def _as_a_graph(run: Callable[[], object], device: torch.device) -> float | str:
-    """Measure the milliseconds of a replay, or say why there is none."""
+def count_on_device(block: LocalBlock) -> None:
+    """Have the optimiser of a block that has made no step count its steps on the device, as a graph needs it; only
+    torch's optimisers for GPUs do that."""
+    assert block.optimizer is not None
+    for group in block.optimizer._optimizer.param_groups:
+        group["capturable"] = True
+
+
+def _as_a_graph(run: Callable[[], object], device: torch.device, block: LocalBlock | None = None) -> float | str:
+    """Measure the milliseconds of a replay, or say why there is none. block: what runs, where it is one by autograd."""
     if device.type != "cuda":
         return "no GPU"
     try:
+        if block is not None:
+            count_on_device(block)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # what a graph needs before it is captured

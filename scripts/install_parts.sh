@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Install the parts that tests/cluster/real meets, from this machine's distribution (Debian or Ubuntu, as root).
+# Install the parts that test_real_slurm.py, test_ssh.py and test_s3.py of tests/cluster meet, from this machine's
+# distribution (Debian or Ubuntu, as root). `make test-long` installs nothing of it: it skips tests whose parts are absent.
 #
 #     scripts/install_parts.sh              all that is not there
 #     scripts/install_parts.sh --dry-run    only say what that is

@@ -7,7 +7,6 @@ pipeline of torch.distributed. Started by bench_peers.py; prints one line of JSO
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ import torch
 import torch.distributed as dist
 from peer_networks import config_of
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 from torch.nn.parallel import DistributedDataParallel
 
@@ -36,6 +36,7 @@ from ffpipe.system.memory import keep_freed
 CPU = torch.device("cpu")
 # Steps before the clock starts: allocators and connections warm up.
 WARM_UP = 3
+PIPED = ("gpipe", "1f1b", "interleaved")
 SCHEDULES: dict[str, Callable[..., Any]] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 # A network that only takes time: numbers of a row, and classes.
 WIDTH, CLASSES = 1000, 10
@@ -58,7 +59,7 @@ class Asked:
 
 
 class _Takes(torch.autograd.Function):
-    """Hands rows on after a set time, and gradients after another."""
+    """A function that hands rows on after a set time, and gradients after another."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, forward: float, backward: float) -> Tensor:
@@ -166,28 +167,65 @@ def computed_work(asked: Asked, parts: int) -> Work:
     return Work(modules, edges, lambda step: made(step, X), lambda step: made(step, LABELS))
 
 
-def steps_of(asked: Asked, rank: int) -> tuple[Callable[[int], object], list[nn.Module]]:
-    """Return a function that makes one update, and the modules of this process."""
+def own_parts(way: str, world: int, rank: int) -> tuple[list[int], int]:
+    """Return the parts of a network that a process has, and how many there are."""
+    if way not in PIPED:
+        return [0], 1
+    parts = world * (2 if way == "interleaved" else 1)
+    return list(range(rank, parts, world)), parts
+
+
+def piped_messages(own: list[int], parts: int, microbatches: int) -> int:
+    """Return the messages that a process of a pipeline sends a minibatch: for each part and microbatch activities to
+    the next part, and gradients to the one before."""
+    return microbatches * sum((part < parts - 1) + (part > 0) for part in own)
+
+
+@dataclass
+class Sent:
+    """Messages that a process sends: so many in each minibatch, and the buckets of gradients that were summed."""
+
+    each: float = 0.0
+    buckets: int = 0
+
+    def a_minibatch(self, steps: int) -> float:
+        """Return the messages a minibatch, after so many."""
+        return self.each + self.buckets / steps
+
+    def summed(self, bucket: Any) -> torch.futures.Future[Tensor]:
+        """Have a bucket summed, as is done without a hook."""
+        self.buckets += 1
+        return allreduce_hook(None, bucket)  # type: ignore[arg-type]  # None: all processes
+
+
+def data_parallel(module: nn.Module, rank: int) -> tuple[DistributedDataParallel, Sent]:
+    """Return a module whose gradients all processes sum. Before each step the first one hands out buffers, by dtype."""
+    made = DistributedDataParallel(module)
+    sent = Sent(float(rank == 0) * len({buffer.dtype for buffer in module.buffers()}))
+    made.register_comm_hook(sent, lambda sent, bucket: sent.summed(bucket))  # torch looks at annotations, if any
+    return made, sent
+
+
+def steps_of(asked: Asked, rank: int) -> tuple[Callable[[int], object], list[nn.Module], Sent]:
+    """Return a function that makes one update, the modules of this process, and what it sends."""
+    own, parts = own_parts(asked.way, asked.world, rank)
     interleaved = asked.way == "interleaved"
-    piped = asked.way in ("gpipe", "1f1b", "interleaved")
-    parts = asked.world * (2 if interleaved else 1) if piped else 1
     work = timed_work(asked, parts) if asked.seconds else computed_work(asked, parts)
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         return nn.functional.cross_entropy(logits, labels)
 
-    if not piped:
+    if asked.way not in PIPED:
         whole = work.parts[0]
-        module: nn.Module = DistributedDataParallel(whole) if asked.world > 1 else whole
+        module, sent = data_parallel(whole, rank) if asked.world > 1 else (whole, Sent())
         share = asked.batch // asked.world
 
         def alone(step: int) -> None:
             mine = slice(rank * share, (rank + 1) * share)
             loss(module(work.rows(step)[mine]), work.labels(step)[mine]).backward()
 
-        return alone, [module]
+        return alone, [module], sent
     size = asked.batch // asked.microbatches
-    own = [rank, rank + asked.world] if interleaved else [rank]
 
     def example(index: int) -> Tensor:
         """Return the rows before a part, which get a gradient but for those of the data."""
@@ -210,7 +248,7 @@ def steps_of(asked: Asked, rank: int) -> tuple[Callable[[int], object], list[nn.
         last = {"target": work.labels(step), "losses": []} if rank == asked.world - 1 else {}
         schedule.step(*given, **last)
 
-    return piped_step, [work.parts[index] for index in own]
+    return piped_step, [work.parts[index] for index in own], Sent(piped_messages(own, parts, asked.microbatches))
 
 
 def optimizer_of(asked: Asked, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -232,14 +270,14 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     keep_freed()
     dist.init_process_group("gloo", init_method=f"file://{asked.place}", rank=rank, world_size=asked.world)
-    step, modules = steps_of(asked, rank)
+    step, modules, sent = steps_of(asked, rank)
     parameters = [parameter for module in modules for parameter in module.parameters()]
     optimizer = optimizer_of(asked, parameters)
     began = worked = 0.0
     for index in range(asked.steps + WARM_UP):
         if index == WARM_UP:
             dist.barrier()
-            began, worked = time.perf_counter(), time.process_time()
+            began, worked, sent.buckets = time.perf_counter(), time.process_time(), 0
         step(index)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -247,8 +285,8 @@ def main() -> None:
     seconds = time.perf_counter() - began
     told = {
         "rate": asked.steps * asked.batch / seconds,
-        "busy": (time.process_time() - worked) / seconds,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "busy": [(time.process_time() - worked) / seconds],
+        "messages": [sent.a_minibatch(asked.steps)],
     }
     print(json.dumps(told), flush=True)
     dist.destroy_process_group()

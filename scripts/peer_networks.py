@@ -8,7 +8,7 @@ from ffpipe.config.fields import override
 from ffpipe.config.recipes import get_recipe
 from ffpipe.config.schema import BlockConfig, Config, Data, Execution, Optimizer, Training
 
-BATCH = 128
+BATCH, EXACT_BATCH = 128, 100
 NETWORKS = ("dense", "dense-2000", "dgl")
 WIDTHS = {"dense": 1000, "dense-2000": 2000}
 
@@ -36,6 +36,12 @@ def contrasting(network: str, steps: int) -> Config:
     """Return the dense network as Forward-Forward layers with hard negatives."""
     layers = {"training.dims": [784, *[WIDTHS[network]] * 4], "training.precision": "float32"}
     return override(get_recipe("hinton"), {**layers, **_of_steps(steps)})
+
+
+def exact(network: str, steps: int) -> Config:
+    """Return `hinton-exact` for so many steps of its 100 images, whatever the network's name."""
+    data = {"training.data.train_limit": steps * EXACT_BATCH, "training.batch_size": EXACT_BATCH}
+    return override(get_recipe("hinton-exact"), {**_of_steps(steps), **data})
 
 
 def learning(network: str, kind: str, epochs: int, run_dir: str) -> Config:

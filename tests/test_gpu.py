@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from gpu_check import ROUNDING, WAYS, kinds
+from gpu_check import ROUNDING, kinds, ways
 from gpu_parts import convolutions, distance_from_cpu, network_of
 
 import ffpipe
@@ -21,12 +20,9 @@ GPU = torch.device("cuda")
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_however_a_run_is_cut_its_weights_on_a_gpu_are_the_same(kind: str, tmp_path: Path) -> None:
-    ways = dict(WAYS)
-    if importlib.util.find_spec("ray") is None:
-        del ways["ray, one stage"]
     digests = {}
-    for name, way in ways.items():
-        execution = replace(KINDS[kind].execution, run_dir=str(tmp_path / name), device="cuda", **way)
+    for name, way in ways(KINDS[kind], "cuda").items():
+        execution = replace(KINDS[kind].execution, run_dir=str(tmp_path / name), **way)
         digests[name] = ffpipe.train(replace(KINDS[kind], execution=execution)).weights_sha256
     assert len(set(digests.values())) == 1, digests
 
