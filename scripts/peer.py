@@ -86,7 +86,7 @@ class Takes(nn.Module):
 
 
 class _Dense(torch.autograd.Function):
-    """Lays out rows, and their gradients, one number after the other, as messages of gloo must be."""
+    """A layout of rows, and of their gradients, as one number after the other, as messages of gloo must be."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:

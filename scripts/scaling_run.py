@@ -18,11 +18,9 @@ from ffpipe import override, recipe
 from ffpipe.engines.ray.engine import RayEngine
 from ffpipe.pipeline import job as jobs
 from ffpipe.pipeline.job import Job
-from ffpipe.pipeline.schedule import Predict, Train
 from ffpipe.planning.calibrate import Costs, measure_side_by_side
-from ffpipe.planning.forecast import Conditions, forecast, link_costs, load_of
+from ffpipe.planning.forecast import Conditions, forecast, link_costs, loads_of, simulated
 from ffpipe.planning.message_costs import kept_costs
-from ffpipe.planning.simulate import Simulation
 
 CORES = os.cpu_count() or 1
 
@@ -103,15 +101,12 @@ def forecast_of(point: Point, costs: dict[str, Any]) -> dict[str, Any]:
     )
     expected = forecast(job, point.stages, conditions)
     layout = expected.layout
-    each = conditions.costs_among([1] * point.stages)
-    loads = [load_of(spec, each[spec.index]) for spec in layout.stages]
-    items = [item for item in layout.plan.items() if isinstance(item, (Train, Predict))]
-    whole = Simulation(
-        items, layout.plan.weight, layout.window, loads, links, conditions.host_layout(point.stages)
-    ).run()
+    loads = loads_of(layout, conditions.costs_among([1] * point.stages), conditions)
+    whole = simulated(layout, loads, links, conditions.host_layout(point.stages))
     batch = job.config.training.batch_size
     return {
-        "forecast": batch / expected.steady_seconds,
+        # With as many steps as were measured, a long pipeline is hardly full.
+        "forecast": batch / whole.last_seconds(),
         "forecast_whole": job.steps * batch / whole.seconds,
         "slowest_stage": batch / expected.step_seconds,
         "one_stage": batch / expected.one_stage_seconds,

@@ -43,7 +43,7 @@ GRADIENT = 90_000
 
 
 class SetTimeStage:
-    """Stands in for layers: waits, and hands on an array of the right size."""
+    """A stand-in for layers: it waits, and hands on an array of the right size."""
 
     device = torch.device("cpu")
 
@@ -91,7 +91,7 @@ class SetTimeStage:
 
 
 class SetTimeFeed:
-    """Hands a replica of the first stage an array of the right size."""
+    """A feed that hands a replica of the first stage an array of the right size."""
 
     def __init__(self, setup: WorkerSetup) -> None:
         self.rows = _rows(setup, setup.spec.network.inputs)
@@ -132,19 +132,19 @@ class SetTimeEngine(RayEngine):
     def __init__(self, seconds: float, after: float = 0.0) -> None:
         """seconds, after: of each layer, as for `SetTimeStage`."""
         super().__init__(Parts(partial(SetTimeStage, seconds=seconds, after=after), SetTimeFeed))
-        self.seconds = seconds
+        self.seconds, self.after = seconds, after
 
     def measure(self, job: Job) -> Measured:
-        costs = [costs_of(job, self.seconds)] * len(self.group.processes)
+        costs = [costs_of(job, self.seconds, self.after)] * len(self.group.processes)
         return Measured(costs, self.message_seconds())
 
     def _supply(self, job: Job) -> dict[str, tuple[str, ...]]:
         return {}  # there are no data
 
 
-def costs_of(job: Job, seconds: float) -> Costs:
+def costs_of(job: Job, seconds: float, after: float = 0.0) -> Costs:
     """Return the costs of such layers."""
-    return Costs((seconds,) * job.layers, 0.0)
+    return Costs((seconds,) * job.layers, 0.0, (after,) * job.layers)
 
 
 def make_job(
@@ -162,8 +162,8 @@ def make_job(
     replicas: int = 1,
     shards: int = 1,
 ) -> Job:
-    """Return the layers of one width. stages: 0 for one a layer. A packet has 1.2 MB a minibatch at 100 rows of
-    1000."""
+    """Return the layers of one width, whose replicas may be more than this host has CPUs, since they take none. stages:
+    0 for one a layer. A packet has 1.2 MB a minibatch at 100 rows of 1000."""
     training = Training(
         dims=(width,) * (layers + 1),
         epochs=1,
@@ -177,6 +177,7 @@ def make_job(
     execution = Execution(
         stages=stages or layers,
         replicas=replicas,
+        cpus=0.01 if replicas > 1 else 0.0,
         chunk=chunk,
         trace=trace,
         start_timeout=120,

@@ -32,7 +32,7 @@ from ffpipe.telemetry.report import History
 
 
 class Notes(View):
-    """Keeps what a person would have been told."""
+    """A view that keeps what a person would have been told."""
 
     def __init__(self, world: World) -> None:
         self._world = world

@@ -15,8 +15,15 @@ from ffpipe.config.fields import from_toml, override
 from ffpipe.config.recipes import get_recipe
 from ffpipe.config.schema import Config
 from ffpipe.runs.folder import RunFolder
+from ffpipe.system.memory import host_cpus
 
 SMALL = ["--engine", "local", "--training.dims", "64", "20", "20", "--stages", "1"]
+
+
+# More than this host has CPUs.
+MANY = 1 << host_cpus().bit_length()
+OF_MANY = ("--training.shards", str(MANY), "--training.batch-size", str(25 * MANY))
+REPLICAS = (*OF_MANY, "--execution.replicas", str(MANY))
 
 
 def files_below(folder: Path) -> dict[str, tuple[int, int]]:
@@ -97,6 +104,7 @@ def test_a_run_would_go_on(
         (["train", "--stages", "9"], "execution.stages is 9"),
         (["train", "--data-dir", "nowhere", "mnist"], "nowhere"),
         (["train", "--model", "absent.py:f"], "absent.py"),
+        (["train", "--stages", "1", *REPLICAS], f"has {MANY} replicas ({MANY} processes in all), the cluster has "),
         (["resume", "absent"], "absent is not a folder"),
         (["resume", "run", "--execution.checkpoints", "hf://a/b"], "is not a place for snapshots"),
     ],
@@ -111,6 +119,25 @@ def test_what_would_be_refused_is(
     err = capsys.readouterr().err
     assert (err.count("\n"), says in err) == (1, True), err
     assert files_below(here) == before
+
+
+@pytest.mark.parametrize(
+    "more",
+    [(*REPLICAS, "--execution.cpus", "0.01"), (*REPLICAS, "--engine", "local"), ("--stages", str(MANY))],
+    ids=["a part of a CPU each", "one process", "stages without replicas"],
+)
+def test_more_processes_than_cpus_where_they_may_be(more: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    dims = ["--training.dims", "64", *["20"] * MANY]
+    assert main(["train", "digits", *dims, "--engine", "ray", "--stages", "1", *more, "--dry-run"]) == 0
+    capsys.readouterr()
+
+
+def test_a_cluster_that_is_joined_may_have_more(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert main(["train", "digits", *SMALL, "--engine", "ray", *REPLICAS, "--dry-run"]) == 0
+    capsys.readouterr()
 
 
 def test_a_run_that_is_at_work_is_left_alone(

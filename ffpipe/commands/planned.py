@@ -133,7 +133,7 @@ def _left_out(config: Config, cores: int, measured: bool) -> list[str]:
     if execution.cpus and measured:
         found.append("layers are timed on one thread a stage, whatever execution.cpus says")
     if execution.replicas != 1:
-        found.append("replicas of a stage are forecast as on one host, with a processor of its own for each")
+        found.append("replicas of a stage are forecast as on one host")
     if cores > here and measured:
         found.append(f"layers are timed on at most {here} cores at once, which is all that this host has")
     return [f"note: {line}" for line in found]

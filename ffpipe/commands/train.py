@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,8 @@ from ffpipe.commands.parser import Parser
 from ffpipe.commands.plan import NOTHING_GIVEN
 from ffpipe.commands.signals import interrupts
 from ffpipe.config.fields import DATA_FILES, to_toml
-from ffpipe.system.errors import escaped, without_keys
+from ffpipe.system.errors import UserError, escaped, without_keys
+from ffpipe.system.memory import host_cpus
 
 if TYPE_CHECKING:
     from ffpipe.config.schema import Config
@@ -102,9 +104,17 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _say(config: Config, notes: Sequence[str], may_import: dict[str, Any]) -> None:
-    """Print a config as TOML, and in comments below it notes and the plan: all of it is a config file still."""
+    """Print a config as TOML, and in comments below it notes and the plan: all of it is a config file still. Raises
+    UserError where this host, which would be the whole cluster, has too few CPUs for the replicas of a stage."""
     from ffpipe.commands.planned import show
+    from ffpipe.engines.ray.placement import Host, crowding
+    from ffpipe.pipeline.replicas import replicas_of
 
+    execution = config.execution
+    if execution.engine == "ray" and not os.environ.get("RAY_ADDRESS"):
+        counts = replicas_of(execution, execution.stages or execution.listed or 1)
+        if why := crowding(execution, counts, [Host("here", {"CPU": float(host_cpus())})]):
+            raise UserError(why)
     # Not `escaped`, which would make one line of it: TOML has escapes of its own, which `to_toml` gives to the control
     # characters of ASCII alone.
     print("".join(c if c.isprintable() or c == "\n" else f"\\U{ord(c):08x}" for c in without_keys(to_toml(config))))

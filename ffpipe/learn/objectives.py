@@ -31,7 +31,7 @@ class Objective(nn.Module):
 
     @property
     def is_silent(self) -> bool:
-        """Return whether it never says anything of the answer: it has no `score` of its own."""
+        """True where it never says anything of the answer: it has no `score` of its own."""
         return type(self).score is Objective.score
 
     def forward(self, h: Tensor, layout: RowLayout, labels: Tensor | None) -> Learned:

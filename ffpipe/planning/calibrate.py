@@ -8,15 +8,15 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
 from ffpipe.learn.blame import blaming
-from ffpipe.learn.block import Block, Step
+from ffpipe.learn.block import Block, Step, nothing
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.workspace import Workspace
 
@@ -30,10 +30,12 @@ LARGEST_BATCH = 512
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds a minibatch on one device: of each layer's step and of the head's."""
+    """Seconds a minibatch on one device: of each layer's step and of the head's. after: of each layer's step, those
+    after what it hands on may leave; none given: that is at its end."""
 
     layers: tuple[float, ...]
     head: float
+    after: tuple[float, ...] = ()
 
 
 def of_each_block(network: Blueprint, device: torch.device, find: Callable[[Block], T]) -> tuple[T, ...]:
@@ -51,7 +53,13 @@ def of_each_block(network: Blueprint, device: torch.device, find: Callable[[Bloc
     return tuple(of_blocks)
 
 
-def learning(block: Block, network: Blueprint, device: torch.device) -> Callable[[int], None]:
+class Learn(Protocol):
+    """A step of a block, by its number. leave: as of Step."""
+
+    def __call__(self, number: int, leave: Callable[[], object] = nothing) -> None: ...
+
+
+def learning(block: Block, network: Blueprint, device: torch.device) -> Learn:
     """Prepare the step of a block, by its number: on rows of ones, as many as in a run, and labels of every class."""
     layout, shape = network.layout, network.labels.shape
     labels = torch.arange(layout.batch, device=device).remainder(network.takes.classes)
@@ -63,28 +71,31 @@ def learning(block: Block, network: Blueprint, device: torch.device) -> Callable
     )
 
     @torch.no_grad()
-    def step(number: int) -> None:
+    def step(number: int, leave: Callable[[], object] = nothing) -> None:
         with blaming(network, block.index, "when its step was timed"):
-            block.learn(x, layout, labels, Step(number), out, kept)
+            block.learn(x, layout, labels, Step(number, leave=leave), out, kept)
 
     return step
 
 
 def median_seconds(step: Callable[[], object], device: torch.device) -> float:
     """Time a few steps, after one that is not counted."""
-    # A call returns before a GPU has done what it asks for.
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda _: None
     times = []
     # The first one makes buffers and the state of an optimiser, and on several threads tries products (trials.py).
     for _ in range(1 + STEPS):
-        wait(device)
-        started = time.perf_counter()
+        started = _now(device)
         step()
-        wait(device)
-        times.append(time.perf_counter() - started)
+        times.append(_now(device) - started)
         if len(times) > 1 and sum(times) > ENOUGH_SECONDS:
             break
     return statistics.median(times[1:])
+
+
+def _now(device: torch.device) -> float:
+    """Return the time when the device has done what it was asked for: a call returns before a GPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def measure_costs(
@@ -97,12 +108,22 @@ def measure_costs(
     scale = network.training.batch_size / batch
     network = replace(network, training=replace(network.training, batch_size=batch))
 
-    def block_seconds(block: Block) -> float:
-        step = learning(block, network, device)
-        return scale * seconds_of(lambda: step(0), device)
+    def block_seconds(block: Block) -> tuple[float, float]:
+        learn, shares = learning(block, network, device), list[float]()
 
-    layers = of_each_block(network, device, block_seconds)
-    return Costs(layers, scale * seconds_of(_head_step(network, device), device) if network.has_head else 0.0)
+        def step() -> None:
+            started, left = _now(device), list[float]()
+            learn(0, lambda: left.append(_now(device)))
+            ended = _now(device)
+            # A block that does not call it hands on at its end; of a user's own that calls it twice, the first counts.
+            shares.append((ended - left[0]) / (ended - started) if left else 0.0)
+
+        seconds = scale * seconds_of(step, device)
+        return seconds, seconds * statistics.median(shares[1:] or shares)  # without the first step, as `seconds` are
+
+    layers, after = zip(*of_each_block(network, device, block_seconds), strict=True)
+    head = scale * seconds_of(_head_step(network, device), device) if network.has_head else 0.0
+    return Costs(layers, head, after)
 
 
 def measure_side_by_side(network: Blueprint, copies: int) -> Costs:
@@ -131,8 +152,11 @@ def pooled(costs: Sequence[Costs], processors: Sequence[Hashable]) -> list[Costs
 
 
 def _median(made: Sequence[Costs]) -> Costs:
-    layers = zip(*(costs.layers for costs in made), strict=True)
-    return Costs(tuple(map(statistics.median, layers)), statistics.median(costs.head for costs in made))
+    def medians(found: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
+        return tuple(map(statistics.median, zip(*found, strict=True)))
+
+    head = statistics.median(costs.head for costs in made)
+    return Costs(medians(costs.layers for costs in made), head, medians(costs.after for costs in made))
 
 
 def _head_step(network: Blueprint, device: torch.device) -> Callable[[], object]:

@@ -53,7 +53,7 @@ class BlockCost:
 
     parameters: weights, buffers, and `scratch`, copies of them in another format. optimizer: what it keeps between
     steps. step: what comes and goes within a step at most, beside the rows that come in and go out. flops:
-    floating-point operations of a step.
+    floating-point operations of a step; after: those of them after its result may leave.
     """
 
     parameters: int
@@ -61,6 +61,7 @@ class BlockCost:
     optimizer: int
     step: int
     flops: int
+    after: int
 
 
 # Every cut and every estimate, of each way that a budget tries, asks again for the same network.
@@ -73,7 +74,7 @@ def costs_of(network: Blueprint) -> tuple[BlockCost, ...]:
         optimizer = optimizer_bytes(contents)
         scratch = sum(tensor.nbytes for tensor in block.scratch())
         step = dense_step(block, network.layout) if isinstance(block, FFDense) else _found_step(block, network)
-        return BlockCost(contents_bytes(contents) - optimizer + scratch, scratch, optimizer, step.bytes, step.flops)
+        return BlockCost(contents_bytes(contents) - optimizer + scratch, scratch, optimizer, *step)
 
     return of_each_block(network, META, cost_of)
 
@@ -130,6 +131,8 @@ def _step(block: Block, network: Blueprint, device: torch.device) -> StepCost:
     flops, memory = FlopCounterMode(display=False, custom_mapping=FLOPS), PeakMemory()
     # The first step makes the state of an optimiser; what later ones take is what counts.
     step(0)
+    at_leave = list[int]()
     with flops, memory:
-        step(1)
-    return StepCost(memory.peak, flops.get_total_flops())
+        step(1, lambda: at_leave.append(flops.get_total_flops()))
+    total = flops.get_total_flops()
+    return StepCost(memory.peak, total, total - at_leave[0] if at_leave else 0)

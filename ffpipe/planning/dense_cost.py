@@ -24,10 +24,12 @@ SUMS = 4
 
 
 class StepCost(NamedTuple):
-    """The memory of a step of a block. bytes: what comes and goes, at most at once, beside its state and its rows."""
+    """Memory and operations of a step of a block. bytes: what comes and goes, at most at once, beside its state and its
+    rows. flops: floating-point operations. after: those of them after its result may leave."""
 
     bytes: int
     flops: int
+    after: int = 0
 
 
 def dense_step(block: FFDense, layout: RowLayout) -> StepCost:
@@ -49,7 +51,9 @@ def dense_step(block: FFDense, layout: RowLayout) -> StepCost:
         each += rows * products
     size = block.width * each + SUMS * rows * weight + buffers + passing
     passes = training.local_steps * (rows + learning) + rows * (training.hand_on == "after")
-    return StepCost(size, 2 * passes * block.weight.numel())
+    # The first local step hands on: what follows is its last gradient, and the other local steps.
+    after = updated + (training.local_steps - 1) * (rows + learning) if training.hand_on == "before" else 0
+    return StepCost(size, 2 * passes * block.weight.numel(), 2 * after * block.weight.numel())
 
 
 def _update_bytes(block: FFDense, rows: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, takewhile
+from itertools import pairwise
 
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.pipeline.job import Job, Layout
@@ -39,6 +39,10 @@ PREDICT_SHARE, PAIRS_SHARE = 1 / 5, 4 / 5
 # Seconds of a processor for a datagram to another replica and one from it (shared_sums.py): 0.1 ms each on two cores of
 # an AMD EPYC (2026-11-29), 50 rounds among two and four processes.
 DATAGRAM = 0.1e-3
+# The share of a processor that a process takes beside its work: of eight actors on two cores of an AMD EPYC (family 25,
+# 2026-11-30) each took 1.0 % with nothing to do and 1.7 % where it was asked for reports four times a second, and the
+# driver and Ray's own processes took 0.4 % more for each.
+IDLE = 0.02
 # Messages to simulate, in windows, until what follows is more of the same.
 WINDOWS = 4
 # A resource is named as the bottleneck if it is at work for this share of the time at least.
@@ -102,10 +106,10 @@ class Forecast:
 
 def costs_at(flops: float, network: Blueprint) -> Costs:
     """Work out seconds of each block and of the read-out on a processor of this speed: of their operations alone."""
-    layers = tuple(cost.flops / flops for cost in costs_of(network))
+    layers, after = zip(*((cost.flops / flops, cost.after / flops) for cost in costs_of(network)), strict=True)
     seen = sum(network.outlines[block].outputs.size for block in network.taps)
     # Two products: no gradient goes from the read-out to a block.
-    return Costs(layers, 4.0 * network.training.batch_size * seen * network.takes.classes / flops)
+    return Costs(layers, 4.0 * network.training.batch_size * seen * network.takes.classes / flops, after)
 
 
 def evaluated_examples(job: Job) -> int:
@@ -134,17 +138,19 @@ def forecast(job: Job, stages: int, conditions: Conditions) -> Forecast:
     # The engine times no more of them (engines/ray/engine.py): the forecast is to choose the chunk that it would.
     message = statistics.median(trips[:MEASURED_EDGES]) if trips else 0.0
     layout = make_layout(job, stages, Measured(costs, message), counts=counts)
-    loads = [
-        replace(load_of(spec, costs[spec.index], links), apart=spec.index in conditions.apart) for spec in layout.stages
-    ]
+    loads = loads_of(layout, costs, conditions)
     # Without evaluations, whose time is worked out apart and added, and without snapshots, which do not count.
     plan = replace(layout.plan, evaluations={}, snapshot_steps=0)
-    enough = WINDOWS * (layout.window + stages * plan.chunk)
-    items = takewhile(lambda item: not isinstance(item, Train) or item.first < enough, plan.items())
-    worked = [item for item in items if isinstance(item, (Train, Predict))]
-    timing = Simulation(worked, plan.weight, layout.window, loads, links, host_layout).run()
-    steps = sum(item.count for item in worked if isinstance(item, Train))
+    steps = WINDOWS * (layout.window + stages * plan.chunk)
+    steps += -steps % plan.chunk
+
+    def timing_of(steps: int) -> Timing:
+        return simulated(replace(layout, plan=replace(plan, steps=steps)), loads, links, host_layout)
+
+    # The rate is that of a full pipeline, though the run itself may be too short to fill one.
+    timing = timing_of(steps)
     steady = timing.steady_seconds()
+    seconds = timing.seconds + (job.steps - steps) * steady if job.steps > steps else timing_of(job.steps).seconds
     alone = [load.seconds(Train(0, 1, ahead=plan.lockstep)) for load in loads]
     alone_on_one = (conditions.costs(stage, 1) for stage in range(stages))
     return Forecast(
@@ -152,17 +158,23 @@ def forecast(job: Job, stages: int, conditions: Conditions) -> Forecast:
         one_stage_seconds=min(sum(each.layers) + each.head for each in alone_on_one),
         step_seconds=max(alone),
         steady_seconds=steady,
-        seconds=timing.seconds + (job.steps - steps) * steady,
+        seconds=seconds,
         link_rate=max(timing.linked.values()) / steps / steady,
         bottleneck=_bottleneck(job, layout, alone, timing, steps, conditions),
     )
+
+
+def simulated(layout: Layout, loads: Sequence[StageLoad], links: LinkCosts, host_layout: HostLayout) -> Timing:
+    """Simulate the training of a whole plan, message by message, without evaluations and snapshots."""
+    items = [item for item in layout.plan.items() if isinstance(item, (Train, Predict))]
+    return Simulation(items, layout.plan.weight, layout.window, loads, links, host_layout).run()
 
 
 def link_costs(link: float | None = None, latency: float | None = None, costs: MessageCosts = FITTED) -> LinkCosts:
     """Return the messages on a host, and between hosts whose networks carry `link` bytes a second, raw."""
     payload = math.inf if link is None else link * PAYLOAD
     between = LATENCY if latency is None else latency
-    return LinkCosts(costs.item, costs.call, costs.copy, payload, between, costs.answer)
+    return LinkCosts(costs.item, costs.call, costs.copy, payload, between, costs.answer, IDLE)
 
 
 def _message_seconds(links: LinkCosts, elsewhere: bool) -> float:
@@ -172,12 +184,28 @@ def _message_seconds(links: LinkCosts, elsewhere: bool) -> float:
     return links.answer + 2 * links.call + TIMED_BYTES / links.copy + way
 
 
-def load_of(spec: StageSpec, costs: Costs, links: LinkCosts | None = None) -> StageLoad:
-    """Work out what this stage does and sends. Each of its replicas does a share, and exchanges sums by these links."""
+def loads_of(layout: Layout, costs: Sequence[Costs], conditions: Conditions) -> list[StageLoad]:
+    """Work out what each stage does and sends. costs: of layers, on the device of each."""
+    return [
+        replace(
+            load_of(spec, costs[spec.index], conditions.links, layout.leaves_early),
+            apart=spec.index in conditions.apart,
+        )
+        for spec in layout.stages
+    ]
+
+
+def load_of(spec: StageSpec, costs: Costs, links: LinkCosts | None = None, early: bool = False) -> StageLoad:
+    """Work out what this stage does and sends. Each of its replicas does a share, and exchanges sums by these links.
+    early: results may leave while its last block still learns."""
     network, training = spec.network, spec.training
-    replicas = spec.replicas.counts[spec.index]
+    replicas, last = spec.replicas.counts[spec.index], spec.layers[-1]
     each = sum(costs.layers[layer] for layer in spec.layers) + (costs.head if spec.is_last else 0.0)
-    each = each / replicas + (exchange_seconds(spec, replicas, links) if links is not None else 0.0)
+    exchanged = exchange_seconds(spec, spec.layers, links) if links is not None else 0.0
+    each = each / replicas + exchanged
+    # Shards are worked one after the other: the result leaves within the last one.
+    rest = costs.after[last] / training.shards if early and costs.after and not spec.is_last else 0.0
+    rest += exchange_seconds(spec, [last], links) if rest and links is not None else 0.0
     layout, routes = network.layout, spec.routes
     row = network.edges[spec.layers.stop].nbytes
 
@@ -188,6 +216,10 @@ def load_of(spec: StageSpec, costs: Costs, links: LinkCosts | None = None) -> St
         if isinstance(item, Predict):
             return each * PREDICT_SHARE
         return each * item.count * (PAIRS_SHARE if pairs_alone(item) else 1.0) if isinstance(item, Train) else 0.0
+
+    def after(item: Item) -> float:
+        # The last minibatch of an item alone leaves early, unless neutral rows come behind it (stage.py).
+        return rest if isinstance(item, Train) and not item.ahead else 0.0
 
     def parts(item: Item) -> dict[int, int]:
         rows = seen = layout.batch if isinstance(item, Predict) else 0
@@ -200,17 +232,18 @@ def load_of(spec: StageSpec, costs: Costs, links: LinkCosts | None = None) -> St
         }
         return {to: size + (row * rows if to == spec.index + 1 else 0) for to, size in beside.items()}
 
-    return StageLoad(seconds, parts, routes.senders(spec.index))
+    return StageLoad(seconds, parts, routes.senders(spec.index), after=after, replicas=replicas)
 
 
-def exchange_seconds(spec: StageSpec, replicas: int, links: LinkCosts) -> float:
-    """Work out seconds in which a replica exchanges the gradients of a minibatch: for each update of a block it
-    writes its own, and is told of and reads those of the others, all of which are on one host."""
+def exchange_seconds(spec: StageSpec, layers: Sequence[int], links: LinkCosts) -> float:
+    """Work out seconds in which a replica exchanges the gradients of these blocks for a minibatch: for each update of a
+    block it writes its own, and is told of and reads those of the others, all of which are on one host."""
+    replicas = spec.replicas.counts[spec.index]
     if replicas == 1:
         return 0.0
     of, others = Sizes(spec.network, 1), replicas - 1
-    copied = sum(gradient_bytes(of, range(layer, layer + 1)) for layer in spec.layers) * replicas / links.copy
-    return (copied + len(spec.layers) * others * DATAGRAM) * spec.training.updates
+    copied = sum(gradient_bytes(of, range(layer, layer + 1)) for layer in layers) * replicas / links.copy
+    return (copied + len(layers) * others * DATAGRAM) * spec.training.updates
 
 
 def _bottleneck(
@@ -223,13 +256,13 @@ def _bottleneck(
     if alone[slowest] >= BUSY * steady:
         spec = layout.stages[slowest]
         where = f"stage {slowest} (layer{'s' if len(spec.layers) > 1 else ''} {say_layers(spec.layers)})"
-        exchanges = exchange_seconds(spec, spec.replicas.counts[slowest], conditions.links)
+        exchanges = exchange_seconds(spec, spec.layers, conditions.links)
         return f"what replicas of {where} exchange" if exchanges > alone[slowest] / 2 else where
     host, sent = max(timing.linked.items(), key=lambda each: each[1])
     if sent / conditions.links.link / steps / steady >= BUSY:
         return f"the network of host {host}"
     host, worked = max(timing.processors.items(), key=lambda each: each[1])
-    if worked / conditions.cores / timing.seconds >= BUSY:
+    if worked / timing.seconds >= BUSY:
         return f"the processors of host {host}"
     training = job.config.training
     if training.most_in_flight is not None and layout.window >= training.most_in_flight:

@@ -1,4 +1,4 @@
-"""How a job is cut into stages, and its chunks and window sized: by what was measured, and to the room there is."""
+"""The cut of a job into stages, and the sizes of its chunks and window: by what was measured and the room there is."""
 
 from __future__ import annotations
 

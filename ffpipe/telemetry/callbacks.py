@@ -79,7 +79,7 @@ class Callback:
 
 
 class Callbacks:
-    """Calls several callbacks in turn, and goes on where one raises.
+    """Several callbacks that are called in turn; where one raises, the others go on.
 
     complain: takes the name of a method that raised for the first time, and what it raised. end: takes SystemExit or
     KeyboardInterrupt, with which a callback wants the run to end.

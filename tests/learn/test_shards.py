@@ -196,7 +196,7 @@ def test_replicas_have_the_bits_of_one(replicas: int) -> None:
     own = [range(n * COUNT // replicas, (n + 1) * COUNT // replicas) for n in range(replicas)]
 
     class Partial(Exception):
-        """Stops a replica where it would exchange."""
+        """A stop of a replica where it would exchange."""
 
     partial: list[list[Tensor]] = []
 
@@ -215,7 +215,7 @@ def test_replicas_have_the_bits_of_one(replicas: int) -> None:
 
 def test_a_block_of_ones_own_that_knows_no_shards() -> None:
     class Own(Block):
-        """Learns in a way of its own."""
+        """A block that learns in a way of its own."""
 
     assert "learn_shards" in Own().undivided
 

@@ -25,7 +25,10 @@ def test_blocks_that_are_alike_are_timed_once_and_large_minibatches_in_part(batc
     fields = {"training.dims": [64, 50, 50, 50], "training.batch_size": batch, "training.negatives": "random"}
     network = make_job(override(recipe("digits"), fields)).network
     costs = measure_costs(network, torch.device("cpu"), lambda step, _: (step(), float(next(seconds)))[1])
-    assert costs == Costs((1.0 * scale, 2.0 * scale, 2.0 * scale), 3.0 * scale)
+    assert costs == Costs((1.0 * scale, 2.0 * scale, 2.0 * scale), 3.0 * scale, costs.after)
+    # Their results leave before the gradients.
+    assert all(0 < after < whole for after, whole in zip(costs.after, costs.layers, strict=True))
+    assert costs.after[1] == costs.after[2]
 
 
 class Unforeseen(nn.Module):

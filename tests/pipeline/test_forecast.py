@@ -1,4 +1,4 @@
-"""From a config to loads, and from loads to what a run would do."""
+"""Loads of a config, and what a run would do by them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,19 @@ import pytest
 
 from ffpipe import override, recipe
 from ffpipe.pipeline.job import Job, make_job
-from ffpipe.pipeline.schedule import Evaluate, Predict, Train
+from ffpipe.pipeline.replicas import replicas_of
+from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Train
 from ffpipe.planning.calibrate import Costs
-from ffpipe.planning.forecast import Conditions, costs_at, evaluated_examples, evaluation_seconds, forecast, load_of
-from ffpipe.planning.layout import make_layout
+from ffpipe.planning.forecast import (
+    Conditions,
+    costs_at,
+    evaluated_examples,
+    evaluation_seconds,
+    exchange_seconds,
+    forecast,
+    load_of,
+)
+from ffpipe.planning.layout import Measured, make_layout
 from ffpipe.planning.simulate import LinkCosts
 
 FREE = LinkCosts(item=0.0, call=0.0, copy=math.inf, link=math.inf, latency=0.0)
@@ -59,6 +68,24 @@ def test_the_whole_run_is_filling_steady_work_and_draining() -> None:
     assert found.seconds == pytest.approx((job.steps + 3 * 2) * 0.02)
 
 
+def test_results_that_leave_early_fill_and_drain_sooner() -> None:
+    job = job_of(**{"execution.chunk": 1, "training.negatives": "random"})
+    early = conditions_of(0.0, costs=lambda stage, copies: Costs((0.02,) * 4, 0.0, (0.005, 0.01, 0.015, 0.02)))
+    found = forecast(job, 4, early)
+    assert found.layout.leaves_early
+    # Three stages pass a minibatch on after 15, 10 and 5 ms; the last one needs all of 20.
+    assert found.seconds == pytest.approx(0.015 + 0.01 + 0.005 + job.steps * 0.02)
+    assert found.steady_seconds == pytest.approx(0.02)
+
+
+def test_the_rate_of_a_run_that_is_too_short_to_fill_the_pipeline() -> None:
+    quick = {"training.negative_lag": 2, "execution.chunk": 1, "training.batch_size": 100}
+    short, long = (forecast(job_of(**quick, **{"training.epochs": n}), 4, conditions_of(0.02)) for n in (1, 100))
+    # Two minibatches at a time, each through four stages.
+    assert short.steady_seconds == long.steady_seconds == pytest.approx(0.04)
+    assert short.seconds == pytest.approx((14 - 2) / 2 * 0.08 + 0.02 + 0.08)
+
+
 def test_lock_step_takes_turns() -> None:
     job = job_of(**{"training.negative_lag": 0})
     found = forecast(job, 4, conditions_of(0.02))
@@ -95,6 +122,53 @@ def test_loads_of_stages() -> None:
     assert [ahead.parts(item) for item in items] == [
         {2: roles * 50 * 40 * 4, 3: seen} for roles, seen in ((1, features), (2, 0), (3, features))
     ]
+
+
+def after_of(job: Job, early: bool, *items: Item) -> list[list[float]]:
+    """Return the seconds after the result of each item, by stage."""
+    costs = Costs((1.0, 2.0, 3.0, 4.0), 0.5, (0.4, 0.8, 1.2, 1.6))
+    counts = replicas_of(job.config.execution, 2)
+    specs = make_layout(job, 2, Measured([costs] * 2, 0.0), counts=counts).stages
+    return [[load.after(item) for item in items] for load in (load_of(spec, costs, FREE, early) for spec in specs)]
+
+
+def test_what_is_left_when_a_result_leaves() -> None:
+    """It is the last block's part after its result, for the last minibatch of an item."""
+    items = (Train(0, 1), Train(0, 8))
+    # Layers 0 to 2 are the first stage. The last stage hands nothing on.
+    assert after_of(job_of(), True, *items) == [[1.2, 1.2], [0.0, 0.0]]
+    assert after_of(job_of(), False, *items) == [[0.0, 0.0], [0.0, 0.0]]
+    # Neutral rows behind a minibatch pass when it has been learned from; alone they are not learned from.
+    exact = job_of(**{"training.negative_lag": 0})
+    assert after_of(exact, True, Train(0, 1), Train(0, 1, ahead=True), Predict(0))[0] == [1.2, 0.0, 0.0]
+    # Shards are worked one after the other, on however many replicas.
+    for replicas in (1, 2):
+        shards = {"training.shards": 2, "execution.replicas": replicas}
+        datagram = exchange_seconds(make_layout(job_of(**shards), 1, counts=[replicas]).stages[0], [0], FREE)
+        assert after_of(job_of(**shards), True, Train(0, 1))[0] == [pytest.approx(0.6 + datagram)]
+        assert (datagram > 0) == (replicas > 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "share"),
+    [
+        ({}, 2 / 5),  # three roles forward, then two gradients
+        ({"training.head": False, "training.negatives": "random"}, 2 / 4),
+        ({"training.phases": "apart"}, 1 / 5),  # the positive rows' update comes before the negative rows
+        ({"training.hand_on": "after"}, 0.0),
+        ({"training.local_steps": 2}, 7 / 10),
+    ],
+)
+def test_operations_after_a_result(fields: dict[str, object], share: float) -> None:
+    costs = costs_at(1e9, job_of(**fields).network)
+    assert costs.after == pytest.approx([share * each for each in costs.layers])
+
+
+def test_operations_after_the_result_of_a_module() -> None:
+    config = override(recipe("digits-cnn"), {"execution.stages": 1})
+    costs = costs_at(1e9, make_job(config).network)
+    # Backward passes have one product where forward ones have one, and a second where there is something before.
+    assert all(0.4 * each < after < 0.7 * each for each, after in zip(costs.layers, costs.after, strict=True))
 
 
 def test_costs_at_a_speed_that_is_given() -> None:

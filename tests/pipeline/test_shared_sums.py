@@ -100,7 +100,7 @@ def test_a_datagram_that_is_not_from_a_replica_is_ignored() -> None:
 
 def test_sums_that_cannot_be_read_are_an_error_of_who_waits_for_them() -> None:
     (reducer, _), ways = joined(2)
-    # Of a slot that has no memory yet.
+    # Its slot does not have memory yet.
     message = msgspec.msgpack.encode({"number": 0, "replica": 1, "name": "gradient", "arrays": []})
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.sendto(message, ways[0].address(0))

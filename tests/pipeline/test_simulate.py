@@ -16,8 +16,11 @@ from ffpipe.planning.simulate import HostLayout, LinkCosts, Simulation, StageLoa
 FREE = LinkCosts(item=0.0, call=0.0, copy=math.inf, link=math.inf, latency=0.0)
 
 
-def chain(seconds: Sequence[float], rows: int = 0, features: int = 0) -> list[StageLoad]:
-    """Make stages that take so long for a minibatch, and send so many bytes for it."""
+def chain(
+    seconds: Sequence[float], rows: int = 0, features: int = 0, after: float = 0.0, replicas: Sequence[int] = ()
+) -> list[StageLoad]:
+    """Make stages that take so long for a minibatch, and send so many bytes for it, and all of an item so many seconds
+    before they are through with it. replicas: of each; none given: one each."""
     last = len(seconds) - 1
 
     def load(index: int, each: float) -> StageLoad:
@@ -33,7 +36,10 @@ def chain(seconds: Sequence[float], rows: int = 0, features: int = 0) -> list[St
             past_others = {last: features * count(item)} if features and index < last - 1 else {}
             return following | past_others
 
-        return StageLoad(lambda item: each * count(item), parts, tuple(sorted(sources)))
+        left = 0.0 if index == last else after
+        count_of = replicas[index] if replicas else 1
+        senders = tuple(sorted(sources))
+        return StageLoad(lambda item: each * count(item), parts, senders, after=lambda _: left, replicas=count_of)
 
     return [load(index, each) for index, each in enumerate(seconds)]
 
@@ -48,10 +54,13 @@ def run(
     host_layout: HostLayout | None = None,
     rows: int = 0,
     features: int = 0,
+    after: float = 0.0,
+    replicas: Sequence[int] = (),
 ) -> Timing:
     work = [Train(first * chunk, chunk) for first in range(items)]
     place = host_layout or HostLayout((0,) * len(seconds), 64.0, False)
-    return Simulation(work, lambda item: chunk, window, chain(seconds, rows, features), links, place).run()
+    loads = chain(seconds, rows, features, after, replicas)
+    return Simulation(work, lambda item: chunk, window, loads, links, place).run()
 
 
 def test_a_stage_alone_takes_what_its_work_takes() -> None:
@@ -72,6 +81,82 @@ def test_a_window_of_one_message_is_lock_step() -> None:
 
 def test_a_window_smaller_than_the_pipeline_bounds_its_rate() -> None:
     assert run([1.0] * 6, 100, window=3).steady_seconds() == pytest.approx(6 / 3)
+    # They come out at 6, 7, 8; 12, 13, 14; 18, 19, 20: two windows from the third to the last.
+    assert run([1.0] * 6, 9, window=3).steady_seconds() == pytest.approx(6 / 3)
+    assert run([1.0] * 6, 2, window=3).steady_seconds() == 1.0
+    assert run([1.0] * 6, 1, window=3).steady_seconds() == 6.0
+
+
+@pytest.mark.parametrize(
+    ("items", "chunk", "after", "begun", "whole"),
+    [
+        # Three stages of 3 s: the first two pass an item on after 3, 1 and 0.5 of them.
+        (1, 1, 0.0, 6.0, 9.0),
+        (1, 1, 2.0, 2.0, 5.0),
+        (10, 1, 2.0, 2.0, 32.0),
+        (10, 1, 2.5, 1.0, 31.0),
+        # The last alone of two minibatches in an item leaves early: after 3 + 1 s.
+        (1, 2, 2.0, 8.0, 14.0),
+        (5, 2, 2.0, 8.0, 38.0),
+    ],
+)
+def test_results_leave_before_their_stage_is_through(
+    items: int, chunk: int, after: float, begun: float, whole: float
+) -> None:
+    timing = run([3.0] * 3, items, chunk=chunk, after=after)
+    assert (timing.begun, timing.seconds) == (begun, whole)
+    assert timing.last_seconds() == pytest.approx((whole - begun) / (items * chunk))
+
+
+def test_what_leaves_early_comes_back_early() -> None:
+    # Half a second in each of five stages and one in the last, for three at a time.
+    timing = run([1.0] * 6, 100, window=3, after=0.5)
+    assert timing.steady_seconds() == pytest.approx(3.5 / 3)
+    # The stages are the bound where more are in flight.
+    assert run([1.0] * 6, 100, window=4, after=0.5).steady_seconds() == pytest.approx(1.0)
+
+
+def test_a_stage_waits_for_its_publisher_before_it_goes_on() -> None:
+    # Items are published until 2.5, 4.5 and 6.5, and taken in for 2 s more.
+    slow = LinkCosts(item=0.0, call=2.0, copy=math.inf, link=math.inf, latency=0.0)
+    assert run([1.0, 1.0], 100, links=slow, after=0.5).steady_seconds() == pytest.approx(2.0)
+    assert run([1.0, 1.0], 3, links=slow, after=0.5).seconds == 0.5 + 3 * 2.0 + 2.0 + 1.0
+    # The fourth, there at 3.5 while the second is published and the third waits, waits until 4.5; its stage is through
+    # with it at 5.
+    assert run([1.0, 1.0], 5, links=slow, after=0.5).fed == 5.0
+
+
+def test_what_is_computed_after_a_result_has_left_takes_processors_too() -> None:
+    one_core = HostLayout((0, 0), 1.0, True)
+    assert run([1.0, 1.0], 100, host_layout=one_core, after=0.5).seconds == pytest.approx(200.0)
+
+
+@pytest.mark.parametrize(("cores", "seconds"), [(4.0, 1.0), (2.0, 2.0), (1.0, 4.0)])
+def test_replicas_share_the_processors_that_there_are(cores: float, seconds: float) -> None:
+    """Each of four has 1 s of work for a minibatch."""
+    timing = run([1.0], host_layout=HostLayout((0,), cores, True), replicas=[4])
+    assert timing.seconds == pytest.approx(10 * seconds)
+    assert run([1.0], host_layout=HostLayout((0,), cores, False), replicas=[4]).seconds == 10.0
+
+
+def test_messages_of_replicas() -> None:
+    dear = LinkCosts(item=0.0, call=0.25, copy=math.inf, link=math.inf, latency=0.0)
+    # The first replica calls the second, which takes that in; both compute, and call two of the next four each.
+    assert run([1.0, 1.0], 1, links=dear, replicas=[2, 4]).seconds == 0.25 + 0.25 + 1.0 + 2 * 0.25 + 0.25 + 1.0
+    # From four, who have been called one after the other, each of two takes two packets in.
+    assert run([1.0, 1.0], 1, links=dear, replicas=[4, 2]).seconds == 3 * 0.25 + 0.25 + 1.0 + 0.25 + 2 * 0.25 + 1.0
+    copies = LinkCosts(item=0.0, call=0.0, copy=100.0, link=math.inf, latency=0.0)
+    # 400 bytes, which two write into the store and four read.
+    assert run([1.0, 1.0], 1, links=copies, rows=400, replicas=[2, 4]).seconds == 1.0 + 2.0 + 1.0 + 1.0
+
+
+def test_processes_take_something_of_the_processors_beside_their_work() -> None:
+    idle = LinkCosts(item=0.0, call=0.0, copy=math.inf, link=math.inf, latency=0.0, idle=0.5)
+    # Two processes want half a processor more each: of 2 processors, 2 / (2 + 1) are left to work.
+    busy = run([1.0] * 2, 100, links=idle, host_layout=HostLayout((0, 0), 2.0, True))
+    assert busy.steady_seconds() == pytest.approx(1.5)
+    assert busy.processors[0] == pytest.approx(200 / (4 / 3))
+    assert run([1.0] * 2, 100, links=idle, host_layout=HostLayout((0, 0), 2.0, False)).seconds == 101.0
 
 
 def test_layers_that_share_a_processor_take_turns() -> None:

@@ -170,7 +170,7 @@ def test_bytes_are_those_of_what_a_stage_keeps(kind: str, network: str) -> None:
 
 
 class Alive(TorchDispatchMode):
-    """Adds up the storages that live after every operation and were made inside it; a slow twin of PeakMemory."""
+    """A sum of the storages that live after every operation and were made inside it; a slow twin of PeakMemory."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no hints for it

@@ -22,7 +22,7 @@ from ffpipe.engines.ray.calls import within
 from ffpipe.engines.ray.carried import sendable
 from ffpipe.engines.ray.cluster import Cluster
 from ffpipe.engines.ray.headwatch import PATIENCE
-from ffpipe.engines.ray.placement import fewer, most_places, places_of, shortage, threads_of
+from ffpipe.engines.ray.placement import crowding, fewer, most_places, places_of, shortage, threads_of
 from ffpipe.engines.ray.supply import supply
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.replicas import replicas_of, smaller_and_smaller
@@ -66,7 +66,9 @@ class RayEngine:
         stages = execution.stages or execution.listed
         places = places_of(execution, stages, hosts) if stages else most_places(execution, job.layers, hosts)
         self._counts = replicas_of(execution, stages or len(places) // of_stage(execution.replicas, 0))
-        if why := shortage(places, hosts, execution.placement, self._counts):
+        if why := crowding(execution, self._counts, hosts) or shortage(
+            places, hosts, execution.placement, self._counts
+        ):
             raise UserError(why)
         # Nothing is known here of the memory of hosts that were joined.
         warnings = headroom.warnings(job) if self.cluster.own else ()
@@ -101,7 +103,7 @@ class RayEngine:
             places = places_of(execution, listed, hosts, [1] * listed if max(counts) == 1 else counts)
             places = fewer(places, sum(counts), hosts)
             self._counts = counts
-            if short := shortage(places, hosts, execution.placement, counts):
+            if short := crowding(execution, counts, hosts) or shortage(places, hosts, execution.placement, counts):
                 why = why or short  # what is short for all that was wanted
                 continue
             try:

@@ -145,6 +145,24 @@ def shortage(places: Sequence[Place], hosts: Sequence[Host], strategy: str, coun
     return None
 
 
+def crowding(execution: Execution, counts: Sequence[int], hosts: Iterable[Host]) -> str | None:
+    """Explain why the replicas of a stage find too few CPUs on these hosts; None where they may be there.
+
+    Stages share CPUs where there are fewer, but to take turns on them makes replicas of one no faster. Those that ask
+    for a part of a CPU each (`execution.cpus`), or compute on a GPU, may. counts: replicas of each stage.
+    """
+    have = sum(host.has.get("CPU", 0.0) for host in hosts)
+    for stage, count in enumerate(counts):
+        on_cpus = of_stage(execution.device, stage) == "cpu" and not of_stage(execution.cpus, stage)
+        if on_cpus and count > max(1, have):
+            return (
+                f"stage {stage} has {count} replicas ({sum(counts)} processes in all), the cluster has {have:g} CPU: "
+                "ask for fewer (--execution.replicas), join a larger cluster with RAY_ADDRESS, or give each a part of "
+                "a CPU (--execution.cpus)"
+            )
+    return None
+
+
 def neighbours_together(places: Sequence[Place], nodes: Sequence[str]) -> list[int]:
     """Return an order of what was placed in which stages next to each other are on one node where that can be. nodes:
     of each. Only what asked for the same can change places."""
