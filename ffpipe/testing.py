@@ -74,7 +74,7 @@ def check_blocks(model: Model, *, shape: tuple[int, ...], classes: int, **fields
 
 def check_detached(network: Blueprint, index: int) -> None:
     """Check that nothing attached to a graph leaves the block, and that no graph outlives its step."""
-    block, rows = network.make(index, Workspace(CPU)), _Rows(network, index)
+    block, rows = network.make(index, Workspace(CPU)), _Noise(network, index)
     kept: list[weakref.ref[Tensor]] = []
 
     def pack(tensor: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def check_stateless(network: Blueprint, index: int) -> None:
     for seed in (1, 2):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        block, rows = network.make(index, Workspace(CPU)), _Rows(network, index)
+        block, rows = network.make(index, Workspace(CPU)), _Noise(network, index)
         for step in range(STEPS):
             rows.learn(block, step)
         assert torch.equal(torch.get_rng_state(), before), f"{_name(network, index)} moved torch's own generator"
@@ -111,7 +111,7 @@ def check_stateless(network: Blueprint, index: int) -> None:
 
 def check_saved(network: Blueprint, index: int) -> None:
     """Check that a block saves what it says that it saves, and comes back from it to the bit."""
-    block, rows = network.make(index, Workspace(CPU)), _Rows(network, index)
+    block, rows = network.make(index, Workspace(CPU)), _Noise(network, index)
     for step in range(STEPS):
         rows.learn(block, step)
     saved = {name: tensor.detach().clone() for name, tensor in block.state().items()}
@@ -133,7 +133,7 @@ def check_saved(network: Blueprint, index: int) -> None:
 
 def check_memory(network: Blueprint, index: int) -> None:
     """Check that a step takes as much memory as the plan says, within 15 % above and 5 % below."""
-    block, rows = network.make(index, Workspace(CPU)), _Rows(network, index)
+    block, rows = network.make(index, Workspace(CPU)), _Noise(network, index)
     # Not counted, nor by the plan: the first step makes the state of an optimiser.
     rows.learn(block, 0)
     with PeakMemory() as memory:
@@ -175,7 +175,7 @@ def check_engines(
     return next(iter(digests.values()))
 
 
-class _Rows:
+class _Noise:
     """Rows, labels and room for what one block makes of them: noise, always the same."""
 
     def __init__(self, network: Blueprint, index: int) -> None:

@@ -14,7 +14,7 @@ from ffpipe.pipeline.packet import LABELS, TAP, X
 from ffpipe.pipeline.schedule import Train
 from ffpipe.pipeline.stage import Stage
 from ffpipe.planning.layout import make_layout
-from ffpipe.planning.memory import Sizes, breakdown
+from ffpipe.planning.memory import NetworkSizes, breakdown
 
 MESSAGES = 3
 
@@ -49,7 +49,7 @@ def stage_tensors(depth: int, width: int, batch: int, chunk: int) -> dict[str, t
     }
     job = make_job(override(recipe("digits"), fields))
     layout = make_layout(job, depth)
-    found, of = {}, Sizes(job.network, chunk)
+    found, of = {}, NetworkSizes(job.network, chunk)
     for name, spec in (("middle", layout.stages[depth // 2 - 1]), ("last", layout.stages[-1])):
         rows = job.network.edges[spec.layers.start]
         tensors = {

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ffpipe.config.recipes import get_recipe
 from ffpipe.data.discover import discover, on
-from ffpipe.data.source import Contents
+from ffpipe.data.source import OpenedPart
 from ffpipe.data.splits import Splits, load_splits
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 4, 4), np.uint8)
@@ -30,7 +30,7 @@ NUMBERS = list(IMAGES.reshape(30, -1))
 Make = Callable[[Path], "Path | list[Path]"]
 
 
-def everything(contents: Contents) -> tuple[NDArray[Any], NDArray[Any]]:
+def everything(contents: OpenedPart) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return all images of an opened part and its labels. Its blocks have to be of the dtype that it says."""
     blocks = list(contents.blocks())
     assert all(block.dtype == contents.dtype for block in blocks)

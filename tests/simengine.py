@@ -21,7 +21,7 @@ from ffpipe.learn.negatives import Predictions
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.packet import Arrays, Packet
 from ffpipe.pipeline.publisher import PUBLISH_AHEAD
-from ffpipe.pipeline.saver import Saved, Saver
+from ffpipe.pipeline.saver import FileState, Saver
 from ffpipe.pipeline.schedule import Item, ItemStream, Plan, Stop, Train
 from ffpipe.pipeline.worker import Worker
 from ffpipe.pipeline.worker_setup import AnyFeed, Parts, WorkerSetup, make_feed, make_own_stage
@@ -38,7 +38,7 @@ class HeldSaver(Saver):
         super().__init__(store)
         self.todo = todo
 
-    def begin(self, step: int, files: Mapping[str, Saved]) -> None:
+    def begin(self, step: int, files: Mapping[str, FileState]) -> None:
         self.todo += [partial(self.write, step, {name: saved}) for name, saved in files.items()]
 
     def wait(self) -> None:

@@ -20,7 +20,7 @@ from ffpipe.config.schema import Config
 from ffpipe.pipeline.job import make_job
 from ffpipe.planning.budget import within_budget
 from ffpipe.planning.estimate import estimate_stage
-from ffpipe.planning.memory import Sizes
+from ffpipe.planning.memory import NetworkSizes
 from ffpipe.system.errors import UserError
 from ffpipe.system.units import parse_size
 
@@ -111,7 +111,7 @@ def test_stages_are_held_to_the_budget_with_all_their_replicas() -> None:
     job = make_job(asked)
 
     def needs(layers: range, replicas: int) -> int:
-        return estimate_stage(job, Sizes(job.network, 1, replicas), layers, PROCESS).resident
+        return estimate_stage(job, NetworkSizes(job.network, 1, replicas), layers, PROCESS).resident
 
     # Enough for all layers in one process that is alone, and not in one of 4.
     budget = math.ceil(needs(range(4), 1) / 0.95 / MIB)

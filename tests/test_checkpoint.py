@@ -13,7 +13,7 @@ import torch
 from pyarrow import fs
 
 from ffpipe.storage import checkpoint
-from ffpipe.storage.checkpoint import Contents, Input, TensorSpec
+from ffpipe.storage.checkpoint import Input, TensorSpec, TensorSpecs
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import Unreachable, UserError
 from ffpipe.telemetry.report import WrittenFile
@@ -184,7 +184,7 @@ WRONG = {name: kept._replace(dtype=torch.float64) for name, kept in CONTENTS.ite
         ({"bias": CONTENTS["bias"]}, "has the tensor 'weight', which no run"),
     ],
 )
-def test_tensors_that_do_not_fit(contents: Contents, says: str, store: Store) -> None:
+def test_tensors_that_do_not_fit(contents: TensorSpecs, says: str, store: Store) -> None:
     folder = whole(store, 30)
     manifest = checkpoint.read_manifest(store, folder)
     with pytest.raises(UserError, match=says):

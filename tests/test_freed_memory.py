@@ -12,7 +12,7 @@ from ffpipe import override, recipe
 from ffpipe.pipeline.job import make_job
 from ffpipe.pipeline.worker_setup import largest_kept
 from ffpipe.planning.estimate import KEPT, estimate_stage
-from ffpipe.planning.memory import Sizes
+from ffpipe.planning.memory import NetworkSizes
 
 MIB = 1 << 20
 # Writes twenty arrays of 6 MiB, frees them, and prints the MiB that stay.
@@ -40,7 +40,7 @@ def test_arrays_up_to_a_size_are_kept(largest: int, stays: range) -> None:
 def test_a_plan_counts_the_holes_between_large_tensors() -> None:
     def of(**fields: object) -> tuple[int, int]:
         job = make_job(override(recipe("digits-cnn"), {f"execution.{name}": value for name, value in fields.items()}))
-        buffers = estimate_stage(job, Sizes(job.network, 1), range(1), 0).breakdown.buffers
+        buffers = estimate_stage(job, NetworkSizes(job.network, 1), range(1), 0).breakdown.buffers
         return largest_kept(job.network, job.config.execution), buffers
 
     nothing, without = of(keep_freed=False)

@@ -20,7 +20,7 @@ from xxhash import xxh3_128
 
 from ffpipe.data.labels import Classes
 from ffpipe.data.scale import Scale
-from ffpipe.data.source import BLOCK_BYTES, Contents, cut_anew
+from ffpipe.data.source import BLOCK_BYTES, OpenedPart, cut_anew
 from ffpipe.system.errors import UserError
 from ffpipe.system.memory import unmap
 
@@ -63,7 +63,7 @@ class BadFile(Exception):
 
 
 def write(
-    sink: BinaryIO, contents: Contents, labels: NDArray[np.int64], meaning: Meaning, batch_bytes: int = BLOCK_BYTES
+    sink: BinaryIO, contents: OpenedPart, labels: NDArray[np.int64], meaning: Meaning, batch_bytes: int = BLOCK_BYTES
 ) -> None:
     """Write `contents`, whose numbers are scaled, and the class numbers of its examples in bounded memory.
 
@@ -175,7 +175,7 @@ class Stored:
         return gathered
 
 
-def _checked(contents: Contents) -> Iterator[NDArray[Any]]:
+def _checked(contents: OpenedPart) -> Iterator[NDArray[Any]]:
     """Yield the blocks of `contents` if they are what it says of them. Raises UserError."""
     done = 0
     for block in contents.blocks():

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ffpipe.data import columns, tables
 from ffpipe.data.download import Patience, Remote
 from ffpipe.data.known import PARQUET, checked, downloaded, find, given_folder, mirrors_of
-from ffpipe.data.source import Contents, Part, file_identity
+from ffpipe.data.source import OpenedPart, Part, file_identity
 from ffpipe.system.errors import UserError, refusing
 
 CLASSES = 10
@@ -50,7 +50,7 @@ class Batches:
     rows: int
     md5s: Mapping[str, str]
 
-    def checked(self, contents: Contents) -> Contents:
+    def checked(self, contents: OpenedPart) -> OpenedPart:
         """Hold contents against the MD5s."""
         return checked(contents, self.rows, list(self.md5s.values()), _records, TITLE)
 
@@ -83,7 +83,7 @@ def parts(
         return _local_part("train", files["train"], *given), _local_part("test", files["test"], *given)
 
     def part(batches: Batches) -> Part:
-        def contents() -> Contents:
+        def contents() -> OpenedPart:
             path = downloaded(archive, "", mirrors_of(VARIABLE, MIRRORS), patience, progress)
             return _of_batches(path, BINARY, batches)
 
@@ -108,7 +108,7 @@ def _local_part(part: str, batches: Batches, folder: Path, setting: str) -> Part
     # Not in the folder itself: a train.parquet beside several sets may be of any of them.
     if (path := find(folders[:2], PARQUET[part])) is not None:
 
-        def contents() -> Contents:
+        def contents() -> OpenedPart:
             opened = columns.contents(tables.parquet, [path])
             if opened.shape != SHAPE:
                 raise UserError(f"{path}: images are {opened.shape}, those of {TITLE} {SHAPE}: it is another set")
@@ -121,7 +121,7 @@ def _local_part(part: str, batches: Batches, folder: Path, setting: str) -> Part
     )
 
 
-def _of_batches(where: Path, version: str, batches: Batches) -> Contents:
+def _of_batches(where: Path, version: str, batches: Batches) -> OpenedPart:
     """Open the files of a part in an archive or a folder. Raises UserError where one is missing or damaged."""
 
     def read() -> Iterator[Batch]:
@@ -137,7 +137,7 @@ def _of_batches(where: Path, version: str, batches: Batches) -> Contents:
 
     # Read twice, once for the labels: keeping the pixels meanwhile would take 150 MB.
     labels = np.concatenate([each for each, _ in read()])
-    opened = Contents(
+    opened = OpenedPart(
         where=str(where), shape=SHAPE, dtype=np.dtype(np.uint8), divisor=255, labels=labels, blocks=blocks, names=NAMES
     )
     return batches.checked(opened)

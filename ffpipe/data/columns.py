@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ffpipe.data import images, source
 from ffpipe.data.labels import some_of
-from ffpipe.data.source import BLOCK_BYTES, Contents, Part
+from ffpipe.data.source import BLOCK_BYTES, OpenedPart, Part
 from ffpipe.data.tables import Table, class_names, holds_images, is_number, is_numbers
 from ffpipe.system.errors import UserError, nearest, refusing
 
@@ -80,7 +80,7 @@ def part(name: str, open_table: OpenTable, paths: Sequence[Path], wanted: Wanted
 
 def contents(
     open_table: OpenTable, paths: Sequence[Path], wanted: Wanted | None = None, block_bytes: int = BLOCK_BYTES
-) -> Contents:
+) -> OpenedPart:
     """Read the schemas, the labels and the first image. Raises UserError: unreadable, no such column, not images."""
     wanted = wanted or Wanted()
     tables = [open_table(path) for path in paths]
@@ -124,7 +124,7 @@ def contents(
                 row += len(block)
                 yield block.reshape(len(block), -1)
 
-    return Contents(
+    return OpenedPart(
         where=", ".join(map(str, paths)),
         shape=_square(shape) if columns.pixels else shape,
         dtype=first.dtype,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ffpipe.data import images, source
 from ffpipe.data.below import files_below, is_hidden, is_of_runs, is_run
 from ffpipe.data.discover import PICTURES
-from ffpipe.data.source import BLOCK_BYTES, Contents, Part
+from ffpipe.data.source import BLOCK_BYTES, OpenedPart, Part
 from ffpipe.system.errors import UserError, refusing
 
 # The headers of a picture are within these.
@@ -71,7 +71,7 @@ def _is_picture(file: Path) -> bool:
     return file.name.lower().endswith(PICTURES) or bool(images.mode_of(_bytes_of(file, _HEADER_BYTES)))
 
 
-def contents(root: Path, files: list[Path], mode: str, size: tuple[int, ...], left_out: str = "") -> Contents:
+def contents(root: Path, files: list[Path], mode: str, size: tuple[int, ...], left_out: str = "") -> OpenedPart:
     """Read the headers and the first picture. left_out: which folders and files are not read, in words. Raises
     UserError naming the first file that cannot be decoded."""
     found = ""
@@ -96,7 +96,7 @@ def contents(root: Path, files: list[Path], mode: str, size: tuple[int, ...], le
                 block[row] = pixels
             yield block.reshape(len(some), -1)
 
-    return Contents(
+    return OpenedPart(
         where=str(root),
         shape=source.check_shape(first.shape, str(files[0])),
         dtype=np.dtype(np.uint8),

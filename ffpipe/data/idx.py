@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ffpipe.data import source
 from ffpipe.data.gzipped import opened
-from ffpipe.data.source import BLOCK_BYTES, Contents, Part
+from ffpipe.data.source import BLOCK_BYTES, OpenedPart, Part
 from ffpipe.system.errors import UserError
 
 _DTYPES: dict[int, np.dtype[Any]] = {
@@ -37,7 +37,7 @@ def part(images: Path, labels: Path, field: str) -> Part:
     return Part("idx", ("idx", identity), lambda: contents(images, labels))
 
 
-def contents(images: Path, labels: Path, *, block_bytes: int = BLOCK_BYTES) -> Contents:
+def contents(images: Path, labels: Path, *, block_bytes: int = BLOCK_BYTES) -> OpenedPart:
     """Read both headers and the labels. Raises UserError: unreadable, damaged, or not images and their labels."""
     with _opened(images) as (_, kind, dims), _opened(labels) as (_, label_kind, label_dims):
         pass  # the headers alone
@@ -50,7 +50,7 @@ def contents(images: Path, labels: Path, *, block_bytes: int = BLOCK_BYTES) -> C
     shape = source.check_shape(dims[1:], str(images))
     # An empty one first: NumPy refuses to join none, where labels.py says that there are no examples.
     numbers = np.concatenate([np.empty(0, label_kind), *(block[:, 0] for block in _blocks(labels, block_bytes))])
-    return Contents(
+    return OpenedPart(
         where=f"{images} and {labels}",
         shape=shape,
         dtype=kind,

@@ -21,7 +21,7 @@ from ffpipe.data.columns import Wanted
 from ffpipe.data.discover import PICTURES, known_kind, tables_below
 from ffpipe.data.images import decode
 from ffpipe.data.scale import BYTE, Given
-from ffpipe.data.source import BLOCK_BYTES, MOST_FEATURES, Contents, in_blocks
+from ffpipe.data.source import BLOCK_BYTES, MOST_FEATURES, OpenedPart, in_blocks
 from ffpipe.data.tables import TABLES
 from ffpipe.data.unlabelled import Tabular, archive, as_written
 from ffpipe.system.errors import UserError, reason, refusing
@@ -94,7 +94,7 @@ class Inputs:
             return self.rows(table.rows(), self.shape, BYTE, str(path))
         return self.rows(table.rows(), contents.shape, self.divisor_of(contents, kind), str(path))
 
-    def divisor_of(self, contents: Contents, source: str) -> float:
+    def divisor_of(self, contents: OpenedPart, source: str) -> float:
         """Return what images are divided by. source: they are of. Raises UserError."""
         if source == "csv" and not contents.divisor and self.scale.kind != "f":  # which was trained on such numbers
             contents = as_written(contents)
@@ -185,7 +185,7 @@ def open_images(
             return OpenedImages(path, _picture(path, shape, size)[np.newaxis], BYTE)
         array = _array(path)
     images, many = _rows(path, array, shape)
-    numbers = Contents(str(path), shape, images.dtype, 0, np.empty(0), lambda: in_blocks(images))
+    numbers = OpenedPart(str(path), shape, images.dtype, 0, np.empty(0), lambda: in_blocks(images))
     return OpenedImages(path, images, scale.divisor_of(numbers, asked), many)
 
 

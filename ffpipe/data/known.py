@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ffpipe.data import cache
 from ffpipe.data.download import Patience, Remote, fetch
-from ffpipe.data.source import Contents, cut_anew
+from ffpipe.data.source import OpenedPart, cut_anew
 from ffpipe.system.errors import UserError
 from ffpipe.system.files import expanded
 
@@ -54,13 +54,13 @@ def find(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
 
 
 def checked(
-    contents: Contents,
+    contents: OpenedPart,
     rows: int,
     md5s: Sequence[str],
     row_bytes: Callable[[NDArray[Any], NDArray[np.int64]], NDArray[np.uint8]],
     title: str,
     head: bytes = b"",
-) -> Contents:
+) -> OpenedPart:
     """Hold the images of a copy against published MD5s (hexadecimal) while they pass, each of `head` and `rows` images.
 
     row_bytes: makes of images (n, features) and their labels (n,) the bytes (n, any) that were hashed. Raises UserError

@@ -19,7 +19,7 @@ from ffpipe.data.gzipped import md5
 from ffpipe.data.known import PARQUET, checked, downloaded, find, given_folder, mirrors_of
 from ffpipe.data.labels import plain
 from ffpipe.data.scale import BYTE
-from ffpipe.data.source import Contents, Part, file_identity
+from ffpipe.data.source import OpenedPart, Part, file_identity
 from ffpipe.system.errors import UserError
 
 CLASSES = 10
@@ -127,7 +127,7 @@ def _local_part(known: Known, part: str, folder: Path, setting: str, others: tup
 
 
 def _idx_part(known: Known, part: str, paths: list[Path], setting: str, others: tuple[Known, ...]) -> Part:
-    def contents() -> Contents:
+    def contents() -> OpenedPart:
         for path, remote in zip(paths, known.files[part], strict=True):
             # The whole file, once for each state of it: digests of a few images would not find a damaged one.
             if (found := md5(path, remote.size)) != remote.md5:
@@ -149,7 +149,7 @@ def _idx_part(known: Known, part: str, paths: list[Path], setting: str, others: 
 def _parquet_part(known: Known, part: str, path: Path, setting: str) -> Part:
     """Read a copy in Parquet, which holds what the IDX files do if their MD5s come out."""
 
-    def contents() -> Contents:
+    def contents() -> OpenedPart:
         images, labels = known.files[part]
         opened = columns.contents(tables.parquet, [path])
         count = len(opened.labels)
@@ -173,7 +173,7 @@ def _parquet_part(known: Known, part: str, path: Path, setting: str) -> Part:
 
 
 def _remote_part(known: Known, part: str, patience: Patience | None, progress: Callable[[str], None]) -> Part:
-    def contents() -> Contents:
+    def contents() -> OpenedPart:
         # MNIST's were kept beside others before there was a second set of the same names.
         folder = "" if known.name == "mnist" else known.name
         images, labels = (

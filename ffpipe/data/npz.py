@@ -15,7 +15,7 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from ffpipe.data import source
-from ffpipe.data.source import Contents, Part
+from ffpipe.data.source import OpenedPart, Part
 from ffpipe.system.errors import UserError, refusing
 
 Pair = tuple[str, str]
@@ -71,7 +71,7 @@ def _part(path: Path, identity: object, pair: Pair) -> Part:
     return Part("npz", ("npz", identity, pair), lambda: _contents((pair[0], path), (pair[1], path)))
 
 
-def _contents(images_at: tuple[str, Path], labels_at: tuple[str, Path]) -> Contents:
+def _contents(images_at: tuple[str, Path], labels_at: tuple[str, Path]) -> OpenedPart:
     """Read both arrays. Raises UserError: unreadable, damaged, not images and their labels."""
     (name, path), (label_name, label_path) = images_at, labels_at
     labels, images = _array(label_path, label_name, text=True), _array(path, name)
@@ -82,7 +82,7 @@ def _contents(images_at: tuple[str, Path], labels_at: tuple[str, Path]) -> Conte
         raise UserError(
             f"{path}: {name} has shape {images.shape} and {label_name} {labels.shape}; expected one label an image"
         )
-    return Contents(
+    return OpenedPart(
         where=str(path),
         shape=source.check_shape(images.shape[1:], f"{path}: {name}"),
         dtype=images.dtype,

@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from ffpipe.data.source import Contents
+from ffpipe.data.source import OpenedPart
 from ffpipe.system.errors import UserError
 
 BYTE = 255
@@ -48,7 +48,7 @@ class Range:
     whole: bool
 
     @classmethod
-    def of(cls, contents: Contents) -> Range:
+    def of(cls, contents: OpenedPart) -> Range:
         """Read all of it once."""
         low, high, whole = np.inf, -np.inf, True
         for block in contents.blocks():
@@ -71,7 +71,7 @@ class Given:
     kind: Annotated[str, Meta(max_length=1)] = ""
     divisor: Annotated[float, Meta(ge=0)] = 1.0
 
-    def divisor_of(self, contents: Contents, asked: float = 0.0) -> float:
+    def divisor_of(self, contents: OpenedPart, asked: float = 0.0) -> float:
         """Return what other images are divided by: as much as those where they are of the same kind, else 255 where
         they are whole numbers. asked: what the config says. Raises UserError for whole numbers that are not bytes."""
         if asked:
@@ -86,7 +86,7 @@ class Given:
         return divisor
 
 
-def scale_of(contents: Contents, asked: float = 0.0) -> Scale:
+def scale_of(contents: OpenedPart, asked: float = 0.0) -> Scale:
     """Decide for a training part. asked: what to divide by; 0: 255 where the numbers are bytes, else 1."""
     given = contents.dtype
     bytes_ = given == np.uint8
@@ -115,7 +115,7 @@ def scale_of(contents: Contents, asked: float = 0.0) -> Scale:
     return Scale(1, stored, given)
 
 
-def scale_like(contents: Contents, training: Scale, asked: float = 0.0) -> Scale:
+def scale_like(contents: OpenedPart, training: Scale, asked: float = 0.0) -> Scale:
     """Decide for a test part: as for the training part where both hold the same kind of numbers.
 
     Raises UserError where they do not, and one of them is not within 0 to 1 when it is scaled.
@@ -135,7 +135,7 @@ def scale_like(contents: Contents, training: Scale, asked: float = 0.0) -> Scale
     return training
 
 
-def scaled(contents: Contents, scale: Scale) -> Contents:
+def scaled(contents: OpenedPart, scale: Scale) -> OpenedPart:
     """Scale the blocks of contents to what is stored. Numbers that overflow become infinite, which the writer
     refuses."""
 

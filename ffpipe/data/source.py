@@ -1,4 +1,4 @@
-"""The common form of all sources: a `Part` that can be named without being read, and its `Contents` once opened.
+"""The common form of all sources: a `Part` that can be named without being read, and its `OpenedPart` once opened.
 
 The sources build these, the cache and the writer of the canonical file use them, once for a set: the steps of a run
 read examples.py. This module knows no file format and no split; the rules that hold for all sources (allowed shapes and
@@ -28,7 +28,7 @@ CHANNELS = (1, 3, 4)
 
 
 @dataclass(frozen=True)
-class Contents:
+class OpenedPart:
     """An opened part: everything but the images is in memory, and they come in blocks.
 
     where: the file or files, for messages. shape: of one image. dtype: of the blocks, integers, bools or floats.
@@ -64,7 +64,7 @@ class Part:
 
     name: str
     identity: tuple[object, ...]
-    open: Callable[[], Contents]
+    open: Callable[[], OpenedPart]
 
 
 def in_blocks(images: NDArray[Any], block_bytes: int = BLOCK_BYTES) -> Iterator[NDArray[Any]]:
@@ -141,7 +141,7 @@ def shaped(part: Part, shape: tuple[int, ...]) -> Part:
     if not shape:
         return Part(part.name, part.identity, lambda: _channels_last(part.open()))
 
-    def opened() -> Contents:
+    def opened() -> OpenedPart:
         contents = part.open()
         if math.prod(shape) != contents.features:
             raise UserError(
@@ -153,7 +153,7 @@ def shaped(part: Part, shape: tuple[int, ...]) -> Part:
     return Part(part.name, (*part.identity, shape), opened)
 
 
-def _channels_last(contents: Contents) -> Contents:
+def _channels_last(contents: OpenedPart) -> OpenedPart:
     """Move the channels of images that are (channels, height, width), as torch has them, behind height and width; a
     single channel goes."""
     # A last axis that can be channels is taken for them, whatever stands first.

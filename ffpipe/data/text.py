@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ffpipe.data.download import Remote, flaw_of
 from ffpipe.data.known import downloaded, find, given_folder, mirrors_of
-from ffpipe.data.source import Contents, Part, file_identity, in_blocks
+from ffpipe.data.source import OpenedPart, Part, file_identity, in_blocks
 from ffpipe.system.errors import UserError, refusing
 
 # Ids are stored as bytes.
@@ -50,7 +50,7 @@ def shakespeare(data_dir: str, progress: Callable[[str], None], symbols: str, le
             lambda: contents(_unaltered(path), symbols, length),
         )
 
-    def opened() -> Contents:
+    def opened() -> OpenedPart:
         path = downloaded(SHAKESPEARE, "tinyshakespeare", mirrors_of(VARIABLE, MIRRORS), None, progress)
         return contents(path, symbols, length)
 
@@ -64,7 +64,7 @@ def _unaltered(path: Path) -> Path:
     return path
 
 
-def contents(path: Path, symbols: str, length: int) -> Contents:
+def contents(path: Path, symbols: str, length: int) -> OpenedPart:
     """Read a file and cut it: sequence i has symbols i * length to (i + 1) * length, so that each is predicted once.
 
     A rest at the end is too short and goes. Raises UserError: not to be read, no UTF-8, too short, too many
@@ -80,7 +80,7 @@ def contents(path: Path, symbols: str, length: int) -> Contents:
     rows = np.lib.stride_tricks.sliding_window_view(ids, length + 1)[::length]
     # A row has no label but its own symbols.
     labels = np.zeros(len(rows), np.int64)
-    return Contents(str(path), (length + 1,), ids.dtype, 1, labels, lambda: in_blocks(rows), count)
+    return OpenedPart(str(path), (length + 1,), ids.dtype, 1, labels, lambda: in_blocks(rows), count)
 
 
 def encoded(path: Path, symbols: str) -> tuple[NDArray[np.uint8], int]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ffpipe.data import columns
 from ffpipe.data.columns import Wanted
 from ffpipe.data.scale import Range
-from ffpipe.data.source import BLOCK_BYTES, Contents, of_stream
+from ffpipe.data.source import BLOCK_BYTES, OpenedPart, of_stream
 from ffpipe.data.tables import TABLES, Table
 from ffpipe.system.errors import UserError, refusing
 from ffpipe.system.memory import refuse_beyond_host
@@ -61,7 +61,7 @@ class Tabular:
         if all(isinstance(row, UserError) for _, row in islice(self._apart(0), FIRST_ROWS)):
             raise wrong or UserError(f"{path}: there are no images")
 
-    def readable(self) -> Contents | None:
+    def readable(self) -> OpenedPart | None:
         """Return the contents without the rows that cannot be read, in blocks of one; None where `contents` is."""
 
         def blocks() -> Iterator[NDArray[Any]]:
@@ -103,7 +103,9 @@ class Tabular:
         return found
 
 
-def archive(path: Path, shape: tuple[int, ...], named: Sequence[str] = (), block_bytes: int = BLOCK_BYTES) -> Contents:
+def archive(
+    path: Path, shape: tuple[int, ...], named: Sequence[str] = (), block_bytes: int = BLOCK_BYTES
+) -> OpenedPart:
     """Open the images of a .npz file. shape: of one. named: arrays that are preferred, by name. Raises UserError."""
     with _opened(path) as zipped:
         headers = {}
@@ -126,10 +128,10 @@ def archive(path: Path, shape: tuple[int, ...], named: Sequence[str] = (), block
     if headers[name][1]:  # by columns, which cannot be read row by row
         refuse_beyond_host(math.prod(dims) * dtype.itemsize, f"the array {name} of {path}", "save it in C order")
     blocks = partial(_blocks, path, f"{name}.npy", block_bytes)
-    return Contents(f"{path}: {name}", dims[1:], dtype, 0, np.empty(0), blocks)
+    return OpenedPart(f"{path}: {name}", dims[1:], dtype, 0, np.empty(0), blocks)
 
 
-def as_written(contents: Contents) -> Contents:
+def as_written(contents: OpenedPart) -> OpenedPart:
     """Return the same contents with bytes as whole numbers, since a CSV does not say what its numbers are."""
     numbers = Range.of(contents)
     if not numbers.bytes or numbers.high <= 1:

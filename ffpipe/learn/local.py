@@ -72,8 +72,8 @@ def undivided_part(body: nn.Module, objective: Objective) -> str:
 
 
 class LocalBlock(Block):
-    """A block of a body and a local objective (see the module). body: maps (n, *inputs.shape) to any tensor of n rows; it
-    gets kept outputs as further arguments.
+    """A block of a body and a local objective (see the module). body: maps (n, *inputs.shape) to any tensor of n rows;
+    it gets kept outputs as further arguments.
 
     Body and objective keep their weights in the precision's format of weights; with another format of products they
     compute under autocast.

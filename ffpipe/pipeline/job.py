@@ -19,10 +19,10 @@ from ffpipe.learn.feeder import row_specs
 from ffpipe.learn.normalization import Normalization, measured
 from ffpipe.learn.turns import turns_of
 from ffpipe.learn.user_model import ModelCode
-from ffpipe.pipeline.contents import contents_bytes, snapshot_contents
 from ffpipe.pipeline.schedule import Plan
+from ffpipe.pipeline.snapshot_schema import contents_bytes, snapshot_schema
 from ffpipe.pipeline.stage_spec import StageSpec
-from ffpipe.storage.checkpoint import HEAD, Contents, Input
+from ffpipe.storage.checkpoint import HEAD, Input, TensorSpecs
 from ffpipe.storage.store import Store, whole_place
 from ffpipe.system.errors import UserError
 from ffpipe.system.files import expanded
@@ -110,7 +110,7 @@ class Job:
         of one block), the predictions that wait, and messages of the size asked for or one example's rows."""
         training, execution, network = self.config.training, self.config.execution, self.network
         # Optimisers' state is in it at any step; the predictions, which are counted below, are not there at the first.
-        files = snapshot_contents(network, 0)
+        files = snapshot_schema(network, 0)
         sizes = [contents_bytes(contents) for name, contents in files.items() if name != HEAD]
         state = max(sizes) if execution.engine == "layerwise" else sum(sizes)
         state += contents_bytes(files.get(HEAD, {}))
@@ -144,7 +144,7 @@ class Start:
 
     step: int = 0
     folder: str = ""
-    contents: Mapping[str, Contents] = field(default_factory=dict)
+    contents: Mapping[str, TensorSpecs] = field(default_factory=dict)
 
 
 class Engine(Protocol):

@@ -19,7 +19,7 @@ from ffpipe.learn.objectives import Learned
 from ffpipe.learn.readout import Head, HeadStep
 from ffpipe.learn.shards import Shard, Shards
 from ffpipe.learn.sizes import root_mean_square
-from ffpipe.telemetry.metrics import Sizes
+from ffpipe.telemetry.metrics import LastStep
 
 ALL = slice(None)
 
@@ -47,7 +47,7 @@ class Minibatches(Protocol):
     def pass_on(self, block: Block, rows: Rows, step: Step) -> None:
         """Pass rows on from which nothing is learned."""
 
-    def sizes(self, block: Block, factor: float | None, out: Tensor) -> Sizes:
+    def sizes(self, block: Block, factor: float | None, out: Tensor) -> LastStep:
         """Say what a row of metrics has of a block as it is. out: all rows that it handed on."""
 
     def read_out(self, head: Head, step: int, activities: Sequence[Tensor], labels: Tensor, factor: float) -> HeadStep:
@@ -73,7 +73,7 @@ class Whole:
     def pass_on(self, block: Block, rows: Rows, step: Step) -> None:
         block.pass_on(rows.x, step, rows.out, rows.kept)
 
-    def sizes(self, block: Block, factor: float | None, out: Tensor) -> Sizes:
+    def sizes(self, block: Block, factor: float | None, out: Tensor) -> LastStep:
         return sizes_of(block, factor, root_mean_square([out[self._learning]]))
 
     def read_out(self, head: Head, step: int, activities: Sequence[Tensor], labels: Tensor, factor: float) -> HeadStep:
@@ -98,7 +98,7 @@ class Cut:
         for each in self._parts(rows, some):
             block.pass_on(each.x, step.of(each.number), each.out, each.kept)
 
-    def sizes(self, block: Block, factor: float | None, out: Tensor) -> Sizes:
+    def sizes(self, block: Block, factor: float | None, out: Tensor) -> LastStep:
         found = [root_mean_square([each]) for each in self._cut(out, slice(self._layout.learning_rows))]
         rms = None
         # None comes from the dtype alone: all replicas take part in this sum, or none does.
@@ -126,11 +126,11 @@ class Cut:
         return [each[some] for each in rows.unflatten(0, (len(self._shards.own), -1)).unbind()]
 
 
-def sizes_of(learner: Block | Head, factor: float | None, output_rms: float | None = None) -> Sizes:
+def sizes_of(learner: Block | Head, factor: float | None, output_rms: float | None = None) -> LastStep:
     """Say what a row of metrics has of a block or of the read-out as it is."""
     # Without biases, gains and running statistics.
     matrices = [weight for weight in learner.weights().values() if weight.dim() > 1]
-    return Sizes(
+    return LastStep(
         None if learner.rate is None or factor is None else learner.rate * factor,
         root_mean_square(matrices),
         output_rms,

@@ -22,7 +22,7 @@ State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Saved:
+class FileState:
     """The tensors of one file, and which of it are the weights that a run is judged by."""
 
     state: State
@@ -38,12 +38,12 @@ class Saver:
         self._failures: deque[FailedFile] = deque()
         self._thread: threading.Thread | None = None
 
-    def save(self, step: int, files: Mapping[str, Saved]) -> None:
+    def save(self, step: int, files: Mapping[str, FileState]) -> None:
         """Copy what is to be written, by file name, and begin; waits for the snapshot before."""
         self.wait()
-        self.begin(step, {name: Saved(_copy(saved.state), saved.weights) for name, saved in files.items()})
+        self.begin(step, {name: FileState(_copy(saved.state), saved.weights) for name, saved in files.items()})
 
-    def begin(self, step: int, files: Mapping[str, Saved]) -> None:
+    def begin(self, step: int, files: Mapping[str, FileState]) -> None:
         """Begin to write what is changed no more."""
         # A daemon: a process that is told to end does not wait for a store that never answers.
         self._thread = threading.Thread(target=self.write, args=(step, files), daemon=True)
@@ -60,7 +60,7 @@ class Saver:
         files = [self._written.popleft() for _ in range(len(self._written))]
         return files, [self._failures.popleft() for _ in range(len(self._failures))]
 
-    def write(self, step: int, files: Mapping[str, Saved]) -> None:
+    def write(self, step: int, files: Mapping[str, FileState]) -> None:
         """Write files, and note what became of each."""
         for name, saved in files.items():
             try:
@@ -82,7 +82,7 @@ class Witness(Saver):
         super().__init__(store)
         self._replica = replica
 
-    def save(self, step: int, files: Mapping[str, Saved]) -> None:
+    def save(self, step: int, files: Mapping[str, FileState]) -> None:
         for name, saved in files.items():
             # At once, which needs no copy: in a thread the weights would change under it.
             digest = checkpoint.weights_digest({key: saved.state[key] for key in saved.weights})

@@ -23,12 +23,12 @@ from ffpipe.learn.negatives import Predictions
 from ffpipe.learn.shards import Exchange, Shards
 from ffpipe.learn.spec import NEGATIVE
 from ffpipe.learn.workspace import OutputsInTurn, Workspace
-from ffpipe.pipeline.contents import predictions_in
 from ffpipe.pipeline.minibatches import Cut, Minibatches, Rows, Whole, sizes_of
 from ffpipe.pipeline.packet import PREDICTION, Tensors
 from ffpipe.pipeline.passage import Passage
-from ffpipe.pipeline.saver import Saved, State
+from ffpipe.pipeline.saver import FileState, State
 from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Snapshot, Stop, Train
+from ffpipe.pipeline.snapshot_schema import predictions_in
 from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.pipeline.state_shapes import refuse_other_shapes, shapes_of
 from ffpipe.pipeline.tally import Tally, add_block
@@ -38,7 +38,7 @@ from ffpipe.system.memory import peak_bytes
 from ffpipe.telemetry.metrics import LayerMeter
 from ffpipe.telemetry.report import StageReport
 
-Save = Callable[[int, Mapping[str, Saved]], None]
+Save = Callable[[int, Mapping[str, FileState]], None]
 # Takes what leaves with an item.
 Leave = Callable[[Tensors], None]
 # Smaller tensors stay where they are: they are not worth a place in a file.
@@ -257,18 +257,18 @@ class Stage:
             return self.workspace.take(name, (minibatches, rows, height, width, channels), dtype).permute(0, 1, 4, 2, 3)
         return self.workspace.take(name, shape, dtype)
 
-    def _files(self, step: int) -> dict[str, Saved]:
+    def _files(self, step: int) -> dict[str, FileState]:
         """Return the tensors that a snapshot after `step` keeps of this stage, by file."""
         self._refuse_other_shapes(step)
         files = {}
         for block, meter in zip(self.blocks, self._meters, strict=True):
             state = {**block.state(), **meter.state()}
-            files[checkpoint.layer_file(block.index)] = Saved(state, tuple(block.weights()))
+            files[checkpoint.layer_file(block.index)] = FileState(state, tuple(block.weights()))
         if self.head is not None:
             # Their neutral rows have passed and do not come again: who goes on has no other way to these predictions.
             unused = {f"{PREDICTION}{s}": torch.from_numpy(p) for s, p in sorted(self.latest.items()) if s >= step}
             state = {**self.head.state(), **self._head_meter.state(), **unused}
-            files[checkpoint.HEAD] = Saved(state, tuple(self.head.weights()))
+            files[checkpoint.HEAD] = FileState(state, tuple(self.head.weights()))
         return files
 
     def _refuse_other_shapes(self, step: int) -> None:

@@ -14,13 +14,13 @@ from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.negatives import Predictions
 from ffpipe.learn.shards import Exchange
 from ffpipe.learn.workspace import OutputsInTurn, Workspace
-from ffpipe.pipeline.contents import predictions_in
 from ffpipe.pipeline.feed import Feed
 from ffpipe.pipeline.job import Start
 from ffpipe.pipeline.packet import Tensors
 from ffpipe.pipeline.publisher import OUTPUTS
 from ffpipe.pipeline.saver import Saver, State
 from ffpipe.pipeline.schedule import Item, ItemStream, Plan
+from ffpipe.pipeline.snapshot_schema import predictions_in
 from ffpipe.pipeline.stage import Leave, Stage
 from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.storage import checkpoint

@@ -24,7 +24,7 @@ from ffpipe.planning.estimate import (
     stages_here,
 )
 from ffpipe.planning.layerwise import CHUNK
-from ffpipe.planning.memory import Sizes
+from ffpipe.planning.memory import NetworkSizes
 from ffpipe.system.errors import UserError
 from ffpipe.system.units import parse_size, say_size
 
@@ -87,7 +87,7 @@ class _Search:
                 # It is not known yet which stage they become: they are to fit whatever replicas it has.
                 given = execution.replicas
                 counts = set(given) if isinstance(given, tuple) else {given}
-                sizes = [Sizes(job.network, chunk, count) for count in counts]
+                sizes = [NetworkSizes(job.network, chunk, count) for count in counts]
                 self._stage_needs[key] = max(self._held(estimate_stage(job, of, layers, process)) for of in sizes)
             return self._stage_needs[key] <= self.budget * SAFE
 

@@ -30,11 +30,11 @@ from ffpipe.learn.local import LocalBlock
 from ffpipe.learn.peak_memory import PeakMemory
 from ffpipe.learn.user_model import of_users
 from ffpipe.learn.workspace import Workspace
-from ffpipe.pipeline.contents import contents_bytes
 from ffpipe.pipeline.job import Job
+from ffpipe.pipeline.snapshot_schema import contents_bytes
 from ffpipe.planning.calibrate import learning, of_each_block
 from ffpipe.planning.dense_cost import StepCost, dense_step
-from ffpipe.storage.checkpoint import Contents
+from ffpipe.storage.checkpoint import TensorSpecs
 
 ATEN = torch.ops.aten
 # By the shapes of the arguments: operations of blocks on the CPU that torch's own counter does not know.
@@ -79,7 +79,7 @@ def costs_of(network: Blueprint) -> tuple[BlockCost, ...]:
     return of_each_block(network, META, cost_of)
 
 
-def optimizer_bytes(contents: Contents) -> int:
+def optimizer_bytes(contents: TensorSpecs) -> int:
     """Return the bytes of the tensors that an optimiser keeps, among those of a snapshot."""
     return contents_bytes({name: kept for name, kept in contents.items() if name.startswith(OPTIMIZER)})
 

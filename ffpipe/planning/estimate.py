@@ -22,7 +22,7 @@ from ffpipe.pipeline.worker_setup import largest_kept
 from ffpipe.planning.calibrate import measure_costs
 from ffpipe.planning.layerwise import disk_bytes, in_chapters
 from ffpipe.planning.layout import make_layout
-from ffpipe.planning.memory import MemoryBreakdown, Sizes, breakdown, footprints, incoming, outgoing
+from ffpipe.planning.memory import MemoryBreakdown, NetworkSizes, breakdown, footprints, incoming, outgoing
 from ffpipe.storage.checkpoint import Input
 from ffpipe.system.memory import host_cpus, process_bytes
 
@@ -133,7 +133,7 @@ def draft_layout(job: Job) -> Layout:
 def estimate_layout(job: Job, layout: Layout, process: int) -> Estimate:
     """Work out what a job takes that is cut so. process: bytes of a bare one."""
     engine, specs = job.config.execution.engine, layout.stages
-    of = Sizes(job.network, layout.plan.chunk)
+    of = NetworkSizes(job.network, layout.plan.chunk)
     stores = footprints(specs, ["here"] * len(specs)).values() if engine == "ray" else ()
     # All are on one host. Results that leave early are there while their stage still learns from what came.
     still_read = (len(specs) - 1) * layout.plan.chunk if layout.leaves_early else 0
@@ -149,7 +149,7 @@ def estimate_layout(job: Job, layout: Layout, process: int) -> Estimate:
     return Estimate(layout, stages, store, disk, of.whole_state)
 
 
-def estimate_stage(job: Job, of: Sizes, layers: range, process: int) -> StageEstimate:
+def estimate_stage(job: Job, of: NetworkSizes, layers: range, process: int) -> StageEstimate:
     """Work out what a process with these layers takes."""
     engine = job.config.execution.engine
     comes = incoming(of, layers)

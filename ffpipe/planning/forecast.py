@@ -24,7 +24,7 @@ from ffpipe.pipeline.window import TIMED_BYTES
 from ffpipe.planning.calibrate import Costs
 from ffpipe.planning.cost import costs_of
 from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout
-from ffpipe.planning.memory import Sizes, beside_bytes, gradient_bytes
+from ffpipe.planning.memory import NetworkSizes, beside_bytes, gradient_bytes
 from ffpipe.planning.message_costs import FITTED, MessageCosts
 from ffpipe.planning.simulate import HostLayout, LinkCosts, Simulation, StageLoad, Timing
 from ffpipe.telemetry.report import say_layers
@@ -241,7 +241,7 @@ def exchange_seconds(spec: StageSpec, layers: Sequence[int], links: LinkCosts) -
     replicas = spec.replicas.counts[spec.index]
     if replicas == 1:
         return 0.0
-    of, others = Sizes(spec.network, 1), replicas - 1
+    of, others = NetworkSizes(spec.network, 1), replicas - 1
     copied = sum(gradient_bytes(of, range(layer, layer + 1)) for layer in layers) * replicas / links.copy
     return (copied + len(layers) * others * DATAGRAM) * spec.training.updates
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ffpipe.pipeline.job import Job
 from ffpipe.planning.estimate import draft_layout, estimate_layout, process_of
-from ffpipe.planning.memory import Sizes, gradient_bytes
+from ffpipe.planning.memory import NetworkSizes, gradient_bytes
 from ffpipe.system.errors import OutOfMemory, StageLost, UserError
 from ffpipe.system.memory import ROOT, anonymous_bytes, hard_limit, oom_kills, room
 from ffpipe.system.units import say_size
@@ -32,7 +32,7 @@ def needed(job: Job) -> int:
         # A GPU has all that a stage holds but the copy that a snapshot is written from.
         on_gpu = 0 if spec.device == "cpu" else stage.breakdown.total - stage.breakdown.snapshot
         # Sums of two rounds of each replica lie in memory that no stage counts (shared_sums.py).
-        exchanged = 2 * gradient_bytes(Sizes(job.network, 1), spec.layers) if count > 1 else 0
+        exchanged = 2 * gradient_bytes(NetworkSizes(job.network, 1), spec.layers) if count > 1 else 0
         total += count * (stage.resident - stage.data - on_gpu + exchanged)
     return total
 

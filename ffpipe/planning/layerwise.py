@@ -16,7 +16,7 @@ from ffpipe.pipeline.schedule import Item, Plan, Stop
 from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.pipeline.window import Flow, largest_chunk
 from ffpipe.planning.layout import make_layout
-from ffpipe.planning.memory import Sizes, beside_bytes
+from ffpipe.planning.memory import NetworkSizes, beside_bytes
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import store_of
 from ffpipe.system.errors import UserError
@@ -41,7 +41,7 @@ def in_chapters(job: Job) -> Layout:
     least = execution.chapter or execution.chunk or 1
     chapter = execution.chapter or max(least, min(job.config.training.most_in_flight or CHAPTER, CHAPTER))
     layout = _of_chapter(job, chapter)
-    of = Sizes(job.network, layout.plan.chunk)
+    of = NetworkSizes(job.network, layout.plan.chunk)
     place = _existing(Path(execution.spool or execution.run_dir or "runs"))
     free = shutil.disk_usage(place).free
     needed = functools.partial(needed_bytes, layout.stages, of, snapshots=_snapshots_beside(job, place))
@@ -84,7 +84,7 @@ def chapter_of(items: Iterator[Item], plan: Plan, chapter: int) -> Iterator[Item
             return
 
 
-def spooled_bytes(specs: Sequence[StageSpec], of: Sizes) -> int:
+def spooled_bytes(specs: Sequence[StageSpec], of: NetworkSizes) -> int:
     """Return a chapter's bytes on disk a minibatch: what a stage reads and writes, and what waits for later stages."""
     network = of.network
     rows = [network.layout.rows * network.edges[spec.layers.stop].nbytes for spec in specs[:-1]]
@@ -102,7 +102,7 @@ def spooled_bytes(specs: Sequence[StageSpec], of: Sizes) -> int:
     return widest + sum(beside_bytes(network, name, network.layout.rows, seen) for name in waiting)
 
 
-def disk_bytes(specs: Sequence[StageSpec], of: Sizes, chapter: int) -> int:
+def disk_bytes(specs: Sequence[StageSpec], of: NetworkSizes, chapter: int) -> int:
     """Return a run's bytes on disk at most, snapshots aside: all stages, each in a file while another works."""
     return of.whole_state + chapter * spooled_bytes(specs, of)
 
@@ -153,7 +153,7 @@ def _snapshots_beside(job: Job, spool: Path) -> Snapshots | None:
     )
 
 
-def needed_bytes(specs: Sequence[StageSpec], of: Sizes, chapter: int, snapshots: Snapshots | None) -> int:
+def needed_bytes(specs: Sequence[StageSpec], of: NetworkSizes, chapter: int, snapshots: Snapshots | None) -> int:
     """Return the bytes that chapters of this length need. snapshots: None where they go to another disk."""
     to_come = snapshots.to_come(chapter) if snapshots else 0
     return math.ceil(disk_bytes(specs, of, chapter) / SHARE) + to_come * of.whole_state

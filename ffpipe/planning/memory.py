@@ -32,10 +32,10 @@ from typing import NamedTuple
 
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.precision import PRECISIONS
-from ffpipe.pipeline.contents import contents_bytes, snapshot_contents
 from ffpipe.pipeline.packet import KEPT, TAP
 from ffpipe.pipeline.publisher import PUBLISH_AHEAD
 from ffpipe.pipeline.routes import Routes
+from ffpipe.pipeline.snapshot_schema import contents_bytes, snapshot_schema
 from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.planning.cost import costs_of, optimizer_bytes
 from ffpipe.storage.checkpoint import HEAD, layer_file
@@ -66,7 +66,7 @@ class MemoryBreakdown(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sizes:
+class NetworkSizes:
     """Sizes from which the bytes of every stage of a run follow. chunk: minibatches in a message. replicas: of the
     stage in question, of which the first is judged: it has the evaluations, whole."""
 
@@ -94,11 +94,11 @@ class Sizes:
 def _files(network: Blueprint) -> dict[str, tuple[int, int]]:
     """Return the bytes of each file of a snapshot, and of those its optimiser's, by name."""
     # Optimisers have some state only after their first step, and all predictions are there after as many as the lag.
-    files = snapshot_contents(network, max(1, network.training.lookahead or 0))
+    files = snapshot_schema(network, max(1, network.training.lookahead or 0))
     return {name: (contents_bytes(contents), optimizer_bytes(contents)) for name, contents in files.items()}
 
 
-def breakdown(of: Sizes, layers: range, *, sends: bool, receives: bool) -> MemoryBreakdown:
+def breakdown(of: NetworkSizes, layers: range, *, sends: bool, receives: bool) -> MemoryBreakdown:
     """Return the memory of a process with these blocks.
 
     sends, receives: whether messages go to, and come from, other processes or the disk. Those that come lie in shared
@@ -117,12 +117,12 @@ def breakdown(of: Sizes, layers: range, *, sends: bool, receives: bool) -> Memor
     )
 
 
-def gradient_bytes(of: Sizes, layers: range) -> int:
+def gradient_bytes(of: NetworkSizes, layers: range) -> int:
     """Return the bytes of the largest of these blocks' gradients, which are those of its weights."""
     return max(size - optimizer for size, optimizer in of.state(layers))
 
 
-def sums_bytes(of: Sizes, layers: range) -> int:
+def sums_bytes(of: NetworkSizes, layers: range) -> int:
     """Return the bytes of gradients that are there at once where minibatches are cut into shards: one for each level of
     the tree below, and those of the other replicas with their sums."""
     shards = of.network.training.shards
@@ -132,19 +132,19 @@ def sums_bytes(of: Sizes, layers: range) -> int:
     return (own.bit_length() + others + others.bit_length()) * gradient_bytes(of, layers)
 
 
-def incoming(of: Sizes, layers: range) -> int:
+def incoming(of: NetworkSizes, layers: range) -> int:
     """Return the bytes of the largest message that comes: rows, and what read-out and blocks here see of others."""
     return _message(of, layers.start, _routes_around(of, layers).names(0, 1)) if layers.start else 0
 
 
-def outgoing(of: Sizes, layers: range) -> int:
+def outgoing(of: NetworkSizes, layers: range) -> int:
     """Return the bytes of the largest message that leaves it: rows, and what later stages see beside them."""
     if layers.stop == len(of.network):
         return 0
     return _message(of, layers.stop, _routes_around(of, layers).leaving(1 if layers.start else 0))
 
 
-def _routes_around(of: Sizes, layers: range) -> Routes:
+def _routes_around(of: NetworkSizes, layers: range) -> Routes:
     """Return the routes where the blocks before these are in one stage, the next one alone in another, and the rest in
     a third: no other cut of them makes more go past a neighbour."""
     # The real cut is not there yet: it is chosen by what its stages would take.
@@ -154,7 +154,7 @@ def _routes_around(of: Sizes, layers: range) -> Routes:
     return Routes.of(of.network, tuple(group for group in groups if group))
 
 
-def _message(of: Sizes, end: int, names: Iterable[str]) -> int:
+def _message(of: NetworkSizes, end: int, names: Iterable[str]) -> int:
     """Return the bytes of a message. end: after how many blocks. names: of what goes with the rows."""
     network = of.network
     return of.rows_of_message * network.edges[end].nbytes + sum(
@@ -169,7 +169,7 @@ def beside_bytes(network: Blueprint, name: str, rows: int, seen: int) -> int:
     return rows * network.outlines[network.kept[name.removeprefix(KEPT)]].outputs.nbytes
 
 
-def _streams(of: Sizes, layers: range, *, receives: bool) -> int:
+def _streams(of: NetworkSizes, layers: range, *, receives: bool) -> int:
     """Return the rows of the largest message (stage.py): the input, the last block's output, and of those before what
     the read-out and later blocks are yet to see, and two in turn of the others."""
     network = of.network
@@ -183,7 +183,7 @@ def _streams(of: Sizes, layers: range, *, receives: bool) -> int:
     return entry + sum(in_turn) + sum(row[i + 1] for i in stay) + row[end + 1]
 
 
-def _source(of: Sizes) -> int:
+def _source(of: NetworkSizes) -> int:
     """Return the images on their way into the first message, its rows in the format of the weights, and in an
     evaluation as many from which these are put together, while those of training are kept."""
     training, network = of.network.training, of.network
@@ -254,7 +254,7 @@ def footprints(specs: Sequence[StageSpec], nodes: Sequence[str]) -> dict[str, Fo
 def _exchanged(specs: Sequence[StageSpec], nodes: Sequence[str], node: str) -> int:
     """Return the bytes of the sums that replicas of the stages of a node have under way: of two rounds at most, since
     none begins a third before all have read the first. It is a bound: on one host as many lie beside the store."""
-    of = Sizes(specs[0].network, 1)
+    of = NetworkSizes(specs[0].network, 1)
     each = zip(specs, specs[0].replicas.counts, nodes, strict=True)
     return sum(2 * count * gradient_bytes(of, spec.layers) for spec, count, at in each if count > 1 and at == node)
 

@@ -14,7 +14,7 @@ from typing import Annotated, NamedTuple
 from msgspec import Meta
 
 from ffpipe.config.schema import Config
-from ffpipe.reports.parts import Part, attempt
+from ffpipe.reports.parts import Shown, attempt
 from ffpipe.runs import inspection
 from ffpipe.runs.folder import RunFolder, open_run
 from ffpipe.runs.inspection import Count
@@ -57,8 +57,8 @@ class Record(NamedTuple):
 
     folder: RunFolder
     config: Config
-    past: Part[History]
-    summary: Part[Summary]
+    past: Shown[History]
+    summary: Shown[Summary]
     going: bool
 
     @property

@@ -9,7 +9,7 @@ import numpy as np
 from ffpipe.reports import figures
 from ffpipe.reports.answers import PICTURE, Answers, answers, origins, pictures_of
 from ffpipe.reports.network import OF_NETWORK, Trained
-from ffpipe.reports.parts import Item, Missing, Part, Passage, Picture, Section, Table, attempt
+from ffpipe.reports.parts import Item, Missing, Passage, Picture, Section, Shown, Table, attempt
 from ffpipe.reports.results import LONG_TABLE
 from ffpipe.reports.rows import Kind, trained_rows
 from ffpipe.reports.spread import Spreads, spreads
@@ -23,7 +23,7 @@ MOST_CONFUSED = 10
 SHORT_NAME = 4
 
 
-def insights(trained: Part[Trained], examples: int) -> list[Section]:
+def insights(trained: Shown[Trained], examples: int) -> list[Section]:
     """Make all of these sections. examples: of the test split, at most."""
     if trained.value is None:
         return [Section("What the network has learned", [Missing(OF_NETWORK, trained.missing)])]
@@ -149,7 +149,7 @@ def _weights(found: list[Fields]) -> tuple[list[Item], str]:
     return items, f"{intro} Three channels are shown as colours, on grey."
 
 
-def _text(sample: Part[Written], read: Part[list[Reading]]) -> Section:
+def _text(sample: Shown[Written], read: Shown[list[Reading]]) -> Section:
     items: list[Item] = []
     if sample.value:
         pieces = [(sample.value.given, True), (sample.value.text, False)]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ffpipe.pipeline.job import Job
 from ffpipe.planning.estimate import draft_layout, estimate_stage
-from ffpipe.planning.memory import MemoryBreakdown, Sizes
+from ffpipe.planning.memory import MemoryBreakdown, NetworkSizes
 from ffpipe.reports.gather import Summary
 
 
@@ -32,7 +32,7 @@ def memory(job: Job, summary: Summary | None, process: int) -> Memory:
     peaks = summary.peak_rss_bytes
     if job.config.execution.engine == "local":  # all stages are in one process
         layers, peaks = [range(job.layers)], [max(peaks)] if peaks else []
-    of = Sizes(job.network, summary.chunk or layout.plan.chunk)
+    of = NetworkSizes(job.network, summary.chunk or layout.plan.chunk)
     estimates = [estimate_stage(job, of, each, process) for each in layers]
     predicted = tuple((each.process, each.data, *each.breakdown, each.mapped) for each in estimates)
     # Peaks of the run's stages say nothing of those of another cut.

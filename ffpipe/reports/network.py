@@ -27,7 +27,7 @@ from ffpipe.reports.gather import Record
 from ffpipe.runs import places
 from ffpipe.runs.inference import LOADED_SHARE, ROWS_AT_ONCE
 from ffpipe.runs.model import Given, with_model
-from ffpipe.runs.saved import Saved
+from ffpipe.runs.saved import SavedRun
 from ffpipe.system.errors import UserError
 from ffpipe.system.memory import host_bytes
 from ffpipe.telemetry.report import GOODNESS
@@ -80,7 +80,7 @@ def _no_download(line: str) -> None:
 class Trained:
     """The weights of a run's newest snapshot and its data."""
 
-    def __init__(self, saved: Saved, job: Job) -> None:
+    def __init__(self, saved: SavedRun, job: Job) -> None:
         """Join the two. Raises UserError where they do not belong together."""
         if saved.network.takes != job.input:
             raise UserError(f"the snapshot is of a network for {saved.network.takes}, but the data are {job.input}")

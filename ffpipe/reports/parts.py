@@ -24,39 +24,39 @@ EXPECTED = (UserError, OSError, Silent, MemoryError)
 
 
 @dataclass(frozen=True)
-class Part(Generic[T]):
+class Shown(Generic[T]):
     """A value that a report shows, or the reason why it is missing."""
 
     value: T | None = None
     missing: str = ""
 
-    def then(self, make: Callable[[T], S], user_code: bool = False) -> Part[S]:
+    def then(self, make: Callable[[T], S], user_code: bool = False) -> Shown[S]:
         """Make another part from the value, as `attempt` does; without a value the reason stays the same."""
         if self.value is None:
-            return Part(missing=self.missing)
+            return Shown(missing=self.missing)
         value = self.value
         return attempt(lambda: make(value), user_code)
 
-    def beside(self, other: Part[S]) -> Part[tuple[T, S]]:
+    def beside(self, other: Shown[S]) -> Shown[tuple[T, S]]:
         """Join two values; where one is missing, so are both."""
         if self.value is None or other.value is None:
-            return Part(missing=self.missing or other.missing)
-        return Part((self.value, other.value))
+            return Shown(missing=self.missing or other.missing)
+        return Shown((self.value, other.value))
 
 
-def attempt(make: Callable[[], T], user_code: bool = False) -> Part[T]:
+def attempt(make: Callable[[], T], user_code: bool = False) -> Shown[T]:
     """Make a value, or keep the reason why that failed.
 
     user_code: whether code of the user's takes part, which may raise anything.
     """
     try:
-        return Part(make())
+        return Shown(make())
     except EXPECTED as error:
-        return Part(missing=one_line(error if isinstance(error, (UserError, Silent)) else reason(error)))
+        return Shown(missing=one_line(error if isinstance(error, (UserError, Silent)) else reason(error)))
     except Exception as error:
         if not user_code:  # a mistake of ffpipe's own is to be seen
             raise
-        return Part(missing=one_line(describe_error(error)))
+        return Shown(missing=one_line(describe_error(error)))
 
 
 class Picture(NamedTuple):
@@ -115,7 +115,7 @@ class Section(NamedTuple):
     intro: str = ""
 
     @classmethod
-    def of(cls, title: str, what: str, part: Part[T], make: Callable[[T], tuple[Sequence[Item], str]]) -> Section:
+    def of(cls, title: str, what: str, part: Shown[T], make: Callable[[T], tuple[Sequence[Item], str]]) -> Section:
         """Make a section from a value: its items and its intro; or say why `what` is missing."""
         return cls(title, [Missing(what, part.missing)]) if part.value is None else cls(title, *make(part.value))
 

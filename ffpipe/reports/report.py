@@ -16,12 +16,12 @@ from ffpipe.pipeline.job import Job
 from ffpipe.reports.gather import Record, Summary, read_run
 from ffpipe.reports.memory import memory
 from ffpipe.reports.network import EXAMPLES, OF_NETWORK, Asked, Trained, open_job
-from ffpipe.reports.parts import Page, Part, Section, attempt
+from ffpipe.reports.parts import Page, Section, Shown, attempt
 from ffpipe.reports.style import MARK
 from ffpipe.reports.trace import read_trace
 from ffpipe.runs.controller import process_of_stage
 from ffpipe.runs.model import Given
-from ffpipe.runs.saved import Saved
+from ffpipe.runs.saved import SavedRun
 from ffpipe.system.errors import UserError, one_line, reason, refusing
 from ffpipe.system.files import expanded, replacing, size_of
 
@@ -124,7 +124,7 @@ class _Report:
         if len(runs) == 1 and (line := _without_code(self.records[0], asked)):
             print(line, file=sys.stderr, flush=True)
         # Before there are data and matplotlib, which take memory of their own.
-        self._process = attempt(lambda: process_of_stage(self.records[0].config)) if len(runs) == 1 else Part[int]()
+        self._process = attempt(lambda: process_of_stage(self.records[0].config)) if len(runs) == 1 else Shown[int]()
 
     @property
     def going(self) -> bool:
@@ -167,14 +167,14 @@ class _Report:
         return _page_of(self.records[0], jobs[0], self._process, epochs[0], self._asked, refresh)
 
 
-def _page_of(record: Record, job: Part[Job], process: Part[int], epoch: float, asked: Asked, refresh: int) -> Page:
+def _page_of(record: Record, job: Shown[Job], process: Shown[int], epoch: float, asked: Asked, refresh: int) -> Page:
     from ffpipe.reports import results
     from ffpipe.reports.insights import insights
 
     summary = record.summary.value
     held = job.beside(process).then(lambda both: memory(both[0], summary, both[1]))
     of_run = (record.folder.path, None, asked.model, asked.allow_code, asked.changes)
-    saved = attempt(lambda: Saved.of(*of_run), asked.user_code(record))
+    saved = attempt(lambda: SavedRun.of(*of_run), asked.user_code(record))
     trained = saved.beside(job).then(lambda both: Trained(*both))
     rates = job.then(lambda found: results.rates_of(found, record.step))
     sections = [

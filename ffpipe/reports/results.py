@@ -12,7 +12,7 @@ from ffpipe.pipeline.job import Job
 from ffpipe.reports import curves, figures
 from ffpipe.reports.gather import Curve, Record, Summary, block_name, readouts, series
 from ffpipe.reports.memory import MEMORY_KINDS, Memory
-from ffpipe.reports.parts import Item, Missing, Part, Passage, Picture, Section, Table, Tile
+from ffpipe.reports.parts import Item, Missing, Passage, Picture, Section, Shown, Table, Tile
 from ffpipe.reports.trace import Timeline
 from ffpipe.runs.inspection import newest_rows, percent
 from ffpipe.system.units import say_seconds, say_size
@@ -24,7 +24,7 @@ MOST_EVALUATIONS = 300
 SPLITS = ("validation", "test", "train")
 
 
-def tiles(record: Record, memory: Part[Memory]) -> list[Tile]:
+def tiles(record: Record, memory: Shown[Memory]) -> list[Tile]:
     """Pick the numbers that a reader looks for first."""
     found, summary = list[Tile](), record.summary.value or Summary()
     # A run is tested at its end; until then it has validations at best.
@@ -106,7 +106,7 @@ def _by_block(
     )
 
 
-def learning(record: Record, epoch: float, rates: Part[list[Curve]]) -> Section:
+def learning(record: Record, epoch: float, rates: Shown[list[Curve]]) -> Section:
     """Show loss and errors of each block in training, its learning rate, and the sizes of weights and activities."""
     contrasts = record.config.training.contrasts
     losses = record.curves(lambda row: row.loss)
@@ -179,7 +179,7 @@ def rates_of(job: Job, last: int) -> list[Curve]:
     return series(points)
 
 
-def where_time_went(summary: Part[Summary], timeline: Part[Timeline]) -> Section:
+def where_time_went(summary: Shown[Summary], timeline: Shown[Timeline]) -> Section:
     """Show what each stage did with its time, and when."""
     items: list[Item] = []
     if summary.value and (shares := summary.value.time_shares):

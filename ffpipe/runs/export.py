@@ -27,7 +27,7 @@ from ffpipe.learn.user_model import describe_error
 from ffpipe.learn.workspace import Workspace
 from ffpipe.runs.inference import loaded
 from ffpipe.runs.model import Given
-from ffpipe.runs.saved import Saved
+from ffpipe.runs.saved import SavedRun
 from ffpipe.storage import tensorfile
 from ffpipe.system.errors import UserError, refusing
 from ffpipe.system.files import replacing
@@ -40,7 +40,7 @@ class Format(NamedTuple):
     """A format of files: what they hold, and how they are written. needs: packages beside those of ffpipe."""
 
     holds: str
-    write: Callable[[Saved, BinaryIO], None]
+    write: Callable[[SavedRun, BinaryIO], None]
     needs: tuple[str, ...] = ()
 
 
@@ -71,7 +71,7 @@ def export(
     # A link too, wherever it leads: the file would take its place.
     if os.path.lexists(path):
         raise UserError(f"{path} exists: give a new file")
-    saved = Saved.of(run, None, model, allow_code, changes)
+    saved = SavedRun.of(run, None, model, allow_code, changes)
     with refusing(f"cannot write {path}"), replacing(path, f".{os.getpid()}") as file:
         form.write(saved, file)
     return path
@@ -89,7 +89,7 @@ def _format(path: Path) -> Format:
     return FORMATS[ending]
 
 
-def _metadata(saved: Saved) -> dict[str, str]:
+def _metadata(saved: SavedRun) -> dict[str, str]:
     """Return the metadata that a reader of the file needs."""
     takes = saved.network.takes
     return {
@@ -101,7 +101,7 @@ def _metadata(saved: Saved) -> dict[str, str]:
     }
 
 
-def _write_weights(saved: Saved, file: BinaryIO) -> None:
+def _write_weights(saved: SavedRun, file: BinaryIO) -> None:
     """Write all tensors, of which one block's at a time is in memory."""
     head = saved.head()
     weights = head.weights() if head else {}
@@ -127,12 +127,12 @@ def _named(block: Block) -> dict[str, Tensor]:
     return {f"block{block.index}.{name}": tensor for name, tensor in block.weights().items()}
 
 
-def _write_program(saved: Saved, file: BinaryIO) -> None:
+def _write_program(saved: SavedRun, file: BinaryIO) -> None:
     program = _recorded(saved, torch.export.export)
     torch.export.save(program, file, extra_files={"ffpipe.json": json.dumps(_metadata(saved))})
 
 
-def _write_onnx(saved: Saved, file: BinaryIO) -> None:
+def _write_onnx(saved: SavedRun, file: BinaryIO) -> None:
     """Write an ONNX model of one protocol buffer. Raises UserError where its weights do not fit into one."""
     if saved.bytes_of_weights > LARGEST_ONNX:
         raise UserError(f"the weights are more than the {LARGEST_ONNX:,} bytes of one .onnx file: give .pt2")
@@ -142,7 +142,7 @@ def _write_onnx(saved: Saved, file: BinaryIO) -> None:
     file.write(program.model_proto.SerializeToString())
 
 
-def _recorded(saved: Saved, record: Callable[..., Any]) -> Any:
+def _recorded(saved: SavedRun, record: Callable[..., Any]) -> Any:
     """Record the network for any number of examples. record: takes a module, examples of its arguments, and which of
     their sizes are free. Raises UserError where torch cannot follow it."""
     network: nn.Module = loaded(saved)

@@ -25,7 +25,7 @@ from ffpipe.learn.network import NO_ANSWER, Network, Silent, StreamedNetwork, re
 from ffpipe.learn.returned import scored
 from ffpipe.runs import places
 from ffpipe.runs.model import Given
-from ffpipe.runs.saved import Saved
+from ffpipe.runs.saved import SavedRun
 from ffpipe.storage.checkpoint import name_of
 from ffpipe.system.errors import UserError, one_line
 from ffpipe.system.memory import host_bytes, refuse_beyond_host
@@ -93,10 +93,10 @@ def load(
     (`execution.checkpoints`). Raises UserError where the folder is not a run, names a store without the user's word,
     has no whole snapshot, a file of it is damaged, or all of it does not fit into memory.
     """
-    return loaded(Saved.of(run, readout, model, allow_code, changes))
+    return loaded(SavedRun.of(run, readout, model, allow_code, changes))
 
 
-def loaded(saved: Saved, kind: type[Network] = Network) -> Network:
+def loaded(saved: SavedRun, kind: type[Network] = Network) -> Network:
     """Return the network of what a run has saved, as `load` gives it. Raises UserError."""
     refuse_beyond_host(saved.bytes_of_weights, f"the network in {saved.where}", "use a larger one")
     blocks = [saved.block(index) for index in range(len(saved.network))]
@@ -124,7 +124,7 @@ class _BlamingInTurn(_Blaming, StreamedNetwork):
     """The same, of blocks that are read in turn."""
 
 
-def _opened(saved: Saved) -> Network:
+def _opened(saved: SavedRun) -> Network:
     """Return the network whatever its size: blocks are read one at a time if all would take more than a share."""
     if saved.bytes_of_weights <= host_bytes() * LOADED_SHARE:
         return loaded(saved, _Blaming)
@@ -151,7 +151,7 @@ def evaluate(
     snapshot or a damaged one, where the split is unknown, empty or of other data than the run's, and where other images
     have other classes or another shape; RunFailed where a user's block fails.
     """
-    saved = Saved.of(run, None, model, allow_code, changes)
+    saved = SavedRun.of(run, None, model, allow_code, changes)
     network = _opened(saved)
     names = [str(data)] if isinstance(data, (str, Path)) else list(map(str, data))
     count, batches = _of_files(saved, network, run, names) if names else _of_run(saved, network, run, split, data_dir)
@@ -178,7 +178,7 @@ def evaluate(
 _Examples = tuple[int, Iterator[tuple[Tensor, Tensor]]]
 
 
-def _of_run(saved: Saved, network: Network, run: str | Path, split: str, data_dir: str) -> _Examples:
+def _of_run(saved: SavedRun, network: Network, run: str | Path, split: str, data_dir: str) -> _Examples:
     """Find a split of a run's own data. Raises UserError."""
     # Followed here and not where a run is opened: its data may be gone for those who predict or export.
     config = places.followed(saved.config, saved.run, saved.past.place)
@@ -204,7 +204,7 @@ def _of_run(saved: Saved, network: Network, run: str | Path, split: str, data_di
     return len(examples), batches()
 
 
-def _of_files(saved: Saved, network: Network, run: str | Path, names: Sequence[str]) -> _Examples:
+def _of_files(saved: SavedRun, network: Network, run: str | Path, names: Sequence[str]) -> _Examples:
     """Find labelled images that are not the run's own. Raises UserError."""
     training, takes = saved.config.training, saved.network.takes
     if training.inputs == "tokens":
@@ -260,7 +260,7 @@ def predictions(
     changes: Mapping[str, Any] | None = None,
 ) -> Iterator[Prediction]:
     """Do as `predict`, one image after the other, of which only some are in memory at once."""
-    saved = Saved.of(run, readout, model, allow_code, changes)
+    saved = SavedRun.of(run, readout, model, allow_code, changes)
     if saved.config.training.inputs == "tokens":
         raise UserError(f"run {run} was trained on tokens, not on images: use ffpipe.load from Python")
     network = _opened(saved)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from ffpipe.config.fields import DATA_FILES
 from ffpipe.config.schema import Config
-from ffpipe.pipeline.contents import snapshot_contents
 from ffpipe.pipeline.job import Job, Model
+from ffpipe.pipeline.snapshot_schema import snapshot_schema
 from ffpipe.runs import places
 from ffpipe.runs.folder import RunFolder, open_run
 from ffpipe.runs.inspection import is_running
@@ -112,7 +112,7 @@ def verified(store: Store, folder: str, job: Job) -> checkpoint.Manifest:
     manifest = checkpoint.read_manifest(store, folder)
     if manifest.input != job.input:
         raise Misfit(f"snapshot {store.place(folder)} is of a network for {manifest.input}, not for {job.input}")
-    files = snapshot_contents(job.network, manifest.step)
+    files = snapshot_schema(job.network, manifest.step)
     if other := sorted(files.keys() ^ manifest.files.keys()):
         has = "lacks" if other[0] in files else "has"
         raise Misfit(f"snapshot {store.place(folder)} {has} {other[0]}: it is of another network than the config")

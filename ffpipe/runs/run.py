@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ffpipe.pipeline.contents import snapshot_contents
 from ffpipe.pipeline.job import Engine, Job, Layout, Start
+from ffpipe.pipeline.snapshot_schema import snapshot_schema
 from ffpipe.runs.folder import RunFolder
 from ffpipe.runs.inspection import resume_command
 from ffpipe.runs.interrupt import Interrupt
@@ -149,7 +149,7 @@ class Run:
         newest = self.log.newest
         if newest is None:
             return Start()
-        contents = snapshot_contents(self.job.network, newest.step)
+        contents = snapshot_schema(self.job.network, newest.step)
         return Start(newest.step, checkpoint.folder_of(newest.step), contents)
 
     def _rescue(self) -> str:

@@ -24,8 +24,8 @@ from ffpipe.learn.items import CPU, META
 from ffpipe.learn.network import readouts_of
 from ffpipe.learn.readout import Head
 from ffpipe.learn.workspace import Workspace
-from ffpipe.pipeline.contents import snapshot_contents
 from ffpipe.pipeline.job import Model
+from ffpipe.pipeline.snapshot_schema import snapshot_schema
 from ffpipe.runs import places
 from ffpipe.runs.folder import open_run
 from ffpipe.runs.model import Given, with_model
@@ -37,7 +37,7 @@ from ffpipe.telemetry.report import LAST, History
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedRun:
     """A run's newest snapshot, read file by file as they are asked for. Every file is checked whenever it is read."""
 
     config: Config
@@ -56,7 +56,7 @@ class Saved:
         model: Given | None = None,
         allow_code: Iterable[str] = (),
         changes: Mapping[str, Any] | None = None,
-    ) -> Saved:
+    ) -> SavedRun:
         """Open a run. model, allow_code: consent to import the code that it names. changes: places of its snapshots and
         data, by field. Raises UserError."""
         folder, config = open_run(run)
@@ -77,7 +77,7 @@ class Saved:
                 raise UserError(f"run {run} {why}: give readout 'softmax'")
             raise UserError(f"readout is {readout!r}: give {' or '.join(map(repr, known))}")
         readout = readout or next(iter(known), LAST)  # the weights of a network without answers can be had
-        return Saved(config, store, snapshot, manifest, network, readout, folder.path, past)
+        return SavedRun(config, store, snapshot, manifest, network, readout, folder.path, past)
 
     @property
     def where(self) -> str:
@@ -113,8 +113,8 @@ class Saved:
         return checkpoint.read_tensors(self.store, self.folder, self.manifest, name, self._contents[name])
 
     @cached_property
-    def _contents(self) -> Mapping[str, checkpoint.Contents]:
-        return snapshot_contents(self.network, self.manifest.step)
+    def _contents(self) -> Mapping[str, checkpoint.TensorSpecs]:
+        return snapshot_schema(self.network, self.manifest.step)
 
 
 def _network(config: Config, model: Model, takes: checkpoint.Input, where: str) -> Blueprint:

@@ -101,7 +101,7 @@ class TensorSpec(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-Contents = Mapping[str, TensorSpec]
+TensorSpecs = Mapping[str, TensorSpec]
 
 
 def layer_file(index: int) -> str:
@@ -248,7 +248,7 @@ def read_manifest(store: Store, folder: str) -> Manifest:
     return manifest
 
 
-def read_tensors(store: Store, folder: str, manifest: Manifest, name: str, contents: Contents) -> dict[str, Tensor]:
+def read_tensors(store: Store, folder: str, manifest: Manifest, name: str, contents: TensorSpecs) -> dict[str, Tensor]:
     """Return the tensors of one file, checked against the manifest and against what must be in it, no less and no more.
 
     Raises UserError naming the file: absent or altered; Misfit: a tensor that is missing, not expected, or of another

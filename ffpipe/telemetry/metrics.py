@@ -28,7 +28,7 @@ METER = "meter"
 METER_STEPS = "meter_steps"
 
 
-class Sizes(NamedTuple):
+class LastStep(NamedTuple):
     """The fields of a `LayerRow` that are of its last step alone."""
 
     rate: float | None = None
@@ -46,7 +46,7 @@ class LayerMeter:
         self._steps = 0
         self._rows: list[LayerRow] = []
 
-    def add(self, step: int, loss: Tensor, errors: Tensor, sizes: Callable[[], Sizes] = Sizes) -> None:
+    def add(self, step: int, loss: Tensor, errors: Tensor, sizes: Callable[[], LastStep] = LastStep) -> None:
         """Count a step. loss, errors: sums over minibatch `step`, 0-dimensional. sizes: called where a row is made."""
         here = torch.stack([loss.double(), errors.double()])
         # On the device of the losses: reading a number of a GPU at each step would wait for all that is queued there.
@@ -54,7 +54,7 @@ class LayerMeter:
         self._steps += 1
         self.end(step, sizes)
 
-    def end(self, step: int, sizes: Callable[[], Sizes] = Sizes) -> None:
+    def end(self, step: int, sizes: Callable[[], LastStep] = LastStep) -> None:
         """Make a row where an interval ends with a step, counted or not."""
         if self._sums is not None and ((step + 1) % self.log_steps == 0 or step + 1 == self.steps):
             mean_loss, mean_errors = (self._sums / (self._steps * self.batch)).tolist()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ffpipe.data import arrow
 from ffpipe.data.labels import Classes
 from ffpipe.data.scale import Scale
-from ffpipe.data.source import Contents
+from ffpipe.data.source import OpenedPart
 from ffpipe.system.errors import UserError
 
 Reopen = Callable[[bytes], arrow.Stored]
@@ -29,15 +29,15 @@ FLOATS = RNG.normal(size=(10, 6)).astype(np.float32)
 LABELS = np.arange(10) % 3
 
 
-def contents(images: NDArray[Any] = BYTES, labels: NDArray[Any] = LABELS, cuts: Sequence[int] = ()) -> Contents:
-    return Contents("file", (2, 3), images.dtype, 255, labels.astype(np.int64), lambda: iter(np.split(images, cuts)))
+def contents(images: NDArray[Any] = BYTES, labels: NDArray[Any] = LABELS, cuts: Sequence[int] = ()) -> OpenedPart:
+    return OpenedPart("file", (2, 3), images.dtype, 255, labels.astype(np.int64), lambda: iter(np.split(images, cuts)))
 
 
 def meaning(dtype: np.dtype[Any]) -> arrow.Meaning:
     return arrow.Meaning(Classes(3, ("a", "b", "c"), mapped=True), Scale(255, dtype, dtype), "found")
 
 
-def written(what: Contents, batch_bytes: int = 1 << 20) -> bytes:
+def written(what: OpenedPart, batch_bytes: int = 1 << 20) -> bytes:
     sink = io.BytesIO()
     arrow.write(sink, what, what.labels, meaning(what.dtype), batch_bytes)
     return sink.getvalue()
@@ -112,7 +112,7 @@ def with_at(images: np.ndarray, row: int, value: float) -> np.ndarray:
         (contents(BYTES[:, :5]), r"images from row 0 on are uint8 \(5,\), but the first is uint8 \(6,\)"),
     ],
 )
-def test_write_refuses(what: Contents, message: str) -> None:
+def test_write_refuses(what: OpenedPart, message: str) -> None:
     with pytest.raises(UserError, match=message):
         written(what)
 
@@ -160,7 +160,7 @@ def test_absent_empty_and_foreign_files(reopen: Reopen, tmp_path: Path) -> None:
 
 def test_of_a_large_file_nothing_stays_mapped_in(tmp_path: Path) -> None:
     images = RNG.integers(0, 256, (32 << 10, 1 << 10), np.uint8)
-    what = Contents("file", (32, 32), images.dtype, 255, np.zeros(len(images), np.int64), lambda: iter([images]))
+    what = OpenedPart("file", (32, 32), images.dtype, 255, np.zeros(len(images), np.int64), lambda: iter([images]))
     path = tmp_path / "large.arrow"
     path.write_bytes(written(what, batch_bytes=4 << 20))
     stored = arrow.Stored(path, 16 << 20)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from repository import REPOSITORY
 
 from ffpipe.data import cache
-from ffpipe.data.source import Contents, Part, file_identity
+from ffpipe.data.source import OpenedPart, Part, file_identity
 from ffpipe.system.errors import UserError
 
 IMAGES = np.arange(40, dtype=np.uint8).reshape(10, 4)
@@ -32,9 +32,9 @@ class Source:
         self.blocks = blocks
         self.part = Part("made", identity, self.open)
 
-    def open(self) -> Contents:
+    def open(self) -> OpenedPart:
         self.opened += 1
-        return Contents("made", (2, 2), np.dtype(np.uint8), 255, LABELS, self.blocks)
+        return OpenedPart("made", (2, 2), np.dtype(np.uint8), 255, LABELS, self.blocks)
 
 
 def files(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ffpipe.data import cache
 from ffpipe.data.examples import Examples
-from ffpipe.data.source import Contents, Part
+from ffpipe.data.source import OpenedPart, Part
 
 LABELS = np.arange(10) % 4
 BYTES = np.random.default_rng(0).integers(0, 256, (10, 6), np.uint8)
@@ -17,7 +17,7 @@ FLOATS = np.random.default_rng(0).normal(size=(10, 6)).astype(np.float32)
 
 
 def examples(images: NDArray[Any] = BYTES, divisor: int = 255, order: NDArray[np.int64] | None = None) -> Examples:
-    contents = Contents("made", (2, 3), images.dtype, divisor, LABELS, lambda: iter([images]))
+    contents = OpenedPart("made", (2, 3), images.dtype, divisor, LABELS, lambda: iter([images]))
     return Examples(cache.stored(Part("made", (divisor,), lambda: contents)), order)
 
 

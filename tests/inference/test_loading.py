@@ -16,7 +16,7 @@ import ffpipe
 from ffpipe.data.splits import load_splits
 from ffpipe.learn.network import StreamedNetwork
 from ffpipe.runs import inference
-from ffpipe.runs.saved import Saved
+from ffpipe.runs.saved import SavedRun
 
 
 def test_images_may_keep_their_shape_or_be_bytes(
@@ -79,7 +79,7 @@ def test_a_network_larger_than_memory_is_read_a_layer_at_a_time(
     np.save(image, np.random.default_rng(1).random((8, 8), dtype=np.float32))
     loaded = {readout: ffpipe.predict(run.run_dir, [image], readout) for readout in ("softmax", "goodness")}
     whole = ffpipe.evaluate(run.run_dir)
-    in_memory, saved = ffpipe.load(run.run_dir), Saved.of(run.run_dir)
+    in_memory, saved = ffpipe.load(run.run_dir), SavedRun.of(run.run_dir)
     limit = 2 * saved.bytes_of_weights
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, limit))  # a set one would end the tests
     network = inference._opened(saved)

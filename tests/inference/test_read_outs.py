@@ -12,7 +12,7 @@ from torch import nn
 from trained_networks import kinds
 
 import ffpipe
-from ffpipe.runs.saved import Saved
+from ffpipe.runs.saved import SavedRun
 
 
 def test_scores_by_their_old_names(run: ffpipe.Result, test_split: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -205,7 +205,7 @@ def test_goodness_is_left_out_of_the_tests(tmp_path: Path) -> None:
     errors = ffpipe.evaluate(softmax.run_dir, progress=lambda *each: told.append(each))
     assert errors == (300, None, both.test_error_softmax, {})
     assert told[-1] == (300, 300)
-    assert Saved.of(softmax.run_dir).network.rows_of_example == 1
+    assert SavedRun.of(softmax.run_dir).network.rows_of_example == 1
     with pytest.raises(ffpipe.UserError, match="leaves goodness out: give readout 'softmax'"):
         ffpipe.load(softmax.run_dir, readout="goodness")
 

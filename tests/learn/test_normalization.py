@@ -14,7 +14,7 @@ from ffpipe.data.arrow import Meaning, Stored, write
 from ffpipe.data.examples import Examples
 from ffpipe.data.labels import Classes
 from ffpipe.data.scale import scale_of
-from ffpipe.data.source import Contents
+from ffpipe.data.source import OpenedPart
 from ffpipe.learn.normalization import Normalization, measured
 from ffpipe.system.errors import UserError
 
@@ -23,7 +23,7 @@ def examples(folder: Path, images: NDArray[np.float32] | NDArray[np.uint8], divi
     """Return a split of images (n, height, width[, channels]), in a file of many batches."""
     count = len(images)
     flat, labels = images.reshape(count, -1), np.zeros(count, np.int64)
-    contents = Contents("made", images.shape[1:], images.dtype, divisor, labels, lambda: iter([flat]))
+    contents = OpenedPart("made", images.shape[1:], images.dtype, divisor, labels, lambda: iter([flat]))
     path = folder / "images.arrow"
     with path.open("wb") as sink:
         write(sink, contents, labels, Meaning(Classes(1), scale_of(contents)), batch_bytes=10 * flat[0].nbytes)

@@ -22,11 +22,11 @@ from ffpipe.learn.precision import PRECISIONS
 from ffpipe.pipeline.feed import Feed
 from ffpipe.pipeline.job import make_job
 from ffpipe.pipeline.packet import LABELS, TAP, X
-from ffpipe.pipeline.saver import Saved
+from ffpipe.pipeline.saver import FileState
 from ffpipe.pipeline.schedule import Evaluate, Snapshot, Train
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.stage_spec import StageSpec
-from ffpipe.planning.memory import MemoryBreakdown, Sizes, breakdown, incoming, outgoing
+from ffpipe.planning.memory import MemoryBreakdown, NetworkSizes, breakdown, incoming, outgoing
 from ffpipe.storage.checkpoint import HEAD, layer_file
 
 BATCH, CHUNK = 50, 3
@@ -48,7 +48,7 @@ def stage_spec(network: Blueprint, layers: range) -> StageSpec:
 def made(network: Blueprint, layers: range) -> tuple[int, MemoryBreakdown]:
     """Return the peak bytes of a stage that trains on a few messages, and what was said of it, without its
     snapshots."""
-    spec, of, rows = stage_spec(network, layers), Sizes(network, CHUNK), network.edges[layers.start]
+    spec, of, rows = stage_spec(network, layers), NetworkSizes(network, CHUNK), network.edges[layers.start]
     tensors = {
         X: torch.rand(CHUNK, network.layout.rows, *rows.shape).to(rows.dtype),
         LABELS: torch.zeros(CHUNK, BATCH, dtype=torch.int64),
@@ -120,7 +120,7 @@ def test_a_second_layer_brings_its_weights_and_no_buffers() -> None:
 
 def test_more_minibatches_in_a_message_take_no_more_but_for_messages() -> None:
     network = blueprint_of(Training(dims=(300, 400, 400), batch_size=BATCH))
-    few, many = (breakdown(Sizes(network, chunk), range(2), sends=True, receives=False) for chunk in (1, 4))
+    few, many = (breakdown(NetworkSizes(network, chunk), range(2), sends=True, receives=False) for chunk in (1, 4))
     assert many.messages > 3 * few.messages
     assert (many.parameters, many.optimizer, many.buffers) == (few.parameters, few.optimizer, few.buffers)
 
@@ -130,7 +130,7 @@ def test_a_stage_that_feeds_itself_holds_images_and_rows_beside(precision: str) 
     fields = {"training.dims": [64, 8], "training.batch_size": BATCH, "training.precision": precision}
     read_outs = {"training.head_from": 0, "training.goodness_from": 0, "training.negatives": "random"}
     job = make_job(override(recipe("digits"), {**fields, **read_outs, "execution.stages": 1}))
-    spec, of = stage_spec(job.network, range(1)), Sizes(job.network, CHUNK)
+    spec, of = stage_spec(job.network, range(1)), NetworkSizes(job.network, CHUNK)
     examples = CHUNK * job.network.layout.rows // job.network.rows_of_example
 
     def work() -> None:
@@ -145,7 +145,7 @@ def test_a_stage_that_feeds_itself_holds_images_and_rows_beside(precision: str) 
 
 def test_files_have_the_bytes_of_their_tensors() -> None:
     network = blueprint_of(Training(dims=(300, 400), batch_size=BATCH, head_from=0, goodness_from=0))
-    whole, optimizer = Sizes(network, 1).state(range(1))[0]
+    whole, optimizer = NetworkSizes(network, 1).state(range(1))[0]
     assert whole == 4 * (2 * 300 * 400 + 3 * 400) + 2 * 8 + 8
     assert optimizer == 4 * (300 * 400 + 400)
 
@@ -155,13 +155,13 @@ def test_a_snapshot_has_the_bytes_of_what_is_saved(precision: Any, optimizer: Op
     """Every layer counts, and the head with the predictions that it owes."""
     lag = 4
     network = dense(3, 40, precision=precision, optimizer=optimizer, negatives="hard", negative_lag=lag)
-    saved: dict[str, Saved] = {}
+    saved: dict[str, FileState] = {}
     stage = Stage(stage_spec(network, range(3)), lambda step, files: saved.update(files))
     rows = torch.rand(lag, network.layout.rows, 300).to(PRECISIONS[network.training.precision].products)
     stage.handle(Train(0, lag), {X: rows, LABELS: torch.zeros(lag, BATCH, dtype=torch.int64)})
     stage.handle(Snapshot(lag), None)
     sizes = [sum(t.nbytes for t in saved[name].state.values()) for name in (*map(layer_file, range(3)), HEAD)]
-    of = Sizes(network, CHUNK)
+    of = NetworkSizes(network, CHUNK)
     assert [whole for whole, _ in of.state(range(3))] == sizes
     assert of.whole_state == sum(sizes)
     assert breakdown(of, range(3), sends=False, receives=True).snapshot == max(sum(sizes), 2 * max(sizes))
@@ -182,11 +182,11 @@ def test_a_message_is_its_rows_and_the_features_that_go_past_the_neighbours(
     layers: range, comes: int, goes: int
 ) -> None:
     training = Training(dims=(64, 400, 300, 200, 100), batch_size=5, head_from=1)
-    of = Sizes(blueprint_of(training, (64,)), 2)
+    of = NetworkSizes(blueprint_of(training, (64,)), 2)
     assert incoming(of, layers) == comes
     assert outgoing(of, layers) == goes
     headless = replace(training, head=False, negatives="random")
-    of = Sizes(blueprint_of(headless, (64,)), 2)
+    of = NetworkSizes(blueprint_of(headless, (64,)), 2)
     assert incoming(of, range(3, 4)) == 2 * 10 * 200 * 4  # no neutral rows, no features
 
 
@@ -215,6 +215,6 @@ def kept_outputs() -> list[Local]:
 )
 def test_a_kept_output_goes_past_the_neighbours_to_who_uses_it(layers: range, comes: int, goes: int) -> None:
     training = Training(batch_size=5, negatives="none", head=False, goodness_from=0)
-    of = Sizes(blueprint_of(training, (64,), function=kept_outputs), 2)
+    of = NetworkSizes(blueprint_of(training, (64,), function=kept_outputs), 2)
     assert incoming(of, layers) == comes
     assert outgoing(of, layers) == goes

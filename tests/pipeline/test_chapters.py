@@ -21,7 +21,7 @@ from ffpipe.planning.layerwise import (
     spooled_bytes,
 )
 from ffpipe.planning.layout import make_layout
-from ffpipe.planning.memory import Sizes
+from ffpipe.planning.memory import NetworkSizes
 
 BATCH, PARTS = 50, 3
 
@@ -29,7 +29,7 @@ BATCH, PARTS = 50, 3
 def test_what_lies_between_rows_is_what_a_stage_reads_and_writes_and_what_the_head_waits_for() -> None:
     job = make_job(override(recipe("digits"), {"training.dims": [64, 30, 50, 40, 20]}))
     specs = make_layout(job, 4).stages
-    of = Sizes(job.network, 1)
+    of = NetworkSizes(job.network, 1)
     # Beside the rows that stage 1 reads and writes, layer 1's neutral rows wait for the last stage; layer 0 is not
     # seen, layer 2 comes as rows.
     assert spooled_bytes(specs, of) == 4 * BATCH * (PARTS * (50 + 40) + 50)
@@ -40,7 +40,7 @@ def test_what_lies_between_rows_is_what_a_stage_reads_and_writes_and_what_the_he
 def test_the_longest_chapter_fits_and_one_more_minibatch_does_not(snapshots: Snapshots | None) -> None:
     job = make_job(override(recipe("digits"), {"training.dims": [64, 30, 50, 40, 20]}))
     specs = make_layout(job, 4).stages
-    of = Sizes(job.network, 1)
+    of = NetworkSizes(job.network, 1)
     needed = functools.partial(needed_bytes, specs, of, snapshots=snapshots)
     for free in (2 * 10**6, 10**7, 10**9):
         chapter = longest_chapter(needed, free, 10**6)
@@ -96,6 +96,6 @@ def test_no_chapter_has_more_snapshots_than_are_counted(every: int, chapter: int
 def test_a_single_stage_leaves_nothing_between_rows() -> None:
     job = make_job(recipe("digits"))
     layout = make_layout(job, 1)
-    of = Sizes(job.network, 1)
+    of = NetworkSizes(job.network, 1)
     assert spooled_bytes(layout.stages, of) == 0
     assert disk_bytes(layout.stages, of, 1000) == of.whole_state

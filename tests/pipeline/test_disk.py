@@ -14,7 +14,7 @@ from ffpipe.engines.layerwise.spool import Spool
 from ffpipe.pipeline.job import Start, make_job
 from ffpipe.pipeline.packet import Arrays
 from ffpipe.planning.layerwise import disk_bytes
-from ffpipe.planning.memory import Sizes
+from ffpipe.planning.memory import NetworkSizes
 from ffpipe.storage.store import Store
 
 BLOCK = 4096
@@ -88,7 +88,7 @@ def check(fields: dict[str, Any], stages: int, tmp_path: Path) -> None:
 
     engine = Engine()
     layout = engine.layout(job)
-    of = Sizes(job.network, layout.plan.chunk)
+    of = NetworkSizes(job.network, layout.plan.chunk)
     engine.run(job, layout, Store(str(tmp_path / "store")), Start(), tmp_path, lambda report: None)
     # Names, labels and checksums of each array, and the last block of each file.
     details = messages * 4096 * len(layout.stages) + 2 * BLOCK * len(layout.stages)

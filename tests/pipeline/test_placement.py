@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from ffpipe import UserError, override, recipe
 from ffpipe.config.schema import Execution
 from ffpipe.engines.ray.placement import (
+    Bundle,
     Host,
-    Place,
     fewer,
     matches,
     most_places,
@@ -24,7 +24,7 @@ from ffpipe.engines.ray.placement import (
 
 SMALL = Host("10.0.0.1", {"CPU": 2.0, "node:10.0.0.1": 1.0})
 GPUS = Host("10.0.0.2", {"CPU": 8.0, "GPU": 2.0, "memory": 64 * 2.0**30}, {"zone": "a"})
-CPU = Place("cpu", {"CPU": 1.0}, {})
+CPU = Bundle("cpu", {"CPU": 1.0}, {})
 
 
 def test_one_value_is_that_of_all_stages_and_a_list_has_one_for_each() -> None:
@@ -37,9 +37,9 @@ def test_one_value_is_that_of_all_stages_and_a_list_has_one_for_each() -> None:
         labels={"zone": ("a", "a", "")},
     )
     assert places_of(execution, 3, [GPUS]) == (
-        Place("cuda", {"CPU": 1.0, "GPU": 0.5, "memory": 4 * 2.0**30, "fast": 1.0}, {"zone": "a"}),
-        Place("cuda", {"CPU": 1.0, "GPU": 1.0, "memory": 4 * 2.0**30, "fast": 1.0}, {"zone": "a"}),
-        Place("cpu", {"CPU": 4.0, "memory": 4 * 2.0**30, "fast": 1.0, "disk": 2.0}, {}),
+        Bundle("cuda", {"CPU": 1.0, "GPU": 0.5, "memory": 4 * 2.0**30, "fast": 1.0}, {"zone": "a"}),
+        Bundle("cuda", {"CPU": 1.0, "GPU": 1.0, "memory": 4 * 2.0**30, "fast": 1.0}, {"zone": "a"}),
+        Bundle("cpu", {"CPU": 4.0, "memory": 4 * 2.0**30, "fast": 1.0, "disk": 2.0}, {}),
     )
 
 
@@ -66,18 +66,18 @@ def test_shares_find_room_and_none_that_is_larger_would(stages: int, cpus: list[
     ("places", "hosts", "strategy", "says"),
     [
         ([CPU] * 3, [SMALL], "pack", "3 stage(s) need 3 CPU, the cluster has 2"),
-        ([Place("cuda", {"GPU": 1.0}, {})], [SMALL], "pack", "(--execution.gpus)"),
-        ([Place("cpu", {"memory": 2.0**30}, {})], [SMALL], "pack", "1 stage(s) need 1.00 GiB memory"),
-        ([Place("cpu", {"CPU": 9.0}, {})], [SMALL, GPUS], "pack", "stage 0 asks for 9 CPU, but no host has that"),
-        ([CPU, Place("cpu", {"CPU": 1.0}, {"zone": "b"})], [SMALL, GPUS], "pack", "stage 1 asks for 1 CPU on a host"),
-        ([Place("cpu", {"CPU": 1.0}, {"zone": "!a"})], [GPUS], "pack", "10.0.0.2 (8 CPU, 2 GPU, 64.00 GiB memory, z"),
+        ([Bundle("cuda", {"GPU": 1.0}, {})], [SMALL], "pack", "(--execution.gpus)"),
+        ([Bundle("cpu", {"memory": 2.0**30}, {})], [SMALL], "pack", "1 stage(s) need 1.00 GiB memory"),
+        ([Bundle("cpu", {"CPU": 9.0}, {})], [SMALL, GPUS], "pack", "stage 0 asks for 9 CPU, but no host has that"),
+        ([CPU, Bundle("cpu", {"CPU": 1.0}, {"zone": "b"})], [SMALL, GPUS], "pack", "stage 1 asks for 1 CPU on a host"),
+        ([Bundle("cpu", {"CPU": 1.0}, {"zone": "!a"})], [GPUS], "pack", "10.0.0.2 (8 CPU, 2 GPU, 64.00 GiB memory, z"),
         ([CPU] * 3, [SMALL, GPUS], "one-host-each", "needs 3 hosts that fit"),
-        ([CPU, Place("cuda", {"GPU": 1.0}, {})] * 2, [SMALL, GPUS] * 2, "one-host-each", None),
-        ([Place("cuda", {"GPU": 1.0}, {})] * 2, [SMALL, GPUS], "one-host-each", "needs 2 hosts that fit"),
+        ([CPU, Bundle("cuda", {"GPU": 1.0}, {})] * 2, [SMALL, GPUS] * 2, "one-host-each", None),
+        ([Bundle("cuda", {"GPU": 1.0}, {})] * 2, [SMALL, GPUS], "one-host-each", "needs 2 hosts that fit"),
         ([CPU] * 10, [SMALL, GPUS], "pack", None),
     ],
 )
-def test_what_can_never_be_placed(places: list[Place], hosts: list[Host], strategy: str, says: str | None) -> None:
+def test_what_can_never_be_placed(places: list[Bundle], hosts: list[Host], strategy: str, says: str | None) -> None:
     found = shortage(places, hosts, strategy)
     assert found is None if says is None else says in (found or "")
 
@@ -100,7 +100,7 @@ def test_labels(selector: str, value: str | None, fits: bool) -> None:
 
 
 def test_with_fewer_stages_the_places_go_first_that_no_host_fits_any_more() -> None:
-    gpu = Place("cuda", {"GPU": 1.0}, {})
+    gpu = Bundle("cuda", {"GPU": 1.0}, {})
     assert fewer([gpu, CPU, CPU], 2, [SMALL]) == (CPU, CPU)
     assert fewer([gpu, CPU, CPU], 2, [SMALL, GPUS]) == (gpu, CPU)
     assert fewer([gpu, CPU, CPU], 3, [SMALL]) == (gpu, CPU, CPU)
@@ -108,7 +108,7 @@ def test_with_fewer_stages_the_places_go_first_that_no_host_fits_any_more() -> N
 
 def test_neighbours_come_together_where_all_ask_for_the_same() -> None:
     assert neighbours_together([CPU] * 5, ["b", "a", "b", "c", "a"]) == [0, 2, 1, 4, 3]
-    mixed = [CPU, Place("cpu", {"CPU": 2.0}, {}), CPU]
+    mixed = [CPU, Bundle("cpu", {"CPU": 2.0}, {}), CPU]
     assert neighbours_together(mixed, ["a", "b", "a"]) == [0, 1, 2]
 
 

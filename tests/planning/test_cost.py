@@ -35,7 +35,7 @@ from ffpipe.pipeline.stage import Stage
 from ffpipe.planning.calibrate import learning
 from ffpipe.planning.cost import costs_of
 from ffpipe.planning.layout import make_layout
-from ffpipe.planning.memory import Sizes
+from ffpipe.planning.memory import NetworkSizes
 from ffpipe.system.errors import UserError
 
 CPU, B = torch.device("cpu"), 50
@@ -355,7 +355,7 @@ def test_such_a_body_is_planned_and_one_that_does_not_is_not_computed() -> None:
     bodies = [lambda: Watched("looks", Looks("item")), lambda: Watched("does not", nn.Linear(100, 20))]
     job = job_of(PLAIN, lambda: [nn.Flatten(), *map(Local, bodies)])
     assert [layer for spec in make_layout(job, 2).stages for layer in spec.layers] == [0, 1, 2]
-    assert Sizes(job.network, 1).whole_state > 0
+    assert NetworkSizes(job.network, 1).whole_state > 0
     assert set(computed) == {"looks"}
 
 

@@ -16,7 +16,7 @@ from ffpipe.planning.calibrate import Costs
 from ffpipe.planning.estimate import estimate_layout
 from ffpipe.planning.forecast import Conditions, forecast, link_costs
 from ffpipe.planning.layout import Measured, make_layout
-from ffpipe.planning.memory import Sizes, StoreCapacity, fitting, footprints, gradient_bytes, sums_bytes
+from ffpipe.planning.memory import NetworkSizes, StoreCapacity, fitting, footprints, gradient_bytes, sums_bytes
 
 FIELDS = {"training.shards": 4, "training.batch_size": 100, "training.dims": [64, 60, 50, 40, 30]}
 
@@ -40,12 +40,12 @@ def test_the_cut_gives_more_blocks_to_more_replicas(counts: tuple[int, ...], cut
 
 def test_memory_of_a_replica() -> None:
     asked = job()
-    weights = gradient_bytes(Sizes(asked.network, 1), range(4))
-    assert weights == max(gradient_bytes(Sizes(asked.network, 1), range(n, n + 1)) for n in range(4))
+    weights = gradient_bytes(NetworkSizes(asked.network, 1), range(4))
+    assert weights == max(gradient_bytes(NetworkSizes(asked.network, 1), range(n, n + 1)) for n in range(4))
     # A level of the tree for 1, 2 and 4 shards; those of three others and the sums of these.
-    assert sums_bytes(Sizes(asked.network, 1), range(4)) == 3 * weights
-    assert sums_bytes(Sizes(asked.network, 1, 4), range(4)) == (1 + 3 + 2) * weights
-    assert sums_bytes(Sizes(job(**{"training.shards": 1}).network, 1), range(4)) == 0
+    assert sums_bytes(NetworkSizes(asked.network, 1), range(4)) == 3 * weights
+    assert sums_bytes(NetworkSizes(asked.network, 1, 4), range(4)) == (1 + 3 + 2) * weights
+    assert sums_bytes(NetworkSizes(job(**{"training.shards": 1}).network, 1), range(4)) == 0
 
 
 def test_the_object_store_of_one_stage_has_what_replicas_exchange() -> None:
@@ -53,7 +53,7 @@ def test_the_object_store_of_one_stage_has_what_replicas_exchange() -> None:
     assert footprints(make_layout(asked, 1).stages, "a") == {}
     layout = make_layout(asked, 1, counts=(4,))
     found = footprints(layout.stages, "a")["a"]
-    assert found.fixed >= 2 * 4 * gradient_bytes(Sizes(asked.network, 1), range(4))
+    assert found.fixed >= 2 * 4 * gradient_bytes(NetworkSizes(asked.network, 1), range(4))
     training = asked.config.training
     assert found.each == 4 * training.batch_size * asked.network.takes.classes * 4  # predictions in float32, for each
     plain = make_layout(job(**{"training.negatives": "random"}), 1, counts=(4,))

@@ -25,7 +25,7 @@ from ffpipe.reports.drawing import DARK, colours, drawn, few
 from ffpipe.reports.gather import Curve, block_name, curve
 from ffpipe.reports.memory import Memory
 from ffpipe.reports.page import html
-from ffpipe.reports.parts import Missing, Page, Part, Passage, Section, Table, Tile, attempt
+from ffpipe.reports.parts import Missing, Page, Passage, Section, Shown, Table, Tile, attempt
 from ffpipe.reports.rows import as_pictures, labels_in
 from ffpipe.reports.spread import Spread, Spreads, margins
 from ffpipe.reports.trace import ACTIVITIES, read_trace
@@ -277,15 +277,15 @@ def test_a_part_is_a_value_or_a_reason() -> None:
     def fail(error: Exception) -> None:
         raise error
 
-    assert Part(2).then(lambda two: two + 1) == Part(3)
-    assert Part[int](missing="gone").then(lambda two: two + 1) == Part(missing="gone")
+    assert Shown(2).then(lambda two: two + 1) == Shown(3)
+    assert Shown[int](missing="gone").then(lambda two: two + 1) == Shown(missing="gone")
     assert attempt(lambda: fail(UserError("not there"))).missing == "not there"
     assert attempt(lambda: fail(FileNotFoundError(2, "No such file"))).missing == "No such file"
     assert "ZeroDivisionError" in attempt(lambda: 1 // 0, user_code=True).missing
     with pytest.raises(ZeroDivisionError):
         attempt(lambda: 1 // 0)
-    assert Part(1).beside(Part("a")) == Part((1, "a"))
-    assert Part(1).beside(Part[str](missing="gone")) == Part(missing="gone")
+    assert Shown(1).beside(Shown("a")) == Shown((1, "a"))
+    assert Shown(1).beside(Shown[str](missing="gone")) == Shown(missing="gone")
 
 
 def test_letters_and_fields_of_runs() -> None:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import torch
 
 from ffpipe.runs.inspection import read_past
-from ffpipe.telemetry.metrics import LayerMeter, Sizes, write_metrics
+from ffpipe.telemetry.metrics import LastStep, LayerMeter, write_metrics
 from ffpipe.telemetry.report import Evaluation, LayerRow
 
 
@@ -26,9 +26,9 @@ def test_a_row_is_the_mean_over_the_examples_of_its_interval() -> None:
 def test_sizes_are_asked_for_where_a_row_is_made() -> None:
     meter, asked = LayerMeter(0, log_steps=2, steps=4, batch=1), list[int]()
 
-    def sizes(step: int) -> Sizes:
+    def sizes(step: int) -> LastStep:
         asked.append(step)
-        return Sizes(0.1, 0.2, 0.3, 0.4)
+        return LastStep(0.1, 0.2, 0.3, 0.4)
 
     for step in range(4):
         meter.add(step, torch.tensor(1.0), torch.tensor(0), partial(sizes, step))

@@ -56,7 +56,7 @@ class LayerwiseEngine(InProcessEngine):
         inside = Path(job.config.execution.spool or scratch)
         try:
             with spoolfolder.spool_folder(inside) as place:
-                rows = _Rows(job, layout, store, start, place, on_report, self.spool)
+                rows = _Sweep(job, layout, store, start, place, on_report, self.spool)
                 with reported(rows.report_last):
                     while not rows.over:
                         rows.work_chapter(stream)
@@ -67,7 +67,7 @@ class LayerwiseEngine(InProcessEngine):
             ) from error
 
 
-class _Rows:
+class _Sweep:
     """The rows of one run, chapter by chapter."""
 
     def __init__(

@@ -19,7 +19,7 @@ from ffpipe.engines.ray.actor import CONCURRENCY, Process, StageActor
 from ffpipe.engines.ray.calls import within
 from ffpipe.engines.ray.cluster import Cluster
 from ffpipe.engines.ray.headwatch import PATIENCE
-from ffpipe.engines.ray.placement import MEMORY, STRATEGIES, Place, neighbours_together, say_amounts, shortage
+from ffpipe.engines.ray.placement import MEMORY, STRATEGIES, Bundle, neighbours_together, say_amounts, shortage
 from ffpipe.system.errors import ClusterLost, Diverged, OutOfMemory, RunFailed, StageLost, UserError, reason
 from ffpipe.system.processes import start_ticks
 
@@ -36,9 +36,9 @@ class ActorGroup:
         self._group: Any = None
         self.actors: list[Any] = []
         self.processes: list[Process] = []
-        self.places: tuple[Place, ...] = ()
+        self.places: tuple[Bundle, ...] = ()
 
-    def place(self, places: tuple[Place, ...], execution: Execution) -> None:
+    def place(self, places: tuple[Bundle, ...], execution: Execution) -> None:
         """Start an actor for each place. Raises UserError where they find no room in time, StageLost if one fails."""
         self.places = places
         timeout = execution.start_timeout
@@ -63,7 +63,7 @@ class ActorGroup:
         self.actors = [self.actors[index] for index in order]
         self.processes = [self.processes[index] for index in order]
 
-    def _make(self, places: tuple[Place, ...], execution: Execution) -> None:
+    def _make(self, places: tuple[Bundle, ...], execution: Execution) -> None:
         """Ask for the group and for an actor in each of its places."""
         self._group = placement_group(
             [dict(place.asks) for place in places],
@@ -78,7 +78,7 @@ class ActorGroup:
         """Call a method of every actor; returns references of the results."""
         return within(PATIENCE, "for a call", lambda: [method(actor) for actor in self.actors])
 
-    def _actor(self, place: Place, index: int) -> Any:
+    def _actor(self, place: Bundle, index: int) -> Any:
         """Start an actor in one place of the group."""
         asks = dict(place.asks)
         options = {

@@ -36,7 +36,7 @@ class Host:
 
 
 @dataclass(frozen=True)
-class Place:
+class Bundle:
     """The resources that one stage asks for. asks: amounts by name. labels: what values its host must have, in Ray's
     words."""
 
@@ -55,7 +55,7 @@ class Place:
 
 def places_of(
     execution: Execution, stages: int, hosts: Sequence[Host], counts: Sequence[int] = ()
-) -> tuple[Place, ...]:
+) -> tuple[Bundle, ...]:
     """Return the place of every replica of every stage. One that asks for no CPUs has one, or an equal share of fewer.
     counts: replicas of each stage; none given: as the config has them."""
     found = []
@@ -70,7 +70,7 @@ def places_of(
         }
         labels = {name: of_stage(value, index) for name, value in execution.labels.items()}
         asked = {name: each for name, each in asks.items() if each}
-        place = Place(device, asked, {name: value for name, value in labels.items() if value})
+        place = Bundle(device, asked, {name: value for name, value in labels.items() if value})
         found += [place] * (counts[index] if counts else of_stage(execution.replicas, index))
     # Hosts that will have none of them have no share to give.
     room = [host.has.get("CPU", 0.0) for host in hosts if any(place.fits(host) for place in found)]
@@ -78,7 +78,7 @@ def places_of(
     return tuple(replace(place, asks=share | dict(place.asks)) for place in found)
 
 
-def most_places(execution: Execution, most: int, hosts: Sequence[Host]) -> tuple[Place, ...]:
+def most_places(execution: Execution, most: int, hosts: Sequence[Host]) -> tuple[Bundle, ...]:
     """Return the places for as many stages as these hosts have, but no more than CPUs, nor than `most`; for one at
     least. Each has as many replicas as the config has."""
     cpus = int(sum(host.has.get("CPU", 0.0) for host in hosts)) // of_stage(execution.replicas, 0)
@@ -106,12 +106,12 @@ def share_of_cpus(stages: int, cpus: Sequence[float]) -> float:
     return 1.0
 
 
-def threads_of(place: Place) -> int:
+def threads_of(place: Bundle) -> int:
     """Return the threads of a stage's arithmetic: as many as it has CPUs."""
     return max(1, int(place.asks.get("CPU", 0.0)))
 
 
-def fewer(places: Sequence[Place], count: int, hosts: Iterable[Host]) -> tuple[Place, ...]:
+def fewer(places: Sequence[Bundle], count: int, hosts: Iterable[Host]) -> tuple[Bundle, ...]:
     """Keep so many of these places: those that no host fits any more go first, then the last ones."""
     hosts = list(hosts)
     hopeless = [index for index, place in enumerate(places) if not any(place.fits(host) for host in hosts)]
@@ -120,7 +120,7 @@ def fewer(places: Sequence[Place], count: int, hosts: Iterable[Host]) -> tuple[P
     return tuple(place for index, place in enumerate(places) if index not in left_out)
 
 
-def shortage(places: Sequence[Place], hosts: Sequence[Host], strategy: str, counts: Sequence[int] = ()) -> str | None:
+def shortage(places: Sequence[Bundle], hosts: Sequence[Host], strategy: str, counts: Sequence[int] = ()) -> str | None:
     """Explain why these hosts can never take these stages; None where they may. counts: replicas of each."""
     replicated = len(counts) < len(places) and bool(counts)
     what = f"{len(counts)} stage(s) with {len(places)} replicas" if replicated else f"{len(places)} stage(s)"
@@ -163,7 +163,7 @@ def crowding(execution: Execution, counts: Sequence[int], hosts: Iterable[Host])
     return None
 
 
-def neighbours_together(places: Sequence[Place], nodes: Sequence[str]) -> list[int]:
+def neighbours_together(places: Sequence[Bundle], nodes: Sequence[str]) -> list[int]:
     """Return an order of what was placed in which stages next to each other are on one node where that can be. nodes:
     of each. Only what asked for the same can change places."""
     if any(place != places[0] for place in places):

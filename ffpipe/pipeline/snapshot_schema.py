@@ -18,20 +18,20 @@ from ffpipe.learn.negatives import Predictions
 from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.packet import PREDICTION, predictions_among
 from ffpipe.storage import checkpoint
-from ffpipe.storage.checkpoint import Contents, TensorSpec
+from ffpipe.storage.checkpoint import TensorSpec, TensorSpecs
 from ffpipe.telemetry.metrics import METER, METER_STEPS
 
 
-def snapshot_contents(network: Blueprint, step: int) -> Mapping[str, Contents]:
+def snapshot_schema(network: Blueprint, step: int) -> Mapping[str, TensorSpecs]:
     """Return what a snapshot has, by file. step: after which the snapshot was made."""
-    files: dict[str, Contents] = {}
+    files: dict[str, TensorSpecs] = {}
     for outline in network.outlines:
         block = network.make(outline.index, Workspace(META))
         files[checkpoint.layer_file(outline.index)] = block.contents(step) | meter_contents(step)
     return files | ({checkpoint.HEAD: head_contents(network, step)} if network.has_head else {})
 
 
-def contents_bytes(contents: Contents) -> int:
+def contents_bytes(contents: TensorSpecs) -> int:
     """Return the bytes of the tensors of a file."""
     return sum(kept.nbytes for kept in contents.values())
 

@@ -10,8 +10,8 @@ from covering import only
 from kinds_of_blocks import KINDS, network
 
 import ffpipe
-from ffpipe.pipeline.contents import snapshot_contents
 from ffpipe.pipeline.job import make_job
+from ffpipe.pipeline.snapshot_schema import snapshot_schema
 from ffpipe.runs.folder import open_run
 from ffpipe.runs.model import with_model
 from ffpipe.runs.resumed import verified
@@ -99,7 +99,7 @@ def check_blocks(config: ffpipe.Config, run: Path) -> None:
     job, store = make_job(*with_model(kept, None, [code], "the run")), opened.store(kept)
     for step in range(1, 5):
         folder = checkpoint.folder_of(step)
-        manifest, expected = verified(store, folder, job), snapshot_contents(job.network, step)
+        manifest, expected = verified(store, folder, job), snapshot_schema(job.network, step)
         for outline in job.network.outlines:
             name = checkpoint.layer_file(outline.index)
             state = checkpoint.read_tensors(store, folder, manifest, name, expected[name])
