@@ -78,6 +78,26 @@ def test_a_network_for_other_images_names_those_that_fit(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("recipe", "source", "says"),
+    [
+        ("cwcomp", "text", "; cwcomp is for images: char-lm takes texts"),
+        ("char-lm", "digits", "; char-lm is for texts: digits-cnn and mnist-cnn take images"),
+        ("dgl", "digits", "training.mean has 3 number(s), but an image of shape (8, 8) has 1 channel(s): "),
+        ("dgl", "digits", "; dgl is for other images: digits-cnn and mnist-cnn fit any"),
+        ("hinton-lrf", "digits", "; hinton-lrf is for other images: digits-cnn and mnist-cnn fit any"),
+    ],
+)
+def test_a_recipe_with_another_source_names_those_that_fit(
+    recipe: str, source: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aside = ["--training.data.validation", "100", "--training.data.test-count", "100"]
+    assert main(["train", recipe, "--dry-run", "--training.data.source", source, *aside]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+
+
 def test_pictures_from_training_to_predictions(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ffpipe.config.fields import CHECKPOINTS, DATA_FILES, Leaf, leaves, override, read_config
-from ffpipe.config.recipes import get_recipe
+from ffpipe.config.recipes import RECIPES, get_recipe
 from ffpipe.config.schema import Config
 from ffpipe.system.errors import UserError
 
@@ -41,7 +41,7 @@ SHORT = {
 # A run that goes on may change of training its epochs alone (runs/resumed.py).
 RESUME_SHORT = ("epochs", "engine", "stages", "chunk", "device", "memory-budget", "data-dir", "snapshot-steps")
 VALIDATION, EVALUATE = "training.data.validation", "execution.evaluate_every"
-MODEL, STAGES = "training.model", "execution.stages"
+MODEL, STAGES, SOURCE = "training.model", "execution.stages", "training.data.source"
 # Whose values the signature of a function explains (learn/model_options.py).
 MODEL_OPTIONS = "training.model_options"
 # Tables, which have no form on a command line.
@@ -152,15 +152,27 @@ def config_of(options: argparse.Namespace) -> Config:
 
 @contextmanager
 def on_own_data(options: argparse.Namespace) -> Iterator[None]:
-    """Have the error of a recipe whose network does not fit data of the user's own name recipes that do."""
+    """Have the error of a recipe that is trained on other data than its own name recipes that fit them."""
     try:
         yield
     except UserError as error:
-        if options.data and MODEL not in vars(options) and str(error).startswith("block "):
-            raise UserError(
-                f"{error}; {options.recipe} is for other images: digits-cnn and mnist-cnn fit any"
-            ) from None
+        if hint := _fitting_recipes(options, str(error)):
+            raise UserError(f"{error}; {hint}") from None
         raise
+
+
+def _fitting_recipes(options: argparse.Namespace, error: str) -> str:
+    """Name recipes for the data that were asked for, where an error may come from those; else return ""."""
+    source = vars(options).get(SOURCE, "")
+    if MODEL in vars(options) or options.recipe not in RECIPES or not (options.data or source):
+        return ""
+    takes_text = get_recipe(options.recipe).training.inputs == "tokens"
+    if source and takes_text != (source == "text"):
+        others = "texts: digits-cnn and mnist-cnn take images" if takes_text else "images: char-lm takes texts"
+        return f"{options.recipe} is for {others}"
+    if not takes_text and error.startswith(("block ", "training.mean ", "training.deviation ")):
+        return f"{options.recipe} is for other images: digits-cnn and mnist-cnn fit any"
+    return ""
 
 
 def given(options: argparse.Namespace) -> dict[str, Any]:

@@ -55,8 +55,8 @@ def train(options: argparse.Namespace) -> None:
     from ffpipe.runs.view import ConsoleView, Terminal
 
     if options.dry_run:
-        config = config_of(options)
         with on_own_data(options):
+            config = config_of(options)
             _say(config, [f"run folder: {new_run(config).path}"], consent(options))
         return
     report.check_at_end(options)
