@@ -82,7 +82,7 @@ def test_a_network_for_other_images_names_those_that_fit(
     ("recipe", "source", "says"),
     [
         ("cwcomp", "text", "; cwcomp is for images: char-lm takes texts"),
-        ("char-lm", "digits", "; char-lm is for texts: digits-cnn and mnist-cnn take images"),
+        ("char-lm", "npz", "; char-lm is for texts: digits-cnn and mnist-cnn take images"),
         ("dgl", "digits", "training.mean has 3 number(s), but an image of shape (8, 8) has 1 channel(s): "),
         ("dgl", "digits", "; dgl is for other images: digits-cnn and mnist-cnn fit any"),
         ("hinton-lrf", "digits", "; hinton-lrf is for other images: digits-cnn and mnist-cnn fit any"),
