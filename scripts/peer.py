@@ -19,7 +19,6 @@ import torch.distributed as dist
 from peer_networks import config_of
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 from torch.nn.parallel import DistributedDataParallel
 
 from ffpipe.learn.block import Block
@@ -37,7 +36,6 @@ CPU = torch.device("cpu")
 # Steps before the clock starts: allocators and connections warm up.
 WARM_UP = 3
 PIPED = ("gpipe", "1f1b", "interleaved")
-SCHEDULES: dict[str, Callable[..., Any]] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 # A network that only takes time: numbers of a row, and classes.
 WIDTH, CLASSES = 1000, 10
 
@@ -225,6 +223,9 @@ def steps_of(asked: Asked, rank: int) -> tuple[Callable[[int], object], list[nn.
             loss(module(work.rows(step)[mine]), work.labels(step)[mine]).backward()
 
         return alone, [module], sent
+    # Four seconds of imports, which tests of this module's arithmetic do without.
+    from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
+
     size = asked.batch // asked.microbatches
 
     def example(index: int) -> Tensor:
@@ -240,7 +241,7 @@ def steps_of(asked: Asked, rank: int) -> tuple[Callable[[int], object], list[nn.
     schedule: Any = (
         ScheduleInterleaved1F1B(stages, asked.microbatches, loss_fn=loss)  # type: ignore[arg-type]
         if interleaved
-        else SCHEDULES[asked.way](stages[0], asked.microbatches, loss_fn=loss)
+        else {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}[asked.way](stages[0], asked.microbatches, loss_fn=loss)
     )
 
     def piped_step(step: int) -> None:

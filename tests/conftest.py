@@ -56,6 +56,9 @@ LONGEST = (
     "test_invariance",
     "test_recovery",
     "test_local_recipes",
+    "test_digests",
+    "test_words",
+    "test_surroundings",
 )
 
 

@@ -81,8 +81,10 @@ def test_a_chunk_larger_than_the_window() -> None:
 
 
 def test_options_of_an_optimiser_are_tried_on_it() -> None:
-    with pytest.raises(UserError, match=r"does not fit torch\.optim\.Adam"):
+    with pytest.raises(UserError, match=r"options has 'momentum', which Adam does not have"):
         check(Config(training=Training(optimizer=Optimizer(kind="Adam", options={"momentum": 0.9}))))
+    with pytest.raises(UserError, match=r"does not fit torch\.optim\.Adam"):
+        check(Config(training=Training(optimizer=Optimizer(kind="Adam", options={"eps": -1.0}))))
     check(Config(training=Training(optimizer=Optimizer(kind="SGD", options={"momentum": 0.9, "nesterov": True}))))
 
 
