@@ -18,9 +18,9 @@ FAST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 train: $(READY)
 	$(BIN)/ffpipe train $(ARGS)
 
-# Four test processes, each file in one of them, since tests wait for some of their time.
+# Three test processes on two cores, each file in one of them, since tests wait for some of their time.
 test: $(READY)
-	$(FAST) $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(FAST) $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-quick: $(READY)
 	$(FAST) $(BIN)/python -m pytest -q -m quick -n 2 $(ARGS)

@@ -54,7 +54,7 @@ def run(config: Config, run_dir: Path, view: Disturb | None = None, **fields: An
 
 # Each has something that a snapshot or a message of the others lacks.
 MOST_DIFFERENT = ("conv, batch norm, dropout", "residual and skip", "own module")
-KILLED = MOST_DIFFERENT[:2]
+KILLED = MOST_DIFFERENT[1:2]
 
 
 class Kinds:

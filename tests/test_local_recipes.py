@@ -13,8 +13,8 @@ import ffpipe
 
 # Recipes that `make test` takes through Ray: one of images, one of tokens; the others go through the local engine, of
 # those with networks of one kind one.
-BY_RAY = ("char-lm", "nokland-mlp")
-BY_LOCAL = {*digest_cases.LOCAL} - {*BY_RAY, "cwcomp-fashion", "cwcomp-cifar10", "fashion-cnn"}
+BY_RAY = ("char-lm", "dgl")
+BY_LOCAL = {*digest_cases.LOCAL} - {*BY_RAY, "cwcomp-fashion", "cwcomp-cifar10", "fashion-cnn", "mono-forward"}
 pytestmark = pytest.mark.usefixtures("threads_put_back")
 
 

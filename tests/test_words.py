@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from covering import only
 from PIL import Image
 from strangers import bounded
 
@@ -21,6 +22,7 @@ from ffpipe.system.errors import without_keys
 # Bytes that are not UTF-8 come as surrogates.
 NOT_UTF8 = ("\udcff", "a=\udcff", "\udcff=1", "a\0b")
 STRANGE = (*NOT_UTF8, "", "  ", "a\nb", "x" * 5000, "größe", "folder", "/dev/zero", "pipe", "=x", "a=", "\x1b[31m")
+TYPED = [word for word in STRANGE if "\0" not in word]
 SETTABLE = list(settable().values())
 RUN_COMMANDS = (["evaluate"], ["export", "o.safetensors"], ["predict", "ok.png"], ["resume"])
 
@@ -64,7 +66,7 @@ def test_every_field_takes_or_refuses_every_word(
         assert not (taken and word in NOT_UTF8), word
 
 
-@pytest.mark.parametrize("word", [word for word in STRANGE if "\0" not in word], ids=ascii)
+@pytest.mark.parametrize("word", only(TYPED[::2], TYPED), ids=ascii)
 def test_names_of_files_and_other_arguments(
     word: str, strange: Path, strangers_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
