@@ -93,7 +93,7 @@ def test_layerwise_with_hard_negatives(execution: dict[str, Any], digits_digest:
     [
         {"negative_lag": 0},
         pytest.param({"negatives": "random"}, marks=pytest.mark.long),
-        {"negatives": "fixed", "head": False},
+        pytest.param({"negatives": "fixed", "head": False}, marks=pytest.mark.long),
     ],
 )
 @pytest.mark.usefixtures("cluster")

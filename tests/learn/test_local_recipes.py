@@ -187,7 +187,7 @@ def test_a_text_with_more_symbols_than_are_embedded_is_refused() -> None:
 
 
 # One recipe of each kind of block stands for all.
-TWINS = ("mono-forward", "hinton-lrf", "nokland-mlp", "cwcomp", "dgl", "cifar10-local", "char-lm", "digits")
+TWINS = ("hinton-lrf", "nokland-mlp", "cwcomp", "dgl", "char-lm", "digits")
 
 
 @pytest.mark.parametrize("name", only(TWINS, RECIPES))

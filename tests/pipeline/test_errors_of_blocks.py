@@ -44,7 +44,11 @@ def leave() -> None:
     ids=["error", "exit 0", "exit", "own"],
 )
 @pytest.mark.parametrize(
-    ("at", "when"), [(2, "at step 2"), (None, f"in the evaluation after step {STEPS}")], ids=["train", "evaluate"]
+    ("at", "when"),
+    [
+        pytest.param(2, "at step 2", id="train"),
+        pytest.param(None, f"in the evaluation after step {STEPS}", id="evaluate", marks=pytest.mark.long),
+    ],
 )
 def test_whatever_a_block_raises_ends_the_run_with_its_name(
     does: Does, says: str, at: int | None, when: str, tmp_path: Path

@@ -147,7 +147,7 @@ def with_bypasses() -> list[Local]:
 
 BLOCKS = 5
 OWN = partial(training, model="nets:with_bypasses")
-LONG = ("lock step by autograd", "no head", "bfloat16")
+LONG = ("lock step by autograd", "no head", "bfloat16", "closed form")
 NETWORKS: dict[str, Callable[[], Blueprint]] = {
     "closed form": lambda: _blueprint(Training(dims=(FEATURES, 7, 8, 9, 6, 5), batch_size=BATCH, head_from=0)),
     "hard negatives": lambda: _blueprint(

@@ -52,7 +52,7 @@ SKIPPING = [
         {},
         {"training.negative_lag": 0},
         {"execution.evaluate_every": 1},
-        {"execution.chunk": 2},
+        pytest.param({"execution.chunk": 2}, marks=pytest.mark.long),
         pytest.param({"training.blocks": SKIPPING, "training.negatives": "none"}, marks=pytest.mark.long),
         pytest.param({"training.blocks": SKIPPING, "training.negative_lag": 0}, marks=pytest.mark.long),
         {"execution.chunk": 1},
