@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+from ffpipe.system.processes import stat_fields
+
 PROC = Path("/proc")
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -19,7 +21,7 @@ def tree_of(roots: Iterable[int]) -> set[int]:
     """Return these processes and all that descend from them."""
     children: dict[int, list[int]] = {}
     for name in filter(str.isdecimal, os.listdir(PROC)):
-        if fields := _fields(int(name)):
+        if fields := stat_fields(int(name)):
             children.setdefault(int(fields[1]), []).append(int(name))
     found, waiting = set[int](), list(roots)
     while waiting:
@@ -40,16 +42,8 @@ def memory_share(process: int) -> int:
 
 def cpu_seconds(process: int) -> float:
     """Return the CPU time of a process, all its threads together; 0 where it has ended."""
-    fields = _fields(process)
+    fields = stat_fields(process)
     return (int(fields[11]) + int(fields[12])) / TICKS if fields else 0.0
-
-
-def _fields(process: int) -> list[str]:
-    """Return what `stat` says of a process after its name in brackets, which may hold anything."""
-    try:
-        return (PROC / str(process) / "stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return []
 
 
 class MemoryWatch:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ffpipe.system.processes import stat_fields
+
 
 def stage_processes() -> list[int]:
     """Return the stages that run, in order of their start. Ray's processes are children of the driver, workers
@@ -27,9 +29,6 @@ def _descends_from(process: int, ancestor: int) -> bool:
     while process > 1:
         if process == ancestor:
             return True
-        try:
-            # After the name in brackets, which may hold anything: state, then the parent.
-            process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            return False
+        state_and_parent = stat_fields(process)[:2]
+        process = int(state_and_parent[1]) if state_and_parent else 0
     return False

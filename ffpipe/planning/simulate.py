@@ -10,7 +10,6 @@ leaves before the last update of its stage where the load says so, and replicas 
 
 from __future__ import annotations
 
-import heapq
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,8 +21,7 @@ from ffpipe.pipeline.packet import Packet
 from ffpipe.pipeline.publisher import PUBLISH_AHEAD
 from ffpipe.pipeline.schedule import Item, Train
 from ffpipe.pipeline.window import Flow
-
-Then = Callable[[], None]
+from ffpipe.planning.simulated_host import Clock, Host, Then, by_each
 
 
 @dataclass(frozen=True)
@@ -110,89 +108,6 @@ class Timing:
         return (self.done[-1][1] - self.begun) / sum(item.count for item, _ in self.done if isinstance(item, Train))
 
 
-class _Clock:
-    """Events in the order of their time; those of one time in the order in which they were asked for."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._events: list[tuple[float, int, Then]] = []
-        self._numbers = itertools.count()
-
-    def after(self, seconds: float, then: Then) -> None:
-        heapq.heappush(self._events, (self.now + seconds, next(self._numbers), then))
-
-    def run(self) -> None:
-        while self._events:
-            self.now, _, then = heapq.heappop(self._events)
-            then()
-
-
-class _Shared:
-    """Processors, shared evenly by all that want them at a moment: n jobs run at min(1, capacity / n).
-
-    Time of its own passes at that rate, so that jobs end in the order of begin + work and one heap is enough.
-    """
-
-    def __init__(self, clock: _Clock, capacity: float) -> None:
-        self._clock, self._capacity = clock, capacity
-        self._jobs: list[tuple[float, int, Then]] = []
-        self._numbers = itertools.count()
-        self._own, self._at, self._version = 0.0, 0.0, 0
-        self.busy = 0.0
-
-    def do(self, work: float, then: Then) -> None:
-        """Call `then` when so many seconds of work are done."""
-        self._advance()
-        self.busy += work / self._capacity
-        heapq.heappush(self._jobs, (self._own + work, next(self._numbers), then))
-        self._expect()
-
-    def _rate(self) -> float:
-        return min(1.0, self._capacity / len(self._jobs)) if self._jobs else 0.0
-
-    def _advance(self) -> None:
-        self._own += (self._clock.now - self._at) * self._rate()
-        self._at = self._clock.now
-
-    def _expect(self) -> None:
-        """Expect the end of the job that ends next, unless another comes meanwhile."""
-        self._version += 1
-        if self._jobs:
-            self._clock.after((self._jobs[0][0] - self._own) / self._rate(), partial(self._end, self._version))
-
-    def _end(self, version: int) -> None:
-        # A job has come or gone since, which moves all ends; an event of the clock cannot be taken back.
-        if version != self._version:
-            return
-        self._advance()
-        # To the bit: rounding may have gone past it, and a job with the same end would be expected in the past.
-        self._own, _, then = heapq.heappop(self._jobs)
-        self._expect()
-        then()
-
-
-def _each(processors: _Shared, count: int, work: float, then: Then) -> None:
-    """Have so many processes do so many seconds of work each; call `then` when the last is through."""
-    left = count
-
-    def through() -> None:
-        nonlocal left
-        left -= 1
-        if not left:
-            then()
-
-    for _ in range(count):
-        processors.do(work, through)
-
-
-class _Host:
-    """Its processors, and when its network will be free in each direction: arrays go one after the other."""
-
-    def __init__(self, clock: _Clock, cores: float) -> None:
-        self.processors = _Shared(clock, cores)
-        self.out_free = self.into_free = 0.0
-
-
 def _wake(waiting: list[Then]) -> None:
     """Let a process go on that waits until something has changed, if it does."""
     if waiting:
@@ -202,7 +117,7 @@ def _wake(waiting: list[Then]) -> None:
 class _Stage:
     """One stage, its publisher and its inbox."""
 
-    def __init__(self, index: int, load: StageLoad, host: _Host) -> None:
+    def __init__(self, index: int, load: StageLoad, host: Host) -> None:
         self.index, self.load, self.host = index, load, host
         self.inbox = Inbox(load.senders)
         self.to_read: dict[int, int] = {}  # bytes of messages that have come, by their number
@@ -234,13 +149,13 @@ class Simulation:
         links: LinkCosts,
         host_layout: HostLayout,
     ) -> None:
-        self._clock = _Clock()
+        self._clock = Clock()
         self._items, self._weight, self._flow = deque(items), weight, Flow(window)
         self._links, self._host_layout = links, host_layout
         processes = Counter[int]()
         for host, load in zip(host_layout.hosts, loads, strict=True):
             processes[host] += load.replicas
-        self._hosts = {host: _Host(self._clock, self._left(count)) for host, count in processes.items()}
+        self._hosts = {host: Host(self._clock, self._left(count)) for host, count in processes.items()}
         self._stages = [_Stage(i, load, self._hosts[host_layout.hosts[i]]) for i, load in enumerate(loads)]
         self._timing, self._flying = Timing(linked=dict.fromkeys(self._hosts, 0)), 0
 
@@ -277,7 +192,7 @@ class Simulation:
     def _work(self, stage: _Stage) -> Process:
         """Simulate a stage: take an item, compute, and hand what leaves to the publisher as soon as that has room."""
         load, processors, last = stage.load, stage.host.processors, stage is self._stages[-1]
-        replicas = partial(_each, processors, load.replicas)
+        replicas = partial(by_each, processors, load.replicas)
         compute = replicas if self._host_layout.computes and not load.apart else self._clock.after
         for sequence in itertools.count():
             while (item := self._next_item(stage)) is None:
@@ -287,7 +202,7 @@ class Simulation:
             if load.replicas > 1 and not stage.index:
                 # Its first replica, which chooses the items, calls one after the other of those that wait for them.
                 yield partial(processors.do, (load.replicas - 1) * self._links.call)
-                yield partial(_each, processors, load.replicas - 1, self._links.call)
+                yield partial(by_each, processors, load.replicas - 1, self._links.call)
             reading = self._host_layout.reads * stage.to_read.pop(sequence, 0) / self._links.copy
             yield partial(replicas, self._links.item + reading / load.replicas)
             after = load.after(item)
@@ -333,7 +248,7 @@ class Simulation:
                 # Numbers of replicas are powers of 2: each of the fewer has packets from or for as many of the others.
                 packets = max(senders, other.load.replicas)
                 sending = packets // senders * self._links.call + size / senders / self._links.copy
-                yield partial(_each, stage.host.processors, senders, sending)
+                yield partial(by_each, stage.host.processors, senders, sending)
                 arrived = partial(self._arrived, other, stage, sequence, item, size)
                 takers = other.load.replicas
                 _start(self._carry(stage, other, size, arrived, (takers, packets // takers)))
@@ -360,5 +275,5 @@ class Simulation:
             yield partial(self._clock.after, begin - self._clock.now)
             receiver.host.into_free = max(self._clock.now, receiver.host.into_free) + seconds
             yield partial(self._clock.after, receiver.host.into_free - self._clock.now + self._links.latency)
-        yield partial(_each, receiver.host.processors, takers, taken)
+        yield partial(by_each, receiver.host.processors, takers, taken)
         then()

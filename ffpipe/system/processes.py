@@ -10,12 +10,20 @@ import stat
 from pathlib import Path
 
 
+def stat_fields(process: int) -> list[str]:
+    """Return what Linux says of a process after its name in brackets, which may hold anything; empty where it has
+    ended, and on other systems."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
 def start_ticks(process: int) -> int:
     """Return the time at which a process of this host began, in the kernel's ticks; 0 where that cannot be known."""
     try:
-        # After the name in brackets, which may hold anything, it is the twentieth field.
-        return int(Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
+        return int(stat_fields(process)[19])
+    except (IndexError, ValueError):
         return 0
 
 

@@ -18,8 +18,9 @@ from ffpipe.planning.forecast import Conditions, forecast, link_costs, loads_of,
 from ffpipe.planning.simulate import Timing
 
 OFF = 0.1
-# One round on another processor, in which each message was under way for 16 to 50 ms: forecasts are for 3.
-SLOW = 0.22
+# One round on another processor, in which each message was under way for 16 to 50 ms: forecasts, which are for 3, are 8
+# to 22 % too fast (docs/forecast.md).
+SLOW = pytest.mark.xfail(strict=True, raises=AssertionError, reason="messages took longer where it was measured")
 
 
 def timing_of(job: Job, stages: int, seconds: float, after: float = 0.0) -> Timing:
@@ -54,25 +55,25 @@ def test_stages_of_20_ms(stages: int, negatives: str, steady: float, whole: floa
 
 
 @pytest.mark.parametrize(
-    ("stages", "negatives", "after", "steady", "whole", "off"),
+    ("stages", "negatives", "after", "steady", "whole"),
     [
-        (16, "random", 0.0, 0.982, 0.708, OFF),
-        (16, "random", 0.2, 0.973, 0.859, OFF),
-        (16, "hard", 0.0, 0.970, 0.701, OFF),
-        (16, "hard", 0.2, 0.976, 0.854, OFF),
-        (32, "random", 0.0, 0.921, 0.546, SLOW),
-        (32, "random", 0.2, 0.866, 0.713, SLOW),
-        (32, "hard", 0.0, 0.511, 0.375, SLOW),
-        (32, "hard", 0.2, 0.821, 0.674, SLOW),
+        (16, "random", 0.0, 0.982, 0.708),
+        (16, "random", 0.2, 0.973, 0.859),
+        (16, "hard", 0.0, 0.970, 0.701),
+        (16, "hard", 0.2, 0.976, 0.854),
+        pytest.param(32, "random", 0.0, 0.921, 0.546, marks=SLOW),
+        pytest.param(32, "random", 0.2, 0.866, 0.713, marks=SLOW),
+        pytest.param(32, "hard", 0.0, 0.511, 0.375, marks=SLOW),
+        pytest.param(32, "hard", 0.2, 0.821, 0.674, marks=SLOW),
     ],
 )
 def test_stages_of_300_ms_whose_results_leave_early(
-    stages: int, negatives: str, after: float, steady: float, whole: float, off: float
+    stages: int, negatives: str, after: float, steady: float, whole: float
 ) -> None:
     steps, lag = (40, 128) if stages == 16 else (48, 16)
     timing = timing_of(make_job(stages, steps, negatives=negatives, lag=lag), stages, 0.3, after)
-    assert 0.3 / timing.last_seconds() == pytest.approx(steady, rel=off)
-    assert steps * 0.3 / timing.seconds == pytest.approx(whole, rel=off)
+    assert 0.3 / timing.last_seconds() == pytest.approx(steady, rel=OFF)
+    assert steps * 0.3 / timing.seconds == pytest.approx(whole, rel=OFF)
 
 
 @pytest.mark.parametrize(
