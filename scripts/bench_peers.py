@@ -13,9 +13,10 @@ interleaved, and figures are medians. For all contenders
 
     examples/s   of all steps of training
     busy         the CPU time of a stage or rank while it trains, over the time of training; the mean of all of them
-    largest      the most memory (PSS) that one process had, from its start to its end
-    all          the most that all had at once: stages or ranks, the driver, Ray's own processes, the object store; both
-                 are of one more run, which is not timed, since looking takes time
+    stage        the most memory (PSS) that the process of one stage or rank had, from its start to its end
+    largest      the most that any process had, ffpipe's driver among them
+    all          the most that all had at once: stages or ranks, the driver, Ray's own processes, the object store; all
+                 three are of one more run, which is not timed, since looking takes time
     messages     what stages or ranks send each other a minibatch: packets and answers here, activities and gradients of
                  a microbatch in a pipeline, buckets of gradients that a rank has summed, buffers that it hands out
     s to N %     with --error, below
@@ -123,19 +124,20 @@ def compare(network: str, options: argparse.Namespace) -> dict[str, dict[str, An
         for name, way in ways.items():
             found[name].append(run(way, network, options.steps))
     last = [f"s to {options.error:g} %"] if options.error else []
-    table = Table(network, "examples/s", "busy", "largest process, MB", "all, MB", "messages a minibatch", *last)
+    memory = ("stage, MB", "largest process, MB", "all, MB")
+    table = Table(network, "examples/s", "busy", *memory, "messages a minibatch", *last)
     told: dict[str, dict[str, Any]] = {}
     for name, runs in best_of(found).items():
         rate, watch = _rate(runs), memory_of(ways[name], network, options.steps)
-        largest, whole, busy = watch.largest / 1e6, watch.whole / 1e6, statistics.median(each.busy for each in runs)
-        cells = [f"{rate:,.0f}", f"{busy:.0%}", f"{largest:,.0f}", f"{whole:,.0f}", f"{runs[0].messages:.3g}"]
+        busy, held = statistics.median(each.busy for each in runs), (watch.titled, watch.largest, watch.whole)
+        sizes = [round(each / 1e6) for each in held]
+        cells = [f"{rate:,.0f}", f"{busy:.0%}", *(f"{size:,}" for size in sizes), f"{runs[0].messages:.3g}"]
         seconds = [seconds_to_error(needed[ways[name].learns], rate)] if options.error else []
         table.add_row(name, *cells, *seconds)
         told[name] = {
             "rate": round(rate, 1),
             "busy": round(busy, 3),
-            "largest_mb": round(largest),
-            "all_mb": round(whole),
+            **dict(zip(("stage_mb", "largest_mb", "all_mb"), sizes, strict=True)),
             "messages": runs[0].messages,
             "seconds": "".join(seconds),
         }

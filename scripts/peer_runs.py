@@ -18,6 +18,8 @@ from process_tree import MemoryWatch
 HERE = Path(__file__).parent
 SECONDS = 1200.0
 LOCAL = {"execution.engine": "local"}
+# The title that Ray gives the process of a stage.
+STAGE = "ray::StageActor"
 
 
 def refusal(network: str, stages: int) -> str:
@@ -100,7 +102,8 @@ def memory_of(contender: Contender, network: str, steps: int) -> MemoryWatch:
     """Train so many steps under a watch on memory."""
     with tempfile.TemporaryDirectory(prefix="ff-") as folder:
         running = started(commands_of(contender, network, steps, folder), contender.name)
-        with MemoryWatch([process.pid for process in running]) as watch:
+        title = STAGE if contender.fields.get("execution.engine") == "ray" else ""
+        with MemoryWatch([process.pid for process in running], title) as watch:
             ended(running, contender.name)
     return watch
 

@@ -46,20 +46,32 @@ def cpu_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS if fields else 0.0
 
 
-class MemoryWatch:
-    """A watch on trees of processes, from another thread. largest: the most that one process had; whole: the most that
-    all had at the same time."""
+def title_of(process: int) -> str:
+    """Return the command line of a process, or the title that it has given itself; "" where it has ended."""
+    try:
+        return (PROC / str(process) / "cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
 
-    def __init__(self, roots: Iterable[int], seconds: float = 0.25) -> None:
-        """seconds: between two looks, which take time from what they look at."""
-        self.largest = self.whole = 0
-        self._roots, self._seconds, self._ended = tuple(roots), seconds, threading.Event()
+
+class MemoryWatch:
+    """A watch on trees of processes, from another thread. largest: the most that one process had; titled: that one of
+    those with the title had; whole: the most that all had at the same time."""
+
+    def __init__(self, roots: Iterable[int], title: str = "", seconds: float = 0.25) -> None:
+        """title: begins the titles of some processes; "": of all. seconds: between two looks, which take time from what
+        they look at."""
+        self.largest = self.titled = self.whole = 0
+        self._title, self._seconds, self._ended = title, seconds, threading.Event()
+        self._roots = tuple(roots)
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def look(self) -> None:
         """Take a look, and keep the most."""
-        shares = [memory_share(process) for process in tree_of(self._roots)]
-        self.largest, self.whole = max(self.largest, *shares), max(self.whole, sum(shares))
+        shares = {process: memory_share(process) for process in tree_of(self._roots)}
+        titled = (share for process, share in shares.items() if title_of(process).startswith(self._title))
+        self.titled = max(self.titled, *titled, 0)
+        self.largest, self.whole = max(self.largest, *shares.values()), max(self.whole, sum(shares.values()))
 
     def __enter__(self) -> MemoryWatch:
         self._thread.start()

@@ -169,10 +169,12 @@ def test_memory_of_a_tree_counts_once_what_its_processes_share(tmp_path: Path) -
             assert other.stdout is not None
             assert other.stdout.readline() == b"there\n"
         assert {other.pid for other in others} < tree_of([os.getpid()])
-        watch = MemoryWatch([other.pid for other in others])
+        watch, nothing = (MemoryWatch([each.pid for each in others], title) for title in (sys.executable, "ray::"))
         watch.look()
+        nothing.look()
         assert 32 << 20 < watch.whole < 60 << 20  # each by itself has more than 32 MiB resident
         assert 16 << 20 < watch.largest < 30 << 20
+        assert (watch.titled, nothing.titled) == (watch.largest, 0)
     finally:
         for other in others:
             other.communicate()

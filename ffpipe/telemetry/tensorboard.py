@@ -16,9 +16,9 @@ FOLDER = "tensorboard"
 class TensorBoard(Callback):
     """A callback that writes event files into the folder `tensorboard` of the run, for `tensorboard --logdir RUN`.
 
-    Tags: loss, errors, rate, weights (root mean square) and outputs, each with /block 0, ... and /read-out; SPLIT
-    error/READOUT; speed/examples per second; busy/stage 0, .... A run that goes on replaces what came after its
-    snapshot. Raises UserError where the package is not there.
+    Tags: loss, errors, rate, factor (the schedule's), weights (root mean square) and outputs, each with /block 0, ...
+    and /read-out; SPLIT error/READOUT; speed/examples per second; busy/stage 0, .... A run that goes on replaces what
+    came after its snapshot. Raises UserError where the package is not there.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class TensorBoard(Callback):
         block = "read-out" if row.layer < 0 else f"block {row.layer}"
         values = {
             "loss": row.loss, "errors": row.pair_errors, "rate": row.rate, "weights": row.weight_rms,
-            "outputs": row.output_rms,
+            "outputs": row.output_rms, "factor": row.factor,
         }  # fmt: skip
         for name, value in values.items():
             self._write(f"{name}/{block}", value, row.step)

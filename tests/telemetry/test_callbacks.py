@@ -306,7 +306,8 @@ def test_event_files_are_read_by_tensorboard(tmp_path: Path) -> None:
     events = reader.EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
     kept = pq.read_table(tmp_path / "run" / "metrics.parquet").to_pylist()
-    for tag, column in (("loss", "loss"), ("errors", "pair_errors"), ("rate", "rate"), ("weights", "weight_rms")):
+    named = {"loss": "loss", "errors": "pair_errors", "rate": "rate", "factor": "factor", "weights": "weight_rms"}
+    for tag, column in named.items():
         for layer, name in ((0, "block 0"), (1, "block 1"), (-1, "read-out")):
             written = [(event.step, event.value) for event in events.Scalars(f"{tag}/{name}")]
             expected = [(row["step"], row[column]) for row in kept if row["layer"] == layer]
