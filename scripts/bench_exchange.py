@@ -19,6 +19,7 @@ import ray
 import torch
 from arguments import positive
 from ray.util import collective
+from ray.util.collective.types import Backend
 from rich.console import Console
 from rich.table import Table
 
@@ -41,7 +42,7 @@ class Replica:
         self._shared = SharedSums(channel, replica, others, self._reducer.put, self._reducer.fail)
 
     def join(self, replicas: int) -> None:
-        collective.init_collective_group(replicas, self._replica, backend="gloo", group_name="replicas")
+        collective.init_collective_group(replicas, self._replica, backend=Backend("gloo"), group_name="replicas")
 
     def exchange(self, way: str, numbers: int) -> tuple[float, float]:
         """Return the milliseconds of an exchange, and one of the sums."""

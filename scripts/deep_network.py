@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors import safe_open
 
-from ffpipe.system.units import say_size
+from ffpipe.system.units import format_size
 
 HOST = 1 << 50  # no limit
 REFUSED, KILLED = 2, -signal.SIGKILL
@@ -115,8 +115,8 @@ class Deep:
         if done.returncode != status:
             sys.exit(f"{what}: exit status {done.returncode}, not {status}: {' '.join(lines[-1:])}")
         said = next((line for line in reversed(lines) if not line.startswith("run folder")), "")
-        within = "no limit" if limit == HOST else say_size(limit)
-        self.table.add_row(what, within, say_size(most), str(done.returncode), f"{seconds:.0f}", said[:60])
+        within = "no limit" if limit == HOST else format_size(limit)
+        self.table.add_row(what, within, format_size(most), str(done.returncode), f"{seconds:.0f}", said[:60])
         return {"status": done.returncode, "most_bytes": most, "seconds": round(seconds, 1)}
 
 

@@ -78,6 +78,10 @@ def contenders(network: str, stages: int, microbatches: list[int]) -> list[Conte
     several = {"execution.engine": "ray", "execution.stages": stages}
     kinds = {"heads": "class heads"} | ({"contrast": "hard negatives"} if network in WIDTHS else {})
     found += [Contender(f"ffpipe, {text}, {stages} stages", kind=kind, fields=several) for kind, text in kinds.items()]
+    # Blocks that learn from a part of a minibatch at a time hold as little at once as a pipeline's microbatches.
+    for count in microbatches if network == "dgl" else ():
+        name = f"ffpipe, class heads in parts, {stages} stages, {count} microbatches"
+        found.append(Contender(name, kind="heads", fields=several | {"training.accumulation": count}))
     found += [Contender(f"ffpipe, {text}, one process", kind=kind, fields=LOCAL) for kind, text in kinds.items()]
     return found
 

@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 from scaling_run import CORES, Point, forecast_of
 
-from ffpipe.system.units import say_rate
+from ffpipe.system.units import format_rate
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # after the choice of a backend that needs no screen
@@ -124,7 +124,7 @@ def row_of(part: str, point: Point, found: dict[str, Any]) -> dict[str, Any]:
         "negatives": point.negatives,
         "width": point.width,
         "batch": point.batch,
-        "link": say_rate(point.link) if point.link else "",
+        "link": format_rate(point.link) if point.link else "",
         "chunk": found["chunk"],
         "window": found["window"],
         "examples_per_second": round(found["measured"], 1),

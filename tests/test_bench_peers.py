@@ -131,6 +131,7 @@ def test_there_are_contenders_for_each_number_of_stages() -> None:
     assert {"GPipe, 4 stages, 8 microbatches", "data parallel, 4 processes", "ffpipe, class heads, 4 stages"} < {*four}
     assert not [name for name in four if "interleaved" in name or "2 microbatches" in name]
     assert "ffpipe, hard negatives, one process" in two
+    assert "ffpipe, class heads in parts, 2 stages, 4 microbatches" in [way.name for way in contenders("dgl", 2, [4])]
 
 
 @pytest.mark.parametrize(("stages", "allowed"), [(1, False), (2, True), (3, False), (4, True), (8, False)])

@@ -6,7 +6,15 @@ from collections.abc import Callable
 
 import pytest
 
-from ffpipe.system.units import parse_flops, parse_rate, parse_seconds, parse_size, say_rate, say_seconds, say_size
+from ffpipe.system.units import (
+    format_rate,
+    format_seconds,
+    format_size,
+    parse_flops,
+    parse_rate,
+    parse_seconds,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +56,7 @@ def test_a_rate_that_may_mean_bits_or_bytes_is_refused(text: str) -> None:
 
 
 def test_what_is_said() -> None:
-    assert [say_size(size) for size in (3 << 20, 5 << 30)] == ["3 MiB", "5.00 GiB"]
-    assert [say_rate(rate) for rate in (1.25e9, 1e6)] == ["10.00 Gbit/s", "8 Mbit/s"]
-    said = [say_seconds(seconds) for seconds in (0.0015, 12.34, 1800, 9000)]
+    assert [format_size(size) for size in (3 << 20, 5 << 30)] == ["3 MiB", "5.00 GiB"]
+    assert [format_rate(rate) for rate in (1.25e9, 1e6)] == ["10.00 Gbit/s", "8 Mbit/s"]
+    said = [format_seconds(seconds) for seconds in (0.0015, 12.34, 1800, 9000)]
     assert said == ["1.5 ms", "12.3 s", "30 min", "2 h 30 min"]

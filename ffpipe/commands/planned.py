@@ -33,8 +33,8 @@ from ffpipe.runs.calibrate import calibrate
 from ffpipe.runs.controller import planned
 from ffpipe.system.errors import UserError, escaped
 from ffpipe.system.memory import host_cpus, refuse_beyond_host
-from ffpipe.system.units import say_rate, say_seconds, say_size
-from ffpipe.telemetry.report import say_layers
+from ffpipe.system.units import format_rate, format_seconds, format_size
+from ffpipe.telemetry.report import format_layers
 
 # Columns that its tables need.
 WIDE = 150
@@ -163,7 +163,7 @@ def _table(estimate: Estimate) -> Table:
     table = Table("layers", "process", "data", *MemoryBreakdown._fields, "mapped", "in all")
     for stage in estimate.stages:
         sizes = (stage.process, stage.data, *stage.breakdown, stage.mapped, stage.resident)
-        table.add_row(say_layers(stage.layers), *map(say_size, sizes))
+        table.add_row(format_layers(stage.layers), *map(format_size, sizes))
     return table
 
 
@@ -177,14 +177,14 @@ def _lines(job: Job, estimate: Estimate) -> list[str]:
     lines = [
         f"engine {engine}, {len(layout.stages)} stage(s){replicas}, chunk {layout.plan.chunk}, "
         f"{inflight} {layout.window}{' before layers are timed: a run may choose others, as below' if chosen else ''}",
-        f"largest process: {say_size(estimate.largest)}",
+        f"largest process: {format_size(estimate.largest)}",
     ]
     if estimate.store:
-        lines.append(f"object store, if one host has all stages: {say_size(estimate.store)}")
+        lines.append(f"object store, if one host has all stages: {format_size(estimate.store)}")
     if estimate.disk:
-        lines.append(f"disk for parked stages and activations: {say_size(estimate.disk)}")
+        lines.append(f"disk for parked stages and activations: {format_size(estimate.disk)}")
     kept = job.config.execution.keep_snapshots
-    lines.append(f"disk for each snapshot: {say_size(estimate.snapshot)}; the newest {kept} are kept")
+    lines.append(f"disk for each snapshot: {format_size(estimate.snapshot)}; the newest {kept} are kept")
     return lines
 
 
@@ -192,8 +192,8 @@ def _time(job: Job, costs: Costs) -> str:
     """Describe the time of training in one process, where one layer is worked after the other."""
     step = sum(costs.layers) + costs.head
     rate = job.config.training.batch_size / step
-    trained = f"{say_seconds(job.steps * step)} for {job.steps:,} steps ({rate:,.0f} examples/s)"
-    return f"{trained}, and {say_seconds(evaluation_seconds(job, step))} for {_tests(job)}"
+    trained = f"{format_seconds(job.steps * step)} for {job.steps:,} steps ({rate:,.0f} examples/s)"
+    return f"{trained}, and {format_seconds(evaluation_seconds(job, step))} for {_tests(job)}"
 
 
 def _tests(job: Job) -> str:
@@ -212,8 +212,8 @@ def _table_of_forecasts(job: Job, rows: Sequence[tuple[Forecast, Estimate]], lin
         cells = [str(len(layout.stages)), _cut(layout), str(layout.plan.chunk), str(layout.window)]
         seconds = expected.seconds + evaluation_seconds(job, expected.step_seconds)
         cells += [f"{rate:,.0f}", f"{times:.2f}", f"{expected.efficiency:.3f}"]
-        cells += [say_seconds(seconds), say_size(estimate.largest)]
-        cells += [f"{say_rate(expected.link_rate)} ({expected.link_rate / link:.0%})"] if link else []
+        cells += [format_seconds(seconds), format_size(estimate.largest)]
+        cells += [f"{format_rate(expected.link_rate)} ({expected.link_rate / link:.0%})"] if link else []
         table.add_row(*cells, expected.bottleneck)
     return table
 
@@ -223,17 +223,17 @@ def _words(conditions: Conditions, link: float | None) -> str:
     links = conditions.links
     where = f"{conditions.stages_per_host} stage(s) a host" if conditions.stages_per_host else "all stages on one host"
     if link:
-        where += f", {say_rate(link)} and {say_seconds(links.latency)} between hosts"
+        where += f", {format_rate(link)} and {format_seconds(links.latency)} between hosts"
     shared = f"{conditions.cores:g} core(s) of it for layers and messages"
     whose = shared if conditions.computes else "a device for each stage"
     if conditions.computes and conditions.apart:
         whose += f", a device of its own for stage {', '.join(map(str, sorted(conditions.apart)))}"
-    return f"{where}, {whose}, {say_seconds(2 * links.call + links.item)} of a core a message"
+    return f"{where}, {whose}, {format_seconds(2 * links.call + links.item)} of a core a message"
 
 
 def _cut(layout: Layout) -> str:
     """Spell a cut: 0-1 | 2, or how many stages in a row have how many layers."""
     groups = [spec.layers for spec in layout.stages]
     if len(groups) <= 4:
-        return " | ".join(map(say_layers, groups))
+        return " | ".join(map(format_layers, groups))
     return ", ".join(f"{len(list(run))} x {size}" for size, run in itertools.groupby(len(group) for group in groups))

@@ -10,7 +10,7 @@ from typing import Any
 from ffpipe.config.schema import Config
 from ffpipe.runs.inspection import Look, runs_in, say_errors
 from ffpipe.system.errors import escaped
-from ffpipe.system.units import say_seconds
+from ffpipe.system.units import format_seconds
 
 COLUMNS = ("run", "recipe", "state", "trained", "errors", "time")
 # The length of a name or a reason in a table, whose lines are to fit into 120 columns.
@@ -86,5 +86,5 @@ def _row(look: Look) -> tuple[str, ...]:
         look.state,
         trained,
         clipped(look.damage[0]) if look.damage else said,
-        say_seconds(summary.train_seconds) if summary else "-",
+        format_seconds(summary.train_seconds) if summary else "-",
     )

@@ -14,8 +14,8 @@ from ffpipe.config.schema import Config, Training
 from ffpipe.runs.inspection import Look, Summary, look_at, newest_rows, past_of, percent, resume_command, say_errors
 from ffpipe.system.errors import UserError, escaped
 from ffpipe.system.files import expanded
-from ffpipe.system.units import say_seconds, say_size
-from ffpipe.telemetry.report import Evaluation, LayerRow, say_layers
+from ffpipe.system.units import format_seconds, format_size
+from ffpipe.telemetry.report import Evaluation, LayerRow, format_layers
 
 # For a screen of 24 lines and 120 columns: rows of a table, of which the middle ones are left out, recoveries that are
 # named, and letters of a line.
@@ -131,7 +131,7 @@ def _optimizers(training: Training) -> dict[str, list[int]]:
 def _ranges(blocks: Sequence[int]) -> str:
     """Spell blocks in rising order, those one after the other as a range."""
     runs = groupby(enumerate(blocks), key=lambda placed: placed[1] - placed[0])
-    return " ".join(say_layers([block for _, block in run]) for _, run in runs)
+    return " ".join(format_layers([block for _, block in run]) for _, run in runs)
 
 
 def _data(config: Config) -> str:
@@ -144,7 +144,7 @@ def _data(config: Config) -> str:
 
 def _steps(summary: Summary, config: Config | None) -> str:
     stages = summary.stage_layers
-    layers = f" of layers {' | '.join(map(say_layers, stages))}" if len(stages) <= 4 else ""
+    layers = f" of layers {' | '.join(map(format_layers, stages))}" if len(stages) <= 4 else ""
     done = "" if summary.epochs_done is None else f"{summary.epochs_done:.3g} "
     saved = f"{summary.steps:,} saved" + (f", {done}of {say_epochs(config)}" if config else "")
     several = max(summary.replicas, default=1) > 1 and len(stages) <= 4
@@ -191,15 +191,15 @@ def _ends(rows: Sequence[tuple[str, ...]]) -> Sequence[tuple[str, ...]]:
 
 def _time(summary: Summary) -> str:
     rate = summary.examples_per_second
-    return say_seconds(summary.train_seconds) + (f", {rate:,.0f} examples/s" if rate else "")
+    return format_seconds(summary.train_seconds) + (f", {rate:,.0f} examples/s" if rate else "")
 
 
 def _memory(summary: Summary) -> str:
     if not summary.peak_rss_bytes:
         return "-"
     on_devices = [size for size in summary.peak_device_bytes if size]
-    gpus = f"; on its GPU {say_size(max(on_devices))}" if on_devices else ""
-    return f"{say_size(max(summary.peak_rss_bytes))}, of the largest stage{gpus}"
+    gpus = f"; on its GPU {format_size(max(on_devices))}" if on_devices else ""
+    return f"{format_size(max(summary.peak_rss_bytes))}, of the largest stage{gpus}"
 
 
 def _recoveries(summary: Summary) -> list[str]:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Updates between two calls of `settle`: 0.9 ** 32 divides by 29, less than MARGIN. If means shrink faster, or a step
-# has more updates, some are denormal for a few updates on their way to zero.
+# Updates between two calls of `flush_denormals`: 0.9 ** 32 divides by 29, less than MARGIN. If means shrink faster, or
+# a step has more updates, some are denormal for a few updates on their way to zero.
 EVERY = 32
 MARGIN = 64
 # The names that optimisers of torch have for their running means of gradients.
@@ -24,15 +24,15 @@ MEANS = ("exp_avg", "momentum_buffer")
 
 
 def is_due(step: int, updates: int = 1) -> bool:
-    """Return whether `settle` is due after this step. It depends on the step alone, so that a run that goes on has the
-    same bits.
+    """Return whether `flush_denormals` is due after this step. It depends on the step alone, so that a run that goes on
+    has the same bits.
 
     step: of the run, from 0; updates: in each step.
     """
     return (step + 1) % max(1, EVERY // updates) == 0
 
 
-def settle(tensors: Iterable[Tensor]) -> None:
+def flush_denormals(tensors: Iterable[Tensor]) -> None:
     """Make zero, in place, what is less than 64 times the least normal number (7.5e-37 in float32) in size."""
     for tensor in tensors:
         if tensor.is_floating_point():
@@ -40,6 +40,6 @@ def settle(tensors: Iterable[Tensor]) -> None:
             torch.hardshrink(tensor, MARGIN * torch.finfo(tensor.dtype).tiny, out=tensor)
 
 
-def settle_optimizer(states: Iterable[Mapping[str, Any]]) -> None:
-    """Apply `settle` to the running means of gradients that an optimiser of torch keeps of each parameter."""
-    settle(state[name] for state in states for name in MEANS if isinstance(state.get(name), Tensor))
+def flush_optimizer(states: Iterable[Mapping[str, Any]]) -> None:
+    """Apply `flush_denormals` to the running means of gradients that an optimiser of torch keeps of each parameter."""
+    flush_denormals(state[name] for state in states for name in MEANS if isinstance(state.get(name), Tensor))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ffpipe.config.schema import Training
 from ffpipe.learn.block import Block, Step, nothing
 from ffpipe.learn.contrast import Slope, make_pair_loss, pair_errors, positive_loss
-from ffpipe.learn.denormals import is_due, settle
+from ffpipe.learn.denormals import flush_denormals, is_due
 from ffpipe.learn.objectives import Learned
 from ffpipe.learn.precision import PRECISIONS, wide
 from ffpipe.learn.products import addmm, mm
@@ -160,8 +160,8 @@ class FFDense(Block):
         if not early:
             self._activate(x, out, dropped)
         if is_due(step.index, self.config.updates):
-            settle([self.mean_activity])
-            self.optimizer.settle()
+            flush_denormals([self.mean_activity])
+            self.optimizer.flush_denormals()
         return Learned(loss / self.config.local_steps, first.errors)
 
     def _update_together(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ffpipe.learn.block import Step, nothing
-from ffpipe.learn.denormals import is_due, settle
+from ffpipe.learn.denormals import flush_denormals, is_due
 from ffpipe.learn.dense import FFDense
 from ffpipe.learn.objectives import Learned
 from ffpipe.learn.precision import wide
@@ -49,8 +49,8 @@ class ShardedDense(FFDense):
             for shard in shards:
                 self._activated(shard, step)
         if is_due(step.index, training.updates):
-            settle([self.mean_activity])
-            self.optimizer.settle()
+            flush_denormals([self.mean_activity])
+            self.optimizer.flush_denormals()
         return Learned(loss / training.local_steps, first.errors)
 
     def _judged(self, shard: Shard, pairs: int, step: Step) -> list[Tensor]:

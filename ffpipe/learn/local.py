@@ -149,7 +149,7 @@ class LocalBlock(Block):
             if step.factor is not None and self.optimizer is not None:
                 self.optimizer.step(step.factor)
                 if is_due(step.index):
-                    self.optimizer.settle()
+                    self.optimizer.flush_denormals()
                 if self.config.hand_on == "after":
                     with self._format(x.device):
                         self._put(self._run(x[:rows], rest), out[:rows])

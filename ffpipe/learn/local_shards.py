@@ -72,7 +72,7 @@ class ShardedLocal(LocalBlock):
                 self._give(gradients)
                 self.optimizer.step(step.factor)
                 if is_due(step.index):
-                    self.optimizer.settle()
+                    self.optimizer.flush_denormals()
                 for group in groups if self.config.hand_on == "after" else ():
                     for shard, (h, _) in zip(group, self._together(group, layout, step, of), strict=True):
                         self._put(h, shard.out[:rows])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ffpipe.config.schema import Optimizer
-from ffpipe.learn.denormals import settle_optimizer
+from ffpipe.learn.denormals import flush_optimizer
 from ffpipe.learn.thread_count import one_thread
 from ffpipe.storage.checkpoint import TensorSpec
 from ffpipe.system.optimizers import uncompiled
@@ -82,7 +82,7 @@ OWN: dict[str, Any] = {"averaging": Averaging, "KerasAdam": KerasAdam}
 class Optimizing(Protocol):
     """An optimiser whose state can be saved."""
 
-    def settle(self) -> None:
+    def flush_denormals(self) -> None:
         """Make zero what is about to become denormal (denormals.py)."""
 
     def state(self) -> dict[str, Tensor]:
@@ -125,8 +125,8 @@ class NamedOptimizer:
         for parameter in self.parameters.values():
             parameter.grad = None
 
-    def settle(self) -> None:
-        settle_optimizer(self._optimizer.state.values())
+    def flush_denormals(self) -> None:
+        flush_optimizer(self._optimizer.state.values())
 
     def state(self) -> dict[str, Tensor]:
         """Return what a snapshot keeps, as PARAMETER.NAME; the tensors themselves, not copies."""

@@ -25,7 +25,7 @@ from ffpipe.system.errors import UserError, nearest
 # Words that a field of a Local may be, beside "" for that of the config.
 WORDS = {"schedule": SCHEDULES, "hand_on": ("before", "after")}
 # Methods of an optimiser with a state (optim.Optimizing).
-STATE = ("settle", "state", "load", "contents")
+STATE = ("flush_denormals", "state", "load", "contents")
 
 
 def refuse_item(item: BlockItem, index: int, training: Training) -> None:

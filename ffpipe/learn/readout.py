@@ -90,7 +90,7 @@ class Head(nn.Module):
         for activity, update in zip(activities, self._updates, strict=True):
             update.step(activity, delta, len(labels), factor)
             if is_due(step):
-                update.settle()
+                update.flush_denormals()
         return made
 
     def step_shards(
@@ -119,7 +119,7 @@ class Head(nn.Module):
         for gradient, bias_gradient, update in zip(gradients, biases, self._updates, strict=False):
             update.apply(gradient, bias_gradient, of.count * examples, factor)
             if is_due(step):
-                update.settle()
+                update.flush_denormals()
         return HeadStep(whole, loss, errors)
 
     def _judge(self, activities: Sequence[Tensor], labels: Tensor) -> tuple[HeadStep, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ffpipe.config.schema import Optimizer
-from ffpipe.learn.denormals import settle
+from ffpipe.learn.denormals import flush_denormals
 from ffpipe.learn.optim import NamedOptimizer, Optimizing
 from ffpipe.learn.products import accumulate, mm
 from ffpipe.learn.threads import total
@@ -69,8 +69,8 @@ class Averaging:
             self.bias_average.mul_(self.settings.averaging).add_(gradient, alpha=share)
             self.bias.add_(self.bias_average, alpha=-rate)
 
-    def settle(self) -> None:
-        settle(self.state().values())
+    def flush_denormals(self) -> None:
+        flush_denormals(self.state().values())
 
     def state(self) -> dict[str, Tensor]:
         state = {"weight_average": self.weight_average}
@@ -129,7 +129,8 @@ class TorchUpdate:
         self._operand, self._workspace = operand, workspace
         parameters = {"weight": self.weight} if self.bias is None else {"weight": self.weight, "bias": self.bias}
         self._optimizer = NamedOptimizer(parameters, settings)
-        self.state, self.load, self.settle = self._optimizer.state, self._optimizer.load, self._optimizer.settle
+        self.state, self.load = self._optimizer.state, self._optimizer.load
+        self.flush_denormals = self._optimizer.flush_denormals
 
     def step(self, rows: Tensor, delta: Tensor, examples: int, factor: float) -> None:
         take, shape = self._workspace.take, tuple(self.weight.shape)

@@ -66,7 +66,7 @@ class Saver:
             try:
                 digest = checkpoint.weights_digest({key: saved.state[key] for key in saved.weights})
                 write = partial(checkpoint.write_tensors, self._store, step, name, saved.state, digest)
-                self._written.append(self._store.patiently(write))
+                self._written.append(self._store.with_retries(write))
             except Exception as error:  # whatever it is, this thread has nobody else to tell
                 place = self._store.place(f"{checkpoint.folder_of(step)}/{name}")
                 # The words of the system alone, since the place is named beside them.

@@ -26,7 +26,7 @@ from ffpipe.planning.estimate import (
 from ffpipe.planning.layerwise import CHUNK
 from ffpipe.planning.memory import NetworkSizes
 from ffpipe.system.errors import UserError
-from ffpipe.system.units import parse_size, say_size
+from ffpipe.system.units import format_size, parse_size
 
 # A choice may come to this share of a budget by arithmetic: allocators keep a little that was not asked for.
 SAFE = 0.95
@@ -59,7 +59,7 @@ def within_budget(job: Job, process: int) -> tuple[Job, tuple[str, ...]]:
     enough = math.ceil(least / SAFE / ROUNDED) * ROUNDED
     raise UserError(
         f"execution.memory_budget is {execution.memory_budget}, but by whatever engine, number of stages and chunk the "
-        f"rest of the config allows, a stage needs {say_size(enough)}: give --memory-budget "
+        f"rest of the config allows, a stage needs {format_size(enough)}: give --memory-budget "
         f"{math.ceil(enough / 2**20)}MiB, or smaller training.dims or training.batch_size"
     )
 
@@ -171,4 +171,4 @@ def _words(job: Job, after: Execution, needs: int, budget: int) -> str:
     changed += [f"stages {after.stages}"] if after.stages not in (0, stages) else []
     changed += [f"chunk {after.chunk}"] if after.chunk != before.chunk else []
     what = f"chosen for it: {', '.join(changed)}" if changed else "nothing had to be changed for it"
-    return f"memory: at most {say_size(needs)} a stage, within the budget of {say_size(budget)}; {what}"
+    return f"memory: at most {format_size(needs)} a stage, within the budget of {format_size(budget)}; {what}"

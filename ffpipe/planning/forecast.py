@@ -27,7 +27,7 @@ from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout
 from ffpipe.planning.memory import NetworkSizes, beside_bytes, gradient_bytes
 from ffpipe.planning.message_costs import FITTED, MessageCosts
 from ffpipe.planning.simulate import HostLayout, LinkCosts, Simulation, StageLoad, Timing
-from ffpipe.telemetry.report import say_layers
+from ffpipe.telemetry.report import format_layers
 
 # Between hosts of one rack.
 LATENCY = 100e-6
@@ -255,7 +255,7 @@ def _bottleneck(
     slowest = alone.index(max(alone))
     if alone[slowest] >= BUSY * steady:
         spec = layout.stages[slowest]
-        where = f"stage {slowest} (layer{'s' if len(spec.layers) > 1 else ''} {say_layers(spec.layers)})"
+        where = f"stage {slowest} (layer{'s' if len(spec.layers) > 1 else ''} {format_layers(spec.layers)})"
         exchanges = exchange_seconds(spec, spec.layers, conditions.links)
         return f"what replicas of {where} exchange" if exchanges > alone[slowest] / 2 else where
     host, sent = max(timing.linked.items(), key=lambda each: each[1])

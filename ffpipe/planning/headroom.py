@@ -11,7 +11,7 @@ from ffpipe.planning.estimate import draft_layout, estimate_layout, process_of
 from ffpipe.planning.memory import NetworkSizes, gradient_bytes
 from ffpipe.system.errors import OutOfMemory, StageLost, UserError
 from ffpipe.system.memory import ROOT, anonymous_bytes, hard_limit, oom_kills, room
-from ffpipe.system.units import say_size
+from ffpipe.system.units import format_size
 
 # Bytes of the seven processes of a Ray cluster of our own beside its stages; measured with Ray 2.60.
 RAY_BYTES = 260 << 20
@@ -42,8 +42,8 @@ def balance(job: Job, root: Path = ROOT) -> str:
     stages = len(draft_layout(job).stages)
     has, where = room(root)
     return (
-        f"{stages} stage(s), this program and Ray take about {say_size(needed(job))} of memory, and {where} "
-        f"{say_size(has)}: give {'--memory-budget, --stages 1 or ' if stages > 1 else ''}--engine local"
+        f"{stages} stage(s), this program and Ray take about {format_size(needed(job))} of memory, and {where} "
+        f"{format_size(has)}: give {'--memory-budget, --stages 1 or ' if stages > 1 else ''}--engine local"
     )
 
 

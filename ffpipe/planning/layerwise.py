@@ -20,7 +20,7 @@ from ffpipe.planning.memory import NetworkSizes, beside_bytes
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import store_of
 from ffpipe.system.errors import UserError
-from ffpipe.system.units import say_size
+from ffpipe.system.units import format_size
 
 # Minibatches in a chapter where neither negatives nor the disk bound it: so many that parking a stage and fetching
 # it again is a small part of the work in between.
@@ -51,8 +51,8 @@ def in_chapters(job: Job) -> Layout:
     if execution.chapter or fits < least:
         shorter = f" or --execution.{'chapter' if execution.chapter else 'chunk'} {fits}" if fits else ""
         raise UserError(
-            f"{place} has {say_size(free)} free, but a chapter of {least} minibatches needs "
-            f"{say_size(needed(least))}, with the snapshots that go to the same disk: give another place with "
+            f"{place} has {format_size(free)} free, but a chapter of {least} minibatches needs "
+            f"{format_size(needed(least))}, with the snapshots that go to the same disk: give another place with "
             f"--execution.spool{shorter}"
         )
     return _of_chapter(job, fits)

@@ -13,7 +13,7 @@ from ffpipe.reports.gather import HEAD, Record, block_name
 from ffpipe.reports.parts import Item, Missing, Page, Picture, Section, Table, Tile
 from ffpipe.reports.results import SPLITS
 from ffpipe.runs.inspection import percent
-from ffpipe.system.units import say_seconds, say_size
+from ffpipe.system.units import format_seconds, format_size
 
 # Blocks that have a small picture each.
 MOST_PANELS = 12
@@ -58,8 +58,8 @@ def _results(records: Sequence[Record], names: Sequence[str]) -> Section:
         shares = [percent(record.test_errors.get(readout)) for readout in by]
         seconds = speed = peak = "-"
         if summary := record.summary.value:
-            seconds, speed = say_seconds(summary.train_seconds), f"{summary.examples_per_second or 0:,.0f}"
-            peak = say_size(max(summary.peak_rss_bytes)) if summary.peak_rss_bytes else "-"
+            seconds, speed = format_seconds(summary.train_seconds), f"{summary.examples_per_second or 0:,.0f}"
+            peak = format_size(max(summary.peak_rss_bytes)) if summary.peak_rss_bytes else "-"
         rows.append([name, record.config.recipe, record.status, f"{record.step:,}", *shares, seconds, speed, peak])
     items: list[Item] = [Table([*head, "training", "examples a second", "peak memory"], rows)]
     items += [Missing(name, r.past.missing) for r, name in zip(records, names, strict=True) if r.past.missing]

@@ -15,8 +15,8 @@ from ffpipe.reports.memory import MEMORY_KINDS, Memory
 from ffpipe.reports.parts import Item, Missing, Passage, Picture, Section, Shown, Table, Tile
 from ffpipe.reports.trace import Timeline
 from ffpipe.runs.inspection import newest_rows, percent
-from ffpipe.system.units import say_seconds, say_size
-from ffpipe.telemetry.report import Evaluation, say_layers
+from ffpipe.system.units import format_seconds, format_size
+from ffpipe.telemetry.report import Evaluation, format_layers
 
 # Lines of a table before it is folded.
 LONG_TABLE = 12
@@ -35,13 +35,13 @@ def tiles(record: Record, memory: Shown[Memory]) -> list[Tile]:
             found.append(Tile(f"{nats[0] / math.log(2):.3f}", f"bits a symbol, {newest.split}"))
     found.append(Tile(f"{record.step:,}", "steps written down"))
     if summary.train_seconds:
-        found.append(Tile(say_seconds(summary.train_seconds), "of training"))
+        found.append(Tile(format_seconds(summary.train_seconds), "of training"))
     if summary.examples_per_second:
         found.append(Tile(f"{summary.examples_per_second:,.0f}", "examples a second"))
     if any(summary.peak_rss_bytes):
-        found.append(Tile(say_size(max(summary.peak_rss_bytes)), "peak memory of a stage"))
+        found.append(Tile(format_size(max(summary.peak_rss_bytes)), "peak memory of a stage"))
     elif memory.value:
-        found.append(Tile(say_size(max(map(sum, memory.value.predicted))), "memory of a stage, foretold"))
+        found.append(Tile(format_size(max(map(sum, memory.value.predicted))), "memory of a stage, foretold"))
     return found
 
 
@@ -189,14 +189,14 @@ def where_time_went(summary: Shown[Summary], timeline: Shown[Timeline]) -> Secti
         layers = summary.value.stage_layers
         rows = []
         for i, each in enumerate(shares):
-            blocks = say_layers(layers[i] if i < len(layers) else [])  # a stranger's summary may have fewer
+            blocks = format_layers(layers[i] if i < len(layers) else [])  # a stranger's summary may have fewer
             rows.append([str(i), blocks, *(f"{each.get(kind, 0.0):.1%}" for kind in kinds)])
         caption = "Shares of each stage's time; publish is a thread beside the others"
         items.append(Table(["stage", "blocks", *kinds], rows, caption, len(rows) > LONG_TABLE))
     else:
         items.append(Missing("shares of time", summary.missing or "no stage has said anything yet"))
     if timeline.value:
-        say = say_seconds(timeline.value.seconds)
+        say = format_seconds(timeline.value.seconds)
         alt = f"What {len(timeline.value.shares)} stage(s) did in {say}, as shares of short times and as single spans"
         cut = "The file has more spans than were read. " if timeline.value.cut else ""
         items.append(Picture("timeline", figures.timeline(timeline.value), alt, cut + "From trace.json."))
@@ -211,10 +211,10 @@ def where_memory_went(found: Memory) -> tuple[list[Item], str]:
     for stage, (layers, sizes, peak) in enumerate(zip(found.layers, found.predicted, found.measured, strict=True)):
         told = sum(sizes)
         off = "-" if not peak else f"{told / peak - 1:+.1%}"
-        measured = "-" if peak is None else say_size(peak)
-        rows.append([str(stage), say_layers(layers), *map(say_size, sizes), say_size(told), measured, off])
+        measured = "-" if peak is None else format_size(peak)
+        rows.append([str(stage), format_layers(layers), *map(format_size, sizes), format_size(told), measured, off])
     largest = max(map(sum, found.predicted))
-    alt = f"Memory of each stage by kind; the largest was foretold to take {say_size(largest)}"
+    alt = f"Memory of each stage by kind; the largest was foretold to take {format_size(largest)}"
     head = ["stage", "blocks", *MEMORY_KINDS, "foretold", "measured peak", "off"]
     picture = Picture("memory", figures.memory_of_stages(found), alt)
     return [picture, Table(head, rows, "", len(rows) > LONG_TABLE)], ""

@@ -164,9 +164,9 @@ class RunLog:
             # Before the manifest: whoever goes on from a snapshot finds what was known when it was made. If snapshots
             # are on another disk, a past.json that cannot be written is not to cost the snapshot.
             with nullcontext() if self.folder.holds(self.store) else self._going_on(str(self.folder.past)):
-                self.store.patiently(self._write_past)
+                self.store.with_retries(self._write_past)
             write = partial(checkpoint.write_manifest, self.store, file.step, written, self.job.input)
-            self.newest = self.store.patiently(write)
+            self.newest = self.store.with_retries(write)
         except OSError as error:
             self.view.note(f"warning: snapshot of step {file.step} could not be made whole: {reason(error)}")
             # Elsewhere a write that was given up may still come to its end: no manifest is to outlive its files.

@@ -110,7 +110,7 @@ class Run:
         execution = self.job.config.execution
         store, recovery = self.log.store, Recovery(execution.attempts, execution.back_off)
         try:
-            layout = store.patiently(partial(self.log.begin, layout))
+            layout = store.with_retries(partial(self.log.begin, layout))
         except Unreachable as error:
             raise RunFailed(f"{error}; {self._rescue()}") from error
         while True:
@@ -132,8 +132,8 @@ class Run:
                 try:
                     layout = self.engine.layout_again(self.job, store)
                     # Read anew: a file of the newest one may have been cut or removed while the run was at work.
-                    self.log.newest = store.patiently(lambda: newest_whole(store, self.job, self.view))
-                    layout = store.patiently(partial(self.log.begin, layout))
+                    self.log.newest = store.with_retries(lambda: newest_whole(store, self.job, self.view))
+                    layout = store.with_retries(partial(self.log.begin, layout))
                 except (RunFailed, UserError) as nowhere:
                     raise RunFailed(f"{error}; {nowhere}; {self._rescue()}") from nowhere
                 # Noted only now, since the note says how many stages the run goes on with.

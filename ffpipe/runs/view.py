@@ -19,7 +19,7 @@ from ffpipe.pipeline.job import Job, Layout
 from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.runs.inspection import newest_rows, percent, say_errors
 from ffpipe.system.errors import escaped, one_line
-from ffpipe.telemetry.report import LayerRow, RecoveryNote, StageReport, say_layers
+from ffpipe.telemetry.report import LayerRow, RecoveryNote, StageReport, format_layers
 
 
 class View:
@@ -279,7 +279,7 @@ def _title(job: Job, layout: Layout) -> str:
 
 def _named(spec: StageSpec) -> str:
     """Spell the layers of a stage, and how many replicas it has: 0-1, 2 x 4."""
-    layers = say_layers(spec.layers)
+    layers = format_layers(spec.layers)
     replicas = spec.replicas.counts[spec.index]
     return f"{layers} x {replicas}" if replicas > 1 else layers
 

@@ -179,7 +179,7 @@ def claim(store: Store, run: str) -> None:
     """Say whose snapshots will be here, which also tries whether anything can be written. Raises UserError."""
     refuse_taken(store, run)
     with refusing(f"snapshots cannot be written to {store.root}"):
-        store.patiently(lambda: store.write(OWNER, [run.encode()]))
+        store.with_retries(lambda: store.write(OWNER, [run.encode()]))
 
 
 def disclaim(store: Store, run: str) -> None:

@@ -129,7 +129,7 @@ class Store:
             for left in Path(self._path(name)).glob(".*.tmp"):
                 left.unlink(missing_ok=True)
 
-    def patiently(self, work: Callable[[], T]) -> T:
+    def with_retries(self, work: Callable[[], T]) -> T:
         """Work on the store, tried again after a pause where that may help. Raises what it raised at last."""
         # Twice only: whoever waits here holds up the reports of all stages.
         for pause in self.pauses:

@@ -39,18 +39,18 @@ def parse_flops(text: str) -> float:
     return _parse(text, FLOPS, "speed such as 60TFLOPS or 90GFLOPS")
 
 
-def say_size(size: int) -> str:
+def format_size(size: int) -> str:
     """Spell bytes: 2.0 GiB, 512 MiB."""
     return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
 
 
-def say_rate(rate: float) -> str:
+def format_rate(rate: float) -> str:
     """Spell bytes a second as networks are sold: 1.25 Gbit/s, 80 Mbit/s."""
     bits = rate * 8
     return f"{bits / 1e9:,.2f} Gbit/s" if bits >= 1e9 else f"{bits / 1e6:,.0f} Mbit/s"
 
 
-def say_seconds(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """Spell seconds: 1.5 ms, 12 s, 2 h 5 min."""
     if seconds < 0.9995:  # which are a second in three digits
         return f"{seconds * 1e3:.3g} ms"

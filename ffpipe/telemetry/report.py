@@ -29,7 +29,7 @@ def errors_by_readout(summary: Mapping[str, Any]) -> dict[str, float]:
     return {name: error for name, error in named.items() if error is not None}
 
 
-def say_layers(layers: Sequence[int]) -> str:
+def format_layers(layers: Sequence[int]) -> str:
     """Spell a group of layers: 0-1, or 2; a dash where there are none."""
     if not layers:
         return "-"

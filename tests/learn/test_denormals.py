@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ffpipe.config.schema import Optimizer, Training
 from ffpipe.learn.block import Step
-from ffpipe.learn.denormals import EVERY, is_due, settle, settle_optimizer
+from ffpipe.learn.denormals import EVERY, flush_denormals, flush_optimizer, is_due
 from ffpipe.learn.dense import FFDense
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.readout import Head
@@ -26,7 +26,7 @@ LEAST = torch.finfo(torch.float32).tiny
 def test_small_becomes_zero_in_place() -> None:
     numbers = torch.tensor([1e-40, -1e-38, 7e-37, 8e-37, -8e-37, 0.0, 1.0, float("inf"), float("nan")])
     count = torch.tensor([3])
-    settle([numbers, count])
+    flush_denormals([numbers, count])
     wanted = torch.tensor([0.0, 0.0, 0.0, 8e-37, -8e-37, 0.0, 1.0, float("inf"), float("nan")])
     assert torch.equal(numbers.nan_to_num(-1.0), wanted.nan_to_num(-1.0))
     assert count.item() == 3
@@ -34,7 +34,7 @@ def test_small_becomes_zero_in_place() -> None:
 
 def test_a_wider_format_has_smaller_numbers() -> None:
     numbers = torch.tensor([1e-40, 1e-307], dtype=torch.float64)
-    settle([numbers])
+    flush_denormals([numbers])
     assert numbers.tolist() == [1e-40, 0.0]
 
 
@@ -46,7 +46,7 @@ def test_it_is_due_after_every_so_many_updates() -> None:
 
 def test_of_an_optimizer_of_torch_only_means_of_gradients_are_settled() -> None:
     state = {"exp_avg": torch.tensor([1e-40]), "exp_avg_sq": torch.tensor([1e-40]), "step": torch.tensor(1e-40)}
-    settle_optimizer([state, {"momentum_buffer": None}])
+    flush_optimizer([state, {"momentum_buffer": None}])
     assert [tensor.item() != 0 for tensor in state.values()] == [False, True, True]
 
 
@@ -111,7 +111,7 @@ def test_what_a_centered_optimizer_needs_is_left() -> None:
     update.step(nothing, nothing, 1, 1.0)
     update.state()["weight.square_avg"].fill_(1e-39)
     update.state()["weight.grad_avg"].fill_(1e-20)
-    update.settle()
+    update.flush_denormals()
     update.step(nothing, nothing, 1, 1.0)
     assert weight.isfinite().all()
 

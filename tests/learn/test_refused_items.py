@@ -304,8 +304,8 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "optimizer of a block": (
         lambda: Mine(optimizer="Adam"),
-        "block 1 (Mine): its optimizer is a value of type str: give an object with settle, state, load, contents, or "
-        "None",
+        "block 1 (Mine): its optimizer is a value of type str: give an object with flush_denormals, state, load, "
+        "contents, or None",
     ),
     "rate of a block": (
         lambda: Mine(rate="0.1"),

@@ -19,7 +19,7 @@ from ffpipe.engines.ray.actor import CONCURRENCY, Process, StageActor
 from ffpipe.engines.ray.calls import within
 from ffpipe.engines.ray.cluster import Cluster
 from ffpipe.engines.ray.headwatch import PATIENCE
-from ffpipe.engines.ray.placement import MEMORY, STRATEGIES, Bundle, neighbours_together, say_amounts, shortage
+from ffpipe.engines.ray.placement import MEMORY, STRATEGIES, Bundle, format_amounts, neighbours_together, shortage
 from ffpipe.system.errors import ClusterLost, Diverged, OutOfMemory, RunFailed, StageLost, UserError, reason
 from ffpipe.system.processes import start_ticks
 
@@ -50,7 +50,7 @@ class ActorGroup:
         except ray.exceptions.GetTimeoutError:
             free = within(PATIENCE, "for what is free", ray.available_resources)
             asked = " | ".join(dict.fromkeys(map(str, places)))
-            there = say_amounts({name: free.get(name, 0.0) for place in places for name in place.asks})
+            there = format_amounts({name: free.get(name, 0.0) for place in places for name in place.asks})
             self.release()
             raise UserError(
                 f"{len(places)} actor(s) of {asked} could not be placed within {timeout:g} s; free are {there} "

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ffpipe.config.schema import Device, Execution, of_stage
-from ffpipe.system.units import parse_size, say_size
+from ffpipe.system.units import format_size, parse_size
 
 # The share that an amount may be short of by rounding.
 ROUNDING = 1e-6
@@ -32,7 +32,7 @@ class Host:
         labels = "".join(f", {name}={value}" for name, value in self.labels.items() if not name.startswith("ray.io/"))
         # Without what Ray adds by itself, such as node:ADDRESS.
         named = {name: each for name, each in self.has.items() if ":" not in name and name != "object_store_memory"}
-        return f"{self.address} ({say_amounts(named)}{labels})"
+        return f"{self.address} ({format_amounts(named)}{labels})"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Bundle:
     labels: Mapping[str, str]
 
     def __str__(self) -> str:
-        return say_amounts(self.asks) + "".join(f" on a host with {n}={v}" for n, v in self.labels.items())
+        return format_amounts(self.asks) + "".join(f" on a host with {n}={v}" for n, v in self.labels.items())
 
     def fits(self, host: Host) -> bool:
         """Return whether the host would do if nobody else were on it."""
@@ -179,10 +179,10 @@ def matches(selector: str, value: str | None) -> bool:
     return (value in values) != selector.startswith("!")
 
 
-def say_amounts(amounts: Mapping[str, float]) -> str:
+def format_amounts(amounts: Mapping[str, float]) -> str:
     """Spell amounts: 2 CPU, 0.5 GPU, 4.00 GiB memory."""
     return ", ".join(f"{_say(name, each)} {name}" for name, each in amounts.items())
 
 
 def _say(name: str, amount: float) -> str:
-    return say_size(int(amount)) if name == MEMORY else f"{amount:g}"
+    return format_size(int(amount)) if name == MEMORY else f"{amount:g}"
