@@ -19,7 +19,7 @@ else:
     path, parts = Path("sentences.txt"), (["dog", "cat", "hen"], ["sees", "hears"], ["a bird.", "the pond."])
     path.write_text(" ".join(" ".join(["the", *map(random.choice, parts)]) for _ in range(2000)))
 
-text = path.read_text()
+text = path.read_bytes().decode("utf-8-sig")
 symbols = sorted(set(text))  # an id is a character's place among these
 block = {"kind": "transformer", "options": {"width": 64, "heads": 4, "symbols": len(symbols)}}
 fields = {"training.blocks": [block, block], "training.data.train": [str(path)], "training.data.length": 32}

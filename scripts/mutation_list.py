@@ -201,6 +201,26 @@ MUTATIONS = [
         ),
     ),
     *_of(
+        "learn/optim.py",
+        "tests/learn/test_optimizers.py",
+        state_as_a_file_has_it=("if parameter.dim() > 1 and kept.shape == parameter.shape:", "if False:"),
+    ),
+    *_of(
+        "learn/batchnorm.py",
+        REPLICAS,
+        gradients_that_meet_in_another_order=("if not joined:", "if False:"),
+    ),
+    *_of(
+        "pipeline/reducer.py",
+        REPLICAS,
+        sums_as_a_message_has_them=("each if each.stride() == own.stride() else", "each if True else"),
+    ),
+    *_of(
+        "pipeline/stage.py",
+        "tests/pipeline/test_order_of_dimensions.py",
+        an_order_that_torch_cannot_tell=(" and min(shape[2], shape[3] * shape[4]) > 1", ""),
+    ),
+    *_of(
         "runs/recovery.py",
         RECOVERY,
         no_giving_up=("if self._failures > self._attempts:", "if False:"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -102,6 +103,21 @@ def arrow(stream: bool) -> Make:
     return make
 
 
+def of_pandas(name: str, ending: str) -> Make:
+    """Return what writes a column of row numbers too, as pandas does, which calls it so."""
+
+    def make(folder: Path) -> Path:
+        made = table("pixels")
+        numbers = pa.array(np.arange(30)[::-1])
+        if ending == "parquet":
+            pq.write_table(made.append_column(name, numbers), folder / "set.parquet")
+        else:
+            pyarrow.csv.write_csv(made.add_column(0, name, numbers), folder / "set.csv")
+        return folder / f"set.{ending}"
+
+    return make
+
+
 def feather(folder: Path) -> Path:
     pyarrow.feather.write_feather(table(), str(folder / "set.feather"))
     return folder / "set.feather"
@@ -175,6 +191,9 @@ FORMS: dict[str, Make] = {
     "CSV, tabs, gzipped": csv("\t", packed=True),
     "CSV without names": csv(header=False),
     "CSV, the label last": csv(last=True),
+    "CSV of pandas": of_pandas("", "csv"),
+    "CSV of pandas, read and written again": of_pandas("Unnamed: 0", "csv"),
+    "Parquet of pandas": of_pandas("__index_level_0__", "parquet"),
     **{f"Parquet, {kind}": parquet(table(kind)) for kind in ("list", "png", "tensor", "nested", "pixels")},
     "Parquet, names": parquet(table(label=pa.array(NAMES[LABELS]))),
     "Parquet, a dictionary": parquet(table(label=pa.array(NAMES[LABELS]).dictionary_encode())),

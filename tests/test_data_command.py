@@ -143,3 +143,8 @@ def test_a_text_has_sequences_and_symbols(tmp_path: Path, capsys: pytest.Capture
     assert "91 training, 8 validation, 9 test" in said
     assert "data: 108 sequences of 8, 7 symbols" in said
     assert "class" not in said
+    # By its name alone, as it is given for any other data.
+    assert main(["data", str(tmp_path / "a.txt"), "--training.data.length", "7"]) == 0
+    assert "sequences of 8, 7 symbols" in capsys.readouterr().out
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9 " * 400)
+    refused(["data", str(tmp_path / "latin.txt")], "UTF-8", capsys)

@@ -103,6 +103,7 @@ def test_a_run_would_go_on(
         (["train", "--run-dir", "run"], "run exists: give a new one"),
         (["train", "--stages", "9"], "execution.stages is 9"),
         (["train", "--data-dir", "nowhere", "mnist"], "nowhere"),
+        (["train", "--data", "bad.csv"], "bad.csv"),
         (["train", "--model", "absent.py:f"], "absent.py"),
         (["train", "--stages", "1", *REPLICAS], f"has {MANY} replicas ({MANY} processes in all), the cluster has "),
         (["resume", "absent"], "absent is not a folder"),
@@ -113,11 +114,13 @@ def test_what_would_be_refused_is(
     arguments: list[str], says: str, here: Path, strangers_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fresh(strangers_run, here / "run")
+    (here / "bad.csv").write_text("label,p,q\n1,2,3\n0,1,\n" * 40)
     before = files_below(here)
     capsys.readouterr()
     assert main([*arguments, "--dry-run"]) == 2
-    err = capsys.readouterr().err
-    assert (err.count("\n"), says in err) == (1, True), err
+    # Not half a config either, which would be taken for a whole one where it goes to a file.
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n"), says in err) == ("", 1, True), (out, err)
     assert files_below(here) == before
 
 

@@ -53,6 +53,8 @@ FORMS: dict[str, Callable[[Path], object]] = {
     "pixels.csv": csv_of(FLAT),
     "labels first.csv": csv_of(LABELS, FLAT),
     "headed.csv": csv_of(FLAT, header=PIXELS),
+    "columns that pandas numbered.csv": csv_of(FLAT, header=",".join(map(str, range(64)))),
+    "rows that pandas numbered.csv": csv_of(LABELS[:, None], FLAT, header=f",{PIXELS}"),
     "headed and labelled.csv": csv_of(FLAT, LABELS, header=f"{PIXELS},class"),
     "one.npz": lambda path: np.savez(path, anything=IMAGES),
     "labelled.npz": lambda path: np.savez_compressed(path, images=IMAGES, labels=LABELS),

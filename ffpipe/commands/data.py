@@ -46,7 +46,8 @@ def run(options: argparse.Namespace) -> None:
     else:
         from ffpipe.data.discover import discover, on
 
-        config = on(get_recipe("digits"), discover(names))
+        found = discover(names)
+        config = on(get_recipe("char-lm" if found.source == "text" else "digits"), found)
     config, console, picture = override(config, given(options)), Console(emoji=False), options.png
     # Before the data are read, which may take long.
     if picture and Path(picture).exists():

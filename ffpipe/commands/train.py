@@ -115,11 +115,11 @@ def _say(config: Config, notes: Sequence[str], may_import: dict[str, Any]) -> No
         counts = replicas_of(execution, execution.stages or execution.listed or 1)
         if why := crowding(execution, counts, [Host("here", {"CPU": float(host_cpus())})]):
             raise UserError(why)
-    # Not `escaped`, which would make one line of it: TOML has escapes of its own, which `to_toml` gives to the control
-    # characters of ASCII alone.
-    print("".join(c if c.isprintable() or c == "\n" else f"\\U{ord(c):08x}" for c in without_keys(to_toml(config))))
     planned = io.StringIO()
     with redirect_stdout(planned):
         show(config, NOTHING_GIVEN, may_import)
+    # Not `escaped`, which would make one line of it: TOML has escapes of its own, which `to_toml` gives to the control
+    # characters of ASCII alone.
+    print("".join(c if c.isprintable() or c == "\n" else f"\\U{ord(c):08x}" for c in without_keys(to_toml(config))))
     for line in [*notes, *planned.getvalue().splitlines()]:
         print(f"# {escaped(line)}".rstrip())

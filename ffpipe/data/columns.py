@@ -7,6 +7,7 @@ not know how a set is split, nor the format of a file.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,9 @@ _LABEL_ROWS = 1 << 16
 # Names of a column of labels where `training.data.label_column` names none of the columns.
 DEFAULT_LABEL = "label"
 _OTHER_LABELS = ("labels", "class", "target", "y", "digit", "category")
+
+# pandas' row numbers: as to_csv, read_csv and to_parquet name them.
+_ROW_NUMBERS = re.compile(r"|Unnamed: 0|__index_level_\d+__")
 
 OpenTable = Callable[[Path], Table]
 
@@ -95,6 +99,12 @@ def contents(
     labels = [np.empty(0)] if label is None else [piece for table in tables for piece in _labels(table, label)]
     if not labels:
         raise UserError(f"{paths[0]}: there are no examples")
+    if len(kinds := {piece.shape[1:] for piece in labels}) > 1:
+        shapes = ", ".join(map(str, sorted(kinds)))
+        raise UserError(
+            f"{', '.join(map(str, paths))}: the labels in {label!r} have the shapes {shapes}; expected one an example, "
+            "or one-hot rows of one length"
+        )
     mode, found = wanted.mode, ""
     if columns.encoded and not mode:
         mode, found = images.common(
@@ -180,7 +190,7 @@ def _label(table: Table, asked: str) -> str:
 
 def _pixels(table: Table, types: dict[str, pa.DataType], label: str | None) -> Columns:
     """Return all columns but the label's, each of one pixel."""
-    pixels = [name for name in types if name != label]
+    pixels = [name for name in types if name != label and not (table.headed and _ROW_NUMBERS.fullmatch(name))]
     text = [name for name in pixels if not is_number(types[name])]
     if text or not pixels:
         some = ", ".join(f"{name!r} ({types[name]})" for name in text[:5]) + ", ..." * (len(text) > 5)

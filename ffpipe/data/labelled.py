@@ -17,7 +17,7 @@ from ffpipe.data.inputs import Inputs, mode_of
 from ffpipe.data.labels import Classes, check, plain
 from ffpipe.data.remote import fetched, to_terminal
 from ffpipe.data.source import Part
-from ffpipe.data.sources import part_of_files
+from ffpipe.data.sources import KNOWN_SETS, part_of_files
 from ffpipe.system.errors import UserError
 from ffpipe.system.files import expanded
 
@@ -47,6 +47,10 @@ def labelled(names: Sequence[str], inputs: Inputs, classes: Classes) -> Labelled
         # Another set may have the same classes in another order.
         check(labels, len(contents.names), contents.where)
         labels = np.array(contents.names)[labels]
+    elif classes.names and inputs.data.source in KNOWN_SETS and labels.dtype.kind == "i":
+        # Its files have the published numbers of its classes, and no names.
+        check(labels, classes.count, contents.where)
+        labels = np.array(classes.names)[labels]
     numbers = classes.numbers(labels, contents.where)
     divisor = inputs.divisor_of(contents, source)
     images = (image for block in contents.blocks() for image in block)

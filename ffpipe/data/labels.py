@@ -157,7 +157,7 @@ def _positions(rows: NDArray[Any], where: str) -> NDArray[np.int64]:
 def _of_text(labels: NDArray[Any], where: str) -> NDArray[Any]:
     values, inverse = np.unique([_word(label, row, where) for row, label in enumerate(labels)], return_inverse=True)
     # As fetch_openml gives MNIST's. Numbers of up to 15 digits pass through a float unchanged.
-    if all(_WHOLE.fullmatch(value) and len(value) < 16 for value in values):
+    if all(_WHOLE.fullmatch(value) and len(value) < 16 and abs(float(value)) < MOST_CLASSES for value in values):
         return np.array([int(float(value)) for value in values], np.int64)[inverse]
     return values[inverse]
 
@@ -169,4 +169,9 @@ def _word(label: Any, row: int, where: str) -> str:
         return str(int(label)) if label == int(label) else str(label)
     if not isinstance(label, str) or not label.strip():
         raise UserError(f"{where}: the label at row {row} is {label!r}; expected a name or a number")
-    return label.strip()
+    return writable(label.strip())
+
+
+def writable(name: str) -> str:
+    """Return the name of a class as manifests can hold it: bytes of a folder's name that are not UTF-8 spelt out."""
+    return name.encode("utf-8", "backslashreplace").decode()

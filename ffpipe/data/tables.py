@@ -18,6 +18,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from ffpipe.data.gzipped import opened
+from ffpipe.data.labels import writable
 from ffpipe.system.errors import UserError, refusing
 
 _BUFFER_BYTES = 1 << 20  # of each column of a Parquet file
@@ -98,12 +99,16 @@ def comma_separated(path: Path) -> Table:
         start = stream.read(_SNIFFED).decode("utf-8-sig", "replace")  # its last character may be cut
     if not start.strip():
         raise UserError(f"{path}: it is empty; expected lines of numbers with a label")
-    first = start.splitlines()[0]
+    if not (first := start.splitlines()[0]).strip():
+        raise UserError(f"{path}: its first line is empty; expected names of columns, or numbers with a label")
     delimiter = max(_DELIMITERS, key=first.count)
-    cells = next(csv.reader([first], delimiter=delimiter))
-    headed = not all(map(_spells_number, cells))
+    with _reading(path):
+        cells = next(csv.reader([first], delimiter=delimiter))
+    # 0, 1, 2, ... are the names that pandas gives to columns without any.
+    headed = not all(map(_spells_number, cells)) or (len(cells) > 2 and cells == [*map(str, range(len(cells)))])
     names = [name.strip() for name in cells] if headed else [str(index) for index in range(len(cells))]
-    kinds = _kinds(start, headed, delimiter, len(names))
+    with _reading(path):
+        kinds = _kinds(start, headed, delimiter, len(names))
 
     def read(columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         with _reading(path), opened(path) as stream:
@@ -130,7 +135,7 @@ def comma_separated(path: Path) -> Table:
 
 def _reading(path: Path) -> AbstractContextManager[None]:
     # ArrowException has kinds that are none of Python's; the rest is what damaged metadata make of lookups.
-    damage = (pa.ArrowException, OSError, ValueError, TypeError, LookupError, MemoryError, OverflowError)
+    damage = (pa.ArrowException, csv.Error, OSError, ValueError, TypeError, LookupError, MemoryError, OverflowError)
     return refusing(f"{path}: cannot be read", damage)
 
 
@@ -145,7 +150,7 @@ def class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
         names = features[column]["names"]
     except (KeyError, TypeError, ValueError):
         return ()
-    return tuple(map(str, names)) if isinstance(names, list) else ()
+    return tuple(writable(str(name)) for name in names) if isinstance(names, list) else ()
 
 
 def holds_images(kind: pa.DataType) -> bool:

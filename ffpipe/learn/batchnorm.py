@@ -90,7 +90,11 @@ class Shared(_BatchNorm):
         now.met += 1
         name = f"batch normalisation {self.path} ({now.met})"
 
+        joined = False
+
         def join(rows: list[Tensor]) -> Sequence[Tensor]:
+            nonlocal joined
+            joined = True
             count = rows[0].numel() // rows[0].shape[1] * of.count
             normalized: list[Tensor] = _Normalized.apply(of, name, self.eps, count, *rows)  # type: ignore[no-untyped-call]
             mean, variance, *made = normalized
@@ -98,6 +102,8 @@ class Shared(_BatchNorm):
             return made
 
         made: Tensor = now.meeting.meet(name, input, join)
+        if not joined:  # another pass has made the node of all; autograd counts one here too (local_shards.py)
+            _Counted.apply(input)  # type: ignore[no-untyped-call]
         # Not in `join`: each pass has a weight of its own (local_shards.py), whose gradient is that of its shard.
         if self.affine:
             shape = (-1, *[1] * (input.dim() - 2))
@@ -146,6 +152,18 @@ class _Normalized(torch.autograd.Function):
         )
         back = [(slope - sums - each * products) * scale for slope, each in zip(given, made, strict=True)]
         return (None, None, None, None, *back)
+
+
+class _Counted(torch.autograd.Function):
+    """A node that is counted, and that nothing leads back to."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        return rows.new_empty(0)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Any:
+        raise AssertionError("nothing leads back to it")
 
 
 def _sums(rows: Tensor, others: Tensor, dims: list[int]) -> list[Tensor]:

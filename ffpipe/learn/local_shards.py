@@ -51,15 +51,14 @@ class ShardedLocal(LocalBlock):
             for group in groups:
                 with torch.set_grad_enabled(learns):
                     found = self._together(group, layout, step, of)
-                    # By the whole minibatch, so that gradients of shards need only be summed.
-                    losses = [learned.loss / of.whole(layout) for _, learned in found]
-                for shard, (h, _) in zip(group, found, strict=True):
+                for shard, (h, *_) in zip(group, found, strict=True):
                     self._put(h.detach(), shard.out[:rows])
                 # If there are passing rows, `out` is not whole before these are in it.
                 last = group is groups[-1] and len(shards[-1].x) == rows
                 if last and self.config.hand_on == "before":
                     step.leave()
-                sums = [(learned.loss.detach(), learned.errors.detach()) for _, learned in found]
+                sums = [(learned.loss.detach(), learned.errors.detach()) for _, learned, _ in found]
+                losses = [mean for *_, mean in found]
                 del found  # the graph keeps what the backward pass needs of it
                 if learns:
                     torch.autograd.backward(losses)
@@ -74,7 +73,7 @@ class ShardedLocal(LocalBlock):
                 if is_due(step.index):
                     self.optimizer.flush_denormals()
                 for group in groups if self.config.hand_on == "after" else ():
-                    for shard, (h, _) in zip(group, self._together(group, layout, step, of), strict=True):
+                    for shard, (h, *_) in zip(group, self._together(group, layout, step, of), strict=True):
                         self._put(h, shard.out[:rows])
         for shard in shards:
             if len(shard.x) > rows:
@@ -84,20 +83,24 @@ class ShardedLocal(LocalBlock):
 
     def _together(
         self, group: Sequence[Shard], layout: RowLayout, step: Step, of: Shards
-    ) -> list[tuple[Tensor, Learned]]:
-        """Return the output and the loss of each shard of a group, whose passes meet."""
+    ) -> list[tuple[Tensor, Learned, Tensor]]:
+        """Return what `_pass` makes of each shard of a group, whose passes meet."""
         meeting, views = Meeting(group[0].x.device, own=self._own), self._as_many_views(len(group))
         each = zip(views, group, strict=True)
         return meeting.run([partial(view._pass, meeting, shard, layout, step, of) for view, shard in each])
 
     def _pass(
         self, meeting: Meeting, shard: Shard, layout: RowLayout, step: Step, of: Shards
-    ) -> tuple[Tensor, Learned]:
-        """Pass one shard forward and judge it."""
+    ) -> tuple[Tensor, Learned, Tensor]:
+        """Pass one shard forward and judge it. The last tensor is its part of the mean loss of the minibatch, so that
+        gradients of shards need only be summed."""
         rows, device = layout.learning_rows, shard.x.device
         meets = passing(meeting, of) if self._meets else nullcontext()
         with self._threads(device), self._drawing(device, step.of(shard.number)), self._format(device), meets:
-            return self._passed(shard.x[:rows], [each[:rows] for each in shard.kept], layout, shard.labels)
+            h, learned = self._passed(shard.x[:rows], [each[:rows] for each in shard.kept], layout, shard.labels)
+            # In the thread of the pass: gradients that meet are added up in the order of numbers that autograd counts
+            # by thread, and that is to be one order however many shards are here.
+            return h, learned, learned.loss / of.whole(layout)
 
     def tried(self, shard: Shard, layout: RowLayout) -> Tensor:
         """Pass one shard forward and back, as in a step, but for batch normalisation over shards, which leaves rows as
@@ -105,7 +108,7 @@ class ShardedLocal(LocalBlock):
         learns = self.optimizer is not None
         self._mode(training=True)
         with torch.set_grad_enabled(learns):
-            h, learned = self._pass(Apart(shard.x.device), shard, layout, Step(0), Shards(1, range(1)))
+            h, learned, _ = self._pass(Apart(shard.x.device), shard, layout, Step(0), Shards(1, range(1)))
             if learns:
                 learned.loss.backward()
         with torch.no_grad():

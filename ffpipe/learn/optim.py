@@ -161,7 +161,11 @@ class NamedOptimizer:
         for parameter, number in numbers.items():
             loaded = self._optimizer.state[parameter]
             for key, value in of_each.get(number, {}).items():
-                loaded[key] = loaded[key].to(value.dtype)
+                kept = loaded[key].to(value.dtype)
+                # In memory as the parameter lies there, which a file does not keep: fused steps go by memory alone.
+                if parameter.dim() > 1 and kept.shape == parameter.shape:
+                    kept = torch.empty_like(parameter, dtype=kept.dtype).copy_(kept)
+                loaded[key] = kept
 
 
 @cache

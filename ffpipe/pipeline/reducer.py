@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
+import torch
 from torch import Tensor
 
 from ffpipe.learn.shards import fold
@@ -73,5 +74,10 @@ class Reducer:
 
 
 def _tensors(arrays: Arrays, like: list[Tensor]) -> list[Tensor]:
-    """Return the sums of another replica, each where this one's is."""
-    return [to_tensors({"": arrays[str(place)]}, own.device)[""] for place, own in enumerate(like)]
+    """Return the sums of another replica, each where this one's is, and with its dimensions in the same order."""
+    found = [to_tensors({"": arrays[str(place)]}, own.device)[""] for place, own in enumerate(like)]
+    # Else gradients would not lie in memory as their weights do, by which fused steps go.
+    return [
+        each if each.stride() == own.stride() else torch.empty_like(own).copy_(each)
+        for each, own in zip(found, like, strict=True)
+    ]

@@ -251,7 +251,9 @@ class Stage:
         # Two buffers take turns for all others: a block reads the one while it writes the other.
         name = f"of layer {block.index}" if stays else f"between layers {block.index % 2}"
         after = self.blocks[self.spec.layers.index(block.index) + 1]
-        if after.reads_channels_last and len(shape) == 5 and not stays:
+        # Not where channels or pixels are one: torch takes either order for the other then, yet computes some things
+        # otherwise, and what comes from another stage has the plain one.
+        if after.reads_channels_last and len(shape) == 5 and not stays and min(shape[2], shape[3] * shape[4]) > 1:
             # In the order in which that block reads it: else every minibatch would be copied twice.
             minibatches, rows, channels, height, width = shape
             return self.workspace.take(name, (minibatches, rows, height, width, channels), dtype).permute(0, 1, 4, 2, 3)

@@ -158,7 +158,8 @@ def receptive_fields(fields: Fields) -> Figure:
     scale = np.maximum(np.abs(values).max(tuple(range(1, values.ndim)), keepdims=True), 1e-12)
     columns = 24 if values.shape[2] <= 5 else 16  # kernels of few pixels are seen in less room
     lines = math.ceil(len(values) / columns)
-    figure, (axes,) = panels(0.15 + lines * WIDE / columns * values.shape[1] / values.shape[2])
+    ratio = min(values.shape[1] / values.shape[2], TALLEST)
+    figure, (axes,) = panels(0.15 + lines * WIDE / columns * ratio)
     shown = (values / scale + 1) / 2
     # People who do not see some colours read this scale too.
     _tiles(axes, shown if values.ndim == 4 else mpl.colormaps["PuOr_r"](shown)[..., :3], columns, 0.14)

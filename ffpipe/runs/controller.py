@@ -102,6 +102,7 @@ def _followed(
     view, interrupt = view or Warnings(), interrupt or Interrupt()
     if not isinstance(callbacks, Iterable):
         raise UserError(f"callbacks is {described(callbacks)}: give a list")
+    callbacks = [*callbacks]  # which may come once only
     for number, each in enumerate(callbacks):
         if not isinstance(each, Callback):
             instead = instead_of(each, "an object of a subclass of ffpipe.Callback")

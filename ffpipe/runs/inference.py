@@ -228,7 +228,7 @@ def _raise(error: UserError) -> None:
 
 def predict(
     run: str | Path,
-    images: Iterable[str | Path],
+    images: str | Path | Iterable[str | Path],
     readout: str | None = None,
     *,
     model: Given | None = None,
@@ -251,7 +251,7 @@ def predict(
 
 def predictions(
     run: str | Path,
-    images: Iterable[str | Path],
+    images: str | Path | Iterable[str | Path],
     readout: str | None = None,
     *,
     model: Given | None = None,
@@ -266,7 +266,8 @@ def predictions(
     network = _opened(saved)
     size, takes = _images_at_once(network), saved.network.takes
     inputs = Inputs(network.shape, takes.scale, saved.config.training.data)
-    rows, named = _images(images, inputs, refused), (saved.readout, takes.names)
+    paths = [images] if isinstance(images, (str, Path)) else images
+    rows, named = _images(paths, inputs, refused), (saved.readout, takes.names)
     while some := list(islice(rows, size)):
         try:
             with torch.no_grad():

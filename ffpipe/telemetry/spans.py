@@ -11,7 +11,6 @@ exchange waiting for the sums of other replicas
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,8 +32,8 @@ class Span:
     seconds: float
 
 
-class _Open(threading.local):
-    """Spans of a thread that have not ended, the innermost last, and since when that one has not been counted."""
+class _Open:
+    """Spans that have not ended, the innermost last, and since when that one has not been counted."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[Kind, str]] = []
@@ -48,29 +47,32 @@ class Spans:
         self.totals: dict[Kind, float] = dict.fromkeys(SPAN_KINDS, 0.0)
         self._keep = keep
         self._kept: list[Span] = []
-        self._open = _Open()
+        self._publishing, self._others = _Open(), _Open()
         self._began = time.perf_counter()
         # One offset for all spans: the wall clock may be set while a run goes on, and spans would overlap.
         self._epoch = time.time() - self._began
 
     @contextmanager
     def span(self, kind: Kind, label: str = "") -> Iterator[None]:
-        """Record a span around what is done or waited for; within another span of its thread, it interrupts that one.
-        Threads may use different kinds at the same time."""
-        if self._open.spans:
-            self._count()
-        self._open.spans.append((kind, label))
-        self._open.since = time.perf_counter()
+        """Record a span around what is done or waited for; within another span it interrupts that one. Publishing is
+        beside all others, as it has a thread of its own."""
+        # Not by thread: replicas exchange sums in the threads of forward passes too, one at a time, while the stage's
+        # own thread waits for these (learn/meeting.py).
+        now = self._publishing if kind == "publish" else self._others
+        if now.spans:
+            self._count(now)
+        now.spans.append((kind, label))
+        now.since = time.perf_counter()
         try:
             yield
-            self._count()
+            self._count(now)
         finally:
-            self._open.spans.pop()
-            self._open.since = time.perf_counter()
+            now.spans.pop()
+            now.since = time.perf_counter()
 
-    def _count(self) -> None:
-        """Count what has passed of this thread's innermost span."""
-        (kind, label), since = self._open.spans[-1], self._open.since
+    def _count(self, now: _Open) -> None:
+        """Count what has passed of the innermost span."""
+        (kind, label), since = now.spans[-1], now.since
         seconds = time.perf_counter() - since
         self.totals[kind] += seconds
         if self._keep:

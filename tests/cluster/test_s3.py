@@ -147,6 +147,30 @@ def test_a_server_that_goes_away_and_comes_back(ceph: Ceph, tmp_path: Path) -> N
 
 
 @pytest.mark.long
+def test_a_server_that_goes_away_for_good(ceph: Ceph, tmp_path: Path) -> None:
+    """The run comes to its end, says in one line what there is, and goes on from there where the server is again."""
+    place, run = ceph.uri("bucket/gone"), str(tmp_path / "run")
+    store, log = Store(place), tmp_path / "said"
+    with log.open("w") as said:
+        options = ("--engine", "local", "--epochs", "200", "--execution.checkpoints", place, "--run-dir", run)
+        with trainer(said, *options, "--execution.snapshot-steps", "100") as process:
+            wait_for("there is a snapshot", lambda: bool(steps(store)), SECONDS)
+            ceph.end_gateway()
+            try:
+                assert process.wait(SECONDS) == 1, log.read_text()
+            finally:
+                ceph.start_gateway()
+    last = log.read_text().splitlines()[-1]
+    assert last.startswith(
+        "ffpipe: the run failed: the last snapshot, of step 400, could not be written; what there was"
+    )
+    assert f"after step {steps(store)[-1]} is in {place}" in last
+    assert SECRET not in log.read_text()
+    assert main(["resume", run]) == 0
+    assert summary(tmp_path / "run")["weights_sha256"] == digest_of_local(tmp_path / "local", 200)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("key", "secret", "bucket", "says"),
     [

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from broken import damaged, read_or_refused
-from forms import FORMS, IMAGES, LABELS, NAMES, Make, found, npz, pictures, write
+from forms import FORMS, IMAGES, LABELS, NAMES, Make, found, npz, parquet, pictures, table, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +34,12 @@ from ffpipe.system.errors import UserError
         (write("a.csv", "one,two\n1,2\n3,4\n"), "label_column is 'label', but there is no such column"),
         (write("a.csv", "label,p,p\n1,2,3\n"), "the column 'p' is there twice"),
         (write("a.csv", ""), "it is empty"),
+        (write("a.csv", "\nlabel,p\n1,2\n"), "its first line is empty; expected names of columns, or numbers"),
+        (write("a.csv", f"label,p\n1,{'x' * 200_000}\n"), "cannot be read: field larger than field limit"),
+        (
+            parquet(table("pixels", pa.array([[0], *[[0, 1]] * 29]))),
+            r"labels in 'label' have the shapes \(1,\), \(2,\)",
+        ),
         (write("a.csv", "label,p,q\n1,2,3\n0,1\n"), "cannot be read: .*columns"),
         (write("a.csv", b"label,p\n\xff\xfe\n"), "cannot be read|not only columns"),
         (write("a.arrow", b"ARROW1\0\0nothing"), "cannot be read"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,18 @@ def test_pictures_of_several_sizes_get_a_size_to_type(mine: Path) -> None:
         UserError, match=r"has \(4, 4\): give pictures of one size, or train .* --training\.data\.size 4 4$"
     ):
         read(discover([str(mine)]))
+
+
+def test_names_of_classes_can_be_written_down(mine: Path) -> None:
+    """A name of a folder need not be UTF-8, and what is in a manifest is."""
+    os.rename(mine / "cat", os.fsencode(mine) + b"/caf\xe9")
+    assert read(discover([str(mine)])).names == ("caf\\udce9", "dog")
+
+
+def test_long_numbers_are_names_of_classes(mine: Path) -> None:
+    (mine / "cat").rename(mine / "1234567")
+    (mine / "dog").rename(mine / "20261130")
+    assert read(discover([str(mine)])).names == ("1234567", "20261130")
 
 
 def test_what_is_one_level_too_deep(mine: Path) -> None:

@@ -37,7 +37,9 @@ def test_many_images_are_classified_in_parts(
     images = test_split[0].repeat(3, 1)
     assert 10 * len(images) > 2 * inference.ROWS_AT_ONCE
     np.save(tmp_path / "images.npy", images.view(-1, 8, 8).numpy())
-    found = ffpipe.predict(run.run_dir, [tmp_path / "images.npy"])
+    path = tmp_path / "images.npy"
+    found = ffpipe.predict(run.run_dir, [path])
+    assert ffpipe.predict(run.run_dir, path) == ffpipe.predict(run.run_dir, str(path)) == found
     assert [prediction.index for prediction in found] == list(range(len(images)))
     assert [prediction.label for prediction in found] == ffpipe.load(run.run_dir)(images).argmax(1).tolist()
 

@@ -3,6 +3,7 @@ process; and what cannot be right is noticed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from threaded_workers import run_workers
+from torch import nn
 
 from ffpipe import override, recipe
-from ffpipe.pipeline.job import Job, make_job
+from ffpipe.learn.batchnorm import over_minibatch
+from ffpipe.pipeline.job import Job, Model, make_job
 from ffpipe.pipeline.packet import Array
 from ffpipe.pipeline.reducer import Reducer
 from ffpipe.pipeline.stage import Stage
@@ -40,13 +43,39 @@ KINDS: dict[str, dict[str, Any]] = {
     "lock step": {"training.negative_lag": 0},
     "evaluations": {"execution.evaluate_every": 1, "execution.snapshot_steps": 5, "execution.chunk": 2},
     "convolutions": {"training.blocks": CONVOLUTIONS, "training.optimizer.kind": "Adam", **IMAGES},
-}
+    # Fused steps take gradients and weights as they lie in memory.
+    "fused steps, channels last": {
+        "training.blocks": CONVOLUTIONS, "training.optimizer.kind": "Adam", "training.memory_format": "channels-last",
+        "training.optimizer.options": {"fused": True}, **IMAGES,
+    },
+}  # fmt: skip
+
+
+class Branches(nn.Module):
+    """Three branches from one tensor, whose gradients meet there: their sum depends on the order of additions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.one, self.two, self.three = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.trunk(x.reshape(-1, 1, 8, 8))
+        made: torch.Tensor = self.one(h) + self.two(h) + self.norm(self.three(h))
+        return made
+
+
+def branches() -> list[nn.Module]:
+    """Make the blocks of a network with branches."""
+    return [over_minibatch(Branches())]
+
 
 LONG = ("lock step", "evaluations", "hard negatives")
 
 
-def job(**fields: Any) -> Job:
-    return make_job(override(recipe("digits"), {**FIELDS, **fields}))
+def job(model: Model | None = None, **fields: Any) -> Job:
+    return make_job(override(recipe("digits"), {**FIELDS, **fields}), model or Model())
 
 
 def stage_of(worker: Worker) -> Stage:
@@ -69,11 +98,20 @@ def weights(workers: list[Worker], replica: int) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.long if k in LONG else ()) for k in KINDS])
 def test_any_numbers_of_replicas_have_the_bits_of_one(kind: str, tmp_path: Path) -> None:
-    network = job(**KINDS[kind])
+    check_replicas(job(**KINDS[kind]), ((2,), (1, 4), (4, 2, 1), (2, 2)), tmp_path)
+
+
+def test_gradients_that_meet_are_added_up_in_one_order(tmp_path: Path) -> None:
+    network = job(Model(function=branches), **IMAGES, **{"training.optimizer.kind": "Adam", "execution.stages": 1})
+    check_replicas(network, ((2,), (4,)), tmp_path)
+
+
+def check_replicas(network: Job, cuts: Sequence[tuple[int, ...]], tmp_path: Path) -> None:
+    """Hold runs of several replicas to one of one process. cuts: replicas of each stage."""
     alone, expected_reports = run_workers(network, make_layout(network, 1), tmp_path / "one")
     expected = weights(alone, 0)
     rows = sorted((row for report in expected_reports for row in report.rows), key=lambda row: (row.step, row.layer))
-    for counts in ((2,), (1, 4), (4, 2, 1), (2, 2)):
+    for counts in cuts:
         layout = make_layout(network, len(counts), counts=counts)
         workers, reports = run_workers(network, layout, tmp_path / "-".join(map(str, counts)))
         for replica in range(max(counts)):

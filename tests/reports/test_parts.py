@@ -132,6 +132,12 @@ def test_fields_in_colours_and_without() -> None:
         )
 
 
+def test_fields_of_long_rows_keep_to_a_page() -> None:
+    """As of sounds, whose rows are taken for images of one pixel's width."""
+    figure = figures.receptive_fields(Fields("t", "w", np.ones((48, 16_000, 1), np.float32), 99))
+    assert figure.get_size_inches()[1] < 100
+
+
 def test_a_trace_is_read_line_by_line(tmp_path: Path) -> None:
     """Also one that is being written, with lines that are none of ours."""
     path = tmp_path / "trace.json"

@@ -264,6 +264,12 @@ def test_what_is_no_callback_is_refused(callbacks: Any, says: str, tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
+def test_callbacks_may_come_once_only(tmp_path: Path) -> None:
+    diary = Diary()
+    train(brief(tmp_path / "run"), callbacks=iter([diary]))  # type: ignore[arg-type]  # as a generator gives them
+    assert [end["status"] for end in diary.ends] == ["finished"]
+
+
 def test_one_may_end_the_run_which_goes_on_later(tmp_path: Path) -> None:
     whole = train(small(tmp_path / "whole"))
     with pytest.raises(Interrupted):

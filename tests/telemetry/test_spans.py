@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -40,6 +41,21 @@ def test_a_span_within_another_interrupts_it() -> None:
     assert all(one.start + one.seconds <= other.start for one, other in pairwise(kept))
     for kind, seconds in spans.totals.items():
         assert seconds == sum(span.seconds for span in kept if span.kind == kind)
+
+
+def test_an_exchange_in_the_thread_of_a_forward_pass_interrupts_too() -> None:
+    spans = Spans(keep=True)
+
+    def exchange() -> None:
+        with spans.span("exchange"):
+            pass
+
+    with spans.span("compute", "outer"):
+        for work in (exchange, lambda: spans.span("publish").__enter__()):  # publishing is not over when they go on
+            thread = Thread(target=work)
+            thread.start()
+            thread.join()
+    assert [span.kind for span in spans.drain()] == ["compute", "exchange", "compute"]
 
 
 def test_a_span_that_raises_leaves_none_open() -> None:
