@@ -11,6 +11,7 @@ import numpy as np
 from ffpipe import BlockConfig, Config, Data, Optimizer, recipe
 
 ADAM = Optimizer(kind="Adam", learning_rate=0.003, weight_decay=0.0001)
+FUSED = replace(ADAM, options={"fused": True})
 # A network of the user's own, in a file outside the package: a residual body, a loss of its own, dropout.
 OWN = '''
 import ffpipe
@@ -110,7 +111,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "receptive fields": {"blocks": _receptive_fields(), "optimizer": ADAM, "labels": "overlay", "negative_lag": 9},
     "conv with channel groups": {"blocks": _conv_groups(), **PLAIN},
     "conv, batch norm, dropout": {"blocks": _conv_norm_dropout(), **PLAIN, "head": True, **IN_ORDER},
-    "residual and skip": {"blocks": _residual_and_skip(), **PLAIN, **IN_ORDER},
+    # Fused steps take weights, gradients and state as they lie in memory.
+    "residual and skip": {"blocks": _residual_and_skip(), **PLAIN, **IN_ORDER, "optimizer": FUSED},
     "transformer on tokens": {"blocks": _transformer(), **PLAIN, "inputs": "tokens"},
     "own module": {"model": "own.py:blocks", "model_options": {"width": 24}, **PLAIN},
 }

@@ -49,6 +49,32 @@ def test_what_is_expected_of_a_file_is_what_is_written(kind: str, precision: str
         assert verified(store, folder, job).step == step
 
 
+def test_a_layer_that_learns_later_has_no_state_before(tmp_path: Path) -> None:
+    layers = [
+        {"kind": "ff-dense", "options": {"width": 9}},
+        {"kind": "ff-dense", "options": {"width": 8}, "first_epoch": 1},
+    ]
+    fields = {
+        "training.epochs": 2,
+        "training.blocks": layers,
+        "training.batch_size": 300,
+        "training.optimizer.kind": "Adam",
+        "training.data.train_limit": 1300,
+        "execution.engine": "local",
+        "execution.stages": 1,
+        "execution.evaluate_every": 0,
+        "execution.snapshot_steps": 2,
+        "execution.keep_snapshots": 9,
+        "execution.run_dir": str(tmp_path / "run"),
+    }
+    ffpipe.train(ffpipe.override(ffpipe.recipe("digits"), fields))
+    opened, config = open_run(tmp_path / "run")
+    job, store = make_job(config), opened.store(config)
+    assert job.steps_per_epoch == 4
+    for step in (2, 4, 6, 8):
+        assert verified(store, checkpoint.folder_of(step), job).step == step
+
+
 @pytest.mark.parametrize(
     # Numbers that an optimiser keeps for each weight, and for each parameter besides: its count of steps.
     ("kind", "per_weight", "per_parameter"),

@@ -134,6 +134,11 @@ def _check_rule(training: Training) -> None:
         )
     if training.data.source == "text" and training.inputs != "tokens":
         raise UserError("training.data.source 'text' has rows of ids: set training.inputs tokens")
+    if training.inputs == "tokens" and training.head and training.method != "backprop":
+        raise UserError(
+            "training.inputs 'tokens' have a label at each place, and the softmax head tells one an example: set "
+            "training.head false"
+        )
     if negatives == "none" or training.method == "backprop":
         return
     if training.inputs == "tokens":

@@ -78,6 +78,10 @@ class Given:
             return asked
         kind, whole = contents.dtype.kind, contents.dtype.kind in _WHOLE
         alike = kind == self.kind or (whole and self.kind in _WHOLE)
+        if kind == "f" and not alike:  # bytes that were stored as floats, by the rule of `scale_of`
+            numbers = Range.of(contents)
+            if numbers.bytes and numbers.high >= LEAST_BYTE:
+                return BYTE
         divisor = self.divisor if alike else BYTE if whole else 1
         if whole and divisor == BYTE and contents.dtype != np.uint8 and not Range.of(contents).bytes:
             raise UserError(

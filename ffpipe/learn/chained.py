@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from ffpipe.learn.block import Block
 from ffpipe.learn.local import LocalBlock
 from ffpipe.learn.objectives import Objective
+from ffpipe.system.rng import process_state, set_process_state
 
 
 class Chained(nn.Module):
@@ -57,17 +58,20 @@ class Chained(nn.Module):
 def _contexts(body: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Make the contexts of a body's first pass, which begins at once, and of the second, which makes its activations
     again: with buffers as they were the first time, since running statistics move with every pass, left as found."""
-    before = [buffer.clone() for buffer in body.buffers()]
+    # torch puts back its own generators; a user's body may draw from NumPy's and Python's.
+    before, drawing = [buffer.clone() for buffer in body.buffers()], process_state()
 
     @contextmanager
     def second() -> Iterator[None]:
-        after = [buffer.clone() for buffer in body.buffers()]
+        after, drawn = [buffer.clone() for buffer in body.buffers()], process_state()
         _put(body, before)
+        set_process_state(drawing)
         # torch leaves the second pass by an exception as soon as it has what the gradients need.
         try:
             yield
         finally:
             _put(body, after)
+            set_process_state(drawn)
 
     return nullcontext(), second()
 

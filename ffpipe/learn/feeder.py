@@ -131,7 +131,7 @@ class TokenFeeder(Feeder):
 
     def evaluation(self, split: Examples, first: int, count: int) -> tuple[Tensor, Tensor]:
         ids = self._ids(split, np.arange(first, first + count))
-        return ids[:, :-1], ids[:, 1:]
+        return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()  # as rows lie in training
 
     @staticmethod
     def _ids(split: Examples, rows: NDArray[np.int64]) -> Tensor:

@@ -133,6 +133,7 @@ def local_block(
     # Drawn for a purpose of its own: a head begins the same, however many numbers the body has drawn.
     with _naming(str(outline), failing), seeded(CPU, training.seed, "objective", outline.index), here:
         objective = make_objective(item, training, outline.hidden, classes)
+    _refuse_untrained(objective, body, str(outline))
     # Copied together, so that a parameter of both stays one.
     given = nn.ModuleDict()
     if isinstance(item.body, nn.Module):
@@ -154,6 +155,17 @@ def local_block(
     edges = (outline.index, outline.inputs, outline.outputs)
     kind = ShardedLocal if training.shards > 1 else LocalBlock
     return kind(*edges, body, objective, training, item.keep, item.use)
+
+
+def _refuse_untrained(objective: Objective, body: nn.Module, where: str) -> None:
+    """Raise UserError for a score that is a module with weights of its own, which no loss would reach."""
+    scorer, loss = getattr(objective, "scorer", None), getattr(objective, "function", None)
+    trained = {id(p) for part in (body, loss) if isinstance(part, nn.Module) for p in part.parameters()}
+    if isinstance(scorer, nn.Module) and any(p.requires_grad and id(p) not in trained for p in scorer.parameters()):
+        raise UserError(
+            f"the score of {where} has weights that neither its body nor its loss has, which would not be trained: "
+            "give an ffpipe.Objective that has them, or freeze them"
+        )
 
 
 def shape_of(

@@ -96,6 +96,7 @@ class LocalBlock(Block):
         self.keep, self.use, self.roles = keep, tuple(use), objective.roles
         self.body, self.objective, self.config = body, objective, training
         self.reads_channels_last = training.memory_format == "channels-last"
+        self._groups = self.reads_channels_last and any(isinstance(each, nn.GroupNorm) for each in self.modules())
         self._formats = Formats(PRECISIONS[training.precision])
         parameters = {name: p for name, p in self.named_parameters() if p.requires_grad}
         self.optimizer: NamedOptimizer | None = NamedOptimizer(parameters, training.optimizer) if parameters else None
@@ -196,11 +197,17 @@ class LocalBlock(Block):
             x = x.contiguous(memory_format=torch.channels_last)
         if not self._autocast and x.is_floating_point():
             x = x.to(self._formats.now.weights)
+        if self._groups and x.is_floating_point() and torch.is_grad_enabled():
+            # torch 2.13 crashes where it goes back through group normalisation, in this order, to rows that have no
+            # gradient of their own.
+            x = x.detach().requires_grad_()
         h: Tensor = self.body(x, *kept)
         return h
 
     def _put(self, h: Tensor, out: Tensor) -> None:
-        out.copy_(self.objective.hand_on(h))
+        # As in `pass_on`, where the body's own format is on.
+        with self._format(h.device):
+            out.copy_(self.objective.hand_on(h))
 
     @property
     def _autocast(self) -> bool:

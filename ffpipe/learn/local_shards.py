@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from typing import Any
 
@@ -114,6 +114,13 @@ class ShardedLocal(LocalBlock):
         with torch.no_grad():
             self._put(h, shard.out)
         return h.detach()
+
+    def _format(self, device: torch.device) -> AbstractContextManager[None]:
+        if not self._autocast:
+            return nullcontext()
+        # Autocast has one cache for all threads, which the first pass that ends would empty for the others: a weight
+        # that is used twice would be rounded once in one pass and twice in another.
+        return torch.autocast(device.type, self._formats.now.products, cache_enabled=False)
 
     def _as_many_views(self, count: int) -> list[ShardedLocal]:
         """Return the block and views of it, whose parameters share its memory and have gradients of their own."""

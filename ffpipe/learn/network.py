@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from ffpipe.data.scale import BYTE
 from ffpipe.learn.block import Block
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.images import channels_first
@@ -26,7 +27,7 @@ from ffpipe.telemetry.report import GOODNESS, LAST, SOFTMAX, SUM
 
 NO_ANSWER = (
     "no block has scores and there is no softmax head, so the network gives no answer: give a loss function a score "
-    "(ffpipe.Local), or train with --training.head true"
+    "(ffpipe.Local), or train images with --training.head true"
 )
 
 
@@ -149,8 +150,14 @@ class Network(nn.Module):
             raise ValueError(f"images are {tuple(images.shape)}; give (n, {self.features}) or (n, *{self.shape})")
         rows = images.reshape(images.shape[0], self.features).to(device)
         dtype = self._formats.now.weights
-        rows = rows.to(dtype) / 255 if images.dtype == torch.uint8 else rows.to(dtype)
+        rows = rows.to(dtype) / self._divisor if images.dtype == torch.uint8 else rows.to(dtype)
         return rows if self._normalization is None else self._normalization.apply(rows, self.shape)
+
+    @property
+    def _divisor(self) -> float:
+        """What bytes are divided by: as much as the images that the network was trained on."""
+        given = self.blueprint.takes.scale
+        return self.training_config.data.scale or (given.divisor if given.kind in ("u", "i") else BYTE)
 
     @staticmethod
     def _is_one_of(examples: Tensor, shapes: set[tuple[int, ...]]) -> bool:

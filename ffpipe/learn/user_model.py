@@ -31,6 +31,8 @@ LARGEST_SOURCE = 1 << 20
 
 _FORM = "package.module:function or path/to/file.py:function"
 _MISSING = object()
+# The neighbours of models by name, each with the digest of the text that this process has imported.
+_imported: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,11 @@ class Consent:
     def refuse(self, name: str, where: str) -> UserError:
         """Make the error for code that `where` (such as "run 3") names and the user has not allowed."""
         # The name may be a stranger's, and the line invites to paste it into a shell.
-        whole, part = shlex.quote(name), shlex.quote(name.rpartition(":")[0] or name)
-        return UserError(
-            f"{where} names the code {name}, which is imported only if you say so: "
-            f"give --model {whole} or --allow-code {part}"
-        )
+        given, (module, _, function) = f"{where} names the code {name}, which is imported", name.rpartition(":")
+        if module == "__main__":
+            return UserError(f"{given} by the file of the program that began it alone: give --model FILE.py:{function}")
+        whole, part = shlex.quote(name), shlex.quote(module or name)
+        return UserError(f"{given} only if you say so: give --model {whole} or --allow-code {part}")
 
 
 def find(name: str) -> ModelCode:
@@ -150,6 +152,18 @@ def searching(code: ModelCode) -> Iterator[None]:
     where = code.name.rpartition(":")[0]
     with _searching(os.path.dirname(where) if _is_file(where) else code.path_entry):
         yield
+
+
+def refuse_stale(code: ModelCode) -> None:
+    """Raise UserError for a module beside the code of which this process has imported another text: it would get that
+    one, as Python imports no module twice."""
+    for word in code.neighbours:
+        name = word.partition("=")[0]
+        if name in sys.modules and _imported.setdefault(name, word) != word:
+            raise UserError(
+                f"{code.name} imports {name}, of which this process has imported another text before: begin a new "
+                "process, or give one of the two another name"
+            )
 
 
 def changed(code: ModelCode, recorded: str, where: str) -> None:

@@ -74,7 +74,8 @@ class Whole:
         block.pass_on(rows.x, step, rows.out, rows.kept)
 
     def sizes(self, block: Block, factor: float | None, out: Tensor) -> LastStep:
-        return sizes_of(block, factor, root_mean_square([out[self._learning]]))
+        # In one order, whatever that of the buffer is (stage.py): the sum depends on it.
+        return sizes_of(block, factor, root_mean_square([out[self._learning].contiguous()]))
 
     def read_out(self, head: Head, step: int, activities: Sequence[Tensor], labels: Tensor, factor: float) -> HeadStep:
         return head.step(step, activities, labels, factor)
@@ -99,7 +100,7 @@ class Cut:
             block.pass_on(each.x, step.of(each.number), each.out, each.kept)
 
     def sizes(self, block: Block, factor: float | None, out: Tensor) -> LastStep:
-        found = [root_mean_square([each]) for each in self._cut(out, slice(self._layout.learning_rows))]
+        found = [root_mean_square([each.contiguous()]) for each in self._cut(out, slice(self._layout.learning_rows))]
         rms = None
         # None comes from the dtype alone: all replicas take part in this sum, or none does.
         if None not in found:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ffpipe.learn.block import OPTIMIZER
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.items import META
 from ffpipe.learn.negatives import Predictions
@@ -27,7 +28,13 @@ def snapshot_schema(network: Blueprint, step: int) -> Mapping[str, TensorSpecs]:
     files: dict[str, TensorSpecs] = {}
     for outline in network.outlines:
         block = network.make(outline.index, Workspace(META))
-        files[checkpoint.layer_file(outline.index)] = block.contents(step) | meter_contents(step)
+        contents = block.contents(step)
+        if step <= outline.rates.first * network.steps_per_epoch:  # its optimiser has made no step yet
+            contents = {
+                name: kept._replace(optional=kept.optional or name.startswith(OPTIMIZER))
+                for name, kept in contents.items()
+            }
+        files[checkpoint.layer_file(outline.index)] = {**contents, **meter_contents(step)}
     return files | ({checkpoint.HEAD: head_contents(network, step)} if network.has_head else {})
 
 

@@ -205,10 +205,12 @@ class Stage:
             x, out = passage.x, self._output(block, passage.x)
             with blaming(self.spec.network, block.index, "in the evaluation after step", item.step):
                 # Unlike `learn`, `score` leaves the mode as it is: a loaded network calls it too.
+                was = block.training
                 block.eval()
                 kept = [each[0] for each in passage.kept_for(block)]
                 scores = self._score(block, x[0], out[0], kept, labelled, item.first)
                 add_block(said, block, scores, labelled, self.spec.network)
+                block.train(was)  # a block of the user's need not set it in `learn`
             passage.put(block, out)
         if self.spec.is_last:
             logits = None if self.head is None else self.head.logits([passage.taps[i][0] for i in self.head.layers])

@@ -46,7 +46,8 @@ def of_each_block(network: Blueprint, device: torch.device, find: Callable[[Bloc
         block = network.make(outline.index, Workspace(device))
         shapes = tuple((name, tuple(tensor.shape)) for name, tensor in block.weights().items())
         # The text of a module shows neither the shapes of parameters of its own nor those of its rows.
-        key = (outline.inputs, outline.outputs, outline.name, shapes, str(block))
+        # Nor does it show how the block learns.
+        key = (outline.inputs, outline.outputs, outline.name, shapes, str(block), repr(getattr(block, "config", None)))
         if key not in found:
             found[key] = find(block)
         of_blocks.append(found[key])

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import torch
+
 from ffpipe.config.fields import checked, override
 from ffpipe.config.schema import Config, Execution
 from ffpipe.engines.layerwise import spoolfolder
@@ -123,6 +125,11 @@ def carry_out(
 ) -> Result:
     """Train from the beginning, or go on with the run in the folder. job_of: loads the data of a config. A new folder
     is made when the config is known to fit data and engine, and removed where the run cannot begin all the same."""
+    if torch.get_default_dtype() != torch.float32:
+        raise UserError(
+            f"torch's default dtype is {torch.get_default_dtype()}, which stages in other processes do not have: leave "
+            "it at float32, and give --training.precision"
+        )
     asked_at = time.time()
     # The spool goes to the run folder, wherever that is now.
     config = override(config, {"execution.run_dir": str(folder.path.absolute())})

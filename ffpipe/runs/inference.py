@@ -32,6 +32,8 @@ from ffpipe.system.memory import host_bytes, refuse_beyond_host
 
 # Rows that pass through the network at once; bounds the memory of an evaluation.
 ROWS_AT_ONCE = 4096
+# Bytes of what one block makes of these.
+BYTES_AT_ONCE = 256 << 20
 # The share of memory that weights may take that are kept for an evaluation or a report, or rows where weights are not.
 LOADED_SHARE = 0.25
 
@@ -305,4 +307,8 @@ def _images_at_once(network: Network) -> int:
         # As many as a share of memory holds: what goes into a layer and comes out of it, and a copy on the way.
         widest = max(edge.size for edge in network.blueprint.edges)
         rows = max(rows, int(host_bytes() * LOADED_SHARE) // (3 * widest * 8))
+    else:
+        # Of large images fewer, but no fewer than a run's own tests take.
+        widest = max(max(each.hidden.size, each.outputs.size) for each in network.blueprint.outlines)
+        rows = max(network.blueprint.layout.rows, min(rows, BYTES_AT_ONCE // (4 * widest)))
     return max(1, rows // (network.classes if network.training_config.contrasts else 4))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shlex
 import stat
 from collections.abc import Iterable, Mapping
@@ -248,5 +249,7 @@ def _phrase(error: Exception, path: Path) -> str:
 
 def resume_command(run: Path, training: Training, *more: str) -> str:
     """Spell the command that goes on with a run, with the consent to the code that it names. more: further options."""
-    model = ("--model", training.model) if training.model else ()
+    # The program that ran has a file, whose name the run does not know.
+    name = re.sub(r"^__main__:", "FILE.py:", training.model)
+    model = ("--model", name) if name else ()
     return shlex.join(["ffpipe", "resume", str(run), *more, *model])

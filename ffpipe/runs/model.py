@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from ffpipe.config.schema import Config
-from ffpipe.learn.user_model import Consent, changed, find
+from ffpipe.learn.user_model import Consent, changed, find, refuse_stale
 from ffpipe.pipeline.job import Model
 from ffpipe.system.errors import UserError, one_line
 
@@ -49,6 +49,7 @@ def with_model(
         why = "its past.json is missing or damaged, or has no digest of the code"
         line = f"warning: a change of {code.name} since {where} was begun would not be seen: {why}"
         print(one_line(line), file=sys.stderr, flush=True)
+    refuse_stale(code)
     return replace(config, training=replace(config.training, model=code.name)), Model(code)
 
 

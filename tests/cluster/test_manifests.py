@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,13 @@ def test_ray_up(name: str) -> None:
     (worker,) = [line for line in config["worker_start_ray_commands"] if "ray start" in line]
     assert "--dashboard-host=127.0.0.1" in head
     assert all("RAY_AUTH_MODE=token" in line for line in (head, worker))
-    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    mounts = dict(config["file_mounts"])
+    assert mounts.pop("~/.ray/auth_token") == "~/.ray/auth_token"
+    # What installs ffpipe, and nothing that Ray would read besides.
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    needed = {"ffpipe", "cluster", "pyproject.toml", "constraints.txt", project["readme"], "LICENSE"}
+    assert mounts == {f"~/ffpipe/{name}": name for name in needed}
+    assert all((REPOSITORY / name).exists() for name in needed)
     workers = whole["available_node_types"]["worker" if name == "aws" else "local.cluster.node"]
     assert workers["min_workers"] == workers["max_workers"] == whole["max_workers"] == 2
 

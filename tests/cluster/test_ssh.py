@@ -127,8 +127,10 @@ def test_rays_own_launcher(ssh_hosts: SshHosts, digest: str, short_folder: Path)
         ask("exec", config, f"{there}ray job submit -- {train_there}")
         (written,) = short_folder.rglob("runs/one/summary.json")
         assert summary(written.parent)["weights_sha256"] == digest
+        ask("exec", config, "ffpipe-venv/bin/ray stop")
         ask("down", "-y", config)
-        wait_for("Ray has ended", lambda: not any(each.processes("ray") for each in ssh_hosts.hosts), 60.0)
+        # Raylets end when they have not heard of the head for a minute.
+        wait_for("Ray has ended", lambda: not any(each.processes("ray") for each in ssh_hosts.hosts), 240.0)
     finally:
         for left in Path("/tmp").glob(f"ray_ssh_*/{hashlib.sha256(short_folder.name.encode()).hexdigest()[:10]}"):
             shutil.rmtree(left)

@@ -132,6 +132,14 @@ def test_numbers_are_divided_as_in_training(
     np.testing.assert_array_equal(row, numbers.astype(np.float32) / np.float32(divisor))
 
 
+@pytest.mark.parametrize(("trained", "divisor"), [(Given(), 255), (BYTES, 255), (Given("f", 1.0), 1)])
+def test_bytes_in_floats_are_divided_as_a_training_part_would_be(trained: Given, divisor: int, tmp_path: Path) -> None:
+    """As fetch_openml gives MNIST."""
+    numbers = np.arange(12.0) * 20
+    row = only(open_images(saved(tmp_path, numbers), (12,), trained))
+    np.testing.assert_array_equal(row, numbers.astype(np.float32) / np.float32(divisor))
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_floats_are_taken_as_they_are(tmp_path: Path, order: Literal["C", "F"]) -> None:
     values = np.linspace(-3, 3, 12).reshape(3, 4)

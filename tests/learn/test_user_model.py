@@ -15,7 +15,8 @@ from repository import REPOSITORY
 from user_code import refused, write
 
 from ffpipe.learn.items import call
-from ffpipe.learn.user_model import LARGEST_SOURCE, ModelCode, changed, describe_error, find, load
+from ffpipe.learn.user_model import LARGEST_SOURCE, ModelCode, changed, describe_error, find, load, refuse_stale
+from ffpipe.system.errors import UserError
 
 GOOD = """\
 import torch
@@ -159,6 +160,19 @@ def test_files_of_one_name_are_apart(here: Path) -> None:
         f"{here}/a/nets.py",
         f"{here}/b/nets.py",
     }
+
+
+def test_a_neighbour_of_another_text_is_refused(here: Path) -> None:
+    """Python would give the second network the first one's."""
+    for folder, text in (("a", "1"), ("b", "2")):
+        write(
+            here,
+            {f"{folder}/nets.py": "from umbeside import vgg", f"{folder}/umbeside.py": f"def vgg(): return {text}"},
+        )
+    refuse_stale(find("a/nets.py:vgg"))
+    refuse_stale(find("a/nets.py:vgg"))
+    with pytest.raises(UserError, match="imports umbeside, of which this process has imported another text before"):
+        refuse_stale(find("b/nets.py:vgg"))
 
 
 @pytest.mark.parametrize("in_path", [False, True], ids=["in the current folder", "in a folder of sys.path"])

@@ -61,6 +61,13 @@ def plain(blocks: list[BlockConfig], **fields: Any) -> Blueprint:
     return job_of(PLAIN | {"training.blocks": blocks} | fields).network
 
 
+def test_blocks_that_differ_by_their_optimiser_are_counted_apart() -> None:
+    layer = {"kind": "ff-dense", "options": {"width": 64}}
+    adam = {**layer, "optimizer": {"kind": "Adam", "learning_rate": 0.001}}
+    costs = costs_of(job_of({"training.blocks": [layer, layer, adam, layer]}).network)
+    assert costs[1].step == costs[3].step < costs[2].step
+
+
 def tokens(folder: Path, blocks: list[BlockConfig], **fields: Any) -> Blueprint:
     """Return the same of rows of 32 tokens, of 17 kinds."""
     rows = np.random.default_rng(1).integers(0, 17, (200, 33))

@@ -1,0 +1,209 @@
+"""Networks of users that are trained whole, each with something by which a run once went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ffpipe
+from ffpipe import UserError, override, recipe, train
+from ffpipe.learn.block import Step
+from ffpipe.learn.objectives import Learned
+from ffpipe.learn.spec import RowLayout, RowSpec
+
+FIELDS = {
+    "training.epochs": 1,
+    "training.negatives": "none",
+    "training.labels": "none",
+    "training.head": False,
+    "training.goodness_from": 0,
+    "training.optimizer.kind": "Adam",
+    "training.data.train_limit": 300,
+    "execution.engine": "local",
+    "execution.stages": 1,
+    "execution.evaluate_every": 0,
+}
+Blocks = Callable[[], list[Any]]
+
+
+def run(folder: Path, blocks: Blocks, **fields: Any) -> ffpipe.Result:
+    changes = {f"{part}.{name}": value for part, each in fields.items() for name, value in each.items()}
+    return train(override(recipe("digits"), {**FIELDS, "execution.run_dir": str(folder), **changes}), model=blocks)
+
+
+class Square(nn.Module):
+    """Digits as images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, 1, 8, 8)
+
+
+def two_convolutions() -> list[nn.Module]:
+    """Make blocks of which the second begins with group normalisation."""
+    first = nn.Sequential(Square(), nn.Conv2d(1, 32, 3, padding=1), nn.ReLU())
+    return [first, nn.Sequential(nn.GroupNorm(4, 32), nn.ReLU(), nn.Conv2d(32, 8, 3))]
+
+
+def test_group_normalisation_may_come_first_and_sizes_are_the_same_wherever_a_network_is_cut(tmp_path: Path) -> None:
+    found = []
+    for stages in (1, 2):
+        result = run(
+            tmp_path / str(stages), two_convolutions, training={"memory_format": "channels-last"},
+            execution={"stages": stages, "log_steps": 1},
+        )  # fmt: skip
+        rows = pq.read_table(result.run_dir / "metrics.parquet").sort_by(
+            [("step", "ascending"), ("layer", "ascending")]
+        )
+        found.append((result.weights_sha256, rows["output_rms"].to_pylist()))
+    assert found[0] == found[1]
+
+
+class Handing(ffpipe.Objective):
+    """An objective whose weights make what is handed on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(20, 10)
+
+    def score(self, h: Tensor) -> Tensor:
+        made: Tensor = self.linear(h)
+        return made
+
+    def hand_on(self, h: Tensor) -> Tensor:
+        return self.score(h)
+
+    def forward(self, h: Tensor, layout: RowLayout, labels: Tensor | None) -> Learned:
+        assert labels is not None
+        logits = self.score(h)
+        loss = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+        return Learned(loss, (logits.argmax(1) != labels).sum())
+
+
+def test_what_is_handed_on_may_have_weights_in_any_format(tmp_path: Path) -> None:
+    def blocks() -> list[Any]:
+        return [ffpipe.Local(nn.Sequential(nn.Flatten(), nn.Linear(64, 20)), Handing()), nn.Linear(10, 10)]
+
+    result = run(tmp_path / "run", blocks, training={"precision": "bfloat16"})
+    assert result.test_errors["last"] < 0.95
+
+
+class Normal(ffpipe.Block):
+    """A block whose `learn` leaves the mode of its modules as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.index, self.inputs, self.outputs = 0, RowSpec((1, 8, 8), torch.float32), RowSpec((64,), torch.float32)
+        self.norm = nn.BatchNorm1d(64)
+
+    def score(self, x: Tensor, *kept: Tensor) -> tuple[Tensor, None]:
+        return self.norm(x.flatten(1)), None
+
+    def learn(self, x: Tensor, layout: RowLayout, labels: Any, step: Step, out: Tensor, kept: Any = ()) -> Learned:
+        out.copy_(self.score(x)[0].detach())
+        return Learned(torch.zeros(()), torch.zeros(()))
+
+    def pass_on(self, x: Tensor, step: Step, out: Tensor, kept: Any = ()) -> None:
+        out.copy_(self.score(x)[0].detach())
+
+
+def test_evaluations_change_no_mode(tmp_path: Path) -> None:
+    def digest(every: int) -> str:
+        fields = {"execution": {"evaluate_every": every}, "training": {"epochs": 2}}
+        return run(tmp_path / str(every), lambda: [Normal(), nn.Linear(64, 10)], **fields).weights_sha256
+
+    assert digest(0) == digest(1)
+
+
+class Flat(nn.Module):
+    """A body that takes rows as one piece of memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.linear = nn.Embedding(17, 8), nn.Linear(8, 17)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.linear(self.embedding(x.view(-1)))
+        return made.view(*x.shape, 17)
+
+
+def test_tokens_lie_in_evaluations_as_in_training(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("to be or not to be, that is the question. " * 200)
+    fields = {
+        "training.data.train": [str(tmp_path / "a.txt")], "training.data.length": 8, "training.epochs": 1,
+        "training.data.train_limit": 64, "training.data.validation": 8, "execution.engine": "local",
+        "execution.stages": 1, "execution.run_dir": str(tmp_path / "run"), "training.blocks": [],
+    }  # fmt: skip
+    result = train(override(recipe("char-lm"), fields), model=lambda: [Flat()])
+    assert 0 < result.test_errors["last"] <= 1
+
+
+def test_the_softmax_head_does_not_read_tokens() -> None:
+    with pytest.raises(UserError, match=r"the softmax head tells one an example: set training\.head false"):
+        override(recipe("char-lm"), {"training.head": True})
+
+
+def test_a_score_that_nothing_would_train_is_refused(tmp_path: Path) -> None:
+    score = nn.Linear(20, 10)
+
+    def blocks(loss: Any = lambda h, labels: h.square().mean()) -> list[Any]:
+        return [ffpipe.Local(nn.Sequential(nn.Flatten(), nn.Linear(64, 20)), objective=loss, score=score)]
+
+    with pytest.raises(UserError, match=r"the score of block 0 .* would not be trained: give an ffpipe.Objective"):
+        run(tmp_path / "run", blocks)
+    score.requires_grad_(False)
+    run(tmp_path / "run", blocks)
+
+
+def test_another_default_dtype_is_refused(tmp_path: Path) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(UserError, match=r"torch.s default dtype is torch\.float64"):
+            run(tmp_path / "run", lambda: [nn.Flatten(), nn.Linear(64, 10)])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bytes_are_divided_as_in_training(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 17, (200, 8, 8), np.uint8)
+    np.savez(tmp_path / "set.npz", x=pixels, y=np.arange(200) % 10)
+    data = {
+        "train": [str(tmp_path / "set.npz")],
+        "source": "npz",
+        "scale": 16.0,
+        "train_limit": 0,
+        "test_count": 20,
+        "validation": 0,
+    }
+    changes = {f"training.data.{name}": value for name, value in data.items()}
+    config = override(recipe("digits"), {**FIELDS, "execution.run_dir": str(tmp_path / "run"), **changes})
+    network = ffpipe.load(train(config, model=lambda: [nn.Sequential(nn.Flatten(), nn.Linear(64, 10))]).run_dir,
+                          model=lambda: [nn.Sequential(nn.Flatten(), nn.Linear(64, 10))])  # fmt: skip
+    images = torch.from_numpy(pixels[:20])
+    assert torch.equal(network(images), network(images / 16))
+
+
+class Noisy(nn.Module):
+    """Dropout by NumPy's generator."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        drawn = np.random.random(x.shape)  # noqa: NPY002  # that very generator is what is tested
+        return x * torch.from_numpy(drawn.astype(np.float32)).round()
+
+
+def test_checkpointing_draws_the_same_again(tmp_path: Path) -> None:
+    def blocks() -> list[Any]:
+        return [nn.Sequential(nn.Flatten(), nn.Linear(64, 20), Noisy()), nn.Linear(20, 10)]
+
+    def digest(checkpointing: bool) -> str:
+        fields = {"method": "backprop", "checkpointing": checkpointing}
+        return run(tmp_path / str(checkpointing), blocks, training=fields).weights_sha256
+
+    assert digest(False) == digest(True)
