@@ -152,7 +152,7 @@ class Score(nn.Module):
         return torch.as_tensor(self.linear(h))
 
 
-SCORE = Score()
+SCORE = Score().requires_grad_(False)
 
 
 def test_a_score_function_that_is_a_module_is_left_as_it_was(tmp_path: Path) -> None:
