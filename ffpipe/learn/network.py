@@ -155,7 +155,7 @@ class Network(nn.Module):
 
     @property
     def _divisor(self) -> float:
-        """What bytes are divided by: as much as the images that the network was trained on."""
+        """The number that bytes are divided by: that of the images that the network was trained on."""
         given = self.blueprint.takes.scale
         return self.training_config.data.scale or (given.divisor if given.kind in ("u", "i") else BYTE)
 

@@ -308,7 +308,7 @@ def _images_at_once(network: Network) -> int:
         widest = max(edge.size for edge in network.blueprint.edges)
         rows = max(rows, int(host_bytes() * LOADED_SHARE) // (3 * widest * 8))
     else:
-        # Of large images fewer, but no fewer than a run's own tests take.
+        # Fewer of large images, but no fewer than a run's own tests take.
         widest = max(max(each.hidden.size, each.outputs.size) for each in network.blueprint.outlines)
         rows = max(network.blueprint.layout.rows, min(rows, BYTES_AT_ONCE // (4 * widest)))
     return max(1, rows // (network.classes if network.training_config.contrasts else 4))

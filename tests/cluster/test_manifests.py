@@ -89,7 +89,7 @@ def test_ray_up(name: str) -> None:
     assert all("RAY_AUTH_MODE=token" in line for line in (head, worker))
     mounts = dict(config["file_mounts"])
     assert mounts.pop("~/.ray/auth_token") == "~/.ray/auth_token"
-    # What installs ffpipe, and nothing that Ray would read besides.
+    # Files that install ffpipe, and nothing that Ray would read besides.
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     needed = {"ffpipe", "cluster", "pyproject.toml", "constraints.txt", project["readme"], "LICENSE"}
     assert mounts == {f"~/ffpipe/{name}": name for name in needed}
