@@ -120,7 +120,9 @@ def keep(row: Row, seed: int, folder: Path, log: Path) -> None:
         # The place of this machine's data concerns no one else.
         lines = [line for line in text.splitlines() if not line.startswith(("data_dir", "run_dir"))]
         (place / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    lines = [line for line in log.read_text(encoding="utf-8").splitlines() if not line.startswith("run folder")]
+    # Nor does that of the run, which a line on how to go on names too.
+    said = log.read_text(encoding="utf-8").replace(str(folder), folder.name)
+    lines = [line for line in said.splitlines() if not line.startswith("run folder")]
     (place / "log.txt").write_text("\n".join(lines[-LOG_LINES:]) + "\n", encoding="utf-8")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     figures = Figures(
