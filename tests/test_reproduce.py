@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -217,6 +218,7 @@ def test_files_of_data_are_the_same_by_any_name(reproduce: Any, tmp_path: Path) 
 )
 def test_what_is_kept_was_made_with_what_its_row_says(reproduce: Any, place: Path) -> None:
     reproduce.check_config(ROWS[place.parent.parent.name], int(place.parent.name), place.parent)
+    assert not re.search(r"(^|\s)/\w", (place.parent / "log.txt").read_text(), re.MULTILINE)  # no place of that machine
 
 
 def test_wrong_input(

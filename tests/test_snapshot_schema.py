@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from covering import only
@@ -28,25 +30,13 @@ def test_what_is_expected_of_a_file_is_what_is_written(kind: str, precision: str
     fields = {
         "training.epochs": 1,
         "training.dims": [64, 5, 4],
-        "training.batch_size": 300,
         "training.precision": precision,
         "training.negative_lag": 3,
         "training.optimizer.kind": kind,
         "training.optimizer.options": {"momentum": 0.9} if kind == "SGD" else {},
         "training.head_optimizer.kind": kind,
-        "training.data.train_limit": 1300,
-        "execution.engine": "local",
-        "execution.stages": 1,
-        "execution.evaluate_every": 0,
-        "execution.snapshot_steps": 2,
-        "execution.keep_snapshots": 9,
-        "execution.run_dir": str(tmp_path / "run"),
     }
-    ffpipe.train(ffpipe.override(ffpipe.recipe("digits"), fields))
-    opened, config = open_run(tmp_path / "run")
-    job, store = make_job(config), opened.store(config)
-    for folder, step in (("step-00000002", 2), ("step-00000004", 4)):
-        assert verified(store, folder, job).step == step
+    check_snapshots(fields, tmp_path / "run", (2, 4))
 
 
 def test_a_layer_that_learns_later_has_no_state_before(tmp_path: Path) -> None:
@@ -54,24 +44,27 @@ def test_a_layer_that_learns_later_has_no_state_before(tmp_path: Path) -> None:
         {"kind": "ff-dense", "options": {"width": 9}},
         {"kind": "ff-dense", "options": {"width": 8}, "first_epoch": 1},
     ]
-    fields = {
-        "training.epochs": 2,
-        "training.blocks": layers,
+    fields = {"training.epochs": 2, "training.blocks": layers, "training.optimizer.kind": "Adam"}
+    check_snapshots(fields, tmp_path / "run", (2, 4, 6, 8))
+
+
+def check_snapshots(fields: dict[str, Any], folder: Path, steps: Sequence[int]) -> None:
+    """Train epochs of four steps, and hold the snapshots after some steps against what is expected of them."""
+    both = {
+        **fields,
         "training.batch_size": 300,
-        "training.optimizer.kind": "Adam",
         "training.data.train_limit": 1300,
         "execution.engine": "local",
         "execution.stages": 1,
         "execution.evaluate_every": 0,
         "execution.snapshot_steps": 2,
         "execution.keep_snapshots": 9,
-        "execution.run_dir": str(tmp_path / "run"),
+        "execution.run_dir": str(folder),
     }
-    ffpipe.train(ffpipe.override(ffpipe.recipe("digits"), fields))
-    opened, config = open_run(tmp_path / "run")
+    ffpipe.train(ffpipe.override(ffpipe.recipe("digits"), both))
+    opened, config = open_run(folder)
     job, store = make_job(config), opened.store(config)
-    assert job.steps_per_epoch == 4
-    for step in (2, 4, 6, 8):
+    for step in steps:
         assert verified(store, checkpoint.folder_of(step), job).step == step
 
 
