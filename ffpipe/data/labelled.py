@@ -43,14 +43,12 @@ def labelled(names: Sequence[str], inputs: Inputs, classes: Classes) -> Labelled
     part, source = _part(names, inputs)
     contents = part.open()
     labels = plain(contents.labels, contents.where)
-    if classes.names and contents.names and labels.dtype.kind == "i":
+    # Files of a known set have the published numbers of its classes, and no names.
+    names_of_numbers = contents.names or (classes.names if inputs.data.source in KNOWN_SETS else ())
+    if classes.names and names_of_numbers and labels.dtype.kind == "i":
         # Another set may have the same classes in another order.
-        check(labels, len(contents.names), contents.where)
-        labels = np.array(contents.names)[labels]
-    elif classes.names and inputs.data.source in KNOWN_SETS and labels.dtype.kind == "i":
-        # Its files have the published numbers of its classes, and no names.
-        check(labels, classes.count, contents.where)
-        labels = np.array(classes.names)[labels]
+        check(labels, len(names_of_numbers), contents.where)
+        labels = np.array(names_of_numbers)[labels]
     numbers = classes.numbers(labels, contents.where)
     divisor = inputs.divisor_of(contents, source)
     images = (image for block in contents.blocks() for image in block)

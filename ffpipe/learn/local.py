@@ -79,6 +79,9 @@ class LocalBlock(Block):
     compute under autocast.
     """
 
+    # Autocast rounds a weight once in a pass, however often it is used.
+    caches_rounded = True
+
     def __init__(
         self,
         index: int,
@@ -226,4 +229,4 @@ class LocalBlock(Block):
     def _format(self, device: torch.device) -> AbstractContextManager[None]:
         if not self._autocast:
             return nullcontext()
-        return torch.autocast(device.type, self._formats.now.products)
+        return torch.autocast(device.type, self._formats.now.products, cache_enabled=self.caches_rounded)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import cached_property, partial
 from typing import Any
 
@@ -28,6 +28,10 @@ from ffpipe.learn.spec import RowLayout
 
 class ShardedLocal(LocalBlock):
     """The block where `training.shards` is more than 1."""
+
+    # Autocast has one cache for all threads, which the first pass that ends would empty for the others: a weight that
+    # is used twice would be rounded once in one pass and twice in another.
+    caches_rounded = False
 
     @cached_property
     def _meets(self) -> bool:
@@ -114,13 +118,6 @@ class ShardedLocal(LocalBlock):
         with torch.no_grad():
             self._put(h, shard.out)
         return h.detach()
-
-    def _format(self, device: torch.device) -> AbstractContextManager[None]:
-        if not self._autocast:
-            return nullcontext()
-        # Autocast has one cache for all threads, which the first pass that ends would empty for the others: a weight
-        # that is used twice would be rounded once in one pass and twice in another.
-        return torch.autocast(device.type, self._formats.now.products, cache_enabled=False)
 
     def _as_many_views(self, count: int) -> list[ShardedLocal]:
         """Return the block and views of it, whose parameters share its memory and have gradients of their own."""
