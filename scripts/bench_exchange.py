@@ -82,7 +82,7 @@ def measure(replicas: int, sizes: list[int], rounds: int) -> list[dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--replicas", type=positive, nargs="+", default=[2, 4])
+    parser.add_argument("--replicas", type=int, choices=(2, 4, 8), nargs="+", default=[2, 4])
     parser.add_argument("--numbers", type=positive, nargs="+", default=[10_000, 90_000, 1_000_000, 4_000_000])
     parser.add_argument("--rounds", type=positive, default=5)
     options = parser.parse_args()
