@@ -161,7 +161,7 @@ def nokland_mlp() -> Config:
 
 
 def _cwcomp(last_epochs: tuple[int, int, int, int], epochs: int, source: Known, **scale: Scale) -> Config:
-    """Configure CwComp on one set. last_epochs: before which each convolution learns (its program's windows "Acc")."""
+    """Configure CwComp on one set. last_epochs: before which each convolution learns (windows "Acc" of its program)."""
 
     def layer(channels: int, groups: int, last_epoch: int) -> BlockConfig:
         options: Options = {"channels": channels, "groups": groups, "pool": 2 if groups > 1 else 1, "norm_last": True}
@@ -195,21 +195,24 @@ def cwcomp() -> Config:
 
 
 def cwcomp_fashion() -> Config:
-    """CwComp on Fashion-MNIST: the network of `cwcomp`, whose layers learn in the first 10, 15, 19 and 23 of 50 epochs.
+    """CwComp on Fashion-MNIST: the network of `cwcomp`, whose layers learn in the first 4, 6, 8 and 9 of 20 epochs.
 
+    Its program's windows "Acc" are 10, 15, 19 and 23 of 50 epochs, three hours on two cores: here they end after the
+    same share of the run.
     Published: 7.69 % test error, chosen by test error. Expected: not measured yet.
     """
-    return _cwcomp((10, 15, 19, 23), 50, "fashion-mnist", mean=(0.5,), deviation=(0.5,))
+    return _cwcomp((4, 6, 8, 9), 20, "fashion-mnist", mean=(0.5,), deviation=(0.5,))
 
 
 def cwcomp_cifar10() -> Config:
-    """CwComp on CIFAR-10: the network of `cwcomp`, whose layers learn in the first 11, 16, 21 and 25 of 50 epochs.
+    """CwComp on CIFAR-10: the network of `cwcomp`, whose layers learn in the first 4, 6, 8 and 10 of 20 epochs.
 
+    Its program's windows "Acc" are 11, 16, 21 and 25 of 50 epochs, as with `cwcomp-fashion`.
     Published: 21.89 % test error, chosen by test error; others get 25 %. Expected: not measured yet.
     """
     # ImageNet's, as its program has them for these images too.
     scale = {"mean": (0.485, 0.456, 0.406), "deviation": (0.229, 0.224, 0.225)}
-    return _cwcomp((11, 16, 21, 25), 50, "cifar10", **scale)
+    return _cwcomp((4, 6, 8, 10), 20, "cifar10", **scale)
 
 
 def dgl() -> Config:
