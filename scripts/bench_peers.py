@@ -11,7 +11,7 @@ dense layers Adam, fused) and an allocator that keeps what steps free. Every pro
 two. A pipeline gets the number of microbatches that is best for it among `--microbatches`. Rounds of all contenders are
 interleaved, and figures are medians. For all contenders
 
-    examples/s   of all steps of training
+    examples/s   of all minibatches of training behind three that warm up (ffpipe: behind the message that has these)
     busy         the CPU time of a stage or rank while it trains, over the time of training; the mean of all of them
     stage        the most memory (PSS) that the process of one stage or rank had, from its start to its end
     largest      the most that any process had, ffpipe's driver among them

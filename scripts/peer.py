@@ -16,7 +16,7 @@ from typing import Any
 import ffpipe  # isort: skip - sets what torch reads from the environment
 import torch
 import torch.distributed as dist
-from peer_networks import config_of
+from peer_networks import WARM_UP, config_of
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -33,8 +33,6 @@ from ffpipe.planning.cost import costs_of
 from ffpipe.system.memory import keep_freed
 
 CPU = torch.device("cpu")
-# Steps before the clock starts: allocators and connections warm up.
-WARM_UP = 3
 PIPED = ("gpipe", "1f1b", "interleaved")
 # A network that only takes time: numbers of a row, and classes.
 WIDTH, CLASSES = 1000, 10

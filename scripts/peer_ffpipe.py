@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peer_networks import config_of, contrasting, exact
+from peer_networks import WARM_UP, config_of, contrasting, exact
 
 from ffpipe import override, train
 from ffpipe.config.schema import Config, Execution
@@ -44,23 +43,28 @@ def messages_of(spec: StageSpec, item: Item) -> int:
 
 
 class Clock:
-    """A clock that writes down when training began and ended, by the first item of it and the first after it, the CPU
-    time of the stage's process between these, and the messages that it sent."""
+    """A clock that writes down when training began and ended, by the first item of it behind the warm-up and the first
+    after it, the CPU time of the stage's process between these, the first minibatch of it, and the messages that the
+    stage sent in all."""
 
     def __init__(self, setup: WorkerSetup) -> None:
-        self._spec, self._began, self._messages, self._written = setup.spec, (0.0, 0.0), 0, False
+        self._spec, self._began, self._first = setup.spec, (0.0, 0.0), -1
+        self._messages, self._written = 0, False
         self._file = Path(setup.config.execution.run_dir) / f"{CLOCK}{setup.spec.index}.json"
 
     def note(self, item: Item) -> None:
         """Note an item that is about to be worked."""
         now = time.time(), time.process_time()
         if isinstance(item, (Train, Predict)):
-            self._began = self._began if any(self._began) else now
+            first = item.step if isinstance(item, Predict) else item.first
+            # Of a run that is one item, that one.
+            if self._first < 0 or self._first < WARM_UP <= first:
+                self._began, self._first = now, first
             self._messages += messages_of(self._spec, item)
-        elif any(self._began) and not self._written:
+        elif self._first >= 0 and not self._written:
             began, worked = self._began
-            told = {"began": began, "ended": now[0], "cpu": now[1] - worked, "messages": self._messages}
-            self._file.write_text(json.dumps(told))
+            told = {"began": began, "ended": now[0], "cpu": now[1] - worked, "first": self._first}
+            self._file.write_text(json.dumps(told | {"messages": self._messages}))
             self._written = True
 
 
@@ -111,25 +115,26 @@ def timed_engine(execution: Execution) -> Engine:
 
 
 def timed(config: Config) -> dict[str, Any]:
-    """Train, and return examples a second, and of the process of each stage the CPU time as a share of the time of
-    training, and the messages that it sends a minibatch."""
+    """Train, and return examples a second behind the warm-up, and of the process of each stage the CPU time as a share
+    of the time of training, and the messages that it sends a minibatch."""
     result = train(config, engine=timed_engine)
     clocks = [json.loads(path.read_text()) for path in result.run_dir.glob(f"{CLOCK}*.json")]
-    return told(result.summary, clocks)
+    return told(result.summary["steps"], config.training.batch_size, clocks)
 
 
-def told(summary: Mapping[str, Any], clocks: list[dict[str, float]]) -> dict[str, Any]:
-    """Return the figures of a run by its summary and clocks."""
-    seconds = max(clock["ended"] for clock in clocks) - min(clock["began"] for clock in clocks)
+def told(steps: int, batch: int, clocks: list[dict[str, float]]) -> dict[str, Any]:
+    """Return the figures of a run of so many minibatches by its clocks."""
+    begin = min(clocks, key=lambda clock: clock["began"])
+    seconds = max(clock["ended"] for clock in clocks) - begin["began"]
     return {
-        "rate": summary["examples_per_second"],
+        "rate": (steps - begin["first"]) * batch / seconds,
         "busy": [clock["cpu"] / seconds for clock in clocks],
-        "messages": [clock["messages"] / summary["steps"] for clock in clocks],
+        "messages": [clock["messages"] / steps for clock in clocks],
     }
 
 
 def main() -> None:
     """Train what the first argument says."""
     asked = json.loads(sys.argv[1])
-    config = CONFIGS[asked["kind"]](asked["network"], asked["steps"])
+    config = CONFIGS[asked["kind"]](asked["network"], asked["steps"] + WARM_UP)
     print(json.dumps(timed(override(config, asked["fields"]))), flush=True)

@@ -9,6 +9,8 @@ from ffpipe.config.recipes import get_recipe
 from ffpipe.config.schema import BlockConfig, Config, Data, Execution, Optimizer, Training
 
 BATCH, EXACT_BATCH = 128, 100
+# Minibatches before the clock of a contender starts: allocators and connections warm up.
+WARM_UP = 3
 NETWORKS = ("dense", "dense-2000", "dgl")
 WIDTHS = {"dense": 1000, "dense-2000": 2000}
 

@@ -19,6 +19,7 @@ import torch
 from bench_peers import best_of, seconds_to_error
 from peer import data_parallel, own_parts, piped_messages
 from peer_ffpipe import TimedStage, timed, told
+from peer_networks import WARM_UP
 from peer_runs import Figures, contenders, refusal
 from process_tree import MemoryWatch, cpu_seconds, tree_of
 from threaded_workers import ThreadLinks, copied
@@ -28,7 +29,7 @@ from ffpipe import UserError, override, recipe
 from ffpipe.learn.negatives import Predictions
 from ffpipe.pipeline.job import Start, make_job
 from ffpipe.pipeline.packet import Packet
-from ffpipe.pipeline.schedule import Predict, Train
+from ffpipe.pipeline.schedule import Item, Predict, Train
 from ffpipe.pipeline.worker import Worker
 from ffpipe.pipeline.worker_setup import Parts, WorkerSetup
 from ffpipe.planning.layout import make_layout
@@ -59,6 +60,11 @@ class CountingLinks(ThreadLinks):
         super().done(predictions)
 
 
+def firsts(item: Item) -> list[int]:
+    """Return the first minibatch of an item of training."""
+    return [item.first] if isinstance(item, Train) else [item.step] if isinstance(item, Predict) else []
+
+
 @pytest.mark.parametrize("lag", [9, pytest.param(0, marks=pytest.mark.long)])
 def test_messages_of_a_stage_are_those_that_its_worker_sends(lag: int, tmp_path: Path) -> None:
     fields = {**LITTLE, "training.negative_lag": lag, "execution.run_dir": str(tmp_path)}
@@ -77,7 +83,10 @@ def test_messages_of_a_stage_are_those_that_its_worker_sends(lag: int, tmp_path:
         assert not thread.is_alive()
     items = list(layout.plan.items())
     training = sum(isinstance(item, (Train, Predict)) for item in items)
-    clocks = [json.loads((tmp_path / f"clock-{stage}.json").read_text())["messages"] for stage in range(3)]
+    read = [json.loads((tmp_path / f"clock-{stage}.json").read_text()) for stage in range(3)]
+    behind = next(first for item in items for first in firsts(item) if first >= WARM_UP)
+    assert [clock["first"] for clock in read] == [behind] * 3
+    clocks = [clock["messages"] for clock in read]
     assert clocks == [links[0].counts["packets"], links[1].counts["packets"], training]
     assert clocks[0] > training  # its outputs go straight to the read-out too
     assert links[2].counts == {"answers": len(items)}
@@ -85,10 +94,10 @@ def test_messages_of_a_stage_are_those_that_its_worker_sends(lag: int, tmp_path:
 
 def test_busy_is_cpu_time_over_the_time_of_training(tmp_path: Path) -> None:
     clocks = [
-        {"began": 10.0, "ended": 18.0, "cpu": 6.0, "messages": 20},
-        {"began": 12.0, "ended": 20.0, "cpu": 5.0, "messages": 10},
+        {"began": 10.0, "ended": 18.0, "cpu": 6.0, "messages": 20, "first": 5},
+        {"began": 12.0, "ended": 20.0, "cpu": 5.0, "messages": 10, "first": 5},
     ]
-    found = told({"examples_per_second": 7.0, "steps": 40}, clocks)
+    found = told(40, 2, clocks)
     assert found == {"rate": 7.0, "busy": [0.6, 0.5], "messages": [0.5, 0.25]}
     assert Figures.of([json.dumps(found)]) == Figures(7.0, 0.55, 0.75)
     ranks = [{"rate": rate, "busy": [busy], "messages": [2.0]} for rate, busy in ((8.0, 0.75), (9.0, 0.25))]
