@@ -45,6 +45,7 @@ LOCAL = {
     "mono-forward": (32, 32, 3),
     "hinton-lrf": (28, 28),
     "nokland-mlp": (28, 28),
+    "nokland-mlp-pred": (28, 28),
     "cwcomp": (28, 28),
     "cwcomp-fashion": (28, 28),
     "cwcomp-cifar10": (32, 32, 3),

@@ -291,6 +291,15 @@ ROWS = {
             differs="5,000 training images validate; the answer's cross-entropy has the weight 1 (.01)",
         ),
         Row(
+            "nokland-mlp-pred",
+            "nokland-mlp-pred",
+            "the same without the loss of similarity (pred)",
+            "0.68",
+            SOFTMAX,
+            (1,),
+            differs="5,000 training images validate",
+        ),
+        Row(
             "cwcomp",
             "cwcomp",
             "channels that compete, 20 epochs",

@@ -72,6 +72,13 @@ def counts(block: Block) -> tuple[int, int]:
             [1024 * 1024 + 10_250, 1024 * 1024 + 10_250, 1024 * 1024 + 10_250, 10_250],
             [(1024,)] * 4,
         ),
+        (
+            "nokland-mlp-pred",
+            MNIST,
+            [784 * 1024 + 3 * 1024, 1024 * 1024 + 3 * 1024, 1024 * 1024 + 3 * 1024, 0],
+            [10_250] * 4,
+            [(1024,)] * 4,
+        ),
         # 280,920 on three channels with those of the batch normalisations; a read-out of 235,210 numbers.
         (
             "cwcomp",
