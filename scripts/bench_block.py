@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from arguments import positive
+
 import ffpipe
 from ffpipe import BlockConfig, Optimizer, recipe
 from ffpipe.config.schema import Options
@@ -107,8 +109,8 @@ def measured(steps: list[Callable[[], None]], rounds: int) -> list[float]:
 def main() -> None:
     """Print a line for each case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=positive, default=15)
+    parser.add_argument("--threads", type=positive, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed()

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from arguments import positive
+from arguments import above_0, positive
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -121,9 +121,9 @@ def measure(runs: dict[str, Callable[[], None]], rounds: int, seconds: float) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--widths", type=positive, nargs="+", default=[500, 1000, 2000, 4000])
-    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=positive, default=7)
-    parser.add_argument("--seconds", type=float, default=0.5, help="of one round of one contender")
+    parser.add_argument("--seconds", type=above_0, default=0.5, help="of one round of one contender")
     parser.add_argument("--threads", type=positive, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -50,7 +50,9 @@ def seconds(engine: str, width: int, depth: int, epochs: int, negatives: str, th
         }
         command = [sys.executable, "-c", RUN, json.dumps(fields)]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        sys.exit(f"{engine}, width {width}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
     told = json.loads(done.stdout.splitlines()[-1])
     return told["seconds"], told["digest"]
 

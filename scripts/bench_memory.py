@@ -4,7 +4,7 @@
 
 Parts, all by default:
 
-depth-WIDTH  peak resident memory of the largest process, and examples a second, at 2 to 64 layers, batch 100
+depth-WIDTH  peak resident memory of the largest stage, and examples a second, at 2 to 64 layers, batch 100
 batch        the same at 8 layers of 1000 with batches of 100, 400 and 1200
 stages       one layer a stage, 2 to 16 stages: the peak of one stage
 conv         4 and 16 convolutions of 128 channels at 8 x 8 with class heads, batch 400
@@ -12,7 +12,8 @@ transformer  the same of transformer blocks of width 256 on 64 tokens, batch 50
 settings     chunks of more than one minibatch and a head on all layers, which the other parts do not have
 tensors      exact bytes of the tensors of one stage at 2 to 64 layers, as torch's allocator counts them
 
-With --device cuda what is counted are the bytes of tensors on the GPU instead of those of the process.
+The driver, which trains nothing, and Ray's own processes are not counted. With --device cuda what is counted are the
+bytes of tensors on the GPU instead of those of the process.
 
 Every row is a run in a process of its own (memory_run.py) on one thread a process, with what arithmetic had predicted
 beside what was measured. Rows that were run are kept in scripts/results/memory.json and not run again without
@@ -150,7 +151,7 @@ def spread(sizes: list[int]) -> float:
 
 
 def plot(rows: list[dict[str, Any]]) -> None:
-    """Draw the peak of the largest process against depth, a panel for each width."""
+    """Draw the peak of the largest stage against depth, a panel for each width."""
     widths = sorted({row["width"] for row in rows})
     figure, panels = plt.subplots(1, len(widths), figsize=(1 + 5 * len(widths), 4.5), squeeze=False)
     for width, axes in zip(widths, panels[0], strict=True):
@@ -162,7 +163,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
         axes.set_xscale("log", base=2)
         axes.set_xticks(DEPTHS, [str(depth) for depth in DEPTHS])
         axes.set_xlabel(f"layers of {width} units, batch 100")
-        axes.set_ylabel("peak of the largest process, MiB resident")
+        axes.set_ylabel("peak of the largest stage, MiB resident")
         axes.set_ylim(bottom=0)
         axes.legend()
         axes.grid(alpha=0.3)

@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from arguments import positive
+from arguments import above_0, from_0, natural, positive
 from rich.console import Console
 from rich.table import Table
 from set_time import SetTimeEngine, make_job, run
@@ -35,12 +35,12 @@ from ffpipe.planning.layout import make_layout
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--stages", type=positive, nargs="+", default=[2, 4, 8, 16, 32])
-    parser.add_argument("--milliseconds", type=float, default=20.0)
+    parser.add_argument("--milliseconds", type=above_0, default=20.0)
     parser.add_argument("--steps", type=positive, default=300)
     parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument("--lag", type=int, default=128)
-    parser.add_argument("--after", type=float, default=0.0, help="of a minibatch, milliseconds with its result there")
-    parser.add_argument("--chunk", type=int, default=0)
+    parser.add_argument("--lag", type=positive, default=128)
+    parser.add_argument("--after", type=from_0, default=0.0, help="of a minibatch, milliseconds with its result there")
+    parser.add_argument("--chunk", type=natural, default=0)
     parser.add_argument("--trace", type=Path, help="write the last runs here, as FILE-RULE-STAGES.json")
     options = parser.parse_args()
     if options.after > options.milliseconds:

@@ -47,7 +47,7 @@ from pathlib import Path
 from typing import Any
 
 import peer_ff_py
-from arguments import positive
+from arguments import from_0, positive
 from peer_networks import BATCH, NETWORKS
 from peer_runs import Contender, Figures, contenders, memory_of, output, peer_commands, refusal, run
 from process_tree import PROC
@@ -184,9 +184,11 @@ def main() -> None:
     parser.add_argument("--microbatches", type=positive, nargs="+", default=[2, 4, 8])
     parser.add_argument("--steps", type=positive, default=100)
     parser.add_argument("--rounds", type=positive, default=3)
-    parser.add_argument("--error", type=float, default=0.0, help="validation error in percent; 0: not asked for")
+    parser.add_argument("--error", type=from_0, default=0.0, help="validation error in percent; 0: not asked for")
     parser.add_argument("--epochs", type=positive, default=6, help="the most in which that error is to be reached")
     options = parser.parse_args()
+    if wrong := [count for count in options.microbatches if count < 2 or BATCH % count]:
+        parser.error(f"--microbatches {wrong[0]}: minibatches of {BATCH} are cut into equal parts: give 2, 4, 8, ...")
     if options.set_time:
         print(json.dumps({"benchmark": "peers", "set time": compare_bubbles(options)}))
         return

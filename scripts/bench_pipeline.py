@@ -29,18 +29,18 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from arguments import positive
+from arguments import natural, positive
 from rich.console import Console
 from rich.table import Table
 
-from ffpipe.config.schema import BlockConfig, Config, Data, Execution, Optimizer, Training
+from ffpipe.config.schema import BlockConfig, Config, Data, Execution, Optimizer, Options, Training
 from ffpipe.engines.local import LocalEngine
 from ffpipe.engines.ray.settings import prepare_ray
 from ffpipe.learn.workspace import OutputsInTurn, Workspace
@@ -55,20 +55,35 @@ from ffpipe.storage.store import Store
 from ffpipe.telemetry.report import StageReport
 
 BATCH, FEATURES, CLASSES = 100, 784, 10
+# Contenders that may be left out: the others are what ratios are of.
+OPTIONAL = ("ray random", "local 1", "local all")
 
 
-def make_config(options: argparse.Namespace, data: Path, negatives: str, stages: int) -> Config:
+@dataclass(frozen=True)
+class Sizes:
+    """The network that is timed. conv: channels of convolutions in place of dense layers of `width`; 0: none."""
+
+    width: int
+    layers: int
+    lag: int
+    chunk: int = 0
+    precision: str = "float32"
+    conv: int = 0
+    replicas: int = 1
+
+
+def make_config(sizes: Sizes, data: Path, negatives: str, stages: int) -> Config:
     source = Data(source="npz", train=(str(data),), test_count=1)
-    execution = Execution(stages=stages, replicas=options.replicas, chunk=options.chunk, keep_freed=True)
-    if options.conv:
+    execution = Execution(stages=stages, replicas=sizes.replicas, chunk=sizes.chunk, keep_freed=True)
+    if sizes.conv:
         # Batch normalisation over all replicas takes two exchanges of its own.
-        kind = {"channels": options.conv, "norm": options.replicas == 1}
+        kind: Options = {"channels": sizes.conv, "norm": sizes.replicas == 1}
         block = BlockConfig(kind="conv", options=kind, objective_options={"pool": 4})
         training = Training(
-            blocks=(block,) * options.layers,
+            blocks=(block,) * sizes.layers,
             epochs=1,
             batch_size=BATCH,
-            shards=options.replicas,
+            shards=sizes.replicas,
             labels="none",
             negatives="none",
             head=False,
@@ -80,14 +95,14 @@ def make_config(options: argparse.Namespace, data: Path, negatives: str, stages:
         return Config(training=training, execution=execution)
     return Config(
         training=Training(
-            dims=(FEATURES, *[options.width] * options.layers),
+            dims=(FEATURES, *[sizes.width] * sizes.layers),
             epochs=1,
             batch_size=BATCH,
-            shards=options.replicas,
-            precision=options.precision,
+            shards=sizes.replicas,
+            precision=sizes.precision,  # type: ignore[arg-type]  # str
             optimizer=Optimizer(weight_decay=0.001),
             negatives=negatives,  # type: ignore[arg-type]  # str
-            negative_lag=options.lag,
+            negative_lag=sizes.lag,
             data=source,
         ),
         execution=execution,
@@ -187,16 +202,18 @@ def run_bound(layout: Layout, steps: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--width", type=positive, default=1000)
-    parser.add_argument("--conv", type=int, default=0, metavar="CHANNELS", help="convolutions in place of dense layers")
+    parser.add_argument(
+        "--conv", type=natural, default=0, metavar="CHANNELS", help="convolutions in place of dense layers"
+    )
     parser.add_argument("--layers", type=positive, default=4)
     parser.add_argument("--stages", type=positive, default=2)
-    parser.add_argument("--replicas", type=positive, default=1, help="of each stage; a power of 2")
+    parser.add_argument("--replicas", type=int, choices=(1, 2, 4), default=1, help="of each stage")
     parser.add_argument("--steps", type=positive, default=500)
     parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument("--chunk", type=int, default=0)
-    parser.add_argument("--lag", type=int, default=48)
-    parser.add_argument("--precision", default="float32")
-    parser.add_argument("--without", nargs="*", default=[], help="contenders to leave out")
+    parser.add_argument("--chunk", type=natural, default=0)
+    parser.add_argument("--lag", type=natural, default=48)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--without", nargs="*", choices=OPTIONAL, default=[], help="contenders to leave out")
     options = parser.parse_args()
     prepare_ray()
     import ray
@@ -207,7 +224,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data.npz"
         write_data(data, options.steps, options.conv)
-        hard, random = (make_config(options, data, rule, options.stages) for rule in ("hard", "random"))
+        sizes = Sizes(
+            *(options.width, options.layers, options.lag, options.chunk),
+            *(options.precision, options.conv, options.replicas),
+        )
+        hard, random = (make_config(sizes, data, rule, options.stages) for rule in ("hard", "random"))
         layout: Layout | None = None
 
         def through_ray(name: str, config: Config) -> float:

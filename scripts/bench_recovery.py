@@ -2,7 +2,8 @@
 
     python scripts/bench_recovery.py [--rounds 5] [--kills 6] [--width 1000] [--layers 4] [--steps 1050]
 
-Two Ray stages, batch 100, hard negatives, random bytes in the size of MNIST's images, all else as by default.
+Two Ray stages, batch 100, hard negatives, random bytes in the size of MNIST's images, memory kept that steps free, all
+else as by default.
 
 Snapshots: interleaved rounds with one every 100 steps, to a temporary folder, and with none before the end; rates are
 of the last stage in steady state, and the ratio is the median of those of the pairs.
@@ -26,8 +27,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from arguments import positive
-from bench_pipeline import BATCH, make_config, write_data
+from arguments import natural, positive
+from bench_pipeline import BATCH, Sizes, make_config, write_data
 from rich.console import Console
 from rich.table import Table
 
@@ -163,16 +164,13 @@ def main() -> None:
     parser.add_argument("--layers", type=positive, default=4)
     parser.add_argument("--steps", type=positive, default=1050, help=f"of a round, in multiples of {STEPS_PER_EPOCH}")
     parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument("--kills", type=int, default=6)
+    parser.add_argument("--kills", type=natural, default=6)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         os.environ["FFPIPE_CACHE"] = f"{place}/cache"
         data = Path(place) / "data.npz"
         write_data(data, STEPS_PER_EPOCH)
-        shape = argparse.Namespace(
-            width=options.width, layers=options.layers, lag=48, precision="float32", chunk=0, conv=0
-        )
-        plain = make_config(shape, data, "hard", 2)
+        plain = make_config(Sizes(options.width, options.layers, lag=48), data, "hard", 2)
 
         def config(name: str, steps: int, snapshot_steps: int) -> Config:
             execution = replace(plain.execution, run_dir=f"{place}/{name}", snapshot_steps=snapshot_steps)

@@ -13,7 +13,7 @@ import json
 import statistics
 from typing import Any
 
-from arguments import positive
+from arguments import above_0, natural, positive
 from rich.console import Console
 from rich.table import Table
 from set_time import SetTimeEngine, make_job, run
@@ -21,11 +21,11 @@ from set_time import SetTimeEngine, make_job, run
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--replicas", type=positive, nargs="+", default=[1, 2, 4], help="powers of 2")
-    parser.add_argument("--milliseconds", type=float, default=80.0)
+    parser.add_argument("--replicas", type=int, choices=(1, 2, 4, 8), nargs="+", default=[1, 2, 4])
+    parser.add_argument("--milliseconds", type=above_0, default=80.0)
     parser.add_argument("--steps", type=positive, default=60)
     parser.add_argument("--rounds", type=positive, default=3)
-    parser.add_argument("--chunk", type=int, default=0)
+    parser.add_argument("--chunk", type=natural, default=0)
     options = parser.parse_args()
     rates: dict[int, list[float]] = {replicas: [] for replicas in options.replicas}
     shards = max(options.replicas)

@@ -11,9 +11,9 @@ Each way trains the same blocks on the same data in the same minibatches, by `ff
                       and with the gradients of `--parts` parts of each minibatch summed
 
 Rounds of all ways are interleaved; figures are medians. Examples a second are those of training alone, as in
-summary.json. Memory is the peak of the largest process of the run, and of all its stages together, less what a process
-has that has imported torch and the package and done nothing. Errors after full runs are in the table of results. The
-last line is JSON.
+summary.json. Memory is the peak of the largest stage of the run, and of all stages together (not of the driver and
+Ray's own processes), less what a process has that has imported torch and the package and done nothing. Errors after
+full runs are in the table of results. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def main() -> None:
             for way in ways(options.parts):
                 found.setdefault(way.name, []).append(run(recipe, way, options.steps))
         bare = max(each.bare for runs in found.values() for each in runs)
-        table = Table(recipe, "examples/s", "largest process, MB", "all stages, MB")
+        table = Table(recipe, "examples/s", "largest stage, MB", "all stages, MB")
         told[recipe] = {}
         for name, runs in found.items():
             rate = statistics.median(each.rate for each in runs)

@@ -3,8 +3,8 @@
     python scripts/drill.py [--rounds 6] [--seed 1]
 
 A run trains the digits (three layers, hard negatives, a snapshot every 40 of 1,680 steps) on two or three Ray stages,
-by `ffpipe` in a process of its own (drill_run.py). A round deals out every fault once, over five runs. On a cluster of
-their own:
+by `ffpipe` in a process of its own (drill_run.py). A round deals out every kind of fault over six runs, of signals and
+of stops of the GCS some in turn. On a cluster of their own:
 
     first chunk          SIGKILL of a stage in its first chunk
     middle               SIGKILL of a stage somewhere in between
@@ -86,7 +86,7 @@ LOG_TAIL = 8000
 
 
 def deal(chance: random.Random, turn: int) -> list[Hand]:
-    """Deal one round: every kind of fault once."""
+    """Deal one round: every kind of fault, of those that end a process some in turn."""
     own = list(ON_OWN_CLUSTER)
     chance.shuffle(own)
     half = len(own) // 2

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from arguments import positive
+from trainer_process import run_to_its_end
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results" / "five-digits.json", HERE.parent / "docs" / "five-digits.md"
@@ -37,13 +37,16 @@ def command(kind: str, units: int, seed: int) -> list[str]:
 
 
 def trained(kind: str, units: int, seed: int, work: Path, further: list[str]) -> dict[str, Any]:
-    """Train a cell, or go on with it, and return what the table has of it. Raises CalledProcessError."""
+    """Train a cell, or go on with it, and return what the table has of it. Ends the program where
+    that fails."""
     folder = work / key(kind, units, seed)
     if (folder / "config.toml").exists():
         arguments = ["resume", str(folder)]
     else:
         arguments = [*command(kind, units, seed), "--run-dir", str(folder)]
-    subprocess.run([sys.executable, "-m", "ffpipe", *arguments, *further], check=True)
+    ended = run_to_its_end([sys.executable, "-m", "ffpipe", *arguments, *further], sys.stdout)
+    if ended.status:
+        sys.exit(ended.status)  # ffpipe has said why
     summary = json.loads((folder / "summary.json").read_text())
     fields = ("test_error_goodness", "test_error_softmax", "train_seconds", "epochs", "weights_sha256", "versions")
     return {name: summary[name] for name in fields}

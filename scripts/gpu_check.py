@@ -18,7 +18,7 @@ which are left out without it. ffpipe itself need not be installed, which asks f
 
 Every part is a process of its own, which is ended when its minutes, or those of the whole, are over. `--device cpu`
 tries the script itself without a GPU. Exit status 1 where weights differ or are not those of the CPU within rounding,
-memory is more than planned, or a part failed or was ended; 0 without a GPU, where nothing is checked.
+memory is more than planned, or a part failed, was ended or was left out; 0 without a GPU, where nothing is checked.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from ffpipe.planning.estimate import draft_layout, estimate_layout
 
 import torch  # isort: skip - after ffpipe, which sets what torch reads from the environment
 
+from arguments import above_0
 from gpu_parts import FORMATS, conv_times, convolutions, dense_times, distance_from_cpu, network_of
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -251,6 +252,7 @@ def in_turn(parts: Sequence[str], device: str, minutes: float, report: dict[str,
             seconds = min(60 * PARTS[part][1], end - begun - SECONDS_TO_END)
             if seconds < LEAST_SECONDS:
                 print(f"{part}: left out, for there is no time for it", flush=True)
+                failed += 1
                 continue
             command = [sys.executable, __file__, "--device", device, "--alone", part, "--out", str(file)]
             status = bounded(command, seconds)
@@ -278,7 +280,7 @@ def main() -> int:
     """Run the parts; returns 1 where one does not pass."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--minutes", type=above_0, default=8.0)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--out", type=Path, help="write what was found as JSON, after every part")
     parser.add_argument("--alone", choices=PARTS, help=argparse.SUPPRESS)

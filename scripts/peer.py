@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import ffpipe  # isort: skip - sets what torch reads from the environment
@@ -26,7 +27,7 @@ from ffpipe.learn.local import LocalBlock
 from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.feed import Feed
 from ffpipe.pipeline.job import make_job
-from ffpipe.pipeline.packet import LABELS, X
+from ffpipe.pipeline.packet import LABELS, Tensors, X
 from ffpipe.pipeline.partition import partition
 from ffpipe.pipeline.schedule import Train
 from ffpipe.planning.cost import costs_of
@@ -154,10 +155,14 @@ def computed_work(asked: Asked, parts: int) -> Work:
     modules.append(Answer([local[i] for i in groups[-1]]))
     feed = Feed(network, job.splits, CPU)
 
+    @lru_cache(maxsize=1)  # asked for rows and for labels
+    def tensors(step: int) -> Tensors:
+        found = feed.tensors(Train(step, 1))
+        assert found is not None
+        return found
+
     def made(step: int, name: str) -> Tensor:
-        tensors = feed.tensors(Train(step, 1))
-        assert tensors is not None
-        return tensors[name][0].clone()
+        return tensors(step)[name][0].clone()
 
     edges = [network.edges[group.start].shape for group in groups] + [(network.takes.classes,)]
     return Work(modules, edges, lambda step: made(step, X), lambda step: made(step, LABELS))

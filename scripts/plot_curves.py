@@ -111,7 +111,8 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=SCRIPTS.parent / "docs" / "curves")
     options = parser.parse_args()
     row = options.row
-    found = sorted(options.results.glob(f"{row}*/*/summary.json"))
+    every = sorted(options.results.glob(f"{row}*/*/summary.json"))
+    found = [path for path in every if not path.parts[-3].endswith("-backprop")]
     if not found:
         print(f"{options.results}: no finished run of {row}: python scripts/reproduce.py {row}", file=sys.stderr)
         return 2

@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import reproduce
 import results_table
 from figures import Figures, add_figures, read_figures
 from known_results import ROWS, Row
+from repository import REPOSITORY
 
 from ffpipe.system.errors import UserError
 
@@ -127,3 +129,11 @@ def test_the_page_names_the_machine_once_or_in_each_row(tmp_path: Path) -> None:
     page.write_text("no marks")
     with pytest.raises(UserError, match="lacks the lines"):
         results_table.write_table(page, {}, in_bfloat16)
+
+
+def test_the_page_has_the_rows_and_figures_of_today(tmp_path: Path) -> None:
+    page = tmp_path / "reproduction.md"
+    page.write_bytes((REPOSITORY / "docs" / "reproduction.md").read_bytes())
+    results_table.write_table(page, read_figures(reproduce.RESULTS / "results.json"), reproduce.kept_of)
+    today = page.read_text(encoding="utf-8")
+    assert today == (REPOSITORY / "docs" / "reproduction.md").read_text(encoding="utf-8"), "reproduce.py --table"

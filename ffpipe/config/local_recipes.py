@@ -138,7 +138,6 @@ def nokland_mlp() -> Config:
     .75). 5,000 training images validate. Expected: 0.60 % by the last block, 0.58 % by the sum of all (seed 1; 80
     minutes on two cores alone, three and a half hours beside other work).
     """
-
     return _nokland_mlp(0.99)
 
 

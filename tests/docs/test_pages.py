@@ -19,7 +19,7 @@ import warm
 from fenced import Fence, difference, fences
 from repository import REPOSITORY
 
-from ffpipe.config.fields import from_toml
+from ffpipe.config.fields import from_toml, leaves
 
 PAGES = {
     path.relative_to(REPOSITORY).as_posix(): fences(path.read_text(encoding="utf-8"))
@@ -53,6 +53,14 @@ def is_long(page: str) -> bool:
 def test_every_block_is_run_or_says_why_not(page: str) -> None:
     faults = [f"{page}:{fence.line}: {fence.fault}" for fence in PAGES[page] if fence.fault]
     assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_options_that_a_page_names_are_there(page: str) -> None:
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    named = re.findall(r"--((?:training|execution)\.[\w.-]*\w)", text)
+    known = {leaf.name.replace("_", "-") for leaf in leaves()}
+    assert not {name for name in named if name not in known and not any(f.startswith(f"{name}.") for f in known)}
 
 
 @pytest.mark.parametrize("page", PAGES)
