@@ -57,7 +57,7 @@ class Clock:
         now = time.time(), time.process_time()
         if isinstance(item, (Train, Predict)):
             first = item.step if isinstance(item, Predict) else item.first
-            # Of a run that is one item, that one.
+            # A run of one item has that one.
             if self._first < 0 or self._first < WARM_UP <= first:
                 self._began, self._first = now, first
             self._messages += messages_of(self._spec, item)

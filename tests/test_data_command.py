@@ -42,6 +42,14 @@ def test_what_it_shows(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFix
     refused(["data", str(pictures), "--png", str(tmp_path / "samples.png")], "exists: give a new file", capsys)
 
 
+def test_large_pictures_are_shown_smaller(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "large.npz", x=np.zeros((8, 300, 600), np.uint8), y=np.arange(8) % 2)
+    assert main(["data", str(tmp_path / "large.npz"), "--png", str(tmp_path / "samples.png")]) == 0
+    assert "300 x 600" in capsys.readouterr().out
+    with Image.open(tmp_path / "samples.png") as sheet:
+        assert sheet.size == (10 * (200 + 1), 2 * (100 + 1))
+
+
 def test_known_sets_by_the_name_of_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data"]) == 0
     assert "1,797" in capsys.readouterr().out

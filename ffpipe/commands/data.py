@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 # Examples of each class in the picture, and classes that the table spells out.
 SAMPLES, MOST_CLASSES = 10, 50
+# Images, and values of them, whose least and greatest value the table has.
+SAMPLE, SAMPLE_VALUES = 1000, 1 << 24
+# Height and width of an example in the picture: of larger ones every so manieth row and column.
+MOST_SIDE = 256
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
     stored = splits.train.stored
     scale = stored.meaning.scale
     # The first ones alone: a set may be larger than memory.
-    sample = splits.train.images(np.arange(min(len(splits.train), 1000)))
+    sample = splits.train.images(np.arange(min(len(splits.train), SAMPLE, 1 + SAMPLE_VALUES // splits.features)))
     kinds = [
         ("shape of an image", " x ".join(map(str, splits.shape))),
         ("numbers", f"{scale.given}, divided by {scale.divisor:g}: {sample.min():g} to {sample.max():g}"),
@@ -119,16 +123,18 @@ def write_samples(splits: Splits, path: Path) -> None:
             f"images of shape {splits.shape} are not pictures, which are (height, width) or (height, width, channels): "
             "set training.data.shape, or leave --png out"
         )
-    shape = height, width, channels = (*splits.shape, 1)[:3]
+    shape = (*splits.shape, 1)[:3]
+    apart = -(-max(shape[:2]) // MOST_SIDE)
+    height, width = (-(-side // apart) for side in shape[:2])
+    channels = shape[2]
     labels = splits.train.labels(np.arange(len(splits.train)))
     shown = range(min(splits.classes, MOST_CLASSES))
     sheet = np.zeros((len(shown) * (height + 1), SAMPLES * (width + 1), channels), np.uint8)
     for label in shown:
-        rows = np.flatnonzero(labels == label)[:SAMPLES]
-        for at, image in enumerate(splits.train.images(rows)):
+        for at, row in enumerate(np.flatnonzero(labels == label)[:SAMPLES]):
             top, left = label * (height + 1), at * (width + 1)
-            pixels = np.clip(image.reshape(shape) * 255, 0, 255)
-            sheet[top : top + height, left : left + width] = np.rint(pixels)
+            image = splits.train.images(np.array([row])).reshape(shape)[::apart, ::apart]
+            sheet[top : top + height, left : left + width] = np.rint(np.clip(image * 255, 0, 255))
     try:
         with replacing(path, ".part") as file:
             Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet).save(file, "PNG")

@@ -25,7 +25,7 @@ from ffpipe.system.errors import UserError
 from ffpipe.system.memory import unmap
 
 # Part of the name of a file in the cache (cache.py): a new format writes new files beside the old ones.
-FORMAT = 2
+FORMAT = 3
 _KEY = b"ffpipe"
 # Images that a fingerprint reads; all of a large set would take minutes.
 SAMPLE = 1000
@@ -56,6 +56,13 @@ class Meaning:
         dtypes = {name: np.dtype(scale[name]) for name in ("stored", "given")}
         known = Classes(classes["count"], tuple(classes["names"]), classes["mapped"])
         return cls(known, Scale(**{**scale, **dtypes}), *header["found"])
+
+
+# Arrow's own, and what a damaged file makes of the JSON or of NumPy's views.
+_DAMAGE = (
+    *(pa.ArrowException, OSError, ValueError, TypeError, LookupError, MemoryError),
+    *(OverflowError, RecursionError),
+)
 
 
 class BadFile(Exception):
@@ -100,8 +107,7 @@ class Stored:
         self._block_bytes = block_bytes
         try:
             self._open(path, kept_mapped)
-        # Arrow's own, and what a damaged file makes of the JSON or of NumPy's views.
-        except (pa.ArrowException, OSError, ValueError, TypeError, LookupError, MemoryError, OverflowError) as error:
+        except _DAMAGE as error:
             raise BadFile(f"{path}: {error}") from None
 
     def _open(self, path: Path, kept_mapped: int) -> None:

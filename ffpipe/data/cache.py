@@ -59,7 +59,7 @@ def stored(part: Part, classes: int = 0, scale: float = 0.0, like: arrow.Stored 
             chosen = scale_of(contents, scale)
         else:
             known, chosen = like.meaning.classes, scale_like(contents, like.meaning.scale, scale)
-        numbers = known.numbers(labels, contents.where)
+        numbers = known.numbers(labels, contents.where, contents.names)
         said = "" if contents.classes or like is not None else known.found(numbers)
         meaning = arrow.Meaning(known, chosen, contents.found, said)
         arrow.write(sink, scaled(contents, chosen), numbers, meaning)

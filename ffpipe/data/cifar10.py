@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ffpipe.data import columns, tables
 from ffpipe.data.download import Patience, Remote
 from ffpipe.data.known import PARQUET, checked, downloaded, find, given_folder, mirrors_of
+from ffpipe.data.labels import Classes, plain
 from ffpipe.data.source import OpenedPart, Part, file_identity
 from ffpipe.system.errors import UserError, refusing
 
@@ -112,7 +113,8 @@ def _local_part(part: str, batches: Batches, folder: Path, setting: str) -> Part
             opened = columns.contents(tables.parquet, [path])
             if opened.shape != SHAPE:
                 raise UserError(f"{path}: images are {opened.shape}, those of {TITLE} {SHAPE}: it is another set")
-            return batches.checked(replace(opened, names=NAMES))
+            labels = Classes(CLASSES, NAMES).numbers(plain(opened.labels, str(path)), str(path), opened.names)
+            return batches.checked(replace(opened, labels=labels, names=NAMES))
 
         return Part("cifar10", ("cifar10", "parquet", file_identity(path, setting)), contents)
     raise UserError(

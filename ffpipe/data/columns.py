@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ffpipe.data import images, source
-from ffpipe.data.labels import some_of
+from ffpipe.data.labels import plain, some_of
 from ffpipe.data.source import BLOCK_BYTES, OpenedPart, Part
 from ffpipe.data.tables import Table, class_names, holds_images, is_number, is_numbers
 from ffpipe.system.errors import UserError, nearest, refusing
@@ -96,6 +96,7 @@ def contents(
                 "expected the same"
             )
     label = columns.label
+    names = _names_of_classes(tables, label)
     labels = [np.empty(0)] if label is None else [piece for table in tables for piece in _labels(table, label)]
     if not labels:
         raise UserError(f"{paths[0]}: there are no examples")
@@ -105,6 +106,8 @@ def contents(
             f"{', '.join(map(str, paths))}: the labels in {label!r} have the shapes {shapes}; expected one an example, "
             "or one-hot rows of one length"
         )
+    if len({piece.dtype.kind == "U" for piece in labels}) > 1:  # 1.0 of one file and "1" of another are one class
+        labels = [piece if piece.dtype.kind == "U" else plain(piece, str(paths[0])).astype(str) for piece in labels]
     mode, found = wanted.mode, ""
     if columns.encoded and not mode:
         mode, found = images.common(
@@ -141,9 +144,36 @@ def contents(
         divisor=255 if columns.encoded else 0,
         labels=np.concatenate(labels),
         blocks=blocks,
-        names=() if label is None else class_names(tables[0].schema, label),
+        names=names,
         found=found,
     )
+
+
+def refuse_other_pixels(train: Table, test: Table, wanted: Wanted) -> None:
+    """Refuse a test table with a column a pixel, by name, if these are others than in training or in another order."""
+    known, found = (_columns(table, wanted) for table in (train, test))
+    if known.pixels and found.pixels and train.headed and test.headed and known.images != found.images:
+        pairs = zip_longest(found.images, known.images, fillvalue="nothing")
+        one, other = next(pair for pair in pairs if len({*pair}) > 1)
+        raise UserError(
+            f"{test.path}: its columns of pixels are not those of {train.path}: {one!r} stands where that has "
+            f"{other!r}; expected the same names in the same order"
+        )
+
+
+def _names_of_classes(tables: Sequence[Table], label: str | None) -> tuple[str, ...]:
+    """Return the names that all tables have for the numbers of the classes; none: there are none. Raises UserError."""
+    if label is None:
+        return ()
+    first, *others = tables
+    names = class_names(first.schema, label)
+    for table in others:
+        if (found := class_names(table.schema, label)) != names:
+            raise UserError(
+                f"{table.path}: the numbers in {label!r} stand for {', '.join(some_of(found)) or 'no names'}, those of "
+                f"{first.path} for {', '.join(some_of(names)) or 'none'}; expected the same names in the same order"
+            )
+    return names
 
 
 def _columns(table: Table, wanted: Wanted) -> Columns:

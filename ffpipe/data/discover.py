@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import glob
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -52,7 +51,7 @@ class Found:
 
 
 def discover(names: Sequence[str]) -> Found:
-    """Work out what these files, folder or pattern are; of URIs, all are of the training part.
+    """Work out what these files, folder or pattern are, or files by URI; a folder by URI is all of the training part.
 
     Raises UserError where nothing is known of them.
     """
@@ -65,7 +64,18 @@ def discover(names: Sequence[str]) -> Found:
     kinds = {kind_of(path) for path in paths}
     if len(kinds) != 1:  # none of a folder in a store that is empty
         raise UserError(f"--data names files of several formats: {', '.join(sorted(kinds))}; give those of one")
-    return Found(kinds.pop(), tuple(names)) if remote else _parts(kinds.pop(), paths)
+    found = _parts(kinds.pop(), paths)
+    if not remote:
+        return found
+    if len(paths) == len(names):  # no folder
+        name_of = dict(zip(map(str, paths), names, strict=True))
+        return Found(found.source, *(tuple(name_of[path] for path in part) for part in (found.train, found.test)))
+    if found.test:
+        raise UserError(
+            f"--data: {', '.join(names)} has files of a test part, such as {Path(found.test[0]).name}: name the files "
+            "of the training part one by one, and those of the test part beside them"
+        )
+    return Found(found.source, tuple(names))
 
 
 def on(config: Config, found: Found) -> Config:
@@ -172,7 +182,8 @@ def tables_below(root: Path) -> list[Path]:
 
 
 def _tables_in(root: Path, source: str) -> list[Path]:
-    return [path for path in files_below(root) if _ending(path) == source and os.path.isfile(path)]
+    # A link that leads nowhere is refused when it is read.
+    return [path for path in files_below(root) if _ending(path) == source and not path.is_dir()]
 
 
 def _folder(path: Path) -> Found:
@@ -184,13 +195,14 @@ def _folder(path: Path) -> Found:
         return Found("arrow", (str(path),))
     with refusing(str(path)):
         inside = sorted(each for each in path.iterdir() if not is_hidden(each))
-        files = [each for each in inside if each.is_file()]
+        files = [each for each in inside if not each.is_dir()]
         folders = [each for each in inside if each.is_dir() and not is_of_runs(each)]
     for source in (*TABLES, "npz", "npy"):
         if some := [each for each in files if _ending(each) == source]:
             return _parts(source, some)
     if some := [each for each in files if "ubyte" in each.name]:
-        return _parts("idx", some)
+        # torchvision keeps what it unpacked beside what it downloaded.
+        return _parts("idx", [each for each in some if not (each.suffix == ".gz" and each.with_suffix("") in some)])
     if folders:
         train, test = _named_parts(folders)
         if test and any(each.is_dir() for each in train[0].iterdir()):
@@ -266,6 +278,6 @@ def _saved(folder: Path) -> list[Path]:
 def _json(path: Path) -> dict[str, object]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -40,7 +40,8 @@ def pictures_of(root: Path, field: str) -> tuple[list[Path], str]:
     """
     with refusing(f"{field}: {root}"):
         folders = sorted(each for each in root.iterdir() if each.is_dir() and not is_hidden(each))
-    by_class = {each: [] if is_run(each) else [f for f in files_below(each) if os.path.isfile(f)] for each in folders}
+    there = {each: [] if is_run(each) else files_below(each) for each in folders}
+    by_class = {each: [f for f in files if os.path.isfile(f)] for each, files in there.items()}
     if not any(by_class.values()):
         raise UserError(f"{field}: {root} has no folders with pictures in them; expected one folder for each class")
     files, others = list[Path](), list[Path]()
@@ -61,6 +62,8 @@ def pictures_of(root: Path, field: str) -> tuple[list[Path], str]:
         warnings.append(
             f"{len(others):,} file(s) that are not pictures are left out, of which {others[0]} is the first"
         )
+    if astray := [file for files in there.values() for file in files if not os.path.exists(file)]:
+        warnings.append(f"{len(astray):,} link(s) lead nowhere, of which {astray[0]} is the first")
     said = [f"warning: {'; '.join(warnings)}"] if warnings else []
     said += [f"{', '.join(runs)} is left out: it has runs and no pictures"] if runs else []
     return files, "; ".join(said)

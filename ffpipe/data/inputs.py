@@ -20,7 +20,7 @@ from ffpipe.data.below import files_below
 from ffpipe.data.columns import Wanted
 from ffpipe.data.discover import PICTURES, known_kind, tables_below
 from ffpipe.data.images import decode
-from ffpipe.data.scale import BYTE, Given
+from ffpipe.data.scale import Given
 from ffpipe.data.source import BLOCK_BYTES, MOST_FEATURES, OpenedPart, in_blocks
 from ffpipe.data.tables import TABLES
 from ffpipe.data.unlabelled import Tabular, archive, as_written
@@ -91,14 +91,14 @@ class Inputs:
         table = Tabular(path, kind, wanted, math.prod(self.shape))
         contents = table.readable()
         if contents is None:  # its first picture cannot be read
-            return self.rows(table.rows(), self.shape, BYTE, str(path))
+            return self.rows(table.rows(), self.shape, self.scale.divisor_of_pictures(data.scale), str(path))
         return self.rows(table.rows(), contents.shape, self.divisor_of(contents, kind), str(path))
 
     def divisor_of(self, contents: OpenedPart, source: str) -> float:
         """Return what images are divided by. source: they are of. Raises UserError."""
         if source == "csv" and not contents.divisor and self.scale.kind != "f":  # which was trained on such numbers
             contents = as_written(contents)
-        return contents.divisor or self.scale.divisor_of(contents, self.data.scale)
+        return self.scale.divisor_of(contents, self.data.scale)
 
     def rows(
         self, images: Iterator[tuple[int, NDArray[Any] | UserError]], given: tuple[int, ...], divisor: float, path: str
@@ -182,7 +182,7 @@ def open_images(
     path = expanded(path)
     with refusing(f"cannot read {path}", (FileNotFoundError, ValueError)):
         if path.suffix.lower() != ".npy":
-            return OpenedImages(path, _picture(path, shape, size)[np.newaxis], BYTE)
+            return OpenedImages(path, _picture(path, shape, size)[np.newaxis], scale.divisor_of_pictures(asked))
         array = _array(path)
     images, many = _rows(path, array, shape)
     numbers = OpenedPart(str(path), shape, images.dtype, 0, np.empty(0), lambda: in_blocks(images))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ffpipe.data import npz
 from ffpipe.data.discover import discover
 from ffpipe.data.inputs import Inputs, mode_of
-from ffpipe.data.labels import Classes, check, plain
+from ffpipe.data.labels import Classes, plain
 from ffpipe.data.remote import fetched, to_terminal
 from ffpipe.data.source import Part
 from ffpipe.data.sources import KNOWN_SETS, part_of_files
@@ -45,11 +45,7 @@ def labelled(names: Sequence[str], inputs: Inputs, classes: Classes) -> Labelled
     labels = plain(contents.labels, contents.where)
     # Files of a known set have the published numbers of its classes, and no names.
     names_of_numbers = contents.names or (classes.names if inputs.data.source in KNOWN_SETS else ())
-    if classes.names and names_of_numbers and labels.dtype.kind == "i":
-        # Another set may have the same classes in another order.
-        check(labels, len(names_of_numbers), contents.where)
-        labels = np.array(names_of_numbers)[labels]
-    numbers = classes.numbers(labels, contents.where)
+    numbers = classes.numbers(labels, contents.where, names_of_numbers)
     divisor = inputs.divisor_of(contents, source)
     images = (image for block in contents.blocks() for image in block)
     rows = inputs.rows(enumerate(images), contents.shape, divisor, contents.where)

@@ -34,14 +34,17 @@ class Classes:
     names: tuple[str, ...] = ()
     mapped: bool = False
 
-    def numbers(self, labels: NDArray[Any], where: str) -> NDArray[np.int64]:
-        """Return the class numbers (n,) of plain labels (n,). Raises UserError for the first that is none of the
-        classes."""
-        if not self.mapped:
-            if labels.dtype.kind != "i":
-                raise UserError(f"{where}: labels are names such as {str(labels[0])!r}; expected integers")
+    def numbers(self, labels: NDArray[Any], where: str, names: tuple[str, ...] = ()) -> NDArray[np.int64]:
+        """Return the class numbers (n,) of plain labels (n,). names: those that these data have for their numbers, in
+        whatever order. Raises UserError for the first label that is none of the classes."""
+        if labels.dtype.kind == "i" and self.names and names and (self.mapped or names != self.names):
+            check(labels, len(names), where)
+            labels = np.array(names)[labels]
+        if not self.mapped and labels.dtype.kind == "i":
             check(labels, self.count, where)
             return labels.astype(np.int64, copy=False)
+        if not self.names:
+            raise UserError(f"{where}: labels are names such as {str(labels[0])!r}; expected integers")
         values, inverse = np.unique(labels, return_inverse=True)
         number_of = {name: number for number, name in enumerate(self.names)}
         numbers = np.array([number_of.get(str(value), -1) for value in values], np.int64)[inverse]

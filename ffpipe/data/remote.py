@@ -6,13 +6,16 @@ Stores are those of system/places.py, and http and https. This module must not k
 from __future__ import annotations
 
 import hashlib
+import secrets
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from http.client import HTTPException
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.error import HTTPError
+from urllib.parse import quote, unquote, urlsplit
 from urllib.request import Request, urlopen
 
 from pyarrow import fs
@@ -25,6 +28,10 @@ from ffpipe.system.places import Place
 
 _WEB = ("http", "https")
 _PIECE = 4 << 20
+# Characters of a URL that stay as they are.
+_KEPT = ":/?#[]@!$&'()*+,;=%~"
+# Answers of servers, and of links that are signed for GET, to HEAD.
+_NO_HEAD = (HTTPStatus.FORBIDDEN, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)
 
 
 def to_terminal(line: str) -> None:
@@ -56,9 +63,8 @@ def fetched(names: Sequence[str], field: str, progress: Callable[[str], None]) -
 
 def _from_web(url: str, progress: Callable[[str], None]) -> Path:
     """Download a file unless its server says that it is what is there already."""
-    patience = Patience()
-    asked = Request(url, headers={"User-Agent": "ffpipe"}, method="HEAD")
-    with urlopen(asked, timeout=patience.timeout) as response:  # the scheme was looked at
+    patience, url = Patience(), quote(url, safe=_KEPT)
+    with _asked(url, patience) as response:
         size = int(response.headers.get("Content-Length") or 0)
         version = (url, size, response.headers.get("ETag"), response.headers.get("Last-Modified"))
     target = _place(version, unquote(urlsplit(url).path))
@@ -66,14 +72,32 @@ def _from_web(url: str, progress: Callable[[str], None]) -> Path:
     part.parent.mkdir(parents=True, exist_ok=True)
     with alone_in(part.parent):
         # A server that gives neither tag nor date says nothing of a file of the same size that has changed.
-        if target.exists() and version[2:] != (None, None):
+        known = version[2:] != (None, None)
+        if known and _is_whole(target, size):
             return target
-        if not size:  # Nothing would tell a part of another version, continued, from the file.
+        if not (size and known):  # Nothing would tell a part of another version, continued, from the file.
             part.unlink(missing_ok=True)
         # No MD5 is known here: the size is all that a file which is cut or continued can be held against.
         download(url, part, Remote(target.name, "", size), patience, progress)
         part.replace(target)
     return target
+
+
+def _asked(url: str, patience: Patience) -> HTTPResponse:
+    """Ask a server for the size and version of a file; also one that answers nothing but GET."""
+    for method in ("HEAD", "GET"):
+        try:
+            # The scheme was looked at.
+            found: HTTPResponse = urlopen(
+                Request(url, headers={"User-Agent": "ffpipe"}, method=method), timeout=patience.timeout
+            )
+        except HTTPError as error:
+            if method == "GET" or error.code not in _NO_HEAD:
+                raise
+            error.close()
+        else:
+            return found
+    raise AssertionError
 
 
 def _from_store(uri: str, progress: Callable[[str], None]) -> list[Path]:
@@ -94,18 +118,27 @@ def _from_store(uri: str, progress: Callable[[str], None]) -> list[Path]:
 def _copied(place: Place, info: fs.FileInfo, uri: str, progress: Callable[[str], None]) -> Path:
     """Copy one file unless it is here already, piece by piece with a deadline for each."""
     target = _place((uri, info.path, info.size, info.mtime_ns), info.path)
-    if target.exists():
-        return target
-    progress(f"fetching {info.path}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    stream = place.ask(lambda: place.files.open_input_stream(info.path))
-    with replacing(target, ".part") as file:
-        while piece := place.ask(partial(stream.read, _PIECE), _PIECE):
-            file.write(piece)
-    # The file is here, whatever becomes of the connection.
-    with suppress(OSError):
-        place.ask(stream.close)
+    with alone_in(target.parent):
+        if _is_whole(target, info.size):
+            return target
+        progress(f"fetching {info.path}")
+        stream = place.ask(lambda: place.files.open_input_stream(info.path))
+        # Drawn, since some file systems cannot lock.
+        with replacing(target, f".{secrets.token_hex(8)}") as file:
+            while piece := place.ask(partial(stream.read, _PIECE), _PIECE):
+                file.write(piece)
+            if file.tell() != info.size:
+                raise OSError(f"{file.tell():,} bytes came of {info.size:,}")
+        # The file is here, whatever becomes of the connection.
+        with suppress(OSError):
+            place.ask(stream.close)
     return target
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    """Tell whether a file that was fetched has all of its bytes; size 0: not known."""
+    return path.exists() and size in (0, path.stat().st_size)
 
 
 def _place(version: tuple[object, ...], path: str) -> Path:

@@ -71,13 +71,21 @@ class Given:
     kind: Annotated[str, Meta(max_length=1)] = ""
     divisor: Annotated[float, Meta(ge=0)] = 1.0
 
+    def divisor_of_pictures(self, asked: float = 0.0) -> float:
+        """Return what pictures are divided by: 255, unless the network was trained on whole numbers that were divided
+        by what the config says (asked)."""
+        return asked if self.kind in _WHOLE and self.divisor == asked else BYTE
+
     def divisor_of(self, contents: OpenedPart, asked: float = 0.0) -> float:
-        """Return what other images are divided by: as much as those where they are of the same kind, else 255 where
-        they are whole numbers. asked: what the config says. Raises UserError for whole numbers that are not bytes."""
-        if asked:
-            return asked
+        """Return what other images are divided by: as much as those where they are of the same kind, else what the
+        config says (asked), else 255 where they are whole numbers. Raises UserError for whole numbers that are not
+        bytes."""
+        if contents.divisor:
+            return self.divisor_of_pictures(asked)
         kind, whole = contents.dtype.kind, contents.dtype.kind in _WHOLE
         alike = kind == self.kind or (whole and self.kind in _WHOLE)
+        if asked and not alike:
+            return asked
         if kind == "f" and not alike:  # bytes that were stored as floats, by the rule of `scale_of`
             numbers = Range.of(contents)
             if numbers.bytes and numbers.high >= LEAST_BYTE:
@@ -96,7 +104,9 @@ def scale_of(contents: OpenedPart, asked: float = 0.0) -> Scale:
     bytes_ = given == np.uint8
     stored = np.dtype(np.uint8) if bytes_ or given.kind == "b" else np.dtype(np.float32)
     if contents.divisor:
-        return Scale(contents.divisor, stored, given)
+        other = asked not in (0, contents.divisor)
+        said = f"warning: training.data.scale is left alone: these images are divided by {contents.divisor:g}"
+        return Scale(contents.divisor, stored, given, found=said if other else "")
     if given.kind == "b":
         return Scale(asked or 1, stored, given)
     # A pass over all images, which parts whose source knows its numbers are spared.

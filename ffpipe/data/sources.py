@@ -72,14 +72,28 @@ def part_of_files(role: Role, names: tuple[str, ...], data: Data, field: str = "
     _refuse_other_form(paths, data.source, field)
     if data.source in TABLES:
         files = table_files(data.source, names, field)
-        wanted = columns.Wanted(data.image_column, data.label_column, data.mode, data.size)
-        return columns.part(data.source, TABLES[data.source], files, wanted, field)
+        return columns.part(data.source, TABLES[data.source], files, _wanted(data), field)
     form = FILE_FORMS.get(data.source)
     if form is None:
         raise UserError(f"training.data.source {data.source!r}: {nearest(data.source, (*FILE_FORMS, *TABLES))}")
     if not form.least <= len(paths) <= form.most:
         raise UserError(f"{field} names {len(paths)} file(s), but {data.source} takes {form.takes}")
     return form.part(paths, role, data, field)
+
+
+def refuse_other_columns(data: Data) -> None:
+    """Refuse test files whose pixels are in other columns than those of the training files. Raises UserError."""
+    if data.source in TABLES:
+        opened = TABLES[data.source]
+        train, test = (
+            opened(table_files(data.source, names, f"training.data.{role}")[0])
+            for role, names in (("train", data.train), ("test", data.test))
+        )
+        columns.refuse_other_pixels(train, test, _wanted(data))
+
+
+def _wanted(data: Data) -> columns.Wanted:
+    return columns.Wanted(data.image_column, data.label_column, data.mode, data.size)
 
 
 def _refuse_other_form(paths: Sequence[Path], source: str, field: str) -> None:

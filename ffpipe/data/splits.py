@@ -19,7 +19,7 @@ from ffpipe.data.examples import Examples
 from ffpipe.data.remote import fetched, to_terminal
 from ffpipe.data.scale import Given
 from ffpipe.data.source import Part, shaped
-from ffpipe.data.sources import KNOWN_SETS, part_of_files
+from ffpipe.data.sources import KNOWN_SETS, part_of_files, refuse_other_columns
 from ffpipe.system import rng
 from ffpipe.system.errors import UserError
 from ffpipe.system.files import expanded
@@ -174,7 +174,9 @@ def _parts(data: Data, data_dir: str, progress: Callable[[str], None]) -> tuple[
         )
     train = part_of_files("train", data.train, data)
     if data.test:
-        return train, part_of_files("test", data.test, data)
+        test = part_of_files("test", data.test, data)
+        refuse_other_columns(data)
+        return train, test
     if data.source == "npz" and len(data.train) == 1:
         return train, npz.test_part(expanded(data.train[0]), data.arrays, "training.data.train")
     return train, None

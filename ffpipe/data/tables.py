@@ -96,7 +96,10 @@ def comma_separated(path: Path) -> Table:
     """
     # Some programs begin a file with a mark (utf-8-sig), which would become part of the first name.
     with _reading(path), opened(path) as stream:
-        start = stream.read(_SNIFFED).decode("utf-8-sig", "replace")  # its last character may be cut
+        sniffed = stream.read(_SNIFFED)
+        if sniffed.count(b"\n") < 2:  # names and a line of numbers
+            sniffed += stream.read(_CSV_BLOCK - _SNIFFED)
+    start = sniffed.decode("utf-8-sig", "replace")  # its last character may be cut
     if not start.strip():
         raise UserError(f"{path}: it is empty; expected lines of numbers with a label")
     if not (first := start.splitlines()[0]).strip():
@@ -124,6 +127,7 @@ def comma_separated(path: Path) -> Table:
                     column_types=dict(zip(names, kinds, strict=True)),
                     # As a word an empty cell would be refused later, without the name of its column.
                     strings_can_be_null=True,
+                    null_values=[""],  # a class may be called NA
                 ),
             )
             for batch in reader:
@@ -148,7 +152,7 @@ def class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         names = features[column]["names"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return ()
     return tuple(writable(str(name)) for name in names) if isinstance(names, list) else ()
 

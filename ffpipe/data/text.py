@@ -5,6 +5,7 @@ Without a file it is tiny shakespeare (Karpathy 2015), which is downloaded on fi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from ffpipe.system.errors import UserError, refusing
 
 # Ids are stored as bytes.
 MOST_SYMBOLS = 256
+# Characters that are counted at once: an index of all would take eight times their bytes.
+_BLOCK = 1 << 20
 VARIABLE = "FFPIPE_TEXT_MIRRORS"
 MIRRORS = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/",
@@ -101,10 +104,18 @@ def encoded(path: Path, symbols: str) -> tuple[NDArray[np.uint8], int]:
             f"{path}: it is not UTF-8: byte {error.start} is {data[error.start]:#04x}; convert it, or set "
             "training.data.symbols to bytes"
         ) from None
-    alphabet, ids = np.unique(points, return_inverse=True)
+    seen = np.zeros(sys.maxunicode + 1, bool)
+    blocks = range(0, len(points), _BLOCK)
+    for first in blocks:
+        seen[points[first : first + _BLOCK]] = True
+    alphabet = np.flatnonzero(seen)
     if len(alphabet) > MOST_SYMBOLS:
         raise UserError(
             f"{path}: it has {len(alphabet):,} different characters, more than {MOST_SYMBOLS}: set "
             "training.data.symbols to bytes"
         )
-    return ids.astype(np.uint8), len(alphabet)
+    number, ids = np.zeros(len(seen), np.uint8), np.empty(len(points), np.uint8)
+    number[alphabet] = np.arange(len(alphabet))
+    for first in blocks:
+        ids[first : first + _BLOCK] = number[points[first : first + _BLOCK]]
+    return ids, len(alphabet)

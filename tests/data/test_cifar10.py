@@ -57,9 +57,10 @@ def archive(path: Path, folder: str, files: dict[str, bytes]) -> None:
             tar.addfile(info, io.BytesIO(data))
 
 
-def parquet(path: Path, names: list[str]) -> None:
+def parquet(path: Path, names: list[str], words: bool = False) -> None:
     pictures = hugging_face(image for name in names for image in IMAGES[name])
-    pq.write_table(pa.table({"img": pictures, "label": np.concatenate([LABELS[name] for name in names])}), path)
+    labels = np.concatenate([LABELS[name] for name in names])
+    pq.write_table(pa.table({"img": pictures, "label": np.array(cifar10.NAMES)[labels] if words else labels}), path)
 
 
 def put(form: str, folder: Path) -> None:
@@ -125,6 +126,14 @@ def test_a_damaged_copy(tmp_path: Path, form: str, damage: str) -> None:
             errors.append(str(error))
     assert errors
     assert all(str(tmp_path) in error and "\n" not in error for error in errors)
+
+
+def test_names_in_parquet(tmp_path: Path) -> None:
+    """As Kaggle's copy has them."""
+    (tmp_path / "cifar10").mkdir()
+    for part, names in NAMES.items():
+        parquet(tmp_path / "cifar10" / f"{part}.parquet", names, words=True)
+    check(cifar10.parts(str(tmp_path), print, FILES))
 
 
 def test_another_set_in_parquet(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -67,6 +69,38 @@ def test_files_that_are_not_pictures_are_left_out_with_a_warning(mine: Path) -> 
     assert splits.names == ("cat", "dog")
     for mended, before in ((splits.train, without.train), (splits.test, without.test)):
         assert len(mended) == len(before)
+
+
+def test_links_that_lead_nowhere_are_said(mine: Path, tmp_path: Path) -> None:
+    (mine / "dog" / "99.png").symlink_to(tmp_path / "unmounted" / "99.png")
+    (found,) = (line for line in read(discover([str(mine)])).found if line.startswith("warning"))
+    assert "1 link(s) lead nowhere, of which" in found
+    assert "99.png is the first" in found
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "0.csv").write_text("label,x,y\n0,1,2\n1,1,2\n")
+    (tmp_path / "shards" / "1.csv").symlink_to(tmp_path / "unmounted" / "1.csv")
+    with pytest.raises(UserError, match=r"1\.csv"):
+        read(discover([str(tmp_path / "shards")]))
+
+
+def test_what_torchvision_unpacked_goes_before_what_it_downloaded(tmp_path: Path) -> None:
+    for part in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"):
+            for ending in ("", ".gz"):
+                (tmp_path / f"{part}-{kind}-ubyte{ending}").write_bytes(b"\0\0\x08\x01\0\0\0\0")
+    found = discover([str(tmp_path)])
+    assert [Path(name).name for name in found.train] == ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
+    assert [Path(name).name for name in found.test] == ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
+
+
+def test_deep_nesting_in_what_datasets_saved_is_no_data(tmp_path: Path) -> None:
+    (tmp_path / "dataset_dict.json").write_text("[" * 200_000)
+    with pytest.raises(UserError, match="neither data in a known format"):
+        discover([str(tmp_path)])
+    schema = pa.schema([("image", pa.list_(pa.uint8())), ("label", pa.int64())], {"huggingface": "[" * 200_000})
+    pq.write_table(schema.empty_table(), tmp_path / "deep.parquet")
+    with pytest.raises(UserError, match="there are no examples"):
+        read(discover([str(tmp_path / "deep.parquet")]))
 
 
 def test_files_that_are_left_out_of_a_test_part_are_said_too(mine: Path) -> None:

@@ -117,7 +117,10 @@ SCALES: list[tuple[Given, list[Any], float, float]] = [
     (Given("u", 1.0), WHOLE, 0, 1),
     (Given("f", 255.0), FLOATS, 0, 255),
     (Given("f", 255.0), WHOLE, 0, 255),
-    (BYTES, [*WHOLE, *FLOATS], 16, 16),
+    (Given("u", 16.0), [*WHOLE, *FLOATS], 16, 16),
+    (Given("f", 1.0), WHOLE, 16, 16),
+    (BYTES, FLOATS, 16, 16),
+    (BYTES, WHOLE, 16, 255),  # pictures, which are divided by 255 whatever the config says
 ]
 
 

@@ -79,6 +79,47 @@ def test_a_store_and_a_folder_in_it(tmp_path: Path) -> None:
     assert fetched([str(tmp_path)], "f", print) == (str(tmp_path),)
 
 
+def test_a_file_in_a_store_is_whole_or_fetched_anew(tmp_path: Path) -> None:
+    write(tmp_path)
+    place = f"file://{tmp_path}/set.csv"
+    (first,) = fetched([place], "f", print)
+    Path(first).write_text("label,")
+    found: list[tuple[str, ...]] = []
+    threads = [threading.Thread(target=lambda: found.append(fetched([place], "f", print))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [(first,)] * 4
+    assert Path(first).read_bytes() == (tmp_path / "set.csv").read_bytes()
+    assert [each.name for each in Path(first).parent.iterdir()] == ["set.csv"]
+
+
+def test_a_file_of_the_web_is_whole_or_fetched_anew(served: tuple[str, list[str]], tmp_path: Path) -> None:
+    write(tmp_path / "served")
+    (first,) = fetched([f"{served[0]}/set.csv"], "f", print)
+    Path(first).write_bytes(Path(first).read_bytes()[:20])
+    assert fetched([f"{served[0]}/set.csv"], "f", print) == (first,)
+    assert Path(first).read_bytes() == (tmp_path / "served" / "set.csv").read_bytes()
+
+
+def test_names_of_any_letters(served: tuple[str, list[str]], tmp_path: Path) -> None:
+    (tmp_path / "served" / "é ö.csv").write_text("label,a\n1,2\n")
+    (found,) = fetched([f"{served[0]}/é ö.csv"], "f", print)
+    assert Path(found).name == "é ö.csv"
+    assert fetched([f"{served[0]}/%C3%A9%20%C3%B6.csv"], "f", print) == (found,)
+
+
+def test_files_by_uri_are_of_the_part_that_their_names_tell(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.csv").write_text("label,a,b\n" + "0,1,2\n1,3,4\n" * 20)
+    names = [f"file://{tmp_path}/{part}.csv" for part in ("test", "train")]
+    found = discover(names)
+    assert (found.train, found.test) == ((names[1],), (names[0],))
+    with pytest.raises(UserError, match=r"--data: file://.* has files of a test part, such as test\.csv: name"):
+        discover([f"file://{tmp_path}"])
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

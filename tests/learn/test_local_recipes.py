@@ -167,7 +167,7 @@ def test_parameters_and_shapes(
     ],
 )
 def test_layers_of_cwcomp_learn_in_their_share_of_its_program(recipe: str, epochs: int, windows: list[int]) -> None:
-    """Where the recipe has fewer epochs than its program, its windows end after the same share of the run."""
+    """Windows of a recipe with fewer epochs than its program end after the same share of the run."""
     training = get_recipe(recipe).training
     assert training.epochs == 20
     assert [block.last_epoch for block in training.blocks] == [*(round(20 * last / epochs) for last in windows), 0]
