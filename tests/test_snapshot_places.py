@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import refused
-from disturbed import QUICK, config, files_in, same
+from disturbed import QUICK, GivenStore, config, files_in, same, train_in
 
 from ffpipe import Result, RunFailed, UserError, resume, train
 from ffpipe.config.fields import to_toml
+from ffpipe.runs.folder import RunFolder
+from ffpipe.storage.store import Pieces, Store
 
 
 def test_checkpoints_elsewhere(undisturbed: Result, tmp_path: Path) -> None:
@@ -49,6 +51,22 @@ def test_another_run_s_snapshots_are_left_alone(tmp_path: Path, capsys: pytest.C
     for command in (["evaluate", str(mine)], ["predict", str(mine), str(tmp_path / "image.npy")]):
         refused(command, "is for the snapshots of another run", capsys)
     assert files_in(tmp_path / "b") == before
+
+
+def test_an_interrupt_right_after_the_claim_leaves_the_place_free(tmp_path: Path) -> None:
+    class Interrupted(Store):
+        """Snapshots of a run that Ctrl-C ends when it has written whose they are."""
+
+        def write(self, name: str, pieces: Pieces) -> None:
+            super().write(name, pieces)
+            raise KeyboardInterrupt
+
+    place = {"execution.checkpoints": str(tmp_path / "elsewhere")}
+    asked = config(tmp_path / "run", **QUICK, **place)
+    with pytest.raises(KeyboardInterrupt):
+        train_in(GivenStore(tmp_path / "run", Interrupted), asked)
+    assert list(tmp_path.iterdir()) == []
+    train_in(RunFolder(tmp_path / "run"), asked)
 
 
 def test_snapshots_that_were_moved_are_the_run_s_own(tmp_path: Path) -> None:

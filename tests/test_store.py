@@ -126,6 +126,48 @@ def test_a_store_that_does_not_answer(far: tuple[Store, mock.Mock]) -> None:
     end.set()
 
 
+class Upload:
+    """A stream to a store, which closes itself when it is dropped, as Arrow's do. ends: hears of that."""
+
+    def __init__(self, ends: list[str], fails: bool = False) -> None:
+        self._ends, self._fails = ends, fails
+
+    def write(self, piece: bytes) -> None:
+        if self._fails:
+            raise OSError("torn")
+
+    def close(self) -> None:
+        self._ends.append("closed")
+
+    def __del__(self) -> None:
+        self._ends.append("dropped")
+
+
+def test_a_stream_that_is_given_up_is_never_closed(far: tuple[Store, mock.Mock]) -> None:
+    """Else what it has, be it nothing, would lie over the file that the next try has written."""
+    asked, files = Store("gs://bucket/run", silence=0.4), far[1]
+    ends, late, threads = list[str](), threading.Event(), list[threading.Thread]()
+
+    def opened(_: str) -> Upload:
+        threads.append(threading.current_thread())
+        late.wait()
+        return Upload(ends)
+
+    files.open_output_stream.side_effect = opened
+    with pytest.raises(OSError, match="no answer"):
+        asked.write("run", [b"a"])
+    late.set()
+    threads[0].join()
+    assert ends == []
+    files.open_output_stream.side_effect = lambda _: Upload(ends, fails=True)
+    with pytest.raises(OSError, match="torn"):
+        asked.write("run", [b"a"])
+    assert ends == []
+    files.open_output_stream.side_effect = lambda _: Upload(ends)
+    asked.write("run", [b"a"])
+    assert ends == ["closed", "dropped"]
+
+
 @pytest.mark.parametrize("error", [pa.ArrowException("torn"), pa.ArrowInvalid("torn"), OSError("torn")])
 def test_whatever_a_store_fails_with_is_an_oserror(error: Exception, far: tuple[Store, mock.Mock]) -> None:
     asked, files = far

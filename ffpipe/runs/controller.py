@@ -160,8 +160,9 @@ def carry_out(
             unless_begun.callback(shutil.rmtree, folder.path, ignore_errors=True)
             warning = held.enter_context(folder.lock())
             # Listed first: a store that refuses that may answer all the same when it is asked for one file.
-            if checkpoint.whole_snapshots(store) or checkpoint.owner(store):
+            if checkpoint.whole_snapshots(store):
                 raise UserError(f"{store.root} is for the snapshots of another run: give another place for these")
+            checkpoint.refuse_taken(store, name)
         engine.check_store(store)
         # The name goes to past.json before the store is claimed: a run that dies in between still knows its own claim.
         is_now = (name, job.splits.fingerprint, str(folder.path.absolute()))
@@ -169,6 +170,8 @@ def carry_out(
             past.run, past.data, past.place = is_now
             folder.write_past(past)
         log = RunLog(job, folder, store, view, past, snapshot, asked_at)
+        if not goes_on:  # first: an interrupt may come as soon as the place is claimed
+            unless_begun.callback(checkpoint.disclaim, store, name)
         checkpoint.claim(store, name)
         places.remember(asked, folder.path)  # before there is a config that could be resumed
         folder.write_config(asked)

@@ -19,7 +19,7 @@ from pyarrow import fs
 from ffpipe.config.schema import Config
 from ffpipe.system.errors import Unreachable, reason, refusing
 from ffpipe.system.files import expanded, replacing, scheme_of
-from ffpipe.system.places import SILENT_SECONDS, Place
+from ffpipe.system.places import SILENT_SECONDS, Place, keep, let_go
 
 T = TypeVar("T")
 
@@ -71,12 +71,13 @@ class Store:
                 for piece in pieces:
                     file.write(piece)
             return
-        written, stream = 0, self._at.ask(lambda: self._files.open_output_stream(path))
+        written, stream = 0, self._at.ask(lambda: keep(self._files.open_output_stream(path)))
         for piece in pieces:
             written += len(piece)
             self._at.ask(partial(stream.write, piece), len(piece))
         # With time for all of it: a store may have kept the pieces until now.
         self._at.ask(stream.close, written)
+        let_go(stream)  # not where anything failed before: what there is of it must not become a file
 
     def read(self, name: str, most: int) -> bytes:
         """Return the bytes of a file. Raises OSError where it is absent, not a regular file, or of more than `most`

@@ -5,6 +5,7 @@ Whatever a store fails with is an OSError here, and none is waited for without a
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from pyarrow import fs
@@ -69,6 +70,22 @@ class Place:
             if isinstance(error, OSError):
                 raise
             raise OSError(reason(error)) from None
+
+
+def keep(stream: Any) -> Any:
+    """Have a stream outlast all who hold it, until `let_go`.
+
+    Arrow closes a stream that is dropped, and a store then takes what it has, be it nothing, for the whole file. One
+    that was given up, or came too late for whoever asked for it, would put that over the file that a second try wrote.
+    """
+    # By its count of references: what a module keeps is dropped when the interpreter ends.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(stream))
+    return stream
+
+
+def let_go(stream: Any) -> None:
+    """Take back what `keep` did, after the stream was closed."""
+    ctypes.pythonapi.Py_DecRef(ctypes.py_object(stream))
 
 
 def _from_uri(uri: str, scheme: str) -> tuple[fs.FileSystem, str]:
