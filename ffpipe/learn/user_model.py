@@ -15,14 +15,14 @@ import shlex
 import sys
 import traceback
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ffpipe.learn.user_source import digest, imported, is_users, lineage, read_source
+from ffpipe.learn.user_source import digest, imported, is_users, lineage, located, read_source
 from ffpipe.system.errors import UserError, nearest, one_line
 from ffpipe.system.files import expanded, read_whole
 
@@ -112,10 +112,8 @@ def find(name: str) -> ModelCode:
     else:
         with _searching(os.getcwd()):
             origin = _origin(name)
-        # The file lies as many folders below the entry of sys.path as its module has packages.
-        is_package = origin.name == "__init__.py"
-        root = origin.parents[where.count(".") + is_package]
-        source = read_source(_read(str(origin)), where if is_package else where.rpartition(".")[0])
+        root = _root(where, origin)
+        source = read_source(_read(str(origin)), where if origin.name == "__init__.py" else where.rpartition(".")[0])
         others, text, path_entry = imported((*lineage(where), *source.imports), where, root), "", str(root)
     neighbours = tuple(each.recorded(module) for module, each in others.items())
     code = ModelCode(name, source.sha256, text, path_entry, source.meaning, neighbours)
@@ -125,9 +123,10 @@ def find(name: str) -> ModelCode:
 
 def load(code: ModelCode) -> Callable[..., Any]:
     """Return the function that `find` found in another process; a file.py is executed from the shipped source. Raises
-    UserError as `find` does, and, before it imports the module, where the source on this host is another."""
+    UserError as `find` does, and, before it imports the module, where the source on this host is another, or that of a
+    module of the user's own that it is about to import."""
     where, _, attribute = code.name.rpartition(":")
-    shipped = _is_file(where)
+    shipped, before = _is_file(where), set(sys.modules)
     # Neighbours of a file are not shipped: those that this host has are found.
     with searching(code):
         origin = where if shipped else str(_origin(code.name))
@@ -137,6 +136,7 @@ def load(code: ModelCode) -> Callable[..., Any]:
                 f"the source of {code.name} has changed or differs on this host: {origin} has the SHA-256 "
                 f"{found[:12]} and not {code.sha256[:12]}; give every host the same file"
             )
+        _refuse_other_neighbours(code, Path(where).parent if shipped else _root(where, Path(origin)), before)
         with of_users(f"the model {code.name} cannot be imported", code.module):
             module = _executed(code) if shipped else importlib.import_module(where)
             function = getattr(module, attribute, _MISSING)  # a module's own __getattr__ may raise
@@ -144,6 +144,19 @@ def load(code: ModelCode) -> Callable[..., Any]:
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UserError(f"{where} has no function {attribute!r}{_hint(attribute, functions)}")
     return typing.cast(Callable[..., Any], function)
+
+
+def _refuse_other_neighbours(code: ModelCode, root: Path, before: Container[str]) -> None:
+    """Raise UserError where a neighbour in the folder `root` of this host is another than the one that `find` read.
+    before: modules that this process had imported, whose text may have changed since then and does not matter."""
+    for name, _, recorded in (word.partition("=") for word in code.neighbours):
+        here = None if name in before else located(name, root)
+        if here is not None and not _agree(recorded, found := here.recorded(name).partition("=")[2]):
+            raise UserError(
+                f"the source of {name}, which {code.name} imports, has changed or differs on this host: in {root} it "
+                f"has the SHA-256 {found[:12]} and not {recorded[:12]}; put it back as it was, or give every host the "
+                "same file"
+            )
 
 
 @contextmanager
@@ -185,7 +198,7 @@ def changed(code: ModelCode, recorded: str, where: str) -> None:
                 f"{code.name} does not find the module {name} in its folder, as it did when {where} was begun: put it "
                 "there, or begin a new run"
             )
-        if not set(then.split(",")) & set(now[name].split(",")):
+        if not _agree(then, now[name]):
             raise UserError(
                 f"the source of {name}, which {code.name} imports, has changed since {where} was begun (SHA-256 "
                 f"{then[:12]} then, {now[name][:12]} now): put it back as it was, or begin a new run"
@@ -226,6 +239,16 @@ def describe_error(error: BaseException, package: str = "") -> str:
     if isinstance(error, UserError) and message:  # one of our own lines
         return one_line(f"{place}{message}")
     return one_line(f"{place}{type(error).__name__}: {message}" if message else f"{place}{type(error).__name__}")
+
+
+def _agree(digests: str, others: str) -> bool:
+    """Return whether two modules, as runs keep them, are of one text or of one meaning."""
+    return bool(set(digests.split(",")) & set(others.split(",")))
+
+
+def _root(where: str, origin: Path) -> Path:
+    """Return the entry of sys.path that a module came from: its file lies as many folders below as it has packages."""
+    return origin.parents[where.count(".") + (origin.name == "__init__.py")]
 
 
 def _is_file(where: str) -> bool:

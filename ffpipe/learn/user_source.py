@@ -65,7 +65,7 @@ def imported(names: Iterable[str], own: str, root: Path) -> dict[str, Source]:
     seen, waiting = {own}, list(names)
     while waiting:
         for name in lineage(waiting.pop()):
-            if name not in seen and (source := _located(name, root)) is not None:
+            if name not in seen and (source := located(name, root)) is not None:
                 found[name] = source
                 waiting += source.imports
             seen.add(name)
@@ -102,7 +102,7 @@ def _imports(tree: ast.Module, package: str) -> Iterator[str]:
             yield from (base, *(f"{base}.{alias.name}" for alias in node.names))
 
 
-def _located(name: str, root: Path) -> Source | None:
+def located(name: str, root: Path) -> Source | None:
     """Read the module of this name below a folder; None where there is none, or a library's."""
     place = root.joinpath(*name.split("."))
     for path, package in (

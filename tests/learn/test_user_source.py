@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from user_code import forget, write
+from user_code import forget, refused, write
 
-from ffpipe.learn.user_model import changed, find
+from ffpipe.learn.user_model import changed, find, load
 from ffpipe.learn.user_source import imported, read_source
 from ffpipe.system.errors import UserError
 
@@ -69,27 +69,34 @@ def test_what_is_installed_is_not_held(here: Path) -> None:
     assert not imported(["installed"], "net", here / "site-packages")
 
 
-@pytest.mark.parametrize(
-    ("name", "files", "changes"),
-    [
-        ("net.py:f", {"net.py": "from part import f", "part.py": "f = list"}, "part"),
-        ("net.py:f", {"net.py": "from part import f", "part.py": "from deep import f", "deep.py": "f = list"}, "deep"),
-        ("usnet:f", {"usnet.py": "from uspart import f", "uspart.py": "f = list"}, "uspart"),
-        ("uspack.net:f", {"uspack/__init__.py": "f = list", "uspack/net.py": "from . import f"}, "uspack"),
-        (
-            "uspack.net:f",
-            {"uspack/__init__.py": "", "uspack/net.py": "from .part import f", "uspack/part.py": "f = list"},
-            "uspack.part",
-        ),
-        ("uspack:f", {"uspack/__init__.py": "from .part import f", "uspack/part.py": "f = list"}, "uspack.part"),
-    ],
-)
+# A network, its files, and the module of which the text decides what the network is.
+NEIGHBOURS: list[tuple[str, dict[str, str], str]] = [
+    ("net.py:f", {"net.py": "from part import f", "part.py": "f = list"}, "part"),
+    ("net.py:f", {"net.py": "from part import f", "part.py": "from deep import f", "deep.py": "f = list"}, "deep"),
+    ("usnet:f", {"usnet.py": "from uspart import f", "uspart.py": "f = list"}, "uspart"),
+    ("uspack.net:f", {"uspack/__init__.py": "f = list", "uspack/net.py": "from . import f"}, "uspack"),
+    (
+        "uspack.net:f",
+        {"uspack/__init__.py": "", "uspack/net.py": "from .part import f", "uspack/part.py": "f = list"},
+        "uspack.part",
+    ),
+    ("uspack:f", {"uspack/__init__.py": "from .part import f", "uspack/part.py": "f = list"}, "uspack.part"),
+]
+
+
+def place_of(module: str, folder: Path) -> Path:
+    """Return the file of a module."""
+    names = (f"{module.replace('.', '/')}.py", f"{module}/__init__.py")
+    return next(folder / name for name in names if (folder / name).exists())
+
+
+@pytest.mark.parametrize(("name", "files", "changes"), NEIGHBOURS)
 def test_a_neighbour_that_changes(name: str, files: dict[str, str], changes: str, here: Path) -> None:
     write(here, files)
     begun = find(name)
     of_before = f"{begun.sha256} {begun.meaning}"
     assert f" {changes}=" in begun.recorded
-    path = next(here / p for p in (f"{changes.replace('.', '/')}.py", f"{changes}/__init__.py") if (here / p).exists())
+    path = place_of(changes, here)
     text = path.read_text()
 
     def now() -> None:
@@ -106,6 +113,32 @@ def test_a_neighbour_that_changes(name: str, files: dict[str, str], changes: str
         now()
     changed(find(name), of_before, "run 3")
     changed(find(name), begun.sha256, "run 3")
+
+
+@pytest.mark.parametrize(("name", "files", "changes"), NEIGHBOURS)
+def test_a_stage_that_is_made_later_gets_no_other_neighbour(
+    name: str, files: dict[str, str], changes: str, here: Path
+) -> None:
+    write(here, files)
+    begun = find(name)
+    path = place_of(changes, here)
+    text = path.read_text()
+    path.write_text(text.replace("list", "tuple"))
+    assert load(begun) is list  # a process that has imported it goes on with that
+    forget(here)
+    says = f"the source of {changes}, which {begun.name} imports, has changed or differs on this host: in {here} it has"
+    assert refused(lambda: load(begun)).startswith(says)
+    forget(here)
+    path.write_text(f"# a comment\n{text}")
+    assert load(begun) is list
+
+
+def test_a_neighbour_that_another_host_does_not_have_is_not_held(here: Path) -> None:
+    write(here, {"net.py": "from json import loads\nimport uslazy", "uslazy.py": ""})
+    begun = find("net.py:loads")
+    forget(here)
+    (here / "uslazy.py").unlink()
+    assert "No module named 'uslazy'" in refused(lambda: load(begun))
 
 
 def test_a_neighbour_that_is_gone(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
