@@ -20,6 +20,7 @@ from processes import stage_processes
 
 from ffpipe import UserError, override, recipe, train
 from ffpipe.config.schema import Config
+from ffpipe.system.processes import stat_fields
 
 
 def config(run_dir: Path, **fields: Any) -> Config:
@@ -61,6 +62,16 @@ def ray_sockets() -> set[str]:
         except OSError:  # it has ended meanwhile
             continue
     return found
+
+
+@pytest.mark.usefixtures("cluster")
+def test_signals_to_the_process_group_of_the_program_do_not_reach_ray() -> None:
+    """A terminal that is closed, for one, sends some."""
+    servers = [
+        int(p.name) for p in Path("/proc").glob("[0-9]*") if "/ffpipe-" in command(p) and parent(p) == os.getpid()
+    ]
+    assert len(servers) >= 2
+    assert os.getpgrp() not in {os.getpgid(server) for server in servers}
 
 
 @pytest.mark.usefixtures("cluster")
@@ -144,6 +155,12 @@ def command(process: Path) -> str:
         return (process / "cmdline").read_text(errors="replace")
     except OSError:
         return ""
+
+
+def parent(process: Path) -> int:
+    """Return the parent of a process; 0 where it has ended."""
+    fields = stat_fields(int(process.name))
+    return int(fields[1]) if fields else 0
 
 
 @pytest.mark.long

@@ -11,7 +11,8 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ SECONDS_TO_START, SECONDS_TO_JOIN, SECONDS_TO_LEAVE, SECONDS_WITHOUT_HEAD = 90.0
 # Ray opens its own folder to every user; ours around it is for this one alone.
 FOLDER_OF_RAY = "r"
 RAY_PRINTS = ray._private.worker.print_to_stdstream
+TIES_TO_PARENT = "set_kill_on_parent_death_linux"
 
 
 class Cluster:
@@ -195,7 +197,8 @@ class Cluster:
                 _plasma_directory=self._folder if self._on_disk else None,
                 _temp_dir=f"{self._folder}/{FOLDER_OF_RAY}",
             )
-            within(SECONDS_TO_START, "to start", init, meanwhile)
+            with in_groups_of_their_own():
+                within(SECONDS_TO_START, "to start", init, meanwhile)
             # To empty what was spilled there, Ray would make its folder anew when it shuts down, be it after a minute's
             # wait for a head node that is gone; ours is removed whole.
             ray._private.worker._global_node.destroy_external_storage = lambda: None  # type: ignore[attr-defined]  # None before
@@ -206,6 +209,31 @@ class Cluster:
                 instead = "try again when this machine has less to do, or give --engine local"
                 raise RunFailed(f"Ray could not be started: {reason(error)}: {instead}") from error
             raise
+
+
+@contextmanager
+def in_groups_of_their_own() -> Iterator[None]:
+    """Have processes that Ray starts meanwhile each begin a process group.
+
+    A terminal that is closed, a key in it and `timeout` signal the whole group of a program: Ray would be gone before
+    the run has saved. It ends with the thread that started it all the same.
+    """
+    utils: Any = ray._private.utils
+    # The one function that Ray calls in the new process; a version that has none starts as it does.
+    tied: Callable[[], None] | None = getattr(utils, TIES_TO_PARENT, None)
+    if tied is None:
+        yield
+        return
+
+    def tied_in_a_group() -> None:
+        os.setpgrp()
+        tied()
+
+    setattr(utils, TIES_TO_PARENT, tied_in_a_group)
+    try:
+        yield
+    finally:
+        setattr(utils, TIES_TO_PARENT, tied)
 
 
 def safe_job() -> JobConfig:

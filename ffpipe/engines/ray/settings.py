@@ -17,7 +17,7 @@ PREFIX = "ffpipe"
 def folder_of_clusters() -> Path:
     """Return the folder in which each cluster of our own has one that begins with PREFIX."""
     folder = Path(tempfile.gettempdir())
-    return folder if len(str(folder)) <= LONGEST_FOLDER else Path("/tmp")
+    return folder if len(os.fsencode(folder)) <= LONGEST_FOLDER else Path("/tmp")
 
 
 def prepare_ray() -> None:
