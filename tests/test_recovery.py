@@ -21,10 +21,13 @@ from ffpipe.data.splits import Splits
 from ffpipe.engines.local import LocalEngine
 from ffpipe.engines.ray.actor import RayLinks
 from ffpipe.engines.ray.engine import RayEngine
+from ffpipe.pipeline.job import Job, Layout
 from ffpipe.pipeline.packet import Packet
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.worker_setup import AnyFeed, Parts, WorkerSetup, make_feed, make_stage
+from ffpipe.storage.store import Store
+from ffpipe.system.errors import StageLost
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +147,41 @@ def test_a_second_interrupt_does_not_wait() -> None:
     assert told.is_set()
     with pytest.raises(KeyboardInterrupt):
         interrupt.request()
+
+
+def test_a_pause_lasts_until_the_wish() -> None:
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            interrupt.request()
+
+    interrupt = Interrupt(sleep)
+    interrupt.goes_to(lambda: None)
+    interrupt.pause(3600)
+    assert len(slept) == 3
+    assert sum(slept) < 2
+    interrupt.pause(3600)
+    assert len(slept) == 3
+    whole = Interrupt(slept.append)
+    slept.clear()
+    whole.pause(1.1)
+    assert sum(slept) == pytest.approx(1.1)
+
+
+def test_an_interrupt_in_a_pause_ends_the_run_before_stages_are_made_anew(tmp_path: Path) -> None:
+    class Loses(LocalEngine):
+        """An engine that loses a stage when all snapshots are written, for good."""
+
+        def run(self, *given: Any) -> None:
+            super().run(*given)
+            raise StageLost("a stage failed")
+
+        def layout_again(self, job: Job, store: Store) -> Layout:
+            raise AssertionError("stages are made anew")
+
+    interrupt = Interrupt(lambda _: interrupt.request())
+    asked = config(tmp_path / "run", **{"execution.engine": "local", "training.epochs": 2})
+    with pytest.raises(RunFailed, match=r"a stage failed \(the run was to end\); .* go on with: ffpipe resume"):
+        train(asked, interrupt=interrupt, engine=lambda execution: Loses())

@@ -286,6 +286,8 @@ class World:
     def sleep(self, seconds: float) -> None:
         self.waited = seconds
         self.moment()
+        if self.interrupt.wished:  # meanwhile
+            self.verdict = "give up"
 
     def check_recovery(self) -> None:
         """Check that the stages are discarded to be built anew."""

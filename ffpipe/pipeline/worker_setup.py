@@ -138,8 +138,10 @@ def _reader(setup: WorkerSetup) -> Callable[[str], State]:
     """Return a function that reads a file of the snapshot that the run starts from."""
     store, folder = setup.store, setup.start.folder
     # Once for all files, which a stage then reads one at a time: it holds no second copy of all its state.
-    manifest = checkpoint.read_manifest(store, folder)
-    return lambda name: checkpoint.read_tensors(store, folder, manifest, name, setup.start.contents[name])
+    manifest = store.with_retries(lambda: checkpoint.read_manifest(store, folder))
+    return lambda name: store.with_retries(
+        lambda: checkpoint.read_tensors(store, folder, manifest, name, setup.start.contents[name])
+    )
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+PIECE_SECONDS = 0.2
+
 
 class Interrupt:
     """A wish that the run end: the first lets it save, the second does not wait. Safe in a signal handler."""
 
-    def __init__(self) -> None:
+    def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
         self.wished = False
+        self._sleep = sleep
         self._tell: Callable[[], None] | None = None
         self._over = False
 
@@ -29,8 +32,11 @@ class Interrupt:
         self._tell = tell
 
     def pause(self, seconds: float) -> None:
-        """Wait before a run that broke off goes on."""
-        time.sleep(seconds)
+        """Wait before a run that broke off goes on; no longer than until the wish comes."""
+        # In pieces, since a handler of a signal can set no event that is waited for right then.
+        while seconds > 0 and not self.wished:
+            self._sleep(min(seconds, PIECE_SECONDS))
+            seconds -= PIECE_SECONDS
 
     @contextmanager
     def until_the_end(self) -> Iterator[None]:

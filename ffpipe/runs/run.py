@@ -14,7 +14,7 @@ from ffpipe.runs.folder import RunFolder
 from ffpipe.runs.inspection import resume_command
 from ffpipe.runs.interrupt import Interrupt
 from ffpipe.runs.log import RunLog
-from ffpipe.runs.recovery import GiveUp, Recovery
+from ffpipe.runs.recovery import Again, GiveUp, Recovery
 from ffpipe.runs.resumed import newest_whole
 from ffpipe.runs.view import View
 from ffpipe.storage import checkpoint
@@ -125,10 +125,12 @@ class Run:
                 # Asked now: `begin` forgets what was not saved.
                 reached = self.log.step
                 decision = recovery.failed("lost" if isinstance(error, StageLost) else "error", self._newest_step)
+                if isinstance(decision, Again) and not self.interrupt.wished:
+                    self.interrupt.pause(decision.wait)
+                # Asked after the pause too, in which a wish may have come.
                 if isinstance(decision, GiveUp) or self.interrupt.wished:
                     why = decision.why if isinstance(decision, GiveUp) else "the run was to end"
                     raise RunFailed(f"{error} ({why}); {self._rescue()}") from error
-                self.interrupt.pause(decision.wait)
                 try:
                     layout = self.engine.layout_again(self.job, store)
                     # Read anew: a file of the newest one may have been cut or removed while the run was at work.

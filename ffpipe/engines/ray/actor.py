@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import ray
 
-from ffpipe.system.errors import reason
 from ffpipe.system.memory import LARGE_ARRAY, unmap, unmap_large
 from ffpipe.system.processes import start_ticks
 
@@ -85,20 +84,12 @@ class StageActor:
         """Take an array, as the other end of `round_trip`."""
         unmap_large(array)
 
-    @ray.method(concurrency_group="control")
-    def reaches(self, store: Store, mark: str) -> str:
-        """Return the reason why this host cannot reach the snapshots; empty: it can. mark: a file that the driver
-        wrote."""
-        try:
-            if not store.exists(mark):
-                return "does not see"
-            # To see the mark is not enough: a folder that hosts share may be mounted read-only on this one.
-            own = f"{mark}-{os.getpid()}"
-            store.write(own, [b""])
-            store.remove(own)
-        except OSError as error:
-            return f"cannot write to ({reason(error)})"
-        return ""
+    # In no concurrency group, so that `process` is answered meanwhile: a slow store may take minutes.
+    def problem_here(self, store: Store, mark: str) -> str:
+        """Return the reason why this host cannot reach the snapshots (reach.py)."""
+        from ffpipe.engines.ray.reach import problem_here
+
+        return problem_here(store, mark)
 
     def host_data(self, method: str, *arguments: Any) -> Any:
         """Call a method of this host's data (supply.py)."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 import secrets
 import statistics
 import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from ffpipe.engines.ray.carried import sendable
 from ffpipe.engines.ray.cluster import Cluster
 from ffpipe.engines.ray.headwatch import PATIENCE
 from ffpipe.engines.ray.placement import crowding, fewer, most_places, places_of, shortage, threads_of
+from ffpipe.engines.ray.reach import check_reach
 from ffpipe.engines.ray.supply import supply
 from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.replicas import replicas_of, smaller_and_smaller
@@ -34,11 +37,13 @@ from ffpipe.planning.calibrate import pooled
 from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout
 from ffpipe.planning.memory import StoreCapacity, least_store
 from ffpipe.storage.store import Store
-from ffpipe.system.errors import OutOfMemory, RunFailed, StageLost, UserError, reason
+from ffpipe.system.errors import ClusterLost, OutOfMemory, RunFailed, StageLost, UserError
 from ffpipe.telemetry.report import Answer, StageReport
 
 # A host may have to download and convert data, or read a large snapshot through a slow network.
 SECONDS_TO_SET_UP = 6 * 3600.0
+# A store that refuses may be silent for half a minute before it does, each time that it is tried.
+SECONDS_TO_REACH = 300.0
 
 
 class RayEngine:
@@ -83,17 +88,21 @@ class RayEngine:
         self.cluster.head.wait()
         self.group.release()
         layout, why = self._fit(job, store, wanted)
-        if layout is None and not self.cluster.attached():
+        if layout is None and not self._interrupted and not self.cluster.attached():
             self.cluster.attach_again()
             layout, why = self._fit(job, store, wanted)
+        if layout is None and self._interrupted:
+            raise RunFailed("the run was to end")
         if layout is None:
             raise RunFailed(f"no stage finds room in what is left of the cluster ({why})")
         return layout
 
     def _fit(self, job: Job, store: Store, wanted: tuple[int, ...]) -> tuple[Layout | None, str]:
-        """Return a layout on stages with `wanted` replicas or as many as find room; where none does, why not."""
+        """Return a layout on stages with `wanted` replicas or as many as find room; where none does, why not. A run
+        that is to end gets none."""
         execution, why = job.config.execution, ""
-        for counts in smaller_and_smaller(wanted):
+        # Each number may be waited for in vain, and a run that is to end needs none.
+        for counts in takewhile(lambda _: not self._interrupted, smaller_and_smaller(wanted)):
             hosts = self.cluster.hosts()
             # Fewer stages would not help: another node has to be joined first.
             if not self.cluster.attached():
@@ -124,22 +133,16 @@ class RayEngine:
         elsewhere = {process.node: actor for process, actor in placed if process.node != here}
         if not elsewhere:
             return
-        # A name that no earlier run can have left on a disk of a host's own.
-        mark = f".mark-{secrets.token_hex(8)}"
-        try:
-            store.write(mark, [b""])
-        except OSError as error:
-            raise UserError(f"snapshots cannot be written to {store.root}: {reason(error)}") from None
-        try:
-            for node, actor in elsewhere.items():
-                if problem := self.group.ask_one(actor.reaches, store, mark):
-                    raise UserError(
-                        f"checkpoints go to {store.root}, which host {self.cluster.address(node)} {problem}: give "
-                        "--execution.checkpoints a folder that all hosts share, or a URI such as s3://bucket/run"
-                    )
-        finally:
-            store.remove(mark)
-            store.remove_empty()
+        check_reach(
+            store,
+            (
+                (
+                    self.cluster.address(node),
+                    partial(self.group.ask_one, actor.problem_here, store, seconds=SECONDS_TO_REACH),
+                )
+                for node, actor in elsewhere.items()
+            ),
+        )
 
     def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
         data = job.splits.fingerprint
@@ -281,13 +284,10 @@ class RayEngine:
         reports: list[StageReport] = []
         with suppress(Exception):  # which would hide what went wrong
             deadline = time.monotonic() + timeout
-            for ref in self.group.call(lambda actor: actor.report_last.remote()):
-                with suppress(Exception):  # one that is gone has none; the others have
-                    reports += self.group.get([ref], deadline)[0].reports
+            calls = self.group.call(lambda actor: actor.report_last.remote())
+            reports += gathered(calls, self.group.get, deadline)
         # A stage that has come to its end meanwhile reports by its run.
-        for ref in self._running:
-            with suppress(Exception):
-                reports += self.group.get([ref], time.monotonic())[0].reports
+        reports += gathered(self._running, self.group.get, time.monotonic())
         with suppress(Exception):
             for report in sorted(reports, key=lambda report: report.step):
                 on_report(report)
@@ -309,3 +309,19 @@ class RayEngine:
                 on_report(report)
             waited.append(answer.waited)
         return waited
+
+
+def gathered(
+    calls: Iterable[Any], get: Callable[[list[Any], float], list[Answer]], deadline: float
+) -> list[StageReport]:
+    """Return the reports that calls answer until a deadline. get: returns the results of some of them. There will
+    be no more than are there already where the head node is gone."""
+    reports: list[StageReport] = []
+    for call in calls:
+        try:
+            reports += get([call], deadline)[0].reports
+        except ClusterLost:
+            deadline = time.monotonic()
+        except Exception:  # one that is gone has none; the others have
+            continue
+    return reports
