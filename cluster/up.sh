@@ -39,6 +39,10 @@ od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$state/token"
 
 give_up() { # whatever was started is stopped again
     trap - EXIT
+    # Those that still put something on a host are waited for, since the next up.sh would write where they do; what ssh
+    # has begun there would go on without it.
+    [[ -z $(jobs -r) ]] || echo "${0##*/}: waiting for what is being installed" >&2
+    wait || true
     "$here/down.sh" >&2 || true
     fail "$1"
 }

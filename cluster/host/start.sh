@@ -17,8 +17,10 @@ set --
 while IFS= read -r word; do
     [ -z "$word" ] || set -- "$@" "$word"
 done
-# Short, since the paths of sockets are in it, and never on a disk that hosts share.
-mktemp -d "${TMPDIR:-/tmp}/ffpipe-XXXXXXXX" >"$folder/temporary"
+# Short, since the paths of sockets are in it (40 bytes at most), and never on a disk that hosts share.
+inside=${TMPDIR:-/tmp}
+[ "$(printf %s "$inside/ffpipe-XXXXXXXX" | wc -c)" -le 40 ] || inside=/tmp
+mktemp -d "$inside/ffpipe-XXXXXXXX" >"$folder/temporary"
 # shellcheck source=environment.sh
 . "$(dirname "$0")/environment.sh"
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 DASHBOARD_METRIC_PORT=$((port + 8))

@@ -2,12 +2,22 @@
 # shellcheck disable=SC2034,SC2154  # for and from the script that sources this
 # What both jobs need: the environment with ffpipe, a token, the nodes, the head's address, ports and a folder.
 
-# With Ray's dashboard, which takes jobs; an environment that `make` has made has none.
-if [[ ! -x $venv/bin/ffpipe ]] || ! "$venv/bin/python" -c 'import ray.dashboard.optional_deps' 2>/dev/null; then
-    # torch comes first and by its exact version, as in the Makefile.
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet -c constraints.txt "$(grep '^torch==' constraints.txt)"
-    "$venv/bin/pip" install --quiet -c constraints.txt '.[cluster]'
+is_ready() { # with Ray's dashboard, which takes jobs; an environment that `make` has made has none
+    [[ -x $venv/bin/ffpipe ]] && "$venv/bin/python" -c 'import ray.dashboard.optional_deps' 2>/dev/null
+}
+
+if ! is_ready; then
+    mkdir -p "$venv"
+    # One job makes it and others wait. Some shared disks have no locks.
+    exec 9>"$venv/.lock"
+    flock 9 || true
+    if ! is_ready; then
+        # torch comes first and by its exact version, as in the Makefile.
+        python3 -m venv "$venv"
+        "$venv/bin/pip" install --quiet -c constraints.txt "$(grep '^torch==' constraints.txt)"
+        "$venv/bin/pip" install --quiet -c constraints.txt '.[cluster]'
+    fi
+    exec 9>&-
 fi
 export PATH="$venv/bin:$PATH"
 
@@ -31,7 +41,8 @@ address=$(address_of_head --ip-address || address_of_head --all-ip-addresses) ||
 port=$((20000 + SLURM_JOB_ID % 400 * 100))
 # Short, since the paths of sockets are in it, and on each node's own disk.
 temporary=${TMPDIR:-/tmp}/ffpipe-$SLURM_JOB_ID
-((${#temporary} <= 40)) || temporary=/tmp/ffpipe-$SLURM_JOB_ID
+# In bytes, which are not characters everywhere.
+(LC_ALL=C && ((${#temporary} <= 40))) || temporary=/tmp/ffpipe-$SLURM_JOB_ID
 
 everywhere() {
     srun --overlap --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 "$@"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -177,3 +180,114 @@ def test_a_cluster_that_was_started_from_elsewhere_is_left_alone(tmp_path: Path)
     start = [CLUSTER / "host" / "start.sh", folder, "venv", "7000", "-", "-"]
     assert subprocess.run(["sh", *map(str, start)], input=b"token\n", check=False).returncode == 3
     assert (folder / "token").read_text() == "somebody's"
+
+
+# A Python that makes environments of itself, says what it does, and waits for a file while it installs.
+PYTHON = """\
+#!/bin/sh
+here=$(dirname "$0")
+case $1 in
+    -c) echo "$0 3 11" ;;
+    -m) case $2 in
+        venv) mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; echo venv >>"$LOG" ;;
+        pip)
+            echo begin >>"$LOG"
+            until [ -e "$GATE" ]; do sleep 0.1; done
+            case "$*" in *--fail*) exit 1 ;; esac
+            echo end >>"$LOG"
+            ;;
+    esac ;;
+esac
+"""
+WHOLE = ["venv", "begin", "end", "begin", "end"]
+
+
+@pytest.fixture
+def installing(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An environment in which hosts are folders of this one, and a stub installs ffpipe there once GATE exists."""
+    for name, text in (("reach", '#!/bin/sh\nshift\nexec "$@"\n'), ("python", PYTHON), ("other", PYTHON)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "log").touch()
+    yield os.environ | {
+        "FFPIPE_SSH": str(tmp_path / "reach"),
+        "FFPIPE_FOLDER": str(tmp_path / "remote"),
+        "FFPIPE_PYTHON": str(tmp_path / "python"),
+        "FFPIPE_BIN": "",
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+        "LOG": str(tmp_path / "log"),
+        "GATE": str(tmp_path / "gate"),
+    }
+    (tmp_path / "gate").touch()  # nothing is to wait for it any more
+
+
+def done_in(folder: Path) -> list[str]:
+    return (folder / "log").read_text().split()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_up_that_is_ended_waits_for_what_it_installs(
+    number: signal.Signals, installing: dict[str, str], tmp_path: Path
+) -> None:
+    """Else the next one would install beside it."""
+    up = subprocess.Popen([CLUSTER / "up.sh", "a"], env=installing, stderr=subprocess.PIPE, text=True)
+    wait_for("it installs", lambda: bool(done_in(tmp_path)), 60.0)
+    up.send_signal(number)
+    assert up.stderr is not None
+    assert up.stderr.readline() == "up.sh: waiting for what is being installed\n"
+    Path(installing["GATE"]).touch()
+    assert up.communicate(timeout=60)[1].splitlines()[-1] == "up.sh: broken off"
+    assert done_in(tmp_path) == WHOLE
+    assert not any((tmp_path / "state").rglob("cluster-*"))
+
+
+def install(env: dict[str, str], *words: str) -> subprocess.Popen[bytes]:
+    """Install from a package of one file."""
+    folder = Path(env["FFPIPE_FOLDER"])
+    (folder / "package").mkdir(parents=True, exist_ok=True)
+    (folder / "package" / "constraints.txt").write_text("torch==2\n")
+    return subprocess.Popen(["sh", CLUSTER / "host" / "install.sh", folder, *words], env=env)
+
+
+def test_what_is_installed_once(installing: dict[str, str], tmp_path: Path) -> None:
+    python, other = str(tmp_path / "python"), str(tmp_path / "other")
+    Path(installing["GATE"]).touch()
+    ready = tmp_path / "remote" / "venv" / ".ready"
+    for words, made in (((python,), WHOLE), ((python,), []), ((other,), WHOLE), ((other, "-q"), WHOLE)):
+        (tmp_path / "log").write_text("")
+        assert install(installing, *words).wait(60) == 0
+        assert done_in(tmp_path) == made
+        assert (tmp_path / "remote" / "venv" / "bin" / "python").read_bytes() == Path(words[0]).read_bytes()
+    assert install(installing, other, "--fail").wait(60) == 1
+    assert not ready.exists()
+
+
+def test_one_installs_at_a_time(installing: dict[str, str], tmp_path: Path) -> None:
+    lock = tmp_path / "remote" / "install.lock"
+    lock.parent.mkdir()
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        process = install(installing, str(tmp_path / "python"))
+        waits = re.compile(rf"-> FLOCK .*:{lock.stat().st_ino} ")
+        wait_for("it waits", lambda: bool(waits.search(Path("/proc/locks").read_text()) or done_in(tmp_path)), 60.0)
+        assert done_in(tmp_path) == []
+    Path(installing["GATE"]).touch()
+    assert process.wait(60) == 0
+    assert done_in(tmp_path) == WHOLE
+
+
+def test_a_long_temporary_folder_of_a_host_is_not_taken(tmp_path: Path) -> None:
+    """Its letters would be few enough; its bytes are not."""
+    folder, long = tmp_path / "remote", Path(f"/tmp/{'é' * 12}")
+    folder.mkdir()
+    (tmp_path / "ray").write_text("#!/bin/sh\necho Ray runtime started\nexec sleep 300\n")
+    (tmp_path / "ray").chmod(0o755)
+    start = ["sh", *map(str, (CLUSTER / "host" / "start.sh", folder, tmp_path)), "7000", "-", "-"]
+    env = os.environ | {"TMPDIR": str(long), "LC_ALL": "C.UTF-8"}
+    try:
+        assert subprocess.run(start, input=b"token\n", env=env, check=False).returncode == 0
+        temporary = Path((folder / "temporary").read_text().strip())
+        assert temporary.parent == Path("/tmp")
+    finally:
+        subprocess.run(["sh", CLUSTER / "host" / "stop.sh", folder], check=True)
+    assert not temporary.exists()

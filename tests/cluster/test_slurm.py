@@ -22,7 +22,7 @@ nodes=(host1 host2 host3)
 while [[ ${1-} == --* ]]; do
     case $1 in
         --nodelist=*) IFS=, read -r -a nodes <<<"${1#*=}" ;;
-        --overlap | --nodes=* | --ntasks=* | --ntasks-per-node=*) ;;
+        --overlap | --nodes=* | --ntasks=* | --ntasks-per-node=* | --cpus-per-task=[1-9]*) ;;
         *) echo "srun: what is $1?" >&2; exit 2 ;;
     esac
     shift
@@ -74,6 +74,7 @@ def slurm(hosts: list[Host], folder: Path) -> dict[str, str]:
         "SLURM_JOB_ID": str(JOB),
         "SLURM_JOB_NUM_NODES": "3",
         "SLURM_JOB_NODELIST": "host[1-3]",
+        "SLURM_JOB_CPUS_PER_NODE": "2(x2),1",
         "FFPIPE_VENV": str(Path(sys.executable).parent.parent),
         "FFPIPE_RAY": "--num-cpus=1 --num-gpus=0 --object-store-memory=150000000",
         "OMP_NUM_THREADS": "1",
