@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 
 import ffpipe
 from ffpipe.commands.cli import main
+from ffpipe.commands.predict import _written
+from ffpipe.runs.inference import Prediction
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (5, 8, 8), np.uint8)
 Array = NDArray[np.uint8]
@@ -187,6 +189,16 @@ def test_predictions_go_to_a_file(
     assert [(int(row["label"]), row["name"]) for row in rows] == [(each.label, each.name) for each in expected]
     assert np.allclose(shares, [each.probabilities for each in expected])
     assert sorted(path.name for path in here.iterdir()) == sorted(['a, "b".png', f"found.{ending}", "some.npy"])
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+def test_shares_that_are_not_numbers_are_null(ending: str, tmp_path: Path) -> None:
+    """As of weights that are not finite; what is written is JSON all the same."""
+    out = tmp_path / f"found.{ending}"
+    with _written(out) as write:
+        write(Prediction("one.png", 0, (math.nan, 1.0), "0", readout="softmax"))
+    found = json.loads(out.read_text(), parse_constant=pytest.fail)
+    assert (found[0] if ending == "json" else found)["probabilities"] == [None, None]
 
 
 def test_the_rest_is_written_where_some_cannot_be_read(

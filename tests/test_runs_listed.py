@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -16,6 +17,7 @@ from strangers import set_field
 from ffpipe.commands.show import _optimizers, _ranges
 from ffpipe.config.fields import to_toml
 from ffpipe.config.recipes import get_recipe
+from ffpipe.reports.gather import read_run
 from ffpipe.runs.folder import RunFolder
 from ffpipe.runs.inspection import look_at
 from ffpipe.telemetry.report import MOST_STEPS
@@ -41,6 +43,37 @@ def test_the_state_of_a_run(said: str, state: str, runs: Path, capsys: pytest.Ca
     )
     assert state in " ".join(printed(["runs"], capsys))
     assert as_json(["show", "runs/first"], capsys)["state"] == state
+
+
+@pytest.mark.parametrize("keep", ["steps_per_epoch", ""], ids=["today's", "of version 0.1"])
+def test_a_run_that_was_killed_after_it_was_given_more_epochs(
+    keep: str, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its config is of the longer run, and its summary of the one that was finished."""
+    run = runs / "first"
+    set_field(run / "config.toml", "training/epochs", 30)
+    if not keep:
+        set_field(run / "summary.json", "steps_per_epoch", 0)
+    with RunFolder(run).lock():
+        (look,) = as_json(["runs"], capsys)
+        assert (look["state"], look["split"], look["errors"]) == ("running", None, {})
+    (look,) = as_json(["runs"], capsys)
+    assert (look["state"], look["split"], look["errors"]) == ("broken off", None, {})
+    assert ("1 of 30 epochs" if keep else "step 28") in printed(["runs"], capsys)[1]
+    assert as_json(["show", "runs/first"], capsys)["goes_on_with"] == "ffpipe resume runs/first"
+    assert read_run(run).status == "broken off"
+
+
+def test_numbers_that_are_not_finite_leave_a_run_whole(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = RunFolder(runs / "first")
+    summary, finite = json.loads(folder.summary.read_text()), folder.summary.read_bytes()
+    folder.write_summary(summary)
+    assert folder.summary.read_bytes() == finite
+    judged = {"step": 28, "split": "test", "examples": 9, "error_goodness": None, "error_softmax": 0.5}
+    folder.write_summary(summary | {"evaluations": [{**judged, "losses": {"block.0": math.inf, "block.1": -math.nan}}]})
+    assert as_json(["runs"], capsys)[0]["state"] == "finished"
+    (shown,) = as_json(["show", "runs/first"], capsys)["evaluations"]
+    assert shown["losses"] == {"block.0": None, "block.1": None}
 
 
 def test_a_run_is_at_work_while_its_lock_is_held(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

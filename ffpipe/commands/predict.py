@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ffpipe.commands.options import add_run, changes, consent, whole
+from ffpipe.runs.inspection import encoded
 from ffpipe.system.errors import UserError, escaped, one_line
 from ffpipe.system.files import expanded, replacing
 
@@ -132,7 +132,7 @@ def _json(before: str, between: str, after: str, file: TextIO) -> Iterator[Write
     def write(each: Prediction) -> None:
         nonlocal before
         tree = {name: getattr(each, name) for name in (*FIELDS, "readout", "probabilities")}
-        file.write(before + json.dumps(tree))
+        file.write(before + encoded(tree))
         before = between
 
     yield write

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from ffpipe.config.schema import Config
-from ffpipe.runs.inspection import Look, runs_in, say_errors
+from ffpipe.runs.inspection import Look, encoded, runs_in, say_errors
 from ffpipe.system.errors import escaped
 from ffpipe.system.units import format_seconds
 
@@ -27,7 +26,7 @@ def run(options: argparse.Namespace) -> None:
     """List the runs of a folder."""
     found = runs_in(options.folder)
     if options.json:
-        print(json.dumps([as_tree(look) for look in found], indent=2))
+        print(encoded([as_tree(look) for look in found], indent=2))
     elif not found:
         print(escaped(f"there are no runs in {options.folder}"))
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -11,7 +10,17 @@ from typing import Any
 
 from ffpipe.commands.runs import as_tree, clipped, columns, say_epochs
 from ffpipe.config.schema import Config, Training
-from ffpipe.runs.inspection import Look, Summary, look_at, newest_rows, past_of, percent, resume_command, say_errors
+from ffpipe.runs.inspection import (
+    Look,
+    Summary,
+    encoded,
+    look_at,
+    newest_rows,
+    past_of,
+    percent,
+    resume_command,
+    say_errors,
+)
 from ffpipe.system.errors import UserError, escaped
 from ffpipe.system.files import expanded
 from ffpipe.system.units import format_seconds, format_size
@@ -42,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
     except UserError as error:
         without = str(error)
     if options.json:
-        print(json.dumps(_tree(look, rows, without), indent=2))
+        print(encoded(_tree(look, rows, without), indent=2))
         return
     for name, lines in _sections(look, rows, without):
         for line in lines:

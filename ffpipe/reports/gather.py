@@ -17,7 +17,6 @@ from ffpipe.config.schema import Config
 from ffpipe.reports.parts import Shown, attempt
 from ffpipe.runs import inspection
 from ffpipe.runs.folder import RunFolder, open_run
-from ffpipe.runs.inspection import Count
 from ffpipe.system.errors import UserError
 from ffpipe.telemetry.report import READOUTS, Evaluation, History, LayerRow
 
@@ -32,7 +31,6 @@ LARGEST = 1e30
 class Summary(inspection.Summary):
     """The part of summary.json that a report shows, beside what a look takes from it."""
 
-    epochs: Count = 0
     weights_sha256: Word | None = None
     time_shares: Annotated[list[Annotated[dict[Word, float], Meta(max_length=20)]], Meta(max_length=1000)] = field(
         default_factory=list
@@ -67,7 +65,7 @@ class Record(NamedTuple):
 
     @property
     def status(self) -> str:
-        return inspection.state_of(self.going, self.summary.value)
+        return inspection.state_of(self.going, self.summary.value, self.config)
 
     @property
     def history(self) -> History:

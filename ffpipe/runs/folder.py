@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import platform
 import time
@@ -26,7 +25,17 @@ import msgspec
 
 from ffpipe.config.fields import from_tree, to_toml
 from ffpipe.config.schema import Config
-from ffpipe.runs.inspection import CONFIG, LOCK, METRICS, PAST, SUMMARY, config_tree, read_past, refuse_no_folder
+from ffpipe.runs.inspection import (
+    CONFIG,
+    LOCK,
+    METRICS,
+    PAST,
+    SUMMARY,
+    config_tree,
+    encoded,
+    read_past,
+    refuse_no_folder,
+)
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store, store_of
 from ffpipe.system.errors import UserError, reason, refusing
@@ -140,7 +149,7 @@ class RunFolder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, whole or not at all."""
         with replacing(self.summary) as file:
-            file.write((json.dumps(summary, indent=2) + "\n").encode())
+            file.write((encoded(summary, indent=2) + "\n").encode())
 
 
 def new_run(config: Config) -> RunFolder:

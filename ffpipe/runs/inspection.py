@@ -7,6 +7,7 @@ but the run's lock is asked, and torch is not imported.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import shlex
@@ -53,6 +54,7 @@ class Summary:
     replicas: list[Count] = field(default_factory=list)
     chunk: Count = 0
     window: Count = 0
+    epochs: Count = 0
     steps: Steps = 0
     steps_per_epoch: Count = 0
     train_seconds: Amount = 0.0
@@ -94,14 +96,14 @@ class Look(NamedTuple):
     @property
     def state(self) -> str:
         """The state in a word or two."""
-        return "damaged" if self.damage and not self.running else state_of(self.running, self.summary)
+        return "damaged" if self.damage and not self.running else state_of(self.running, self.summary, self.config)
 
     @property
     def errors(self) -> tuple[str, dict[str, float]]:
         """A split, and the error of each read-out on it: on the test split at the end, else the newest validation."""
         if self.summary is None:
             return "", {}
-        if found := self.summary.test_errors:
+        if (found := self.summary.test_errors) and said_of(self.summary, self.config) == "finished":
             return "test", found
         on_validation = [each for each in self.summary.evaluations if each.split == "validation"]
         return ("validation", on_validation[-1].readouts) if on_validation else ("", {})
@@ -177,6 +179,13 @@ def decoded(path: Path, most: int, kind: type[T]) -> T:
         raise UserError(f"cannot read {path}: {error}") from None
 
 
+def encoded(tree: Any, indent: int | None = None) -> str:
+    """Return a value as JSON, which has no words for numbers that are not finite: they become null."""
+    # By way of a text, in which they are words: another encoder would spell all other numbers anew.
+    finite = json.loads(json.dumps(tree), parse_constant=lambda word: None)
+    return json.dumps(finite, indent=indent)
+
+
 def newest_rows(rows: Iterable[LayerRow]) -> list[LayerRow]:
     """Return the newest row of metrics of each block, in their order; that of the head comes last."""
     newest = {row.layer: row for row in sorted(rows, key=lambda row: row.step)}
@@ -193,12 +202,21 @@ def say_errors(errors: Mapping[str, float]) -> str:
     return ", ".join(f"{percent(error)} by {name}" for name, error in errors.items())
 
 
-def state_of(running: bool, summary: Summary | None) -> str:
+def state_of(running: bool, summary: Summary | None, config: Config | None) -> str:
     """Return the state of a run in words. One that says that it is running and holds no lock was broken off."""
     if running:
         return "running"
-    said = summary.status if summary else "running"
+    said = said_of(summary, config)
     return "broken off" if said == "running" else said
+
+
+def said_of(summary: Summary | None, config: Config | None) -> str:
+    """Return the status that a summary gives a run; "running" where the run has been given more epochs since."""
+    if summary is None:
+        return "running"
+    # A run that goes on writes its config first, and its summary with the next snapshot.
+    longer = config is not None and 0 < summary.epochs < config.training.epochs
+    return "running" if longer and summary.status == "finished" else summary.status
 
 
 def is_run(path: Path) -> bool:
