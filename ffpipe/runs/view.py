@@ -248,7 +248,9 @@ class ConsoleView(View):
             self._silent = True
 
     def _table(self, progress: Progress) -> Group:
-        errors = "pair errors" if progress.job.config.training.contrasts else "errors"
+        training = progress.job.config.training
+        # If steps have rows of one role there are no pairs.
+        errors = "row errors" if training.in_turns else "pair errors" if training.contrasts else "errors"
         table = Table("block", "stage", "rate", "loss", errors, "weights", "busy")
         for stage, blocks in enumerate(progress.layers):
             for block in blocks:

@@ -61,7 +61,7 @@ class Callback:
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Hear that a split has been tested; each step and split comes once, as rows do.
 
-        A run that is resumed brings those of its snapshot's step again.
+        A run that is resumed brings those of its snapshot's step that are not in past.json yet.
         """
 
     def on_speed(self, speed: Speed) -> None:

@@ -32,9 +32,10 @@ class TensorBoard(Callback):
         # Here and not above: it takes a second, and most runs write no events.
         from torch.utils.tensorboard import SummaryWriter
 
-        # A killed run has written events beyond its snapshot, which would show beside those that come now.
-        purged = run.first_step + 1 if run.first_step else None
-        self._writer = SummaryWriter(str(run.run_dir / FOLDER), purge_step=purged)
+        # A killed run has written events beyond its snapshot, if it had one, which would show beside those to come.
+        folder = run.run_dir / FOLDER
+        purged = run.first_step + 1 if folder.exists() else None
+        self._writer = SummaryWriter(str(folder), purge_step=purged)
 
     def on_row(self, row: LayerRow) -> None:
         block = "read-out" if row.layer < 0 else f"block {row.layer}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -278,6 +279,8 @@ def test_one_may_end_the_run_which_goes_on_later(tmp_path: Path) -> None:
     result = resume(tmp_path / "run", callbacks=[diary])
     assert diary.started[0].first_step >= 56
     assert min(row.step for row in diary.rows) > 56
+    # Those of the snapshot's step have been made, and are in past.json.
+    assert [(each.split, each.step) for each in diary.tests] == [("validation", 112), ("test", 112)]
     assert result.weights_sha256 == whole.weights_sha256
 
 
@@ -324,6 +327,22 @@ def test_event_files_are_read_by_tensorboard(tmp_path: Path) -> None:
     # The test at the step of the snapshot is made again when the run goes on, and comes to the same.
     validated = {(event.step, event.value) for event in events.Scalars("validation error/softmax")}
     assert sorted(step for step, _ in validated) == [56, 112]
+
+
+def test_events_of_a_run_that_begins_again_take_the_place_of_those_before(tmp_path: Path) -> None:
+    """As of one that was killed before its first snapshot."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with pytest.raises(Interrupted):
+        train(small(tmp_path / "run", tensorboard=True), callbacks=[_StopAt(56)], engine=reports_each_step)
+    for snapshot in (tmp_path / "run" / "checkpoints").glob("step-*"):
+        shutil.rmtree(snapshot)
+    diary = Diary()
+    resume(tmp_path / "run", callbacks=[diary])
+    assert diary.started[0].first_step == 0
+    events = reader.EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss/block 0")] == list(range(14, 113, 14))
+    assert [event.step for event in events.Scalars("validation error/softmax")] == [56, 112]
 
 
 class _StopAt(Callback):

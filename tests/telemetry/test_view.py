@@ -57,6 +57,20 @@ def test_elsewhere_there_are_plain_lines(tmp_path: Path) -> None:
     assert lines[-1] == f"run folder: {tmp_path / 'run'}"
 
 
+def test_a_terminal_says_what_is_counted() -> None:
+    by_heading: dict[str, dict[str, object]] = {
+        "pair errors": {},
+        "row errors": {"training.negatives": "random", "training.phases": "by-epoch"},
+    }
+    for heading, fields in by_heading.items():
+        console = Console(file=io.StringIO(), force_terminal=True, width=120)
+        view, job = ConsoleView(console), make_job(override(recipe("digits"), fields))
+        view.start(job, make_layout(job, 1), Path("run"), 0)
+        view.stop()
+        assert isinstance(console.file, io.StringIO)
+        assert heading in console.file.getvalue()
+
+
 def two_stages() -> tuple[Job, Layout]:
     """Make a run of two epochs of 28 steps on two stages, of one layer each."""
     job = make_job(override(recipe("digits"), {"training.dims": [64, 20, 20], "training.epochs": 2}))
