@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -125,12 +126,16 @@ def make_hybrid(base: Path) -> Path:
     return _trained(replace(config, training=training), base / "hybrid")
 
 
-def make_text(base: Path) -> Path:
+def make_text(base: Path, sentence: str = SENTENCE, symbols: Literal["characters", "bytes"] = "characters") -> Path:
     """Train two transformer blocks on a text of a few words."""
-    (base / "words.txt").write_text(SENTENCE * 60)
-    block = BlockConfig(kind="transformer", options={"width": 16, "heads": 2, "symbols": 29})
+    (base / "words.txt").write_text(sentence * 60)
+    count = 256 if symbols == "bytes" else len(set(sentence))
+    block = BlockConfig(kind="transformer", options={"width": 16, "heads": 2, "symbols": count})
     config = ffpipe.recipe("char-lm")
-    data = Data(source="text", train=(str(base / "words.txt"),), length=16, split_seed=-1, validation=10, test_count=10)
+    data = Data(
+        source="text", train=(str(base / "words.txt"),), symbols=symbols, length=16, split_seed=-1, validation=10,
+        test_count=10,
+    )  # fmt: skip
     training = replace(config.training, blocks=(block,) * 2, epochs=2, batch_size=16, data=data)
     return _trained(replace(config, training=training), base / "text")
 

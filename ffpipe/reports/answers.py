@@ -16,7 +16,7 @@ from ffpipe.reports.network import BYTES_AT_ONCE, Trained, chosen
 from ffpipe.reports.parts import attempt
 from ffpipe.reports.rows import Images, as_pictures
 from ffpipe.reports.writing import symbols_of
-from ffpipe.system.errors import UserError
+from ffpipe.system.errors import UserError, escaped
 from ffpipe.system.files import expanded
 from ffpipe.telemetry.report import GOODNESS
 
@@ -83,21 +83,23 @@ def answers(trained: Trained, most: int) -> Answers:
     mistakes = () if tokens else _mistakes(scores, labels, rows, by_goodness)
     names = tuple(map(takes.name, range(classes)))
     if tokens and (say := attempt(lambda: symbols_of(trained)).value):
-        # By repr without its quotes, so that a line break is seen.
-        names = tuple(repr(say([symbol]))[1:-1] for symbol in range(classes))
+        names = tuple(escaped(piece) for symbol in range(classes) for piece in say([symbol]))  # a line break is seen
     return Answers(name, trained.saved.readout, names, counts, mistakes, len(rows), len(split), by_goodness)
 
 
 def _mistakes(scores: Tensor, labels: Tensor, rows: NDArray[np.int64], by_goodness: bool) -> tuple[Mistake, ...]:
     wrong = (scores.argmax(1) != labels).nonzero().flatten()
     scores, labels = scores[wrong].double(), labels[wrong]
-    top = scores.topk(2, dim=1).indices
+    # As answers are counted: of several equal scores `topk` may take another first.
+    first = scores.argmax(1)
+    second = scores.scatter(1, first.unsqueeze(1), -torch.inf).argmax(1)
     at = torch.arange(len(wrong))
-    leads = scores[at, top[:, 0]] - scores[at, labels]
-    surety = leads if by_goodness else scores.softmax(1)[at, top[:, 0]]
+    leads = scores[at, first] - scores[at, labels]
+    surety = leads if by_goodness else scores.softmax(1)[at, first]
     order = surety.argsort(descending=True)[:MOST_MISTAKES].tolist()
-    found = [(int(rows[wrong[i]]), int(labels[i]), int(top[i, 0]), float(surety[i]), int(top[i, 1])) for i in order]
-    return tuple(Mistake(*each) for each in found)
+    return tuple(
+        Mistake(int(rows[wrong[i]]), int(labels[i]), int(first[i]), float(surety[i]), int(second[i])) for i in order
+    )
 
 
 def pictures_of(trained: Trained, found: Answers) -> Images:

@@ -78,12 +78,13 @@ class Record(NamedTuple):
 
     @property
     def tested(self) -> Evaluation | None:
-        """The newest evaluation on the test split."""
-        return next((each for each in reversed(self.evaluations) if each.split == "test"), None)
+        """The evaluation on the test split after the newest step; None where the run has gone on since its test."""
+        step = self.step
+        return next((each for each in self.evaluations[::-1] if (each.split, each.step) == ("test", step)), None)
 
     @property
     def test_errors(self) -> dict[str, float]:
-        """The newest error of each read-out on the test split."""
+        """The error of each read-out on the test split after the newest step."""
         return readouts(self.tested) if self.tested else {}
 
     @property

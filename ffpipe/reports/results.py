@@ -8,8 +8,10 @@ from itertools import islice
 
 from ffpipe.config.fields import to_toml
 from ffpipe.config.limits import MOST_LAYERS
+from ffpipe.config.schema import Training
 from ffpipe.pipeline.job import Job
 from ffpipe.reports import curves, figures
+from ffpipe.reports.drawing import few
 from ffpipe.reports.gather import Curve, Record, Summary, block_name, readouts, series
 from ffpipe.reports.memory import MEMORY_KINDS, Memory
 from ffpipe.reports.parts import Item, Missing, Passage, Picture, Section, Shown, Table, Tile
@@ -21,6 +23,8 @@ from ffpipe.telemetry.report import Evaluation, format_layers
 # Lines of a table before it is folded.
 LONG_TABLE = 12
 MOST_EVALUATIONS = 300
+# Series of a picture: as many as there are colours to tell them apart by.
+MOST_CURVES = 200
 SPLITS = ("validation", "test", "train")
 
 
@@ -62,7 +66,8 @@ def errors(record: Record, epoch: float) -> Section:
         items += _of_blocks(blocks, epoch)
     elif judged := [each for each in record.evaluations if each.losses]:
         split, of_blocks = _by_block(judged, lambda each: each.losses.values())
-        title = f"{split} loss of each block on positive rows".capitalize()
+        rows = " on positive rows" if record.config.training.contrasts else ""
+        title = f"{split} loss of each block{rows}".capitalize()
         items += [_picture("losses-of-blocks", title, "loss", of_blocks, epoch)] if of_blocks else []
     return Section("Errors", items)
 
@@ -108,34 +113,42 @@ def _by_block(
 
 def learning(record: Record, epoch: float, rates: Shown[list[Curve]]) -> Section:
     """Show loss and errors of each block in training, its learning rate, and the sizes of weights and activities."""
-    contrasts = record.config.training.contrasts
+    training = record.config.training
     losses = record.curves(lambda row: row.loss)
     if not losses:
         why = record.past.missing or "no interval of the log has ended yet (--execution.log-steps)"
         return Section("Blocks in training", [Missing("loss of blocks", why)])
     wrong = record.curves(lambda row: row.pair_errors)
-    meaning = "pairs ranked wrongly" if contrasts else "rows answered wrongly"
     items: list[Item] = [_picture("loss", "Loss", "loss", losses, epoch)]
     without = Missing("errors in training", "the objectives of these blocks do not count errors")
-    title = "Errors in training"
-    items.append(_picture("training-errors", title, meaning, wrong, epoch, shares=True) if wrong else without)
+    title, label, meaning = _errors_in_training(training)
+    items.append(_picture("training-errors", title, label, wrong, epoch, shares=True) if wrong else without)
     for name, title, label, found in (
         ("weights", "Size of weights", "root mean square", record.curves(lambda row: row.weight_rms)),
         ("outputs", "Size of what is handed on", "root mean square", record.curves(lambda row: row.output_rms)),
     ):
         if not _is_constant(found):
             items.append(_picture(name, title, label, found, epoch))
-    # Runs of version 0.1 have no rates in their rows.
-    known = record.curves(lambda row: row.rate) or rates.value or []
-    without = Missing("learning rates", rates.missing or "no block has one rate")
+    # Runs of version 0.1 have none of these in their rows; in others a block without a rate has none.
+    is_old = all((row.factor, row.weight_rms, row.output_rms) == (None,) * 3 for row in record.history.rows)
+    known = record.curves(lambda row: row.rate) or (is_old and rates.value) or []
+    without = Missing("learning rates", (is_old and rates.missing) or "no block has one rate")
     items.append(_picture("rates", "Learning rates", "learning rate", known, epoch) if known else without)
     items.append(_newest(record, known))
-    intro = "Means over the steps of each interval of the log. " + (
-        "An error is a pair whose negative row has the higher goodness; the softmax head's is a wrong answer."
-        if contrasts
-        else "Each block is judged by its own objective on the rows that it learns from."
-    )
-    return Section("Blocks in training", items, intro)
+    return Section("Blocks in training", items, f"Means over the steps of each interval of the log. {meaning}")
+
+
+def _errors_in_training(training: Training) -> tuple[str, str, str]:
+    """Return what the logged errors are: a title, the label of an axis, and a sentence."""
+    title, of_head = "Errors in training", "the softmax head's is a wrong answer."
+    if not training.contrasts:
+        meaning = "Each block is judged by its own objective on the rows that it learns from."
+        return title, "rows answered wrongly", meaning
+    if not training.in_turns:
+        meaning = f"An error is a pair whose negative row has the higher goodness; {of_head}"
+        return title, "pairs ranked wrongly", meaning
+    meaning = f"Steps have rows of one role, and an error is a row on the wrong side of the threshold; {of_head}"
+    return f"{title}, of rows", "rows on the wrong side of the threshold", meaning
 
 
 def _is_constant(found: list[Curve]) -> bool:
@@ -145,10 +158,12 @@ def _is_constant(found: list[Curve]) -> bool:
 
 
 def _picture(name: str, title: str, label: str, found: list[Curve], epoch: float, shares: bool = False) -> Picture:
-    figure = curves.blocks_against_steps(found, title, label, epoch, percent=shares)
+    shown = [found[index] for index in sorted(few(len(found), MOST_CURVES))]
+    figure = curves.blocks_against_steps(shown, title, label, epoch, percent=shares)
     say = percent if shares else _number
     ends = ", ".join(f"{c.name} ends at {say(c.last)}" for c in found[:8])
-    return Picture(name, figure, f"{title}, {len(found)} series against steps: {ends}", wide=False)
+    some = "" if len(shown) == len(found) else f"{len(shown)} of {len(found)} series, at even distances."
+    return Picture(name, figure, f"{title}, {len(shown)} series against steps: {ends}", some, wide=False)
 
 
 def _newest(record: Record, rates: list[Curve]) -> Table:

@@ -55,7 +55,7 @@ def _of_block(block: Block, index: int, shape: tuple[int, ...]) -> list[Fields]:
     for module in body.modules():
         title = f"block {index}, {type(module).__name__}"
         if isinstance(module, ReceptiveFields) and module.kernel**2 >= LEAST_PIXELS:
-            found += [_of_places(module, f"block {index}, receptive fields", block.inputs.shape[0])]
+            found += [_of_places(module, f"block {index}, receptive fields")]
         elif isinstance(module, nn.Conv2d) and min(module.kernel_size) > 1:  # one pixel shows nothing
             found += [_of_kernels(module.weight.detach(), title)]
         # Only the first layer sees pixels.
@@ -79,9 +79,11 @@ def _of_dense(weight: Tensor, title: str, shape: tuple[int, ...], channels_first
     return [Fields(title, "weights from the pixels to the units with the longest ones", _of_colours(seen), len(weight))]
 
 
-def _of_places(module: ReceptiveFields, title: str, taken: int) -> Fields:
+def _of_places(module: ReceptiveFields, title: str) -> Fields:
     """Take the fields of a grid: those of the strongest channels, place after place."""
-    places, _, channels = module.weight.shape
+    places, fan_in, channels = module.weight.shape
+    # Not of the block's inputs: by backpropagation the block is the whole network, with several grids.
+    taken = fan_in // module.kernel**2
     weight = module.weight.detach().view(places, taken, module.kernel, module.kernel, channels).float()
     weight = weight if taken == 3 else weight.mean(1, keepdim=True)
     each = max(1, MOST_FIELDS // places)

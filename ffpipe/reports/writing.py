@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from codecs import getincrementaldecoder
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,7 +54,8 @@ def written(trained: Trained) -> Written:
         ladder = (scores / TEMPERATURE).softmax(0).cumsum(0).numpy()
         # A share of the last rung, which rounding leaves beside one.
         ids.append(int(min(np.searchsorted(ladder, chance.random() * ladder[-1]), len(ladder) - 1)))
-    return Written(say(ids[:given]), say(ids[given:]))
+    pieces = say(ids)
+    return Written("".join(pieces[:given]), "".join(pieces[given:]))
 
 
 def readings(trained: Trained) -> list[Reading]:
@@ -63,25 +65,41 @@ def readings(trained: Trained) -> list[Reading]:
         raise UserError("there are no test sequences")
     tokens, labels = trained.saved.examples(split, chosen(split, READ))
     wrong = trained.scores(tokens).argmax(-1) != labels
-    return [
-        [(say([each]), missed) for each, missed in zip(row.tolist(), misses.tolist(), strict=True)]
-        for row, misses in zip(labels, wrong, strict=True)
-    ]
+    return [marked(say(row), misses) for row, misses in zip(labels.tolist(), wrong.tolist(), strict=True)]
 
 
-def symbols_of(trained: Trained) -> Callable[[list[int]], str]:
-    """Return what makes text of ids again. Raises UserError where the text is not there."""
+def marked(pieces: Sequence[str], marks: Sequence[bool]) -> Reading:
+    """Join marks to the pieces of symbols; a letter is marked where any of its bytes is."""
+    found, mark = Reading(), False
+    for piece, of_symbol in zip(pieces, marks, strict=True):
+        mark |= of_symbol
+        if piece:
+            found.append((piece, mark))
+            mark = False
+    return found
+
+
+def symbols_of(trained: Trained) -> Callable[[list[int]], list[str]]:
+    """Return what makes text of ids again, a piece for each. Raises UserError where the text is not there."""
     config = trained.job.config
     if config.training.data.source != "text":
-        return lambda ids: " ".join(map(str, ids)) + " "
+        return lambda ids: [f"{each} " for each in ids]
     if config.training.data.symbols == "bytes":
-        return lambda ids: bytes(ids).decode("utf-8", "replace")
+        return letters
     path = _text_of(config)
     encoded(path, "characters")  # which refuses what is not to be read
     alphabet = sorted(set(path.read_bytes().decode("utf-8-sig")))  # in the order of the ids
     if len(alphabet) != trained.job.splits.classes:
         raise UserError(f"{path} has {len(alphabet)} different characters, not {trained.job.splits.classes}")
-    return lambda ids: "".join(alphabet[each] for each in ids)
+    return lambda ids: [alphabet[each] for each in ids]
+
+
+def letters(ids: Sequence[int]) -> list[str]:
+    """Read bytes as UTF-8, a piece for each: a letter stands at its last byte, and the others are empty. Bytes that
+    make no letter are named by their numbers, as in \\xff."""
+    decoder = getincrementaldecoder("utf-8")("backslashreplace")
+    pieces = [decoder.decode(bytes([each])) for each in ids]
+    return [*pieces[:-1], pieces[-1] + decoder.decode(b"", final=True)] if pieces else []
 
 
 def _text_of(config: Config) -> Path:

@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 from covering import only
 from PIL import Image
-from reported import DRAWN, HOSTILE_CLASSES, HOSTILE_FOLDER, SENTENCE, Elements, Reported
+from reported import (
+    DRAWN,
+    HOSTILE_CLASSES,
+    HOSTILE_FOLDER,
+    SENTENCE,
+    Elements,
+    Reported,
+    leave_pictures_out,
+    make_text,
+)
 
 from ffpipe.reports import write_report
 
@@ -121,6 +130,18 @@ def test_a_browser_has_no_complaint(kinds: tuple[str, ...], reported: dict[str, 
     # Frames below one another, and something in each.
     for part in np.array_split(pixels, len(kinds)):
         assert part.std() > 10
+
+
+def test_bytes_are_read_as_letters(tmp_path: Path) -> None:
+    """A letter of several bytes is whole, and a class of a byte that is none by itself is named by its number."""
+    run = make_text(tmp_path, "füchse, hühner, bären und löwen\n", "bytes")
+    with pytest.MonkeyPatch.context() as patch:
+        leave_pictures_out(patch)
+        text = Elements(write_report(run, tmp_path / "text.html", examples=20).read_text()).text
+    assert "\N{REPLACEMENT CHARACTER}" not in text
+    assert "ü" in text
+    assert r"\xc3" in text
+    assert r"\\xc3" not in text
 
 
 def test_several_runs_are_laid_over_each_other(reported: dict[str, Reported], tmp_path: Path) -> None:
