@@ -210,7 +210,7 @@ def _table_of_forecasts(job: Job, rows: Sequence[tuple[Forecast, Estimate]], lin
         rate = job.config.training.batch_size / expected.steady_seconds
         times = expected.one_stage_seconds / expected.steady_seconds
         cells = [str(len(layout.stages)), _cut(layout), str(layout.plan.chunk), str(layout.window)]
-        seconds = expected.seconds + evaluation_seconds(job, expected.step_seconds)
+        seconds = expected.seconds + evaluation_seconds(job, expected.alone_seconds)
         cells += [f"{rate:,.0f}", f"{times:.2f}", f"{expected.efficiency:.3f}"]
         cells += [format_seconds(seconds), format_size(estimate.largest)]
         cells += [f"{format_rate(expected.link_rate)} ({expected.link_rate / link:.0%})"] if link else []

@@ -73,7 +73,11 @@ def costs_of(network: Blueprint) -> tuple[BlockCost, ...]:
         contents = block.contents(1)
         optimizer = optimizer_bytes(contents)
         scratch = sum(tensor.nbytes for tensor in block.scratch())
-        step = dense_step(block, network.layout) if isinstance(block, FFDense) else _found_step(block, network)
+        step = (
+            dense_step(block, network.layout, network.rows_of_example)
+            if isinstance(block, FFDense)
+            else _found_step(block, network)
+        )
         return BlockCost(contents_bytes(contents) - optimizer + scratch, scratch, optimizer, *step)
 
     return of_each_block(network, META, cost_of)
@@ -135,4 +139,19 @@ def _step(block: Block, network: Blueprint, device: torch.device) -> StepCost:
     with flops, memory:
         step(1, lambda: at_leave.append(flops.get_total_flops()))
     total = flops.get_total_flops()
-    return StepCost(memory.peak, total, total - at_leave[0] if at_leave else 0)
+    return StepCost(max(memory.peak, _tested(block, network, device)), total, total - at_leave[0] if at_leave else 0)
+
+
+def _tested(block: Block, network: Blueprint, device: torch.device) -> int:
+    """Return the bytes that the rows of one example take in an evaluation, where they are more than those of a
+    minibatch: what comes and goes, and what the rows before them made."""
+    rows = network.rows_of_example
+    if rows <= network.layout.rows:
+        return 0
+    specs = (block.inputs, *(network.outlines[network.kept[name]].outputs for name in block.use))
+    taken = [torch.ones(rows, *spec.shape, dtype=spec.dtype, device=device) for spec in specs]
+    block.eval()
+    with torch.no_grad(), PeakMemory() as memory:
+        block.score(*taken)
+    made: int = rows * network.outlines[block.index].outputs.nbytes
+    return int(memory.peak) + made

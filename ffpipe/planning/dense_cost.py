@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ffpipe.config.schema import Optimizer
+from ffpipe.config.schema import Optimizer, Training
 from ffpipe.learn.dense import FFDense
 from ffpipe.learn.optim import NamedOptimizer
 from ffpipe.learn.peak_memory import PeakMemory
@@ -32,9 +32,10 @@ class StepCost(NamedTuple):
     after: int = 0
 
 
-def dense_step(block: FFDense, layout: RowLayout) -> StepCost:
+def dense_step(block: FFDense, layout: RowLayout, rows_of_example: int = 0) -> StepCost:
     """Count buffers for all rows and for the update; beside them sums and factors of rows, and at most one of what
-    dropout draws, what it is rounded to, and what the update makes."""
+    dropout draws, what it is rounded to, what the update makes, and what the rows of one example take in an
+    evaluation, where they are more than those of a minibatch."""
     training, weight, products = block.config, block.weight.itemsize, block.outputs.dtype.itemsize
     rows, learning, mixed = layout.rows, layout.learning_rows, products != weight
     together = training.phases != "apart"
@@ -46,14 +47,23 @@ def dense_step(block: FFDense, layout: RowLayout) -> StepCost:
     if training.dropout:
         each += rows * weight
         passing = max(passing, block.width * rows * max(DRAWN, mixed * products))
+    if rows_of_example > rows:
+        # Activities, their squares or what is handed on, rounded or not, and what was handed on before.
+        fresh = 2 * weight + products + mixed * products
+        passing = max(passing, block.width * rows_of_example * fresh)
     # Later local steps have their outputs elsewhere, since those of the first are handed on.
     if training.local_steps > 1 and training.hand_on == "before":
         each += rows * products
     size = block.width * each + SUMS * rows * weight + buffers + passing
-    passes = training.local_steps * (rows + learning) + rows * (training.hand_on == "after")
     # The first local step hands on: what follows is its last gradient, and the other local steps.
     after = updated + (training.local_steps - 1) * (rows + learning) if training.hand_on == "before" else 0
-    return StepCost(size, 2 * passes * block.weight.numel(), 2 * after * block.weight.numel())
+    return StepCost(size, 2 * products_of(training, layout) * block.weight.numel(), 2 * after * block.weight.numel())
+
+
+def products_of(training: Training, layout: RowLayout) -> int:
+    """Count the products of a row with the weights that a step makes: forward, and with a gradient."""
+    rows, learning = layout.rows, layout.learning_rows
+    return training.local_steps * (rows + learning) + rows * (training.hand_on == "after")
 
 
 def _update_bytes(block: FFDense, rows: int) -> tuple[int, int]:

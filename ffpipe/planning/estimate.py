@@ -21,7 +21,7 @@ from ffpipe.pipeline.replicas import replicas_of
 from ffpipe.pipeline.worker_setup import largest_kept
 from ffpipe.planning.calibrate import measure_costs
 from ffpipe.planning.layerwise import disk_bytes, in_chapters
-from ffpipe.planning.layout import make_layout
+from ffpipe.planning.layout import make_layout, store_here
 from ffpipe.planning.memory import MemoryBreakdown, NetworkSizes, breakdown, footprints, incoming, outgoing
 from ffpipe.storage.checkpoint import Input
 from ffpipe.system.memory import host_cpus, process_bytes
@@ -109,14 +109,21 @@ def process_of(own: int, engine: str) -> int:
     return own - compiler + ENGINE_BYTES[engine]
 
 
+def process_as(engine: str, process: int, measured: str) -> int:
+    """Return the bytes of the process of a stage of another engine than the one for which they were measured."""
+    return process + process_of(0, engine) - process_of(0, measured)
+
+
 def stages_here(job: Job) -> int:
     """Return the stages of a Ray run on this machine alone: as many as it has room for, where no number is given."""
     execution = job.config.execution
     # By the first stage's values: fields with one for each stage give their number too (`listed`).
-    room = int(host_cpus() / (of_stage(execution.cpus, 0) or 1.0))
+    cpus, gpus, replicas = (of_stage(each, 0) for each in (execution.cpus, execution.gpus, execution.replicas))
+    # Divided by next to nothing, room is without end.
+    room = min(float(job.layers * replicas), host_cpus() / (cpus or 1.0))
     if execution.first_device == "cuda" and torch.cuda.is_available():
-        room = min(room, int(torch.cuda.device_count() / (of_stage(execution.gpus, 0) or 1.0)))
-    return execution.stages or execution.listed or min(job.layers, max(1, room // of_stage(execution.replicas, 0)))
+        room = min(room, torch.cuda.device_count() / (gpus or 1.0))
+    return execution.stages or execution.listed or int(max(1, room // replicas))
 
 
 def draft_layout(job: Job) -> Layout:
@@ -127,7 +134,13 @@ def draft_layout(job: Job) -> Layout:
     if execution.engine == "local":
         return make_layout(job, execution.stages or 1)
     stages = stages_here(job)
-    return make_layout(job, stages, counts=replicas_of(execution, stages))
+    return make_layout(job, stages, room=store_here(job, stages), counts=replicas_of(execution, stages))
+
+
+def groups_of(job: Job, layout: Layout) -> list[range]:
+    """Return the layers of each process, but for further replicas."""
+    # The local engine has all stages in one process.
+    return [range(job.layers)] if job.config.execution.engine == "local" else [spec.layers for spec in layout.stages]
 
 
 def estimate_layout(job: Job, layout: Layout, process: int) -> Estimate:
@@ -138,8 +151,7 @@ def estimate_layout(job: Job, layout: Layout, process: int) -> Estimate:
     # All are on one host. Results that leave early are there while their stage still learns from what came.
     still_read = (len(specs) - 1) * layout.plan.chunk if layout.leaves_early else 0
     store = sum(footprint.held(layout.window + still_read) for footprint in stores)
-    # The local engine has all stages in one process.
-    groups = [range(job.layers)] if engine == "local" else [spec.layers for spec in specs]
+    groups = groups_of(job, layout)
     counts = (1,) if engine == "local" else specs[0].replicas.counts
     stages = tuple(
         estimate_stage(job, replace(of, replicas=count), layers, process)

@@ -15,15 +15,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from ffpipe.config.blocks import FF_DENSE
 from ffpipe.learn.blueprint import Blueprint
+from ffpipe.learn.outline import Outline
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.pipeline.replicas import replicas_of
 from ffpipe.pipeline.schedule import Item, Predict, Train
 from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.pipeline.window import TIMED_BYTES
 from ffpipe.planning.calibrate import Costs
-from ffpipe.planning.cost import costs_of
-from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout
+from ffpipe.planning.cost import BlockCost, costs_of
+from ffpipe.planning.dense_cost import products_of
+from ffpipe.planning.layout import MEASURED_EDGES, Measured, make_layout, store_here
 from ffpipe.planning.memory import NetworkSizes, beside_bytes, gradient_bytes
 from ffpipe.planning.message_costs import FITTED, MessageCosts
 from ffpipe.planning.simulate import HostLayout, LinkCosts, Simulation, StageLoad, Timing
@@ -45,6 +48,8 @@ DATAGRAM = 0.1e-3
 IDLE = 0.02
 # Messages to simulate, in windows, until what follows is more of the same.
 WINDOWS = 4
+# With more minibatches in flight than these, or than the run has, none waits for the window.
+LARGEST_WINDOW = 10_000
 # A resource is named as the bottleneck if it is at work for this share of the time at least.
 BUSY = 0.9
 
@@ -86,13 +91,15 @@ class Forecast:
     """A run on so many stages.
 
     one_stage_seconds: of a minibatch through all layers, one after the other on the fastest device. step_seconds: of
-    the slowest stage, alone. steady_seconds: of a minibatch in the full pipeline. seconds: of all steps, with filling
-    and draining. link_rate: bytes a second out of the host that sends most. bottleneck: in words.
+    the slowest stage, alone. alone_seconds: the same where one replica has all the work, as in an evaluation, and
+    exchanges nothing. steady_seconds: of a minibatch in the full pipeline. seconds: of all steps, with filling and
+    draining. link_rate: bytes a second out of the host that sends most. bottleneck: in words.
     """
 
     layout: Layout
     one_stage_seconds: float
     step_seconds: float
+    alone_seconds: float
     steady_seconds: float
     seconds: float
     link_rate: float
@@ -122,11 +129,25 @@ def evaluated_examples(job: Job) -> int:
 
 def evaluation_seconds(job: Job, step_seconds: float) -> float:
     """Work out seconds of all evaluations, which pass forward alone. step_seconds: of a minibatch, in training."""
-    layout, minibatches = job.network.layout, evaluated_examples(job) / job.config.training.batch_size
-    # Products of a layer's weights: with what it learns from, forward and gradient, and with what only passes; by
-    # autograd a gradient of its input too.
-    products = (layout.rows + layout.learning_rows) / layout.batch if job.network.is_closed_form else 3.0
-    return minibatches * job.network.rows_of_example * step_seconds / products
+    passes = evaluated_examples(job) * job.network.rows_of_example
+    return passes * step_seconds * _forward_share(job.network)
+
+
+def _forward_share(network: Blueprint) -> float:
+    """Return the operations of a row that only passes, as a share of those of a step."""
+    training, layout, costs = network.training, network.layout, costs_of(network)
+    # Each row that is learned from has as many operations for the gradient of the weights, and for that of the input.
+    by_autograd = layout.rows + 2 * layout.learning_rows
+
+    def forward(cost: BlockCost, outline: Outline) -> float:
+        if outline.name == FF_DENSE:
+            return cost.flops / products_of(training, layout)
+        # After the forward pass of the last part of a minibatch a result leaves, in most blocks.
+        passing = cost.flops - training.accumulation * cost.after
+        return passing / layout.rows if cost.after else cost.flops / by_autograd
+
+    whole = sum(cost.flops for cost in costs)
+    return sum(map(forward, costs, network.outlines)) / whole if whole else 1 / by_autograd
 
 
 def forecast(job: Job, stages: int, conditions: Conditions) -> Forecast:
@@ -137,11 +158,11 @@ def forecast(job: Job, stages: int, conditions: Conditions) -> Forecast:
     trips = [_message_seconds(links, a != b) for a, b in pairwise(host_layout.hosts)]
     # The engine times no more of them (engines/ray/engine.py): the forecast is to choose the chunk that it would.
     message = statistics.median(trips[:MEASURED_EDGES]) if trips else 0.0
-    layout = make_layout(job, stages, Measured(costs, message), counts=counts)
+    layout = make_layout(job, stages, Measured(costs, message), store_here(job, stages), counts=counts)
     loads = loads_of(layout, costs, conditions)
     # Without evaluations, whose time is worked out apart and added, and without snapshots, which do not count.
     plan = replace(layout.plan, evaluations={}, snapshot_steps=0)
-    steps = WINDOWS * (layout.window + stages * plan.chunk)
+    steps = WINDOWS * (min(layout.window, job.steps, LARGEST_WINDOW) + stages * plan.chunk)
     steps += -steps % plan.chunk
 
     def timing_of(steps: int) -> Timing:
@@ -157,6 +178,7 @@ def forecast(job: Job, stages: int, conditions: Conditions) -> Forecast:
         layout,
         one_stage_seconds=min(sum(each.layers) + each.head for each in alone_on_one),
         step_seconds=max(alone),
+        alone_seconds=max(_work_of(spec, costs[spec.index]) for spec in layout.stages),
         steady_seconds=steady,
         seconds=seconds,
         link_rate=max(timing.linked.values()) / steps / steady,
@@ -200,9 +222,8 @@ def load_of(spec: StageSpec, costs: Costs, links: LinkCosts | None = None, early
     early: results may leave while its last block still learns."""
     network, training = spec.network, spec.training
     replicas, last = spec.replicas.counts[spec.index], spec.layers[-1]
-    each = sum(costs.layers[layer] for layer in spec.layers) + (costs.head if spec.is_last else 0.0)
     exchanged = exchange_seconds(spec, spec.layers, links) if links is not None else 0.0
-    each = each / replicas + exchanged
+    each = _work_of(spec, costs) / replicas + exchanged
     # Shards are worked one after the other: the result leaves within the last one.
     rest = costs.after[last] / training.shards if early and costs.after and not spec.is_last else 0.0
     rest += exchange_seconds(spec, [last], links) if rest and links is not None else 0.0
@@ -233,6 +254,11 @@ def load_of(spec: StageSpec, costs: Costs, links: LinkCosts | None = None, early
         return {to: size + (row * rows if to == spec.index + 1 else 0) for to, size in beside.items()}
 
     return StageLoad(seconds, parts, routes.senders(spec.index), after=after, replicas=replicas)
+
+
+def _work_of(spec: StageSpec, costs: Costs) -> float:
+    """Add up seconds of a minibatch in all blocks of a stage, and in the read-out at the end."""
+    return sum(costs.layers[layer] for layer in spec.layers) + (costs.head if spec.is_last else 0.0)
 
 
 def exchange_seconds(spec: StageSpec, layers: Sequence[int], links: LinkCosts) -> float:

@@ -87,19 +87,19 @@ def chapter_of(items: Iterator[Item], plan: Plan, chapter: int) -> Iterator[Item
 def spooled_bytes(specs: Sequence[StageSpec], of: NetworkSizes) -> int:
     """Return a chapter's bytes on disk a minibatch: what a stage reads and writes, and what waits for later stages."""
     network = of.network
-    rows = [network.layout.rows * network.edges[spec.layers.stop].nbytes for spec in specs[:-1]]
+    # A chapter has as many messages as chunks, of which the largest may be those of an evaluation.
+    each, seen = math.ceil(of.rows_of_message / of.chunk), math.ceil(of.seen_of_message / of.chunk)
+    rows = [each * network.edges[spec.layers.stop].nbytes for spec in specs[:-1]]
     # The file of the last row is still there when the first row of the next chapter is written (layerwise/engine.py).
     before = rows[-1] if len(rows) > 1 else 0
     widest = max((a + b for a, b in pairwise([before, *rows])), default=0)
-    # An evaluation of rows without labels has nothing but examples, and the read-out sees all of them.
-    seen = network.layout.batch if network.training.labelled else network.layout.rows
     waiting = [  # for each receiver in a file of its own
         name
         for spec in specs
         for receiver in spec.routes.receivers(spec.index)
         for name in spec.routes.names(spec.index, receiver)
     ]
-    return widest + sum(beside_bytes(network, name, network.layout.rows, seen) for name in waiting)
+    return widest + sum(beside_bytes(network, name, each, seen) for name in waiting)
 
 
 def disk_bytes(specs: Sequence[StageSpec], of: NetworkSizes, chapter: int) -> int:

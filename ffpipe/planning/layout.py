@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.pipeline.window import choose_chunk, choose_window, largest_chunk
 from ffpipe.planning.calibrate import Costs
 from ffpipe.planning.cost import costs_of
-from ffpipe.planning.memory import StoreCapacity, fitting
+from ffpipe.planning.memory import StoreCapacity, evaluation_batch, fitting
 from ffpipe.system.errors import UserError
 
 # Neighbours whose link is timed; on one host they are all alike, and each costs a few milliseconds.
@@ -54,8 +55,7 @@ def make_layout(
         for index, device in enumerate(devices)
     )
     fits = None if room is None else fitting(specs, room, execution.window, execution.chunk)
-    most = max(1, execution.window or execution.window_bytes // job.minibatch_bytes)
-    most = min(n for n in (most, training.most_in_flight, fits) if n is not None)
+    most = min(n for n in (largest_window(job), training.most_in_flight, fits) if n is not None)
     largest = largest_chunk(job.minibatch_bytes)
     chunk = execution.chunk or choose_chunk(stages, most, step_seconds, message_seconds, largest)
     window = execution.window or choose_window(
@@ -69,13 +69,26 @@ def make_layout(
         lockstep=training.lookahead == 0,
         evaluations={"train": every, "validation": every, "test": 0},
         sizes=job.tested,
-        # A message as large as one of training; a stage scores it in portions that do not depend on chunks (stage.py).
-        evaluation_batch=chunk * job.network.examples_at_once,
+        evaluation_batch=evaluation_batch(job.network, chunk),
         snapshot_steps=execution.snapshot_steps,
     )
     # Then each stage but the first holds a message that it still learns from beside those in flight.
     early = fits is None or window + (stages - 1) * chunk <= fits
     return Layout(specs, plan, window, leaves_early=early)
+
+
+def largest_window(job: Job) -> int:
+    """Return the minibatches that may be in flight by the window, or its bytes, that were asked for."""
+    execution = job.config.execution
+    return max(1, execution.window or execution.window_bytes // job.minibatch_bytes)
+
+
+def store_here(job: Job, stages: int) -> StoreCapacity | None:
+    """Return the object store that all stages share in a cluster of our own; None where Ray chooses its size."""
+    size = job.config.execution.object_store_bytes
+    if not size or os.environ.get("RAY_ADDRESS"):
+        return None
+    return StoreCapacity(["here"] * stages, {"here": size}, lambda need: f"--execution.object-store-bytes {need}")
 
 
 def _cut(job: Job, stages: int, measured: Measured | None, counts: Sequence[int]) -> tuple[list[range], float, float]:

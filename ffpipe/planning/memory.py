@@ -79,6 +79,12 @@ class NetworkSizes:
         """Rows of the largest: a chunk, or one example of an evaluation."""
         return max(self.chunk * self.network.layout.rows, self.network.rows_of_example)
 
+    @property
+    def seen_of_message(self) -> int:
+        """Rows that the read-out sees of the largest: one of each example."""
+        tested = evaluation_batch(self.network, self.chunk) * self.network.has_head
+        return max(self.chunk * self.network.layout.batch, tested)
+
     def state(self, layers: range) -> list[tuple[int, int]]:
         """Return the bytes of each file of a snapshot that a stage with these blocks writes, and its optimiser's."""
         head = [HEAD] if self.network.has_head and layers.stop == len(self.network) else []
@@ -96,6 +102,14 @@ def _files(network: Blueprint) -> dict[str, tuple[int, int]]:
     # Optimisers have some state only after their first step, and all predictions are there after as many as the lag.
     files = snapshot_schema(network, max(1, network.training.lookahead or 0))
     return {name: (contents_bytes(contents), optimizer_bytes(contents)) for name, contents in files.items()}
+
+
+def evaluation_batch(network: Blueprint, chunk: int) -> int:
+    """Return the examples in a message of an evaluation: as many as have no more rows than a chunk, but for a single
+    example. A stage scores them in portions that do not depend on chunks (stage.py)."""
+    rows, of_example = network.layout.rows, network.rows_of_example
+    whole = chunk * network.examples_at_once
+    return whole if of_example <= rows else max(1, chunk * rows // of_example)
 
 
 def breakdown(of: NetworkSizes, layers: range, *, sends: bool, receives: bool) -> MemoryBreakdown:
@@ -158,7 +172,7 @@ def _message(of: NetworkSizes, end: int, names: Iterable[str]) -> int:
     """Return the bytes of a message. end: after how many blocks. names: of what goes with the rows."""
     network = of.network
     return of.rows_of_message * network.edges[end].nbytes + sum(
-        beside_bytes(network, name, of.chunk * network.layout.rows, of.chunk * network.layout.batch) for name in names
+        beside_bytes(network, name, of.rows_of_message, of.seen_of_message) for name in names
     )
 
 

@@ -26,6 +26,7 @@ from ffpipe.pipeline.saver import FileState
 from ffpipe.pipeline.schedule import Evaluate, Snapshot, Train
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.stage_spec import StageSpec
+from ffpipe.planning.layout import make_layout
 from ffpipe.planning.memory import MemoryBreakdown, NetworkSizes, breakdown, incoming, outgoing
 from ffpipe.storage.checkpoint import HEAD, layer_file
 
@@ -141,6 +142,30 @@ def test_a_stage_that_feeds_itself_holds_images_and_rows_beside(precision: str) 
     said = breakdown(of, range(1), sends=False, receives=False)
     assert said.messages > 0.8 * (said.total - said.snapshot)  # a layer so small that all else is what is fed
     assert peak_bytes(work) == pytest.approx(said.total - said.snapshot, rel=0.15)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_example_of_more_rows_than_a_minibatch(precision: str) -> None:
+    """Two images make four rows, and one that is tested under every label ten. There are three of them in a message."""
+    chunk = 8
+    fields = {"training.dims": [64, 5000], "training.batch_size": 2, "training.precision": precision}
+    alone = {"training.head": False, "training.goodness_from": 0, "training.negatives": "random"}
+    job = make_job(override(recipe("digits"), {**fields, **alone, "execution.stages": 1, "execution.chunk": chunk}))
+    layout = make_layout(job, 1)
+    (spec,), plan, of = layout.stages, layout.plan, NetworkSizes(job.network, chunk)
+    tests = [Evaluate(chunk, "test", first, plan.evaluation_batch, last=False) for first in range(3)]
+    stage, feed = Stage(spec, lambda *_: None), Feed(job.network, job.splits, CPU)
+    stage.handle(Train(0, chunk), feed.tensors(Train(0, chunk)))
+    held = sum(buffer.nbytes for buffer in stage.workspace._buffers.values())
+    tensors = [feed.tensors(item) for item in tests]
+
+    def work() -> None:
+        for item, rows in zip(tests, tensors, strict=True):
+            stage.handle(item, rows)
+
+    said = breakdown(of, range(1), sends=False, receives=False)
+    output = of.rows_of_message * job.network.edges[-1].nbytes
+    assert held + peak_bytes(work) == pytest.approx(said.buffers + output, rel=0.1)
 
 
 def test_files_have_the_bytes_of_their_tensors() -> None:

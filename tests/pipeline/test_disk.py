@@ -40,6 +40,12 @@ FIELDS: dict[str, dict[str, Any]] = {
     "unlabelled": UNLABELLED,
     "unlabelled, a chapter of evaluation alone": UNLABELLED
     | {"training.batch_size": 10, "training.data.train_limit": 120},
+    "read by the head alone": {"training.readout": "softmax"},
+    "an image with more rows than a chunk": {
+        "training.batch_size": 2,
+        "training.data.train_limit": 120,
+        "execution.chunk": 1,
+    },
 }
 
 

@@ -14,7 +14,7 @@ from ffpipe.learn.local_item import Local
 from ffpipe.pipeline.job import Job, Model, make_job
 from ffpipe.pipeline.stage_spec import StageSpec
 from ffpipe.planning.layout import Measured, make_layout
-from ffpipe.planning.memory import USABLE, StoreCapacity, fitting, footprints
+from ffpipe.planning.memory import USABLE, NetworkSizes, StoreCapacity, fitting, footprints
 
 DIMS = [64, 1000, 2000, 500, 300]
 MB = 10**6
@@ -99,6 +99,23 @@ def test_images_evaluated_in_the_place_of_a_minibatch() -> None:
     assert [job(**fields).network.examples_at_once for fields in cases] == [27, 20, 1]
     assert job(**{"training.labels": "none", "training.negatives": "hybrid"}).network.examples_at_once == 200
     assert job(**{"training.negatives": "none"}).network.examples_at_once == 100  # an example is one row
+
+
+@pytest.mark.parametrize(
+    ("fields", "examples"),
+    [
+        ({}, 8 * 27),  # whole portions
+        ({"training.batch_size": 4}, 8 * 1),
+        ({"training.batch_size": 2}, 4),  # 48 rows are those of four examples, of 11 rows each
+        ({"training.batch_size": 2, "execution.chunk": 1}, 1),
+    ],
+)
+def test_an_evaluation_has_messages_of_no_more_rows_than_a_chunk(fields: dict[str, Any], examples: int) -> None:
+    asked = job(**fields)
+    layout = make_layout(asked, 1)
+    assert layout.plan.evaluation_batch == examples
+    rows = NetworkSizes(asked.network, layout.plan.chunk).rows_of_message
+    assert examples * asked.network.rows_of_example <= rows
 
 
 def kept_outputs() -> list[Local]:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from ffpipe import override, recipe
+from ffpipe import UserError, override, recipe
 from ffpipe.pipeline.job import Job, make_job
 from ffpipe.pipeline.replicas import replicas_of
 from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Train
 from ffpipe.planning.calibrate import Costs
+from ffpipe.planning.estimate import draft_layout, stages_here
 from ffpipe.planning.forecast import (
     Conditions,
     costs_at,
@@ -227,9 +228,59 @@ def test_every_example_of_an_evaluation_is_counted(epochs: int, every: int) -> N
         ({}, 5),  # three roles forward, two with a gradient
         ({"training.head": False, "training.negatives": "random"}, 4),
         ({"training.readout": "softmax"}, 5),
+        ({"training.local_steps": 10}, 50),
+        ({"training.hand_on": "after"}, 8),
+        # By autograd with the gradient of what came in, but for neutral rows.
+        ({"training.blocks": [{"kind": "dense", "options": {"width": 9}}] * 2}, 7),
     ],
 )
 def test_evaluations_pass_forward_alone(fields: dict[str, object], products: int) -> None:
     job = make_job(override(recipe("digits"), {**fields, "execution.engine": "local"}))
     passes = evaluated_examples(job) * job.network.rows_of_example / job.config.training.batch_size
     assert evaluation_seconds(job, 1.0) == pytest.approx(passes / products)
+
+
+def test_the_forward_pass_of_convolutions_is_counted() -> None:
+    """Each block has one and makes no gradient of its input; its class head has three products."""
+    job = make_job(override(recipe("digits-cnn"), {"execution.stages": 0}))
+    passes = evaluated_examples(job) * job.network.rows_of_example / job.config.training.batch_size
+    assert 2.0 < passes / evaluation_seconds(job, 1.0) < 2.1
+
+
+def test_one_replica_makes_the_evaluations() -> None:
+    replicas = {"training.shards": 2, "training.batch_size": 50, "execution.replicas": 2}
+    one, two = (forecast(job_of(**fields), 2, conditions_of(0.02)) for fields in ({}, replicas))
+    assert one.alone_seconds == two.alone_seconds == one.step_seconds == pytest.approx(0.04)
+    assert two.step_seconds < 0.6 * one.step_seconds
+
+
+def test_a_window_that_is_larger_than_the_run() -> None:
+    """It is simulated no longer than one in which all of the run is in flight, nor than a pipeline takes to fill."""
+    random = {"training.negatives": "random", "execution.window": 50_000_000, "execution.chunk": 8}
+    for epochs in (100, 1_000_000):
+        found = forecast(job_of(**random, **{"training.epochs": epochs}), 1, conditions_of(0.02))
+        assert found.steady_seconds == pytest.approx(0.08)
+        assert found.seconds == pytest.approx(epochs * 28 * 0.08)
+
+
+def test_an_object_store_of_a_given_size_bounds_chunk_and_window() -> None:
+    large = {"training.dims": [64, 4000, 4000, 4000, 4000], "execution.stages": 4}
+    small = {**large, "execution.object_store_bytes": 80_000_000}
+    # Messages are so dear that they would be as large as they can.
+    dear = conditions_of(1e-6, replace(FREE, answer=1.0))
+    for layouts in (
+        [draft_layout(job_of(**fields)) for fields in (large, small)],
+        [forecast(job_of(**fields), 4, dear).layout for fields in (large, small)],
+    ):
+        free, bound = ((layout.plan.chunk, layout.window) for layout in layouts)
+        assert (free, bound) == ((4, 24), (3, 18))
+    for make in (draft_layout, lambda job: forecast(job, 4, dear)):
+        with pytest.raises(
+            UserError, match=r"give --execution\.window 18, or --execution\.object-store-bytes 103000000"
+        ):
+            make(job_of(**small, **{"execution.window": 24}))
+
+
+@pytest.mark.parametrize("cpus", [1e-320, 1e-300])
+def test_next_to_no_part_of_a_cpu(cpus: float) -> None:
+    assert stages_here(job_of(**{"execution.cpus": cpus})) == 4

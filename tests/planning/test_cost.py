@@ -262,6 +262,19 @@ def test_a_step_in_closed_form_takes_what_real_tensors_take(fields: dict[str, An
         assert allocated * 0.9 <= said.step <= allocated * 1.1 + drawn
 
 
+def test_a_block_by_autograd_holds_the_rows_of_one_example_that_are_more_than_a_minibatch() -> None:
+    """A block that makes much of little: neither its weights' gradients nor six rows of a step are as large."""
+    wide = [BlockConfig(kind="dense", options={"width": width}) for width in (4, 4000)]
+    random = {"training.negatives": "random", "training.batch_size": 2}
+    network = job_of({"training.blocks": wide, **random}).network
+    block = network.make(1, Workspace(CPU)).eval()
+    rows = torch.ones(network.rows_of_example, 4)
+    with torch.no_grad(), Alive() as alive:
+        block.score(rows)
+    before = len(rows) * network.edges[-1].nbytes
+    assert costs_of(network)[1].step == pytest.approx(alive.peak + before, rel=0.01)
+
+
 # The count itself
 
 
