@@ -13,17 +13,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ffpipe.config.schema import Execution
-from ffpipe.pipeline.job import Job, always
+from ffpipe.pipeline.job import Job
 from ffpipe.pipeline.window import largest_chunk
 from ffpipe.planning.estimate import (
-    StageEstimate,
     draft_layout,
-    estimate_layout,
     estimate_stage,
-    process_of,
+    groups_of,
+    process_as,
     stages_here,
 )
 from ffpipe.planning.layerwise import CHUNK
+from ffpipe.planning.layout import largest_window
 from ffpipe.planning.memory import NetworkSizes
 from ffpipe.system.errors import UserError
 from ffpipe.system.units import format_size, parse_size
@@ -74,22 +74,14 @@ class _Search:
         self._job, self._process, self.budget = job, process, budget
         self._on_gpus = "cpu" not in job.config.execution.devices
         # Every number of stages that is tried is cut anew, and each cut asks for the same ranges of layers.
-        self._stage_needs: dict[tuple[str, range, int], int] = {}
+        self._held: dict[tuple[str, range, int], int] = {}
 
     def with_(self, execution: Execution) -> Job:
         """Return the job run so, with every stage held to the budget."""
-        job = replace(self._job, config=replace(self._job.config, execution=execution))
+        job = self._without(execution)
 
         def fits(layers: range, chunk: int) -> bool:
-            key = (execution.engine, layers, chunk)
-            if key not in self._stage_needs:
-                process = self._process_of(execution.engine)
-                # It is not known yet which stage they become: they are to fit whatever replicas it has.
-                given = execution.replicas
-                counts = set(given) if isinstance(given, tuple) else {given}
-                sizes = [NetworkSizes(job.network, chunk, count) for count in counts]
-                self._stage_needs[key] = max(self._held(estimate_stage(job, of, layers, process)) for of in sizes)
-            return self._stage_needs[key] <= self.budget * SAFE
+            return self._held_by(job, layers, chunk) <= self.budget * SAFE
 
         # The local engine has all stages in one process, however it is cut.
         return job if execution.engine == "local" else replace(job, fits=fits)
@@ -102,18 +94,30 @@ class _Search:
 
     def needs_uncut(self, execution: Execution) -> int:
         """Return the bytes of the largest stage of a way without a budget."""
-        return self._largest(replace(self.with_(execution), fits=always))
+        return self._largest(self._without(execution))
+
+    def _without(self, execution: Execution) -> Job:
+        """Return the job run so, without a budget."""
+        return replace(self._job, config=replace(self._job.config, execution=execution))
 
     def _largest(self, job: Job) -> int:
-        stages = estimate_layout(job, draft_layout(job), self._process_of(job.config.execution.engine)).stages
-        return max(map(self._held, stages))
+        layout = draft_layout(job)
+        return max(self._held_by(job, layers, layout.plan.chunk) for layers in groups_of(job, layout))
 
-    def _held(self, stage: StageEstimate) -> int:
-        return stage.on_device if self._on_gpus else stage.resident
-
-    def _process_of(self, engine: str) -> int:
-        """Return the bytes of the process of a stage of another engine than was asked for."""
-        return self._process + process_of(0, engine) - process_of(0, self._job.config.execution.engine)
+    def _held_by(self, job: Job, layers: range, chunk: int) -> int:
+        """Return the bytes that a stage of these layers holds, whatever replicas it has: it is not known yet which of
+        the stages they become."""
+        execution = job.config.execution
+        key = (execution.engine, layers, chunk)
+        if key not in self._held:
+            process = process_as(execution.engine, self._process, self._job.config.execution.engine)
+            # The other engines compute all shards in one process.
+            given = execution.replicas if execution.engine == "ray" else 1
+            counts = set(given) if isinstance(given, tuple) else {given}
+            sizes = [NetworkSizes(job.network, chunk, count) for count in counts]
+            stages = [estimate_stage(job, of, layers, process) for of in sizes]
+            self._held[key] = max(stage.on_device if self._on_gpus else stage.resident for stage in stages)
+        return self._held[key]
 
     def ways(self) -> Iterator[Execution]:
         """Yield the ways to run, from what would be done without a budget to what takes least."""
@@ -123,8 +127,9 @@ class _Search:
             # As many as there are here, so that what is judged is what will be run.
             execution = replace(execution, stages=stages_here(job))
         yield execution
+        largest = largest_chunk(job.minibatch_bytes)
         if not layerwise:
-            chunks = _halved(execution.chunk, largest_chunk(job.minibatch_bytes), job)
+            chunks = _halved(execution.chunk, min(largest_window(job), largest), job)
             # As the smallest messages need: larger ones take more of each stage, and so could only need more stages.
             stages = self._fewest(replace(execution, chunk=chunks[-1])) if ray else execution.stages
             for chunk in chunks:
@@ -135,7 +140,7 @@ class _Search:
         # The window of another engine has no part in chapters, but `Job.least_bytes` would still count it.
         window = execution.window if layerwise else 0
         for stages in (execution.stages, 0) if layerwise and execution.stages else (0,):
-            for chunk in _halved(execution.chunk, CHUNK, job):
+            for chunk in _halved(execution.chunk, min(execution.chapter or CHUNK, CHUNK, largest), job):
                 yield replace(execution, engine="layerwise", stages=stages, chunk=chunk, window=window)
 
     def _fewest(self, execution: Execution) -> int:
@@ -171,4 +176,5 @@ def _words(job: Job, after: Execution, needs: int, budget: int) -> str:
     changed += [f"stages {after.stages}"] if after.stages not in (0, stages) else []
     changed += [f"chunk {after.chunk}"] if after.chunk != before.chunk else []
     what = f"chosen for it: {', '.join(changed)}" if changed else "nothing had to be changed for it"
-    return f"memory: at most {format_size(needs)} a stage, within the budget of {format_size(budget)}; {what}"
+    # As layers that are timed are cut, a stage may come to more, though never to more than the budget.
+    return f"memory: about {format_size(needs)} a stage at most, within the budget of {format_size(budget)}; {what}"

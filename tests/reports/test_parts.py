@@ -22,12 +22,13 @@ from ffpipe.config.schema import BlockConfig, Config, Data, Execution, Training
 from ffpipe.data.splits import load_splits
 from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.job import make_job
+from ffpipe.planning.estimate import process_as
 from ffpipe.reports import curves, figures
 from ffpipe.reports.answers import Answers, Mistake, _mistakes, origins
 from ffpipe.reports.compare import MOST_PANELS, compared, flat, letter
 from ffpipe.reports.drawing import DARK, colours, drawn, few
 from ffpipe.reports.gather import Curve, Record, Summary, block_name, curve
-from ffpipe.reports.memory import Memory
+from ffpipe.reports.memory import Memory, memory
 from ffpipe.reports.page import html
 from ffpipe.reports.parts import Missing, Page, Passage, Picture, Section, Shown, Table, Tile, attempt
 from ffpipe.reports.results import MOST_CURVES, errors, learning, tiles
@@ -107,6 +108,40 @@ def test_pictures_of_any_number_of_blocks(count: int) -> None:
         figures.memory_of_stages(Memory((range(1),) * count, ((2**20,) * 8,) * count, (2**23,) * count)),
     ):
         assert drawn(figure, "x", "alt").html.startswith(("<svg", "<img"))
+
+
+def test_memory_is_foretold_of_the_engine_and_the_replicas_that_a_run_had() -> None:
+    """A budget may have chosen another engine than the config names, and a loss have left other replicas."""
+    sharded = {"training.shards": 4, "training.batch_size": 40}
+    jobs = {
+        (engine, replicas): make_job(
+            override(
+                get_recipe("digits"),
+                {**sharded, "execution.engine": engine, "execution.stages": 3, "execution.replicas": replicas},
+            )
+        )
+        for engine in ("ray", "layerwise", "local")
+        for replicas in (1, 4)
+    }
+    cut = [[0], [1], [2]]
+    for engine in ("layerwise", "local"):
+        process = 100 << 20
+        had = Summary(engine=engine, stage_layers=cut, replicas=[1] * 3, chunk=2, peak_rss_bytes=[1, 2, 3])
+        own = memory(jobs[engine, 1], had, process_as(engine, process, "ray"))
+        assert memory(jobs["ray", 4], had, process) == own
+        assert len(own.layers) == (1 if engine == "local" else 3)
+    ray = Summary(engine="ray", stage_layers=cut, replicas=[4, 1, 1], chunk=2)
+    found, one, four = (
+        memory(jobs["ray", replicas], summary, 0)
+        for replicas, summary in ((1, ray), (1, replace(ray, replicas=[1] * 3)), (4, replace(ray, replicas=[4] * 3)))
+    )
+    assert found.predicted == (four.predicted[0], *one.predicted[1:])
+    assert four.predicted[0] != one.predicted[0]
+    # Without a summary as the draft has it; what a stranger's says is passed over.
+    assert memory(jobs["ray", 4], None, 0).predicted[0][4] == four.predicted[0][4]
+    for odd in ([], [1], [0, 1, 1], [10**9] * 3):
+        strange = replace(ray, engine="another", replicas=odd)
+        assert memory(jobs["ray", 1], strange, 0).predicted == one.predicted
 
 
 @pytest.mark.parametrize("classes", [pytest.param(2, marks=pytest.mark.long), 10, 70])
