@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from ffpipe import override, recipe
 from ffpipe.commands.cli import main
 from ffpipe.commands.plan import parse_stages
 from ffpipe.config.fields import read_config
+from ffpipe.config.schema import Config
 from ffpipe.runs.controller import planned
 
 
@@ -135,12 +137,71 @@ def test_a_plan_for_more_memory_than_this_host_has(capsys: pytest.CaptureFixture
     assert "give --flops" in capsys.readouterr().err
 
 
-def test_rows_that_a_budget_does_not_allow_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = {"training.dims": [64, 3000, 3000, 3000, 3000]}
-    one, four = (planned(override(recipe("digits"), {**sizes, "execution.stages": n}))[1].largest for n in (1, 4))
-    between = f"{(one + four) // 2**21}MiB"
-    options = ["--training.dims", "64,3000,3000,3000,3000", "--memory-budget", between, "--flops", "1TFLOPS"]
-    assert main(["plan", "digits", *options, "--stages", "1,4"]) == 0
+WIDE = {"training.dims": [64, 5000, 5000, 5000, 5000]}
+OF_WIDE = ["plan", "digits", "--training.dims", "64,5000,5000,5000,5000", "--flops", "1TFLOPS"]
+
+
+def asked(**fields: object) -> Config:
+    """Return the config of the wide network, with these fields of its execution."""
+    return override(recipe("digits"), WIDE | {f"execution.{name}": value for name, value in fields.items()})
+
+
+def between(*ways: dict[str, object]) -> str:
+    """Return a budget between what the largest processes of these ways to run take."""
+    sizes = [planned(asked(**fields))[1].largest for fields in ways]
+    assert sizes == sorted(sizes, reverse=True)
+    return f"{round(sum(sizes) / len(sizes) / 0.95) >> 20}MiB"
+
+
+def rows_of_forecast(said: str) -> list[tuple[str, str]]:
+    """Return the numbers of stages and chunks of a table of forecasts."""
+    cells = [[cell.strip() for cell in line.split("│")] for line in said.splitlines() if line.startswith("│")]
+    return [(each[1], each[3]) for each in cells if each[1].isdecimal() and each[3].isdecimal()]
+
+
+@pytest.fixture(scope="module")
+def budget() -> str:
+    """Return one that two stages do not keep to, and four do."""
+    return between({"stages": 2, "chunk": 1}, {"stages": 4, "chunk": 1})
+
+
+def test_what_is_forecast_is_what_a_budget_has_chosen(budget: str, capsys: pytest.CaptureFixture[str]) -> None:
+    stages = planned(asked(stages=2, memory_budget=budget))[0].config.execution.stages
+    assert stages > 2
+    options = [*OF_WIDE, "--memory-budget", budget]
+    assert main([*options, "--stages", "2"]) == 0
     said = capsys.readouterr().out
-    assert "not 1 stage(s):" in said
-    assert "│ 4      │" in said
+    assert f"chosen for it: stages {stages}" in said
+    alone = rows_of_forecast(said)
+    assert [row[0] for row in alone] == [str(stages)]
+    # Two numbers that come to the same have one row.
+    assert main([*options, "--stages", "1,2"]) == 0
+    said = capsys.readouterr().out
+    assert rows_of_forecast(said) == alone
+    for asked_for in (1, 2):
+        assert re.search(rf"^{asked_for} stage\(s\): memory: .*; chosen for it: stages {stages}", said, re.MULTILINE)
+    says = f"2 speeds, but the budget needs {stages} stages: give {stages} speeds, or one"
+    refused([*options, "--flops", "1TFLOPS,1TFLOPS"], says, capsys)
+
+
+def test_each_of_several_numbers_of_stages_has_a_chunk_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    small = between({"stages": 2, "chunk": 2}, {"stages": 2, "chunk": 1})
+    options = [*OF_WIDE, "--memory-budget", small]
+    assert main([*options, "--stages", "2,4"]) == 0
+    several = rows_of_forecast(capsys.readouterr().out)
+    alone = []
+    for stages in ("2", "4"):
+        assert main([*options, "--stages", stages]) == 0
+        alone += rows_of_forecast(capsys.readouterr().out)
+    assert several == alone
+    assert several[0][1] < several[1][1]
+
+
+def test_a_budget_that_needs_one_process(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is said of each number of stages that it has no forecast, and of speeds that one is enough."""
+    least = between({"stages": 2, "chunk": 1}, {"engine": "layerwise", "stages": 0, "chunk": 1})
+    # A whole CPU for each: there may be no more stages than were asked for.
+    options = [*OF_WIDE, "--memory-budget", least, "--execution.cpus", "1"]
+    refused([*options, "--stages", "1,2"], "engine layerwise, chunk", capsys)
+    refused([*options, "--stages", "1,2"], "; --stages 1 alone has its plan", capsys)
+    refused([*options, "--flops", "1TFLOPS,1TFLOPS"], "2 speeds, but the budget needs one process: give one", capsys)

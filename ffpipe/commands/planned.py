@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.table import Table
 from ffpipe.config.fields import override
 from ffpipe.config.schema import Config, of_stage
 from ffpipe.pipeline.job import Job, Layout
+from ffpipe.planning.budget import within_budget
 from ffpipe.planning.calibrate import Costs, measure_costs, measure_side_by_side
 from ffpipe.planning.cost import largest_block_bytes
 from ffpipe.planning.estimate import Estimate, estimate_layout
@@ -49,13 +51,18 @@ def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]
     _refuse(config, options)
     several = len(stages) > 1
     console = Console(width=max(Console().width, WIDE))
+    budget = config.execution.memory_budget
+    if several:
+        # Each of them may need other choices to keep to a budget.
+        config = override(config, {"execution.stages": 0, "execution.memory_budget": ""})
     # As many speeds as stages: they count more than the number in the recipe.
-    if one := stages[0] if stages else _speeds(options):
-        config = override(config, {"execution.stages": 0 if several else one})
+    elif one := stages[0] if stages else _speeds(options):
+        config = override(config, {"execution.stages": one})
     job, estimate, notes = planned(config, **may_import)
-    ray = job.config.execution.engine == "ray"
+    ray, process = job.config.execution.engine == "ray", estimate.stages[0].process
+    _refuse_other_stages(options, len(estimate.layout.stages) if ray else 1)
     # There is no one layout to show of several numbers of stages.
-    if not (several and ray):
+    if not several:
         console.print(_table(estimate))
         # Not by the console, which breaks lines and takes brackets for markup.
         for line in (*_lines(job, estimate), *notes):
@@ -72,11 +79,12 @@ def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]
     messages = calibrate() if options.calibrate else kept_costs()
     links = link_costs(link, options.latency, messages)
     conditions = Conditions(costs, links, options.stages_per_host or int(bool(link)), cores, computes, apart=apart)
-    rows, without = _rows(job, stages or (len(estimate.layout.stages),), conditions, estimate.stages[0].process)
+    # A budget may need another number than the one that was asked for.
+    rows, lines = _rows(job, stages if several else (len(estimate.layout.stages),), budget, conditions, process)
     if not rows:
-        raise UserError(without[0])
+        raise UserError(lines[0])
     console.print(_table_of_forecasts(job, rows, link))
-    for line in (*without, *_left_out(job.config, cores, flops is None)):
+    for line in (*lines, *_left_out(job.config, cores, flops is None)):
         print(line)
     rests_on = f"{_words(conditions, link)}, {escaped(messages.origin)}"
     print(f"from {origin}, {rests_on}; time is with {_tests(job)}, snapshots are not counted")
@@ -102,26 +110,51 @@ def _refuse(config: Config, options: argparse.Namespace) -> None:
         raise UserError(f"--flops has {speeds} speeds for {processes}: give one speed, or one for each stage")
 
 
+def _refuse_other_stages(options: argparse.Namespace, stages: int) -> None:
+    """Refuse speeds of stages of which a budget needs another number. Raises UserError."""
+    speeds = _speeds(options)
+    if speeds and speeds != stages:
+        raise UserError(
+            f"--flops has {speeds} speeds, but the budget needs {stages} stages: give {stages} speeds, or one"
+            if stages > 1
+            else f"--flops has {speeds} speeds, but the budget needs one process: give one speed"
+        )
+
+
 def _speeds(options: argparse.Namespace) -> int:
     """Count the speeds in --flops; 0 where there is none, or one for all stages."""
     return len(options.flops) if isinstance(options.flops, tuple) else 0
 
 
 def _rows(
-    job: Job, counts: tuple[int, ...], conditions: Conditions, process: int
+    job: Job, counts: tuple[int, ...], budget: str, conditions: Conditions, process: int
 ) -> tuple[list[tuple[Forecast, Estimate]], list[str]]:
-    """Work out what each number of stages would do, and take of memory; and why others are not to be had."""
-    rows, without = [], []
+    """Work out what each number of stages would do, and take of memory; and lines on what a budget has chosen, or why
+    some are not to be had. budget: to which several numbers are yet to be held, each by itself."""
+    rows: list[tuple[Forecast, Estimate]] = []
+    lines: list[str] = []
     if beyond := [str(count) for count in counts if count > job.layers]:
-        without.append(f"not {', '.join(beyond)} stages: there are {job.layers} layers, so give 1 to {job.layers}")
+        lines.append(f"not {', '.join(beyond)} stages: there are {job.layers} layers, so give 1 to {job.layers}")
     for count in (count for count in counts if count <= job.layers):
         try:
-            expected = forecast(job, count, conditions)
+            within, notes = (job, ()) if len(counts) == 1 else _held(job, count, budget, process)
+            execution = within.config.execution
+            if execution.engine != "ray":
+                raise UserError(f"{notes[0]}; --stages {count} alone has its plan")
+            expected = forecast(within, execution.stages if notes else count, conditions)
         except UserError as error:
-            without.append(f"not {count} stage(s): {error}")
+            lines.append(f"not {count} stage(s): {error}")
         else:
-            rows.append((expected, estimate_layout(job, expected.layout, process)))
-    return rows, without
+            lines += [f"{count} stage(s): {note}" for note in notes]
+            if expected.layout not in [other.layout for other, _ in rows]:
+                rows.append((expected, estimate_layout(within, expected.layout, process)))
+    return rows, lines
+
+
+def _held(job: Job, stages: int, budget: str, process: int) -> tuple[Job, tuple[str, ...]]:
+    """Hold a job on so many stages to the budget; returns it, and what was chosen. Raises UserError."""
+    execution = replace(job.config.execution, stages=stages, memory_budget=budget)
+    return within_budget(replace(job, config=replace(job.config, execution=execution)), process)
 
 
 def _left_out(config: Config, cores: int, measured: bool) -> list[str]:
