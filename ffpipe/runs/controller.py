@@ -23,7 +23,7 @@ from ffpipe.learn.description import described, instead_of
 from ffpipe.learn.network import NO_ANSWER, readouts_of
 from ffpipe.pipeline.job import Engine, Job, Model, few_steps, make_job, refuse_beyond_this_host
 from ffpipe.planning.budget import within_budget
-from ffpipe.planning.estimate import Estimate, bare_process, draft_layout, estimate_layout
+from ffpipe.planning.estimate import Estimate, bare_process, draft_layout, estimate_layout, process_as
 from ffpipe.runs import places
 from ffpipe.runs.folder import RunFolder, new_run, open_run
 from ffpipe.runs.follow import Followed
@@ -242,6 +242,7 @@ def planned(
     config = _in_one_piece(config)
     process = process_of_stage(config)
     job, notes = within_budget(make_job(config, of_user), process)
+    process = process_as(job.config.execution.engine, process, config.execution.engine)
     return job, estimate_layout(job, draft_layout(job), process), notes
 
 
