@@ -20,7 +20,7 @@ from ffpipe import (
     train,
 )
 from ffpipe.config.fields import read_config
-from ffpipe.config.schema import BlockConfig, Training
+from ffpipe.config.schema import BlockConfig, Optimizer, Training
 from ffpipe.data.sampler import Sampler
 from ffpipe.data.splits import load_splits
 from ffpipe.learn.augmentation import Augmentation
@@ -134,6 +134,15 @@ def test_options_of_a_class_head_are_the_yardsticks_whatever_the_negatives() -> 
     assert isinstance(whole, LocalBlock)
     assert isinstance(whole.objective, ClassHead)
     assert whole.objective.temperature == 0.5
+
+
+def test_the_yardstick_has_adam_where_the_config_has_the_optimiser_of_pairs() -> None:
+    block = BlockConfig(kind="dense", options={"width": 30}, optimizer=Optimizer(kind="AdamW", learning_rate=0.1))
+    training = Training(negatives="none", blocks=(block,), head=False)
+    assert training.optimizer.kind == "averaging"
+    assert training.yardstick == Optimizer(kind="Adam", learning_rate=0.001)
+    own = Optimizer(kind="SGD", learning_rate=0.1)
+    assert Training(negatives="none", blocks=(block,), head=False, optimizer=own).yardstick == own
 
 
 class Doubled(Objective):

@@ -18,7 +18,8 @@ import warm
 from commands import refused
 from PIL import Image
 
-from ffpipe.commands.cli import main
+from ffpipe.commands.cli import main, parser
+from ffpipe.commands.options import config_of
 from ffpipe.config.fields import override, read_config, to_toml
 from ffpipe.config.recipes import get_recipe
 
@@ -130,6 +131,13 @@ def test_options_of_an_optimiser_can_be_taken_away(here: Path) -> None:
     plain = ["--training.optimizer.kind", "averaging", "--training.optimizer.options"]
     assert main(["train", "mine.toml", *QUICK, "--run-dir", "run", *plain]) == 0
     assert read_config(here / "run" / "config.toml").training.optimizer.options == {}
+
+
+@pytest.mark.parametrize(("words", "every"), [([], 0), (["--execution.evaluate-train", "20"], 5)])
+def test_without_validation_training_examples_may_be_tested(words: list[str], every: int) -> None:
+    assert get_recipe("digits").execution.evaluate_every == 5
+    asked = parser().parse_args(["train", "digits", "--training.data.validation", "0", *words])
+    assert config_of(asked).execution.evaluate_every == every
 
 
 def test_a_run_folder_that_exists(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

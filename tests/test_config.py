@@ -151,12 +151,24 @@ def test_overrides_convert_strings_and_leave_the_rest() -> None:
     assert changed == replace(config, training=expected)
 
 
+def test_a_value_may_be_taken_away_by_the_word_that_help_has_for_it() -> None:
+    config = get_recipe("keras-exact")
+    assert config.training.threshold is not None
+    assert override(config, {"training.threshold": "none"}).training.threshold is None
+    assert override(config, {"execution.run_dir": "none"}).execution.run_dir == "none"
+
+
 @pytest.mark.parametrize(
     ("word", "number"), [(".05", 0.05), ("1.", 1.0), ("5.e-2", 0.05), (".5e-1", 0.05), ("5e-2", 0.05)]
 )
 def test_numbers_may_begin_or_end_with_a_point(word: str, number: float) -> None:
-    fields = {"training.optimizer.learning_rate": word, "training.optimizer.options": {"eps": word}}
+    fields = {
+        "training.optimizer.learning_rate": word,
+        "training.optimizer.options": {"eps": word, "betas": (".5", word if number < 1 else "0.")},
+        "execution.cpus": [word, word],
+    }
     config = override(Config(), {**fields, "training.optimizer.kind": "Adam", "execution.run_dir": ".5"})
     assert config.training.optimizer.learning_rate == number
-    assert config.training.optimizer.options == {"eps": number}
+    assert config.training.optimizer.options == {"eps": number, "betas": (0.5, number if number < 1 else 0.0)}
+    assert config.execution.cpus == (number, number)
     assert config.execution.run_dir == ".5"

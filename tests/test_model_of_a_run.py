@@ -176,3 +176,11 @@ def test_a_lost_past_is_said(
         f"warning: a change of {begun}/two.py:relu since run run was begun would not be seen: its past.json is missing"
     )
     assert [line.startswith(says) for line in capsys.readouterr().err.splitlines()].count(True) == 1
+
+
+def test_code_may_be_allowed_by_one_name(tmp_path: Path) -> None:
+    (tmp_path / "two.py").write_text(TWO)
+    run = trained(tmp_path / "run", f"{tmp_path}/two.py:relu")
+    assert ffpipe.load(run, allow_code=f"{tmp_path}/two.py")
+    with pytest.raises(ffpipe.UserError, match="allow-code"):
+        ffpipe.load(run, allow_code="other.py")

@@ -41,6 +41,7 @@ SHORT = {
 # A run that goes on may change of training its epochs alone (runs/resumed.py).
 RESUME_SHORT = ("epochs", "engine", "stages", "chunk", "device", "memory-budget", "data-dir", "snapshot-steps")
 VALIDATION, EVALUATE = "training.data.validation", "execution.evaluate_every"
+EVALUATE_TRAIN = "execution.evaluate_train"
 MODEL, STAGES, SOURCE = "training.model", "execution.stages", "training.data.source"
 # Whose values the signature of a function explains (learn/model_options.py).
 MODEL_OPTIONS = "training.model_options"
@@ -131,7 +132,8 @@ def config_of(options: argparse.Namespace) -> Config:
     name = options.recipe
     config = read_config(Path(name)) if name.endswith(".toml") else get_recipe(name)
     fields = given(options)
-    if fields.get(VALIDATION) == "0":  # then there is nothing that the recipe could evaluate on
+    tests_training = fields.get(EVALUATE_TRAIN, str(config.execution.evaluate_train)) != "0"
+    if fields.get(VALIDATION) == "0" and not tests_training:  # there is nothing that the recipe could evaluate on
         fields = {EVALUATE: "0", **fields}
     if MODEL in fields:  # the recipe's stages are for its own network
         fields = {STAGES: "0", **fields}

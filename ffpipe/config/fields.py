@@ -22,7 +22,7 @@ from ffpipe.config.schema import Config
 from ffpipe.system.errors import UserError, nearest, refusing
 from ffpipe.system.files import read_whole
 
-LARGEST_FILE = 256 << 10
+LARGEST_FILE = 1 << 20
 # Our keys have four parts. tomllib takes minutes for one of thousands, as their time grows with the square.
 # Possessive repeats (++, *+) give nothing back, or the search would take as long on what is almost such a key.
 _PART = r"""(?:[\w-]++|"(?:\\.|[^"\\\n])*+"|'[^'\n]*+')[ \t]*+"""
@@ -92,6 +92,10 @@ class Leaf:
     def may_be_single(self) -> bool:
         """A value need not be in a list."""
         return len(self._kinds) > 1
+
+    @property
+    def may_be_absent(self) -> bool:
+        return type(None) in self._kinds
 
     @property
     def is_mapping(self) -> bool:
@@ -168,15 +172,20 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
         branch = tree
         for folder in folders:
             branch = branch[folder]
+        if value == "none" and by_name[name].may_be_absent:  # as --help-all has it
+            value = None
         # Not in fields of words: a folder may be called ".5".
         branch[last] = _with_zeros(value) if by_name[name].may_be_fraction else value
     return from_tree(tree, where="", strict=False)
 
 
 def _with_zeros(value: Any) -> Any:
-    """Spell words such as ".5" and "1." as "0.5" and "1.0", which msgspec asks for; those of a table too."""
+    """Spell words such as ".5" and "1." as "0.5" and "1.0", which msgspec asks for; those of a list or a
+    table too."""
     if isinstance(value, Mapping):
         return {name: _with_zeros(of) for name, of in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_zeros(each) for each in value]
     if not isinstance(value, str):
         return value
     return re.sub(r"(?<=\d)\.(?=$|[eE])", ".0", re.sub(r"^(-?)\.(?=\d)", r"\g<1>0.", value))

@@ -116,8 +116,10 @@ class Training(Readout, Negatives, Pairs, Network):
 
     @property
     def yardstick(self) -> Optimizer:
-        """The optimiser of the whole network by backpropagation: Adam's defaults where the config's is of pairs."""
-        return self.optimizer if self.negatives == "none" else Optimizer(kind="Adam", learning_rate=0.001)
+        """The optimiser of the whole network by backpropagation: Adam's defaults where the config's is of pairs, or
+        Forward-Forward's own."""
+        own = self.negatives == "none" and self.optimizer.kind != "averaging"
+        return self.optimizer if own else Optimizer(kind="Adam", learning_rate=0.001)
 
     @property
     def in_turns(self) -> bool:

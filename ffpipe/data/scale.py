@@ -84,7 +84,7 @@ class Given:
             return self.divisor_of_pictures(asked)
         kind, whole = contents.dtype.kind, contents.dtype.kind in _WHOLE
         alike = kind == self.kind or (whole and self.kind in _WHOLE)
-        if asked and not alike:
+        if asked and self.kind and not alike:  # a known set is divided by what is known of it
             return asked
         if kind == "f" and not alike:  # bytes that were stored as floats, by the rule of `scale_of`
             numbers = Range.of(contents)

@@ -157,7 +157,10 @@ class Network(nn.Module):
     def _divisor(self) -> float:
         """The number that bytes are divided by: that of the images that the network was trained on."""
         given = self.blueprint.takes.scale
-        return self.training_config.data.scale or (given.divisor if given.kind in ("u", "i") else BYTE)
+        if given.kind in ("u", "i"):
+            return given.divisor
+        # A known set is divided by what is known of it, whatever the config says.
+        return (self.training_config.data.scale if given.kind else 0) or BYTE
 
     @staticmethod
     def _is_one_of(examples: Tensor, shapes: set[tuple[int, ...]]) -> bool:

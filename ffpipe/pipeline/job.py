@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from ffpipe.config.blocks import FF_DENSE
 from ffpipe.config.fields import checked
 from ffpipe.config.schema import Config, Training
 from ffpipe.data.scale import Given
@@ -33,6 +34,8 @@ from ffpipe.telemetry.report import MOST_ROWS, MOST_STEPS, StageReport
 LOG_STEPS = 100
 # With fewer a network has hardly begun to learn.
 FEW_STEPS = 100
+# Fields that no other kind of block knows.
+OF_DENSE_LAYERS = ("local_steps", "dropout", "pair_errors", "initialization")
 
 OnReport = Callable[[StageReport], None]
 Fits = Callable[[range, int], bool]
@@ -235,7 +238,7 @@ def _check_images(training: Training, splits: Splits) -> None:
         if features < 2:
             raise UserError("training.inputs is 'tokens', but an example has one value: give rows of 2 tokens or more")
         return
-    if training.labelled and training.labels == "planes" and (len(shape) < 2 or training.depth == len(training.dims)):
+    if training.labelled and training.labels == "planes" and len(shape) < 2:
         raise UserError(f"training.labels 'planes' are channels of images, but an example has the shape {shape}")
     augmentation_of(training).check(shape)
     if training.standardize:
@@ -254,6 +257,21 @@ def few_steps(job: Job) -> tuple[str, ...]:
         f"{job.config.training.batch_size:,} examples; more epochs or smaller minibatches make more (--epochs, "
         "--training.batch-size)",
     )
+
+
+def left_alone(job: Job) -> tuple[str, ...]:
+    """Warn of fields that were given for dense Forward-Forward layers where the network has none; return nothing where
+    none was."""
+    training, plain = job.config.training, Training()
+    ours = not (training.model or training.blocks) or training.method == "backprop"
+    if ours or any(outline.name == FF_DENSE for outline in job.network.outlines):
+        return ()
+    names = [name for name in OF_DENSE_LAYERS if getattr(training, name) != getattr(plain, name)]
+    names += ["phases"] if training.contrasts and training.phases != plain.phases else []
+    if not names:
+        return ()
+    given = ", ".join(f"training.{name}" for name in names)
+    return (f"warning: {given}: left alone, for this network has no dense Forward-Forward layers",)
 
 
 def refuse_beyond_this_host(job: Job) -> None:

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import torch
 
-from ffpipe.config.fields import checked, override
+from ffpipe.config.fields import LARGEST_FILE, checked, override, to_toml
 from ffpipe.config.schema import Config, Execution
 from ffpipe.engines.layerwise import spoolfolder
 from ffpipe.engines.layerwise.engine import LayerwiseEngine
@@ -21,7 +21,7 @@ from ffpipe.engines.local import LocalEngine
 from ffpipe.engines.ray.settings import PREFIX, folder_of_clusters, load_ray, prepare_ray
 from ffpipe.learn.description import described, instead_of
 from ffpipe.learn.network import NO_ANSWER, readouts_of
-from ffpipe.pipeline.job import Engine, Job, Model, few_steps, make_job, refuse_beyond_this_host
+from ffpipe.pipeline.job import Engine, Job, Model, few_steps, left_alone, make_job, refuse_beyond_this_host
 from ffpipe.planning.budget import within_budget
 from ffpipe.planning.estimate import Estimate, bare_process, draft_layout, estimate_layout, process_as
 from ffpipe.runs import places
@@ -147,10 +147,15 @@ def carry_out(
             before, step = open_run(folder.path)[1].training.epochs, snapshot.step if snapshot else 0
             notes = (*notes, *other_rates(job, before, step))
         else:
-            notes = (*notes, *few_steps(job))
+            notes = (*notes, *few_steps(job), *left_alone(job))
             code = job.network.code
             past, name, snapshot = History(code=code.recorded if code else ""), uuid4().hex, None
         # After the checks, which need no cluster: a request that is wrong is not to wait until one has started.
+        if len(to_toml(asked).encode()) > LARGEST_FILE:
+            raise UserError(
+                f"the config has more than {LARGEST_FILE:,} bytes: name files of data by their folder, or by a pattern "
+                "in quotes"
+            )
         view.starting(job.config.execution)
         engine = make(job.config.execution)
         held.callback(engine.close)

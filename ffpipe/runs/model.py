@@ -39,7 +39,7 @@ def with_model(
         config = replace(config, training=replace(training, model=given))
     elif not training.model:
         return config, Model()
-    elif not Consent(frozenset(allowed)).allows(training.model):
+    elif not Consent(frozenset([allowed] if isinstance(allowed, str) else allowed)).allows(training.model):
         raise Consent().refuse(training.model, where)
     code = find(config.training.model)
     if recorded:

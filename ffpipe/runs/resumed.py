@@ -47,6 +47,8 @@ def resumed(
 ) -> Resumed:
     """Work out what a run goes on with. Raises UserError as `ffpipe.resume` does, but for data and snapshots."""
     folder, before = open_run(run)
+    if kept := [name for name in ("recipe", "execution.run_dir") if name in changes]:
+        raise UserError(f"{kept[0]} is not to be changed: a run goes on in its own folder, under its own name")
     # Asked again by the lock itself; here before the user's code is imported and data are read.
     if is_running(folder.path):
         raise UserError(f"another process is training run {folder.path}: wait for it, or end it")

@@ -67,7 +67,7 @@ class SavedRun:
         store = folder.store(config)
         snapshot = folder.newest_snapshot(store)
         manifest = checkpoint.read_manifest(store, snapshot)
-        network = _network(config, of_user, manifest.input, store.place(snapshot))
+        network = _network(config, of_user, manifest, store.place(snapshot))
         known = readouts_of(network)
         if readout is not None and readout not in known and known:
             if readout == "softmax":
@@ -117,10 +117,10 @@ class SavedRun:
         return snapshot_schema(self.network, self.manifest.step)
 
 
-def _network(config: Config, model: Model, takes: checkpoint.Input, where: str) -> Blueprint:
+def _network(config: Config, model: Model, manifest: checkpoint.Manifest, where: str) -> Blueprint:
     """Make the network that a config makes on this input. Raises UserError where a manifest is of another one, or of
     one whose largest block does not fit here."""
-    training = config.training
+    training, takes = config.training, manifest.input
     dense = not (training.model or training.blocks)
     size = math.prod(takes.shape)
     inputs, labels = row_specs(training, takes.shape, takes.classes)
@@ -136,4 +136,7 @@ def _network(config: Config, model: Model, takes: checkpoint.Input, where: str) 
         # The least, in float32: an image under each label and under none, and the largest layer.
         needed = ((takes.classes + 1) * max(widths) + largest) * 4
         refuse_beyond_host(needed, f"the network in {where}", "use a larger one")
-    return make_blueprint(training, takes, inputs, labels, 1, model.code, model.function)
+    # How many steps an epoch had is not known here: with as many as the run has made, no block that may not have begun
+    # is asked for an optimiser's state.
+    steps = max(1, manifest.step)
+    return make_blueprint(training, takes, inputs, labels, steps, model.code, model.function)

@@ -112,6 +112,8 @@ def test_pictures_are_divided_as_the_bytes_were_that_a_network_learned_from(tmp_
     files = (str(tmp_path / "images.npy"), str(tmp_path / "labels.npy"))
     given = load_splits(Data(source="npy", train=files, scale=100.0, validation=0, test_count=1)).given
     assert [value(tmp_path / name, given, 100.0) for name in ("one.npy", "one.png")] == [np.float32(0.51)] * 2
+    # A known set, which is divided by what is known of it.
+    assert [value(tmp_path / name, Given(), 100.0) for name in ("one.npy", "one.png")] == [np.float32(51 / 255)] * 2
     # Images of zeros and ones say nothing of pictures.
     assert value(tmp_path / "one.png", Given("u", 1.0), 0.0) == np.float32(51 / 255)
 

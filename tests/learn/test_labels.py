@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ffpipe import override, recipe
 from ffpipe.learn.labels import LabelCode
+from ffpipe.pipeline.job import make_job
 
 IMAGES = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8]])
 
@@ -32,6 +34,14 @@ def test_planes_follow_the_last_pixel_one_for_each_class() -> None:
     planes = [[0.0] * 4 + [2.0] * 4 + [0.0] * 4, [0.0] * 8 + [2.0] * 4]
     assert torch.equal(out, torch.cat([IMAGES, torch.tensor(planes)], 1))
     assert torch.equal(code.neutral(IMAGES)[:, 4:], torch.full((2, 12), 2.0 / 3))
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 4, 5])
+def test_planes_are_channels_of_images_whatever_the_dims_of_another_network(blocks: int) -> None:
+    conv = {"kind": "conv", "options": {"channels": 4}}
+    fields = {"training.blocks": [conv] * blocks, "training.labels": "planes", "training.negatives": "random"}
+    readouts = {"training.head_from": 0, "training.goodness_from": 0, "execution.stages": 1}
+    assert make_job(override(recipe("digits"), fields | readouts)).layers == blocks
 
 
 def test_planes_of_a_coloured_image_have_its_pixels() -> None:
