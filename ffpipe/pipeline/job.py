@@ -260,8 +260,8 @@ def few_steps(job: Job) -> tuple[str, ...]:
 
 
 def left_alone(job: Job) -> tuple[str, ...]:
-    """Warn of fields that were given for dense Forward-Forward layers where the network has none; return nothing where
-    none was."""
+    """Say in a line which fields were given for dense Forward-Forward layers where the network has none; return nothing
+    where none was."""
     training, plain = job.config.training, Training()
     ours = not (training.model or training.blocks) or training.method == "backprop"
     if ours or any(outline.name == FF_DENSE for outline in job.network.outlines):
