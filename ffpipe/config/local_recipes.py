@@ -184,8 +184,8 @@ def _cwcomp(last_epochs: tuple[int, int, int, int], epochs: int, source: Known, 
         )
 
     sizes = ((20, 1), (80, 10), (240, 1), (480, 10))
-    # As its program's, but for a softmax that is applied twice there.
-    answer = BlockConfig(kind="readout", optimizer=Optimizer(kind="SGD", learning_rate=0.01))
+    # Its program applies a softmax twice and takes SGD at .01, by which a read-out with one softmax does not settle.
+    answer = BlockConfig(kind="readout", optimizer=Optimizer(kind="Adam", learning_rate=0.0001), schedule="cosine")
     return _no_negatives(
         (*(layer(*size, last) for size, last in zip(sizes, last_epochs, strict=True)), answer),
         Execution(stages=2, keep_freed=True, evaluate_every=1, snapshot_steps=2_000),
