@@ -71,6 +71,13 @@ class Given:
     kind: Annotated[str, Meta(max_length=1)] = ""
     divisor: Annotated[float, Meta(ge=0)] = 1.0
 
+    def divisor_of_bytes(self, asked: float = 0.0) -> float:
+        """Return what bytes are divided by that come from no file. asked: what the config says; known sets leave it
+        alone."""
+        if self.kind in _WHOLE:
+            return self.divisor
+        return asked if asked and self.kind else BYTE
+
     def divisor_of_pictures(self, asked: float = 0.0) -> float:
         """Return what pictures are divided by: 255, unless the network was trained on whole numbers that were divided
         by what the config says (asked)."""

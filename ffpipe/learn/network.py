@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from ffpipe.data.scale import BYTE
 from ffpipe.learn.block import Block
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.images import channels_first
@@ -156,11 +155,7 @@ class Network(nn.Module):
     @property
     def _divisor(self) -> float:
         """The number that bytes are divided by: that of the images that the network was trained on."""
-        given = self.blueprint.takes.scale
-        if given.kind in ("u", "i"):
-            return given.divisor
-        # A known set is divided by what is known of it, whatever the config says.
-        return (self.training_config.data.scale if given.kind else 0) or BYTE
+        return self.blueprint.takes.scale.divisor_of_bytes(self.training_config.data.scale)
 
     @staticmethod
     def _is_one_of(examples: Tensor, shapes: set[tuple[int, ...]]) -> bool:

@@ -98,6 +98,7 @@ def _metadata(saved: SavedRun) -> dict[str, str]:
         "shape": " ".join(map(str, takes.shape)),
         "classes": str(takes.classes),
         "names": json.dumps(takes.names),
+        "divisor": f"{takes.scale.divisor_of_bytes(saved.config.training.data.scale):g}",  # of bytes
     }
 
 

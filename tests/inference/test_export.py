@@ -23,6 +23,7 @@ def test_exported_weights_make_the_same_scores_in_plain_linear_layers(
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
         assert file.metadata()["shape"] == "8 8"
         assert file.metadata()["classes"] == "10"
+        assert file.metadata()["divisor"] == "255"
     rows = torch.cat([test_split[0], torch.full((len(test_split[0]), 10), 0.1)], 1)
     logits = torch.zeros(len(rows), 10)
     for layer in range(3):
