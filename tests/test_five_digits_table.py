@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import five_digits_table as script
 import pytest
+from trainer_process import Ended
 
 from ffpipe.commands.options import config_of
 from ffpipe.commands.parser import Parser
@@ -53,8 +53,7 @@ def test_each_cell_is_a_run_that_can_be_asked_for(kind: str, units: int) -> None
 def test_cells_are_trained_once_and_go_on_where_they_broke_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
 
-    def run(arguments: list[str], check: bool) -> None:
-        assert check
+    def run(arguments: list[str], output: object) -> Ended:
         asked.append(arguments[3:])
         folder = (
             tmp_path / "runs" / f"supervised-{arguments[arguments.index('784') + 1]}-1" if "784" in arguments else None
@@ -63,11 +62,12 @@ def test_cells_are_trained_once_and_go_on_where_they_broke_off(tmp_path: Path, m
         folder.mkdir(parents=True, exist_ok=True)
         fields = dict.fromkeys(("train_seconds", "epochs", "weights_sha256", "versions"), 1)
         (folder / "summary.json").write_text(json.dumps({**cell(0.03, 0.01), **fields}))
+        return Ended(0, interrupted=False)
 
     (tmp_path / "page.md").write_text(PAGE)
     monkeypatch.setattr(script, "RESULTS", tmp_path / "results.json")
     monkeypatch.setattr(script, "PAGE", tmp_path / "page.md")
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(script, "run_to_its_end", run)
     broken_off = tmp_path / "runs" / "supervised-500-1"
     broken_off.mkdir(parents=True)
     (broken_off / "config.toml").write_text("")
@@ -78,3 +78,10 @@ def test_cells_are_trained_once_and_go_on_where_they_broke_off(tmp_path: Path, m
     assert "| 500 | 3.00% / 1.00% | - | 1, 0 |" in (tmp_path / "page.md").read_text()
     assert script.main() == 0
     assert len(asked) == 2
+
+
+def test_a_cell_that_is_refused_ends_the_script(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        script.trained("supervised", 100, 1, tmp_path, ["--data-dir", str(tmp_path / "nowhere")])
+    assert ended.value.code == 2
+    assert "nowhere" in "".join(capfd.readouterr())

@@ -32,7 +32,7 @@ def test_a_command_that_ends_by_itself_has_its_status(status: int) -> None:
 
 def test_a_part_for_which_there_is_no_time_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     report: dict[str, Any] = {}
-    assert in_turn(["conv", "digests"], "cpu", 0.1, report, None) == 0
+    assert in_turn(["conv", "digests"], "cpu", 0.1, report, None) == 2
     assert report == {}
     assert capsys.readouterr().out.count("left out, for there is no time for it") == 2
 

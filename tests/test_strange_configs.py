@@ -17,7 +17,7 @@ BAD_TOML: dict[str, tuple[str | bytes, str]] = {
     "an inline table too deep": ("x = {" + "a ." * 80_000 + "a = 1}", "a key of more than 8 parts"),
     "arrays in arrays": ("a = " + "[" * 100_000, "recursion"),
     "tables in tables": ("a = " + "{a=" * 50_000, "recursion"),
-    "too large": ("# " + "x" * 300_000, "more than 262,144 bytes"),
+    "too large": ("# " + "x" * 1_100_000, "more than 1,048,576 bytes"),
     "many keys": ("".join(f"a{i} = 1\n" for i in range(20_000)), "unknown field 'a0'"),
     "digits without end": ("[training]\nseed = " + "9" * 5000, "not valid TOML"),
     "another base without end": ("[training]\nseed = 0x" + "f" * 100_000, "training.seed is beyond"),
