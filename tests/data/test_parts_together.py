@@ -89,11 +89,10 @@ def test_columns_of_pixels_stand_in_one_order_in_both_parts(tmp_path: Path) -> N
 
 
 def test_a_line_of_a_csv_may_be_longer_than_a_megabyte(tmp_path: Path) -> None:
-    line = ",".join(["0.5"] * 300_000)
-    names = ",".join(f"p{at}" for at in range(300_000))
-    (tmp_path / "wide.csv").write_text(f"label,{names}\n" + "".join(f"{row % 2},{line}\n" for row in range(3)))
+    line = ",".join(["0.5".ljust(600, "0")] * 2_000)
+    (tmp_path / "wide.csv").write_text("".join(f"{row % 2},{line}\n" for row in range(3)))
     splits = load_splits(Data(source="csv", train=(str(tmp_path / "wide.csv"),), validation=0, test_count=1))
-    assert (len(splits.train), splits.features) == (2, 300_000)
+    assert (len(splits.train), splits.features) == (2, 2_000)
 
 
 def test_pictures_and_known_sets_have_a_scale_that_is_left_alone(tmp_path: Path) -> None:
