@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SAMPLES, MOST_CLASSES = 10, 50
 # Images, and values of them, whose least and greatest value the table has.
 SAMPLE, SAMPLE_VALUES = 1000, 1 << 24
-# Height and width of an example in the picture: of larger ones every so manieth row and column.
+# The most rows and columns of an example in the picture: larger ones have only some of theirs, at even distances.
 MOST_SIDE = 256
 
 

@@ -1,0 +1,47 @@
+"""A run that begins says what a person should know of it, and refuses what it could not go on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from disturbed import QUICK, STEPS, Disturb, config
+from torch import nn
+
+import ffpipe
+from ffpipe import UserError, override, recipe, train
+from ffpipe.pipeline.job import few_steps, left_alone, make_job
+
+
+def test_a_new_run_of_few_steps_says_so(tmp_path: Path) -> None:
+    few = (
+        "84 steps in all are few: an epoch has 28, each on 50 examples; more epochs or smaller minibatches make more "
+        "(--epochs, --training.batch-size)"
+    )
+    view = Disturb(STEPS + 1, lambda: None)
+    train(config(tmp_path / "run", **QUICK | {"training.epochs": 3}), view)
+    assert view.notes == [few]
+    assert few_steps(make_job(config(tmp_path, **{"training.epochs": 4}))) == ()
+
+
+def test_fields_that_no_block_knows_are_said(tmp_path: Path) -> None:
+    dense = {"kind": "dense", "options": {"width": 20}, "objective": "goodness"}
+    fields = {"training.local_steps": 3, "training.dropout": 0.5, "training.phases": "apart", "execution.stages": 1}
+    job = make_job(config(tmp_path, **fields, **{"training.blocks": [dense, dense]}))
+    named = "warning: training.local_steps, training.dropout, training.phases: left alone, for this network has no"
+    assert left_alone(job) == (f"{named} dense Forward-Forward layers",)
+    assert left_alone(make_job(config(tmp_path, **fields))) == ()
+    own = {"kind": "ff-dense", "options": {"width": 20}}
+    assert left_alone(make_job(config(tmp_path, **fields, **{"training.blocks": [own, dense]}))) == ()
+
+
+def test_a_config_that_could_not_be_read_again_is_refused(tmp_path: Path) -> None:
+    def blocks(text: str) -> list[nn.Module]:
+        return [nn.Sequential(nn.Flatten(), nn.Linear(64, 8))]
+
+    fields: dict[str, Any] = {"training.model_options": {"text": "x" * 1_100_000}, "execution.stages": 1}
+    fields["execution.run_dir"] = str(tmp_path / "run")
+    with pytest.raises(UserError, match="the config has more than 1,048,576 bytes: name files of data by their folder"):
+        ffpipe.train(override(recipe("digits-cnn"), fields), model=blocks)
+    assert not (tmp_path / "run").exists()
