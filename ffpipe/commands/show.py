@@ -20,6 +20,7 @@ from ffpipe.runs.inspection import (
     percent,
     resume_command,
     say_errors,
+    say_row_errors,
 )
 from ffpipe.system.errors import UserError, escaped
 from ffpipe.system.files import expanded
@@ -187,7 +188,7 @@ def _evaluations(found: Sequence[Evaluation]) -> list[tuple[str, ...]]:
 
 
 def _blocks(rows: Sequence[LayerRow]) -> list[tuple[str, ...]]:
-    table = [("head" if row.layer < 0 else str(row.layer), f"{row.loss:.4f}", percent(row.pair_errors)) for row in rows]
+    table = [("head" if row.layer < 0 else str(row.layer), f"{row.loss:.4f}", say_row_errors(row)) for row in rows]
     return [("block", "loss", "errors"), *_ends(table)]
 
 

@@ -36,8 +36,8 @@ class Pairs:
     pair_errors: Annotated[
         Literal["goodness", "logistic"],
         Meta(
-            description="an error of a pair is a negative row with the higher goodness, or with the higher probability "
-            "of being positive, which float64 has alike where both are near 1"
+            description="an error of a pair is a negative row with the higher goodness; logistic: metrics have beside "
+            "these those with the higher probability of being positive, which float64 has alike where both are near 1"
         ),
     ] = "goodness"
     phases: Annotated[

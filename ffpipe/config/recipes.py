@@ -109,7 +109,7 @@ def hinton_exact() -> Config:
 def ff_py() -> Config:
     """Hinton's program as its NumPy and JAX ports had it when their figures were published: no peer normalisation (the
     running means of the units were one number, so that it did nothing), the examples in the order of the file in every
-    epoch, epochs of the schedule counted from 0, pair errors by logistic probabilities, float32, lock step.
+    epoch, epochs of the schedule counted from 0, pair errors by logistic probabilities too, float32, lock step.
 
     Rate .01, weight decay .002. Published: 1.33 / 1.38 % test error by goodness / softmax (NumPy), 1.30 / 1.45 (JAX).
     Expected: 1.30 / 1.37 %, the mean of three seeds (1.30 / 1.44, 1.39 / 1.39, 1.22 / 1.29), in 45 minutes on one

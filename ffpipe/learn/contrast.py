@@ -60,7 +60,7 @@ class SymmetricLoss:
     SymBa (Lee and Song, arXiv 2303.08418), where 1 / T is called alpha.
     """
 
-    # For `pair_errors`, which asks every loss for one: here it is the difference alone that counts.
+    # For `count_errors`, which asks every loss for one: here it is the difference alone that counts.
     threshold = 0.0
 
     def __init__(self, temperature: float) -> None:
@@ -79,17 +79,20 @@ class SymmetricLoss:
 PairLoss = ThresholdLoss | SymmetricLoss
 
 
-def pair_errors(objective: PairLoss, measure: str, positive: Tensor, negative: Tensor) -> Tensor:
-    """Count the pairs whose negative row is taken for the better one, (). positive, negative: (B,) goodness.
+def count_errors(objective: PairLoss, measure: str, positive: Tensor, negative: Tensor) -> list[Tensor]:
+    """Count the pairs whose negative row is taken for the better one, each (). positive, negative: (B,) goodness.
 
-    measure "goodness" compares these; "logistic" the probabilities of being positive, sigmoid((g - threshold) / T), as
-    Hinton's NumPy port does, in float64: they are equal, which is not an error, where that has both as 1.
+    The first count compares these. With measure "logistic" a second one compares the probabilities of being positive,
+    sigmoid((g - threshold) / T), as Hinton's NumPy port does, in float64: they are equal, which is not an error, where
+    that has both as 1.
     """
+    found = [(negative > positive).sum()]
     if measure == "logistic":
-        positive, negative = (
+        sure, negative = (
             sigmoid((each.double() - objective.threshold) / objective.temperature) for each in (positive, negative)
         )
-    return (negative > positive).sum()
+        found.append((negative > sure).sum())
+    return found
 
 
 def positive_loss(objective: PairLoss, goodness: Tensor) -> Tensor | None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ffpipe.config.schema import Training
 from ffpipe.learn.block import Block, Step, nothing
-from ffpipe.learn.contrast import Slope, make_pair_loss, pair_errors, positive_loss
+from ffpipe.learn.contrast import Slope, count_errors, make_pair_loss, positive_loss
 from ffpipe.learn.denormals import flush_denormals, is_due
 from ffpipe.learn.objectives import Learned
 from ffpipe.learn.precision import PRECISIONS, wide
@@ -149,7 +149,7 @@ class FFDense(Block):
                 loss, _, wrong = self._objective.of_role(goodness, _sign(step.role))
                 return Learned(total(loss), wrong.sum())
             slope, errors = self._judge(goodness[:pairs], goodness[pairs : 2 * pairs])
-            return Learned(total(slope.loss), errors)
+            return Learned(total(slope.loss), *errors)
         early = self.config.hand_on == "before"
         first = update(x, pairs, step.factor, out, dropped, step.leave if early else nothing)
         # Rows that are handed on may have left: further steps write elsewhere.
@@ -162,7 +162,7 @@ class FFDense(Block):
         if is_due(step.index, self.config.updates):
             flush_denormals([self.mean_activity])
             self.optimizer.flush_denormals()
-        return Learned(loss / self.config.local_steps, first.errors)
+        return Learned(loss / self.config.local_steps, *first[1:])
 
     def _update_together(
         self, rows: Tensor, pairs: int, factor: float, out: Tensor, dropped: Tensor | None, leave: Leave
@@ -173,7 +173,7 @@ class FFDense(Block):
         slope, errors = self._judge(goodness[:pairs], goodness[pairs : 2 * pairs])
         delta = self._derivative(activity[: 2 * pairs], torch.cat([slope.positive, slope.negative]), pairs)
         self.optimizer.step(rows[: 2 * pairs], delta, pairs, factor)
-        return Learned(total(slope.loss), errors)
+        return Learned(total(slope.loss), *errors)
 
     def _update_apart(
         self, rows: Tensor, pairs: int, factor: float, out: Tensor, dropped: Tensor | None, leave: Leave
@@ -190,7 +190,7 @@ class FFDense(Block):
         slope, errors = self._judge(positive, goodness[:pairs])
         delta = self._derivative(activity[:pairs], slope.negative)
         self.optimizer.step(rows[pairs : 2 * pairs], delta, pairs, factor)
-        return Learned(total(slope.loss), errors)
+        return Learned(total(slope.loss), *errors)
 
     def _update_role(
         self, role: str, rows: Tensor, count: int, factor: float, out: Tensor, dropped: Tensor | None, leave: Leave
@@ -216,9 +216,9 @@ class FFDense(Block):
             activity[:positive] += pull
         return activity
 
-    def _judge(self, positive: Tensor, negative: Tensor) -> tuple[Slope, Tensor]:
-        """Return the loss of pairs by their goodness (B,) each, and their errors by the measure of the config."""
-        errors = pair_errors(self._objective, self.config.pair_errors, positive, negative)
+    def _judge(self, positive: Tensor, negative: Tensor) -> tuple[Slope, list[Tensor]]:
+        """Return the loss of pairs by their goodness (B,) each, and their errors by the measures of the config."""
+        errors = count_errors(self._objective, self.config.pair_errors, positive, negative)
         return self._objective(positive, negative), errors
 
     def _dropped(self, step: Step, rows: int, behind: int = 0) -> Tensor | None:

@@ -51,13 +51,13 @@ class ShardedDense(FFDense):
         if is_due(step.index, training.updates):
             flush_denormals([self.mean_activity])
             self.optimizer.flush_denormals()
-        return Learned(loss / training.local_steps, first.errors)
+        return Learned(loss / training.local_steps, *first[1:])
 
     def _judged(self, shard: Shard, pairs: int, step: Step) -> list[Tensor]:
         """Return the loss and the errors of a shard that is only passed on."""
         _, goodness = self._activated(shard, step)
         slope, errors = self._judge(goodness[:pairs], goodness[pairs : 2 * pairs])
-        return [total(slope.loss), errors]
+        return [total(slope.loss), *errors]
 
     def _activated(self, shard: Shard, step: Step, rows: slice = ALL) -> tuple[Tensor, Tensor]:
         """Return activities and goodness of some rows of a shard, and put what is handed on of them into its `out`."""
@@ -80,11 +80,12 @@ class ShardedDense(FFDense):
                 slope, errors = self._judge(goodness[:pairs], goodness[pairs : 2 * pairs])
                 peers = self._peers(shard.x[:pairs], activity[:pairs])
                 delta = self._derivative(activity[: 2 * pairs], torch.cat([slope.positive, slope.negative]))
-                yield [*self._gradients(shard.x[: 2 * pairs], delta), total(slope.loss), errors, *peers]
+                yield [*self._gradients(shard.x[: 2 * pairs], delta), *peers, total(slope.loss), *errors]
 
-        weight, bias, loss, errors, *peers = of.sum(f"block {self.index}", made())
+        weight, bias, *rest = of.sum(f"block {self.index}", made())
+        peers, judged = (rest[:2], rest[2:]) if self.config.peer else ([], rest)
         self._update_from(weight, bias, peers, of.count * pairs, step)
-        return Learned(loss, errors)
+        return Learned(*judged)
 
     def _shards_apart(self, shards: Sequence[Shard], pairs: int, step: Step, of: Shards) -> Learned:
         """Do `_update_apart` by shards."""
@@ -105,13 +106,13 @@ class ShardedDense(FFDense):
                     step.leave()
                 slope, errors = self._judge(positive, found[:pairs])
                 delta = self._derivative(activity[:pairs], slope.negative)
-                yield [*self._gradients(shard.x[pairs : 2 * pairs], delta), total(slope.loss), errors]
+                yield [*self._gradients(shard.x[pairs : 2 * pairs], delta), total(slope.loss), *errors]
 
         weight, bias, *peers = of.sum(f"block {self.index}, positive", of_positive())
         self._update_from(weight, bias, peers, of.count * pairs, step)
-        weight, bias, loss, errors = of.sum(f"block {self.index}, negative", of_negative())
+        weight, bias, *judged = of.sum(f"block {self.index}, negative", of_negative())
         self._update_from(weight, bias, [], of.count * pairs, step)
-        return Learned(loss, errors)
+        return Learned(*judged)
 
     def _gradients(self, rows: Tensor, delta: Tensor) -> list[Tensor]:
         """Return a shard's part of the gradients of weight and bias."""

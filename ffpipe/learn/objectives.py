@@ -17,6 +17,7 @@ class Learned(NamedTuple):
 
     loss: Tensor
     errors: Tensor  # examples that the block alone gets wrong, or pairs whose negative row has the higher goodness
+    logistic_errors: Tensor | None = None  # pairs whose negative row is more probably positive; dense layers count them
 
 
 class Objective(nn.Module):

@@ -20,9 +20,9 @@ def learned(made: object) -> Learned:
     """Return what `learn` returned."""
     if not isinstance(made, Learned):
         raise UserError(f"learn returned {described(made)}: {_LEARNED}")
-    loss, errors = made
-    if not isinstance(loss, Tensor) or not isinstance(errors, Tensor) or loss.dim() or errors.dim():
-        raise UserError(f"learn returned Learned of {described(loss)} and {described(errors)}: {_LEARNED}")
+    figures = made[:2] if made.logistic_errors is None else made
+    if not all(isinstance(each, Tensor) and not each.dim() for each in figures):
+        raise UserError(f"learn returned Learned of {' and '.join(map(described, figures))}: {_LEARNED}")
     return made
 
 

@@ -20,7 +20,7 @@ from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.packet import PREDICTION, predictions_among
 from ffpipe.storage import checkpoint
 from ffpipe.storage.checkpoint import TensorSpec, TensorSpecs
-from ffpipe.telemetry.metrics import METER, METER_STEPS
+from ffpipe.telemetry.metrics import METER, METER_LOGISTIC, METER_STEPS
 
 
 def snapshot_schema(network: Blueprint, step: int) -> Mapping[str, TensorSpecs]:
@@ -54,7 +54,11 @@ def head_contents(network: Blueprint, step: int) -> dict[str, TensorSpec]:
 
 def meter_contents(step: int) -> dict[str, TensorSpec]:
     """Return what every file has of the losses since the last row of metrics."""
-    return {METER: TensorSpec((2,), torch.float64), METER_STEPS: TensorSpec((), torch.int64, largest=step)}
+    return {
+        METER: TensorSpec((2,), torch.float64),
+        METER_LOGISTIC: TensorSpec((1,), torch.float64, optional=True),
+        METER_STEPS: TensorSpec((), torch.int64, largest=step),
+    }
 
 
 def predictions_in(head: Mapping[str, Tensor]) -> Predictions:

@@ -152,7 +152,8 @@ class Stage:
                 with blaming(self.spec.network, block.index, "at step", index):
                     behind = item.end if item.ahead else None
                     made = returned.learned(self._minibatches.learn(block, rows, step, behind))
-                meter.add(index, *made, partial(self._minibatches.sizes, block, step.factor, rows.out))
+                sizes = partial(self._minibatches.sizes, block, step.factor, rows.out)
+                meter.add(index, *made, sizes=sizes)
                 losses.append(made.loss)
             _refuse_infinite(f"layer {block.index}", item.first, losses)
             if not left:
@@ -188,7 +189,7 @@ class Stage:
                 continue
             activities = [passage.taps[block][minibatch] for block in self.head.layers]
             made = self._minibatches.read_out(self.head, first + minibatch, activities, labels, factor or 0.0)
-            self._head_meter.add(first + minibatch, made.loss, made.errors, sizes)
+            self._head_meter.add(first + minibatch, made.loss, made.errors, sizes=sizes)
             if lookahead is not None:
                 # In float32 whatever the precision: NumPy has no bfloat16, and a snapshot keeps them so (contents.py).
                 self.latest[predicted + minibatch] = made.probabilities.float().cpu().numpy()

@@ -16,7 +16,7 @@ from ffpipe.reports.gather import Curve, Record, Summary, block_name, readouts, 
 from ffpipe.reports.memory import MEMORY_KINDS, Memory
 from ffpipe.reports.parts import Item, Missing, Passage, Picture, Section, Shown, Table, Tile
 from ffpipe.reports.trace import Timeline
-from ffpipe.runs.inspection import newest_rows, percent
+from ffpipe.runs.inspection import newest_rows, percent, say_row_errors
 from ffpipe.system.units import format_seconds, format_size
 from ffpipe.telemetry.report import Evaluation, format_layers
 
@@ -123,6 +123,9 @@ def learning(record: Record, epoch: float, rates: Shown[list[Curve]]) -> Section
     without = Missing("errors in training", "the objectives of these blocks do not count errors")
     title, label, meaning = _errors_in_training(training)
     items.append(_picture("training-errors", title, label, wrong, epoch, shares=True) if wrong else without)
+    if logistic := record.curves(lambda row: row.logistic_pair_errors):
+        title, label = f"{title}, by logistic probabilities", "pairs whose negative row is the more probable"
+        items.append(_picture("logistic-errors", title, label, logistic, epoch, shares=True))
     for name, title, label, found in (
         ("weights", "Size of weights", "root mean square", record.curves(lambda row: row.weight_rms)),
         ("outputs", "Size of what is handed on", "root mean square", record.curves(lambda row: row.output_rms)),
@@ -173,7 +176,7 @@ def _newest(record: Record, rates: list[Curve]) -> Table:
     for row in newest_rows(record.history.rows):
         name = block_name(row.layer)
         sizes = map(_number, (rate_of.get(name), row.weight_rms, row.output_rms))
-        lines.append([name, f"{row.step:,}", _number(row.loss), percent(row.pair_errors), *sizes])
+        lines.append([name, f"{row.step:,}", _number(row.loss), say_row_errors(row), *sizes])
     head = ["block", "step", "loss", "errors", "learning rate", "weights, rms", "output, rms"]
     return Table(head, lines, "The newest row of the log of each block", len(lines) > LONG_TABLE)
 

@@ -197,6 +197,13 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.2%}"
 
 
+def say_row_errors(row: LayerRow) -> str:
+    """Say the errors of a block over an interval of the log; behind them those by logistic probabilities, if it has
+    them."""
+    logistic = "" if row.logistic_pair_errors is None else f" (logistic {percent(row.logistic_pair_errors)})"
+    return f"{percent(row.pair_errors)}{logistic}"
+
+
 def say_errors(errors: Mapping[str, float]) -> str:
     """Say errors by read-out."""
     return ", ".join(f"{percent(error)} by {name}" for name, error in errors.items())

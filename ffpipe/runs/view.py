@@ -17,7 +17,7 @@ from rich.text import Text
 from ffpipe.config.schema import Execution
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.pipeline.stage_spec import StageSpec
-from ffpipe.runs.inspection import newest_rows, percent, say_errors
+from ffpipe.runs.inspection import newest_rows, percent, say_errors, say_row_errors
 from ffpipe.system.errors import escaped, one_line
 from ffpipe.telemetry.report import LayerRow, RecoveryNote, StageReport, format_layers
 
@@ -306,4 +306,4 @@ def _figures(row: LayerRow | None) -> tuple[str, str, str]:
     """Spell loss, errors and root mean square of the weights of a block."""
     if row is None:
         return "-", "-", "-"
-    return f"{row.loss:.4f}", percent(row.pair_errors), "-" if row.weight_rms is None else f"{row.weight_rms:.4f}"
+    return f"{row.loss:.4f}", say_row_errors(row), "-" if row.weight_rms is None else f"{row.weight_rms:.4f}"

@@ -18,7 +18,7 @@ from ffpipe.telemetry.report import READOUTS, Evaluation, LayerRow
 
 # Columns of errors on training examples, by read-out.
 TRAIN_ERRORS = {name: f"train_error_{name}" for name in READOUTS}
-OF_ROWS = ("loss", "pair_errors", "rate", "weight_rms", "output_rms", "factor")
+OF_ROWS = ("loss", "pair_errors", "rate", "weight_rms", "output_rms", "factor", "logistic_pair_errors")
 SCHEMA = pa.schema(
     [("step", pa.int64()), ("epoch", pa.float64()), ("layer", pa.int32()),
      *((name, pa.float64()) for name in (*OF_ROWS, *TRAIN_ERRORS.values()))]
@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
 # Names of what a snapshot keeps.
 METER = "meter"
 METER_STEPS = "meter_steps"
+METER_LOGISTIC = "meter_logistic"
 
 
 class LastStep(NamedTuple):
@@ -46,33 +47,38 @@ class LayerMeter:
         self._steps = 0
         self._rows: list[LayerRow] = []
 
-    def add(self, step: int, loss: Tensor, errors: Tensor, sizes: Callable[[], LastStep] = LastStep) -> None:
-        """Count a step. loss, errors: sums over minibatch `step`, 0-dimensional. sizes: called where a row is made."""
-        here = torch.stack([loss.double(), errors.double()])
+    def add(self, step: int, *figures: Tensor | None, sizes: Callable[[], LastStep] = LastStep) -> None:
+        """Count a step. figures: loss, errors, and errors by logistic probabilities if they are counted, sums over
+        minibatch `step`, 0-dimensional. sizes: called where a row is made."""
+        here = torch.stack([each.double() for each in figures if each is not None])
         # On the device of the losses: reading a number of a GPU at each step would wait for all that is queued there.
-        self._sums = here if self._sums is None else self._sums.to(here.device).add_(here)
+        # Snapshots of before have no sum of the last figure, which such an interval then goes without.
+        self._sums = here if self._sums is None else self._sums.to(here.device).add_(here[: len(self._sums)])
         self._steps += 1
         self.end(step, sizes)
 
     def end(self, step: int, sizes: Callable[[], LastStep] = LastStep) -> None:
         """Make a row where an interval ends with a step, counted or not."""
         if self._sums is not None and ((step + 1) % self.log_steps == 0 or step + 1 == self.steps):
-            mean_loss, mean_errors = (self._sums / (self._steps * self.batch)).tolist()
+            mean_loss, mean_errors, *logistic = (self._sums / (self._steps * self.batch)).tolist()
             # NaN stands for unknown while errors are summed (user_objective.py).
             counted = None if math.isnan(mean_errors) else mean_errors
-            self._rows.append(LayerRow(step + 1, self.layer, mean_loss, counted, *sizes()))
+            self._rows.append(LayerRow(step + 1, self.layer, mean_loss, counted, *sizes(), *logistic))
             # None, not zeros: an interval in which no step is counted makes no row.
             self._sums, self._steps = None, 0
 
     def state(self) -> dict[str, Tensor]:
-        """Return the sums (2,) float64 and steps () int64 of the interval that is open: a snapshot keeps them."""
+        """Return the sums of loss and errors (2,) float64 and steps () int64 of the interval that is open, and the sum
+        of logistic errors (1,) float64 if it has one: a snapshot keeps them."""
         sums = torch.zeros(2, dtype=torch.float64) if self._sums is None else self._sums.cpu()
-        return {METER: sums, METER_STEPS: torch.tensor(self._steps)}
+        logistic = {METER_LOGISTIC: sums[2:].clone()} if len(sums) > 2 else {}
+        return {METER: sums[:2].clone(), METER_STEPS: torch.tensor(self._steps)} | logistic
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on with the interval that `state` returned."""
         self._steps = int(state[METER_STEPS])
-        self._sums = state[METER].clone() if self._steps else None
+        kept = [state[name] for name in (METER, METER_LOGISTIC) if name in state]
+        self._sums = torch.cat(kept) if self._steps else None
 
     def drain(self) -> list[LayerRow]:
         """Return the rows finished since the last call."""

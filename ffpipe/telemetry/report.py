@@ -42,11 +42,12 @@ class LayerRow:
 
     layer: its index from 0, or -1 for the head. pair_errors: share of pairs whose negative row had the higher goodness
     (head, and blocks without negatives: share of rows that it got wrong; where steps have rows of one role: share of
-    rows on the wrong side of the threshold); None where an objective does not count them. After the interval's last
-    step: rate: the learning rate of that step; None where the block did not learn, or has an optimiser of its own.
-    weight_rms: root mean square of its matrices and kernels. output_rms: of what it handed on of the rows that it
-    learned from; None for the head. factor: the schedule's, by which that rate has been multiplied; None where the
-    block did not learn. Runs of version 0.1 have none of the four.
+    rows on the wrong side of the threshold); None where an objective does not count them. logistic_pair_errors: share
+    of pairs whose negative row was the more probable to be positive; None but with `training.pair_errors logistic`.
+    After the interval's last step: rate: the learning rate of that step; None where the block did not learn, or has an
+    optimiser of its own. weight_rms: root mean square of its matrices and kernels. output_rms: of what it handed on of
+    the rows that it learned from; None for the head. factor: the schedule's, by which that rate has been multiplied;
+    None where the block did not learn. Runs of version 0.1 have none of the five.
     """
 
     step: Steps
@@ -57,6 +58,7 @@ class LayerRow:
     weight_rms: float | None = None
     output_rms: float | None = None
     factor: float | None = None
+    logistic_pair_errors: float | None = None
 
 
 @dataclass(frozen=True)

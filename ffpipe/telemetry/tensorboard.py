@@ -41,7 +41,7 @@ class TensorBoard(Callback):
         block = "read-out" if row.layer < 0 else f"block {row.layer}"
         values = {
             "loss": row.loss, "errors": row.pair_errors, "rate": row.rate, "weights": row.weight_rms,
-            "outputs": row.output_rms, "factor": row.factor,
+            "outputs": row.output_rms, "factor": row.factor, "logistic errors": row.logistic_pair_errors,
         }  # fmt: skip
         for name, value in values.items():
             self._write(f"{name}/{block}", value, row.step)

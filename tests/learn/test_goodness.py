@@ -12,7 +12,7 @@ from torch import nn
 
 from ffpipe import Optimizer, recipe
 from ffpipe.learn.block import Step
-from ffpipe.learn.contrast import make_pair_loss, pair_errors
+from ffpipe.learn.contrast import count_errors, make_pair_loss
 from ffpipe.learn.dense import FFDense
 from ffpipe.learn.goodness import GoodnessContrast
 from ffpipe.learn.local import LocalBlock
@@ -190,5 +190,5 @@ def test_logistic_errors_are_fewer_where_both_are_sure() -> None:
     positive = torch.tensor([100.0, 5.0, 9.0, 30.0, 30.0])
     # float32 has 1 for the probabilities of the last pair, float64 does not.
     negative = torch.tensor([120.0, 8.0, 3.0, 30.0, 40.0])
-    assert int(pair_errors(objective, "goodness", positive, negative)) == 3
-    assert int(pair_errors(objective, "logistic", positive, negative)) == 2
+    assert list(map(int, count_errors(objective, "goodness", positive, negative))) == [3]
+    assert list(map(int, count_errors(objective, "logistic", positive, negative))) == [3, 2]

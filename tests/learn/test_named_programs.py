@@ -108,7 +108,7 @@ class FFPy:
         self.weight = initial_weight(seed, index, fan_in, width).double().numpy().copy()
         self.bias = np.zeros(width)
         self.averages = np.zeros_like(self.weight), np.zeros(width)
-        self.errors = 0
+        self.errors = [0, 0]  # by goodness, and by its probabilities
 
     def forward(self, rows: Array) -> Array:
         h: Array = np.maximum(rows @ self.weight + self.bias, 0.0)
@@ -118,7 +118,8 @@ class FFPy:
         threshold = self.weight.shape[1]
         h, g = self.forward(positive), self.forward(negative)
         p, q = (1.0 / (1.0 + np.exp(threshold - (each**2).sum(1))) for each in (h, g))
-        self.errors += int((q > p).sum())
+        self.errors[0] += int(((g**2).sum(1) > (h**2).sum(1)).sum())
+        self.errors[1] += int((q > p).sum())
         up, down = (1.0 - p)[:, None] * h, -q[:, None] * g
         gradients = (positive.T @ up + negative.T @ down, up.sum(0) + down.sum(0))
         for average, gradient in zip(self.averages, gradients, strict=True):
@@ -135,10 +136,10 @@ def test_ff_py_is_the_port(tmp_path: Path) -> None:
     steps = len(load_splits(config.training.data).train) // 100
     layers = [FFPy(i, 64 if i == 0 else 40, 40 if i == 0 else 30, config.training.seed) for i in range(2)]
     factors = [1.0, 1.0, 1.0, 3 / 4]  # (1 + 2 (4 - e)) / 4 with e from 0, and no more than 1
-    errors: list[list[int]] = []
+    errors: list[list[list[int]]] = []
     for step, (positive, negative) in enumerate(fed(config, 4 * steps)):
         for layer in layers:
-            layer.errors = layer.errors if step % steps else 0
+            layer.errors = layer.errors if step % steps else [0, 0]
             up, down = layer.forward(positive), layer.forward(negative)
             layer.learn(positive, negative, 0.01 * factors[step // steps])
             positive, negative = (each / np.sqrt((each**2).mean(1, keepdims=True) + 1e-20) for each in (up, down))
@@ -150,8 +151,9 @@ def test_ff_py_is_the_port(tmp_path: Path) -> None:
         np.testing.assert_allclose(block.weight.detach().numpy(), layer.weight, rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(block.bias.detach().numpy().ravel(), layer.bias, rtol=1e-6, atol=1e-9)
     table = pq.read_table(tmp_path / "run" / "metrics.parquet").to_pylist()
-    found = [[row["pair_errors"] for row in table if row["layer"] == i] for i in range(2)]
-    counted = [[round(share * steps * 100) for share in shares] for shares in found]
+    rows = [[row for row in table if row["layer"] == i] for i in range(2)]
+    measures = ("pair_errors", "logistic_pair_errors")
+    counted = [[[round(row[each] * steps * 100) for each in measures] for row in of_layer] for of_layer in rows]
     assert counted == [list(each) for each in zip(*errors, strict=True)]
 
 

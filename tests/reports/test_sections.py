@@ -115,6 +115,16 @@ def test_errors_in_training_are_called_what_was_counted() -> None:
         assert ("pairs" in label) == (not training)
 
 
+def test_errors_by_logistic_probabilities_are_a_picture_of_their_own() -> None:
+    rows = [LayerRow(step, 0, 0.5, 0.25, logistic_pair_errors=0.125) for step in (1, 2)]
+    section = learning(recorded(rows, []), 0.0, Shown())
+    found = {item.name: item.alt for item in section.items if isinstance(item, Picture)}
+    assert "25.00%" in found["training-errors"]
+    assert "12.50%" in found["logistic-errors"]
+    (table,) = (item for item in section.items if isinstance(item, Table))
+    assert table.rows[0][3] == "25.00% (logistic 12.50%)"
+
+
 def test_of_very_many_blocks_some_are_drawn() -> None:
     blocks = MOST_CURVES + 100
     rows = [LayerRow(step, block, 0.5, None) for step in (1, 2) for block in (*range(blocks), -1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import torch
 
 from ffpipe.runs.inspection import read_past
-from ffpipe.telemetry.metrics import LastStep, LayerMeter, write_metrics
+from ffpipe.telemetry.metrics import METER_LOGISTIC, LastStep, LayerMeter, write_metrics
 from ffpipe.telemetry.report import Evaluation, LayerRow
 
 
@@ -23,6 +24,23 @@ def test_a_row_is_the_mean_over_the_examples_of_its_interval() -> None:
     assert meter.drain() == [LayerRow(5, 2, 5.0, 0.5)], "the last step closes its interval"
 
 
+def test_errors_by_another_measure_have_a_sum_of_their_own() -> None:
+    def counted(*steps: int, begun: LayerMeter | None = None) -> LayerMeter:
+        meter = begun or LayerMeter(0, log_steps=4, steps=8, batch=10)
+        for step in steps:
+            meter.add(step, torch.tensor(10.0), torch.tensor(step), torch.tensor(2 * step))
+        return meter
+
+    whole = counted(*range(8)).drain()
+    assert [(row.pair_errors, row.logistic_pair_errors) for row in whole] == [(0.15, 0.3), (0.55, 1.1)]
+    state = counted(0, 1).state()
+    for keeps, first in ((True, whole[0]), (False, replace(whole[0], logistic_pair_errors=None))):
+        meter = LayerMeter(0, log_steps=4, steps=8, batch=10)
+        # A snapshot of before has no such sum.
+        meter.load({name: kept for name, kept in state.items() if keeps or name != METER_LOGISTIC})
+        assert counted(*range(2, 8), begun=meter).drain() == [first, whole[1]]
+
+
 def test_sizes_are_asked_for_where_a_row_is_made() -> None:
     meter, asked = LayerMeter(0, log_steps=2, steps=4, batch=1), list[int]()
 
@@ -31,7 +49,7 @@ def test_sizes_are_asked_for_where_a_row_is_made() -> None:
         return LastStep(0.1, 0.2, 0.3, 0.4)
 
     for step in range(4):
-        meter.add(step, torch.tensor(1.0), torch.tensor(0), partial(sizes, step))
+        meter.add(step, torch.tensor(1.0), torch.tensor(0), sizes=partial(sizes, step))
     assert asked == [1, 3]
     assert meter.drain() == [LayerRow(step, 0, 1.0, 0.0, 0.1, 0.2, 0.3, 0.4) for step in (2, 4)]
 
@@ -42,6 +60,7 @@ def test_the_file_is_in_order_of_step_and_layer(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "metrics.parquet")
     assert table.column_names == [
         "step", "epoch", "layer", "loss", "pair_errors", "rate", "weight_rms", "output_rms", "factor",
+        "logistic_pair_errors",
         "train_error_goodness", "train_error_softmax", "train_error_last", "train_error_sum",
     ]  # fmt: skip
     assert table["step"].to_pylist() == [10, 20, 20]
