@@ -1,13 +1,19 @@
 #!/bin/sh
 # stop.sh FOLDER [--purge]: end every process of the cluster on this host, and remove its token and Ray's files.
 #
-# Theirs are those that have our token's path in their environment; `ray stop` would end everybody's Ray.
+# Theirs are those that have our token's path in their environment; `ray stop` would end everybody's Ray. Its agents
+# write their titles over their environment: they are known by these, and by their open files in Ray's folder.
 set -eu
 folder=$(cd "$1" 2>/dev/null && pwd) || exit 0 # nothing was ever put here
 temporary=$(cat "$folder/temporary" 2>/dev/null || true)
 
 ours() { # ids of processes
-    grep -alsz "^RAY_AUTH_TOKEN_PATH=$folder/token\$" /proc/[0-9]*/environ | sed 's|/proc/\([0-9]*\)/.*|\1|'
+    {
+        grep -alsz "^RAY_AUTH_TOKEN_PATH=$folder/token\$" /proc/[0-9]*/environ || true
+        [ -z "$temporary" ] || grep -als '^ray::' /proc/[0-9]*/cmdline | while read -r titled; do
+            find "${titled%/*}/fd" -lname "$temporary/*" -print -quit 2>/dev/null || true
+        done
+    } | sed 's|/proc/\([0-9]*\)/.*|\1|'
 }
 
 end() { # SIGNAL SECONDS

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -276,18 +277,46 @@ def test_one_installs_at_a_time(installing: dict[str, str], tmp_path: Path) -> N
     assert done_in(tmp_path) == WHOLE
 
 
-def test_a_long_temporary_folder_of_a_host_is_not_taken(tmp_path: Path) -> None:
-    """Its letters would be few enough; its bytes are not."""
-    folder, long = tmp_path / "remote", Path(f"/tmp/{'é' * 12}")
+@contextmanager
+def started(place: Path, body: str = "", **env: str) -> Iterator[Path]:
+    """Start a stand-in for Ray that first does `body` by start.sh, and stop it by stop.sh; the folder of its files."""
+    folder = place / "remote"
     folder.mkdir()
-    (tmp_path / "ray").write_text("#!/bin/sh\necho Ray runtime started\nexec sleep 300\n")
-    (tmp_path / "ray").chmod(0o755)
-    start = ["sh", *map(str, (CLUSTER / "host" / "start.sh", folder, tmp_path)), "7000", "-", "-"]
-    env = os.environ | {"TMPDIR": str(long), "LC_ALL": "C.UTF-8"}
+    (place / "ray").write_text(f"#!/bin/bash\n{body}\necho Ray runtime started\nexec sleep 300\n")
+    (place / "ray").chmod(0o755)
+    start = ["sh", *map(str, (CLUSTER / "host" / "start.sh", folder, place)), "7000", "-", "-"]
     try:
-        assert subprocess.run(start, input=b"token\n", env=env, check=False).returncode == 0
+        assert subprocess.run(start, input=b"token\n", env=os.environ | env, check=False).returncode == 0
         temporary = Path((folder / "temporary").read_text().strip())
-        assert temporary.parent == Path("/tmp")
+        yield temporary
     finally:
         subprocess.run(["sh", CLUSTER / "host" / "stop.sh", folder], check=True)
     assert not temporary.exists()
+
+
+def test_a_long_temporary_folder_of_a_host_is_not_taken(tmp_path: Path) -> None:
+    """Its letters would be few enough; its bytes are not."""
+    with started(tmp_path, TMPDIR=f"/tmp/{'é' * 12}", LC_ALL="C.UTF-8") as temporary:
+        assert temporary.parent == Path("/tmp")
+
+
+def test_agents_that_write_over_their_environment_are_ended(tmp_path: Path) -> None:
+    """Not who looks at Ray's files, nor others' agents."""
+    titles = {"agent": "ray::RuntimeEnvAgent", "reader": "less"}
+    lines = [
+        f"env -i bash -c 'exec -a {title} sleep 300' 3>\"$TMPDIR/{name}.log\" >/dev/null & echo $! >{tmp_path}/{name}"
+        for name, title in titles.items()
+    ]
+    other = subprocess.Popen(["bash", "-c", "exec -a ray::DashboardAgent sleep 300"])
+    try:
+        with started(tmp_path, "\n".join(lines)):
+            ids = {name: int((tmp_path / name).read_text()) for name in titles}
+        # One that has ended may be there until its parent looks, without its words.
+        words = {name: Path(f"/proc/{each}/cmdline") for name, each in ids.items()}
+        left = [name for name, each in words.items() if each.exists() and each.read_text()]
+        assert left == ["reader"]
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+        os.kill(ids["reader"], signal.SIGKILL)
