@@ -137,7 +137,7 @@ def learning(record: Record, epoch: float, rates: Shown[list[Curve]]) -> Section
     known = record.curves(lambda row: row.rate) or (is_old and rates.value) or []
     without = Missing("learning rates", (is_old and rates.missing) or "no block has one rate")
     items.append(_picture("rates", "Learning rates", "learning rate", known, epoch) if known else without)
-    items.append(_newest(record, known))
+    items.append(_newest(record, known if is_old else []))
     return Section("Blocks in training", items, f"Means over the steps of each interval of the log. {meaning}")
 
 
@@ -170,12 +170,13 @@ def _picture(name: str, title: str, label: str, found: list[Curve], epoch: float
 
 
 def _newest(record: Record, rates: list[Curve]) -> Table:
-    """List the last row of the log of each block."""
+    """List the last row of the log of each block. rates: learning rates of a run whose rows have none."""
     rate_of = {each.name: each.last for each in rates}
     lines = []
     for row in newest_rows(record.history.rows):
         name = block_name(row.layer)
-        sizes = map(_number, (rate_of.get(name), row.weight_rms, row.output_rms))
+        rate = rate_of.get(name) if row.rate is None else row.rate
+        sizes = map(_number, (rate, row.weight_rms, row.output_rms))
         lines.append([name, f"{row.step:,}", _number(row.loss), say_row_errors(row), *sizes])
     head = ["block", "step", "loss", "errors", "learning rate", "weights, rms", "output, rms"]
     return Table(head, lines, "The newest row of the log of each block", len(lines) > LONG_TABLE)

@@ -125,6 +125,12 @@ def test_errors_by_logistic_probabilities_are_a_picture_of_their_own() -> None:
     assert table.rows[0][3] == "25.00% (logistic 12.50%)"
 
 
+def test_a_block_that_learns_no_more_has_no_rate_in_its_newest_row() -> None:
+    section = learning(recorded([row(1, rate=0.1, factor=1.0), row(2)], []), 0.0, Shown())
+    (table,) = (item for item in section.items if isinstance(item, Table))
+    assert table.rows[0][4] == "-"
+
+
 def test_of_very_many_blocks_some_are_drawn() -> None:
     blocks = MOST_CURVES + 100
     rows = [LayerRow(step, block, 0.5, None) for step in (1, 2) for block in (*range(blocks), -1)]
