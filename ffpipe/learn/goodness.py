@@ -87,7 +87,8 @@ class GoodnessContrast(Objective):
         positive, negative = goodness[layout[POSITIVE]], goodness[layout[NEGATIVE]]
         # The slopes that come with the loss are in closed form and cost nothing beside h: autograd makes its own.
         loss, errors = total(self.contrast(positive, negative).loss), (negative > positive).sum()
-        if self.mean_activity is not None:
+        # A block that does not learn in a step has no graph then, and its means stay (as in dense.py).
+        if self.mean_activity is not None and torch.is_grad_enabled():
             loss = loss + self._peer_term(h, layout, self.mean_activity)
         return Learned(loss, errors)
 

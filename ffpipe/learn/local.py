@@ -155,11 +155,19 @@ class LocalBlock(Block):
                 if is_due(step.index):
                     self.optimizer.flush_denormals()
                 if self.config.hand_on == "after":
-                    with self._format(x.device):
+                    with self._format(x.device), self._tracking_nothing():
                         self._put(self._run(x[:rows], rest), out[:rows])
         if len(x) > rows:
             self.pass_on(x[rows:], step, out[rows:], [each[rows:] for each in kept])
         return Learned(sum_of([each.loss for each in found]), sum_of([each.errors for each in found]))
+
+    @contextmanager
+    def _tracking_nothing(self) -> Iterator[None]:
+        """Keep running statistics as they are: those of a step come from the pass that was learned from."""
+        was = [buffer.clone() for buffer in self.buffers()]
+        yield
+        for buffer, value in zip(self.buffers(), was, strict=True):
+            buffer.copy_(value)
 
     def _drawing(self, device: torch.device, step: Step) -> AbstractContextManager[None]:
         """Have the generators give what is drawn in a step on some rows."""

@@ -77,7 +77,9 @@ class ShardedLocal(LocalBlock):
                 if is_due(step.index):
                     self.optimizer.flush_denormals()
                 for group in groups if self.config.hand_on == "after" else ():
-                    for shard, (h, *_) in zip(group, self._together(group, layout, step, of), strict=True):
+                    with self._tracking_nothing():
+                        found = self._together(group, layout, step, of)
+                    for shard, (h, *_) in zip(group, found, strict=True):
                         self._put(h, shard.out[:rows])
         for shard in shards:
             if len(shard.x) > rows:

@@ -1,7 +1,7 @@
-"""Row normalisation: what a layer hands on is the direction of its activity, never its length.
+"""Rows as layers get them: where they begin in memory, and their normalisation.
 
-The length is the goodness; were it passed on, the next layer could read the answer off it
-(Hinton, arXiv 2212.13345, section 2.1).
+What a layer hands on is the direction of its activity, never its length. The length is the goodness; were it passed on,
+the next layer could read the answer off it (Hinton, arXiv 2212.13345, section 2.1).
 """
 
 from __future__ import annotations
@@ -12,9 +12,20 @@ from torch import Tensor
 from ffpipe.config.schema import Training
 from ffpipe.learn.precision import wide
 from ffpipe.learn.threads import sqrt, sum_of_squares
+from ffpipe.learn.trials import LINE
 
 # Keeps a row of zeros at zero; small enough to leave every other row alone (Hinton's program: exp(-100)).
 TINY = 1e-20
+
+
+def at_line(rows: Tensor) -> Tensor:
+    """Return rows that begin at a line of the cache: these themselves, or a copy.
+
+    Libraries choose by address how to multiply: narrow products (torch.nn.Linear of 10 units, say, by MKL on a CPU)
+    have other bits where rows begin within a vector. A minibatch of a chunk begins anywhere, and so does a shard behind
+    others.
+    """
+    return rows.clone() if rows.data_ptr() % LINE else rows
 
 
 def row_scale(sum_of_squares: Tensor, features: int, kind: str, epsilon: float = TINY) -> Tensor:

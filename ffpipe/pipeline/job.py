@@ -36,6 +36,7 @@ LOG_STEPS = 100
 FEW_STEPS = 100
 # Fields that no other kind of block knows.
 OF_DENSE_LAYERS = ("local_steps", "dropout", "pair_errors", "initialization")
+OF_PAIRS = ("phases", "peer", "peer_averaging")
 
 OnReport = Callable[[StageReport], None]
 Fits = Callable[[range, int], bool]
@@ -263,11 +264,12 @@ def left_alone(job: Job) -> tuple[str, ...]:
     """Say in a line which fields were given for dense Forward-Forward layers where the network has none; return nothing
     where none was."""
     training, plain = job.config.training, Training()
-    ours = not (training.model or training.blocks) or training.method == "backprop"
-    if ours or any(outline.name == FF_DENSE for outline in job.network.outlines):
+    if training.method == "backprop" or any(outline.name == FF_DENSE for outline in job.network.outlines):
         return ()
-    names = [name for name in OF_DENSE_LAYERS if getattr(training, name) != getattr(plain, name)]
-    names += ["phases"] if training.contrasts and training.phases != plain.phases else []
+    asked = [*OF_DENSE_LAYERS, *(OF_PAIRS if training.contrasts else ())]
+    if not (training.model or training.blocks):  # layers of training.dims have the dropout without negatives too
+        asked.remove("dropout")
+    names = [name for name in asked if getattr(training, name) != getattr(plain, name)]
     if not names:
         return ()
     given = ", ".join(f"training.{name}" for name in names)

@@ -1,7 +1,8 @@
 """One minibatch in a block or in the read-out: as a whole, or shard by shard.
 
 Both make the same update: `Cut` computes the shards of this process and adds up those of all. The stage knows which
-item of the schedule the rows belong to, and where they come from.
+item of the schedule the rows belong to, and where they come from. Whatever else lies beside them, rows begin at a line
+of the cache when a block or the read-out gets them (rows.at_line).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ffpipe.learn.block import Block, Step
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.objectives import Learned
 from ffpipe.learn.readout import Head, HeadStep
+from ffpipe.learn.rows import at_line
 from ffpipe.learn.shards import Shard, Shards
 from ffpipe.learn.sizes import root_mean_square
 from ffpipe.telemetry.metrics import LastStep
@@ -64,21 +66,21 @@ class Whole:
 
     def learn(self, block: Block, rows: Rows, step: Step, behind: int | None) -> Learned:
         x, labels, out, kept = rows if behind is None else rows.part(self._learning)
-        made = block.learn(x, self._layout, labels, step, out, kept)
+        made = block.learn(at_line(x), self._layout, labels, step, out, list(map(at_line, kept)))
         # In two calls: rows of the next minibatch are to see the weights that this update has made.
         if behind is not None:
             self.pass_on(block, rows.part(self._passing), Step(behind))
         return made
 
     def pass_on(self, block: Block, rows: Rows, step: Step) -> None:
-        block.pass_on(rows.x, step, rows.out, rows.kept)
+        block.pass_on(at_line(rows.x), step, rows.out, list(map(at_line, rows.kept)))
 
     def sizes(self, block: Block, factor: float | None, out: Tensor) -> LastStep:
         # In one order, whatever that of the buffer is (stage.py): the sum depends on it.
         return sizes_of(block, factor, root_mean_square([out[self._learning].contiguous()]))
 
     def read_out(self, head: Head, step: int, activities: Sequence[Tensor], labels: Tensor, factor: float) -> HeadStep:
-        return head.step(step, activities, labels, factor)
+        return head.step(step, list(map(at_line, activities)), labels, factor)
 
 
 class Cut:
@@ -110,7 +112,7 @@ class Cut:
         return sizes_of(block, factor, rms)
 
     def read_out(self, head: Head, step: int, activities: Sequence[Tensor], labels: Tensor, factor: float) -> HeadStep:
-        seen = zip(*(self._cut(each) for each in activities), strict=True)
+        seen = zip(*(map(at_line, self._cut(each)) for each in activities), strict=True)
         shards = [(list(each), of_shard) for each, of_shard in zip(seen, self._cut(labels), strict=True)]
         return head.step_shards(step, shards, self._shards, factor)
 
@@ -118,8 +120,9 @@ class Cut:
         """Cut a minibatch into some of the rows of each shard that is here, with all its labels."""
         none: Sequence[Tensor | None] = [None] * len(self._shards.own)
         labels = none if rows.labels is None else self._cut(rows.labels)
-        cut = zip(self._shards.own, self._cut(rows.x, some), labels, self._cut(rows.out, some), strict=True)
-        kept = [self._cut(each, some) for each in rows.kept]
+        x, out = map(at_line, self._cut(rows.x, some)), self._cut(rows.out, some)
+        cut = zip(self._shards.own, x, labels, out, strict=True)
+        kept = [list(map(at_line, self._cut(each, some))) for each in rows.kept]
         return [Shard(*each, [output[place] for output in kept]) for place, each in enumerate(cut)]
 
     def _cut(self, rows: Tensor, some: slice = ALL) -> list[Tensor]:

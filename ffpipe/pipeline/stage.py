@@ -7,7 +7,7 @@ who calls it, and on what machine, it does not know. The feed, which makes rows 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -20,6 +20,8 @@ from ffpipe.learn.blame import blaming
 from ffpipe.learn.block import Block, Step
 from ffpipe.learn.local import seeded_in_evaluation
 from ffpipe.learn.negatives import Predictions
+from ffpipe.learn.readout import Head
+from ffpipe.learn.rows import at_line
 from ffpipe.learn.shards import Exchange, Shards
 from ffpipe.learn.spec import NEGATIVE
 from ffpipe.learn.workspace import OutputsInTurn, Workspace
@@ -155,7 +157,7 @@ class Stage:
                 sizes = partial(self._minibatches.sizes, block, step.factor, rows.out)
                 meter.add(index, *made, sizes=sizes)
                 losses.append(made.loss)
-            _refuse_infinite(f"layer {block.index}", item.first, losses)
+            _refuse_infinite(f"layer {block.index}", range(item.first, item.end), losses)
             if not left:
                 passage.put(block, out)
         lead = item.lead(self.spec.training.lookahead) or 0
@@ -180,7 +182,7 @@ class Stage:
         on, whose probabilities the feed gets back."""
         if self.head is None or passage.labels is None:
             return
-        losses, lookahead = [], self.spec.training.lookahead
+        steps, losses, lookahead = list[int](), list[Tensor](), self.spec.training.lookahead
         for minibatch, labels in enumerate(passage.labels):
             factor = self.spec.network.rates.factor(first + minibatch)
             sizes = partial(sizes_of, self.head, factor)
@@ -195,9 +197,10 @@ class Stage:
                 self.latest[predicted + minibatch] = made.probabilities.float().cpu().numpy()
                 # In lock step the one just made is still needed: `predictions` gives it out after this.
                 self.latest.pop(predicted + minibatch - max(lookahead, 1), None)
+            steps.append(first + minibatch)
             losses.append(made.loss)
         if losses:
-            _refuse_infinite("the head", first, losses)
+            _refuse_infinite("the head", steps, losses)
 
     def _evaluate(self, item: Evaluate, passage: Passage) -> None:
         training, said = self.spec.training, passage.said
@@ -214,7 +217,7 @@ class Stage:
                 block.train(was)  # a block of the user's need not set it in `learn`
             passage.put(block, out)
         if self.spec.is_last:
-            logits = None if self.head is None else self.head.logits([passage.taps[i][0] for i in self.head.layers])
+            logits = None if self.head is None else self._read_out(self.head, passage)
             self._tally.add(item.count, said, logits, training)
             self._report.testing, self._report.tested = item.split, item.first + item.count
             if item.last:
@@ -235,11 +238,17 @@ class Stage:
             # By the number of an example, so that what is drawn does not depend on how many an item has.
             place = (passes, example + (first - labelled if passes else first // classes))
             with seeded_in_evaluation(self.spec.training, self.device, block.index, *place):
-                made = block.score(x[some], *(each[some] for each in kept))
+                made = block.score(at_line(x[some]), *(at_line(each[some]) for each in kept))
             out[some], scores = returned.scored(made, block, len(x[some]), self.spec.network)
             found.append(scores)
         present = [scores for scores in found if scores is not None]
         return torch.cat(present) if present else None
+
+    def _read_out(self, head: Head, passage: Passage) -> Tensor:
+        """Return the read-out's logits of an evaluation's rows, of as many at a time as in `_score`."""
+        at_once = self.spec.network.examples_at_once
+        pieces = zip(*(passage.taps[index][0].split(at_once) for index in head.layers), strict=True)
+        return torch.cat([head.logits(list(map(at_line, piece))) for piece in pieces])
 
     def _output(self, block: Block, x: Tensor) -> Tensor:
         """Return memory for what a block makes of rows x (minibatches, n, ...): what leaves the stage or what later
@@ -318,10 +327,9 @@ def _have_one_order() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def _refuse_infinite(who: str, first: int, losses: list[Tensor]) -> None:
-    """Refuse losses, of the minibatches from `first` on, that are not finite. One look a chunk, so that a GPU is not
-    waited for at each step."""
-    finite = torch.isfinite(torch.stack(losses)).tolist()
+def _refuse_infinite(who: str, steps: Sequence[int], losses: Sequence[Tensor]) -> None:
+    """Refuse losses of steps that are not finite. One look a chunk, so that a GPU is not waited for at each step."""
+    finite = torch.isfinite(torch.stack(list(losses))).tolist()
     if not all(finite):
-        step = first + finite.index(False)
-        raise Diverged(f"the loss of {who} is {losses[step - first].item()} at step {step}: try a lower learning rate")
+        at = finite.index(False)
+        raise Diverged(f"the loss of {who} is {losses[at].item()} at step {steps[at]}: try a lower learning rate")

@@ -184,6 +184,16 @@ def test_peer_normalisation_is_that_of_the_closed_form() -> None:
         GoodnessContrast(spec, peer=-1.0)
 
 
+def test_the_running_means_stay_in_a_step_that_only_passes_rows_on() -> None:
+    training, spec = replace(recipe("digits").training, dims=(12, 7)), RowSpec((7,), torch.float32)
+    goodness = GoodnessContrast(spec, rectify=True, peer=0.3)
+    block = LocalBlock(0, RowSpec((12,), torch.float32), spec, nn.Linear(12, 7), goodness, training)
+    was = {name: kept.clone() for name, kept in block.state().items()}
+    with torch.no_grad():
+        block.learn(torch.randn(4, 12), LAYOUT, None, Step(0, None), torch.empty(4, 7))
+    assert all(torch.equal(kept, was[name]) for name, kept in block.state().items())
+
+
 def test_logistic_errors_are_fewer_where_both_are_sure() -> None:
     """In float64 both probabilities of a pair are 1 where goodness is far above the threshold: that is not an error."""
     objective = make_pair_loss("hinton", "sum", 10, None, 1.0)
