@@ -65,6 +65,11 @@ MUTATIONS = [
         a_stage_that_is_no_sender=("for s in range(receiver) if", "for s in range(1, receiver) if"),
     ),
     *_of(
+        "learn/rows.py",
+        REPLICAS,
+        rows_that_begin_anywhere=("return rows.clone() if rows.data_ptr() % LINE else rows", "return rows"),
+    ),
+    *_of(
         "pipeline/inbox.py",
         INBOX,
         an_incomplete_message=("== len(self._senders)", ">= 1"),

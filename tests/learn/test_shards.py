@@ -158,6 +158,24 @@ def test_a_block_trained_by_autograd_learns_the_same(make: Callable[[type[LocalB
         torch.testing.assert_close(sharded.weights(), whole.weights())
 
 
+@pytest.mark.parametrize("kind", [LocalBlock, ShardedLocal])
+@torch.no_grad()
+def test_running_statistics_move_once_a_step(kind: type[LocalBlock]) -> None:
+    """Also where rows are handed on from behind the update, and the body sees them twice."""
+    found, layout, labels = [], RowLayout(BATCH, PLAIN), torch.zeros(BATCH, dtype=torch.int64)
+    for hand_on in ("before", "after"):
+        block = normalized(kind)
+        block.config = replace(block.config, hand_on=hand_on)
+        rows, out = pairs(0)[:BATCH].view(BATCH, 1, 4, 3), torch.empty(BATCH, 4, 4, 3, dtype=torch.float64)
+        if isinstance(block, ShardedLocal):
+            layout = replace(layout, batch=BATCH // COUNT)
+            block.learn_shards(cut(rows, labels, out), layout, Step(0), Shards(COUNT, range(COUNT)))
+        else:
+            block.learn(rows, layout, labels, Step(0), out)
+        found.append(dict(block.named_buffers()))
+    assert all(torch.equal(buffer, found[1][name]) for name, buffer in found[0].items())
+
+
 @torch.no_grad()
 def test_sums_of_batch_normalisation_say_where_they_are_from() -> None:
     block, layout, names = normalized(ShardedLocal), RowLayout(BATCH // COUNT, PLAIN), list[str]()

@@ -38,11 +38,14 @@ CONVOLUTIONS = [
     {"kind": "conv", "options": {"channels": 6, "pool": 2}, "use": ["early"]},
     {"kind": "dense", "options": {"width": 12}},
 ]
+NARROW = [*({"kind": "dense", "options": {"width": width}} for width in (15, 11, 9)), {"kind": "readout"}]
 KINDS: dict[str, dict[str, Any]] = {
     "hard negatives": {},
     "lock step": {"training.negative_lag": 0},
     "evaluations": {"execution.evaluate_every": 1, "execution.snapshot_steps": 5, "execution.chunk": 2},
     "convolutions": {"training.blocks": CONVOLUTIONS, "training.optimizer.kind": "Adam", **IMAGES},
+    # Shards behind others do not begin at a multiple of 16 bytes.
+    "narrow products": {"training.blocks": NARROW, "training.optimizer.kind": "Adam", **IMAGES},
     # Fused steps take gradients and weights as they lie in memory.
     "fused steps, channels last": {
         "training.blocks": CONVOLUTIONS, "training.optimizer.kind": "Adam", "training.memory_format": "channels-last",

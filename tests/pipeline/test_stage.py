@@ -3,7 +3,8 @@ the one that has all blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import combinations, pairwise
 from typing import Any
@@ -25,6 +26,7 @@ from ffpipe.pipeline.packet import LABELS, LOSS, SCORE, TAP, WRONG, Tensors, X
 from ffpipe.pipeline.routes import Routes
 from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Train
 from ffpipe.pipeline.stage import Stage
+from ffpipe.system.errors import Diverged
 
 BATCH, FEATURES, CLASSES, STEP = 6, 5, 3, 0
 LABELS_GIVEN = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -132,6 +134,40 @@ def test_in_lock_step_neutral_rows_go_ahead_and_are_dropped_as_they_would_be_beh
     expected = head_after(made, after_both_layers(made, given)[2 * BATCH :])
     for name, weight in of_stage.head.weights().items():  # of six rows and of eighteen: their sums may differ in bits
         torch.testing.assert_close(weight, expected[name])
+
+
+def test_a_read_out_that_diverges_is_blamed_at_a_step_that_it_made() -> None:
+    """Where steps have rows of one role it passes over those of negative ones."""
+    network = blueprint_of(training(negatives="random", phases="by-epoch"), classes=CLASSES, steps_per_epoch=5)
+    (of_stage,) = make_stages(replace(network, positive_steps=3), [range(2)])
+    assert of_stage.head is not None
+    of_stage.head.load({name: tensor * float("nan") for name, tensor in of_stage.head.state().items()})
+    given = rows(2 * of_stage.spec.network.layout.rows).unflatten(0, (2, -1))
+    with pytest.raises(Diverged, match="the loss of the head is nan at step 5"):
+        of_stage.handle(Train(4, 2), {X: given, LABELS: LABELS_GIVEN.expand(2, -1)})
+
+
+def test_an_evaluation_has_one_result_however_many_examples_are_in_an_item() -> None:
+    of_stage = stage(training(negatives="none", blocks=(BlockConfig(kind="dense", options={"width": 7}),) * 2))
+    assert of_stage.head is not None
+    at_once, seen = of_stage.spec.network.examples_at_once, list[list[Tensor]]()
+    logits = of_stage.head.logits
+
+    def noted(activities: Sequence[Tensor]) -> Tensor:
+        seen[-1].append(activities[0].clone())
+        return logits(activities)
+
+    of_stage.head.logits = noted  # type: ignore[method-assign]
+    given, labels = rows(2 * at_once), torch.zeros(2 * at_once, dtype=torch.int64)
+    for items in ([range(2 * at_once)], [range(at_once), range(at_once, 2 * at_once)]):
+        seen.append([])
+        for item in items:
+            part = slice(item.start, item.stop)
+            last = item is items[-1]
+            message = {X: given[part].unsqueeze(0), LABELS: labels[part].unsqueeze(0)}
+            of_stage.handle(Evaluate(STEP, "test", item.start, len(item), last), message)
+    assert [len(each) for each in seen] == [2, 2]
+    assert all(torch.equal(one, other) for one, other in zip(*seen, strict=True))
 
 
 def with_bypasses() -> list[Local]:
