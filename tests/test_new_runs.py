@@ -35,7 +35,7 @@ def test_fields_that_no_block_knows_are_said(tmp_path: Path) -> None:
     peers = {"training.peer": 0.5, "training.peer_averaging": 0.1, "training.blocks": [dense] * 3}
     (said,) = left_alone(make_job(config(tmp_path, **peers)))
     assert said.startswith("warning: training.peer, training.peer_averaging: left alone")
-    # Layers of training.dims are no dense Forward-Forward layers where there are no negatives.
+    # Without negatives layers of training.dims are of another kind.
     (said,) = left_alone(make_job(config(tmp_path, **fields, **{"training.negatives": "none"})))
     assert said.startswith("warning: training.local_steps: left alone")
     own = {"kind": "ff-dense", "options": {"width": 20}}

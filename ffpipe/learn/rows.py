@@ -1,6 +1,6 @@
 """Rows as layers get them: where they begin in memory, and their normalisation.
 
-What a layer hands on is the direction of its activity, never its length. The length is the goodness; were it passed on,
+A layer hands on the direction of its activity, never its length. The length is the goodness; were it passed on,
 the next layer could read the answer off it (Hinton, arXiv 2212.13345, section 2.1).
 """
 
