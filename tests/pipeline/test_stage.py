@@ -137,7 +137,7 @@ def test_in_lock_step_neutral_rows_go_ahead_and_are_dropped_as_they_would_be_beh
 
 
 def test_a_read_out_that_diverges_is_blamed_at_a_step_that_it_made() -> None:
-    """Of steps with rows of one role it passes over the negative ones."""
+    """A head passes over steps that have negative rows alone."""
     network = blueprint_of(training(negatives="random", phases="by-epoch"), classes=CLASSES, steps_per_epoch=5)
     (of_stage,) = make_stages(replace(network, positive_steps=3), [range(2)])
     assert of_stage.head is not None
