@@ -2,12 +2,12 @@
 
     python scripts/fuzz_bits.py [--networks 200] [--seed 0] [--only N ...] [--ray] [--print]
 
-Network N is drawn from the seed and N: data of some shape, closed-form layers or blocks of any kind, sizes that are
-multiples of nothing, any objective, optimiser, precision and schedule. It is trained by the local engine on one thread,
-one minibatch at a time; then with other stages, chunks, threads and numbers of log intervals, by the layerwise engine,
-and in two parts with another layout; with --ray by actors too, with replicas where there are shards. Weights, rows of
-metrics and errors must be the same to the bit. A config that is refused is passed over. Prints what differs with its
-number, and last one line of JSON; exit status 1 where anything does.
+Network N is drawn from the seed and N: images or tokens of some shape, closed-form layers or blocks of any kind, sizes
+that are multiples of nothing, any objective, optimiser, precision and schedule. It is trained by the local engine on
+one thread, one minibatch at a time; then with other stages, chunks and threads, by the layerwise engine, and in two
+parts with another layout; with --ray by actors too, with replicas if there are shards. Weights, rows of metrics and
+errors must be the same to the bit. A config that is refused is passed over. Prints what differs with its number, and
+last one line of JSON; exit status 1 where anything does.
 """
 
 from __future__ import annotations
@@ -78,15 +78,18 @@ OPTIMIZERS: tuple[Fields, ...] = (
 
 
 def draw(number: int, seed: int, folder: Path) -> Config:
-    """Draw a config. Raises UserError where what was drawn does not go together."""
+    """Draw a config, and write its data. Raises UserError where what was drawn does not go together."""
     chance = random.Random(f"{seed} {number}")
+    kind, depth = chance.choice(("pairs", "pairs", "pairs", "examples", "examples", "tokens")), chance.randint(1, 4)
     shape, classes = chance.choice(SHAPES), chance.choice((2, 3, 7, 10))
     batch, steps = chance.choice((1, 2, 3, 4, 5, 7, 8, 12, 20, 25, 32, 50)), chance.randint(2, 7)
     tests = chance.choice((1, 9, 40))
-    numbers = np.random.default_rng(number)
-    count = batch * steps + 2 * tests
-    images = numbers.integers(0, 256, (count, *shape), dtype=np.uint8)
-    np.savez(folder / "data.npz", images=images, labels=np.arange(count) % classes)
+    if kind == "tokens":
+        shape = (chance.randint(2, 9),)
+    images = np.random.default_rng(number).integers(
+        0, classes if kind == "tokens" else 256, (batch * steps + 2 * tests, *shape), dtype=np.uint8
+    )
+    np.savez(folder / "data.npz", images=images, labels=np.arange(len(images)) % classes)
     fields: Fields = {
         "training.epochs": EPOCHS,
         "training.seed": number,
@@ -95,43 +98,56 @@ def draw(number: int, seed: int, folder: Path) -> Config:
         "training.data.train": [str(folder / "data.npz")],
         "training.data.test_count": tests,
         "training.data.validation": tests,
+        "training.data.classes": classes,
         "execution.log_steps": chance.choice((1, 3, 100)),
         **{name: chance.choice(values) for name, values in ANY_FIELDS.items()},
     }
-    contrasts, depth = chance.random() < 0.6, chance.randint(1, 4)
+    fields |= {f"training.{name}": chance.randint(0, min(1, depth - 1)) for name in ("head_from", "goodness_from")}
+    fields |= {f"training.optimizer.{name}": value for name, value in chance.choice(OPTIMIZERS).items()}
     parts = chance.choice([each for each in (1, 1, 2, 4) if batch % each == 0])
-    if contrasts:
-        fields |= {name: chance.choice(values) for name, values in PAIR_FIELDS.items()}
-        if fields["training.negatives"] in ("hard", "adaptive"):
-            fields["training.head"] = True
-        if fields["training.objective"] == "symba" or fields["training.negatives"] in ("hard", "adaptive"):
-            fields["training.phases"] = chance.choice(
-                ("together", "apart")[: 1 + (fields["training.objective"] != "symba")]
-            )
-        fields["training.shards"] = 1 if fields["training.phases"] == "by-epoch" else parts
+    if len(shape) < 2:
+        fields["training.jitter"] = 0
+    if kind == "pairs":
+        fields |= _pairs(chance, parts)
     else:
         fields |= {"training.negatives": "none", "training.labels": "none"}
         fields[chance.choice(("training.shards", "training.accumulation"))] = parts
-    fields |= {f"training.{name}": chance.randint(0, min(1, depth - 1)) for name in ("head_from", "goodness_from")}
-    fields |= {f"training.optimizer.{name}": value for name, value in chance.choice(OPTIMIZERS).items()}
-    if contrasts and chance.random() < 0.6:
+    if kind == "tokens":
+        fields |= {"training.inputs": "tokens", "training.head": False, "training.standardize": False}
+    if kind == "pairs" and chance.random() < 0.6:
         fields["training.dims"] = [0, *(chance.randint(1, 40) for _ in range(depth))]
     else:
-        fields["training.blocks"] = _blocks(chance, len(shape), depth, contrasts)
+        fields["training.blocks"] = _blocks(chance, kind, len(shape), depth, classes)
     return override(recipe("digits"), fields)
 
 
-def _blocks(chance: random.Random, dimensions: int, depth: int, contrasts: bool) -> list[Fields]:
-    """Draw blocks: of images first, if rows are images, then of vectors."""
+def _pairs(chance: random.Random, parts: int) -> Fields:
+    """Draw what learns from pairs. parts: of minibatches, where these may be cut."""
+    fields = {name: chance.choice(values) for name, values in PAIR_FIELDS.items()}
+    predicted = fields["training.negatives"] in ("hard", "adaptive")
+    if predicted:
+        fields["training.head"] = True
+        fields["training.phases"] = chance.choice(("together", "apart"))
+    if fields["training.objective"] == "symba":
+        fields["training.phases"] = "together"
+    return fields | {"training.shards": 1 if fields["training.phases"] == "by-epoch" else parts}
+
+
+def _blocks(chance: random.Random, kind: str, dimensions: int, depth: int, symbols: int) -> list[Fields]:
+    """Draw blocks: of tokens; or of images first, if rows are images, then of vectors."""
+    contrasts, width = kind == "pairs", 4 * chance.randint(1, 9)
     of_images, made, kept = dimensions > 1 and chance.random() < 0.7, list[Fields](), list[str]()
     for index in range(depth):
         of_images = of_images and (index == 0 or chance.random() < 0.6)
         block = _of_images(chance) if of_images else _of_vectors(chance, contrasts)
+        if kind == "tokens":
+            options = {"width": width, "heads": chance.choice((1, 2, 4)), "dropout": chance.choice((0.0, 0.1))}
+            block = {"kind": "transformer", "options": options | ({} if index else {"symbols": symbols})}
         block["hand_on"] = chance.choice(("", "", "after"))
         block["first_epoch"], block["last_epoch"] = chance.choice(((0, 0), (0, 0), (1, 0), (0, 1)))
         if contrasts and block["kind"] != "ff-dense":
             block["objective_options"] = {"peer": chance.choice((0.0, 0.1)), "rectify": chance.random() < 0.5}
-        if not contrasts and chance.random() < 0.4:
+        if kind == "examples" and chance.random() < 0.4:
             block["objective_options"] = _head(chance, of_images)
         if chance.random() < 0.3:
             block["optimizer"] = chance.choice(OPTIMIZERS)
