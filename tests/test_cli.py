@@ -51,6 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("arguments", "says"),
     [
         (["train", "digits", "--data", ""], "--data has an empty name"),
+        (["train", "digits", "--data", ".", "--data", "."], "--data names the folder . and others: give one folder"),
         (["train", "mnits"], "did you mean 'mnist'"),
         (["train", "--training.batch-sizes", "5"], "did you mean '--training.batch-size'"),
         (["train", "--stage", "5"], "did you mean '--stages'"),

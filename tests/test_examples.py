@@ -81,6 +81,8 @@ def test_own_block(here: Path, threads_put_back: None) -> None:
     fields = ["--training.model-options", "channels=8", "--training.model-options", "depth=1"]
     run = ["--epochs", "1", "--engine", "local", "--run-dir", "own"]
     assert main(["train", "digits-cnn", "--model", model, *fields, *run]) == 0
+    config = (here / "own" / "config.toml").read_text()
+    assert ('channels = "8"' in config, 'depth = "1"' in config) == (True, True)
     assert main(["evaluate", "own"]) == 2  # no consent to import the code
     assert main(["evaluate", "own", "--allow-code", str(EXAMPLES / "residual.py")]) == 0
 

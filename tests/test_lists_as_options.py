@@ -61,6 +61,29 @@ def test_optimizers_take_lists_as_before() -> None:
     assert config.training.optimizer.options == {"betas": (0.9, 0.99)}
 
 
+@pytest.mark.parametrize(
+    ("option", "first", "second"),
+    [
+        ("--training.model-options", "a=1", "b=2"),
+        ("--training.optimizer.options", "eps=1", "eps=2"),  # of one name the last one counts
+        ("--execution.resources", "tpu=1", "disk=2"),
+        ("--execution.labels", "zone=a", "disk=b"),
+        ("--training.data.train", "a.csv", "b.csv"),
+        ("--data", "a.csv", "b.csv"),
+    ],
+)
+def test_options_given_twice_add_up(option: str, first: str, second: str) -> None:
+    known = parser()
+    once, twice = (known.parse_args(["train", option, first, *more, second]) for more in ([], [option]))
+    assert vars(once) == vars(twice)
+    assert known.parse_args(["train"]).data == []
+
+
+def test_a_list_of_numbers_is_replaced() -> None:
+    asked = parser().parse_args(["train", "--training.dims", "64", "30", "20", "--training.dims", "64", "9", "8"])
+    assert config_of(asked).training.dims == (64, 9, 8)
+
+
 NET = """\
 from torch import nn
 

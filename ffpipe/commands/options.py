@@ -70,6 +70,8 @@ def add_fields(parser: argparse.ArgumentParser, short: Sequence[str], fields: It
             *([f"--{name}"] if name else []),
             option(leaf),
             dest=field,
+            # Repeated, a table or a list of files adds up; a list of numbers is a whole, which the last one replaces.
+            action="extend" if leaf.is_mapping or field in DATA_FILES else "store",
             # A table may be empty: options of a recipe can be taken away.
             nargs="*" if leaf.is_mapping else "+" if leaf.is_sequence else None,
             # Absent unless it is given, so that it replaces nothing of the recipe.
@@ -89,11 +91,14 @@ def add_config(parser: argparse.ArgumentParser, but: Sequence[str] = ()) -> None
         metavar="RECIPE",
         help="a name from `ffpipe recipes` (digits), or a config.toml",
     )
-    parser.add_argument(
-        "--data", nargs="+", default=[], metavar="FILE", help="files or a folder of your own in place of its data"
-    )
+    add_data(parser, "files or a folder of your own in place of its data")
     add_fields(parser, [name for name in SHORT if name not in but], settable())
     add_allow_code(parser)
+
+
+def add_data(parser: argparse.ArgumentParser, means: str) -> None:
+    """Add the option for data of the user's own, which adds up where it is repeated."""
+    parser.add_argument("--data", action="extend", nargs="+", default=[], metavar="FILE", help=means)
 
 
 def add_run(parser: argparse.ArgumentParser, fields: Iterable[str] = (CHECKPOINTS,)) -> None:

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 
-from ffpipe.commands.options import add_run, changes, consent
+from ffpipe.commands.options import add_data, add_run, changes, consent
 from ffpipe.config.fields import CHECKPOINTS, DATA_FILES
 from ffpipe.runs.inspection import say_errors
 from ffpipe.system.errors import UserError, escaped
@@ -20,7 +20,7 @@ PROGRESS_SECONDS = 10.0
 def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ffpipe evaluate`."""
     add_run(parser, (*DATA_FILES, CHECKPOINTS))
-    parser.add_argument("--data", nargs="+", default=[], metavar="FILE", help=OTHER_DATA)
+    add_data(parser, OTHER_DATA)
     parser.add_argument("--split", metavar="NAME", help="test (the default), validation or train")
     parser.add_argument("--data-dir", default="", metavar="FOLDER", help="folder with local copies of the data")
     parser.add_argument("--json", action="store_true", help="print JSON: split, examples and errors by read-out")

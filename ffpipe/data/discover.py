@@ -59,8 +59,10 @@ def discover(names: Sequence[str]) -> Found:
         raise UserError("--data has an empty name: give files, a folder or URIs")
     remote = any(map(scheme_of, names))
     paths = [Path(name) for name in fetched(names, "--data", to_terminal)] if remote else matching(names, "--data")
-    if not remote and len(paths) == 1 and paths[0].is_dir():
-        return _folder(paths[0])
+    if not remote and (folders := [path for path in paths if path.is_dir()]):
+        if len(paths) > 1:
+            raise UserError(f"--data names the folder {folders[0]} and others: give one folder alone, or files")
+        return _folder(folders[0])
     kinds = {kind_of(path) for path in paths}
     if len(kinds) != 1:  # none of a folder in a store that is empty
         raise UserError(f"--data names files of several formats: {', '.join(sorted(kinds))}; give those of one")
