@@ -6,6 +6,7 @@ Almost nothing is imported here before Ctrl-C and SIGTERM are seen to: the rest 
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -17,20 +18,21 @@ BY_DEFAULT = (signal.default_int_handler, signal.SIG_DFL)
 def run() -> None:
     """Run the command that was typed, and exit with its status."""
     # A shell may have one of them ignored, and a handler of somebody else's stays.
-    before = {number: handler for number in ASKED_TO_END if (handler := signal.getsignal(number)) in BY_DEFAULT}
-    _on(dict.fromkeys(before, _end))
+    ours = [number for number in ASKED_TO_END if signal.getsignal(number) in BY_DEFAULT]
+    _on(ours, _end)
     from ffpipe.commands.cli import main
     from ffpipe.engines.ray.calls import caller
 
-    status = main(ready=lambda: _on(before))
-    _on(dict.fromkeys(before, _end))
+    # All of them as Ctrl-C from here on: an exception removes what is half written, and a death would leave it.
+    status = main(ready=lambda: _on(ours, signal.default_int_handler))
+    _on(ours, _end)
     if caller.stuck:  # the end of the interpreter would wait for Ray
         os._exit(status)
     sys.exit(status)
 
 
-def _on(handlers: dict[signal.Signals, Any]) -> None:
-    for number, handler in handlers.items():
+def _on(numbers: Iterable[int], handler: Callable[..., Any]) -> None:
+    for number in numbers:
         signal.signal(number, handler)
 
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from covering import in_turn, only
 from repository import REPOSITORY
@@ -57,6 +58,37 @@ def test_signals_while_modules_are_imported(moment: str, by: str, here: Path) ->
     assert [path.name for path in here.iterdir()] == ["path"]
 
 
+# Sends a signal to the process as it writes a file: all of it is written, and does not have its name yet.
+AT_THE_FILE = """
+import os, signal
+
+def fsync(handle):
+    signal.raise_signal(getattr(signal, os.environ["INTERRUPT_BY"]))
+
+os.fsync = fsync
+"""
+
+
+@pytest.mark.parametrize(
+    ("out", "by"), in_turn(("out.csv", "out.safetensors"), ("SIGTERM", "SIGHUP", "SIGINT", "SIGHUP ignored"))
+)
+def test_signals_leave_no_half_written_file(out: str, by: str, here: Path, strangers_run: Path) -> None:
+    (here / "path").mkdir()
+    (here / "path" / "sitecustomize.py").write_text(AT_THE_FILE)
+    np.save(here / "path" / "one.npy", np.zeros((8, 8)))
+    command = ["export", out] if out.endswith(".safetensors") else ["predict", "path/one.npy", "--out", out]
+    ignored = by.endswith("ignored")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        done = ffpipe(
+            command[0], str(strangers_run), *command[1:], cwd=here, path=here / "path", INTERRUPT_BY=by.split()[0]
+        )
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (done.returncode, done.stderr) == ((0, "") if ignored else (130, "ffpipe: interrupted\n"))
+    assert sorted(path.name for path in here.iterdir()) == [*([out] if ignored else []), "path"]
+
+
 @pytest.mark.parametrize("number", sorted(signal.valid_signals() - LEFT_ALONE))
 def test_signals_that_would_end_the_program_ask_the_run_to_end(number: int) -> None:
     before = signal.getsignal(number)
@@ -75,6 +107,16 @@ def test_signals_that_would_end_the_program_ask_the_run_to_end(number: int) -> N
         assert signal.getsignal(number) == signal.SIG_DFL
     finally:
         signal.signal(number, before)
+
+
+def test_signals_with_the_handler_of_the_installed_command_ask_the_run_to_end() -> None:
+    before = signal.signal(signal.SIGHUP, signal.default_int_handler)
+    try:
+        with interrupts():
+            assert signal.getsignal(signal.SIGHUP) != signal.default_int_handler
+        assert signal.getsignal(signal.SIGHUP) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_signals_that_are_heard_or_ignored_stay_so() -> None:

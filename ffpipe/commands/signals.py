@@ -20,9 +20,10 @@ LEFT_ALONE = {
 def interrupts() -> Iterator[Interrupt]:
     """Have signals that would end the program, Ctrl-C and SIGTERM first of all, ask the run to end."""
     interrupt = Interrupt()
-    # Not those that are ignored, as nohup has SIGHUP, nor those that somebody else hears.
-    mute = [number for number in signal.valid_signals() - LEFT_ALONE if signal.getsignal(number) == signal.SIG_DFL]
-    # Ctrl-C is not among them, since Python has a handler of its own for it from the start.
+    # Not those that are ignored, as nohup has SIGHUP, nor those that somebody else hears. The installed command has
+    # given SIGTERM and SIGHUP the handler that Python has for Ctrl-C.
+    ours = (signal.SIG_DFL, signal.default_int_handler)
+    mute = [number for number in signal.valid_signals() - LEFT_ALONE if signal.getsignal(number) in ours]
     signals = {signal.SIGINT, signal.SIGTERM, *mute}
     before = {number: signal.signal(number, lambda *_: interrupt.request()) for number in signals}
     try:
