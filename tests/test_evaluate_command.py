@@ -63,6 +63,19 @@ def test_evaluate_on_other_labelled_images(
     }
 
 
+def test_of_a_folder_the_test_part_is_tested(
+    strangers_run: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, count in (("train", 3), ("test", 2)):
+        pq.write_table(pa.table({"image": IMAGES[:count].tolist(), "label": LABELS[:count]}), here / f"{name}.parquet")
+    for data, count in ((".", 2), ("train.parquet", 3)):
+        assert main(["evaluate", str(strangers_run), "--json", "--data", data]) == 0
+        assert json.loads(capsys.readouterr().out)["examples"] == count
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    assert "their test part is tested, or all of them where there is none" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -50,6 +50,22 @@ def test_the_first_help_has_all_commands_and_examples(capsys: pytest.CaptureFixt
     assert all(line.startswith("  ffpipe ") for line in examples)
 
 
+@pytest.mark.parametrize(
+    ("command", "spelled"),
+    [
+        ("report", "--watch [SECONDS]"),
+        ("report", "--out FILE"),
+        ("evaluate", "--data FILE ..."),
+        ("resume", "--execution.labels [NAME=VALUE ...]"),
+        ("resume", "--dry-run"),
+    ],
+)
+def test_a_value_that_may_be_left_out_is_in_brackets(
+    command: str, spelled: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert spelled in [re.split(r" {2,}", line.strip())[0] for line in help_of(capsys, command, "--help-all")]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_are_commands_that_are_there(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every option of an example is one of the command's."""

@@ -123,7 +123,7 @@ def _is_dotted(name: str) -> bool:
 
 
 def _argument(action: argparse.Action) -> str:
-    """Spell an argument as a line of usage has it."""
+    """Spell an argument, or the value of an option, as a line of usage has it."""
     name = str(action.metavar or action.dest)
     return {"?": f"[{name}]", "+": f"{name} ...", "*": f"[{name} ...]"}.get(str(action.nargs), name)
 
@@ -155,5 +155,4 @@ def _named(action: argparse.Action, names: Sequence[str]) -> str:
     """Spell an argument, or an option with what stands for its value."""
     if not names:
         return str(action.metavar or action.dest)
-    value = f" {action.metavar or action.dest.upper()}" if action.nargs != 0 else ""
-    return ", ".join(names) + value + (" ..." if action.nargs in ("+", "*") else "")
+    return ", ".join(names) + (f" {_argument(action)}" if action.nargs != 0 else "")

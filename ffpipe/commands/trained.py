@@ -12,7 +12,10 @@ from ffpipe.config.fields import CHECKPOINTS, DATA_FILES
 from ffpipe.runs.inspection import say_errors
 from ffpipe.system.errors import UserError, escaped
 
-OTHER_DATA = "labelled files or a folder in place of the run's data, as for `ffpipe train`; all of them are tested"
+OTHER_DATA = (
+    "labelled files or a folder in place of the run's data, as for `ffpipe train`: their test part is tested, "
+    "or all of them where there is none"
+)
 # Between lines that say how far a test is.
 PROGRESS_SECONDS = 10.0
 
