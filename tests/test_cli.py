@@ -23,6 +23,7 @@ from ffpipe.commands.options import config_of
 from ffpipe.config.fields import override, read_config, to_toml
 from ffpipe.config.recipes import get_recipe
 
+EMPTY = "the name of a file or a folder is empty: give one, or . for the working folder"
 QUICK = ["--engine", "local", "--epochs", "1", "--training.dims", "64", "100", "80", "--execution.stages", "1"]
 
 
@@ -100,6 +101,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["train", "mnist", "--data-dir", "nowhere"], "nowhere"),
         (["evaluate", "nowhere"], "nowhere is not a folder"),
         (["evaluate", "."], "is not a run"),
+        *(([*words, ""], EMPTY) for words in (["resume"], ["evaluate"], ["show"], ["runs"], ["report"])),
+        (["predict", "", "a.png"], EMPTY),
+        (["export", "", "out.safetensors"], EMPTY),
         (["predict", ".", "a.png"], "is not a run"),
         (["export", ".", "out.safetensors"], "is not a run"),
     ],

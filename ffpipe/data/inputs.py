@@ -128,8 +128,6 @@ def files_of(path: str | Path) -> Sequence[str | Path]:
 
     Raises UserError where the folder cannot be read or has none.
     """
-    if not str(path):  # which would be the working folder
-        raise UserError("the name of an image is empty: give a file or a folder")
     root = expanded(path)
     if not os.path.isdir(root):
         return [path]

@@ -89,7 +89,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def expanded(path: str | Path) -> Path:
-    """Replace ~ by the home folder that it stands for. Raises UserError where there is none."""
+    """Replace ~ by the home folder that it stands for. Raises UserError where there is none, and for an empty name."""
+    if not str(path):  # which would be the working folder
+        raise UserError("the name of a file or a folder is empty: give one, or . for the working folder")
     try:
         return Path(path).expanduser()
     except RuntimeError:
