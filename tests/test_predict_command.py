@@ -258,6 +258,15 @@ def test_nothing_is_written_where_nothing_can_be_read(
     assert list(here.iterdir()) == []
 
 
+def test_standard_input_may_name_no_image(
+    here: Path, strangers_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    command = ["predict", str(strangers_run), "-", "--out", "found.csv"]
+    refused(command, "standard input names no image: give paths on it, a line for each", capsys)
+    assert list(here.iterdir()) == []
+
+
 @pytest.mark.parametrize("ending", ["csv", "json", "jsonl"])
 def test_a_file_that_cannot_be_written_whole_is_not_there(
     ending: str, here: Path, strangers_run: Path, capsys: pytest.CaptureFixture[str]
@@ -320,6 +329,8 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "none.parquet": (table_of(pq.write_table, image=pa.array([], pa.list_(pa.int32()))), "none.parquet"),
     "cut.parquet": (lambda path: path.write_bytes(b"PAR1" + b"\0" * 50), "cut.parquet: cannot be read"),
     "cut.npz": (lambda path: path.write_bytes(b"PK\3\4" + b"\0" * 50), "cut.npz: cannot be read"),
+    "none.npz": (lambda path: np.savez(path, x=IMAGES[:0]), "none.npz: there is no image in it"),
+    "none.npy": (lambda path: np.save(path, IMAGES[:0]), "none.npy: it has shape (0, 8, 8)"),
     "wide.npz": (lambda path: np.savez(path, x=np.zeros((3, 65))), "it has x (3, 65)"),
     "two.npz": (lambda path: np.savez(path, a=IMAGES, b=IMAGES), "it has a (5, 8, 8), b (5, 8, 8)"),
     "words.npz": (lambda path: np.savez(path, x=np.array([["a"] * 64])), "expected an array of images"),

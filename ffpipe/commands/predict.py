@@ -62,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
                 write = held.enter_context(_written(out))
             write(each)
             readout = each.readout
+    if not count and not bad:
+        raise UserError("standard input names no image: give paths on it, a line for each")
     if readout == "goodness" and (top or out):
         print(SHARE, file=sys.stderr)
     if out and count:

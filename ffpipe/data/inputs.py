@@ -54,7 +54,7 @@ class Inputs:
     block_bytes: int = BLOCK_BYTES
 
     def images(self, path: str | Path) -> Iterator[Image]:
-        """Yield each image of a file. Raises UserError where the file cannot be read, or not to its end."""
+        """Yield each image of a file. Raises UserError where the file has none, or cannot be read to its end."""
         kind = known_kind(expanded(path))
         if kind not in TABLES and kind != "npz":
             yield from self._of_file(path)
@@ -68,6 +68,8 @@ class Inputs:
         except UserError as error:
             left_out = f"; its images from number {done} on are left out" if done else ""
             raise UserError(f"{error}{left_out}") from None
+        if not done:
+            raise UserError(f"{path}: there is no image in it")
 
     def _of_file(self, path: str | Path) -> Iterator[Image]:
         """Yield the picture or the images of the array in a file of their own."""
