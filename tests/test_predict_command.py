@@ -267,6 +267,18 @@ def test_standard_input_may_name_no_image(
     assert list(here.iterdir()) == []
 
 
+def test_a_name_of_several_lines_is_in_one_row(tmp_path: Path) -> None:
+    paths = ["a\rb.png", "a\nb.png", "a\r\nb.png", "plain.png"]
+    with _written(tmp_path / "found.csv") as write:
+        for path in paths:
+            write(Prediction(path, 0, (0.0, 1.0), "0"))
+    with (tmp_path / "found.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["path"], row["name"], row["probability_1"] > "0.7") for row in rows] == [(p, "0", True) for p in paths]
+    # In the name alone: rows end without it.
+    assert (tmp_path / "found.csv").read_bytes().count(b"\r\n") == 1
+
+
 @pytest.mark.parametrize("ending", ["csv", "json", "jsonl"])
 def test_a_file_that_cannot_be_written_whole_is_not_there(
     ending: str, here: Path, strangers_run: Path, capsys: pytest.CaptureFixture[str]

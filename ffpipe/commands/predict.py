@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, TextIO
 
 from ffpipe.commands.options import add_run, changes, consent, whole
@@ -115,7 +116,9 @@ def _written(path: Path) -> Iterator[Write]:
 @contextmanager
 def _csv(file: TextIO) -> Iterator[Write]:
     """Write a line an image, below a line of names."""
-    writer, headed = csv.writer(file, lineterminator="\n"), False
+    # Python 3.11 quotes no "\r" in lines that end in "\n" alone: they get that end once they have been made.
+    lines = SimpleNamespace(write=lambda line: file.write(line.removesuffix("\r\n") + "\n"))
+    writer, headed = csv.writer(lines), False
 
     def write(each: Prediction) -> None:
         nonlocal headed
