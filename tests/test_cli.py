@@ -249,7 +249,8 @@ def test_output_that_is_closed(run: Path, here: Path) -> None:
 def test_export_refuses_a_file_that_exists(run: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(run), "out.safetensors"]) == 0
     refused(["export", str(run), "out.safetensors"], "exists", capsys)
-    refused(["export", str(run), "absent/out.safetensors"], "absent", capsys)
+    refused(["export", str(run), "absent/out.safetensors"], "absent is not a folder", capsys)
+    refused(["export", str(run), "~nosuchuser/out.safetensors"], "a home folder that is not known", capsys)
     assert [path.name for path in here.iterdir()] == ["out.safetensors"]
 
 

@@ -42,6 +42,30 @@ def test_what_it_shows(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFix
     refused(["data", str(pictures), "--png", str(tmp_path / "samples.png")], "exists: give a new file", capsys)
 
 
+@pytest.mark.parametrize(
+    ("png", "says"),
+    [
+        ("there.png", "there.png exists: give a new file"),
+        ("link.png", "link.png exists"),
+        ("nowhere/samples.png", "nowhere is not a folder"),
+        ("~nosuchuser/samples.png", "a home folder that is not known"),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_refused_before_data_are_read(
+    png: str, says: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "there.png").touch()
+    (here / "link.png").symlink_to("nowhere.png")
+    refused(["data", "--png", png, "absent.csv"], says, capsys)
+    assert sorted(path.name for path in here.iterdir()) == ["link.png", "there.png"]
+
+
+def test_a_picture_in_the_home_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    assert main(["data", "--png", "~/samples.png"]) == 0
+    assert [path.name for path in here.iterdir()] == ["samples.png"]
+
+
 def test_large_pictures_are_shown_smaller(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez(tmp_path / "large.npz", x=np.zeros((8, 300, 600), np.uint8), y=np.arange(8) % 2)
     assert main(["data", str(tmp_path / "large.npz"), "--png", str(tmp_path / "samples.png")]) == 0

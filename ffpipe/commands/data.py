@@ -10,7 +10,7 @@ from ffpipe.commands.options import add_fields, given, settable
 from ffpipe.config.fields import override
 from ffpipe.config.recipes import RECIPES, get_recipe
 from ffpipe.system.errors import UserError, escaped
-from ffpipe.system.files import replacing
+from ffpipe.system.files import new_file, replacing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,7 +43,8 @@ def run(options: argparse.Namespace) -> None:
 
     from ffpipe.data.splits import load_splits
 
-    names = options.files
+    # Before the data are read, which may take long.
+    names, picture = options.files, new_file(options.png) if options.png else None
     # A file or folder that lies here goes before the recipe of its name.
     if not names or (len(names) == 1 and names[0] in RECIPES and not Path(names[0]).exists()):
         config = get_recipe(names[0] if names else "digits")
@@ -52,10 +53,7 @@ def run(options: argparse.Namespace) -> None:
 
         found = discover(names)
         config = on(get_recipe("char-lm" if found.source == "text" else "digits"), found)
-    config, console, picture = override(config, given(options)), Console(emoji=False), options.png
-    # Before the data are read, which may take long.
-    if picture and Path(picture).exists():
-        raise UserError(f"{picture} exists: give a new file")
+    config, console = override(config, given(options)), Console(emoji=False)
     data = config.training.data
     splits = load_splits(data, config.execution.data_dir)
     stored = splits.train.stored
@@ -87,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
     for line in splits.found:
         console.print(escaped(line), markup=False)
     if picture:
-        write_samples(splits, Path(picture))
+        write_samples(splits, picture)
         console.print(escaped(f"wrote {picture}: {SAMPLES} examples of each class, a row for each"), markup=False)
 
 

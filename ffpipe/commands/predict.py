@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 from ffpipe.commands.options import add_run, changes, consent, whole
 from ffpipe.runs.inspection import encoded
 from ffpipe.system.errors import UserError, escaped, one_line
-from ffpipe.system.files import expanded, replacing
+from ffpipe.system.files import new_file, replacing
 
 if TYPE_CHECKING:
     from ffpipe.runs.inference import Prediction
@@ -145,18 +145,12 @@ def _json(before: str, between: str, after: str, file: TextIO) -> Iterator[Write
 
 
 def _new(out: str | None) -> Path | None:
-    """Check the file to write, before any work is done for it. Raises UserError."""
+    """Check the file to write. Raises UserError."""
     if out is None:
         return None
-    path = expanded(out)
-    if path.suffix.lower() not in FORMATS:
+    if Path(out).suffix.lower() not in FORMATS:
         raise UserError(f"--out is {out!r}: give a file that ends in {', '.join(FORMATS)}")
-    # A link that leads nowhere is something, too.
-    if os.path.lexists(path):
-        raise UserError(f"{out} exists: give a new file with --out, or remove it")
-    if not os.path.isdir(path.parent):
-        raise UserError(f"{out} cannot be written: {path.parent} is not a folder")
-    return path
+    return new_file(out)
 
 
 FIELDS = ("path", "index", "label", "name")

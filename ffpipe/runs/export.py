@@ -30,7 +30,7 @@ from ffpipe.runs.model import Given
 from ffpipe.runs.saved import SavedRun
 from ffpipe.storage import tensorfile
 from ffpipe.system.errors import UserError, refusing
-from ffpipe.system.files import replacing
+from ffpipe.system.files import new_file, replacing
 
 # A protocol buffer has no more, and weights in a file beside it would not be one file.
 LARGEST_ONNX = 2**31 - 1
@@ -66,11 +66,7 @@ def export(
     ending, where the folder is not a run, has no whole snapshot or a damaged one, and where torch cannot make a program
     of the network.
     """
-    path = Path(out)
-    form = _format(path)
-    # A link too, wherever it leads: the file would take its place.
-    if os.path.lexists(path):
-        raise UserError(f"{path} exists: give a new file")
+    form, path = _format(Path(out)), new_file(out)
     saved = SavedRun.of(run, None, model, allow_code, changes)
     with refusing(f"cannot write {path}"), replacing(path, f".{os.getpid()}") as file:
         form.write(saved, file)

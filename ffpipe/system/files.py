@@ -98,6 +98,18 @@ def expanded(path: str | Path) -> Path:
         raise UserError(f"{path} begins with a home folder that is not known: give the whole path") from None
 
 
+def new_file(given: str | Path) -> Path:
+    """Return the path of a file that is to be written, before any work is done for it. Raises UserError where something
+    is there already, or its folder is not."""
+    path = expanded(given)
+    # A link too, wherever it leads: the file would take its place.
+    if os.path.lexists(path):
+        raise UserError(f"{given} exists: give a new file")
+    if not os.path.isdir(path.parent):
+        raise UserError(f"{given} cannot be written: {path.parent} is not a folder")
+    return path
+
+
 def scheme_of(place: str) -> str:
     """Return the scheme of a URI, also of one with a slash too few; empty for a path."""
     # Else s3:/bucket would be a folder to be made here.
