@@ -67,6 +67,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param("ffpipe train --execution.trace ", ["true", "false"], marks=pytest.mark.long),
         ("ffpipe train --epochs ", []),
         ("ffpipe train --data p", ["pictures/"]),
+        ("ffpipe data di", ["digits", "digits-cnn"]),
+        pytest.param("ffpipe data thr", ["three.png"], marks=pytest.mark.long),
         pytest.param("ffpipe train --model ./t", ["./three.png"], marks=pytest.mark.long),
         pytest.param("ffpipe resume ru", ["runs/"], marks=pytest.mark.long),
         ("ffpipe resume runs/", ["runs/empty/", "runs/one", "runs/other"]),

@@ -27,7 +27,7 @@ START = {
 }
 # Options and arguments that take names of files or folders.
 PATHS = {
-    *("data", "files", "png", "images", "out", "folder", "data_dir", "allow_code"),
+    *("data", "png", "images", "out", "folder", "data_dir", "allow_code"),
     *("training.data.train", "training.data.test", "training.model"),
     *("execution.run_dir", "execution.data_dir", "execution.spool", "execution.checkpoints"),
 }
@@ -69,6 +69,8 @@ def completer_of(action: argparse.Action) -> Callable[..., Iterable[str]]:
         return lambda prefix, **_: _paths(prefix, folders=True)
     if action.dest == "recipe":
         return lambda prefix, **_: [*RECIPES, *(path for path in _paths(prefix) if path.endswith(("/", ".toml")))]
+    if action.dest == "files":  # which may be a recipe in their place
+        return lambda prefix, **_: [*RECIPES, *_paths(prefix)]
     if action.dest in PATHS:
         return lambda prefix, **_: _paths(prefix)
     leaf = settable().get(action.dest)
