@@ -225,6 +225,15 @@ def test_predict_refuses_another_size(run: Path, here: Path, capsys: pytest.Capt
     refused(["predict", str(run), "~nosuchuser/a.png"], "a home folder that is not known", capsys)
 
 
+def test_an_error_whose_output_is_closed_is_not_an_answer(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)  # as after 2>&-
+    assert main(["show", "nowhere"]) == 2
+    sys.stderr.close()
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.long
 def test_output_that_is_closed(run: Path, here: Path) -> None:
     """Nobody reads what a run says: it is done all the same. A command whose answer is lost has failed."""

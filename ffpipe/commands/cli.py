@@ -136,6 +136,8 @@ EXAMPLES = (
 
 def main(arguments: Sequence[str] | None = None, ready: Callable[[], object] = lambda: None) -> int:
     """Run one command; returns the exit status. ready: is called once all that the command needs has been imported."""
+    if sys.stderr is None:  # the caller has closed it, and `print` would take stdout in its place
+        sys.stderr = open(os.devnull, "w", errors="backslashreplace")  # noqa: SIM115  # open to the end, as it always is
     if isinstance(sys.stdout, io.TextIOWrapper):  # names may have characters that a terminal has no letters for
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
