@@ -136,7 +136,7 @@ MUTATIONS = [
         LAYER,
         a_threshold_of_the_wrong_sign=("above = (negative - self.threshold)", "above = (negative + self.threshold)"),
         a_loss_without_temperature=("slope = self.weight / self.temperature", "slope = self.weight"),
-        pairs_taken_the_other_way=("return (negative > positive).sum()", "return (negative < positive).sum()"),
+        pairs_taken_the_other_way=("found = [(negative > positive).sum()]", "found = [(negative < positive).sum()]"),
     ),
     *_of(
         "learn/dense.py",
