@@ -23,7 +23,7 @@ from ffpipe.config.schema import Training
 from ffpipe.learn.batchnorm import Shared
 from ffpipe.learn.block import Block, Step
 from ffpipe.learn.denormals import is_due
-from ffpipe.learn.objectives import Learned, Objective
+from ffpipe.learn.objectives import Learned, Objective, as_learned
 from ffpipe.learn.optim import NamedOptimizer
 from ffpipe.learn.precision import PRECISIONS, Formats, wide
 from ffpipe.learn.spec import RowLayout, RowSpec
@@ -187,14 +187,16 @@ class LocalBlock(Block):
         self, x: Tensor, kept: Sequence[Tensor], layout: RowLayout, labels: Tensor | None
     ) -> tuple[Tensor, Learned]:
         """Return what the body makes of rows from which the block learns, and the loss. Raises UserError where body or
-        objective writes into rows that others read, and for a loss from which no weight can learn."""
+        objective writes into rows that others read, where the latter returns something else than Learned, and for a
+        loss from which no weight can learn."""
         taken = (x, *kept)
         versions = [each._version for each in taken]
         h = self._run(x, kept)
         refuse_changed(taken, versions, f"block {self.index}")
         taken, versions = (h, *taken), [h._version, *versions]
-        learned = self.objective(h, layout, labels)
-        refuse_changed(taken, versions, f"the objective of block {self.index}")
+        judge = f"the objective of block {self.index}"
+        learned = as_learned(self.objective(h, layout, labels), judge)
+        refuse_changed(taken, versions, judge)
         # In a step in which the block does not learn there is no graph.
         if torch.is_grad_enabled() and not learned.loss.requires_grad:
             raise UserError(

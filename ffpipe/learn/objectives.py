@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from ffpipe.learn.description import described
 from ffpipe.learn.spec import PLAIN, RowLayout
+from ffpipe.system.errors import UserError
 
 
 class Learned(NamedTuple):
@@ -18,6 +20,21 @@ class Learned(NamedTuple):
     loss: Tensor
     errors: Tensor  # examples that the block alone gets wrong, or pairs whose negative row has the higher goodness
     logistic_errors: Tensor | None = None  # pairs whose negative row is more probably positive; dense layers count them
+
+
+def as_learned(made: object, where: str) -> Learned:
+    """Return what an objective, or a block, made of a minibatch. Raises UserError, which names it as `where`, for
+    anything else than Learned of 0-dimensional tensors."""
+    came = described(made)
+    if isinstance(made, Learned):
+        figures = made[:2] if made.logistic_errors is None else made
+        if all(isinstance(each, Tensor) and not each.dim() for each in figures):
+            return made
+        came = f"Learned of {' and '.join(map(described, figures))}"
+    raise UserError(
+        f"{where} returned {came}: return ffpipe.Learned(loss, errors), sums over the minibatch as 0-dimensional "
+        "tensors"
+    )
 
 
 class Objective(nn.Module):

@@ -10,20 +10,13 @@ from torch import Tensor
 from ffpipe.learn.block import Block
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.description import described
-from ffpipe.learn.objectives import Learned
+from ffpipe.learn.objectives import Learned, as_learned
 from ffpipe.system.errors import UserError
-
-_LEARNED = "return ffpipe.Learned(loss, errors), sums over the minibatch as 0-dimensional tensors"
 
 
 def learned(made: object) -> Learned:
     """Return what `learn` returned."""
-    if not isinstance(made, Learned):
-        raise UserError(f"learn returned {described(made)}: {_LEARNED}")
-    figures = made[:2] if made.logistic_errors is None else made
-    if not all(isinstance(each, Tensor) and not each.dim() for each in figures):
-        raise UserError(f"learn returned Learned of {' and '.join(map(described, figures))}: {_LEARNED}")
-    return made
+    return as_learned(made, "learn")
 
 
 def scored(made: object, block: Block, rows: int, network: Blueprint) -> tuple[Tensor, Tensor | None]:

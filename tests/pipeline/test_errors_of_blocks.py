@@ -16,7 +16,7 @@ from failing_blocks import CLASSES, STEPS, WIDTH, Does, config, error_of, fail, 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ffpipe import Block, Learned, Local, RowSpec, RunFailed, UserError, evaluate, load, predict, train
+from ffpipe import Block, Learned, Local, Objective, RowSpec, RunFailed, UserError, evaluate, load, predict, train
 from ffpipe.commands.cli import main
 from ffpipe.learn.block import Step
 from ffpipe.learn.spec import RowLayout
@@ -154,6 +154,41 @@ def test_learn_returns_two_numbers(learned: object, came: str, tmp_path: Path) -
     line = error_of(lambda: model(Mine(learned, lambda x: (x, None))), tmp_path / "run")
     assert line.startswith(f"block 1 (Mine) failed at step 0: learn returned {came}")
     assert ": return ffpipe.Learned(loss, errors), sums over the minibatch as 0-dimensional tensors (" in line
+
+
+class Judge(Objective):
+    """An objective that returns what a function makes of its loss and of its errors from step to step."""
+
+    def __init__(self, returns: Callable[[Tensor, Tensor], object]) -> None:
+        super().__init__()
+        self.returns = returns
+
+    def forward(self, h: Tensor, layout: RowLayout, labels: Tensor | None) -> Any:
+        assert labels is not None
+        return self.returns(cross_entropy(h, labels, reduction="none"), h.argmax(1) != labels)
+
+
+@pytest.mark.parametrize(
+    ("returns", "came"),
+    [
+        (lambda loss, wrong: None, "None"),
+        (lambda loss, wrong: loss.sum(), "a float32 tensor of shape ()"),
+        (lambda loss, wrong: (loss.sum(), wrong.sum()), "a value of type tuple"),
+        (lambda loss, wrong: Learned(loss, wrong.sum()), "Learned of a float32 tensor of shape (50,) and a int64"),
+        (lambda loss, wrong: Learned(loss.sum(), wrong), "Learned of a float32 tensor of shape () and a bool"),
+        (lambda loss, wrong: Learned(loss.sum(), cast(Tensor, 3)), "Learned of a float32 tensor of shape () and a va"),
+    ],
+    ids=["None", "a tensor", "a tuple", "a vector", "a vector of errors", "an int"],
+)
+def test_an_objective_returns_two_numbers(
+    returns: Callable[[Tensor, Tensor], object], came: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as raised:
+        train(config(tmp_path / "run"), model=lambda: model(Local(nn.Linear(WIDTH, CLASSES), Judge(returns))))
+    line = str(raised.value)
+    assert line.startswith("block 1 (Linear) cannot make a step: ")
+    assert f": the objective of block 1 returned {came}" in line
+    assert line.endswith(": return ffpipe.Learned(loss, errors), sums over the minibatch as 0-dimensional tensors")
 
 
 @pytest.mark.parametrize(
