@@ -18,6 +18,7 @@ import torch
 from ffpipe.learn.blame import blaming
 from ffpipe.learn.block import Block, Step, nothing
 from ffpipe.learn.blueprint import Blueprint
+from ffpipe.learn.state_tensors import refuse_changed
 from ffpipe.learn.workspace import Workspace
 
 T = TypeVar("T")
@@ -61,7 +62,8 @@ class Learn(Protocol):
 
 
 def learning(block: Block, network: Blueprint, device: torch.device) -> Learn:
-    """Prepare the step of a block, by its number: on rows of ones, as many as in a run, and labels of every class."""
+    """Prepare the step of a block, by its number: on rows of ones, as many as in a run, and labels of every class. A
+    step raises UserError where the block writes into the rows that it gets."""
     layout, shape = network.layout, network.labels.shape
     labels = torch.arange(layout.batch, device=device).remainder(network.takes.classes)
     labels = labels.view(-1, *(1 for _ in shape)).expand(layout.batch, *shape).contiguous()
@@ -73,8 +75,11 @@ def learning(block: Block, network: Blueprint, device: torch.device) -> Learn:
 
     @torch.no_grad()
     def step(number: int, leave: Callable[[], object] = nothing) -> None:
+        versions = [each._version for each in (x, *kept)]
         with blaming(network, block.index, "when its step was timed"):
             block.learn(x, layout, labels, Step(number, leave=leave), out, kept)
+        # Here, since a block that computes its own update is watched in no step of a run.
+        refuse_changed((x, *kept), versions, str(network.outlines[block.index]))
 
     return step
 

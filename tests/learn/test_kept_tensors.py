@@ -11,10 +11,11 @@ import pytest
 import torch
 from covering import in_turn
 from torch import Tensor, nn
-from wrong_items import Unbegun, loss
+from wrong_items import Mine, Unbegun, loss
 
 import ffpipe
 from ffpipe import Learned, Local, UserError, override, recipe, train
+from ffpipe.learn.block import Step
 from ffpipe.learn.spec import PLAIN, RowLayout, RowSpec
 from ffpipe.learn.state_tensors import give_own_memory
 
@@ -177,6 +178,14 @@ class Views(nn.Module):
         return torch.as_tensor(self.linear(x))
 
 
+class Halving(Mine):
+    """A block that computes its own update, and halves what comes: kept outputs where it gets any, else its rows."""
+
+    def learn(self, x: Tensor, layout: RowLayout, labels: Any, step: Step, out: Tensor, kept: Any = ()) -> Learned:
+        (kept[0] if kept else x).mul_(0.5)
+        return super().learn(x, layout, labels, step, out, kept)
+
+
 FLAT = RowSpec((64,), torch.float32)
 
 
@@ -269,6 +278,11 @@ def test_the_row_that_comes_reaches_whatever_makes_a_body(make: Callable[..., nn
         (
             lambda: [Local(nn.Flatten(), keep="a"), Local(nn.Linear(64, 64)), Local(Added(), use=("a",))],
             "block 2 .* writes into the rows",
+        ),
+        (after(Halving(), LAST64), r"block 1 \(Halving\) writes into the rows that it gets"),
+        (
+            lambda: [Local(nn.Flatten(), keep="a"), Halving(use=("a",)), LAST64],
+            r"block 1 \(Halving\) writes into the rows that it gets",
         ),
         (after(Local(lambda: SHARED), Local(lambda: SHARED)), r"block 1 .* gives the same parameters again"),
         (after(Local(lambda: nn.Sequential(SHARED))), "gives the same parameters again"),
