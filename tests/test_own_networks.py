@@ -94,6 +94,56 @@ def test_what_is_handed_on_may_have_weights_in_any_format(tmp_path: Path) -> Non
     assert result.test_errors["last"] < 0.95
 
 
+class Levels(nn.Module):
+    """A body that makes whole numbers of pixels: each in eight levels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.flatten(1).clamp(0, 1) * 7).round().long()
+
+
+class Embedding(Handing):
+    """An objective that hands on what it embeds whole numbers as."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.linear = nn.Embedding(8, 2), nn.Linear(2 * 64, 10)
+
+    def score(self, h: Tensor) -> Tensor:
+        made: Tensor = self.linear(self.hand_on(h))
+        return made
+
+    def hand_on(self, h: Tensor) -> Tensor:
+        made: Tensor = self.embedding(h).flatten(1)
+        return made
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_fractions_may_be_handed_on_of_whole_numbers(precision: str, tmp_path: Path) -> None:
+    def blocks() -> list[Any]:
+        return [ffpipe.Local(Levels(), Embedding()), nn.Linear(128, 10)]
+
+    network = ffpipe.load(run(tmp_path / "run", blocks, training={"precision": precision}).run_dir, model=blocks)
+    first, second = network.blocks
+    made = first(torch.rand(5, 64))
+    assert (made != made.round()).any()
+    assert first.outputs == second.inputs == RowSpec((128,), getattr(torch, precision))
+
+
+class Deciding(Handing):
+    """An objective that hands on decisions."""
+
+    def hand_on(self, h: Tensor) -> Tensor:
+        return h > 0
+
+
+def test_decisions_are_handed_on_as_numbers(tmp_path: Path) -> None:
+    def blocks() -> list[Any]:
+        return [ffpipe.Local(nn.Sequential(nn.Flatten(), nn.Linear(64, 20)), Deciding()), nn.Linear(20, 10)]
+
+    first, _ = ffpipe.load(run(tmp_path / "run", blocks).run_dir, model=blocks).blocks
+    assert first.outputs == RowSpec((20,), torch.float32)
+
+
 class Normal(ffpipe.Block):
     """A block whose `learn` leaves the mode of its modules as it is."""
 

@@ -6,7 +6,7 @@ The rows have no memory, or where the user's code does not run without that they
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,7 +41,15 @@ class Trial:
             )
         if made.is_nested or made.layout != torch.strided:
             raise UserError(f"hand_on of the objective of {self.where} returned no dense tensor: return one")
-        return replace(self.hidden, shape=tuple(made.shape[1:]))
+        return RowSpec(tuple(made.shape[1:]), self._dtype(made.dtype))
+
+    def _dtype(self, made: torch.dtype) -> torch.dtype:
+        """Return the body's dtype, or that of what is made of its rows where the former would cut numbers off, as
+        whole numbers do with fractions."""
+        body = self.hidden.dtype
+        if torch.can_cast(made, body) and (body.is_floating_point or made.itemsize <= body.itemsize):
+            return body
+        return PRECISIONS[self.training.precision].products if made.is_floating_point else made
 
     def check_score(self, of_row: tuple[int, ...]) -> None:
         """Raise UserError where `score` fails, or returns something else than None or a tensor for each row. of_row:
