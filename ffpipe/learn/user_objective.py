@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable
-from types import CellType
+from collections.abc import Callable, Iterable, Iterator
+from types import CellType, CodeType, MethodType, ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +41,9 @@ class FunctionObjective(Objective):
         self.arguments = _arguments(loss, self.name)
         for what, given in (("loss", loss), ("score", score)):
             held = _held(given)
-            # A module is trained, so its own method may hold it.
-            if held is not None and not (isinstance(loss, nn.Module) and held in set(loss.modules())):
+            # A module is trained, so its own method may hold it: that is copied with it, which a closure is not.
+            trained = isinstance(loss, nn.Module) and not inspect.isfunction(given) and held in set(loss.modules())
+            if held is not None and not trained:
                 raise UserError(
                     f"{what} function {_name(given)} holds {described(held)} with weights, which would not be trained: "
                     "give a module or an ffpipe.Objective that has it, or freeze it"
@@ -91,22 +92,58 @@ def _name(function: object) -> str:
     return str(getattr(function, "__qualname__", type(function).__name__))
 
 
-def _held(given: object) -> nn.Module | nn.Parameter | None:
-    """Find what has weights to train in the closure of a function, in what a method is of, or among the arguments of a
-    partial; None where there is no such, or it is a module, which is trained itself."""
-    if isinstance(given, nn.Module):
-        return None
-    if isinstance(given, functools.partial):
-        values = [*given.args, *given.keywords.values(), _held(given.func)]
-    else:
-        cells = filter(_is_filled, getattr(given, "__closure__", None) or ())
-        values = [getattr(given, "__self__", None), *(cell.cell_contents for cell in cells)]
-    for value in values:
+def _held(given: object) -> nn.Module | Tensor | None:
+    """Find what has weights to train among all that a function reaches beside its arguments and globals. None where
+    there is no such, or the function is a module, which is trained itself."""
+    waiting, seen = [] if isinstance(given, nn.Module) else [given], dict[object, object]()
+    while waiting:
+        value = waiting.pop()
+        # A method is another object each time that it is named.
+        key = (id(value.__func__), id(value.__self__)) if inspect.ismethod(value) else id(value)
+        if key in seen:
+            continue
+        seen[key] = value  # which stays, so that no other object gets its id
         if isinstance(value, nn.Module) and any(parameter.requires_grad for parameter in value.parameters()):
             return value
-        if isinstance(value, nn.Parameter) and value.requires_grad:
+        if isinstance(value, Tensor) and value.requires_grad:
             return value
+        waiting += _reached(value)
     return None
+
+
+def _reached(value: object) -> list[object]:
+    """Return what a function or a container leads to: a function to its closure and defaults, to the object that it is
+    a method of, and to what its code names of all these."""
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(value)
+    if isinstance(value, dict):
+        return list(value.values())
+    function = value.__func__ if inspect.ismethod(value) else value
+    if not inspect.isfunction(function):
+        return _attributes(value, ["__call__"])
+    cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    sees, names = [getattr(value, "__self__", None), *defaults, *cells], list(_names(function.__code__))
+    return [*sees, *(each for owner in sees for each in _attributes(owner, names))]
+
+
+def _attributes(owner: object, names: Iterable[str]) -> list[object]:
+    """Return attributes of an object, where it has them. None of a class or of a module of Python's, which are as
+    globals are; a module of torch's is judged as a whole."""
+    if isinstance(owner, (nn.Module, ModuleType, type)):
+        return []
+    found = [inspect.getattr_static(owner, name, None) for name in names]
+    return [MethodType(each, owner) if inspect.isfunction(each) else each for each in found]
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Yield the names of attributes and globals in code, and in functions within it."""
+    yield from code.co_names
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            yield from _names(part)
 
 
 def _is_filled(cell: CellType) -> bool:

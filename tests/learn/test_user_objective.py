@@ -68,7 +68,10 @@ class Scaled(nn.Module):
         self.scale = nn.Parameter(torch.tensor(2.0))
 
     def forward(self, h: Tensor, labels: Tensor | None, layout: RowLayout) -> Tensor:
-        return self.scale * with_layout(h, labels, layout)
+        return self.scaled(with_layout(h, labels, layout))
+
+    def scaled(self, h: Tensor) -> Tensor:
+        return self.scale * h
 
 
 @pytest.mark.parametrize(
@@ -156,27 +159,91 @@ def test_functions_that_are_refused(function: Any, message: str) -> None:
 
 
 class Judge:
-    """An objective with a loss and a score in methods, by weights that nobody trains."""
+    """A loss and a score in methods, by weights that nobody trains; and a body, which neither of them names."""
 
-    def __init__(self, *, trained: bool) -> None:
-        self.head = nn.Linear(2, 2).requires_grad_(trained)
+    def __init__(self, head: nn.Linear) -> None:
+        self.heads, self.body = [head], nn.Linear(2, 2)
 
-    def functions(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-        head = self.head
-        return (lambda h, labels: cross_entropy(head(h), labels)), (lambda h: head(h))
+    def score(self, h: Tensor) -> Tensor:
+        made: Tensor = sum(head(h) for head in self.heads)
+        return made
+
+    def loss(self, h: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(self.score(h), labels)
+
+    def plain(self, h: Tensor, labels: Tensor) -> Tensor:
+        return squares(h, labels) if len(h) else self.plain(h, labels)
 
 
-def test_weights_that_would_not_be_trained_are_refused() -> None:
-    loss, score = Judge(trained=True).functions()
+class Called(Judge):
+    __call__ = Judge.loss
+
+
+def by_default(head: nn.Linear) -> Callable[..., Tensor]:
+    def loss(h: Tensor, labels: Tensor, head: nn.Linear = head) -> Tensor:
+        return cross_entropy(head(h), labels)
+
+    return loss
+
+
+def by_name(head: nn.Linear) -> Callable[..., Tensor]:
+    def loss(h: Tensor, labels: Tensor, *, heads: dict[str, nn.Linear] | None = {"one": head}) -> Tensor:  # noqa: B006
+        assert heads is not None
+        return cross_entropy(heads["one"](h), labels)
+
+    return loss
+
+
+def by_helper(head: nn.Linear) -> Callable[..., Tensor]:
+    def score(h: Tensor) -> Tensor:
+        return torch.as_tensor(head(h))
+
+    return lambda h, labels: cross_entropy(score(h), labels)
+
+
+def by_object(head: nn.Linear) -> Callable[..., Tensor]:
+    judge = Judge(head)
+    return lambda h, labels: judge.loss(h, labels)
+
+
+HOLDING: dict[str, Callable[[nn.Linear], Callable[..., Tensor]]] = {
+    "a closure": lambda head: lambda h, labels: cross_entropy(head(h), labels),
+    "a partial": lambda head: partial(lambda h, labels, head: cross_entropy(head(h), labels), head=head),
+    "a bound method": lambda head: Judge(head).loss,
+    "a callable object": Called,
+    "an object in a closure": by_object,
+    "a default": by_default,
+    "a default by name, in a dictionary": by_name,
+    "a helper in a closure": by_helper,
+    "a list in a closure": lambda head: (lambda heads: lambda h, labels: cross_entropy(heads[0](h), labels))([head]),
+}
+
+
+@pytest.mark.parametrize("way", HOLDING)
+def test_weights_that_would_not_be_trained_are_refused(way: str) -> None:
     held = "holds a value of type Linear with weights, which would not be trained: give a module"
+    function, frozen = HOLDING[way](nn.Linear(2, 2)), HOLDING[way](nn.Linear(2, 2).requires_grad_(False))
     with pytest.raises(UserError, match=f"loss function .*{held}"):
-        FunctionObjective(loss)
+        FunctionObjective(function)
     with pytest.raises(UserError, match=f"score function .*{held}"):
-        FunctionObjective(squares, score=score)
-    weight = nn.Parameter(torch.zeros(2, 2))
+        FunctionObjective(squares, score=function)
+    assert FunctionObjective(frozen, score=frozen).scorer is frozen
+
+
+@pytest.mark.parametrize("weight", [nn.Parameter(torch.zeros(2, 2)), torch.zeros(2, 2, requires_grad=True)])
+def test_tensors_that_would_not_be_trained_are_refused(weight: Tensor) -> None:
     with pytest.raises(UserError, match=r"holds a float32 tensor of shape \(2, 2\) with weights"):
         FunctionObjective(lambda h, labels: (h @ weight).mean())
-    with pytest.raises(UserError, match="type Linear"):
-        FunctionObjective(partial(lambda h, labels, head: cross_entropy(head(h), labels), head=nn.Linear(2, 2)))
-    loss, score = Judge(trained=False).functions()
-    assert FunctionObjective(loss, score=score).scorer is score
+
+
+def test_a_method_may_have_a_body_beside_that_it_does_not_name() -> None:
+    judge = Judge(nn.Linear(2, 2))
+    assert FunctionObjective(judge.plain).function == judge.plain
+
+
+def test_a_score_of_a_loss_module_is_its_method() -> None:
+    module = Scaled()
+    assert FunctionObjective(module, score=module.scaled).scorer == module.scaled
+    # A copy of the block would still have the first module in this closure, with the weights that it began with.
+    with pytest.raises(UserError, match=r"score function .* holds a value of type Scaled with weights"):
+        FunctionObjective(module, score=lambda h: module.scaled(h))
