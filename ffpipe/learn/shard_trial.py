@@ -3,8 +3,9 @@
     one copy    passes shard a
     another     passes shard b, which has the rows of a in its first half alone, and then a
 
-The weights and buffers must be the same in both, since a replica makes as many passes as it has shards; and so must
-what is made of the first half, and what is made of a. Rows are random, and draws the same in all passes.
+The weights and buffers must be the same in both, after b and after a again, since a replica makes as many passes as it
+has shards, of other rows; and so must what is made of the first half, and what is made of a. Rows are random, and draws
+the same in all passes.
 """
 
 from __future__ import annotations
@@ -54,16 +55,16 @@ class ShardTrial:
         shard, beside = self._shards(one, layout)
         try:
             made, changed = self._passed(one, shard, layout), self._passed(other, beside, layout)
+            moved = _differing(one, other)
             again = self._passed(other, shard, layout)
         except UserError as error:
             raise UserError(f"{self.where}: {error}") from None
         # On another device and other rows it need not fail; where it does, the run says so.
         except (Exception, SystemExit):
             return ""
-        states = [dict(block.named_parameters()) | dict(block.named_buffers()) for block in (one, other)]
-        for name, tensor in states[0].items():
-            if not _alike(tensor, states[1].get(name), 0.0):
-                return f"changes {name!r} in each forward pass of training"
+        # After as many passes, which shows what is kept of the latest rows; and after one more, which shows counts.
+        if name := moved or _differing(one, other):
+            return f"changes {name!r} in each forward pass of training"
         half, margins = _first_half(layout), [_margin(each) for each in made]
         if not all(_alike(a[half], b[half], margin) for a, b, margin in zip(made, changed, margins, strict=True)):
             return "makes of a row what depends on other rows of the minibatch"
@@ -105,6 +106,12 @@ class ShardTrial:
         """Return what the body makes of a shard, and what is handed on."""
         with seeded(CPU, self.seed, "shapes"):
             return block.tried(shard, layout), shard.out.clone()
+
+
+def _differing(one: LocalBlock, other: LocalBlock) -> str:
+    """Return the name of a weight or buffer that two blocks do not have alike; "" where there is none."""
+    own, others = (dict(block.named_parameters()) | dict(block.named_buffers()) for block in (one, other))
+    return next((name for name, tensor in own.items() if not _alike(tensor, others.get(name), 0.0)), "")
 
 
 def _first_half(layout: RowLayout) -> Tensor:

@@ -62,6 +62,11 @@ def replaced(body: Any, h: Tensor) -> Tensor:
     return h
 
 
+def latest(body: Any, h: Tensor) -> Tensor:
+    body.mean.copy_(h.detach().mean(0))
+    return h
+
+
 def begun(body: Any, h: Tensor) -> Any:
     """Take the first rows that come for all."""
     if not body.passes:
@@ -129,6 +134,7 @@ CHANGES, OTHERS, PASSES = "changes {!r} in each forward", "depends on other rows
 REFUSED: dict[str, tuple[object, str]] = {
     "an average": (Body(averaged), CHANGES.format("body.mean")),
     "a buffer that is replaced": (Body(replaced), CHANGES.format("body.mean")),
+    "the mean of the latest rows": (Body(latest), CHANGES.format("body.mean")),
     "begun by the first rows": (Body(begun), CHANGES.format("body.scale")),
     "spectral norm": (spectral(), CHANGES.format("body.1.parametrizations.weight.0._u")),
     "spectral norm at rest": (spectral(nn.init.orthogonal_), CHANGES.format("body.1.parametrizations.weight.0._u")),
