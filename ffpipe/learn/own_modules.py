@@ -27,7 +27,8 @@ def refuse_module(module: nn.Module, where: str) -> None:
             )
         if isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and part.sparse:
             raise UserError(f"{where}: {name} makes sparse gradients, which are not summed here: give sparse=False")
-        if lazy := [own for own, kept in part.named_parameters(recurse=False) if is_lazy(kept)]:
+        tensors = (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False))
+        if lazy := [own for own, kept in tensors if is_lazy(kept)]:
             raise UserError(
                 f"{where}: {name} makes its {lazy[0]!r} when it is first called: give its sizes, as a function of a "
                 "parameter `inputs` knows them"

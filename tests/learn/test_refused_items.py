@@ -110,6 +110,11 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         "block 1 (Around): LazyLinear (inner) makes its 'weight' when it is first called: give its sizes, as a "
         "function of a parameter `inputs` knows them",
     ),
+    "buffers that come later": (
+        lambda: Around(nn.LazyBatchNorm1d(affine=False)),
+        "block 1 (Around): LazyBatchNorm1d (inner) makes its 'running_mean' when it is first called: give its sizes, "
+        "as a function of a parameter `inputs` knows them",
+    ),
     "a scripted module": (
         lambda: torch.jit.script(nn.Linear(64, 10)),
         "block 1 (RecursiveScriptModule): a scripted module cannot be copied: give ffpipe.Local a function that makes "
