@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 
@@ -20,8 +20,8 @@ from ffpipe.learn.block import Block, Step, nothing
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.state_tensors import refuse_changed
 from ffpipe.learn.workspace import Workspace
+from ffpipe.planning.alike import of_each_block
 
-T = TypeVar("T")
 STEPS = 3
 # For a block that takes as long, fewer steps are timed: a stage has to answer before a run begins.
 ENOUGH_SECONDS = 3.0
@@ -37,22 +37,6 @@ class Costs:
     layers: tuple[float, ...]
     head: float
     after: tuple[float, ...] = ()
-
-
-def of_each_block(network: Blueprint, device: torch.device, find: Callable[[Block], T]) -> tuple[T, ...]:
-    """Find something out about every block, made on this device; once for all blocks that are alike."""
-    found: dict[object, T] = {}
-    of_blocks = []
-    for outline in network.outlines:
-        block = network.make(outline.index, Workspace(device))
-        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in block.weights().items())
-        # The text of a module shows neither the shapes of parameters of its own nor those of its rows.
-        # Nor does it show how the block learns.
-        key = (outline.inputs, outline.outputs, outline.name, shapes, str(block), repr(getattr(block, "config", None)))
-        if key not in found:
-            found[key] = find(block)
-        of_blocks.append(found[key])
-    return tuple(of_blocks)
 
 
 class Learn(Protocol):

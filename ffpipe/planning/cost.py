@@ -32,7 +32,8 @@ from ffpipe.learn.user_model import of_users
 from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.job import Job
 from ffpipe.pipeline.snapshot_schema import contents_bytes
-from ffpipe.planning.calibrate import learning, of_each_block
+from ffpipe.planning.alike import of_each_block
+from ffpipe.planning.calibrate import learning
 from ffpipe.planning.dense_cost import StepCost, dense_step
 from ffpipe.storage.checkpoint import TensorSpecs
 
