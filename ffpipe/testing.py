@@ -29,11 +29,16 @@ from ffpipe.learn.block import Block, Step
 from ffpipe.learn.blueprint import Blueprint, make_blueprint
 from ffpipe.learn.feeder import row_specs
 from ffpipe.learn.items import CPU
+from ffpipe.learn.objectives import Learned
 from ffpipe.learn.peak_memory import PeakMemory
+from ffpipe.learn.returned import learned
+from ffpipe.learn.spec import RowSpec
+from ffpipe.learn.state_tensors import refuse_changed
 from ffpipe.learn.workspace import Workspace
 from ffpipe.planning.cost import costs_of
 from ffpipe.runs.controller import train
 from ffpipe.storage.checkpoint import Input
+from ffpipe.system.errors import UserError
 
 # Steps that a block makes before and after it is saved.
 STEPS = 3
@@ -41,6 +46,8 @@ STEPS = 3
 TOO_LOW, TOO_HIGH = 0.05, 0.15
 # Peaks below this are not judged: they drown in what a process takes for itself.
 LEAST_BYTES = 1 << 20
+# The name of the rows for the next block, beside those of weights and buffers.
+HANDED_ON = "what it hands on"
 
 Model = Callable[..., Any]
 WAYS: tuple[Mapping[str, Any], ...] = (
@@ -84,29 +91,34 @@ def check_detached(network: Blueprint, index: int) -> None:
         return copied
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        learned = rows.learn(block, 0)
+        made = rows.learn(block, 0)
     # Else cycles of references, which a user's module may make, would keep alive what is gone in truth.
     gc.collect()
-    for name, tensor in {"what it hands on": rows.out, "its loss": learned[0], "its errors": learned[1]}.items():
+    for name, tensor in {HANDED_ON: rows.out, "its loss": made.loss, "its errors": made.errors}.items():
         assert not tensor.requires_grad, f"{name} of {_name(network, index)} is attached to a graph"
+    own = (*block.state().items(), *block.named_buffers(), *(each for m in block.modules() for each in vars(m).items()))
+    attached = {name for name, value in own if isinstance(value, Tensor) and value.grad_fn is not None}
+    assert not attached, f"{sorted(attached)} of {_name(network, index)} keep a graph: detach what the block keeps"
     alive = sum(reference() is not None for reference in kept)
     assert not alive, f"{alive} tensors of the graph of {_name(network, index)} outlive its step"
 
 
 def check_stateless(network: Blueprint, index: int) -> None:
-    """Check that a block's random numbers depend on seed, index and step alone, and that it moves no other
-    generator."""
-    digests = []
+    """Check that a block's random numbers depend on seed, index and step alone, that it moves no other generator, and
+    that it writes all rows that it hands on."""
+    found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
         block, rows = network.make(index, Workspace(CPU)), _Noise(network, index)
         for step in range(STEPS):
-            rows.learn(block, step)
+            rows.out.fill_(seed % 2)  # other numbers in both, where the block writes none
+            left = rows.left(block, step)
         assert torch.equal(torch.get_rng_state(), before), f"{_name(network, index)} moved torch's own generator"
-        digests.append({name: tensor.clone() for name, tensor in block.state().items()})
-    one, other = digests
-    _assert_same(one, other, f"{_name(network, index)} depends on torch's own generator: in")
+        found.append(left)
+    one, other = found
+    what = f"{_name(network, index)} draws from a generator that others draw from, or leaves rows of `out` as they were"
+    _assert_same(one, other, f"{what}: in")
 
 
 def check_saved(network: Blueprint, index: int) -> None:
@@ -125,10 +137,9 @@ def check_saved(network: Blueprint, index: int) -> None:
     assert not missing, f"{_name(network, index)} lists {missing}, and does not save it"
     other = network.make(index, Workspace(CPU))
     other.restore(saved)
+    what = f"{_name(network, index)} is not what it was before it was saved: in"
     for step in range(STEPS, 2 * STEPS):
-        for each in (block, other):
-            rows.learn(each, step)
-    _assert_same(block.state(), other.state(), f"{_name(network, index)} is not what it was before it was saved: in")
+        _assert_same(rows.left(block, step), rows.left(other, step), what)
 
 
 def check_memory(network: Blueprint, index: int) -> None:
@@ -158,12 +169,11 @@ def check_engines(
 
     folder: for the runs. ways: fields of `execution`. The Ray engine starts Ray where it does not run yet.
     """
-    count = 240
-    chance = np.random.default_rng(1)
-    images = chance.integers(0, 256, size=(count, *shape), dtype=np.uint8)
+    config, count = _plain(fields), 240
+    values = min(classes, 256) if config.training.inputs == "tokens" else 256
+    images = np.random.default_rng(1).integers(0, values, size=(count, *shape), dtype=np.uint8)
     path = folder / "noise.npz"
     np.savez(path, x_train=images, y_train=np.arange(count, dtype=np.int64) % classes)
-    config = _plain(fields)
     data = Data(source="npz", train=(str(path),), classes=classes, test_count=40)
     training = replace(config.training, data=data)
     digests = {}
@@ -179,28 +189,40 @@ class _Noise:
     """Rows, labels and room for what one block makes of them: noise, always the same."""
 
     def __init__(self, network: Blueprint, index: int) -> None:
-        self._layout = network.layout
+        self._layout, self._block = network.layout, _name(network, index)
         outline = network.outlines[index]
         chance = torch.Generator().manual_seed(1)
 
-        def drawn(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-            if dtype.is_floating_point:
-                return torch.randn(self._layout.rows, *shape, generator=chance).to(dtype)
-            # Ids of symbols, of which a network on tokens has as many as classes.
-            return torch.randint(0, network.takes.classes, (self._layout.rows, *shape), generator=chance, dtype=dtype)
+        def drawn(spec: RowSpec, symbols: int = 2) -> Tensor:
+            shape = (self._layout.rows, *spec.shape)
+            if spec.dtype.is_floating_point or spec.dtype.is_complex:  # not below 0, as pixels and rectified activities
+                return torch.rand(shape, generator=chance).to(spec.dtype)
+            return torch.randint(0, symbols, shape, generator=chance).to(spec.dtype)
 
-        self._x = drawn(outline.inputs.shape, outline.inputs.dtype)
-        kept = [network.outlines[network.kept[name]].outputs for name in outline.use]
-        self._kept = [drawn(spec.shape, spec.dtype) for spec in kept]
+        # Ids of symbols, of which a network on tokens has as many as classes; of those that an earlier block makes
+        # only the first two are sure to be there.
+        self._x = drawn(outline.inputs, 2 if index else network.takes.classes)
+        self._kept = [drawn(network.outlines[network.kept[name]].outputs) for name in outline.use]
         labels = torch.randint(0, network.takes.classes, (self._layout.batch, *network.labels.shape), generator=chance)
         self._labels = None if network.training.contrasts else labels
         self.out = torch.empty(self._layout.rows, *outline.outputs.shape, dtype=outline.outputs.dtype)
 
     @torch.no_grad()
-    def learn(self, block: Block, step: int) -> tuple[Tensor, Tensor]:
-        """Make one step of the block; return its loss and errors."""
-        made = block.learn(self._x, self._layout, self._labels, Step(step), self.out, self._kept)
-        return made.loss, made.errors
+    def learn(self, block: Block, step: int) -> Learned:
+        """Make one step of the block. Raises AssertionError, which names it, where a run would end with a line."""
+        taken = (self._x, *self._kept)
+        versions = [each._version for each in taken]
+        try:
+            made = learned(block.learn(self._x, self._layout, self._labels, Step(step), self.out, self._kept))
+            refuse_changed(taken, versions, "it")
+        except UserError as error:
+            raise AssertionError(f"{self._block}: {error}") from error
+        return made
+
+    def left(self, block: Block, step: int) -> dict[str, Tensor]:
+        """Make one step of the block. Returns a copy of its state, and of what it hands on."""
+        self.learn(block, step)
+        return {name: each.detach().clone() for name, each in {**block.state(), HANDED_ON: self.out}.items()}
 
 
 def _plain(fields: Mapping[str, Any]) -> Config:
