@@ -123,6 +123,8 @@ def compare(network: str, options: argparse.Namespace) -> dict[str, dict[str, An
     for _ in range(options.rounds):
         for name, way in ways.items():
             found[name].append(run(way, network, options.steps))
+            # All in all it takes a quarter of an hour and more: what was measured by then is not lost with a run.
+            print(f"{network}, {name}: {found[name][-1].rate:,.0f} examples/s", file=sys.stderr, flush=True)
     last = [f"s to {options.error:g} %"] if options.error else []
     memory = ("stage, MB", "largest process, MB", "all, MB")
     table = Table(network, "examples/s", "busy", *memory, "messages a minibatch", *last)
@@ -161,6 +163,7 @@ def compare_bubbles(options: argparse.Namespace) -> list[dict[str, Any]]:
                         }  # fmt: skip
                         rate = min(json.loads(line)["rate"] for line in output(peer_commands(asked), way))
                     found.setdefault((way, count), []).append(rate * (FORWARD + BACKWARD) / BATCH)
+                    print(f"{stages} stages, {way}, {count} microbatches: {found[way, count][-1]:.3f}", file=sys.stderr)
             asked_of = json.dumps([stages, options.steps, FORWARD, BACKWARD])
             told = json.loads(output([["-c", TIMED, asked_of]], "ffpipe")[0])
             found.setdefault(("ffpipe, full", 1), []).append(told["steady"])
