@@ -104,6 +104,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(([*words, ""], EMPTY) for words in (["resume"], ["evaluate"], ["show"], ["runs"], ["report"])),
         (["predict", "", "a.png"], EMPTY),
         (["export", "", "out.safetensors"], EMPTY),
+        (["data", "digits", "--png", ""], EMPTY),
         (["predict", ".", "a.png"], "is not a run"),
         (["export", ".", "out.safetensors"], "is not a run"),
     ],

@@ -6,12 +6,13 @@
 set -eu
 folder=$(cd "$1" 2>/dev/null && pwd) || exit 0 # nothing was ever put here
 temporary=$(cat "$folder/temporary" 2>/dev/null || true)
+real=$(cd "$temporary" 2>/dev/null && pwd -P) || real=$temporary # /proc has paths without links
 
 ours() { # ids of processes
     {
         grep -alsz "^RAY_AUTH_TOKEN_PATH=$folder/token\$" /proc/[0-9]*/environ || true
         [ -z "$temporary" ] || grep -als '^ray::' /proc/[0-9]*/cmdline | while read -r titled; do
-            find "${titled%/*}/fd" -lname "$temporary/*" -print -quit 2>/dev/null || true
+            find "${titled%/*}/fd" -lname "$real/*" -print -quit 2>/dev/null || true
         done
     } | sed 's|/proc/\([0-9]*\)/.*|\1|'
 }

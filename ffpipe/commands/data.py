@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "files", nargs="*", metavar="FILE", help="files, a folder, or the name of a recipe whose data are meant"
     )
-    parser.add_argument("--png", default="", metavar="FILE", help="new PNG file, with examples of each class")
+    parser.add_argument("--png", metavar="FILE", help="new PNG file, with examples of each class")
     add_fields(parser, ("data-dir", "train-limit"), [name for name in settable() if name.startswith("training.data.")])
 
 
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
     from ffpipe.data.splits import load_splits
 
     # Before the data are read, which may take long.
-    names, picture = options.files, new_file(options.png) if options.png else None
+    names, picture = options.files, None if options.png is None else new_file(options.png)
     # A file or folder that lies here goes before the recipe of its name.
     if not names or (len(names) == 1 and names[0] in RECIPES and not Path(names[0]).exists()):
         config = get_recipe(names[0] if names else "digits")

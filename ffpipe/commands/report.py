@@ -22,11 +22,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run; of several, which are compared")
     parser.add_argument(
         "--out",
-        default="",
         metavar="FILE",
         help="the HTML file; default: report.html in the run folder, of several here",
     )
-    parser.add_argument("--png", default="", metavar="FOLDER", help="folder for the pictures as PNGs, too")
+    parser.add_argument("--png", metavar="FOLDER", help="folder for the pictures as PNGs, too")
     parser.add_argument(
         "--watch",
         nargs="?",
@@ -53,8 +52,8 @@ def run(options: argparse.Namespace) -> None:
     from ffpipe.reports import watch_report, write_report
 
     asked: dict[str, Any] = {
-        "out": options.out or None,
-        "png": options.png or None,
+        "out": options.out,
+        "png": options.png,
         "changes": changes(options),
         "data_dir": options.data_dir,
         "examples": options.examples,

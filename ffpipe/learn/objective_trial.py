@@ -47,7 +47,8 @@ class Trial:
         """Return the body's dtype, or that of what is made of its rows where the former would cut numbers off, as
         whole numbers do with fractions."""
         body = self.hidden.dtype
-        if torch.can_cast(made, body) and (body.is_floating_point or made.itemsize <= body.itemsize):
+        fits = made == body or (made.itemsize < body.itemsize and made.is_signed <= body.is_signed)
+        if torch.can_cast(made, body) and (body.is_floating_point or fits):
             return body
         return PRECISIONS[self.training.precision].products if made.is_floating_point else made
 

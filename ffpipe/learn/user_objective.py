@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import CellType, CodeType, MethodType, ModuleType
 
 import torch
@@ -122,19 +122,23 @@ def _reached(value: object) -> list[object]:
         return list(value.values())
     function = value.__func__ if inspect.ismethod(value) else value
     if not inspect.isfunction(function):
-        return _attributes(value, ["__call__"])
+        # What a method written in C is of, as that of a tensor.
+        owners = [value.__self__] if inspect.isbuiltin(value) else []
+        return [*owners, *_attributes(value, ["__call__"])]
     cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
     defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     sees, names = [getattr(value, "__self__", None), *defaults, *cells], list(_names(function.__code__))
     return [*sees, *(each for owner in sees for each in _attributes(owner, names))]
 
 
-def _attributes(owner: object, names: Iterable[str]) -> list[object]:
+def _attributes(owner: object, names: Sequence[str]) -> list[object]:
     """Return attributes of an object, where it has them. None of a class or of a module of Python's, which are as
     globals are; a module of torch's is judged as a whole."""
     if isinstance(owner, (nn.Module, ModuleType, type)):
         return []
     found = [inspect.getattr_static(owner, name, None) for name in names]
+    slots = zip(names, found, strict=True)
+    found = [getattr(owner, name, None) if inspect.ismemberdescriptor(each) else each for name, each in slots]
     return [MethodType(each, owner) if inspect.isfunction(each) else each for each in found]
 
 

@@ -55,8 +55,11 @@ def _beside(module: nn.Module, index: int) -> tuple[object, ...]:
         if inspect.isfunction(value) or inspect.isbuiltin(value):
             shown.append((name, value))  # which stays, and so keeps its place
             continue
-        text = repr(value)
-        if text == object.__repr__(value) and hasattr(value, "__dict__"):
-            text = f"{type(value)} of {vars(value)}"
+        try:
+            text = repr(value)
+            if text == object.__repr__(value) and hasattr(value, "__dict__"):
+                text = f"{type(value)} of {vars(value)}"
+        except Exception:  # a user's own, so that no other block is like this one
+            text = object.__repr__(value)
         shown.append((name, text, index if " at 0x" in text else None))
     return tuple(shown)

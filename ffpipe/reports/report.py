@@ -112,8 +112,10 @@ class _Report:
         for index, named in enumerate(runs):
             if folders[index] in folders[:index]:
                 raise UserError(f"run {named} is named twice: name each run once")
-        self._out = expanded(out) if out else (Path(NAME) if len(runs) > 1 else self.records[0].folder.path / NAME)
-        self._png = expanded(png) if png else None
+        self._out = (
+            expanded(out) if out is not None else (Path(NAME) if len(runs) > 1 else self.records[0].folder.path / NAME)
+        )
+        self._png = expanded(png) if png is not None else None
         refuse_output(self._out)
         if self._png is not None:
             if self._png.exists() and not self._png.is_dir():

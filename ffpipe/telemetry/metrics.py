@@ -52,7 +52,9 @@ class LayerMeter:
         minibatch `step`, 0-dimensional. sizes: called where a row is made."""
         here = torch.stack([each.double() for each in figures if each is not None])
         # On the device of the losses: reading a number of a GPU at each step would wait for all that is queued there.
-        # Snapshots of before have no sum of the last figure, which such an interval then goes without.
+        if self._sums is not None and len(self._sums) < len(here):
+            # A snapshot of before: it counted errors by probabilities alone, in the place of those by goodness.
+            self._sums[1] = math.nan
         self._sums = here if self._sums is None else self._sums.to(here.device).add_(here[: len(self._sums)])
         self._steps += 1
         self.end(step, sizes)

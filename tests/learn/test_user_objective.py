@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -201,6 +202,14 @@ def by_helper(head: nn.Linear) -> Callable[..., Tensor]:
     return lambda h, labels: cross_entropy(score(h), labels)
 
 
+@dataclass(slots=True)
+class Slotted:
+    head: nn.Linear
+
+    def loss(self, h: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(self.head(h), labels)
+
+
 def by_object(head: nn.Linear) -> Callable[..., Tensor]:
     judge = Judge(head)
     return lambda h, labels: judge.loss(h, labels)
@@ -215,6 +224,7 @@ HOLDING: dict[str, Callable[[nn.Linear], Callable[..., Tensor]]] = {
     "a default": by_default,
     "a default by name, in a dictionary": by_name,
     "a helper in a closure": by_helper,
+    "a method of an object with slots": lambda head: Slotted(head).loss,
     "a list in a closure": lambda head: (lambda heads: lambda h, labels: cross_entropy(heads[0](h), labels))([head]),
 }
 
@@ -234,6 +244,11 @@ def test_weights_that_would_not_be_trained_are_refused(way: str) -> None:
 def test_tensors_that_would_not_be_trained_are_refused(weight: Tensor) -> None:
     with pytest.raises(UserError, match=r"holds a float32 tensor of shape \(2, 2\) with weights"):
         FunctionObjective(lambda h, labels: (h @ weight).mean())
+
+
+def test_a_method_written_in_c_holds_what_it_is_of() -> None:
+    with pytest.raises(UserError, match=r"score function .* holds a float32 tensor of shape \(2,\) with weights"):
+        FunctionObjective(squares, score=nn.Parameter(torch.zeros(2)).add)
 
 
 def test_a_method_may_have_a_body_beside_that_it_does_not_name() -> None:

@@ -34,9 +34,10 @@ def test_errors_by_another_measure_have_a_sum_of_their_own() -> None:
     whole = counted(*range(8)).drain()
     assert [(row.pair_errors, row.logistic_pair_errors) for row in whole] == [(0.15, 0.3), (0.55, 1.1)]
     state = counted(0, 1).state()
-    for keeps, first in ((True, whole[0]), (False, replace(whole[0], logistic_pair_errors=None))):
+    unknown = replace(whole[0], pair_errors=None, logistic_pair_errors=None)
+    for keeps, first in ((True, whole[0]), (False, unknown)):
         meter = LayerMeter(0, log_steps=4, steps=8, batch=10)
-        # A snapshot of before has no such sum.
+        # A snapshot of before has no such sum, and counted otherwise.
         meter.load({name: kept for name, kept in state.items() if keeps or name != METER_LOGISTIC})
         assert counted(*range(2, 8), begun=meter).drain() == [first, whole[1]]
 
