@@ -5,7 +5,6 @@ Layerwise training writes the memory of each tensor to a file and frees it, and 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -44,16 +43,16 @@ def refuse_views(module: nn.Module, where: str) -> None:
 
 @torch.no_grad()
 def give_own_memory(module: nn.Module) -> None:
-    """Give each tensor that shares its memory with another, leaves gaps in it, or has some of it for several numbers,
-    memory of its own."""
-    found = list(_tensors(module))
-    # A tensor with two names counts once: it shares its memory with no other.
-    sharing = Counter(storage for storage, _ in {(_storage(tensor), id(tensor)) for *_, tensor in found})
+    """Give each tensor memory of its own, without gaps, in the order of dimensions that it has.
+
+    What it had may be another tensor's too, of this module or of the program that made it; or NumPy's, which cannot be
+    freed and begins anywhere in a line of the cache.
+    """
     copies: dict[int, Tensor] = {}
-    for owner, name, tensor in found:
-        if _is_dense(tensor) and sharing[_storage(tensor)] == 1:
-            continue
-        copy = copies.setdefault(id(tensor), _copy(tensor))
+    for owner, name, tensor in list(_tensors(module)):
+        if id(tensor) not in copies:  # a tensor with two names stays one
+            copies[id(tensor)] = tensor.clone() if tensor.numel() else torch.empty_like(tensor)
+        copy = copies[id(tensor)]
         if isinstance(tensor, nn.Parameter):
             tensor.data = copy
         else:
@@ -69,10 +68,6 @@ def _tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
             yield owner, f"{path}.{name}" if path else name, tensor
 
 
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.clone(memory_format=torch.contiguous_format) if tensor.numel() else torch.empty_like(tensor)
-
-
 def _extent(tensor: Tensor) -> range:
     """Return the bytes of its storage between which the numbers of a tensor lie, gaps included."""
     first, size = tensor.storage_offset(), tensor.element_size()
@@ -83,13 +78,3 @@ def _extent(tensor: Tensor) -> range:
 def _storage(tensor: Tensor) -> int:
     # Not data_ptr(), which is 0 for all on META and for all that are empty.
     return int(tensor.untyped_storage()._cdata)
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    """Return whether the numbers lie side by side, in any order of dimensions."""
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return True

@@ -122,7 +122,7 @@ def _reached(value: object) -> list[object]:
         return list(value.values())
     function = value.__func__ if inspect.ismethod(value) else value
     if not inspect.isfunction(function):
-        # What a method written in C is of, as that of a tensor.
+        # A method written in C, as of a tensor.
         owners = [value.__self__] if inspect.isbuiltin(value) else []
         return [*owners, *_attributes(value, ["__call__"])]
     cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]

@@ -16,7 +16,6 @@ Nothing here knows Ray, torch or time.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -177,6 +176,7 @@ class ItemStream:
 
     def _weave(self, items: Iterator[Item], step: int, saved_at: float) -> Iterator[Item]:
         saved = step  # the start is a snapshot, or has nothing to save
+        behind: list[Item] = []  # what goes alone in place of riding behind
         between = True  # not where neutral rows have passed whose pairs are yet to come: the read-out is ahead then
         while True:
             # Looked at again before each item: in the middle of an evaluation the run need not wait for its end.
@@ -185,11 +185,11 @@ class ItemStream:
                     yield Snapshot(step)
                 yield Stop(step)
                 return
-            item = next(items)
+            item = behind.pop() if behind else next(items)
             due = self._seconds and self._now() - saved_at >= self._seconds
             # Rows that would ride behind go alone instead: then there is a step to stop at after this minibatch.
             if isinstance(item, Train) and item.ahead and (due or self._interrupted):
-                items = itertools.chain([Predict(item.end)], items)
+                behind.append(Predict(item.end))
                 item = replace(item, ahead=False)
             # Before more training alone: a snapshot of the plan would be a second one of the same step.
             if due and between and saved != step and isinstance(item, (Train, Predict)):

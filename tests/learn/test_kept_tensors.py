@@ -7,6 +7,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from covering import in_turn
@@ -38,9 +39,9 @@ def digest(model: Items, run: Path, **fields: Any) -> str:
 class Shifted(nn.Module):
     """A linear layer with one more tensor, which `make` makes."""
 
-    def __init__(self, make: Callable[[], Tensor], kind: str = "buffer") -> None:
+    def __init__(self, make: Callable[[], Tensor], kind: str = "buffer", fan_in: int = 64) -> None:
         super().__init__()
-        self.linear = nn.Linear(64, 12)
+        self.linear = nn.Linear(fan_in, 12)
         if kind == "parameter":
             self.shift = nn.Parameter(make())
         else:
@@ -193,6 +194,7 @@ STRIDES: dict[str, Callable[[], Tensor]] = {
     "expanded": lambda: torch.ones(1).expand(2048),
     "with gaps": lambda: torch.ones(64, 80)[:, :40],
     "turned": lambda: torch.ones(60, 50).t(),
+    "of NumPy": lambda: torch.from_numpy(np.ones(2048, np.float32)),
 }
 
 
@@ -204,6 +206,21 @@ def test_tensors_of_any_strides_are_kept_by_every_engine(strides: str, kind: str
     local = digest(items, tmp_path / "local")
     assert local == digest(plain, tmp_path / "plain")
     assert local == digest(items, tmp_path / "layerwise", engine="layerwise", stages=3, chapter=4)
+
+
+@pytest.mark.parametrize("kind", ["buffer", "parameter"])
+def test_what_a_program_keeps_is_not_what_blocks_train(kind: str, tmp_path: Path) -> None:
+    """Bodies that begin with numbers of the user's program, two of them with the same."""
+    table = torch.linspace(-1, 1, 2048)
+    was = table.clone()
+
+    def items(make: Callable[[], Tensor]) -> Items:
+        return after(Local(lambda: Shifted(make, kind)), Local(lambda: Shifted(make, kind, 12)), LAST)
+
+    local = digest(items(lambda: table), tmp_path / "local")
+    assert local == digest(items(was.clone), tmp_path / "separate")
+    assert local == digest(items(lambda: table), tmp_path / "layerwise", engine="layerwise", stages=3, chapter=4)
+    assert torch.equal(table, was)
 
 
 def test_one_copy_for_all_names_of_a_tensor() -> None:

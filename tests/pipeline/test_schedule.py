@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
+from itertools import count
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,6 +85,13 @@ def test_in_lock_step_nothing_is_predicted_ahead_of_a_snapshot_that_nobody_had_p
     ]
     stream.interrupt()
     assert list(stream) == [Train(2, 1), Snapshot(3), Stop(3)]
+
+
+def test_snapshots_at_every_step_of_a_long_run_pile_nothing_up() -> None:
+    now, steps = count(), 200_000
+    plan = replace(LOCKSTEP, steps=steps, snapshot_steps=0)
+    trained = [i.first for i in ItemStream(plan, 0, snapshot_seconds=1.0, now=now.__next__) if isinstance(i, Train)]
+    assert trained == list(range(steps))
 
 
 plans = st.builds(
