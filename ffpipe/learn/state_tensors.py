@@ -45,8 +45,8 @@ def refuse_views(module: nn.Module, where: str) -> None:
 def give_own_memory(module: nn.Module) -> None:
     """Give each tensor memory of its own, without gaps, in the order of dimensions that it has.
 
-    What it had may be another tensor's too, of this module or of the program that made it; or NumPy's, which cannot be
-    freed and begins anywhere in a line of the cache.
+    Others may have the same memory, in this module or in the program that made it; and NumPy's cannot be freed, and
+    begins anywhere in a line of the cache.
     """
     copies: dict[int, Tensor] = {}
     for owner, name, tensor in list(_tensors(module)):

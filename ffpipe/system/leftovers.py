@@ -44,6 +44,14 @@ def own_folder(inside: Path, prefix: str) -> Path:
     return folder
 
 
+def remove_own(folder: Path) -> None:
+    """Remove a folder of this process."""
+    # Closed first: NFS keeps a file that is open, under another name, and so its folder.
+    if (owner := _locked.pop(folder, None)) is not None:
+        owner.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def remove_with_writers(folder: Path) -> None:
     """Remove a folder, and end whoever writes there; again for a while, since who is ending may still make a file."""
     deadline = time.monotonic() + SECONDS_TO_END
@@ -59,16 +67,20 @@ def sweep(folder: Path, prefix: str) -> None:
     """Remove what dead processes of this host left in `folder`, and end what they had started and is at work there."""
     for left in folder.glob(f"{prefix}-*-*"):
         # Absent, which is another's folder; of another user; or locked.
+        swept = False
         with contextlib.suppress(OSError), (left / OWNER).open("r+", errors="replace") as owner:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # A pipe, which somebody else has put there, would be read for ever.
             status = os.fstat(owner.fileno())
             if stat.S_ISREG(status.st_mode) and owner.read(1 << 10) == socket.gethostname():
+                swept = True
                 # Another user's may be a link to where others are at work, whom root would end.
                 if status.st_uid == os.getuid():
                     remove_with_writers(left)
                 else:
                     shutil.rmtree(left, ignore_errors=True)
+        if swept:  # again, for NFS: no file in it is open any more
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def sweep_all(folder: Path, prefix: str) -> None:

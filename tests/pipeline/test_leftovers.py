@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from typing import Literal
 import pytest
 
 from ffpipe.config.schema import Execution
+from ffpipe.engines.layerwise.spoolfolder import spool_folder
 from ffpipe.engines.ray.settings import folder_of_clusters
 from ffpipe.runs.controller import make_engine
 from ffpipe.system.leftovers import OWNER, own_folder, sweep, sweep_all
@@ -91,6 +93,22 @@ def test_a_folder_that_is_gone_holds_no_file_open(tmp_path: Path) -> None:
         own_folder(tmp_path, "ffpipe").rename(tmp_path / "away")
         shutil.rmtree(tmp_path / "away")
     assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def test_a_spool_that_is_removed_has_no_file_open(tmp_path: Path) -> None:
+    """Else NFS would keep that under another name, and so the folder."""
+    with spool_folder(tmp_path) as place:
+        held = open_in(place)
+    assert (held, open_in(place)) == (1, 0)
+
+
+def open_in(folder: Path) -> int:
+    """Count the files in a folder that this process has open, removed ones too."""
+    found = 0
+    for each in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            found += os.readlink(f"/proc/self/fd/{each}").startswith(str(folder))
+    return found
 
 
 def test_a_folder_that_cannot_be_owned_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

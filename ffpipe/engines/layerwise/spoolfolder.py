@@ -6,14 +6,13 @@ Nothing is made before a run begins, and what was made for it goes with it.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from ffpipe.config.schema import Execution
 from ffpipe.system.errors import UserError, reason
-from ffpipe.system.leftovers import own_folder, sweep, sweep_all
+from ffpipe.system.leftovers import own_folder, remove_own, sweep, sweep_all
 
 PREFIX = "ffpipe-spool"
 
@@ -51,7 +50,7 @@ def spool_folder(inside: Path) -> Iterator[Path]:
     try:
         yield place
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        remove_own(place)
         with contextlib.suppress(OSError):  # somebody has put something there
             for folder in missing:
                 folder.rmdir()
