@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ffpipe.config.blocks import FF_DENSE
 from ffpipe.learn.block import OPTIMIZER
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.items import META
@@ -34,7 +35,8 @@ def snapshot_schema(network: Blueprint, step: int) -> Mapping[str, TensorSpecs]:
                 name: kept._replace(optional=kept.optional or name.startswith(OPTIMIZER))
                 for name, kept in contents.items()
             }
-        files[checkpoint.layer_file(outline.index)] = {**contents, **meter_contents(step)}
+        logistic = outline.name == FF_DENSE and network.training.pair_errors == "logistic"
+        files[checkpoint.layer_file(outline.index)] = {**contents, **meter_contents(step, logistic)}
     return files | ({checkpoint.HEAD: head_contents(network, step)} if network.has_head else {})
 
 
@@ -52,13 +54,14 @@ def head_contents(network: Blueprint, step: int) -> dict[str, TensorSpec]:
     return network.make_head(Workspace(META)).contents(step) | unused | meter_contents(step)
 
 
-def meter_contents(step: int) -> dict[str, TensorSpec]:
-    """Return what every file has of the losses since the last row of metrics."""
+def meter_contents(step: int, logistic: bool = False) -> dict[str, TensorSpec]:
+    """Return what every file has of the losses since the last row of metrics. logistic: it may count errors by logistic
+    probabilities too."""
+    counted = {METER_LOGISTIC: TensorSpec((1,), torch.float64, optional=True)} if logistic else {}
     return {
         METER: TensorSpec((2,), torch.float64),
-        METER_LOGISTIC: TensorSpec((1,), torch.float64, optional=True),
         METER_STEPS: TensorSpec((), torch.int64, largest=step),
-    }
+    } | counted
 
 
 def predictions_in(head: Mapping[str, Tensor]) -> Predictions:
