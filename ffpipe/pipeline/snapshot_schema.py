@@ -12,7 +12,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ffpipe.config.blocks import FF_DENSE
 from ffpipe.learn.block import OPTIMIZER
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.items import META
@@ -35,7 +34,7 @@ def snapshot_schema(network: Blueprint, step: int) -> Mapping[str, TensorSpecs]:
                 name: kept._replace(optional=kept.optional or name.startswith(OPTIMIZER))
                 for name, kept in contents.items()
             }
-        logistic = outline.name == FF_DENSE and network.training.pair_errors == "logistic"
+        logistic = network.training.pair_errors == "logistic"
         files[checkpoint.layer_file(outline.index)] = {**contents, **meter_contents(step, logistic)}
     return files | ({checkpoint.HEAD: head_contents(network, step)} if network.has_head else {})
 

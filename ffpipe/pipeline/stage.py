@@ -155,7 +155,9 @@ class Stage:
                     behind = item.end if item.ahead else None
                     made = returned.learned(self._minibatches.learn(block, rows, step, behind))
                 sizes = partial(self._minibatches.sizes, block, step.factor, rows.out)
-                meter.add(index, *made, sizes=sizes)
+                # Those of a user's own block too are in snapshots where the config asks for them alone.
+                counted = made if self.spec.training.pair_errors == "logistic" else made[:2]
+                meter.add(index, *counted, sizes=sizes)
                 losses.append(made.loss)
             _refuse_infinite(f"layer {block.index}", range(item.first, item.end), losses)
             if not left:
