@@ -168,6 +168,33 @@ def test_a_stream_that_is_given_up_is_never_closed(far: tuple[Store, mock.Mock])
     assert ends == ["closed", "dropped"]
 
 
+def test_by_hdfs_a_file_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There one that is being written is seen, and stays cut where its writer is killed."""
+    below = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    monkeypatch.setattr(fs, "FileSystem", mock.Mock(from_uri=mock.Mock(return_value=(below, "run"))))
+    store, seen = Store("hdfs://host/run"), list[bool]()
+
+    def pieces(last: bytes) -> Iterator[bytes]:
+        yield b"a"
+        seen.append(store.exists("step/file"))
+        if not last:
+            raise OSError("torn")
+        yield last
+
+    with pytest.raises(OSError, match="torn"):
+        store.write("step/file", pieces(b""))
+    store.write("step/file", pieces(b"b"))
+    assert store.read("step/file", 9) == b"ab"
+    with pytest.raises(OSError, match="torn"):
+        store.write("step/file", pieces(b""))
+    store.write("step/file", pieces(b"c"))
+    assert store.read("step/file", 9) == b"ac"
+    assert seen == [False, False, True, True]
+    assert len(list((tmp_path / "run" / "step").iterdir())) == 3
+    store.remove_temporary("step")
+    assert [each.name for each in (tmp_path / "run" / "step").iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize("error", [pa.ArrowException("torn"), pa.ArrowInvalid("torn"), OSError("torn")])
 def test_whatever_a_store_fails_with_is_an_oserror(error: Exception, far: tuple[Store, mock.Mock]) -> None:
     asked, files = far

@@ -9,7 +9,9 @@ import contextlib
 import errno
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterable
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -60,7 +62,8 @@ class Store:
         return f"{self.root}/{name}"
 
     def write(self, name: str, pieces: Pieces) -> None:
-        """Write a file whole or not at all: by renaming it, or as object stores do by their nature. Raises OSError."""
+        """Write a file whole or not at all: by renaming it, or as object stores do by their nature. Raises OSError.
+        By HDFS a file that is replaced is absent for a moment: it cannot rename one over another."""
         path = self._path(name)
         if self.is_local and "/" in name and Path(path).parent.is_symlink():  # which leads out of a run that was sent
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(Path(path).parent))
@@ -71,13 +74,17 @@ class Store:
                 for piece in pieces:
                     file.write(piece)
             return
-        written, stream = 0, self._at.ask(lambda: keep(self._files.open_output_stream(path)))
+        # Of a name that no other writer has: HDFS refuses a second one until it has given up the first.
+        begun = _temporary(path, uuid.uuid4().hex) if self._at.shows_unfinished else path
+        written, stream = 0, self._at.ask(lambda: keep(self._files.open_output_stream(begun)))
         for piece in pieces:
             written += len(piece)
             self._at.ask(partial(stream.write, piece), len(piece))
         # With time for all of it: a store may have kept the pieces until now.
         self._at.ask(stream.close, written)
         let_go(stream)  # not where anything failed before: what there is of it must not become a file
+        if begun != path:
+            self._at.ask(lambda: self._files.move(begun, path))
 
     def read(self, name: str, most: int) -> bytes:
         """Return the bytes of a file. Raises OSError where it is absent, not a regular file, or of more than `most`
@@ -129,6 +136,10 @@ class Store:
         if self.is_local:
             for left in Path(self._path(name)).glob(".*.tmp"):
                 left.unlink(missing_ok=True)
+        elif self._at.shows_unfinished:
+            for info in self._at.ask(lambda: self._files.get_file_info(fs.FileSelector(self._path(name)))):
+                if fnmatch(info.base_name, ".*.tmp"):
+                    self._at.ask(partial(self._files.delete_file, info.path))
 
     def with_retries(self, work: Callable[[], T]) -> T:
         """Work on the store, tried again after a pause where that may help. Raises what it raised at last."""
@@ -152,6 +163,11 @@ class Store:
         with self._files.open_input_stream(self._path(name)) as stream:
             data: bytes = stream.read(size)
             return data
+
+
+def _temporary(path: str, mark: str) -> str:
+    """Return the name of a file beside another that will take its place."""
+    return str(PurePosixPath(path).with_name(f".{PurePosixPath(path).name}.{mark}.tmp"))
 
 
 def whole_place(given: str) -> str:

@@ -47,8 +47,9 @@ REFUSED = re.compile(
 
 
 class Place:
-    """files: the file system. path: of the file or folder there. is_local: on this machine. Raises OSError, ImportError
-    or ValueError where a URI is of no known kind, or lacks what its kind needs."""
+    """files: the file system. path: of the file or folder there. is_local: on this machine. shows_unfinished: whether a
+    file is seen that is being written. Raises OSError, ImportError or ValueError where a URI is of no known kind, or
+    lacks what its kind needs."""
 
     def __init__(self, name: str, silence: float = SILENT_SECONDS) -> None:
         """name: a whole path, or a URI of one of SCHEMES. silence: seconds for which a store may be silent."""
@@ -56,6 +57,8 @@ class Place:
         self.scheme = scheme_of(name)
         self.files, self.path = fs.LocalFileSystem(), name
         self.is_local = self.scheme in ("", "file")
+        # Others have a file when its stream is closed, and of one that is not closed nothing.
+        self.shows_unfinished = self.scheme == "hdfs"
         if self.scheme:
             self.files, self.path = self.ask(partial(_from_uri, name, self.scheme))
 
