@@ -139,13 +139,14 @@ def carry_out(
     with ExitStack() as held, ExitStack() as unless_begun, interrupt.until_the_end():
         # First of all: what follows removes what an earlier run left, which must not be that of one at work.
         warning = held.enter_context(folder.lock()) if goes_on else ""
-        spoolfolder.make_room(config.execution, folder.path if goes_on else None)
+        # Read now, while it is as it was: config.toml is yet to be written with what a command changes.
+        before = open_run(folder.path)[1] if goes_on else config
+        for spool in {before.execution.spool, config.execution.spool}:
+            spoolfolder.make_room(spool, folder.path if goes_on else None)
         asked, job, notes = _within_budget(config, job_of(config, model))
         if goes_on:
             past, name, snapshot = _past_of(folder, store, job, view)
-            # Read again, while it is as it was: config.toml is yet to be written with what a command changes.
-            before, step = open_run(folder.path)[1].training.epochs, snapshot.step if snapshot else 0
-            notes = (*notes, *other_rates(job, before, step))
+            notes = (*notes, *other_rates(job, before.training.epochs, snapshot.step if snapshot else 0))
         else:
             notes = (*notes, *few_steps(job), *left_alone(job))
             code = job.network.code

@@ -127,7 +127,10 @@ def test_a_spool_that_cannot_be_written_is_found_before_training(tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_killed_run_leaves_a_spool_that_the_next_one_removes(undisturbed: Result, tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{}, {"execution.spool": ""}])
+def test_a_killed_run_leaves_a_spool_that_the_next_one_removes(
+    changes: dict[str, str], undisturbed: Result, tmp_path: Path
+) -> None:
     path, run = tmp_path / "config.toml", tmp_path / "run"
     path.write_text(to_toml(config(run, **{"execution.spool": str(tmp_path)})))
     process = subprocess.Popen([sys.executable, "-m", "ffpipe", "train", str(path)], stdout=subprocess.DEVNULL)
@@ -139,7 +142,7 @@ def test_a_killed_run_leaves_a_spool_that_the_next_one_removes(undisturbed: Resu
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert list(tmp_path.glob("ffpipe-spool-*"))
-    assert resume(run).weights_sha256 == undisturbed.weights_sha256
+    assert resume(run, changes).weights_sha256 == undisturbed.weights_sha256
     assert not list(tmp_path.glob("ffpipe-spool-*"))
 
 

@@ -32,13 +32,13 @@ def check(execution: Execution) -> None:
         ) from None
 
 
-def make_room(execution: Execution, run: Path | None) -> None:
-    """Remove what killed runs left, before room is measured. run: a run folder whose lock the caller holds, so that no
-    living process has a spool in it."""
+def make_room(spool: str, run: Path | None) -> None:
+    """Remove what killed runs left, before room is measured. spool: an `execution.spool`. run: a run folder whose lock
+    the caller holds, so that no living process has a spool in it."""
     if run is not None:
         sweep_all(run, PREFIX)
-    if execution.spool:
-        sweep(Path(execution.spool), PREFIX)
+    if spool:
+        sweep(Path(spool), PREFIX)
 
 
 @contextlib.contextmanager
