@@ -22,12 +22,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from ffpipe.learn.block import OPTIMIZER, Block
+from ffpipe.learn.block import OPTIMIZER, Block, Step
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.dense import FFDense
 from ffpipe.learn.items import CPU, META
 from ffpipe.learn.local import LocalBlock
 from ffpipe.learn.peak_memory import PeakMemory
+from ffpipe.learn.state_tensors import refuse_changed
 from ffpipe.learn.user_model import of_users
 from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.job import Job
@@ -145,14 +146,20 @@ def _step(block: Block, network: Blueprint, device: torch.device) -> StepCost:
 
 def _tested(block: Block, network: Blueprint, device: torch.device) -> int:
     """Return the bytes that the rows of one example take in an evaluation, where they are more than those of a
-    minibatch: what comes and goes, and what the rows before them made."""
-    rows = network.rows_of_example
-    if rows <= network.layout.rows:
+    minibatch: what comes and goes, and what the rows before them made. Raises UserError where the block writes into
+    rows that it tests or passes on."""
+    rows, more = network.rows_of_example, network.rows_of_example > network.layout.rows
+    if isinstance(block, LocalBlock) and not more:  # its body is watched in every step, and tests by the same one
         return 0
     specs = (block.inputs, *(network.outlines[network.kept[name]].outputs for name in block.use))
     taken = [torch.ones(rows, *spec.shape, dtype=spec.dtype, device=device) for spec in specs]
-    block.eval()
-    with torch.no_grad(), PeakMemory() as memory:
-        block.score(*taken)
+    out = torch.empty(rows, *block.outputs.shape, dtype=block.outputs.dtype, device=device)
+    versions = [each._version for each in taken]
+    with torch.no_grad():
+        block.pass_on(taken[0], Step(2), out, taken[1:])
+        block.eval()
+        with PeakMemory() as memory:
+            block.score(*taken)
+    refuse_changed(taken, versions, str(network.outlines[block.index]))
     made: int = rows * network.outlines[block.index].outputs.nbytes
-    return int(memory.peak) + made
+    return int(memory.peak) + made if more else 0

@@ -187,6 +187,20 @@ class Halving(Mine):
         return super().learn(x, layout, labels, step, out, kept)
 
 
+class HalvingTests(Mine):
+    """Halves the rows that it tests."""
+
+    def score(self, x: Tensor, *kept: Tensor) -> tuple[Tensor, None]:
+        return super().score(x.mul_(0.5), *kept)
+
+
+class HalvingPasses(Mine):
+    """Halves the rows that it passes on."""
+
+    def pass_on(self, x: Tensor, step: Step, out: Tensor, kept: Any = ()) -> None:
+        super().pass_on(x.mul_(0.5), step, out, kept)
+
+
 FLAT = RowSpec((64,), torch.float32)
 
 
@@ -297,6 +311,8 @@ def test_the_row_that_comes_reaches_whatever_makes_a_body(make: Callable[..., nn
             "block 2 .* writes into the rows",
         ),
         (after(Halving(), LAST64), r"block 1 \(Halving\) writes into the rows that it gets"),
+        (after(HalvingTests(), LAST64), r"block 1 \(HalvingTests\) writes into the rows that it gets"),
+        (after(HalvingPasses(), LAST64), r"block 1 \(HalvingPasses\) writes into the rows that it gets"),
         (
             lambda: [Local(nn.Flatten(), keep="a"), Halving(use=("a",)), LAST64],
             r"block 1 \(Halving\) writes into the rows that it gets",
