@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from ffpipe.learn.block import OPTIMIZER, Block, Step
@@ -151,15 +151,20 @@ def _tested(block: Block, network: Blueprint, device: torch.device) -> int:
     rows, more = network.rows_of_example, network.rows_of_example > network.layout.rows
     if isinstance(block, LocalBlock) and not more:  # its body is watched in every step, and tests by the same one
         return 0
+    outline = network.outlines[block.index]
     specs = (block.inputs, *(network.outlines[network.kept[name]].outputs for name in block.use))
-    taken = [torch.ones(rows, *spec.shape, dtype=spec.dtype, device=device) for spec in specs]
-    out = torch.empty(rows, *block.outputs.shape, dtype=block.outputs.dtype, device=device)
-    versions = [each._version for each in taken]
+
+    def ones(count: int) -> list[Tensor]:
+        return [torch.ones(count, *spec.shape, dtype=spec.dtype, device=device) for spec in specs]
+
+    passed, tested = ones(network.layout.rows), ones(rows)
+    out = torch.empty(len(passed[0]), *block.outputs.shape, dtype=block.outputs.dtype, device=device)
+    versions = [each._version for each in (*passed, *tested)]
     with torch.no_grad():
-        block.pass_on(taken[0], Step(2), out, taken[1:])
+        block.pass_on(passed[0], Step(2), out, passed[1:])
         block.eval()
         with PeakMemory() as memory:
-            block.score(*taken)
-    refuse_changed(taken, versions, str(network.outlines[block.index]))
-    made: int = rows * network.outlines[block.index].outputs.nbytes
+            block.score(*tested)
+    refuse_changed((*passed, *tested), versions, str(outline))
+    made: int = rows * outline.outputs.nbytes
     return int(memory.peak) + made if more else 0
