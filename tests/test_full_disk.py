@@ -56,6 +56,17 @@ def test_snapshots_that_cannot_be_made_whole_do_not_fill_the_disk(tmp_path: Path
     assert left == ["step-00000040", "step-00000060"]
 
 
+def test_a_run_folder_that_is_moved_meanwhile_stays_whole(undisturbed: Result, tmp_path: Path) -> None:
+    """No snapshot becomes whole under its old name, where there is no config any more."""
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    view = Disturb(70, partial(os.rename, run, moved))
+    with pytest.raises(RunFailed, match="could not be written"):
+        train(config(run, **{"execution.engine": "local"}), view, engine=reports_each_step)
+    assert any("the run folder was moved or removed" in note for note in view.notes)
+    assert not list(run.rglob("manifest.json"))
+    same(resume(moved), undisturbed)
+
+
 def test_a_disk_that_is_full_at_the_end(tmp_path: Path) -> None:
     run = on_full_disk(tmp_path / "run", lambda name: int(name[5:13]) > 120)
     with pytest.raises(RunFailed, match=f"could not be written; .*step-00000120; go on with: ffpipe resume {run.path}"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from kinds_of_blocks import network
 from ffpipe import Interrupt, Interrupted, Result, RunFailed, UserError, override, recipe, resume, train
 from ffpipe.commands.cli import main
 from ffpipe.pipeline.job import make_job
+from ffpipe.runs.folder import RunFolder
 from ffpipe.runs.resumed import other_rates
 from ffpipe.runs.view import ConsoleView
 from ffpipe.storage.store import Store
@@ -184,6 +186,19 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_snapshot_before(tm
         resume(tmp_path / "run", {"training.epochs": 4})
     manifest = json.loads((tmp_path / "run" / "checkpoints" / "step-00000056" / "manifest.json").read_text())
     assert manifest["weights_sha256"] == good.weights_sha256
+
+
+def test_a_run_that_diverges_keeps_what_it_has_behind_it(tmp_path: Path) -> None:
+    """Though a row of metrics ends with the loss that is not finite."""
+    fields = {"execution.engine": "local", "execution.log_steps": 1, "execution.chunk": 8, "training.epochs": 2}
+    train(config(tmp_path / "run", **fields))
+    text = (tmp_path / "run" / "config.toml").read_text()
+    (tmp_path / "run" / "config.toml").write_text(text.replace("learning_rate = 0.01", "learning_rate = 1e30"))
+    with pytest.raises(RunFailed, match=r"the loss of layer 0 is (nan|inf)"):
+        resume(tmp_path / "run", {"training.epochs": 4})
+    rows = RunFolder(tmp_path / "run").read_past().rows
+    assert {row.step for row in rows} >= set(range(1, 57))
+    assert all(math.isfinite(row.loss) for row in rows)
 
 
 def test_snapshots_by_the_clock(undisturbed: Result, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from ffpipe.config.fields import to_toml
 from ffpipe.config.recipes import get_recipe
 from ffpipe.reports.gather import read_run
 from ffpipe.runs.folder import RunFolder
-from ffpipe.runs.inspection import look_at
+from ffpipe.runs.inspection import LOCK, look_at
 from ffpipe.telemetry.report import MOST_STEPS
 
 
@@ -43,6 +45,15 @@ def test_the_state_of_a_run(said: str, state: str, runs: Path, capsys: pytest.Ca
     )
     assert state in " ".join(printed(["runs"], capsys))
     assert as_json(["show", "runs/first"], capsys)["state"] == state
+
+
+def test_a_look_at_a_run_holds_up_no_trainer(runs: Path) -> None:
+    run = runs / "first"
+    with (run / LOCK).open("w") as looked:
+        fcntl.flock(looked, fcntl.LOCK_SH)
+        threading.Timer(0.05, fcntl.flock, (looked, fcntl.LOCK_UN)).start()
+        with RunFolder(run).lock() as warning:
+            assert warning == ""
 
 
 @pytest.mark.parametrize("keep", ["steps_per_epoch", ""], ids=["today's", "of version 0.1"])

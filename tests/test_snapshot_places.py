@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import refused
-from disturbed import QUICK, GivenStore, config, files_in, same, train_in
+from disturbed import QUICK, Disturb, GivenStore, config, files_in, same, train_in
 
 from ffpipe import Result, RunFailed, UserError, resume, train
 from ffpipe.config.fields import to_toml
@@ -75,6 +75,34 @@ def test_snapshots_that_were_moved_are_the_run_s_own(tmp_path: Path) -> None:
     shutil.move(tmp_path / "run", tmp_path / "there")
     again = resume(tmp_path / "there", {"execution.checkpoints": str(tmp_path / "moved")})
     assert again.weights_sha256 == first.weights_sha256
+
+
+def test_a_place_without_the_run_s_snapshots_does_not_begin_it_anew(tmp_path: Path) -> None:
+    """As where a disk is not mounted: what was saved is elsewhere, and is not lost."""
+    run = tmp_path / "run"
+    train(config(run, **QUICK))
+    before = files_in(run)
+    with pytest.raises(UserError, match=r"other has no snapshot of run .*run, which has saved step 56: give"):
+        resume(run, {"execution.checkpoints": str(tmp_path / "other"), "training.epochs": 3})
+    assert not (tmp_path / "other").exists()
+    assert files_in(run) == before
+    shutil.rmtree(run / "checkpoints")
+    assert resume(run, {"training.epochs": 3}).summary["steps"] == 84  # its own folder: they are lost
+
+
+def test_a_snapshot_that_the_run_does_not_know_is_said(tmp_path: Path) -> None:
+    """As where a copy of the run folder has gone on, with the same place for its snapshots."""
+    run, copy = tmp_path / "run", tmp_path / "copy"
+    place = {"execution.checkpoints": str(tmp_path / "place")}
+    train(config(run, **QUICK, **place))
+    shutil.copytree(run, copy)
+    resume(copy, {"training.epochs": 3, **place})
+    view = Disturb(1000, lambda: None)
+    resume(run, {"training.epochs": 4}, view)
+    assert any("knows the run up to step 56 only: metrics and evaluations from there" in note for note in view.notes)
+    view = Disturb(1000, lambda: None)
+    resume(run, {"training.epochs": 5}, view)
+    assert not any("knows the run" in note for note in view.notes)
 
 
 OTHER_NETWORKS: dict[str, tuple[dict[str, object], str]] = {

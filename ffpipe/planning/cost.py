@@ -37,6 +37,7 @@ from ffpipe.planning.alike import of_each_block
 from ffpipe.planning.calibrate import learning
 from ffpipe.planning.dense_cost import StepCost, dense_step
 from ffpipe.storage.checkpoint import TensorSpecs
+from ffpipe.system.errors import UserError
 
 ATEN = torch.ops.aten
 # By the shapes of the arguments: operations of blocks on the CPU that torch's own counter does not know.
@@ -147,9 +148,10 @@ def _step(block: Block, network: Blueprint, device: torch.device) -> StepCost:
 def _tested(block: Block, network: Blueprint, device: torch.device) -> int:
     """Return the bytes that the rows of one example take in an evaluation, where they are more than those of a
     minibatch: what comes and goes, and what the rows before them made. Raises UserError where the block writes into
-    rows that it tests or passes on."""
+    rows that it tests or passes on, or changes its state by them."""
     rows, more = network.rows_of_example, network.rows_of_example > network.layout.rows
-    if isinstance(block, LocalBlock) and not more:  # its body is watched in every step, and tests by the same one
+    # Its body is watched in every step, and tests by the same one; but a user's may go by its mode.
+    if isinstance(block, LocalBlock) and not (more or network.training.model):
         return 0
     outline = network.outlines[block.index]
     specs = (block.inputs, *(network.outlines[network.kept[name]].outputs for name in block.use))
@@ -159,12 +161,19 @@ def _tested(block: Block, network: Blueprint, device: torch.device) -> int:
 
     passed, tested = ones(network.layout.rows), ones(rows)
     out = torch.empty(len(passed[0]), *block.outputs.shape, dtype=block.outputs.dtype, device=device)
-    versions = [each._version for each in (*passed, *tested)]
+    versions, state = [each._version for each in (*passed, *tested)], block.state()
+    before = {name: each._version for name, each in state.items()}
     with torch.no_grad():
         block.pass_on(passed[0], Step(2), out, passed[1:])
         block.eval()
         with PeakMemory() as memory:
             block.score(*tested)
     refuse_changed((*passed, *tested), versions, str(outline))
+    for name, each in block.state().items():
+        if each is not state.get(name) or each._version != before[name]:
+            raise UserError(
+                f"{outline} changes {name!r} by rows that it only tests or passes on, of which a run may have more or "
+                "fewer: let it do so in training alone (if self.training:)"
+            )
     made: int = rows * outline.outputs.nbytes
     return int(memory.peak) + made if more else 0

@@ -209,6 +209,16 @@ def _past_of(folder: RunFolder, store: Store, job: Job, view: View) -> tuple[His
     snapshot = newest_whole(store, job, view)
     if snapshot and snapshot.step > job.steps:
         raise UserError(f"run {folder.path} is at step {snapshot.step}, past the end of {training.epochs} epochs")
+    if snapshot is None and past.saved and not folder.holds(store) and checkpoint.owner(store) != past.run:
+        raise UserError(
+            f"{store.root} has no snapshot of run {folder.path}, which has saved step {past.saved}: give the place of "
+            "its own with --execution.checkpoints, or move what is there to this one"
+        )
+    if snapshot and 0 < past.saved < snapshot.step:
+        view.note(
+            f"warning: {folder.past} knows the run up to step {past.saved} only: metrics and evaluations from there to "
+            f"step {snapshot.step} are lost"
+        )
     if lost and snapshot:
         view.note(f"warning: {lost}; metrics and evaluations up to step {snapshot.step} are lost")
     return past, name, snapshot

@@ -43,6 +43,8 @@ from ffpipe.system.files import expanded, replacing
 from ffpipe.telemetry.metrics import write_metrics
 from ffpipe.telemetry.report import MOST_ROWS, History
 
+# How often a lock is asked for: another trainer has it for as long as it lives, a look at the run for a moment.
+LOCK_TRIES, LOCK_PAUSE_SECONDS = 10, 0.02
 # A row of metrics takes 150 to 250 bytes; a run that is trained for longer, again and again, adds to its own.
 LARGEST_PAST = 3 * 250 * MOST_ROWS
 
@@ -113,10 +115,9 @@ class RunFolder:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         with open(handle, "rb"):
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not _locked(handle):
+                    raise UserError(f"another process is training run {self.path}: wait for it, or end it")
             except OSError as error:
-                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise UserError(f"another process is training run {self.path}: wait for it, or end it") from None
                 warning = f"warning: {path} cannot be locked ({reason(error)}): let nobody else train this run"
             yield warning
 
@@ -187,3 +188,18 @@ def open_run(path: str | Path) -> tuple[RunFolder, Config]:
 def versions() -> dict[str, str]:
     """Return the versions that a run was made with."""
     return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "ray", "ffpipe")}}
+
+
+def _locked(handle: int) -> bool:
+    """Lock a file for this process alone, where no other has it for more than a moment. Raises OSError where it cannot
+    be locked at all."""
+    for left in reversed(range(LOCK_TRIES)):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+        if left:
+            time.sleep(LOCK_PAUSE_SECONDS)
+    return False

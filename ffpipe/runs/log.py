@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 from collections import Counter
@@ -55,6 +56,7 @@ class RunLog:
         self._latest: dict[int, StageReport] = {}
         self._peaks: dict[int, tuple[int, int]] = {}  # of the largest process of a stage, and on its GPU
         self._began_after: float | None = None
+        self._is_there = False  # the folder, with a config
         self._trace = TraceFile(self.folder.trace) if self.job.config.execution.trace else None
 
     @property
@@ -74,6 +76,7 @@ class RunLog:
         # Those after it were found damaged. A few files of one, written anew, could make it seem whole though past.json
         # lacks its rows.
         checkpoint.forget_after(self.store, step)
+        self._is_there = self.folder.config.exists()
         past = self.past
         # Before the latest reports go, which are a part of them.
         past.train_seconds, self._began_after = self._train_seconds, self._start_seconds
@@ -130,7 +133,7 @@ class RunLog:
                 self._trace.close()
         summary = self._summary(status)
         try:
-            self._write_past()
+            self._write_past(self.newest.step if self.newest else 0)
         finally:  # which is written whatever becomes of what a resumed run needs
             self._show(summary)
         return summary
@@ -164,7 +167,7 @@ class RunLog:
             # Before the manifest: whoever goes on from a snapshot finds what was known when it was made. If snapshots
             # are on another disk, a past.json that cannot be written is not to cost the snapshot.
             with nullcontext() if self.folder.holds(self.store) else self._going_on(str(self.folder.past)):
-                self.store.with_retries(self._write_past)
+                self.store.with_retries(partial(self._write_past, file.step))
             write = partial(checkpoint.write_manifest, self.store, file.step, written, self.job.input)
             self.newest = self.store.with_retries(write)
         except OSError as error:
@@ -193,8 +196,10 @@ class RunLog:
         layers = sum(len(spec.layers) * count for spec, count in zip(self._layout.stages, counts, strict=True))
         return layers + counts[-1] * self.job.network.has_head
 
-    def _write_past(self) -> None:
-        self.folder.write_past(replace(self.past, train_seconds=self._train_seconds))
+    def _write_past(self, saved: int) -> None:
+        if self._is_there and not self.folder.config.exists():  # its name would be made anew, beside what has moved
+            raise FileNotFoundError(errno.ENOENT, "the run folder was moved or removed", str(self.folder.path))
+        self.folder.write_past(replace(self.past, saved=saved, train_seconds=self._train_seconds))
 
     def _show(self, summary: dict[str, Any]) -> None:
         """Write what is for people and never read back: the summary whatever becomes of the metrics. Raises OSError."""

@@ -65,7 +65,9 @@ class LayerMeter:
             mean_loss, mean_errors, *logistic = (self._sums / (self._steps * self.batch)).tolist()
             # NaN stands for unknown while errors are summed (user_objective.py).
             counted = None if math.isnan(mean_errors) else mean_errors
-            self._rows.append(LayerRow(step + 1, self.layer, mean_loss, counted, *sizes(), *logistic))
+            # The stage ends the run for such a loss. JSON has no word for it, and past.json could not be read again.
+            if math.isfinite(mean_loss):
+                self._rows.append(LayerRow(step + 1, self.layer, mean_loss, counted, *sizes(), *logistic))
             # None, not zeros: an interval in which no step is counted makes no row.
             self._sums, self._steps = None, 0
 

@@ -106,13 +106,15 @@ class History:
     """The history of a run; past.json keeps it for who goes on.
 
     run: its name. data: the fingerprint of what it trains on. code: digests of the source of the user's network. place:
-    the run folder when its config was written. All are empty in runs of before.
+    the run folder when its config was written. saved: the step of the newest snapshot that it knows. All are empty, or
+    0, in runs of before.
     """
 
     run: str = ""
     data: str = ""
     code: str = ""
     place: str = ""
+    saved: Steps = 0
     rows: list[LayerRow] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     recoveries: list[RecoveryNote] = field(default_factory=list)

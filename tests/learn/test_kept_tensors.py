@@ -187,6 +187,35 @@ class Halving(Mine):
         return super().learn(x, layout, labels, step, out, kept)
 
 
+class Counting(nn.Module):
+    """A running mean that also moves where rows are only tested."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 20)
+        self.register_buffer("mean", torch.zeros(20))
+        self.mean: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.linear(x.flatten(1)).relu()
+        with torch.no_grad():
+            self.mean.mul_(0.9).add_(h.mean(0), alpha=0.1)
+        return torch.sub(h, self.mean)
+
+
+class CountingTests(Mine):
+    """An own block with such a count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("tested", torch.zeros(()))
+        self.tested: Tensor
+
+    def score(self, x: Tensor, *kept: Tensor) -> tuple[Tensor, None]:
+        self.tested = self.tested + len(x)
+        return super().score(x)
+
+
 class HalvingTests(Mine):
     """Halves the rows that it tests."""
 
@@ -311,6 +340,8 @@ def test_the_row_that_comes_reaches_whatever_makes_a_body(make: Callable[..., nn
             "block 2 .* writes into the rows",
         ),
         (after(Halving(), LAST64), r"block 1 \(Halving\) writes into the rows that it gets"),
+        (after(Counting()), r"block 1 \(Counting\) changes 'body.mean' by rows that it only tests or passes on"),
+        (after(CountingTests(), LAST64), r"block 1 \(CountingTests\) changes 'tested' by rows that it only tests"),
         (after(HalvingTests(), LAST64), r"block 1 \(HalvingTests\) writes into the rows that it gets"),
         (after(HalvingPasses(), LAST64), r"block 1 \(HalvingPasses\) writes into the rows that it gets"),
         (
