@@ -191,7 +191,7 @@ def versions() -> dict[str, str]:
 
 
 def _locked(handle: int) -> bool:
-    """Lock a file for this process alone, where no other has it for more than a moment. Raises OSError where it cannot
+    """Take the lock of a file, where no other process has it for more than a moment. Raises OSError where it cannot
     be locked at all."""
     for left in reversed(range(LOCK_TRIES)):
         try:

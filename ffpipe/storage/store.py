@@ -74,7 +74,7 @@ class Store:
                 for piece in pieces:
                     file.write(piece)
             return
-        # Of a name that no other writer has: HDFS refuses a second one until it has given up the first.
+        # A name that no other writer has: HDFS refuses a second one until it has given up the first.
         begun = _temporary(path, uuid.uuid4().hex) if self._at.shows_unfinished else path
         written, stream = 0, self._at.ask(lambda: keep(self._files.open_output_stream(begun)))
         for piece in pieces:
