@@ -29,9 +29,8 @@ from ffpipe.learn.block import Block, Step
 from ffpipe.learn.blueprint import Blueprint, make_blueprint
 from ffpipe.learn.feeder import row_specs
 from ffpipe.learn.items import CPU
-from ffpipe.learn.objectives import Learned
+from ffpipe.learn.objectives import Learned, as_learned
 from ffpipe.learn.peak_memory import PeakMemory
-from ffpipe.learn.returned import learned
 from ffpipe.learn.spec import RowSpec
 from ffpipe.learn.state_tensors import refuse_changed
 from ffpipe.learn.workspace import Workspace
@@ -213,7 +212,8 @@ class _Noise:
         taken = (self._x, *self._kept)
         versions = [each._version for each in taken]
         try:
-            made = learned(block.learn(self._x, self._layout, self._labels, Step(step), self.out, self._kept))
+            found = block.learn(self._x, self._layout, self._labels, Step(step), self.out, self._kept)
+            made = as_learned(found, "learn")
             refuse_changed(taken, versions, "it")
         except UserError as error:
             raise AssertionError(f"{self._block}: {error}") from error

@@ -214,16 +214,12 @@ def _value(leaf: Leaf, words: Any) -> Any:
             name, equals, value = text.partition("=")
             if not (name and equals):
                 raise UserError(f"{option(leaf)} takes NAME=VALUE, not {text!r}")
-            table[name] = value if leaf.name == MODEL_OPTIONS else _one_or_more(value)
+            # Not at commas in brackets, as in in(a,b).
+            values = re.split(r",(?![^(]*\))", value)
+            table[name] = value if leaf.name == MODEL_OPTIONS or len(values) < 2 else values
         return table
     if not leaf.is_sequence or leaf.name in DATA_FILES:  # whose values may have commas in them
         return words
     parts = [part for text in words for part in text.split(",") if part]
     # A single value is for all stages; a list of one would be for a run of one stage.
     return "".join(parts) if leaf.may_be_single and len(parts) < 2 else parts
-
-
-def _one_or_more(text: str) -> str | list[str]:
-    """Split a value at its commas, but not at those in brackets, as in in(a,b)."""
-    parts = re.split(r",(?![^(]*\))", text)
-    return parts if len(parts) > 1 else text

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ffpipe.commands.groups import grouped, meaning
-from ffpipe.config.fields import Leaf
 from ffpipe.system.errors import UserError
 
 WIDE = 100
@@ -99,7 +98,9 @@ class Parser(argparse.ArgumentParser):
         for group, leaves in grouped(fields).items():
             lines += ["", f"{group}:"]
             for leaf in leaves:
-                lines += _field(fields[leaf.name], leaf)
+                action, indent = fields[leaf.name], " " * INDENT
+                lines.append(f"  {_named(action, action.option_strings)}")
+                lines += textwrap.wrap(meaning(leaf), WIDE, initial_indent=indent, subsequent_indent=indent)
         return "\n".join(lines) + "\n"
 
     def _heading(self) -> list[str]:
@@ -142,13 +143,6 @@ def _entries(actions: Iterable[argparse.Action], commands: Mapping[str, str]) ->
             left = f"  {name}".ljust(MARGIN - 1) + " "
             lines += textwrap.wrap(left + text, WIDE, subsequent_indent=" " * MARGIN, replace_whitespace=False)
     return lines
-
-
-def _field(action: argparse.Action, leaf: Leaf) -> list[str]:
-    """Lay out a field by all its names, with its meaning below them."""
-    indent = " " * INDENT
-    text = textwrap.wrap(meaning(leaf), WIDE, initial_indent=indent, subsequent_indent=indent)
-    return [f"  {_named(action, action.option_strings)}", *text]
 
 
 def _named(action: argparse.Action, names: Sequence[str]) -> str:

@@ -14,25 +14,16 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from ffpipe.config.blocks import Augmentation, BlockConfig, Options
-from ffpipe.config.data import Data
-from ffpipe.config.execution import Device, Execution, of_stage
-from ffpipe.config.optimizer import Optimizer
-from ffpipe.config.training import Training
-
-# For mypy, which takes what is merely imported for private.
-__all__ = [
-    "Augmentation",
-    "BlockConfig",
-    "Config",
-    "Data",
-    "Device",
-    "Execution",
-    "Optimizer",
-    "Options",
-    "Training",
-    "of_stage",
-]
+# By their own names, or mypy takes what is merely imported for private.
+from ffpipe.config.blocks import Augmentation as Augmentation
+from ffpipe.config.blocks import BlockConfig as BlockConfig
+from ffpipe.config.blocks import Options as Options
+from ffpipe.config.data import Data as Data
+from ffpipe.config.execution import Device as Device
+from ffpipe.config.execution import Execution as Execution
+from ffpipe.config.execution import of_stage as of_stage
+from ffpipe.config.optimizer import Optimizer as Optimizer
+from ffpipe.config.training import Training as Training
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,15 +28,10 @@ def blaming(network: Blueprint, index: int, *when: object, less_memory: str = LE
     except BaseException as error:  # a user's code has as many ways to fail as there are, sys.exit among them
         block, then = network.outlines[index], " ".join(map(str, when))
         why = describe_error(error, network.code.module if network.code else "")
-        if _is_out_of_memory(error):
+        # On the CPU torch says so by its text alone.
+        on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
+        if on_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise RunFailed(f"{block} ran out of memory {then}: {less_memory} ({why})") from error
         if network.code is None and network.function is None:
             raise
         raise RunFailed(f"{block} failed {then}: {why}") from error
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an allocation failed. On the CPU torch says so by its text alone."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
-    )

@@ -30,7 +30,7 @@ from ffpipe.learn.spec import RowLayout, RowSpec
 from ffpipe.learn.state_tensors import refuse_changed
 from ffpipe.learn.thread_count import threads_of_block
 from ffpipe.system.errors import UserError
-from ffpipe.system.rng import process_seeded, torch_seed
+from ffpipe.system.rng import generator, process_seeded
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def seeded(device: torch.device, seed: int, purpose: str, *index: int, own: bool
     of a user's may draw; else by torch alone, since the others take a fifth of a millisecond."""
     # Named, since fork_rng would keep the state of every GPU that there is.
     devices = [device] if device.type == "cuda" else []
-    number = torch_seed(seed, purpose, *index)
+    number = int(generator(seed, purpose, *index).integers(2**63))  # 63 bits, as torch takes them
     with torch.random.fork_rng(devices=devices), process_seeded(number) if own else nullcontext():
         # torch.manual_seed would seed all kinds of devices, which takes longer than a step of a small block.
         torch.default_generator.manual_seed(number)

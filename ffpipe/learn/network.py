@@ -20,8 +20,8 @@ from ffpipe.learn.labels import LabelCode
 from ffpipe.learn.normalization import Normalization
 from ffpipe.learn.precision import PRECISIONS, Formats, wide
 from ffpipe.learn.readout import Head
-from ffpipe.learn.recording import is_traced
 from ffpipe.learn.rows import normalize_inputs_
+from ffpipe.learn.trials import is_traced
 from ffpipe.telemetry.report import GOODNESS, LAST, SOFTMAX, SUM
 
 NO_ANSWER = (
@@ -105,15 +105,9 @@ class Network(nn.Module):
             raise Silent(NO_ANSWER)
         if readout not in known:
             raise ValueError(f"this network cannot be read by {readout}; read it by {' or '.join(known)}")
-        rows = self._rows(images)
-        x = self._encoded(rows, readout)
-        kept: dict[str, Tensor] = {}
         taps: list[Tensor] = []
         total: Tensor | None = None
-        for block in self._each():
-            x, said = self._score(block, x, [kept[name] for name in block.use])
-            if block.keep:
-                kept[block.keep] = x
+        for block, x, said in self.passed(self._encoded(self._rows(images), readout)):
             if block.index in self.blueprint.taps:
                 taps.append(x)
             if readout == LAST:
@@ -127,6 +121,15 @@ class Network(nn.Module):
             instead = "" if self.head is None else "; read it by softmax"
             raise Silent(f"no block that is read by {readout} has scores{instead}")
         return total.view(-1, self.classes) if readout == GOODNESS else total
+
+    def passed(self, x: Tensor) -> Iterator[tuple[Block, Tensor, Tensor | None]]:
+        """Pass rows through all blocks; yields each block, what it hands on, and what it says of the answer."""
+        kept: dict[str, Tensor] = {}
+        for block in self._each():
+            x, said = self._score(block, x, [kept[name] for name in block.use])
+            if block.keep:
+                kept[block.keep] = x
+            yield block, x, said
 
     def _score(self, block: Block, x: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return what one block hands on of rows x, and what it says of the answer."""
@@ -148,14 +151,10 @@ class Network(nn.Module):
         if not self._is_one_of(images, {(self.features,), self.shape}):
             raise ValueError(f"images are {tuple(images.shape)}; give (n, {self.features}) or (n, *{self.shape})")
         rows = images.reshape(images.shape[0], self.features).to(device)
-        dtype = self._formats.now.weights
-        rows = rows.to(dtype) / self._divisor if images.dtype == torch.uint8 else rows.to(dtype)
+        rows = rows.to(self._formats.now.weights)
+        if images.dtype == torch.uint8:  # divided by what the images were that it was trained on
+            rows = rows / self.blueprint.takes.scale.divisor_of_bytes(self.training_config.data.scale)
         return rows if self._normalization is None else self._normalization.apply(rows, self.shape)
-
-    @property
-    def _divisor(self) -> float:
-        """The number that bytes are divided by: that of the images that the network was trained on."""
-        return self.blueprint.takes.scale.divisor_of_bytes(self.training_config.data.scale)
 
     @staticmethod
     def _is_one_of(examples: Tensor, shapes: set[tuple[int, ...]]) -> bool:

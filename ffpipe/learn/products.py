@@ -14,9 +14,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ffpipe.learn.recording import is_recorded
 from ffpipe.learn.thread_count import one_thread
-from ffpipe.learn.trials import Function, steady
+from ffpipe.learn.trials import Function, is_recorded, steady
 
 # Multiplications of a product that one thread makes in about as little time as two.
 SMALL = 1 << 18

@@ -10,13 +10,7 @@ from torch import Tensor
 from ffpipe.learn.block import Block
 from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.description import described
-from ffpipe.learn.objectives import Learned, as_learned
 from ffpipe.system.errors import UserError
-
-
-def learned(made: object) -> Learned:
-    """Return what `learn` returned."""
-    return as_learned(made, "learn")
 
 
 def scored(made: object, block: Block, rows: int, network: Blueprint) -> tuple[Tensor, Tensor | None]:

@@ -34,7 +34,8 @@ def refuse_views(module: nn.Module, where: str) -> None:
     no more. where: names the module."""
     places: dict[int, dict[int, tuple[str, range]]] = {}
     for _, name, tensor in _tensors(module):
-        others = places.setdefault(_storage(tensor), {})
+        # Not by data_ptr(), which is 0 for all on META and for all that are empty.
+        others = places.setdefault(int(tensor.untyped_storage()._cdata), {})
         _, here = others.setdefault(id(tensor), (name, _extent(tensor)))
         for key, (other, each) in others.items():
             if key != id(tensor) and here.start < each.stop and each.start < here.stop:
@@ -73,8 +74,3 @@ def _extent(tensor: Tensor) -> range:
     first, size = tensor.storage_offset(), tensor.element_size()
     last = sum(stride * (length - 1) for stride, length in zip(tensor.stride(), tensor.shape, strict=True))
     return range(first * size, (first + last + 1 if tensor.numel() else first) * size)
-
-
-def _storage(tensor: Tensor) -> int:
-    # Not data_ptr(), which is 0 for all on META and for all that are empty.
-    return int(tensor.untyped_storage()._cdata)

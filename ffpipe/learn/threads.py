@@ -14,9 +14,8 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from ffpipe.learn.recording import is_recorded
 from ffpipe.learn.thread_count import one_thread
-from ffpipe.learn.trials import Function, steady
+from ffpipe.learn.trials import Function, is_recorded, steady
 
 # at::internal::GRAIN_SIZE: torch cuts nothing smaller for its threads.
 GRAIN = 32_768

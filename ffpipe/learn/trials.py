@@ -40,6 +40,17 @@ Adapt = Callable[[Sequence[Tensor]], None]
 _same: dict[Hashable, bool] = {}
 
 
+def is_recorded() -> bool:
+    """Tell whether torch.export, torch.compile or torch.jit.trace follows what is computed. Then there is nothing to be
+    tried on tensors, which may lie nowhere, and no decision may hang on the number of rows."""
+    return torch.compiler.is_compiling() or is_traced()
+
+
+def is_traced() -> bool:
+    """Tell whether torch.jit.trace follows what is computed, to which sizes are tensors."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]  # torch has no hints for it
+
+
 def steady(
     function: Function, operands: Sequence[Tensor], *options: float | None, terms: int, adapt: Adapt | None = None
 ) -> Tensor:

@@ -6,30 +6,16 @@ the derivative of the loss by the total input, whose product is the gradient of 
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
 from ffpipe.config.schema import Optimizer
 from ffpipe.learn.denormals import flush_denormals
-from ffpipe.learn.optim import NamedOptimizer, Optimizing
+from ffpipe.learn.optim import NamedOptimizer
 from ffpipe.learn.products import accumulate, mm
 from ffpipe.learn.threads import total
 from ffpipe.learn.workspace import Workspace
 from ffpipe.storage.checkpoint import TensorSpec
-
-
-class Update(Optimizing, Protocol):
-    """An update in place of a weight (fan_in, width) and, where there is one, of a bias (width,)."""
-
-    def step(self, rows: Tensor, delta: Tensor, examples: int, factor: float) -> None:
-        """Update the weights. rows: (n, fan_in); delta: (n, width), dLoss/d(total input), summed over rows and divided
-        by `examples`; factor: on the learning rate."""
-
-    def apply(self, gradient: Tensor, bias_gradient: Tensor | None, examples: int, factor: float) -> None:
-        """Do as `step` with gradients that are summed over rows: (fan_in, width), and (width,) where there is a
-        bias. They are used up."""
 
 
 class Averaging:
@@ -47,6 +33,8 @@ class Averaging:
         self.bias_average = None if bias is None else _zeros(bias)
 
     def step(self, rows: Tensor, delta: Tensor, examples: int, factor: float) -> None:
+        """Update in place. rows: (n, fan_in); delta: (n, width), dLoss/d(total input), summed over rows and divided by
+        `examples`; factor: on the learning rate."""
         share, rate = (1.0 - self.settings.averaging) / examples, self.settings.learning_rate * factor
         self._step_weight(rows, delta, share, rate)
         if self.bias is not None:
@@ -58,6 +46,8 @@ class Averaging:
         self.weight.mul_(1.0 - rate * self.settings.weight_decay).add_(self.weight_average, alpha=-rate)
 
     def apply(self, gradient: Tensor, bias_gradient: Tensor | None, examples: int, factor: float) -> None:
+        """Do as `step` with gradients that are summed over rows: (fan_in, width), and (width,) where there is a
+        bias. They are used up."""
         share, rate = (1.0 - self.settings.averaging) / examples, self.settings.learning_rate * factor
         self.weight_average.mul_(self.settings.averaging).add_(gradient, alpha=share)
         self.weight.mul_(1.0 - rate * self.settings.weight_decay).add_(self.weight_average, alpha=-rate)
@@ -151,6 +141,10 @@ class TorchUpdate:
     def contents(self, steps: int) -> dict[str, TensorSpec]:
         # A weight of a layer has a gradient in every step.
         return {name: kept._replace(optional=False) for name, kept in self._optimizer.contents(steps).items()}
+
+
+# Updates in place of a weight (fan_in, width) and, where there is one, of a bias (width,).
+Update = Averaging | TorchUpdate
 
 
 def gradient_of(weight: Tensor, rows: Tensor, delta: Tensor) -> Tensor:

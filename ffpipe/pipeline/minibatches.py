@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,22 +40,6 @@ class Rows(NamedTuple):
         return Rows(self.x[some], self.labels, self.out[some], [each[some] for each in self.kept])
 
 
-class Minibatches(Protocol):
-    """The way in which minibatches are worked."""
-
-    def learn(self, block: Block, rows: Rows, step: Step, behind: int | None) -> Learned:
-        """Make one update. behind: the minibatch of which the passing rows are, where they are to pass behind it."""
-
-    def pass_on(self, block: Block, rows: Rows, step: Step) -> None:
-        """Pass rows on from which nothing is learned."""
-
-    def sizes(self, block: Block, factor: float | None, out: Tensor) -> LastStep:
-        """Say what a row of metrics has of a block as it is. out: all rows that it handed on."""
-
-    def read_out(self, head: Head, step: int, activities: Sequence[Tensor], labels: Tensor, factor: float) -> HeadStep:
-        """Make one step of the read-out. Returns what the whole minibatch came to."""
-
-
 class Whole:
     """Minibatches as they are."""
 
@@ -65,6 +49,7 @@ class Whole:
         self._layout = network.layout
 
     def learn(self, block: Block, rows: Rows, step: Step, behind: int | None) -> Learned:
+        """Make one update. behind: the minibatch of which the passing rows are, where they are to pass behind it."""
         x, labels, out, kept = rows if behind is None else rows.part(self._learning)
         made = block.learn(at_line(x), self._layout, labels, step, out, list(map(at_line, kept)))
         # In two calls: rows of the next minibatch are to see the weights that this update has made.
@@ -76,6 +61,7 @@ class Whole:
         block.pass_on(at_line(rows.x), step, rows.out, list(map(at_line, rows.kept)))
 
     def sizes(self, block: Block, factor: float | None, out: Tensor) -> LastStep:
+        """Say what a row of metrics has of a block as it is. out: all rows that it handed on."""
         # In one order, whatever that of the buffer is (stage.py): the sum depends on it.
         return sizes_of(block, factor, root_mean_square([out[self._learning].contiguous()]))
 

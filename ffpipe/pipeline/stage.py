@@ -15,17 +15,18 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ffpipe.learn import returned
 from ffpipe.learn.blame import blaming
 from ffpipe.learn.block import Block, Step
 from ffpipe.learn.local import seeded_in_evaluation
 from ffpipe.learn.negatives import Predictions
+from ffpipe.learn.objectives import as_learned
 from ffpipe.learn.readout import Head
+from ffpipe.learn.returned import scored
 from ffpipe.learn.rows import at_line
 from ffpipe.learn.shards import Exchange, Shards
 from ffpipe.learn.spec import NEGATIVE
 from ffpipe.learn.workspace import OutputsInTurn, Workspace
-from ffpipe.pipeline.minibatches import Cut, Minibatches, Rows, Whole, sizes_of
+from ffpipe.pipeline.minibatches import Cut, Rows, Whole, sizes_of
 from ffpipe.pipeline.packet import PREDICTION, Tensors
 from ffpipe.pipeline.passage import Passage
 from ffpipe.pipeline.saver import FileState, State
@@ -67,7 +68,7 @@ class Stage:
         self._shapes = [shapes_of(block) for block in self.blocks]
         self.head = network.make_head(self.workspace) if network.has_head and spec.is_last else None
         self._shards = Shards(training.shards, spec.shards)
-        self._minibatches: Minibatches = Cut(network, self._shards) if training.shards > 1 else Whole(network)
+        self._minibatches: Cut | Whole = Cut(network, self._shards) if training.shards > 1 else Whole(network)
         # Predictions for the last `lookahead` minibatches, by minibatch: they are sent, and a snapshot keeps them.
         self.latest: Predictions = {}
         self.step = 0
@@ -153,7 +154,7 @@ class Stage:
                 rows = Rows(x[minibatch], labels, out[minibatch], [each[minibatch] for each in kept])
                 with blaming(self.spec.network, block.index, "at step", index):
                     behind = item.end if item.ahead else None
-                    made = returned.learned(self._minibatches.learn(block, rows, step, behind))
+                    made = as_learned(self._minibatches.learn(block, rows, step, behind), "learn")
                 sizes = partial(self._minibatches.sizes, block, step.factor, rows.out)
                 # Those of a user's own block too are in snapshots where the config asks for them alone.
                 counted = made if self.spec.training.pair_errors == "logistic" else made[:2]
@@ -241,7 +242,7 @@ class Stage:
             place = (passes, example + (first - labelled if passes else first // classes))
             with seeded_in_evaluation(self.spec.training, self.device, block.index, *place):
                 made = block.score(at_line(x[some]), *(at_line(each[some]) for each in kept))
-            out[some], scores = returned.scored(made, block, len(x[some]), self.spec.network)
+            out[some], scores = scored(made, block, len(x[some]), self.spec.network)
             found.append(scores)
         present = [scores for scores in found if scores is not None]
         return torch.cat(present) if present else None

@@ -6,7 +6,7 @@ bounded numbers. The user's code is imported only with consent, and nothing is d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -19,7 +19,6 @@ from torch import Tensor
 from ffpipe.config.schema import Training
 from ffpipe.data.examples import Examples
 from ffpipe.data.splits import load_splits
-from ffpipe.learn.block import Block
 from ffpipe.learn.feeder import Feeder
 from ffpipe.learn.network import StreamedNetwork
 from ffpipe.pipeline.job import Job, make_job
@@ -128,7 +127,7 @@ class Trained:
         layout, inputs = self.job.network.layout, self.job.network.inputs
         prediction = None
         if self.training.lookahead is not None:
-            passed = self.through(self.neutral_rows(step))
+            passed = self.network.passed(self.neutral_rows(step))
             taps = [x for block, x, _ in passed if block.index in self.saved.network.taps]
             assert self.network.head is not None
             prediction = self.network.head.logits(taps).float().softmax(1).numpy()
@@ -144,18 +143,6 @@ class Trained:
         out = torch.empty(self.training.batch_size, *inputs.shape, dtype=inputs.dtype)
         self.feeder.passing(step, out)
         return out
-
-    def through(self, rows: Tensor) -> Iterator[tuple[Block, Tensor, Tensor | None]]:
-        """Pass rows through all blocks; gives each block, what it hands on, and what it says of the answer."""
-        kept: dict[str, Tensor] = {}
-        x = rows
-        for index in range(len(self.saved.network)):
-            block = self.block(index)
-            with torch.no_grad():
-                x, said = block.score(x, *(kept[name] for name in block.use))
-            if block.keep:
-                kept[block.keep] = x
-            yield block, x, said
 
 
 def chosen(split: Examples, most: int) -> NDArray[np.int64]:

@@ -44,6 +44,7 @@ class Spreads(NamedTuple):
     blocks: tuple[Spread, ...]
 
 
+@torch.no_grad()
 def spreads(trained: Trained) -> Spreads:
     """Look at every block. Raises UserError where none says anything of the answer."""
     found = _goodness(trained) if trained.training.contrasts else _margins(trained)
@@ -63,7 +64,7 @@ def _goodness(trained: Trained) -> Spreads:
     pairs = [rows.split(batch) for rows, _ in _newest(trained, most)]
     positive, negative = (torch.cat(rows)[:most] for rows in zip(*pairs, strict=True))
     blocks = []
-    for block, _, said in trained.through(torch.cat([positive, negative])):
+    for block, _, said in trained.network.passed(torch.cat([positive, negative])):
         if said is None or said.dim() != 1:
             continue
         first, second = (part.double().numpy() for part in said.split(len(positive)))
@@ -98,7 +99,7 @@ def _margins(trained: Trained) -> Spreads:
         most = max(1, min(most, MOST_TOKENS // trained.job.network.inputs.size))
     rows, labels = zip(*_plain(trained, most), strict=True)
     blocks = []
-    for block, _, said in trained.through(torch.cat(rows)):
+    for block, _, said in trained.network.passed(torch.cat(rows)):
         if said is not None and said.dim() == labels[0].dim() + 1:
             parts = said.split([len(each) for each in rows])
             first, second = (margins(part, right).numpy() for part, right in zip(parts, labels, strict=True))

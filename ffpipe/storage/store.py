@@ -75,7 +75,9 @@ class Store:
                     file.write(piece)
             return
         # A name that no other writer has: HDFS refuses a second one until it has given up the first.
-        begun = _temporary(path, uuid.uuid4().hex) if self._at.shows_unfinished else path
+        begun = path
+        if self._at.shows_unfinished:
+            begun = str(PurePosixPath(path).with_name(f".{PurePosixPath(path).name}.{uuid.uuid4().hex}.tmp"))
         written, stream = 0, self._at.ask(lambda: keep(self._files.open_output_stream(begun)))
         for piece in pieces:
             written += len(piece)
@@ -163,11 +165,6 @@ class Store:
         with self._files.open_input_stream(self._path(name)) as stream:
             data: bytes = stream.read(size)
             return data
-
-
-def _temporary(path: str, mark: str) -> str:
-    """Return the name of a file beside another that will take its place."""
-    return str(PurePosixPath(path).with_name(f".{PurePosixPath(path).name}.{mark}.tmp"))
 
 
 def whole_place(given: str) -> str:

@@ -24,11 +24,6 @@ def generator(seed: int, purpose: str, *index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key))
 
 
-def torch_seed(seed: int, purpose: str, *index: int) -> int:
-    """Draw a seed of 63 bits for torch's own generator, from the same key as `generator`."""
-    return int(generator(seed, purpose, *index).integers(2**63))
-
-
 def process_state() -> tuple[Any, Any]:
     """Return the state of the generators of NumPy and of Python that a whole process shares."""
     return np.random.get_state(), random.getstate()  # noqa: NPY002  # users' modules may draw from it
