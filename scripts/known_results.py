@@ -349,6 +349,19 @@ ROWS = {
             },
             differs=DGL_DIFFERS,
         ),
+        *(
+            Row(
+                f"dgl-{name}",
+                "dgl",
+                f"the 20 epochs of `dgl` on 6,400 of its images, {how}",
+                "-",
+                SOFTMAX,
+                (1,),
+                {"training.data.train_limit": 6400, "execution.stages": stages},
+                differs="a seventh of the images: the time that stages save is the question",
+            )
+            for stages, name, how in ((1, "one-stage", "by one stage"), (2, "two-stages", "through two stages"))
+        ),
         Row(
             "dgl-backprop",
             "dgl",
