@@ -89,7 +89,10 @@ class Record(NamedTuple):
 
     @property
     def step(self) -> int:
-        return max([row.step for row in self.history.rows] + [each.step for each in self.evaluations], default=0)
+        """The furthest step that is written down."""
+        # A snapshot of an interrupted run may be further than the newest rows, which come when a log interval ends.
+        saved = self.summary.value.steps if self.summary.value else 0
+        return max([saved, *(row.step for row in self.history.rows), *(each.step for each in self.evaluations)])
 
     def curves(self, number: Callable[[LayerRow], float | None]) -> list[Curve]:
         """Make a series of one number of the rows for each block that has it; that of the linear read-out is last."""

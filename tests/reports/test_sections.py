@@ -31,12 +31,15 @@ from ffpipe.telemetry.report import Evaluation, History, LayerRow
 
 
 def recorded(
-    rows: list[LayerRow], evaluations: list[Evaluation], training: Mapping[str, object] | None = None
+    rows: list[LayerRow],
+    evaluations: list[Evaluation],
+    training: Mapping[str, object] | None = None,
+    summary: Summary | None = None,
 ) -> Record:
     """Make the record of a run on the digits of which so much is written down."""
     config = override(get_recipe("digits"), {f"training.{name}": value for name, value in (training or {}).items()})
     past = History(rows=rows, evaluations=evaluations)
-    return Record(RunFolder(Path("run")), config, Shown(past), Shown(Summary()), False)
+    return Record(RunFolder(Path("run")), config, Shown(past), Shown(summary or Summary()), False)
 
 
 def row(step: int, loss: float = 0.5, **numbers: float) -> LayerRow:
@@ -63,6 +66,20 @@ def test_the_test_of_an_earlier_end_is_not_that_of_the_run(
     tested = Tile("12.50%", "test error by softmax")
     assert (tested in tiles(record, Shown())) == counts
     assert (tested._replace(label="least test error by softmax (A: run)") in compared([record], [0.0]).tiles) == counts
+
+
+def test_a_run_that_broke_off_within_a_log_interval_is_at_the_step_that_it_saved() -> None:
+    """Its newest rows are those of the end that it had before it was given more epochs, and so is its test."""
+    summary = Summary(status="interrupted", steps=74)
+    record = recorded([row(28), row(56)], [Evaluation(56, "test", 9, None, 0.125)], summary=summary)
+    assert record.step == 74
+    assert record.tested is None
+    assert record.test_errors == {}
+    assert Tile("74", "steps written down") in tiles(record, Shown())
+    page = compared([record], [0.0])
+    assert page.tiles == []
+    (table,) = (item for item in page.sections[0].items if isinstance(item, Table))
+    assert dict(zip(table.head, table.rows[0], strict=True))["steps"] == "74"
 
 
 def test_rates_are_shown_where_a_block_has_one_or_the_run_is_an_old_one() -> None:
