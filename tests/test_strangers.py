@@ -149,6 +149,19 @@ def test_a_trace_is_not_written_through_a_link(copy: Path) -> None:
     assert json.loads((copy / "trace.json").read_text())
 
 
+def test_events_are_not_written_through_a_link(copy: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (copy / "tensorboard").symlink_to(mine)
+    view = Notes()
+    result = ffpipe.resume(copy, {"execution.tensorboard": True, "training.epochs": 2}, view=view)
+    assert result.summary["status"] == "finished"
+    assert list(mine.iterdir()) == []
+    (said,) = [note for note in view.notes if "callback" in note]
+    assert f"{copy / 'tensorboard'} is a link, which is not written through: remove it" in said
+
+
 def test_names_of_files_are_printed_escaped(
     copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

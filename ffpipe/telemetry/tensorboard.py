@@ -18,7 +18,8 @@ class TensorBoard(Callback):
 
     Tags: loss, errors, rate, factor (the schedule's), weights (root mean square) and outputs, each with /block 0, ...
     and /read-out; SPLIT error/READOUT; speed/examples per second; busy/stage 0, .... A run that goes on replaces what
-    came after its snapshot. Raises UserError where the package is not there.
+    came after its snapshot. Nothing is written where that folder is a link. Raises UserError where the package is not
+    there.
     """
 
     def __init__(self) -> None:
@@ -32,8 +33,11 @@ class TensorBoard(Callback):
         # Here and not above: it takes a second, and most runs write no events.
         from torch.utils.tensorboard import SummaryWriter
 
-        # A killed run has written events beyond its snapshot, if it had one, which would show beside those to come.
         folder = run.run_dir / FOLDER
+        # In a stranger's run it may lead anywhere.
+        if folder.is_symlink():
+            raise UserError(f"{folder} is a link, which is not written through: remove it")
+        # A killed run has written events beyond its snapshot, if it had one, which would show beside those to come.
         purged = run.first_step + 1 if folder.exists() else None
         self._writer = SummaryWriter(str(folder), purge_step=purged)
 
