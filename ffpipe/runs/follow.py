@@ -50,7 +50,8 @@ class Followed(View):
         for evaluation in report.evaluations:
             self._callbacks.tell("on_evaluation", evaluation)
         if report.rows and report.stage == len(progress.layers) - 1:
-            self._callbacks.tell("on_speed", Speed(report.step, progress.examples_per_second, tuple(progress.busy)))
+            # The speed of training: rows of an epoch's end come with a report of the test after it.
+            self._callbacks.tell("on_speed", Speed(report.step, progress.trained_per_second, tuple(progress.busy)))
         self._begun = True
         if self._to_end:
             self._stop()

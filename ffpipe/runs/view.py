@@ -96,7 +96,8 @@ class Progress:
         self.step = step  # until the last stage reports, which may take a chapter
         self.layers = [tuple(spec.layers) for spec in layout.stages]
         self.busy = [0.0] * len(self.layers)
-        self._marks: list[tuple[float, int]] = []
+        self.trained_per_second = 0.0  # examples, when it was last measured; 0 until then
+        self._first, self._marks = step, list[tuple[float, int]]()
 
     def take(self, report: StageReport) -> None:
         self.busy[report.stage] = report.busy_share
@@ -108,6 +109,7 @@ class Progress:
                 self._marks = []
             self.step, self.testing, self.tested = report.step, report.testing, report.tested
             self._marks = [*self._marks[-20:], (report.seconds, self.examples)]
+            self.trained_per_second = self._rate_of_training(report) or self.trained_per_second
 
     @property
     def examples(self) -> int:
@@ -126,6 +128,14 @@ class Progress:
             return 0.0
         (begun, first), (ended, last) = self._marks[0], self._marks[-1]
         return (last - first) / (ended - begun)
+
+    def _rate_of_training(self, report: StageReport) -> float:
+        """Return examples of training a second, as of the last stage's report; 0 where that has nothing new of it."""
+        seconds = report.train_seconds - report.train_began
+        # An epoch that is shorter than the time between two reports has one, in the test after it.
+        if not self.trained_per_second and seconds:
+            return (report.step - self._first) * self.job.config.training.batch_size / seconds
+        return 0.0 if self.testing else self.examples_per_second
 
     def headline(self) -> str:
         training, rate = self.job.config.training, self.examples_per_second

@@ -32,8 +32,8 @@ class RunStart:
 
 @dataclass(frozen=True)
 class Speed:
-    """The speed of a run. examples_per_second: over the last seconds. busy: the share of its time since it began in
-    which each stage computed, from 0 to 1."""
+    """The speed of a run. examples_per_second: of training, over its last seconds. busy: the share of its time since it
+    began in which each stage computed, from 0 to 1."""
 
     step: int
     examples_per_second: float

@@ -33,8 +33,11 @@ from ffpipe import (
     train,
 )
 from ffpipe.learn.dense import FFDense
+from ffpipe.pipeline.job import make_job
+from ffpipe.planning.layout import make_layout
 from ffpipe.runs.follow import Followed
 from ffpipe.telemetry.callbacks import Callbacks
+from ffpipe.telemetry.report import StageReport
 
 SMALL = {"training.dims": [64, 20, 20], "training.epochs": 4, "execution.engine": "local", "execution.log_steps": 14}
 
@@ -89,8 +92,35 @@ def test_the_events_are_those_of_the_run_folder(tmp_path: Path) -> None:
         ("train", 56, 50), ("validation", 56, 97), ("train", 112, 50), ("validation", 112, 97), ("test", 112, 300)
     ]  # fmt: skip
     assert [speed.step for speed in diary.speeds][-1] == 112
+    assert all(speed.examples_per_second > 0 for speed in diary.speeds)
     assert all(0 < busy <= 1 for speed in diary.speeds for busy in speed.busy)
     assert diary.ends == [result.summary]
+
+
+def started(callback: Callback, interrupt: Interrupt) -> Followed:
+    """Make the view of a run of 56 steps of 50 rows on one stage, which has started and has not reported yet."""
+    job = make_job(override(recipe("digits"), {"training.dims": [64, 20, 20], "training.epochs": 2}))
+    followed = Followed(View(), [callback], interrupt)
+    followed.start(job, make_layout(job, 1), Path("run"), 0)
+    return followed
+
+
+def test_the_speed_is_that_of_training_also_where_a_test_has_begun() -> None:
+    diary = Diary()
+    followed = started(diary, Interrupt())
+    end = LayerRow(28, 0, 1.0, 0.5)
+    for report in (
+        # Training begins after a second, and is faster in the second report than until the first.
+        StageReport(0, (0, 1), step=10, seconds=2.0, train_began=1.0, train_seconds=2.0, rows=[replace(end, step=7)]),
+        StageReport(0, (0, 1), step=20, seconds=2.5, train_began=1.0, train_seconds=2.5, rows=[replace(end, step=14)]),
+        StageReport(0, (0, 1), testing="validation", tested=50, step=28, seconds=3.0, train_seconds=2.8, rows=[end]),
+        StageReport(0, (0, 1), testing="validation", tested=90, step=28, seconds=4.0, train_seconds=2.8),
+        StageReport(0, (0, 1), step=36, seconds=5.0, train_seconds=5.0, rows=[replace(end, step=35)]),
+    ):
+        followed.report(report)
+    assert [(each.step, each.examples_per_second) for each in diary.speeds] == [
+        (10, 500.0), (20, 1000.0), (28, 1000.0), (36, 1000.0)
+    ]  # fmt: skip
 
 
 def test_rates_and_sizes_are_those_of_the_schedule_and_the_weights(tmp_path: Path) -> None:
