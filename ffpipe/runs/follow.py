@@ -91,7 +91,8 @@ class Followed(View):
 
     def _end(self, wish: BaseException) -> None:
         """Let the run save where a callback ends the program. Raises KeyboardInterrupt the second time."""
-        if isinstance(wish, SystemExit):
+        # Before the first report the interrupt would raise, with nothing saved and no end told.
+        if isinstance(wish, SystemExit) or not (self._begun or self._to_end):
             self._stop()
         else:
             self._interrupt.request()

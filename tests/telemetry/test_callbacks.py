@@ -245,8 +245,12 @@ def interrupts_once() -> Callable[[RunStart], None]:
 
 
 @pytest.mark.parametrize(
-    ("method", "end"), [("on_start", stops), ("on_start", exits), ("on_row", exits), ("on_row", interrupts_once())]
-)
+    ("method", "end"),
+    [
+        ("on_start", stops), ("on_start", exits), ("on_start", interrupts_once()), ("on_row", exits),
+        ("on_row", interrupts_once()),
+    ],
+)  # fmt: skip
 def test_one_that_ends_the_program_lets_the_run_save(
     method: str, end: Callable[[RunStart], object], tmp_path: Path
 ) -> None:
@@ -258,18 +262,27 @@ def test_one_that_ends_the_program_lets_the_run_save(
     assert method == "on_start" or diary.rows, "the others hear of the same event"
 
 
+class Impatient(Callback):
+    """One that is interrupted at every note."""
+
+    def on_note(self, text: str) -> None:
+        raise KeyboardInterrupt
+
+
 def test_a_second_keyboard_interrupt_does_not_wait() -> None:
-    class Impatient(Callback):
-        """One that is interrupted at every note."""
-
-        def on_note(self, text: str) -> None:
-            raise KeyboardInterrupt
-
     interrupt, told = Interrupt(), list[str]()
+    followed = started(Impatient(), interrupt)
     interrupt.goes_to(lambda: told.append("save"))
-    followed = Followed(View(), [Impatient()], interrupt)
+    followed.report(StageReport(0, (0, 1), step=1, seconds=1.0))
     followed.note("once")
     assert told == ["save"]
+    with pytest.raises(KeyboardInterrupt):
+        followed.note("twice")
+
+
+def test_a_second_keyboard_interrupt_before_training_ends_the_program() -> None:
+    followed = started(Impatient(), Interrupt())
+    followed.note("once")
     with pytest.raises(KeyboardInterrupt):
         followed.note("twice")
 
