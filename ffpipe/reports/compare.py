@@ -87,13 +87,15 @@ def _errors(records: Sequence[Record], names: Sequence[str], epochs: Sequence[fl
 def _losses(records: Sequence[Record], names: Sequence[str], epochs: Sequence[float]) -> Section:
     """Draw loss and training errors of each block, those of all runs in one small picture."""
     items: list[Item] = []
+    in_order = [block_name(each) for each in sorted({row.layer for record in records for row in record.history.rows})]
     for key, title, number, shares in (
         ("loss", "Loss", lambda row: row.loss, False),
         ("errors", "Errors in training", lambda row: row.pair_errors, True),
     ):
         found = [[each for each in record.curves(number) if each.name != block_name(HEAD)] for record in records]
-        # The deepest one's, since the others have the first of these.
-        blocks = [each.name for each in max(found, key=len)]
+        # Those of any run: one may have blocks that count no errors where another's do.
+        there = {each.name for curves_of_run in found for each in curves_of_run}
+        blocks = [name for name in in_order if name in there]
         if not blocks:
             continue
         chosen = {blocks[index]: list[OfRun]() for index in sorted(few(len(blocks), MOST_PANELS))}

@@ -132,6 +132,25 @@ def test_errors_in_training_are_called_what_was_counted() -> None:
         assert ("pairs" in label) == (not training)
 
 
+def test_runs_are_compared_by_the_blocks_that_any_of_them_has() -> None:
+    """A block need not count errors, and the deepest run need not be the one that has it."""
+    of_runs = {(0, 1, 10): (0, 1), (1, 2): (2,), (0,): ()}
+    records = [
+        recorded([LayerRow(5, block, 0.5, 0.25 if block in counting else None) for block in blocks], [])
+        for blocks, counting in of_runs.items()
+    ]
+    section = next(each for each in compared(records, [0.0] * 3).sections if each.title == "Blocks in training")
+    shown = {
+        each.name: [axes.get_title(loc="left") for axes in each.figure.axes if axes.axison]
+        for each in section.items
+        if isinstance(each, Picture)
+    }
+    assert shown == {
+        "loss-of-blocks": ["block 0", "block 1", "block 2", "block 10"],
+        "errors-of-blocks": ["block 0", "block 1", "block 2"],
+    }
+
+
 def test_errors_by_logistic_probabilities_are_a_picture_of_their_own() -> None:
     rows = [LayerRow(step, 0, 0.5, 0.25, logistic_pair_errors=0.125) for step in (1, 2)]
     section = learning(recorded(rows, []), 0.0, Shown())
