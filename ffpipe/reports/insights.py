@@ -14,7 +14,7 @@ from ffpipe.reports.results import LONG_TABLE
 from ffpipe.reports.rows import Kind, trained_rows
 from ffpipe.reports.spread import Spreads, spreads
 from ffpipe.reports.weights import Fields, fields
-from ffpipe.reports.writing import GIVEN, TEMPERATURE, Reading, Written, readings, written
+from ffpipe.reports.writing import TEMPERATURE, Reading, Written, readings, written
 from ffpipe.runs.inspection import percent
 
 # Pairs of classes that are confused most, in a table.
@@ -153,7 +153,7 @@ def _text(sample: Shown[Written], read: Shown[list[Reading]]) -> Section:
     items: list[Item] = []
     if sample.value:
         pieces = [(sample.value.given, True), (sample.value.text, False)]
-        marked = f"Marked: {GIVEN} symbols of the test text."
+        marked = f"Marked: {sample.value.symbols} symbols of the test text."
         items.append(Passage(pieces, f"{marked} Then what the network writes, at temperature {TEMPERATURE}."))
     else:
         items.append(Missing("a sample that the network writes", sample.missing))

@@ -19,7 +19,7 @@ from ffpipe.system.errors import UserError
 from ffpipe.system.files import expanded
 from ffpipe.system.rng import generator
 
-# Symbols that the network writes, those that it is given first, and the temperature at which it draws.
+# Symbols that the network writes, those that it is given first at most, and the temperature at which it draws.
 WRITTEN = 400
 GIVEN = 32
 TEMPERATURE = 0.8
@@ -28,10 +28,12 @@ READ = 3
 
 
 class Written(NamedTuple):
-    """A text of the network's. given: its beginning, from the test text. text: what the network wrote after it."""
+    """A text of the network's. given: its beginning, from the test text, of so many symbols. text: what the network
+    wrote after it."""
 
     given: str
     text: str
+    symbols: int
 
 
 # A sequence of the test text: each symbol, and whether another was expected in its place.
@@ -55,7 +57,7 @@ def written(trained: Trained) -> Written:
         # A share of the last rung, which rounding leaves beside one.
         ids.append(int(min(np.searchsorted(ladder, chance.random() * ladder[-1]), len(ladder) - 1)))
     pieces = say(ids)
-    return Written("".join(pieces[:given]), "".join(pieces[given:]))
+    return Written("".join(pieces[:given]), "".join(pieces[given:]), given)
 
 
 def readings(trained: Trained) -> list[Reading]:

@@ -86,6 +86,7 @@ def test_what_each_kind_of_run_has_to_show(reported: dict[str, Reported]) -> Non
     assert "strongest channels, place after place" in texts["hybrid"]
     assert any((SENTENCE * 2)[start : start + 12] in texts["text"] for start in range(len(SENTENCE)))
     assert "bits a symbol" in texts["text"]
+    assert "Marked: 16 symbols of the test text." in texts["text"], "a sequence has no more"
     for text in texts.values():
         assert re.search(r"foretold.*measured peak.*off.*[+-][0-9.]+%", text, re.DOTALL)
         assert "config.toml" in text
