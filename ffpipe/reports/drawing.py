@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
+from ffpipe.reports.style import MAKER
 from ffpipe.system.errors import escaped
 
 # Colours for a light page and, by these, for a dark one. The six of the series are told apart by people who do not
@@ -152,10 +153,10 @@ def drawn(figure: Figure, name: str, alt: str) -> Drawn:
 
 
 def png(figure: Figure) -> bytes:
-    """Draw a figure as a PNG for a light page."""
+    """Draw a figure as a PNG for a light page, which says by whom it was made."""
     sink = io.BytesIO()
     with styled():
-        figure.savefig(sink, format="png", dpi=150, facecolor=PAPER, metadata={"Software": None})
+        figure.savefig(sink, format="png", dpi=150, facecolor=PAPER, metadata={"Software": MAKER})
     return sink.getvalue()
 
 

@@ -17,7 +17,7 @@ from ffpipe.reports.gather import Record, Summary, read_run
 from ffpipe.reports.memory import memory
 from ffpipe.reports.network import EXAMPLES, OF_NETWORK, Asked, Trained, open_job
 from ffpipe.reports.parts import Page, Section, Shown, attempt
-from ffpipe.reports.style import MARK
+from ffpipe.reports.style import MARK, PNG_MARK
 from ffpipe.reports.trace import read_trace
 from ffpipe.runs.controller import process_of_stage
 from ffpipe.runs.model import Given
@@ -26,7 +26,7 @@ from ffpipe.system.errors import UserError, one_line, reason, refusing
 from ffpipe.system.files import expanded, replacing, size_of
 
 NAME = "report.html"
-# Bytes of a file in which the mark of our reports has to stand.
+# Bytes of a file in which the mark of our reports and pictures has to stand.
 BEGINNING = 500
 
 
@@ -48,8 +48,8 @@ def write_report(
     several in the working folder. png: folder for the pictures as PNGs. model, allow_code, changes, data_dir: as for
     `evaluate`; without consent the report does without what needs the code, and a line on stderr says so. examples: of
     the test split that are looked at, at most. refresh: seconds after which a browser reads the file again; 0: never.
-    Raises UserError where a folder is not a run, where the file or the folder cannot be written, and without
-    matplotlib.
+    Raises UserError where a folder is not a run, where the file or the folder cannot be written or has a picture of the
+    same name that no report wrote, and without matplotlib.
     """
     return _Report(run, out, png, Asked(model, allow_code, changes, data_dir, examples)).write(refresh)
 
@@ -122,6 +122,8 @@ class _Report:
                 raise UserError(f"--png is {self._png}, which is a file: give a folder")
             with refusing(f"--png: folder {self._png} cannot be made"):
                 self._png.mkdir(parents=True, exist_ok=True)
+            if not os.access(self._png, os.W_OK):
+                raise UserError(f"--png: folder {self._png} is not yours to write to; give another")
         # Several runs are compared without their networks.
         if len(runs) == 1 and (line := _without_code(self.records[0], asked)):
             print(line, file=sys.stderr, flush=True)
@@ -149,9 +151,13 @@ class _Report:
 
         # Before the PNGs: it finds the places of all parts, which the figures keep.
         text = html(page).encode("utf-8", "replace")
-        if self._png is not None:
-            for picture in page.pictures:
-                _write(self._png / f"{picture.name}.png", png(picture.figure))
+        folder = self._png
+        pictures = {folder / f"{each.name}.png": each for each in page.pictures} if folder is not None else {}
+        # All of them first: a report is written whole or not at all.
+        for path in pictures:
+            _refuse_others(path, PNG_MARK, "a picture of ffpipe report: give another folder with --png")
+        for path, picture in pictures.items():
+            _write(path, png(picture.figure))
         _write(self._out, text)
         return self._out
 
@@ -218,16 +224,21 @@ def refuse_output(path: Path) -> None:
         raise UserError(f"{path} cannot be written: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
         raise UserError(f"{path} cannot be written: folder {folder} is not yours to write to; give another with --out")
+    _refuse_others(path, MARK, "a report of ffpipe: give another file with --out")
+
+
+def _refuse_others(path: Path, mark: str, what: str) -> None:
+    """Raise UserError where something is there that does not begin with our mark, and so is not WHAT."""
     try:
         size_of(path)  # which refuses what an open would wait for
         with path.open("rb") as file:
-            ours = MARK.encode() in file.read(BEGINNING)
+            ours = mark.encode() in file.read(BEGINNING)
     except FileNotFoundError:
         return
     except OSError as error:
         raise UserError(f"{path} cannot be read: {reason(error)}") from None
     if not ours:
-        raise UserError(f"{path} exists and is not a report of ffpipe: give another file with --out")
+        raise UserError(f"{path} exists and is not {what}")
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,7 +1,9 @@
 """The look of a report's page, as CSS: one column of cards, light or dark as the browser wants it."""
 
-# By this a file is known as a report of ours, which may be written over.
-MARK = '<meta name="generator" content="ffpipe report">'
+# By these a file is known as a report of ours, or one of its pictures, which may be written over.
+MAKER = "ffpipe report"
+MARK = f'<meta name="generator" content="{MAKER}">'
+PNG_MARK = f"Software\0{MAKER}"
 CSS = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,"Segoe UI",Roboto,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from commands import refused
+from PIL import Image
 from reported import Reported, leave_pictures_out
 
 from ffpipe.commands.cli import main
@@ -78,6 +79,30 @@ def test_a_folder_that_is_full_of_other_things(run: Path, fast: None, capsys: py
     assert not (run / "report.html").is_symlink()
     assert len(elsewhere.read_text()) < 200
     assert main(["report", str(run)]) == 0
+
+
+def test_pictures_that_no_report_wrote_are_not_written_over(
+    run: Path, here: Path, fast: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is written where one of the places cannot be taken; those of an earlier report's pictures can."""
+    folder = here / "pictures"
+    command = ["report", str(run), "--out", "one.html", "--png", str(folder), "--examples", "20"]
+    taken = folder / "timeline.png"  # the last of the pictures but one
+    taken.mkdir(parents=True)
+    refused(command, "timeline.png: it is not a regular file, but a folder", capsys)
+    taken.rmdir()
+    Image.new("L", (4, 4)).save(taken)
+    mine = taken.read_bytes()
+    refused(
+        command, "timeline.png exists and is not a picture of ffpipe report: give another folder with --png", capsys
+    )
+    assert list(folder.iterdir()) == [taken]
+    assert taken.read_bytes() == mine
+    assert not (here / "one.html").exists()
+    taken.unlink()
+    for _ in range(2):
+        assert main(command) == 0
+        assert taken.stat().st_size > 1000
 
 
 def test_a_run_that_has_just_begun(run: Path, fast: None) -> None:
