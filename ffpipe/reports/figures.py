@@ -215,7 +215,7 @@ def shares_of_time(shares: Sequence[dict[str, float]]) -> Figure:
 
 @styled()
 def timeline(found: Timeline) -> Figure:
-    """Draw the whole run as shares of short times, and below it single spans from its middle."""
+    """Draw the work of all stages as shares of short times, and below it single spans from its middle."""
     stages = len(found.shares)
     figure, (whole, part) = panels(1.8 + 0.75 * min(stages, 16), lines=2)
     bins = found.shares.shape[2]
@@ -227,8 +227,9 @@ def timeline(found: Timeline) -> Figure:
             if found.shares[stage, kind].any():
                 whole.stairs(top, x, baseline=bottom, fill=True, color=KIND_COLOURS[kind], linewidth=0)
             bottom = top
-    whole.set_title("the whole run: what each stage did with its time")
-    part.set_title("a moment in its middle, span by span")
+    # trace.json is written anew at each start.
+    whole.set_title("since the run began, or was last resumed: what each stage did with its time")
+    part.set_title("a moment in the middle of that, span by span")
     if found.spans:
         starts, seconds = [span.start for span in found.spans], [span.seconds for span in found.spans]
         tints = [KIND_COLOURS[span.kind] for span in found.spans]

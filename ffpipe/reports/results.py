@@ -210,7 +210,8 @@ def where_time_went(summary: Shown[Summary], timeline: Shown[Timeline]) -> Secti
         for i, each in enumerate(shares):
             blocks = format_layers(layers[i] if i < len(layers) else [])  # a stranger's summary may have fewer
             rows.append([str(i), blocks, *(f"{each.get(kind, 0.0):.1%}" for kind in kinds)])
-        caption = "Shares of each stage's time; publish is a thread beside the others"
+        # Stages are made anew where a run is resumed or recovers.
+        caption = "Shares of each stage's time since it was last started; publish is a thread beside the others"
         items.append(Table(["stage", "blocks", *kinds], rows, caption, len(rows) > LONG_TABLE))
     else:
         items.append(Missing("shares of time", summary.missing or "no stage has said anything yet"))

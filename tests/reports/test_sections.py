@@ -23,7 +23,8 @@ from ffpipe.reports.answers import Answers, Mistake, _mistakes, origins
 from ffpipe.reports.compare import compared
 from ffpipe.reports.gather import Curve, Record, Summary
 from ffpipe.reports.parts import Missing, Picture, Shown, Table, Tile
-from ffpipe.reports.results import MOST_CURVES, errors, learning, tiles
+from ffpipe.reports.results import MOST_CURVES, errors, learning, tiles, where_time_went
+from ffpipe.reports.trace import ACTIVITIES, Timeline
 from ffpipe.reports.weights import _of_block
 from ffpipe.reports.writing import letters, marked
 from ffpipe.runs.folder import RunFolder
@@ -165,6 +166,17 @@ def test_a_block_that_learns_no_more_has_no_rate_in_its_newest_row() -> None:
     section = learning(recorded([row(1, rate=0.1, factor=1.0), row(2)], []), 0.0, Shown())
     (table,) = (item for item in section.items if isinstance(item, Table))
     assert table.rows[0][4] == "-"
+
+
+def test_what_was_measured_is_said_to_be_since_the_last_start() -> None:
+    """A resumed run writes its trace and the shares of time of its stages anew."""
+    found = Timeline(9.0, np.full((1, len(ACTIVITIES), 3), 0.1), (), False)
+    items = where_time_went(Shown(Summary(time_shares=[{"compute": 0.5}])), Shown(found)).items
+    (table,) = (item for item in items if isinstance(item, Table))
+    assert "since it was last started" in table.caption
+    (picture,) = (item for item in items if isinstance(item, Picture) and item.name == "timeline")
+    title = picture.figure.axes[0].get_title(loc="left")
+    assert title.startswith("since the run began, or was last resumed: ")
 
 
 def test_of_very_many_blocks_some_are_drawn() -> None:
