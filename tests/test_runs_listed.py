@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from commands import refused
 from looks import SCREEN, as_json, printed
+from rights import modes_hold
 from strangers import set_field
 
 from ffpipe.commands.show import _optimizers, _ranges
@@ -211,6 +212,28 @@ def test_the_command_that_goes_on(
     set_status(Path("my runs/it"), status)
     set_field(Path("my runs/it/config.toml"), "training/model", model)
     assert as_json(["show", "my runs/it"], capsys)["goes_on_with"] == command
+
+
+def test_a_folder_that_may_not_be_entered_is_said_to_be_one(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is listed, as a run is whose summary may not be read: it may be one."""
+    shutil.copytree(runs / "first", runs / "second")
+    locked, why = runs / "second", "cannot be entered: Permission denied"
+    locked.chmod(0)
+    try:
+        with modes_hold():
+            looks = as_json(["runs"], capsys)
+            assert [(look["run"], look["state"], look["damage"]) for look in looks] == [
+                ("second", "damaged", [why]), ("first", "finished", [])
+            ]  # fmt: skip
+            assert printed(["runs"], capsys)[1].split(maxsplit=4)[4].startswith(why)
+            for command in ("show", "report", "resume", "evaluate"):
+                refused([command, "runs/second"], f"runs/second {why}", capsys)
+            runs.chmod(0)
+            refused(["show", "runs/first"], f"runs/first {why}", capsys)
+            refused(["runs"], f"runs {why}", capsys)
+    finally:
+        runs.chmod(0o755)
+        locked.chmod(0o755)
 
 
 @pytest.mark.parametrize(

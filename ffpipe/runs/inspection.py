@@ -24,7 +24,7 @@ from msgspec import Meta
 from ffpipe.config.fields import read_tree
 from ffpipe.config.limits import LARGEST_INTEGER
 from ffpipe.config.schema import Config, Training
-from ffpipe.system.errors import UserError, refusing
+from ffpipe.system.errors import Unreachable, UserError, reason, refusing
 from ffpipe.system.files import expanded, read_whole
 from ffpipe.telemetry.report import Evaluation, History, LayerRow, RecoveryNote, Steps, errors_by_readout
 
@@ -130,18 +130,23 @@ def look_at(path: Path) -> Look:
     return Look(path, config, summary, running, tuple(damage), _changed(path))
 
 
-def refuse_no_folder(path: Path, given: str | Path) -> None:
-    """Refuse what is not a folder and so not a run. given: how the user named it."""
-    # Path.is_dir raises where a name is too long.
-    if not os.path.isdir(path):
-        raise UserError(f"{given} is not a folder: give the folder of a run, as `ffpipe train` printed it")
+def refuse_no_folder(
+    path: Path, given: str | Path, instead: str = "the folder of a run, as `ffpipe train` printed it"
+) -> None:
+    """Refuse what is not a folder and so not a run, and a folder that may not be entered, in which all files seem to be
+    absent. given: how the user named it."""
+    try:
+        os.stat(os.path.join(path, "."))  # which enters it
+    except PermissionError as error:
+        raise Unreachable(f"{given} cannot be entered: {reason(error)}") from None
+    except (OSError, ValueError):  # a name may be too long, or one that no file can have
+        raise UserError(f"{given} is not a folder: give {instead}") from None
 
 
 def runs_in(folder: str | Path) -> list[Look]:
     """List the runs in a folder, the one that was written to last at the end. Raises UserError."""
     root = expanded(folder)
-    if not os.path.isdir(root):
-        raise UserError(f"{folder} is not a folder: give the one that runs are in")
+    refuse_no_folder(root, folder, "the one that runs are in")
     if os.path.lexists(root / CONFIG):
         raise UserError(f"{folder} is a run itself: give the folder that it is in, or ask `ffpipe show`")
     found = []
@@ -150,8 +155,15 @@ def runs_in(folder: str | Path) -> list[Look]:
             if count == MOST_ENTRIES:
                 raise UserError(f"{folder} has more than {MOST_ENTRIES:,} entries: give a folder of runs")
             path = root / entry.name
-            if os.path.isdir(path) and is_run(path):
-                found.append(look_at(path))
+            try:
+                refuse_no_folder(path, path)
+            except Unreachable as error:  # it may be a run, as what may not be read may be one's summary
+                why = str(error).removeprefix(f"{path} ")
+                found.append(Look(path, None, None, False, (why,), _changed(path)))
+            except UserError:
+                continue
+            else:
+                found += [look_at(path)] if is_run(path) else []
     return sorted(found, key=lambda look: (look.changed, look.name))
 
 
