@@ -74,6 +74,20 @@ def test_more_epochs(tmp_path: Path) -> None:
         resume(tmp_path / "short", {"training.seed": 3})
 
 
+def test_what_was_measured_in_training_stays_where_nothing_is_trained(tmp_path: Path) -> None:
+    run = train(config(tmp_path / "run", **QUICK, **{"execution.trace": True}))
+    trace = (run.run_dir / "trace.json").read_bytes()
+    assert b"compute Train" in trace
+    again = resume(run.run_dir, {"execution.stages": 3})
+    assert (run.run_dir / "trace.json").read_bytes() == trace
+    assert again.summary | {"written_at": 0} == run.summary | {"written_at": 0}
+    assert json.loads((run.run_dir / "summary.json").read_text())["time_shares"] == run.summary["time_shares"]
+    longer = resume(run.run_dir, {"training.epochs": 3})
+    assert longer.summary["stages"] == 3
+    assert longer.summary["time_shares"] != run.summary["time_shares"]
+    assert (run.run_dir / "trace.json").read_bytes() != trace
+
+
 def test_milestones_are_where_they_were_in_a_longer_run(tmp_path: Path) -> None:
     fields = {**QUICK, "training.schedule": "steps", "training.milestones": [1, 3], "training.dims": [64, 30, 20]}
     long = train(config(tmp_path / "long", **fields | {"training.epochs": 4}))

@@ -2,8 +2,9 @@
 
 config.toml  metrics.parquet  summary.json  past.json  checkpoints/  .lock  and, if asked for, trace.json
 
-metrics.parquet and summary.json are for people and are never read back; a run that goes on reads past.json, which
-can be parsed in bounded memory, as a damaged Parquet file cannot.
+metrics.parquet and summary.json are for people; a run that goes on reads past.json, which can be parsed in bounded
+memory, as a damaged Parquet file cannot. The measurements of the stages in summary.json are read back where a run that
+is at its end is resumed, since nothing measures them again; without them the run goes on all the same.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -27,11 +28,13 @@ from ffpipe.config.fields import from_tree, to_toml
 from ffpipe.config.schema import Config
 from ffpipe.runs.inspection import (
     CONFIG,
+    LARGEST_SUMMARY,
     LOCK,
     METRICS,
     PAST,
     SUMMARY,
     config_tree,
+    decoded,
     encoded,
     read_past,
     refuse_no_folder,
@@ -47,6 +50,24 @@ from ffpipe.telemetry.report import MOST_ROWS, History
 LOCK_TRIES, LOCK_PAUSE_SECONDS = 10, 0.02
 # A row of metrics takes 150 to 250 bytes; a run that is trained for longer, again and again, adds to its own.
 LARGEST_PAST = 3 * 250 * MOST_ROWS
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The part of summary.json that is of the stages which trained the weights."""
+
+    weights_sha256: str
+    engine: str
+    stages: int
+    stage_layers: list[list[int]]
+    replicas: list[int]
+    chunk: int
+    window: int
+    start_seconds: float | None
+    peak_rss_bytes: list[int]
+    peak_device_bytes: list[int]
+    efficiency: float | None
+    time_shares: list[dict[str, float]]
 
 
 class RunFolder:
@@ -151,6 +172,14 @@ class RunFolder:
         """Write summary.json, whole or not at all."""
         with replacing(self.summary) as file:
             file.write((encoded(summary, indent=2) + "\n").encode())
+
+    def measured(self, weights_sha256: str) -> dict[str, Any]:
+        """Return what the summary has of the stages that trained these weights; nothing where it cannot be read or is
+        of others."""
+        with suppress(UserError, FileNotFoundError):
+            found = decoded(self.summary, LARGEST_SUMMARY, Measured)
+            return asdict(found) if found.weights_sha256 == weights_sha256 else {}
+        return {}
 
 
 def new_run(config: Config) -> RunFolder:

@@ -57,7 +57,11 @@ class RunLog:
         self._peaks: dict[int, tuple[int, int]] = {}  # of the largest process of a stage, and on its GPU
         self._began_after: float | None = None
         self._is_there = False  # the folder, with a config
-        self._trace = TraceFile(self.folder.trace) if self.job.config.execution.trace else None
+        # If nothing is left to train, what was measured in training stays: trace.json, and its part of the summary.
+        at_end = self.newest if self.newest and self.newest.step == self.job.steps and self.tested else None
+        self._measured = self.folder.measured(at_end.weights_sha256) if at_end else {}
+        traced = self.job.config.execution.trace and not at_end
+        self._trace = TraceFile(self.folder.trace) if traced else None
 
     @property
     def step(self) -> int:
@@ -202,7 +206,7 @@ class RunLog:
         self.folder.write_past(replace(self.past, saved=saved, train_seconds=self._train_seconds))
 
     def _show(self, summary: dict[str, Any]) -> None:
-        """Write what is for people and never read back: the summary whatever becomes of the metrics. Raises OSError."""
+        """Write what is for people, and no run needs: the summary whatever becomes of the metrics. Raises OSError."""
         try:
             self.folder.write_metrics(self.past, self.job.steps_per_epoch)
         finally:
@@ -278,6 +282,7 @@ class RunLog:
             "evaluations": [asdict(evaluation) for evaluation in past.evaluations],
             "written_at": time.time(),
             "versions": versions(),
+            **self._measured,
         }
 
 
