@@ -25,7 +25,8 @@ def part(root: Path, mode: str, size: tuple[int, ...], field: str) -> Part:
     """Name the pictures in the folders below `root`, by folder and name. mode, size: as in columns.Wanted. Raises
     UserError where there are none."""
     files, left_out = pictures_of(root, field)
-    identity = tuple(source.file_identity(file, field) for file in files)
+    # Beside each its own name, which says the class: several links may lead to one file.
+    identity = tuple((str(file.relative_to(root)), source.file_identity(file, field)) for file in files)
     # Words on what is left out are kept in the cached file, so other words are another file.
     known = ("folder", str(root), identity, mode, size, *([left_out] if left_out else []))
     return Part("folder", known, lambda: contents(root, files, mode, size, left_out))

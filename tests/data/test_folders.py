@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from ffpipe.config.recipes import get_recipe
+from ffpipe.config.schema import Data
 from ffpipe.data.below import files_below, is_of_runs
 from ffpipe.data.discover import Found, discover, on
 from ffpipe.data.splits import Splits, load_splits
@@ -81,6 +82,19 @@ def test_links_that_lead_nowhere_are_said(mine: Path, tmp_path: Path) -> None:
     (tmp_path / "shards" / "1.csv").symlink_to(tmp_path / "unmounted" / "1.csv")
     with pytest.raises(UserError, match=r"1\.csv"):
         read(discover([str(tmp_path / "shards")]))
+
+
+def test_a_link_that_moves_to_another_class_takes_its_label_with_it(mine: Path, tmp_path: Path) -> None:
+    """The file that it leads to stays as it is."""
+    picture(tmp_path / "elsewhere.png")
+    (mine / "cat" / "link.png").symlink_to(tmp_path / "elsewhere.png")
+    data = Data(source="folder", train=(str(mine),), validation=0, test_count=1, split_seed=-1)
+    before = np.bincount(load_splits(data).train.stored.labels(np.arange(21)))
+    (mine / "cat" / "link.png").rename(mine / "dog" / "link.png")
+    after = np.bincount(load_splits(data).train.stored.labels(np.arange(21)))
+    assert (after - before).tolist() == [-1, 1]
+    (mine / "cat").rename(mine / "ant")
+    assert load_splits(data).names == ("ant", "dog")
 
 
 def test_what_torchvision_unpacked_goes_before_what_it_downloaded(tmp_path: Path) -> None:
