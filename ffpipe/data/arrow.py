@@ -24,8 +24,9 @@ from ffpipe.data.source import BLOCK_BYTES, OpenedPart, cut_anew
 from ffpipe.system.errors import UserError
 from ffpipe.system.memory import unmap
 
-# Part of the name of a file in the cache (cache.py): a new format writes new files beside the old ones.
-FORMAT = 3
+# Part of the name of a file in the cache (cache.py): a new format writes new files beside the old ones, as does another
+# reading of the same data.
+FORMAT = 4
 _KEY = b"ffpipe"
 # Images that a fingerprint reads; all of a large set would take minutes.
 SAMPLE = 1000

@@ -93,7 +93,7 @@ class Inputs:
         table = Tabular(path, kind, wanted, math.prod(self.shape))
         contents = table.readable()
         if contents is None:  # its first picture cannot be read
-            return self.rows(table.rows(), self.shape, self.scale.divisor_of_pictures(data.scale), str(path))
+            return self.rows(table.rows(), self.shape, self.scale.divisor_of_pictures(str(path), data.scale), str(path))
         return self.rows(table.rows(), contents.shape, self.divisor_of(contents, kind), str(path))
 
     def divisor_of(self, contents: OpenedPart, source: str) -> float:
@@ -182,7 +182,9 @@ def open_images(
     path = expanded(path)
     with refusing(f"cannot read {path}", (FileNotFoundError, ValueError)):
         if path.suffix.lower() != ".npy":
-            return OpenedImages(path, _picture(path, shape, size)[np.newaxis], scale.divisor_of_pictures(asked))
+            return OpenedImages(
+                path, _picture(path, shape, size)[np.newaxis], scale.divisor_of_pictures(str(path), asked)
+            )
         array = _array(path)
     images, many = _rows(path, array, shape)
     numbers = OpenedPart(str(path), shape, images.dtype, 0, np.empty(0), lambda: in_blocks(images))

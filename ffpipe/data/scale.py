@@ -66,10 +66,12 @@ class Range:
 @dataclass(frozen=True)
 class Given:
     """The numbers of the user's own images that a network was trained on. kind: NumPy's, of their dtype; empty: there
-    were none. divisor: what they were divided by."""
+    were none. divisor: what they were divided by. unit: whether they were within 0 to 1 then; None: of a run of before
+    this was kept."""
 
     kind: Annotated[str, Meta(max_length=1)] = ""
     divisor: Annotated[float, Meta(ge=0)] = 1.0
+    unit: bool | None = None
 
     def divisor_of_bytes(self, asked: float = 0.0) -> float:
         """Return what bytes are divided by that come from no file. asked: what the config says; known sets leave it
@@ -78,31 +80,63 @@ class Given:
             return self.divisor
         return asked if asked and self.kind else BYTE
 
-    def divisor_of_pictures(self, asked: float = 0.0) -> float:
+    def divisor_of_pictures(self, where: str, asked: float = 0.0) -> float:
         """Return what pictures are divided by: 255, unless the network was trained on whole numbers that were divided
-        by what the config says (asked)."""
-        return asked if self.kind in _WHOLE and self.divisor == asked else BYTE
+        by what the config says (asked). where: names them. Raises UserError where it was trained on numbers that
+        pictures do not have."""
+        if self.kind in _WHOLE and self.divisor == asked:
+            return asked
+        if self.unit is False:
+            raise UserError(
+                f"{where}: pictures have numbers from 0 to 1, but the network was trained on numbers beyond these: "
+                "give arrays of such"
+            )
+        return BYTE
 
     def divisor_of(self, contents: OpenedPart, asked: float = 0.0) -> float:
         """Return what other images are divided by: as much as those where they are of the same kind, else what the
-        config says (asked), else 255 where they are whole numbers. Raises UserError for whole numbers that are not
-        bytes."""
+        config says (asked), else what a training part of them would be, and 255 for whole numbers beyond 0 and 1.
+        Raises UserError for whole numbers that are not bytes, and for another kind than one that went beyond 0 to
+        1."""
         if contents.divisor:
-            return self.divisor_of_pictures(asked)
+            return self.divisor_of_pictures(contents.where, asked)
         kind, whole = contents.dtype.kind, contents.dtype.kind in _WHOLE
         alike = kind == self.kind or (whole and self.kind in _WHOLE)
         if asked and self.kind and not alike:  # a known set is divided by what is known of it
             return asked
-        if kind == "f" and not alike:  # bytes that were stored as floats, by the rule of `scale_of`
-            numbers = Range.of(contents)
-            if numbers.bytes and numbers.high >= LEAST_BYTE:
-                return BYTE
-        divisor = self.divisor if alike else BYTE if whole else 1
-        if whole and divisor == BYTE and contents.dtype != np.uint8 and not Range.of(contents).bytes:
+        if alike and contents.dtype == np.uint8 and self.divisor != 1:  # these need not be read
+            return self.divisor
+        numbers = Range.of(contents)
+        if alike:
+            divisor = self.divisor if asked else _beside(numbers, self.divisor, self.unit)
+        elif self.unit is False:
+            # A CSV has floats, whatever its numbers were before.
+            if not (numbers.whole and kind == "f" and self.kind in _WHOLE):
+                raise UserError(
+                    f"{contents.where}: numbers of images are {contents.dtype}, but the network was trained on numbers "
+                    "of another kind, which go beyond 0 to 1: give such"
+                )
+            divisor = self.divisor
+        elif whole:
+            divisor = 1 if numbers.bytes and numbers.high <= 1 else BYTE
+        else:
+            divisor = BYTE if numbers.bytes and numbers.high >= LEAST_BYTE else 1
+        if whole and divisor == BYTE and not numbers.bytes:
             raise UserError(
                 f"{contents.where}: it has whole numbers beyond 0 to 255; give bytes, or floats from 0 to 1"
             )
         return divisor
+
+
+def _beside(numbers: Range, divisor: float, unit: bool | None) -> float:
+    """Return what numbers are divided by whose dtype is that of training's numbers: as much as these, unless one of
+    both are bytes and the other are from 0 to 1. unit: as in Given."""
+    # Those that are divided by 255 unasked were whole.
+    if divisor == BYTE and not numbers.whole and numbers.low >= 0 and numbers.high <= 1:
+        return 1
+    if divisor == 1 and unit and numbers.bytes and numbers.high >= LEAST_BYTE:
+        return BYTE
+    return divisor
 
 
 def scale_of(contents: OpenedPart, asked: float = 0.0) -> Scale:
@@ -137,7 +171,7 @@ def scale_of(contents: OpenedPart, asked: float = 0.0) -> Scale:
 
 
 def scale_like(contents: OpenedPart, training: Scale, asked: float = 0.0) -> Scale:
-    """Decide for a test part: as for the training part where both hold the same kind of numbers.
+    """Decide for a test part: as for the training part where both hold the same kind of numbers, on the same scale.
 
     Raises UserError where they do not, and one of them is not within 0 to 1 when it is scaled.
     """
@@ -150,8 +184,13 @@ def scale_like(contents: OpenedPart, training: Scale, asked: float = 0.0) -> Sca
             f"{training.given}, and one of both goes beyond 0 to 1 when it is scaled: set training.data.scale, or give "
             "the same kind in both"
         )
+    if contents.dtype == np.uint8 and training.divisor != 1:  # these need not be read
+        return training
+    numbers = Range.of(contents)
+    if not asked and _beside(numbers, training.divisor, training.unit) != training.divisor:
+        return scale_of(contents)
     # As bytes these would be cut or wrapped round.
-    if training.stored == np.uint8 and contents.dtype.kind in "if" and not Range.of(contents).bytes:
+    if training.stored == np.uint8 and contents.dtype.kind in "if" and not numbers.bytes:
         return replace(training, stored=np.dtype(np.float32), unit=False)
     return training
 

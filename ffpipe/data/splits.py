@@ -86,7 +86,7 @@ class Splits:
     def given(self) -> Given:
         """The numbers of the training images as they came."""
         scale = self.train.stored.meaning.scale
-        return Given(scale.given.kind, scale.divisor)
+        return Given(scale.given.kind, scale.divisor, scale.unit)
 
     @property
     def names(self) -> tuple[str, ...]:

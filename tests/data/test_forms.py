@@ -138,6 +138,31 @@ def test_the_test_part_has_the_scale_of_the_training_part(tmp_path: Path) -> Non
     np.testing.assert_array_equal(test.images(np.arange(30)), IMAGES.reshape(30, 16) // 8 / np.float32(255))
 
 
+ONES = (IMAGES > 99).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "read"),
+    [
+        (IMAGES.astype(float), IMAGES / 255.0, IMAGES / 255.0),
+        (IMAGES / 255.0, IMAGES.astype(float), IMAGES / 255.0),
+        (ONES, IMAGES, IMAGES / 255.0),
+        (ONES > 0, ONES, ONES),
+        (IMAGES / 127.5 - 1, IMAGES / 100.0, IMAGES / 100.0),
+    ],
+)
+def test_a_test_part_may_have_another_scale_in_numbers_of_the_same_kind(
+    train: NDArray[Any], test: NDArray[Any], read: NDArray[Any], tmp_path: Path
+) -> None:
+    splits = found(tmp_path, npz(x_train=train, y_train=LABELS, x_test=test, y_test=LABELS))
+    images = splits.test.images(np.arange(30))
+    np.testing.assert_allclose(images, read.reshape(30, 16), rtol=1e-6)
+    # A prediction takes them alike.
+    np.save(tmp_path / "test.npy", test)
+    opened = open_images(tmp_path / "test.npy", (4, 4), splits.given)
+    np.testing.assert_allclose(np.stack([opened[row] for row in range(30)]), images, rtol=1e-6)
+
+
 def test_another_column_of_labels(tmp_path: Path) -> None:
     path = write("a.csv", "kind,p,q\ncat,1,200\ndog,4,3\ncat,3,2\n")(tmp_path)
     data = Data(source="csv", train=(str(path),), label_column="kind", test_count=1, split_seed=-1)

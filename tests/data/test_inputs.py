@@ -143,6 +143,59 @@ def test_bytes_in_floats_are_divided_as_a_training_part_would_be(trained: Given,
     np.testing.assert_array_equal(row, numbers.astype(np.float32) / np.float32(divisor))
 
 
+SHARE, BYTE, MASK = np.array([0, 0.25, 0.8]), np.array([0, 51, 204]), np.array([0, 1, 1])
+UNIT, FLOAT_BYTES, BOOLS = Given("f", 1.0, True), Given("f", 255.0, True), Given("b", 1.0, True)
+MASKS, BEYOND, COUNTS = Given("u", 1.0, True), Given("f", 1.0, False), Given("i", 1.0, False)
+
+
+@pytest.mark.parametrize(
+    ("trained", "array", "asked", "divisor"),
+    [
+        (FLOAT_BYTES, SHARE, 0, 1),
+        (Given("f", 255.0), SHARE, 0, 1),  # of a run of before there was more to know
+        (FLOAT_BYTES, BYTE.astype(float), 0, 255),
+        (FLOAT_BYTES, SHARE, 255, 255),  # as the config says
+        (UNIT, BYTE.astype(float), 0, 255),
+        (UNIT, SHARE, 0, 1),
+        (MASKS, BYTE.astype(np.uint8), 0, 255),
+        *((trained, MASK.astype(np.uint8), 0, 1) for trained in (BOOLS, MASKS, UNIT, Given())),
+        (BOOLS, BYTE.astype(np.uint8), 0, 255),
+        (BYTES, MASK.astype(np.uint8), 0, 255),  # the darkest of bytes
+        (BEYOND, SHARE, 0, 1),
+        (BEYOND, BYTE.astype(float), 0, 1),
+        (COUNTS, BYTE.astype(np.uint8), 0, 1),
+        (COUNTS, BYTE.astype(float), 0, 1),
+        (BEYOND, BYTE.astype(np.uint8), 100, 100),
+    ],
+)
+def test_the_numbers_of_other_images_say_which_scale_they_have(
+    trained: Given, array: NDArray[Any], asked: float, divisor: float, tmp_path: Path
+) -> None:
+    row = only(open_images(saved(tmp_path, array), (3,), trained, asked))
+    np.testing.assert_array_equal(row, array.astype(np.float32) / np.float32(divisor))
+
+
+@pytest.mark.parametrize(
+    ("trained", "array"),
+    [(BEYOND, BYTE.astype(np.uint8)), (BEYOND, BYTE.astype(np.int64)), (BEYOND, MASK > 0), (COUNTS, SHARE)],
+)
+def test_numbers_of_another_kind_than_those_beyond_0_to_1_are_refused(
+    trained: Given, array: NDArray[Any], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        UserError, match=r"a\.npy: numbers of images are \w+, but the network was trained on numbers of"
+    ):
+        open_images(saved(tmp_path, array), (3,), trained)
+
+
+@pytest.mark.parametrize("trained", [BEYOND, COUNTS])
+def test_pictures_are_refused_where_numbers_beyond_0_to_1_were_trained_on(trained: Given, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"image\.png: pictures have numbers from 0 to 1, but the network was trained on"
+    ):
+        open_images(picture(tmp_path, GREY), (28, 28), trained)
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_floats_are_taken_as_they_are(tmp_path: Path, order: Literal["C", "F"]) -> None:
     values = np.linspace(-3, 3, 12).reshape(3, 4)
@@ -163,8 +216,9 @@ def test_floats_are_taken_as_they_are(tmp_path: Path, order: Literal["C", "F"]) 
     ],
 )
 def test_other_numbers_are_refused(tmp_path: Path, array: NDArray[Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        open_images(saved(tmp_path, array), (12,), BYTES)
+    for trained in (BYTES, Given()):
+        with pytest.raises(UserError, match=message):
+            open_images(saved(tmp_path, array), (12,), trained)
 
 
 def test_whole_numbers_that_were_trained_on_are_taken(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_pictures_and_known_sets_have_a_scale_that_is_left_alone(tmp_path: Path)
     train = animals(tmp_path / "train.parquet", ("bird", "cat", "dog"), ["bird", "cat", "dog"] * 4)
     splits = load_splits(Data(source="parquet", train=(train,), scale=100.0, validation=0, test_count=1))
     assert "warning: training.data.scale is left alone: these images are divided by 255" in splits.found
-    assert splits.given == Given("u", 255.0)
+    assert splits.given == Given("u", 255.0, True)
     # The same numbers as an array are divided as they were in training.
     found = [value(tmp_path / name, splits.given, 100.0) for name in ("one.npy", "one.png")]
     assert found == [np.float32(51 / 255)] * 2
