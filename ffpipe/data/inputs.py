@@ -21,7 +21,7 @@ from ffpipe.data.columns import Wanted
 from ffpipe.data.discover import PICTURES, known_kind, tables_below
 from ffpipe.data.images import decode
 from ffpipe.data.scale import Given
-from ffpipe.data.source import BLOCK_BYTES, MOST_FEATURES, OpenedPart, in_blocks
+from ffpipe.data.source import BLOCK_BYTES, MOST_FEATURES, OpenedPart, in_blocks, is_channels_first
 from ffpipe.data.tables import TABLES
 from ffpipe.data.unlabelled import Tabular, archive, as_written
 from ffpipe.system.errors import UserError, reason, refusing
@@ -242,11 +242,6 @@ def _rows(path: Path, array: NDArray[Any], shape: tuple[int, ...]) -> tuple[NDAr
             return array, True
     one, many = " or ".join(map(str, dict.fromkeys((shape, flat)))), ", ".join(map(str, ("n", *shape)))
     raise UserError(f"{path}: it has shape {array.shape}; expected {one}, or ({many}) for n images")
-
-
-def is_channels_first(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Return whether an image has the channels of the last axis of `shape` in its first, as training takes them too."""
-    return len(shape) == 3 and given == (shape[2], *shape[:2]) != shape
 
 
 def is_like(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:

@@ -136,8 +136,14 @@ def check_shape(shape: Sequence[int], where: str) -> tuple[int, ...]:
     return tuple(int(size) for size in shape)
 
 
+def is_channels_first(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Return whether an image has the channels of the last axis of `shape` in its first."""
+    return len(shape) == 3 and given == (shape[2], *shape[:2]) != shape
+
+
 def shaped(part: Part, shape: tuple[int, ...]) -> Part:
-    """Give the images of a part another shape, row-major; none given: as they are, but with channels last."""
+    """Give the images of a part another shape, row-major; none given: as they are. Channels first are moved, also
+    where the shape says that they come last."""
     if not shape:
         return Part(part.name, part.identity, lambda: _channels_last(part.open()))
 
@@ -148,7 +154,8 @@ def shaped(part: Part, shape: tuple[int, ...]) -> Part:
                 f"{contents.where}: training.data.shape is {shape}, but an image has {contents.features} numbers "
                 f"({contents.shape})"
             )
-        return replace(contents, shape=shape)
+        moves = is_channels_first(contents.shape, shape)
+        return _moved(contents, shape) if moves else replace(contents, shape=shape)
 
     return Part(part.name, (*part.identity, shape), opened)
 
@@ -161,7 +168,12 @@ def _channels_last(contents: OpenedPart) -> OpenedPart:
     if len(first) != 3 or first[0] not in CHANNELS or first[2] in CHANNELS:
         return contents
     channels, *sides = first
-    last = (*sides, channels) if channels > 1 else tuple(sides)
+    return _moved(contents, (*sides, channels) if channels > 1 else tuple(sides))
+
+
+def _moved(contents: OpenedPart, last: tuple[int, ...]) -> OpenedPart:
+    """Move the first axis of images behind the others. last: their shape then."""
+    first = contents.shape
 
     def moved(block: NDArray[Any]) -> NDArray[Any]:
         return np.moveaxis(block.reshape(-1, *first), 1, -1).reshape(len(block), -1)

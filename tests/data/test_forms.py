@@ -191,6 +191,20 @@ def test_channels_first_are_read_with_channels_last(channels: int, shape: tuple[
     np.testing.assert_array_equal(open_images(tmp_path / "one.npy", shape, splits.given)[0], opened[0])
 
 
+@pytest.mark.parametrize("channels", [3, 2])
+def test_a_shape_with_channels_last_moves_those_that_stand_first(channels: int, tmp_path: Path) -> None:
+    """Whether or not a picture can have so many."""
+    images = np.random.default_rng(0).integers(0, 256, (30, channels, 5, 6), np.uint8)
+    splits = found(tmp_path, npz(x=images, y=LABELS), shape=(5, 6, channels))
+    assert splits.shape == (5, 6, channels)
+    read = splits.train.images(np.arange(27)).reshape(27, 5, 6, channels)
+    np.testing.assert_array_equal(read, np.moveaxis(images[:27], 1, -1) / np.float32(255))
+    assert f"images of {channels} x 5 x 6, channels first, are read as 5 x 6 x {channels}" in splits.found[0]
+    # Any other shape leaves the numbers in their order.
+    rows = found(tmp_path, npz(x=images, y=LABELS), shape=(channels, 6, 5)).train.images(np.arange(2))
+    np.testing.assert_array_equal(rows, images[:2].reshape(2, -1) / np.float32(255))
+
+
 def test_channels_last_stay_where_they_are(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (30, 3, 6, 3), np.uint8)
     assert found(tmp_path, npz(x=images, y=LABELS)).shape == (3, 6, 3)
