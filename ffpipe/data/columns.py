@@ -321,9 +321,17 @@ def _numbers(values: pa.Array, path: Path, column: str, start: int) -> Iterator[
         if inner.null_count:
             row = int(np.asarray(inner.is_null()).argmax()) // max(1, math.prod(shape))
             raise UserError(f"{path}: the list at row {start + row} of {column!r} holds a null; expected numbers")
+    axes = list[int]()
     if isinstance(values.type, pa.FixedShapeTensorType):
-        shape = list(values.type.shape)
-    yield inner.to_numpy(zero_copy_only=False).reshape(len(values), *shape)
+        shape, axes = list(values.type.shape), values.type.permutation or []
+        # Arrow's definition and what pyarrow writes are the inverse of each other.
+        if any(axes[axis] != at for at, axis in enumerate(axes)):
+            raise UserError(
+                f"{path}: the tensors in {column!r} have the permutation {axes}, which programs read in two ways; "
+                "expected tensors in row-major order"
+            )
+    numbers = inner.to_numpy(zero_copy_only=False).reshape(len(values), *shape)
+    yield numbers.transpose(0, *(1 + axis for axis in axes)) if axes else numbers
 
 
 def _refuse_null(values: pa.Array, path: Path, column: str, start: int) -> None:

@@ -76,6 +76,21 @@ def test_lists_of_numbers(write: Write, dtype: Any, kind: Any) -> None:
     np.testing.assert_array_equal(labels, LABELS)
 
 
+def test_tensors_have_the_axes_of_their_permutation(write: Write) -> None:
+    """Which pyarrow writes where an array does not lie in row-major order."""
+    numbers = np.ascontiguousarray(PICTURES[..., 0])
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(numbers.swapaxes(1, 2))
+    assert tensors.type.permutation == [1, 0]
+    images, _ = opened(write(pa.table({"image": tensors, "label": LABELS})))
+    np.testing.assert_array_equal(images, numbers.swapaxes(1, 2))
+
+
+def test_tensors_whose_axes_programs_read_in_two_ways_are_refused(write: Write) -> None:
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.moveaxis(PICTURES, -1, 1))
+    with pytest.raises(UserError, match=r"the tensors in 'image' have the permutation \[\d, \d, \d\], which programs"):
+        opened(write(pa.table({"image": tensors, "label": LABELS})))
+
+
 def test_several_files_in_their_order(write: Write) -> None:
     first = write(hugging_face(PNGS[:2], LABELS[:2]), "1.parquet")
     second = write(hugging_face(PNGS[2:], LABELS[2:]), "2.parquet")
