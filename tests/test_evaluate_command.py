@@ -13,9 +13,11 @@ import pytest
 from commands import refused
 from numpy.typing import NDArray
 
+import ffpipe
 from ffpipe.commands.cli import main
 from ffpipe.config.fields import read_config
 from ffpipe.data.splits import load_splits
+from ffpipe.system.errors import UserError
 
 IMAGES, LABELS = np.random.default_rng(0).integers(0, 255, (5, 8, 8), np.uint8), np.arange(5, dtype=np.uint8)
 
@@ -104,3 +106,27 @@ def test_evaluate_refuses_other_images_in_a_line(
     (here / "folder" / "kind").mkdir(parents=True)
     (here / "folder" / "kind" / "a.md").write_text("words")
     refused(["evaluate", str(strangers_run), "--data", *arguments], says, capsys)
+
+
+def test_columns_of_pixels_stand_as_in_training(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def table(name: str, order: list[int]) -> str:
+        columns = {f"p{at}": at * 60 + np.arange(40) % 7 for at in order}
+        pq.write_table(pa.table({"label": np.arange(40) % 2, **columns}), here / name)
+        return name
+
+    train, same, other = (
+        table("train.parquet", [*range(4)]),
+        table("a.parquet", [*range(4)]),
+        table("b.parquet", [0, 2, 1, 3]),
+    )
+    asked = ["--engine", "local", "--epochs", "1", "--training.batch-size", "4", "--run-dir", "run"]
+    assert main(["train", "digits", "--data", train, *asked]) == 0
+    assert main(["evaluate", "run", "--data", same]) == 0
+    assert len(ffpipe.predict("run", same)) == 40
+    says = "b.parquet: its columns of pixels are not those of "
+    refused(["evaluate", "run", "--data", other], says, capsys)
+    with pytest.raises(UserError, match=says):
+        ffpipe.predict("run", other)
+    # As where a run was copied alone.
+    (here / "train.parquet").unlink()
+    assert main(["evaluate", "run", "--data", other]) == 0

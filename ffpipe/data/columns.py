@@ -149,9 +149,9 @@ def contents(
     )
 
 
-def refuse_other_pixels(train: Table, test: Table, wanted: Wanted) -> None:
+def refuse_other_pixels(train: Table, test: Table, wanted: Wanted, of_test: Wanted) -> None:
     """Refuse a test table with a column a pixel, by name, if these are others than in training or in another order."""
-    known, found = (_columns(table, wanted) for table in (train, test))
+    known, found = _columns(train, wanted), _columns(test, of_test)
     if known.pixels and found.pixels and train.headed and test.headed and known.images != found.images:
         pairs = zip_longest(found.images, known.images, fillvalue="nothing")
         one, other = next(pair for pair in pairs if len({*pair}) > 1)

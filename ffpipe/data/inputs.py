@@ -22,6 +22,7 @@ from ffpipe.data.discover import PICTURES, known_kind, tables_below
 from ffpipe.data.images import decode
 from ffpipe.data.scale import Given
 from ffpipe.data.source import BLOCK_BYTES, MOST_FEATURES, OpenedPart, in_blocks, is_channels_first
+from ffpipe.data.sources import refuse_other_columns
 from ffpipe.data.tables import TABLES
 from ffpipe.data.unlabelled import Tabular, archive, as_written
 from ffpipe.system.errors import UserError, reason, refusing
@@ -91,6 +92,7 @@ class Inputs:
         data = self.data
         wanted = Wanted(data.image_column, data.label_column, mode_of(self.shape), data.size)
         table = Tabular(path, kind, wanted, math.prod(self.shape))
+        refuse_other_columns(data, kind, [str(path)], str(path), table.wanted)
         contents = table.readable()
         if contents is None:  # its first picture cannot be read
             return self.rows(table.rows(), self.shape, self.scale.divisor_of_pictures(str(path), data.scale), str(path))

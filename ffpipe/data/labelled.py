@@ -17,7 +17,7 @@ from ffpipe.data.inputs import Inputs, mode_of
 from ffpipe.data.labels import Classes, plain
 from ffpipe.data.remote import fetched, to_terminal
 from ffpipe.data.source import Part
-from ffpipe.data.sources import KNOWN_SETS, part_of_files
+from ffpipe.data.sources import KNOWN_SETS, part_of_files, refuse_other_columns
 from ffpipe.system.errors import UserError
 from ffpipe.system.files import expanded
 
@@ -72,4 +72,5 @@ def _part(names: Sequence[str], inputs: Inputs) -> tuple[Part, str]:
     )
     if found.source == "npz" and len(files) == 1 and (part := npz.test_part(expanded(files[0]), data.arrays, FIELD)):
         return part, found.source
+    refuse_other_columns(inputs.data, found.source, files, FIELD)
     return part_of_files("test" if found.test else "train", files, data, FIELD), found.source

@@ -81,15 +81,22 @@ def part_of_files(role: Role, names: tuple[str, ...], data: Data, field: str = "
     return form.part(paths, role, data, field)
 
 
-def refuse_other_columns(data: Data) -> None:
-    """Refuse test files whose pixels are in other columns than those of the training files. Raises UserError."""
-    if data.source in TABLES:
-        opened = TABLES[data.source]
-        train, test = (
-            opened(table_files(data.source, names, f"training.data.{role}")[0])
-            for role, names in (("train", data.train), ("test", data.test))
-        )
-        columns.refuse_other_pixels(train, test, _wanted(data))
+def refuse_other_columns(
+    data: Data, source: str, names: Sequence[str], field: str, wanted: columns.Wanted | None = None
+) -> None:
+    """Refuse files of `source` whose pixels are in other columns than those of the training files of `data`.
+
+    wanted: columns of these files; None: as in training. Where the training files are not there any more, as beside a
+    run that was copied, columns are known by their places alone. Raises UserError.
+    """
+    if data.source not in TABLES or source not in TABLES:
+        return
+    try:
+        train = TABLES[data.source](table_files(data.source, data.train, "training.data.train")[0])
+    except UserError:
+        return
+    other = TABLES[source](table_files(source, names, field)[0])
+    columns.refuse_other_pixels(train, other, _wanted(data), wanted or _wanted(data))
 
 
 def _wanted(data: Data) -> columns.Wanted:

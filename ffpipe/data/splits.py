@@ -175,7 +175,7 @@ def _parts(data: Data, data_dir: str, progress: Callable[[str], None]) -> tuple[
     train = part_of_files("train", data.train, data)
     if data.test:
         test = part_of_files("test", data.test, data)
-        refuse_other_columns(data)
+        refuse_other_columns(data, data.source, data.test, "training.data.test")
         return train, test
     if data.source == "npz" and len(data.train) == 1:
         return train, npz.test_part(expanded(data.train[0]), data.arrays, "training.data.train")

@@ -37,8 +37,8 @@ NAMES = ("x_test", "test_images", "test_x", "images", "x", "data", "arr_0", "x_t
 class Tabular:
     """The images of a Parquet, Arrow or CSV file.
 
-    contents: all of them, as a source has them; None where the first cannot be read. Raises UserError where not even
-    the first rows have an image of so many features. kind: key of TABLES.
+    contents: all of them, as a source has them; None where the first cannot be read. wanted: the columns that they
+    are in. Raises UserError where not even the first rows have an image of so many features. kind: key of TABLES.
     """
 
     def __init__(self, path: Path, kind: str, wanted: Wanted, features: int) -> None:
@@ -46,9 +46,9 @@ class Tabular:
         self.contents, wrong = None, None
         # Every column may be a pixel, or one of them a label.
         unlabelled = replace(wanted, label=None)
-        for self._wanted in (unlabelled, wanted):
+        for self.wanted in (unlabelled, wanted):
             try:
-                self.contents = columns.contents(self._open, [path], self._wanted)
+                self.contents = columns.contents(self._open, [path], self.wanted)
             except UserError as error:
                 wrong = wrong or error
             else:
@@ -57,7 +57,7 @@ class Tabular:
         if self.contents is not None:
             shape = self.contents.shape
             raise UserError(f"{path}: its images have the shape {shape}; expected {features} numbers")
-        self._wanted = unlabelled
+        self.wanted = unlabelled
         if all(isinstance(row, UserError) for _, row in islice(self._apart(0), FIRST_ROWS)):
             raise wrong or UserError(f"{path}: there are no images")
 
@@ -94,7 +94,7 @@ class Tabular:
         """Read the image of one row, from a table that has no other."""
         only = replace(whole, read=lambda names, _: iter([row]))
         try:
-            (image,) = next(columns.contents(lambda _: only, [self._path], self._wanted).blocks())
+            (image,) = next(columns.contents(lambda _: only, [self._path], self.wanted).blocks())
         except UserError as error:
             return UserError(str(error).replace("at row 0", f"at row {number}"))
         if image.size != self._features:
