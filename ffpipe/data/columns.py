@@ -23,13 +23,15 @@ from numpy.typing import NDArray
 from ffpipe.data import images, source
 from ffpipe.data.labels import plain, some_of
 from ffpipe.data.source import BLOCK_BYTES, OpenedPart, Part
-from ffpipe.data.tables import Table, class_names, holds_images, is_number, is_numbers
+from ffpipe.data.tables import Table, class_names, holds_images, is_number, is_numbers, is_text
 from ffpipe.system.errors import UserError, nearest, refusing
 
 # A row group may hold gigabytes, so rows are asked for some at a time: as many as fit BLOCK_BYTES when decoded, judged
 # by the first, and never more than these, should the first be small by chance.
 _MOST_ROWS = 512
 _LABEL_ROWS = 1 << 16
+# Bytes of the name of a class, as of a folder. NumPy gives every label the room of the longest one.
+_LONGEST_NAME = 255
 # Names of a column of labels where `training.data.label_column` names none of the columns.
 DEFAULT_LABEL = "label"
 _OTHER_LABELS = ("labels", "class", "target", "y", "digit", "category")
@@ -252,7 +254,13 @@ def _labels(table: Table, column: str) -> Iterator[NDArray[Any]]:
             yield from _numbers(values, table.path, column, row)
         elif is_number(values.type):
             yield values.to_numpy(zero_copy_only=False)
-        elif pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        elif is_text(values.type):
+            lengths = np.asarray(pc.binary_length(values.cast(pa.large_string())))
+            if len(long := np.flatnonzero(lengths > _LONGEST_NAME)):
+                raise UserError(
+                    f"{table.path}: the label in {column!r} at row {row + long[0]} has {lengths[long[0]]:,} bytes; "
+                    f"expected a number, or the name of a class of at most {_LONGEST_NAME}"
+                )
             yield np.array(values.to_pylist())
         else:
             raise UserError(

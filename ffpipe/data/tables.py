@@ -189,6 +189,11 @@ def is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether values are words."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
 def _legible(schema: pa.Schema) -> pa.Schema:
     """Return the schema. Raises ValueError where a name in it is not UTF-8, which pyarrow finds when it is read."""
     left = list(schema)

@@ -254,3 +254,24 @@ def test_the_row_of_a_null_within_a_label_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [[1, 2], [3, 4]], "label": labels}), path := tmp_path / "a.parquet")
     with pytest.raises(UserError, match="row 1 of 'label' holds a null"):
         columns.contents(tables.parquet, [path])
+
+
+def labelled(kind: pa.DataType, labels: Sequence[str]) -> pa.Table:
+    return pa.table({"image": [[1, 2]] * len(labels), "label": pa.array(labels, kind)})
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
+def test_labels_are_words_of_every_kind(kind: pa.DataType, write: Write) -> None:
+    _, labels = opened(write(labelled(kind, ["cat", "dog"])))
+    assert labels.tolist() == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
+def test_a_text_in_the_column_of_labels_is_refused(kind: pa.DataType, write: Write) -> None:
+    """For each of the others NumPy would take as many bytes as for the longest."""
+    path = write(labelled(kind, ["cat"] * 50_000 + ["dog" * 500_000]))
+    with pytest.raises(
+        UserError, match=r"the label in 'label' at row 50000 has 1,500,000 bytes; expected a number, or"
+    ):
+        opened(path)
+    assert opened(write(labelled(kind, ["d" * 255, "cat"])))[1].tolist() == ["d" * 255, "cat"]
