@@ -52,9 +52,11 @@ def npy(folder: Path) -> list[Path]:
     return [folder / "labels.npy", folder / "images.npy"]
 
 
-def csv(delimiter: str = ",", header: bool = True, last: bool = False, packed: bool = False) -> Make:
+def csv(
+    delimiter: str = ",", header: bool = True, last: bool = False, packed: bool = False, labels: Any = LABELS
+) -> Make:
     def make(folder: Path) -> Path:
-        columns = [("label", LABELS), *((f"pixel{at}", IMAGES.reshape(30, -1)[:, at]) for at in range(16))]
+        columns = [("label", labels), *((f"pixel{at}", IMAGES.reshape(30, -1)[:, at]) for at in range(16))]
         columns = [*columns[1:], columns[0]] if last else columns
         lines = [delimiter.join(name for name, _ in columns)] if header else []
         lines += [delimiter.join(str(values[row]) for _, values in columns) for row in range(30)]
@@ -190,6 +192,7 @@ FORMS: dict[str, Make] = {
     "CSV, semicolons": csv(";"),
     "CSV, tabs, gzipped": csv("\t", packed=True),
     "CSV without names": csv(header=False),
+    "CSV of words, without names": csv(header=False, labels=NAMES[LABELS]),
     "CSV, the label last": csv(last=True),
     "CSV of pandas": of_pandas("", "csv"),
     "CSV of pandas, read and written again": of_pandas("Unnamed: 0", "csv"),

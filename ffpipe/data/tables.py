@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,6 +27,8 @@ _BUFFER_BYTES = 1 << 20  # of each column of a Parquet file
 _CSV_BLOCK = 8 << 20  # into which a line has to fit
 _SNIFFED = 1 << 20
 _DELIMITERS = ",;\t|"
+# `str.splitlines` takes more for ends of lines, which may stand within a name.
+_LINE_ENDS = re.compile(r"\r\n|\n|\r")
 _ARROW = b"ARROW1"
 
 
@@ -102,16 +106,16 @@ def comma_separated(path: Path) -> Table:
     start = sniffed.decode("utf-8-sig", "replace")  # its last character may be cut
     if not start.strip():
         raise UserError(f"{path}: it is empty; expected lines of numbers with a label")
-    if not (first := start.splitlines()[0]).strip():
+    first, *lines = _LINE_ENDS.split(start)
+    if not first.strip():
         raise UserError(f"{path}: its first line is empty; expected names of columns, or numbers with a label")
     delimiter = max(_DELIMITERS, key=first.count)
     with _reading(path):
-        cells = next(csv.reader([first], delimiter=delimiter))
-    # 0, 1, 2, ... are the names that pandas gives to columns without any.
-    headed = not all(map(_spells_number, cells)) or (len(cells) > 2 and cells == [*map(str, range(len(cells)))])
+        # The last of the lines may be cut.
+        cells, *rows = csv.reader([first, *(lines[:-1] or lines)], delimiter=delimiter)
+    headed = _are_names(cells, rows)
     names = [name.strip() for name in cells] if headed else [str(index) for index in range(len(cells))]
-    with _reading(path):
-        kinds = _kinds(start, headed, delimiter, len(names))
+    kinds = _kinds(rows if headed else [cells, *rows], len(names))
 
     def read(columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         with _reading(path), opened(path) as stream:
@@ -204,10 +208,25 @@ def _legible(schema: pa.Schema) -> pa.Schema:
     return schema
 
 
-def _kinds(start: str, headed: bool, delimiter: str, columns: int) -> list[pa.DataType]:
-    """Return the types of the columns by the first lines: numbers, or text. The last of these lines may be cut."""
-    lines = start.splitlines()[int(headed) :]
-    rows = list(csv.reader(lines[:-1] or lines, delimiter=delimiter))
+def _are_names(cells: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    """Return whether the cells of the first line are names of columns. rows: below them."""
+    words = [at for at, cell in enumerate(cells) if not _spells_number(cell)]
+    if not words:  # 0, 1, 2, ... are the names that pandas gives to columns without any
+        return len(cells) > 2 and [*cells] == [*map(str, range(len(cells)))]
+    if len(words) > 1:
+        return True
+    # Numbers beside a word are an image and the name of its class, or names of columns beside that of the labels.
+    word, labels = cells[words[0]], [cell for row in rows for cell in row[words[0] : words[0] + 1] if cell]
+    if word.strip() and word in labels:
+        return False
+    if labels and all(map(_spells_number, labels)):
+        return True
+    # The only one of its class: names that are numbers are usually in their order.
+    return all(a < b for a, b in pairwise(float(cell) for at, cell in enumerate(cells) if at != words[0]))
+
+
+def _kinds(rows: Sequence[Sequence[str]], columns: int) -> list[pa.DataType]:
+    """Return the types of the columns by the first rows: numbers, or text."""
     # A cell without a value is a null of either type, which whoever reads the column says.
     numbers = [all(_spells_number(cell) for row in rows for cell in row[at : at + 1] if cell) for at in range(columns)]
     return [pa.float64() if each else pa.string() for each in numbers]

@@ -15,6 +15,7 @@ from PIL import Image
 from ffpipe.config.schema import Data
 from ffpipe.data.inputs import open_images
 from ffpipe.data.splits import load_splits
+from ffpipe.data.tables import comma_separated
 from ffpipe.system.errors import UserError
 
 
@@ -45,6 +46,7 @@ def test_the_same_is_read(make: Make, tmp_path: Path) -> None:
         ("folders", ("cat", "dog", "emu")),
         ("from one", ("1", "2", "3")),
         ("negative", ("-1", "0", "1")),
+        ("CSV of words, without names", ("cat", "dog", "emu")),
         ("npz", ()),
         ("text of digits as labels", ()),
     ],
@@ -168,6 +170,36 @@ def test_another_column_of_labels(tmp_path: Path) -> None:
     data = Data(source="csv", train=(str(path),), label_column="kind", test_count=1, split_seed=-1)
     splits = load_splits(data)
     assert (splits.names, splits.shape) == (("cat", "dog"), (2,))
+
+
+@pytest.mark.parametrize(
+    ("first", "below", "headed"),
+    [
+        ("cat,5,3,7", "dog,1,2,9\ncat,3,2,1\n", False),
+        ("cat,1,2,3", "dog,1,2,9\ncat,3,2,1\n", False),  # though its numbers grow
+        ("5,3,7,cat", "1,2,9,dog\n3,2,1,cat\n", False),
+        ("cat,5,3,7", "dog,1,2,9\nemu,3,2,1\n", False),
+        (",5,3,7", "dog,1,2,9\ndog,3,2,1\n", False),  # its label is missing, which is said later
+        ("cat,5", "cat,5\n", False),
+        ("label,5,3,7", "0,1,2,9\n,3,2,1\n", True),
+        ("class,443,490,560", "dog,1,2,9\nemu,3,2,1\n", True),
+        ("cat,5", "dog,5\n", True),
+        ("label,x", "dog,1\nlabel,2\n", True),
+        (",0,1", "0,5,7\n1,6,4\n", True),
+        ("0,1,2", "5,7,1\n", True),
+        ("0,2,1", "5,7,1\n", False),
+        ("label,p\u2028q,r\x85s", "0,1,2\n1,3,4\n", True),  # ends of lines for Python, not in a CSV
+    ],
+)
+def test_the_first_line_of_a_csv_is_of_names_or_of_numbers(
+    first: str, below: str, headed: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"{first}\n{below}")
+    table = comma_separated(path)
+    assert table.headed == headed
+    assert table.schema.names == (first.split(",") if headed else [*map(str, range(first.count(",") + 1))])
+    assert sum(map(len, table.read(table.schema.names, 9))) == below.count("\n") + (not headed)
 
 
 def test_gaps_are_said(tmp_path: Path) -> None:
