@@ -29,8 +29,16 @@ _ENDINGS = {
     "npy": (".npy",),
     "text": (".txt",),
 }
-# Arrow's streams begin without a name: the four bytes are a mark before each of their messages.
-_MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow", b"PK": "npz", b"\x93NUMPY": "npy"}
+# Arrow's streams begin without a name: the four bytes are a mark before each of their messages. An archive begins with
+# an array, or with its end where it has none.
+_MAGIC = {
+    b"PAR1": "parquet",
+    b"ARROW1": "arrow",
+    b"\xff\xff\xff\xff": "arrow",
+    b"PK\x03\x04": "npz",
+    b"PK\x05\x06": "npz",
+    b"\x93NUMPY": "npy",
+}
 _IDX, _GZIP = b"\0\0", b"\x1f\x8b"
 # The first kind that there is tests, and files of the others are left alone: what validates is set aside from the
 # training part.

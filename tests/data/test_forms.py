@@ -202,6 +202,11 @@ def test_the_first_line_of_a_csv_is_of_names_or_of_numbers(
     assert sum(map(len, table.read(table.schema.names, 9))) == below.count("\n") + (not headed)
 
 
+def test_a_csv_may_begin_with_the_letters_of_an_archive(tmp_path: Path) -> None:
+    path = write("a.csv", "PKU,label,q\n1,0,3\n4,1,2\n6,1,2\n")(tmp_path)
+    assert len(found(tmp_path, lambda _: path).train) == 2
+
+
 def test_gaps_are_said(tmp_path: Path) -> None:
     splits = found(tmp_path, npz(x=IMAGES, y=np.where(LABELS == 2, 3, LABELS)))
     assert splits.classes == 4
