@@ -6,6 +6,7 @@ not know how a set is split, nor the format of a file.
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -114,7 +115,7 @@ def contents(
     if columns.encoded and not mode:
         mode, found = images.common(
             # A view, where as_py would copy every picture for its header.
-            images.mode_of(each.as_buffer())
+            images.mode_of(io.BytesIO(each.as_buffer()))
             for table in tables
             for _, values in _read(table, columns.images[0], columns.read, _MOST_ROWS)
             for each in values

@@ -17,9 +17,6 @@ from ffpipe.data.discover import PICTURES
 from ffpipe.data.source import BLOCK_BYTES, OpenedPart, Part
 from ffpipe.system.errors import UserError, refusing
 
-# The headers of a picture are within these.
-_HEADER_BYTES = 1 << 16
-
 
 def part(root: Path, mode: str, size: tuple[int, ...], field: str) -> Part:
     """Name the pictures in the folders below `root`, by folder and name. mode, size: as in columns.Wanted. Raises
@@ -72,7 +69,7 @@ def pictures_of(root: Path, field: str) -> tuple[list[Path], str]:
 
 def _is_picture(file: Path) -> bool:
     """Tell whether a file is meant as a picture, by its name or else by its first bytes."""
-    return file.name.lower().endswith(PICTURES) or bool(images.mode_of(_bytes_of(file, _HEADER_BYTES)))
+    return file.name.lower().endswith(PICTURES) or bool(_mode_of(file))
 
 
 def contents(root: Path, files: list[Path], mode: str, size: tuple[int, ...], left_out: str = "") -> OpenedPart:
@@ -81,7 +78,7 @@ def contents(root: Path, files: list[Path], mode: str, size: tuple[int, ...], le
     found = ""
     # From headers alone: to decode every picture for its colours would read the set twice.
     if not mode:
-        mode, found = images.common(images.mode_of(_bytes_of(file, _HEADER_BYTES)) for file in files)
+        mode, found = images.common(map(_mode_of, files))
     decode = partial(_decoded, mode=mode, size=size)
     first = decode(files[0])
     at_once = max(1, BLOCK_BYTES // first.nbytes)
@@ -111,9 +108,14 @@ def contents(root: Path, files: list[Path], mode: str, size: tuple[int, ...], le
     )
 
 
-def _bytes_of(file: Path, most: int = -1) -> bytes:
+def _mode_of(file: Path) -> str:
     with refusing(f"{file}: cannot be read"), file.open("rb") as stream:
-        return stream.read(most)
+        return images.mode_of(stream)
+
+
+def _bytes_of(file: Path) -> bytes:
+    with refusing(f"{file}: cannot be read"), file.open("rb") as stream:
+        return stream.read()
 
 
 def _decoded(file: Path, mode: str, size: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ SPELLED = "PNG, JPEG, BMP, GIF or WebP"
 # Modes with eight bits or less a channel, and the one in which they are stored. Others (16-bit PNG) would lose bits;
 # of grey with transparency, which networks on one channel cannot use, the grey is kept.
 STORED_MODE = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}
+# Values of a picture that is made smaller, such as a photograph of 44 megapixels in colour has.
+_MOST_RESIZED = 8 * MOST_FEATURES
 GREYS = "greys of a palette"
 _PNG, _PNG_DEPTH = b"\x89PNG\r\n\x1a\n", 24
 
@@ -45,8 +47,9 @@ def decode(encoded: bytes, mode: str = "", size: tuple[int, ...] = ()) -> NDArra
             if bytes(memoryview(encoded)[:8]) == _PNG and memoryview(encoded)[_PNG_DEPTH] == 16:
                 raise ValueError("it has 16 bits a channel; expected 8 bits a channel")  # Pillow drops the lower ones
             mode = mode or STORED_MODE[image.mode]
-            if image.width * image.height * len(mode) > MOST_FEATURES:
-                raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MOST_FEATURES} values")
+            most = _MOST_RESIZED if size else MOST_FEATURES
+            if image.width * image.height * len(mode) > most:
+                raise ValueError(f"it has {image.width} x {image.height} pixels, more than {most} values")
             converted = image.convert(mode)
             if size and (size[0], size[-1]) != (image.height, image.width):
                 converted = converted.resize((size[-1], size[0]))
@@ -57,11 +60,11 @@ def decode(encoded: bytes, mode: str = "", size: tuple[int, ...] = ()) -> NDArra
         raise ValueError(reason(error)) from None
 
 
-def mode_of(encoded: Any) -> str:
-    """Return the mode in which a picture would be stored by itself; empty where that cannot be told. encoded: its
-    bytes."""
+def mode_of(stream: IO[bytes]) -> str:
+    """Return the mode in which a picture would be stored by itself; empty where that cannot be told. stream: its
+    bytes, of which the headers are read, however long."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(stream, formats=FORMATS) as image:
             if image.mode == "P" and image.palette is not None:
                 # pngquant turns grey pictures into such, and a set of greys stays one with them.
                 palette = image.palette.getdata()[1]

@@ -173,6 +173,14 @@ def test_pictures_of_several_sizes_get_a_size_to_type(mine: Path) -> None:
         read(discover([str(mine)]))
 
 
+@pytest.mark.parametrize("name", ["colour.jpg", "colour"])
+def test_colours_are_seen_behind_a_long_profile(name: str, mine: Path) -> None:
+    """Which stands before the header with the size and the colours."""
+    Image.new("RGB", (4, 4), (255, 0, 0)).save(mine / "dog" / name, "JPEG", icc_profile=bytes(200_000))
+    splits = read(discover([str(mine)]))
+    assert (len(splits.train.stored), splits.shape) == (21, (4, 4, 3))
+
+
 def test_names_of_classes_can_be_written_down(mine: Path) -> None:
     """A name of a folder need not be UTF-8, and what is in a manifest is."""
     os.rename(mine / "cat", os.fsencode(mine) + b"/caf\xe9")

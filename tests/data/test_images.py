@@ -131,3 +131,13 @@ def test_pictures_are_resized_to_two_numbers_or_one(size: tuple[int, ...], shape
     stream = io.BytesIO()
     Image.new("L", (8, 6)).save(stream, "PNG")
     assert decode(stream.getvalue(), size=size).shape == shape
+
+
+def test_a_large_picture_that_is_made_smaller_is_read() -> None:
+    stream = io.BytesIO()
+    Image.new("L", (5000, 3400), 7).save(stream, "PNG")
+    assert (decode(stream.getvalue(), "RGB", (4, 6)) == np.full((4, 6, 3), 7)).all()
+    with pytest.raises(ValueError, match="5000 x 3400 pixels, more than 16777216 values"):
+        decode(stream.getvalue())
+    with pytest.raises(ValueError, match="10000 x 10000 pixels, more than 134217728 values"):
+        decode(png_of(10000, 10000), "RGB", (4, 6))
