@@ -81,7 +81,7 @@ def plain(labels: NDArray[Any], where: str) -> NDArray[Any]:
     if labels.dtype.kind in "OSU":
         return _of_text(labels, where)
     if labels.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):  # the limit is beyond float16
             # Negated, so that NaN, which compares false, is wrong too.
             wrong = np.flatnonzero(~(np.abs(labels) <= MOST_CLASSES) | (labels != np.rint(labels)))
         if len(wrong):
