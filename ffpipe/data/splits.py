@@ -148,6 +148,12 @@ def split(data: Data, stored: Sequence[Stored]) -> Splits:
     # From the training rows alone: no image that tests or validates becomes a negative.
     beyond = train[own.labels(train) >= positive] if positive else train[:0]
     parts = (examples(own, train), examples(own, validation), examples(of_test, test), Examples(own, beyond))
+    for name, part in zip(("training", "test"), (parts[0], parts[2]), strict=True):
+        if positive and not len(part):
+            raise UserError(
+                f"training.data.positive_classes is {positive}, but no example of the {name} part is of the first "
+                f"{positive} classes: give more of them, or other data"
+            )
     return Splits(*parts, is_text=data.source == "text")
 
 

@@ -207,6 +207,20 @@ def test_a_csv_may_begin_with_the_letters_of_an_archive(tmp_path: Path) -> None:
     assert len(found(tmp_path, lambda _: path).train) == 2
 
 
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_whole_floats_are_labels_in_silence(dtype: str, tmp_path: Path) -> None:
+    assert found(tmp_path, npz(x=IMAGES, y=LABELS.astype(dtype))).classes == 3
+
+
+def test_a_part_without_an_example_of_the_positive_classes_is_refused(tmp_path: Path) -> None:
+    beyond = npz(x_train=IMAGES, y_train=LABELS, x_test=IMAGES[:3], y_test=np.full(3, 2))
+    with pytest.raises(UserError, match="no example of the test part is of the first 2 classes"):
+        found(tmp_path, beyond, positive_classes=2)
+    beyond = npz(x_train=IMAGES[:3], y_train=np.full(3, 2), x_test=IMAGES, y_test=LABELS)
+    with pytest.raises(UserError, match="no example of the training part is of the first 2 classes"):
+        found(tmp_path, beyond, positive_classes=2, classes=3)
+
+
 def test_gaps_are_said(tmp_path: Path) -> None:
     splits = found(tmp_path, npz(x=IMAGES, y=np.where(LABELS == 2, 3, LABELS)))
     assert splits.classes == 4
