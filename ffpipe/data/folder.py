@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ffpipe.data import images, source
 from ffpipe.data.below import files_below, is_hidden, is_of_runs, is_run
 from ffpipe.data.discover import PICTURES
+from ffpipe.data.labels import plain
 from ffpipe.data.source import BLOCK_BYTES, OpenedPart, Part
 from ffpipe.system.errors import UserError, refusing
 
@@ -52,6 +53,7 @@ def pictures_of(root: Path, field: str) -> tuple[list[Path], str]:
             )
         files += pictures
         others += sorted({*inside} - {*pictures})
+    _refuse_one_class([folder.name for folder, inside in by_class.items() if inside], f"{field}: {root}")
     empty = [each for each in folders if not by_class[each]]
     runs = [each.name for each in empty if is_of_runs(each)]
     bare = [each.name for each in empty if each.name not in runs]
@@ -65,6 +67,14 @@ def pictures_of(root: Path, field: str) -> tuple[list[Path], str]:
     said = [f"warning: {'; '.join(warnings)}"] if warnings else []
     said += [f"{', '.join(runs)} is left out: it has runs and no pictures"] if runs else []
     return files, "; ".join(said)
+
+
+def _refuse_one_class(folders: Sequence[str], where: str) -> None:
+    """Refuse folders whose names are read as that of one class: cat and "cat ", or 1 and 1.0."""
+    first: dict[Any, str] = {}
+    for folder, label in zip(folders, plain(np.array(folders), where).tolist(), strict=True):
+        if (other := first.setdefault(label, folder)) != folder:
+            raise UserError(f"{where}: the folders {other!r} and {folder!r} stand for one class: rename one of them")
 
 
 def _is_picture(file: Path) -> bool:

@@ -187,6 +187,14 @@ def test_names_of_classes_can_be_written_down(mine: Path) -> None:
     assert read(discover([str(mine)])).names == ("caf\\udce9", "dog")
 
 
+@pytest.mark.parametrize("names", [("cat", "cat "), ("1", "1.0")])
+def test_folders_that_would_be_one_class_are_refused(names: tuple[str, str], tmp_path: Path) -> None:
+    for name in names:
+        picture(tmp_path / "some" / name / "a.png")
+    with pytest.raises(UserError, match=f"the folders '{names[0]}' and '{names[1]}' stand for one class: rename one"):
+        read(discover([str(tmp_path / "some")]))
+
+
 def test_long_numbers_are_names_of_classes(mine: Path) -> None:
     (mine / "cat").rename(mine / "1234567")
     (mine / "dog").rename(mine / "20261130")
