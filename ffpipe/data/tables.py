@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from ffpipe.data.gzipped import opened
 from ffpipe.data.labels import writable
-from ffpipe.system.errors import UserError, refusing
+from ffpipe.system.errors import UserError, reason, refusing
 
 _BUFFER_BYTES = 1 << 20  # of each column of a Parquet file
 _CSV_BLOCK = 8 << 20  # into which a line has to fit
@@ -118,7 +118,7 @@ def comma_separated(path: Path) -> Table:
     kinds = _kinds(rows if headed else [cells, *rows], len(names))
 
     def read(columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
-        with _reading(path), opened(path) as stream:
+        with _reading(path), opened(path) as stream, _converting():
             reader = pyarrow.csv.open_csv(
                 stream,
                 pyarrow.csv.ReadOptions(
@@ -145,6 +145,18 @@ def _reading(path: Path) -> AbstractContextManager[None]:
     # ArrowException has kinds that are none of Python's; the rest is what damaged metadata make of lookups.
     damage = (pa.ArrowException, csv.Error, OSError, ValueError, TypeError, LookupError, MemoryError, OverflowError)
     return refusing(f"{path}: cannot be read", damage)
+
+
+@contextmanager
+def _converting() -> Iterator[None]:
+    """Say what to do about a word far below numbers. Raises ValueError."""
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        if "conversion error" not in str(error):
+            raise
+        hint = "the lines above have numbers there; one with a word among the first ones makes all of them words"
+        raise ValueError(f"{reason(error)}; {hint}") from None
 
 
 # The readers of tables, by source.

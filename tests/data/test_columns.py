@@ -219,6 +219,17 @@ def test_a_cell_without_a_value_is_named_whatever_its_column(column: int, tmp_pa
         list(columns.contents(tables.comma_separated, [tmp_path / "set.csv"]).blocks())
 
 
+def test_a_word_far_below_numbers_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path, lines = tmp_path / "a.csv", ["0,1,2", "1,2,1"] * 100_000
+    path.write_text("\n".join(["label,p,q", *lines, "cat,1,2", ""]))
+    with pytest.raises(
+        UserError, match="invalid value 'cat'; the lines above have numbers there; one with a word among"
+    ):
+        columns.contents(tables.comma_separated, [path])
+    path.write_text("\n".join(["label,p,q", "cat,1,2", *lines, ""]))
+    assert len(columns.contents(tables.comma_separated, [path]).labels) == 200_001
+
+
 def test_only_some_of_many_columns_are_named(tmp_path: Path) -> None:
     names = [f"pixel{at}" for at in range(784)]
     (tmp_path / "test.csv").write_text(",".join(names) + "\n" + ",".join(["0"] * 784) + "\n")
