@@ -86,8 +86,8 @@ def refuse_other_columns(
 ) -> None:
     """Refuse files of `source` whose pixels are in other columns than those of the training files of `data`.
 
-    wanted: columns of these files; None: as in training. Where the training files are not there any more, as beside a
-    run that was copied, columns are known by their places alone. Raises UserError.
+    wanted: columns of these files; None: as in training. Columns are known by their places alone where the training
+    files are not there any more, as beside a run that was copied. Raises UserError.
     """
     if data.source not in TABLES or source not in TABLES:
         return

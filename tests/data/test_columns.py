@@ -77,7 +77,7 @@ def test_lists_of_numbers(write: Write, dtype: Any, kind: Any) -> None:
 
 
 def test_tensors_have_the_axes_of_their_permutation(write: Write) -> None:
-    """Which pyarrow writes where an array does not lie in row-major order."""
+    """pyarrow writes one where an array does not lie in row-major order."""
     numbers = np.ascontiguousarray(PICTURES[..., 0])
     tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(numbers.swapaxes(1, 2))
     assert tensors.type.permutation == [1, 0]

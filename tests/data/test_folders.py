@@ -175,7 +175,7 @@ def test_pictures_of_several_sizes_get_a_size_to_type(mine: Path) -> None:
 
 @pytest.mark.parametrize("name", ["colour.jpg", "colour"])
 def test_colours_are_seen_behind_a_long_profile(name: str, mine: Path) -> None:
-    """Which stands before the header with the size and the colours."""
+    """It stands before the header with the size and the colours."""
     Image.new("RGB", (4, 4), (255, 0, 0)).save(mine / "dog" / name, "JPEG", icc_profile=bytes(200_000))
     splits = read(discover([str(mine)]))
     assert (len(splits.train.stored), splits.shape) == (21, (4, 4, 3))

@@ -244,7 +244,7 @@ def test_channels_first_are_read_with_channels_last(channels: int, shape: tuple[
 
 @pytest.mark.parametrize("channels", [3, 2])
 def test_a_shape_with_channels_last_moves_those_that_stand_first(channels: int, tmp_path: Path) -> None:
-    """Whether or not a picture can have so many."""
+    """A picture need not be able to have so many."""
     images = np.random.default_rng(0).integers(0, 256, (30, channels, 5, 6), np.uint8)
     splits = found(tmp_path, npz(x=images, y=LABELS), shape=(5, 6, channels))
     assert splits.shape == (5, 6, channels)
