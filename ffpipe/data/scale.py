@@ -130,9 +130,9 @@ class Given:
 
 def _beside(numbers: Range, divisor: float, unit: bool | None) -> float:
     """Return what numbers are divided by whose dtype is that of training's numbers: as much as these, unless one of
-    both are bytes and the other are from 0 to 1. unit: as in Given."""
+    both are bytes and the others no larger than 1. unit: as in Given."""
     # Those that are divided by 255 unasked were whole.
-    if divisor == BYTE and not numbers.whole and numbers.low >= 0 and numbers.high <= 1:
+    if divisor == BYTE and not numbers.whole and numbers.high <= 1:
         return 1
     if divisor == 1 and unit and numbers.bytes and numbers.high >= LEAST_BYTE:
         return BYTE

@@ -153,7 +153,9 @@ MASKS, BEYOND, COUNTS = Given("u", 1.0, True), Given("f", 1.0, False), Given("i"
     [
         (FLOAT_BYTES, SHARE, 0, 1),
         (Given("f", 255.0), SHARE, 0, 1),  # of a run of before there was more to know
+        (FLOAT_BYTES, SHARE * 2 - 1, 0, 1),
         (FLOAT_BYTES, BYTE.astype(float), 0, 255),
+        (FLOAT_BYTES, BYTE * 0.7, 0, 255),  # as of pictures that were made smaller
         (FLOAT_BYTES, SHARE, 255, 255),  # as the config says
         (UNIT, BYTE.astype(float), 0, 255),
         (UNIT, SHARE, 0, 1),
