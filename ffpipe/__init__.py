@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ffpipe.config.fields import override
     from ffpipe.config.recipes import get_recipe as recipe
     from ffpipe.config.schema import Augmentation, BlockConfig, Config, Data, Execution, Optimizer, Training
+    from ffpipe.data.discover import with_data
     from ffpipe.data.examples import Examples
     from ffpipe.data.splits import Splits, load_splits
     from ffpipe.learn.block import Block
@@ -80,6 +81,7 @@ __all__ = [
     "recipe",
     "resume",
     "train",
+    "with_data",
     "write_report",
 ]
 
@@ -91,6 +93,7 @@ _NAMES = {
     "config.fields": "override",
     "config.recipes": "recipe",
     "config.schema": "Augmentation BlockConfig Config Data Execution Optimizer Training",
+    "data.discover": "with_data",
     "data.examples": "Examples",
     "data.splits": "Splits load_splits",
     "learn.block": "Block",

@@ -88,6 +88,18 @@ def discover(names: Sequence[str]) -> Found:
     return Found(found.source, tuple(names))
 
 
+def with_data(config: Config, data: str | Path | Sequence[str | Path]) -> Config:
+    """Return the config on data of your own: what `ffpipe train --data` makes of a recipe.
+
+    data: a folder, a file, files or a pattern, or URIs. The number of features, the classes, means and deviations
+    become those of the data; a tenth of the training part validates, and another tenth tests where there is no test
+    part, both drawn from all of it. Raises UserError where nothing is known of the data, and for data that are of
+    another kind than the config takes.
+    """
+    names = [data] if isinstance(data, (str, Path)) else data
+    return on(config, discover([str(name) for name in names]))
+
+
 def on(config: Config, found: Found) -> Config:
     """Return the config of a recipe on other data: what depended on its own is worked out from these.
 

@@ -5,7 +5,7 @@ It must not know a file format; whatever is wrong with a request is said here or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -30,7 +30,8 @@ class Splits:
     """Three splits of the same shape and classes; `validation` may be empty.
 
     others: training images of the classes beyond `data.positive_classes`, for negative data; else empty. is_text: they
-    are sequences of symbols, which have no classes of their own.
+    are sequences of symbols, which have no classes of their own. mixed: the source was shuffled before parts of it were
+    set aside.
     """
 
     train: Examples
@@ -38,6 +39,7 @@ class Splits:
     test: Examples
     others: Examples
     is_text: bool = False
+    mixed: bool = True
 
     @property
     def most_in_sight(self) -> int:
@@ -80,7 +82,23 @@ class Splits:
         # All else that can be said of a test part is so of the training part too.
         if test is not train and test.meaning.found.startswith("warning"):
             warnings.append(test.meaning.found)
+        warnings += self._of_one_class()
         return ("; ".join([first, *(each for each in said if each not in warnings)]), *warnings)
+
+    def _of_one_class(self) -> Iterator[str]:
+        """Yield a warning for each part from the end of a source that is sorted by class, which measures next to
+        nothing."""
+        if self.mixed or self.is_text:
+            return
+        for name, part in (("validate", self.validation), ("test", self.test)):
+            # A single example has one class wherever it is from.
+            if part.stored is self.train.stored and len(part) > 1 and self.classes > 1:
+                labels = part.labels(np.arange(len(part)))
+                if (labels == labels[0]).all():
+                    yield (
+                        f"warning: the {len(part):,} examples set aside to {name} on are the last ones and all of one "
+                        "class: give training.data.split_seed 0, by which they are drawn"
+                    )
 
     @property
     def given(self) -> Given:
@@ -154,7 +172,7 @@ def split(data: Data, stored: Sequence[Stored]) -> Splits:
                 f"training.data.positive_classes is {positive}, but no example of the {name} part is of the first "
                 f"{positive} classes: give more of them, or other data"
             )
-    return Splits(*parts, is_text=data.source == "text")
+    return Splits(*parts, is_text=data.source == "text", mixed=data.split_seed != -1)
 
 
 def splits_from(data: Data, data_dir: str, files: Sequence[str]) -> Splits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import ffpipe
 from ffpipe.config.recipes import get_recipe
 from ffpipe.config.schema import Data
 from ffpipe.data.below import files_below, is_of_runs
@@ -122,6 +124,27 @@ def test_files_that_are_left_out_of_a_test_part_are_said_too(mine: Path) -> None
     picture(mine.parent / "test" / "cat" / "1.png")
     (mine.parent / "test" / "cat" / "notes.txt").write_text("what I saw")
     assert "1 file(s) that are not pictures are left out" in read(discover([str(mine.parent)])).found[1]
+
+
+def test_data_are_given_from_python_as_on_the_command_line(mine: Path) -> None:
+    """mnist-cnn splits a mixed set by position; these are sorted by class."""
+    recipe = get_recipe("mnist-cnn")
+    config = ffpipe.with_data(recipe, mine)
+    assert config == ffpipe.with_data(recipe, [str(mine)]) == on(recipe, discover([str(mine)]))
+    by_hand = {
+        "training.data.source": "folder",
+        "training.data.train": [str(mine)],
+        "training.data.validation": 3,
+        "training.data.test_count": 4,
+    }
+    data = ffpipe.override(recipe, by_hand).training.data
+    said = [line for line in load_splits(data).found if "all of one class" in line]
+    assert len(said) == 2
+    assert all("give training.data.split_seed 0" in line for line in said)
+    assert said[1].startswith("warning: the 4 examples set aside to test on are the last ones")
+    assert not any("one class" in line for line in load_splits(replace(data, split_seed=0)).found)
+    with pytest.raises(UserError, match="there is no file or folder nowhere"):
+        ffpipe.with_data(recipe, "nowhere")
 
 
 def test_a_class_without_any_picture_among_its_files_is_refused(mine: Path) -> None:
