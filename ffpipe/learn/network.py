@@ -74,11 +74,11 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the scores (n, classes) of images (n, features) or (n, *shape): floats as in training (0 to 1), or
-        uint8.
+        uint8, or bools.
 
         A network on tokens gives scores (n, T, classes) of rows of ids (n, T). Weights that were converted (`double`,
         `half`, `to`) are computed with as they are; scores have their dtype, float32 at least. Raises
-        ValueError where the examples are of another shape.
+        ValueError where the examples are of another shape or dtype.
         """
         return self.scores(images, self.readout)
 
@@ -149,7 +149,13 @@ class Network(nn.Module):
                 raise ValueError(f"tokens are {tuple(images.shape)}; give integers (n, {self.blueprint.inputs.size})")
             return images.to(device, torch.int64)
         if not self._is_one_of(images, {(self.features,), self.shape}):
-            raise ValueError(f"images are {tuple(images.shape)}; give (n, {self.features}) or (n, *{self.shape})")
+            shapes = dict.fromkeys([(self.features,), self.shape])
+            right = " or ".join(f"(n, {', '.join(map(str, shape))})" for shape in shapes)
+            raise ValueError(f"images are {tuple(images.shape)}; give {right}")
+        # What other whole numbers are to be divided by can be told from all of a file alone.
+        if not (images.is_floating_point() or images.dtype in (torch.uint8, torch.bool)):
+            right = f"uint8, which is divided by {self._divisor:g}, or floats as in training"
+            raise ValueError(f"images are {images.dtype}; give {right}")
         rows = images.reshape(images.shape[0], self.features).to(device)
         rows = rows.to(self._formats.now.weights)
         if images.dtype == torch.uint8:  # divided by what the images were that it was trained on

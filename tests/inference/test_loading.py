@@ -26,8 +26,12 @@ def test_images_may_keep_their_shape_or_be_bytes(
     assert torch.equal(network(images.view(5, 8, 8)), network(images))
     pixels = (images * 255).round().to(torch.uint8)
     torch.testing.assert_close(network(pixels), network(pixels / 255))
-    with pytest.raises(ValueError, match="give"):
+    with pytest.raises(ValueError, match=r"give \(n, 64\) or \(n, 8, 8\)"):
         network(images[:, :-1])
+    assert torch.equal(network(images > 0.5), network((images > 0.5).float()))
+    for dtype in (torch.int64, torch.int32, torch.int8):  # which were taken for floats
+        with pytest.raises(ValueError, match=r"int.*; give uint8, which is divided by 255"):
+            network(pixels.to(dtype))
 
 
 def test_many_images_are_classified_in_parts(
