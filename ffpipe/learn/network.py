@@ -122,6 +122,19 @@ class Network(nn.Module):
             raise Silent(f"no block that is read by {readout} has scores{instead}")
         return total.view(-1, self.classes) if readout == GOODNESS else total
 
+    def features_of(self, images: Tensor, block: int) -> Tensor:
+        """Return what a block hands on of images, as `forward` takes them: its features, to train something else on.
+
+        block: its index, or a negative one, counted from the end as in lists. Rows of networks with negatives get the
+        neutral label, as for the softmax head. Raises ValueError where there is no such block, or as `forward` does.
+        """
+        count = len(self.blueprint)
+        if not -count <= block < count:
+            raise ValueError(f"block is {block}; give 0 to {count - 1}, or -1 for the last of the {count}")
+        # Neither the labels nor the blocks behind it are needed.
+        last = block % count
+        return next(x for each, x, _ in self.passed(self._encoded(self._rows(images), SOFTMAX)) if each.index == last)
+
     def passed(self, x: Tensor) -> Iterator[tuple[Block, Tensor, Tensor | None]]:
         """Pass rows through all blocks; yields each block, what it hands on, and what it says of the answer."""
         kept: dict[str, Tensor] = {}
