@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from ffpipe.config.rules import check, check_text
 from ffpipe.config.schema import Config
-from ffpipe.system.errors import UserError, nearest, refusing
+from ffpipe.system.errors import UserError, nearest, refuse_other, refusing
 from ffpipe.system.files import read_whole
 
 LARGEST_FILE = 1 << 20
@@ -163,7 +163,7 @@ def from_tree(tree: Mapping[str, Any], *, where: str, strict: bool = True) -> Co
 
 def override(config: Config, values: Mapping[str, Any]) -> Config:
     """Replace fields of a config by dotted name; values may be strings. Raises UserError as `from_tree`."""
-    tree = _without_none(dataclasses.asdict(config))
+    tree = _tree_of(config)
     by_name = {leaf.name: leaf for leaf in leaves()}
     for name, value in values.items():
         if name not in by_name:
@@ -193,7 +193,13 @@ def _with_zeros(value: Any) -> Any:
 
 def checked(config: Config) -> Config:
     """Hold a config that was put together in Python against types, ranges and rules. Raises UserError."""
-    return from_tree(_without_none(dataclasses.asdict(config)), where="config")
+    return from_tree(_tree_of(config), where="config")
+
+
+def _tree_of(config: Config) -> dict[str, Any]:
+    refuse_other(config, Config, "config", "an ffpipe.Config, as ffpipe.recipe('digits') makes one")
+    tree: dict[str, Any] = _without_none(dataclasses.asdict(config))
+    return tree
 
 
 def _begun(where: str) -> str:

@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
+from ffpipe.config.fields import checked
 from ffpipe.config.schema import Config, Data
 from ffpipe.data.below import files_below, is_hidden, is_of_runs
 from ffpipe.data.remote import fetched, to_terminal
 from ffpipe.data.tables import TABLES, comma_separated
 from ffpipe.system.errors import UserError, refusing
-from ffpipe.system.files import expanded, scheme_of, size_of
+from ffpipe.system.files import expanded, names_of, scheme_of, size_of
 
 _ENDINGS = {
     "csv": (".csv", ".tsv", ".csv.gz", ".tsv.gz"),
@@ -96,8 +97,7 @@ def with_data(config: Config, data: str | Path | Sequence[str | Path]) -> Config
     part, both drawn from all of it. Raises UserError where nothing is known of the data, and for data that are of
     another kind than the config takes.
     """
-    names = [data] if isinstance(data, (str, Path)) else data
-    return on(config, discover([str(name) for name in names]))
+    return on(checked(config), discover(names_of(data, "data", "paths of files, and save arrays by np.savez first")))
 
 
 def on(config: Config, found: Found) -> Config:

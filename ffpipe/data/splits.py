@@ -21,7 +21,7 @@ from ffpipe.data.scale import Given
 from ffpipe.data.source import Part, shaped
 from ffpipe.data.sources import KNOWN_SETS, part_of_files, refuse_other_columns
 from ffpipe.system import rng
-from ffpipe.system.errors import UserError
+from ffpipe.system.errors import UserError, refuse_other
 from ffpipe.system.files import expanded
 
 
@@ -120,6 +120,7 @@ def load_splits(data: Data, data_dir: str = "", *, progress: Callable[[str], Non
     then while something is downloaded. The same request on the same files gives the same splits in every process.
     Raises UserError: one line saying what is wrong, where, and what was expected.
     """
+    refuse_other(data, Data, "data", "an ffpipe.Data, as config.training.data")
     train = fetched(data.train, "training.data.train", progress)
     test = fetched(data.test, "training.data.test", progress)
     train_part, test_part = _parts(replace(data, train=train, test=test), data_dir, progress)

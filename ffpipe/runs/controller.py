@@ -35,7 +35,7 @@ from ffpipe.runs.run import Result, Run
 from ffpipe.runs.view import View, Warnings
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store
-from ffpipe.system.errors import Unreachable, UserError
+from ffpipe.system.errors import Unreachable, UserError, refuse_other
 from ffpipe.system.leftovers import sweep
 from ffpipe.telemetry.callbacks import Callback
 from ffpipe.telemetry.report import History
@@ -102,6 +102,7 @@ def _followed(
 ) -> tuple[View, Interrupt]:
     """Return the view of a run, with callbacks if there are any, and what ends the run. Raises UserError."""
     view, interrupt = view or Warnings(), interrupt or Interrupt()
+    refuse_other(view, View, "view", "an ffpipe.View, and others by name: model=function, callbacks=[...]")
     if not isinstance(callbacks, Iterable):
         raise UserError(f"callbacks is {described(callbacks)}: give a list")
     callbacks = [*callbacks]  # which may come once only

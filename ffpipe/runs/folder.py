@@ -41,8 +41,8 @@ from ffpipe.runs.inspection import (
 )
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store, store_of
-from ffpipe.system.errors import UserError, reason, refusing
-from ffpipe.system.files import expanded, replacing
+from ffpipe.system.errors import UserError, reason, refuse_other, refusing
+from ffpipe.system.files import PATH, expanded, replacing
 from ffpipe.telemetry.metrics import write_metrics
 from ffpipe.telemetry.report import MOST_ROWS, History
 
@@ -204,6 +204,7 @@ def _check_name(path: Path, instead: str) -> None:
 
 def open_run(path: str | Path) -> tuple[RunFolder, Config]:
     """Find an existing run and its config. Raises UserError where there is none, or nothing to go on from."""
+    refuse_other(path, PATH, "the run", "its folder, as result.run_dir")
     folder = RunFolder(expanded(path))
     refuse_no_folder(folder.path, path)
     _check_name(folder.path.absolute(), "rename it, or give a link to it")

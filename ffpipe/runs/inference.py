@@ -27,13 +27,16 @@ from ffpipe.runs import places
 from ffpipe.runs.model import Given
 from ffpipe.runs.saved import SavedRun
 from ffpipe.storage.checkpoint import name_of
-from ffpipe.system.errors import UserError, one_line
+from ffpipe.system.errors import UserError, one_line, refuse_other
+from ffpipe.system.files import PATH, names_of
 from ffpipe.system.memory import host_bytes, refuse_beyond_host
 
 # Rows that pass through the network at once; bounds the memory of an evaluation.
 ROWS_AT_ONCE = 4096
 # Bytes of what one block makes of these.
 BYTES_AT_ONCE = 256 << 20
+# What to give in place of images in memory.
+FILES = "paths of files, or call ffpipe.load(run)(images)"
 # The share of memory that weights may take that are kept for an evaluation or a report, or rows where weights are not.
 LOADED_SHARE = 0.25
 
@@ -155,7 +158,7 @@ def evaluate(
     """
     saved = SavedRun.of(run, None, model, allow_code, changes)
     network = _opened(saved)
-    names = [str(data)] if isinstance(data, (str, Path)) else list(map(str, data))
+    names = names_of(data, "data", FILES)
     count, batches = _of_files(saved, network, run, names) if names else _of_run(saved, network, run, split, data_dir)
     wrong, tested = dict.fromkeys(readouts_of(saved.network), 0.0), 0
     for images, labels in batches:
@@ -286,6 +289,7 @@ def _images(
 ) -> Iterator[tuple[str, int | None, NDArray[np.float32]]]:
     """Yield each image of each file: the file's path, the place in it where there are several, and the row."""
     for path in paths:
+        refuse_other(path, PATH, "what images has", FILES)
         try:
             for file in files_of(path):
                 try:

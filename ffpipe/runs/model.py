@@ -13,7 +13,7 @@ from typing import Any
 from ffpipe.config.schema import Config
 from ffpipe.learn.user_model import Consent, changed, find, refuse_stale
 from ffpipe.pipeline.job import Model
-from ffpipe.system.errors import UserError, one_line
+from ffpipe.system.errors import UserError, one_line, refuse_other
 
 # A function that returns blocks, or its name as package.module:function or file.py:function.
 Given = str | Callable[..., Any]
@@ -30,6 +30,9 @@ def with_model(
     run, code that cannot be found or that has changed.
     """
     training = config.training
+    if given is not None:
+        right = "the function that returns its blocks, not what it returns, or its name as net.py:blocks"
+        refuse_other(given, (str, Callable), "model", right)  # type: ignore[arg-type]  # a class to isinstance
     if given is not None and recorded is not None:
         _refuse_other(training.model, given, where)
     if given is not None and not isinstance(given, str):

@@ -103,6 +103,18 @@ class Interrupted(Exception):
     """The end of a run that was interrupted and has saved what it had (exit status 130)."""
 
 
+def refuse_other(given: object, kinds: type | tuple[type, ...], name: str, instead: str) -> None:
+    """Raise UserError for an argument of another kind than a public function takes. instead: what to give.
+
+    >>> refuse_other("digits", (int, float), "rate", "a number")
+    Traceback (most recent call last):
+    ffpipe.system.errors.UserError: rate is a value of type str: give a number
+    """
+    if not isinstance(given, kinds):
+        came = f"the class {given.__name__}" if isinstance(given, type) else f"a value of type {type(given).__name__}"
+        raise UserError(f"{name} is {came}: give {instead}")
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """Return a closing phrase for an unknown name: the nearest right one, or else all of them.
 

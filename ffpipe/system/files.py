@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ffpipe.system.errors import Unreachable, UserError, reason, refusing
+from ffpipe.system.errors import Unreachable, UserError, reason, refuse_other, refusing
 
+# The kinds of a path as a public function takes it.
+PATH = (str, Path)
 _FILE_KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -96,6 +98,17 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise UserError(f"{path} begins with a home folder that is not known: give the whole path") from None
+
+
+def names_of(paths: str | Path | Iterable[str | Path], field: str, instead: str) -> list[str]:
+    """Return one path or several as text. Raises UserError for what is none. instead: what to give then."""
+    found = [paths] if isinstance(paths, PATH) else paths
+    refuse_other(found, Iterable, field, instead)
+    names = []
+    for each in found:
+        refuse_other(each, PATH, field if each is paths else f"what {field} has", instead)
+        names.append(str(each))
+    return names
 
 
 def new_file(given: str | Path) -> Path:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,6 +78,34 @@ def test_wrong_questions(run: ffpipe.Result) -> None:
     with pytest.raises(ffpipe.UserError, match="test, validation, train"):
         ffpipe.evaluate(run.run_dir, "tests")
     assert ffpipe.evaluate(run.run_dir, "validation").examples == 97
+
+
+def a_function() -> None:
+    """Stand for a function that is given where it is not meant."""
+
+
+def test_arguments_of_another_kind(run: ffpipe.Result, tmp_path: Path) -> None:
+    config, where = ffpipe.override(ffpipe.recipe("digits"), {"execution.run_dir": str(tmp_path / "new")}), run.run_dir
+    images, labels = np.zeros((2, 64), np.float32), np.zeros(2, np.int64)
+    calls: dict[str, Callable[..., Any]] = {
+        "config is a value of type str: give an ffpipe.Config, as ffpipe": lambda of: of.train("digits"),
+        "config is a value of type Result": lambda of: of.override(run, {}),
+        "config is a value of type NoneType": lambda of: of.with_data(None, "some"),
+        "view is a value of type function: .* model=function": lambda of: of.train(config, a_function),
+        "view is a value of type list: .* callbacks=": lambda of: of.train(config, [ffpipe.Callback()]),
+        "view is the class ConsoleView: give": lambda of: of.train(config, ffpipe.ConsoleView),
+        "model is a value of type list: give the function that returns": lambda of: of.train(config, model=[]),
+        "run is a value of type Result: give its folder, as result.run_dir": lambda of: of.load(run),
+        "data is a value of type Config: give .* config.training.data": lambda of: of.load_splits(config),
+        r"images has is a value of type ndarray: .* ffpipe.load\(run\)\(i": lambda of: of.predict(where, images),
+        "data has is a value of type ndarray: give paths": lambda of: of.evaluate(where, data=(images, labels)),
+        "data is a value of type int: give paths": lambda of: of.evaluate(where, data=3),
+        "data has is a value of type ndarray: .* np.savez": lambda of: of.with_data(config, [images, labels]),
+    }
+    for says, call in calls.items():
+        with pytest.raises(ffpipe.UserError, match=says):
+            call(ffpipe)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_network_larger_than_memory_is_read_a_layer_at_a_time(
