@@ -165,6 +165,18 @@ def test_pictures_from_training_to_predictions(
         capsys.readouterr()
 
 
+@pytest.mark.parametrize("command", ["data", "train"])
+def test_a_text_may_have_any_name_where_its_source_is_given(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "notes.md"
+    file.write_text("to be or not to be\n" * 400)
+    asked = ["data", str(file)] if command == "data" else ["train", "char-lm", "--dry-run", "--data", str(file)]
+    refused(asked, "name a table .csv and a text .txt, or give --training.data.source csv or text", capsys)
+    assert main([*asked, "--training.data.source", "text"]) == 0
+    assert "text" in capsys.readouterr().out
+
+
 def test_a_text_has_sequences_and_symbols(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.txt").write_text("to be or not to be " * 40)
     data = {"train": str(tmp_path / "a.txt"), "length": "7", "validation": "8", "test-count": "9"}

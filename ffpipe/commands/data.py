@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ffpipe.commands.options import add_fields, given, settable
+from ffpipe.commands.options import SOURCE, add_fields, given, settable
 from ffpipe.config.fields import override
 from ffpipe.config.recipes import RECIPES, get_recipe
 from ffpipe.system.errors import UserError, escaped
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         from ffpipe.data.discover import discover, on
 
-        found = discover(names)
+        found = discover(names, given(options).get(SOURCE, ""))
         config = on(get_recipe("char-lm" if found.source == "text" else "digits"), found)
     config, console = override(config, given(options)), Console(emoji=False)
     data = config.training.data

@@ -145,7 +145,7 @@ def config_of(options: argparse.Namespace) -> Config:
     if options.data:
         from ffpipe.data.discover import discover, on
 
-        config = on(config, discover(options.data))
+        config = on(config, discover(options.data, fields.get(SOURCE, "")))
         # The user has named these files, or the folder that they are in.
         found = (config.training.data.train, config.training.data.test)
         fields = {**dict(zip(DATA_FILES, found, strict=True)), **fields}

@@ -59,10 +59,11 @@ class Found:
     test: tuple[str, ...] = ()
 
 
-def discover(names: Sequence[str]) -> Found:
+def discover(names: Sequence[str], source: str = "") -> Found:
     """Work out what these files, folder or pattern are, or files by URI; a folder by URI is all of the training part.
 
-    Raises UserError where nothing is known of them.
+    source: what the user says that they are, for files whose contents do not tell. Raises UserError where nothing is
+    known of them.
     """
     if "" in names:  # which would be the working folder
         raise UserError("--data has an empty name: give files, a folder or URIs")
@@ -72,7 +73,7 @@ def discover(names: Sequence[str]) -> Found:
         if len(paths) > 1:
             raise UserError(f"--data names the folder {folders[0]} and others: give one folder alone, or files")
         return _folder(folders[0])
-    kinds = {kind_of(path) for path in paths}
+    kinds = {kind_of(path, source) for path in paths}
     if len(kinds) != 1:  # none of a folder in a store that is empty
         raise UserError(f"--data names files of several formats: {', '.join(sorted(kinds))}; give those of one")
     found = _parts(kinds.pop(), paths)
@@ -129,8 +130,8 @@ def on(config: Config, found: Found) -> Config:
     return replace(config, training=training)
 
 
-def kind_of(path: Path) -> str:
-    """Return the source that reads a file. Raises UserError."""
+def kind_of(path: Path, said: str = "") -> str:
+    """Return the source that reads a file. said: what the user says that it is. Raises UserError."""
     with refusing(f"{path}: cannot be read"):
         size_of(path)  # which refuses what an open would wait for
         with path.open("rb") as file:
@@ -139,8 +140,9 @@ def kind_of(path: Path) -> str:
         if start.startswith(magic):
             return kind
     # Neither begins in a way of its own.
-    if (kind := _ending(path)) in ("csv", "text"):
-        return kind
+    for kind in (said, _ending(path)):
+        if kind in ("csv", "text"):
+            return kind
     # Gzip's first bytes do not say what is within.
     name = path.name.lower()
     if start.startswith(_IDX) or (start.startswith(_GZIP) and "idx" in name):
@@ -148,7 +150,8 @@ def kind_of(path: Path) -> str:
     if name.endswith(PICTURES):
         raise UserError(f"{path} is one picture: give the folder that has a folder of pictures for each class")
     raise UserError(
-        f"{path}: its format is not known: expected a folder of pictures, CSV, Parquet, Arrow, npz, npy, IDX or a text"
+        f"{path}: its format is not known: expected a folder of pictures, CSV, Parquet, Arrow, npz, npy, IDX or a "
+        "text; name a table .csv and a text .txt, or give --training.data.source csv or text"
     )
 
 
