@@ -213,6 +213,43 @@ def test_a_score_that_nothing_would_train_is_refused(tmp_path: Path) -> None:
     run(tmp_path / "run", blocks)
 
 
+class Converted(nn.Module):
+    """A layer whose outputs are converted."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layer, self.dtype = nn.Linear(64, 20), dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.layer(x.flatten(1))
+        return h.relu().to(self.dtype)
+
+
+@pytest.mark.parametrize(
+    ("precision", "other", "right"),
+    [
+        ("float32", torch.half, "float32"),
+        ("float32", torch.double, "float32"),
+        ("float64", torch.float, "float64"),
+        ("bfloat16", torch.double, "float32"),
+        ("bfloat16", torch.half, ""),  # which autocast converts
+        ("float64", torch.double, ""),
+    ],
+)
+def test_bodies_that_convert_what_they_return(precision: str, other: torch.dtype, right: str, tmp_path: Path) -> None:
+    def trained(**fields: Any) -> ffpipe.Result:
+        body = Converted(other)
+        return run(tmp_path / "run", lambda: [ffpipe.Local(body, **fields)], training={"precision": precision})
+
+    if right:
+        with pytest.raises(UserError, match=rf"objective of block 0 .* cannot score .* have its body return {right}, "):
+            trained()
+        assert not (tmp_path / "run").exists()
+        trained(objective=lambda h, labels: h.square().mean())  # which takes any
+    else:
+        trained()
+
+
 def test_another_default_dtype_is_refused(tmp_path: Path) -> None:
     torch.set_default_dtype(torch.float64)
     try:

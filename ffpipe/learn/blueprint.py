@@ -246,7 +246,7 @@ def _outlined(
             """Give the body; where it has to run, one that did not begin on META."""
             return body if device == META else body_of(whole(), outline, training, device)
 
-        hidden = shape_of(body_on, [inputs, *(kept[name] for name in item.use)], training, str(outline))
+        hidden, made = shape_of(body_on, [inputs, *(kept[name] for name in item.use)], training, str(outline))
         outline = replace(outline, hidden=hidden)
         local = local_block(item, body, outline, bare.takes.classes, training, META)
 
@@ -256,7 +256,7 @@ def _outlined(
                 return local
             return local_block(whole(), body_on(device), outline, bare.takes.classes, training, device)
 
-        trial = Trial(str(outline), hidden, training, lambda device: block_on(device).objective)
+        trial = Trial(str(outline), hidden, made, training, lambda device: block_on(device).objective)
         local.outputs = trial.outputs()
         outline = replace(outline, outputs=local.outputs)
         refuse_roles(local.roles, outline, training)

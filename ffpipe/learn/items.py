@@ -170,8 +170,9 @@ def _refuse_untrained(objective: Objective, body: nn.Module, where: str) -> None
 
 def shape_of(
     body: Callable[[torch.device], nn.Module], inputs: Sequence[RowSpec], training: Training, where: str
-) -> RowSpec:
-    """Return the spec of a row that a body makes: seen on META, or where it does not run there on a few rows of zeros.
+) -> tuple[RowSpec, torch.dtype]:
+    """Return the spec of a row that a body makes, and its dtype without autocast: seen on META, or where it does not
+    run there on a few rows of zeros.
 
     body: makes it on a device, or gives a module that is not to be changed. Raises UserError for a body that fails,
     that writes into the rows that it gets, or that makes something else than rows.
@@ -199,7 +200,7 @@ def shape_of(
         raise UserError(f"{where} gives a {what} tensor: its body must return dense rows of one shape")
     if found.dim() == 0 or len(found) != TRIED:
         raise UserError(f"{where} gives a tensor of shape {tuple(found.shape)} for {TRIED} rows: keep the rows first")
-    return RowSpec(tuple(found.shape[1:]), products if found.dtype.is_floating_point else found.dtype)
+    return RowSpec(tuple(found.shape[1:]), products if found.dtype.is_floating_point else found.dtype), found.dtype
 
 
 def fresh(module: M, device: torch.device) -> M:

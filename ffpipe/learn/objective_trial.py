@@ -24,10 +24,12 @@ from ffpipe.system.errors import UserError
 
 @dataclass(frozen=True)
 class Trial:
-    """Trials of one objective. where: names the block. hidden: one row of its body. objective: makes it on a device."""
+    """Trials of one objective. where: names the block. hidden: one row of its body. dtype: of what the body makes
+    without autocast. objective: makes it on a device."""
 
     where: str
     hidden: RowSpec
+    dtype: torch.dtype
     training: Training
     objective: Callable[[torch.device], Objective]
 
@@ -68,14 +70,19 @@ class Trial:
 
     def _made(self, call: Callable[[Objective, Tensor], Any], what: str) -> Any:
         """Return what a call makes of the rows. Raises UserError for its exceptions."""
-        # Without autocast, weights take no rows in another format than theirs.
-        weights = PRECISIONS[self.training.precision].weights
-        dtype = weights if self.hidden.dtype.is_floating_point else self.hidden.dtype
+        # Weights take no rows in another format than theirs, unless autocast converts these, as all but float64.
+        weights, products = PRECISIONS[self.training.precision]
+        converts = weights != products and self.dtype.is_floating_point and self.dtype != torch.float64
+        dtype = weights if converts else self.dtype
+        rows = RowSpec(self.hidden.shape, dtype)
+        failing = f"the objective of {self.where} cannot {what} rows of {rows}"
+        if dtype.is_floating_point and dtype != weights:
+            failing += f": have its body return {str(weights).removeprefix('torch.')}, as training.precision says"
 
         def tried() -> Any:
             # META, or the CPU where code looks at numbers: as `made_on` has set it.
             device = torch.get_default_device()
-            with of_users(f"the objective of {self.where} cannot {what} rows of {self.hidden}"), torch.no_grad():
+            with of_users(failing), torch.no_grad():
                 return call(self.objective(device), torch.zeros(TRIED, *self.hidden.shape, dtype=dtype))
 
         # Without numbers torch does not look at the dtypes of products.
