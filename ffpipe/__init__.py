@@ -122,3 +122,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'ffpipe' has no attribute {name!r}")
     home = import_module(f"ffpipe.{_HOMES[name]}")
     return getattr(home, "get_recipe" if name == "recipe" else name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import ffpipe
 from ffpipe.system.environment import prepare
 
 HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -59,6 +60,13 @@ def test_huge_pages_unless_told_otherwise(
 
 
 @pytest.mark.skipif(not HUGE.exists() or "[never]" in HUGE.read_text(), reason="Linux gives no huge pages here")
+def test_names_are_listed_before_they_are_imported() -> None:
+    code = "import sys, ffpipe; print(*dir(ffpipe)); assert 'torch' not in sys.modules"
+    names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {*ffpipe.__all__, "__doc__", "__file__"} <= set(names)
+    assert not {"Any", "import_module", "prepare"} & set(names)
+
+
 def test_torch_asks_for_huge_pages() -> None:
     """In a process of its own, since torch reads its environment once."""
     program = """
