@@ -27,5 +27,16 @@ def uncompiled(cls: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
             return computed(self, closure)
 
     step.hooked = True  # type: ignore[attr-defined]  # else torch wraps it once more, for profilers and hooks
+
+    def reduce(self: torch.optim.Optimizer) -> tuple[Any, ...]:
+        return _bare, (cls,), self.__getstate__()
+
     plain = {name: inspect.unwrap(getattr(cls, name)) for name in WRAPPED}
-    return type(cls.__name__, (cls,), {"__doc__": cls.__doc__, "step": step, **plain})
+    # The class made here has no name by which pickle would find it.
+    return type(cls.__name__, (cls,), {"__doc__": cls.__doc__, "step": step, "__reduce__": reduce, **plain})
+
+
+def _bare(cls: Any) -> torch.optim.Optimizer:
+    """Make an optimiser for pickle, which sets what it had."""
+    made = uncompiled(cls)
+    return made.__new__(made)

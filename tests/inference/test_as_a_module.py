@@ -114,6 +114,15 @@ def test_features_are_what_a_block_hands_on(
             network.features_of(test_split[0], block)
 
 
+def test_any_network_can_be_saved_whole(
+    other: tuple[ffpipe.Result, tuple[str, ...]], test_split: tuple[torch.Tensor, torch.Tensor], tmp_path: Path
+) -> None:
+    network = ffpipe.load(other[0].run_dir)
+    torch.save(network, tmp_path / "network.pt")
+    again = torch.load(tmp_path / "network.pt", weights_only=False)
+    assert torch.equal(again(test_split[0]), network(test_split[0]))
+
+
 def test_any_state_dict_loads_again(
     other: tuple[ffpipe.Result, tuple[str, ...]], test_split: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
