@@ -35,7 +35,7 @@ from ffpipe.runs.run import Result, Run
 from ffpipe.runs.view import View, Warnings
 from ffpipe.storage import checkpoint
 from ffpipe.storage.store import Store
-from ffpipe.system.errors import Unreachable, UserError, refuse_other
+from ffpipe.system.errors import Unreachable, UserError, nearest, refuse_other
 from ffpipe.system.leftovers import sweep
 from ffpipe.telemetry.callbacks import Callback
 from ffpipe.telemetry.report import History
@@ -110,6 +110,10 @@ def _followed(
         if not isinstance(each, Callback):
             instead = instead_of(each, "an object of a subclass of ffpipe.Callback")
             raise UserError(f"callbacks[{number}] is {described(each)}: {instead}")
+        known = [name for name in dir(Callback) if name.startswith("on_")]
+        for name in dir(each):
+            if name.startswith("on_") and name not in known:
+                view.note(f"warning: {type(each).__name__}.{name} is never called; {nearest(name, known)}")
     callbacks = [*callbacks, *([TensorBoard()] if config.execution.tensorboard else [])]
     return Followed(view, callbacks, interrupt) if callbacks else view, interrupt
 

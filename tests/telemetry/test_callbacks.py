@@ -308,6 +308,20 @@ def test_what_is_no_callback_is_refused(callbacks: Any, says: str, tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
+def test_methods_that_no_event_has_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Misspelt(Diary):
+        """A callback with two methods that are never called."""
+
+        def on_evaluate(self, evaluation: Any) -> None: ...
+
+        def on_fit(self) -> None: ...
+
+    train(brief(tmp_path / "run"), callbacks=[Misspelt()])
+    said = [line for line in capsys.readouterr().err.splitlines() if "never called" in line]
+    assert said[0] == "warning: Misspelt.on_evaluate is never called; did you mean 'on_evaluation'?"
+    assert [line.split()[1] for line in said] == ["Misspelt.on_evaluate", "Misspelt.on_fit"]
+
+
 def test_callbacks_may_come_once_only(tmp_path: Path) -> None:
     diary = Diary()
     train(brief(tmp_path / "run"), callbacks=iter([diary]))  # type: ignore[arg-type]  # as a generator gives them
