@@ -120,6 +120,9 @@ def contents(
             for _, values in _read(table, columns.images[0], columns.read, _MOST_ROWS)
             for each in values
         )
+    if label != wanted.label:
+        where = f"the column {label!r}" if tables[0].headed else "the first column"
+        found = "; ".join(filter(None, [f"labels are in {where}", found]))
     decode = partial(images.decode, mode=mode, size=wanted.size)
     first = next((block for table in tables for block in _blocks(table, columns, decode, rows=1)), None)
     if first is None:
@@ -217,7 +220,9 @@ def _label(table: Table, asked: str) -> str:
         others = [name for name in names if name.strip().lower() in (DEFAULT_LABEL, *_OTHER_LABELS)]
         if len(others) == 1:
             return str(others[0])
-    there = nearest(asked, some_of(names))  # of many: an image in columns has one for each pixel
+    some = some_of(names)  # of many: an image in columns has one for each pixel
+    # No user has written the default, so that nothing is misspelt.
+    there = f"there are: {', '.join(some)}" if asked == DEFAULT_LABEL else nearest(asked, some)
     raise UserError(f"{table.path}: training.data.label_column is {asked!r}, but there is no such column; {there}")
 
 

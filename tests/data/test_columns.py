@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from forms import encode, everything
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ffpipe.config.schema import Data
 from ffpipe.data import columns, tables
 from ffpipe.data.columns import Wanted
+from ffpipe.data.splits import load_splits
 from ffpipe.system.errors import UserError
 
 Write = Callable[..., Path]
@@ -175,6 +178,25 @@ def test_files_that_do_not_fit_together(write: Write) -> None:
         opened(first, write(hugging_face(PNGS), "2.parquet"))
     with pytest.raises(UserError, match=r"2\.parquet: the image at row 0 has shape \(3,\), but the first of all has"):
         opened(first, write(lists([1, 2, 3]), "2.parquet"))
+
+
+@pytest.mark.parametrize("name", ["label", "target", "Class"])
+def test_the_column_of_labels_is_said_where_it_has_another_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"one,{name},two\n" + "1,0,2\n3,1,4\n" * 10)
+    data = Data(source="csv", train=(str(tmp_path / "a.csv"),), test_count=2)
+    said = f"labels are in the column {name!r}" in load_splits(data).found[0]
+    assert said == (name != "label")
+    (tmp_path / "a.csv").write_text("2,1,4\n" * 10)
+    assert "labels are in the first column" in load_splits(data).found[0]
+
+
+def test_a_column_of_labels_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("able,two\n" + "1,0\n" * 10)
+    data = Data(source="csv", train=(str(tmp_path / "a.csv"),), test_count=2)
+    with pytest.raises(UserError, match=r"label_column is 'label', but .* there are: able, two"):
+        load_splits(data)
+    with pytest.raises(UserError, match=r"label_column is 'abel', but .* did you mean 'able'"):
+        load_splits(replace(data, label_column="abel"))
 
 
 def test_two_columns_of_one_name(write: Write) -> None:
