@@ -160,17 +160,20 @@ def check_engines(
     *,
     shape: tuple[int, ...],
     classes: int,
-    folder: Path,
+    folder: str | Path,
     ways: tuple[Mapping[str, Any], ...] = WAYS,
     **fields: Any,
 ) -> str:
     """Train a little on noise through each engine; all must end with the same weights, whose digest is returned.
 
-    folder: for the runs. ways: fields of `execution`. The Ray engine starts Ray where it does not run yet.
+    folder: for the runs, made where it is not there. ways: fields of `execution`. The Ray engine starts Ray where it
+    does not run yet.
     """
     config, count = _plain(fields), 240
     values = min(classes, 256) if config.training.inputs == "tokens" else 256
     images = np.random.default_rng(1).integers(0, values, size=(count, *shape), dtype=np.uint8)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "noise.npz"
     np.savez(path, x_train=images, y_train=np.arange(count, dtype=np.int64) % classes)
     data = Data(source="npz", train=(str(path),), classes=classes, test_count=40)

@@ -172,6 +172,11 @@ class Symbols(nn.Module):
 def test_engines_train_on_tokens(tmp_path: Path) -> None:
     ways = ({"engine": "local", "stages": 1, "chunk": 1}, {"engine": "layerwise", "stages": 0, "chunk": 2})
     found = testing.check_engines(
-        lambda: [Symbols(), nn.Linear(16, 16)], shape=(12,), classes=17, folder=tmp_path, ways=ways, inputs="tokens"
+        lambda: [Symbols(), nn.Linear(16, 16)],
+        shape=(12,),
+        classes=17,
+        folder=str(tmp_path / "new" / "runs"),  # made where it is not there
+        ways=ways,
+        inputs="tokens",
     )
     assert len(found) == 64
