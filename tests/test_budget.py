@@ -48,6 +48,13 @@ def least(**fields: Any) -> int:
     return int(found[1])
 
 
+@pytest.mark.parametrize(("name", "sizes"), [("digits", "training.dims"), ("digits-cnn", "blocks")])
+def test_what_may_be_smaller_is_what_the_network_is_made_of(name: str, sizes: str) -> None:
+    job = make_job(override(recipe(name), {"execution.memory_budget": "301MiB"}))
+    with pytest.raises(UserError, match=f"or smaller {sizes} or training.batch_size"):
+        within_budget(job, PROCESS)
+
+
 def test_a_large_budget_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FFPIPE_DATA", raising=False)
     execution, note = chosen(4000)

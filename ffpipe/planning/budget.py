@@ -57,10 +57,11 @@ def within_budget(job: Job, process: int) -> tuple[Job, tuple[str, ...]]:
     if least == math.inf:
         search.needs_uncut(execution)  # raises what stands in the way
     enough = math.ceil(least / SAFE / ROUNDED) * ROUNDED
+    sizes = "blocks" if job.config.training.model or job.config.training.blocks else "training.dims"
     raise UserError(
         f"execution.memory_budget is {execution.memory_budget}, but by whatever engine, number of stages and chunk the "
         f"rest of the config allows, a stage needs {format_size(enough)}: give --memory-budget "
-        f"{math.ceil(enough / 2**20)}MiB, or smaller training.dims or training.batch_size"
+        f"{math.ceil(enough / 2**20)}MiB, or smaller {sizes} or training.batch_size"
     )
 
 
