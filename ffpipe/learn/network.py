@@ -165,7 +165,7 @@ class Network(nn.Module):
             shapes = dict.fromkeys([(self.features,), self.shape])
             right = " or ".join(f"(n, {', '.join(map(str, shape))})" for shape in shapes)
             raise ValueError(f"images are {tuple(images.shape)}; give {right}")
-        # What other whole numbers are to be divided by can be told from all of a file alone.
+        # Only all of a file tells what other whole numbers are to be divided by.
         if not (images.is_floating_point() or images.dtype in (torch.uint8, torch.bool)):
             right = f"uint8, which is divided by {self._divisor:g}, or floats as in training"
             raise ValueError(f"images are {images.dtype}; give {right}")

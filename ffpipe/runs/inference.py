@@ -35,7 +35,7 @@ from ffpipe.system.memory import host_bytes, refuse_beyond_host
 ROWS_AT_ONCE = 4096
 # Bytes of what one block makes of these.
 BYTES_AT_ONCE = 256 << 20
-# What to give in place of images in memory.
+# The advice where images in memory are given for files.
 FILES = "paths of files, or call ffpipe.load(run)(images)"
 # The share of memory that weights may take that are kept for an evaluation or a report, or rows where weights are not.
 LOADED_SHARE = 0.25
