@@ -50,6 +50,12 @@ def test_a_plan_knows_the_size_of_a_snapshot(strangers_run: Path) -> None:
     assert estimate.snapshot == sum(tensor.nbytes for tensor in tensors) > 0
 
 
+def test_a_minibatch_of_more_parts_than_a_bare_process_is_tried_on(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--training.batch-size", "100", "--training.accumulation", "20"]
+    assert main(["plan", "digits-cnn", "--engine", "local", *options]) == 0
+    assert "examples/s" in capsys.readouterr().out
+
+
 def test_a_plan_says_what_a_budget_would_choose(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "digits", "--engine", "local", "--memory-budget", "3GiB"]) == 0
     assert "within the budget of 3.00 GiB" in capsys.readouterr().out

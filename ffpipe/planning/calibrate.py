@@ -15,6 +15,7 @@ from typing import Protocol
 
 import torch
 
+from ffpipe.config.schema import Training
 from ffpipe.learn.blame import blaming
 from ffpipe.learn.block import Block, Step, nothing
 from ffpipe.learn.blueprint import Blueprint
@@ -94,9 +95,11 @@ def measure_costs(
     seconds_of: Callable[[Callable[[], object], torch.device], float] = median_seconds,
 ) -> Costs:
     """Time a few steps of each block that is not like another one."""
-    batch = min(network.training.batch_size, LARGEST_BATCH)
-    scale = network.training.batch_size / batch
-    network = replace(network, training=replace(network.training, batch_size=batch))
+    training = _timed(network.training)
+    scale = network.training.batch_size / training.batch_size
+    # After a result leaves there is the work on the last part alone, of however many there are.
+    fewer = training.accumulation / network.training.accumulation
+    network = replace(network, training=training)
 
     def block_seconds(block: Block) -> tuple[float, float]:
         learn, shares = learning(block, network, device), list[float]()
@@ -109,11 +112,21 @@ def measure_costs(
             shares.append((ended - left[0]) / (ended - started) if left else 0.0)
 
         seconds = scale * seconds_of(step, device)
-        return seconds, seconds * statistics.median(shares[1:] or shares)  # without the first step, as `seconds` are
+        # Without the first step, as `seconds` are.
+        return seconds, seconds * fewer * statistics.median(shares[1:] or shares)
 
     layers, after = zip(*of_each_block(network, device, block_seconds), strict=True)
     head = scale * seconds_of(_head_step(network, device), device) if network.has_head else 0.0
     return Costs(layers, head, after)
+
+
+def _timed(training: Training) -> Training:
+    """Return the same with as much of a minibatch as is timed: fewer of its parts, which are cut where one is too large
+    itself."""
+    part = training.batch_size // training.accumulation
+    # Not all parts, each cut: batch normalisation refuses one example, and small parts take longer in proportion.
+    parts = min(training.accumulation, max(1, LARGEST_BATCH // part))
+    return replace(training, batch_size=parts * min(part, LARGEST_BATCH), accumulation=parts)
 
 
 def measure_side_by_side(network: Blueprint, copies: int) -> Costs:

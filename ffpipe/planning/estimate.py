@@ -91,8 +91,8 @@ def bare_process(config: Config) -> int:
     # Blocks that are trained by autograd need more of torch, whatever they are.
     local = training.model or training.blocks or not training.contrasts
     small = replace(
-        training, dims=(SMALL, SMALL), blocks=(), model="", inputs="images", batch_size=SMALL, head_from=0,
-        labels="none", goodness_from=0, method="forward-forward",
+        training, dims=(SMALL, SMALL), blocks=(), model="", inputs="images", batch_size=SMALL, shards=1, accumulation=1,
+        head_from=0, labels="none", goodness_from=0, method="forward-forward",
         negatives="none" if local else training.negatives,
     )  # fmt: skip
     takes = Input((SMALL,), SMALL, SMALL)

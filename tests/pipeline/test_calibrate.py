@@ -31,6 +31,38 @@ def test_blocks_that_are_alike_are_timed_once_and_large_minibatches_in_part(batc
     assert costs.after[1] == costs.after[2]
 
 
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "sizes"),
+    [
+        (600, 300, [2] * 256),
+        (700, 7, [100] * 5),
+        (1200, 1, [LARGEST_BATCH]),
+        (1200, 2, [LARGEST_BATCH]),
+    ],
+)
+def test_minibatches_in_parts_are_timed_by_whole_parts(batch: int, accumulation: int, sizes: list[int]) -> None:
+    """Batch normalisation refuses a part of one example."""
+    seen: list[int] = []
+
+    class Seen(nn.Flatten):
+        def forward(self, x: Tensor) -> Tensor:
+            if not x.is_meta and (x == 1).all():  # rows that are timed, and none of a trial
+                seen.append(len(x))
+            return super().forward(x)
+
+    def blocks() -> list[nn.Module]:
+        return [nn.Sequential(Seen(), nn.Linear(64, 10), nn.BatchNorm1d(10))]
+
+    fields = {"training.batch_size": batch, "training.accumulation": accumulation, "execution.stages": 1}
+    network = make_job(override(recipe("digits-cnn"), fields), Model(function=blocks)).network
+    seen.clear()
+    costs = measure_costs(network, torch.device("cpu"), lambda step, _: (step(), 1.0)[1])
+    assert seen == sizes
+    assert costs.layers == (batch / sum(sizes),)
+    # After the result leaves there is a share of the last of all parts alone.
+    assert 0 < costs.after[0] < costs.layers[0] * len(sizes) / accumulation
+
+
 class Unforeseen(nn.Module):
     """A layer that fails on the rows of ones on which a step is timed."""
 
