@@ -50,6 +50,19 @@ def test_a_plan_knows_the_size_of_a_snapshot(strangers_run: Path) -> None:
     assert estimate.snapshot == sum(tensor.nbytes for tensor in tensors) > 0
 
 
+@pytest.mark.parametrize("engine", ["ray", "local", "layerwise"])
+def test_a_message_has_no_more_minibatches_than_the_run(engine: str) -> None:
+    fields = {"training.epochs": 1, "training.negatives": "random", "execution.engine": engine}
+
+    def of_chunk(chunk: int) -> tuple[int, int]:
+        job, estimate, _ = planned(override(recipe("digits"), fields | {"execution.chunk": chunk}))
+        assert job.config.execution.chunk == chunk  # as it was given
+        return estimate.layout.plan.chunk, sum(stage.resident - stage.process for stage in estimate.stages)
+
+    assert of_chunk(2000) == of_chunk(28)
+    assert of_chunk(27)[0] == 27
+
+
 def test_a_minibatch_of_more_parts_than_a_bare_process_is_tried_on(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--training.batch-size", "100", "--training.accumulation", "20"]
     assert main(["plan", "digits-cnn", "--engine", "local", *options]) == 0

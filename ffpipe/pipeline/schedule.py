@@ -136,6 +136,21 @@ class Plan:
         # A batch of an evaluation is sized to have as many rows as a full chunk (planning/layout.py).
         return self.chunk if isinstance(item, Evaluate) else 1
 
+    @property
+    def longest_window(self) -> int:
+        """The length of a window in which all items of the run are in flight at once, but for snapshots that it is time
+        for; a longer one would hold no more."""
+
+        def times(every: int) -> int:
+            return -(-self.steps // every) if every else 1
+
+        tests = sum(
+            times(every) * -(-self.sizes[split] // self.evaluation_batch) for split, every in self.evaluations.items()
+        )
+        trained = self.steps * (1 + self.lockstep)
+        # Beside the end there is to be room for a chunk, without which no further item may leave (`Flow`).
+        return trained + times(self.snapshot_steps) + (tests + 1) * self.chunk + 1
+
     def _next_marker(self, step: int) -> int:
         # Multiples are counted from step 0 and not from the start: a resumed run stops where the first one would.
         every = [n for n in (*self.evaluations.values(), self.snapshot_steps) if n]

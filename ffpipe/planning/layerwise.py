@@ -37,10 +37,13 @@ def in_chapters(job: Job) -> Layout:
     Raises UserError where the disk is full.
     """
     execution = job.config.execution
-    # A chunk is handled at once, so that no chapter is shorter.
-    least = execution.chapter or execution.chunk or 1
+    # A chunk, which has no more minibatches than the run, is handled at once, so that no chapter is shorter.
+    least = execution.chapter or min(execution.chunk, job.steps) or 1
     chapter = execution.chapter or max(least, min(job.config.training.most_in_flight or CHAPTER, CHAPTER))
     layout = _of_chapter(job, chapter)
+    # No longer than the whole run: room would be asked for that nothing takes.
+    chapter = min(chapter, layout.plan.longest_window)
+    least, layout = min(least, chapter), replace(layout, window=chapter)
     of = NetworkSizes(job.network, layout.plan.chunk)
     place = _existing(Path(execution.spool or execution.run_dir or "runs"))
     free = shutil.disk_usage(place).free

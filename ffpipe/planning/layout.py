@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ffpipe.config.schema import Device, of_stage
 from ffpipe.pipeline.job import Job, Layout
@@ -44,6 +44,9 @@ def make_layout(
     Raises UserError where the chunk or window that was asked for, or a single minibatch, does not fit.
     """
     training, execution = job.config.training, job.config.execution
+    # No message has more minibatches than the run.
+    execution = replace(execution, chunk=min(execution.chunk, job.steps))
+    job = replace(job, config=replace(job.config, execution=execution))
     try:
         layers, step_seconds, message_seconds = _cut(job, stages, measured, counts)
     # More stages than layers have been refused (pipeline/job.py): it is the memory of a stage that no cut keeps to.

@@ -93,6 +93,26 @@ def test_no_chapter_has_more_snapshots_than_are_counted(every: int, chapter: int
         stopped = isinstance(of_chapter[-1], Stop)
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    st.builds(
+        Plan,
+        steps=st.integers(1, 40),
+        chunk=st.integers(1, 9),
+        lockstep=st.booleans(),
+        evaluations=st.fixed_dictionaries({"validation": st.integers(0, 12), "test": st.just(0)}),
+        sizes=st.fixed_dictionaries({"validation": st.integers(0, 7), "test": st.integers(0, 7)}),
+        evaluation_batch=st.integers(1, 5),
+        snapshot_steps=st.integers(0, 12),
+    )
+)
+def test_the_longest_window_has_the_whole_run(plan: Plan) -> None:
+    items = list(plan.items())
+    assert list(chapter_of(plan.items(), plan, plan.longest_window)) == items
+    # In lock step it is not known how many minibatches have their neutral rows alone.
+    assert plan.longest_window <= sum(map(plan.weight, items)) + plan.chunk + plan.lockstep * plan.steps
+
+
 def test_a_single_stage_leaves_nothing_between_rows() -> None:
     job = make_job(recipe("digits"))
     layout = make_layout(job, 1)

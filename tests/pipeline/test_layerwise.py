@@ -212,6 +212,15 @@ def test_chapters_are_no_longer_than_the_disk_allows(tmp_path: Path, monkeypatch
         LayerwiseEngine().layout(job)
 
 
+def test_chapters_are_no_longer_than_the_run(tmp_path: Path) -> None:
+    """Else no disk would do for one that is."""
+    fields = {"training.negatives": "random", "execution.chunk": 0}
+    job = make_job(config(tmp_path / "run", **fields, **{"execution.chapter": 10**9}))
+    layout = LayerwiseEngine().layout(job)
+    assert job.steps < layout.window == layout.plan.longest_window < 10 * job.steps
+    assert job.config.execution.chapter == 10**9
+
+
 def test_room_is_left_for_snapshots_on_the_same_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3_000_000))
@@ -245,6 +254,6 @@ def test_chunks_are_no_longer_than_chapters(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3_000_000))
     with pytest.raises(UserError, match=r"a chapter of 64 minibatches needs .* or --execution\.chunk [1-9]"):
         LayerwiseEngine().layout(make_job(config(tmp_path / "run", **fields)))
-    fields |= {"execution.chunk": 300}
+    fields |= {"execution.chunk": 300, "training.epochs": 20}
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     assert LayerwiseEngine().layout(make_job(config(tmp_path / "run", **fields))).window == 300
