@@ -270,7 +270,8 @@ def _with_short_windows(config: Config) -> Config:
 
 def _narrowed(config: Config, features: int, widest: dict[str, int]) -> Config:
     widths = (min(width, widest[config.training.precision]) for width in config.training.dims[1:])
-    return override(config, {"training.dims": [features, *widths]})
+    # Also of a recipe of blocks, which makes nothing of them.
+    return replace(config, training=replace(config.training, dims=(features, *widths)))
 
 
 def _named(data: str, cases: Cases) -> Cases:

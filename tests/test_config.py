@@ -151,6 +151,19 @@ def test_overrides_convert_strings_and_leave_the_rest() -> None:
     assert changed == replace(config, training=expected)
 
 
+def test_widths_of_layers_of_which_a_network_is_not_made_are_refused() -> None:
+    dims, blocks = {"training.dims": [64, 30, 20]}, get_recipe("digits-cnn")
+    with pytest.raises(UserError, match=r"training\.dims has .*, but training\.blocks makes the network: leave it out"):
+        override(blocks, dims)
+    with pytest.raises(UserError, match=r"but training\.model makes the network"):
+        override(get_recipe("digits"), dims | {"training.model": "net.py:blocks"})
+    # A config has some that it inherits.
+    kept = from_toml(to_toml(blocks), where="config.toml")
+    assert override(kept, {"training.epochs": 3}).training.dims == blocks.training.dims
+    both = override(get_recipe("digits"), dims | {"training.blocks": blocks.training.blocks[:2]})
+    assert both.training.blocks == blocks.training.blocks[:2]
+
+
 def test_a_value_may_be_taken_away_by_the_word_that_help_has_for_it() -> None:
     config = get_recipe("keras-exact")
     assert config.training.threshold is not None

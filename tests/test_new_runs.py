@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import digest_cases
 import pytest
 from disturbed import QUICK, STEPS, Disturb, config
 from torch import nn
 
 import ffpipe
 from ffpipe import UserError, override, recipe, train
-from ffpipe.pipeline.job import few_steps, left_alone, make_job
+from ffpipe.pipeline.job import few_steps, make_job
+from ffpipe.pipeline.left_alone import left_alone
 
 
 def test_a_new_run_of_few_steps_says_so(tmp_path: Path) -> None:
@@ -40,6 +42,49 @@ def test_fields_that_no_block_knows_are_said(tmp_path: Path) -> None:
     assert said.startswith("warning: training.local_steps: left alone")
     own = {"kind": "ff-dense", "options": {"width": 20}}
     assert left_alone(make_job(config(tmp_path, **fields, **{"training.blocks": [own, dense]}))) == ()
+
+
+CROP = {"training.augmentation.padding": "reflect", "training.augmentation.crop": 1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"training.mean": [0.5]}, "training.mean: left alone, for training.standardize is off"),
+        ({"training.mean": [0.5], "training.deviation": [0.2], "training.standardize": True}, ""),
+        (
+            {"training.milestones": [3], "training.decay": 0.5},
+            "training.milestones, training.decay: left alone, for no schedule is 'steps'",
+        ),
+        ({"training.milestones": [3], "training.schedule": "steps"}, ""),
+        ({"training.checkpointing": True}, "training.checkpointing: left alone, for training.method is not 'backprop'"),
+        ({"training.checkpointing": True, "training.method": "backprop"}, ""),
+        ({**CROP, "training.augmentation.crop": 0}, "training.augmentation.padding: left alone, for training.augment"),
+        (CROP, ""),
+        ({"training.readout": "sum"}, "training.readout: left alone, for blocks that learn from negatives"),
+        ({"training.readout": "sum", "training.negatives": "none"}, ""),
+        (
+            {"training.data.mode": "L", "training.data.arrays": ["x", "y"]},
+            "training.data.arrays, training.data.mode: left alone, for training.data.source 'digits' is read without",
+        ),
+    ],
+)
+def test_fields_without_what_they_are_for_are_said(fields: dict[str, Any], says: str, tmp_path: Path) -> None:
+    said = left_alone(make_job(config(tmp_path, **{"execution.stages": 1}, **fields)))
+    assert said[1:] == ()
+    assert "".join(said).startswith(f"warning: {says}" if says else "")
+    assert bool(said) == bool(says)
+
+
+def test_milestones_of_one_block_are_enough(tmp_path: Path) -> None:
+    dense: dict[str, Any] = {"kind": "ff-dense", "options": {"width": 20}}
+    blocks = {"training.blocks": [dense, dense | {"schedule": "steps"}], "execution.stages": 1}
+    assert left_alone(make_job(config(tmp_path, **blocks, **{"training.milestones": [3]}))) == ()
+
+
+def test_no_recipe_of_blocks_has_fields_that_are_left_alone(tmp_path: Path) -> None:
+    for name, case in digest_cases.local_cases(tmp_path).items():
+        assert (name, left_alone(make_job(case()))) == (name, ())
 
 
 def test_a_config_that_could_not_be_read_again_is_refused(tmp_path: Path) -> None:

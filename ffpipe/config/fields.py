@@ -162,7 +162,8 @@ def from_tree(tree: Mapping[str, Any], *, where: str, strict: bool = True) -> Co
 
 
 def override(config: Config, values: Mapping[str, Any]) -> Config:
-    """Replace fields of a config by dotted name; values may be strings. Raises UserError as `from_tree`."""
+    """Replace fields of a config by dotted name; values may be strings. Raises UserError as `from_tree`, and for widths
+    of layers where the network is made of something else."""
     tree = _tree_of(config)
     by_name = {leaf.name: leaf for leaf in leaves()}
     for name, value in values.items():
@@ -176,7 +177,16 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
             value = None
         # Not in fields of words: a folder may be called ".5".
         branch[last] = _with_zeros(value) if by_name[name].may_be_fraction else value
-    return from_tree(tree, where="", strict=False)
+    made = from_tree(tree, where="", strict=False)
+    # Here, as a config itself may have them of its recipe. A call that gives blocks too means these.
+    training, blocks = made.training, "training.blocks"
+    instead = "training.model" if training.model else blocks if training.blocks and blocks not in values else ""
+    if instead and "training.dims" in values:
+        raise UserError(
+            f"training.dims has the widths of dense layers, but {instead} makes the network: leave it out, or take a "
+            "recipe of dense layers, such as digits"
+        )
+    return made
 
 
 def _with_zeros(value: Any) -> Any:

@@ -64,6 +64,20 @@ FILE_FORMS: dict[str, FileForm] = {
     ),
 }
 
+# Fields that say how files are read, and the sources that read them so.
+READ_BY = {
+    "image_column": (*TABLES,),
+    "label_column": (*TABLES,),
+    "arrays": ("npz",),
+    "mode": ("folder", *TABLES),
+    "size": ("folder", *TABLES),
+}
+
+
+def unread(data: Data) -> list[str]:
+    """Return the names of fields that say how files of other sources are read."""
+    return [name for name, sources in READ_BY.items() if data.source not in sources]
+
 
 def part_of_files(role: Role, names: tuple[str, ...], data: Data, field: str = "") -> Part:
     """Return the part in files that the user names. field: by which, in messages; empty: that of the role. Raises

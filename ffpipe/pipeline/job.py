@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ffpipe.config.blocks import FF_DENSE
 from ffpipe.config.fields import checked
 from ffpipe.config.schema import Config, Training
 from ffpipe.data.scale import Given
@@ -34,9 +33,6 @@ from ffpipe.telemetry.report import MOST_ROWS, MOST_STEPS, StageReport
 LOG_STEPS = 100
 # With fewer a network has hardly begun to learn.
 FEW_STEPS = 100
-# Fields that no other kind of block knows.
-OF_DENSE_LAYERS = ("local_steps", "dropout", "pair_errors", "initialization")
-OF_PAIRS = ("phases", "peer", "peer_averaging")
 
 OnReport = Callable[[StageReport], None]
 Fits = Callable[[range, int], bool]
@@ -258,22 +254,6 @@ def few_steps(job: Job) -> tuple[str, ...]:
         f"{job.config.training.batch_size:,} examples; more epochs or smaller minibatches make more (--epochs, "
         "--training.batch-size)",
     )
-
-
-def left_alone(job: Job) -> tuple[str, ...]:
-    """Say in a line which fields were given for dense Forward-Forward layers where the network has none; return nothing
-    where none was."""
-    training, plain = job.config.training, Training()
-    if training.method == "backprop" or any(outline.name == FF_DENSE for outline in job.network.outlines):
-        return ()
-    asked = [*OF_DENSE_LAYERS, *(OF_PAIRS if training.contrasts else ())]
-    if not (training.model or training.blocks):  # layers of training.dims have the dropout without negatives too
-        asked.remove("dropout")
-    names = [name for name in asked if getattr(training, name) != getattr(plain, name)]
-    if not names:
-        return ()
-    given = ", ".join(f"training.{name}" for name in names)
-    return (f"warning: {given}: left alone, for this network has no dense Forward-Forward layers",)
 
 
 def refuse_beyond_this_host(job: Job) -> None:

@@ -21,7 +21,8 @@ from ffpipe.engines.local import LocalEngine
 from ffpipe.engines.ray.settings import PREFIX, folder_of_clusters, load_ray, prepare_ray
 from ffpipe.learn.description import described, instead_of
 from ffpipe.learn.network import NO_ANSWER, readouts_of
-from ffpipe.pipeline.job import Engine, Job, Model, few_steps, left_alone, make_job, refuse_beyond_this_host
+from ffpipe.pipeline.job import Engine, Job, Model, few_steps, make_job, refuse_beyond_this_host
+from ffpipe.pipeline.left_alone import left_alone
 from ffpipe.planning.budget import within_budget
 from ffpipe.planning.estimate import Estimate, bare_process, draft_layout, estimate_layout, process_as
 from ffpipe.runs import places
