@@ -203,6 +203,16 @@ def test_what_is_forecast_is_what_a_budget_has_chosen(budget: str, capsys: pytes
     refused([*options, "--flops", "1TFLOPS,1TFLOPS"], says, capsys)
 
 
+def test_each_of_several_numbers_of_stages_is_refused_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where as many stages as this host has CPUs for, which are not among them, are beyond the object store."""
+    store = ["--execution.object-store-bytes", "80000000", "--execution.window", "24"]
+    wide = ["--training.dims", "64,20000,20000,640", "--flops", "1TFLOPS"]
+    assert main(["plan", "digits", *wide, *store, "--stages", "1,2"]) == 0
+    said = capsys.readouterr().out
+    assert [row[0] for row in rows_of_forecast(said)] == ["1"]
+    assert "not 2 stage(s): 24 minibatch(es) in flight hold up to" in said
+
+
 def test_each_of_several_numbers_of_stages_has_a_chunk_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     small = between({"stages": 2, "chunk": 2}, {"stages": 2, "chunk": 1})
     options = [*OF_WIDE, "--memory-budget", small]

@@ -53,8 +53,8 @@ def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]
     console = Console(width=max(Console().width, WIDE))
     budget = config.execution.memory_budget
     if several:
-        # Each of them may need other choices to keep to a budget.
-        config = override(config, {"execution.stages": 0, "execution.memory_budget": ""})
+        # Each of them may need other choices to keep to a budget, or more of the object store than one stage does.
+        config = override(config, {"execution.stages": 1, "execution.memory_budget": ""})
     # As many speeds as stages: they count more than the number in the recipe.
     elif one := stages[0] if stages else _speeds(options):
         config = override(config, {"execution.stages": one})
