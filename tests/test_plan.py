@@ -89,6 +89,9 @@ def test_a_forecast_has_a_row_for_each_number_of_stages(capsys: pytest.CaptureFi
     assert "from the speed that was given, 1 stage(s) a host, 10.00 Gbit/s and 0.1 ms between hosts" in said
 
 
+BACKPROP = ["--training.method", "backprop"]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -98,6 +101,13 @@ def test_a_forecast_has_a_row_for_each_number_of_stages(capsys: pytest.CaptureFi
         (["--stages", "1,,2"], "give whole numbers"),
         (["--stages", "8,16"], "there are 3 layers, so give 1 to 3"),
         (["--stages", "1,2", "--engine", "local"], "engine 'local' is one process"),
+        (["--stages", "1,2", *BACKPROP], "--stages has several numbers, but training.method 'backprop' is one process"),
+        (["--link", "10Gbit", "--engine", "local"], "--link is of hosts with several stages, but engine 'local'"),
+        (["--cores", "8", "--engine", "layerwise"], "--cores is of hosts with several stages, but engine 'layerwise'"),
+        (["--stages-per-host", "2", *BACKPROP], "--stages-per-host is of hosts with several stages"),
+        (["--latency", "0us", "--engine", "local"], "--latency is of hosts with several stages"),
+        (["--calibrate", *BACKPROP], "messages between stages, which training.method 'backprop' does not send"),
+        (["--flops", "1TFLOPS,2TFLOPS", *BACKPROP], "2 speeds for the one process of training.method 'backprop'"),
         (["--link", "10"], "not a rate such as 10Gbit"),
         (["--link", "0Gbit"], "more than nothing"),
         (["--latency", "5us"], "give --link too"),

@@ -38,6 +38,8 @@ from ffpipe.system.memory import host_cpus, refuse_beyond_host
 from ffpipe.system.units import format_rate, format_seconds, format_size
 from ffpipe.telemetry.report import format_layers
 
+# Options of how stages lie on hosts, by their names in the namespace.
+OF_HOSTS = ("link", "latency", "stages_per_host", "cores")
 # Columns that its tables need.
 WIDE = 150
 
@@ -92,21 +94,28 @@ def show(config: Config, options: argparse.Namespace, may_import: dict[str, Any]
 
 def _refuse(config: Config, options: argparse.Namespace) -> None:
     execution, several = config.execution, options.stages and len(options.stages) > 1
-    engine = f"engine {execution.engine!r}"
-    if options.calibrate and execution.engine != "ray":
-        raise UserError(f"--calibrate measures messages between stages, which {engine} does not send")
+    # Blocks that are trained end to end are one, whatever the recipe has for them.
+    backprop = config.training.method == "backprop"
+    ray = execution.engine == "ray" and not backprop
+    whose = f"training.method {config.training.method!r}" if backprop else f"engine {execution.engine!r}"
+    if options.calibrate and not ray:
+        raise UserError(f"--calibrate measures messages between stages, which {whose} does not send")
+    of_hosts = next((name for name in OF_HOSTS if getattr(options, name) is not None), "")
+    if of_hosts and not ray:
+        name = f"--{of_hosts.replace('_', '-')}"
+        raise UserError(f"{name} is of hosts with several stages, but {whose} is one process: leave it out")
     if options.latency is not None and not options.link:
         raise UserError("--latency is that between hosts: give --link too")
     if options.flops is None and "cuda" in execution.devices and not torch.cuda.is_available():
         raise UserError("--device is cuda, but torch finds no GPU to measure on: give its speed, as --flops 60TFLOPS")
-    if several and execution.engine != "ray":
-        raise UserError(f"--stages has several numbers, but {engine} is one process")
+    if several and not ray:
+        raise UserError(f"--stages has several numbers, but {whose} is one process")
     speeds = _speeds(options)
     if several and (listed := execution.listed or speeds):
         raise UserError(f"--stages has several numbers, but other options have values for {listed} stages each")
     wanted = options.stages[0] if options.stages else execution.listed or speeds
-    if speeds and (execution.engine != "ray" or speeds != wanted):
-        processes = f"{wanted} stages" if execution.engine == "ray" else f"the one process of {engine}"
+    if speeds and (not ray or speeds != wanted):
+        processes = f"{wanted} stages" if ray else f"the one process of {whose}"
         raise UserError(f"--flops has {speeds} speeds for {processes}: give one speed, or one for each stage")
 
 
