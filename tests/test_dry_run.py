@@ -22,6 +22,7 @@ SMALL = ["--engine", "local", "--training.dims", "64", "20", "20", "--stages", "
 
 # More than this host has CPUs.
 MANY = 1 << host_cpus().bit_length()
+LOCAL = ("--engine", "local", "--execution.chunk", "1")
 OF_MANY = ("--training.shards", str(MANY), "--training.batch-size", str(25 * MANY))
 REPLICAS = (*OF_MANY, "--execution.replicas", str(MANY))
 
@@ -106,6 +107,8 @@ def test_a_run_would_go_on(
         (["train", "--data", "bad.csv"], "bad.csv"),
         (["train", "--model", "absent.py:f"], "absent.py"),
         (["train", "--stages", "1", *REPLICAS], f"has {MANY} replicas ({MANY} processes in all), the cluster has "),
+        (["train", "--training.dims", "64,200000,200000", *LOCAL], "GiB, this host has"),
+        (["train", "--training.dims", "64,200000,200000", *LOCAL], "give a speed to ffpipe plan, as --flops"),
         (["resume", "absent"], "absent is not a folder"),
         (["resume", "run", "--execution.checkpoints", "hf://a/b"], "is not a place for snapshots"),
     ],

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from ffpipe import override, recipe
 from ffpipe.commands.cli import main
 from ffpipe.commands.plan import parse_stages
+from ffpipe.commands.planned import GIVE_SPEED
 from ffpipe.config.fields import read_config
 from ffpipe.config.schema import Config
 from ffpipe.runs.controller import planned
@@ -120,9 +121,9 @@ BACKPROP = ["--training.method", "backprop"]
         (["--flops", "1TFLOPS,2TFLOPS", "--stages", "1,2"], "have values for 2 stages each"),
         (["--flops", "1TFLOPS,2TFLOPS", "--engine", "local"], "2 speeds for the one process of engine 'local'"),
         (["--device", "cpu", "cpu", "--flops", "1TFLOPS,2TFLOPS,3TFLOPS"], "3 speeds for 2 stages"),
-        (["--device", "cuda"], "give its speed, as --flops"),
-        (["--device", "cpu", "cuda"], "give its speed, as --flops"),
-        (["--device", "cuda", "--engine", "layerwise"], "give its speed, as --flops"),
+        (["--device", "cuda"], GIVE_SPEED),
+        (["--device", "cpu", "cuda"], GIVE_SPEED),
+        (["--device", "cuda", "--engine", "layerwise"], GIVE_SPEED),
         (["--cores", "0"], "give a whole number from 1"),
         (["--cores", "9" * 5000], "give a whole number from 1"),
         (["--stages", "1,2", "--execution.cpus", "1,2"], "have values for 2 stages each"),
@@ -163,7 +164,7 @@ def test_a_plan_for_more_memory_than_this_host_has(capsys: pytest.CaptureFixture
     assert main(["plan", "digits", *wide, "--stages", "1,2", "--flops", "60TFLOPS"]) == 0
     assert "GiB" in capsys.readouterr().out
     assert main(["plan", "digits", *wide]) == 2
-    assert "give --flops" in capsys.readouterr().err
+    assert GIVE_SPEED in capsys.readouterr().err
 
 
 WIDE = {"training.dims": [64, 5000, 5000, 5000, 5000]}

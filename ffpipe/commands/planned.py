@@ -38,6 +38,8 @@ from ffpipe.system.memory import host_cpus, refuse_beyond_host
 from ffpipe.system.units import format_rate, format_seconds, format_size
 from ffpipe.telemetry.report import format_layers
 
+# Names the command, since `train --dry-run` comes here too and does not have this option.
+GIVE_SPEED = "give a speed to ffpipe plan, as --flops 60TFLOPS"
 # Options of how stages lie on hosts, by their names in the namespace.
 OF_HOSTS = ("link", "latency", "stages_per_host", "cores")
 # Columns that its tables need.
@@ -107,7 +109,7 @@ def _refuse(config: Config, options: argparse.Namespace) -> None:
     if options.latency is not None and not options.link:
         raise UserError("--latency is that between hosts: give --link too")
     if options.flops is None and "cuda" in execution.devices and not torch.cuda.is_available():
-        raise UserError("--device is cuda, but torch finds no GPU to measure on: give its speed, as --flops 60TFLOPS")
+        raise UserError(f"--device is cuda, but torch finds no GPU to measure on: {GIVE_SPEED}")
     if several and not ray:
         raise UserError(f"--stages has several numbers, but {whose} is one process")
     speeds = _speeds(options)
@@ -194,7 +196,7 @@ def _measured(job: Job, device: str, copies: int) -> Costs:
     execution = job.config.execution
     # On more threads than cores it would be timed how they take turns.
     copies = min(copies, host_cpus())
-    refuse_beyond_host(copies * largest_block_bytes(job), "timing a layer here", "give --flops instead of timing")
+    refuse_beyond_host(copies * largest_block_bytes(job), "timing a layer here", GIVE_SPEED)
     if execution.engine == "ray" and device == "cpu":
         return measure_side_by_side(job.network, copies)
     return measure_costs(job.network, torch.device(device))
