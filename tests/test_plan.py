@@ -167,6 +167,32 @@ def test_a_plan_for_more_memory_than_this_host_has(capsys: pytest.CaptureFixture
     assert GIVE_SPEED in capsys.readouterr().err
 
 
+NET = """\
+import ffpipe
+from torch import nn
+
+def mean(h, labels):
+    return h.mean()
+
+def blocks():
+    return [ffpipe.Local(nn.Flatten(), objective=mean), ffpipe.Local(nn.ReLU(), objective=mean)]
+"""
+
+
+@pytest.mark.parametrize("engine", ["ray", "local"])
+def test_blocks_without_products_have_no_time_by_a_speed(
+    engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "net.py").write_text(NET)
+    options = ["--model", f"{tmp_path / 'net.py'}:blocks", "--flops", "1TFLOPS", "--engine", engine]
+    assert main(["plan", "digits-cnn", *options]) == 0
+    says = (
+        "time, from the speed that was given: not known, since these blocks have no matrix products: leave --flops out"
+    )
+    # Messages between actors take time, whatever blocks do.
+    assert (says in capsys.readouterr().out) == (engine == "local")
+
+
 WIDE = {"training.dims": [64, 5000, 5000, 5000, 5000]}
 OF_WIDE = ["plan", "digits", "--training.dims", "64,5000,5000,5000,5000", "--flops", "1TFLOPS"]
 

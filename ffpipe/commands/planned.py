@@ -235,6 +235,8 @@ def _lines(job: Job, estimate: Estimate) -> list[str]:
 def _time(job: Job, costs: Costs) -> str:
     """Describe the time of training in one process, where one layer is worked after the other."""
     step = sum(costs.layers) + costs.head
+    if not step:
+        return "not known, since these blocks have no matrix products: leave --flops out, and their steps are timed"
     rate = job.config.training.batch_size / step
     trained = f"{format_seconds(job.steps * step)} for {job.steps:,} steps ({rate:,.0f} examples/s)"
     return f"{trained}, and {format_seconds(evaluation_seconds(job, step))} for {_tests(job)}"
