@@ -11,6 +11,7 @@ from ffpipe.commands.options import config_of
 from ffpipe.config.fields import from_toml, to_toml
 from ffpipe.config.schema import Config
 from ffpipe.learn.items import call
+from ffpipe.system.errors import UserError
 
 ARRAY = """\
 [training]
@@ -82,6 +83,27 @@ def test_options_given_twice_add_up(option: str, first: str, second: str) -> Non
 def test_a_list_of_numbers_is_replaced() -> None:
     asked = parser().parse_args(["train", "--training.dims", "64", "30", "20", "--training.dims", "64", "9", "8"])
     assert config_of(asked).training.dims == (64, 9, 8)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["--training.threshold", "-2.5e1"], -25.0),
+        (["--training.threshold", "-.5E-1"], -0.05),
+        (["--training.mean", "-0.5,0.1"], (-0.5, 0.1)),
+        (["--training.mean", "-1e-2", "-.5", "3"], (-0.01, -0.5, 3.0)),
+        (["--training.mean", "-0.5,", "-1"], (-0.5, -1.0)),
+    ],
+)
+def test_negative_numbers_are_no_options(words: list[str], found: object) -> None:
+    training = config_of(parser().parse_args(["train", "digits", *words])).training
+    assert found in (training.threshold, training.mean)
+
+
+@pytest.mark.parametrize("word", ["-1x", "-e1"])
+def test_what_only_begins_like_a_number_is_an_option(word: str) -> None:
+    with pytest.raises(UserError, match="expected one argument"):
+        parser().parse_args(["train", "digits", "--training.threshold", word])
 
 
 NET = """\

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -30,6 +31,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**settings, allow_abbrev=False, add_help=False)
         self.examples, self.commands, self.parts = tuple(examples), dict(commands or {}), list[Parser]()
         self.minor, self.left_out = frozenset[str](), dict[str, str]()
+        # argparse of Python 3.11 takes -2.5e1 and -0.5,0.1 for options, since its own pattern ends before e and comma.
+        self._negative_number_matcher = re.compile(r"-\.?\d[\d.,eE+-]*$")
         self.add_argument("-h", "--help", action=Show, text=Parser.format_help, help="show this")
 
     def complete(self) -> None:
