@@ -226,6 +226,13 @@ def test_every_row_of_the_sweep_is_pinned() -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_that_speaks_of_a_read_out_has_one(name: str) -> None:
+    training = get_recipe(name).training
+    has_one = training.head or any(block.kind == "readout" for block in training.blocks)
+    assert has_one or "read-out" not in (RECIPES[name].__doc__ or "")
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_says_whether_its_products_are_in_bfloat16(name: str) -> None:
     said = re.search("products in bfloat16", RECIPES[name].__doc__ or "", re.IGNORECASE)
     assert bool(said) == (get_recipe(name).training.precision == "bfloat16")
