@@ -171,9 +171,14 @@ class Network(nn.Module):
             raise ValueError(f"images are {images.dtype}; give {right}")
         rows = images.reshape(images.shape[0], self.features).to(device)
         rows = rows.to(self._formats.now.weights)
-        if images.dtype == torch.uint8:  # divided by what the images were that it was trained on
-            rows = rows / self.blueprint.takes.scale.divisor_of_bytes(self.training_config.data.scale)
+        if images.dtype == torch.uint8:
+            rows = rows / self._divisor
         return rows if self._normalization is None else self._normalization.apply(rows, self.shape)
+
+    @property
+    def _divisor(self) -> float:
+        """The number that bytes are divided by: that of the images that the network was trained on."""
+        return self.blueprint.takes.scale.divisor_of_bytes(self.training_config.data.scale)
 
     @staticmethod
     def _is_one_of(examples: Tensor, shapes: set[tuple[int, ...]]) -> bool:
