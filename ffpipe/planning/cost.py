@@ -104,7 +104,7 @@ def _found_step(block: Block, network: Blueprint) -> StepCost:
             return _step_of_fakes(block, network)
     try:
         cost = _step(block, network, META)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, UserError):
         raise
     except BaseException:  # as many as a user's code has that looks at numbers, which are not there
         with of_users(f"{network.outlines[block.index]} cannot make a step"):
@@ -164,7 +164,8 @@ def _tested(block: Block, network: Blueprint, device: torch.device) -> int:
     versions, state = [each._version for each in (*passed, *tested)], block.state()
     before = {name: each._version for name, each in state.items()}
     with torch.no_grad():
-        block.pass_on(passed[0], Step(2), out, passed[1:])
+        if network.training.contrasts:  # without negatives all rows are learned from
+            block.pass_on(passed[0], Step(2), out, passed[1:])
         block.eval()
         with PeakMemory() as memory:
             block.score(*tested)

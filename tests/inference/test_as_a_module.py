@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -89,26 +87,14 @@ def test_gradients_are_those_of_scores_written_out(
 
 
 def test_features_are_what_a_block_hands_on(
-    other: tuple[ffpipe.Result, tuple[str, ...]],
-    test_split: tuple[torch.Tensor, torch.Tensor],
-    monkeypatch: pytest.MonkeyPatch,
+    other: tuple[ffpipe.Result, tuple[str, ...]], test_split: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     network = ffpipe.load(other[0].run_dir)
-    count, score, handed_on = len(network.blocks), network._score, list[torch.Tensor]()
-
-    def noted(block: ffpipe.Block, x: torch.Tensor, kept: Sequence[torch.Tensor]) -> tuple[torch.Tensor, Any]:
-        out, said = score(block, x, kept)
-        handed_on.append(out)
-        return out, said
-
-    monkeypatch.setattr(network, "_score", noted)
+    count = len(network.blocks)
     with torch.no_grad():
-        network.scores(test_split[0], "softmax" if network.has_head else network.readout)
-        rows = list(handed_on)
+        made = [x for _, x, _ in network.passed(network._encoded(network._rows(test_split[0]), "softmax"))]
         for block in range(-count, count):
-            handed_on.clear()
-            assert torch.equal(network.features_of(test_split[0], block), rows[block])
-            assert len(handed_on) == block % count + 1  # those behind it are not computed
+            assert torch.equal(network.features_of(test_split[0], block), made[block])
     for block in (count, -count - 1):
         with pytest.raises(ValueError, match=f"give 0 to {count - 1}, or -1"):
             network.features_of(test_split[0], block)

@@ -27,7 +27,8 @@ from ffpipe.telemetry.report import LayerRow
 
 def on_digits(name: str, run: Path, **fields: Any) -> Config:
     """A recipe on five of the digits, small, in float64, in one process and with a row of metrics an epoch."""
-    small = {"epochs": EPOCHS, "batch_size": BATCH, "precision": "float64", "dims": [64, *WIDTHS], **fields}
+    widths = {} if recipe(name).training.blocks or "blocks" in fields else {"dims": [64, *WIDTHS]}
+    small = {"epochs": EPOCHS, "batch_size": BATCH, "precision": "float64", **widths, **fields}
     made = override(recipe(name), {f"training.{field}": value for field, value in small.items()})
     order = made.training.data.order
     data = replace(recipe("digits").training.data, split_seed=-1, order=order, positive_classes=CLASSES)

@@ -17,7 +17,7 @@ from wrong_items import Mine, Unbegun, loss
 import ffpipe
 from ffpipe import Learned, Local, UserError, override, recipe, train
 from ffpipe.learn.block import Step
-from ffpipe.learn.spec import PLAIN, RowLayout, RowSpec
+from ffpipe.learn.spec import PAIRS, PLAIN, RowLayout, RowSpec
 from ffpipe.learn.state_tensors import give_own_memory
 
 Items = Callable[[], list[Any]]
@@ -343,7 +343,6 @@ def test_the_row_that_comes_reaches_whatever_makes_a_body(make: Callable[..., nn
         (after(Counting()), r"block 1 \(Counting\) changes 'body.mean' by rows that it only tests or passes on"),
         (after(CountingTests(), LAST64), r"block 1 \(CountingTests\) changes 'tested' by rows that it only tests"),
         (after(HalvingTests(), LAST64), r"block 1 \(HalvingTests\) writes into the rows that it gets"),
-        (after(HalvingPasses(), LAST64), r"block 1 \(HalvingPasses\) writes into the rows that it gets"),
         (
             lambda: [Local(nn.Flatten(), keep="a"), Halving(use=("a",)), LAST64],
             r"block 1 \(Halving\) writes into the rows that it gets",
@@ -372,3 +371,16 @@ def test_what_is_refused(items: Items, says: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=says):
         digest(items, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_block_that_writes_into_rows_which_it_passes_on_is_refused(tmp_path: Path) -> None:
+    def blocks() -> list[object]:
+        contrast = ffpipe.GoodnessContrast
+        first = Local(nn.Flatten(), objective=contrast(FLAT))
+        last = Local(nn.Linear(64, 20), objective=contrast(RowSpec((20,), torch.float32)))
+        return [first, HalvingPasses(roles=PAIRS), last]
+
+    fields = {"negatives": "hard", "negative_lag": 0, "labels": "overlay", "head": True}
+    asked = override(recipe("digits-cnn"), {f"training.{name}": value for name, value in fields.items()})
+    with pytest.raises(UserError, match=r"block 1 \(HalvingPasses\) writes into the rows that it gets"):
+        train(override(asked, {"execution.engine": "local", "execution.run_dir": str(tmp_path / "run")}), model=blocks)
