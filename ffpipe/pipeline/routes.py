@@ -73,7 +73,7 @@ class Routes:
 
     def senders(self, receiver: int) -> tuple[int, ...]:
         """Return the stages that send a stage a part of every message."""
-        return tuple(s for s in range(receiver) if receiver in self.receivers(s))
+        return tuple(s for s in range(receiver) if s == receiver - 1 or (s, receiver) in self._straight)
 
     def leaving(self, stage: int) -> tuple[str, ...]:
         """Return what a stage has to hand out beside x and its companions, whoever gets it."""

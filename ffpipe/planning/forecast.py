@@ -13,6 +13,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 
 from ffpipe.config.blocks import FF_DENSE
@@ -242,16 +243,21 @@ def load_of(spec: StageSpec, costs: Costs, links: LinkCosts | None = None, early
         # The last minibatch of an item alone leaves early, unless neutral rows come behind it (stage.py).
         return rest if isinstance(item, Train) and not item.ahead else 0.0
 
-    def parts(item: Item) -> dict[int, int]:
-        rows = seen = layout.batch if isinstance(item, Predict) else 0
-        if isinstance(item, Train):
-            rows = item.count * (layout.learning_rows if pairs_alone(item) else layout.rows)
-            seen = 0 if pairs_alone(item) else item.count * layout.batch
+    # A run has thousands of items, which are of few sizes.
+    @cache
+    def sent(rows: int, seen: int) -> dict[int, int]:
         beside = {
             receiver: sum(beside_bytes(network, name, rows, seen) for name in routes.names(spec.index, receiver))
             for receiver in routes.receivers(spec.index)
         }
         return {to: size + (row * rows if to == spec.index + 1 else 0) for to, size in beside.items()}
+
+    def parts(item: Item) -> dict[int, int]:
+        rows = seen = layout.batch if isinstance(item, Predict) else 0
+        if isinstance(item, Train):
+            rows = item.count * (layout.learning_rows if pairs_alone(item) else layout.rows)
+            seen = 0 if pairs_alone(item) else item.count * layout.batch
+        return sent(rows, seen)
 
     return StageLoad(seconds, parts, routes.senders(spec.index), after=after, replicas=replicas)
 

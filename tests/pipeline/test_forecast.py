@@ -112,6 +112,8 @@ def test_loads_of_stages() -> None:
     # The head's view of layer 1 goes past stage 2; layer 2's are the rows of the last stage.
     parts = [{1: rows[0]}, {2: rows[1], 3: 2 * 50 * 40 * 4}, {3: rows[2]}, {}]
     assert [load.parts(Train(0, 2)) for load in loads] == parts
+    # Worked out once for all items of a size: a simulation asks for thousands, of hundreds of stages.
+    assert all(load.parts(Train(2, 2)) is load.parts(Train(0, 2)) for load in loads)
     assert [load.senders for load in loads] == [(), (0,), (1,), (1, 2)]
     exact = job_of(**{"training.negative_lag": 0})
     specs = make_layout(exact, 4).stages
