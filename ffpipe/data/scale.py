@@ -73,6 +73,11 @@ class Given:
     divisor: Annotated[float, Meta(ge=0)] = 1.0
     unit: bool | None = None
 
+    @property
+    def beyond_bytes(self) -> bool:
+        """True where they were floats that bytes do not have, whatever these are divided by."""
+        return self.kind == "f" and self.unit is False
+
     def divisor_of_bytes(self, asked: float = 0.0) -> float:
         """Return what bytes are divided by that come from no file. asked: what the config says; known sets leave it
         alone."""

@@ -172,6 +172,8 @@ class Network(nn.Module):
         rows = images.reshape(images.shape[0], self.features).to(device)
         rows = rows.to(self._formats.now.weights)
         if images.dtype == torch.uint8:
+            if self.blueprint.takes.scale.beyond_bytes and not self.training_config.data.scale:
+                raise ValueError("images are uint8, but the network was trained on floats beyond 0 to 1; give such")
             rows = rows / self._divisor
         return rows if self._normalization is None else self._normalization.apply(rows, self.shape)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from covering import only
@@ -98,6 +99,18 @@ def test_features_are_what_a_block_hands_on(
     for block in (count, -count - 1):
         with pytest.raises(ValueError, match=f"give 0 to {count - 1}, or -1"):
             network.features_of(test_split[0], block)
+
+
+def test_bytes_are_refused_where_training_had_floats_beyond_0_to_1(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.uniform(-1.0, 1.0, (60, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.arange(60) % 3)
+    config = ffpipe.with_data(ffpipe.recipe("digits"), tmp_path / "images.npz")
+    fields = {"training.epochs": 1, "training.batch_size": 10, "execution.run_dir": str(tmp_path / "run")}
+    network = ffpipe.load(ffpipe.train(ffpipe.override(config, {**fields, "execution.engine": "local"})).run_dir)
+    assert network(torch.from_numpy(images)).shape == (60, 3)
+    with pytest.raises(ValueError, match="images are uint8, but the network was trained on floats beyond 0 to 1"):
+        network(torch.zeros(2, 8, 8, dtype=torch.uint8))
 
 
 def test_any_network_can_be_saved_whole(
