@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from disturbed import reports_each_step
+from followed import Diary, StopAt, small
 from strangers import Notes
 
 from ffpipe import (
@@ -24,7 +24,6 @@ from ffpipe import (
     LayerRow,
     RunFailed,
     RunStart,
-    Speed,
     UserError,
     View,
     override,
@@ -38,41 +37,6 @@ from ffpipe.planning.layout import make_layout
 from ffpipe.runs.follow import Followed
 from ffpipe.telemetry.callbacks import Callbacks
 from ffpipe.telemetry.report import StageReport
-
-SMALL = {"training.dims": [64, 20, 20], "training.epochs": 4, "execution.engine": "local", "execution.log_steps": 14}
-
-
-def small(folder: Path, **fields: object) -> Config:
-    given = {f"execution.{name}": value for name, value in fields.items()}
-    return override(
-        recipe("digits"), {**SMALL, "execution.evaluate_every": 2, "execution.run_dir": str(folder), **given}
-    )
-
-
-class Diary(Callback):
-    """All that a callback is told."""
-
-    def __init__(self) -> None:
-        self.started: list[RunStart] = []
-        self.rows: list[LayerRow] = []
-        self.tests: list[Evaluation] = []
-        self.speeds: list[Speed] = []
-        self.ends: list[Mapping[str, Any]] = []
-
-    def on_start(self, run: RunStart) -> None:
-        self.started.append(run)
-
-    def on_row(self, row: LayerRow) -> None:
-        self.rows.append(row)
-
-    def on_evaluation(self, evaluation: Evaluation) -> None:
-        self.tests.append(evaluation)
-
-    def on_speed(self, speed: Speed) -> None:
-        self.speeds.append(speed)
-
-    def on_end(self, summary: Mapping[str, Any]) -> None:
-        self.ends.append(summary)
 
 
 def test_the_events_are_those_of_the_run_folder(tmp_path: Path) -> None:
@@ -331,7 +295,7 @@ def test_callbacks_may_come_once_only(tmp_path: Path) -> None:
 def test_one_may_end_the_run_which_goes_on_later(tmp_path: Path) -> None:
     whole = train(small(tmp_path / "whole"))
     with pytest.raises(Interrupted):
-        train(small(tmp_path / "run"), callbacks=[_StopAt(56)], engine=reports_each_step)
+        train(small(tmp_path / "run"), callbacks=[StopAt(56)], engine=reports_each_step)
     diary = Diary()
     result = resume(tmp_path / "run", callbacks=[diary])
     assert diary.started[0].first_step >= 56
@@ -361,64 +325,3 @@ def test_a_failed_run_ends_for_callbacks_too(tmp_path: Path) -> None:
     with pytest.raises(RunFailed):
         train(replace(config, training=replace(config.training, optimizer=optimizer)), callbacks=[diary])
     assert [end["status"] for end in diary.ends] == ["failed"]
-
-
-def test_event_files_are_read_by_tensorboard(tmp_path: Path) -> None:
-    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    diary = Diary()
-    with pytest.raises(Interrupted):
-        train(small(tmp_path / "run", tensorboard=True), callbacks=[_StopAt(56)], engine=reports_each_step)
-    resume(tmp_path / "run", callbacks=[diary])
-    events = reader.EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"scalars": 0})
-    events.Reload()
-    kept = pq.read_table(tmp_path / "run" / "metrics.parquet").to_pylist()
-    named = {"loss": "loss", "errors": "pair_errors", "rate": "rate", "factor": "factor", "weights": "weight_rms"}
-    for tag, column in named.items():
-        for layer, name in ((0, "block 0"), (1, "block 1"), (-1, "read-out")):
-            written = [(event.step, event.value) for event in events.Scalars(f"{tag}/{name}")]
-            expected = [(row["step"], row[column]) for row in kept if row["layer"] == layer]
-            assert [step for step, _ in written] == [step for step, _ in expected]
-            assert [value for _, value in written] == pytest.approx([value for _, value in expected], rel=1e-6)
-    tags = set(events.Tags()["scalars"])
-    assert {"validation error/softmax", "test error/goodness", "busy/stage 0", "speed/examples per second"} <= tags
-    # The test at the step of the snapshot is made again when the run goes on, and comes to the same.
-    validated = {(event.step, event.value) for event in events.Scalars("validation error/softmax")}
-    assert sorted(step for step, _ in validated) == [56, 112]
-
-
-def test_events_of_a_run_that_begins_again_take_the_place_of_those_before(tmp_path: Path) -> None:
-    """As of one that was killed before its first snapshot."""
-    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    with pytest.raises(Interrupted):
-        train(small(tmp_path / "run", tensorboard=True), callbacks=[_StopAt(56)], engine=reports_each_step)
-    for snapshot in (tmp_path / "run" / "checkpoints").glob("step-*"):
-        shutil.rmtree(snapshot)
-    diary = Diary()
-    resume(tmp_path / "run", callbacks=[diary])
-    assert diary.started[0].first_step == 0
-    events = reader.EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"scalars": 0})
-    events.Reload()
-    assert [event.step for event in events.Scalars("loss/block 0")] == list(range(14, 113, 14))
-    assert [event.step for event in events.Scalars("validation error/softmax")] == [56, 112]
-
-
-class _StopAt(Callback):
-    """The end of the run at the evaluation after a step, said twice, which changes nothing."""
-
-    def __init__(self, step: int) -> None:
-        self._step = step
-
-    def on_start(self, run: RunStart) -> None:
-        self._run = run
-
-    def on_evaluation(self, evaluation: Evaluation) -> None:
-        if evaluation.step == self._step:
-            self._run.stop()
-            self._run.stop()
-
-
-def test_without_the_package_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(UserError, match=r"needs the package tensorboard: pip install 'ffpipe\[tensorboard\]'"):
-        train(small(tmp_path / "run", tensorboard=True))
-    assert not (tmp_path / "run").exists()
