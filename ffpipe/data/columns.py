@@ -6,7 +6,6 @@ not know how a set is split, nor the format of a file.
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -18,21 +17,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ffpipe.data import images, source
+from ffpipe.data import images, source, values
 from ffpipe.data.labels import plain, some_of
 from ffpipe.data.source import BLOCK_BYTES, OpenedPart, Part
-from ffpipe.data.tables import Table, class_names, holds_images, is_number, is_numbers, is_text
+from ffpipe.data.tables import Table, class_names, holds_images, is_number, is_numbers
 from ffpipe.system.errors import UserError, nearest, refusing
 
 # A row group may hold gigabytes, so rows are asked for some at a time: as many as fit BLOCK_BYTES when decoded, judged
 # by the first, and never more than these, should the first be small by chance.
 _MOST_ROWS = 512
-_LABEL_ROWS = 1 << 16
-# Bytes of the name of a class, as of a folder. NumPy gives every label the room of the longest one.
-_LONGEST_NAME = 255
 # Names of a column of labels where `training.data.label_column` names none of the columns.
 DEFAULT_LABEL = "label"
 _OTHER_LABELS = ("labels", "class", "target", "y", "digit", "category")
@@ -100,7 +95,7 @@ def contents(
             )
     label = columns.label
     names = _names_of_classes(tables, label)
-    labels = [np.empty(0)] if label is None else [piece for table in tables for piece in _labels(table, label)]
+    labels = [np.empty(0)] if label is None else [piece for table in tables for piece in values.labels(table, label)]
     if not labels:
         raise UserError(f"{paths[0]}: there are no examples")
     if len(kinds := {piece.shape[1:] for piece in labels}) > 1:
@@ -115,10 +110,10 @@ def contents(
     if columns.encoded and not mode:
         mode, found = images.common(
             # A view, where as_py would copy every picture for its header.
-            images.mode_of(io.BytesIO(each.as_buffer()))
+            images.mode_of(pa.BufferReader(each.as_buffer()))
             for table in tables
-            for _, values in _read(table, columns.images[0], columns.read, _MOST_ROWS)
-            for each in values
+            for _, column in values.read(table, columns.images[0], columns.read, _MOST_ROWS)
+            for each in column
         )
     if label != wanted.label:
         where = f"the column {label!r}" if tables[0].headed else "the first column"
@@ -254,26 +249,6 @@ def _spelled(columns: Columns) -> str:
     return f"the {len(columns.images)} columns {columns.images[0]!r} to {columns.images[-1]!r} ({columns.kind})"
 
 
-def _labels(table: Table, column: str) -> Iterator[NDArray[Any]]:
-    for row, values in _read(table, column, [column], _LABEL_ROWS):
-        if is_numbers(values.type):
-            yield from _numbers(values, table.path, column, row)
-        elif is_number(values.type):
-            yield values.to_numpy(zero_copy_only=False)
-        elif is_text(values.type):
-            lengths = np.asarray(pc.binary_length(values.cast(pa.large_string())))
-            if len(long := np.flatnonzero(lengths > _LONGEST_NAME)):
-                raise UserError(
-                    f"{table.path}: the label in {column!r} at row {row + long[0]} has {lengths[long[0]]:,} bytes; "
-                    f"expected a number, or the name of a class of at most {_LONGEST_NAME}"
-                )
-            yield np.array(values.to_pylist())
-        else:
-            raise UserError(
-                f"{table.path}: the label column {column!r} is {values.type}; expected numbers, names or one-hot rows"
-            )
-
-
 def _blocks(
     table: Table, columns: Columns, decode: Callable[..., NDArray[np.uint8]], rows: int
 ) -> Iterator[NDArray[Any]]:
@@ -282,73 +257,17 @@ def _blocks(
         row = 0
         for batch in table.read(columns.read, rows):
             for name in columns.images:
-                _refuse_null(batch.column(name), table.path, name, row)
+                values.refuse_null(batch.column(name), table.path, name, row)
             yield np.stack([batch.column(name).to_numpy(zero_copy_only=False) for name in columns.images], axis=1)
             row += len(batch)
         return
-    for row, values in _read(table, columns.images[0], columns.read, rows):
+    for row, column in values.read(table, columns.images[0], columns.read, rows):
         if columns.encoded:
             decoded = []
-            for number, each in enumerate(values, row):
+            for number, each in enumerate(column, row):
                 with refusing(f"{table.path}: the image at row {number} cannot be decoded", ValueError):
                     decoded.append(decode(each.as_buffer()))
             # One of another size comes in a block of its own, so that the row of it can be named.
             yield from (np.stack(list(alike)) for _, alike in groupby(decoded, key=np.shape))
         else:
-            yield from _numbers(values, table.path, columns.images[0], row)
-
-
-def _read(table: Table, column: str, read: Sequence[str], rows: int) -> Iterator[tuple[int, pa.Array]]:
-    """Yield the values of a column some at a time, none of them null, with the row of the first. read: the column, or
-    the leaf of it that is wanted."""
-    row = 0
-    for batch in table.read(read, rows):
-        values = batch.column(column)
-        # As `datasets` has pictures. Flattened, for a null row has null bytes then; `field` would not see it.
-        if pa.types.is_struct(values.type):
-            values = values.flatten()[values.type.get_field_index("bytes")]
-        if pa.types.is_dictionary(values.type):
-            values = values.dictionary_decode()
-        _refuse_null(values, table.path, column, row)
-        yield row, values
-        row += len(values)
-
-
-def _numbers(values: pa.Array, path: Path, column: str, start: int) -> Iterator[NDArray[Any]]:
-    """Yield the arrays (n, *shape) of lists of numbers, each of rows of one shape."""
-    shape: list[int] = []
-    inner = values
-    while not is_number(inner.type):
-        inner = inner.storage if isinstance(inner, pa.ExtensionArray) else inner
-        lengths = np.asarray(pc.list_value_length(inner))
-        length = int(lengths[0]) if len(lengths) else 0
-        if (lengths != length).any():
-            # Row by row, so that the one of another shape is named. One whose own lists differ has no shape.
-            if len(values) == 1:
-                raise UserError(f"{path}: the lists at row {start} of {column!r} differ in length within the row")
-            for row in range(len(values)):
-                yield from _numbers(values[row : row + 1], path, column, start + row)
-            return
-        shape.append(length)
-        # Unlike `values`, it keeps to the slice that this is.
-        inner = inner.flatten()
-        if inner.null_count:
-            row = int(np.asarray(inner.is_null()).argmax()) // max(1, math.prod(shape))
-            raise UserError(f"{path}: the list at row {start + row} of {column!r} holds a null; expected numbers")
-    axes = list[int]()
-    if isinstance(values.type, pa.FixedShapeTensorType):
-        shape, axes = list(values.type.shape), values.type.permutation or []
-        # Arrow's definition and what pyarrow writes are the inverse of each other.
-        if any(axes[axis] != at for at, axis in enumerate(axes)):
-            raise UserError(
-                f"{path}: the tensors in {column!r} have the permutation {axes}, which programs read in two ways; "
-                "expected tensors in row-major order"
-            )
-    numbers = inner.to_numpy(zero_copy_only=False).reshape(len(values), *shape)
-    yield numbers.transpose(0, *(1 + axis for axis in axes)) if axes else numbers
-
-
-def _refuse_null(values: pa.Array, path: Path, column: str, start: int) -> None:
-    if values.null_count:
-        row = start + int(np.asarray(values.is_null()).argmax())
-        raise UserError(f"{path}: the column {column!r} is null at row {row}; expected a value in every row")
+            yield from values.numbers(column, table.path, columns.images[0], row)

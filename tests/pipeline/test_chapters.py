@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import pytest
+from any_plan import PLANS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -94,18 +95,7 @@ def test_no_chapter_has_more_snapshots_than_are_counted(every: int, chapter: int
 
 
 @settings(max_examples=300, deadline=None)
-@given(
-    st.builds(
-        Plan,
-        steps=st.integers(1, 40),
-        chunk=st.integers(1, 9),
-        lockstep=st.booleans(),
-        evaluations=st.fixed_dictionaries({"validation": st.integers(0, 12), "test": st.just(0)}),
-        sizes=st.fixed_dictionaries({"validation": st.integers(0, 7), "test": st.integers(0, 7)}),
-        evaluation_batch=st.integers(1, 5),
-        snapshot_steps=st.integers(0, 12),
-    )
-)
+@given(PLANS)
 def test_the_longest_window_has_the_whole_run(plan: Plan) -> None:
     items = list(plan.items())
     assert list(chapter_of(plan.items(), plan, plan.longest_window)) == items

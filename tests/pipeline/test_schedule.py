@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import replace
 from itertools import count
 
+from any_plan import PLANS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,19 +95,7 @@ def test_snapshots_at_every_step_of_a_long_run_pile_nothing_up() -> None:
     assert trained == list(range(steps))
 
 
-plans = st.builds(
-    Plan,
-    steps=st.integers(1, 40),
-    chunk=st.integers(1, 9),
-    lockstep=st.booleans(),
-    evaluations=st.fixed_dictionaries({"validation": st.integers(0, 12), "test": st.just(0)}),
-    sizes=st.fixed_dictionaries({"validation": st.integers(0, 7), "test": st.integers(0, 7)}),
-    evaluation_batch=st.integers(1, 5),
-    snapshot_steps=st.integers(0, 12),
-)
-
-
-@given(plans)
+@given(PLANS)
 def test_every_step_is_trained_once_and_markers_see_exactly_their_step(plan: Plan) -> None:
     trained, snapshots, predicted = 0, [], []
     for item in plan.items():
@@ -130,7 +119,7 @@ def test_every_step_is_trained_once_and_markers_see_exactly_their_step(plan: Pla
     assert snapshots == sorted({s for s in range(1, plan.steps) if every and s % every == 0} | {plan.steps})
 
 
-@given(plans)
+@given(PLANS)
 def test_an_evaluation_covers_its_split_once(plan: Plan) -> None:
     seen: dict[tuple[int, str], list[int]] = {}
     for item in plan.items():
@@ -143,7 +132,7 @@ def test_an_evaluation_covers_its_split_once(plan: Plan) -> None:
     assert [step for step, split in seen if split == "test"] == ([plan.steps] if plan.sizes["test"] else [])
 
 
-@given(plans)
+@given(PLANS)
 def test_from_a_snapshot_on_the_items_are_those_of_the_whole_run(plan: Plan) -> None:
     items = list(plan.items())
     for index, item in enumerate(items):
@@ -151,7 +140,7 @@ def test_from_a_snapshot_on_the_items_are_those_of_the_whole_run(plan: Plan) -> 
             assert list(plan.items(item.step)) == items[index + 1 :]
 
 
-@given(plans, st.data())
+@given(PLANS, st.data())
 def test_a_course_adds_snapshots_and_an_end_but_trains_the_same(plan: Plan, data: st.DataObject) -> None:
     """Whatever the clock says and whenever it is interrupted, and go on as often as you like."""
     clock = iter(data.draw(st.lists(st.floats(0, 3), min_size=20, max_size=20)))
