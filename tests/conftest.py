@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -26,6 +27,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 prepare_ray()  # before any test imports Ray
+# Else each training in this process would ask a child for shapes, which loads it anew.
+importlib.import_module("torch._dynamo")
 
 # Half of what hypothesis takes by itself: every run of the suite draws others. Its deadline is of a machine that does
 # nothing else besides.

@@ -105,6 +105,11 @@ class Training(Readout, Negatives, Pairs, Network):
         return self.negatives != "none" and self.method != "backprop"
 
     @property
+    def by_autograd(self) -> bool:
+        """True where blocks may be other ones than dense Forward-Forward layers, whose gradient has a closed form."""
+        return bool(self.model or self.blocks) or not self.contrasts
+
+    @property
     def labelled(self) -> bool:
         """True where rows carry a label, so that goodness can be read under each."""
         return self.contrasts and self.labels != "none"

@@ -194,6 +194,12 @@ def make_blueprint(
     Raises UserError: items that are none, shapes that do not meet, and what refusals.py names.
     """
     bare = Blueprint(training, takes, inputs, labels, steps_per_epoch, code, function, positive_steps=positive_steps)
+    return worked_out(bare)
+
+
+def worked_out(bare: Blueprint) -> Blueprint:
+    """Return a network with its outlines. Raises UserError as `make_blueprint` does."""
+    training, inputs = bare.training, bare.inputs
     kept: dict[str, RowSpec] = {}
     owners: dict[int, int] = {}
     items: list[BlockItem] = []  # which stay, so that no other object gets the id of one
@@ -207,7 +213,7 @@ def make_blueprint(
         refuse_block(block, outline, kept, training)
         # Ids of the data come to the first block alone; a later one may embed what it likes.
         if training.inputs == "tokens" and index == 0:
-            refuse_few_symbols(block, outline, takes.classes)
+            refuse_few_symbols(block, outline, bare.takes.classes)
         outlines.append(outline)
         inputs = outline.outputs
         if outline.keep:

@@ -14,7 +14,7 @@ from ffpipe.config.schema import Config, Training
 from ffpipe.data.scale import Given
 from ffpipe.data.splits import Splits, load_splits
 from ffpipe.learn.augmentation import augmentation_of
-from ffpipe.learn.blueprint import Blueprint, make_blueprint
+from ffpipe.learn.blueprint import Blueprint, worked_out
 from ffpipe.learn.feeder import row_specs
 from ffpipe.learn.normalization import Normalization, measured
 from ffpipe.learn.turns import turns_of
@@ -175,8 +175,11 @@ class Engine(Protocol):
         """Take down what the engine started."""
 
 
-def make_job(config: Config, model: Model | None = None) -> Job:
-    """Load the data of a checked config and hold the config against it. model: the user's, where it has one.
+def make_job(
+    config: Config, model: Model | None = None, work_out: Callable[[Blueprint], Blueprint] = worked_out
+) -> Job:
+    """Load the data of a checked config and hold the config against it. model: the user's, where it has one. work_out:
+    finds the outlines of the network.
 
     Raises UserError.
     """
@@ -199,7 +202,7 @@ def make_job(config: Config, model: Model | None = None) -> Job:
     takes = Input(splits.shape, inputs.size, splits.classes, splits.names, given)
     model = model or Model()
     steps, code = turns.steps_per_epoch, (model.code, model.function)
-    network = make_blueprint(training, takes, inputs, labels, steps, *code, positive_steps=turns.positive)
+    network = work_out(Blueprint(training, takes, inputs, labels, steps, *code, positive_steps=turns.positive))
     job = Job(config, splits, network)
     stages = config.execution.stages or config.execution.listed
     if stages > job.layers:

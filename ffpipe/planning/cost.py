@@ -13,20 +13,24 @@ What a kernel takes inside itself, as convolutions in bfloat16 do on some proces
 from __future__ import annotations
 
 import copy
+import sys
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from ffpipe.learn.block import OPTIMIZER, Block, Step
-from ffpipe.learn.blueprint import Blueprint
+from ffpipe.learn.blueprint import Blueprint, worked_out
 from ffpipe.learn.dense import FFDense
 from ffpipe.learn.items import CPU, META
 from ffpipe.learn.local import LocalBlock
+from ffpipe.learn.outline import Outline
 from ffpipe.learn.peak_memory import PeakMemory
 from ffpipe.learn.state_tensors import refuse_changed
 from ffpipe.learn.user_model import of_users
@@ -37,8 +41,10 @@ from ffpipe.planning.alike import of_each_block
 from ffpipe.planning.calibrate import learning
 from ffpipe.planning.dense_cost import StepCost, dense_step
 from ffpipe.storage.checkpoint import TensorSpecs
+from ffpipe.system.child import in_child
 from ffpipe.system.errors import UserError
 
+T = TypeVar("T")
 ATEN = torch.ops.aten
 # By the shapes of the arguments: operations of blocks on the CPU that torch's own counter does not know.
 FLOPS = {
@@ -68,10 +74,41 @@ class BlockCost:
 
 
 # Every cut and every estimate, of each way that a budget tries, asks again for the same network.
-@lru_cache(maxsize=16)
+_known: WeakKeyDictionary[Blueprint, tuple[BlockCost, ...]] = WeakKeyDictionary()
+
+
 def costs_of(network: Blueprint) -> tuple[BlockCost, ...]:
     """Return the cost of each block of a network. Raises UserError where one cannot make a step."""
+    if network not in _known:
+        find = partial(_costs, network)
+        _known[network] = (None if network.is_closed_form else _apart(find)) or find()
+    return _known[network]
 
+
+def work_out(bare: Blueprint) -> Blueprint:
+    """Return a network with its outlines; where a child process finds them, it finds the costs too. Raises UserError as
+    `worked_out` does."""
+
+    def find() -> tuple[tuple[Outline, ...], tuple[BlockCost, ...]]:
+        network = worked_out(bare)
+        return network.outlines, _costs(network)
+
+    found = _apart(find) if bare.training.by_autograd else None
+    if found is None:
+        return worked_out(bare)
+    network = replace(bare, outlines=found[0])
+    _known[network] = found[1]
+    return network
+
+
+def _apart(find: Callable[[], T]) -> T | None:
+    """Find something out in a child process, as shapes without numbers load torch's compiler: 90 MB that a process
+    which trains has no use for (torch 2.13). Returns None where it is to be found out here."""
+    # A GPU that is in use cannot be reached from a fork.
+    return None if "torch._dynamo" in sys.modules or torch.cuda.is_initialized() else in_child(find)
+
+
+def _costs(network: Blueprint) -> tuple[BlockCost, ...]:
     def cost_of(block: Block) -> BlockCost:
         contents = block.contents(1)
         optimizer = optimizer_bytes(contents)
@@ -114,7 +151,7 @@ def _found_step(block: Block, network: Blueprint) -> StepCost:
 
 def _step_of_fakes(block: LocalBlock, network: Blueprint) -> StepCost:
     """Do as `_step` does, on tensors that torch takes for some on the CPU."""
-    # Loads torch's compiler, 70 MB of this process, which a stage of Ray does not need.
+    # Loads torch's compiler.
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     fakes, memo = FakeTensorMode(), dict[int, Any]()

@@ -13,9 +13,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ffpipe.config.blocks import FF_DENSE
 from ffpipe.config.schema import Config, of_stage
-from ffpipe.learn.blueprint import make_blueprint
+from ffpipe.learn.blueprint import Blueprint
 from ffpipe.learn.feeder import row_specs
+from ffpipe.learn.outline import Outline
+from ffpipe.learn.spec import RowSpec
 from ffpipe.pipeline.job import Job, Layout
 from ffpipe.pipeline.replicas import replicas_of
 from ffpipe.pipeline.worker_setup import largest_kept
@@ -35,7 +38,7 @@ KEPT = 2.4
 LEAVES_HOLES = 4 << 20
 # Bytes that a process came to have beyond that in a run of 16 units: threads, logs, Parquet, Ray's connections.
 ENGINE_BYTES = {"local": 8 << 20, "layerwise": 16 << 20, "ray": 24 << 20}
-# The compiler that torch 2.13 loads for shapes on the meta device, which a stage of Ray does not work out.
+# The compiler that torch 2.13 loads for shapes on the meta device, where no child process works them out (cost.py).
 COMPILER_BYTES = 70 << 20
 
 
@@ -88,18 +91,20 @@ def bare_process(config: Config) -> int:
     """Return the bytes of a process that has loaded what a stage needs and used it on next to nothing: as this one, but
     for the compiler of torch where the stage is a process of its own."""
     training = config.training
-    # Blocks that are trained by autograd need more of torch, whatever they are.
-    local = training.model or training.blocks or not training.contrasts
     small = replace(
         training, dims=(SMALL, SMALL), blocks=(), model="", inputs="images", batch_size=SMALL, shards=1, accumulation=1,
         head_from=0, labels="none", goodness_from=0, method="forward-forward",
-        negatives="none" if local else training.negatives,
+        # Blocks that are trained by autograd need more of torch, whatever they are.
+        negatives="none" if training.by_autograd else training.negatives,
     )  # fmt: skip
     takes = Input((SMALL,), SMALL, SMALL)
     inputs, labels = row_specs(small, takes.shape, SMALL)
+    bare, made = Blueprint(small, takes, inputs, labels, 1), RowSpec((SMALL,), torch.float32)
+    # As `worked_out` would find it, which loads the compiler.
+    only = Outline(0, FF_DENSE if small.contrasts else "dense", inputs, made, made, bare.rates)
     # A plan may be for devices that are elsewhere.
     device = config.execution.first_device if torch.cuda.is_available() else "cpu"
-    measure_costs(make_blueprint(small, takes, inputs, labels, 1), torch.device(device))
+    measure_costs(replace(bare, outlines=(only,)), torch.device(device))
     return process_of(process_bytes(), config.execution.engine)
 
 

@@ -24,6 +24,7 @@ from ffpipe.learn.network import NO_ANSWER, readouts_of
 from ffpipe.pipeline.job import Engine, Job, Model, few_steps, make_job, refuse_beyond_this_host
 from ffpipe.pipeline.left_alone import left_alone
 from ffpipe.planning.budget import within_budget
+from ffpipe.planning.cost import work_out
 from ffpipe.planning.estimate import Estimate, bare_process, draft_layout, estimate_layout, process_as
 from ffpipe.runs import places
 from ffpipe.runs.folder import RunFolder, new_run, open_run
@@ -119,6 +120,10 @@ def _followed(
     return Followed(view, callbacks, interrupt) if callbacks else view, interrupt
 
 
+def _job_of(config: Config, model: Model) -> Job:
+    return make_job(config, model, work_out)
+
+
 def carry_out(
     config: Config,
     model: Model,
@@ -127,7 +132,7 @@ def carry_out(
     view: View,
     interrupt: Interrupt,
     make: MakeEngine,
-    job_of: Callable[[Config, Model], Job] = make_job,
+    job_of: Callable[[Config, Model], Job] = _job_of,
 ) -> Result:
     """Train from the beginning, or go on with the run in the folder. job_of: loads the data of a config. A new folder
     is made when the config is known to fit data and engine, and removed where the run cannot begin all the same."""
@@ -263,7 +268,7 @@ def planned(
     config, of_user = with_model(checked(config), model, allow_code, "the config")
     config = _in_one_piece(config)
     process = process_of_stage(config)
-    job, notes = within_budget(make_job(config, of_user), process)
+    job, notes = within_budget(_job_of(config, of_user), process)
     process = process_as(job.config.execution.engine, process, config.execution.engine)
     return job, estimate_layout(job, draft_layout(job), process), notes
 
