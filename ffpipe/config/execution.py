@@ -133,7 +133,7 @@ class Execution:
         float, Meta(gt=0, le=MOST_SECONDS, description="seconds to wait for the stages to be placed")
     ] = 30.0
     evaluate_every: Annotated[
-        int, Meta(ge=0, description="epochs between evaluations on the validation split; 0: none")
+        int, Meta(ge=0, description="epochs between evaluations on the validation split; 0: at the end only")
     ] = 0
     evaluate_train: Annotated[
         int, Meta(ge=0, description="training examples, the first, that are tested with each of these too; 0: none")
