@@ -117,7 +117,6 @@ def test_what_a_manifest_says(name: str) -> None:
     cluster = cluster_of(manifest)
     assert cluster["rayVersion"] == pinned("ray")
     assert cluster["authOptions"] == {"mode": "token"}
-    assert cluster["headGroupSpec"]["rayStartParams"]["dashboard-host"] == "127.0.0.1"
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     version = re.search(r'^version = "(.+)"$', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
     assert version
@@ -125,11 +124,14 @@ def test_what_a_manifest_says(name: str) -> None:
         (container,) = group["template"]["spec"]["containers"]
         assert container["image"] == f"REGISTRY/ffpipe:{version[1]}"
         assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+    dashboard = cluster["headGroupSpec"]["rayStartParams"]["dashboard-host"]
     if manifest["kind"] == "RayJob":
-        # Else the operator asks the dashboard, which is on the head pod's loopback.
-        assert manifest["spec"]["submissionMode"] == "SidecarMode"
+        # The operator asks the dashboard how the job is, in every mode; only in this one it waits for the workers.
+        assert dashboard == "0.0.0.0"
+        assert manifest["spec"].get("submissionMode", "K8sJobMode") == "K8sJobMode"
         assert manifest["spec"]["shutdownAfterJobFinishes"] is True
-        assert cluster["headGroupSpec"]["template"]["spec"]["restartPolicy"] == "Never"
+    else:
+        assert dashboard == "127.0.0.1"
 
 
 def schemas() -> dict[str, Any]:
