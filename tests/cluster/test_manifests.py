@@ -94,8 +94,14 @@ def test_ray_up(name: str) -> None:
     needed = {"ffpipe", "cluster", "pyproject.toml", "constraints.txt", project["readme"], "LICENSE"}
     assert mounts == {f"~/ffpipe/{name}": name for name in needed}
     assert all((REPOSITORY / name).exists() for name in needed)
+    # All goes into the environment that Ray runs in, also what Ray adds by default.
+    setup = [*whole["head_setup_commands"], *whole["worker_setup_commands"]]
+    assert all("~/ffpipe-venv/bin/pip install" in line for line in setup if "pip install" in line)
     workers = whole["available_node_types"]["worker" if name == "aws" else "local.cluster.node"]
     assert workers["min_workers"] == workers["max_workers"] == whole["max_workers"] == 2
+    if name == "aws":  # stages on all hosts write snapshots
+        assert all("IamInstanceProfile" in each["node_config"] for each in whole["available_node_types"].values())
+    assert f"wait.py 127.0.0.1:6379 {workers['max_workers'] + 1}" in (CLUSTER / f"ray-up/{name}.yaml").read_text()
 
 
 def test_ray_up_refuses_what_is_wrong() -> None:
