@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2034  # some are for the scripts that source this
-# What up.sh, submit.sh and down.sh share. A cluster that is up has a folder on this
-# machine: its token, and its hosts by line.
+# What up.sh, submit.sh and down.sh share. A cluster has a folder on this machine: its
+# hosts by line, the head first, and its token, until down.sh begins to take it down.
 
 ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || {
     echo "${0##*/}: this is bash $BASH_VERSION: put 4.4 or newer first in PATH" >&2

@@ -9,6 +9,7 @@ source "$(dirname "$0")/common.sh"
 
 [[ $# -eq 0 || ($# -eq 1 && $1 == --purge) ]] || refuse "'$*' is not known: nothing, or --purge"
 [[ -e $state ]] || refuse "no cluster of port $FFPIPE_PORT is up; if FFPIPE_PORT was another with up.sh, give that"
+rm -f "$state/token" # where some hosts cannot be stopped, submit.sh is not to take one of them for the head
 mapfile -t hosts <"$state/hosts"
 left=()
 stopping=()

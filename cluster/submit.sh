@@ -11,7 +11,7 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 (($# > 0)) || refuse "give what ffpipe is to do: cluster/submit.sh train digits"
-[[ -e $state ]] || refuse "no cluster of port $FFPIPE_PORT is up: cluster/up.sh HEAD WORKER... first"
+[[ -e $state/token ]] || refuse "no cluster of port $FFPIPE_PORT is up: cluster/up.sh HEAD WORKER... first"
 head=$(head -n 1 "$state/hosts")
 
 words=() before=

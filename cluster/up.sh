@@ -16,8 +16,8 @@ SECONDS_TO_JOIN=300
 hosts=()
 addresses=()
 for given in "$@"; do
-    [[ $given =~ ^[A-Za-z0-9._@-]+(=[A-Za-z0-9.:-]+)?$ && $given != -* ]] ||
-        refuse "'$given' is not a host: give a name that '$FFPIPE_SSH' knows, and =ADDRESS where it is needed"
+    [[ $given =~ ^[A-Za-z0-9._@-]+(=[A-Za-z0-9.-]+)?$ && $given != -* ]] ||
+        refuse "'$given' is not a host: give a name that '$FFPIPE_SSH' knows, and =ADDRESS (IPv4 or a name, without a port) where it is needed"
     host=${given%%=*}
     [[ " ${hosts[*]-} " != *" $host "* ]] || refuse "$host is given twice"
     hosts+=("$host")
@@ -31,6 +31,10 @@ for host in "${hosts[@]}"; do
             "take that down, or give another FFPIPE_FOLDER (if $host was restarted since, remove that file 'process')"
     fi
 done
+
+head=${hosts[0]}
+address=${addresses[0]:-$(reach "$head" sh -s "${head#*@}" <"$here/host/address.sh")} ||
+    refuse "what is the address of $head? If '$FFPIPE_SSH $head' reaches it, give it: cluster/up.sh $head=ADDRESS ..."
 
 umask 077
 mkdir -p "$state"
@@ -55,7 +59,7 @@ put() { # HOST: the package, and what it needs
         reach "$1" mkdir -p "$folder/package" </dev/null &&
         tar -C "$here/.." -czf - --exclude=__pycache__ \
             pyproject.toml constraints.txt README.md LICENSE ffpipe cluster |
-        reach "$1" tar -C "$folder/package" -xzf - &&
+        reach "$1" tar -C "$folder/package" --no-same-owner -xzf - &&
         { [[ -n $FFPIPE_BIN ]] || there "$1" install.sh "$FFPIPE_PYTHON" "${pip_words[@]}" </dev/null; }
 }
 
@@ -70,10 +74,6 @@ for number in "${!hosts[@]}"; do
     wait "${putting[number]}" || without+=("${hosts[number]}")
 done
 ((${#without[@]} == 0)) || give_up "ffpipe could not be put on ${without[*]}"
-
-head=${hosts[0]}
-address=${addresses[0]:-$(there "$head" address.sh "${head#*@}" </dev/null)} ||
-    give_up "what is the address of $head? give it: cluster/up.sh $head=ADDRESS ..."
 
 start() { # HOST OWN_ADDRESS [HEAD_ADDRESS]
     local status=0

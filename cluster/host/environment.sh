@@ -13,5 +13,7 @@ temporary=$(cat "$folder/temporary" 2>/dev/null || true)
 unset RAY_ADDRESS RAY_AUTH_TOKEN
 export PATH="$bin:$PATH" PYTHONPATH="$folder/package"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/token" RAY_USAGE_STATS_ENABLED=0
+# Jobs go to the dashboard on this host, with the token: not by way of a proxy.
+export no_proxy="127.0.0.1,${no_proxy:-${NO_PROXY:-}}"
 # Stages are what these hosts are for: at Ray's own priority, not below it.
 export RAY_worker_niceness=0

@@ -39,6 +39,7 @@ else
     set -- "$@" --address="$head"
 fi
 cd "$folder"
+: >ray.log # where the last cluster's Ray has started
 setsid nohup ray start --block "$@" >"$folder/ray.log" 2>&1 </dev/null &
 echo $! >"$folder/process"
 

@@ -128,6 +128,8 @@ def test_a_host_that_cannot_be_reached_leaves_nothing(hosts: list[Host], short_f
         ("up.sh", [], {}, "give the hosts: cluster/up.sh HEAD WORKER..."),
         ("up.sh", ["a", "b;c"], {}, "'b;c' is not a host"),
         ("up.sh", ["a", "-oProxyCommand=x"], {}, "is not a host"),
+        ("up.sh", ["a", "b=::1"], {}, "=ADDRESS (IPv4 or a name, without a port)"),
+        ("up.sh", ["a", "b=192.0.2.1:6379"], {}, "=ADDRESS (IPv4 or a name, without a port)"),
         ("up.sh", ["a", "a"], {}, "a is given twice"),
         ("up.sh", ["a"], {"FFPIPE_PORT": "80"}, "give a number from 1024"),
         ("up.sh", ["a"], {"FFPIPE_FOLDER": "a b"}, "FFPIPE_FOLDER is 'a b'"),
@@ -231,7 +233,7 @@ def test_up_that_is_ended_waits_for_what_it_installs(
     number: signal.Signals, installing: dict[str, str], tmp_path: Path
 ) -> None:
     """Else the next one would install beside it."""
-    up = subprocess.Popen([CLUSTER / "up.sh", "a"], env=installing, stderr=subprocess.PIPE, text=True)
+    up = subprocess.Popen([CLUSTER / "up.sh", "a=192.0.2.1"], env=installing, stderr=subprocess.PIPE, text=True)
     wait_for("it installs", lambda: bool(done_in(tmp_path)), 60.0)
     up.send_signal(number)
     assert up.stderr is not None
@@ -240,6 +242,54 @@ def test_up_that_is_ended_waits_for_what_it_installs(
     assert up.communicate(timeout=60)[1].splitlines()[-1] == "up.sh: broken off"
     assert done_in(tmp_path) == WHOLE
     assert not any((tmp_path / "state").rglob("cluster-*"))
+
+
+def test_an_address_that_is_not_found_is_asked_for_before_anything_is_installed(
+    installing: dict[str, str], tmp_path: Path
+) -> None:
+    """As on a host that has its own name for a loopback address."""
+    up = launch("up.sh", "localhost", env=installing)
+    assert up.returncode == 2
+    assert up.stderr.startswith("up.sh: what is the address of localhost?")
+    assert "cluster/up.sh localhost=ADDRESS" in up.stderr
+    assert done_in(tmp_path) == []
+    assert not (tmp_path / "remote").exists()
+    assert not (tmp_path / "state").exists()
+
+
+def test_jobs_are_not_submitted_to_a_cluster_that_could_not_be_stopped_as_a_whole(tmp_path: Path) -> None:
+    """Its head may be the part that has been stopped."""
+    (tmp_path / "reach").write_text('#!/bin/sh\ncat >/dev/null\n[ "$1" = head ]\n')
+    (tmp_path / "reach").chmod(0o755)
+    state = tmp_path / "state" / "ffpipe" / f"cluster-{PORT}"
+    state.mkdir(parents=True)
+    (state / "hosts").write_text("head\nworker\n")
+    (state / "token").write_text("token")
+    env = os.environ | {
+        "FFPIPE_SSH": str(tmp_path / "reach"),
+        "FFPIPE_PORT": str(PORT),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+    }
+    assert launch("submit.sh", "train", env=env).returncode == 0
+    down = launch("down.sh", env=env)
+    assert down.returncode == 1
+    assert "could not stop what runs on worker" in down.stderr
+    assert (state / "hosts").read_text() == "worker\n"
+    job = launch("submit.sh", "train", env=env)
+    assert job.returncode == 2
+    assert f"no cluster of port {PORT} is up" in job.stderr
+
+
+@pytest.mark.parametrize("name", ["no_proxy", "NO_PROXY"])
+def test_a_proxy_is_not_asked_for_this_host(name: str, tmp_path: Path) -> None:
+    """It would see the token. Other hosts that are reached without one still are."""
+    script = 'folder=. bin=venv; . "$0"; exec "$1" -c "$2"'
+    look = "from urllib.request import proxy_bypass as by; print(*(by(each) for each in ('127.0.0.1', 'a.b', 'c')))"
+    command = ["sh", "-c", script, str(CLUSTER / "host" / "environment.sh"), sys.executable, look]
+    plain = {each: value for each, value in os.environ.items() if each.lower() != "no_proxy"}
+    env = plain | {"http_proxy": "http://192.0.2.1:3128", name: "a.b"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["True", "True", "False"], done.stderr
 
 
 def install(env: dict[str, str], *words: str) -> subprocess.Popen[bytes]:

@@ -60,6 +60,9 @@ def launch(ssh_hosts: SshHosts, script: str, *words: str) -> CompletedProcess[st
 @pytest.mark.long
 def test_install_up_train_down(ssh_hosts: SshHosts, digest: str, short_folder: Path) -> None:
     unknown = launch(ssh_hosts, "up.sh", "host9")
+    assert unknown.returncode == 2
+    assert unknown.stderr.strip().splitlines()[-1].startswith("up.sh: what is the address of host9?")
+    unknown = launch(ssh_hosts, "up.sh", "host1", "host9")
     assert unknown.returncode == 1
     assert unknown.stderr.strip().splitlines()[-1] == "up.sh: ffpipe could not be put on host9"
     assert not any(host.processes("ray") for host in ssh_hosts.hosts)
