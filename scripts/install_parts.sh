@@ -49,19 +49,20 @@ elif "$policy" ssh start >/dev/null 2>&1; then
     refuse "$policy lets what is installed start: let it exit with 101 meanwhile"
 fi
 
+enabled() { # what starts at boot
+    [[ ! -d /run/systemd/system ]] || systemctl list-unit-files --state=enabled --no-legend | cut -d ' ' -f 1 | sort
+}
+before=$(enabled)
 export DEBIAN_FRONTEND=noninteractive
 echo "to do: apt-get update"
 apt-get update --quiet=2
 echo "to do: apt-get install --no-install-recommends ${missing[*]}"
 apt-get install --yes --quiet=2 --no-install-recommends "${missing[@]}" >/dev/null </dev/null
 
-services=(slurmctld slurmd munge ssh ceph-mon.target ceph-osd.target ceph-radosgw.target)
-of=(slurmctld slurmd munge openssh-server ceph-mon ceph-osd radosgw)
 if [[ -d /run/systemd/system ]]; then
-    for number in "${!services[@]}"; do
-        [[ " ${missing[*]} " == *" ${of[number]} "* ]] || continue
-        echo "to do, so that the next boot does not start it: systemctl disable ${services[number]}"
-        systemctl disable --quiet "${services[number]}"
-    done
+    # Those that other packages bring along too, whatever a distribution calls them.
+    mapfile -t services < <(comm -13 <(printf '%s\n' "$before") <(enabled))
+    echo "to do, so that the next boot does not start them: systemctl disable ${services[*]}"
+    ((${#services[@]} == 0)) || systemctl disable --quiet "${services[@]}"
 fi
 echo "installed: ${missing[*]}"

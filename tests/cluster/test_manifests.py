@@ -25,7 +25,12 @@ TO_EDIT = (
     *("settings.sh", "slurm/symmetric.sbatch", "slurm/shared-nodes.sbatch", "ray-up/hosts.yaml", "ray-up/aws.yaml"),
     *("kuberay/raycluster.yaml", "kuberay/rayjob.yaml", "kuberay/Dockerfile"),
 )
-SHELL = sorted(str(path.relative_to(REPOSITORY)) for path in CLUSTER.rglob("*") if path.suffix in (".sh", ".sbatch"))
+SHELL = sorted(
+    str(path.relative_to(REPOSITORY))
+    for folder in (CLUSTER, REPOSITORY / "scripts")
+    for path in folder.rglob("*")
+    if path.suffix in (".sh", ".sbatch")
+)
 
 
 def read(name: str) -> Any:
