@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ffpipe import UserError, override, recipe, train
 from ffpipe.learn.block import Step
 from ffpipe.learn.objectives import Learned
 from ffpipe.learn.spec import RowLayout, RowSpec
+from ffpipe.pipeline.job import make_job
 
 FIELDS = {
     "training.epochs": 1,
@@ -185,15 +187,56 @@ class Flat(nn.Module):
         return made.view(*x.shape, 17)
 
 
-def test_tokens_lie_in_evaluations_as_in_training(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("to be or not to be, that is the question. " * 200)
-    fields = {
-        "training.data.train": [str(tmp_path / "a.txt")], "training.data.length": 8, "training.epochs": 1,
+class Placed(Flat):
+    """The same with a vector for each place, of which there are fewer than symbols."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Embedding(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.linear(self.embedding(x) + self.places(torch.arange(x.shape[1], device=x.device)))
+        return made
+
+
+def of_text(folder: Path) -> dict[str, Any]:
+    """Return fields of `char-lm` for a text of 15 symbols, in rows of 8."""
+    (folder / "a.txt").write_text("to be or not to be, that is the question. " * 200)
+    return {
+        "training.data.train": [str(folder / "a.txt")], "training.data.length": 8, "training.epochs": 1,
         "training.data.train_limit": 64, "training.data.validation": 8, "execution.engine": "local",
-        "execution.stages": 1, "execution.run_dir": str(tmp_path / "run"), "training.blocks": [],
+        "execution.stages": 1, "execution.run_dir": str(folder / "run"), "training.blocks": [],
     }  # fmt: skip
-    result = train(override(recipe("char-lm"), fields), model=lambda: [Flat()])
+
+
+@pytest.mark.parametrize("body", [Flat, Placed])
+def test_networks_of_users_train_on_tokens(body: type[nn.Module], tmp_path: Path) -> None:
+    """Rows lie in evaluations as in training; what embeds places may be smaller than what embeds symbols."""
+    result = train(override(recipe("char-lm"), of_text(tmp_path)), model=lambda: [body()])
     assert 0 < result.test_errors["last"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "part", "says"),
+    [
+        (17, "train", "the training part has the value 17: give whole numbers from 0 to 16, or --training.data.cl"),
+        (-1, "test", "the test part has the value -1"),
+        (0.5, "train", "the training part has the value 0.5"),
+        (0, "train", ""),
+    ],
+)
+def test_tokens_that_are_no_ids_of_symbols_are_refused(changed: float, part: str, says: str, tmp_path: Path) -> None:
+    rows = {each: np.random.default_rng(1).integers(0, 17, (20, 9)).astype(float) for each in ("train", "test")}
+    rows[part][0, -1] = changed
+    labels = np.arange(20) % 3  # of which tokens make nothing
+    np.savez(tmp_path / "tokens.npz", x_train=rows["train"], x_test=rows["test"], y_train=labels, y_test=labels)
+    fields = {
+        "training.data.source": "npz", "training.data.train": [str(tmp_path / "tokens.npz")],
+        "training.data.classes": 17, "training.data.validation": 4, "training.data.test_count": 0,
+        "training.batch_size": 4,
+    }  # fmt: skip
+    with pytest.raises(UserError, match=f"training.inputs is 'tokens', but {says}") if says else nullcontext():
+        make_job(override(recipe("char-lm"), fields))
 
 
 def test_the_softmax_head_does_not_read_tokens() -> None:

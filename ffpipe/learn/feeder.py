@@ -28,6 +28,10 @@ from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.rows import normalize_inputs_
 from ffpipe.learn.spec import NEGATIVE, POSITIVE, RowSpec
 from ffpipe.learn.turns import turns_of
+from ffpipe.system.errors import UserError
+
+# Values that `refuse_other_ids` holds at a time, about as many.
+IDS = 1 << 20
 
 
 class Feeder:
@@ -136,6 +140,20 @@ class TokenFeeder(Feeder):
     @staticmethod
     def _ids(split: Examples, rows: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(split.raw(rows)).to(torch.int64)
+
+
+def refuse_other_ids(splits: Splits) -> None:
+    """Refuse examples that are not rows of ids of the symbols that there are. Raises UserError."""
+    at_once = IDS // splits.features + 1
+    for name, part in (("training", splits.train), ("validation", splits.validation), ("test", splits.test)):
+        for first in range(0, len(part), at_once):
+            values = part.raw(np.arange(first, min(first + at_once, len(part))))
+            others = values[(values < 0) | (values >= splits.classes) | (values % 1 != 0)]
+            if others.size:
+                raise UserError(
+                    f"training.inputs is 'tokens', but the {name} part has the value {others[0]:g}: give whole numbers "
+                    f"from 0 to {splits.classes - 1}, or --training.data.classes with the number of symbols"
+                )
 
 
 def make_feeder(training: Training, splits: Splits, inputs: RowSpec) -> Feeder:

@@ -42,11 +42,10 @@ def refuse_learning(optimizer: Optimizer | None, outline: Outline) -> None:
 
 def refuse_few_symbols(block: Block, outline: Outline, symbols: int) -> None:
     """Refuse a block that embeds fewer symbols than the data have: an id beyond them would fail while training."""
-    for module in block.modules():
-        if isinstance(module, nn.Embedding) and module.num_embeddings < symbols:
-            raise UserError(
-                f"{outline} embeds {module.num_embeddings} symbols, but the data have {symbols}: give {symbols} or more"
-            )
+    # Positions are embedded too, as a rule, and may be fewer: what an embedding is for, no module tells.
+    sizes = [module.num_embeddings for module in block.modules() if isinstance(module, nn.Embedding)]
+    if (most := max(sizes, default=symbols)) < symbols:
+        raise UserError(f"{outline} embeds {most} symbols, but the data have {symbols}: give {symbols} or more")
 
 
 def refuse_roles(roles: object, outline: Outline, training: Training) -> None:

@@ -15,7 +15,7 @@ from ffpipe.data.scale import Given
 from ffpipe.data.splits import Splits, load_splits
 from ffpipe.learn.augmentation import augmentation_of
 from ffpipe.learn.blueprint import Blueprint, worked_out
-from ffpipe.learn.feeder import row_specs
+from ffpipe.learn.feeder import refuse_other_ids, row_specs
 from ffpipe.learn.normalization import Normalization, measured
 from ffpipe.learn.turns import turns_of
 from ffpipe.learn.user_model import ModelCode
@@ -237,6 +237,8 @@ def _check_images(training: Training, splits: Splits) -> None:
         # Each token is to predict the next one, so that the last of a row is a label alone.
         if features < 2:
             raise UserError("training.inputs is 'tokens', but an example has one value: give rows of 2 tokens or more")
+        if not splits.is_text:  # whose ids are counted where it is read
+            refuse_other_ids(splits)
         return
     if training.labelled and training.labels == "planes" and len(shape) < 2:
         raise UserError(f"training.labels 'planes' are channels of images, but an example has the shape {shape}")
