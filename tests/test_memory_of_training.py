@@ -17,6 +17,7 @@ from ffpipe.learn.block import Step
 from ffpipe.learn.local import LocalBlock
 from ffpipe.learn.spec import PLAIN, RowLayout
 from ffpipe.learn.workspace import Workspace
+from ffpipe.pipeline.job import make_job
 
 
 @pytest.mark.parametrize("precision", only(["float32"], ["float32", "bfloat16"]))
@@ -107,3 +108,14 @@ def test_accumulation_holds_a_part_at_a_time() -> None:
 def test_accumulation_that_cannot_be(fields: dict[str, object], says: str) -> None:
     with pytest.raises(UserError, match=says):
         override(recipe("digits-cnn"), {"training.batch_size": 50, **fields})
+
+
+@pytest.mark.parametrize("method", ["forward-forward", "backprop"])
+def test_a_loss_that_compares_examples_is_not_of_parts(method: str) -> None:
+    head = {"objective_options": {"similarity": 0.5}}
+    fields = {"training.method": method, "training.batch_size": 50, "training.accumulation": 2, "execution.stages": 1}
+    alike = {"training.blocks": [{"kind": "dense", "options": {"width": 9}, **head}]}
+    with pytest.raises(UserError, match=r"\(similarity\), so .* be cut: give --training.accumulation 1"):
+        make_job(override(recipe("digits-cnn"), fields | alike))
+    # Batch normalisation is over a part.
+    assert make_job(override(recipe("digits-cnn"), fields))

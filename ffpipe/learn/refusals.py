@@ -10,6 +10,7 @@ from ffpipe.config.optimizer import check_optimizer
 from ffpipe.config.rules import refuse_late_read_outs
 from ffpipe.config.schema import Optimizer, Training
 from ffpipe.learn.block import Block
+from ffpipe.learn.local import LocalBlock
 from ffpipe.learn.outline import Outline
 from ffpipe.learn.spec import EXAMPLES, PAIRS, PLAIN
 from ffpipe.storage.tensorfile import DTYPES
@@ -69,6 +70,9 @@ def refuse_block(block: Block, outline: Outline, kept: Collection[str], training
         raise UserError(f"{outline} takes rows of {block.inputs}, but it gets {outline.inputs}")
     if training.shards > 1 and block.undivided:
         raise UserError(f"{outline} {block.undivided}, so minibatches cannot be cut: give --training.shards 1")
+    # The objective alone is asked, since batch normalisation of the body may be over a part.
+    if training.accumulation > 1 and isinstance(block, LocalBlock) and (why := block.objective.undivided):
+        raise UserError(f"{outline} {why}, so minibatches cannot be cut: give --training.accumulation 1")
     for name, tensor in block.weights().items():
         if tensor.dtype not in DTYPES:
             known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
