@@ -27,6 +27,8 @@ from ffpipe.learn.threads import total
 from ffpipe.system.errors import UserError, nearest
 
 HEAD_KINDS = ("linear", "groups", "groups-squared", "mlp")
+# Hidden layers and pointwise convolutions of kind mlp where a config says nothing of them.
+DEPTH, CONVOLUTIONS = 3, 3
 
 
 class ClassHead(Objective):
@@ -54,8 +56,8 @@ class ClassHead(Objective):
         bias: bool = True,
         zero: bool = False,
         hidden: int = 0,
-        depth: int = 3,
-        convolutions: int = 3,
+        depth: int = DEPTH,
+        convolutions: int = CONVOLUTIONS,
         temperature: float = 1.0,
         smoothing: float = 0.0,
         similarity: float = 0.0,
@@ -76,6 +78,7 @@ class ClassHead(Objective):
             raise UserError(
                 f"class head: hidden, depth, convolutions are {hidden}, {depth}, {convolutions}: give 0 or more"
             )
+        _check_void(outputs, kind, bias, hidden, depth, convolutions)
         # A config may come from a stranger, and the head is made before anything else could find it too large.
         if max(depth, convolutions) > MOST_LAYERS:
             raise UserError(f"class head: depth, convolutions are {depth}, {convolutions}: give at most {MOST_LAYERS}")
@@ -242,6 +245,19 @@ def _check_pooling(outputs: RowSpec, kind: str, pool: int, dim: int) -> None:
         raise UserError(f"class head: pool and dim are for kind 'linear' of images, not for {kind!r} of {outputs}")
     if (pool and dim) or min(pool, dim) < 0:
         raise UserError(f"class head: pool is {pool} and dim is {dim}: give one of both, positive, or 0 for both")
+
+
+def _check_void(outputs: RowSpec, kind: str, bias: bool, hidden: int, depth: int, convolutions: int) -> None:
+    """Refuse options that a head of this kind has nothing for. A number of 0, or of the default, leaves it as it is."""
+    layers = depth if kind == "mlp" else 0
+    void = {
+        "hidden": hidden and not layers,
+        "depth": depth not in (0, DEPTH) and not layers,
+        "convolutions": convolutions not in (0, CONVOLUTIONS) and not (kind == "mlp" and len(outputs.shape) == 3),
+        "bias": not bias and kind not in ("linear", "mlp"),
+    }
+    if names := [name for name, is_void in void.items() if is_void]:
+        raise UserError(f"class head: kind {kind!r} of rows {outputs} has no {' and no '.join(names)}: leave it out")
 
 
 def _linear(shape: tuple[int, ...], classes: int, pool: int, dim: int, bias: bool) -> nn.Module:
