@@ -38,12 +38,14 @@ def test_fields_that_no_block_knows_are_said(tmp_path: Path) -> None:
     (said,) = left_alone(make_job(config(tmp_path, **peers)))
     assert said.startswith("warning: training.peer, training.peer_averaging: left alone")
     # Without negatives layers of training.dims are of another kind.
-    (said,) = left_alone(make_job(config(tmp_path, **fields, **{"training.negatives": "none"})))
+    said, of_pairs = left_alone(make_job(config(tmp_path, **fields, **{"training.negatives": "none"})))
     assert said.startswith("warning: training.local_steps: left alone")
+    assert of_pairs == "warning: training.phases: left alone, for training.negatives is 'none'"
     own = {"kind": "ff-dense", "options": {"width": 20}}
     assert left_alone(make_job(config(tmp_path, **fields, **{"training.blocks": [own, dense]}))) == ()
 
 
+NO_HEAD = {"training.negatives": "random", "training.head": False}
 CROP = {"training.augmentation.padding": "reflect", "training.augmentation.crop": 1}
 
 
@@ -67,6 +69,33 @@ CROP = {"training.augmentation.padding": "reflect", "training.augmentation.crop"
             {"training.data.mode": "L", "training.data.arrays": ["x", "y"]},
             "training.data.arrays, training.data.mode: left alone, for training.data.source 'digits' is read without",
         ),
+        (
+            {
+                "training.negatives": "none",
+                "training.objective": "symba",
+                "training.threshold": 2.0,
+                "training.temperature": 0.5,
+                "training.normalize_inputs": False,
+            },
+            "training.objective, training.threshold, training.temperature, training.normalize_inputs: left alone, for "
+            "training.negatives is 'none'",
+        ),
+        ({"training.threshold": 2.0, "training.temperature": 0.5}, ""),
+        ({"training.negatives": "none", "training.threshold": 2.0, "training.method": "backprop"}, ""),
+        (
+            {**NO_HEAD, "training.head_bias": True, "training.head_optimizer.kind": "Adam"},
+            "training.head_bias, training.head_optimizer: left alone, for there is no softmax head",
+        ),
+        ({"training.head_bias": True, "training.head_initialization": "glorot"}, ""),
+        (
+            {"training.optimizer.kind": "Adam", "training.optimizer.averaging": 0.5},
+            "training.optimizer.averaging: left alone, for training.optimizer.kind is not 'averaging'",
+        ),
+        (
+            {"training.head_optimizer.kind": "Adam", "training.head_optimizer.averaging": 0.5},
+            "training.head_optimizer.averaging: left alone, for training.head_optimizer.kind is not 'averaging'",
+        ),
+        ({"training.optimizer.averaging": 0.5, "training.head_optimizer.averaging": 0.5}, ""),
     ],
 )
 def test_fields_without_what_they_are_for_are_said(fields: dict[str, Any], says: str, tmp_path: Path) -> None:
@@ -76,14 +105,29 @@ def test_fields_without_what_they_are_for_are_said(fields: dict[str, Any], says:
     assert bool(said) == bool(says)
 
 
+def test_what_images_alone_have_is_said_where_inputs_are_tokens(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("to be or not to be, that is the question. " * 200)
+    fields = {"training.data.train": [str(tmp_path / "a.txt")], "training.data.length": 8}
+    of_images = {
+        "training.jitter": 1,
+        "training.augmentation.crop": 2,
+        "training.augmentation.flip": True,
+        "training.augmentation.cutout": 3,
+        "training.standardize": True,
+    }
+    (said,) = left_alone(make_job(override(recipe("char-lm"), fields | of_images)))
+    assert said == f"warning: {', '.join(of_images)}: left alone, for training.inputs is 'tokens'"
+
+
 def test_milestones_of_one_block_are_enough(tmp_path: Path) -> None:
     dense: dict[str, Any] = {"kind": "ff-dense", "options": {"width": 20}}
     blocks = {"training.blocks": [dense, dense | {"schedule": "steps"}], "execution.stages": 1}
     assert left_alone(make_job(config(tmp_path, **blocks, **{"training.milestones": [3]}))) == ()
 
 
-def test_no_recipe_of_blocks_has_fields_that_are_left_alone(tmp_path: Path) -> None:
-    for name, case in digest_cases.local_cases(tmp_path).items():
+def test_no_recipe_has_fields_that_are_left_alone(tmp_path: Path) -> None:
+    digits = {name: case for name, case in digest_cases.digits_cases().items() if "recipe-" in name}
+    for name, case in (digits | digest_cases.local_cases(tmp_path)).items():
         assert (name, left_alone(make_job(case()))) == (name, ())
 
 

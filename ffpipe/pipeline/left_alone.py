@@ -16,6 +16,13 @@ from ffpipe.pipeline.job import Job
 # Fields that no other kind of block knows.
 OF_DENSE_LAYERS = ("local_steps", "dropout", "pair_errors", "initialization")
 OF_PAIRS = ("phases", "peer", "peer_averaging")
+# Fields of all blocks that learn from pairs of rows, and of those rows.
+OF_ROWS = (
+    "objective", "goodness", "threshold", "temperature", "normalization", "normalization_epsilon", "normalize_inputs",
+    "label_strength", "test_labels",
+)  # fmt: skip
+OF_IMAGES = ("jitter", "augmentation.crop", "augmentation.flip", "augmentation.cutout", "standardize", "data.scale")
+OF_HEAD = ("head_from", "head_bias", "head_initialization", "head_optimizer")
 
 
 def left_alone(job: Job) -> tuple[str, ...]:
@@ -24,15 +31,24 @@ def left_alone(job: Job) -> tuple[str, ...]:
     # A model's function may give its blocks schedules of their own.
     schedules = {training.schedule, *(outline.rates.schedule for outline in outlines)}
     summed = training.contrasts and training.readout == "sum"
+    # The yardstick has the fields of the network that it is held against.
+    end_to_end = training.method == "backprop"
     reasons = {
         "this network has no dense Forward-Forward layers": _of_dense_layers(job),
         "training.standardize is off": () if training.standardize else ("mean", "deviation"),
         "no schedule is 'steps'": () if "steps" in schedules else ("milestones", "decay"),
-        "training.method is not 'backprop'": () if training.method == "backprop" else ("checkpointing",),
+        "training.method is not 'backprop'": () if end_to_end else ("checkpointing",),
         "training.augmentation.crop is 0": () if training.augmentation.crop else ("augmentation.padding",),
         f"training.data.source {training.data.source!r} is read without": [
             f"data.{name}" for name in unread(training.data)
         ],
+        "training.inputs is 'tokens'": OF_IMAGES if training.inputs == "tokens" else (),
+        "training.negatives is 'none'": () if training.contrasts or end_to_end else (*OF_PAIRS, *OF_ROWS),
+        "there is no softmax head": () if training.head or end_to_end else OF_HEAD,
+        **{
+            f"training.{name}.kind is not 'averaging'": () if kind == "averaging" else (f"{name}.averaging",)
+            for name, kind in (("optimizer", training.optimizer.kind), ("head_optimizer", training.head_optimizer.kind))
+        },
         "blocks that learn from negatives have no logits to add up": ("readout",) if summed else (),
     }
     given = {why: [name for name in names if _is_given(training, name)] for why, names in reasons.items()}
