@@ -279,7 +279,8 @@ ROWS = {
             "1.16",
             SOFTMAX,
             (1,),
-            differs="no public program: the places and widths of the paper, the constants of Hinton's program",
+            differs="no public program: the places and widths of the paper, the constants of Hinton's program; decay "
+            "of biases too",
         ),
         Row(
             "nokland-mlp",
@@ -297,7 +298,7 @@ ROWS = {
             "0.68",
             SOFTMAX,
             (1,),
-            differs="5,000 training images validate",
+            differs="5,000 training images validate; LeakyReLU (ReLU)",
         ),
         Row(
             "cwcomp",

@@ -103,8 +103,9 @@ def hinton_lrf() -> Config:
     """Section 3.2 of Hinton's paper (arXiv 2212.13345) with local receptive fields that share no weights: 4 x 4 places
     of 128 units, 3 x 3 of 220, 2 x 2 of 512, no labels, negatives mixed from two digits, peer normalisation.
 
-    The softmax read-out sees the normalised activities of the last two layers. Published: 1.16 % test error after 60
-    epochs, by no public program. Expected: 1.06 % (seed 1; two and a half hours on two cores beside other work).
+    The softmax read-out sees the normalised activities of the last two layers. Weight decay is of the biases too.
+    Published: 1.16 % test error after 60 epochs, by no public program. Expected: 1.06 % (seed 1; two and a half hours
+    on two cores beside other work).
     """
 
     def fields(channels: int, kernel: int, stride: int) -> BlockConfig:
@@ -143,7 +144,7 @@ def nokland_mlp() -> Config:
 
 def nokland_mlp_pred() -> Config:
     """Nøkland and Eidnes (ICML 2019, arXiv 1901.06656), pred: `nokland-mlp` by the decoders alone, without the loss of
-    similarity.
+    similarity. Theirs has ReLU here, and LeakyReLU with that loss alone; this has LeakyReLU in both.
 
     Published: 0.68 % test error (backpropagation .75). Expected: .71 % (seed 1; 33 minutes on two cores).
     """

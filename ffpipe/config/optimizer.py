@@ -32,7 +32,9 @@ class Optimizer:
     averaging: Annotated[
         float, Meta(ge=0, lt=1, description="share of the old average kept at each step (kind 'averaging')")
     ] = 0.9
-    weight_decay: Annotated[float, Meta(ge=0, description="of the weights, not of the biases")] = 0.0
+    weight_decay: Annotated[
+        float, Meta(ge=0, description="of parameters with two dimensions or more: weights, not vectors such as biases")
+    ] = 0.0
     options: Annotated[
         dict[str, float | bool | tuple[float, ...]],
         Meta(description="further keyword arguments of the torch.optim class, as NAME=VALUE or betas=0.9,0.99"),

@@ -151,7 +151,8 @@ def residual(inputs: RowSpec, *, channels: int, stride: int = 1, layers: int = 1
 class ReceptiveFields(nn.Module):
     """Unshared local receptive fields: at each place a dense layer of its own sees kernel x kernel pixels.
 
-    weight: (places, C kernel^2, channels). Gives (n, channels, H', W'), as Hinton, arXiv 2212.13345, section 3.2.
+    weight: (places, C kernel^2, channels). bias: (places, 1, channels), which weight decay is of too, as it goes by the
+    number of dimensions (optim.py). Gives (n, channels, H', W'), as Hinton, arXiv 2212.13345, section 3.2.
     """
 
     def __init__(self, inputs: RowSpec, channels: int, kernel: int, stride: int, activation: nn.Module) -> None:

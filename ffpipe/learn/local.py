@@ -176,7 +176,8 @@ class LocalBlock(Block):
         return seeded(device, self.config.seed, "block", self.index, *step.key, own=self._own)
 
     def pass_on(self, x: Tensor, step: Step, out: Tensor, kept: Sequence[Tensor] = ()) -> None:
-        """Pass on as `Block.pass_on`, in evaluation mode: rows that are not learned from move no running statistics."""
+        """Pass on as `Block.pass_on`, in evaluation mode: rows that are not learned from move no running statistics.
+        They come after the update of a step, also where `hand_on` is "before"."""
         self._mode(training=False)
         # In evaluation mode nothing draws but a user's own.
         drawing = self._drawing(x.device, step) if self._own else nullcontext()

@@ -96,7 +96,8 @@ class Optimizing(Protocol):
 
 
 class NamedOptimizer:
-    """An optimiser of parameters by name. Weight decay is of matrices and kernels, not of vectors such as biases."""
+    """An optimiser of parameters by name. Weight decay is of what has two dimensions or more: matrices and
+    kernels, not vectors such as biases."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], settings: Optimizer) -> None:
         self.parameters = dict(parameters)
