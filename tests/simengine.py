@@ -185,21 +185,22 @@ class SimEngine:
     def __init__(self, world: World) -> None:
         self.world = world
         self.peers: list[Peer] = []
+        self._wanted = 0
         self._network: list[Message] = []
         self._flying: deque[Item] = deque()
         self._interrupted = False
 
     def layout(self, job: Job) -> Layout:
-        return self._cut(job, min(job.config.execution.stages or job.layers, max(1, self.world.room)))
+        self._wanted = min(job.config.execution.stages or job.layers, max(1, self.world.room))
+        return self._cut(job, self._wanted)
 
     def layout_again(self, job: Job, store: Store) -> Layout:
         self.world.check_recovery()
-        before = len(self.peers)
         self._release()
         if not self.world.room:
             self.world.no_room = True
             raise RunFailed("no stage finds room in what is left of the cluster")
-        return self._cut(job, min(before, self.world.room))
+        return self._cut(job, min(self._wanted, self.world.room))
 
     def check_store(self, store: Store) -> None:
         """Accept any store: all is on this host."""

@@ -21,13 +21,15 @@ from ffpipe.data.splits import Splits
 from ffpipe.engines.local import LocalEngine
 from ffpipe.engines.ray.actor import RayLinks
 from ffpipe.engines.ray.engine import RayEngine
-from ffpipe.pipeline.job import Job, Layout
+from ffpipe.pipeline.job import Job, Layout, OnReport, Start
 from ffpipe.pipeline.packet import Packet
 from ffpipe.pipeline.saver import Saver
 from ffpipe.pipeline.stage import Stage
 from ffpipe.pipeline.worker_setup import AnyFeed, Parts, WorkerSetup, make_feed, make_stage
+from ffpipe.planning.layout import Measured
 from ffpipe.storage.store import Store
 from ffpipe.system.errors import StageLost
+from ffpipe.telemetry.report import StageReport
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,48 @@ def test_attempts_run_out(tmp_path: Path) -> None:
         train(config(tmp_path / "run", **{"execution.attempts": 0, "execution.snapshot_steps": 0}), view)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
     wait_until(lambda: stage_processes() == [])
+
+
+class Unlucky(RayEngine):
+    """An engine that loses a stage as soon as there is a report, and again while stages are placed anew. losses: how
+    often then, in each recovery."""
+
+    def __init__(self, *losses: int) -> None:
+        super().__init__()
+        self._losses = list(losses)
+        self._left = 0
+
+    def run(self, job: Job, layout: Layout, store: Store, start: Start, scratch: Path, on_report: OnReport) -> None:
+        def take(report: StageReport) -> None:
+            if self._losses:
+                self._left = self._losses.pop(0)
+                raise StageLost("a stage has gone")
+            on_report(report)
+
+        super().run(job, layout, store, start, scratch, take)
+
+    def measure(self, job: Job) -> Measured:
+        if self._left:
+            self._left -= 1
+            os.kill(self.group.processes[-1].id, signal.SIGKILL)
+        return super().measure(job)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_stages_that_are_lost_while_they_are_placed(undisturbed: Result, tmp_path: Path) -> None:
+    """Once: the same are placed again. Twice: fewer are, but all in the next recovery. Whenever they are placed: the
+    recovery has failed, and the next one begins."""
+    asked = config(tmp_path / "run", **{"execution.stages": 2, "execution.attempts": 9})
+    result = train(asked, engine=lambda execution: Unlucky(1, 2, 4))
+    same(result, undisturbed)
+    assert [note["stages"] for note in result.summary["recovery_notes"]] == [2, 1, 2]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_losses_of_stages_that_are_placed_are_failures_in_a_row(tmp_path: Path) -> None:
+    asked = config(tmp_path / "run", **{"execution.stages": 1, "execution.attempts": 1})
+    with pytest.raises(RunFailed, match=r"^a stage could not begin: .*\(1 recoveries in a row after step 0 came to"):
+        train(asked, engine=lambda execution: Unlucky(9))
 
 
 @pytest.mark.parametrize("engine", only(["ray"], ["ray", "local"]))

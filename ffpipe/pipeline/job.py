@@ -154,8 +154,8 @@ class Engine(Protocol):
         """Cut the job into stages. Raises UserError where what is asked for cannot be had."""
 
     def layout_again(self, job: Job, store: Store) -> Layout:
-        """Discard the stages and cut the job anew to what is left and reaches the snapshots. Raises RunFailed where
-        nothing does."""
+        """Discard the stages and cut the job anew to what is left and reaches the snapshots. Raises StageLost where
+        a stage is lost meanwhile, RunFailed where nothing does."""
 
     def check_store(self, store: Store) -> None:
         """See to it that the hosts of all stages reach the snapshots. Raises UserError naming one that does not."""

@@ -124,24 +124,33 @@ class Run:
             except RunFailed as error:
                 # Asked now: `begin` forgets what was not saved.
                 reached = self.log.step
-                decision = recovery.failed("lost" if isinstance(error, StageLost) else "error", self._newest_step)
-                if isinstance(decision, Again) and not self.interrupt.wished:
-                    self.interrupt.pause(decision.wait)
-                # Asked after the pause too, in which a wish may have come.
-                if isinstance(decision, GiveUp) or self.interrupt.wished:
-                    why = decision.why if isinstance(decision, GiveUp) else "the run was to end"
-                    raise RunFailed(f"{error} ({why}); {self._rescue()}") from error
-                try:
-                    layout = self.engine.layout_again(self.job, store)
-                    # Read anew: a file of the newest one may have been cut or removed while the run was at work.
-                    self.log.newest = store.with_retries(lambda: newest_whole(store, self.job, self.view))
-                    layout = store.with_retries(partial(self.log.begin, layout))
-                except (RunFailed, UserError) as nowhere:
-                    raise RunFailed(f"{error}; {nowhere}; {self._rescue()}") from nowhere
+                layout = self._laid_out_again(recovery, error)
                 # Noted only now, since the note says how many stages the run goes on with.
                 step = self._newest_step
                 self.log.recovered(RecoveryNote(str(error), step, max(0, reached - step), len(layout.stages)))
                 self.view.go_on(layout, step)
+
+    def _laid_out_again(self, recovery: Recovery, error: RunFailed) -> Layout:
+        """Return a layout to go on with after an error. A stage that is lost while stages are placed is one more
+        failure. Raises RunFailed where the run does not go on."""
+        store = self.log.store
+        while True:
+            decision = recovery.failed("lost" if isinstance(error, StageLost) else "error", self._newest_step)
+            if isinstance(decision, Again) and not self.interrupt.wished:
+                self.interrupt.pause(decision.wait)
+            # Asked after the pause too, in which a wish may have come.
+            if isinstance(decision, GiveUp) or self.interrupt.wished:
+                why = decision.why if isinstance(decision, GiveUp) else "the run was to end"
+                raise RunFailed(f"{error} ({why}); {self._rescue()}") from error
+            try:
+                layout = self.engine.layout_again(self.job, store)
+                # Read anew: a file of the newest one may have been cut or removed while the run was at work.
+                self.log.newest = store.with_retries(lambda: newest_whole(store, self.job, self.view))
+                return store.with_retries(partial(self.log.begin, layout))
+            except StageLost as lost:
+                error = lost
+            except (RunFailed, UserError) as nowhere:
+                raise RunFailed(f"{error}; {nowhere}; {self._rescue()}") from nowhere
 
     @property
     def _newest_step(self) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from itertools import takewhile
+from itertools import chain, repeat, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ from ffpipe.telemetry.report import Answer, StageReport
 SECONDS_TO_SET_UP = 6 * 3600.0
 # A store that refuses may be silent for half a minute before it does, each time that it is tried.
 SECONDS_TO_REACH = 300.0
+# A stage may be lost to chance while it is placed, which says nothing of the room that there is.
+TRIES_TO_PLACE = 2
 
 
 class RayEngine:
@@ -54,8 +56,9 @@ class RayEngine:
         self._parts = parts or Parts(make_own_stage)
         # Files that were sent to the hosts of the first stage, by Ray's node id.
         self._data_files: dict[str, tuple[str, ...]] = {}
-        # Replicas of each stage that was placed.
-        self._counts: tuple[int, ...] = (1,)
+        # Replicas of each stage that the run began with, and of each that was placed last.
+        self._wanted: tuple[int, ...] = (1,)
+        self._counts: tuple[int, ...] = self._wanted
         self._interrupted = False
         # Calls of `run` whose results nobody has fetched, and the worker of each.
         self._running: dict[Any, int] = {}
@@ -70,7 +73,7 @@ class RayEngine:
         hosts = self.cluster.hosts()
         stages = execution.stages or execution.listed
         places = places_of(execution, stages, hosts) if stages else most_places(execution, job.layers, hosts)
-        self._counts = replicas_of(execution, stages or len(places) // of_stage(execution.replicas, 0))
+        self._wanted = self._counts = replicas_of(execution, stages or len(places) // of_stage(execution.replicas, 0))
         if why := crowding(execution, self._counts, hosts) or shortage(
             places, hosts, execution.placement, self._counts
         ):
@@ -83,48 +86,58 @@ class RayEngine:
         return replace(layout, notes=(*layout.notes, *warnings))
 
     def layout_again(self, job: Job, store: Store) -> Layout:
-        """Place as many stages and replicas as before if they find room, else fewer."""
-        wanted = self._counts
+        """Place as many stages and replicas as the run began with if they find room, else fewer."""
         self.cluster.head.wait()
         self.group.release()
-        layout, why = self._fit(job, store, wanted)
-        if layout is None and not self._interrupted and not self.cluster.attached():
+        found = self._fit(job, store)
+        if isinstance(found, RunFailed) and not self._interrupted and not self.cluster.attached():
             self.cluster.attach_again()
-            layout, why = self._fit(job, store, wanted)
-        if layout is None and self._interrupted:
-            raise RunFailed("the run was to end")
-        if layout is None:
-            raise RunFailed(f"no stage finds room in what is left of the cluster ({why})")
-        return layout
+            found = self._fit(job, store)
+        if isinstance(found, RunFailed):
+            raise RunFailed("the run was to end") if self._interrupted else found
+        return found
 
-    def _fit(self, job: Job, store: Store, wanted: tuple[int, ...]) -> tuple[Layout | None, str]:
-        """Return a layout on stages with `wanted` replicas or as many as find room; where none does, why not. A run
-        that is to end gets none."""
-        execution, why = job.config.execution, ""
+    def _fit(self, job: Job, store: Store) -> Layout | RunFailed:
+        """Return a layout on all stages and replicas that are wanted, or on as many as find room; where none does, why
+        not: a StageLost where one was lost meanwhile. A run that is to end gets none."""
+        lost: StageLost | None = None
+        short: tuple[int, ...] = ()
+        why = ""
+        tries = chain.from_iterable(repeat(counts, TRIES_TO_PLACE) for counts in smaller_and_smaller(self._wanted))
         # Each number may be waited for in vain, and a run that is to end needs none.
-        for counts in takewhile(lambda _: not self._interrupted, smaller_and_smaller(wanted)):
-            hosts = self.cluster.hosts()
+        for counts in takewhile(lambda _: not self._interrupted, tries):
+            if counts == short:
+                continue
             # Fewer stages would not help: another node has to be joined first.
             if not self.cluster.attached():
-                return None, "the node of this program has died"
-            # All that the config lists, so that those whose hosts are gone can be left out.
-            listed = max(execution.listed, len(counts))
-            places = places_of(execution, listed, hosts, [1] * listed if max(counts) == 1 else counts)
-            places = fewer(places, sum(counts), hosts)
-            self._counts = counts
-            if short := crowding(execution, counts, hosts) or shortage(places, hosts, execution.placement, counts):
-                why = why or short  # what is short for all that was wanted
-                continue
+                return RunFailed("the node of this program has died")
             try:
-                with self._kills.naming(partial(self._advice, job)):
-                    self.group.place(places, execution)
-                    layout = self._make_layout(job)
-                self.check_store(store)
-                return layout, ""
-            except (UserError, StageLost, OutOfMemory) as error:
-                why = why or str(error)
-                self.group.release()
-        return None, why
+                return self._place_again(job, store, counts)
+            except StageLost as error:
+                lost = error
+            except (UserError, OutOfMemory) as error:
+                why, short = why or str(error), counts  # what is short for all that was wanted
+        return lost or RunFailed(f"no stage finds room in what is left of the cluster ({why})")
+
+    def _place_again(self, job: Job, store: Store, counts: tuple[int, ...]) -> Layout:
+        """Place stages with so many replicas. Raises UserError where they find no room, StageLost, OutOfMemory."""
+        execution, hosts = job.config.execution, self.cluster.hosts()
+        # All that the config lists, so that those whose hosts are gone can be left out.
+        listed = max(execution.listed, len(counts))
+        places = places_of(execution, listed, hosts, [1] * listed if max(counts) == 1 else counts)
+        places = fewer(places, sum(counts), hosts)
+        self._counts = counts
+        if short := crowding(execution, counts, hosts) or shortage(places, hosts, execution.placement, counts):
+            raise UserError(short)
+        try:
+            with self._kills.naming(partial(self._advice, job)):
+                self.group.place(places, execution)
+                layout = self._make_layout(job)
+            self.check_store(store)
+        except (UserError, StageLost, OutOfMemory):
+            self.group.release()
+            raise
+        return layout
 
     def check_store(self, store: Store) -> None:
         """See to it that the hosts of all stages reach the snapshots. Raises UserError naming one that does not."""
