@@ -22,7 +22,12 @@ from ffpipe.telemetry.report import Answer, StageReport
 
 
 @pytest.mark.parametrize(
-    ("address", "says"), [("ray://127.0.0.1:10001", "HOST:PORT"), ("127.0.0.1:1", "refused"), ("nonsense", "nonsense")]
+    ("address", "says"),
+    [
+        ("ray://127.0.0.1:10001", "HOST:PORT"),
+        ("127.0.0.1:1", "refused"),
+        ("nonsense", "nonsense"),
+    ],
 )
 def test_an_address_that_cannot_be_joined(address: str, says: str) -> None:
     with pytest.raises(UserError, match=says):

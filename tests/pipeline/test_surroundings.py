@@ -1,4 +1,4 @@
-"""Obstacles to Ray are found before it is started or joined; no Ray runs here."""
+"""Obstacles to Ray are found before it is started or joined."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from ffpipe.engines.ray.surroundings import LEAST_OPEN_FILES, check_door, check_host, shared_memory
+from ffpipe.engines.ray.surroundings import LEAST_OPEN_FILES, check_door, check_host, find_node, shared_memory
 from ffpipe.system.errors import UserError
 
 
@@ -48,16 +48,17 @@ def test_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "refusal", "says"),
+    ("mode", "refusal", "node", "says"),
     [
-        ("", "InvalidAuthToken: missing or incorrect", "wants a token: set RAY_AUTH_MODE=token"),
-        ("token", "InvalidAuthToken: missing or incorrect", "wants another token"),
-        ("token", "WrongClusterID", None),
-        ("", None, None),
+        ("", "InvalidAuthToken: missing or incorrect", True, "wants a token: set RAY_AUTH_MODE=token"),
+        ("token", "InvalidAuthToken: missing or incorrect", True, "wants another token"),
+        ("token", "WrongClusterID", True, None),
+        ("", None, True, None),
+        ("token", "WrongClusterID", False, "no node among the processes of this host.*ray start --address=127.0.0.1:"),
     ],
 )
-def test_a_cluster_that_wants_a_token(
-    mode: str, refusal: str | None, says: str | None, monkeypatch: pytest.MonkeyPatch
+def test_a_cluster_that_wants_a_token_or_a_node_here(
+    mode: str, refusal: str | None, node: bool, says: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ask(_: str) -> None:
         if refusal:
@@ -68,5 +69,17 @@ def test_a_cluster_that_wants_a_token(
         answering = threading.Thread(target=lambda: server.accept()[0].close())
         answering.start()
         with pytest.raises(UserError, match=says) if says else nullcontext():
-            check_door(f"127.0.0.1:{server.getsockname()[1]}", ask)
+            check_door(f"127.0.0.1:{server.getsockname()[1]}", ask, lambda _: node)
         answering.join()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_node_of_a_cluster_on_this_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray finds it among the processes, and there may be those of another cluster."""
+    address = ray.get_runtime_context().gcs_address
+    assert find_node(address)
+    for others in (set[str](), {"1" * 56}):
+        monkeypatch.setattr(ray._private.services, "find_node_ids", lambda others=others: others)
+        assert not find_node(address, seconds=0.5)
+    monkeypatch.delattr(ray._private.services, "get_node_to_connect_for_driver")
+    assert find_node(address)

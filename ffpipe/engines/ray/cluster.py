@@ -40,8 +40,8 @@ TIES_TO_PARENT = "set_kill_on_parent_death_linux"
 
 
 class Cluster:
-    """A connection to Ray, made on construction. Raises UserError where RAY_ADDRESS does not answer or there is no room
-    for the object store that was asked for, RunFailed where Ray does not start."""
+    """A connection to Ray, made on construction. Raises UserError where RAY_ADDRESS cannot be joined or there is no
+    room for the object store that was asked for, RunFailed where Ray does not start."""
 
     def __init__(self, object_store_bytes: int = 0) -> None:
         """object_store_bytes: of a cluster of our own; 0: as Ray chooses."""

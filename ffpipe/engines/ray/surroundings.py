@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import services
 from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
 
 from ffpipe.engines.ray.calls import within
@@ -28,6 +29,8 @@ CONNECT_SECONDS = 10.0
 LEAST_OPEN_FILES = 256
 # A token of no cluster, but of the right form: with it a client asks nothing before it does what it is told.
 SOME_CLUSTER = "1" * 56
+# Ray's words where no process of this host is a node of the cluster.
+NO_NODE = "No node info found"
 
 
 def shared_memory(folder: Path = SHARED_MEMORY) -> int:
@@ -70,10 +73,26 @@ def _ask(address: str) -> None:
         return
 
 
-def check_door(address: str, ask: Callable[[str], None] = _ask) -> None:
-    """Find out at once what Ray would take minutes for: nobody listens there, or a token is wanted. ask: asks for
-    anything, and raises what Ray raises of a token. Raises OSError, ValueError and UserError. An address without a port
-    is left to Ray."""
+def find_node(address: str, seconds: float = CONNECT_SECONDS) -> bool:
+    """Return whether Ray finds a node of the cluster among the processes of this host, by which a driver joins.
+    seconds: to look for one that is just starting; Ray itself takes a minute."""
+    # A version that has none joins in a way of its own.
+    find: Any = getattr(services, "get_node_to_connect_for_driver", None)
+    try:
+        if find is not None:
+            client: Any = ray._raylet.GcsClient(address=address)  # type: ignore[attr-defined]  # no hint
+            find(client, timeout_seconds=seconds)
+    except Exception as error:  # it is Ray's turn to say what else is wrong
+        return NO_NODE not in str(error)
+    return True
+
+
+def check_door(
+    address: str, ask: Callable[[str], None] = _ask, has_node_here: Callable[[str], bool] = find_node
+) -> None:
+    """Find out at once what Ray would take minutes for: nobody listens there, a token is wanted, or this host has no
+    node of the cluster. ask: asks for anything, and raises what Ray raises of a token. Raises OSError, ValueError and
+    UserError. An address without a port is left to Ray."""
     if "://" in address:
         raise ValueError("give HOST:PORT; a Ray Client address does not let stages talk to each other")
     _, colon, port = address.rpartition(":")
@@ -84,10 +103,14 @@ def check_door(address: str, ask: Callable[[str], None] = _ask) -> None:
         ensure_token_if_auth_enabled(create_token_if_missing=False)  # without one Ray aborts
         within(CONNECT_SECONDS, "for a sign of life", lambda: ask(address))
     except ray.exceptions.AuthenticationError as error:
-        if "WrongClusterID" in str(error):  # the token was right
-            return
-        token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+        if "WrongClusterID" not in str(error):  # with which the token was right
+            token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+            raise UserError(
+                f"the Ray cluster at {address} wants {'another' if token else 'a'} token: set RAY_AUTH_MODE=token, and "
+                "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH where the token is not in ~/.ray/auth_token"
+            ) from None
+    if not within(2 * CONNECT_SECONDS, "for a node of this host", lambda: has_node_here(address)):
         raise UserError(
-            f"the Ray cluster at {address} wants {'another' if token else 'a'} token: set RAY_AUTH_MODE=token, and "
-            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH where the token is not in ~/.ray/auth_token"
-        ) from None
+            f"the Ray cluster at {address} has no node among the processes of this host, or container: start one "
+            f"(ray start --address={address}), or run ffpipe where there is one (cluster/submit.sh, ray job submit)"
+        )
