@@ -27,6 +27,7 @@ from ffpipe.telemetry.report import Answer, StageReport
         ("ray://127.0.0.1:10001", "HOST:PORT"),
         ("127.0.0.1:1", "refused"),
         ("nonsense", "nonsense"),
+        ("local", "asks for no token: unset it"),
     ],
 )
 def test_an_address_that_cannot_be_joined(address: str, says: str) -> None:

@@ -83,3 +83,14 @@ def test_the_node_of_a_cluster_on_this_host(monkeypatch: pytest.MonkeyPatch) -> 
         assert not find_node(address, seconds=0.5)
     monkeypatch.delattr(ray._private.services, "get_node_to_connect_for_driver")
     assert find_node(address)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_word_auto_stands_for_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose cluster wants its token as well."""
+    address = ray.get_runtime_context().gcs_address
+    monkeypatch.setattr(ray._private.utils, "read_ray_address", lambda _: address)
+    monkeypatch.setattr(ray._private.services, "find_gcs_addresses", set)
+    asked: list[str] = []
+    check_door("auto", asked.append, lambda _: True)
+    assert asked == [address]

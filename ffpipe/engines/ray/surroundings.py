@@ -95,6 +95,13 @@ def check_door(
     UserError. An address without a port is left to Ray."""
     if "://" in address:
         raise ValueError("give HOST:PORT; a Ray Client address does not let stages talk to each other")
+    if address == "local":
+        raise UserError(
+            "RAY_ADDRESS is 'local', with which Ray would start a cluster that asks for no token: unset it to have one "
+            "started here that does"
+        )
+    if address == "auto":
+        address = services.canonicalize_bootstrap_address(address) or ""
     _, colon, port = address.rpartition(":")
     if not (colon and port.isdigit()):
         return
