@@ -90,8 +90,8 @@ class Block(nn.Module):
     ) -> Learned:
         """Make one update from the learning rows of x, and put what is handed on of all its rows into out.
 
-        x: (layout.learning_rows or more, *inputs.shape), passing rows last. labels: (layout.batch, ...) int64 where the
-        roles are those of spec.PLAIN. Called without a gradient mode.
+        x: (layout.learning_rows or more, *inputs.shape), passing rows last. labels: (layout.batch, ...) int64; None
+        where the run has negatives. Called without a gradient mode.
         """
         raise NotImplementedError
 

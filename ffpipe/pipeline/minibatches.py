@@ -27,8 +27,8 @@ ALL = slice(None)
 
 
 class Rows(NamedTuple):
-    """A block's part of one minibatch: rows x (n, ...), labels (of the rows that the read-out sees: packet.py) or None,
-    where its own rows go, kept outputs."""
+    """A block's part of one minibatch: rows x (n, ...), labels of its examples or with negatives None, where its own
+    rows go, kept outputs."""
 
     x: Tensor
     labels: Tensor | None

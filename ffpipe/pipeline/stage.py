@@ -132,6 +132,8 @@ class Stage:
         """Train block after block, each on all minibatches of an item, then the head on these. Returns whether what
         leaves has left."""
         left = False
+        # Those that come with pairs are of the rows that the read-out sees, perhaps of a later minibatch.
+        of_examples = None if self.spec.training.contrasts else passage.labels
         for block, meter in zip(self.blocks, self._meters, strict=True):
             x, kept = passage.x, passage.kept_for(block)
             out, losses = self._output(block, x), []
@@ -145,7 +147,7 @@ class Stage:
                     leave(passage.leaving())
 
             for minibatch, index in enumerate(range(item.first, item.end)):
-                labels = None if passage.labels is None else passage.labels[minibatch]
+                labels = None if of_examples is None else of_examples[minibatch]
                 factor = self.spec.network.outlines[block.index].rates.factor(index)
                 step = Step(index, factor, role=self.spec.network.turns.role(index))
                 # Rows of earlier minibatches are there by now; in lock step neutral ones are yet to come behind these.

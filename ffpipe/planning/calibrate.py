@@ -47,11 +47,12 @@ class Learn(Protocol):
 
 
 def learning(block: Block, network: Blueprint, device: torch.device) -> Learn:
-    """Prepare the step of a block, by its number: on rows of ones, as many as in a run, and labels of every class. A
-    step raises UserError where the block writes into the rows that it gets."""
+    """Prepare the step of a block, by its number: on rows of ones, as many as in a run, and where there are no
+    negatives labels of every class. A step raises UserError where the block writes into the rows that it gets."""
     layout, shape = network.layout, network.labels.shape
-    labels = torch.arange(layout.batch, device=device).remainder(network.takes.classes)
-    labels = labels.view(-1, *(1 for _ in shape)).expand(layout.batch, *shape).contiguous()
+    classes = torch.arange(layout.batch, device=device).remainder(network.takes.classes)
+    classes = classes.view(-1, *(1 for _ in shape)).expand(layout.batch, *shape).contiguous()
+    labels = None if network.training.contrasts else classes
     kept_specs = [network.outlines[network.kept[name]].outputs for name in block.use]
     x, out, *kept = (
         torch.ones(layout.rows, *spec.shape, dtype=spec.dtype, device=device)

@@ -26,6 +26,7 @@ from ffpipe.pipeline.packet import LABELS, LOSS, SCORE, TAP, WRONG, Tensors, X
 from ffpipe.pipeline.routes import Routes
 from ffpipe.pipeline.schedule import Evaluate, Item, Predict, Train
 from ffpipe.pipeline.stage import Stage
+from ffpipe.planning.calibrate import measure_costs
 from ffpipe.system.errors import Diverged
 
 BATCH, FEATURES, CLASSES, STEP = 6, 5, 3, 0
@@ -134,6 +135,40 @@ def test_in_lock_step_neutral_rows_go_ahead_and_are_dropped_as_they_would_be_beh
     expected = head_after(made, after_both_layers(made, given)[2 * BATCH :])
     for name, weight in of_stage.head.weights().items():  # of six rows and of eighteen: their sums may differ in bits
         torch.testing.assert_close(weight, expected[name])
+
+
+@pytest.mark.parametrize(
+    ("fields", "item"),
+    [
+        ({"negatives": "hard", "negative_lag": 3}, Train(STEP, 1)),
+        ({"negatives": "hard", "negative_lag": 3, "shards": 2}, Train(STEP, 1)),
+        ({"negatives": "hard", "negative_lag": 0}, Train(STEP, 1, ahead=True)),
+        ({"negatives": "random"}, Train(STEP, 1)),
+        ({"negatives": "none"}, Train(STEP, 1)),
+        ({"negatives": "none", "shards": 2}, Train(STEP, 1)),
+    ],
+)
+def test_a_loss_of_ones_own_gets_labels_of_its_examples_or_with_pairs_none(fields: dict[str, Any], item: Item) -> None:
+    """Labels beside pairs are of the rows that the read-out sees, perhaps of a later minibatch."""
+    got: list[Tensor | None] = []
+
+    def noting(h: Tensor, labels: Tensor | None) -> Tensor:
+        got.append(labels)
+        return h.square().mean()
+
+    made = training(model="nets:noted", head_from=0, goodness_from=0, **fields)
+    network = _blueprint(made, lambda: [Local(partial(Joined, FEATURES, 7), objective=noting)])
+    (of_stage,) = make_stages(network, [range(1)])
+    got.clear()
+    of_stage.handle(item, message(rows(network.layout.rows)))
+    shards = LABELS_GIVEN.split(BATCH // made.shards)
+    assert len(got) == len(shards)
+    for labels, right in zip(got, shards, strict=True):
+        assert labels is None if made.contrasts else torch.equal(torch.as_tensor(labels), right)
+    got.clear()
+    measure_costs(network, torch.device("cpu"), lambda step, _: float(step() is None))
+    assert got
+    assert all((labels is None) == made.contrasts for labels in got)
 
 
 def test_a_read_out_that_diverges_is_blamed_at_a_step_that_it_made() -> None:
