@@ -146,7 +146,7 @@ class Blueprint:
         outline, training, device = self.outlines[index], self.training, workspace.device
         item = resolved((self._shells if device == META else self._items)[index], index, outline.inputs, training)
         if isinstance(item, Block):
-            return prepared(fresh(item, device), str(outline)).to(device)
+            return prepared(fresh(item, device), str(outline), device=device)
         if isinstance(item, Local):
             body = body_of(item, outline, training, device)
             return local_block(item, body, outline, self.takes.classes, training, device)

@@ -32,7 +32,7 @@ from ffpipe.learn.outline import Outline
 from ffpipe.learn.own_modules import refuse_module
 from ffpipe.learn.precision import PRECISIONS
 from ffpipe.learn.spec import RowSpec
-from ffpipe.learn.state_tensors import give_own_memory, refuse_changed, refuse_complex, refuse_views
+from ffpipe.learn.state_tensors import convert, give_own_memory, refuse_changed, refuse_complex, refuse_views
 from ffpipe.learn.user_model import ModelCode, describe_error, load, of_users, searching
 from ffpipe.system.errors import UserError
 
@@ -134,27 +134,26 @@ def local_block(
     with _naming(str(outline), failing), seeded(CPU, training.seed, "objective", outline.index), here:
         objective = make_objective(item, training, outline.hidden, classes)
     _refuse_untrained(objective, body, str(outline))
-    # Copied together, so that a parameter of both stays one.
+    # Copied together and made ready together, so that a tensor of both stays one.
     given = nn.ModuleDict()
     if isinstance(item.body, nn.Module):
         given["body"] = body
     if isinstance(item.objective, nn.Module) or isinstance(item.score, nn.Module):
         given["objective"] = objective
-    copies = dict(fresh(given, device).items())
-    body, objective = copies.get("body", body), cast(Objective, copies.get("objective", objective))
-    for name, part in (("body", body), ("objective", objective)):
-        prepared(part, str(outline)).to(dtype=PRECISIONS[training.precision].weights, device=device)
-        if training.memory_format == "channels-last":
-            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no hint for it
-        # Before the block looks for statistics over a minibatch, of which these do not keep it from being cut.
-        if training.shards > 1:
-            share(part, name)
+    parts = {"body": body, "objective": objective} | dict(fresh(given, device).items())
+    to: dict[str, Any] = {"dtype": PRECISIONS[training.precision].weights, "device": device}
+    if training.memory_format == "channels-last":
+        to["memory_format"] = torch.channels_last
+    prepared(nn.ModuleDict(parts), str(outline), **to)
+    # Before the block looks for statistics over a minibatch, of which these do not keep it from being cut.
+    for name, part in parts.items() if training.shards > 1 else ():
+        share(part, name)
     training = replace(
         training, optimizer=item.optimizer or training.optimizer, hand_on=item.hand_on or training.hand_on
     )
     edges = (outline.index, outline.inputs, outline.outputs)
     kind = ShardedLocal if training.shards > 1 else LocalBlock
-    return kind(*edges, body, objective, training, item.keep, item.use)
+    return kind(*edges, parts["body"], cast(Objective, parts["objective"]), training, item.keep, item.use)
 
 
 def _refuse_untrained(objective: Objective, body: nn.Module, where: str) -> None:
@@ -187,7 +186,7 @@ def shape_of(
             for each in inputs
         ]
         with torch.no_grad(), _naming(where, f"{where} cannot take rows of {', '.join(map(str, inputs))}"):
-            made = prepared(fresh(body(device), device), where).to(dtype=weights)(*rows)
+            made = prepared(fresh(body(device), device), where, dtype=weights)(*rows)
         refuse_changed(rows, [0] * len(rows), where)
         return made
 
@@ -222,13 +221,14 @@ def made_on(make: Callable[[], T], device: torch.device, seed: int, purpose: str
         return make()
 
 
-def prepared(module: M, where: str) -> M:
+def prepared(module: M, where: str, **to: Any) -> M:
     """Make a module, which is changed, ready to learn: in training mode, as torch's modules begin, and of tensors that
-    can be kept. Raises UserError, which names it as `where`."""
+    can be kept, where and in which format `to` says, as `Module.to`. Raises UserError, which names it as `where`."""
     refuse_complex(module, where)
     # Before each tensor has memory of its own, in which no view could be told any more.
     refuse_views(module, where)
     give_own_memory(module)
+    convert(module, **to)
     module.train()  # a user's own may return nothing
     return module
 

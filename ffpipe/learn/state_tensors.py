@@ -6,6 +6,7 @@ Layerwise training writes the memory of each tensor to a file and frees it, and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,16 @@ def give_own_memory(module: nn.Module) -> None:
             tensor.data = copy
         else:
             setattr(owner, name.rpartition(".")[2], copy)
+
+
+def convert(module: nn.Module, **to: Any) -> None:
+    """Convert a module as `Module.to` does, which alone would make two of a buffer with two names."""
+    every, one = list(_tensors(module)), dict[int, Tensor]()
+    module.to(**to)
+    for owner, name, tensor in every:
+        if not isinstance(tensor, nn.Parameter):
+            own = name.rpartition(".")[2]
+            setattr(owner, own, one.setdefault(id(tensor), getattr(owner, own)))
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:

@@ -31,7 +31,7 @@ SMALL = {
 
 
 def digest(model: Items, run: Path, **fields: Any) -> str:
-    execution = {f"execution.{name}": value for name, value in fields.items()}
+    execution = {name if "." in name else f"execution.{name}": value for name, value in fields.items()}
     asked = {**SMALL, "execution.engine": "local", "execution.run_dir": str(run), **execution}
     return train(override(recipe("digits-cnn"), asked), model=model).weights_sha256
 
@@ -136,6 +136,52 @@ def test_a_parameter_of_body_and_objective_stays_one(tmp_path: Path) -> None:
     (block,) = ffpipe.load(tmp_path / "run", model=items).blocks
     names = dict(block.named_parameters(remove_duplicate=False))
     assert names["body.2.weight"] is names["objective.last.weight"]
+
+
+class Averaging(nn.Linear):
+    """A body that keeps the mean of what it makes, under two names."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(64, 10)
+        self.register_buffer("mean", torch.zeros(10))
+        self.register_buffer("centre", self.mean)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = super().forward(x)
+        if self.training:
+            self.mean.mul_(0.9).add_(0.1 * h.detach().mean(0))
+        return h
+
+
+class Centred(Both):
+    """An objective that takes away a mean, which another module keeps."""
+
+    mean: Tensor
+
+    def __init__(self, mean: Tensor) -> None:
+        super().__init__(nn.Linear(10, 10))
+        self.register_buffer("mean", mean)
+
+    def score(self, h: Tensor) -> Tensor:
+        return super().score(h - self.mean)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_a_buffer_of_body_and_objective_stays_one(precision: str, tmp_path: Path) -> None:
+    def items() -> list[Any]:
+        body = Averaging()
+        return [nn.Flatten(), Local(body, objective=Centred(body.mean))]
+
+    fields = {"training.precision": precision}
+    local = digest(items, tmp_path / "local", **fields)
+    assert local == digest(items, tmp_path / "layerwise", engine="layerwise", stages=2, chapter=2, **fields)
+    block = ffpipe.load(tmp_path / "local", model=items).blocks[1]
+    mean, *others = (tensor for name, tensor in block.state_dict().items() if name.endswith(("mean", "centre")))
+    assert mean.any()
+    assert len(others) == 2
+    assert all(torch.equal(mean, other) for other in others)
 
 
 def test_tensors_in_one_piece_of_memory_are_kept_by_every_engine(tmp_path: Path) -> None:
@@ -352,8 +398,8 @@ def test_the_row_that_comes_reaches_whatever_makes_a_body(make: Callable[..., nn
         (after(lambda: Local(SHARED), lambda: Local(SHARED)), "block 2 shares the parameter 'weight' with block 1"),
         (after(Shifted(lambda: torch.zeros(3, dtype=torch.cfloat))), "'shift' of torch.complex64"),
         (after(Shifted(lambda: torch.zeros(3, dtype=torch.cfloat), "parameter")), "'shift' of torch.complex64"),
-        (after(Local(lambda: Views())), "'column' and 'linear.weight' have numbers in common"),
-        (after(Local(lambda: Halves(3))), "'first' and 'second' have numbers in common"),
+        (after(Local(lambda: Views())), "'body.column' and 'body.linear.weight' have numbers in common"),
+        (after(Local(lambda: Halves(3))), "'body.first' and 'body.second' have numbers in common"),
         (after(Halves(3)), "'body.first' and 'body.second' have numbers in common"),
         (after(nn.Linear(64, 10), Local(nn.Flatten(), objective=InPlace())), "objective of block 2 writes into the"),
         (
