@@ -66,6 +66,17 @@ class Counting(nn.Module):
         return x
 
 
+class Noisy(nn.Module):
+    """A module that draws from a generator of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise = torch.Generator().manual_seed(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn(x.shape, generator=self.noise)
+
+
 class Whole(nn.Module):
     """A body that makes whole numbers, from which the default objective cannot learn."""
 

@@ -53,8 +53,8 @@ class Objective(nn.Module):
         return type(self).score is Objective.score
 
     def forward(self, h: Tensor, layout: RowLayout, labels: Tensor | None) -> Learned:
-        """Judge the block's output h (layout.learning_rows, ...) with labels (layout.batch, ...) int64, or with negatives
-        None.
+        """Judge the block's output h (layout.learning_rows, ...) with labels (layout.batch, ...) int64; None
+        where the run has negatives.
 
         Sums over examples (`threads.total`), of which one of tokens counts as the mean over its positions. h may be
         bfloat16: a loss is computed from `precision.wide`. First weights come from torch's generator, which is seeded.

@@ -3,8 +3,11 @@ tensor of theirs holds."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 from torch.nn.parameter import is_lazy
@@ -12,6 +15,10 @@ from torch.nn.parameter import is_lazy
 from ffpipe.learn.description import described
 from ffpipe.learn.user_model import of_users
 from ffpipe.system.errors import UserError
+
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+# A run that is resumed, or a stage that is made again, would draw other numbers.
+UNSAVED = "whose state is not saved: draw from torch's own, which is set at each step, or make one in each step"
 
 
 def refuse_module(module: nn.Module, where: str) -> None:
@@ -39,6 +46,8 @@ def refuse_module(module: nn.Module, where: str) -> None:
                 f"{where}: {name} keeps {graphs[0]!r}, a tensor with a graph (as torch.nn.utils.weight_norm does): "
                 "make it in forward, or give torch.nn.utils.parametrizations"
             )
+        if drawn := [own for own, kept in vars(part).items() if isinstance(kept, GENERATORS)]:
+            raise UserError(f"{where}: {name} keeps the generator {drawn[0]!r}, {UNSAVED}")
         if type(part).get_extra_state is not nn.Module.get_extra_state:
             raise UserError(
                 f"{where}: {name} has extra state (get_extra_state), which is not saved: keep it in a buffer "

@@ -5,17 +5,22 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import random
 from collections.abc import Callable, Iterator, Sequence
 from types import CellType, CodeType, MethodType, ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ffpipe.learn.description import described
 from ffpipe.learn.objectives import Learned, Objective
+from ffpipe.learn.own_modules import GENERATORS, UNSAVED
 from ffpipe.learn.spec import PLAIN, RowLayout
 from ffpipe.system.errors import UserError
 
+# Generators that are set at each step (local.seeded).
+SHARED = (torch.default_generator, *(getattr(draw, "__self__", None) for draw in (random.random, np.random.random)))
 LossFunction = Callable[..., Tensor | tuple[Tensor, Tensor | float]]
 
 
@@ -41,6 +46,8 @@ class FunctionObjective(Objective):
         self.arguments = _arguments(loss, self.name)
         for what, given in (("loss", loss), ("score", score)):
             held = _held(given)
+            if isinstance(held, GENERATORS):
+                raise UserError(f"{what} function {_name(given)} holds a generator, {UNSAVED}")
             # A module is trained, so its own method may hold it: that is copied with it, which a closure is not.
             trained = isinstance(loss, nn.Module) and not inspect.isfunction(given) and held in set(loss.modules())
             if held is not None and not trained:
@@ -92,9 +99,10 @@ def _name(function: object) -> str:
     return str(getattr(function, "__qualname__", type(function).__name__))
 
 
-def _held(given: object) -> nn.Module | Tensor | None:
-    """Find what has weights to train among all that a function reaches beside its arguments and globals. None where
-    there is no such, or the function is a module, which is trained itself."""
+def _held(given: object) -> object:
+    """Find what has weights to train, or is a generator that no other code has, among all that a function reaches
+    beside its arguments and globals. None where there is no such, or the function is a module, which is trained
+    itself."""
     waiting, seen = [] if isinstance(given, nn.Module) else [given], dict[object, object]()
     while waiting:
         value = waiting.pop()
@@ -106,6 +114,8 @@ def _held(given: object) -> nn.Module | Tensor | None:
         if isinstance(value, nn.Module) and any(parameter.requires_grad for parameter in value.parameters()):
             return value
         if isinstance(value, Tensor) and value.requires_grad:
+            return value
+        if isinstance(value, GENERATORS) and not any(value is each for each in SHARED):
             return value
         waiting += _reached(value)
     return None
@@ -122,8 +132,8 @@ def _reached(value: object) -> list[object]:
         return list(value.values())
     function = value.__func__ if inspect.ismethod(value) else value
     if not inspect.isfunction(function):
-        # A method written in C, as of a tensor.
-        owners = [value.__self__] if inspect.isbuiltin(value) else []
+        # A method written in C, as of a tensor or a generator.
+        owners = [getattr(value, "__self__", None)] if inspect.isroutine(value) else []
         return [*owners, *_attributes(value, ["__call__"])]
     cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
     defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]

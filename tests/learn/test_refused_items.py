@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from blueprints import blueprint_of
@@ -26,6 +27,7 @@ from wrong_items import (
     Graphed,
     Judge,
     Mine,
+    Noisy,
     Shy,
     Staying,
     Unbegun,
@@ -64,6 +66,10 @@ LINEAR, FLAT = "block 1 (Linear)", "block 1 (Flatten)"
 BEGIN = "does not call super().__init__(): make that its first line"
 EQUAL = "is compared by its values, as a dataclass is: give @dataclass(eq=False), or no __eq__"
 EXTRA = "has extra state (get_extra_state), which is not saved: keep it in a buffer (register_buffer)"
+DRAWS = (
+    "keeps the generator 'noise', whose state is not saved: draw from torch's own, which is set at each step, or make "
+    "one in each step"
+)
 KEEP = "leave state_dict as torch has it"
 SCHEDULES = "there are: constant, hinton, ff-py, cosine, onecycle, steps"
 
@@ -100,6 +106,16 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "extra state, from a function": (lambda: Local(lambda: Counting()), f"block 1 (<lambda>): Counting {EXTRA}"),
     "extra state of an objective": (lambda: ten(objective=Counting()), f"{LINEAR}: Counting {EXTRA}"),
     "extra state of a block": (CountingBlock, f"block 1 (CountingBlock): CountingBlock {EXTRA}"),
+    "a generator": (lambda: Noisy(), f"block 1 (Noisy): Noisy {DRAWS}"),
+    "a generator within, from a function": (
+        lambda: Local(lambda: Around(Noisy())),
+        f"block 1 (<lambda>): Noisy (inner) {DRAWS}",
+    ),
+    "a generator of an objective": (lambda: ten(objective=Noisy()), f"{LINEAR}: Noisy {DRAWS}"),
+    "a generator of a block": (
+        lambda: Mine(noise=np.random.default_rng(3)),
+        f"block 1 (Mine): Mine {DRAWS}",
+    ),
     "a tensor with a graph": (
         lambda: Around(Graphed()),
         "block 1 (Around): Graphed (inner) keeps 'weight', a tensor with a graph (as torch.nn.utils.weight_norm does): "

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -249,6 +251,29 @@ def test_tensors_that_would_not_be_trained_are_refused(weight: Tensor) -> None:
 def test_a_method_written_in_c_holds_what_it_is_of() -> None:
     with pytest.raises(UserError, match=r"score function .* holds a float32 tensor of shape \(2,\) with weights"):
         FunctionObjective(squares, score=nn.Parameter(torch.zeros(2)).add)
+
+
+GENERATORS: dict[str, Callable[[], Any]] = {
+    "of torch": lambda: torch.Generator().manual_seed(3),
+    "of NumPy": lambda: np.random.default_rng(3),
+    "of NumPy's old kind": lambda: np.random.RandomState(3),
+    "of Python": lambda: random.Random(3),
+    "by a method of it": lambda: np.random.default_rng(3).random,
+}
+
+
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_a_generator_whose_state_would_not_be_saved_is_refused(kind: str) -> None:
+    own, refused = GENERATORS[kind](), "function .* holds a generator, whose state is not saved: draw from torch's own"
+    with pytest.raises(UserError, match=f"loss {refused}"):
+        FunctionObjective(lambda h, labels: (own, squares(h, labels))[1])
+    with pytest.raises(UserError, match=f"score {refused}"):
+        FunctionObjective(squares, score=lambda h: (own, h)[1])
+
+
+@pytest.mark.parametrize("shared", [torch.default_generator, np.random.random, random.gauss])
+def test_generators_that_each_step_sets_may_be_held(shared: Any) -> None:
+    assert FunctionObjective(squares, score=lambda h: (shared, h)[1]).scorer is not None
 
 
 def test_a_method_may_have_a_body_beside_that_it_does_not_name() -> None:
