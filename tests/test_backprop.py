@@ -12,9 +12,11 @@ import torch
 from blueprints import blueprint_of
 from end_to_end import BLOCKS, CPU, config, evaluations, of_blocks, summary_of
 from torch import Tensor, nn
+from wrong_items import Around
 
 from ffpipe import (
     Local,
+    UserError,
     load,
     override,
     train,
@@ -24,7 +26,7 @@ from ffpipe.config.schema import BlockConfig, Optimizer, Training
 from ffpipe.data.sampler import Sampler
 from ffpipe.data.splits import load_splits
 from ffpipe.learn.augmentation import Augmentation
-from ffpipe.learn.block import Block
+from ffpipe.learn.block import Block, Step
 from ffpipe.learn.chained import Chained
 from ffpipe.learn.class_head import ClassHead
 from ffpipe.learn.local import LocalBlock, seeded
@@ -283,3 +285,94 @@ def test_the_last_objective_is_the_yardsticks_however_it_is_given() -> None:
     assert isinstance(whole, LocalBlock)
     assert isinstance(whole.objective, FunctionObjective)
     assert not network.outlines[0].silent
+
+
+class Unaided(Own):
+    """A block that learns without autograd, so that its weights ask for no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear.requires_grad_(False)
+
+
+class Closed(Own):
+    """A block whose score keeps autograd out."""
+
+    @torch.no_grad()
+    def score(self, x: Tensor, *kept: Tensor) -> tuple[Tensor, Tensor | None]:
+        return super().score(x)
+
+
+class Frozen(nn.Linear):
+    """A body whose weights learn in no way."""
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1))
+
+
+class Decided(Doubled):
+    """An objective that hands on decisions."""
+
+    def hand_on(self, h: Tensor) -> Tensor:
+        return (h > 0).float()
+
+
+def learned(*items: Any) -> dict[str, bool]:
+    """Make a step of backpropagation through these items; return which parameters have changed."""
+    training = Training(batch_size=50, method="backprop", model="x:y", negatives="none", labels="none", head=False)
+    network = blueprint_of(training, (8, 8), function=lambda: list(items))
+    whole, before = network.make(0, Workspace(CPU)), network.make(0, Workspace(CPU)).state_dict()
+    rows, labels = torch.rand(50, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(50) % 10
+    with torch.no_grad():
+        whole.learn(rows, network.layout, labels, Step(0), torch.empty(50, *whole.outputs.shape))
+    return {name: not torch.equal(weight, before[name]) for name, weight in whole.named_parameters()}
+
+
+FIRST = nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.ReLU())
+
+
+def test_weights_of_a_block_that_learns_without_autograd_are_trained() -> None:
+    made = learned(FIRST, Unaided(), nn.Linear(20, 10))
+    assert made["body.bodies.1.linear.weight"]
+    assert all(made.values())
+
+
+@pytest.mark.parametrize(
+    ("index", "items"),
+    [
+        (1, [FIRST, Closed(), nn.Linear(20, 10)]),
+        (1, [FIRST, Closed()]),
+        (0, [Local(FIRST, objective=Decided()), nn.Linear(30, 10)]),
+        (1, [FIRST, Local(nn.Linear(30, 20), objective=Decided()), nn.Linear(20, 10)]),
+        (1, [FIRST, Frozen(30, 20), nn.Linear(20, 10)]),
+    ],
+)
+def test_weights_that_no_gradient_would_reach_are_refused(index: int, items: list[Any]) -> None:
+    with pytest.raises(UserError, match=f"block {index} hands on what has no gradient, so that backpropagation would"):
+        learned(*items)
+
+
+def test_a_body_that_learns_nowhere_may_come_first() -> None:
+    made = learned(Frozen(64, 30), nn.Linear(30, 10))
+    assert [name for name, moved in made.items() if not moved] == ["body.bodies.0.weight", "body.bodies.0.bias"]
+
+
+class Sharing(Doubled):
+    """An objective that has a weight and a buffer of another module."""
+
+    def __init__(self, weight: nn.Parameter | None = None, buffer: Tensor | None = None) -> None:
+        super().__init__()
+        self.weight = weight
+        self.register_buffer("mean", buffer)
+
+
+def test_what_body_and_objective_share_is_refused_where_it_would_not_stay_one() -> None:
+    body = nn.BatchNorm1d(10)
+    for shared, name in (
+        (Local(body, objective=Sharing(weight=body.weight)), "weight"),
+        (Local(body, objective=Sharing(buffer=body.running_mean)), "mean"),
+        (Local(body, objective=nn.functional.cross_entropy, score=Around(body)), "inner.weight"),
+    ):
+        with pytest.raises(UserError, match=f"block 1: its objective shares '{name}' with its body, which backprop"):
+            learned(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), shared)

@@ -31,7 +31,7 @@ from ffpipe.learn.local import LocalBlock
 from ffpipe.learn.local_item import BlockItem, Dense, Local
 from ffpipe.learn.objective_trial import Trial
 from ffpipe.learn.outline import Outline
-from ffpipe.learn.own_items import refuse_item, refuse_shared
+from ffpipe.learn.own_items import refuse_item, refuse_shared, refuse_tied
 from ffpipe.learn.own_modules import refuse_unsaved
 from ffpipe.learn.rates import Rates
 from ffpipe.learn.readout import Head
@@ -321,6 +321,7 @@ def _end_to_end(network: Blueprint, device: torch.device) -> Local:
     last = resolved((parts._shells if device == META else parts._items)[at], at, parts.outlines[at].inputs, training)
     if not isinstance(last, Local):
         return Local(body, optimizer=yardstick, name="end-to-end")
+    refuse_tied(last, at)
     return Local(body, last.objective, last.options, yardstick, name="end-to-end", score=last.score)
 
 

@@ -51,6 +51,20 @@ def refuse_shared(item: BlockItem, index: int, owners: dict[int, int]) -> None:
                 )
 
 
+def refuse_tied(item: Local, index: int) -> None:
+    """Raise UserError for a tensor that body and objective of the last block share: by backpropagation they are in two
+    modules, of which each would have its own."""
+    parts = [part for part in (item.objective, item.score) if isinstance(part, nn.Module)]
+    if isinstance(item.body, nn.Module) and parts:
+        own = {id(tensor) for tensor in (*item.body.parameters(), *item.body.buffers())}
+        named = (each for part in parts for each in (*part.named_parameters(), *part.named_buffers()))
+        if shared := [name for name, tensor in named if id(tensor) in own]:
+            raise UserError(
+                f"block {index}: its objective shares {shared[0]!r} with its body, which backpropagation cannot keep "
+                "one: give each its own"
+            )
+
+
 def _refuse_block(block: Block, index: int, shards: int) -> None:
     where = f"block {index} ({type(block).__name__})"
     refuse_module(block, where)
