@@ -63,6 +63,12 @@ CROP = {"training.augmentation.padding": "reflect", "training.augmentation.crop"
         ({"training.checkpointing": True, "training.method": "backprop"}, ""),
         ({**CROP, "training.augmentation.crop": 0}, "training.augmentation.padding: left alone, for training.augment"),
         (CROP, ""),
+        (
+            {"training.method": "backprop", "training.optimizer.learning_rate": 0.5},
+            "training.optimizer: left alone, for backpropagation learns by Adam at 0.001 here",
+        ),
+        ({"training.method": "backprop"}, ""),
+        ({"training.method": "backprop", "training.negatives": "none", "training.optimizer.kind": "SGD"}, ""),
         ({"training.readout": "sum"}, "training.readout: left alone, for blocks that learn from negatives"),
         ({"training.readout": "sum", "training.negatives": "none"}, ""),
         (

@@ -121,7 +121,7 @@ class Training(Readout, Negatives, Pairs, Network):
 
     @property
     def yardstick(self) -> Optimizer:
-        """The optimiser of the whole network by backpropagation: Adam's defaults where the config's is of pairs, or
+        """The optimiser of the whole network by backpropagation: Adam's defaults where the config's is for pairs, or
         Forward-Forward's own."""
         own = self.negatives == "none" and self.optimizer.kind != "averaging"
         return self.optimizer if own else Optimizer(kind="Adam", learning_rate=0.001)

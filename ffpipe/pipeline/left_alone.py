@@ -9,7 +9,8 @@ from functools import reduce
 from typing import Any
 
 from ffpipe.config.blocks import FF_DENSE
-from ffpipe.config.schema import Training
+from ffpipe.config.recipes import RECIPES
+from ffpipe.config.schema import Config, Training
 from ffpipe.data.sources import unread
 from ffpipe.pipeline.job import Job
 
@@ -32,7 +33,7 @@ def left_alone(job: Job) -> tuple[str, ...]:
     schedules = {training.schedule, *(outline.rates.schedule for outline in outlines)}
     summed = training.contrasts and training.readout == "sum"
     # The yardstick has the fields of the network that it is held against.
-    end_to_end = training.method == "backprop"
+    end_to_end, by = training.method == "backprop", training.yardstick
     reasons = {
         "this network has no dense Forward-Forward layers": _of_dense_layers(job),
         "training.standardize is off": () if training.standardize else ("mean", "deviation"),
@@ -49,6 +50,7 @@ def left_alone(job: Job) -> tuple[str, ...]:
             f"training.{name}.kind is not 'averaging'": () if kind == "averaging" else (f"{name}.averaging",)
             for name, kind in (("optimizer", training.optimizer.kind), ("head_optimizer", training.head_optimizer.kind))
         },
+        f"backpropagation learns by {by.kind} at {by.learning_rate:g} here": _of_pairs(job),
         "blocks that learn from negatives have no logits to add up": ("readout",) if summed else (),
     }
     given = {why: [name for name in names if _is_given(training, name)] for why, names in reasons.items()}
@@ -68,6 +70,15 @@ def _of_dense_layers(job: Job) -> list[str]:
     if not (training.model or training.blocks):  # layers of training.dims have the dropout without negatives too
         names.remove("dropout")
     return names
+
+
+def _of_pairs(job: Job) -> list[str]:
+    """Return the optimiser, where backpropagation has another one and the config's is not that of its recipe."""
+    config = job.config
+    training = config.training
+    recipe = RECIPES[config.recipe]() if config.recipe in RECIPES else Config()
+    given = training.optimizer not in (training.yardstick, recipe.training.optimizer)
+    return ["optimizer"] if training.method == "backprop" and given else []
 
 
 def _is_given(training: Training, name: str) -> bool:
