@@ -55,8 +55,6 @@ class ShardedLocal(LocalBlock):
             for group in groups:
                 with torch.set_grad_enabled(learns):
                     found = self._together(group, layout, step, of)
-                for shard, (h, *_) in zip(group, found, strict=True):
-                    self._put(h.detach(), shard.out[:rows])
                 # If there are passing rows, `out` is not whole before these are in it.
                 last = group is groups[-1] and len(shards[-1].x) == rows
                 if last and self.config.hand_on == "before":
@@ -65,7 +63,8 @@ class ShardedLocal(LocalBlock):
                 losses = [mean for *_, mean in found]
                 del found  # the graph keeps what the backward pass needs of it
                 if learns:
-                    torch.autograd.backward(losses)
+                    with self._drawing(device, step.of(group[0].number)):
+                        torch.autograd.backward(losses)
                 for view, (loss, errors) in zip(views, sums, strict=False):
                     yield [loss, errors, *(view._taken() if learns else [])]
 
@@ -78,9 +77,7 @@ class ShardedLocal(LocalBlock):
                     self.optimizer.flush_denormals()
                 for group in groups if self.config.hand_on == "after" else ():
                     with self._tracking_nothing():
-                        found = self._together(group, layout, step, of)
-                    for shard, (h, *_) in zip(group, found, strict=True):
-                        self._put(h, shard.out[:rows])
+                        self._together(group, layout, step, of)
         for shard in shards:
             if len(shard.x) > rows:
                 rest = [each[rows:] for each in shard.kept]
@@ -98,12 +95,15 @@ class ShardedLocal(LocalBlock):
     def _pass(
         self, meeting: Meeting, shard: Shard, layout: RowLayout, step: Step, of: Shards
     ) -> tuple[Tensor, Learned, Tensor]:
-        """Pass one shard forward and judge it. The last tensor is its part of the mean loss of the minibatch, so that
-        gradients of shards need only be summed."""
+        """Pass one shard forward, judge it, and put what is handed on into its `out`. The last tensor is its part of
+        the mean loss of the minibatch, so that gradients of shards need only be summed."""
         rows, device = layout.learning_rows, shard.x.device
         meets = passing(meeting, of) if self._meets else nullcontext()
         with self._threads(device), self._drawing(device, step.of(shard.number)), self._format(device), meets:
             h, learned = self._passed(shard.x[:rows], [each[:rows] for each in shard.kept], layout, shard.labels)
+            # Here, as what an objective draws for it is of this shard alone, whichever others are in this process.
+            with torch.no_grad():
+                self._put(h.detach(), shard.out[:rows])
             # In the thread of the pass: gradients that meet are added up in the order of numbers that autograd counts
             # by thread, and that is to be one order however many shards are here.
             return h, learned, learned.loss / of.whole(layout)
@@ -117,8 +117,6 @@ class ShardedLocal(LocalBlock):
             h, learned, _ = self._pass(Apart(shard.x.device), shard, layout, Step(0), Shards(1, range(1)))
             if learns:
                 learned.loss.backward()
-        with torch.no_grad():
-            self._put(h, shard.out)
         return h.detach()
 
     def _as_many_views(self, count: int) -> list[ShardedLocal]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -30,6 +30,7 @@ from ffpipe.learn.workspace import Workspace
 from ffpipe.pipeline.feed import by_shards
 from ffpipe.pipeline.job import Model, make_job
 
+HandOn = Literal["before", "after"]
 CPU = torch.device("cpu")
 BATCH, COUNT = 24, 4
 STEPS = 5
@@ -205,14 +206,77 @@ def test_the_read_out_learns_the_same_and_gives_all_probabilities() -> None:
         torch.testing.assert_close(sharded.state(), whole.state())
 
 
-@pytest.mark.parametrize("replicas", [2, 4])
+class NoisySlope(torch.autograd.Function):
+    """Rows as they are, whose slopes are dropped by chance in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        return rows.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
+        return nn.functional.dropout(slopes[0])
+
+
+class Noisy(nn.Module):
+    """Rows as they are, with such slopes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = NoisySlope.apply(x)  # type: ignore[no-untyped-call]
+        return made
+
+
+class Dropping(ClassHead):
+    """A class head that drops some of what it hands on, behind batch normalisation or not."""
+
+    def __init__(self, rows: RowSpec, *, normalizes: bool = False) -> None:
+        super().__init__(rows, classes=3)
+        handing = nn.Sequential(nn.BatchNorm1d(rows.size) if normalizes else nn.Identity(), nn.Dropout(0.5))
+        self.handing = over_minibatch(handing)
+
+    def hand_on(self, h: Tensor) -> Tensor:
+        made: Tensor = self.handing(h)
+        return made
+
+
+def drawing(hand_on: HandOn, *, normalizes: bool = False) -> ShardedLocal:
+    """Make a block of a user's own that draws for what is handed on and, but for batch normalisation, in the backward
+    pass."""
+    inputs, hidden = RowSpec((12,), torch.float32), RowSpec((10,), torch.float32)
+    torch.manual_seed(3)
+    body = nn.Sequential(nn.Linear(12, 10), nn.Identity() if normalizes else Noisy())
+    objective = Dropping(hidden, normalizes=normalizes)
+    share(objective, "objective")
+    adam = Optimizer(kind="Adam", learning_rate=0.01)
+    return ShardedLocal(0, inputs, hidden, body, objective, Training(model="blocks", hand_on=hand_on, optimizer=adam))
+
+
+@pytest.mark.parametrize("hand_on", ["before", "after"])
+@pytest.mark.parametrize("normalizes", [False, True])
 @torch.no_grad()
-def test_replicas_have_the_bits_of_one(replicas: int) -> None:
+def test_what_a_shard_hands_on_is_drawn_alike_whichever_others_are_here(normalizes: bool, hand_on: HandOn) -> None:
+    rows, labels, found = pairs(0)[:BATCH].float(), torch.arange(BATCH) * 7 % 3, []
+    for own in (range(COUNT), range(2, COUNT)):
+        out = torch.empty(BATCH, 10)
+        shards, layout = cut(rows, labels, out, own), RowLayout(BATCH // COUNT, PLAIN)
+        # Sums leave out the shards of others, which changes no draw.
+        drawing(hand_on, normalizes=normalizes).learn_shards(shards, layout, Step(0), Shards(COUNT, own))
+        found.append(out.chunk(COUNT)[2:])
+    for one, other in zip(*found, strict=True):
+        assert 0 < (one == 0).sum() < one.numel()
+        assert torch.equal(one == 0, other == 0)
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("make", [lambda: dense(ShardedDense).float(), lambda: drawing("before")])
+@torch.no_grad()
+def test_replicas_have_the_bits_of_one(make: Callable[[], Block], replicas: int) -> None:
     """Each works its own shards; what they exchange is added up along the upper levels of the tree."""
-    alone, layout = dense(ShardedDense).float(), RowLayout(BATCH // COUNT, PAIRS, (NEUTRAL,))
-    crew = [dense(ShardedDense).float() for _ in range(replicas)]
-    rows, out = pairs(1).float(), torch.empty(3 * BATCH, 10)
-    alone.learn_shards(cut(rows, None, out), layout, Step(0), Shards(COUNT, range(COUNT)))
+    alone, crew = make(), [make() for _ in range(replicas)]
+    layout = RowLayout(BATCH // COUNT, alone.roles, (NEUTRAL,) if alone.roles == PAIRS else ())
+    labels = None if alone.roles == PAIRS else torch.arange(BATCH) * 7 % 3
+    rows, out = pairs(1)[: layout.rows * COUNT].float(), torch.empty(layout.rows * COUNT, 10)
+    alone.learn_shards(cut(rows, labels, out), layout, Step(0), Shards(COUNT, range(COUNT)))
     own = [range(n * COUNT // replicas, (n + 1) * COUNT // replicas) for n in range(replicas)]
 
     class Partial(Exception):
@@ -226,10 +290,10 @@ def test_replicas_have_the_bits_of_one(replicas: int) -> None:
 
     for block, numbers in zip(crew, own, strict=True):
         with pytest.raises(Partial):
-            block.learn_shards(cut(rows, None, out, numbers), layout, Step(0), Shards(COUNT, numbers, give))
+            block.learn_shards(cut(rows, labels, out, numbers), layout, Step(0), Shards(COUNT, numbers, give))
     for block, numbers in zip(crew, own, strict=True):
         of = Shards(COUNT, numbers, lambda name, sums: fold(partial))
-        block.learn_shards(cut(rows, None, out, numbers), layout, Step(0), of)
+        block.learn_shards(cut(rows, labels, out, numbers), layout, Step(0), of)
         assert all(torch.equal(tensor, alone.state()[name]) for name, tensor in block.state().items())
 
 
