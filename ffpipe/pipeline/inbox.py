@@ -6,20 +6,20 @@ the order of arrival, `take` returns the packets of item 0, 1, 2, ... in turn.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection
 
+from ffpipe.pipeline.arrivals import Arrivals
 from ffpipe.pipeline.packet import Packet
 
 
-class Inbox:
+class Inbox(Arrivals):
     """Messages by sequence number. senders: indices of the stages that send a part of every message."""
 
     def __init__(self, senders: Collection[int]) -> None:
+        super().__init__()
         self._senders = frozenset(senders)
         self._parts: dict[int, dict[int, Packet]] = {}
         self._next = 0
-        self._changed = threading.Condition()
 
     def put(self, sequence: int, sender: int, packet: Packet) -> None:
         """Take in a part. Raises ValueError for one that was there already or that nobody waits for."""
@@ -37,9 +37,9 @@ class Inbox:
         return len(self._parts.get(self._next, ())) == len(self._senders)
 
     def take(self) -> dict[int, Packet]:
-        """Return the next message, by sender; waits for it."""
+        """Return the next message, by sender; waits for it. Raises what `fail` was given."""
         with self._changed:
             # There is no deadline: where a message was lost, the driver sees that all stages wait (`Worker.waited`).
-            self._changed.wait_for(lambda: self.ready)
+            self._wait(lambda: self.ready)
             self._next += 1
             return self._parts.pop(self._next - 1)

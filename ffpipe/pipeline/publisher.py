@@ -22,8 +22,10 @@ Publish = Callable[[int, Item, Tensors | None], None]
 class Publisher:
     """One thread, in which results go out in the order in which they came."""
 
-    def __init__(self, send: Publish, spans: Spans) -> None:
+    def __init__(self, send: Publish, spans: Spans, failed: Callable[[BaseException], object]) -> None:
+        """failed: gets what went wrong with a message, at once and in the publisher's thread."""
         self._send = send
+        self._failed = failed
         self._spans = spans
         self._queue: queue.Queue[tuple[int, Item, Tensors | None] | None] = queue.Queue(PUBLISH_AHEAD)
         self._error: BaseException | None = None
@@ -57,3 +59,4 @@ class Publisher:
                         self._send(sequence, item, tensors)
                 except BaseException as error:  # handed to the stage's own thread, which raises it
                     self._error = error
+                    self._failed(error)

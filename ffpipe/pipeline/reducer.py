@@ -6,7 +6,6 @@ same items. It does not know who carries the sums.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ffpipe.learn.shards import fold
+from ffpipe.pipeline.arrivals import Arrivals
 from ffpipe.pipeline.packet import Arrays, to_arrays, to_tensors
 from ffpipe.system.errors import RunFailed, reason
 
@@ -25,18 +25,17 @@ Read = Callable[[Arrays], None]
 Waiting = Callable[[], AbstractContextManager[None]]
 
 
-class Reducer:
+class Reducer(Arrivals):
     """The sums of one replica with those of the others. `put` and `fail` may be called from any thread."""
 
     def __init__(
         self, replica: int, replicas: int, send: Send, read: Read = lambda arrays: None, waiting: Waiting = nullcontext
     ) -> None:
+        super().__init__()
         self._replica, self._replicas = replica, replicas
         self._send, self._read, self._waiting = send, read, waiting
         self._round = 0
         self._arrived: dict[int, dict[int, tuple[str, Arrays]]] = {}
-        self._error: BaseException | None = None
-        self._changed = threading.Condition()
 
     def put(self, number: int, replica: int, name: str, arrays: Arrays) -> None:
         """Take the sums of another replica for a round."""
@@ -46,9 +45,10 @@ class Reducer:
 
     def fail(self, error: BaseException) -> None:
         """Take what keeps the sums of others from coming."""
-        with self._changed:
-            self._error = error
-            self._changed.notify_all()
+        why = f"{type(error).__name__}: {reason(error)}"
+        failed = RunFailed(f"replica {self._replica} cannot get the sums of the others: {why}")
+        failed.__cause__ = error
+        super().fail(failed)
 
     def __call__(self, name: str, sums: list[Tensor]) -> list[Tensor]:
         """Return the sums over all replicas, on the devices of these. Raises ValueError where another replica is at
@@ -56,10 +56,7 @@ class Reducer:
         number, self._round = self._round, self._round + 1
         self._send(number, name, to_arrays({str(place): each for place, each in enumerate(sums)}))
         with self._waiting(), self._changed:
-            self._changed.wait_for(lambda: self._error or len(self._arrived.get(number, ())) == self._replicas - 1)
-            if self._error is not None:
-                why = f"{type(self._error).__name__}: {reason(self._error)}"
-                raise RunFailed(f"replica {self._replica} cannot get the sums of the others: {why}") from self._error
+            self._wait(lambda: len(self._arrived.get(number, ())) == self._replicas - 1)
             others = self._arrived.pop(number)
         # Else sums of different blocks would be added where they happen to have the same shapes.
         if unlike := {other for other, _ in others.values()} - {name}:

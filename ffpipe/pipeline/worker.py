@@ -13,7 +13,6 @@ It knows its neighbours as `Links` and nothing of Ray.
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from functools import partial
 from typing import cast
 
 from ffpipe.learn.negatives import Predictions
+from ffpipe.pipeline.arrivals import Arrivals
 from ffpipe.pipeline.delivery import Delivery, is_shared, predictions_of, with_predictions
 from ffpipe.pipeline.inbox import Inbox
 from ffpipe.pipeline.links import Links
@@ -102,7 +102,7 @@ class Worker:
     def run(self) -> list[StageReport]:
         """Work all items of the plan. Returns the reports that nobody has drained."""
         self._spans = Spans(keep=self.setup.config.execution.trace)
-        publisher = Publisher(self.send, self._spans)
+        publisher = Publisher(self.send, self._spans, self._fail)
         reported = 0.0
         try:
             for sequence in itertools.count():
@@ -171,6 +171,11 @@ class Worker:
             self.links.done(self.stage.predictions(item))
         return item
 
+    def _fail(self, error: BaseException) -> None:
+        """End a wait by an error: where a message was not sent, there may be no further one to publish or to take."""
+        self.inbox.fail(error)
+        self.returns.fail(error)
+
     @contextmanager
     def _waiting(self, kind: Kind) -> Iterator[None]:
         """Record a span in which the stage depends on others."""
@@ -204,18 +209,19 @@ class Worker:
         self._reports.append(report)
 
 
-class _Returns:
+class _Returns(Arrivals):
     """The first stage's window, and the predictions that came back, shared between two threads."""
 
     def __init__(self, window: int) -> None:
+        super().__init__()
         self.flow = Flow(window)
         self._predictions: Predictions = {}
-        self._changed = threading.Condition()
 
     def wait_to_send(self, weight: int) -> Predictions:
-        """Wait until an item of this weight may leave, count it as sent; returns what came back meanwhile."""
+        """Wait until an item of this weight may leave, count it as sent; returns what came back meanwhile. Raises what
+        `fail` was given."""
         with self._changed:
-            self._changed.wait_for(lambda: self.flow.may_send(weight))
+            self._wait(lambda: self.flow.may_send(weight))
             self.flow.sent(weight)
             back, self._predictions = self._predictions, {}
             return back

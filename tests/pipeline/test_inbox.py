@@ -52,3 +52,20 @@ def test_take_waits_for_every_part() -> None:
     inbox.put(0, 0, PACKET)
     thread.join(timeout=10)
     assert taken == [{0: PACKET, 2: PACKET}]
+
+
+def test_an_error_ends_a_wait_and_those_after_it() -> None:
+    inbox, raised = Inbox([0]), list[BaseException]()
+
+    def take() -> None:
+        try:
+            inbox.take()
+        except BrokenPipeError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=take, daemon=True)
+    thread.start()
+    inbox.fail(BrokenPipeError())
+    thread.join(timeout=10)
+    take()
+    assert len(raised) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from dataclasses import replace
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -14,9 +15,9 @@ from threaded_workers import ThreadLinks, run_workers
 
 from ffpipe import UserError, override, recipe
 from ffpipe.pipeline.job import Job, Start, make_job
-from ffpipe.pipeline.packet import Tensors
+from ffpipe.pipeline.packet import Packet, Tensors
 from ffpipe.pipeline.saver import Saver
-from ffpipe.pipeline.schedule import Item, Train
+from ffpipe.pipeline.schedule import Item, Snapshot, Train
 from ffpipe.pipeline.stage import Leave, Stage
 from ffpipe.pipeline.worker import Worker
 from ffpipe.pipeline.worker_setup import Parts, WorkerSetup, make_own_feed, make_stage
@@ -165,6 +166,41 @@ def test_a_stage_that_raises_ends_its_run_with_that_error(tmp_path: Path) -> Non
     setup = WorkerSetup(layout.stages[0], layout.plan, 9, one.config, store, Start(), data=data)
     with pytest.raises(Broken):
         Worker(setup, Parts(broken_stage, make_own_feed), ThreadLinks(0, 0, [], random.Random(0))).run()
+
+
+class NoRoom(Exception):
+    """An error of the object store."""
+
+
+class Full(ThreadLinks):
+    """Links by which no packet goes out."""
+
+    def to(self, receiver: int, sequence: int, packet: Packet) -> None:
+        raise NoRoom
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_stage_that_can_send_nothing_raises_that_while_it_waits(stage: int, tmp_path: Path) -> None:
+    """With nothing further to publish: the window of the first one is full, and nothing comes to a later one."""
+    three = job(**{"execution.stages": 3, "training.negative_lag": 0})
+    layout, raised = make_layout(three, 3), list[BaseException]()
+    setup = WorkerSetup(
+        layout.stages[stage], layout.plan, 1, three.config, Store(str(tmp_path)), Start(), data=three.splits.fingerprint
+    )
+    worker = Worker(setup, Parts(), Full(stage, 0, [], random.Random(0)))
+
+    def run() -> None:
+        try:
+            worker.run()
+        except NoRoom as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    if stage:
+        worker.push(0, 0, Packet(Snapshot(0)))
+    thread.join(timeout=60)
+    assert len(raised) == 1
 
 
 def test_data_that_are_others_by_now_are_refused(tmp_path: Path) -> None:
