@@ -13,7 +13,7 @@ from ffpipe.pipeline.packet import Packet
 
 
 class Inbox(Arrivals):
-    """Messages by sequence number. senders: indices of the stages that send a part of every message."""
+    """Messages by sequence number. senders: numbers of the workers that send a part of every message."""
 
     def __init__(self, senders: Collection[int]) -> None:
         super().__init__()
@@ -24,11 +24,11 @@ class Inbox(Arrivals):
     def put(self, sequence: int, sender: int, packet: Packet) -> None:
         """Take in a part. Raises ValueError for one that was there already or that nobody waits for."""
         with self._changed:
-            arrived = self._parts.setdefault(sequence, {})
+            arrived = self._parts.get(sequence, {})
             # Taken in, a second copy would stay here for good or take the place of the first.
             if sequence < self._next or sender not in self._senders or sender in arrived:
-                raise ValueError(f"message {sequence} from stage {sender} is unexpected; next is {self._next}")
-            arrived[sender] = packet
+                raise ValueError(f"message {sequence} from worker {sender} is unexpected; next is {self._next}")
+            self._parts[sequence] = {**arrived, sender: packet}
             self._changed.notify_all()
 
     @property

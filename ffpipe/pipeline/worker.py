@@ -66,7 +66,7 @@ class Worker:
             cast(ReplicatedStage, self.stage).join(self.reducer)
 
     def push(self, sequence: int, sender: int, packet: Packet) -> None:
-        """Take a packet of message `sequence` from stage `sender`."""
+        """Take a packet of message `sequence` from worker `sender`."""
         self.inbox.put(sequence, sender, packet)
 
     def done(self, predictions: Predictions) -> None:

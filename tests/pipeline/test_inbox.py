@@ -54,6 +54,14 @@ def test_take_waits_for_every_part() -> None:
     assert taken == [{0: PACKET, 2: PACKET}]
 
 
+def test_a_refused_part_names_its_sender_and_changes_nothing() -> None:
+    inbox = Inbox([0])
+    with pytest.raises(ValueError, match="message 0 from worker 7 is unexpected"):
+        inbox.put(0, 7, PACKET)
+    inbox.put(0, 0, PACKET)
+    assert inbox.take() == {0: PACKET}
+
+
 def test_an_error_ends_a_wait_and_those_after_it() -> None:
     inbox, raised = Inbox([0]), list[BaseException]()
 

@@ -115,7 +115,7 @@ class StageActor:
 
     @ray.method(concurrency_group="inbox")
     def push(self, sequence: int, sender: int, item: Item, names: tuple[tuple[str, str], ...], *arrays: Any) -> None:
-        """Take a packet of message `sequence` from stage `sender`. names: name and dtype of each array."""
+        """Take a packet of message `sequence` from worker `sender`. names: name and dtype of each array."""
         # Arrays are arguments of their own because those, and no arrays inside others, go by the object store.
         from ffpipe.pipeline.packet import Array, Packet
 
