@@ -212,7 +212,7 @@ class _Noise:
     @torch.no_grad()
     def learn(self, block: Block, step: int) -> Learned:
         """Make one step of the block. Raises AssertionError, which names it, where a run would end with a line."""
-        taken = (self._x, *self._kept)
+        taken = (self._x, *self._kept) if self._labels is None else (self._x, self._labels, *self._kept)
         versions = [each._version for each in taken]
         try:
             found = block.learn(self._x, self._layout, self._labels, Step(step), self.out, self._kept)

@@ -108,9 +108,19 @@ def test_what_breaks_a_promise_is_found(fault: str) -> None:
     assert "block 1 (" in str(caught.value)
 
 
-def test_rows_that_are_written_into_are_found() -> None:
-    network = testing.blueprint_of(after(Own(lambda x, out: x.mul_(0.5))), **DIGITS)
-    with pytest.raises(AssertionError, match=r"block 1 \(Own\): it writes into the rows that it gets"):
+class Relabelling(Mine):
+    """A block that writes into its labels."""
+
+    def learn(self, x: Tensor, layout: RowLayout, labels: Any, step: Step, out: Tensor, kept: Any = ()) -> Learned:
+        made = super().learn(x, layout, labels, step, out, kept)
+        labels.zero_()
+        return made
+
+
+@pytest.mark.parametrize("block", [Own(lambda x, out: x.mul_(0.5)), Relabelling()])
+def test_rows_and_labels_that_are_written_into_are_found(block: Mine) -> None:
+    network = testing.blueprint_of(after(block), **DIGITS)
+    with pytest.raises(AssertionError, match=r"block 1 \(.*\): it writes into the rows that it gets"):
         testing.check_stateless(network, 1)
 
 

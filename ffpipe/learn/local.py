@@ -188,13 +188,14 @@ class LocalBlock(Block):
         self, x: Tensor, kept: Sequence[Tensor], layout: RowLayout, labels: Tensor | None
     ) -> tuple[Tensor, Learned]:
         """Return what the body makes of rows from which the block learns, and the loss. Raises UserError where body or
-        objective writes into rows that others read, where the latter returns something else than Learned, and for a
-        loss from which no weight can learn."""
+        objective writes into rows or labels that others read, where the latter returns something else than Learned, and
+        for a loss from which no weight can learn."""
         taken = (x, *kept)
         versions = [each._version for each in taken]
         h = self._run(x, kept)
         refuse_changed(taken, versions, f"block {self.index}")
-        taken, versions = (h, *taken), [h._version, *versions]
+        taken = (h, *taken) if labels is None else (h, labels, *taken)
+        versions = [each._version for each in taken]
         judge = f"the objective of block {self.index}"
         learned = as_learned(self.objective(h, layout, labels), judge)
         refuse_changed(taken, versions, judge)

@@ -22,11 +22,12 @@ def refuse_complex(module: nn.Module, where: str) -> None:
 
 
 def refuse_changed(rows: Sequence[Tensor], versions: Sequence[int], where: str) -> None:
-    """Raise UserError where rows have been written into since they had these versions: others read them too."""
+    """Raise UserError where rows, or labels among them, have been written into since they had these versions: others
+    read them too."""
     if [each._version for each in rows] != list(versions):
         raise UserError(
-            f"{where} writes into the rows that it gets, which others read too: let it make new ones (as by "
-            "inplace=False, or x.clone() first)"
+            f"{where} writes into the rows that it gets or into their labels, which others read too: let it make new "
+            "ones (as by inplace=False, or x.clone() first)"
         )
 
 

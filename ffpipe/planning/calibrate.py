@@ -48,7 +48,8 @@ class Learn(Protocol):
 
 def learning(block: Block, network: Blueprint, device: torch.device) -> Learn:
     """Prepare the step of a block, by its number: on rows of ones, as many as in a run, and where there are no
-    negatives labels of every class. A step raises UserError where the block writes into the rows that it gets."""
+    negatives labels of every class. A step raises UserError where the block writes into the rows or the labels that it
+    gets."""
     layout, shape = network.layout, network.labels.shape
     classes = torch.arange(layout.batch, device=device).remainder(network.takes.classes)
     classes = classes.view(-1, *(1 for _ in shape)).expand(layout.batch, *shape).contiguous()
@@ -61,11 +62,11 @@ def learning(block: Block, network: Blueprint, device: torch.device) -> Learn:
 
     @torch.no_grad()
     def step(number: int, leave: Callable[[], object] = nothing) -> None:
-        versions = [each._version for each in (x, *kept)]
+        versions = [each._version for each in (x, labels, *kept)]
         with blaming(network, block.index, "when its step was timed"):
             block.learn(x, layout, labels, Step(number, leave=leave), out, kept)
         # Here, since a block that computes its own update is watched in no step of a run.
-        refuse_changed((x, *kept), versions, str(network.outlines[block.index]))
+        refuse_changed((x, labels, *kept), versions, str(network.outlines[block.index]))
 
     return step
 

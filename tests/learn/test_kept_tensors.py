@@ -233,6 +233,20 @@ class Halving(Mine):
         return super().learn(x, layout, labels, step, out, kept)
 
 
+class Relabelling(Mine):
+    """A block that computes its own update, and has no label above 7."""
+
+    def learn(self, x: Tensor, layout: RowLayout, labels: Any, step: Step, out: Tensor, kept: Any = ()) -> Learned:
+        labels.clamp_(max=7)
+        return super().learn(x, layout, labels, step, out, kept)
+
+
+def leaving_out(h: Tensor, labels: Tensor) -> Tensor:
+    """Give a loss that leaves some labels out."""
+    labels[labels > 7] = -100
+    return nn.functional.cross_entropy(h, labels)
+
+
 class Counting(nn.Module):
     """A running mean that also moves where rows are only tested."""
 
@@ -402,6 +416,8 @@ def test_the_row_that_comes_reaches_whatever_makes_a_body(make: Callable[..., nn
         (after(Local(lambda: Halves(3))), "'body.first' and 'body.second' have numbers in common"),
         (after(Halves(3)), "'body.first' and 'body.second' have numbers in common"),
         (after(nn.Linear(64, 10), Local(nn.Flatten(), objective=InPlace())), "objective of block 2 writes into the"),
+        (after(Local(nn.Linear(64, 10), objective=leaving_out)), "objective of block 1 writes into .* their labels"),
+        (after(Relabelling()), r"block 1 \(Relabelling\) writes into .* their labels"),
         (
             after(Local(Bits(), objective=nn.functional.cross_entropy)),
             "the loss of block 1 depends on none of its weights",
