@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ffpipe.learn.blame import blaming
 from ffpipe.learn.block import Block, Step
-from ffpipe.learn.local import seeded_in_evaluation
+from ffpipe.learn.local import LocalBlock, seeded_in_evaluation
 from ffpipe.learn.negatives import Predictions
 from ffpipe.learn.objectives import as_learned
 from ffpipe.learn.readout import Head
@@ -268,9 +268,11 @@ class Stage:
         # Two buffers take turns for all others: a block reads the one while it writes the other.
         name = f"of layer {block.index}" if stays else f"between layers {block.index % 2}"
         after = self.blocks[self.spec.layers.index(block.index) + 1]
+        # By blocks that do not mind: one of a user's own may view `out`, or go by its strides.
+        orders = isinstance(block, LocalBlock) and after.reads_channels_last
         # Not where channels or pixels are one: torch takes either order for the other then, yet computes some things
         # otherwise, and what comes from another stage has the plain one.
-        if after.reads_channels_last and len(shape) == 5 and not stays and min(shape[2], shape[3] * shape[4]) > 1:
+        if orders and len(shape) == 5 and not stays and min(shape[2], shape[3] * shape[4]) > 1:
             # In the order in which that block reads it: else every minibatch would be copied twice.
             minibatches, rows, channels, height, width = shape
             return self.workspace.take(name, (minibatches, rows, height, width, channels), dtype).permute(0, 1, 4, 2, 3)
