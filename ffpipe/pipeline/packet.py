@@ -4,7 +4,8 @@
     labels        (minibatches, B, ...) int64  of the rows that the read-out sees (ahead of the pairs beside them, by
                                                `negative_lag` minibatches), or of the examples
     score         (rows, ...)                  evaluations: what blocks so far say, summed
-    wrong, loss   (blocks,) float64            evaluations without negatives: of each block so far, summed
+    wrong, loss   (blocks, portions) float64   evaluations: of each block so far, summed over each portion (tally.py);
+                                               wrong without negatives alone
     prediction.S  (B, classes) float32         of minibatch S, to the other replicas of the first stage (delivery.py)
     tap.I         (minibatches, B, *shape)     what block I hands on, for the read-out
     kept.NAME     (minibatches, n, *shape)     what a block keeps for a later one

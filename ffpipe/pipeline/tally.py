@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 from ffpipe.config.schema import Training
 from ffpipe.learn.block import Block
 from ffpipe.learn.blueprint import Blueprint
+from ffpipe.learn.threads import total
 from ffpipe.pipeline.packet import LABELS, LOSS, SCORE, WRONG, Tensors
 from ffpipe.telemetry.report import BLOCK, GOODNESS, LAST, SOFTMAX, SUM, Evaluation
 
@@ -39,14 +40,14 @@ def _judge(said: Tensors, scores: Tensor | None, labels: Tensor, at_once: int) -
     """Count errors. scores: (n, classes), or of tokens (n, T, classes). labels: (n,) or (n, T). An example of tokens
     counts as the mean over its positions, which `Tally` makes of the sum."""
     if scores is None:
-        _append(said, WRONG, None)
-        _append(said, LOSS, None)
+        _append(said, WRONG, None, at_once)
+        _append(said, LOSS, None, at_once)
     else:
-        _append(said, WRONG, scores.argmax(-1) != labels)
+        _append(said, WRONG, scores.argmax(-1) != labels, at_once)
         # As many at a time as pass through a block, however many an item has, so that a chunk changes no bit.
         pieces = zip(scores.split(at_once), labels.split(at_once), strict=True)
         losses = [cross_entropy(s.flatten(0, -2).double(), n.flatten(), reduction="none") for s, n in pieces]
-        _append(said, LOSS, torch.cat(losses))
+        _append(said, LOSS, torch.cat(losses).view(labels.shape), at_once)
 
 
 def _positive(scores: Tensor, labels: Tensor, labelled: int, training: Training) -> Tensor | None:
@@ -62,19 +63,20 @@ def _judge_positive(said: Tensors, block: Block, scores: Tensor | None, at_once:
     pieces = () if scores is None or scores.dim() != 1 else scores.split(at_once)
     # The last few numbers of a vector may come to other bits than they do in the middle of a longer one.
     found = [loss for piece in pieces if (loss := block.positive_loss(piece)) is not None]
-    _append(said, LOSS, torch.cat(found) if found else None)
+    _append(said, LOSS, torch.cat(found) if found else None, at_once)
 
 
-def _append(said: Tensors, name: str, values: Tensor | None) -> None:
-    """Add the sum of values to those of the blocks before; NaN where a block says nothing.
+def _append(said: Tensors, name: str, values: Tensor | None, at_once: int) -> None:
+    """Add the sums of values (n, ...), one for each portion of examples, to those of the blocks before; NaN where a
+    block says nothing.
 
-    Values are rounded to whole steps, which doubles add up exactly: the sum does not depend on how they are batched.
+    Values are rounded to whole steps, which doubles add up exactly, up to 2^53 of them. Beyond, sums of portions are
+    still the same however these are batched, as whole batches have the same portions; `Tally` adds them up in order.
     """
-    labels = said[LABELS]
     if values is None:
-        more = torch.full((1,), torch.nan, dtype=torch.float64, device=labels.device)
-    else:
-        more = (values.double() / STEP).round_().sum().mul_(STEP).view(1)
+        values = torch.full_like(said[LABELS][0], torch.nan, dtype=torch.float64)
+    portions = (values.double() / STEP).round_().split(at_once)
+    more = torch.stack([total(portion) for portion in portions]).mul_(STEP).view(1, -1)
     said[name] = torch.cat([said[name], more]) if name in said else more
 
 
@@ -119,10 +121,10 @@ class Tally:
 
 
 def _sum(before: Tensor | None, more: Tensor | None) -> Tensor | None:
-    """Add up what the batches say of the blocks."""
-    if more is None:
-        return before
-    return more.cpu() if before is None else before + more.cpu()
+    """Add what a batch says of the blocks, (blocks, portions), portion after portion."""
+    for portion in () if more is None else more.cpu().unbind(1):
+        before = portion if before is None else before + portion
+    return before
 
 
 def _of_each(sums: Tensor | None, count: int) -> dict[str, float | None]:

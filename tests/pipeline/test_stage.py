@@ -205,6 +205,20 @@ def test_an_evaluation_has_one_result_however_many_examples_are_in_an_item() -> 
     assert all(torch.equal(one, other) for one, other in zip(*seen, strict=True))
 
 
+def test_losses_whose_sum_no_double_holds_do_not_depend_on_items() -> None:
+    of_stage = stage(training(negatives="none", blocks=(BlockConfig(kind="dense", options={"width": 7}),) * 2))
+    at_once, found = of_stage.spec.network.examples_at_once, []
+    given, labels = rows(40 * at_once + 1), torch.zeros(40 * at_once + 1, dtype=torch.int64)
+    given[::3] *= 1e12
+    for portions in (1, 3, 40, 41):
+        for some in torch.arange(len(given)).split(portions * at_once):
+            message = {X: given[some].unsqueeze(0), LABELS: labels[some].unsqueeze(0)}
+            of_stage.handle(Evaluate(STEP, "test", int(some[0]), len(some), some[-1] == len(given) - 1), message)
+        found += of_stage.report().evaluations
+    assert (found[0].losses["block.0"] or 0.0) * len(given) > 2.0**31
+    assert found[1:] == found[:1] * 3
+
+
 def with_bypasses() -> list[Local]:
     """Return the outputs that later blocks use: the next one, some behind it, and several of them."""
     return [
