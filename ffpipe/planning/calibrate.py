@@ -60,13 +60,15 @@ def learning(block: Block, network: Blueprint, device: torch.device) -> Learn:
         for spec in (block.inputs, block.outputs, *kept_specs)
     )
 
+    taken = [x, *kept] if labels is None else [x, labels, *kept]
+
     @torch.no_grad()
     def step(number: int, leave: Callable[[], object] = nothing) -> None:
-        versions = [each._version for each in (x, labels, *kept)]
+        versions = [each._version for each in taken]
         with blaming(network, block.index, "when its step was timed"):
             block.learn(x, layout, labels, Step(number, leave=leave), out, kept)
         # Here, since a block that computes its own update is watched in no step of a run.
-        refuse_changed((x, labels, *kept), versions, str(network.outlines[block.index]))
+        refuse_changed(taken, versions, str(network.outlines[block.index]))
 
     return step
 
