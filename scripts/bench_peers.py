@@ -116,7 +116,10 @@ def examples_to_error(network: str, ways: list[Contender], options: argparse.Nam
 def compare(network: str, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Time all contenders on a network, and print the table."""
     ways = {
-        way.name: way for stages in options.stages or [2] for way in contenders(network, stages, options.microbatches)
+        way.name: way
+        for stages in options.stages or [2]
+        for way in contenders(network, stages, options.microbatches)
+        if any(part in way.name for part in options.ways)
     }
     needed = examples_to_error(network, list(ways.values()), options) if options.error else {}
     found: dict[str, list[Figures]] = {name: [] for name in ways}
@@ -184,6 +187,7 @@ def main() -> None:
     parser.add_argument("--set-time", action="store_true", help="stages that take a set time in place of networks")
     parser.add_argument("--stages", type=positive, nargs="+", help="by default 2; with --set-time 4 8 16")
     parser.add_argument("--ff-py", type=Path, metavar="FOLDER", help="a copy of ff-py, timed beside hinton-exact")
+    parser.add_argument("--ways", nargs="+", default=[""], metavar="PART", help="those whose names have such a part")
     parser.add_argument("--microbatches", type=positive, nargs="+", default=[2, 4, 8])
     parser.add_argument("--steps", type=positive, default=100)
     parser.add_argument("--rounds", type=positive, default=3)
@@ -208,6 +212,12 @@ def main() -> None:
             parser.error(why)
     if not (PROC / "self" / "smaps_rollup").exists():
         parser.error("memory is read from /proc/PID/smaps_rollup, which is not here: run it on Linux")
+    for network, part in itertools.product(options.networks, options.ways):
+        names = [
+            way.name for stages in options.stages or [2] for way in contenders(network, stages, options.microbatches)
+        ]
+        if not any(part in name for name in names):
+            parser.error(f"--ways {part!r}: none of {network} is called so: {'; '.join(names)}")
     found = {network: compare(network, options) for network in options.networks}
     print(json.dumps({"benchmark": "peers", "steps": options.steps, "networks": found}))
 

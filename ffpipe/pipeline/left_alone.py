@@ -50,7 +50,7 @@ def left_alone(job: Job) -> tuple[str, ...]:
             f"training.{name}.kind is not 'averaging'": () if kind == "averaging" else (f"{name}.averaging",)
             for name, kind in (("optimizer", training.optimizer.kind), ("head_optimizer", training.head_optimizer.kind))
         },
-        f"backpropagation learns by {by.kind} at {by.learning_rate:g} here": _of_pairs(job),
+        f"backpropagation learns by {by.kind} at {by.learning_rate:g} here": _other_optimizer(job),
         "blocks that learn from negatives have no logits to add up": ("readout",) if summed else (),
     }
     given = {why: [name for name in names if _is_given(training, name)] for why, names in reasons.items()}
@@ -72,7 +72,7 @@ def _of_dense_layers(job: Job) -> list[str]:
     return names
 
 
-def _of_pairs(job: Job) -> list[str]:
+def _other_optimizer(job: Job) -> list[str]:
     """Return the optimiser, where backpropagation has another one and the config's is not that of its recipe."""
     config = job.config
     training = config.training
