@@ -48,8 +48,9 @@ address=$(address_of_head --ip-address || address_of_head --all-ip-addresses) ||
     echo "${nodes[0]} has no address that other nodes could reach" >&2
     exit 1
 }
-# A hundred ports for each of 220 jobs that may meet on a node, below those that Linux gives to connections (32768).
-port=$((10000 + SLURM_JOB_ID % 220 * 100))
+# A hundred ports for each of 120 jobs that may meet on a node, between those that Ray gives to workers where nothing is
+# said (10002 to 19999), among which it refuses any other, and those that Linux gives to connections (from 32768).
+port=$((20000 + SLURM_JOB_ID % 120 * 100))
 # Short, since the paths of sockets are in it, and on each node's own disk.
 temporary=${TMPDIR:-/tmp}/ffpipe-$SLURM_JOB_ID
 # In bytes, which are not characters everywhere.
