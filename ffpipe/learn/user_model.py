@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from ffpipe.learn.user_source import digest, imported, is_users, lineage, located, read_source
-from ffpipe.system.errors import UserError, nearest, one_line
+from ffpipe.system.errors import RunFailed, UserError, nearest, one_line
 from ffpipe.system.files import expanded, read_whole
 
 # A file travels to other hosts in one message, and a model is far smaller.
@@ -236,7 +236,7 @@ def describe_error(error: BaseException, package: str = "") -> str:
     # A file that cannot be parsed has no frame: its place is in the exception.
     if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith("<"):
         place, message = f"{Path(error.filename).name}:{error.lineno}: ", error.msg
-    if isinstance(error, UserError) and message:  # one of our own lines
+    if isinstance(error, (UserError, RunFailed)) and message:  # one of our own lines
         return one_line(f"{place}{message}")
     return one_line(f"{place}{type(error).__name__}: {message}" if message else f"{place}{type(error).__name__}")
 

@@ -430,8 +430,9 @@ def test_the_row_that_comes_reaches_whatever_makes_a_body(make: Callable[..., nn
     ],
 )
 def test_what_is_refused(items: Items, says: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=says) as refused:
         digest(items, tmp_path / "run")
+    assert "RunFailed" not in str(refused.value)  # a class of ours within our own words
     assert not (tmp_path / "run").exists()
 
 
